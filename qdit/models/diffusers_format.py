@@ -1,0 +1,242 @@
+"""Conversion between our DiT and diffusers' DiTTransformer2DModel, both ways.
+
+The two differ in three ways that matter (diffusers 0.42):
+
+1. diffusers divides the exponents of the timestep frequencies by 127, the original and we by 128. The weights that
+   were published in diffusers' format are the original's, trained with 128, so a conversion *to* our DiT gives the
+   original's function and not what diffusers computes from the same folder. A module made by `to_diffusers` has its
+   frequencies set right; this is not part of its config, so after `from_pretrained` call
+   `use_original_frequencies` on it again. (Weights trained inside diffusers with 127 have no exact counterpart here.)
+2. norm3 of a block takes `norm_eps`, 1e-5 in the published folders and 1e-6 in the original: `to_diffusers` writes
+   1e-6, conversion to ours always means 1e-6.
+3. The timestep and label embedders are stored once per block. All copies must be equal; ours has one.
+
+Positions are recomputed: diffusers does not store them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.artifacts import load_tensors, read_json, save_tensors, write_json
+from qdit.errors import CheckpointError, Unsupported
+from qdit.models.dit import DiT, DiTConfig, sincos_positions
+from qdit.models.manifest import check_file
+from qdit.models.state import (
+    build,
+    check_names,
+    check_shapes,
+    check_tensors,
+    check_values,
+    checked_config,
+    positive_integers,
+    require_plain,
+)
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+INDEX_FILE = "diffusion_pytorch_model.safetensors.index.json"
+
+CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
+REQUIRED = {
+    "norm_type": "ada_norm_zero",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+}
+FREQUENCY_SIZE, MLP_RATIO = 256, 4
+"""What diffusers hard-codes."""
+
+OUTER = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+IN_BLOCK = {
+    "adaLN_modulation.1": "norm1.linear",
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+}
+EMBEDDERS = {
+    "t_embedder.mlp.0.weight": "timestep_embedder.linear_1.weight",
+    "t_embedder.mlp.0.bias": "timestep_embedder.linear_1.bias",
+    "t_embedder.mlp.2.weight": "timestep_embedder.linear_2.weight",
+    "t_embedder.mlp.2.bias": "timestep_embedder.linear_2.bias",
+    "y_embedder.embedding_table.weight": "class_embedder.embedding_table.weight",
+}
+
+
+def key_map(depth: int) -> dict[str, tuple[str, int | None]]:
+    """diffusers' tensor name → (our name, which third of its rows: 0 q, 1 k, 2 v, None the whole)."""
+    pairs: dict[str, tuple[str, int | None]] = {}
+    for part in ("weight", "bias"):
+        pairs |= {f"{theirs}.{part}": (f"{ours}.{part}", None) for ours, theirs in OUTER.items()}
+    for index in range(depth):
+        block = f"transformer_blocks.{index}"
+        pairs |= {f"{block}.norm1.emb.{theirs}": (ours, None) for ours, theirs in EMBEDDERS.items()}
+        for part in ("weight", "bias"):
+            for ours, theirs in IN_BLOCK.items():
+                pairs[f"{block}.{theirs}.{part}"] = (f"blocks.{index}.{ours}.{part}", None)
+            for third, name in enumerate("qkv"):
+                pairs[f"{block}.attn1.to_{name}.{part}"] = (f"blocks.{index}.attn.qkv.{part}", third)
+    return pairs
+
+
+def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
+    """DiTConfig of a diffusers config; CheckpointError if it describes another architecture than DiT's."""
+    if not isinstance(values, Mapping) or values.get("_class_name") not in CLASS_NAMES:
+        found = values.get("_class_name") if isinstance(values, Mapping) else values
+        raise CheckpointError(f"{where}: _class_name is {found!r:.60}; allowed are {', '.join(CLASS_NAMES)}")
+    for name, allowed in REQUIRED.items():
+        if values.get(name) != allowed:
+            raise CheckpointError(
+                f"{where}: {name} is {values.get(name)!r}, a DiT has {allowed!r}; give a DiT's folder"
+            )
+    names = {
+        "sample_size": "input_size",
+        "patch_size": "patch_size",
+        "in_channels": "in_channels",
+        "num_layers": "depth",
+        "num_attention_heads": "num_heads",
+        "num_embeds_ada_norm": "num_classes",
+    }
+    numbers = positive_integers(values, [*names, "attention_head_dim", "out_channels"], where=where)
+    if numbers["out_channels"] != 2 * numbers["in_channels"]:
+        raise CheckpointError(
+            f"{where}: out_channels is {numbers['out_channels']}, must be twice in_channels"
+            f" ({2 * numbers['in_channels']}): only DiTs with learned variance are supported"
+        )
+    hidden_size = numbers["num_attention_heads"] * numbers["attention_head_dim"]
+    return checked_config({"hidden_size": hidden_size} | {names[name]: numbers[name] for name in names}, where=where)
+
+
+def state_from_diffusers(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> dict[str, Tensor]:
+    """State dict with our names from one with diffusers'; duplicated embedders must agree."""
+    pairs = key_map(config.depth)
+    hidden = config.hidden_size
+    projection = {"weight": (hidden, hidden), "bias": (hidden,)}
+    check_tensors(state, where=where)
+    check_names(state, pairs, where=where)
+    check_values(state, where=where)
+    parts = {
+        theirs: projection[name.rpartition(".")[2]] for theirs, (name, third) in pairs.items() if third is not None
+    }
+    check_shapes(state, parts, where=where)
+    ours: dict[str, Tensor] = {"pos_embed": sincos_positions(hidden, config.input_size // config.patch_size)}
+    thirds: dict[str, list[Tensor]] = {}
+    for theirs, (name, third) in pairs.items():
+        if third is not None:
+            thirds.setdefault(name, []).append(state[theirs])
+        elif name not in ours:
+            ours[name] = state[theirs]
+        elif ours[name].dtype != state[theirs].dtype or not torch.equal(ours[name], state[theirs]):
+            raise CheckpointError(
+                f"{where}: tensor {theirs} differs from block 0's copy of it; a DiT has one embedder for all blocks:"
+                " give weights whose copies are equal"
+            )
+    return ours | {name: torch.cat(parts) for name, parts in thirds.items()}
+
+
+def from_diffusers(source: Any, config: Mapping[str, Any] | None = None) -> DiT:
+    """Our DiT, in eval mode, from a DiTTransformer2DModel, or from its state dict and its config.
+
+    The result computes the original's function (frequencies divided by 128, norm eps 1e-6): see the module's text.
+    """
+    where = "diffusers model"
+    if not isinstance(source, Mapping):
+        config, source = json.loads(source.to_json_string()), source.state_dict()
+    ours = config_from_diffusers(config, where=where)
+    return build(state_from_diffusers(source, ours, where=where), ours, where=where)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
+    """(state dict with our names, configuration) of a diffusers model folder, in one file or several.
+
+    Only safetensors are read. Files that a manifest.json in the folder lists are checked against it.
+    """
+    config = config_from_diffusers(
+        read_json(folder / CONFIG_FILE, error=CheckpointError), where=str(folder / CONFIG_FILE)
+    )
+    if (folder / INDEX_FILE).is_file():
+        index = read_json(folder / INDEX_FILE, error=CheckpointError)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict) or not all(is_file_name(f) for f in weight_map.values()):
+            raise CheckpointError(f"{folder / INDEX_FILE}: weight_map must give a file of this folder for every tensor")
+        files = sorted(set(weight_map.values()))
+    elif (folder / WEIGHTS_FILE).is_file():
+        files = [WEIGHTS_FILE]
+    else:
+        raise CheckpointError(
+            f"{folder}: has neither {WEIGHTS_FILE} nor its index (pickled .bin weights are never opened);"
+            " save the model with safe_serialization=True"
+        )
+    state: dict[str, Tensor] = {}
+    for file in files:
+        check_file(folder / file)
+        state |= load_tensors(folder / file)[0]
+    return state_from_diffusers(state, config, where=str(folder)), config
+
+
+def is_file_name(name: Any) -> bool:
+    """Whether this names a file of the folder itself."""
+    return isinstance(name, str) and Path(name).name == name
+
+
+def use_original_frequencies(module: nn.Module) -> None:
+    """Make a DiTTransformer2DModel divide the timestep frequencies' exponents by 128, as DiT was trained."""
+    for block in module.get_submodule("transformer_blocks").children():
+        projection: Any = block.get_submodule("norm1.emb.time_proj")
+        projection.downscale_freq_shift = 0
+
+
+def require_convertible(model: DiT) -> None:
+    """Raise Unsupported for a quantized model and for shapes that diffusers hard-codes otherwise."""
+    config = model.config
+    require_plain(model)
+    if (config.frequency_size, config.mlp_ratio) != (FREQUENCY_SIZE, MLP_RATIO):
+        raise Unsupported(
+            f"frequency_size {config.frequency_size} and mlp_ratio {config.mlp_ratio}: diffusers has only"
+            f" {FREQUENCY_SIZE} and {MLP_RATIO}; keep such a model in our own format"
+        )
+    positions = sincos_positions(config.hidden_size, config.input_size // config.patch_size)
+    if not torch.allclose(model.pos_embed.float().cpu(), positions, atol=1e-4):
+        raise Unsupported("pos_embed is not the fixed sin-cos table, which diffusers recomputes; use our own format")
+
+
+def to_diffusers(model: DiT, folder: Path | None = None) -> nn.Module:
+    """DiTTransformer2DModel in eval mode that computes what `model` does; also written to `folder` if given.
+
+    Raises Unsupported for models that diffusers cannot hold (see `require_convertible`).
+    """
+    from diffusers import DiTTransformer2DModel  # noqa: PLC0415 (seconds to import, needed here only)
+
+    require_convertible(model)
+    config = model.config
+    with torch.random.fork_rng(devices=[]):  # its random initialization is overwritten and must leave no trace
+        module: Any = DiTTransformer2DModel(
+            num_attention_heads=config.num_heads,
+            attention_head_dim=config.hidden_size // config.num_heads,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            num_layers=config.depth,
+            sample_size=config.input_size,
+            patch_size=config.patch_size,
+            num_embeds_ada_norm=config.num_classes,
+            norm_eps=1e-6,
+        )
+    state = model.state_dict()
+    pairs = key_map(config.depth).items()
+    module.load_state_dict(
+        {theirs: state[ours] if third is None else state[ours].chunk(3)[third] for theirs, (ours, third) in pairs}
+    )
+    module.eval()
+    use_original_frequencies(module)
+    if folder is not None:
+        write_json(folder / CONFIG_FILE, json.loads(module.to_json_string()))
+        save_tensors(folder / WEIGHTS_FILE, module.state_dict())
+    return module

@@ -1,0 +1,288 @@
+"""DiT: the diffusion transformer of Peebles & Xie (2023), fused qkv, the official checkpoints' key names.
+
+Follows spec: 2-D sin-cos positions (width first), timestep frequencies divided by 128, adaLN-Zero blocks,
+LayerNorm without affine (eps 1e-6), tanh-GELU, learned sigma. Modules marked as sites may be replaced by
+quantized ones; `DiT.sites()` lists them with their roles.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.errors import ConfigError
+from qdit.models.roles import ModulationRows, Site, StepContext, ValueRows
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of a DiT. `input_size` is the side of the latent (or image) in pixels."""
+
+    input_size: int = 32
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: int = 4
+    num_classes: int = 1000
+    frequency_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}: choose a divisor"
+            )
+        if self.hidden_size % 4 or self.input_size % self.patch_size:
+            raise ConfigError(
+                f"hidden_size must be a multiple of 4 (found {self.hidden_size}) and input_size of patch_size"
+                f" (found {self.input_size} and {self.patch_size})"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens per image."""
+        return (self.input_size // self.patch_size) ** 2
+
+    @property
+    def out_channels(self) -> int:
+        """Noise and variance channels (learned sigma)."""
+        return 2 * self.in_channels
+
+    @property
+    def null_class(self) -> int:
+        """Label of the unconditional branch."""
+        return self.num_classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return asdict(self)
+
+
+DIT_XL_2_256 = DiTConfig(input_size=32)
+DIT_XL_2_512 = DiTConfig(input_size=64)
+
+
+def sincos_positions(hidden_size: int, side: int) -> Tensor:
+    """(1, side², hidden) fixed positions: first half encodes the column, second half the row (DiT, MAE)."""
+    omega = 10000.0 ** (-np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
+    rows, columns = np.divmod(np.arange(side * side), side)
+
+    def axis(positions: np.ndarray) -> np.ndarray:
+        angles = np.outer(positions, omega)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    table = np.concatenate([axis(columns), axis(rows)], axis=1)
+    return torch.from_numpy(table.astype(np.float32))[None]
+
+
+def timestep_frequencies(timestep: Tensor, size: int) -> Tensor:
+    """(N, size) = [cos(t f_j) | sin(t f_j)], f_j = 10000^(−j/half): the original divides by half, not half−1."""
+    half = size // 2
+    frequencies = torch.exp(
+        -np.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
+    )
+    angles = timestep.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class PatchEmbed(nn.Module):
+    """Image (N, C, L, L) → tokens (N, T, D), row-major."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        patch = config.patch_size
+        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, kernel_size=patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class TimestepEmbedder(nn.Module):
+    """Timestep on the original 0…999 scale → (N, D)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.frequency_size = config.frequency_size
+        self.mlp = nn.Sequential(
+            nn.Linear(config.frequency_size, config.hidden_size),
+            nn.SiLU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+
+    def forward(self, timestep: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.mlp(timestep_frequencies(timestep, self.frequency_size).to(dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """Class label, or the null class, → (N, D). Label dropout belongs to training, not to this module."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(config.num_classes + 1, config.hidden_size)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.embedding_table(label)
+
+
+class ModulatedLayerNorm(nn.Module):
+    """Site `modulate`: LN(x)(1 + scale) + shift, without parameters of its own."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        normed = F.layer_norm(x, (self.hidden_size,), eps=1e-6)
+        return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; q, k, p (softmax output) and v are operand sites, identities by default."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.q, self.k, self.p, self.v = (nn.Identity() for _ in range(4))
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if all(isinstance(site, nn.Identity) for site in (self.q, self.k, self.p, self.v)):
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            weights = (self.q(q) * q.shape[-1] ** -0.5) @ self.k(k).transpose(-2, -1)
+            mixed = self.p(weights.softmax(dim=-1)) @ self.v(v)
+        return self.proj(mixed.transpose(1, 2).reshape(n, tokens, width))
+
+
+class Mlp(nn.Module):
+    """fc2(GELU_tanh(fc1(x)))."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size)
+        self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class DiTBlock(nn.Module):
+    """adaLN-Zero block; chunk order of the modulation: shift, scale, gate (attention), shift, scale, gate (MLP)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm1 = ModulatedLayerNorm(config.hidden_size)
+        self.attn = Attention(config)
+        self.norm2 = ModulatedLayerNorm(config.hidden_size)
+        self.mlp = Mlp(config)
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(config.hidden_size, 6 * config.hidden_size)
+        )
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)
+        x = torch.addcmul(x, gate1[:, None], self.attn(self.norm1(x, shift1, scale1)))
+        return torch.addcmul(x, gate2[:, None], self.mlp(self.norm2(x, shift2, scale2)))
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm and projection to patches of noise and variance channels."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm_final = ModulatedLayerNorm(config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, config.patch_size**2 * config.out_channels)
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        )
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
+        return self.linear(self.norm_final(x, shift, scale))
+
+
+class DiT(nn.Module):
+    """Noise and variance of a noisy image: (N, C, L, L), timestep (N,), label (N,) → (N, 2C, L, L)."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.step_context = StepContext()
+        self.x_embedder = PatchEmbed(config)
+        self.t_embedder = TimestepEmbedder(config)
+        self.y_embedder = LabelEmbedder(config)
+        side = config.input_size // config.patch_size
+        self.register_buffer("pos_embed", sincos_positions(config.hidden_size, side))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config)
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        self.step_context.timestep = timestep
+        tokens = self.x_embedder(x) + self.pos_embed
+        condition = self.t_embedder(timestep, tokens.dtype) + self.y_embedder(label)
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        return self.unpatchify(self.final_layer(tokens, condition))
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """(N, T, p·p·C) → (N, C, L, L); a token holds (row, column, channel)."""
+        patch, channels = self.config.patch_size, self.config.out_channels
+        side = self.config.input_size // patch
+        grid = tokens.reshape(-1, side, side, patch, patch, channels)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)
+
+    def sites(self) -> list[Site]:
+        """Every replaceable submodule, in the order of the data."""
+        sites = [
+            Site("x_embedder.proj", "patch_embed", "conv"),
+            Site("t_embedder.mlp.0", "time_embed", "linear"),
+            Site("t_embedder.mlp.2", "time_embed", "linear"),
+            Site("y_embedder.embedding_table", "label_embed", "linear"),
+        ]
+        for index in range(self.config.depth):
+            sites += block_sites(index, self.config.hidden_size)
+        return [
+            *sites,
+            Site("final_layer.adaLN_modulation.1", "final_adaln", "linear"),
+            Site("final_layer.norm_final", "modulate", "modulate"),
+            Site(
+                "final_layer.linear",
+                "final",
+                "linear",
+                fold_source=modulation_rows("final_layer.adaLN_modulation.1", 0, self.config.hidden_size),
+            ),
+        ]
+
+
+def modulation_rows(linear: str, chunk: int, width: int) -> ModulationRows:
+    """Shift and scale rows when they are chunks `chunk` and `chunk + 1` of an adaLN linear."""
+    start = chunk * width
+    return ModulationRows(
+        linear, shift=(start, start + width), scale=(start + width, start + 2 * width)
+    )
+
+
+def block_sites(index: int, width: int) -> list[Site]:
+    """Sites of one block."""
+    prefix = f"blocks.{index}"
+    adaln = f"{prefix}.adaLN_modulation.1"
+    qkv = f"{prefix}.attn.qkv"
+    return [
+        Site(adaln, "adaln", "linear", index),
+        Site(f"{prefix}.norm1", "modulate", "modulate", index),
+        Site(qkv, "qkv", "linear", index, modulation_rows(adaln, 0, width)),
+        *(Site(f"{prefix}.attn.{operand}", operand, "operand", index) for operand in "qkpv"),
+        Site(f"{prefix}.attn.proj", "attn_out", "linear", index, ValueRows(qkv, (2 * width, 3 * width))),
+        Site(f"{prefix}.norm2", "modulate", "modulate", index),
+        Site(f"{prefix}.mlp.fc1", "fc1", "linear", index, modulation_rows(adaln, 3, width)),
+        Site(f"{prefix}.mlp.fc2", "fc2", "linear", index),
+    ]

@@ -1,0 +1,72 @@
+"""Sites: the places of a model that a quantization method may replace, found by role and never by path.
+
+A model lists its sites itself (`model.sites()`); a method picks those whose role its paper quantizes and puts
+modules of its own in their place with `replace`. A site takes and returns what the module it replaces does.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+Kind = Literal["linear", "conv", "operand", "modulate"]
+
+CORE_ROLES = ("qkv", "attn_out", "fc1", "fc2")
+"""The four linears of a DiT block: scope `common`, the same for every method."""
+
+
+@dataclass(frozen=True)
+class ModulationRows:
+    """Rows of an adaLN linear that give the shift and scale before a site's input (per input channel)."""
+
+    linear: str
+    shift: tuple[int, int]
+    scale: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ValueRows:
+    """Rows of the qkv linear that give V, whose per-channel factor passes through attention unchanged."""
+
+    linear: str
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One replaceable submodule: its path, its role, the block it is in (None outside the blocks)."""
+
+    name: str
+    role: str
+    kind: Kind
+    block: int | None = None
+    fold_source: ModulationRows | ValueRows | None = None
+
+
+class HasSites(Protocol):
+    """What a method may assume of a model."""
+
+    def sites(self) -> list[Site]: ...
+
+
+class StepContext:
+    """The timestep of each row of the current forward pass; sites may hold a reference and read it."""
+
+    def __init__(self) -> None:
+        self.timestep: torch.Tensor | None = None
+
+
+def select(
+    sites: Iterable[Site], *, roles: Collection[str] | None = None, kinds: Collection[Kind] | None = None
+) -> list[Site]:
+    """Sites with one of the roles and kinds (None: any), in the model's order."""
+    return [s for s in sites if (roles is None or s.role in roles) and (kinds is None or s.kind in kinds)]
+
+
+def replace(model: nn.Module, site: Site | str, module: nn.Module) -> None:
+    """Put `module` where the site is."""
+    name = site if isinstance(site, str) else site.name
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

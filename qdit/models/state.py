@@ -1,0 +1,211 @@
+"""Strict state dicts of a DiT: the configuration read from shapes, every tensor checked, the module built.
+
+Names and shapes are those of the official checkpoints (facebookresearch/DiT). Nothing is guessed, dropped or cast
+silently: whatever differs from what the configuration says is a CheckpointError that names the tensor.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.artifacts import require_finite
+from qdit.errors import CheckpointError, ConfigError, Unsupported, did_you_mean
+from qdit.models.dit import DiT, DiTConfig, ModulatedLayerNorm
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Dtypes that weights may have in a file; in memory they are float32."""
+
+FAMILY_HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
+"""(hidden_size, depth) → num_heads of DiT-S, B, L and XL: heads cannot be read from shapes."""
+
+LARGEST = 2**16
+"""No setting of a DiT is larger: a file that claims more is refused before memory is asked for."""
+
+PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
+    "linear": (nn.Linear, nn.Embedding),
+    "conv": (nn.Conv2d,),
+    "operand": (nn.Identity,),
+    "modulate": (ModulatedLayerNorm,),
+}
+
+
+def one_line(problem: object, limit: int = 160) -> str:
+    """The text of a foreign error as one line of at most `limit` characters."""
+    text = " ".join(str(problem).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listed(names: Collection[str], limit: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(sorted(names)[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def positive_integers(values: Mapping[str, Any], names: Collection[str], *, where: str) -> dict[str, int]:
+    """The named entries of a mapping, each of which must be an integer from 1 to 65536."""
+    for name in names:
+        value = values.get(name)
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise CheckpointError(
+                f"{where}: {name} is {value!r:.60}, must be an integer from 1 to {LARGEST}; restore the file or make it"
+                " again"
+            )
+    return {name: values[name] for name in names}
+
+
+def checked_config(values: Mapping[str, int], *, where: str) -> DiTConfig:
+    """DiTConfig of these values; what it refuses is reported as a fault of the file."""
+    try:
+        return DiTConfig(**values)
+    except ConfigError as problem:
+        raise CheckpointError(f"{where}: {problem}; restore the file or make it again") from None
+
+
+def read_config(values: Any, *, where: str) -> DiTConfig:
+    """DiTConfig from the dictionary stored in a file: exactly its fields, all positive integers."""
+    names = [field.name for field in fields(DiTConfig)]
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where}: the model's configuration is {values!r:.60}, must be an object; make it again")
+    for name in values:
+        if name not in names:
+            raise CheckpointError(
+                f"{where}: unknown model setting {name!r}{did_you_mean(name, names)}; allowed are {', '.join(names)}"
+            )
+    return checked_config(positive_integers(values, names, where=where), where=where)
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None) -> DiTConfig:
+    """Configuration of a state dict with the official names, from the shapes of its tensors.
+
+    `num_heads` is needed for widths and depths outside the official family (DiT-S, B, L, XL).
+    """
+
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        found = shapes.get(name)
+        if found is None or len(found) != dimensions or 0 in found:
+            raise CheckpointError(
+                f"{where}: tensor {name} is {'missing' if found is None else f'of shape {found}'}, a DiT has one with"
+                f" {dimensions} dimensions; found {len(shapes)} tensors ({listed(shapes)}): give the weights of a DiT"
+            )
+        return found
+
+    hidden, channels, patch, _ = shape("x_embedder.proj.weight", 4)
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    heads = num_heads or FAMILY_HEADS.get((hidden, depth))
+    if heads is None:
+        raise CheckpointError(
+            f"{where}: {hidden} wide and {depth} deep is none of DiT-S, B, L, XL and the number of heads is not in the"
+            " file; pass num_heads"
+        )
+    values = {
+        "input_size": math.isqrt(shape("pos_embed", 3)[1]) * patch,
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": hidden,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": shape("blocks.0.mlp.fc1.weight", 2)[0] // hidden,
+        "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
+        "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],
+    }
+    return checked_config(positive_integers(values, list(values), where=where), where=where)
+
+
+def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes that together decide the configuration (but for the heads): checked before a module is made."""
+    hidden, patch = config.hidden_size, config.patch_size
+    return {
+        "x_embedder.proj.weight": (hidden, config.in_channels, patch, patch),
+        "pos_embed": (1, config.tokens, hidden),
+        "t_embedder.mlp.0.weight": (hidden, config.frequency_size),
+        "y_embedder.embedding_table.weight": (config.num_classes + 1, hidden),
+        "blocks.0.mlp.fc1.weight": (config.mlp_ratio * hidden, hidden),
+        f"blocks.{config.depth - 1}.mlp.fc1.weight": (config.mlp_ratio * hidden, hidden),
+    }
+
+
+def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+    """Raise unless every tensor that is expected and present has its shape."""
+    for name, shape in expected.items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise CheckpointError(
+                f"{where}: tensor {name} has shape {tuple(state[name].shape)}, expected {shape}: these are weights of a"
+                " model of another shape; give the weights that belong to this configuration"
+            )
+
+
+def check_names(found: Collection[str], expected: Collection[str], *, where: str) -> None:
+    """Raise unless exactly the expected tensors are there."""
+    faults = []
+    if missing := set(expected) - set(found):
+        faults.append(f"{len(missing)} tensors are missing ({listed(missing)})")
+    if unexpected := set(found) - set(expected):
+        faults.append(f"{len(unexpected)} are not expected ({listed(unexpected)})")
+    if faults:
+        raise CheckpointError(
+            f"{where}: {' and '.join(faults)}; the model has exactly {len(expected)}: give the weights that belong to"
+            " this configuration"
+        )
+
+
+def check_tensors(state: Mapping[str, Any], *, where: str) -> None:
+    """Raise unless every value is a tensor."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{where}: {name} is a {type(value).__name__}, expected a tensor; give a state dict")
+
+
+def check_values(state: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise unless every value is an ordinary tensor of finite floating-point numbers (also as float32)."""
+    for name, tensor in state.items():
+        if tensor.dtype not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
+            raise CheckpointError(
+                f"{where}: tensor {name} has dtype {str(tensor.dtype).removeprefix('torch.')}, allowed are dense"
+                f" {', '.join(str(d).removeprefix('torch.') for d in FLOATS)}; give the unquantized weights"
+            )
+        require_finite(f"{where}: tensor {name}", tensor.float(), error=CheckpointError)
+
+
+def empty_model(config: DiTConfig) -> DiT:
+    """A DiT on the meta device: no memory, no random initialization; state dicts are assigned to it."""
+    with torch.device("meta"):
+        return DiT(config)
+
+
+def build(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> DiT:
+    """DiT in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit.
+
+    `state` has the official names and exactly the tensors of `config`; `where` starts the error messages.
+    """
+    check_tensors(state, where=where)
+    defining = defining_shapes(config)
+    if missing := [name for name in defining if name not in state]:
+        raise CheckpointError(
+            f"{where}: tensors are missing ({listed(missing)}), the configuration says {config.depth} blocks; found"
+            f" {len(state)} tensors ({listed(state)}): give the weights that belong to this configuration"
+        )
+    check_shapes(state, defining, where=where)
+    model = empty_model(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_names(state, expected, where=where)
+    check_shapes(state, expected, where=where)
+    check_values(state, where=where)
+    model.load_state_dict(
+        {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True
+    )
+    return model.eval()
+
+
+def require_plain(model: DiT) -> None:
+    """Raise Unsupported if a site has been replaced: a quantized model is not a set of float weights."""
+    for site in model.sites():
+        module = model.get_submodule(site.name)
+        if type(module) not in PLAIN_MODULES[site.kind]:
+            raise Unsupported(
+                f"site {site.name} is a {type(module).__name__}: only an unquantized DiT can be written as plain"
+                " weights; save a quantized one with qdit.quant.checkpoint"
+            )
