@@ -1,0 +1,1 @@
+"""Data sets that ship with packages: scikit-learn's handwritten digits."""

@@ -1,0 +1,1 @@
+"""Samplers: noise schedules, DDIM and DDPM updates, guidance, noise, and sample chunks."""

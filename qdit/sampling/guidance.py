@@ -1,0 +1,32 @@
+"""Classifier-free guidance as DiT does it: on the first three of four latent channels, never on the variance."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qdit.models.dit import DiT
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x (N, C, L, L), timestep (N,)) → noise and variance (N, 2C, L, L)."""
+
+GUIDED_CHANNELS = 3
+
+
+def denoiser(model: DiT, labels: Tensor, cfg_scale: float) -> Denoiser:
+    """Denoiser for images of the given labels (N,), guided if cfg_scale > 1.
+
+    The guided form runs [conditional; unconditional] as one batch and returns the conditional half with
+    ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels; channel 3 of four and the variance stay its own.
+    """
+    if cfg_scale <= 1.0:
+        return lambda x, timestep: model(x, timestep, labels)
+    both = torch.cat([labels, torch.full_like(labels, model.config.null_class)])
+
+    def guided(x: Tensor, timestep: Tensor) -> Tensor:
+        conditional, unconditional = model(x.repeat(2, 1, 1, 1), timestep.repeat(2), both).chunk(2)
+        channels = min(GUIDED_CHANNELS, x.shape[1])
+        toward, away = conditional[:, :channels], unconditional[:, :channels]
+        return torch.cat([away + cfg_scale * (toward - away), conditional[:, channels:]], dim=1)
+
+    return guided

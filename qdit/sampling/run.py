@@ -1,0 +1,144 @@
+"""Sample chunks: fixed batches of images, one file each, the same bits whoever computes them.
+
+A chunk is always one batch of its fixed size (the last one padded with images that are then dropped). A job
+computes a shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job
+goes on where it was.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qdit.artifacts import load_arrays, save_arrays, sha256_file, sha256_json, write_json
+from qdit.data.digits import to_uint8
+from qdit.digest import code_digest
+from qdit.errors import ConfigError, DataError
+from qdit.models.dit import DiT
+from qdit.quant.checkpoint import checkpoint_sha256, load_checkpoint
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.noise import initial_noise, labels, step_noise
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.samplers import Correction, sample
+from qdit.sampling.schedule import respaced
+
+
+def sample_images(
+    model: DiT, protocol: Protocol, images: range, *, correction: Correction | None = None
+) -> tuple[Tensor, Tensor]:
+    """x_0 (N, C, L, L) float32 and labels (N,) of the images with these indices, as one batch."""
+    device = next(iter(model.state_dict().values())).device
+    shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
+    asked = labels(model.config.num_classes, protocol.seed, images).to(device)
+    noise = initial_noise(shape, protocol.seed, images).to(device)
+
+    def noise_of(step: int) -> Tensor:
+        return step_noise(shape, protocol.seed, images, step).to(device)
+
+    with torch.inference_mode():
+        x0 = sample(
+            denoiser(model, asked, protocol.cfg_scale),
+            noise,
+            respaced(protocol.steps),
+            step_noise=noise_of if protocol.sampler == "ddpm" else None,
+            correction=correction,
+        )
+    return x0.float().cpu(), asked.cpu()
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    """File of one chunk."""
+    return folder / f"{chunk:05d}.npz"
+
+
+def is_current(path: Path, key: str) -> bool:
+    """Whether a chunk file is whole and was made for this key."""
+    if not path.exists():
+        return False
+    try:
+        return str(load_arrays(path)["key"]) == key
+    except (DataError, KeyError):
+        return False
+
+
+def sample_shard(
+    model: DiT,
+    correction: Correction | None,
+    protocol: Protocol,
+    *,
+    images: int,
+    chunk: int,
+    shard: int,
+    chunks_per_shard: int,
+    folder: Path,
+    key: str,
+) -> Path:
+    """Compute the chunks of one shard that are missing and write `shard-<n>.json`, the list of them.
+
+    `key` identifies everything the images depend on; it is stored in each chunk.
+    Raises ConfigError for counts below one or a shard beyond the last.
+    """
+    if images < 1 or chunk < 1 or chunks_per_shard < 1:
+        raise ConfigError(
+            f"images {images}, chunk {chunk}, chunks_per_shard {chunks_per_shard}: each must be at least 1"
+        )
+    chunks = range(shard * chunks_per_shard, min((shard + 1) * chunks_per_shard, -(-images // chunk)))
+    if shard < 0 or not chunks:
+        last = -(-images // (chunk * chunks_per_shard)) - 1
+        raise ConfigError(f"shard {shard}: {images} images in chunks of {chunk} have shards 0 to {last}")
+    for number in tqdm(chunks, desc=f"sampling shard {shard}", unit="chunk", mininterval=1):
+        path = chunk_path(folder, number)
+        if not is_current(path, key):
+            first = number * chunk
+            x0, asked = sample_images(model, protocol, range(first, first + chunk), correction=correction)
+            count = min(chunk, images - first)
+            save_chunk(path, x0[:count], asked[:count], first, key)
+    listing = {
+        "key": key,
+        "images": images,
+        "chunk": chunk,
+        "chunks": [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)],
+    }
+    path = folder / f"shard-{shard:03d}.json"
+    write_json(path, listing)
+    return path
+
+
+def save_chunk(path: Path, x0: Tensor, asked: Tensor, first: int, key: str) -> None:
+    """One chunk file; images that are not finite are an error, not a picture."""
+    if not torch.isfinite(x0).all():
+        raise DataError(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
+    arrays = {
+        "images": to_uint8(x0).numpy(),
+        "labels": asked.numpy(),
+        "first": np.int64(first),
+        "key": np.array(key),
+    }
+    save_arrays(path, arrays)
+
+
+def sample_checkpoint(
+    checkpoint: Path, out: Path, protocol: Protocol, *, images: int, chunk: int, shard: int, chunks_per_shard: int
+) -> Path:
+    """The step quantized checkpoint → sample chunks of one shard, in the folder `out`."""
+    key = sha256_json(
+        {
+            "checkpoint": checkpoint_sha256(checkpoint),
+            "protocol": protocol.to_dict(),
+            "chunk": chunk,
+            "code": code_digest("qdit.sampling.run"),
+        }
+    )
+    return sample_shard(
+        load_checkpoint(checkpoint).model,
+        None,
+        protocol,
+        images=images,
+        chunk=chunk,
+        shard=shard,
+        chunks_per_shard=chunks_per_shard,
+        folder=out,
+        key=key,
+    )
