@@ -1,0 +1,1 @@
+"""Metrics as a ladder: images → features → statistics → value; the pure parts are float64 numpy functions."""

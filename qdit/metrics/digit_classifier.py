@@ -1,0 +1,104 @@
+"""The small digit classifier whose features stand in for Inception's in the mini profile."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.artifacts import load_tensors, require_finite, sha256_file
+from qdit.errors import CheckpointError
+from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images, extract_in_batches, require_images
+from qdit.models.manifest import check_file
+from qdit.models.state import one_line
+
+NAME = "digit-classifier"
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class DigitClassifierConfig:
+    """Shape of the network: 8×8 grey images, `channels` at 8×8, `features` at 4×4 and after pooling."""
+
+    channels: int = 32
+    features: int = 64
+    classes: int = 10
+
+
+class DigitClassifier(nn.Module):
+    """Four 3×3 convolutions with GELU, average pooling, and a linear layer without bias.
+
+    Everything is smooth (GELU, average pools), so that small changes of an image make small changes of its
+    features. There is no bias to leave out for the inception score, so the logits of the score and of the
+    classification are the same. `pool_scale` and `spatial_scale` make the average variance of a feature over the
+    training digits one, which puts Fréchet distances on a readable scale; the logits do not depend on them.
+    """
+
+    pool_scale: Tensor
+    spatial_scale: Tensor
+
+    def __init__(self, config: DigitClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2d(1, config.channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(config.channels, config.channels, 3, padding=1)
+        self.conv3 = nn.Conv2d(config.channels, config.features, 3, padding=1)
+        self.conv4 = nn.Conv2d(config.features, config.features, 3, padding=1)
+        self.fc = nn.Linear(config.features, config.classes, bias=False)
+        self.register_buffer("pool_scale", torch.ones(()))
+        self.register_buffer("spatial_scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, 1, 8, 8) in [−1, 1] → pool (N, features), spatial (N, 4·4·7) in NHWC order, logits (N, classes)."""
+        x = F.gelu(self.conv1(x))
+        x = F.avg_pool2d(F.gelu(self.conv2(x)), 2)
+        x = F.gelu(self.conv3(x))
+        spatial = self.spatial_scale * x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        pool = self.pool_scale * F.gelu(self.conv4(x)).mean(dim=(2, 3))
+        return pool, spatial, self.fc(pool)
+
+    def of_uint8(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for uint8 images (N, 1, 8, 8)."""
+        return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
+
+
+class DigitClassifierExtractor:
+    """Extractor of 8×8 grey uint8 images on the CPU; made by `load_digit_classifier`."""
+
+    name = NAME
+    classes_are_labels = True
+
+    def __init__(self, network: DigitClassifier, digest: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.digest = digest
+
+    def __call__(self, images: Images) -> Features:
+        """Features of uint8 images (N, 1, 8, 8); DataError on anything else."""
+        return extract_in_batches(require_images(images, (1, 8, 8), who=NAME), self.network.of_uint8, batch=BATCH)
+
+
+def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:
+    """The metadata entry from which `load_digit_classifier` rebuilds the network."""
+    return {"classifier": asdict(config)}
+
+
+def load_digit_classifier(path: Path, *, sha256: str | None = None) -> DigitClassifierExtractor:
+    """Load weights written by qdit.training.classifier, checked against `sha256` or the manifest.json beside them.
+
+    Raises CheckpointError if the file is missing, damaged, or not the weights of such a network.
+    """
+    check_file(path, sha256)
+    tensors, metadata = load_tensors(path)
+    try:
+        network = DigitClassifier(DigitClassifierConfig(**metadata["classifier"]))
+        network.load_state_dict(tensors)
+    except (TypeError, KeyError, ValueError, RuntimeError) as problem:
+        raise CheckpointError(
+            f"{path}: not the weights of a digit classifier ({type(problem).__name__}: {one_line(problem)});"
+            " use weights/digit-classifier.safetensors or train one with qdit.training.classifier"
+        ) from None
+    for name, tensor in tensors.items():
+        require_finite(f"{path}: {name}", tensor, error=CheckpointError)
+    return DigitClassifierExtractor(network, sha256_file(path))

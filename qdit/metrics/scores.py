@@ -1,0 +1,77 @@
+"""Inception score, precision and recall as the evaluator of guided-diffusion (ADM) defines them, in float64."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qdit.errors import DataError
+from qdit.metrics.statistics import require_matrix
+
+SPLIT_SIZE = 5000
+NEIGHBOURS = 3
+
+
+def inception_score(logits: np.ndarray, *, split_size: int = SPLIT_SIZE) -> float:
+    """Mean over splits of exp(mean_i KL(p_i ‖ mean p)), p = softmax of logits (N, c) without bias.
+
+    Splits are consecutive runs of `split_size` images in file order, the last one may be shorter; the plain mean
+    over splits is returned (Salimans et al. 2016; guided-diffusion evaluator.py).
+    """
+    values = require_matrix("logits", logits, rows=1)
+    shifted = values - values.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    scores = [_split_score(log_p[start : start + split_size]) for start in range(0, len(log_p), split_size)]
+    return float(np.mean(scores))
+
+
+def _split_score(log_p: np.ndarray) -> float:
+    p = np.exp(log_p)
+    # p log p̄ is 0 where p is 0 for every image of the split; the floor keeps log p̄ finite there.
+    log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
+    return float(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+
+
+def precision_recall(
+    reference: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS, block: int = 1024
+) -> tuple[float, float]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019) of features (N, d) and (M, d).
+
+    Around each point lies a ball that reaches to its `neighbours`-th nearest neighbour (the point itself is not
+    one). Precision: fraction of generated points in at least one reference ball; recall: the converse. Distances
+    are squared and computed in blocks of `block` rows, so memory stays below block · max(N, M) numbers.
+    """
+    real = require_matrix("reference features", reference, rows=neighbours + 1)
+    fake = require_matrix("generated features", generated, rows=neighbours + 1)
+    if real.shape[1] != fake.shape[1]:
+        raise DataError(
+            f"reference has {real.shape[1]} features per image, the generated images {fake.shape[1]};"
+            " use one extractor for both"
+        )
+    # Distances do not change, but the norm expansion loses less to cancellation.
+    centre = real.mean(axis=0)
+    real, fake = real - centre, fake - centre
+    precision = _fraction_covered(fake, real, _radii(real, neighbours, block), block)
+    recall = _fraction_covered(real, fake, _radii(fake, neighbours, block), block)
+    return precision, recall
+
+
+def _squared_distances(rows: np.ndarray, columns: np.ndarray, block: int) -> Iterator[np.ndarray]:
+    """Blocks of rows of the matrix of squared Euclidean distances."""
+    norms = (columns**2).sum(axis=1)
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        distances = (part**2).sum(axis=1)[:, None] + norms - 2 * part @ columns.T
+        yield np.maximum(distances, 0, out=distances)
+
+
+def _radii(points: np.ndarray, neighbours: int, block: int) -> np.ndarray:
+    """Squared distance of each point to its neighbour of that rank: entry rank + 1 of its row, which holds itself."""
+    return np.concatenate(
+        [np.partition(part, neighbours, axis=1)[:, neighbours] for part in _squared_distances(points, points, block)]
+    )
+
+
+def _fraction_covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, block: int) -> float:
+    """Fraction of the points that lie in at least one ball."""
+    covered = sum(int((part <= radii).any(axis=1).sum()) for part in _squared_distances(points, centres, block))
+    return covered / len(points)

@@ -1,0 +1,33 @@
+"""What several tests of the metrics share: the shipped classifier and the digits as uint8 images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdit.data.digits import load, to_uint8
+from qdit.metrics.digit_classifier import DigitClassifierExtractor, load_digit_classifier
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "digit-classifier.safetensors"
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    return WEIGHTS
+
+
+@pytest.fixture(scope="session")
+def extractor() -> DigitClassifierExtractor:
+    return load_digit_classifier(WEIGHTS)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    data = load("all")
+    return to_uint8(data.images).numpy(), data.labels.numpy()
+
+
+@pytest.fixture(scope="session")
+def held_out() -> tuple[np.ndarray, np.ndarray]:
+    data = load("held_out")
+    return to_uint8(data.images).numpy(), data.labels.numpy()

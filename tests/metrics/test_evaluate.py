@@ -1,0 +1,117 @@
+"""All metrics of a run, end to end, on real digits and the shipped classifier."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qdit.errors import DataError
+from qdit.metrics.digit_classifier import DigitClassifierExtractor
+from qdit.metrics.evaluate import evaluate, full_precision
+from qdit.metrics.features import Features, Images
+from qdit.metrics.reference import Reference, build_reference
+
+Digits = tuple[np.ndarray, np.ndarray]
+KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
+
+
+@pytest.fixture(scope="module")
+def reference(extractor: DigitClassifierExtractor, digits: Digits) -> Reference:
+    return build_reference(digits[0][898:], extractor)
+
+
+@pytest.fixture(scope="module")
+def noisy(digits: Digits) -> np.ndarray:
+    images = digits[0][:898]
+    return np.clip(images + 60 * np.random.default_rng(0).normal(size=images.shape), 0, 255).astype(np.uint8)
+
+
+class Nameless:
+    """The classifier as an extractor whose classes are not the labels, or whose features are not finite."""
+
+    name, classes_are_labels = "nameless", False
+
+    def __init__(self, inner: DigitClassifierExtractor, *, broken: bool = False) -> None:
+        self.inner, self.broken, self.digest = inner, broken, inner.digest
+
+    def __call__(self, images: Images) -> Features:
+        features = self.inner(images)
+        return replace(features, spatial=features.spatial * np.nan) if self.broken else features
+
+
+def test_real_digits_score_well_and_noise_does_not(
+    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits, noisy: np.ndarray
+) -> None:
+    images, labels = digits[0][:898], digits[1][:898]
+    fp = full_precision(images, labels, extractor=extractor)
+    good = evaluate(images, labels, extractor=extractor, reference=reference, fp=fp)
+    bad = evaluate(noisy, labels, extractor=extractor, reference=reference, fp=fp)
+    assert list(good) == list(bad) == KEYS
+    assert all(type(value) is float for value in good.values())
+    json.dumps(good, allow_nan=False)
+    assert good["fid"] < 1
+    assert bad["fid"] > 10 * good["fid"]
+    assert bad["sfid"] > 3 * good["sfid"]
+    assert good["is"] > 9 > bad["is"]
+    assert good["precision"] > 0.6 > bad["precision"]
+    assert good["recall"] > 0.6
+    assert good["class_accuracy"] > 0.99 > bad["class_accuracy"]
+    assert (good["fd_fp"], good["mse_fp"]) == (0.0, 0.0)
+    assert bad["fd_fp"] > 1
+    assert bad["mse_fp"] == pytest.approx(np.mean(((noisy - images.astype(float)) / 255) ** 2))
+
+
+def test_without_full_precision_the_paired_metrics_are_missing(
+    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+) -> None:
+    metrics = evaluate(digits[0][:50], digits[1][:50], extractor=extractor, reference=reference, fp=None)
+    assert metrics["fd_fp"] is None
+    assert metrics["mse_fp"] is None
+
+
+def test_class_accuracy_is_for_the_asked_labels(
+    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+) -> None:
+    images = digits[0][:100]
+    labels = extractor(images).logits.argmax(axis=1)
+    labels[:30] = (labels[:30] + 1) % 10
+    asked = evaluate(images, labels, extractor=extractor, reference=reference, fp=None)
+    assert asked["class_accuracy"] == pytest.approx(0.7)
+    other = evaluate(images, labels, extractor=Nameless(extractor), reference=reference, fp=None)
+    assert other["class_accuracy"] is None
+
+
+def test_what_does_not_fit_together_is_refused(
+    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+) -> None:
+    images, labels = digits[0][:20], digits[1][:20]
+    fp = full_precision(images, labels, extractor=extractor)
+    shuffled = replace(fp, labels=labels[::-1].copy())
+    unnamed = replace(reference, pool_features=None)
+    stale = replace(reference, extractor_digest="ffff")
+    cases = [
+        (images[:0], labels[:0], extractor, reference, None, "found 0 images to evaluate"),
+        (images[:3], labels[:3], extractor, reference, None, "found 3 images, at least 4"),
+        (images, labels[:19], extractor, reference, None, "one label per image"),
+        (images[:19], labels[:19], extractor, reference, fp, "19 images differ .* 20 full-precision images"),
+        (images, labels, extractor, reference, shuffled, "same setting"),
+        (images, labels, extractor, stale, None, "make the reference again"),
+        (images, labels, extractor, unnamed, None, "import_adm_reference"),
+        (images, labels, Nameless(extractor, broken=True), reference, None, "NaN or infinite"),
+        (images.astype(np.float32), labels, extractor, reference, None, "allowed is uint8"),
+    ]
+    for picture, label, network, real, full, message in cases:
+        with pytest.raises(DataError, match=message) as caught:
+            evaluate(picture, label, extractor=network, reference=real, fp=full)
+        assert "\n" not in str(caught.value)
+
+
+def test_torch_fidelity_is_not_imported_on_the_way() -> None:
+    code = (
+        "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.metrics.digit_classifier;"
+        "sys.exit('torch_fidelity' in sys.modules or 'torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

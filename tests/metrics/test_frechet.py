@@ -1,0 +1,107 @@
+"""The Fréchet distance against closed forms, scipy's matrix root and torch-fidelity."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdit.errors import DataError
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.statistics import Moments, moments
+
+
+def gaussian(size: int, seed: int) -> Moments:
+    draw = np.random.default_rng(seed)
+    root = draw.normal(size=(size, size))
+    return Moments(draw.normal(size=size), root @ root.T / size)
+
+
+@given(means=st.tuples(st.floats(-5, 5), st.floats(-5, 5)), deviations=st.tuples(st.floats(0, 10), st.floats(0, 10)))
+def test_one_dimension(means: tuple[float, float], deviations: tuple[float, float]) -> None:
+    a, b = (Moments(np.array([m]), np.array([[s**2]])) for m, s in zip(means, deviations, strict=True))
+    expected = (means[0] - means[1]) ** 2 + (deviations[0] - deviations[1]) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-10)
+
+
+def test_diagonal_closed_form() -> None:
+    draw = np.random.default_rng(0)
+    variances = draw.uniform(0.1, 4, size=(2, 20))
+    means = draw.normal(size=(2, 20))
+    a, b = (Moments(m, np.diag(v)) for m, v in zip(means, variances, strict=True))
+    expected = ((means[0] - means[1]) ** 2).sum() + ((np.sqrt(variances[0]) - np.sqrt(variances[1])) ** 2).sum()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_general_covariances_against_sqrtm(seed: int) -> None:
+    a, b = gaussian(12, seed), gaussian(12, seed + 100)
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    gap = a.mean - b.mean
+    expected = gap @ gap + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("count", "size"), [(300, 16), (40, 64)])
+def test_against_torch_fidelity(count: int, size: int) -> None:
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    draw = np.random.default_rng(1)
+    a, b = moments(draw.normal(size=(count, size))), moments(0.3 + 1.2 * draw.normal(size=(count, size)))
+    expected = fid_statistics_to_metric(
+        {"mu": a.mean, "sigma": a.covariance}, {"mu": b.mean, "sigma": b.covariance}, verbose=False
+    )["frechet_inception_distance"]
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "size"), [(500, 30), (10, 200)])
+def test_identical_sets_are_at_distance_zero(count: int, size: int) -> None:
+    a = moments(5 + np.random.default_rng(2).normal(size=(count, size)))
+    assert 0 <= frechet_distance(a, a) < 1e-9
+
+
+def test_constant_images_have_a_distance() -> None:
+    a = Moments(np.zeros(3), np.zeros((3, 3)))
+    b = Moments(np.array([1.0, 2.0, 2.0]), np.eye(3))
+    assert frechet_distance(a, b) == pytest.approx(9 + 3)
+
+
+@given(seed=st.integers(0, 1000))
+def test_symmetric_and_invariant_to_rotation(seed: int) -> None:
+    a, b = gaussian(6, seed), gaussian(6, seed + 5000)
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
+    rotated = [Moments(rotation @ m.mean, rotation @ m.covariance @ rotation.T) for m in (a, b)]
+    distance = frechet_distance(a, b)
+    assert distance == pytest.approx(frechet_distance(b, a), rel=1e-10)
+    assert distance == pytest.approx(frechet_distance(*rotated), rel=1e-8)
+
+
+def test_float32_statistics_give_a_float64_distance() -> None:
+    a, b = gaussian(8, 0), gaussian(8, 1)
+    rounded = Moments(a.mean.astype(np.float32), a.covariance.astype(np.float32))
+    assert frechet_distance(rounded, b) == pytest.approx(frechet_distance(a, b), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Moments(np.array([0.0, np.nan]), np.eye(2)), "NaN or infinity"),
+        (Moments(np.zeros(2), np.array([[1.0, np.inf], [0, 1]])), "NaN or infinity"),
+        (Moments(np.zeros(3), np.eye(3)), "cannot be compared"),
+        (Moments(np.zeros(2), np.eye(3)), "allowed are \\(d,\\) and \\(d, d\\)"),
+        (Moments(np.zeros(2), np.diag([1.0, -1.0])), "eigenvalue"),
+    ],
+)
+def test_unusable_moments_are_refused(other: Moments, message: str) -> None:
+    good = Moments(np.zeros(2), np.eye(2))
+    for pair in ((good, other), (other, good)):
+        with pytest.raises(DataError, match=message):
+            frechet_distance(*pair)
+
+
+def test_covariances_without_common_directions_do_not_overlap() -> None:
+    """Rounding makes zero eigenvalues 1e-16, whose roots must not add up to an overlap."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
+    first, second = rotation[:, :100], rotation[:, 100:]
+    a, b = (Moments(np.zeros(200), half @ half.T) for half in (first, second))
+    assert frechet_distance(a, b) == pytest.approx(200, abs=1e-9)
