@@ -1,0 +1,171 @@
+"""What a rendered table shows, before it is Markdown, LaTeX or HTML: columns, formatted cells, best values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from qdit.tables.results import Row
+from qdit.tables.rows import CHANGED, Block, Table, is_measured
+
+BLANK = "–"
+Source = Literal["ours", "paper", "on disk"]
+OURS: Source = "ours"
+PAPER: Source = "paper"
+ON_DISK: Source = "on disk"
+FITTED_MARK = "†"
+
+
+def fixed(decimals: int) -> Callable[[float], str]:
+    """Formatter with a fixed number of decimals."""
+    return lambda value: f"{value:.{decimals}f}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent where that is readable: 0.0352, 12.3, 1870."""
+    if value == 0 or 1e-4 <= abs(value) < 100:
+        return f"{value:#.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else scientific(value)
+
+
+def scientific(value: float) -> str:
+    """Three significant digits and an exponent: 9.80e-4."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def size(value: float) -> str:
+    """Megabytes: whole ones as the paper prints them, two decimals below 100."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+FORMATS: dict[str, Callable[[float], str]] = {
+    "size_mb": lambda value: size(value),
+    "size_actual_mb": lambda value: size(value),
+    "fid": fixed(2),
+    "sfid": fixed(2),
+    "is": fixed(2),
+    "precision": fixed(4),
+    "fd_fp": significant,
+    "mse_fp": scientific,
+}
+
+LOWER_IS_BETTER = {"fid": True, "sfid": True, "is": False, "precision": False, "fd_fp": True, "mse_fp": True}
+
+HEADINGS = {
+    "size_mb": "Size (MB)",
+    "fid": "FID ↓",
+    "sfid": "sFID ↓",
+    "is": "IS ↑",
+    "precision": "Precision ↑",
+    "fd_fp": "FD-FP ↓",
+    "mse_fp": "MSE-FP ↓",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the row's cell it shows, the heading it stands under, and whose number it is."""
+
+    cell: str
+    metric: str
+    source: Source
+
+    @property
+    def heading(self) -> str:
+        """Heading shared with the neighbours of the same metric."""
+        return HEADINGS[self.metric]
+
+    @property
+    def change(self) -> str | None:
+        """The row's cell with the difference to full precision, if that is shown."""
+        if self.metric not in CHANGED:
+            return None
+        return f"change_{self.metric}" if self.source == OURS else f"published_change_{self.metric}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One formatted cell; `change` is the signed difference to full precision or empty."""
+
+    text: str
+    change: str = ""
+    best: bool = False
+    source: Source = OURS
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row as shown; `status` is empty for a measured one and else says what is missing and why."""
+
+    bits: str
+    name: str
+    detail: str
+    fitted: bool
+    status: str
+    cells: tuple[Cell, ...]
+
+
+def columns(table: Table) -> list[Column]:
+    """Columns in the paper's order, the paired metrics last; a paper column without any number is left out."""
+    shown = []
+    for metric in HEADINGS:
+        shown.append(Column(metric, metric, OURS))
+        if metric == "size_mb":
+            shown.append(Column("size_actual_mb", metric, ON_DISK))
+        printed = f"published_{metric}"
+        if any(row.get(printed) is not None for row in table.rows):
+            shown.append(Column(printed, metric, PAPER))
+    return shown
+
+
+def headings(shown: list[Column]) -> list[tuple[str, int]]:
+    """(heading, number of columns under it)."""
+    return [(heading, len(list(group))) for heading, group in groupby(column.heading for column in shown)]
+
+
+def lines(block: Block, shown: list[Column]) -> list[Line]:
+    """The rows of a block, formatted."""
+    best = best_cells(block)
+    return [
+        Line(
+            bits=f"W{row['weight_bits']}A{row['activation_bits']}",
+            name=row["name"],
+            detail=row.get("detail", ""),
+            fitted=row.get("fitted") is not None,
+            status="" if is_measured(row) else row["status"],
+            cells=tuple(_cell(row, column, best=(number, column.cell) in best) for column in shown),
+        )
+        for number, row in enumerate(block.rows)
+    ]
+
+
+def _cell(row: Row, column: Column, *, best: bool) -> Cell:
+    value = row.get(column.cell)
+    if value is None:
+        return Cell(BLANK, source=column.source)
+    style = FORMATS["size_actual_mb" if column.source == ON_DISK else column.metric]
+    change = row.get(column.change) if column.change else None
+    return Cell(style(value), "" if change is None else signed(style, change), best, column.source)
+
+
+def signed(style: Callable[[float], str], value: float) -> str:
+    """A difference with its sign; a difference that rounds to zero has none."""
+    text = style(abs(value))
+    if not any(digit in "123456789" for digit in text):
+        return f"±{text}"
+    return f"{'+' if value > 0 else '-'}{text}"
+
+
+def best_cells(block: Block) -> set[tuple[int, str]]:
+    """(row number, cell) of the best of our values among the quantized rows of equal bits; equal print, equal rank."""
+    best: set[tuple[int, str]] = set()
+    quantized = [(n, row) for n, row in enumerate(block.rows) if row.get("method") != "fp"]
+    for bits in dict.fromkeys((row["weight_bits"], row["activation_bits"]) for _, row in quantized):
+        rivals = [(n, row) for n, row in quantized if (row["weight_bits"], row["activation_bits"]) == bits]
+        for metric, lower in LOWER_IS_BETTER.items():
+            values = {n: row[metric] for n, row in rivals if row.get(metric) is not None}
+            if len(values) > 1:
+                winner = FORMATS[metric](min(values.values()) if lower else max(values.values()))
+                best |= {(n, metric) for n, value in values.items() if FORMATS[metric](value) == winner}
+    return best

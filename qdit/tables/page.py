@@ -1,0 +1,169 @@
+"""A table as one HTML file without anything from outside: numbers, figure, contact sheets, notes."""
+
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from qdit.tables.display import FITTED_MARK, OURS, Cell, Column, Line, columns, headings, lines
+from qdit.tables.figure import axis, panel
+from qdit.tables.notes import notes
+from qdit.tables.results import NOT_RUN
+from qdit.tables.rows import Table
+from qdit.tables.sheets import AMPLIFICATION, contact_sheet, data_uri
+from qdit.tables.style import CSS
+
+PAIRED = ("fd_fp", "mse_fp")
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ table.title }}</title>
+<style>{{ css }}</style>
+</head>
+<body>
+<header>
+<h1>{{ table.title }}</h1>
+<p class="face">{{ table.face }}</p>
+<p>Every number beside the published one ({{ table.paper_protocol }}). Small below a value: its difference to full
+precision (FP) of the same block.</p>
+{% if small.warnings %}
+<ul class="bad">
+{% for note in small.warnings %}<li>{{ note }}</li>
+{% endfor %}</ul>
+{% endif %}
+</header>
+<main>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ table.title }}">
+<table>
+<thead>
+<tr>{% if table.shows_bits %}<th class="first bits" rowspan="2">Bits</th>{% endif %}
+<th class="first name" rowspan="2">Method</th>
+{%- for heading, count in headings %}<th class="edge" colspan="{{ count }}" scope="colgroup">{{ heading }}</th>
+{%- endfor %}</tr>
+<tr>{% for column in columns %}<th{{ edge(column) }} scope="col">{{ column.source }}</th>{% endfor %}</tr>
+</thead>
+{% for block, body in blocks %}
+<tbody>
+<tr class="block"><th colspan="{{ width }}" scope="rowgroup"><span><b>{{ block.title }}</b> <small>{{ block.about }}\
+</small></span></th></tr>
+{% for line, cells, starts in body %}
+<tr{% if starts %} class="bits-start"{% endif %}>
+{%- if table.shows_bits %}<th class="bits">{{ line.bits if starts else "" }}</th>{% endif -%}
+<th class="name" scope="row">{{ line.name }}{% if line.fitted %} {{ mark }} <small>fitted</small>{% endif %}
+{%- if table.shows_bits %}<small class="inline-bits">{{ line.bits }}</small>{% endif %}
+{%- if line.detail %}<small class="detail">{{ line.detail }}</small>{% endif %}
+{%- if line.status.startswith("missing") %}<small class="bad">{{ line.status }}</small>{% endif %}</th>
+{%- for cell, column in cells %}<td{{ look(column) }}>{{ value(cell, column, line) }}\
+{% if cell.change %}<small>{{ number(cell.change) }}</small>{% endif %}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+</div>
+{% if panels %}
+<h2>Damage by method: FD-FP</h2>
+<p class="muted">Fréchet distance to the full-precision samples, logarithmic, smaller is better; one axis for all
+panels.</p>
+<div class="panels">
+{% for block, svg in panels %}<figure><figcaption>{{ block.title }}</figcaption>{{ svg }}</figure>
+{% endfor %}</div>
+{% endif %}
+<h2>Samples, image by image</h2>
+<p class="muted">Every row starts from the same noise, so a column shows one image as each method makes it. Below each
+strip: the absolute difference to full precision, {{ amplification }} times amplified (black is no difference).</p>
+{% for block, sheet in sheets %}
+<h3>{{ block.title }}</h3>
+<div class="scroll" tabindex="0" role="region" aria-label="Samples, {{ block.title }}">
+<div class="sheet">
+{% if sheet.labels %}<div class="label corner muted">class asked for</div><div class="classes">
+{%- for label in sheet.labels %}<span style="width:{{ sheet.tile + sheet.gap }}px">{{ label }}</span>{% endfor %}</div>
+{% endif %}
+{% for strip in sheet.strips %}
+<div class="label">{{ strip.row.short }}</div>
+<div>{% if strip.samples %}<img src="{{ uri(strip.samples) }}" alt="Samples of {{ strip.row.short }}">{% endif %}
+{% if strip.difference %}<img src="{{ uri(strip.difference) }}" alt="Difference of {{ strip.row.short }} to full\
+ precision">{% endif %}
+{% if strip.note %}<span class="bad">{{ strip.note }}</span>{% endif %}</div>
+{% endfor %}
+</div>
+</div>
+{% endfor %}
+</main>
+<footer>
+<h2>Notes</h2>
+<ul>
+{% for note in small.reading %}<li>{{ note }}</li>
+{% endfor %}</ul>
+<h2>How it was measured</h2>
+<dl>
+{% for name, what in small.measured %}<dt>{{ name }}</dt><dd>{{ what }}</dd>
+{% endfor %}</dl>
+<p class="face">{{ table.face }}</p>
+</footer>
+</body>
+</html>
+"""
+
+
+def html_text(table: Table, results: Path) -> str:
+    """The page of a table; `results` is the profile's folder, where the samples of its runs are."""
+    shown = columns(table)
+    shared = axis(table)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE).render(
+        table=table,
+        css=Markup(CSS),
+        small=notes(table),
+        mark=FITTED_MARK,
+        columns=shown,
+        headings=headings(shown),
+        width=len(shown) + (2 if table.shows_bits else 1),
+        blocks=[(block, _body(lines(block, shown), shown)) for block in table.blocks],
+        panels=[(block, Markup(panel(block, shared))) for block in table.blocks] if shared else [],
+        sheets=[(block, contact_sheet(block, results)) for block in table.blocks],
+        amplification=AMPLIFICATION,
+        uri=data_uri,
+        number=number,
+        value=_value,
+        look=_look,
+        edge=_edge,
+    )
+
+
+def number(text: str) -> str:
+    """A formatted number with a real minus sign."""
+    return text.replace("-", "−")
+
+
+def _body(block: list[Line], shown: list[Column]) -> list[tuple[Line, list[tuple[Cell, Column]], bool]]:
+    """Lines with their cells and columns, and whether a line is the first of its bits."""
+    starts = [n == 0 or line.bits != block[n - 1].bits for n, line in enumerate(block)]
+    return [(line, list(zip(line.cells, shown, strict=True)), first) for line, first in zip(block, starts, strict=True)]
+
+
+def _value(cell: Cell, column: Column, line: Line) -> Markup:
+    """A cell's number; our cells of a row that was not measured say so under FID."""
+    if line.status and column.source == OURS and column.metric == "fid":
+        return Markup('<span class="{}">{}</span>').format(*_state(line.status))
+    text = number(cell.text)
+    return Markup("<b>{}</b>").format(text) if cell.best else Markup("{}").format(text)
+
+
+def _state(status: str) -> tuple[str, str]:
+    """Class and word for a status: what is missing is alarming, what is not run is not."""
+    return ("muted", status) if status == NOT_RUN else ("bad", status.split(":")[0])
+
+
+def _look(column: Column) -> Markup:
+    """Class attribute of a column's cells."""
+    paired = " paired" if column.metric in PAIRED else ""
+    first = " edge" if column.source == OURS else ""
+    return Markup(' class="{}{}{}"').format(column.source.replace(" ", "-"), first, paired)
+
+
+def _edge(column: Column) -> Markup:
+    """Class attribute of a column's heading: more room before the first column of a metric."""
+    return Markup(' class="edge"') if column.source == OURS else Markup("")

@@ -1,0 +1,179 @@
+"""What a table is made of: rows in blocks, the contract of the CSV columns, differences to full precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qdit.errors import ConfigError, did_you_mean
+from qdit.tables.published import METHOD_NAMES, PublishedRow
+from qdit.tables.results import OK, Row, RunKey, parse_bits, read_run
+
+COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
+"""What the paper prints too."""
+
+CHANGED = ("fid", "sfid", "is", "precision")
+"""What is also shown as a difference to the full-precision row of the block."""
+
+COLUMNS = (
+    *("setting", "form", "method", "weight_bits", "activation_bits", "scope"),
+    *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "size_mb"),
+    "published_method",
+    *(f"published_{name}" for name in COMPARED),
+    *(f"published_change_{name}" for name in CHANGED),
+    *("label", "step", "group_size", "paper_group_size", "recall", "class_accuracy", "size_actual_mb"),
+    *(f"change_{name}" for name in CHANGED),
+    *(f"difference_{name}" for name in COMPARED),
+    *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
+    *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
+    *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256"),
+    *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
+)
+"""Columns of every table's CSV, in order. `change_*` is against full precision, `difference_*` is ours − published."""
+
+GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
+"""Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that share setting, form and scope; full precision, where it is among them, comes first."""
+
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be rendered."""
+
+    name: str
+    title: str
+    profile: str
+    face: str
+    miniature: bool
+    paper_protocol: str
+    shows_bits: bool
+    blocks: tuple[Block, ...]
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, in order."""
+        return [row for block in self.blocks for row in block.rows]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One line per row with exactly `COLUMNS`; what is unknown is None."""
+        cells = [[row.get(name) for name in COLUMNS] for row in self.rows]
+        return pd.DataFrame(cells, columns=pd.Index(COLUMNS), dtype=object)
+
+
+def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[RunKey]:
+    """Runs of a block in the order of its rows: full precision once, then every method at each of the bits."""
+    methods = {label: _method(profile, label) for label in block["methods"]}
+    full = [label for label, method in methods.items() if method == "fp"]
+    keys = [RunKey(block["setting"], block["form"], label, 16, 16, block["scope"]) for label in full]
+    for bits in block["bits"]:
+        for label in methods:
+            if label not in full:
+                keys.append(RunKey(block["setting"], block["form"], label, *parse_bits(bits), block["scope"]))
+    return keys
+
+
+def _method(profile: Mapping[str, Any], label: str) -> str:
+    known = profile["methods"]
+    if label not in known:
+        raise ConfigError(
+            f"method {label!r} of a table is not among the profile's methods ({', '.join(known)})"
+            f"{did_you_mean(label, known)}"
+        )
+    return str(known[label]["method"])
+
+
+def make_row(
+    profile: Mapping[str, Any], results: Path, key: RunKey, *, fitted: bool, published: PublishedRow | None
+) -> Row:
+    """A run's row with the published one beside it.
+
+    Method and options come from the run where there is one, from the profile where it is missing.
+    """
+    entry = profile["methods"][key.label]
+    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key)
+    asked = row["options"].get("group_size")
+    group_size = asked if isinstance(asked, int) else None
+    row |= {
+        "group_size": group_size,
+        "paper_group_size": paper_group_size(profile, group_size),
+        "fitted": "fitted" if fitted else None,
+        "name": METHOD_NAMES.get(key.label, key.label),
+        "key": key,
+        "profile": profile["profile"],
+        "face": profile["face"],
+    }
+    return row | published_cells(published)
+
+
+def published_cells(published: PublishedRow | None) -> Row:
+    """The `published_*` columns of a printed row; what is not printed stays None."""
+    if published is None:
+        return {}
+    cells: Row = {f"published_{name}": published.get(name) for name in COMPARED}
+    return cells | {"published_method": published.get("method", published.get("step"))}
+
+
+def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int | None:
+    """The group size of the paper's model that this one stands for."""
+    if group_size is None:
+        return None
+    return GROUPS_IN_THE_PAPER.get(group_size) if is_miniature(profile) else group_size
+
+
+def is_miniature(profile: Mapping[str, Any]) -> bool:
+    """Whether the models are small ones of handwritten digits, so that published numbers are of another kind."""
+    return any(model["reference"] == "digits" for model in profile["models"].values())
+
+
+def with_differences(rows: list[Row]) -> tuple[Row, ...]:
+    """Add ours − published, and both changes against the block's full-precision row (the one of 16/16 bits)."""
+    full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == 16), {})
+    for row in rows:
+        for name in COMPARED:
+            row[f"difference_{name}"] = _minus(row.get(name), row.get(f"published_{name}"))
+        if row is not full:
+            for name in CHANGED:
+                row[f"change_{name}"] = _minus(row.get(name), full.get(name))
+                printed = f"published_{name}"
+                row[f"published_change_{name}"] = _minus(row.get(printed), full.get(printed))
+    return tuple(rows)
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    """a − b without the digits that binary subtraction adds (5.34 − 5.31 is 0.03)."""
+    return None if a is None or b is None else round(a - b, 10)
+
+
+def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
+    """Labels whose cells were used to choose the parameters of the block's form; the natural form has none."""
+    of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
+    return {*of_table, *block.get("fitted", ())}
+
+
+def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
+    """`20 DDIM steps, cfg 1.5`."""
+    setting = profile["settings"][block["setting"]]
+    return describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
+
+
+def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
+    """Steps, sampler and guidance in words."""
+    guidance = "no guidance" if cfg_scale == 1 else f"guidance (cfg) {cfg_scale:g}"
+    return f"{steps} {sampler.upper()} steps, {guidance}"
+
+
+def is_measured(row: Row) -> bool:
+    """Whether the row holds a result."""
+    return bool(row["status"] == OK)
