@@ -124,7 +124,7 @@ def load_tensors(
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an uncompressed npz atomically; equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as data:
-        np.savez(data, **dict(arrays))
+        np.savez(data, allow_pickle=False, **dict(arrays))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -134,7 +134,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path or run the step that makes it") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as problem:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as problem:
         raise DataError(f"{path}: not a readable npz without pickles ({problem}); make it again") from None
 
 

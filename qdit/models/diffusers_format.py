@@ -213,7 +213,7 @@ def to_diffusers(model: DiT, folder: Path | None = None) -> nn.Module:
 
     Raises Unsupported for models that diffusers cannot hold (see `require_convertible`).
     """
-    from diffusers import DiTTransformer2DModel  # noqa: PLC0415 (seconds to import, needed here only)
+    from diffusers import DiTTransformer2DModel  # takes seconds to import, needed here only
 
     require_convertible(model)
     config = model.config

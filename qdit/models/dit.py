@@ -82,9 +82,7 @@ def sincos_positions(hidden_size: int, side: int) -> Tensor:
 def timestep_frequencies(timestep: Tensor, size: int) -> Tensor:
     """(N, size) = [cos(t f_j) | sin(t f_j)], f_j = 10000^(−j/half): the original divides by half, not half−1."""
     half = size // 2
-    frequencies = torch.exp(
-        -np.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
-    )
+    frequencies = torch.exp(-np.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
     angles = timestep.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -182,9 +180,7 @@ class DiTBlock(nn.Module):
         self.attn = Attention(config)
         self.norm2 = ModulatedLayerNorm(config.hidden_size)
         self.mlp = Mlp(config)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), nn.Linear(config.hidden_size, 6 * config.hidden_size)
-        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, 6 * config.hidden_size))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)
@@ -199,9 +195,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.norm_final = ModulatedLayerNorm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, config.patch_size**2 * config.out_channels)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.hidden_size, 2 * config.hidden_size))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
@@ -266,9 +260,7 @@ class DiT(nn.Module):
 def modulation_rows(linear: str, chunk: int, width: int) -> ModulationRows:
     """Shift and scale rows when they are chunks `chunk` and `chunk + 1` of an adaLN linear."""
     start = chunk * width
-    return ModulationRows(
-        linear, shift=(start, start + width), scale=(start + width, start + 2 * width)
-    )
+    return ModulationRows(linear, shift=(start, start + width), scale=(start + width, start + 2 * width))
 
 
 def block_sites(index: int, width: int) -> list[Site]:

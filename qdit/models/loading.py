@@ -87,7 +87,7 @@ def read_official(path: Path) -> dict[str, Any]:
         # train.py stores its argparse.Namespace beside the weights: a plain holder of attributes, safe to rebuild.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as problem:  # noqa: BLE001 (a damaged or hostile pickle can raise anything)
+    except Exception as problem:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(
             f"{path}: cannot be read as plain weights ({one_line(problem)}); only tensors are accepted and nothing in"
             " the file was run; get the file again from its publisher"

@@ -53,12 +53,13 @@ def chunk_path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05d}.npz"
 
 
-def is_current(path: Path, key: str) -> bool:
-    """Whether a chunk file is whole and was made for this key."""
+def is_current(path: Path, key: str, count: int) -> bool:
+    """Whether a chunk file is whole, was made for this key and holds `count` images."""
     if not path.exists():
         return False
     try:
-        return str(load_arrays(path)["key"]) == key
+        arrays = load_arrays(path)
+        return str(arrays["key"]) == key and len(arrays["images"]) == len(arrays["labels"]) == count
     except (DataError, KeyError):
         return False
 
@@ -90,10 +91,10 @@ def sample_shard(
         raise ConfigError(f"shard {shard}: {images} images in chunks of {chunk} have shards 0 to {last}")
     for number in tqdm(chunks, desc=f"sampling shard {shard}", unit="chunk", mininterval=1):
         path = chunk_path(folder, number)
-        if not is_current(path, key):
-            first = number * chunk
+        first = number * chunk
+        count = min(chunk, images - first)
+        if not is_current(path, key, count):
             x0, asked = sample_images(model, protocol, range(first, first + chunk), correction=correction)
-            count = min(chunk, images - first)
             save_chunk(path, x0[:count], asked[:count], first, key)
     listing = {
         "key": key,
