@@ -1,0 +1,47 @@
+"""Allocations: layer name → group size, as JSON; the result of a search and the input of a method."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from qdit.affine import check_group_size
+from qdit.artifacts import read_json
+from qdit.errors import ConfigError, did_you_mean
+
+Allocation = Mapping[str, int]
+
+
+def read_allocation(path: Path) -> dict[str, int]:
+    """Layer → group size of an allocation file: {"groups": {layer: size}, …}."""
+    data = read_json(path, error=ConfigError)
+    groups = data.get("groups") if isinstance(data, dict) else None
+    if not isinstance(groups, dict) or not all(isinstance(g, int) for g in groups.values()):
+        raise ConfigError(f'{path}: an allocation is {{"groups": {{layer name: group size}}}}; found something else')
+    return groups
+
+
+def layer_group_sizes(
+    widths: Mapping[str, int], group_size: int | None, allocation: Allocation | None
+) -> dict[str, int | None]:
+    """Group size of every layer of `widths` (layer → input width), from one size or an allocation.
+
+    Raises ConfigError for layers the model lacks, layers left out, and sizes that do not divide.
+    """
+    if allocation is None:
+        chosen: dict[str, int | None] = dict.fromkeys(widths, group_size)
+    else:
+        check_names(allocation, widths)
+        chosen = {name: allocation[name] for name in widths}
+    for name, size in chosen.items():
+        if size is not None:
+            check_group_size(size, widths[name], name)
+    return chosen
+
+
+def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise unless an allocation names exactly the layers that are quantized."""
+    found, wanted = set(found), set(wanted)
+    if unknown := sorted(found - wanted):
+        hint = did_you_mean(unknown[0], wanted)
+        raise ConfigError(f"allocation: layer {unknown[0]!r} is not one of the {len(wanted)} quantized layers{hint}")
+    if missing := sorted(wanted - found):
+        raise ConfigError(f"allocation: {len(missing)} quantized layers have no group size, the first is {missing[0]!r}")

@@ -1,0 +1,144 @@
+"""Verbs that methods are made of: round weights, GPTQ weights, insert dynamic or calibrated activation quantizers.
+
+Each works in place on a model of which the method holds a copy, on the linear sites it is given.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from qdit.affine import Granularity, group, minmax_asymmetric
+from qdit.models.roles import Site
+from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation, group_extremes
+from qdit.quant.gptq import HessianAccumulator, gptq
+from qdit.quant.observe import Batch, RunningRanges, observe_inputs
+from qdit.quant.ranges import Side, minmax, side_of, threshold_parameters, threshold_range
+from qdit.quant.sites import QuantizedLinear, quantize_site
+from qdit.quant.weight import QuantizedWeight, quantize_weight
+
+GroupSizes = Mapping[str, int | None]
+"""Site name → group size; None is per channel (weights), per tensor (static) or per token (dynamic)."""
+
+Rows = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Range rule: rows (R, n) and bits → scale (R, 1), zero_point (R, 1)."""
+
+
+def granularity(group_size: int | None) -> Granularity:
+    """Granularity of a weight with that group size."""
+    return Granularity("channel") if group_size is None else Granularity("group", group_size)
+
+
+def round_weights(
+    model: nn.Module, sites: Sequence[Site], *, bits: int, group_sizes: GroupSizes, include_zero: bool = True
+) -> None:
+    """Round the weights of the sites to nearest, min-max per channel or group."""
+    rule: Rows = partial(minmax, include_zero=include_zero)
+    for site in sites:
+        weight = model.get_submodule(site.name).weight
+        quantized = quantize_weight(
+            weight.detach(), bits=bits, granularity=granularity(group_sizes[site.name]), ranges=rule
+        )
+        quantize_site(model, site, weight=quantized)
+
+
+def gptq_weights(
+    model: nn.Module,
+    stages: Sequence[Sequence[Site]],
+    batches: Callable[[], Iterable[Batch]],
+    *,
+    bits: int,
+    group_sizes: GroupSizes,
+) -> None:
+    """GPTQ stage by stage: Hessians of one stage's inputs are collected on the model as quantized so far.
+
+    One stage with all sites gives Hessians of the full-precision model. Inputs pass through a site's activation
+    quantizer where it has one, as in Q-DiT's release.
+    """
+    for stage in stages:
+        hessians = {site.name: HessianAccumulator(input_width(model, site)) for site in stage}
+
+        def add(site: Site, x: Tensor, hessians: dict[str, HessianAccumulator] = hessians) -> None:
+            module = model.get_submodule(site.name)
+            quantizer = module.activation if isinstance(module, QuantizedLinear) else None
+            hessians[site.name].add(x if quantizer is None else quantizer(x))
+
+        observe_inputs(model, stage, batches(), add)
+        for site in stage:
+            weight = model.get_submodule(site.name).weight.detach()
+            quantized: QuantizedWeight = gptq(
+                weight, hessians[site.name].hessian, bits=bits, group_size=group_sizes[site.name]
+            )
+            quantize_site(model, site, weight=quantized)
+
+
+def input_width(model: nn.Module, site: Site) -> int:
+    """Input width of a linear site."""
+    return int(model.get_submodule(site.name).weight.shape[1])
+
+
+def input_widths(model: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
+    """Site name → input width."""
+    return {site.name: input_width(model, site) for site in sites}
+
+
+def insert_dynamic(
+    model: nn.Module,
+    sites: Sequence[Site],
+    *,
+    bits: int,
+    group_sizes: GroupSizes,
+    sharing: Sharing = "token",
+    include_zero: bool = True,
+) -> None:
+    """Put a dynamic quantizer before each site."""
+    for site in sites:
+        quantizer = DynamicActivation(
+            bits=bits, group_size=group_sizes[site.name], sharing=sharing, include_zero=include_zero
+        )
+        quantize_site(model, site, activation=quantizer)
+
+
+def calibrate_static_minmax(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
+) -> None:
+    """Static min-max per tensor or (tensor, group): moving average 0.9 over the batches (P9), then P2."""
+    ranges = RunningRanges(momentum=0.9)
+
+    def look(site: Site, x: Tensor) -> None:
+        low, high = group_extremes(group(x, group_sizes[site.name]))
+        ranges.update(site.name, low.flatten(0, -2).amin(dim=0), high.flatten(0, -2).amax(dim=0))
+
+    observe_inputs(model, sites, batches, look)
+    for site in sites:
+        scale, zero_point = minmax_asymmetric(*ranges.ranges[site.name], bits)
+        quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
+
+
+def calibrate_static_threshold(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int
+) -> None:
+    """Static per tensor by PTQ4DM's threshold search (P8) on every batch, averaged with 0.9 (P9).
+
+    Whether a tensor has one sign is decided on the first batch, as in the released code.
+    """
+    ranges = RunningRanges(momentum=0.9)
+    sides: dict[str, Side] = {}
+
+    def look(site: Site, x: Tensor) -> None:
+        side = sides.setdefault(site.name, side_of(x))
+        low, high = threshold_range(x.reshape(1, -1), bits, side=side)
+        ranges.update(site.name, low, high)
+
+    observe_inputs(model, sites, batches, look)
+    for site in sites:
+        scale, zero_point = threshold_parameters(*ranges.ranges[site.name], bits)
+        quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
+
+
+def blocks_of(sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites of each block, block by block; sites outside the blocks come first."""
+    order: dict[int, list[Site]] = {}
+    for site in sites:
+        order.setdefault(-1 if site.block is None else site.block, []).append(site)
+    return [order[index] for index in sorted(order)]

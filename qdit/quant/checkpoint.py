@@ -1,0 +1,101 @@
+"""A quantized checkpoint: a folder with `config.json` and `model.safetensors`; loading needs no calibration data.
+
+The safetensors file holds packed integer codes, scales, zero points and the rest of the model in floating point, in
+half precision where that loses nothing; the JSON says how to build the modules, who made them, and the file's sha256.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.artifacts import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
+from qdit.errors import CheckpointError, QditError
+from qdit.models.dit import DiT, DiTConfig
+from qdit.models.roles import replace
+from qdit.quant.sites import QuantizedLinear, build_linear
+
+FORMAT = 1
+TENSORS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the model in eval mode and everything its configuration says."""
+
+    model: DiT
+    config: dict[str, Any]
+
+
+def quantized_sites(model: nn.Module) -> dict[str, QuantizedLinear]:
+    """Path → module of every quantized site."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+
+
+def save_checkpoint(folder: Path, model: DiT, record: Mapping[str, Any]) -> None:
+    """Write a model (quantized or not) and what made it; `record` is any JSON mapping."""
+    tensors = {name: compact(t) for name, t in model.state_dict().items() if name != "pos_embed"}
+    save_tensors(folder / TENSORS_FILE, tensors)
+    config = {
+        "format": FORMAT,
+        "model": {"family": "dit", "config": model.config.to_dict()},
+        "sites": {name: module.spec() for name, module in quantized_sites(model).items()},
+        "record": dict(record),
+        "files": {TENSORS_FILE: sha256_file(folder / TENSORS_FILE)},
+    }
+    write_json(folder / CONFIG_FILE, config)
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """A float32 tensor in float16 if every value stays the same (shipped weights are float16), else as it is."""
+    half = tensor.half()
+    return half if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor) else tensor
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load a checkpoint folder; damaged, incomplete or mismatching files raise CheckpointError."""
+    config = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{folder}: checkpoint format {found!r}, this version reads {FORMAT}; quantize again")
+    try:
+        tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
+        model = build_model(config, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        raise CheckpointError(f"{folder}: configuration and tensors disagree ({' '.join(str(problem).split())}); quantize again") from None
+    return Checkpoint(model.eval(), config)
+
+
+def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
+    """Model of a configuration with quantized sites in their places; every tensor must be used."""
+    model = DiT(DiTConfig(**config["model"]["config"]))
+    rest = dict(tensors)
+    for name, tensor in rest.items():
+        require_finite(name, tensor, error=CheckpointError)
+    for name, spec in config["sites"].items():
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+        try:
+            replace(model, name, build_linear(spec, own))
+        except QditError as problem:
+            raise CheckpointError(f"{name}: {problem}") from None
+        for key, tensor in own.items():
+            rest[prefix + key] = tensor
+    rest = {name: t.float() if t.dtype == torch.float16 and not name.endswith(".scale") else t for name, t in rest.items()}
+    rest["pos_embed"] = model.pos_embed
+    wrong = model.load_state_dict(rest, strict=False, assign=True)
+    if wrong.missing_keys or wrong.unexpected_keys:
+        raise CheckpointError(
+            f"missing tensors {wrong.missing_keys[:3]}, unexpected tensors {wrong.unexpected_keys[:3]}; quantize again"
+        )
+    return model
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """The identity of a checkpoint: the digest of its configuration, which holds that of its tensors."""
+    return sha256_file(folder / CONFIG_FILE)
+

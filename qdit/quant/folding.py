@@ -1,0 +1,66 @@
+"""Folding: a per-channel factor and offset of a site's input, absorbed into the layers around it.
+
+After `fold(model, site, factor, offset)` the site sees x / factor − offset and the model computes the same function
+(RepQ-ViT's reparametrization; with offset 0, PTQ4DiT's and SmoothQuant's).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qdit.errors import Unsupported
+from qdit.models.roles import ModulationRows, Site, ValueRows
+
+
+def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
+    """Make the input of a linear site x / factor − offset, in place; factor and offset are (in,).
+
+    Raises Unsupported for a site whose input no layer before it can scale (`fold_source` None).
+    """
+    if site.fold_source is None:
+        raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
+    offset = torch.zeros_like(factor) if offset is None else offset
+    source = model.get_submodule(site.fold_source.linear)
+    with torch.no_grad():
+        if isinstance(site.fold_source, ModulationRows):
+            fold_into_modulation(source, site.fold_source, factor, offset)
+        else:
+            fold_into_values(source, site.fold_source, factor, offset)
+        linear = model.get_submodule(site.name)
+        linear.weight.mul_(factor)
+        linear.bias.add_(linear.weight @ offset)
+
+
+def fold_into_modulation(linear: nn.Module, rows: ModulationRows, factor: Tensor, offset: Tensor) -> None:
+    """1 + scale → (1 + scale) / factor; shift → shift / factor − offset, on the rows of an adaLN linear."""
+    scale, shift = slice(*rows.scale), slice(*rows.shift)
+    linear.weight[scale] /= factor[:, None]
+    linear.bias[scale] = (1 + linear.bias[scale]) / factor - 1
+    linear.weight[shift] /= factor[:, None]
+    linear.bias[shift] = linear.bias[shift] / factor - offset
+
+
+def fold_into_values(linear: nn.Module, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
+    """V → V / factor − offset; exact because the rows of the softmax sum to one."""
+    values = slice(*rows.rows)
+    linear.weight[values] /= factor[:, None]
+    linear.bias[values] = linear.bias[values] / factor - offset
+
+
+def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:
+    """Replace V by `mixing` V within every head and the output projection's columns by its inverse, in place.
+
+    `site` is the attention output, `mixing` (heads, head_dim, head_dim). The function stays; unlike a diagonal
+    factor, no folding method can undo it.
+    """
+    if not isinstance(site.fold_source, ValueRows):
+        raise Unsupported(f"{site.name}: only the attention output's input can be mixed through V")
+    qkv, projection = model.get_submodule(site.fold_source.linear), model.get_submodule(site.name)
+    values = slice(*site.fold_source.rows)
+    heads, width, _ = mixing.shape
+    with torch.no_grad():
+        weight = qkv.weight[values].view(heads, width, -1)
+        qkv.weight[values] = (mixing @ weight).reshape(heads * width, -1)
+        qkv.bias[values] = (mixing @ qkv.bias[values].view(heads, width, 1)).reshape(-1)
+        columns = projection.weight.view(-1, heads, width).transpose(0, 1)
+        mixed = columns @ torch.linalg.inv(mixing.double()).float()
+        projection.weight.copy_(mixed.transpose(0, 1).reshape(projection.weight.shape))

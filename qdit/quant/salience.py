@@ -1,0 +1,51 @@
+"""Salience balancing of PTQ4DiT: per-channel factors (CSB) and their weighting over timesteps (SSC)."""
+
+import torch
+from torch import Tensor
+
+
+def activation_salience(inputs: Tensor) -> Tensor:
+    """Largest |x| of each channel: (samples, tokens, width) → (samples, width)."""
+    return inputs.abs().amax(dim=1)
+
+
+def weight_salience(weight: Tensor) -> Tensor:
+    """Largest |w| of each input channel: (out, in) → (in,)."""
+    return weight.abs().amax(dim=0)
+
+
+def average_ranks(values: Tensor) -> Tensor:
+    """Ranks 1 … n of a vector in float64; equal values share their mean rank."""
+    below = (values[:, None] > values).sum(dim=1)
+    equal = (values[:, None] == values).sum(dim=1)
+    return below + (equal + 1).double() / 2
+
+
+def rank_correlations(rows: Tensor, vector: Tensor) -> Tensor:
+    """Spearman's ρ of each row of (n, width) with (width,): (n,), average ranks for ties.
+
+    A row without any order (all values equal) is taken as uncorrelated, where the original gets NaN for every row.
+    """
+    ranks = torch.stack([average_ranks(row) for row in rows])
+    ranks = ranks - ranks.mean(dim=1, keepdim=True)
+    other = average_ranks(vector)
+    other = other - other.mean()
+    norms = ranks.norm(dim=1) * other.norm()
+    return ((ranks @ other) / norms.masked_fill(norms == 0, 1)).to(rows.dtype)
+
+
+def temporal_salience(salience: Tensor, of_weight: Tensor) -> Tensor:
+    """SSC: Σ_t η_t s(X_t), η = softmax(−ρ): timesteps whose salient channels differ from the weight's count more.
+
+    (n, width) and (width,) → (width,).
+    """
+    eta = torch.softmax(-rank_correlations(salience, of_weight), dim=0)
+    return (eta[:, None] * salience).sum(dim=0)
+
+
+def balance_factors(of_activation: Tensor, of_weight: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+    """CSB: k = √(s(X) / (s(W) + ε)) per channel; x / k and W · diag(k) then have the same salience √(s(X) s(W)).
+
+    A channel that is always zero gets k = 0, which must not be divided by: callers put 1 there.
+    """
+    return (of_activation / (of_weight + epsilon)).sqrt()

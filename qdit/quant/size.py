@@ -1,0 +1,154 @@
+"""Size (MB) of a quantized DiT: as the paper's tables count it, as a checkpoint will be, and as a file is.
+
+MB is 10^6 bytes. The paper's accounting is (N · bits / 8 + 4 · U) / 10^6: N is every parameter but the position
+embedding (also those that stay in floating point), U the number of (scale, zero point) pairs of 4 bytes.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qdit.affine import check_group_size, packed_width
+from qdit.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.models.dit import DiTConfig
+from qdit.models.roles import CORE_ROLES
+
+FULL_PRECISION = 16
+PAIR_BYTES = 4
+"""A float16 scale and a 16-bit zero point."""
+
+GroupSizes = int | None | Mapping[str, int | None]
+"""One size for all searched layers, one per layer by name, or None: per output channel."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Shape of one linear layer or convolution (flattened), with bias."""
+
+    name: str
+    role: str
+    inputs: int
+    outputs: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return (self.inputs + 1) * self.outputs
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What sizes depend on: the layers, and the elements of the label table and of the position embedding."""
+
+    linears: tuple[Linear, ...]
+    label_table: int
+    positions: int
+
+    @property
+    def parameters(self) -> int:
+        """Every parameter but the position embedding."""
+        return self.label_table + sum(linear.parameters for linear in self.linears)
+
+    def with_roles(self, roles: Collection[str]) -> list[Linear]:
+        """Layers of these roles."""
+        return [linear for linear in self.linears if linear.role in roles]
+
+
+def dit_shape(config: DiTConfig) -> ModelShape:
+    """Layers of a DiT, named as the model's own sites."""
+    width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
+    patch = config.patch_size**2
+    linears = [
+        Linear("x_embedder.proj", "patch_embed", config.in_channels * patch, width),
+        Linear("t_embedder.mlp.0", "time_embed", config.frequency_size, width),
+        Linear("t_embedder.mlp.2", "time_embed", width, width),
+    ]
+    for block in range(config.depth):
+        linears += [
+            Linear(f"blocks.{block}.attn.qkv", "qkv", width, 3 * width),
+            Linear(f"blocks.{block}.attn.proj", "attn_out", width, width),
+            Linear(f"blocks.{block}.mlp.fc1", "fc1", width, hidden),
+            Linear(f"blocks.{block}.mlp.fc2", "fc2", hidden, width),
+            Linear(f"blocks.{block}.adaLN_modulation.1", "adaln", width, 6 * width),
+        ]
+    linears += [
+        Linear("final_layer.linear", "final", width, patch * config.out_channels),
+        Linear("final_layer.adaLN_modulation.1", "final_adaln", width, 2 * width),
+    ]
+    table = (config.num_classes + 1) * width
+    return ModelShape(tuple(linears), label_table=table, positions=config.tokens * width)
+
+
+def size_paper_mb(config: DiTConfig, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:
+    """Size as Q-DiT's Table 2 prints it, before truncation (`printed_mb`); 1349, 508, 339, 520, 351 for DiT-XL/2.
+
+    Per channel, U counts the output channels of all linears of the blocks, adaLN included; with groups only the groups
+    of the four searched linears. 16 bits is full precision, without U. The layers a method really leaves in floating
+    point make no difference here. Raises ConfigError for bits or group sizes that are not possible.
+    """
+    if weight_bits != FULL_PRECISION and not 1 <= weight_bits <= 8:
+        raise ConfigError(f"weight_bits {weight_bits}: allowed are 1 to 8, or 16 for full precision")
+    shape = dit_shape(config)
+    if weight_bits == FULL_PRECISION:
+        pairs = 0
+    elif group_sizes is None:
+        pairs = sum(linear.outputs for linear in shape.with_roles((*CORE_ROLES, "adaln")))
+    else:
+        pairs = sum(weight_pairs(layer, size) for layer, size in sized(shape.with_roles(CORE_ROLES), group_sizes))
+    return (shape.parameters * weight_bits / 8 + PAIR_BYTES * pairs) / 1e6
+
+
+def printed_mb(size_mb: float) -> int:
+    """The whole number a table prints: truncated, as the paper's are."""
+    return int(size_mb)
+
+
+def size_predicted_mb(
+    config: DiTConfig,
+    *,
+    weight_bits: int,
+    group_sizes: GroupSizes = None,
+    roles: Collection[str] = CORE_ROLES,
+    float_bits: int = 16,
+    positions: bool = True,
+) -> float:
+    """Size of the tensors of a checkpoint: packed codes and 4 bytes per group of the layers with these roles, the rest
+    in `float_bits`; with the position embedding if `positions`. Activation quantizers and file headers are not counted.
+    """
+    shape = dit_shape(config)
+    chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION else []
+    rest = shape.parameters + (shape.positions if positions else 0)
+    packed = 0
+    for layer, size in sized(chosen, group_sizes):
+        rest -= layer.inputs * layer.outputs
+        packed += layer.outputs * packed_width(layer.inputs, weight_bits) + PAIR_BYTES * weight_pairs(layer, size)
+    return (packed + rest * float_bits / 8) / 1e6
+
+
+def size_actual_mb(folder: Path) -> float:
+    """What the checkpoint in `folder` holds: the bytes of its model.safetensors."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; check the path or run `qdit quantize`")
+    return file.stat().st_size / 1e6
+
+
+def weight_pairs(layer: Linear, group_size: int | None) -> int:
+    """(scale, zero point) pairs of a layer: one per output channel, or per group of its inputs."""
+    if group_size is None:
+        return layer.outputs
+    check_group_size(group_size, layer.inputs, layer.name)
+    return layer.outputs * (layer.inputs // group_size)
+
+
+def sized(layers: list[Linear], group_sizes: GroupSizes) -> list[tuple[Linear, int | None]]:
+    """Layers with their group sizes; an allocation must name exactly these layers."""
+    if not isinstance(group_sizes, Mapping):
+        return [(layer, group_sizes) for layer in layers]
+    names = [layer.name for layer in layers]
+    for name in group_sizes:
+        if name not in names:
+            raise ConfigError(f"allocation: {name!r} is not a quantized layer{did_you_mean(name, names)}")
+    if missing := [name for name in names if name not in group_sizes]:
+        raise ConfigError(f"allocation: {len(missing)} layers have no group size, the first is {missing[0]}; add them")
+    return [(layer, group_sizes[layer.name]) for layer in layers]

@@ -1,0 +1,128 @@
+"""Quantized weights: integer codes with the scales and zero points they are stored with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdit.affine import Granularity, check_group_size, dequantize, group, quantize, ungroup
+from qdit.errors import CheckpointError, ConfigError
+from qdit.quant.ranges import Ranges
+
+WEIGHT_BITS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight (out, in) as codes 0 … 2^bits − 1 (int16); ŵ = (code − zero_point) · scale (Q-DiT Eq. 1).
+
+    `scale` and `zero_point` (int16) are (rows, groups): rows is `out`, or 1 for one pair per tensor; groups are
+    consecutive inputs. Symmetric quantization has zero_point 2^(bits − 1).
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+
+    @property
+    def group_size(self) -> int | None:
+        """Inputs per group; None where a row or the tensor is not divided."""
+        groups = self.scale.shape[1]
+        return None if groups == 1 else self.codes.shape[1] // groups
+
+    @property
+    def granularity(self) -> Granularity:
+        """`tensor`, `channel` or `group(g)`; one group per row is `channel`."""
+        if self.group_size is not None:
+            return Granularity("group", self.group_size)
+        return Granularity("tensor" if len(self.scale) < len(self.codes) else "channel")
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(out, in), computed in float32."""
+        grouped = group(self.codes, self.group_size).float()
+        values = dequantize(grouped, self.scale.float()[..., None], self.zero_point.float()[..., None])
+        return ungroup(values).to(dtype)
+
+
+def quantize_weight(
+    weight: Tensor,
+    *,
+    bits: int,
+    granularity: Granularity,
+    ranges: Ranges,
+    symmetric: bool = False,
+    scale_dtype: torch.dtype = torch.float16,
+) -> QuantizedWeight:
+    """Round a weight (out, in) to the nearest codes; `ranges` sees each set of weights that shares a scale as a row.
+
+    The scale is rounded to `scale_dtype` before the codes are computed. With `symmetric`, `ranges` must return zero
+    point 0. Weights that are all zero in a row of `ranges` get scale 1, whatever the rule says. Raises ConfigError
+    (bits, granularity) or CheckpointError (weights, scales or zero points that cannot be stored).
+    """
+    check_weight(weight, bits)
+    rows = shared_rows(weight.detach().float(), granularity)
+    scale, zero_point = ranges(rows, bits)
+    zero_point = zero_point + 2 ** (bits - 1) if symmetric else zero_point
+    empty = (rows == 0).all(dim=1, keepdim=True)
+    scale = stored_scale(scale.masked_fill(empty, 1), scale_dtype)
+    zero_point = stored_zero_point(zero_point.masked_fill(empty, 2 ** (bits - 1) if symmetric else 0))
+    codes = quantize(rows, scale.float(), zero_point.float(), bits)
+    pairs = 1 if granularity.kind == "tensor" else len(weight)
+    return QuantizedWeight(
+        codes=codes.to(torch.int16).reshape(weight.shape),
+        scale=scale.reshape(pairs, -1),
+        zero_point=zero_point.reshape(pairs, -1),
+        bits=bits,
+    )
+
+
+def check_weight(weight: Tensor, bits: int) -> None:
+    """Raise unless `weight` is a finite matrix and `bits` a width weights can have."""
+    if bits not in WEIGHT_BITS:
+        raise ConfigError(f"weight_bits {bits}: allowed are {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]}, or 16 for none")
+    if weight.ndim != 2:
+        raise ConfigError(f"a weight of shape {tuple(weight.shape)} is not (out, in): flatten convolutions first")
+    if not weight.isfinite().all():
+        count = int((~weight.isfinite()).sum())
+        raise CheckpointError(f"weight has {count} NaN or infinite values: load intact weights")
+
+
+def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
+    """(out, in) → (R, n): each row holds the weights that share one scale and zero point."""
+    match granularity.kind:
+        case "tensor":
+            return weight.reshape(1, -1)
+        case "channel":
+            return weight
+        case "group":
+            size = granularity.group_size or 0
+            check_group_size(size, weight.shape[1], "weight")
+            return weight.reshape(-1, size)
+        case kind:
+            raise ConfigError(f"granularity {kind} of a weight: allowed are tensor, channel, group(<size>)")
+
+
+def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`scale` rounded to `dtype`; raises CheckpointError if it is not a positive finite number there."""
+    stored = scale.to(dtype)
+    bad = ~((stored > 0) & stored.isfinite())
+    if bad.any():
+        limits = torch.finfo(dtype)
+        raise CheckpointError(
+            f"scale {float(scale[bad][0]):g} cannot be stored as {dtype} ({limits.smallest_normal:g} to"
+            f" {limits.max:g}): rescale the weights or store float32 scales"
+        )
+    return stored
+
+
+def stored_zero_point(zero_point: Tensor) -> Tensor:
+    """`zero_point` as int16; raises CheckpointError if one does not fit."""
+    limits = torch.iinfo(torch.int16)
+    bad = ~((zero_point >= limits.min) & (zero_point <= limits.max))
+    if bad.any():
+        raise CheckpointError(
+            f"zero_point {float(zero_point[bad][0]):g} does not fit int16 ({limits.min} to {limits.max}): the values"
+            " that share it lie too far from zero; use a range that includes zero"
+        )
+    return zero_point.to(torch.int16)
