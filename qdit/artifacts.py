@@ -121,7 +121,7 @@ def load_tensors(
         ) from None
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an uncompressed npz atomically; equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as data:
         np.savez(data, allow_pickle=False, **dict(arrays))

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from qdit.seeds import Purpose, generator
@@ -32,6 +31,8 @@ class Digits:
 
 def load(part: Literal["train", "held_out", "all"]) -> Digits:
     """One part of the digits, in a fixed order."""
+    from sklearn.datasets import load_digits  # takes seconds to import, and most steps need only `to_uint8`
+
     data = load_digits()
     order = generator(SPLIT_SEED, Purpose.SPLIT).permutation(len(data.target))
     chosen = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[part]

@@ -65,11 +65,12 @@ def evaluate_run(
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(pictures, labels, extractor=extractor, reference=reference, fp=fp)
     config = read_json(checkpoint / CONFIG_FILE)
+    listing = first_listing(samples)
     described = {
         "model": name.model,
         **protocol.to_dict(),
         "images": images,
-        "chunk": chunk_size(samples),
+        "chunk": listing["chunk"],
         "decoder": "none",
         "uint8": UINT8_RULE,
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
@@ -87,7 +88,7 @@ def evaluate_run(
         "protocol": described,
         "protocol_sha256": sha256_json(described),
         "mode": "simulate",
-        "backend": "torch",
+        "backend": listing["backend"],
         "inputs": {
             "checkpoint_sha256": checkpoint_sha256(checkpoint),
             **{key: record[key] for key in ("weights_sha256", "calibration_sha256")},
@@ -104,12 +105,15 @@ def evaluate_run(
     write_json(out, result)
 
 
-def chunk_size(samples: Path) -> int:
-    """Images per chunk, as the sample jobs wrote it."""
+def first_listing(samples: Path) -> dict[str, Any]:
+    """What the sample jobs wrote about a run: its chunk size and backend."""
     listings = sorted(samples.glob("shard-*.json"))
     if not listings:
         raise DataError(f"{samples}: no shard-*.json; run the sample step first")
-    return int(read_json(listings[0])["chunk"])
+    listing = read_json(listings[0])
+    if not isinstance(listing, dict) or not {"chunk", "backend"} <= listing.keys():
+        raise DataError(f"{listings[0]}: not the list of a sample job; run the sample step again")
+    return listing
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:

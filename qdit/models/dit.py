@@ -165,10 +165,11 @@ class Mlp(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size)
+        self.act: nn.Module = nn.GELU(approximate="tanh")
         self.fc2 = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class DiTBlock(nn.Module):

@@ -6,7 +6,7 @@ modules of its own in their place with `replace`. A site takes and returns what 
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import nn
@@ -63,6 +63,11 @@ def select(
 ) -> list[Site]:
     """Sites with one of the roles and kinds (None: any), in the model's order."""
     return [s for s in sites if (roles is None or s.role in roles) and (kinds is None or s.kind in kinds)]
+
+
+def linear_of(model: nn.Module, site: Site | str) -> nn.Linear:
+    """The linear at a site, or the quantized module in its place, which has the same weight and bias."""
+    return cast(nn.Linear, model.get_submodule(site if isinstance(site, str) else site.name))
 
 
 def replace(model: nn.Module, site: Site | str, module: nn.Module) -> None:

@@ -4,7 +4,7 @@ Each is a module with a `spec` (plain JSON) and its tensors as buffers; `build_a
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,6 @@ def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
         low = torch.minimum(low[..., :size], low[..., size:])
         high = torch.maximum(high[..., :size], high[..., size:])
     return low.amin(dim=-1), high.amax(dim=-1)
-
-
-class ActivationQuantizer(Protocol):
-    """What a site calls on its input: the same shape, quantized and dequantized."""
-
-    bits: int
-
-    def spec(self) -> dict[str, Any]: ...
-
-    def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class DynamicActivation(nn.Module):
@@ -113,7 +103,11 @@ class StaticActivation(nn.Module):
         return ungroup(fake_quantize(groups, self.scale[:, None], zero_point[:, None], self.bits))
 
 
-def build_activation(spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+Activation = DynamicActivation | StaticActivation
+"""Any activation quantizer: a module from (…, d) to (…, d) with `bits` and `spec()`."""
+
+
+def build_activation(spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Activation | None:
     """Quantizer of a spec; `tensors` are its buffers (`scale`, `zero_point`). None stays None."""
     if spec is None:
         return None

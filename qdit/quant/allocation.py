@@ -44,4 +44,6 @@ def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
         hint = did_you_mean(unknown[0], wanted)
         raise ConfigError(f"allocation: layer {unknown[0]!r} is not one of the {len(wanted)} quantized layers{hint}")
     if missing := sorted(wanted - found):
-        raise ConfigError(f"allocation: {len(missing)} quantized layers have no group size, the first is {missing[0]!r}")
+        raise ConfigError(
+            f"allocation: {len(missing)} quantized layers have no group size, the first is {missing[0]!r}"
+        )

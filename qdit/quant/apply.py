@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from qdit.affine import Granularity, group, minmax_asymmetric
-from qdit.models.roles import Site
+from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation, group_extremes
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
@@ -35,7 +35,7 @@ def round_weights(
     """Round the weights of the sites to nearest, min-max per channel or group."""
     rule: Rows = partial(minmax, include_zero=include_zero)
     for site in sites:
-        weight = model.get_submodule(site.name).weight
+        weight = linear_of(model, site).weight
         quantized = quantize_weight(
             weight.detach(), bits=bits, granularity=granularity(group_sizes[site.name]), ranges=rule
         )
@@ -65,7 +65,7 @@ def gptq_weights(
 
         observe_inputs(model, stage, batches(), add)
         for site in stage:
-            weight = model.get_submodule(site.name).weight.detach()
+            weight = linear_of(model, site).weight.detach()
             quantized: QuantizedWeight = gptq(
                 weight, hessians[site.name].hessian, bits=bits, group_size=group_sizes[site.name]
             )
@@ -74,7 +74,7 @@ def gptq_weights(
 
 def input_width(model: nn.Module, site: Site) -> int:
     """Input width of a linear site."""
-    return int(model.get_submodule(site.name).weight.shape[1])
+    return linear_of(model, site).weight.shape[1]
 
 
 def input_widths(model: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
@@ -115,9 +115,7 @@ def calibrate_static_minmax(
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
 
-def calibrate_static_threshold(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int
-) -> None:
+def calibrate_static_threshold(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int) -> None:
     """Static per tensor by PTQ4DM's threshold search (P8) on every batch, averaged with 0.9 (P9).
 
     Whether a tensor has one sign is decided on the first batch, as in the released code.

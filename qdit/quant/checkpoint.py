@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from qdit.artifacts import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
 from qdit.errors import CheckpointError, QditError
-from qdit.models.dit import DiT, DiTConfig
+from qdit.models.dit import DiT, DiTConfig, sincos_positions
 from qdit.models.roles import replace
+from qdit.models.state import empty_model
 from qdit.quant.sites import QuantizedLinear, build_linear
 
 FORMAT = 1
@@ -66,13 +67,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
         model = build_model(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
-        raise CheckpointError(f"{folder}: configuration and tensors disagree ({' '.join(str(problem).split())}); quantize again") from None
+        raise CheckpointError(
+            f"{folder}: configuration and tensors disagree ({' '.join(str(problem).split())}); quantize again"
+        ) from None
     return Checkpoint(model.eval(), config)
 
 
 def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
     """Model of a configuration with quantized sites in their places; every tensor must be used."""
-    model = DiT(DiTConfig(**config["model"]["config"]))
+    shape = DiTConfig(**config["model"]["config"])
+    model = empty_model(shape)
     rest = dict(tensors)
     for name, tensor in rest.items():
         require_finite(name, tensor, error=CheckpointError)
@@ -85,8 +89,10 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
             raise CheckpointError(f"{name}: {problem}") from None
         for key, tensor in own.items():
             rest[prefix + key] = tensor
-    rest = {name: t.float() if t.dtype == torch.float16 and not name.endswith(".scale") else t for name, t in rest.items()}
-    rest["pos_embed"] = model.pos_embed
+    rest = {
+        name: t.float() if t.dtype == torch.float16 and not name.endswith(".scale") else t for name, t in rest.items()
+    }
+    rest["pos_embed"] = sincos_positions(shape.hidden_size, shape.input_size // shape.patch_size)
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
         raise CheckpointError(
@@ -98,4 +104,3 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
 def checkpoint_sha256(folder: Path) -> str:
     """The identity of a checkpoint: the digest of its configuration, which holds that of its tensors."""
     return sha256_file(folder / CONFIG_FILE)
-

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qdit.errors import Unsupported
-from qdit.models.roles import ModulationRows, Site, ValueRows
+from qdit.models.roles import ModulationRows, Site, ValueRows, linear_of
 
 
 def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
@@ -19,18 +19,18 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
     offset = torch.zeros_like(factor) if offset is None else offset
-    source = model.get_submodule(site.fold_source.linear)
+    source = linear_of(model, site.fold_source.linear)
     with torch.no_grad():
         if isinstance(site.fold_source, ModulationRows):
             fold_into_modulation(source, site.fold_source, factor, offset)
         else:
             fold_into_values(source, site.fold_source, factor, offset)
-        linear = model.get_submodule(site.name)
+        linear = linear_of(model, site)
         linear.weight.mul_(factor)
         linear.bias.add_(linear.weight @ offset)
 
 
-def fold_into_modulation(linear: nn.Module, rows: ModulationRows, factor: Tensor, offset: Tensor) -> None:
+def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor, offset: Tensor) -> None:
     """1 + scale → (1 + scale) / factor; shift → shift / factor − offset, on the rows of an adaLN linear."""
     scale, shift = slice(*rows.scale), slice(*rows.shift)
     linear.weight[scale] /= factor[:, None]
@@ -39,7 +39,7 @@ def fold_into_modulation(linear: nn.Module, rows: ModulationRows, factor: Tensor
     linear.bias[shift] = linear.bias[shift] / factor - offset
 
 
-def fold_into_values(linear: nn.Module, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
+def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
     """V → V / factor − offset; exact because the rows of the softmax sum to one."""
     values = slice(*rows.rows)
     linear.weight[values] /= factor[:, None]
@@ -54,7 +54,7 @@ def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:
     """
     if not isinstance(site.fold_source, ValueRows):
         raise Unsupported(f"{site.name}: only the attention output's input can be mixed through V")
-    qkv, projection = model.get_submodule(site.fold_source.linear), model.get_submodule(site.name)
+    qkv, projection = linear_of(model, site.fold_source.linear), linear_of(model, site)
     values = slice(*site.fold_source.rows)
     heads, width, _ = mixing.shape
     with torch.no_grad():

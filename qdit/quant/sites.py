@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from qdit.affine import pack_codes, unpack_codes
 from qdit.errors import CheckpointError
-from qdit.models.roles import Site, replace
-from qdit.quant.activation import build_activation
+from qdit.kernels.dense import DenseLinear
+from qdit.models.dit import DiT, Mlp
+from qdit.models.roles import Site, linear_of, replace
+from qdit.quant.activation import Activation, build_activation
 from qdit.quant.weight import QuantizedWeight
 
 WEIGHT_TENSORS = ("codes", "scale", "zero_point")
@@ -22,11 +24,14 @@ WEIGHT_TENSORS = ("codes", "scale", "zero_point")
 class QuantizedLinear(nn.Module):
     """Linear whose weight, input or both are quantized; (…, in) → (…, out)."""
 
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
     weight: Tensor
+    bias: Tensor | None
+    activation: Activation | None
 
-    def __init__(
-        self, *, weight: QuantizedWeight | Tensor, bias: Tensor | None, activation: nn.Module | None
-    ) -> None:
+    def __init__(self, *, weight: QuantizedWeight | Tensor, bias: Tensor | None, activation: Activation | None) -> None:
         super().__init__()
         self.weight_bits = 16
         if isinstance(weight, QuantizedWeight):
@@ -39,6 +44,7 @@ class QuantizedLinear(nn.Module):
             self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self.activation = activation
+        self.dense: DenseLinear | None = None
 
     def spec(self) -> dict[str, Any]:
         """Shape, bits and quantizer kinds; with the state dict this is enough to build the module again."""
@@ -52,12 +58,14 @@ class QuantizedLinear(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x if self.activation is None else self.activation(x), self.weight, self.bias)
+        x = x if self.activation is None else self.activation(x)
+        return F.linear(x, self.weight, self.bias) if self.dense is None else self.dense(x)
 
 
 def build_linear(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedLinear:
     """Module of a spec and its state; raises CheckpointError if shapes and spec disagree."""
-    shape = tuple(spec["shape"])
+    outputs, width = spec["shape"]
+    shape = (int(outputs), int(width))
     weight: QuantizedWeight | Tensor
     if spec["weight_bits"] == 16:
         weight = tensors["weight"].float()
@@ -73,18 +81,17 @@ def build_linear(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quan
         weight = QuantizedWeight(codes, tensors["scale"], tensors["zero_point"], bits)
     own = {name.removeprefix("activation."): t for name, t in tensors.items() if name.startswith("activation.")}
     bias = tensors["bias"].float() if "bias" in tensors else None
-    return QuantizedLinear(
-        weight=weight, bias=bias, activation=build_activation(spec["activation"], own)
-    )
+    return QuantizedLinear(weight=weight, bias=bias, activation=build_activation(spec["activation"], own))
 
 
 def quantize_site(
-    model: nn.Module, site: Site, *, weight: QuantizedWeight | None = None, activation: nn.Module | None = None
+    model: nn.Module, site: Site, *, weight: QuantizedWeight | None = None, activation: Activation | None = None
 ) -> None:
     """Give a linear site a quantized weight, an input quantizer, or both; what is None stays as it was."""
-    old = model.get_submodule(site.name)
-    kept = stored_weight(old) if isinstance(old, QuantizedLinear) else old.weight
-    kept_activation = old.activation if isinstance(old, QuantizedLinear) else None
+    old = linear_of(model, site)
+    quantized = old if isinstance(old, QuantizedLinear) else None
+    kept = old.weight if quantized is None else stored_weight(quantized)
+    kept_activation = None if quantized is None else quantized.activation
     module = QuantizedLinear(
         weight=kept if weight is None else weight,
         bias=old.bias,
@@ -93,9 +100,27 @@ def quantize_site(
     replace(model, site, module)
 
 
+def prepare_inference(model: DiT) -> DiT:
+    """Pack the weights of all linears for fast inference, in place; the model can no longer be changed or saved.
+
+    The GELU of an MLP is computed together with the linear before it.
+    """
+    fused = set()
+    for name, module in model.named_modules():
+        if isinstance(module, Mlp):
+            module.act = nn.Identity()
+            fused.add(f"{name}.fc1")
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLinear):
+            module.dense = DenseLinear(module.weight, module.bias, gelu=name in fused)
+        elif type(module) is nn.Linear:
+            replace(model, name, DenseLinear(module.weight, module.bias, gelu=name in fused))
+    return model
+
+
 def stored_weight(module: QuantizedLinear) -> QuantizedWeight | Tensor:
     """The weight as it is stored: codes with their scales, or floating point."""
     if module.weight_bits == 16:
         return module.weight
-    codes = unpack_codes(module.codes, module.weight_bits, tuple(module.weight.shape))
+    codes = unpack_codes(module.codes, module.weight_bits, (module.weight.shape[0], module.weight.shape[1]))
     return QuantizedWeight(codes, module.scale, module.zero_point, module.weight_bits)

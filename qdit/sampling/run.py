@@ -16,8 +16,10 @@ from qdit.artifacts import load_arrays, save_arrays, sha256_file, sha256_json, w
 from qdit.data.digits import to_uint8
 from qdit.digest import code_digest
 from qdit.errors import ConfigError, DataError
+from qdit.kernels.dense import backend
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import checkpoint_sha256, load_checkpoint
+from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
@@ -100,6 +102,7 @@ def sample_shard(
         "key": key,
         "images": images,
         "chunk": chunk,
+        "backend": backend(),
         "chunks": [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)],
     }
     path = folder / f"shard-{shard:03d}.json"
@@ -129,11 +132,12 @@ def sample_checkpoint(
             "checkpoint": checkpoint_sha256(checkpoint),
             "protocol": protocol.to_dict(),
             "chunk": chunk,
+            "backend": backend(),
             "code": code_digest("qdit.sampling.run"),
         }
     )
     return sample_shard(
-        load_checkpoint(checkpoint).model,
+        prepare_inference(load_checkpoint(checkpoint).model),
         None,
         protocol,
         images=images,

@@ -4,6 +4,7 @@ Tables are float64; images stay in the model's dtype. A sampler is a generator o
 calibration can look at every x_t with the same code that samples.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol as Interface
 
@@ -99,6 +100,6 @@ def sample(
     correction: Correction | None = None,
 ) -> Tensor:
     """The end of the trajectory: x_0 (N, C, L, L)."""
-    for _, x in trajectory(denoise, x, schedule, step_noise=step_noise, correction=correction):
-        pass
-    return x
+    steps = trajectory(denoise, x, schedule, step_noise=step_noise, correction=correction)
+    _, x0 = deque(steps, maxlen=1)[0]
+    return x0

@@ -1,0 +1,1 @@
+"""The compared methods, one file each; `qdit.method.registry()` finds every module in this folder."""

@@ -1,0 +1,43 @@
+"""Full precision: the model as it is, through the same steps as every method; the positive control."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+from qdit.calibration import CalibrationSet
+from qdit.errors import Unsupported
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+
+
+@dataclass(frozen=True)
+class FullPrecisionOptions:
+    """There is nothing to choose."""
+
+
+class FullPrecision(Method):
+    """The identity, at 16/16 bits only ("FP16" in the papers' tables; the mini profile computes in float32)."""
+
+    name = "fp"
+    citation = """@inproceedings{peebles2023dit,
+  title = {Scalable Diffusion Models with Transformers},
+  author = {Peebles, William and Xie, Saining},
+  booktitle = {ICCV},
+  year = {2023}
+}"""
+    Options = FullPrecisionOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: FullPrecisionOptions,
+    ) -> Quantized:
+        """A copy of the model."""
+        if (weight_bits, activation_bits) != (FULL_PRECISION, FULL_PRECISION):
+            raise Unsupported(f"fp: W{weight_bits}A{activation_bits} is not full precision; ask for w16a16")
+        return Quantized(deepcopy(model))

@@ -1,0 +1,75 @@
+"""RTN: round-to-nearest weights and min-max activations, the first rows of Q-DiT's Table 4.
+
+Numbered details (spec/methods.md §4.2):
+1. Weights: asymmetric min-max per output channel, or per group of `group_size` input channels.
+2. Activations, static: per tensor (or per tensor × group) min-max, moving average 0.9 over calibration batches of 16.
+3. Activations, dynamic: min-max per token (× group), computed on the fly.
+4. Both scopes are the four linears of each block: Q-DiT's released RTN path quantizes nothing else.
+5. `include_zero=False` is the released range rule, under which groups of one sign collapse; off by default.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+from qdit.calibration import CalibrationSet
+from qdit.errors import ConfigError
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, select
+from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
+
+CALIBRATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class RtnOptions:
+    """`group_size` None is per channel for weights, per tensor (static) or per token (dynamic) for activations."""
+
+    group_size: int | None = None
+    activation: Literal["static", "dynamic"] = "static"
+    include_zero: bool = True
+
+    def __post_init__(self) -> None:
+        if self.activation not in ("static", "dynamic"):
+            raise ConfigError(f"rtn: activation {self.activation!r}: allowed are static, dynamic")
+
+
+class Rtn(Method):
+    """Round to nearest."""
+
+    name = "rtn"
+    citation = """@inproceedings{chen2025qdit,
+  title = {Q-DiT: Accurate Post-Training Quantization for Diffusion Transformers},
+  author = {Chen, Lei and Meng, Yuan and Tang, Chen and Ma, Xinzhu and Jiang, Jingyan and Wang, Xin and
+            Wang, Zhi and Zhu, Wenwu},
+  booktitle = {CVPR},
+  year = {2025},
+  note = {RTN row of Table 4}
+}"""
+    calibration = ("trajectory",)
+    Options = RtnOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: RtnOptions,
+    ) -> Quantized:
+        """Round the weights, then put activation quantizers before the same linears."""
+        model = deepcopy(model)
+        sites = select(model.sites(), roles=CORE_ROLES)
+        sizes = {site.name: options.group_size for site in sites}
+        if activation_bits < FULL_PRECISION and options.activation == "static":
+            batches = calibration["trajectory"].batches(CALIBRATION_BATCH)
+            calibrate_static_minmax(model, sites, batches, bits=activation_bits, group_sizes=sizes)
+        elif activation_bits < FULL_PRECISION:
+            insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes, include_zero=options.include_zero)
+        if weight_bits < FULL_PRECISION:
+            round_weights(model, sites, bits=weight_bits, group_sizes=sizes, include_zero=options.include_zero)
+        return Quantized(model)
