@@ -1,0 +1,1 @@
+"""Kernels: how matrix products are computed, and which backend computed them."""

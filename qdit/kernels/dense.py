@@ -1,0 +1,48 @@
+"""Floating-point linear layers for inference on CPUs: oneDNN with prepacked weights where torch has it.
+
+torch's own `F.linear` uses MKL in float32, which leaves half of the speed of some processors unused (measured on an
+AMD EPYC with AVX-512: 90 against 200 GFLOP/s at the mini DiT's shapes). The result differs in rounding only.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 1024
+"""Number of rows the packed layout is chosen for; any number works."""
+
+
+@cache
+def backend() -> str:
+    """Name of what computes float32 linears on CPUs here: `onednn` or `torch`."""
+    if not torch.backends.mkldnn.is_available():
+        return "torch"
+    try:
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.eye(8), 8)
+        product = torch.ops.mkldnn._linear_pointwise(torch.eye(8), weight, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return "torch"
+    return "onednn" if torch.equal(product, torch.eye(8)) else "torch"
+
+
+class DenseLinear(nn.Module):
+    """Inference-only linear: (…, in) → (…, out), float32; the weight is packed when the module is made.
+
+    With `gelu` the tanh-GELU that follows is computed in the same pass.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:
+        super().__init__()
+        self.gelu = gelu
+        self.packs = backend() == "onednn" and weight.device.type == "cpu" and weight.dtype == torch.float32
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS) if self.packs else weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packs:
+            after: tuple[str, list[float], str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y, approximate="tanh") if self.gelu else y
