@@ -120,7 +120,9 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(config.num_classes + 1, config.hidden_size)
+        # Zeros, since nn.Embedding's own random start makes torch import its compiler (seconds) on the meta device.
+        table = torch.zeros(config.num_classes + 1, config.hidden_size)
+        self.embedding_table = nn.Embedding.from_pretrained(table, freeze=False)
 
     def forward(self, label: Tensor) -> Tensor:
         return self.embedding_table(label)

@@ -20,6 +20,7 @@ from qdit.metrics.statistics import moments
 from qdit.models.dit import DiT
 from qdit.models.loading import load_model
 from qdit.provenance import commit, machine, packages
+from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.run import sample_images
 from qdit.seeds import Purpose, generator
@@ -110,7 +111,7 @@ def measure(model: DiT, extractor: Extractor) -> dict[str, Any]:
 
 def measure_files(weights: Path, extractor: Path, out: Path, *, command: str) -> None:
     """Measure a weights file and write the figures as JSON with what they were measured on."""
-    figures = measure(load_model(weights), load_extractor("digit-classifier", extractor))
+    figures = measure(prepare_inference(load_model(weights)), load_extractor("digit-classifier", extractor))
     study = {
         "command": command,
         "commit": commit(),

@@ -20,9 +20,7 @@ def dynamic(model, **options):
 
     empty = {"trajectory": CalibrationSet("trajectory", *inputs(count=2))}
     given = {"group_size": 16, "activation": "dynamic", **options}
-    return quantize_model(
-        model, "rtn", weight_bits=4, activation_bits=8, calibration=empty, options=given
-    ).model
+    return quantize_model(model, "rtn", weight_bits=4, activation_bits=8, calibration=empty, options=given).model
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""`python -m qdit` is the command `qdit`."""
+
+from qdit.cli import main
+
+main()

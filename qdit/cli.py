@@ -1,0 +1,225 @@
+"""The command line `qdit`: each step of the workflow as a command, so that everything can also be run by hand.
+
+Every command parses, calls one function and prints; heavy modules are imported only by the command that needs them.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit import __version__, cli_steps
+from qdit.cli_steps import Seed, Threads, use_threads
+from qdit.errors import QditError
+
+HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
+
+The way of the data: weights → calibrate → quantize → sample → evaluate → table. `snakemake --cores all` runs all
+of it; each command below runs one step, and its help shows an example.
+
+\b
+Exit codes:
+  0  all is well
+  1  something that was asked about is missing (doctor), or the program itself failed (traceback)
+  2  bad input; one line on stderr says what was found, what is allowed and what to do
+"""
+
+app = typer.Typer(
+    name="qdit",
+    help=HELP,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(rich_markup_mode=None, help="Train the small models (opt-in).")
+
+DEBUG = "QDIT_DEBUG"
+
+Profile = Annotated[
+    list[str],
+    typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Options of all commands; without a command the help is shown."""
+    if debug:
+        os.environ[DEBUG] = "1"
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for step in (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample, cli_steps.reference, cli_steps.evaluate):
+    app.command()(step)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="Table of the profile, e.g. table2.")],
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output without suffix; default RESULTS/tables/NAME.")] = None,
+) -> None:
+    """Render a table in four formats.
+
+    CSV, Markdown, LaTeX and HTML, beside the published values; missing runs say why.
+
+    \b
+    Example:
+      qdit table table2
+    """
+    from qdit.profile import load_profile
+    from qdit.tables.build import build_table
+
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    for path in build_table(loaded, name, folder, out or folder / "tables" / name):
+        typer.echo(path)
+
+
+@app.command()
+def validate(
+    profile: Annotated[list[str], typer.Argument(help="Profile, by name or file, then its overlays.")] = ["mini"],  # noqa: B006
+) -> None:
+    """Check a profile.
+
+    Unknown keys, names, methods and options, bits, counts; nothing is run.
+
+    \b
+    Example:
+      qdit validate mini my-overlay.yaml
+    """
+    from qdit.profile import all_runs, load_profile
+
+    loaded = load_profile(*profile)
+    typer.echo(f"{' + '.join(profile)}: valid; {len(loaded['tables'])} tables, {len(all_runs(loaded))} runs")
+
+
+@app.command()
+def ls(profile: Profile = ["mini"]) -> None:  # noqa: B006
+    """List methods, settings and runs.
+
+    \b
+    Example:
+      qdit ls
+    """
+    from qdit.profile import listing, load_profile
+
+    typer.echo(listing(load_profile(*profile)))
+
+
+@app.command()
+def doctor(profile: Profile = ["mini"]) -> None:  # noqa: B006
+    """Check that what a profile needs is there.
+
+    Files with size and sha256, packages, devices; exit code 1 if something is missing or damaged.
+
+    \b
+    Example:
+      qdit doctor
+    """
+    from qdit.doctor import examine, surroundings
+    from qdit.profile import load_profile
+
+    findings = examine(load_profile(*profile))
+    for name, value in surroundings().items():
+        typer.echo(f"{name}: {value}")
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@train_app.command("dit")
+def train_dit(
+    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Train the mini DiT on the digits.
+
+    About 25 minutes on one core; can be stopped and started again.
+
+    \b
+    Example:
+      qdit train dit results/mini/training/dit-digits
+    """
+    from qdit.training.dit import train_digits_dit
+
+    use_threads(threads)
+    typer.echo(train_digits_dit(out, device=device))
+
+
+@train_app.command("classifier")
+def train_classifier(
+    out: Annotated[Path, typer.Argument(help="Folder for the trained classifier.")],
+    seed: Seed = 0,
+) -> None:
+    """Train the digit classifier.
+
+    Its features score the images; takes about 15 seconds.
+
+    \b
+    Example:
+      qdit train classifier results/mini/training/digit-classifier
+    """
+    from qdit.training.classifier import train_classifier as train
+
+    typer.echo(train(out, seed=seed))
+
+
+app.add_typer(train_app, name="train")
+
+
+@app.command()
+def ship(
+    checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint of the mini DiT.")],
+    weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "dit-digits",
+) -> None:
+    """Make the shipped weights of a training.
+
+    Natural and salient form in half precision, and the manifest beside them.
+
+    \b
+    Example:
+      qdit ship results/mini/training/dit-digits/checkpoint.safetensors
+    """
+    from qdit.training.salient import SalientConfig
+    from qdit.training.shipping import ship_dit
+
+    ship_dit(checkpoint, weights, name=name, salient=SalientConfig())
+
+
+def one_line(problem: Exception) -> str:
+    """What was wrong, as the user should read it."""
+    if isinstance(problem, typer.TyperException):
+        command = getattr(getattr(problem, "ctx", None), "command_path", "qdit")
+        return f"{problem.format_message()} (see {command} --help)"
+    if isinstance(problem, OSError) and problem.filename is not None:
+        return f"{problem.filename}: {problem.strerror}"
+    return str(problem)
+
+
+def main() -> None:
+    """Entry point: bad input becomes one line on stderr and exit code 2."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit("qdit: interrupted")
+    except (QditError, OSError, typer.TyperException) as problem:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"qdit: error: {' '.join(one_line(problem).split())}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)

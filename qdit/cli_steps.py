@@ -1,0 +1,228 @@
+"""The steps of the workflow as commands of `qdit`: calibrate, quantize, sample, reference, evaluate."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qdit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.sampling.protocol import Protocol
+
+EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
+
+Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
+Sampler = Annotated[str, typer.Option(help="ddim (η = 0) or ddpm (ancestral, learned variance).")]
+Steps = Annotated[int, typer.Option(help="Sampling steps, 1 to 1000.")]
+CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is without guidance.")]
+Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
+Threads = Annotated[
+    int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
+]
+Extractor = Annotated[str, typer.Option(help="Network whose features score the images.")]
+ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+
+
+def use_threads(threads: int) -> None:
+    """Fix the number of CPU threads of torch."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def protocol(sampler: str, steps: int, cfg_scale: float, seed: int) -> "Protocol":
+    """Protocol object of the sampling flags."""
+    from qdit.sampling.protocol import Protocol
+
+    return Protocol(sampler=sampler, steps=steps, cfg_scale=cfg_scale, seed=seed)  # type: ignore[arg-type]
+
+
+def parse_json_object(text: str, flag: str) -> dict[str, Any]:
+    """The JSON object that a flag holds."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise ConfigError(f"{flag} {text!r}: not valid JSON ({problem}); example: '{{\"group_size\": 16}}'") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{flag} {text!r}: expected a JSON object; example: '{{\"group_size\": 16}}'")
+    return value
+
+
+def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
+    """`kind=path` flags as a dictionary."""
+    found = {}
+    for pair in pairs:
+        kind, separator, path = pair.partition("=")
+        if not (separator and path):
+            raise ConfigError(f"{flag} {pair!r}: expected kind=path, e.g. trajectory=trajectory.safetensors")
+        found[kind] = Path(path)
+    return found
+
+
+def calibrate(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
+    kind: Annotated[str, typer.Option(help="trajectory (Q-DiT) or ndtc (PTQ4DM).")] = "trajectory",
+    samples: Annotated[int, typer.Option(help="Number of recorded images.")] = 256,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Record calibration data.
+
+    Noisy images, timesteps and labels along the full-precision model's own trajectories.
+
+    \b
+    Example:
+      qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
+    """
+    from qdit.calibration import calibrate_weights_file
+
+    use_threads(threads)
+    calibrate_weights_file(weights, out, kind, protocol(sampler, steps, cfg_scale, seed), samples=samples)
+
+
+def quantize(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
+    method: Annotated[str, typer.Option(help="Method; `qdit ls` shows them.")],
+    bits: Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")] = "w4a8",
+    scope: Annotated[
+        str, typer.Option(help="common: four linears of a block; own: all that the paper does.")
+    ] = "common",
+    calibration: Annotated[list[str] | None, typer.Option(help="Calibration data as kind=path; repeatable.")] = None,
+    options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
+    allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Quantize weights into a checkpoint.
+
+    The folder holds config.json and model.safetensors with packed integers; loading it needs no calibration data.
+
+    \b
+    Example:
+      qdit quantize weights/dit-digits-natural.safetensors q-dit-w4a8 --method q-dit --bits w4a8 \\
+        --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
+    """
+    from qdit.method import quantize_weights_file
+    from qdit.profile import split_bits
+    from qdit.quant.allocation import read_allocation
+
+    use_threads(threads)
+    chosen = parse_json_object(options, "--options")
+    if allocation is not None:
+        chosen["allocation"] = read_allocation(allocation)
+    weight_bits, activation_bits = split_bits(bits)
+    quantize_weights_file(
+        weights,
+        out,
+        method,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        scope=scope,  # type: ignore[arg-type]
+        calibration=parse_pairs(calibration or [], "--calibration"),
+        options=chosen,
+    )
+
+
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `qdit quantize` made.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
+    images: Annotated[int, typer.Option(help="Images of the whole run.")] = 64,
+    chunk: Annotated[int, typer.Option(help="Images per batch and file; part of a run's identity.")] = 64,
+    shard: Annotated[int, typer.Option(help="Which range of chunks to compute, from 0.")] = 0,
+    chunks_per_shard: Annotated[int, typer.Option(help="Chunks in one shard.")] = 1_000_000,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Sample images from a checkpoint.
+
+    Chunks that are already there for the same checkpoint and protocol are kept.
+
+    \b
+    Example:
+      qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5
+    """
+    from qdit.sampling.run import sample_checkpoint
+
+    use_threads(threads)
+    sample_checkpoint(
+        checkpoint,
+        out,
+        protocol(sampler, steps, cfg_scale, seed),
+        images=images,
+        chunk=chunk,
+        shard=shard,
+        chunks_per_shard=chunks_per_shard,
+    )
+
+
+def reference(
+    out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    threads: Threads = 1,
+) -> None:
+    """Compute the statistics of real images.
+
+    FID, sFID, precision and recall compare with them: all 1,797 digits.
+
+    \b
+    Example:
+      qdit reference reference.npz
+    """
+    from qdit.metrics.run import make_digits_reference
+
+    use_threads(threads)
+    make_digits_reference(extractor, extractor_weights, out)
+
+
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` made.")],
+    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
+    reference_file: Annotated[Path, typer.Option(help="Statistics that `qdit reference` made.")],
+    fp_samples: Annotated[Path | None, typer.Option(help="Samples of full precision with the same noise.")] = None,
+    images: Annotated[int, typer.Option(help="Images of the run.")] = 64,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
+    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
+    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
+    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
+    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Score samples.
+
+    FID, sFID, IS, precision and recall; with --fp-samples also FD-FP and MSE-FP, image by image.
+
+    \b
+    Example:
+      qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --images 256 --cfg-scale 1.5 \\
+        --reference-file reference.npz --fp-samples fp/samples
+    """
+    from qdit.metrics.run import Evaluator, RunName, evaluate_run
+
+    use_threads(threads)
+    evaluate_run(
+        samples,
+        checkpoint,
+        out,
+        name=RunName(setting=setting, model=model, form=form, label=label),
+        protocol=protocol(sampler, steps, cfg_scale, seed),
+        images=images,
+        evaluator=Evaluator(extractor, extractor_weights, reference_name, reference_file),
+        fp_samples=fp_samples,
+    )

@@ -1,0 +1,300 @@
+"""Profiles: the YAML file that says which models, settings, methods and tables there are; its checks and its runs."""
+
+import ast
+import math
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
+from qdit.errors import ConfigError, did_you_mean
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "config" / "schema.yaml"
+FULL_PRECISION = "fp"
+FULL_PRECISION_BITS = "w16a16"
+Profile = Mapping[str, Any]
+
+TYPE_WORDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+LIMIT_WORDS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "minItems": "a list of length at least {}",
+    "maxItems": "a list of length at most {}",
+    "minProperties": "a mapping with at least {} entries",
+    "minLength": "a text of at least {} characters",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """The unit of a table row: setting × form × method label × bits × scope."""
+
+    setting: str
+    form: str
+    label: str
+    bits: str
+    scope: str
+
+    @property
+    def path(self) -> str:
+        """Folder of the run below `runs/`."""
+        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}"
+
+
+@dataclass(frozen=True)
+class MethodSource:
+    """Where a method is written, and the names of its options (None if they are not written in the same file)."""
+
+    module: str
+    options: tuple[str, ...] | None
+
+
+def profile_file(name: str | Path) -> Path:
+    """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
+    named = ROOT / "config" / f"{name}.yaml"
+    return named if named.is_file() else Path(name)
+
+
+def load_profile(*names: str | Path) -> dict[str, Any]:
+    """Read a profile and, over it, its overlays, as Snakemake's --configfile does; then check the whole.
+
+    Mappings are merged key by key, everything else is replaced. ConfigError says in one line what is wrong.
+    """
+    profile: dict[str, Any] = {}
+    for name in names:
+        merge(profile, read_yaml(profile_file(name)))
+    validate(profile)
+    return profile
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        known = sorted(file.stem for file in (ROOT / "config").glob("*.yaml") if file != SCHEMA)
+        hint = did_you_mean(path.stem, known)
+        raise ConfigError(f"profile {path}: no such file; known by name are {', '.join(known)}{hint}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {reprlib.repr(content)}, expected a mapping (see config/mini.yaml)")
+    return content
+
+
+def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    """Lay `overlay` over `base`, in place."""
+    for key, value in overlay.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        elif value != {} or key not in base:  # Snakemake lets an empty mapping change nothing
+            base[key] = value
+
+
+@cache
+def validator() -> Any:
+    """Validator of config/schema.yaml; unlike JSON's, its whole numbers are not 1.0 and its numbers are finite."""
+    checker = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
+    )
+    strict = extend(Draft202012Validator, type_checker=checker)
+    return strict(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+
+
+def validate(profile: Any) -> None:
+    """Raise ConfigError for anything that the schema or the references between the parts do not allow."""
+    problems = sorted(validator().iter_errors(profile), key=lambda problem: [str(part) for part in problem.path])
+    if problems:
+        raise ConfigError(describe(problems[0]))
+    check_references(profile)
+
+
+def place(path: Sequence[Any]) -> str:
+    """Where in the profile: `tables.table2.blocks[0].bits`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "profile"
+
+
+def describe(problem: ValidationError) -> str:
+    """One line for a schema violation: where, what was found, what is allowed."""
+    where, found = place(list(problem.path)), reprlib.repr(problem.instance)
+    rule: Any = problem.validator_value
+    schema: Any = problem.schema
+    if problem.validator == "additionalProperties":
+        known = list(schema.get("properties", {}))
+        unknown = next(key for key in problem.instance if key not in known)
+        hint = did_you_mean(str(unknown), known)
+        return f"{where}: unknown key {unknown!r}; allowed are {', '.join(known)}{hint}"
+    if problem.validator == "required":
+        missing = [key for key in rule if key not in problem.instance]
+        return f"{where}: missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}"
+    if problem.validator == "enum":
+        hint = did_you_mean(str(problem.instance), map(str, rule))
+        return f"{where}: found {found}; allowed are {', '.join(map(str, rule))}{hint}"
+    if problem.validator == "pattern":
+        return f"{where}: found {found}, expected {schema.get('description', 'another form')}"
+    if problem.validator == "type":
+        return f"{where}: found {found}, expected {TYPE_WORDS[rule]}"
+    if problem.validator in LIMIT_WORDS:
+        return f"{where}: found {found}, expected {LIMIT_WORDS[str(problem.validator)].format(rule)}"
+    return f"{where}: {problem.message}"
+
+
+def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
+    """Raise unless `word` is one of the allowed names."""
+    if word not in allowed:
+        hint = did_you_mean(word, allowed)
+        raise ConfigError(f"{where}: {word!r} is not defined; allowed are {', '.join(allowed)}{hint}")
+
+
+def check_references(profile: Profile) -> None:
+    """Raise unless every name that one part uses is defined by another."""
+    for name, model in profile["models"].items():
+        require(model["extractor"], profile["extractors"], f"models.{name}.extractor")
+    for name, setting in profile["settings"].items():
+        require(setting["model"], profile["models"], f"settings.{name}.model")
+    for label, entry in profile["methods"].items():
+        check_method(entry, f"methods.{label}")
+    full_precision_label(profile)
+    for table, definition in profile["tables"].items():
+        for label in definition.get("fitted", []):
+            require(label, profile["methods"], f"tables.{table}.fitted")
+        for index, block in enumerate(definition["blocks"]):
+            where = f"tables.{table}.blocks[{index}]"
+            require(block["setting"], profile["settings"], f"{where}.setting")
+            model = profile["settings"][block["setting"]]["model"]
+            require(block["form"], profile["models"][model]["forms"], f"{where}.form")
+            for label in [*block["methods"], *block.get("fitted", [])]:
+                require(label, profile["methods"], f"{where}.methods")
+
+
+def check_method(entry: Mapping[str, Any], where: str) -> None:
+    """Raise for an unknown method, an option it does not have, or a group size that no layer can have.
+
+    Whether a group size divides is known only with the model: the quantize step says so.
+    """
+    require(entry["method"], method_sources(), f"{where}.method")
+    known = method_sources()[entry["method"]].options
+    options = entry.get("options", {})
+    if known is not None:
+        for option in [*options, *(["allocation"] if "allocation" in entry else [])]:
+            if option not in known:
+                hint = did_you_mean(option, known)
+                allowed = f"allowed are {', '.join(known)}{hint}" if known else "it has none"
+                raise ConfigError(f"{where}.options: {entry['method']} has no option {option!r}; {allowed}")
+    size = options.get("group_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ConfigError(
+            f"{where}.options.group_size: found {size!r}, expected a whole number of at least 1 that divides the"
+            " layers' input width, or null for one scale per channel"
+        )
+
+
+@cache
+def method_sources() -> dict[str, MethodSource]:
+    """Method name → where it is written, read from the sources without importing them (torch takes seconds)."""
+    found: dict[str, MethodSource] = {}
+    for file in [*sorted((ROOT / "baselines").glob("*.py")), ROOT / "qdit" / "q_dit.py"]:
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        for node in classes.values():
+            values = {
+                line.targets[0].id: line.value
+                for line in node.body
+                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+            }
+            name, options = values.get("name"), values.get("Options")
+            if node.bases and isinstance(name, ast.Constant):
+                written = classes.get(options.id) if isinstance(options, ast.Name) else None
+                found[str(name.value)] = MethodSource(module, option_names(written) if written else None)
+    return found
+
+
+def option_names(options: ast.ClassDef) -> tuple[str, ...]:
+    """Fields of a dataclass."""
+    return tuple(
+        line.target.id for line in options.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    )
+
+
+def runs_of(profile: Profile, table: str) -> list[Run]:
+    """Runs that a table needs, without repetition, in the order of its rows."""
+    runs: dict[Run, None] = {}
+    for block in profile["tables"][table]["blocks"]:
+        full = [label for label in block["methods"] if profile["methods"][label]["method"] == FULL_PRECISION]
+        others = [label for label in block["methods"] if label not in full]
+        rows = [(label, FULL_PRECISION_BITS) for label in full]
+        rows += [(label, bits) for bits in block["bits"] for label in others]
+        runs |= {Run(block["setting"], block["form"], label, bits, block["scope"]): None for label, bits in rows}
+    return list(runs)
+
+
+def all_runs(profile: Profile) -> list[Run]:
+    """Runs of every table, shared ones once."""
+    return list(dict.fromkeys(run for table in profile["tables"] for run in runs_of(profile, table)))
+
+
+def listing(profile: Profile) -> str:
+    """Methods, settings, tables and runs as text."""
+    lines = ["methods (name, where it is written, rows of this profile):"]
+    for method, source in method_sources().items():
+        labels = [label for label, entry in profile["methods"].items() if entry["method"] == method]
+        lines.append(f"  {method:<10} {source.module:<20} {', '.join(labels) or '-'}")
+    lines.append("settings:")
+    for name, setting in profile["settings"].items():
+        lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
+    for table in profile["tables"]:
+        lines += [f"{table}:", *(f"  {run.path}" for run in runs_of(profile, table))]
+    return "\n".join(lines)
+
+
+def full_precision_label(profile: Profile) -> str:
+    """Label of the method `fp`, with which every run is compared image by image."""
+    for label, entry in profile["methods"].items():
+        if entry["method"] == FULL_PRECISION:
+            return str(label)
+    raise ConfigError(
+        "methods: no entry with method fp, found none; add `fp: {method: fp}`, all runs are compared to it"
+    )
+
+
+def full_precision_run(profile: Profile, run: Run) -> Run:
+    """The full-precision run with the same noise as `run`."""
+    return Run(run.setting, run.form, full_precision_label(profile), FULL_PRECISION_BITS, run.scope)
+
+
+def split_bits(bits: str) -> tuple[int, int]:
+    """'w4a8' → (4, 8)."""
+    match = re.fullmatch(r"w(\d+)a(\d+)", bits)
+    if match is None:
+        raise ConfigError(f"bits {bits!r}: expected weight and activation bits (2 to 8, or 16), e.g. w4a8")
+    return int(match[1]), int(match[2])
+
+
+def shards(profile: Profile) -> range:
+    """Shard numbers of a run."""
+    sampling = profile["sampling"]
+    return range(-(-sampling["images"] // (sampling["chunk"] * sampling["chunks_per_shard"])))

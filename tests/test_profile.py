@@ -1,0 +1,254 @@
+"""Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from snakemake.utils import update_config
+
+from qdit.errors import ConfigError
+from qdit.method import registry
+from qdit.profile import (
+    Run,
+    all_runs,
+    full_precision_run,
+    load_profile,
+    merge,
+    method_sources,
+    profile_file,
+    runs_of,
+    shards,
+    split_bits,
+    validate,
+)
+from qdit.tables.rows import run_keys
+
+PLAIN = "digits-cfg1.0-s20"
+Profile = dict[str, Any]
+
+
+@pytest.fixture
+def profile() -> Profile:
+    return load_profile("mini")
+
+
+def block(profile: Profile) -> Profile:
+    found: Profile = profile["tables"]["table2"]["blocks"][0]
+    return found
+
+
+def drop(profile: Profile, *path: str) -> None:
+    for key in path[:-1]:
+        profile = profile[key]
+    del profile[path[-1]]
+
+
+BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
+    "unknown key": (lambda p: p.update(smapling={}), r"profile: unknown key 'smapling'.*did you mean 'sampling'\?"),
+    "unknown key of sampling": (
+        lambda p: p["sampling"].update(imags=9),
+        r"sampling: unknown key 'imags'; allowed are images, chunk, chunks_per_shard; did you mean 'images'\?",
+    ),
+    "unknown key of a model": (lambda p: p["models"]["dit-digits"].update(form={}), r"models\.dit-digits: .*'forms'"),
+    "unknown key of a setting": (lambda p: p["settings"][PLAIN].update(stpes=2), rf"settings\.{PLAIN}: .*'steps'"),
+    "unknown key of a method": (lambda p: p["methods"]["rtn"].update(option={}), r"methods\.rtn: .*'options'"),
+    "unknown key of a table": (lambda p: p["tables"]["table2"].update(block=[]), r"tables\.table2: .*'blocks'"),
+    "unknown key of a block": (lambda p: block(p).update(method=[]), r"tables\.table2\.blocks\[0\]: .*'methods'"),
+    "unknown key of published": (
+        lambda p: block(p)["published"].update(step=1),
+        r"tables\.table2\.blocks\[0\]\.published: .*'steps'",
+    ),
+    "unknown kind of calibration": (
+        lambda p: p["calibration"].update(trajectori=1),
+        r"calibration: unknown key 'trajectori'.*'trajectory'",
+    ),
+    "unknown extractor": (
+        lambda p: p["extractors"].update({"digit-clasifier": "x"}),
+        r"extractors: found 'digit-clasifier'; allowed are .*; did you mean 'digit-classifier'\?",
+    ),
+    "missing key": (lambda p: drop(p, "seed"), "profile: missing seed; add it"),
+    "missing count": (lambda p: drop(p, "sampling", "chunk"), "sampling: missing chunk; add it"),
+    "zero images": (lambda p: p["sampling"].update(images=0), r"sampling\.images: found 0, expected at least 4"),
+    "zero chunk": (lambda p: p["sampling"].update(chunk=0), r"sampling\.chunk: found 0, expected at least 1"),
+    "images is a text": (lambda p: p["sampling"].update(images="64"), "found '64', expected a whole number"),
+    "images is a fraction": (lambda p: p["sampling"].update(images=64.0), r"found 64\.0, expected a whole number"),
+    "images is a boolean": (lambda p: p["sampling"].update(images=True), "found True, expected a whole number"),
+    "zero steps": (lambda p: p["settings"][PLAIN].update(steps=0), rf"settings\.{PLAIN}\.steps: found 0"),
+    "too many steps": (lambda p: p["settings"][PLAIN].update(steps=1001), "found 1001, expected at most 1000"),
+    "guidance is not a number": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale=float("nan")),
+        r"cfg_scale: found nan, expected a number",
+    ),
+    "unknown sampler": (
+        lambda p: p["settings"][PLAIN].update(sampler="ddmi"),
+        r"sampler: found 'ddmi'; allowed are ddim, ddpm; did you mean 'dd",
+    ),
+    "unknown model": (lambda p: p["settings"][PLAIN].update(model="dit-digit"), r"model: 'dit-digit' .*'dit-digits'"),
+    "name with a slash": (
+        lambda p: p["settings"].update({"a/b": p["settings"][PLAIN]}),
+        r"settings: found 'a/b', expected a name of letters",
+    ),
+    "profile that climbs": (lambda p: p.update(profile="../mini"), r"profile: found '\.\./mini', expected a name"),
+    "W0A8": (
+        lambda p: block(p).update(bits=["w0a8"]),
+        r"bits\[0\]: found 'w0a8', expected weight bits 2 to 8 or 16 and activation bits 2 to 8 or 16",
+    ),
+    "W4A9": (lambda p: block(p).update(bits=["w4a9"]), r"bits\[0\]: found 'w4a9'"),
+    "bits with a line end": (lambda p: block(p).update(bits=["w4a8\n"]), r"bits\[0\]: found 'w4a8\\n'"),
+    "no bits": (lambda p: block(p).update(bits=[]), r"bits: found \[\], expected a list of length at least 1"),
+    "unknown scope": (lambda p: block(p).update(scope="comon"), r"scope: .* did you mean 'common'\?"),
+    "unknown setting of a block": (lambda p: block(p).update(setting="digits"), r"blocks\[0\]\.setting: 'digits'"),
+    "unknown form of a block": (lambda p: block(p).update(form="salty"), r"form: 'salty' .* natural, salient"),
+    "unknown label of a block": (
+        lambda p: block(p)["methods"].append("rtnn"),
+        r"tables\.table2\.blocks\[0\]\.methods: 'rtnn' .* did you mean 'rtn'\?",
+    ),
+    "label twice": (lambda p: block(p)["methods"].append("rtn"), "non-unique"),
+    "unknown fitted label": (lambda p: p["tables"]["table4"]["fitted"].append("x"), r"tables\.table4\.fitted: 'x'"),
+    "unknown method": (
+        lambda p: p["methods"]["rtn"].update(method="q-ditt"),
+        r"methods\.rtn\.method: 'q-ditt' is not defined; allowed are .*; did you mean 'q-dit'\?",
+    ),
+    "unknown option": (
+        lambda p: p["methods"]["q-dit"]["options"].update(groupsize=16),
+        r"methods\.q-dit\.options: q-dit has no option 'groupsize'; .* did you mean 'group_size'\?",
+    ),
+    "option of a method without": (lambda p: p["methods"]["fp"].update(options={"a": 1}), "fp has no option 'a'"),
+    "allocation of a method without": (lambda p: p["methods"]["rtn"].update(allocation="a.json"), "'allocation'"),
+    "group size 0": (
+        lambda p: p["methods"]["q-dit"]["options"].update(group_size=0),
+        r"methods\.q-dit\.options\.group_size: found 0, expected a whole number of at least 1",
+    ),
+    "group size is a text": (lambda p: p["methods"]["q-dit"]["options"].update(group_size="16"), "found '16'"),
+    "no full precision": (lambda p: p["methods"]["fp"].update(method="rtn"), "add `fp: {method: fp}`"),
+    "unknown kind of table": (lambda p: p["tables"]["table2"].update(kind="table3"), r"kind: found 'table3'"),
+    "two bits in table 4": (
+        lambda p: p["tables"]["table4"]["blocks"][0].update(bits=["w4a8", "w6a8"]),
+        r"tables\.table4\.blocks\[0\]\.bits: found .* length at most 1",
+    ),
+    "no tables": (lambda p: p.update(tables={}), "tables: found {}, expected a mapping with at least 1"),
+    "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_profile_is_refused_in_one_line(profile: Profile, name: str) -> None:
+    change, message = BAD[name]
+    change(profile)
+    with pytest.raises(ConfigError, match=message) as caught:
+        validate(profile)
+    assert "\n" not in str(caught.value)
+
+
+def test_shipped_profile_is_valid_and_every_check_starts_from_it(profile: Profile) -> None:
+    validate(profile)
+    assert profile["profile"] == "mini"
+
+
+def schemas(schema: Any) -> list[Any]:
+    """Every sub-schema that describes a mapping."""
+    found = []
+    if isinstance(schema, dict):
+        found += [schema] if schema.get("type") == "object" else []
+        found += [sub for value in schema.values() for sub in schemas(value)]
+    elif isinstance(schema, list):
+        found += [sub for value in schema for sub in schemas(value)]
+    return found
+
+
+def test_schema_closes_every_mapping_but_the_options(repository: Path) -> None:
+    schema = yaml.safe_load((repository / "config" / "schema.yaml").read_text(encoding="utf-8"))
+    open_ones = [part for part in schemas(schema) if "additionalProperties" not in part]
+    assert len(schemas(schema)) > 10
+    assert open_ones == [{"type": "object"}]
+
+
+def test_names_and_paths_of_profiles(tmp_path: Path, repository: Path) -> None:
+    assert profile_file("mini") == repository / "config" / "mini.yaml"
+    assert profile_file("config/mini.yaml") == Path("config/mini.yaml")
+    with pytest.raises(ConfigError, match=r"profile minni: no such file; .* did you mean 'mini'\?"):
+        load_profile("minni")
+    for text in ("", "[1]", "a: [", "a: !!python/object/apply:os.getpid []"):
+        path = tmp_path / "profile.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
+            load_profile(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_overlay_changes_what_it_names_and_replaces_lists(tmp_path: Path, profile: Profile) -> None:
+    overlay = tmp_path / "few.yaml"
+    overlay.write_text("sampling: {images: 64}\ntables: {table4: {fitted: [rtn]}}\n")
+    merged = load_profile("mini", overlay)
+    assert merged["sampling"] == profile["sampling"] | {"images": 64}
+    assert merged["tables"]["table4"]["fitted"] == ["rtn"]
+    assert merged["tables"]["table2"] == profile["tables"]["table2"]
+
+
+def test_profile_as_json_is_the_same_profile(tmp_path: Path, profile: Profile) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile))
+    assert load_profile(path) == profile
+
+
+nested = st.recursive(
+    st.integers() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+)
+
+
+@given(base=st.dictionaries(st.sampled_from("abc"), nested), overlay=st.dictionaries(st.sampled_from("abc"), nested))
+def test_overlays_merge_as_snakemake_merges_them(base: Profile, overlay: Profile) -> None:
+    ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
+    merge(ours, overlay)
+    update_config(theirs, overlay)
+    assert ours == theirs
+
+
+def test_methods_read_from_the_sources_are_the_registered_ones() -> None:
+    sources = method_sources()
+    assert set(sources) == set(registry())
+    for name, method in registry().items():
+        assert sources[name].module == type(method).__module__
+        assert sources[name].options == tuple(field.name for field in dataclasses.fields(method.Options))
+
+
+def test_runs_are_the_rows_of_the_tables(profile: Profile) -> None:
+    for table, definition in profile["tables"].items():
+        keys = [key for block in definition["blocks"] for key in run_keys(profile, block)]
+        rows = [Run(key.setting, key.form, key.label, key.bits, key.scope) for key in keys]
+        assert runs_of(profile, table) == list(dict.fromkeys(rows))
+        for run, key in zip(rows, keys, strict=True):
+            assert key.folder(Path()) == Path("runs", run.path)
+
+
+def test_full_precision_is_run_once_and_every_run_has_its_own(profile: Profile) -> None:
+    runs = all_runs(profile)
+    assert len(runs) == len(set(runs))
+    for run in runs:
+        full = full_precision_run(profile, run)
+        assert full in runs
+        assert full == Run(run.setting, run.form, "fp", "w16a16", run.scope)
+
+
+@pytest.mark.parametrize(
+    ("images", "chunk", "per_shard", "count"), [(1024, 64, 16, 1), (1025, 64, 16, 2), (64, 64, 16, 1), (256, 32, 2, 4)]
+)
+def test_shards_cover_the_images(profile: Profile, images: int, chunk: int, per_shard: int, count: int) -> None:
+    profile["sampling"] = {"images": images, "chunk": chunk, "chunks_per_shard": per_shard}
+    assert list(shards(profile)) == list(range(count))
+
+
+def test_bits_are_split_and_anything_else_refused() -> None:
+    assert split_bits("w4a16") == (4, 16)
+    for text in ("4a8", "w4", "w4a8 ", "W4A8", "w-4a8"):
+        with pytest.raises(ConfigError, match=re.escape(repr(text))):
+            split_bits(text)

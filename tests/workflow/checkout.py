@@ -1,0 +1,69 @@
+"""A copy of the repository in which the workflow runs and whose files tests may change."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+OVERLAYS = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned job: its rule and, where it belongs to a run, the method's label."""
+
+    rule: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the repository whose files tests may change."""
+
+    root: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / "tiny"
+
+    def command(self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS) -> list[str]:
+        return [str(Path(sys.executable).with_name("snakemake")), *arguments, "--configfile", *overlays]
+
+    def snakemake(
+        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake as a user does; fails unless it exits with `code`."""
+        command = self.command(*arguments, overlays=overlays)
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, (
+            f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def plan(self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS) -> set[Job]:
+        """Jobs that a dry run shows."""
+        done = self.snakemake("--dry-run", *arguments, overlays=overlays)
+        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+        found = {(rule, re.search(r"wildcards: .*?label=([^,\n]+)", text)) for rule, text in blocks}
+        return {Job(rule, match[1] if match else None) for rule, match in found}
+
+    def tables(self) -> dict[str, bytes]:
+        """Every rendered table."""
+        found = {path.name: path.read_bytes() for path in (self.results / "tables").iterdir()}
+        assert len(found) == 8
+        return found
+
+    @contextmanager
+    def edited(self, *names: str) -> Iterator[None]:
+        """Some source files with a comment more."""
+        before = {name: (self.root / name).read_text(encoding="utf-8") for name in names}
+        try:
+            for name, text in before.items():
+                (self.root / name).write_text(f"{text}\n# edited\n", encoding="utf-8")
+            yield
+        finally:
+            for name, text in before.items():
+                (self.root / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,134 @@
+"""The workflow runs from weights to tables, does nothing the second time, and survives kill -9."""
+
+import csv
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workflow.checkout import Checkout
+
+FORMATS = {"html", "csv", "md", "tex"}
+Q_DIT = "runs/digits-cfg1.0-s20/natural/q-dit/w4a8-common"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def test_every_table_is_there_in_every_format_and_has_its_rows(checkout: Checkout) -> None:
+    assert set(checkout.tables()) == {f"{table}.{suffix}" for table in ("table2", "table4") for suffix in FORMATS}
+    found = rows(checkout.results / "tables" / "table2.csv")
+    assert [(row["label"], row["weight_bits"], row["status"]) for row in found] == [
+        ("fp", "16", "ok"),
+        ("rtn", "4", "ok"),
+        ("q-dit", "4", "ok"),
+    ]
+    assert all(float(row["fid"]) > 0 for row in found)
+    assert [float(row["mse_fp"]) > 0 for row in found] == [False, True, True]
+    assert len({row["protocol_sha256"] for row in found}) == 1
+
+
+def test_second_run_finds_nothing_to_do(checkout: Checkout) -> None:
+    before = {path: path.stat().st_mtime_ns for path in checkout.results.rglob("*") if path.is_file()}
+    done = checkout.snakemake("--cores", "2")
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert {path: path.stat().st_mtime_ns for path in checkout.results.rglob("*") if path.is_file()} == before
+
+
+def test_end_of_a_run_names_the_tables(checkout: Checkout) -> None:
+    (checkout.results / "tables" / "table2.tex").unlink()
+    done = checkout.snakemake("--cores", "1")
+    for name in checkout.tables():
+        assert f"  {checkout.results.resolve() / 'tables' / name}\n" in done.stdout + done.stderr
+
+
+def kill_during(command: list[str], root: Path, chunks: Path) -> None:
+    """Run a command until the first file is in `chunks`, then kill it and all that it started at once."""
+    running = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not list(chunks.glob("*.npz")):
+            assert running.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        children = psutil.Process(running.pid).children(recursive=True)
+        for process in [psutil.Process(running.pid), *children]:
+            process.kill()
+        running.wait()
+
+
+def test_killed_while_sampling_the_same_command_goes_on(checkout: Checkout) -> None:
+    undisturbed = checkout.tables()
+    run = checkout.results / Q_DIT
+    chunks = {path.name: path.read_bytes() for path in (run / "samples").glob("*.npz")}
+    assert len(chunks) == 8
+    for path in [*(run / "samples").iterdir(), run / "metrics.json", *(checkout.results / "tables").iterdir()]:
+        path.unlink()
+
+    kill_during(checkout.command("--cores", "2"), checkout.root, run / "samples")
+    kept = {path: path.stat().st_mtime_ns for path in (run / "samples").glob("*.npz")}
+    assert 0 < len(kept) < len(chunks)
+    assert not (run / "samples" / "shard-000.json").exists()
+
+    checkout.snakemake("--cores", "2")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path.name: path.read_bytes() for path in (run / "samples").glob("*.npz")} == chunks
+    assert checkout.tables() == undisturbed
+
+
+def test_damaged_chunk_is_made_again(checkout: Checkout) -> None:
+    undisturbed = checkout.tables()
+    samples = checkout.results / Q_DIT / "samples"
+    whole = (samples / "00003.npz").read_bytes()
+    (samples / "00003.npz").write_bytes(whole[: len(whole) // 2])
+    (samples / "shard-000.json").unlink()
+    checkout.snakemake("--cores", "2")
+    assert (samples / "00003.npz").read_bytes() == whole
+    assert checkout.tables() == undisturbed
+
+
+def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    checkout.snakemake("--report", str(report))
+    text = report.read_text(encoding="utf-8")
+    for part in ("table2.html", "table4.csv", "Tables", "handwritten digits, not ImageNet"):
+        assert part in text
+
+
+def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
+    overlay = tmp_path / "seven.yaml"
+    overlay.write_text("profile: seven\nmethods: {q-dit: {options: {group_size: 7}}}\n", encoding="utf-8")
+    target = f"results/seven/{Q_DIT}/checkpoint/config.json"
+    done = checkout.snakemake(target, overlays=("tests/workflow/tiny.yaml", str(overlay)), code=1)
+    (line,) = {line.strip() for line in (done.stdout + done.stderr).splitlines() if "qdit: error" in line}
+    assert "group" in line
+    assert "7" in line
+    assert "144" in line
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overlay", "parts"),
+    [
+        ("sampling: {images: 0}", ["sampling.images", "found 0", "at least 4"]),
+        ("smapling: {images: 8}", ["unknown key 'smapling'", "did you mean 'sampling'?"]),
+        ("methods: {rtn: {method: rtnn}}", ["methods.rtn.method", "'rtnn'", "did you mean 'rtn'?"]),
+        ("methods: {rtn: {options: {groupsize: 16}}}", ["methods.rtn.options", "did you mean 'group_size'?"]),
+    ],
+)
+def test_bad_profile_stops_snakemake_with_one_line(
+    checkout: Checkout, tmp_path: Path, overlay: str, parts: list[str]
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(overlay, encoding="utf-8")
+    done = checkout.snakemake("--dry-run", overlays=(str(path),), code=2)
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("qdit: error: ")
+    for part in parts:
+        assert part in line
+    assert "Traceback" not in done.stdout + done.stderr
