@@ -178,6 +178,32 @@ def train_classifier(
     typer.echo(train(out, seed=seed))
 
 
+@train_app.command("quality")
+def train_quality(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    weights: Annotated[Path, typer.Option(help="Weights to measure.")] = Path("weights/dit-digits-natural.safetensors"),
+    extractor: Annotated[Path, typer.Option(help="Weights of the digit classifier.")] = Path(
+        "weights/digit-classifier.safetensors"
+    ),
+    figure: Annotated[Path, typer.Option(help="Picture of the distances to training digits.")] = Path(
+        "docs/images/memorising.svg"
+    ),
+    threads: Threads = 1,
+) -> None:
+    """Measure how good a mini DiT is.
+
+    FID against halves of the digits, classes, DDPM against DDIM, guidance, memorising; about 5 minutes.
+
+    \b
+    Example:
+      qdit train quality results/studies/dit-digits-quality.json
+    """
+    from qdit.training.quality import measure_files
+
+    use_threads(threads)
+    measure_files(weights, extractor, out, figure=figure, command=f"qdit train quality {out}")
+
+
 app.add_typer(train_app, name="train")
 
 

@@ -1,0 +1,20 @@
+# Calibration data from the full-precision model's own trajectories.
+rule calibrate:
+    input:
+        weights_of,
+    output:
+        CALIBRATION,
+    log:
+        "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
+    benchmark:
+        "<results>/benchmarks/calibrate/{model}-{form}-{setting}-{kind}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.calibration"),
+        protocol=protocol_flags,
+        samples=lambda w: config["calibration"][w.kind],
+    shell:
+        "qdit calibrate {input:q} {output} --kind {wildcards.kind} --samples {params.samples}"
+        " {params.protocol} > {log} 2>&1"

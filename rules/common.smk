@@ -1,0 +1,150 @@
+# What the rules share: the checked profile, wildcard patterns, paths, and digests of the code that a step runs.
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+sys.path.insert(0, str(workflow.basedir))
+
+from qdit import profile as profiles
+from qdit.digest import code_digest
+from qdit.errors import ConfigError
+
+min_version("9.20")
+
+try:
+    profiles.validate(config)
+except ConfigError as problem:
+    print(f"qdit: error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+RESULTS = f"results/{config['profile']}"
+RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"
+CALIBRATION = "<results>/calibration/{model}/{form}/{setting}/{kind}.safetensors"
+ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
+
+
+pathvars:
+    results=RESULTS,
+
+
+# Every job runs `qdit` of this interpreter's environment on this checkout's sources, activated or not.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\" PYTHONPATH='{workflow.basedir}'; ")
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    setting=one_of(config["settings"]),
+    form=one_of(sorted({form for model in config["models"].values() for form in model["forms"]})),
+    label=one_of(config["methods"]),
+    model=one_of(config["models"]),
+    extractor=one_of(config["extractors"]),
+    bits=r"w\d+a\d+",
+    scope="common|own",
+    kind=one_of(config["calibration"]),
+    shard=r"\d{3}",
+    table=one_of(config["tables"]),
+
+
+def repository(path):
+    """Inputs of a profile lie in the repository, wherever the results go; relative, so that a checkout can be moved."""
+    file = Path(workflow.basedir, path)
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def model_of(wildcards):
+    """Name of the model of a setting."""
+    return config["settings"][wildcards.setting]["model"]
+
+
+def weights_of(wildcards):
+    """Weights of a model, or of a setting's model, in a form."""
+    model = wildcards.get("model", None) or model_of(wildcards)
+    return repository(config["models"][model]["forms"][wildcards.form])
+
+
+def extractor_of(wildcards):
+    """Name of the extractor that scores a setting's images."""
+    return config["models"][model_of(wildcards)]["extractor"]
+
+
+def reference_of(wildcards):
+    """Name of the real images that a setting's images are compared with."""
+    return config["models"][model_of(wildcards)]["reference"]
+
+
+def method_of(wildcards):
+    return config["methods"][wildcards.label]["method"]
+
+
+def protocol_flags(wildcards):
+    """What decides every image of a setting, as flags."""
+    setting = config["settings"][wildcards.setting] | {"seed": config["seed"]}
+    return "--sampler {sampler} --steps {steps} --cfg-scale {cfg_scale} --seed {seed}".format(**setting)
+
+
+def quantize_code(wildcards):
+    """Digest of the contract's code and the method's own file: editing one method replans only its rows."""
+    return code_digest("qdit.method", profiles.method_sources()[method_of(wildcards)].module)
+
+
+def labels_of(*methods):
+    """Pattern of the labels under which the profile runs these methods."""
+    return one_of(label for label, entry in config["methods"].items() if entry["method"] in methods)
+
+
+def methods_without_rules():
+    """Methods without a file in rules/baselines/: the generic rule makes them, without calibration data."""
+    own = {file.stem for file in Path(workflow.basedir, "rules", "baselines").glob("*.smk")}
+    return [name for name, source in profiles.method_sources().items() if source.module.split(".")[-1] not in own]
+
+
+def quantize_inputs(*kinds):
+    """Input function: weights, one calibration set per kind for the run's form and setting, allocation if given."""
+
+    def files(wildcards):
+        folder = f"{RESULTS}/calibration/{model_of(wildcards)}/{wildcards.form}/{wildcards.setting}"
+        found = {kind: f"{folder}/{kind}.safetensors" for kind in kinds}
+        if allocation := config["methods"][wildcards.label].get("allocation"):
+            found["allocation"] = repository(allocation)
+        return found | {"weights": weights_of(wildcards)}
+
+    return files
+
+
+def input_flags(wildcards, input):
+    """Calibration data and allocation of a quantize job as flags."""
+    flags = {kind: f"--calibration {kind}=" for kind in config["calibration"]} | {"allocation": "--allocation "}
+    return " ".join(f"{flags[name]}{shlex.quote(path)}" for name, path in input.items() if name in flags)
+
+
+def run_folder(run):
+    return f"{RESULTS}/runs/{run.path}"
+
+
+def own_run(wildcards):
+    return profiles.Run(**{part: wildcards[part] for part in ("setting", "form", "label", "bits", "scope")})
+
+
+def full_precision_run(wildcards):
+    return profiles.full_precision_run(config, own_run(wildcards))
+
+
+def shard_files(run):
+    """Lists of the sample chunks of a run."""
+    return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config)]
+
+
+def table_files(table):
+    return [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
+
+
+onsuccess:
+    made = [Path(file) for table in config["tables"] for file in table_files(table)]
+    print("\nTables:", *(f"  {file.resolve()}" for file in made if file.exists()), sep="\n")

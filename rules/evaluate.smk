@@ -1,0 +1,30 @@
+# Images → metrics.json; every run is compared image by image with full precision's of the same noise.
+rule evaluate:
+    input:
+        samples=lambda w: shard_files(own_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)),
+        checkpoint=f"{RUN}/checkpoint/config.json",
+        reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
+        extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+    output:
+        f"{RUN}/metrics.json",
+    log:
+        f"{RUN}/logs/evaluate.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.metrics.run"),
+        protocol=protocol_flags,
+        images=config["sampling"]["images"],
+        full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
+        model=model_of,
+        extractor=extractor_of,
+        reference=reference_of,
+    shell:
+        "qdit evaluate $(dirname {output})/samples {output} --checkpoint $(dirname {input.checkpoint})"
+        " --reference-file {input.reference} --reference-name {params.reference}"
+        " --extractor {params.extractor} --extractor-weights {input.extractor:q}"
+        " --fp-samples {params.full_precision} --images {params.images} {params.protocol}"
+        " --setting {wildcards.setting} --model {params.model} --form {wildcards.form}"
+        " --label {wildcards.label} > {log} 2>&1"

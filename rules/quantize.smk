@@ -1,0 +1,26 @@
+# Weights → packed checkpoint. A method's file in rules/baselines/ inherits this rule and says which calibration data it
+# needs; methods without such a file (full precision) need none and are made by the rule as it stands.
+rule quantize:
+    input:
+        unpack(quantize_inputs()),
+    output:
+        config=f"{RUN}/checkpoint/config.json",
+        tensors=f"{RUN}/checkpoint/model.safetensors",
+    log:
+        f"{RUN}/logs/quantize.log",
+    benchmark:
+        f"{RUN}/benchmarks/quantize.tsv"
+    wildcard_constraints:
+        label=labels_of(*methods_without_rules()),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=quantize_code,
+        method=method_of,
+        options=lambda w: json.dumps(config["methods"][w.label].get("options", {}), sort_keys=True),
+        inputs=input_flags,
+    shell:
+        "qdit quantize {input.weights:q} $(dirname {output.config}) --method {params.method:q}"
+        " --bits {wildcards.bits} --scope {wildcards.scope} --options {params.options:q}"
+        " {params.inputs} > {log} 2>&1"

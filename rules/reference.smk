@@ -1,0 +1,15 @@
+# Statistics of the real images that samples are compared with.
+rule reference:
+    input:
+        lambda w: repository(config["extractors"][w.extractor]),
+    output:
+        "<results>/reference/{extractor}/{reference}.npz",
+    log:
+        "<results>/logs/reference/{extractor}-{reference}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.metrics.run"),
+    shell:
+        "qdit reference {output} --extractor {wildcards.extractor} --extractor-weights {input:q} > {log} 2>&1"

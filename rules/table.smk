@@ -1,0 +1,45 @@
+# Metrics → tables in four formats; the HTML is what `snakemake --report` shows.
+rule profile:
+    output:
+        "<results>/profile.json",
+    log:
+        "<results>/logs/profile.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        profile=json.dumps(config, sort_keys=True),
+    shell:
+        "printf '%s\\n' {params.profile:q} > {output} 2> {log}"
+
+
+rule table:
+    input:
+        profile="<results>/profile.json",
+        published=lambda w: repository(f"results/published/{config['tables'][w.table]['kind']}.csv"),
+        metrics=lambda w: [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, w.table)],
+        samples=lambda w: [file for run in profiles.runs_of(config, w.table) for file in shard_files(run)],
+    output:
+        html=report(
+            "<results>/tables/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "format": "html"},
+        ),
+        csv=report(
+            "<results>/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "format": "csv"},
+        ),
+        md="<results>/tables/{table}.md",
+        tex="<results>/tables/{table}.tex",
+    log:
+        "<results>/logs/table-{table}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.tables.build"),
+    shell:
+        "qdit table {wildcards.table} --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"
