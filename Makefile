@@ -41,9 +41,8 @@ format: $(INSTALLED) ## put code and rules into the one format
 
 lock: $(INSTALLED) ## resolve the versions again: requirements.lock and environment.yml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
-	sed -i '/- pip:/q' environment.yml
-	sed -n 's/^\([A-Za-z].*\)$$/      - "\1"/p' requirements.lock >> environment.yml
+	{ sed '/- pip:/q' environment.yml; sed -n 's/^\([A-Za-z].*\)$$/      - "\1"/p' requirements.lock; } > environment.yml.new
+	mv environment.yml.new environment.yml
 
-clean: ## remove what runs and tools made; .venv, sources and shipped weights stay
-	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
-	find results -mindepth 1 -maxdepth 1 ! -name published ! -name gpu ! -name studies -exec rm -rf {} +
+clean: ## remove the mini profile's results and what tools made; .venv, sources and shipped weights stay
+	rm -rf results/mini .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -17,6 +17,7 @@ from qdit.artifacts import load_tensors, require_finite, save_tensors
 from qdit.errors import ConfigError, DataError, did_you_mean
 from qdit.models.dit import DiT, DiTConfig
 from qdit.models.loading import load_model
+from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import trajectory
@@ -111,4 +112,5 @@ def load_calibration(path: Path, config: DiTConfig) -> CalibrationSet:
 
 def calibrate_weights_file(weights: Path, out: Path, kind: str, protocol: Protocol, *, samples: int) -> None:
     """The step weights → calibration set."""
-    save_calibration(out, collect(load_model(weights), kind, protocol, samples=samples), protocol)
+    model = prepare_inference(load_model(weights))
+    save_calibration(out, collect(model, kind, protocol, samples=samples), protocol)

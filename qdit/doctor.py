@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from qdit.errors import CheckpointError
 from qdit.models.manifest import check_file
@@ -40,6 +41,14 @@ def examine(profile: Profile) -> list[Finding]:
     return findings
 
 
-def surroundings() -> dict[str, Any]:
-    """Machine, packages and the backend that quantized layers run on."""
-    return {"machine": machine(), "packages": packages(), "backend": "torch (simulated quantization)"}
+def surroundings() -> dict[str, str]:
+    """Machine, devices, packages and the backend that quantized layers run on, as text."""
+    here = machine()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "processor": f"{here['processor']}, {here['cores']} cores",
+        "GPU": ", ".join(gpus) or "none (none is needed)",
+        "system": here["system"],
+        "packages": ", ".join(f"{name} {version}" for name, version in packages().items()),
+        "backend": "torch (simulated quantization)",
+    }

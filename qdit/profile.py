@@ -139,19 +139,20 @@ def place(path: Sequence[Any]) -> str:
 
 def describe(problem: ValidationError) -> str:
     """One line for a schema violation: where, what was found, what is allowed."""
-    where, found = place(list(problem.path)), reprlib.repr(problem.instance)
+    instance: Any = problem.instance
     rule: Any = problem.validator_value
     schema: Any = problem.schema
+    where, found = place(list(problem.path)), reprlib.repr(instance)
     if problem.validator == "additionalProperties":
         known = list(schema.get("properties", {}))
-        unknown = next(key for key in problem.instance if key not in known)
+        unknown = next(key for key in instance if key not in known)
         hint = did_you_mean(str(unknown), known)
         return f"{where}: unknown key {unknown!r}; allowed are {', '.join(known)}{hint}"
     if problem.validator == "required":
-        missing = [key for key in rule if key not in problem.instance]
+        missing = [key for key in rule if key not in instance]
         return f"{where}: missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}"
     if problem.validator == "enum":
-        hint = did_you_mean(str(problem.instance), map(str, rule))
+        hint = did_you_mean(str(instance), map(str, rule))
         return f"{where}: found {found}; allowed are {', '.join(map(str, rule))}{hint}"
     if problem.validator == "pattern":
         return f"{where}: found {found}, expected {schema.get('description', 'another form')}"

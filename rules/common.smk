@@ -31,8 +31,11 @@ pathvars:
     results=RESULTS,
 
 
-# Every job runs `qdit` of this interpreter's environment on this checkout's sources, activated or not.
-shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\" PYTHONPATH='{workflow.basedir}'; ")
+# A job's `qdit` is this checkout's, in Snakemake's own environment or in the one that --sdm conda made.
+DEPLOYED = str(getattr(workflow.deployment_settings, "deployment_method", ""))
+PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
+SOURCES = shlex.quote(str(workflow.basedir))
+shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES}; qdit() {{{{ {PYTHON} -m qdit "$@"; }}}}; ')
 
 
 def one_of(names):
@@ -59,23 +62,19 @@ def repository(path):
 
 
 def model_of(wildcards):
-    """Name of the model of a setting."""
     return config["settings"][wildcards.setting]["model"]
 
 
 def weights_of(wildcards):
-    """Weights of a model, or of a setting's model, in a form."""
     model = wildcards.get("model", None) or model_of(wildcards)
     return repository(config["models"][model]["forms"][wildcards.form])
 
 
 def extractor_of(wildcards):
-    """Name of the extractor that scores a setting's images."""
     return config["models"][model_of(wildcards)]["extractor"]
 
 
 def reference_of(wildcards):
-    """Name of the real images that a setting's images are compared with."""
     return config["models"][model_of(wildcards)]["reference"]
 
 
@@ -146,5 +145,5 @@ def table_files(table):
 
 
 onsuccess:
-    made = [Path(file) for table in config["tables"] for file in table_files(table)]
-    print("\nTables:", *(f"  {file.resolve()}" for file in made if file.exists()), sep="\n")
+    made = [file for table in config["tables"] for file in table_files(table) if Path(file).exists()]
+    print(*(["\nTables:"] if made else []), *(f"  {Path(file).resolve()}" for file in made), sep="\n")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shlex
 import shutil
 import subprocess
@@ -93,19 +94,25 @@ def test_help_is_quick(record_property: Callable[[str, object], None]) -> None:
     assert min(seconds) < 2  # 0.3 s on an idle machine; this one may be busy
 
 
-COMMANDS = ["calibrate", "quantize", "sample", "reference", "evaluate", "table", "validate", "ls", "doctor", "ship"]
-TRAINING = ["train dit", "train classifier"]
+STEPS = {"calibrate", "quantize", "sample", "reference", "evaluate", "table", "validate", "ls", "doctor", "train"}
+
+
+def commands(group: Any, *path: str) -> list[str]:
+    """Every command, as it is typed after `qdit`."""
+    if not hasattr(group, "commands"):
+        return [" ".join(path)]
+    return [found for name, command in group.commands.items() for found in commands(command, *path, name)]
 
 
 def test_program_shows_every_command(qdit: Qdit) -> None:
     for arguments in (["--help"], ["-h"], []):
         outcome = qdit(*arguments)
         assert outcome.code == 0
-        assert all(f"\n  {name} " in outcome.out for name in [*COMMANDS, "train"])
+        assert set(re.findall(r"^  ([a-z]+) ", outcome.out.split("Commands:")[1], flags=re.MULTILINE)) >= STEPS
     assert qdit("--version").out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *TRAINING])
+@pytest.mark.parametrize("name", commands(get_command(cli.app)))
 def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: str) -> None:
     text = qdit(*name.split(), "--help").out
     example = text.split("Example:\n")[1].split("\n\n")[0].replace("\\\n", " ")
