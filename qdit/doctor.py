@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from qdit.errors import CheckpointError
+from qdit.kernels.dense import backend
 from qdit.models.manifest import check_file
 from qdit.profile import Profile
 from qdit.provenance import machine, packages
@@ -50,5 +51,5 @@ def surroundings() -> dict[str, str]:
         "GPU": ", ".join(gpus) or "none (none is needed)",
         "system": here["system"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages().items()),
-        "backend": "torch (simulated quantization)",
+        "backend": f"{backend()} (simulated quantization)",
     }

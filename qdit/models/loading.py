@@ -5,6 +5,7 @@ no code, and official .pt files are read with torch's weights-only unpickler, he
 """
 
 import argparse
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,8 @@ def read_official(path: Path) -> dict[str, Any]:
     """State dict of an official `.pt` file, or the moving average (`ema`) of a train.py checkpoint."""
     try:
         # train.py stores its argparse.Namespace beside the weights: a plain holder of attributes, safe to rebuild.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about the same file that is refused in one line below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as problem:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(

@@ -127,6 +127,7 @@ def sample_checkpoint(
     checkpoint: Path, out: Path, protocol: Protocol, *, images: int, chunk: int, shard: int, chunks_per_shard: int
 ) -> Path:
     """The step quantized checkpoint → sample chunks of one shard, in the folder `out`."""
+    model = prepare_inference(load_checkpoint(checkpoint).model)
     key = sha256_json(
         {
             "checkpoint": checkpoint_sha256(checkpoint),
@@ -137,7 +138,7 @@ def sample_checkpoint(
         }
     )
     return sample_shard(
-        prepare_inference(load_checkpoint(checkpoint).model),
+        model,
         None,
         protocol,
         images=images,
