@@ -16,8 +16,8 @@ GUIDED_CHANNELS = 3
 def denoiser(model: DiT, labels: Tensor, cfg_scale: float) -> Denoiser:
     """Denoiser for images of the given labels (N,), guided if cfg_scale > 1.
 
-    The guided form is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels; channel 3 of four and the variance are the
-    conditional branch's own. The branches run one after the other, where the original stacks them in one batch: the
+    The guided form is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels; channel 3 of four and the variance are
+    the conditional branch's own. The branches run one after the other, where the original stacks them in one batch: the
     rows are the same, and half as many of them stay in a CPU's cache.
     """
     if cfg_scale <= 1.0:
