@@ -13,7 +13,7 @@ import torch
 from qdit.artifacts import load_tensors
 from qdit.errors import CheckpointError
 from qdit.models.dit import DiT, DiTConfig
-from qdit.models.loading import load_model, save_model, write_manifest
+from qdit.models.loading import save_model, write_manifest
 from qdit.training.salient import SalientConfig, make_salient
 
 AVERAGE = "average."
@@ -60,8 +60,3 @@ def load_model_unchecked(path: Path, config: DiTConfig) -> DiT:
     model = DiT(config)
     model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in tensors.items()})
     return model.eval()
-
-
-def salient_from(weights: Path, out: Path, salient: SalientConfig) -> None:
-    """Make the salient form of any unquantized DiT file."""
-    save_half(out, make_salient(load_model(weights), salient), {"form": "salient", "salient": asdict(salient)})
