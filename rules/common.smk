@@ -35,7 +35,7 @@ pathvars:
 DEPLOYED = str(getattr(workflow.deployment_settings, "deployment_method", ""))
 PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
 SOURCES = shlex.quote(str(workflow.basedir))
-# glibc keeps freed memory: without that a sixth of a sampling job's time goes into getting the same pages again.
+# glibc keeps freed memory, so that a sampling job does not ask the system for the same pages again and again.
 MEMORY = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {MEMORY}; qdit() {{{{ {PYTHON} -m qdit "$@"; }}}}; ')
 

@@ -1,7 +1,8 @@
 """Floating-point linear layers for inference on CPUs: oneDNN with prepacked weights where torch has it.
 
-torch's own `F.linear` uses MKL in float32, which leaves half of the speed of some processors unused (measured on an
-AMD EPYC with AVX-512: 90 against 200 GFLOP/s at the mini DiT's shapes). The result differs in rounding only.
+torch's own `F.linear` uses MKL in float32, which leaves half of the speed of some processors unused (seen once on an
+AMD EPYC with AVX-512: 90 against 200 GFLOP/s at the mini DiT's shapes; no benchmark command repeats it yet). The
+result differs in rounding only.
 """
 
 from functools import cache
