@@ -1,5 +1,6 @@
 # Weights → calibration data → quantized checkpoint → sample chunks → metrics → tables.
-# Targets: all (the default), table2, table4. Another profile or an overlay: snakemake --configfile FILE.
+# Targets: all (the default), and every table of the profile by its name, also those that all leaves out (opt_in).
+# Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 
 
@@ -26,14 +27,13 @@ include: "rules/train.smk"
 rule all:
     default_target: True
     input:
-        [table_files(table) for table in config["tables"]],
+        [table_files(table) for table in profiles.default_tables(config)],
 
 
-rule table2:
-    input:
-        table_files("table2"),
+for table in config["tables"]:
 
-
-rule table4:
-    input:
-        table_files("table4"),
+    rule:
+        name:
+            table
+        input:
+            table_files(table),

@@ -11,6 +11,7 @@ Numbered details (spec/methods.md §4.2):
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from qdit.calibration import CalibrationSet
@@ -19,6 +20,7 @@ from qdit.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
+from qdit.quant.ranges import minmax
 
 CALIBRATION_BATCH = 16
 
@@ -71,5 +73,6 @@ class Rtn(Method):
         elif activation_bits < FULL_PRECISION:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes, include_zero=options.include_zero)
         if weight_bits < FULL_PRECISION:
-            round_weights(model, sites, bits=weight_bits, group_sizes=sizes, include_zero=options.include_zero)
+            rule = partial(minmax, include_zero=options.include_zero)
+            round_weights(model, sites, bits=weight_bits, rule=rule, group_sizes=sizes)
         return Quantized(model)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from qdit.errors import CheckpointError, ConfigError
+from qdit.grouping import check_group_size as check_group_size
+from qdit.grouping import packed_width as packed_width
 
 SMALLEST_RANGE = 1e-5
 """Ranges are not allowed below this (Q-DiT's released quantizer)."""
@@ -41,13 +43,6 @@ class Granularity:
 
     def __str__(self) -> str:
         return f"group({self.group_size})" if self.kind == "group" else self.kind
-
-
-def check_group_size(group_size: int, width: int, what: str) -> None:
-    """Raise unless `group_size` divides the input width; the message lists the legal sizes."""
-    if group_size < 1 or width % group_size:
-        legal = [g for g in range(1, width + 1) if width % g == 0]
-        raise ConfigError(f"{what}: group_size {group_size} does not divide {width}; legal: {legal}")
 
 
 def group(x: Tensor, group_size: int | None) -> Tensor:
@@ -104,11 +99,6 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, sy
     low, high = code_range(bits, symmetric=symmetric)
     codes = (x / scale).round_().add_(zero_point).clamp_(low, high)
     return codes.sub_(zero_point).mul_(scale)
-
-
-def packed_width(width: int, bits: int) -> int:
-    """Bytes of a row of `width` codes."""
-    return -(-width * bits // 8)
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Files: written whole or not at all, read without executing anything.
 
 Every output goes to a temporary name in its own folder, is flushed, and is renamed when complete. Only JSON,
-safetensors, npz without pickles, CSV and safe YAML are read.
+safetensors, npz without pickles, CSV and safe YAML are read. torch is imported only where tensors are read or
+written: steps that know none start seconds sooner.
 """
 
 import hashlib
@@ -12,14 +13,15 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from qdit.errors import CheckpointError, DataError, QditError
+
+if TYPE_CHECKING:
+    import torch
 
 METADATA_KEY = "qdit"
 """The one metadata key of our safetensors files: with two or more the bytes differ at every save."""
@@ -87,8 +89,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Any = None) -> None:
+def save_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Any = None) -> None:
     """Write tensors as safetensors, atomically; `metadata` is any JSON value."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
     with atomic_path(path) as temporary:
@@ -98,7 +102,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Any 
 
 def load_tensors(
     path: Path, *, sha256: str | None = None, error: type[QditError] = CheckpointError
-) -> tuple[dict[str, torch.Tensor], Any]:
+) -> "tuple[dict[str, torch.Tensor], Any]":
     """Read a safetensors file: (tensors, metadata). With `sha256` the bytes are checked first.
 
     safetensors itself does not notice flipped bits in the data: give the digest from a manifest where there is one.
@@ -138,8 +142,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not a readable npz without pickles ({problem}); make it again") from None
 
 
-def require_finite(name: str, tensor: torch.Tensor, *, error: type[QditError] = DataError) -> None:
+def require_finite(name: str, tensor: "torch.Tensor", *, error: type[QditError] = DataError) -> None:
     """Raise if a floating-point tensor holds NaN or infinity."""
+    import torch
+
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         bad = int((~torch.isfinite(tensor)).sum())
         raise error(f"{name}: {bad} of {math.prod(tensor.shape)} values are NaN or infinite; make it again")

@@ -16,8 +16,8 @@ from qdit.errors import QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
 
-The way of the data: weights → calibrate → quantize → sample → evaluate → table. `snakemake --cores all` runs all
-of it; each command below runs one step, and its help shows an example.
+The way of the data: weights → calibrate → quantize → sample → features → evaluate → table. `snakemake --cores all`
+runs all of it; each command below runs one step, and its help shows an example.
 
 \b
 Exit codes:
@@ -59,7 +59,9 @@ def options(
         typer.echo(context.get_help())
 
 
-for step in (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample, cli_steps.reference, cli_steps.evaluate):
+SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
+SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
+for step in (*SAMPLING, *SCORING):
     app.command()(step)
 
 
@@ -143,65 +145,76 @@ def doctor(profile: Profile = ["mini"]) -> None:  # noqa: B006
 @train_app.command("dit")
 def train_dit(
     out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    model: Annotated[str, typer.Option(help="dit-digits (8×8) or dit-digits-16 (upsampled to 16×16).")] = "dit-digits",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
-    """Train the mini DiT on the digits.
+    """Train a mini DiT on the digits.
 
     About 25 minutes on one core; can be stopped and started again.
 
     \b
     Example:
-      qdit train dit results/mini/training/dit-digits
+      qdit train dit results/mini/training/dit-digits-16 --model dit-digits-16
     """
-    from qdit.training.dit import train_digits_dit
+    from qdit.training.dit import train_mini_dit
 
     use_threads(threads)
-    typer.echo(train_digits_dit(out, device=device))
+    typer.echo(train_mini_dit(model, out, device=device))
 
 
 @train_app.command("classifier")
 def train_classifier(
     out: Annotated[Path, typer.Argument(help="Folder for the trained classifier.")],
+    size: Annotated[int, typer.Option(help="Side of its images: 8, or 16 for upsampled digits.")] = 8,
     seed: Seed = 0,
 ) -> None:
-    """Train the digit classifier.
+    """Train a digit classifier.
 
-    Its features score the images; takes about 15 seconds.
+    Its features score the images; takes about 15 seconds at 8×8, a minute at 16×16.
 
     \b
     Example:
       qdit train classifier results/mini/training/digit-classifier
     """
+    from qdit.metrics.digit_classifier import DigitClassifierConfig
     from qdit.training.classifier import train_classifier as train
 
-    typer.echo(train(out, seed=seed))
+    typer.echo(train(out, seed=seed, config=DigitClassifierConfig(size=size)))
 
 
 @train_app.command("quality")
 def train_quality(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
-    weights: Annotated[Path, typer.Option(help="Weights to measure.")] = Path("weights/dit-digits-natural.safetensors"),
-    extractor: Annotated[Path, typer.Option(help="Weights of the digit classifier.")] = Path(
-        "weights/digit-classifier.safetensors"
-    ),
-    figure: Annotated[Path, typer.Option(help="Picture of the distances to training digits.")] = Path(
-        "docs/images/memorising.svg"
-    ),
+    model: Annotated[str, typer.Option(help="dit-digits or dit-digits-16.")] = "dit-digits",
+    weights: Annotated[Path | None, typer.Option(help="Weights to measure; default the model's shipped ones.")] = None,
+    extractor: Annotated[Path | None, typer.Option(help="Weights of its digit classifier; default shipped.")] = None,
+    pictures: Annotated[Path, typer.Option(help="Folder of its two pictures.")] = Path("docs/images"),
     threads: Threads = 1,
 ) -> None:
     """Measure how good a mini DiT is.
 
-    FID against halves of the digits, classes, DDPM against DDIM, guidance, memorising; about 5 minutes.
+    FID against halves of the digits, classes, DDPM against DDIM, guidance, memorising; about 5 minutes. Pictures:
+    the distances to training digits (SVG), and held-out digits above samples (PNG).
 
     \b
-    Example:
+    Examples:
       qdit train quality results/studies/dit-digits-quality.json
+      qdit train quality results/studies/dit-digits-16-quality.json --model dit-digits-16
     """
-    from qdit.training.quality import measure_files
+    from qdit.training.quality import measure_files, subject_of
 
     use_threads(threads)
-    measure_files(weights, extractor, out, figure=figure, command=f"qdit train quality {out}")
+    subject = subject_of(model)
+    command = f"qdit train quality {out}" + ("" if model == "dit-digits" else f" --model {model}")
+    measure_files(
+        model,
+        weights or Path("weights", f"{model}-natural.safetensors"),
+        extractor or Path("weights", f"{subject.extractor}.safetensors"),
+        out,
+        pictures=pictures,
+        command=command,
+    )
 
 
 app.add_typer(train_app, name="train")
@@ -212,19 +225,21 @@ def ship(
     checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint of the mini DiT.")],
     weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "dit-digits",
+    salient: Annotated[bool, typer.Option(help="Make the salient form too.")] = True,
 ) -> None:
     """Make the shipped weights of a training.
 
-    Natural and salient form in half precision, and the manifest beside them.
+    Natural and salient form in half precision, and the manifest of all files beside them.
 
     \b
-    Example:
+    Examples:
       qdit ship results/mini/training/dit-digits/checkpoint.safetensors
+      qdit ship results/mini/training/dit-digits-16/checkpoint.safetensors --name dit-digits-16 --no-salient
     """
     from qdit.training.salient import SalientConfig
     from qdit.training.shipping import ship_dit
 
-    ship_dit(checkpoint, weights, name=name, salient=SalientConfig())
+    ship_dit(checkpoint, weights, name=name, salient=SalientConfig() if salient else None)
 
 
 def one_line(problem: Exception) -> str:

@@ -1,12 +1,13 @@
-"""The steps of the workflow as commands of `qdit`: calibrate, quantize, sample, reference, evaluate."""
+"""The steps of the workflow as commands of `qdit`: calibrate, quantize, sample, features, reference, evaluate."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qdit.errors import ConfigError
+from qdit.errors import ConfigError, QditError, Unsupported
 
 if TYPE_CHECKING:
     from qdit.sampling.protocol import Protocol
@@ -23,6 +24,10 @@ Threads = Annotated[
 ]
 Extractor = Annotated[str, typer.Option(help="Network whose features score the images.")]
 ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+RecordFailure = Annotated[
+    bool,
+    typer.Option("--record-failure", help="Write down what the method fails at as its result; exit code 0."),
+]
 
 
 def use_threads(threads: int) -> None:
@@ -30,6 +35,12 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def use_blas_threads(threads: int) -> None:
+    """Fix the number of CPU threads of numpy, which reads it once, when it is imported."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
 
 
 def protocol(sampler: str, steps: int, cfg_scale: float, seed: int) -> "Protocol":
@@ -97,36 +108,49 @@ def quantize(
     calibration: Annotated[list[str] | None, typer.Option(help="Calibration data as kind=path; repeatable.")] = None,
     options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
     allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    record_failure: RecordFailure = False,
     threads: Threads = 1,
 ) -> None:
     """Quantize weights into a checkpoint.
 
     The folder holds config.json and model.safetensors with packed integers; loading it needs no calibration data.
+    With --record-failure (the workflow's way) a method that fails leaves a folder that says why, and the steps after
+    it hand that on to the tables.
 
     \b
     Example:
       qdit quantize weights/dit-digits-natural.safetensors q-dit-w4a8 --method q-dit --bits w4a8 \\
         --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
     """
-    from qdit.method import quantize_weights_file
+    from qdit.failure import raised_in, recording
+    from qdit.method import find_method, quantize_weights_file
     from qdit.profile import split_bits
     from qdit.quant.allocation import read_allocation
+    from qdit.quant.folder import write_failure
 
     use_threads(threads)
     chosen = parse_json_object(options, "--options")
     if allocation is not None:
         chosen["allocation"] = read_allocation(allocation)
     weight_bits, activation_bits = split_bits(bits)
-    quantize_weights_file(
-        weights,
-        out,
-        method,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        scope=scope,  # type: ignore[arg-type]
-        calibration=parse_pairs(calibration or [], "--calibration"),
-        options=chosen,
-    )
+    sets = parse_pairs(calibration or [], "--calibration")
+    module = type(find_method(method)).__module__
+
+    def recordable(problem: Exception) -> bool:
+        own = isinstance(problem, Unsupported) or not isinstance(problem, QditError) or raised_in(problem, module)
+        return record_failure and own
+
+    with recording("quantize", lambda failure: write_failure(out, failure), recordable=recordable):
+        quantize_weights_file(
+            weights,
+            out,
+            method,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,  # type: ignore[arg-type]
+            calibration=sets,
+            options=chosen,
+        )
 
 
 def sample(
@@ -136,6 +160,11 @@ def sample(
     chunk: Annotated[int, typer.Option(help="Images per batch and file; part of a run's identity.")] = 64,
     shard: Annotated[int, typer.Option(help="Which range of chunks to compute, from 0.")] = 0,
     chunks_per_shard: Annotated[int, typer.Option(help="Chunks in one shard.")] = 1_000_000,
+    extractor: Annotated[
+        str | None, typer.Option(help="Extract features right after, with this network; default: none are.")
+    ] = None,
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    record_failure: RecordFailure = False,
     sampler: Sampler = "ddim",
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
@@ -144,11 +173,12 @@ def sample(
 ) -> None:
     """Sample images from a checkpoint.
 
-    Chunks that are already there for the same checkpoint and protocol are kept.
+    Chunks that are already there for the same checkpoint and protocol are kept. With --extractor the same process
+    then does what `qdit features` does.
 
     \b
     Example:
-      qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5
+      qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5 --extractor digit-classifier
     """
     from qdit.sampling.run import sample_checkpoint
 
@@ -161,11 +191,39 @@ def sample(
         chunk=chunk,
         shard=shard,
         chunks_per_shard=chunks_per_shard,
+        record_failure=record_failure,
     )
+    if extractor is not None:
+        from qdit.metrics.extraction import extract_file
+
+        extract_file(out, shard, extractor, extractor_weights)
+
+
+def features(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` made.")],
+    shard: Annotated[int | None, typer.Option(help="Shard whose images are meant; default: all in the folder.")] = None,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    threads: Threads = 1,
+) -> None:
+    """Extract the features of samples.
+
+    Writes features-NNN.npz beside each shard's list of chunks; `qdit evaluate` reads them. Features that are already
+    there for the same chunks and extractor are kept.
+
+    \b
+    Example:
+      qdit features q-dit-w4a8/samples --shard 0
+    """
+    from qdit.metrics.extraction import extract_file
+
+    use_threads(threads)
+    extract_file(samples, shard, extractor, extractor_weights)
 
 
 def reference(
     out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
+    data: Annotated[str, typer.Option(help="digits (8×8) or digits-16 (upsampled to 16×16).")] = "digits",
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
     threads: Threads = 1,
@@ -178,14 +236,14 @@ def reference(
     Example:
       qdit reference reference.npz
     """
-    from qdit.metrics.run import make_digits_reference
+    from qdit.metrics.digits_reference import make_digits_reference
 
     use_threads(threads)
-    make_digits_reference(extractor, extractor_weights, out)
+    make_digits_reference(data, extractor, extractor_weights, out)
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` made.")],
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks and features.")],
     out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
     reference_file: Annotated[Path, typer.Option(help="Statistics that `qdit reference` made.")],
@@ -206,16 +264,18 @@ def evaluate(
 ) -> None:
     """Score samples.
 
-    FID, sFID, IS, precision and recall; with --fp-samples also FD-FP and MSE-FP, image by image.
+    FID, sFID, IS, precision and recall from the features that `qdit sample --extractor` or `qdit features` made; with
+    --fp-samples also FD-FP and MSE-FP, image by image.
 
     \b
     Example:
       qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --images 256 --cfg-scale 1.5 \\
         --reference-file reference.npz --fp-samples fp/samples
     """
+    use_blas_threads(threads)
+
     from qdit.metrics.run import Evaluator, RunName, evaluate_run
 
-    use_threads(threads)
     evaluate_run(
         samples,
         checkpoint,

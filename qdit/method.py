@@ -5,32 +5,24 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from qdit.artifacts import sha256_file, sha256_json
-from qdit.calibration import CalibrationSet, load_calibration
+from qdit.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.digest import code_digest
-from qdit.errors import ConfigError, Unsupported, did_you_mean
+from qdit.errors import ConfigError, did_you_mean
 from qdit.models.dit import DiT
 from qdit.models.loading import load_model
-from qdit.quant.checkpoint import save_checkpoint
-from qdit.sampling.samplers import Correction
+from qdit.quant.checkpoint import Quantized, save_checkpoint
+
+__all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
 
 Scope = Literal["common", "own"]
 SCOPES: tuple[Scope, ...] = ("common", "own")
 FULL_PRECISION = 16
 BITS = (*range(2, 9), FULL_PRECISION)
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Result of a method: the model with quantized sites and, for some methods, a correction of its output."""
-
-    model: DiT
-    correction: Correction | None = None
 
 
 class Method(ABC):
@@ -159,7 +151,7 @@ def quantize_weights_file(
     paths = calibration or {}
     loaded = {kind: load_calibration(path, model.config) for kind, path in paths.items()}
     for kind, data in loaded.items():
-        if data.kind != kind:
+        if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
     quantized = quantize_model(
         model,
@@ -170,8 +162,6 @@ def quantize_weights_file(
         calibration=loaded,
         options=options,
     )
-    if quantized.correction is not None:
-        raise Unsupported(f"{method}: a correction of the output cannot be stored in a checkpoint yet")
     allocated = (options or {}).get("allocation") is not None
     record = {
         "method": method,
@@ -184,4 +174,4 @@ def quantize_weights_file(
         "weights_sha256": sha256_file(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
-    save_checkpoint(out, quantized.model, record)
+    save_checkpoint(out, quantized, record)

@@ -22,6 +22,8 @@ SCHEMA = ROOT / "config" / "schema.yaml"
 FULL_PRECISION = "fp"
 FULL_PRECISION_BITS = "w16a16"
 Profile = Mapping[str, Any]
+PRINTED_KINDS = ("table2", "table4", "table5", "ptq4dit_table1", "tq_dit")
+"""Kinds of tables with printed numbers in results/published/<kind>.csv."""
 
 TYPE_WORDS = {
     "object": "a mapping",
@@ -180,6 +182,7 @@ def check_references(profile: Profile) -> None:
         check_method(entry, f"methods.{label}")
     full_precision_label(profile)
     for table, definition in profile["tables"].items():
+        check_kind(profile, definition, f"tables.{table}")
         for label in definition.get("fitted", []):
             require(label, profile["methods"], f"tables.{table}.fitted")
         for index, block in enumerate(definition["blocks"]):
@@ -189,6 +192,38 @@ def check_references(profile: Profile) -> None:
             require(block["form"], profile["models"][model]["forms"], f"{where}.form")
             for label in [*block["methods"], *block.get("fitted", [])]:
                 require(label, profile["methods"], f"{where}.methods")
+
+
+def check_kind(profile: Profile, definition: Mapping[str, Any], table: str) -> None:
+    """Raise for a block that lacks or has what only blocks of another kind of table have."""
+    kind, controlled = definition["kind"], set()
+    for index, block in enumerate(definition["blocks"]):
+        where = f"{table}.blocks[{index}]"
+        if "published" in block and kind not in PRINTED_KINDS:
+            raise ConfigError(f"{where}.published: tables of kind {kind} have no printed numbers; remove it")
+        if "base" in block and kind != "variants":
+            raise ConfigError(
+                f"{where}.base: found {block['base']!r}; only blocks of kind variants have one, remove it"
+            )
+        if kind == "variants":
+            require(
+                block["base"], [label for label in block["methods"] if not is_full(profile, label)], f"{where}.base"
+            )
+        if kind == "qc":
+            positive = [label for label in block["methods"] if is_full(profile, label)]
+            if len(positive) != 1:
+                raise ConfigError(
+                    f"{where}.methods: found {reprlib.repr(block['methods'])}, expected two controls:"
+                    f" {full_precision_label(profile)} and a method that destroys the images at these bits"
+                )
+            if (place := (block["setting"], block["form"])) in controlled:
+                raise ConfigError(f"{where}: {' '.join(place)} has controls already; one pair for each, remove a block")
+            controlled.add(place)
+
+
+def is_full(profile: Profile, label: str) -> bool:
+    """Whether a label is full precision."""
+    return bool(profile["methods"].get(label, {}).get("method") == FULL_PRECISION)
 
 
 def check_method(entry: Mapping[str, Any], where: str) -> None:
@@ -241,11 +276,22 @@ def option_names(options: ast.ClassDef) -> tuple[str, ...]:
     )
 
 
+def default_tables(profile: Profile) -> list[str]:
+    """Tables that are made without being asked for by name."""
+    return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
+
+
 def runs_of(profile: Profile, table: str) -> list[Run]:
-    """Runs that a table needs, without repetition, in the order of its rows."""
+    """Runs that a table needs, without repetition, in the order of its rows.
+
+    The page of kind `qc` reads the runs of all other default tables, then its own controls.
+    """
     runs: dict[Run, None] = {}
+    if profile["tables"][table]["kind"] == "qc":
+        others = [name for name in default_tables(profile) if profile["tables"][name]["kind"] != "qc"]
+        runs |= {run: None for name in others for run in runs_of(profile, name)}
     for block in profile["tables"][table]["blocks"]:
-        full = [label for label in block["methods"] if profile["methods"][label]["method"] == FULL_PRECISION]
+        full = [label for label in block["methods"] if is_full(profile, label)]
         others = [label for label in block["methods"] if label not in full]
         rows = [(label, FULL_PRECISION_BITS) for label in full]
         rows += [(label, bits) for bits in block["bits"] for label in others]
@@ -254,8 +300,8 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
 
 
 def all_runs(profile: Profile) -> list[Run]:
-    """Runs of every table, shared ones once."""
-    return list(dict.fromkeys(run for table in profile["tables"] for run in runs_of(profile, table)))
+    """Runs of the default tables, shared ones once."""
+    return list(dict.fromkeys(run for table in default_tables(profile) for run in runs_of(profile, table)))
 
 
 def listing(profile: Profile) -> str:
@@ -268,7 +314,8 @@ def listing(profile: Profile) -> str:
     for name, setting in profile["settings"].items():
         lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
     for table in profile["tables"]:
-        lines += [f"{table}:", *(f"  {run.path}" for run in runs_of(profile, table))]
+        opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
+        lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
     return "\n".join(lines)
 
 

@@ -23,6 +23,9 @@ class Purpose(StrEnum):
     TRAINING = "training"
     SALIENT_FORM = "salient-form"
     SPLIT = "split"
+    VARIANT = "variant"
+    RECONSTRUCTION = "reconstruction"
+    PROBE = "probe"
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:

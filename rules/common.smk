@@ -111,8 +111,10 @@ def quantize_inputs(*kinds):
 
     def files(wildcards):
         folder = f"{RESULTS}/calibration/{model_of(wildcards)}/{wildcards.form}/{wildcards.setting}"
-        found = {kind: f"{folder}/{kind}.safetensors" for kind in kinds}
-        if allocation := config["methods"][wildcards.label].get("allocation"):
+        entry = config["methods"][wildcards.label]
+        instead = entry.get("calibration", {})
+        found = {kind: f"{folder}/{instead.get(kind, kind)}.safetensors" for kind in kinds}
+        if allocation := entry.get("allocation"):
             found["allocation"] = repository(allocation)
         return found | {"weights": weights_of(wildcards)}
 
@@ -142,10 +144,31 @@ def shard_files(run):
     return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config)]
 
 
+def feature_files(run):
+    """Features of the images of a run, a file per shard."""
+    return [f"{run_folder(run)}/samples/features-{shard:03d}.npz" for shard in profiles.shards(config)]
+
+
 def table_files(table):
     return [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
 
 
+def published_of(wildcards):
+    """The printed numbers of a table, if its kind has any."""
+    kind = config["tables"][wildcards.table]["kind"]
+    return repository(f"results/published/{kind}.csv") if kind in profiles.PRINTED_KINDS else []
+
+
+def metrics_of(wildcards):
+    return [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, wildcards.table)]
+
+
+def samples_of(wildcards):
+    """The samples that a table shows; the page of the controls shows none."""
+    shows = config["tables"][wildcards.table]["kind"] != "qc"
+    return [file for run in profiles.runs_of(config, wildcards.table) for file in shard_files(run)] if shows else []
+
+
 onsuccess:
-    made = [file for table in config["tables"] for file in table_files(table) if Path(file).exists()]
+    made = [file for table in profiles.default_tables(config) for file in table_files(table) if Path(file).exists()]
     print(*(["\nTables:"] if made else []), *(f"  {Path(file).resolve()}" for file in made), sep="\n")

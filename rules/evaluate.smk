@@ -1,8 +1,8 @@
-# Images → metrics.json; every run is compared image by image with full precision's of the same noise.
+# Features and images → metrics.json, without torch; every run is compared image by image with full precision's of the same noise.
 rule evaluate:
     input:
-        samples=lambda w: shard_files(own_run(w)),
-        full_precision=lambda w: shard_files(full_precision_run(w)),
+        samples=lambda w: shard_files(own_run(w)) + feature_files(own_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)) + feature_files(full_precision_run(w)),
         checkpoint=f"{RUN}/checkpoint/config.json",
         reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
         extractor=lambda w: repository(config["extractors"][extractor_of(w)]),

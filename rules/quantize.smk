@@ -1,5 +1,6 @@
 # Weights → packed checkpoint. A method's file in rules/baselines/ inherits this rule and says which calibration data it
-# needs; methods without such a file (full precision) need none and are made by the rule as it stands.
+# needs; methods without such a file (full precision) need none and are made by the rule as it stands. A method that
+# fails leaves a folder that says why, so that its rows of the tables say so and the others are made.
 rule quantize:
     input:
         unpack(quantize_inputs()),
@@ -23,4 +24,4 @@ rule quantize:
     shell:
         "qdit quantize {input.weights:q} $(dirname {output.config}) --method {params.method:q}"
         " --bits {wildcards.bits} --scope {wildcards.scope} --options {params.options:q}"
-        " {params.inputs} > {log} 2>&1"
+        " {params.inputs} --record-failure > {log} 2>&1"

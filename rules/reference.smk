@@ -10,6 +10,7 @@ rule reference:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.metrics.run"),
+        code=code_digest("qdit.metrics.digits_reference"),
     shell:
-        "qdit reference {output} --extractor {wildcards.extractor} --extractor-weights {input:q} > {log} 2>&1"
+        "qdit reference {output} --data {wildcards.reference} --extractor {wildcards.extractor}"
+        " --extractor-weights {input:q} > {log} 2>&1"

@@ -1,11 +1,14 @@
 # Checkpoint → images. One job computes a shard of chunks. The chunk files are no declared outputs: they stay when a job
-# is killed, and the next one keeps those whose key still holds. The declared output is the shard's list of them.
+# is killed, and the next one keeps those whose key still holds. The declared outputs are the shard's list of them and
+# the features of its images, which are extracted here because torch is loaded here: evaluating needs none.
 rule sample:
     input:
         config=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
+        extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
     output:
-        f"{RUN}/samples/shard-{{shard}}.json",
+        chunks=f"{RUN}/samples/shard-{{shard}}.json",
+        features=f"{RUN}/samples/features-{{shard}}.npz",
     log:
         f"{RUN}/logs/sample-{{shard}}.log",
     benchmark:
@@ -14,13 +17,15 @@ rule sample:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.sampling.run"),
+        code=code_digest("qdit.sampling.run", "qdit.metrics.extraction"),
         protocol=protocol_flags,
+        extractor=extractor_of,
         shard=lambda w: int(w.shard),
         images=config["sampling"]["images"],
         chunk=config["sampling"]["chunk"],
         chunks_per_shard=config["sampling"]["chunks_per_shard"],
     shell:
-        "qdit sample $(dirname {input.config}) $(dirname {output}) {params.protocol}"
+        "qdit sample $(dirname {input.config}) $(dirname {output.chunks}) {params.protocol}"
         " --images {params.images} --chunk {params.chunk} --shard {params.shard}"
-        " --chunks-per-shard {params.chunks_per_shard} > {log} 2>&1"
+        " --chunks-per-shard {params.chunks_per_shard} --extractor {params.extractor}"
+        " --extractor-weights {input.extractor:q} --record-failure > {log} 2>&1"

@@ -16,9 +16,9 @@ rule profile:
 rule table:
     input:
         profile="<results>/profile.json",
-        published=lambda w: repository(f"results/published/{config['tables'][w.table]['kind']}.csv"),
-        metrics=lambda w: [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, w.table)],
-        samples=lambda w: [file for run in profiles.runs_of(config, w.table) for file in shard_files(run)],
+        published=published_of,
+        metrics=metrics_of,
+        samples=samples_of,
     output:
         html=report(
             "<results>/tables/{table}.html",

@@ -1,37 +1,45 @@
 # Opt-in training of the shipped models (`snakemake training`). Never part of a default plan: shipped weights are inputs
 # of a run, and `qdit ship` copies a result to them. The declared output is a mark, since Snakemake deletes declared
 # outputs before a job starts, and an interrupted training goes on from its checkpoint.
+CLASSIFIER_SIZES = {"digit-classifier": 8, "digit-classifier-16": 16}  # side of their images in pixels
+
+
 rule train_dit:
     output:
-        "<results>/training/dit-digits/done",
+        "<results>/training/dit-{data}/done",
     log:
-        "<results>/logs/train-dit.log",
+        "<results>/logs/train-dit-{data}.log",
     benchmark:
-        "<results>/benchmarks/train-dit.tsv"
+        "<results>/benchmarks/train-dit-{data}.tsv"
+    wildcard_constraints:
+        data="digits|digits-16",
     conda:
         ENVIRONMENT
     threads: 1
     params:
         code=code_digest("qdit.training.dit"),
     shell:
-        "qdit train dit $(dirname {output}) > {log} 2>&1 && touch {output}"
+        "qdit train dit $(dirname {output}) --model dit-{wildcards.data} > {log} 2>&1 && touch {output}"
 
 
 rule train_classifier:
     output:
-        "<results>/training/digit-classifier/done",
+        "<results>/training/{classifier}/done",
     log:
-        "<results>/logs/train-classifier.log",
+        "<results>/logs/train-{classifier}.log",
+    wildcard_constraints:
+        classifier="|".join(CLASSIFIER_SIZES),
     conda:
         ENVIRONMENT
     threads: 1
     params:
         code=code_digest("qdit.training.classifier"),
+        size=lambda w: CLASSIFIER_SIZES[w.classifier],
     shell:
-        "qdit train classifier $(dirname {output}) > {log} 2>&1 && touch {output}"
+        "qdit train classifier $(dirname {output}) --size {params.size} > {log} 2>&1 && touch {output}"
 
 
 rule training:
     input:
-        rules.train_dit.output,
-        rules.train_classifier.output,
+        expand(rules.train_dit.output, data=["digits", "digits-16"]),
+        expand(rules.train_classifier.output, classifier=CLASSIFIER_SIZES),

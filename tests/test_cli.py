@@ -94,7 +94,8 @@ def test_help_is_quick(record_property: Callable[[str, object], None]) -> None:
     assert min(seconds) < 2  # 0.3 s on an idle machine; this one may be busy
 
 
-STEPS = {"calibrate", "quantize", "sample", "reference", "evaluate", "table", "validate", "ls", "doctor", "train"}
+STEPS = {"calibrate", "quantize", "sample", "features", "reference", "evaluate"}
+STEPS |= {"table", "validate", "ls", "doctor", "train"}
 
 
 def commands(group: Any, *path: str) -> list[str]:
@@ -178,7 +179,7 @@ def test_an_output_that_cannot_be_written_is_one_line(qdit: Qdit, weights: Path,
 def test_threads_come_from_the_flag_or_the_environment(qdit: Qdit, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     monkeypatch.setattr(cli_steps, "use_threads", used.append)
-    monkeypatch.setattr("qdit.metrics.run.make_digits_reference", lambda *arguments: None)
+    monkeypatch.setattr("qdit.metrics.digits_reference.make_digits_reference", lambda *arguments: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     qdit("reference", "out.npz")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -208,6 +209,7 @@ def test_every_step_by_hand(qdit: Qdit, weights: Path, repository: Path, traject
     assert qdit("quantize", weights, own, "--method", "q-dit", *make).code == 0
     for folder in (full, own):
         assert qdit("sample", folder, folder / "samples", *sampling).code == 0
+        assert qdit("features", folder / "samples", "--extractor-weights", classifier).code == 0
     assert len(load_arrays(own / "samples" / "00001.npz")["images"]) == 4
     assert qdit("reference", reference, "--extractor-weights", classifier).code == 0
     score = qdit(

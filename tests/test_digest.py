@@ -95,12 +95,29 @@ def test_unknown_module_is_refused(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["qdit.calibration", "qdit.method", "qdit.sampling.run", "qdit.metrics.run", "qdit.tables.build"]
+    "step",
+    [
+        "qdit.calibration",
+        "qdit.method",
+        "qdit.sampling.run",
+        "qdit.metrics.extraction",
+        "qdit.metrics.digits_reference",
+        "qdit.metrics.run",
+        "qdit.tables.build",
+    ],
 )
 def test_no_step_depends_on_a_method_or_the_command_line(step: str) -> None:
     found = names(ROOT, step)
     assert f"{step.replace('.', '/')}.py" in found
     assert not [name for name in found if name.startswith("baselines/") or name in ("qdit/q_dit.py", "qdit/cli.py")]
+
+
+def test_images_do_not_depend_on_how_they_are_scored() -> None:
+    assert not {name for name in names(ROOT, "qdit.sampling.run") if name.startswith("qdit/metrics/")}
+    scoring = {
+        f"qdit/metrics/{name}.py" for name in ("evaluate", "frechet", "run", "scores", "statistics", "reference")
+    }
+    assert not scoring & names(ROOT, "qdit.metrics.extraction")
 
 
 def test_sampling_does_not_depend_on_how_checkpoints_are_made() -> None:

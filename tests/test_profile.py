@@ -19,7 +19,9 @@ from qdit.method import registry
 from qdit.profile import (
     Run,
     all_runs,
+    default_tables,
     full_precision_run,
+    listing,
     load_profile,
     merge,
     method_sources,
@@ -42,6 +44,14 @@ def profile() -> Profile:
 
 def block(profile: Profile) -> Profile:
     found: Profile = profile["tables"]["table2"]["blocks"][0]
+    return found
+
+
+def add_table(profile: Profile, kind: str, **keys: Any) -> Profile:
+    """A table more, of one block with one method (for kind qc: with the two controls)."""
+    made = {"setting": PLAIN, "form": "natural", "scope": "common", "bits": ["w2a2"], "methods": ["fp", "rtn"]}
+    profile["tables"]["more"] = {"kind": kind, "blocks": [made | keys]}
+    found: Profile = profile["tables"]["more"]
     return found
 
 
@@ -134,6 +144,29 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["tables"]["table4"]["blocks"][0].update(bits=["w4a8", "w6a8"]),
         r"tables\.table4\.blocks\[0\]\.bits: found .* length at most 1",
     ),
+    "opt-in is a text": (
+        lambda p: p["tables"]["table2"].update(opt_in="yes"),
+        r"opt_in: found 'yes', expected true or false",
+    ),
+    "about is empty": (lambda p: p["methods"]["rtn"].update(about=""), r"methods\.rtn\.about: "),
+    "variants without a base": (lambda p: add_table(p, "variants"), r"tables\.more\.blocks\[0\]: missing base"),
+    "base that is not in its block": (
+        lambda p: add_table(p, "variants", base="rtnn"),
+        r"tables\.more\.blocks\[0\]\.base: 'rtnn' is not defined; allowed are rtn; did you mean 'rtn'\?",
+    ),
+    "full precision as a base": (lambda p: add_table(p, "variants", base="fp"), r"base: 'fp' .* allowed are rtn"),
+    "base in another kind": (lambda p: block(p).update(base="rtn"), "only blocks of kind variants have one"),
+    "published numbers of the controls": (
+        lambda p: add_table(p, "qc", published={"resolution": 256, "steps": 50, "cfg_scale": 1.5}),
+        "tables of kind qc have no printed numbers",
+    ),
+    "one control": (lambda p: add_table(p, "qc", methods=["rtn"]), "expected a list of length at least 2"),
+    "no positive control": (lambda p: add_table(p, "qc", methods=["rtn", "q-dit"]), "expected two controls: fp and"),
+    "controls at two bits": (lambda p: add_table(p, "qc", bits=["w2a2", "w3a3"]), "bits: found .* at most 1"),
+    "controls twice": (
+        lambda p: add_table(p, "qc")["blocks"].append(p["tables"]["more"]["blocks"][0] | {"bits": ["w3a3"]}),
+        rf"tables\.more\.blocks\[1\]: {PLAIN} natural has controls already",
+    ),
     "no tables": (lambda p: p.update(tables={}), "tables: found {}, expected a mapping with at least 1"),
     "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),
 }
@@ -223,11 +256,28 @@ def test_methods_read_from_the_sources_are_the_registered_ones() -> None:
 
 def test_runs_are_the_rows_of_the_tables(profile: Profile) -> None:
     for table, definition in profile["tables"].items():
+        if definition["kind"] == "qc":
+            continue
         keys = [key for block in definition["blocks"] for key in run_keys(profile, block)]
         rows = [Run(key.setting, key.form, key.label, key.bits, key.scope) for key in keys]
         assert runs_of(profile, table) == list(dict.fromkeys(rows))
         for run, key in zip(rows, keys, strict=True):
             assert key.folder(Path()) == Path("runs", run.path)
+
+
+def test_controls_wait_for_every_default_run_and_opt_in_tables_for_being_asked(profile: Profile) -> None:
+    profile["tables"] = {name: profile["tables"][name] for name in ("table2", "table4")}
+    before = all_runs(profile)
+    add_table(profile, "qc")
+    negative = Run(PLAIN, "natural", "rtn", "w2a2", "common")
+    assert runs_of(profile, "more") == [*before, negative] == all_runs(profile)
+    profile["tables"]["asked"] = {"opt_in": True, **profile["tables"]["more"], "kind": "variants"}
+    profile["tables"]["asked"]["blocks"] = [profile["tables"]["more"]["blocks"][0] | {"bits": ["w3a3"], "base": "rtn"}]
+    validate(profile)
+    assert default_tables(profile) == ["table2", "table4", "more"]
+    assert runs_of(profile, "more") == [*before, negative] == all_runs(profile)
+    assert Run(PLAIN, "natural", "rtn", "w3a3", "common") in runs_of(profile, "asked")
+    assert "asked (only when asked for by name):" in listing(profile) and "\nmore:\n" in listing(profile)
 
 
 def test_full_precision_is_run_once_and_every_run_has_its_own(profile: Profile) -> None:

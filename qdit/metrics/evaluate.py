@@ -5,32 +5,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from qdit.errors import DataError
-from qdit.metrics.features import Extractor, Features
+from qdit.metrics.features import Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
-from qdit.metrics.paired import mse_fp
 from qdit.metrics.reference import Reference
 from qdit.metrics.scores import inception_score, precision_recall
-from qdit.metrics.statistics import Moments, moments
+from qdit.metrics.statistics import moments
 
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """The full-precision run of the same setting: images uint8 (N, C, H, W), labels (N,), moments of their pool."""
+    """A run beside the full-precision run of the same setting: the latter's features, and for each pair of images
+    the mean squared difference (N,) (`qdit.metrics.paired`)."""
 
-    images: np.ndarray
-    labels: np.ndarray
-    pool: Moments
-
-
-def full_precision(images: np.ndarray, labels: np.ndarray, *, extractor: Extractor) -> FullPrecision:
-    """What `evaluate` needs of the full-precision run."""
-    return FullPrecision(images, labels, moments(extractor(images).pool))
+    run: RunFeatures
+    errors: np.ndarray
 
 
-def evaluate(
-    images: np.ndarray, labels: np.ndarray, *, extractor: Extractor, reference: Reference, fp: FullPrecision | None
-) -> dict[str, float | None]:
-    """Metrics of uint8 images (N, C, H, W), N ≥ 4, that were asked for with labels (N,).
+def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None) -> dict[str, float | None]:
+    """Metrics of N ≥ 4 images by their features.
 
     fid, sfid, is, precision and recall follow guided-diffusion's evaluator. class_accuracy is the fraction of
     images in which the classifier sees the asked label, None if its classes are not the labels. fd_fp is the
@@ -38,44 +30,52 @@ def evaluate(
     the image of the same index; both are None without `fp` and exactly 0 for the full-precision run itself.
     Raises DataError on no images, counts or extractors that do not fit, and features that are not finite.
     """
-    _check(images, labels, extractor, reference, fp)
-    features = extractor(images)
-    pool = moments(features.pool)
-    precision, recall = _precision_recall(features, reference)
+    _check(run, reference, fp)
+    pool = moments(run.features.pool)
+    precision, recall = _precision_recall(run.features, reference)
     metrics: dict[str, float | None] = {
         "fid": frechet_distance(pool, reference.pool),
-        "sfid": frechet_distance(moments(features.spatial), reference.spatial),
-        "is": inception_score(features.logits),
+        "sfid": frechet_distance(moments(run.features.spatial), reference.spatial),
+        "is": inception_score(run.features.logits),
         "precision": precision,
         "recall": recall,
-        "class_accuracy": _class_accuracy(features, labels) if extractor.classes_are_labels else None,
+        "class_accuracy": _class_accuracy(run) if run.made_by.classes_are_labels else None,
         "fd_fp": None,
         "mse_fp": None,
     }
     if fp is not None:
-        same = np.array_equal(images, fp.images)
-        metrics["fd_fp"] = 0.0 if same else frechet_distance(pool, fp.pool)
-        metrics["mse_fp"] = 0.0 if same else mse_fp(images, fp.images)
+        same = not fp.errors.any()
+        metrics["fd_fp"] = 0.0 if same else frechet_distance(pool, moments(fp.run.features.pool))
+        metrics["mse_fp"] = float(fp.errors.mean())
     return metrics
 
 
-def _check(
-    images: np.ndarray, labels: np.ndarray, extractor: Extractor, reference: Reference, fp: FullPrecision | None
-) -> None:
-    if len(images) == 0:
+def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> None:
+    count, digest = len(run.features), run.made_by.weights_sha256
+    if count == 0:
         raise DataError("found 0 images to evaluate, at least 4 are needed; sample some first")
-    if labels.shape != (len(images),):
-        raise DataError(f"found {len(images)} images and labels of shape {labels.shape}; give one label per image")
-    if reference.extractor_digest not in ("", extractor.digest):
+    if run.labels.shape != (count,):
+        raise DataError(f"found {count} images and labels of shape {run.labels.shape}; give one label per image")
+    if reference.extractor_digest not in ("", digest):
         raise DataError(
             f"reference was made with extractor weights {reference.extractor_digest[:12]}…, these images are evaluated"
-            f" with {extractor.digest[:12]}…; make the reference again"
+            f" with {digest[:12]}…; make the reference again"
         )
-    if fp is not None and not np.array_equal(labels, fp.labels):
+    if fp is None:
+        return
+    if not np.array_equal(run.labels, fp.run.labels):
         raise DataError(
-            f"labels of {len(labels)} images differ from those of the {len(fp.labels)} full-precision images;"
+            f"labels of {count} images differ from those of the {len(fp.run.labels)} full-precision images;"
             " sample both with the same setting"
         )
+    if fp.run.made_by != run.made_by:
+        raise DataError(
+            f"features of the run are made by {run.made_by.extractor} {digest[:12]}…, code {run.made_by.code[:12]}…,"
+            f" of full precision by {fp.run.made_by.extractor} {fp.run.made_by.weights_sha256[:12]}…, code"
+            f" {fp.run.made_by.code[:12]}…; run `qdit features` again on both"
+        )
+    if fp.errors.shape != (count,):
+        raise DataError(f"found {count} images and paired differences of shape {fp.errors.shape}; compare all images")
 
 
 def _precision_recall(features: Features, reference: Reference) -> tuple[float, float]:
@@ -84,5 +84,5 @@ def _precision_recall(features: Features, reference: Reference) -> tuple[float, 
     return precision_recall(reference.pool_features, features.pool)
 
 
-def _class_accuracy(features: Features, labels: np.ndarray) -> float:
-    return float((features.logits.argmax(axis=1) == labels).mean())
+def _class_accuracy(run: RunFeatures) -> float:
+    return float((run.features.logits.argmax(axis=1) == run.labels).mean())

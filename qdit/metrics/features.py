@@ -1,20 +1,26 @@
-"""Features of images: what an extractor returns, how it is called in fixed batches, and the extractors by name."""
+"""Features of images: what an extractor returns, and the files `features-<n>.npz` that keep those of a run's shards.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+This module loads no torch: extracting features and reading them are two steps.
+"""
+
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from qdit.errors import ConfigError, DataError, did_you_mean
+from qdit.artifacts import load_arrays, save_arrays
+from qdit.errors import DataError
+from qdit.metrics.samples import Shard, listed_shards
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPATIAL_CHANNELS = 7
 """Channels of the spatial layer that sFID uses (guided-diffusion's evaluator slices mixed_6 to its first 7)."""
 
-Images = np.ndarray | Tensor
+Images: TypeAlias = "np.ndarray | Tensor"
 
 
 @dataclass(frozen=True)
@@ -49,56 +55,112 @@ class Extractor(Protocol):
     def __call__(self, images: Images) -> Features: ...
 
 
-def require_images(images: Images, shape: tuple[int | None, int | None, int | None], *, who: str) -> Tensor:
-    """The images as a uint8 tensor (N, C, H, W), N ≥ 1; `shape` is the allowed (C, H, W), None for any.
+@dataclass(frozen=True)
+class Extraction:
+    """What made features: the extractor, the sha256 of its weights, and the digest of the code."""
 
-    Raises DataError on another type, number of dimensions or shape.
+    extractor: str
+    weights_sha256: str
+    classes_are_labels: bool
+    code: str
+
+
+@dataclass(frozen=True)
+class RunFeatures:
+    """Features of images in their order, the labels (N,) they were asked for, and what made the features."""
+
+    features: Features
+    labels: np.ndarray
+    made_by: Extraction
+
+
+def features_path(folder: Path, shard: int) -> Path:
+    """File of the features of one shard, beside its list of chunks."""
+    return folder / f"features-{shard:03d}.npz"
+
+
+def origin(shard: Shard, made_by: Extraction) -> str:
+    """All that the features of a shard depend on, as text: the sha256 of its chunks, the extractor, the code."""
+    return json.dumps({"chunks": [list(chunk) for chunk in shard.chunks], **asdict(made_by)}, sort_keys=True)
+
+
+def save_features(path: Path, found: RunFeatures, shard: Shard, *, first: int) -> None:
+    """Write the features of one shard, whose images are numbered from `first`."""
+    layers = {name: getattr(found.features, name) for name in ("pool", "spatial", "logits")}
+    origin_of = {"labels": found.labels, "first": np.int64(first), "origin": np.array(origin(shard, found.made_by))}
+    save_arrays(path, layers | origin_of)
+
+
+def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: str) -> RunFeatures:
+    """Features of images 0 … images − 1 of a run, made by this extractor.
+
+    Raises DataError unless every shard's are there, of the chunks that its list names, by one extractor with these
+    weights and one version of the code, and the counts agree.
     """
-    allowed = "(N, " + ", ".join("any" if size is None else str(size) for size in shape) + ")"
-    if images.dtype not in (np.uint8, torch.uint8):
-        raise DataError(f"{who}: images are {images.dtype}, allowed is uint8; convert with qdit.data.digits.to_uint8")
-    fits = images.ndim == 4 and all(size in (None, found) for size, found in zip(shape, images.shape[1:], strict=True))
-    if not fits:
-        raise DataError(
-            f"{who}: images have shape {tuple(images.shape)}, allowed is {allowed}; give images of that size"
+    parts = [_read_shard(folder, shard) for shard in listed_shards(folder, images=images)]
+    parts.sort(key=lambda part: part[0])
+    found, code = 0, parts[0][1].made_by.code
+    for first, part in parts:
+        made_by = part.made_by
+        if (made_by.extractor, made_by.weights_sha256) != (extractor, weights_sha256):
+            raise DataError(
+                f"{folder}: features are those of {made_by.extractor} with weights {made_by.weights_sha256[:12]}…,"
+                f" evaluated is with {extractor} and {weights_sha256[:12]}…; run {_command(folder)} with these weights"
+            )
+        if made_by.code != code:
+            raise DataError(f"{folder}: its shards' features were made by two versions of the code; {_again(folder)}")
+        if first != found:
+            raise DataError(f"{folder}: features of image {found} are missing, the next are of {first}; sample again")
+        found += len(part.labels)
+    if found != images:
+        raise DataError(f"{folder}: has features of {found} images, {images} were asked for; {_again(folder)}")
+    whole = [part for _, part in parts]
+    pool, spatial, logits = (
+        np.concatenate([getattr(part.features, layer) for part in whole]) for layer in ("pool", "spatial", "logits")
+    )
+    labels = np.concatenate([part.labels for part in whole])
+    return RunFeatures(Features(pool, spatial, logits), labels, whole[0].made_by)
+
+
+def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
+    """Number of the first image of a shard and its features, checked against its list of chunks."""
+    if shard.failure is not None:
+        raise DataError(f"{shard.path}: holds no images, {shard.failure.text}")
+    path = features_path(folder, shard.number)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; run {_command(folder)} --shard {shard.number}")
+    arrays = load_arrays(path)
+    try:
+        made_of = json.loads(str(arrays["origin"]))
+        chunks = made_of.pop("chunks")
+        found = RunFeatures(
+            Features(arrays["pool"], arrays["spatial"], arrays["logits"]), arrays["labels"], Extraction(**made_of)
         )
-    if len(images) == 0:
-        raise DataError(f"{who}: found 0 images, at least 1 is needed; sample some first")
-    return torch.as_tensor(images)
+        first = int(arrays["first"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{path}: not the features of a shard; {_again(folder)}") from None
+    if chunks != [list(chunk) for chunk in shard.chunks]:
+        raise DataError(f"{path}: not the features of the chunks that {shard.path.name} lists; {_again(folder)}")
+    counts = {layer: len(arrays[layer]) for layer in ("labels", "pool", "spatial", "logits")}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{path}: holds {counts}, allowed is one number of images; {_again(folder)}")
+    return first, found
 
 
-def extract_in_batches(
-    images: Tensor, network: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], *, batch: int, device: str = "cpu"
-) -> Features:
-    """Features of all images, computed in batches of exactly `batch` images.
-
-    The last batch is padded with zeros, so that the features of an image do not depend on how many follow it.
-    """
-    parts: list[tuple[np.ndarray, ...]] = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            chunk = images[start : start + batch]
-            padding = chunk.new_zeros((batch - len(chunk), *chunk.shape[1:]))
-            outputs = network(torch.cat([chunk, padding]).to(device))
-            parts.append(tuple(output[: len(chunk)].float().cpu().numpy() for output in outputs))
-    pool, spatial, logits = (np.concatenate(layer) for layer in zip(*parts, strict=True))
-    return Features(pool, spatial, logits)
+def is_current(path: Path, shard: Shard, made_by: Extraction) -> bool:
+    """Whether a file holds the features of these chunks by this extractor and code, whole."""
+    if not path.exists():
+        return False
+    try:
+        arrays: dict[str, Any] = load_arrays(path)
+        return bool(str(arrays["origin"]) == origin(shard, made_by) and "logits" in arrays and "first" in arrays)
+    except (DataError, KeyError):
+        return False
 
 
-def load_extractor(name: str, weights: Path, *, sha256: str | None = None, device: str = "cpu") -> Extractor:
-    """The extractor of that name with its weights; with `sha256` the file's bytes are checked first.
+def _command(folder: Path) -> str:
+    return f"`qdit features {folder}`"
 
-    `device` is where Inception runs; the digit classifier always runs on the CPU.
-    Raises ConfigError on an unknown name and CheckpointError on weights that cannot be used.
-    """
-    # Imported on demand: Inception's module pulls in torch-fidelity and torchvision, which takes seconds.
-    if name == "digit-classifier":
-        from qdit.metrics.digit_classifier import load_digit_classifier
 
-        return load_digit_classifier(weights, sha256=sha256)
-    if name == "inception-adm":
-        from qdit.metrics.inception import load_inception
-
-        return load_inception(weights, sha256=sha256, device=device)
-    allowed = ("digit-classifier", "inception-adm")
-    raise ConfigError(f"unknown extractor {name!r}; allowed are {', '.join(allowed)}{did_you_mean(name, allowed)}")
+def _again(folder: Path) -> str:
+    return f"run {_command(folder)} again"

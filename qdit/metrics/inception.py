@@ -14,7 +14,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from qdit.artifacts import load_tensors, sha256_file
 from qdit.errors import CheckpointError
-from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images, extract_in_batches, require_images
+from qdit.metrics.extractors import extract_in_batches, require_images
+from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
 from qdit.models.loading import OFFICIAL_SUFFIXES, read_official
 from qdit.models.manifest import check_file
 from qdit.models.state import one_line

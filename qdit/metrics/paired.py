@@ -1,5 +1,7 @@
 """Paired metrics: each image against the full-precision image of the same index, which had the same noise."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from qdit.errors import DataError
@@ -26,6 +28,30 @@ def mse_per_image(images: np.ndarray, fp_images: np.ndarray) -> np.ndarray:
     return np.concatenate(errors)
 
 
-def mse_fp(images: np.ndarray, fp_images: np.ndarray) -> float:
-    """MSE-FP: mean over images of `mse_per_image`; 0 for equal images, at most 1."""
-    return float(mse_per_image(images, fp_images).mean())
+def stream_errors(images: Iterable[np.ndarray], fp_images: Iterable[np.ndarray]) -> np.ndarray:
+    """`mse_per_image` (N,) of two streams of batches; the batches need not have the same sizes.
+
+    Raises DataError if one stream ends before the other.
+    """
+    return np.concatenate([mse_per_image(own, full) for own, full in _aligned(images, fp_images)])
+
+
+def _aligned(first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both streams, cut where either has a cut; both are read to their ends, so that their own checks are done."""
+    others = (batch for batch in second if len(batch))
+    rest = next(others, None)
+    count = 0
+    for batch in first:
+        while len(batch):
+            if rest is None:
+                raise DataError(f"there are {count} full-precision images and more of the run; sample both again")
+            common = min(len(batch), len(rest))
+            yield batch[:common], rest[:common]
+            count += common
+            batch, rest = batch[common:], rest[common:]
+            if not len(rest):
+                rest = next(others, None)
+    if rest is not None:
+        raise DataError(f"there are {count} images of the run and more of full precision; sample both again")
+    if not count:
+        raise DataError("found 0 images, at least 1 is needed; sample some first")

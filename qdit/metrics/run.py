@@ -1,21 +1,27 @@
-"""The step sample chunks → metrics.json: everything a table row says about a run, and what it was made of."""
+"""The step features and sample chunks → metrics.json: all that a table row says about a run, and what it was made of.
+
+Nothing here loads torch, so that a process of this step is ready in a second.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qdit.artifacts import read_json, sha256_file, sha256_json, write_json
-from qdit.data.digits import UINT8_RULE, load, to_uint8
+from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
-from qdit.errors import DataError
-from qdit.metrics.evaluate import FullPrecision, evaluate, full_precision
-from qdit.metrics.features import load_extractor
-from qdit.metrics.reference import build_reference, load_reference, save_reference
-from qdit.metrics.samples import read_samples
-from qdit.models.dit import DiTConfig
+from qdit.failure import Failure, say
+from qdit.metrics.evaluate import FullPrecision, evaluate
+from qdit.metrics.features import RunFeatures, read_features
+from qdit.metrics.paired import stream_errors
+from qdit.metrics.reference import load_reference
+from qdit.metrics.samples import Shard, listed_shards, stream_samples
+from qdit.models.config import DiTConfig
 from qdit.models.roles import CORE_ROLES
 from qdit.provenance import packages
-from qdit.quant.checkpoint import CONFIG_FILE, checkpoint_sha256
+from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
 from qdit.quant.size import dit_shape, size_actual_mb, size_paper_mb
 from qdit.sampling.protocol import Protocol
 
@@ -40,11 +46,6 @@ class Evaluator:
     reference_file: Path
 
 
-def make_digits_reference(extractor: str, weights: Path, out: Path) -> None:
-    """Reference statistics of all 1,797 digits."""
-    save_reference(out, build_reference(to_uint8(load("all").images), load_extractor(extractor, weights)))
-
-
 def evaluate_run(
     samples: Path,
     checkpoint: Path,
@@ -56,28 +57,53 @@ def evaluate_run(
     evaluator: Evaluator,
     fp_samples: Path | None,
 ) -> None:
-    """Evaluate the images of a run and write metrics.json; `fp_samples` are those of full precision, same noise."""
-    extractor = load_extractor(evaluator.extractor, evaluator.extractor_weights)
-    pictures, labels = read_samples(samples, images=images)
+    """Evaluate the images of a run and write metrics.json; `fp_samples` are those of full precision, same noise.
+
+    A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    """
+    if failure := read_failure(checkpoint) or sampling_failure(samples, images):
+        write_error(out, failure.text)
+        return
+    if fp_samples is not None and (failure := sampling_failure(fp_samples, images)):
+        write_error(out, f"full precision: {failure.text}")
+        return
+    weights_sha256 = sha256_file(evaluator.extractor_weights)
+
+    def features_of(folder: Path) -> RunFeatures:
+        return read_features(folder, images=images, extractor=evaluator.extractor, weights_sha256=weights_sha256)
+
+    run = features_of(samples)
     fp: FullPrecision | None = None
     if fp_samples is not None:
-        fp = full_precision(*read_samples(fp_samples, images=images), extractor=extractor)
+        fp = FullPrecision(features_of(fp_samples), paired_errors(samples, fp_samples, images))
     reference = load_reference(evaluator.reference_file)
-    metrics = evaluate(pictures, labels, extractor=extractor, reference=reference, fp=fp)
-    config = read_json(checkpoint / CONFIG_FILE)
-    listing = first_listing(samples)
+    metrics = evaluate(run, reference=reference, fp=fp)
+    shard = listed_shards(samples, images=images)[0]
     described = {
         "model": name.model,
         **protocol.to_dict(),
         "images": images,
-        "chunk": listing["chunk"],
+        "chunk": shard.chunk,
         "decoder": "none",
         "uint8": UINT8_RULE,
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
-        "evaluator": {"name": evaluator.extractor, "sha256": sha256_file(evaluator.extractor_weights)},
+        "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
+    write_json(out, result(name, described, metrics, run, shard, checkpoint))
+
+
+def result(
+    name: RunName,
+    described: dict[str, Any],
+    metrics: dict[str, float | None],
+    run: RunFeatures,
+    shard: Shard,
+    checkpoint: Path,
+) -> dict[str, Any]:
+    """The content of metrics.json; `described` is the protocol."""
+    config = read_json(checkpoint / CONFIG_FILE)
     record = config["record"]
-    result = {
+    return {
         "run": {
             "setting": name.setting,
             "form": name.form,
@@ -88,7 +114,7 @@ def evaluate_run(
         "protocol": described,
         "protocol_sha256": sha256_json(described),
         "mode": "simulate",
-        "backend": listing["backend"],
+        "backend": shard.backend,
         "inputs": {
             "checkpoint_sha256": checkpoint_sha256(checkpoint),
             **{key: record[key] for key in ("weights_sha256", "calibration_sha256")},
@@ -96,24 +122,30 @@ def evaluate_run(
         "code": {
             "quantize": record["code"],
             "sample": code_digest("qdit.sampling.run"),
+            "features": run.made_by.code,
             "evaluate": code_digest("qdit.metrics.run"),
         },
         "packages": packages(),
         "metrics": metrics,
         "size": sizes(checkpoint, config),
     }
-    write_json(out, result)
 
 
-def first_listing(samples: Path) -> dict[str, Any]:
-    """What the sample jobs wrote about a run: its chunk size and backend."""
-    listings = sorted(samples.glob("shard-*.json"))
-    if not listings:
-        raise DataError(f"{samples}: no shard-*.json; run the sample step first")
-    listing = read_json(listings[0])
-    if not isinstance(listing, dict) or not {"chunk", "backend"} <= listing.keys():
-        raise DataError(f"{listings[0]}: not the list of a sample job; run the sample step again")
-    return listing
+def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
+    """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
+    own, full = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
+    return stream_errors((chunk.images for chunk in own), (chunk.images for chunk in full))
+
+
+def sampling_failure(samples: Path, images: int) -> Failure | None:
+    """The first failure that a shard's list holds."""
+    return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
+
+
+def write_error(out: Path, text: str) -> None:
+    """A metrics.json without numbers: tables show the reason."""
+    write_json(out, {"error": text})
+    say(text)
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:

@@ -1,72 +1,136 @@
-"""The images of a run, read back from its chunk files and checked against the lists its sample jobs wrote."""
+"""The images of a run, read back chunk by chunk and checked against the lists its sample jobs wrote."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from qdit.artifacts import load_arrays, read_json, sha256_file
 from qdit.errors import DataError
+from qdit.failure import Failure
 
 _AGAIN = "run the sample step again"
 
 
-def read_samples(folder: Path, *, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images 0 … images − 1 of a run: uint8 (N, C, H, W) and the labels they were asked for, int64 (N,).
+class ListedChunk(NamedTuple):
+    """A chunk file and the sha256 that its list gives."""
 
-    `folder` holds `shard-*.json` and the chunk files they list. Raises DataError unless every chunk is there, has
-    the listed sha256 and the key of its shard, follows its predecessor without a gap, and the counts agree.
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One list of chunks: its number, the run's key, its number of images and chunk size, and the kernel backend.
+
+    `failure` says why there are no chunks, if sampling or quantizing failed and that was recorded.
+    """
+
+    path: Path
+    number: int
+    key: str
+    images: int
+    chunk: int
+    backend: str
+    chunks: tuple[ListedChunk, ...]
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and the labels they were asked for, int64 (n,)."""
+
+    first: int
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """List of the chunks of one shard."""
+    return folder / f"shard-{number:03d}.json"
+
+
+def read_shard(path: Path) -> Shard:
+    """The list that a sample job wrote; DataError if it is none."""
+    listing = read_json(path)
+    try:
+        return Shard(
+            path=path,
+            number=int(path.stem.removeprefix("shard-")),
+            key=str(listing["key"]),
+            images=int(listing["images"]),
+            chunk=int(listing["chunk"]),
+            backend=str(listing["backend"]),
+            chunks=tuple(ListedChunk(str(entry["file"]), str(entry["sha256"])) for entry in listing["chunks"]),
+            failure=Failure.within(listing),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: not a list of sample chunks; {_AGAIN}") from None
+
+
+def listed_shards(folder: Path, *, images: int) -> list[Shard]:
+    """The shards of the run that wrote shard 0; DataError if there is none, or of another number of images.
+
+    Lists of another key, chunk size or number of images are left over from a run with another configuration, and
+    lists of chunks that are listed already from one with smaller shards.
     """
     if images < 1:
         raise DataError(f"{folder}: {images} images were asked for, at least 1 is needed; raise sampling.images")
-    parts = [_read_chunk(folder / entry["file"], entry) for entry in _listed_chunks(folder, images)]
-    parts.sort(key=lambda part: int(part["first"]))
+    everything = [read_shard(path) for path in sorted(folder.glob("shard-*.json"))]
+    if not everything:
+        raise DataError(f"{folder}: has no shard-*.json, at least one is needed; {_AGAIN}")
+    run = everything[0]
+    if run.images != images:
+        raise DataError(f"{folder}: is a run of {run.images} images, {images} were asked for; {_AGAIN}")
+    chosen: list[Shard] = []
+    listed: set[str] = set()
+    for shard in everything:
+        files = {chunk.file for chunk in shard.chunks}
+        same_run = (shard.key, shard.images, shard.chunk) == (run.key, run.images, run.chunk)
+        if same_run and (shard.failure or files - listed):
+            chosen.append(shard)
+            listed |= files
+    if not chosen:
+        raise DataError(f"{folder}: holds 0 images, {images} were asked for; {_AGAIN}")
+    return chosen
+
+
+def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
+    """Chunks of images 0 … images − 1 of a run, in their order, one in memory at a time.
+
+    `folder` holds `shard-*.json` and the chunk files they list. Raises DataError, at the latest after the last
+    chunk, unless every chunk is there, has the listed sha256 and the key of its shard, follows its predecessor
+    without a gap, and the counts agree.
+    """
+    shards = listed_shards(folder, images=images)
+    for shard in shards:
+        if shard.failure is not None:
+            raise DataError(f"{shard.path}: holds no images, {shard.failure.text}")
+    listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
     found = 0
-    for part in parts:
-        if int(part["first"]) != found:
-            raise DataError(
-                f"{folder}: image {found} is missing, the next chunk starts at {int(part['first'])}; {_AGAIN}"
-            )
-        found += len(part["labels"])
+    for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
+        part = read_chunk(folder, chunk, key=listed[chunk])
+        if part.first != found:
+            raise DataError(f"{folder}: image {found} is missing, the next chunk starts at {part.first}; {_AGAIN}")
+        found += len(part.labels)
+        yield part
     if found != images:
         raise DataError(f"{folder}: holds {found} images, {images} were asked for; {_AGAIN}")
-    return np.concatenate([p["images"] for p in parts]), np.concatenate([p["labels"] for p in parts])
 
 
-def _listed_chunks(folder: Path, images: int) -> list[dict[str, str]]:
-    """Entries {file, sha256, key} of the run that wrote shard 0.
-
-    Lists of another key, chunk size or number of images are left over from a run with another configuration.
-    """
-    run: tuple[str, int, int] | None = None
-    entries: dict[str, dict[str, str]] = {}
-    for path in sorted(folder.glob("shard-*.json")):
-        listing = read_json(path)
-        try:
-            identity = (str(listing["key"]), int(listing["images"]), int(listing["chunk"]))
-            listed = [{"file": str(entry["file"]), "sha256": str(entry["sha256"])} for entry in listing["chunks"]]
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{path}: not a list of sample chunks; {_AGAIN}") from None
-        run = run or identity
-        if identity == run:
-            for entry in listed:
-                entries.setdefault(entry["file"], {**entry, "key": run[0]})
-    if run is None:
-        raise DataError(f"{folder}: has no shard-*.json, at least one is needed; {_AGAIN}")
-    if run[1] != images:
-        raise DataError(f"{folder}: is a run of {run[1]} images, {images} were asked for; {_AGAIN}")
-    return list(entries.values())
-
-
-def _read_chunk(path: Path, entry: dict[str, str]) -> dict[str, np.ndarray]:
-    """Arrays of one chunk file, checked against its entry in the list."""
+def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
+    """One chunk file, checked against its entry in the list."""
+    path = folder / listed.file
     if not path.is_file():
         raise DataError(f"{path}: listed but not there; {_AGAIN}")
-    if (digest := sha256_file(path)) != entry["sha256"]:
-        raise DataError(f"{path}: sha256 is {digest[:12]}…, the list says {entry['sha256'][:12]}…; {_AGAIN}")
+    if (digest := sha256_file(path)) != listed.sha256:
+        raise DataError(f"{path}: sha256 is {digest[:12]}…, the list says {listed.sha256[:12]}…; {_AGAIN}")
     arrays = load_arrays(path)
     missing = {"images", "labels", "first", "key"} - arrays.keys()
     if missing:
         raise DataError(f"{path}: has no {', '.join(sorted(missing))}; {_AGAIN}")
-    if str(arrays["key"]) != entry["key"] or len(arrays["images"]) != len(arrays["labels"]):
+    if str(arrays["key"]) != key or len(arrays["images"]) != len(arrays["labels"]):
         raise DataError(f"{path}: its key or number of labels does not fit the list; {_AGAIN}")
-    return arrays
+    return Chunk(int(arrays["first"]), arrays["images"], arrays["labels"])

@@ -6,12 +6,13 @@ modules of its own in their place with `replace`. A site takes and returns what 
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-Kind = Literal["linear", "conv", "operand", "modulate"]
+Kind = Literal["linear", "conv", "embedding", "operand", "modulate"]
 
 CORE_ROLES = ("qkv", "attn_out", "fc1", "fc2")
 """The four linears of a DiT block: scope `common`, the same for every method."""
@@ -65,12 +66,12 @@ def select(
     return [s for s in sites if (roles is None or s.role in roles) and (kinds is None or s.kind in kinds)]
 
 
-def linear_of(model: nn.Module, site: Site | str) -> nn.Linear:
+def linear_of(model: "nn.Module", site: Site | str) -> "nn.Linear":
     """The linear at a site, or the quantized module in its place, which has the same weight and bias."""
-    return cast(nn.Linear, model.get_submodule(site if isinstance(site, str) else site.name))
+    return cast("nn.Linear", model.get_submodule(site if isinstance(site, str) else site.name))
 
 
-def replace(model: nn.Module, site: Site | str, module: nn.Module) -> None:
+def replace(model: "nn.Module", site: Site | str, module: "nn.Module") -> None:
     """Put `module` where the site is."""
     name = site if isinstance(site, str) else site.name
     parent, _, child = name.rpartition(".")

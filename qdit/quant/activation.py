@@ -1,16 +1,18 @@
-"""Activation quantizers, simulated: dynamic (ranges of the tensor at hand) and static (calibrated ranges).
+"""Affine activation quantizers, simulated: dynamic (ranges of the tensor at hand) and static (calibrated ranges).
 
-Each is a module with a `spec` (plain JSON) and its tensors as buffers; `build_activation` is the inverse.
+Every activation quantizer is a module with `bits`, a `spec` (plain JSON) and its tensors as buffers;
+`qdit.quant.activation_kinds.build_activation` is the inverse. Those that depend on the timestep are in
+`qdit.quant.temporal`, those that are not affine in `qdit.quant.nonlinear`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from qdit.affine import fake_quantize, group, minmax_asymmetric, minmax_symmetric, ungroup
-from qdit.errors import CheckpointError, ConfigError
+from qdit.affine import check_group_size, fake_quantize, group, minmax_asymmetric, minmax_symmetric, ungroup
+from qdit.errors import ConfigError
 
 Sharing = Literal["token", "sample", "tensor"]
 """Which rows share a group's range: each token has its own, all tokens of a sample, or the whole batch."""
@@ -31,7 +33,17 @@ def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
     return low.amin(dim=-1), high.amax(dim=-1)
 
 
-class DynamicActivation(nn.Module):
+class Activation(nn.Module):
+    """Any activation quantizer: (…, d) → (…, d)."""
+
+    bits: int
+
+    def spec(self) -> dict[str, Any]:
+        """`kind` and everything but the tensors that is needed to build this quantizer again."""
+        raise NotImplementedError
+
+
+class DynamicActivation(Activation):
     """Min-max ranges per (token, group) of the input at hand (Q-DiT Eq. 7–8).
 
     The released code shares a range among the `group_size` consecutive channels of one token; `sharing="sample"` is
@@ -54,7 +66,6 @@ class DynamicActivation(nn.Module):
         self.include_zero, self.symmetric = include_zero, symmetric
 
     def spec(self) -> dict[str, Any]:
-        """Everything needed to build this quantizer again."""
         return {
             "kind": "dynamic",
             "bits": self.bits,
@@ -63,6 +74,11 @@ class DynamicActivation(nn.Module):
             "include_zero": self.include_zero,
             "symmetric": self.symmetric,
         }
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The quantizer of a spec; it has no tensors."""
+        return cls(**{key: value for key, value in spec.items() if key != "kind"})
 
     def forward(self, x: Tensor) -> Tensor:
         groups = group(x, self.group_size)
@@ -81,39 +97,42 @@ class DynamicActivation(nn.Module):
         return ungroup(quantized)
 
 
-class StaticActivation(nn.Module):
-    """Calibrated (scale, zero_point) per tensor (one group) or per group of input channels: shape (groups,)."""
+class StaticActivation(Activation):
+    """Calibrated (scale, zero_point), one pair per tensor, per group of input channels or per attention head.
+
+    `scale` and `zero_point` have shape (groups,), or (heads,) for operands (N, heads, T, d) with `per="head"`.
+    """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, *, bits: int, scale: Tensor, zero_point: Tensor) -> None:
+    def __init__(
+        self, *, bits: int, scale: Tensor, zero_point: Tensor, per: Literal["group", "head"] = "group"
+    ) -> None:
         super().__init__()
-        self.bits = bits
-        self.register_buffer("scale", scale.float().reshape(-1))
-        self.register_buffer("zero_point", zero_point.reshape(-1).to(torch.int32))
+        self.bits, self.per = bits, per
+        self.register_buffer("scale", scale.detach().float().reshape(-1))
+        self.register_buffer("zero_point", zero_point.detach().reshape(-1).to(torch.int32))
 
     def spec(self) -> dict[str, Any]:
-        """Everything but the tensors."""
-        return {"kind": "static", "bits": self.bits, "groups": self.scale.numel()}
+        return {"kind": "static", "bits": self.bits, "per": self.per, "count": self.scale.numel()}
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The quantizer of a spec and its tensors."""
+        return cls(bits=spec["bits"], per=spec["per"], scale=tensors["scale"], zero_point=tensors["zero_point"])
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = group(x, x.shape[-1] // self.scale.numel())
-        zero_point = self.zero_point.to(x.dtype)
-        return ungroup(fake_quantize(groups, self.scale[:, None], zero_point[:, None], self.bits))
+        scale, zero_point = self.scale, self.zero_point.to(x.dtype)
+        if scale.numel() == 1:
+            return fake_quantize(x, scale, zero_point, self.bits)
+        return fake_quantize(x, self.broadcast(scale, x), self.broadcast(zero_point, x), self.bits)
 
-
-Activation = DynamicActivation | StaticActivation
-"""Any activation quantizer: a module from (…, d) to (…, d) with `bits` and `spec()`."""
-
-
-def build_activation(spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Activation | None:
-    """Quantizer of a spec; `tensors` are its buffers (`scale`, `zero_point`). None stays None."""
-    if spec is None:
-        return None
-    options = {key: value for key, value in spec.items() if key != "kind"}
-    if spec.get("kind") == "dynamic":
-        return DynamicActivation(**options)
-    if spec.get("kind") == "static":
-        return StaticActivation(bits=spec["bits"], scale=tensors["scale"], zero_point=tensors["zero_point"])
-    raise CheckpointError(f"activation quantizer kind {spec.get('kind')!r}: allowed are dynamic, static")
+    def broadcast(self, values: Tensor, x: Tensor) -> Tensor:
+        """One value per group or head, in a shape that broadcasts against x."""
+        if self.per == "head":
+            return values[:, None, None]
+        width = x.shape[-1]
+        if width % values.numel():
+            check_group_size(max(1, width // values.numel()), width, "static activation")
+        return values.repeat_interleave(width // values.numel())

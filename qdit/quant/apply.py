@@ -3,9 +3,9 @@
 Each works in place on a model of which the method holds a copy, on the linear sites it is given.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from qdit.affine import Granularity, group, minmax_asymmetric
@@ -13,15 +13,24 @@ from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation, group_extremes
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
-from qdit.quant.ranges import Side, minmax, side_of, threshold_parameters, threshold_range
+from qdit.quant.ranges import (
+    Ranges,
+    Side,
+    minmax,
+    running_parameters,
+    side_of,
+    threshold_parameters,
+    threshold_range,
+    threshold_range_2d,
+)
 from qdit.quant.sites import QuantizedLinear, quantize_site
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
 """Site name → group size; None is per channel (weights), per tensor (static) or per token (dynamic)."""
 
-Rows = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""Range rule: rows (R, n) and bits → scale (R, 1), zero_point (R, 1)."""
+Bits = int | Mapping[str, int]
+"""Bits of every site, or site name → bits."""
 
 
 def granularity(group_size: int | None) -> Granularity:
@@ -29,16 +38,24 @@ def granularity(group_size: int | None) -> Granularity:
     return Granularity("channel") if group_size is None else Granularity("group", group_size)
 
 
+def bits_of(bits: Bits, site: Site) -> int:
+    """Bits of one site."""
+    return bits if isinstance(bits, int) else bits[site.name]
+
+
 def round_weights(
-    model: nn.Module, sites: Sequence[Site], *, bits: int, group_sizes: GroupSizes, include_zero: bool = True
+    model: nn.Module,
+    sites: Sequence[Site],
+    *,
+    bits: Bits,
+    rule: Ranges = minmax,
+    group_sizes: GroupSizes | None = None,
 ) -> None:
-    """Round the weights of the sites to nearest, min-max per channel or group."""
-    rule: Rows = partial(minmax, include_zero=include_zero)
+    """Round the weights of the sites to nearest with a range rule per output channel, or per group of inputs."""
     for site in sites:
-        weight = linear_of(model, site).weight
-        quantized = quantize_weight(
-            weight.detach(), bits=bits, granularity=granularity(group_sizes[site.name]), ranges=rule
-        )
+        weight = linear_of(model, site).weight.detach().flatten(1)
+        size = None if group_sizes is None else group_sizes[site.name]
+        quantized = quantize_weight(weight, bits=bits_of(bits, site), granularity=granularity(size), ranges=rule)
         quantize_site(model, site, weight=quantized)
 
 
@@ -99,6 +116,35 @@ def insert_dynamic(
         quantize_site(model, site, activation=quantizer)
 
 
+def collect_inputs(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
+    """Each site with all its inputs on the batches, (samples, …); one pass over the data for each block."""
+    data = list(batches)
+    for stage in blocks_of(sites):
+        seen: dict[str, list[Tensor]] = {site.name: [] for site in stage}
+
+        def keep(site: Site, x: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
+            seen[site.name].append(x)
+
+        observe_inputs(model, stage, data, keep)
+        for site in stage:
+            yield site, torch.cat(seen.pop(site.name))
+
+
+def calibrate_static(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, rule: Ranges
+) -> None:
+    """Static per tensor: a range rule on all inputs of a site at once.
+
+    All sites are looked at before the first quantizer is put in, so that ranges are those of exact activations.
+    """
+    found = {}
+    for site, x in collect_inputs(model, sites, batches):
+        scale, zero_point = rule(x.reshape(1, -1), bits_of(bits, site))
+        found[site] = StaticActivation(bits=bits_of(bits, site), scale=scale, zero_point=zero_point)
+    for site, quantizer in found.items():
+        quantize_site(model, site, activation=quantizer)
+
+
 def calibrate_static_minmax(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
 ) -> None:
@@ -115,23 +161,37 @@ def calibrate_static_minmax(
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
 
-def calibrate_static_threshold(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int) -> None:
+def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
+    """Static per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
+    ranges = RunningRanges(momentum=0.95)
+    observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
+    for site in sites:
+        own = bits_of(bits, site)
+        scale, zero_point = running_parameters(*ranges.ranges[site.name], own)
+        quantize_site(model, site, activation=StaticActivation(bits=own, scale=scale, zero_point=zero_point))
+
+
+def calibrate_static_threshold(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
+) -> None:
     """Static per tensor by PTQ4DM's threshold search (P8) on every batch, averaged with 0.9 (P9).
 
     Whether a tensor has one sign is decided on the first batch, as in the released code.
     """
+    find = threshold_range_2d if two_dimensional else threshold_range
     ranges = RunningRanges(momentum=0.9)
     sides: dict[str, Side] = {}
 
     def look(site: Site, x: Tensor) -> None:
         side = sides.setdefault(site.name, side_of(x))
-        low, high = threshold_range(x.reshape(1, -1), bits, side=side)
+        low, high = find(x.reshape(1, -1), bits_of(bits, site), side=side)
         ranges.update(site.name, low, high)
 
     observe_inputs(model, sites, batches, look)
     for site in sites:
-        scale, zero_point = threshold_parameters(*ranges.ranges[site.name], bits)
-        quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
+        own = bits_of(bits, site)
+        scale, zero_point = threshold_parameters(*ranges.ranges[site.name], own)
+        quantize_site(model, site, activation=StaticActivation(bits=own, scale=scale, zero_point=zero_point))
 
 
 def blocks_of(sites: Sequence[Site]) -> list[list[Site]]:

@@ -5,7 +5,7 @@ half precision where that loses nothing; the JSON says how to build the modules,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,52 @@ from qdit.errors import CheckpointError, QditError
 from qdit.models.dit import DiT, DiTConfig, sincos_positions
 from qdit.models.roles import replace
 from qdit.models.state import empty_model
-from qdit.quant.sites import QuantizedLinear, build_linear
+from qdit.quant.correction import NoiseCorrection
+from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.quant.sites import QuantizedSite, build_site
 
-FORMAT = 1
-TENSORS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in eval mode and everything its configuration says."""
+    """A loaded checkpoint: the model in eval mode, its correction, and everything its configuration says."""
 
     model: DiT
+    correction: NoiseCorrection | None
     config: dict[str, Any]
 
 
-def quantized_sites(model: nn.Module) -> dict[str, QuantizedLinear]:
+@dataclass(frozen=True)
+class Quantized:
+    """Result of a method: the model with quantized sites and, for some methods, a correction of its output.
+
+    `log` is what a method tells about its work (learning curves, chosen factors), as plain JSON.
+    """
+
+    model: DiT
+    correction: NoiseCorrection | None = None
+    log: Mapping[str, Any] = field(default_factory=dict)
+
+
+def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
     """Path → module of every quantized site."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedSite)}
 
 
-def save_checkpoint(folder: Path, model: DiT, record: Mapping[str, Any]) -> None:
+def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
     """Write a model (quantized or not) and what made it; `record` is any JSON mapping."""
+    model, correction = quantized.model, quantized.correction
     tensors = {name: compact(t) for name, t in model.state_dict().items() if name != "pos_embed"}
+    tensors |= {} if correction is None else correction.tensors()
     save_tensors(folder / TENSORS_FILE, tensors)
     config = {
         "format": FORMAT,
         "model": {"family": "dit", "config": model.config.to_dict()},
         "sites": {name: module.spec() for name, module in quantized_sites(model).items()},
+        "correction": None if correction is None else correction.spec(),
         "record": dict(record),
+        "log": dict(quantized.log),
         "files": {TENSORS_FILE: sha256_file(folder / TENSORS_FILE)},
     }
     write_json(folder / CONFIG_FILE, config)
@@ -59,18 +76,21 @@ def compact(tensor: Tensor) -> Tensor:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint folder; damaged, incomplete or mismatching files raise CheckpointError."""
+    if failure := read_failure(folder):
+        raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{folder}: checkpoint format {found!r}, this version reads {FORMAT}; quantize again")
     try:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
+        correction = NoiseCorrection.take(config["correction"], tensors)
         model = build_model(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
         raise CheckpointError(
             f"{folder}: configuration and tensors disagree ({' '.join(str(problem).split())}); quantize again"
         ) from None
-    return Checkpoint(model.eval(), config)
+    return Checkpoint(model.eval(), correction, config)
 
 
 def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
@@ -84,14 +104,13 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
         prefix = f"{name}."
         own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         try:
-            replace(model, name, build_linear(spec, own))
+            replace(model, name, build_site(spec, own, model.step_context))
         except QditError as problem:
             raise CheckpointError(f"{name}: {problem}") from None
         for key, tensor in own.items():
             rest[prefix + key] = tensor
-    rest = {
-        name: t.float() if t.dtype == torch.float16 and not name.endswith(".scale") else t for name, t in rest.items()
-    }
+    scales = {f"{name}.scale" for name in config["sites"]}
+    rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
     rest["pos_embed"] = sincos_positions(shape.hidden_size, shape.input_size // shape.patch_size)
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
@@ -99,8 +118,3 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
             f"missing tensors {wrong.missing_keys[:3]}, unexpected tensors {wrong.unexpected_keys[:3]}; quantize again"
         )
     return model
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """The identity of a checkpoint: the digest of its configuration, which holds that of its tensors."""
-    return sha256_file(folder / CONFIG_FILE)

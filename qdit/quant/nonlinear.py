@@ -1,11 +1,15 @@
-"""Quantizers that are not affine: log√2 for softmax outputs (RepQ-ViT), twin uniform for softmax and GELU (TQ-DiT)."""
+"""Quantizers that are not affine: log√2 for softmax outputs (RepQ-ViT), twin uniform for softmax and GELU (TQ-DiT).
 
-from collections.abc import Sequence
-from typing import Literal
+Functions first, then the activation quantizers made of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from qdit.quant.activation import Activation
 from qdit.quant.quantiles import quantiles
 from qdit.quant.ranges import PERCENTILES
 
@@ -27,15 +31,19 @@ def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PER
     return candidates[errors.nan_to_num(nan=torch.inf).argmin()]
 
 
-def twin_softmax(x: Tensor, split: float, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise") -> Tensor:
+def twin_softmax(
+    x: Tensor, split: float | Tensor, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise"
+) -> Tensor:
     """P11 for values in [0, 1]: steps of split / (Q − 1) below `split` and of 1 / (Q − 1) above, Q = 2^(bits − 1).
 
-    `sum` is the released form, which adds both halves and so adds `split` to every value; for parity only.
+    `split` broadcasts against x. `sum` is the released form, which adds both halves and so adds `split` to every
+    value; for parity only.
     """
     steps = 2 ** (bits - 1) - 1
-    coarse = (x.clamp(split, 1) * steps).round() / steps
+    split = torch.as_tensor(split, dtype=x.dtype, device=x.device)
+    coarse = (torch.maximum(x, split).clamp(max=1) * steps).round() / steps
     fine_step = split / steps
-    fine = (x.clamp(0, split) / fine_step).round() * fine_step
+    fine = (torch.minimum(x, split).clamp(min=0) / fine_step).round() * fine_step
     return coarse + fine if mode == "sum" else torch.where(x < split, fine, coarse)
 
 
@@ -53,6 +61,51 @@ def twin_gelu_negative_scale(bits: int) -> float:
     return GELU_MINIMUM / 2 ** (bits - 1)
 
 
-def signed_scale(x: Tensor, bits: int) -> Tensor:
-    """Symmetric start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5), shape ()."""
-    return x.abs().amax() / (2 ** (bits - 1) - 0.5)
+def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
+    """Symmetric start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5), shape () or (n,) by dimension."""
+    largest = x.abs().amax() if per is None else x.abs().transpose(0, per).flatten(1).amax(dim=1)
+    return largest / (2 ** (bits - 1) - 0.5)
+
+
+class LogSqrt2Activation(Activation):
+    """P10 with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
+
+    scale: Tensor
+
+    def __init__(self, *, bits: int, scale: Tensor) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", scale.detach().float().reshape(()))
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": "log-sqrt2", "bits": self.bits}
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The quantizer of a spec and its tensors."""
+        return cls(bits=spec["bits"], scale=tensors["scale"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return log_sqrt2(x, self.scale, self.bits)
+
+
+class TwinGeluActivation(Activation):
+    """P11 for GELU outputs with a searched `positive_scale` () (TQ-DiT's MRQ of fc2's input)."""
+
+    positive_scale: Tensor
+
+    def __init__(self, *, bits: int, positive_scale: Tensor) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("positive_scale", positive_scale.detach().float().reshape(()))
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": "twin-gelu", "bits": self.bits}
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The quantizer of a spec and its tensors."""
+        return cls(bits=spec["bits"], positive_scale=tensors["positive_scale"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return twin_gelu(x, self.positive_scale, self.bits)

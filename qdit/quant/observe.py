@@ -1,16 +1,37 @@
 """Looking at the inputs of sites while a model runs on calibration batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qdit.models.roles import Site
+from qdit.models.roles import Site, replace
 from qdit.quant.ranges import ema
 
 Batch = tuple[Tensor, ...]
 """Positional arguments of the model's forward."""
+
+
+class Tap(nn.Module):
+    """An identity that is not `nn.Identity`: with one at an operand site, attention writes out its products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@contextmanager
+def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
+    """Operand sites without a quantizer hold a `Tap` inside this context, so that their inputs exist."""
+    empty = [site for site in sites if isinstance(model.get_submodule(site.name), nn.Identity)]
+    for site in empty:
+        replace(model, site, Tap())
+    try:
+        yield
+    finally:
+        for site in empty:
+            replace(model, site, nn.Identity())
 
 
 def observe_inputs(
@@ -22,15 +43,35 @@ def observe_inputs(
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _module, inputs: look(site, inputs[0])
 
+    with tapped(model, sites):
+        try:
+            for site in sites:
+                handles.append(model.get_submodule(site.name).register_forward_pre_hook(hook_of(site)))
+            with torch.inference_mode():
+                for batch in batches:
+                    model(*batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """All inputs and the output of one submodule over all batches, each concatenated along the first dimension."""
+    inputs: list[tuple[Any, ...]] = []
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        inputs.append(given)
+        outputs.append(output)
+
+    handle = model.get_submodule(name).register_forward_hook(keep)
     try:
-        for site in sites:
-            handles.append(model.get_submodule(site.name).register_forward_pre_hook(hook_of(site)))
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in batches:
                 model(*batch)
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+    return tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs)
 
 
 class RunningRanges:

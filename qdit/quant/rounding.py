@@ -1,7 +1,12 @@
 """AdaRound (P12): learned rounding of weights with fixed (scale, zero_point) (Nagel et al., 2020)."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from qdit.quant.weight import QuantizedWeight
 
 ZETA, GAMMA = 1.1, -0.1
 """Ends of the stretched sigmoid."""
@@ -24,6 +29,71 @@ def round_weight(weight: Tensor, alpha: Tensor, scale: Tensor, zero_point: Tenso
     up = (alpha >= 0).to(weight.dtype) if hard else rectified_sigmoid(alpha)
     codes = ((weight / scale).floor() + up + zero_point).clamp(0, 2**bits - 1)
     return (codes - zero_point) * scale
+
+
+class SoftRounding(nn.Module):
+    """Rounding of one weight in training: scale and zero point of a quantized weight, α per element as parameter.
+
+    The soft weight of `round_weight` is base + h(α) · span: `base` is the floor code's value, `span` the scale, or 0
+    where the floor is already clamped.
+    """
+
+    def __init__(self, weight: Tensor, stored: QuantizedWeight) -> None:
+        super().__init__()
+        self.stored = stored
+        levels, repeats = 2**stored.bits - 1, weight.shape[1] // stored.scale.shape[1]
+        scale = stored.scale.float().repeat_interleave(repeats, dim=1)
+        zero_point = stored.zero_point.float().repeat_interleave(repeats, dim=1)
+        self.floor = (weight / scale).floor() + zero_point
+        self.base = (self.floor.clamp(0, levels) - zero_point) * scale
+        self.span = scale.masked_fill((self.floor < 0) | (self.floor >= levels), 0)
+        self.alpha = nn.Parameter(initial_alpha(weight, scale))
+
+    def forward(self) -> Tensor:
+        """Ŵ with soft rounding."""
+        value: Tensor = _SoftWeight.apply(self.alpha, self.base, self.span)
+        return value
+
+    def add_regularizer_gradient(self, beta: float, strength: float) -> None:
+        """Add the gradient of strength · `rounding_regularizer` to α's, without computing its value."""
+        sigmoid, h = _sigmoids(self.alpha.detach())
+        distance = h.mul(2).sub_(1)
+        slope = _slope(sigmoid, h).mul_(distance.sign()).mul_(distance.abs_().pow_(beta - 1))
+        if self.alpha.grad is not None:
+            self.alpha.grad.sub_(slope, alpha=2 * beta * strength)
+
+    def hard(self) -> QuantizedWeight:
+        """The quantized weight with the codes that were learned."""
+        up = (self.alpha.detach() >= 0).float()
+        codes = (self.floor + up).clamp(0, 2**self.stored.bits - 1)
+        return replace(self.stored, codes=codes.to(torch.int16))
+
+
+class _SoftWeight(torch.autograd.Function):
+    """base + h(α) · span with a few passes over the weight each way instead of autograd's dozens."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor) -> Tensor:
+        sigmoid, h = _sigmoids(alpha)
+        ctx.save_for_backward(sigmoid, h, span)
+        return torch.addcmul(base, h, span)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        sigmoid, h, span = ctx.saved_tensors
+        return _slope(sigmoid, h).mul_(span).mul_(gradient), None, None
+
+
+def _sigmoids(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """σ(α) and h(α)."""
+    sigmoid = alpha.sigmoid()
+    return sigmoid, sigmoid.mul(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
+
+
+def _slope(sigmoid: Tensor, h: Tensor) -> Tensor:
+    """dh / dα, zero where h is clamped."""
+    slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
+    return slope.masked_fill_((h == 0) | (h == 1), 0)
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:

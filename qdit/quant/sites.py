@@ -5,20 +5,19 @@ the fly. Only the packed codes, scales and zero points are state; the dequantize
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.affine import pack_codes, unpack_codes
-from qdit.errors import CheckpointError
+from qdit.errors import CheckpointError, Unsupported
 from qdit.kernels.dense import DenseLinear
 from qdit.models.dit import DiT, Mlp
-from qdit.models.roles import Site, linear_of, replace
-from qdit.quant.activation import Activation, build_activation
+from qdit.models.roles import Site, StepContext, replace
+from qdit.quant.activation import Activation
+from qdit.quant.activation_kinds import build_activation
 from qdit.quant.weight import QuantizedWeight
-
-WEIGHT_TENSORS = ("codes", "scale", "zero_point")
 
 
 class QuantizedLinear(nn.Module):
@@ -62,42 +61,105 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias) if self.dense is None else self.dense(x)
 
 
-def build_linear(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedLinear:
+class QuantizedConv2d(QuantizedLinear):
+    """Convolution whose patches do not overlap (stride = kernel); its weight is kept as (out, in · kernel²)."""
+
+    def __init__(
+        self, *, weight: QuantizedWeight | Tensor, bias: Tensor | None, activation: Activation | None, kernel: int
+    ) -> None:
+        flat = weight if isinstance(weight, QuantizedWeight) else weight.flatten(1)
+        super().__init__(weight=flat, bias=bias, activation=activation)
+        self.kernel = kernel
+
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec(), "kind": "conv", "kernel": self.kernel}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.activation is None else self.activation(x)
+        weight = self.weight.unflatten(1, (-1, self.kernel, self.kernel))
+        return F.conv2d(x, weight, self.bias, stride=self.kernel)
+
+
+class QuantizedOperand(nn.Module):
+    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d)."""
+
+    weight_bits = 16
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def spec(self) -> dict[str, Any]:
+        """The quantizer's kind."""
+        return {"kind": "operand", "weight_bits": 16, "groups": None, "activation": self.activation.spec()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x)
+
+
+QuantizedSite = QuantizedLinear | QuantizedOperand
+
+
+def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> QuantizedSite:
     """Module of a spec and its state; raises CheckpointError if shapes and spec disagree."""
+    own = {name.removeprefix("activation."): t for name, t in tensors.items() if name.startswith("activation.")}
+    activation = build_activation(spec["activation"], own, context)
+    if spec["kind"] == "operand" and activation is not None:
+        return QuantizedOperand(activation)
+    weight = build_weight(spec, tensors)
+    bias = tensors["bias"].float() if "bias" in tensors else None
+    if spec["kind"] == "conv":
+        return QuantizedConv2d(weight=weight, bias=bias, activation=activation, kernel=spec["kernel"])
+    if spec["kind"] == "linear":
+        return QuantizedLinear(weight=weight, bias=bias, activation=activation)
+    raise CheckpointError(f"site kind {spec['kind']!r}: allowed are linear, conv, operand")
+
+
+def build_weight(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedWeight | Tensor:
+    """The weight of a linear or convolution, quantized or not."""
     outputs, width = spec["shape"]
     shape = (int(outputs), int(width))
-    weight: QuantizedWeight | Tensor
     if spec["weight_bits"] == 16:
         weight = tensors["weight"].float()
         if tuple(weight.shape) != shape:
             raise CheckpointError(f"weight has shape {tuple(weight.shape)}, the configuration says {shape}")
-    else:
-        if list(tensors["scale"].shape) != spec["groups"]:
-            raise CheckpointError(
-                f"scale has shape {list(tensors['scale'].shape)}, the configuration says {spec['groups']}"
-            )
-        bits = spec["weight_bits"]
-        codes = unpack_codes(tensors["codes"], bits, shape)
-        weight = QuantizedWeight(codes, tensors["scale"], tensors["zero_point"], bits)
-    own = {name.removeprefix("activation."): t for name, t in tensors.items() if name.startswith("activation.")}
-    bias = tensors["bias"].float() if "bias" in tensors else None
-    return QuantizedLinear(weight=weight, bias=bias, activation=build_activation(spec["activation"], own))
+        return weight
+    if list(tensors["scale"].shape) != spec["groups"]:
+        raise CheckpointError(
+            f"scale has shape {list(tensors['scale'].shape)}, the configuration says {spec['groups']}"
+        )
+    bits = spec["weight_bits"]
+    codes = unpack_codes(tensors["codes"], bits, shape)
+    return QuantizedWeight(codes, tensors["scale"], tensors["zero_point"], bits)
 
 
 def quantize_site(
     model: nn.Module, site: Site, *, weight: QuantizedWeight | None = None, activation: Activation | None = None
 ) -> None:
-    """Give a linear site a quantized weight, an input quantizer, or both; what is None stays as it was."""
-    old = linear_of(model, site)
+    """Give a site a quantized weight, an input quantizer, or both; what is None stays as it was."""
+    old = model.get_submodule(site.name)
+    if site.kind == "operand":
+        if activation is not None:
+            replace(model, site, QuantizedOperand(activation))
+        return
+    if site.kind not in ("linear", "conv"):
+        raise Unsupported(f"{site.name}: a site of kind {site.kind} has no weight or input that can be quantized")
     quantized = old if isinstance(old, QuantizedLinear) else None
-    kept = old.weight if quantized is None else stored_weight(quantized)
-    kept_activation = None if quantized is None else quantized.activation
-    module = QuantizedLinear(
-        weight=kept if weight is None else weight,
-        bias=old.bias,
-        activation=kept_activation if activation is None else activation,
-    )
-    replace(model, site, module)
+    kept = cast(nn.Linear, old).weight if quantized is None else stored_weight(quantized)
+    if activation is None and quantized is not None:
+        activation = quantized.activation
+    chosen, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
+    if site.kind == "conv":
+        kernel = old.kernel if isinstance(old, QuantizedConv2d) else cast(nn.Conv2d, old).kernel_size[0]
+        replace(model, site, QuantizedConv2d(weight=chosen, bias=bias, activation=activation, kernel=kernel))
+    else:
+        replace(model, site, QuantizedLinear(weight=chosen, bias=bias, activation=activation))
+
+
+def activation_of(model: nn.Module, site: Site) -> Activation | None:
+    """The input quantizer that a site has now."""
+    module = model.get_submodule(site.name)
+    return module.activation if isinstance(module, QuantizedSite) else None
 
 
 def prepare_inference(model: DiT) -> DiT:
@@ -111,7 +173,7 @@ def prepare_inference(model: DiT) -> DiT:
             module.act = nn.Identity()
             fused.add(f"{name}.fc1")
     for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedLinear):
+        if type(module) is QuantizedLinear:
             module.dense = DenseLinear(module.weight, module.bias, gelu=name in fused)
         elif type(module) is nn.Linear:
             replace(model, name, DenseLinear(module.weight, module.bias, gelu=name in fused))

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdit.affine import check_group_size, packed_width
 from qdit.errors import CheckpointError, ConfigError, did_you_mean
-from qdit.models.dit import DiTConfig
+from qdit.grouping import check_group_size, packed_width
+from qdit.models.config import DiTConfig
 from qdit.models.roles import CORE_ROLES
 
 FULL_PRECISION = 16

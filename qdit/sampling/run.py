@@ -6,6 +6,7 @@ goes on where it was.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from qdit.artifacts import load_arrays, save_arrays, sha256_file, sha256_json, write_json
-from qdit.data.digits import to_uint8
+from qdit.data.pixels import to_uint8
 from qdit.digest import code_digest
-from qdit.errors import ConfigError, DataError
+from qdit.errors import ConfigError, DataError, QditError, Unsupported
+from qdit.failure import Failure, recording, say
 from qdit.kernels.dense import backend
 from qdit.models.dit import DiT
-from qdit.quant.checkpoint import checkpoint_sha256, load_checkpoint
+from qdit.quant.checkpoint import load_checkpoint
+from qdit.quant.folder import checkpoint_sha256, read_failure
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
@@ -98,15 +101,14 @@ def sample_shard(
         if not is_current(path, key, count):
             x0, asked = sample_images(model, protocol, range(first, first + chunk), correction=correction)
             save_chunk(path, x0[:count], asked[:count], first, key)
-    listing = {
-        "key": key,
-        "images": images,
-        "chunk": chunk,
-        "backend": backend(),
-        "chunks": [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)],
-    }
+    listed = [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)]
+    return write_shard(folder, shard, {"key": key, "images": images, "chunk": chunk, "chunks": listed})
+
+
+def write_shard(folder: Path, shard: int, listing: dict[str, Any]) -> Path:
+    """Write the list of a shard's chunks."""
     path = folder / f"shard-{shard:03d}.json"
-    write_json(path, listing)
+    write_json(path, {**listing, "backend": backend()})
     return path
 
 
@@ -123,12 +125,9 @@ def save_chunk(path: Path, x0: Tensor, asked: Tensor, first: int, key: str) -> N
     save_arrays(path, arrays)
 
 
-def sample_checkpoint(
-    checkpoint: Path, out: Path, protocol: Protocol, *, images: int, chunk: int, shard: int, chunks_per_shard: int
-) -> Path:
-    """The step quantized checkpoint → sample chunks of one shard, in the folder `out`."""
-    model = prepare_inference(load_checkpoint(checkpoint).model)
-    key = sha256_json(
+def run_key(checkpoint: Path, protocol: Protocol, chunk: int) -> str:
+    """Identifies everything that the images of a run depend on."""
+    return sha256_json(
         {
             "checkpoint": checkpoint_sha256(checkpoint),
             "protocol": protocol.to_dict(),
@@ -137,14 +136,52 @@ def sample_checkpoint(
             "code": code_digest("qdit.sampling.run"),
         }
     )
-    return sample_shard(
-        model,
-        None,
-        protocol,
-        images=images,
-        chunk=chunk,
-        shard=shard,
-        chunks_per_shard=chunks_per_shard,
-        folder=out,
-        key=key,
-    )
+
+
+def sample_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    protocol: Protocol,
+    *,
+    images: int,
+    chunk: int,
+    shard: int,
+    chunks_per_shard: int,
+    record_failure: bool = False,
+) -> Path:
+    """The step quantized checkpoint → sample chunks of one shard, in the folder `out`.
+
+    Where quantizing failed and that was recorded, the list of chunks is empty and says so. With `record_failure` the
+    same is done if the model cannot be run or its images are not finite; otherwise that is raised.
+    """
+    key = run_key(checkpoint, protocol, chunk)
+
+    def write(failure: Failure) -> None:
+        listing = {"key": key, "images": images, "chunk": chunk, "chunks": []}
+        write_shard(out, shard, listing | failure.to_dict())
+
+    if failure := read_failure(checkpoint):
+        write(failure)
+        say(failure.text)
+        return out / f"shard-{shard:03d}.json"
+    loaded = load_checkpoint(checkpoint)
+    if loaded.correction is not None:
+        loaded.correction.check(protocol.steps)
+    with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
+        sample_shard(
+            prepare_inference(loaded.model),
+            loaded.correction,
+            protocol,
+            images=images,
+            chunk=chunk,
+            shard=shard,
+            chunks_per_shard=chunks_per_shard,
+            folder=out,
+            key=key,
+        )
+    return out / f"shard-{shard:03d}.json"
+
+
+def is_of_the_model(problem: Exception) -> bool:
+    """Whether sampling failed at the model (it crashes, or diverges) and not at what was asked for."""
+    return isinstance(problem, DataError | Unsupported) or not isinstance(problem, QditError)

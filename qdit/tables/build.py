@@ -6,14 +6,21 @@ from typing import Any
 
 from qdit.artifacts import write_text
 from qdit.errors import ConfigError, did_you_mean
+from qdit.tables.comparison import COMPARISONS, comparison
 from qdit.tables.page import html_text
 from qdit.tables.published import published_folder
+from qdit.tables.qc import qc
 from qdit.tables.render import csv_text, latex_text, markdown_text
 from qdit.tables.rows import Table
-from qdit.tables.table2 import table2
 from qdit.tables.table4 import table4
+from qdit.tables.variants import variants
 
-KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {"table2": table2, "table4": table4}
+KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
+    **dict.fromkeys(COMPARISONS, comparison),
+    "table4": table4,
+    "variants": variants,
+    "qc": qc,
+}
 """Layouts that a profile's `tables:` entry can ask for."""
 
 

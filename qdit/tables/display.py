@@ -29,7 +29,9 @@ def significant(value: float) -> str:
 
 
 def scientific(value: float) -> str:
-    """Three significant digits and an exponent: 9.80e-4."""
+    """Three significant digits and an exponent: 9.80e-4; 0 for what is exactly that."""
+    if value == 0:
+        return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
@@ -48,6 +50,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "precision": fixed(4),
     "fd_fp": significant,
     "mse_fp": scientific,
+    "ratio_fd_fp": significant,
 }
 
 LOWER_IS_BETTER = {"fid": True, "sfid": True, "is": False, "precision": False, "fd_fp": True, "mse_fp": True}
@@ -60,6 +63,8 @@ HEADINGS = {
     "precision": "Precision ↑",
     "fd_fp": "FD-FP ↓",
     "mse_fp": "MSE-FP ↓",
+    "ratio_fd_fp": "FD-FP ÷ base",
+    "check": "Between",
 }
 
 
@@ -75,6 +80,11 @@ class Column:
     def heading(self) -> str:
         """Heading shared with the neighbours of the same metric."""
         return HEADINGS[self.metric]
+
+    @property
+    def under(self) -> str:
+        """Whose number it is, where that is not plain from the heading."""
+        return self.source if self.metric in FORMATS and self.metric != "ratio_fd_fp" else ""
 
     @property
     def change(self) -> str | None:
@@ -96,9 +106,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row as shown; `status` is empty for a measured one and else says what is missing and why."""
+    """One row as shown; `status` is empty for a measured one and else says what is missing and why.
 
-    bits: str
+    `lead` are the cells before the method: bits (where the table shows them) and scope.
+    """
+
+    lead: tuple[str, ...]
     name: str
     detail: str
     fitted: bool
@@ -109,7 +122,7 @@ class Line:
 def columns(table: Table) -> list[Column]:
     """Columns in the paper's order, the paired metrics last; a paper column without any number is left out."""
     shown = []
-    for metric in HEADINGS:
+    for metric in table.metrics:
         shown.append(Column(metric, metric, OURS))
         if metric == "size_mb":
             shown.append(Column("size_actual_mb", metric, ON_DISK))
@@ -119,17 +132,22 @@ def columns(table: Table) -> list[Column]:
     return shown
 
 
+def lead(table: Table) -> tuple[str, ...]:
+    """Headings of the columns before the method."""
+    return ("Bits", "Scope") if table.shows_bits else ("Scope",)
+
+
 def headings(shown: list[Column]) -> list[tuple[str, int]]:
     """(heading, number of columns under it)."""
     return [(heading, len(list(group))) for heading, group in groupby(column.heading for column in shown)]
 
 
-def lines(block: Block, shown: list[Column]) -> list[Line]:
+def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
     """The rows of a block, formatted."""
-    best = best_cells(block)
+    best = best_cells(block) if table.marks_best else set()
     return [
         Line(
-            bits=f"W{row['weight_bits']}A{row['activation_bits']}",
+            lead=(*((bits_text(row),) if table.shows_bits else ()), row["scope"]),
             name=row["name"],
             detail=row.get("detail", ""),
             fitted=row.get("fitted") is not None,
@@ -140,10 +158,23 @@ def lines(block: Block, shown: list[Column]) -> list[Line]:
     ]
 
 
+def bits_text(row: Row) -> str:
+    """`W4A8`."""
+    return f"W{row['weight_bits']}A{row['activation_bits']}"
+
+
+def status_column(shown: list[Column]) -> int:
+    """Index of the column in which a row that was not measured says so: our FID, or else the first of ours."""
+    ours = [n for n, column in enumerate(shown) if column.source == OURS]
+    return next((n for n in ours if shown[n].metric == "fid"), ours[0])
+
+
 def _cell(row: Row, column: Column, *, best: bool) -> Cell:
     value = row.get(column.cell)
     if value is None:
         return Cell(BLANK, source=column.source)
+    if isinstance(value, str):
+        return Cell(value, source=column.source)
     style = FORMATS["size_actual_mb" if column.source == ON_DISK else column.metric]
     change = row.get(column.change) if column.change else None
     return Cell(style(value), "" if change is None else signed(style, change), best, column.source)

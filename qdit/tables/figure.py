@@ -10,10 +10,16 @@ from qdit.tables.rows import Block, Table
 
 WIDTH = 344
 NAMES = 128
-"""Pixels for the names left of the axis."""
+"""Pixels for the names left of the axis, unless they are longer."""
+
+CHARACTER = 6.6
+"""Pixels of a character, so that long names have room."""
 
 VALUES = 44
 """Pixels right of the axis, so that the value beside the last dot is not cut."""
+
+TICK = 43
+"""Pixels that a label below the axis needs."""
 
 LINE, TOP, BOTTOM = 22, 8, 26
 
@@ -24,11 +30,12 @@ class Axis:
 
     low: int
     high: int
+    left: float = NAMES
 
     def x(self, value: float) -> float:
         """Pixel of a value."""
         share = (math.log10(value) - self.low) / (self.high - self.low)
-        return NAMES + share * (WIDTH - NAMES - VALUES)
+        return self.left + share * (WIDTH - self.left - VALUES)
 
 
 def axis(table: Table) -> Axis | None:
@@ -37,7 +44,8 @@ def axis(table: Table) -> Axis | None:
     if not values:
         return None
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return Axis(low, max(high, low + 1))
+    names = max(len(row["short"]) for row in table.rows if "key" in row)
+    return Axis(low, max(high, low + 1), min(max(NAMES, CHARACTER * names + 14), WIDTH - VALUES - 90))
 
 
 def _drawn(row: Row) -> bool:
@@ -61,20 +69,21 @@ def panel(block: Block, shared: Axis) -> str:
 
 
 def _line(row: Row, shared: Axis, y: float) -> list[str]:
-    parts = [f'<text class="name" x="{NAMES - 10}" y="{y + 4:.1f}">{escape(row["short"])}</text>']
+    parts = [f'<text class="name" x="{shared.left - 10:.1f}" y="{y + 4:.1f}">{escape(row["short"])}</text>']
     if not _drawn(row):
         why = "0" if row.get("fd_fp") == 0 else "missing"
-        return [*parts, f'<text class="value" x="{NAMES + 4}" y="{y + 4:.1f}">{why}</text>']
+        return [*parts, f'<text class="value" x="{shared.left + 4:.1f}" y="{y + 4:.1f}">{why}</text>']
     x = shared.x(row["fd_fp"])
     return [
         *parts,
-        f'<line class="stem" x1="{NAMES}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        f'<line class="stem" x1="{shared.left:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
         f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
         f'<text class="value" x="{x + 9:.1f}" y="{y + 4:.1f}">{significant(row["fd_fp"])}</text>',
     ]
 
 
 def _ticks(shared: Axis) -> list[int]:
-    """Decades to draw: all of them up to four, then every second, third …, so that labels do not touch."""
-    step = math.ceil((shared.high - shared.low) / 4)
+    """Decades to draw: all of them where there is room, else every second, third …, so that labels do not touch."""
+    room = max(int((WIDTH - shared.left - VALUES) / TICK), 1)
+    step = math.ceil((shared.high - shared.low) / room)
     return list(range(shared.low, shared.high + 1, step))

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qdit.tables.results import NOT_RUN, Row
-from qdit.tables.rows import Table, describe_protocol, is_measured
+from qdit.tables.rows import CHANGED, Table, describe_protocol, is_measured, is_missing
 
 SHORT = 12
 """Characters of a digest that a rendered page shows; the CSV has all of them."""
+
+
+SCOPES = {
+    "common": (
+        "Scope common: every method quantizes the four linears of a block, weights and inputs, plus only what it is"
+        " nothing without (TFMQ-DM’s time-embedding block, TQ-DiT’s softmax and GELU)."
+    ),
+    "own": "Scope own: every method quantizes all that its paper quantizes.",
+}
 
 
 @dataclass(frozen=True)
@@ -26,27 +35,37 @@ def notes(table: Table) -> Notes:
 
 
 def _reading(table: Table) -> Iterable[str]:
-    yield f"ours: this profile ({table.profile}). paper: as printed, {table.paper_protocol}; “–” is no number."
     other = " In this profile that compares different data sets and models." if table.miniature else ""
-    yield (
-        "In parentheses or small below a value: the difference to full precision (FP) of the same block, ours to our"
-        f" FP, the paper’s to its own. The CSV also holds difference_* = ours − paper.{other}"
-    )
+    printed = bool(table.paper_protocol)
+    if printed:
+        yield f"ours: this profile ({table.profile}). paper: as printed, {table.paper_protocol}; “–” is no number."
+    if any(metric in CHANGED for metric in table.metrics):
+        yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
+            f", ours to our FP, the paper’s to its own. The CSV also holds difference_* = ours − paper.{other}"
+            if printed
+            else "."
+        )
     yield (
         "FD-FP: Fréchet distance to the full-precision samples. MSE-FP: mean squared difference of each image, pixels"
         " in [0, 1], to the full-precision image of the same index. Both are paired: all rows share their noise."
     )
-    if table.miniature:
+    if table.miniature and "fid" in table.metrics:
         yield (
             "On a small, easy data set FID is not monotone in damage: a quantized row can beat FP. Compare methods"
             " by FD-FP and MSE-FP."
         )
-    yield "Bold: the best of our quantized rows at equal bits in a block."
-    yield (
-        "Size: ours by the paper’s formula (every parameter at the weight bits, 4 bytes per group or channel), on disk"
-        " what the checkpoint really occupies, paper DiT-XL/2. MB = 10⁶ bytes."
-    )
+    if table.marks_best:
+        yield "Bold: the best of our quantized rows at equal bits in a block."
+    if "size_mb" in table.metrics:
+        yield (
+            "Size: ours by the paper’s formula (every parameter at the weight bits, 4 bytes per group or channel), on"
+            " disk what the checkpoint really occupies, paper DiT-XL/2. MB = 10⁶ bytes."
+        )
+    for scope in dict.fromkeys(row["scope"] for row in table.rows):
+        yield SCOPES[scope]
+    yield from table.remarks
     yield from _method_notes(table)
+    yield from _reconstruction_notes(table)
 
 
 def _method_notes(table: Table) -> Iterable[str]:
@@ -69,9 +88,18 @@ def _method_notes(table: Table) -> Iterable[str]:
         yield f"The paper also prints {', '.join(table.unmatched)}; they are not rows of this table."
 
 
+def _reconstruction_notes(table: Table) -> Iterable[str]:
+    """`TFMQ-DM: 500 iterations per block, batch 32`, once where all rows of a method agree."""
+    logs = [(row["name"], row["reconstruction"]) for row in table.rows if row.get("reconstruction") is not None]
+    efforts = dict.fromkeys((name, log.iterations, log.batch) for name, log in logs)
+    if efforts:
+        texts = (f"{name}: {iterations} iterations per block, batch {batch}" for name, iterations, batch in efforts)
+        yield f"Reconstruction (learned rounding). {'; '.join(texts)}."
+
+
 def _warnings(table: Table) -> Iterable[str]:
     for row in table.rows:
-        if str(row["status"]).startswith("missing"):
+        if is_missing(row):
             folder = row["key"].folder(Path()).as_posix()
             yield f"{row['name']} {row['key'].bits.upper()}, {row['form']} form: {row['status']} ({folder})"
     for block in table.blocks:

@@ -5,15 +5,30 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from qdit.tables.display import FITTED_MARK, OURS, Cell, Column, Line, columns, headings, lines
+from qdit.tables import reconstruction
+from qdit.tables.display import (
+    FITTED_MARK,
+    OURS,
+    Cell,
+    Column,
+    Line,
+    bits_text,
+    columns,
+    headings,
+    lead,
+    lines,
+    status_column,
+)
 from qdit.tables.figure import axis, panel
 from qdit.tables.notes import notes
 from qdit.tables.results import NOT_RUN
-from qdit.tables.rows import Table
+from qdit.tables.rows import CHANGED, Block, Table
 from qdit.tables.sheets import AMPLIFICATION, contact_sheet, data_uri
 from qdit.tables.style import CSS
 
 PAIRED = ("fd_fp", "mse_fp")
+CLASSES = {"✓": "good", "✗": "bad", "m": "bad", "f": "bad", "u": "bad"}
+"""First character of a check (the letters are of missing, failed, unsupported) → how it looks."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -27,8 +42,12 @@ TEMPLATE = """<!doctype html>
 <header>
 <h1>{{ table.title }}</h1>
 <p class="face">{{ table.face }}</p>
-<p>Every number beside the published one ({{ table.paper_protocol }}). Small below a value: its difference to full
-precision (FP) of the same block.</p>
+{% for sentence in table.summary %}<p class="summary">{{ sentence }}</p>
+{% endfor %}
+{% if changes %}
+<p>{% if table.paper_protocol %}Every number beside the published one ({{ table.paper_protocol }}). {% endif %}
+Small below a value: its difference to full precision (FP) of the same block.</p>
+{% endif %}
 {% if small.warnings %}
 <ul class="bad">
 {% for note in small.warnings %}<li>{{ note }}</li>
@@ -39,11 +58,11 @@ precision (FP) of the same block.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.title }}">
 <table>
 <thead>
-<tr>{% if table.shows_bits %}<th class="first bits" rowspan="2">Bits</th>{% endif %}
+<tr>{% for heading in lead %}<th class="first bits" rowspan="2">{{ heading }}</th>{% endfor %}
 <th class="first name" rowspan="2">Method</th>
 {%- for heading, count in headings %}<th class="edge" colspan="{{ count }}" scope="colgroup">{{ heading }}</th>
 {%- endfor %}</tr>
-<tr>{% for column in columns %}<th{{ edge(column) }} scope="col">{{ column.source }}</th>{% endfor %}</tr>
+<tr>{% for column in columns %}<th{{ edge(column) }} scope="col">{{ column.under }}</th>{% endfor %}</tr>
 </thead>
 {% for block, body in blocks %}
 <tbody>
@@ -51,12 +70,12 @@ precision (FP) of the same block.</p>
 </small></span></th></tr>
 {% for line, cells, starts in body %}
 <tr{% if starts %} class="bits-start"{% endif %}>
-{%- if table.shows_bits %}<th class="bits">{{ line.bits if starts else "" }}</th>{% endif -%}
+{%- for text in line.lead %}<th class="bits">{{ text if starts else "" }}</th>{% endfor -%}
 <th class="name" scope="row">{{ line.name }}{% if line.fitted %} {{ mark }} <small>fitted</small>{% endif %}
-{%- if table.shows_bits %}<small class="inline-bits">{{ line.bits }}</small>{% endif %}
+<small class="inline-bits">{{ line.lead | join(", ") }}</small>
 {%- if line.detail %}<small class="detail">{{ line.detail }}</small>{% endif %}
-{%- if line.status.startswith("missing") %}<small class="bad">{{ line.status }}</small>{% endif %}</th>
-{%- for cell, column in cells %}<td{{ look(column) }}>{{ value(cell, column, line) }}\
+{%- if line.status and line.status != not_run %}<small class="bad">{{ line.status }}</small>{% endif %}</th>
+{%- for cell, column in cells %}<td{{ look(column) }}>{{ value(cell, column, line, status_cell) }}\
 {% if cell.change %}<small>{{ number(cell.change) }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
@@ -71,6 +90,15 @@ panels.</p>
 {% for block, svg in panels %}<figure><figcaption>{{ block.title }}</figcaption>{{ svg }}</figure>
 {% endfor %}</div>
 {% endif %}
+{% if curves %}
+<h2>Reconstruction loss against iterations</h2>
+<p class="muted">Mean loss of each block’s outputs while its rounding is learned, without the regularizer; logarithmic,
+one pair of axes for the panels of a setting. Lines are named at their ends.</p>
+<div class="panels">
+{% for title, svg in curves %}<figure><figcaption>{{ title }}</figcaption>{{ svg }}</figure>
+{% endfor %}</div>
+{% endif %}
+{% if table.shows_samples %}
 <h2>Samples, image by image</h2>
 <p class="muted">Every row starts from the same noise, so a column shows one image as each method makes it. Below each
 strip: the absolute difference to full precision, {{ amplification }} times amplified (black is no difference).</p>
@@ -91,6 +119,7 @@ strip: the absolute difference to full precision, {{ amplification }} times ampl
 </div>
 </div>
 {% endfor %}
+{% endif %}
 </main>
 <footer>
 <h2>Notes</h2>
@@ -118,12 +147,17 @@ def html_text(table: Table, results: Path) -> str:
         css=Markup(CSS),
         small=notes(table),
         mark=FITTED_MARK,
+        not_run=NOT_RUN,
+        changes=any(metric in CHANGED for metric in table.metrics),
+        lead=lead(table),
         columns=shown,
         headings=headings(shown),
-        width=len(shown) + (2 if table.shows_bits else 1),
-        blocks=[(block, _body(lines(block, shown), shown)) for block in table.blocks],
+        status_cell=shown[status_column(shown)].cell,
+        width=len(shown) + len(lead(table)) + 1,
+        blocks=[(block, _body(lines(table, block, shown), shown)) for block in table.blocks],
         panels=[(block, Markup(panel(block, shared))) for block in table.blocks] if shared else [],
-        sheets=[(block, contact_sheet(block, results)) for block in table.blocks],
+        curves=[curve for block in table.blocks for curve in _curves(block)],
+        sheets=[(block, contact_sheet(block, results)) for block in table.blocks if table.shows_samples],
         amplification=AMPLIFICATION,
         uri=data_uri,
         number=number,
@@ -140,14 +174,30 @@ def number(text: str) -> str:
 
 def _body(block: list[Line], shown: list[Column]) -> list[tuple[Line, list[tuple[Cell, Column]], bool]]:
     """Lines with their cells and columns, and whether a line is the first of its bits."""
-    starts = [n == 0 or line.bits != block[n - 1].bits for n, line in enumerate(block)]
+    starts = [n == 0 or line.lead != block[n - 1].lead for n, line in enumerate(block)]
     return [(line, list(zip(line.cells, shown, strict=True)), first) for line, first in zip(block, starts, strict=True)]
 
 
-def _value(cell: Cell, column: Column, line: Line) -> Markup:
-    """A cell's number; our cells of a row that was not measured say so under FID."""
-    if line.status and column.source == OURS and column.metric == "fid":
+def _curves(block: Block) -> list[tuple[str, Markup]]:
+    """(title, SVG) of every run of a block that learned its rounding."""
+    logged = [(row, row["reconstruction"]) for row in block.rows if row.get("reconstruction") is not None]
+    shared = reconstruction.axes([log for _, log in logged])
+    if shared is None:
+        return []
+    titles = [f"{row['name']} {bits_text(row)} · {block.title}" for row, _ in logged]
+    return [
+        (title, Markup(reconstruction.panel(log, shared, title)))
+        for title, (_, log) in zip(titles, logged, strict=True)
+        if log.losses
+    ]
+
+
+def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
+    """A cell's number, good or bad for a mark; a row that was not measured says so in one of our cells."""
+    if line.status and column.cell == status_cell:
         return Markup('<span class="{}">{}</span>').format(*_state(line.status))
+    if column.metric == "check":
+        return Markup('<span class="{}">{}</span>').format(CLASSES.get(cell.text[:1], "muted"), cell.text)
     text = number(cell.text)
     return Markup("<b>{}</b>").format(text) if cell.best else Markup("{}").format(text)
 

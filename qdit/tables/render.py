@@ -4,7 +4,7 @@ import re
 
 from tabulate import tabulate
 
-from qdit.tables.display import FITTED_MARK, OURS, Cell, Column, Line, columns, headings, lines
+from qdit.tables.display import FITTED_MARK, Cell, Column, Line, columns, headings, lead, lines, status_column
 from qdit.tables.notes import notes
 from qdit.tables.rows import Table
 
@@ -31,6 +31,10 @@ TEX_SPECIAL = {
     "“": "``",
     "”": "''",
     "⁶": r"$^{6}$",
+    "÷": r"$\div$",
+    "≤": r"$\leq$",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
 }
 
 
@@ -48,19 +52,16 @@ def row_name(line: Line) -> str:
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
 
-def fid_column(shown: list[Column]) -> int:
-    """Index of the column in which a row that was not measured says so: our FID, the first metric."""
-    return next(n for n, column in enumerate(shown) if column.metric == "fid" and column.source == OURS)
-
-
 def markdown_text(table: Table) -> str:
-    """Face, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    """Face, summary, one table per block, notes and provenance as GitHub-flavoured Markdown."""
     shown, small = columns(table), notes(table)
     face = f"**{_markdown(table.face)}**"
     text = [f"# {_markdown(table.title)}", "", face, ""]
+    if table.summary:
+        text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
     for block in table.blocks:
         text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
-        text += [_markdown_block(lines(block, shown), shown, shows_bits=table.shows_bits), ""]
+        text += [_markdown_block(lines(table, block, shown), shown, [*lead(table), "Method"]), ""]
     text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
     if small.warnings:
         text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
@@ -68,21 +69,20 @@ def markdown_text(table: Table) -> str:
     return "\n".join([*text, face, ""])
 
 
-def _markdown_block(block: list[Line], shown: list[Column], *, shows_bits: bool) -> str:
-    header = (["Bits"] if shows_bits else []) + ["Method"]
+def _markdown_block(block: list[Line], shown: list[Column], first: list[str]) -> str:
     body = []
     for line in block:
         cells = [_markdown_cell(cell) for cell in line.cells]
         if line.status:
-            cells[fid_column(shown)] = f"*{_markdown(line.status)}*"
-        body.append(([line.bits] if shows_bits else []) + [_markdown(row_name(line)), *cells])
-    align = ["left"] * len(header) + ["right"] * len(shown)
-    header += [_markdown(f"{column.heading} {column.source}") for column in shown]
+            cells[status_column(shown)] = f"*{_markdown(line.status)}*"
+        body.append([*line.lead, _markdown(row_name(line)), *cells])
+    align = ["left"] * len(first) + ["right"] * len(shown)
+    header = first + [_markdown(f"{column.heading} {column.under}".strip()) for column in shown]
     return str(tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align))
 
 
 def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.text}**" if cell.best else cell.text
+    value = f"**{cell.text}**" if cell.best else _markdown(cell.text)
     return f"{value} ({cell.change})" if cell.change else value
 
 
@@ -109,7 +109,8 @@ def tex_number(text: str) -> str:
 def latex_text(table: Table) -> str:
     """A booktabs float; the face stands in its caption and at its end."""
     shown, small = columns(table), notes(table)
-    first = 2 if table.shows_bits else 1
+    names = [*lead(table), "Method"]
+    first = len(names)
     face = rf"\textbf{{{tex(table.face)}}}."
     text = [
         r"% needs \usepackage{booktabs,graphicx}",
@@ -120,35 +121,34 @@ def latex_text(table: Table) -> str:
         r"\resizebox{\textwidth}{!}{%",
         rf"\begin{{tabular}}{{{'l' * first}{'r' * len(shown)}}}",
         r"\toprule",
-        *_latex_header(shown, first, shows_bits=table.shows_bits),
+        *_latex_header(shown, names),
     ]
     for block in table.blocks:
         title = rf"\textbf{{{tex(block.title)}}} ({tex(block.about)})"
         text += [r"\midrule", rf"\multicolumn{{{first + len(shown)}}}{{l}}{{{title}}} \\"]
-        text += [_latex_line(line, shown, shows_bits=table.shows_bits) for line in lines(block, shown)]
+        text += [_latex_line(line, shown) for line in lines(table, block, shown)]
     text += [r"\bottomrule", r"\end{tabular}}", r"\begin{flushleft}\footnotesize"]
-    text += [tex(note) + r"\\" for note in (*small.reading, *small.warnings)]
+    text += [tex(note) + r"\\" for note in (*table.summary, *small.reading, *small.warnings)]
     text += [tex(f"{name}: {what}.") + r"\\" for name, what in small.measured]
     return "\n".join([*text, face, r"\end{flushleft}", r"\end{table*}", ""])
 
 
-def _latex_header(shown: list[Column], first: int, *, shows_bits: bool) -> list[str]:
-    groups, rules, start = [], [], first + 1
+def _latex_header(shown: list[Column], first: list[str]) -> list[str]:
+    groups, rules, start = [], [], len(first) + 1
     for heading, count in headings(shown):
         groups.append(rf"\multicolumn{{{count}}}{{c}}{{{tex(heading)}}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
         start += count
-    names = (["Bits"] if shows_bits else []) + ["Method", *(column.source for column in shown)]
-    return ["& " * first + " & ".join(groups) + r" \\", " ".join(rules), " & ".join(names) + r" \\"]
+    names = [*first, *(column.under for column in shown)]
+    return ["& " * len(first) + " & ".join(groups) + r" \\", " ".join(rules), " & ".join(names) + r" \\"]
 
 
-def _latex_line(line: Line, shown: list[Column], *, shows_bits: bool) -> str:
+def _latex_line(line: Line, shown: list[Column]) -> str:
     cells = []
     for cell in line.cells:
         number = tex_number(cell.text)
         bold = rf"\textbf{{\boldmath{number}}}" if cell.best else number
         cells.append(bold + (rf" {{\scriptsize({tex_number(cell.change)})}}" if cell.change else ""))
     if line.status:
-        cells[fid_column(shown)] = rf"\textit{{{tex(line.status)}}}"
-    names = ([line.bits] if shows_bits else []) + [tex(row_name(line))]
-    return " & ".join([*names, *cells]) + r" \\"
+        cells[status_column(shown)] = rf"\textit{{{tex(line.status)}}}"
+    return " & ".join([*line.lead, tex(row_name(line)), *cells]) + r" \\"

@@ -12,7 +12,10 @@ from qdit.errors import ConfigError
 
 OK = "ok"
 NOT_RUN = "not run"
-"""Status of a measured row, and of one that the profile does not run; the others are "missing: <why>"."""
+"""Status of a measured row, and of one that the profile does not run; the others say why: "missing: <why>"."""
+
+REASONS = ("missing", "failed", "unsupported")
+"""First words of the other statuses; a run's own error keeps its word, everything else is missing."""
 
 Row = dict[str, Any]
 
@@ -53,8 +56,8 @@ def parse_bits(bits: str) -> tuple[int, int]:
 def read_run(results: Path, key: RunKey) -> Row:
     """Row of a run: identity, metrics, sizes, and everything that identifies how they came about.
 
-    `status` is "ok" or "missing: <why>"; then the metrics are None. Extra columns are strings, so that a row
-    can be written as CSV as it is.
+    `status` is "ok", or "missing: <why>", "failed: <why>" or "unsupported: <why>"; then the metrics are None. Extra
+    columns are strings, so that a row can be written as CSV as it is.
     """
     row: Row = {
         "setting": key.setting,
@@ -74,7 +77,8 @@ def read_run(results: Path, key: RunKey) -> Row:
         why = "metrics.json is not readable JSON"
     except _IncompleteError as problem:
         why = str(problem)
-    return row | {"status": f"missing: {why}"}
+    named = why.startswith(REASONS)
+    return row | {"status": why if named else f"missing: {why}"}
 
 
 class _IncompleteError(Exception):

@@ -9,7 +9,8 @@ import pandas as pd
 
 from qdit.errors import ConfigError, did_you_mean
 from qdit.tables.published import METHOD_NAMES, PublishedRow
-from qdit.tables.results import OK, Row, RunKey, parse_bits, read_run
+from qdit.tables.reconstruction import read_reconstruction
+from qdit.tables.results import NOT_RUN, OK, Row, RunKey, parse_bits, read_run
 
 COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
 """What the paper prints too."""
@@ -28,10 +29,13 @@ COLUMNS = (
     *(f"difference_{name}" for name in COMPARED),
     *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
     *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
-    *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256"),
+    *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
     *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
 )
 """Columns of every table's CSV, in order. `change_*` is against full precision, `difference_*` is ours − published."""
+
+METRICS = (*COMPARED, "fd_fp", "mse_fp")
+"""What a rendered table shows unless its kind says otherwise: the paper's columns, the paired metrics last."""
 
 GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 """Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
@@ -48,7 +52,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be rendered."""
+    """A table ready to be rendered.
+
+    `paper_protocol` is empty where nothing printed stands beside ours; `metrics` are the columns of a rendered page,
+    `extra` those that the CSV has beyond `COLUMNS`; `summary` stands at the top, `remarks` among the notes.
+    """
 
     name: str
     title: str
@@ -59,6 +67,12 @@ class Table:
     shows_bits: bool
     blocks: tuple[Block, ...]
     unmatched: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    extra: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    marks_best: bool = True
+    shows_samples: bool = True
 
     @property
     def rows(self) -> list[Row]:
@@ -67,9 +81,10 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line per row with exactly `COLUMNS`; what is unknown is None."""
-        cells = [[row.get(name) for name in COLUMNS] for row in self.rows]
-        return pd.DataFrame(cells, columns=pd.Index(COLUMNS), dtype=object)
+        """One line per row with exactly `COLUMNS` and `extra`; what is unknown is None."""
+        names = (*COLUMNS, *self.extra)
+        cells = [[row.get(name) for name in names] for row in self.rows]
+        return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
 
 
 def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[RunKey]:
@@ -105,12 +120,16 @@ def make_row(
     row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key)
     asked = row["options"].get("group_size")
     group_size = asked if isinstance(asked, int) else None
+    reconstruction = read_reconstruction(key.folder(results))
     row |= {
         "group_size": group_size,
         "paper_group_size": paper_group_size(profile, group_size),
         "fitted": "fitted" if fitted else None,
-        "name": METHOD_NAMES.get(key.label, key.label),
+        "name": METHOD_NAMES.get(key.label, entry.get("about", key.label)),
+        "short": METHOD_NAMES.get(key.label, key.label),
         "key": key,
+        "reconstruction": reconstruction,
+        "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
         "profile": profile["profile"],
         "face": profile["face"],
     }
@@ -134,7 +153,7 @@ def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
     """Whether the models are small ones of handwritten digits, so that published numbers are of another kind."""
-    return any(model["reference"] == "digits" for model in profile["models"].values())
+    return any(model["reference"] in ("digits", "digits-16") for model in profile["models"].values())
 
 
 def with_differences(rows: list[Row]) -> tuple[Row, ...]:
@@ -162,6 +181,12 @@ def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> se
     return {*of_table, *block.get("fitted", ())}
 
 
+def group_text(row: Row) -> str:
+    """`g 16 (paper's 128)`: the group size and the one it stands for."""
+    ours, paper = row["group_size"], row["paper_group_size"]
+    return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
+
+
 def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
     """`20 DDIM steps, cfg 1.5`."""
     setting = profile["settings"][block["setting"]]
@@ -177,3 +202,8 @@ def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
 def is_measured(row: Row) -> bool:
     """Whether the row holds a result."""
     return bool(row["status"] == OK)
+
+
+def is_missing(row: Row) -> bool:
+    """Whether the row should hold a result and does not: its run is missing, failed or is not supported."""
+    return row["status"] not in (OK, NOT_RUN)

@@ -17,7 +17,7 @@ from PIL import Image
 from qdit.artifacts import load_arrays
 from qdit.errors import DataError
 from qdit.tables.results import Row
-from qdit.tables.rows import Block
+from qdit.tables.rows import Block, is_measured
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -58,12 +58,17 @@ class Sheet:
 
 def contact_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without samples has a note instead."""
-    samples = [(row, _first_images(results, row)) for row in block.rows if "key" in row]
+    samples = [(row, _images_of(results, row)) for row in block.rows if "key" in row]
     found = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if row["method"] == "fp" and not isinstance(images, str)), None)
     strips = tuple(_strip(row, images, full) for row, images in samples)
     tile = _tile(found[0][0]) if found else SMALL_TILE
     return Sheet(strips=strips, labels=tuple(int(label) for label in found[0][1]) if found else (), tile=tile)
+
+
+def _images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
+    """The run's first images; one that failed has none, whatever an earlier run left in its folder."""
+    return _first_images(results, row) if is_measured(row) or row["status"].startswith("missing") else row["status"]
 
 
 def _first_images(results: Path, row: Row) -> tuple[Images, Labels] | str:

@@ -2,10 +2,11 @@
 
 CSS = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1b1f24; --muted: #5d6670; --rule: #d9dee3; --strong: #1b1f24;
-  --band: #f3f5f7; --paired: #f5f8fc; --accent: #1f6feb; --face-ground: #fff4d6; --face-ink: #5c4300; --bad: #b42318; }
+  --band: #f3f5f7; --paired: #f5f8fc; --accent: #1f6feb; --face-ground: #fff4d6; --face-ink: #5c4300; --bad: #b42318;
+  --good: #1a7f37; --curve: 40%; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14171b; --ink: #e4e7eb; --muted: #9aa4af; --rule: #2c333b;
   --strong: #aab3bd; --band: #1c2127; --paired: #181e26; --accent: #6ea8ff; --face-ground: #3a2f10; --face-ink: #ffdf8a;
-  --bad: #ff8d80; } }
+  --bad: #ff8d80; --good: #56d364; --curve: 70%; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1240px; padding: 1.5rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -27,19 +28,20 @@ thead tr:last-child th { border-bottom: 1px solid var(--strong); font-weight: 40
 tbody th { text-align: left; font-weight: 400; padding: .35rem .55rem; vertical-align: top; }
 tbody td { text-align: right; padding: .35rem .55rem; vertical-align: top; white-space: nowrap; }
 tbody th.bits { white-space: nowrap; color: var(--muted); }
-tbody th.name { position: sticky; left: 0; background: var(--ground); min-width: 8.5rem; }
+tbody th.name { position: sticky; left: 0; background: var(--ground); min-width: 8.5rem;
+  max-width: 17rem; }
 tbody tr.block th { position: static; background: var(--band); border-top: 1px solid var(--strong);
   border-bottom: 1px solid var(--rule); padding: .5rem .55rem; }
 tbody tr.block span { position: sticky; left: .55rem; display: inline-block; max-width: min(88vw, 1100px); }
 tbody tr.bits-start > * { border-top: 1px solid var(--rule); }
 tbody:last-of-type { border-bottom: 2px solid var(--strong); }
 td small, th small { display: block; font-size: .78rem; color: var(--muted); line-height: 1.25; }
-th small.inline-bits { display: none; } th small.detail { white-space: nowrap; }
+th small.inline-bits { display: none; } th small.detail { max-width: 16rem; }
 th small.bad { color: var(--bad); max-width: 11rem; }
 td.paper { color: var(--muted); }
 td.paired { background: var(--paired); }
 td.edge, thead th.edge { padding-left: 1.1rem; }
-.bad { color: var(--bad); }
+.bad { color: var(--bad); } .good { color: var(--good); } .summary { font-size: 1.05rem; font-weight: 600; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 figure { margin: 0; width: 344px; max-width: 100%; }
 figcaption { font-weight: 600; font-size: .9rem; margin-bottom: .15rem; }
@@ -47,7 +49,10 @@ svg { display: block; max-width: 100%; height: auto; font-size: 12px; fill: var(
 svg .grid { stroke: var(--rule); } svg .stem { stroke: var(--accent); stroke-width: 2; opacity: .35; }
 svg .dot { fill: var(--accent); } svg .name { text-anchor: end; }
 svg .tick { text-anchor: middle; fill: var(--muted); font-size: 11px; }
-svg .value { font-variant-numeric: tabular-nums; }
+svg .value { font-variant-numeric: tabular-nums; } svg .name.tick { text-anchor: end; }
+svg .curve { stroke: hsl(var(--hue) 65% var(--curve)); fill: none; stroke-width: 1.5; stroke-linejoin: round; }
+svg .curve text { stroke: none; fill: hsl(var(--hue) 65% var(--curve)); font-size: 11px; }
+svg .curve .lead { stroke-width: .75; opacity: .5; } svg .curve circle { fill: hsl(var(--hue) 65% var(--curve)); }
 .sheet { display: grid; grid-template-columns: max-content max-content; gap: .5rem 1rem; width: max-content;
   align-items: start; padding-bottom: .5rem; }
 .sheet .label { position: sticky; left: 0; background: var(--ground); min-width: 9.5rem; max-width: 12rem;
@@ -59,7 +64,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; fon
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { margin-top: 2rem; border-top: 1px solid var(--rule); padding-top: 1rem; }
 @media (max-width: 640px) { th.bits { display: none; } th small.inline-bits { display: block; }
-  tbody th, tbody td, thead th { padding-left: .35rem; padding-right: .35rem; } tbody th.name { min-width: 7rem; }
+  tbody th, tbody td, thead th { padding-left: .35rem; padding-right: .35rem; } tbody th.name { min-width: 7rem;
+  max-width: 9.5rem; }
   body { padding: 1rem .85rem 2rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
   .sheet { grid-template-columns: max-content; gap: .2rem; } .sheet .label { width: max-content; max-width: none;
   margin-top: .5rem; } .sheet .corner { display: none; } }

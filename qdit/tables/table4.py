@@ -41,7 +41,7 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
     return Table(
         name=name,
-        title="From RTN to Q-DiT, step by step (Q-DiT, Table 4)",
+        title=definition.get("title", "From RTN to Q-DiT, step by step (Q-DiT, Table 4)"),
         profile=profile["profile"],
         face=profile["face"],
         miniature=is_miniature(profile),

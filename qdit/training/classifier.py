@@ -1,4 +1,4 @@
-"""Training of the digit classifier whose features the mini profile's metrics use."""
+"""Training of the digit classifiers whose features the mini profile's metrics use."""
 
 import math
 from collections.abc import Iterator
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from qdit.artifacts import save_tensors
-from qdit.data.digits import Digits, load, to_uint8
-from qdit.metrics.digit_classifier import NAME, DigitClassifier, DigitClassifierConfig, to_metadata
+from qdit.data.digits import Digits, data_set, to_uint8
+from qdit.metrics.digit_classifier import DigitClassifier, DigitClassifierConfig, to_metadata
 from qdit.seeds import Purpose, torch_generator
+
+DATA = {8: "digits", 16: "digits-16"}
+"""Side of the images in pixels → the data set that a classifier of that size learns from."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,22 @@ class ClassifierTraining:
 def train_classifier(
     folder: Path, *, seed: int, config: DigitClassifierConfig | None = None, training: ClassifierTraining | None = None
 ) -> Path:
-    """Train on the 1,437 training digits and write folder/digit-classifier.safetensors; returns its path.
+    """Train on the 1,437 training digits, or a 16×16 variant of each; returns the file's path.
 
-    The metadata hold the configuration, the hyperparameters and the accuracy on the 360 held-out digits. On one
+    It is folder/digit-classifier.safetensors or folder/digit-classifier-16.safetensors. The metadata hold the
+    configuration, the hyperparameters and the accuracy on the 360 held-out digits. On one
     machine type equal arguments give equal bytes: one thread, and every random number derives from (seed, index).
     """
     config, training = (config or DigitClassifierConfig(), training or ClassifierTraining())
-    data = load("train")
+    data = data_set(DATA[config.size], "train")
     network = DigitClassifier(config)
     initialize(network, torch_generator(seed, Purpose.TRAINING, 0, 0))
     with one_thread():
         fit(network, data, seed=seed, training=training)
         normalize_scales(network, to_uint8(data.images))
-        held_out = accuracy(network, load("held_out"))
+        held_out = accuracy(network, data_set(DATA[config.size], "held_out"))
     metadata = to_metadata(config) | {"training": {**asdict(training), "seed": seed}, "held_out_accuracy": held_out}
-    path = folder / f"{NAME}.safetensors"
+    path = folder / f"{config.name}.safetensors"
     save_tensors(path, network.state_dict(), metadata)
     return path
 

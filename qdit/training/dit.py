@@ -6,7 +6,7 @@ weights, their moving average and Adam's moments.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from qdit.artifacts import load_tensors, save_tensors
-from qdit.data.digits import Digits, load
-from qdit.errors import CheckpointError
+from qdit.data.digits import Digits, load, load_upsampled
+from qdit.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.models.dit import DiT, DiTConfig
 from qdit.models.roles import linear_of, select
 from qdit.sampling.schedule import training_schedule
@@ -224,9 +224,34 @@ class Trainer:
 DIGITS_DIT = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=144, depth=7, num_heads=6, num_classes=10)
 """DiT-XL/2 at an eighth of the width and a quarter of the depth, on 8×8 digits: 16 tokens."""
 
+DIGITS_16_DIT = replace(DIGITS_DIT, input_size=16, patch_size=4)
+"""The same on digits upsampled to 16×16, in the place of the paper's 512×512 images: 16 tokens of 4×4 pixels."""
 
-def train_digits_dit(folder: Path, *, config: TrainingConfig | None = None, device: str = "cpu") -> Path:
-    """Train the mini DiT (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
-    trainer = Trainer(DIGITS_DIT, config or TrainingConfig(), folder, device)
-    trainer.run(load("train"))
+VARIANTS = 16
+"""Upsampled variants of each training digit that the second model learns from."""
+
+
+@dataclass(frozen=True)
+class MiniModel:
+    """A small model that `qdit train dit` can train: its shape and the images it learns from."""
+
+    config: DiTConfig
+    data: Callable[[], Digits]
+
+
+MINI_MODELS = {
+    "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train")),
+    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS)),
+}
+
+
+def train_mini_dit(name: str, folder: Path, *, config: TrainingConfig | None = None, device: str = "cpu") -> Path:
+    """Train one of `MINI_MODELS` (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
+    if name not in MINI_MODELS:
+        raise ConfigError(
+            f"unknown model {name!r}; allowed are {', '.join(MINI_MODELS)}{did_you_mean(name, MINI_MODELS)}"
+        )
+    model = MINI_MODELS[name]
+    trainer = Trainer(model.config, config or TrainingConfig(), folder, device)
+    trainer.run(model.data())
     return trainer.path

@@ -1,4 +1,4 @@
-"""How good the shipped mini DiT is: likeness to digits, obedience to labels, DDPM against DDIM, and no memorising.
+"""How good a shipped mini DiT is: likeness to digits, obedience to labels, DDPM against DDIM, and no memorising.
 
 Measured once per shipped weights and kept as JSON with machine, commit and command; the tests repeat it.
 """
@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from qdit.artifacts import atomic_path, sha256_file, write_json
-from qdit.data.digits import load, to_uint8
-from qdit.metrics.features import Extractor, load_extractor
+from qdit.data.digits import Digits, data_set, to_uint8
+from qdit.errors import ConfigError, did_you_mean
+from qdit.metrics.extractors import load_extractor
+from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
 from qdit.models.dit import DiT
@@ -25,27 +28,52 @@ from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.run import sample_images
 from qdit.seeds import Purpose, generator
+from qdit.training.dit import MINI_MODELS
 
 HALF = 898
 """Images of one side of a split: half of the 1,797 digits."""
 SPLITS = 20
 BATCH = 64
 GUIDANCE_SCALES = (1.0, 1.25, 1.5, 2.0, 3.0)
+SHOWN = 4
+"""Images of each class in a picture."""
+GAP = 4
+"""White lines between held-out digits and samples, in pixels of an image."""
+ENLARGED = 3
+"""Side in pixels of an image's pixel in a picture."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Sampled images (N, 1, 8, 8) float32 with the labels they were asked for (N,)."""
+class Subject:
+    """What a mini DiT is measured with: a data set, an extractor, and the DDIM steps of its guidance scan.
 
-    images: Tensor
-    labels: Tensor
+    `figure` is the file name of the picture of the distances to training digits.
+    """
+
+    data: str
+    extractor: str
+    scan_steps: int
+    figure: str
 
 
-def draw(model: DiT, protocol: Protocol, count: int = HALF) -> Pictures:
+SUBJECTS = {
+    "dit-digits": Subject("digits", "digit-classifier", 20, "memorising.svg"),
+    "dit-digits-16": Subject("digits-16", "digit-classifier-16", 10, "memorising-16.svg"),
+}
+
+
+def subject_of(name: str) -> Subject:
+    """The subject of that name; ConfigError on an unknown one."""
+    if name not in SUBJECTS:
+        raise ConfigError(f"unknown model {name!r}; allowed are {', '.join(SUBJECTS)}{did_you_mean(name, SUBJECTS)}")
+    return SUBJECTS[name]
+
+
+def draw(model: DiT, protocol: Protocol, count: int = HALF) -> Digits:
     """The first `count` images of a protocol, in batches of 64."""
     starts = tqdm(range(0, count, BATCH), desc=f"{protocol.sampler} {protocol.steps} steps", unit="batch")
     parts = [sample_images(model, protocol, range(start, min(start + BATCH, count))) for start in starts]
-    return Pictures(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+    return Digits(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
 
 
 def mean_split_fid(pool: np.ndarray, digits: np.ndarray) -> tuple[float, float]:
@@ -65,16 +93,18 @@ def nearest(images: Tensor, among: Tensor) -> np.ndarray:
     return torch.cdist(images.flatten(1), among.flatten(1)).amin(dim=1).numpy()
 
 
-def memorising(generated: Tensor) -> dict[str, Any]:
+def memorising(name: str, generated: Tensor) -> dict[str, Any]:
     """Distances to the nearest training digit, of samples and of held-out digits.
 
-    `to_train` and `to_held_out` compare samples with equally many training and held-out digits: a model that
-    memorises is nearer to the former.
+    The nearest is sought among all images that the model learned from, every variant of a digit. The two means
+    compare samples with equally many training and held-out digits: a model that memorises is nearer to the former.
     """
-    train, held_out = load("train").images, load("held_out").images
+    data = subject_of(name).data
+    train, held_out = MINI_MODELS[name].data().images, data_set(data, "held_out").images
+    once = data_set(data, "train").images
     quantiles = tuple(range(5, 100, 5))
     subsets = [
-        nearest(generated, train[generator(0, Purpose.SPLIT, 1000 + i).permutation(len(train))[: len(held_out)]])
+        nearest(generated, once[generator(0, Purpose.SPLIT, 1000 + i).permutation(len(once))[: len(held_out)]])
         for i in range(SPLITS)
     ]
     return {
@@ -86,11 +116,12 @@ def memorising(generated: Tensor) -> dict[str, Any]:
     }
 
 
-def measure(model: DiT, extractor: Extractor) -> dict[str, Any]:
-    """All figures of the quality of a mini DiT (several minutes on one core)."""
-    digits = extractor(to_uint8(load("all").images)).pool
+def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any], Digits]:
+    """All figures of the quality of a mini DiT (several minutes on one core), and its samples of 20 DDIM steps."""
+    subject = subject_of(name)
+    digits = extractor(to_uint8(data_set(subject.data, "all").images)).pool
 
-    def score(protocol: Protocol) -> tuple[Pictures, dict[str, float]]:
+    def score(protocol: Protocol) -> tuple[Digits, dict[str, float]]:
         pictures = draw(model, protocol)
         features = extractor(to_uint8(pictures.images))
         fid, halves = mean_split_fid(features.pool, digits)
@@ -98,21 +129,29 @@ def measure(model: DiT, extractor: Extractor) -> dict[str, Any]:
         return pictures, {"fid": fid, "fid_of_halves": halves, "ratio": fid / halves, "class_accuracy": accuracy}
 
     pictures, ddim20 = score(Protocol("ddim", 20, 1.0, seed=1))
-    guidance = {f"{scale:g}": score(Protocol("ddim", 20, scale, seed=1))[1] for scale in GUIDANCE_SCALES[1:]}
-    return {
+    steps = subject.scan_steps
+    figures = {
         "images": HALF,
         "splits": SPLITS,
         "ddim_20": ddim20,
         "ddim_50": score(Protocol("ddim", 50, 1.0, seed=1))[1],
         "ddpm_50": score(Protocol("ddpm", 50, 1.0, seed=1))[1],
-        "guidance_scan_ddim_20": {"1": ddim20, **guidance},
-        "memorising": memorising(pictures.images),
+        f"guidance_scan_ddim_{steps}": {
+            f"{scale:g}": score(Protocol("ddim", steps, scale, seed=1))[1] for scale in GUIDANCE_SCALES
+        },
+        "memorising": memorising(name, pictures.images),
     }
+    return figures, pictures
 
 
-def measure_files(weights: Path, extractor: Path, out: Path, *, figure: Path, command: str) -> None:
-    """Measure a weights file; write the figures as JSON with what they were measured on, and a picture."""
-    figures = measure(prepare_inference(load_model(weights)), load_extractor("digit-classifier", extractor))
+def measure_files(name: str, weights: Path, extractor: Path, out: Path, *, pictures: Path, command: str) -> None:
+    """Measure a weights file of the model `name`; write the figures as JSON with what they were measured on.
+
+    In the folder `pictures`: an SVG of the distances to training digits, a PNG of held-out digits above samples.
+    """
+    subject = subject_of(name)
+    model = prepare_inference(load_model(weights))
+    figures, samples = measure(name, model, load_extractor(subject.extractor, extractor))
     study = {
         "command": command,
         "commit": commit(),
@@ -123,10 +162,30 @@ def measure_files(weights: Path, extractor: Path, out: Path, *, figure: Path, co
         "figures": figures,
     }
     write_json(out, study)
-    draw_memorising(figures["memorising"], figure)
+    draw_memorising(figures["memorising"], pictures / subject.figure, pixels=samples.images[0].numel())
+    draw_gallery(data_set(subject.data, "held_out"), samples, pictures / f"{subject.data}.png")
 
 
-def draw_memorising(figures: Mapping[str, Any], path: Path) -> None:
+def of_each_class(digits: Digits) -> np.ndarray:
+    """The first `SHOWN` images of each class as one picture: a column per class, a grey line between images."""
+    columns = []
+    for label in range(10):
+        images = to_uint8(digits.images[digits.labels == label][:SHOWN, 0]).numpy()
+        framed = np.pad(images, ((0, 0), (0, 1), (0, 1)), constant_values=96)
+        columns.append(framed.reshape(-1, framed.shape[-1]))
+    return np.concatenate(columns, axis=1)
+
+
+def draw_gallery(held_out: Digits, samples: Digits, path: Path) -> None:
+    """Held-out digits above, samples of a mini DiT below, as an enlarged PNG."""
+    upper, lower = of_each_class(held_out), of_each_class(samples)
+    gap = np.full((GAP, upper.shape[-1]), 255, np.uint8)
+    picture = np.concatenate([upper, gap, lower]).repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png", optimize=True)
+
+
+def draw_memorising(figures: Mapping[str, Any], path: Path, *, pixels: int) -> None:
     """Cumulative distribution of the distances to the nearest training digit, as SVG of equal bytes for equal data."""
     import matplotlib
 
@@ -141,7 +200,7 @@ def draw_memorising(figures: Mapping[str, Any], path: Path) -> None:
         ):
             axes.plot(figures[f"{who}_to_nearest_training_digit"], figures["quantiles"], style, label=label)
         axes.set(
-            xlabel="distance to the nearest training digit (64 pixels in [−1, 1])",
+            xlabel=f"distance to the nearest training digit ({pixels} pixels in [−1, 1])",
             ylabel="% of images nearer than that",
             xlim=(0, None),
             ylim=(0, 100),

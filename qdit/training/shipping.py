@@ -39,18 +39,19 @@ def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
     save_model(path, model, metadata=metadata)
 
 
-def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig) -> None:
-    """Write `<name>-natural` and `<name>-salient.safetensors` to the folder `weights` and update its manifest.
+def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
+    """Write `<name>-natural` and, if asked for, `<name>-salient.safetensors` to the folder `weights`.
 
-    The salient form is made from the natural one as it is stored.
+    The salient form is made from the natural one as it is stored. The folder's manifest is written anew.
     """
     model, metadata = averaged_model(checkpoint)
     training = {key: metadata[key] for key in ("training", "iteration")}
     natural = weights / f"{name}-natural.safetensors"
     save_half(natural, model, {**training, "form": "natural"})
-    restored = load_model_unchecked(natural, model.config)
-    described = {**training, "form": "salient", "salient": asdict(salient)}
-    save_half(weights / f"{name}-salient.safetensors", make_salient(restored, salient), described)
+    if salient is not None:
+        restored = load_model_unchecked(natural, model.config)
+        described = {**training, "form": "salient", "salient": asdict(salient)}
+        save_half(weights / f"{name}-salient.safetensors", make_salient(restored, salient), described)
     write_manifest(weights)
 
 

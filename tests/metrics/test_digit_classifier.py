@@ -7,14 +7,28 @@ import pytest
 import torch
 
 from qdit.artifacts import load_tensors, save_tensors, sha256_file
+from qdit.data.digits import data_set, to_uint8
 from qdit.errors import CheckpointError, ConfigError, DataError
-from qdit.metrics.digit_classifier import BATCH, DigitClassifierExtractor, load_digit_classifier
-from qdit.metrics.features import load_extractor
+from qdit.metrics.digit_classifier import (
+    BATCH,
+    NAMES,
+    DigitClassifierConfig,
+    DigitClassifierExtractor,
+    load_digit_classifier,
+)
+from qdit.metrics.extractors import load_extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
 from qdit.models.manifest import write_manifest
 
 Digits = tuple[np.ndarray, np.ndarray]
+
+LARGER = Path(__file__).parents[2] / "weights" / "digit-classifier-16.safetensors"
+
+
+@pytest.fixture(scope="module")
+def larger() -> DigitClassifierExtractor:
+    return load_digit_classifier(LARGER)
 
 
 def test_the_shipped_weights_are_accurate_on_held_out_digits(
@@ -36,6 +50,14 @@ def test_features_have_the_documented_shapes_and_scale(extractor: DigitClassifie
     assert {x.dtype for x in (features.pool, features.spatial, features.logits)} == {np.dtype(np.float32)}
     assert features.pool.var(axis=0).mean() == pytest.approx(1, abs=0.05)
     assert features.spatial.var(axis=0).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_features_of_the_shipped_weights_are_pinned(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+    """Another forward pass would make other numbers under the same name."""
+    features = extractor(digits[0][:1])
+    np.testing.assert_allclose(features.pool[0, :3], [1.88913, 0.87725, 0.92993], atol=1e-4)
+    np.testing.assert_allclose(features.spatial[0, :3], [-0.04082, -0.16074, 0.24181], atol=1e-4)
+    np.testing.assert_allclose(features.logits[0, :3], [-2.6199, -1.64632, 14.01895], atol=1e-3)
 
 
 def test_logits_are_the_pool_times_the_weight_without_bias(extractor: DigitClassifierExtractor, digits: Digits) -> None:
@@ -102,9 +124,11 @@ def test_tensors_and_arrays_give_the_same_features(extractor: DigitClassifierExt
     np.testing.assert_array_equal(extractor(torch.from_numpy(images)).pool, extractor(images).pool)
 
 
-def test_the_registry_knows_both_extractors_and_suggests_a_name(weights: Path) -> None:
-    found = load_extractor("digit-classifier", weights)
-    assert (found.name, found.digest, found.classes_are_labels) == ("digit-classifier", sha256_file(weights), True)
+@pytest.mark.parametrize("name", NAMES.values())
+def test_the_registry_knows_the_extractors_and_suggests_a_name(weights: Path, name: str) -> None:
+    file = weights.with_name(f"{name}.safetensors")
+    found = load_extractor(name, file)
+    assert (found.name, found.digest, found.classes_are_labels) == (name, sha256_file(file), True)
     with pytest.raises(ConfigError, match="did you mean 'digit-classifier'"):
         load_extractor("digit-clasifier", weights)
 
@@ -147,3 +171,42 @@ def test_weights_of_something_else_are_refused(tmp_path: Path, weights: Path) ->
         with pytest.raises(CheckpointError, match=message) as caught:
             load_digit_classifier(path)
         assert "\n" not in str(caught.value)
+
+
+def test_the_classifier_of_upsampled_digits_is_accurate_on_held_out_ones(larger: DigitClassifierExtractor) -> None:
+    data = data_set("digits-16", "held_out")
+    features = larger(to_uint8(data.images))
+    found = (features.logits.argmax(axis=1) == data.labels.numpy()).mean()
+    assert found >= 0.985
+    assert found == pytest.approx(load_tensors(LARGER)[1]["held_out_accuracy"])
+    assert LARGER.stat().st_size < 2**20
+
+
+def test_features_of_upsampled_digits_have_the_same_shapes_and_scale(larger: DigitClassifierExtractor) -> None:
+    features = larger(to_uint8(data_set("digits-16", "train").images))
+    assert features.pool.shape == (1437, 64)
+    assert features.spatial.shape == (1437, 4 * 4 * 7)
+    assert features.logits.shape == (1437, 10)
+    assert features.pool.var(axis=0).mean() == pytest.approx(1, abs=0.05)
+    assert features.spatial.var(axis=0).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_each_classifier_refuses_the_images_and_the_weights_of_the_other(
+    extractor: DigitClassifierExtractor, larger: DigitClassifierExtractor, weights: Path
+) -> None:
+    with pytest.raises(DataError, match="digit-classifier: .*allowed is \\(N, 1, 8, 8\\)"):
+        extractor(np.zeros((2, 1, 16, 16), np.uint8))
+    with pytest.raises(DataError, match="digit-classifier-16: .*allowed is \\(N, 1, 16, 16\\)"):
+        larger(np.zeros((2, 1, 8, 8), np.uint8))
+    with pytest.raises(CheckpointError, match="of the extractor digit-classifier, asked for is digit-classifier-16"):
+        load_extractor("digit-classifier-16", weights)
+
+
+def test_other_sizes_are_refused(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(ConfigError, match="size 12: allowed are 8, 16"):
+        DigitClassifierConfig(size=12)
+    tensors, metadata = load_tensors(weights)
+    path = tmp_path / "other.safetensors"
+    save_tensors(path, tensors, {"classifier": {**metadata["classifier"], "size": 12}})
+    with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16"):
+        load_digit_classifier(path)

@@ -10,9 +10,10 @@ import pytest
 
 from qdit.errors import DataError
 from qdit.metrics.digit_classifier import DigitClassifierExtractor
-from qdit.metrics.evaluate import evaluate, full_precision
+from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import Features, Images
 from qdit.metrics.reference import Reference, build_reference
+from tests.metrics.scored import beside, scored
 
 Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
@@ -46,9 +47,10 @@ def test_real_digits_score_well_and_noise_does_not(
     extractor: DigitClassifierExtractor, reference: Reference, digits: Digits, noisy: np.ndarray
 ) -> None:
     images, labels = digits[0][:898], digits[1][:898]
-    fp = full_precision(images, labels, extractor=extractor)
-    good = evaluate(images, labels, extractor=extractor, reference=reference, fp=fp)
-    bad = evaluate(noisy, labels, extractor=extractor, reference=reference, fp=fp)
+    good = evaluate(
+        scored(images, labels, extractor), reference=reference, fp=beside(images, labels, images, extractor)
+    )
+    bad = evaluate(scored(noisy, labels, extractor), reference=reference, fp=beside(images, labels, noisy, extractor))
     assert list(good) == list(bad) == KEYS
     assert all(type(value) is float for value in good.values())
     json.dumps(good, allow_nan=False)
@@ -67,7 +69,7 @@ def test_real_digits_score_well_and_noise_does_not(
 def test_without_full_precision_the_paired_metrics_are_missing(
     extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
-    metrics = evaluate(digits[0][:50], digits[1][:50], extractor=extractor, reference=reference, fp=None)
+    metrics = evaluate(scored(digits[0][:50], digits[1][:50], extractor), reference=reference, fp=None)
     assert metrics["fd_fp"] is None
     assert metrics["mse_fp"] is None
 
@@ -78,9 +80,9 @@ def test_class_accuracy_is_for_the_asked_labels(
     images = digits[0][:100]
     labels = extractor(images).logits.argmax(axis=1)
     labels[:30] = (labels[:30] + 1) % 10
-    asked = evaluate(images, labels, extractor=extractor, reference=reference, fp=None)
+    asked = evaluate(scored(images, labels, extractor), reference=reference, fp=None)
     assert asked["class_accuracy"] == pytest.approx(0.7)
-    other = evaluate(images, labels, extractor=Nameless(extractor), reference=reference, fp=None)
+    other = evaluate(scored(images, labels, Nameless(extractor)), reference=reference, fp=None)
     assert other["class_accuracy"] is None
 
 
@@ -88,25 +90,36 @@ def test_what_does_not_fit_together_is_refused(
     extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     images, labels = digits[0][:20], digits[1][:20]
-    fp = full_precision(images, labels, extractor=extractor)
-    shuffled = replace(fp, labels=labels[::-1].copy())
+    run = scored(images, labels, extractor)
+    fp = beside(images, labels, images, extractor)
+    empty = replace(run, features=Features(*(np.zeros((0, 2)) for _ in range(3))), labels=labels[:0])
+    shuffled = replace(fp, run=replace(run, labels=labels[::-1].copy()))
+    older = replace(fp, run=replace(run, made_by=replace(run.made_by, code="old")))
+    other = replace(fp, run=replace(run, made_by=replace(run.made_by, weights_sha256="ffff")))
     unnamed = replace(reference, pool_features=None)
     stale = replace(reference, extractor_digest="ffff")
     cases = [
-        (images[:0], labels[:0], extractor, reference, None, "found 0 images to evaluate"),
-        (images[:3], labels[:3], extractor, reference, None, "found 3 images, at least 4"),
-        (images, labels[:19], extractor, reference, None, "one label per image"),
-        (images[:19], labels[:19], extractor, reference, fp, "19 images differ .* 20 full-precision images"),
-        (images, labels, extractor, reference, shuffled, "same setting"),
-        (images, labels, extractor, stale, None, "make the reference again"),
-        (images, labels, extractor, unnamed, None, "import_adm_reference"),
-        (images, labels, Nameless(extractor, broken=True), reference, None, "NaN or infinite"),
-        (images.astype(np.float32), labels, extractor, reference, None, "allowed is uint8"),
+        (empty, reference, None, "found 0 images to evaluate"),
+        (scored(images[:3], labels[:3], extractor), reference, None, "found 3 images, at least 4"),
+        (replace(run, labels=labels[:19]), reference, None, "one label per image"),
+        (scored(images[:19], labels[:19], extractor), reference, fp, "19 images differ .* 20 full-precision images"),
+        (run, reference, shuffled, "same setting"),
+        (run, reference, older, "code old.*run `qdit features` again on both"),
+        (run, reference, other, "full precision by digit-classifier ffff.*run `qdit features` again"),
+        (run, reference, replace(fp, errors=fp.errors[:5]), "paired differences of shape"),
+        (run, stale, None, "make the reference again"),
+        (run, unnamed, None, "import_adm_reference"),
+        (scored(images, labels, Nameless(extractor, broken=True)), reference, None, "NaN or infinite"),
     ]
-    for picture, label, network, real, full, message in cases:
+    for case, real, full, message in cases:
         with pytest.raises(DataError, match=message) as caught:
-            evaluate(picture, label, extractor=network, reference=real, fp=full)
+            evaluate(case, reference=real, fp=full)
         assert "\n" not in str(caught.value)
+
+
+def test_evaluating_loads_no_torch() -> None:
+    code = "import sys, qdit.cli, qdit.metrics.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_torch_fidelity_is_not_imported_on_the_way() -> None:

@@ -7,13 +7,15 @@ from qdit.metrics.digit_classifier import DigitClassifierExtractor
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.fidelity import fidelity_metrics, register
 from qdit.metrics.reference import build_reference
+from tests.metrics.scored import scored
 
 
 def test_every_shared_metric_agrees(extractor: DigitClassifierExtractor, digits: tuple[np.ndarray, np.ndarray]) -> None:
     images, labels = digits
     generated = np.clip(images[:500] + np.random.default_rng(0).normal(0, 40, (500, 1, 8, 8)), 0, 255).astype(np.uint8)
     real = images[500:1200]
-    ours = evaluate(generated, labels[:500], extractor=extractor, reference=build_reference(real, extractor), fp=None)
+    run = scored(generated, labels[:500], extractor)
+    ours = evaluate(run, reference=build_reference(real, extractor), fp=None)
     theirs = fidelity_metrics(generated, real, extractor=extractor)
     assert theirs.keys() == {"fid", "sfid", "is", "precision", "recall"}
     # torch-fidelity takes the covariance of float32 features and float32 distances.

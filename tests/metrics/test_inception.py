@@ -9,7 +9,7 @@ from torch import nn
 
 from qdit.artifacts import save_tensors
 from qdit.errors import CheckpointError, DataError
-from qdit.metrics.features import load_extractor
+from qdit.metrics.extractors import load_extractor
 from qdit.metrics.inception import AdmInception, InceptionExtractor
 
 

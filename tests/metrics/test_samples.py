@@ -8,7 +8,7 @@ import pytest
 
 from qdit.artifacts import read_json, save_arrays, sha256_file, write_json
 from qdit.errors import DataError
-from qdit.metrics.samples import read_samples
+from qdit.metrics.samples import listed_shards, stream_samples
 
 
 def write_shard(
@@ -30,7 +30,14 @@ def write_shard(
         path = folder / f"{number:05d}.npz"
         save_arrays(path, arrays)
         entries.append({"file": path.name, "sha256": sha256_file(path)})
-    write_json(folder / f"shard-{shard:03d}.json", {"key": key, "images": images, "chunk": chunk, "chunks": entries})
+    listing = {"key": key, "images": images, "chunk": chunk, "backend": "torch", "chunks": entries}
+    write_json(folder / f"shard-{shard:03d}.json", listing)
+
+
+def read_samples(folder: Path, *, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """The whole stream at once."""
+    chunks = list(stream_samples(folder, images=images))
+    return np.concatenate([chunk.images for chunk in chunks]), np.concatenate([chunk.labels for chunk in chunks])
 
 
 def expected(images: int = 20, seed: int = 0) -> np.ndarray:
@@ -59,6 +66,26 @@ def test_lists_left_over_from_other_configurations_are_ignored(tmp_path: Path) -
     write_shard(tmp_path, 7, range(9, 10), images=40, key="old")
     write_shard(tmp_path, 0, range(5))
     np.testing.assert_array_equal(read_samples(tmp_path, images=20)[0], expected())
+    assert [shard.number for shard in listed_shards(tmp_path, images=20)] == [0]
+
+
+def test_images_are_streamed_a_chunk_at_a_time(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, range(5))
+    stream = stream_samples(tmp_path, images=20)
+    assert len(next(stream).images) == 4
+    remove_chunk(tmp_path)
+    assert next(stream).first == 4
+    with pytest.raises(DataError, match="listed but not there"):
+        next(stream)
+
+
+def test_a_recorded_failure_is_told(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, range(5))
+    failure = {"step": "sample", "kind": "failed", "reason": "it diverges"}
+    listing = read_json(tmp_path / "shard-000.json")
+    write_json(tmp_path / "shard-000.json", {**listing, "chunks": [], "failure": failure})
+    with pytest.raises(DataError, match="holds no images, failed in sample: it diverges"):
+        read_samples(tmp_path, images=20)
 
 
 def remove_chunk(folder: Path) -> None:
@@ -92,6 +119,10 @@ def garble_list(folder: Path) -> None:
     write_json(folder / "shard-000.json", [1, 2])
 
 
+def empty_list(folder: Path) -> None:
+    write_json(folder / "shard-000.json", {**read_json(folder / "shard-000.json"), "chunks": []})
+
+
 def change_key_of_list(folder: Path) -> None:
     write_json(folder / "shard-000.json", {**read_json(folder / "shard-000.json"), "key": "other"})
 
@@ -105,6 +136,7 @@ def change_key_of_list(folder: Path) -> None:
         (remove_end_of_list, "holds 16 images, 20 were asked for"),
         (remove_list, "has no shard-"),
         (garble_list, "not a list of sample chunks"),
+        (empty_list, "holds 0 images, 20 were asked for"),
         (change_key_of_list, "does not fit the list"),
     ],
 )

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from qdit.artifacts import save_arrays
+from qdit.profile import merge
 from qdit.tables.build import build_table
 from qdit.tables.results import RunKey
 
@@ -64,9 +66,21 @@ def make_profile() -> dict[str, Any]:
     }
 
 
+def make_wide_profile() -> dict[str, Any]:
+    """The same with every kind of table, and more methods and settings."""
+    wide = make_profile()
+    merge(wide, yaml.safe_load((Path(__file__).parent / "wide.yaml").read_text(encoding="utf-8")))
+    return wide
+
+
 @pytest.fixture
 def profile() -> dict[str, Any]:
     return make_profile()
+
+
+@pytest.fixture
+def wide() -> dict[str, Any]:
+    return make_wide_profile()
 
 
 def all_keys(profile: dict[str, Any]) -> list[RunKey]:
@@ -77,7 +91,7 @@ def all_keys(profile: dict[str, Any]) -> list[RunKey]:
             where = (block["setting"], block["form"])
             keys.append(RunKey(*where, "fp", 16, 16, block["scope"]))
             for bits in block["bits"]:
-                weight_bits, activation_bits = int(bits[1]), int(bits[3])
+                weight_bits, activation_bits = map(int, bits.removeprefix("w").split("a"))
                 labels = [label for label in block["methods"] if label != "fp"]
                 keys += [RunKey(*where, label, weight_bits, activation_bits, block["scope"]) for label in labels]
     return list(dict.fromkeys(keys))
@@ -87,9 +101,11 @@ def damage(key: RunKey) -> float:
     """0 for full precision, else a made-up but plausible amount of damage."""
     if key.label == "fp":
         return 0.0
-    by_bits = {(6, 8): 0.02, (4, 8): 0.3, (4, 4): 4.0}[(key.weight_bits, key.activation_bits)]
-    by_label = {"rtn": 1.0, "g4w+p4a": 0.5, "q-dit": 0.1, "rtn-g16-static": 0.4, "rtn-g16-dynamic": 0.15}[key.label]
-    return by_bits * by_label * (90.0 if key.form == "salient" and key.label == "rtn" else 1.0)
+    by_bits = {(16, 8): 0.003, (8, 8): 0.01, (6, 8): 0.02, (6, 6): 0.1, (4, 8): 0.3, (4, 4): 4.0, (2, 2): 40.0}
+    by_label = {"rtn": 1.0, "g4w+p4a": 0.5, "q-dit": 0.1, "rtn-g16-static": 0.4, "rtn-g16-dynamic": 0.15}
+    by_label |= {"ptq4dit": 0.2, "ptq4dit-no-csb": 0.3, "ptq4dit-no-reconstruction": 0.8}
+    amount = by_bits[key.weight_bits, key.activation_bits] * by_label.get(key.label, 0.6)
+    return amount * (90.0 if key.form == "salient" and key.label == "rtn" else 1.0)
 
 
 def record(key: RunKey, profile: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +171,22 @@ def results(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/mini with every run of every table of the wide profile."""
+    folder, profile = tmp_path_factory.mktemp("wide"), make_wide_profile()
+    for key in all_keys(profile):
+        write_record(folder, key, record(key, profile))
+        save_samples(key.folder(folder), damage(key))
+    return folder
+
+
+@pytest.fixture
+def wide_results(wide_template: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(wide_template, tmp_path / "results" / "mini"))
+
+
+@pytest.fixture(scope="session")
 def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """File name → text of both tables, the run `MISSING` without any file."""
     folder, profile = tmp_path_factory.mktemp("built"), make_profile()
@@ -169,6 +201,27 @@ def write_record(results: Path, key: RunKey, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def log_reconstruction() -> Callable[..., dict[str, Any]]:
+    """Write a checkpoint whose log says how learned rounding went; later blocks have larger losses."""
+
+    def write(results: Path, key: RunKey, *, units: int = 7, iterations: int = 500) -> dict[str, Any]:
+        steps = range(0, iterations + 1, 25)
+        losses = [[0.001 * 2**n * (0.2 + 0.8 * 0.97 ** (step / 5)) for step in steps] for n in range(units)]
+        logged = [
+            {"name": f"blocks.{n}", "iterations": iterations, "before": loss[0], "after": loss[-1]}
+            | {"points": [[step, value] for step, value in zip(steps, loss, strict=True)]}
+            for n, loss in enumerate(losses)
+        ]
+        log = {"reconstruction": {"iterations": iterations, "batch": 32, "units": logged}}
+        path = key.folder(results) / "checkpoint" / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"method": key.label, "log": log}), encoding="utf-8")
+        return log
+
+    return write
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from qdit.errors import ConfigError, DataError
 from qdit.tables.published import REPOSITORY_COPY, find, published_folder, read_published
 
 ROWS = {"table1": 10, "table2": 39, "table3": 3, "table4": 5, "table5": 3, "table6": 4}
+ROWS |= {"ptq4dit_table1": 33, "tq_dit": 9}
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -40,6 +41,17 @@ def test_illegible_cells_of_table3_stay_unknown() -> None:
     for row in read_published(REPOSITORY_COPY / "table3.csv"):
         unknown = [name for name, value in row.items() if value is None]
         assert len(unknown) == 8 and "multiple_objects" in unknown
+
+
+def test_only_one_cell_of_the_tables_that_are_not_available_is_known() -> None:
+    known = []
+    for name in ("ptq4dit_table1", "tq_dit"):
+        for row in read_published(REPOSITORY_COPY / f"{name}.csv"):
+            metrics = ("size_mb", "fid", "sfid", "is", "precision")
+            known += [
+                (row["method"], row["steps"], row["weight_bits"], n, row[n]) for n in metrics if row[n] is not None
+            ]
+    assert known == [("PTQ4DiT", 50, 4, "fid", 9.17)]
 
 
 def test_rtn_has_no_row_in_table2() -> None:

@@ -48,6 +48,20 @@ def test_unusable_metrics_say_why(change_record: Callable, results: Path, edit: 
     assert row.get("fid") is None
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("unsupported: W3A3 is not made", "unsupported: W3A3 is not made"),
+        ("failed in quantize: no\n memory", "failed in quantize: no memory"),
+        ("full precision: failed in sample: NaN", "missing: full precision: failed in sample: NaN"),
+        ("", "missing: "),
+    ],
+)
+def test_an_error_keeps_its_own_word(change_record: Callable, results: Path, error: str, status: str) -> None:
+    change_record(KEY, lambda record: record.update(error=error))
+    assert read_run(results, KEY)["status"] == status
+
+
 def test_absent_and_torn_files_say_why(results: Path) -> None:
     path = KEY.folder(results) / "metrics.json"
     path.write_text(path.read_text()[:100])

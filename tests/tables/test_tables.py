@@ -201,5 +201,5 @@ def test_wrong_requests_are_one_clear_line(results: Path, profile: dict[str, Any
     with pytest.raises(ConfigError, match="did you mean 'q-dit'"):
         load_table(profile, "table2", results)
     profile["tables"]["table2"]["kind"] = "table3"
-    with pytest.raises(ConfigError, match="table2, table4"):
+    with pytest.raises(ConfigError, match="one of table2, table5"):
         load_table(profile, "table2", results)

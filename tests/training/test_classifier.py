@@ -34,6 +34,15 @@ def test_short_training_learns_and_repeats_itself_to_the_byte(tmp_path: Path) ->
     assert found == pytest.approx(metadata["held_out_accuracy"])
 
 
+def test_the_larger_classifier_learns_upsampled_digits(tmp_path: Path) -> None:
+    path = train_classifier(tmp_path, seed=3, config=DigitClassifierConfig(16, 32, size=16), training=SHORT)
+    assert path.name == "digit-classifier-16.safetensors"
+    metadata = load_tensors(path)[1]
+    assert metadata["held_out_accuracy"] > 0.8
+    assert metadata["classifier"] == {"channels": 16, "features": 32, "classes": 10, "size": 16}
+    assert load_digit_classifier(path).name == "digit-classifier-16"
+
+
 def test_augmentation_of_strength_zero_changes_nothing() -> None:
     images = load("train").images[:10]
     none = ClassifierTraining(rotation=0, scaling=0, shift=0, noise=0)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from qdit.artifacts import load_tensors
 from qdit.data.digits import load
-from qdit.errors import CheckpointError
+from qdit.errors import CheckpointError, ConfigError
 from qdit.sampling.schedule import training_schedule
-from qdit.training.dit import HybridLoss, Trainer, TrainingConfig, learning_rate_factor
+from qdit.training.dit import MINI_MODELS, HybridLoss, Trainer, TrainingConfig, learning_rate_factor, train_mini_dit
 from tests.small_models import TINY
 
 SHORT = TrainingConfig(iterations=8, stop_at=8, batch_size=4, warmup=2, checkpoint_every=3, bfloat16=False)
@@ -87,6 +88,24 @@ def test_the_loss_falls(tmp_path):
         trainer.iteration = iteration
         losses.append(trainer.step(data))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_both_models_have_sixteen_tokens_and_learn_from_training_digits_only():
+    small, large = (MINI_MODELS[name] for name in ("dit-digits", "dit-digits-16"))
+    assert small.config.tokens == large.config.tokens == 16
+    assert (small.config.hidden_size, small.config.depth) == (large.config.hidden_size, large.config.depth)
+    assert small.data().images.shape == (1437, 1, 8, 8)
+    assert large.data().images.shape == (16 * 1437, 1, 16, 16)
+    assert torch.equal(large.data().labels[:1437], load("train").labels)
+
+
+def test_a_model_is_trained_by_name(tmp_path):
+    config = TrainingConfig(iterations=2, stop_at=1, batch_size=2, warmup=1)
+    metadata = load_tensors(train_mini_dit("dit-digits-16", tmp_path, config=config))[1]
+    assert metadata["iteration"] == 1
+    assert metadata["model"]["input_size"] == 16
+    with pytest.raises(ConfigError, match="unknown model 'dit-digit'; allowed are dit-digits, dit-digits-16"):
+        train_mini_dit("dit-digit", tmp_path)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():

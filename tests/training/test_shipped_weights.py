@@ -1,4 +1,4 @@
-"""The shipped mini DiT is good enough to learn from; its full measurement is slow and kept in results/studies."""
+"""The shipped mini DiTs are good enough to learn from; their full measurement is slow and kept in results/studies."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,27 @@ import numpy as np
 import pytest
 
 from qdit.artifacts import sha256_file
-from qdit.data.digits import load, to_uint8
-from qdit.metrics.features import load_extractor
+from qdit.data.digits import Digits, data_set, load, to_uint8
+from qdit.errors import ConfigError
+from qdit.metrics.extractors import load_extractor
 from qdit.models.loading import load_model
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
-from qdit.training.quality import draw, mean_split_fid, measure, nearest
+from qdit.training.quality import SUBJECTS, draw, draw_gallery, mean_split_fid, measure, nearest, subject_of
 
 ROOT = Path(__file__).parents[2]
-NATURAL = ROOT / "weights" / "dit-digits-natural.safetensors"
 CLASSIFIER = ROOT / "weights" / "digit-classifier.safetensors"
+MODELS = pytest.mark.parametrize("name", SUBJECTS)
+
+
+def natural(name):
+    """Natural form of a model as shipped."""
+    return ROOT / "weights" / f"{name}-natural.safetensors"
+
+
+def classifier(name):
+    """Weights of the extractor that scores a model."""
+    return ROOT / "weights" / f"{SUBJECTS[name].extractor}.safetensors"
 
 
 def meets_the_bar(figures):
@@ -32,16 +43,18 @@ def meets_the_bar(figures):
     }
 
 
-def test_the_recorded_study_is_of_the_shipped_files_and_meets_the_bar():
-    study = json.loads((ROOT / "results" / "studies" / "dit-digits-quality.json").read_text())
-    assert study["weights"]["sha256"] == sha256_file(NATURAL)
-    assert study["extractor"]["sha256"] == sha256_file(CLASSIFIER)
+@MODELS
+def test_the_recorded_study_is_of_the_shipped_files_and_meets_the_bar(name):
+    study = json.loads((ROOT / "results" / "studies" / f"{name}-quality.json").read_text())
+    assert study["weights"]["sha256"] == sha256_file(natural(name))
+    assert study["extractor"]["sha256"] == sha256_file(classifier(name))
     assert meets_the_bar(study["figures"]) == dict.fromkeys(meets_the_bar(study["figures"]), True)
 
 
-def test_few_samples_already_look_like_the_digits_asked_for():
-    pictures = draw(prepare_inference(load_model(NATURAL)), Protocol("ddim", 10, 1.0, seed=2), count=128)
-    features = load_extractor("digit-classifier", CLASSIFIER)(to_uint8(pictures.images))
+@MODELS
+def test_few_samples_already_look_like_the_digits_asked_for(name):
+    pictures = draw(prepare_inference(load_model(natural(name))), Protocol("ddim", 10, 1.0, seed=2), count=128)
+    features = load_extractor(SUBJECTS[name].extractor, classifier(name))(to_uint8(pictures.images))
     assert (features.logits.argmax(axis=1) == pictures.labels.numpy()).mean() >= 0.93
 
 
@@ -57,8 +70,23 @@ def test_nearest_is_the_smallest_distance():
     assert np.allclose(nearest(train[:5] + 0.01, train), 0.01 * 8, atol=1e-3)
 
 
+def test_the_gallery_is_a_picture_of_all_classes(tmp_path):
+    held_out = data_set("digits-16", "held_out")
+    path = tmp_path / "gallery.png"
+    draw_gallery(held_out, Digits(held_out.images[:128], held_out.labels[:128]), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size < 40_000
+
+
+def test_unknown_subject():
+    with pytest.raises(ConfigError, match="allowed are dit-digits, dit-digits-16; did you mean 'dit-digits-16'"):
+        subject_of("dit-digits16")
+
+
 @pytest.mark.slow
-def test_measured_again_the_shipped_weights_meet_the_bar():
-    model = prepare_inference(load_model(NATURAL))
-    found = meets_the_bar(measure(model, load_extractor("digit-classifier", CLASSIFIER)))
+@MODELS
+def test_measured_again_the_shipped_weights_meet_the_bar(name):
+    model = prepare_inference(load_model(natural(name)))
+    figures, _ = measure(name, model, load_extractor(SUBJECTS[name].extractor, classifier(name)))
+    found = meets_the_bar(figures)
     assert all(found.values()), found

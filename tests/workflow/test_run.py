@@ -43,7 +43,7 @@ def kill_during(command: list[str], root: Path, chunks: Path) -> None:
     """Run a command until the first file is in `chunks`, then kill it and all that it started, as kill -9 does."""
     with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         until = time.monotonic() + 120
-        while not list(chunks.glob("*.npz")) and running.poll() is None and time.monotonic() < until:
+        while not list(chunks.glob("0*.npz")) and running.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
         assert running.poll() is None, "ended before it could be killed"
         program = psutil.Process(running.pid)
@@ -54,19 +54,19 @@ def kill_during(command: list[str], root: Path, chunks: Path) -> None:
 def test_killed_while_sampling_the_same_command_goes_on(checkout: Checkout) -> None:
     undisturbed = checkout.tables()
     run = checkout.results / Q_DIT
-    chunks = {path.name: path.read_bytes() for path in (run / "samples").glob("*.npz")}
+    chunks = {path.name: path.read_bytes() for path in (run / "samples").glob("0*.npz")}
     assert len(chunks) == 8
     for path in [*(run / "samples").iterdir(), run / "metrics.json", *(checkout.results / "tables").iterdir()]:
         path.unlink()
 
     kill_during(checkout.command("--cores", "2"), checkout.root, run / "samples")
-    kept = {path: path.stat().st_mtime_ns for path in (run / "samples").glob("*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in (run / "samples").glob("0*.npz")}
     assert 0 < len(kept) < len(chunks)
     assert not (run / "samples" / "shard-000.json").exists()
 
     again = checkout.snakemake("--cores", "2")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert {path.name: path.read_bytes() for path in (run / "samples").glob("*.npz")} == chunks
+    assert {path.name: path.read_bytes() for path in (run / "samples").glob("0*.npz")} == chunks
     assert checkout.tables() == undisturbed
     assert all(f"  {checkout.results.resolve() / 'tables' / name}\n" in again.stdout for name in undisturbed)
 
@@ -80,15 +80,38 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
 
 
 def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
-    overlay = tmp_path / "seven.yaml"
-    overlay.write_text("profile: seven\nmethods: {q-dit: {options: {group_size: 7}}}\n", encoding="utf-8")
-    target = f"results/seven/{Q_DIT}/checkpoint/config.json"
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no weights")
+    overlay = tmp_path / "damaged.yaml"
+    overlay.write_text(
+        f"profile: damaged\nmodels: {{dit-digits: {{forms: {{natural: {damaged}}}}}}}\n", encoding="utf-8"
+    )
+    target = f"results/damaged/{Q_DIT.replace('q-dit/w4a8', 'fp/w16a16')}/checkpoint/config.json"
     done = checkout.snakemake(target, overlays=("tests/workflow/tiny.yaml", str(overlay)), code=1)
     (line,) = {line.strip() for line in (done.stdout + done.stderr).splitlines() if "qdit: error" in line}
-    assert "group" in line
-    assert "7" in line
-    assert "144" in line
+    assert "damaged.safetensors: not a readable safetensors file" in line
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, tmp_path: Path) -> None:
+    overlay = tmp_path / "seven.yaml"
+    overlay.write_text("methods: {q-dit: {options: {group_size: 7}}}\n", encoding="utf-8")
+    overlays = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml", str(overlay))
+    undisturbed = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
+    try:
+        checkout.snakemake("table2", overlays=overlays)
+        found = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
+        assert [found[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
+        status = found["q-dit"]["status"]
+        assert "failed in quantize: " in status and "group_size 7" in status and "144" in status
+        assert "Traceback" in (checkout.results / Q_DIT / "logs" / "quantize.log").read_text(encoding="utf-8")
+    finally:
+        checkout.snakemake("--cores", "2")
+    assert all(
+        path.read_bytes() == before
+        for path, before in undisturbed.items()
+        if path.parent.name in ("tables", "samples") or path.name == "metrics.json"
+    )
 
 
 @pytest.mark.parametrize(

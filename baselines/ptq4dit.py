@@ -1,0 +1,125 @@
+"""PTQ4DiT: salience balanced between activations and weights (CSB, SSC), then AdaRound with learned activation scales.
+
+Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
+1. CSB: x / k and W · diag(k) with k = √(s(X) / s(W)) per channel, for qkv, attention output and fc1 (not fc2).
+2. SSC: s(X) is a mean over timesteps weighted by softmax(−Spearman's ρ of s(X_t) and s(W)). The release takes every
+   sample for a timestep (`salience="sample"`); the paper's text has one salience per timestep. Without SSC: the
+   largest over all samples.
+3. k is folded into W, and 1 / k into the adaLN rows before qkv and fc1 and into the rows of V, exactly; the release
+   divides at run time. All k come from one full-precision pass.
+4. Weights per output channel and activations per tensor: percentile search, activations on the initial set (four
+   samples a timestep).
+5. Reconstruction per block: AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together, quantized inputs,
+   full-precision targets; 20,000 iterations in the paper. The release splits them over ten shards in sequence; here
+   every batch is drawn from all data.
+6. Calibration: `STEPS` evenly spaced steps. The release's first samples are of class 0 only (initial set):
+   `first_classes` restores that; the paper's classes are drawn at random.
+7. Its script leaves the model in training mode, so labels are dropped while sampling: never reproduced.
+8. Scope `own`: every linear and convolution (no exceptions in bits), and q, k, v and the softmax output (8 bits).
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.models.roles import Site, linear_of
+from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
+from qdit.quant.folding import fold
+from qdit.quant.layers import layers, operands, site_bits, with_roles
+from qdit.quant.ranges import percentile_search
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
+
+STEPS, PER_STEP, INITIAL_PER_STEP = 25, 32, 4
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Ptq4ditOptions:
+    """`csb`, `ssc` and `iterations` (0) switch the parts off; `batch` and `rate` are those of the rounding."""
+
+    csb: bool = True
+    ssc: bool = True
+    salience: Literal["sample", "timestep"] = "sample"
+    first_classes: bool = False
+    iterations: int = 20_000
+    batch: int = 32
+    rate: float = 1e-3
+
+
+class Ptq4dit(Method):
+    """Post-training quantization for diffusion transformers."""
+
+    name = "ptq4dit"
+    citation = """@inproceedings{wu2024ptq4dit,
+  title = {{PTQ4DiT}: Post-training Quantization for Diffusion Transformers},
+  author = {Wu, Junyi and Wang, Haoxuan and Shang, Yuzhang and Shah, Mubarak and Yan, Yan},
+  booktitle = {NeurIPS},
+  year = {2024}
+}"""
+    calibration = ("per-step",)
+    Options = Ptq4ditOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: Ptq4ditOptions,
+    ) -> Quantized:
+        """Balance, round, calibrate, reconstruct."""
+        model = deepcopy(model)
+        data, initial = chosen_samples(calibration["per-step"], options)
+        weighted = layers(model, scope)
+        if options.csb:
+            balance(model, with_roles(weighted, "qkv", "attn_out", "fc1"), initial, options)
+        reference = deepcopy(model)
+        sites = weighted if scope == "common" else [*weighted, *operands(model)]
+        if weight_bits < FULL_PRECISION:
+            round_weights(model, weighted, bits=weight_bits, rule=percentile_search)
+        if activation_bits < FULL_PRECISION:
+            bits = site_bits(sites, activation_bits)
+            calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=percentile_search)
+        if options.iterations == 0 or weight_bits == activation_bits == FULL_PRECISION:
+            return Quantized(model)
+        learn: Literal["both", "rounding", "scales"] = "both"
+        if FULL_PRECISION in (weight_bits, activation_bits):
+            learn = "scales" if weight_bits == FULL_PRECISION else "rounding"
+        config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+        log = reconstruct(model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn=learn)
+        return Quantized(model, log={"reconstruction": log})
+
+
+def chosen_samples(data: CalibrationSet, options: Ptq4ditOptions) -> tuple[CalibrationSet, CalibrationSet]:
+    """Samples for reconstruction, and the initial set."""
+    if not options.first_classes:
+        return data.spread(STEPS, PER_STEP), data.spread(STEPS, INITIAL_PER_STEP)
+    first = data.label == data.label.min()
+    if data.protocol.guided:  # each sample is followed by its unconditional copy
+        first = first | torch.cat([first.new_zeros(1), first[:-1]])
+    return data.spread(STEPS, PER_STEP), data.take(first).spread(STEPS, INITIAL_PER_STEP)
+
+
+def balance(model: DiT, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> None:
+    """CSB with SSC, folded into the layers around each site, in place."""
+    factors = {}
+    for site, x in collect_inputs(model, sites, data.batches(BATCH)):
+        salience = activation_salience(x)
+        if options.salience == "timestep":
+            salience = torch.stack([salience[data.timestep == t].amax(dim=0) for t in data.timestep.unique()])
+        of_weight = weight_salience(linear_of(model, site).weight.detach())
+        of_activation: Tensor = temporal_salience(salience, of_weight) if options.ssc else salience.amax(dim=0)
+        factor = balance_factors(of_activation, of_weight)
+        factors[site] = factor.masked_fill(factor == 0, 1)
+    for site, factor in factors.items():
+        fold(model, site, factor)

@@ -1,0 +1,77 @@
+"""PTQD: Q-Diffusion's quantized model, and a correction of the noise it predicts.
+
+Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
+1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it.
+2. At every step the error Δ = ε_q − ε_fp after guidance is regressed on ε_fp over images of the full-precision
+   trajectory: slope (negative ones count as none), bias per channel, variance of what is left.
+3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM takes the remaining variance out of its own noise:
+   σ'² = max(0, σ² − c² σ_q²), c the coefficient of ε in the posterior mean (docs/differences.md derives it). DDIM with
+   η = 0 adds no noise, so that part is inert there.
+4. The correction belongs to one number of steps and one guidance scale; another number of steps is refused.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from baselines.q_diffusion import QDiffusion, QDiffusionOptions
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.quant.correction import NoiseCorrection, fit_correction
+from qdit.sampling.guidance import denoiser
+
+
+class Ptqd(Method):
+    """Accurate post-training quantization for diffusion models."""
+
+    name = "ptqd"
+    citation = """@inproceedings{he2023ptqd,
+  title = {{PTQD}: Accurate Post-Training Quantization for Diffusion Models},
+  author = {He, Yefei and Liu, Luping and Liu, Jing and Wu, Weijia and Zhou, Hong and Zhuang, Bohan},
+  booktitle = {NeurIPS},
+  year = {2023}
+}"""
+    calibration = ("per-step",)
+    Options = QDiffusionOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: QDiffusionOptions,
+    ) -> Quantized:
+        """Q-Diffusion, then the regression at every step."""
+        quantized = QDiffusion().quantize(
+            model,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=calibration,
+            options=options,
+        )
+        if weight_bits == activation_bits == FULL_PRECISION:
+            return quantized
+        correction = fit(model, quantized.model, calibration["per-step"])
+        return Quantized(quantized.model, correction, quantized.log)
+
+
+def fit(model: DiT, quantized: DiT, data: CalibrationSet) -> NoiseCorrection:
+    """Regression of the quantized model's error at each step of the calibration data's protocol."""
+    protocol, channels = data.protocol, model.config.in_channels
+    images = data.conditional(model.config.null_class)
+    rows = []
+    with torch.inference_mode():
+        for step in range(protocol.steps):
+            part = images.at_step(step)
+            full, own = (
+                denoiser(network, part.label, protocol.cfg_scale)(part.x, part.timestep)[:, :channels]
+                for network in (model, quantized)
+            )
+            rows.append(fit_correction(full, own))
+    slope, bias, residual = (torch.stack(column) for column in zip(*rows, strict=True))
+    return NoiseCorrection(slope=slope.clone(), bias=bias.clone(), residual=residual.clone())

@@ -1,0 +1,89 @@
+"""Q-Diffusion: shrink-searched ranges, AdaRound block reconstruction of weights, then learned activation scales.
+
+Numbered details (spec/methods.md §4.10; Li et al., ICCV 2023):
+1. Weights: per output channel, 80 ranges shrunk in steps of 1 %, |error|^2.4; then AdaRound block by block with
+   activations in full precision: 20,000 iterations, batch 32, λ 0.01, β 20 → 2, warm-up 0.2.
+2. Activations: the same search per tensor on 64 samples, then scales learned block by block: a quarter of the
+   iterations, rate 4e-4, |error|^2.4. The release can replace the searched range by running statistics; not used here.
+3. Calibration: images at evenly spaced steps of the sampling trajectory (20 × 256 in the release).
+4. The split of concatenated shortcuts has nothing to act on in a DiT.
+5. Scope `own`: every linear and convolution, the first and last with 8 bits, and the operands of attention, softmax
+   outputs with 8 bits. Only blocks are reconstructed; layers outside them are rounded to nearest.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.layers import layers, operands, site_bits
+from qdit.quant.ranges import shrink_search
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+
+STEPS, PER_STEP = 20, 256
+INITIAL_SAMPLES = 64
+BATCH = 64
+EDGE_BITS = 8
+
+
+@dataclass(frozen=True)
+class QDiffusionOptions:
+    """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it."""
+
+    iterations: int = 20_000
+    batch: int = 32
+    rate: float = 1e-3
+
+
+class QDiffusion(Method):
+    """Q-Diffusion."""
+
+    name = "q-diffusion"
+    citation = """@inproceedings{li2023qdiffusion,
+  title = {{Q-Diffusion}: Quantizing Diffusion Models},
+  author = {Li, Xiuyu and Liu, Yijiang and Lian, Long and Yang, Huanrui and Dong, Zhen and Kang, Daniel and
+            Zhang, Shanghang and Keutzer, Kurt},
+  booktitle = {ICCV},
+  year = {2023}
+}"""
+    calibration = ("per-step",)
+    Options = QDiffusionOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: QDiffusionOptions,
+    ) -> Quantized:
+        """Weights with learned rounding, then activations with learned scales."""
+        model, reference = deepcopy(model), deepcopy(model)
+        weighted = layers(model, scope)
+        data = calibration["per-step"].spread(STEPS, PER_STEP)
+        log = {}
+        if weight_bits < FULL_PRECISION:
+            bits = site_bits(weighted, weight_bits, edges=EDGE_BITS)
+            round_weights(model, weighted, bits=bits, rule=shrink_search)
+            if options.iterations:
+                config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+                units = block_units(weighted)
+                log["reconstruction"] = reconstruct(
+                    model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
+                )
+        if activation_bits < FULL_PRECISION:
+            sites = weighted if scope == "common" else [*weighted, *operands(model)]
+            initial = data.scattered(INITIAL_SAMPLES)
+            bits = site_bits(sites, activation_bits, edges=EDGE_BITS)
+            calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
+            if options.iterations:
+                config = Reconstruction(max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4)
+                log["scales"] = reconstruct(
+                    model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
+                )
+        return Quantized(model, log=log)

@@ -1,0 +1,108 @@
+"""RepQ-ViT: percentile ranges, and per-channel quantization of post-LayerNorm inputs folded into the adaLN exactly.
+
+Numbered details (spec/methods.md §4.6; Li et al., ICCV 2023):
+1. Weights: asymmetric per output channel; of the quantiles 99.9, 99.99 and 99.999 % the range of least squared error.
+2. Inputs after a LayerNorm (qkv, fc1): calibrated per channel, then reparametrized to one range per tensor by
+   r = s / mean(s) and an offset, which DiT's adaLN absorbs (1 + scale and shift rows); other inputs per tensor.
+3. A channel that hardly varies would be scaled by a huge factor: its scale is kept above 1e-4 of the mean.
+4. Calibration: images of the full-precision model at uniformly drawn timesteps (ViT's release uses 32 images).
+5. The mean zero point is rounded to an integer before the offset is computed; the release keeps a fraction.
+6. Scope `own`: also the patch convolution (input with 8 bits), the final linear (reparametrized too) and both matrix
+   products of attention, softmax outputs by the log √2 quantizer. Embedders and adaLN have no image in a ViT and stay.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, ModulationRows, Site, select
+from qdit.quant.activation import StaticActivation
+from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
+from qdit.quant.folding import fold
+from qdit.quant.layers import EDGE_ROLES, operands, with_roles
+from qdit.quant.nonlinear import LogSqrt2Activation, log_sqrt2_search
+from qdit.quant.ranges import percentile_search
+from qdit.quant.sites import quantize_site
+
+BATCH = 32
+CONVOLUTION_BITS = 8
+SMALLEST_RATIO = 1e-4
+
+
+@dataclass(frozen=True)
+class RepqVitOptions:
+    """`reparametrize=False` quantizes post-LayerNorm inputs per tensor like all others (ablation)."""
+
+    reparametrize: bool = True
+
+
+class RepqVit(Method):
+    """Scale reparameterization for post-training quantization of vision transformers."""
+
+    name = "repq-vit"
+    citation = """@inproceedings{li2023repqvit,
+  title = {{RepQ-ViT}: Scale Reparameterization for Post-Training Quantization of Vision Transformers},
+  author = {Li, Zhikai and Xiao, Junrui and Yang, Lianwei and Gu, Qingyi},
+  booktitle = {ICCV},
+  year = {2023}
+}"""
+    calibration = ("uniform",)
+    Options = RepqVitOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: RepqVitOptions,
+    ) -> Quantized:
+        """Fold on full precision, then round the folded weights, then the ranges of all other inputs."""
+        model = deepcopy(model)
+        roles = CORE_ROLES if scope == "common" else (*EDGE_ROLES, *CORE_ROLES)
+        sites = select(model.sites(), roles=roles)
+        batches = list(calibration["uniform"].batches(BATCH))
+        normed = [site for site in sites if isinstance(site.fold_source, ModulationRows) and options.reparametrize]
+        folded = {}
+        if activation_bits < FULL_PRECISION:
+            folded = reparametrize(model, normed, batches, bits=activation_bits)
+        if weight_bits < FULL_PRECISION:
+            round_weights(model, sites, bits=weight_bits, rule=percentile_search)
+        if activation_bits < FULL_PRECISION:
+            rest = [site for site in sites if site not in folded]
+            factors = operands(model) if scope == "own" else []
+            probabilities = with_roles(factors, "p")
+            logarithmic = {
+                site: LogSqrt2Activation(bits=activation_bits, scale=log_sqrt2_search(x, activation_bits))
+                for site, x in collect_inputs(model, probabilities, batches)
+            }
+            per_tensor = [*rest, *with_roles(factors, "q", "k", "v")]
+            bits = {s.name: CONVOLUTION_BITS if s.role == "patch_embed" else activation_bits for s in per_tensor}
+            calibrate_static(model, per_tensor, batches, bits=bits, rule=percentile_search)
+            for site, quantizer in (folded | logarithmic).items():
+                quantize_site(model, site, activation=quantizer)
+        return Quantized(model)
+
+
+def reparametrize(
+    model: DiT, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
+) -> dict[Site, StaticActivation]:
+    """Fold per-channel ranges of the sites' inputs into the modulation before them; returns their quantizers."""
+    found = {}
+    for site, x in list(collect_inputs(model, sites, batches)):
+        scale, zero_point = (
+            part[:, 0] for part in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
+        )
+        scale = scale.clamp(min=SMALLEST_RATIO * float(scale.mean()))
+        common_scale, common_zero = scale.mean(), zero_point.mean().round()
+        factor = scale / common_scale
+        fold(model, site, factor, common_zero * common_scale - zero_point * common_scale)
+        found[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+    return found

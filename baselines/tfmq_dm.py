@@ -1,0 +1,126 @@
+"""TFMQ-DM: temporal information kept by reconstructing the embedding layers alone and by ranges for each timestep.
+
+Numbered details (spec/methods.md §4.7; Huang et al., CVPR 2024):
+1. Weights per output channel: 80 shrunk ranges, |error|^2.4, then AdaRound (20,000 iterations, λ 0.01, β 20 → 2).
+2. Temporal information block (TIB): timestep embedding, every block's adaLN and the final one. TIAR reconstructs it as
+   a whole against all its projections, for timesteps of the schedule × labels (and the null label), and nothing else;
+   the release's regularizer leaves out the projections, here it covers all that is learned.
+3. Blocks are reconstructed without the TIB, weights only, activations in full precision.
+4. FSC: every activation quantizer keeps one range per timestep, as released (`fsc="all"`); the paper speaks of the TIB
+   (`fsc="tib"`), the others then have one range. `fsc="none"` switches it off. Ranges: running min-max 0.95 with zero
+   included. A timestep that was not calibrated takes the nearest one.
+5. Scope `common`: the four linears and the TIB, without which there is no method. Scope `own`: also the operands of
+   attention, softmax outputs with 8 bits; the first and last layers stay in full precision, as in the release.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, Site, select
+from qdit.quant.apply import Bits, calibrate_static_running, round_weights
+from qdit.quant.finite_set import calibrate_finite_set
+from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
+from qdit.quant.observe import Batch
+from qdit.quant.ranges import shrink_search
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.sampling.schedule import respaced
+
+STEPS, PER_STEP = 20, 256
+BATCH = 16
+LABELS = 32
+"""Labels of TIAR's inputs, besides the null label."""
+
+
+@dataclass(frozen=True)
+class TfmqDmOptions:
+    """`tiar` and `iterations` (0) switch reconstruction off; `fsc` says whose ranges depend on the timestep."""
+
+    tiar: bool = True
+    fsc: Literal["all", "tib", "none"] = "all"
+    iterations: int = 20_000
+    batch: int = 32
+    rate: float = 1e-3
+
+
+class TfmqDm(Method):
+    """Temporal feature maintenance quantization for diffusion models."""
+
+    name = "tfmq-dm"
+    citation = """@inproceedings{huang2024tfmqdm,
+  title = {{TFMQ-DM}: Temporal Feature Maintenance Quantization for Diffusion Models},
+  author = {Huang, Yushi and Gong, Ruihao and Liu, Jing and Chen, Tianlong and Liu, Xianglong},
+  booktitle = {CVPR},
+  year = {2024}
+}"""
+    calibration = ("per-step",)
+    Options = TfmqDmOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: TfmqDmOptions,
+    ) -> Quantized:
+        """Weights of the TIB, weights of the blocks, then all activation ranges."""
+        model, reference = deepcopy(model), deepcopy(model)
+        temporal = select(model.sites(), roles=TEMPORAL_ROLES)
+        core = select(model.sites(), roles=CORE_ROLES)
+        data = calibration["per-step"]
+        log: dict[str, Any] = {}
+        if weight_bits < FULL_PRECISION:
+            config = Reconstruction(max(1, options.iterations), options.batch, rounding_rate=options.rate)
+            round_weights(model, temporal, bits=weight_bits, rule=shrink_search)
+            if options.iterations and options.tiar:
+                log["temporal"] = reconstruct_temporal(model, reference, temporal, data, config)
+            round_weights(model, core, bits=weight_bits, rule=shrink_search)
+            if options.iterations:
+                part = data.spread(STEPS, PER_STEP)
+                log["reconstruction"] = reconstruct(
+                    model, reference, block_units(core), lambda: part.batches(BATCH), config, learn="rounding"
+                )
+        if activation_bits < FULL_PRECISION:
+            sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]
+            calibrate(model, sites, data, site_bits(sites, activation_bits), options)
+        return Quantized(model, log=log)
+
+
+def reconstruct_temporal(
+    model: DiT, reference: DiT, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
+) -> dict[str, Any]:
+    """TIAR: the projections of all adaLN layers, for every timestep of the schedule and some labels."""
+    timesteps = torch.from_numpy(respaced(data.protocol.steps).timesteps.copy())
+    labels = torch.cat([data.label.unique()[:LABELS], torch.tensor([model.config.null_class])]).unique()
+    timestep, label = (grid.flatten() for grid in torch.meshgrid(timesteps, labels, indexing="ij"))
+    projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "final_adaln")]
+
+    def outputs(network: DiT, rows: Tensor) -> Tensor:
+        condition = network.t_embedder(timestep[rows]) + network.y_embedder(label[rows])
+        return torch.cat([network.get_submodule(name)(condition) for name in projections], dim=1)
+
+    return reconstruct_outputs(model, reference, "temporal", sites, outputs, len(timestep), config)
+
+
+def calibrate(model: DiT, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:
+    """Ranges per timestep where `fsc` says so, over the whole trajectory elsewhere."""
+
+    def by_timestep() -> Iterator[tuple[int, Iterator[Batch]]]:
+        for step, timestep in enumerate(respaced(data.protocol.steps).timesteps):
+            yield int(timestep), data.at_step(step).batches(BATCH)
+
+    temporal = with_roles(sites, *TEMPORAL_ROLES)
+    finite = {"all": list(sites), "tib": temporal, "none": []}[options.fsc]
+    calibrate_static_running(model, [site for site in sites if site not in finite], data.batches(BATCH), bits=bits)
+    if finite:
+        calibrate_finite_set(model, finite, by_timestep(), bits=bits)

@@ -1,0 +1,175 @@
+"""TQ-DiT: multi-region quantizers for softmax and GELU (MRQ), time groups (TGQ), Hessian-guided scale search.
+
+Numbered details (spec/methods.md §4.9; Hwang et al., 2025; its released code does not run):
+1. Symmetric uniform quantizers: weights per tensor (the three parts of qkv apart, convolutions per output channel),
+   inputs per tensor, q, k and v per head; start value max |x| / (2^(b−1) − 0.5), 100 candidates around it.
+2. MRQ: softmax outputs have fine steps below a split and coarse ones above, GELU outputs a searched positive and a
+   fixed negative step. The release adds both softmax halves, which adds the split to every value (`twin="sum"`).
+3. TGQ: one split for each of 10 groups of sampling steps, searched on the samples of that group; everything else is
+   shared by all steps and searched on samples of all groups.
+4. Search: three rounds, weight then input; score Σ (g ⊙ (o − ô))². The release takes g from a divergence of the
+   prediction from itself, zero but for rounding (`fisher="kl"`); here g = Jᵀv with random signs v.
+5. Scope `common`: the four linears with MRQ of softmax and GELU. Scope `own`: also the patch convolution (weight only),
+   the final linear, and q, k, v. Embedders and adaLN stay, as in the release.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qdit.calibration import CalibrationSet
+from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.quant.activation import Activation
+from qdit.quant.fisher import Fisher, Sensitivity, sensitivities
+from qdit.quant.nonlinear import TwinGeluActivation, signed_scale
+from qdit.quant.sites import quantize_site
+from qdit.quant.temporal import TwinSoftmaxActivation
+from qdit.quant.twin_search import (
+    scores_gradient,
+    search_linear,
+    search_mixing,
+    search_scores,
+    symmetric_activation,
+    symmetric_weight,
+)
+from qdit.sampling.schedule import respaced
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class TqDitOptions:
+    """`groups` of sampling steps (1: no TGQ), `per_group` samples of each, `rounds` of the search (0: start values).
+
+    `mrq=False` quantizes softmax and GELU outputs like all others.
+    """
+
+    groups: int = 10
+    per_group: int = 32
+    rounds: int = 3
+    mrq: bool = True
+    twin: Literal["piecewise", "sum"] = "piecewise"
+    fisher: Fisher = "gauss-newton"
+
+
+class TqDit(Method):
+    """Efficient time-aware quantization for diffusion transformers."""
+
+    name = "tq-dit"
+    citation = """@article{hwang2025tqdit,
+  title = {{TQ-DiT}: Efficient Time-Aware Quantization for Diffusion Transformers},
+  author = {Hwang, Younghye and Lee, Hyojin and Kang, Joonhyuk},
+  journal = {arXiv preprint},
+  year = {2025}
+}"""
+    calibration = ("per-step",)
+    Options = TqDitOptions
+
+    def quantize(
+        self,
+        model: DiT,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: TqDitOptions,
+    ) -> Quantized:
+        """Every layer on its own, from full-precision inputs and gradients, block by block."""
+        reference, model = deepcopy(model), deepcopy(model)
+        linears = select(model.sites(), roles=CORE_ROLES if scope == "common" else (*CORE_ROLES, "final"))
+        factors = select(model.sites(), roles=("p",) if scope == "common" else ("q", "k", "p", "v"))
+        data, group = time_groups(calibration["per-step"], options)
+        for block in dict.fromkeys(site.block for site in linears):
+            own = [site for site in (*linears, *factors) if site.block == block]
+            found = sensitivities(reference, with_operands(reference, own), data.batches(BATCH), fisher=options.fisher)
+            for site in own:
+                if site.kind == "linear":
+                    quantize_linear(model, site, found[site.name], weight_bits, activation_bits, options)
+            if activation_bits < FULL_PRECISION and block is not None:
+                search_attention(model, own, found, data, group, activation_bits, options)
+        if scope == "own" and weight_bits < FULL_PRECISION:
+            for site in select(model.sites(), roles=("patch_embed",)):
+                weight = linear_of(model, site).weight.detach().flatten(1)
+                scale = signed_scale(weight[:, None], weight_bits, per=0)
+                quantize_site(model, site, weight=symmetric_weight(weight, scale, weight_bits))
+        return Quantized(model)
+
+
+def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[CalibrationSet, Tensor]:
+    """Samples of every group of steps, `per_group` each, and the group of every sample."""
+    steps = data.protocol.steps
+    group = torch.searchsorted(torch.from_numpy(respaced(steps).timesteps), data.timestep) * options.groups // steps
+    rows = [(group == g).nonzero()[:, 0] for g in group.unique()]
+    rows = [r[torch.arange(min(options.per_group, len(r))) * len(r) // min(options.per_group, len(r))] for r in rows]
+    chosen = torch.cat(rows)
+    return data.take(chosen), group[chosen]
+
+
+def with_operands(model: DiT, sites: list[Site]) -> list[Site]:
+    """The sites of a block with all four operands, which the searches of attention need."""
+    blocks = {site.block for site in sites if site.kind == "operand"}
+    operands = [site for site in select(model.sites(), kinds=("operand",)) if site.block in blocks]
+    return [*(site for site in sites if site.kind != "operand"), *operands]
+
+
+def quantize_linear(
+    model: DiT, site: Site, found: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
+) -> None:
+    """Weight (three parts for qkv) and input of one linear."""
+    weight, twin = linear_of(model, site).weight.detach(), site.role == "fc2" and options.mrq
+    scale_w, scale_x = search_linear(
+        found.x,
+        weight,
+        found.gradient,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        parts=3 if site.role == "qkv" else 1,
+        twin=twin,
+        rounds=options.rounds,
+    )
+    if weight_bits < FULL_PRECISION:
+        quantize_site(model, site, weight=symmetric_weight(weight, scale_w, weight_bits))
+    if activation_bits < FULL_PRECISION:
+        gelu = TwinGeluActivation(bits=activation_bits, positive_scale=scale_x)
+        quantize_site(model, site, activation=gelu if twin else symmetric_activation(scale_x, activation_bits))
+
+
+def search_attention(
+    model: DiT,
+    sites: list[Site],
+    found: Mapping[str, Sensitivity],
+    data: CalibrationSet,
+    group: Tensor,
+    bits: int,
+    options: TqDitOptions,
+) -> None:
+    """Operands of one block: the softmax output always, q, k and v if they are among the sites."""
+    named = {site.role: site for site in with_operands(model, sites)}
+    q, k, p, v = (found[named[role].name].x for role in "qkpv")
+    projection = linear_of(model, named["attn_out"]).weight.detach()
+    of_output = (found[named["attn_out"].name].gradient @ projection).unflatten(-1, (v.shape[1], -1)).transpose(1, 2)
+    quantize_v = named["v"] in sites
+    splits, scale_v = search_mixing(
+        p, v, of_output, group, bits=bits, quantize_v=quantize_v, twin=options.twin, rounds=options.rounds
+    )
+    if options.mrq:
+        timesteps = torch.from_numpy(respaced(data.protocol.steps).timesteps)
+        rows = torch.arange(len(timesteps)) * len(splits) // len(timesteps)
+        quantizer: Activation = TwinSoftmaxActivation(
+            bits=bits, split=splits, timesteps=timesteps, rows=rows, context=model.step_context, mode=options.twin
+        )
+    else:
+        quantizer = symmetric_activation(signed_scale(p, bits).reshape(1), bits)
+    quantize_site(model, named["p"], activation=quantizer)
+    if quantize_v:
+        gradient = scores_gradient(p, found[named["p"].name].gradient)
+        scale_q, scale_k = search_scores(q, k, gradient, bits=bits, rounds=options.rounds)
+        for role, scale in (("q", scale_q), ("k", scale_k), ("v", scale_v)):
+            quantize_site(model, named[role], activation=symmetric_activation(scale, bits))

@@ -1,0 +1,13 @@
+"""How images become bytes: one rule for every image, part of every protocol."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UINT8_RULE = "truncate(127.5 x + 128)"
+
+
+def to_uint8(images: "Tensor") -> "Tensor":
+    """[−1, 1] → uint8 by clamp(127.5 x + 128) and truncation, as ADM and DiT write images."""
+    return (127.5 * images + 128).clamp(0, 255).byte()

@@ -1,0 +1,38 @@
+"""Every kind of activation quantizer by the name it has in a checkpoint, and how one is built again."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from qdit.errors import CheckpointError
+from qdit.models.roles import StepContext
+from qdit.quant.activation import Activation, DynamicActivation, StaticActivation
+from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation
+from qdit.quant.temporal import TimestepStaticActivation, TwinSoftmaxActivation
+
+PLAIN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Activation]] = {
+    "dynamic": DynamicActivation.build,
+    "static": StaticActivation.build,
+    "log-sqrt2": LogSqrt2Activation.build,
+    "twin-gelu": TwinGeluActivation.build,
+}
+TEMPORAL: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], StepContext], Activation]] = {
+    "timestep-static": TimestepStaticActivation.build,
+    "twin-softmax": TwinSoftmaxActivation.build,
+}
+"""Those that read the timestep of the current forward pass."""
+
+
+def build_activation(
+    spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], context: StepContext
+) -> Activation | None:
+    """Quantizer of a spec and its tensors, in a model with that context; None stays None."""
+    if spec is None:
+        return None
+    kind = spec.get("kind")
+    if kind in PLAIN:
+        return PLAIN[kind](spec, tensors)
+    if kind in TEMPORAL:
+        return TEMPORAL[kind](spec, tensors, context)
+    raise CheckpointError(f"activation quantizer kind {kind!r}: allowed are {', '.join((*PLAIN, *TEMPORAL))}")

@@ -1,0 +1,82 @@
+"""PTQD's correction of a quantized model's noise prediction: a line per step, and the variance that is left."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from qdit.errors import CheckpointError, ConfigError
+
+TENSORS = ("slope", "bias", "residual")
+PREFIX = "correction."
+"""Names of the tensors in a checkpoint."""
+
+
+class NoiseCorrection:
+    """ε̂ = (ε_q − bias) / (1 + slope) at each step of one schedule; `residual` is the variance left in ε̂.
+
+    `slope` and `residual` are (steps,), `bias` is (steps, C); index 0 is the least noisy step (PTQD, §3.2).
+    """
+
+    def __init__(self, *, slope: Tensor, bias: Tensor, residual: Tensor) -> None:
+        self.slope, self.bias, self.residual = slope.float(), bias.float(), residual.float()
+
+    @property
+    def steps(self) -> int:
+        """Steps of the schedule it was made for."""
+        return len(self.slope)
+
+    def apply(self, eps: Tensor, step: int) -> Tensor:
+        """Corrected noise prediction (N, C, L, L)."""
+        return (eps - self.bias[step].to(eps)[:, None, None]) / (1 + self.slope[step].to(eps))
+
+    def variance(self, step: int) -> float:
+        """Variance of the quantized model's own noise in the corrected prediction."""
+        return float(self.residual[step])
+
+    def check(self, steps: int) -> None:
+        """Raise unless the sampler has the steps it was made for."""
+        if steps != self.steps:
+            raise ConfigError(
+                f"the checkpoint's correction was made for {self.steps} steps, {steps} were asked for; sample with"
+                f" {self.steps} steps or quantize again with calibration data of {steps}"
+            )
+
+    def spec(self) -> dict[str, Any]:
+        """Plain JSON, for a checkpoint."""
+        return {"kind": "noise", "steps": self.steps}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name → tensor, for a checkpoint."""
+        return {PREFIX + name: getattr(self, name) for name in TENSORS}
+
+    @classmethod
+    def take(cls, spec: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> Self | None:
+        """The correction of a checkpoint, its tensors removed from `tensors`; None if it has none."""
+        if spec is None:
+            return None
+        if spec.get("kind") != "noise":
+            raise CheckpointError(f"correction kind {spec.get('kind')!r}: allowed is noise")
+        correction = cls(**{name: tensors.pop(PREFIX + name) for name in TENSORS})
+        if not len(correction.slope) == len(correction.bias) == len(correction.residual) == spec["steps"]:
+            raise CheckpointError(f"correction tensors do not have the {spec['steps']} steps of the configuration")
+        return correction
+
+
+def fit_correction(full: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope (), bias (C,) and residual variance () from noise predictions (N, C, L, L) of one step.
+
+    Linear regression of the error Δ = ε_q − ε_fp on ε_fp; a negative slope counts as none. The bias is the mean of
+    what the slope does not explain, per channel; the residual is the squared mean of each sample's standard deviation
+    after that, on the scale of the corrected prediction.
+    """
+    x, error = full.double(), (quantized - full).double()
+    centred = x - x.mean()
+    spread = centred.square().mean()
+    slope = ((centred * error).mean() / spread.clamp(min=1e-12)).clamp(min=0)
+    rest = error - slope * x
+    bias = rest.mean(dim=(0, 2, 3))
+    noise = rest - bias[:, None, None]
+    deviation = noise.flatten(1).std(dim=1).mean() / (1 + slope)
+    return slope.float(), bias.float(), torch.square(deviation).float()

@@ -1,0 +1,121 @@
+"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that keep a layer's output where the model is sensitive to it.
+
+The score of a candidate is −Σ (g ⊙ (o − ô))², o the layer's exact output, ô the quantized one and g a gradient at o:
+the diagonal of an approximate Hessian.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qdit.models.dit import DiT
+from qdit.models.roles import Site
+from qdit.quant.observe import Batch, tapped
+from qdit.seeds import Purpose, torch_generator
+
+Fisher = Literal["gauss-newton", "kl"]
+
+FRACTIONS = tuple(0.01 + i * (1.2 - 0.01) / 100 for i in range(100))
+"""Candidates as fractions of the start value (PTQ4ViT's grid)."""
+
+SPLITS = tuple(2.0**-i for i in range(20))
+"""Candidates for the split of the twin softmax quantizer."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Inputs of a site and the gradient at the output of its product, all samples concatenated.
+
+    For linears (N, T, in) and (N, T, out); for an operand the gradient is that at its own input, (N, heads, T, d).
+    """
+
+    x: Tensor
+    gradient: Tensor
+
+
+def sensitivities(
+    model: DiT, sites: Sequence[Site], batches: Iterable[Batch], *, fisher: Fisher, seed: int = 0
+) -> dict[str, Sensitivity]:
+    """Site name → inputs and gradients on the full-precision model.
+
+    `gauss-newton`: g = Jᵀv with random signs v on the model's output, so E[g²] is the Gauss–Newton diagonal.
+    `kl`: as released, the gradient of KL(softmax(prediction) ‖ softmax(prediction)) over the last dimension, which is
+    zero up to rounding noise.
+    """
+    inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    gradients: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    for number, batch in enumerate(batches):
+        kept: dict[str, tuple[Tensor, Tensor]] = {}
+        _forward_backward(model, sites, batch, kept, fisher, torch_generator(seed, Purpose.PROBE, number))
+        for name, (x, at) in kept.items():
+            inputs[name].append(x.detach())
+            gradients[name].append(at.grad if at.grad is not None else torch.zeros_like(at))
+    return {name: Sensitivity(torch.cat(inputs[name]), torch.cat(gradients[name])) for name in inputs}
+
+
+def _forward_backward(
+    model: DiT,
+    sites: Sequence[Site],
+    batch: Batch,
+    kept: dict[str, tuple[Tensor, Tensor]],
+    fisher: Fisher,
+    generator: torch.Generator,
+) -> None:
+    """One batch: `kept` receives each site's input and the tensor whose gradient is wanted."""
+
+    def keep_input(name: str) -> Callable[..., None]:
+        def hook(_module: object, given: tuple[Tensor, ...]) -> None:
+            given[0].retain_grad()
+            kept[name] = (given[0], given[0])
+
+        return hook
+
+    def keep_output(name: str) -> Callable[..., None]:
+        def hook(_module: object, given: tuple[Tensor, ...], output: Tensor) -> None:
+            output.retain_grad()
+            kept[name] = (given[0], output)
+
+        return hook
+
+    x, timestep, label = batch
+    with torch.enable_grad(), tapped(model, sites):
+        handles = [
+            model.get_submodule(site.name).register_forward_pre_hook(keep_input(site.name))
+            if site.kind == "operand"
+            else model.get_submodule(site.name).register_forward_hook(keep_output(site.name))
+            for site in sites
+        ]
+        try:
+            output = model(x.clone().requires_grad_(), timestep, label)
+            if fisher == "kl":
+                log = F.log_softmax(output, dim=-1)
+                F.kl_div(log, log.detach(), reduction="batchmean", log_target=True).backward()
+            else:
+                signs = torch.randint(2, output.shape, generator=generator).to(output) * 2 - 1
+                (output * signs).sum().backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+            model.zero_grad(set_to_none=True)
+
+
+def search_scale(
+    start: Tensor, product: Callable[[Tensor], Tensor], exact: Tensor, gradient: Tensor, *, candidates: Sequence[float]
+) -> Tensor:
+    """The best multiple of `start` (P,) for each of P parts, (P,).
+
+    `product(scales)`, `exact` and `gradient` are (A, P, B): part p of the output depends on scale p only. Of equal
+    scores the largest multiple wins, so that a gradient that is zero everywhere gives the end of the grid.
+    """
+    lowest = torch.full_like(start, torch.inf, dtype=torch.float64)
+    chosen = start.clone()
+    for fraction in sorted(candidates):
+        scale = start * fraction
+        score = ((exact - product(scale)) * gradient).square().sum(dim=(0, 2), dtype=torch.float64)
+        better = score <= lowest
+        lowest, chosen = torch.where(better, score, lowest), torch.where(better, scale, chosen)
+    return chosen

@@ -1,0 +1,43 @@
+"""Which sites a scope means, and the bits that methods give to the first, the last and the softmax outputs."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from qdit.models.roles import CORE_ROLES, HasSites, Kind, Site, select
+
+EDGE_ROLES = ("patch_embed", "final")
+"""First and last layer."""
+
+TEMPORAL_ROLES = ("time_embed", "adaln", "final_adaln")
+"""TFMQ-DM's temporal information block: layers that see the timestep and label only."""
+
+SOFTMAX_BITS = 8
+"""Softmax outputs keep 8 bits in the released codes of Q-Diffusion and its descendants."""
+
+
+def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
+    """`common`: the four linears of each block; `own`: every linear and convolution."""
+    if scope == "common":
+        return select(model.sites(), roles=CORE_ROLES)
+    kinds: tuple[Kind, ...] = ("linear", "conv")
+    return select(model.sites(), kinds=kinds)
+
+
+def operands(model: HasSites) -> list[Site]:
+    """q, k, softmax output and v of every block."""
+    kinds: tuple[Kind, ...] = ("operand",)
+    return select(model.sites(), kinds=kinds)
+
+
+def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> dict[str, int]:
+    """Site name → bits: `bits`, but softmax outputs at least 8 and, if given, first and last layer at least `edges`."""
+    chosen = {}
+    for site in sites:
+        least = SOFTMAX_BITS if site.role == "p" else edges if edges and site.role in EDGE_ROLES else bits
+        chosen[site.name] = max(bits, least)
+    return chosen
+
+
+def with_roles(sites: Sequence[Site], *roles: str) -> list[Site]:
+    """Those of the sites that have one of the roles."""
+    return [site for site in sites if site.role in roles]

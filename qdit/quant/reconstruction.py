@@ -1,0 +1,385 @@
+"""Block reconstruction: learned rounding of weights (AdaRound) and learned activation scales (LSQ), unit by unit.
+
+A unit is any submodule of the model (a block). Its inputs come from the model as quantized so far, its targets from the
+full-precision reference with full-precision inputs (BRECQ's asymmetric form, as in Q-Diffusion, TFMQ-DM and PTQ4DiT).
+After a unit its weights hold hard codes, floor or ceiling of W / scale, and its scales are ordinary static quantizers.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.adam import adam
+from tqdm import tqdm
+
+from qdit.errors import ConfigError, DataError
+from qdit.models.dit import DiT
+from qdit.models.roles import Site, linear_of, replace
+from qdit.quant.activation import StaticActivation
+from qdit.quant.observe import Batch, capture
+from qdit.quant.rounding import SoftRounding
+from qdit.quant.sites import QuantizedLinear, QuantizedOperand, quantize_site, stored_weight
+from qdit.quant.weight import QuantizedWeight
+from qdit.seeds import Purpose, torch_generator
+
+CURVE_POINTS = 20
+"""Points of a learning curve that are kept."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Hyperparameters; the defaults are BRECQ's, which all three methods use.
+
+    The regularizer is off for the first `warmup` of the iterations, then its exponent falls linearly from 20 to 2.
+    `scale_rate` falls by a cosine to zero. `power` is the norm of the loss.
+    """
+
+    iterations: int = 20_000
+    batch: int = 32
+    rounding_rate: float = 1e-3
+    scale_rate: float = 4e-5
+    regularization: float = 0.01
+    warmup: float = 0.2
+    betas: tuple[float, float] = (20.0, 2.0)
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.batch < 1:
+            raise ConfigError(
+                f"reconstruction iterations {self.iterations}, batch {self.batch}: both must be at least 1"
+            )
+
+    def beta(self, iteration: int) -> float | None:
+        """Exponent of the regularizer, None during the warm-up."""
+        start = self.warmup * self.iterations
+        if iteration < start:
+            return None
+        first, last = self.betas
+        return last + (first - last) * (1 - (iteration - start) / max(1.0, self.iterations - start))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is reconstructed together: the submodule `name` and the sites in it whose rounding or scales are learned."""
+
+    name: str
+    sites: Sequence[Site]
+
+
+@dataclass
+class Curve:
+    """Loss without regularizer of one unit: at the start and the end with hard codes, and on the way."""
+
+    name: str
+    iterations: int
+    points: list[tuple[int, float]] = field(default_factory=list)
+    before: float = 0.0
+    after: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Six significant digits are enough to draw it."""
+        short = [[at, float(f"{loss:.6g}")] for at, loss in self.points]
+        ends = {"before": float(f"{self.before:.6g}"), "after": float(f"{self.after:.6g}")}
+        return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
+
+
+class LearnedScale(nn.Module):
+    """A static activation quantizer whose scale is a parameter; rounding passes gradients straight through (P13)."""
+
+    def __init__(self, quantizer: StaticActivation, *, learn: bool) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.scale = nn.Parameter(quantizer.scale.clone(), requires_grad=learn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = self.scale
+        zero_point = self.quantizer.zero_point.to(x.dtype)
+        if scale.numel() > 1:
+            scale, zero_point = self.quantizer.broadcast(scale, x), self.quantizer.broadcast(zero_point, x)
+        value: Tensor = _StraightThrough.apply(x, scale, zero_point, 2**self.quantizer.bits - 1)
+        return value
+
+    def frozen(self) -> StaticActivation:
+        """The quantizer with the learned scale."""
+        old = self.quantizer
+        return StaticActivation(bits=old.bits, scale=self.scale, zero_point=old.zero_point, per=old.per)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Quantize-dequantize; gradients pass where codes are not clamped, the scale's is that of LSQ (Esser et al.)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+        codes = (x / scale).round_().add_(zero_point)
+        inside = (codes >= 0) & (codes <= levels)
+        value = codes.clamp_(0, levels).sub_(zero_point).mul_(scale)
+        ctx.save_for_backward(x, scale, inside, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, scale, inside, value = ctx.saved_tensors
+        passed = gradient * inside
+        of_scale = None
+        if ctx.needs_input_grad[1]:
+            of_scale = ((gradient * value - passed * x) / scale).sum_to_size(scale.shape)
+        return passed, of_scale, None, None
+
+
+class SoftLinear(nn.Module):
+    """Linear in training: soft rounding of its weight where it is quantized, its input quantizer differentiable."""
+
+    def __init__(self, weight: Tensor, module: QuantizedLinear, *, learn_rounding: bool, learn_scale: bool) -> None:
+        super().__init__()
+        stored = stored_weight(module)
+        self.rounding = None
+        self.register_buffer("weight", module.weight)
+        if learn_rounding and isinstance(stored, QuantizedWeight):
+            self.rounding = SoftRounding(weight, stored)
+        self.register_buffer("bias", module.bias)
+        activation = module.activation
+        if isinstance(activation, StaticActivation):
+            self.activation: nn.Module | None = LearnedScale(activation, learn=learn_scale)
+        else:
+            self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.activation is None else self.activation(x)
+        weight = self.get_buffer("weight") if self.rounding is None else self.rounding()
+        return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
+
+
+class Learner:
+    """Puts differentiable modules in the place of some sites, and quantized ones back when they have learned."""
+
+    def __init__(self, model: DiT, reference: DiT, sites: Sequence[Site], *, rounding: bool, scales: bool) -> None:
+        self.model, self.sites = model, sites
+        self.soft: dict[str, SoftLinear | QuantizedOperand] = {}
+        for site in sites:
+            module = model.get_submodule(site.name)
+            if isinstance(module, QuantizedOperand) and isinstance(module.activation, StaticActivation):
+                learned = QuantizedOperand(LearnedScale(module.activation, learn=scales))  # type: ignore[arg-type]
+                self.soft[site.name] = learned
+            elif type(module) is QuantizedLinear:
+                weight = linear_of(reference, site).weight.detach()
+                self.soft[site.name] = SoftLinear(weight, module, learn_rounding=rounding, learn_scale=scales)
+        for name, module in self.soft.items():
+            replace(model, name, module)
+
+    def roundings(self) -> list[SoftRounding]:
+        """The soft roundings of all sites."""
+        found = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
+        return [rounding for rounding in found if rounding is not None]
+
+    def scales(self) -> list[nn.Parameter]:
+        """The scales that are learned."""
+        found = (m.activation.scale for m in self.soft.values() if isinstance(m.activation, LearnedScale))
+        return [scale for scale in found if scale.requires_grad]
+
+    def harden(self, originals: dict[str, nn.Module]) -> None:
+        """Put the quantized modules back, with the codes and scales that were learned."""
+        for site in self.sites:
+            if site.name not in self.soft:
+                continue
+            module = self.soft[site.name]
+            replace(self.model, site, originals[site.name])
+            learned = module.activation
+            weight = module.rounding.hard() if isinstance(module, SoftLinear) and module.rounding is not None else None
+            activation = learned.frozen() if isinstance(learned, LearnedScale) else None
+            quantize_site(self.model, site, weight=weight, activation=activation)
+
+
+class Adam:
+    """torch's Adam step without its optimizer object, whose first construction imports torch's compiler (seconds)."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = [torch.tensor(0.0) for _ in self.parameters]
+
+    def step(self, rate: float) -> None:
+        """One update with the gradients at hand, which are then dropped."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return
+        with torch.no_grad():
+            adam(
+                list[Tensor](self.parameters),
+                gradients,
+                self.means,
+                self.squares,
+                [],
+                self.steps,
+                foreach=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def optimize(
+    learner: Learner,
+    outputs: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    config: Reconstruction,
+    *,
+    name: str,
+    generator: torch.Generator,
+) -> Curve:
+    """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
+
+    Loss: squared error (or another power) summed over the tokens, averaged over the batch and channels, plus λ times
+    the rounding regularizer.
+    """
+    roundings, scales = learner.roundings(), learner.scales()
+    alphas = [rounding.alpha for rounding in roundings]
+    if not (alphas or scales):
+        raise ConfigError(f"{name}: nothing to learn; give weights or activations fewer than 16 bits")
+    of_alphas, of_scales = Adam(alphas), Adam(scales)
+    curve = Curve(name, config.iterations)
+    every = max(1, config.iterations // CURVE_POINTS)
+    recent: list[float] = []
+    for iteration in range(config.iterations):
+        rows = torch.randint(len(targets), (min(config.batch, len(targets)),), generator=generator)
+        difference = (outputs(rows) - targets[rows]).abs().pow(config.power)
+        error = difference.flatten(1, -2).sum(dim=1).mean() if difference.dim() > 2 else difference.sum(1).mean()
+        error.backward()
+        beta = config.beta(iteration)
+        if beta is not None:
+            for rounding in roundings:
+                rounding.add_regularizer_gradient(beta, config.regularization)
+        of_alphas.step(config.rounding_rate)
+        of_scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
+        recent.append(float(error.detach()))
+        if (iteration + 1) % every == 0 or iteration + 1 == config.iterations:
+            curve.points.append((iteration + 1, sum(recent) / len(recent)))
+            recent.clear()
+    if not all(torch.isfinite(parameter).all() for parameter in (*alphas, *scales)):
+        raise DataError(f"{name}: reconstruction diverged to NaN; lower its rates")
+    return curve
+
+
+def reconstruct(
+    model: DiT,
+    reference: DiT,
+    units: Sequence[Unit],
+    batches: Callable[[], Iterable[Batch]],
+    config: Reconstruction,
+    *,
+    learn: Literal["rounding", "scales", "both"],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Reconstruct units in order, in place; returns the learning curves as a plain log.
+
+    `reference` is the full-precision model whose weights are rounded (after any folding); `batches` gives the forward
+    arguments of the calibration data, always the same.
+    """
+    model.requires_grad_(False)
+    curves = []
+    for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
+        inputs, _ = capture(model, unit.name, batches())
+        _, targets = capture(reference, unit.name, batches())
+        timestep = torch.cat([batch[1] for batch in batches()])
+        draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
+        curves.append(_reconstruct_unit(model, reference, unit, inputs, targets, timestep, config, learn, draw))
+    return _log(config, curves)
+
+
+def _reconstruct_unit(
+    model: DiT,
+    reference: DiT,
+    unit: Unit,
+    inputs: tuple[Tensor, ...],
+    targets: Tensor,
+    timestep: Tensor,
+    config: Reconstruction,
+    learn: str,
+    generator: torch.Generator,
+) -> Curve:
+    """One submodule, from captured inputs and targets."""
+
+    def outputs(rows: Tensor) -> Tensor:
+        model.step_context.timestep = timestep[rows]
+        result: Tensor = model.get_submodule(unit.name)(*(part[rows] for part in inputs))
+        return result
+
+    return _learn(model, reference, unit, outputs, targets, config, learn, generator)
+
+
+def _learn(
+    model: DiT,
+    reference: DiT,
+    unit: Unit,
+    outputs: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    config: Reconstruction,
+    learn: str,
+    generator: torch.Generator,
+) -> Curve:
+    """Optimize and harden; the loss with hard codes before and after is measured on all data."""
+
+    def hard_loss() -> float:
+        with torch.inference_mode():
+            parts = [
+                (outputs(rows) - targets[rows]).abs().pow(config.power).flatten(1).sum(dim=1)
+                for rows in torch.arange(len(targets)).split(256)
+            ]
+        return float(torch.cat(parts).mean() / (targets.shape[-1] if targets.dim() > 2 else 1))
+
+    before = hard_loss()
+    originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
+    learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
+    with sdpa_kernel(SDPBackend.MATH):  # the fused form's backward is slow on CPUs for few tokens
+        curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
+    learner.harden(originals)
+    curve.before, curve.after = before, hard_loss()
+    return curve
+
+
+def reconstruct_outputs(
+    model: DiT,
+    reference: DiT,
+    name: str,
+    sites: Sequence[Site],
+    outputs: Callable[[DiT, Tensor], Tensor],
+    samples: int,
+    config: Reconstruction,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Learn the rounding of some sites together, in place; `outputs(network, rows)` is (rows, features).
+
+    For what is no submodule (TFMQ-DM's temporal information block); returns the learning curve as a plain log.
+    """
+    model.requires_grad_(False)
+    with torch.no_grad():
+        targets = outputs(reference, torch.arange(samples))
+    generator = torch_generator(seed, Purpose.RECONSTRUCTION)
+    own = partial(outputs, model)
+    curve = _learn(model, reference, Unit(name, sites), own, targets, config, "rounding", generator)
+    return _log(config, [curve])
+
+
+def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
+    return {"iterations": config.iterations, "batch": config.batch, "units": [curve.to_json() for curve in curves]}
+
+
+def block_units(sites: Iterable[Site]) -> list[Unit]:
+    """One unit per block with the given sites of it, in order."""
+    found: dict[int, list[Site]] = {}
+    for site in sites:
+        if site.block is not None:
+            found.setdefault(site.block, []).append(site)
+    return [Unit(f"blocks.{index}", found[index]) for index in sorted(found)]

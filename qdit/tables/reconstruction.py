@@ -1,0 +1,155 @@
+"""How learned rounding went: the losses that a checkpoint's log holds, and their figure as inline SVG."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 344, 44, 96, 8, 34
+"""Pixels: the whole, left of the axis for the decades, right of it for the names of the lines, above and below."""
+
+HEIGHT = 150
+"""Pixels of the axis; more where the names of the lines need them."""
+
+LINE = 13
+"""Pixels between two names."""
+
+HUES = (205, 345)
+"""Degrees of the first and the last line's colour; between them in the order of the model."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One reconstructed part: `points` are (iteration, mean loss without the regularizer)."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The log of a run's learned rounding."""
+
+    iterations: int
+    batch: int
+    units: tuple[Unit, ...]
+
+    @property
+    def losses(self) -> list[float]:
+        """Every loss that a logarithmic axis can show."""
+        return [loss for unit in self.units for _, loss in unit.points]
+
+
+def read_reconstruction(folder: Path) -> Reconstruction | None:
+    """What checkpoint/config.json of a run's folder logs about reconstruction, or None if there is no such log."""
+    try:
+        log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]["reconstruction"]
+        units = tuple(map(_unit, log["units"]))
+        return Reconstruction(int(log["iterations"]), int(log["batch"]), units)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _unit(entry: Mapping[str, Any]) -> Unit:
+    points = tuple((float(iteration), float(loss)) for iteration, loss in entry["points"])
+    drawn = tuple(point for point in points if all(map(math.isfinite, point)) and point[1] > 0)
+    return Unit(str(entry["name"]), drawn, _loss(entry.get("before")), _loss(entry.get("after")))
+
+
+def _loss(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Iterations from 0 to `last`, losses over whole decades; the panels of one block share them."""
+
+    last: float
+    low: int
+    high: int
+    height: float
+
+    def x(self, iteration: float) -> float:
+        """Pixel of an iteration."""
+        return LEFT + iteration / self.last * (WIDTH - LEFT - RIGHT)
+
+    def y(self, loss: float) -> float:
+        """Pixel of a loss."""
+        return TOP + (self.high - math.log10(loss)) / (self.high - self.low) * self.height
+
+
+def axes(logs: list[Reconstruction]) -> Axes | None:
+    """Axes around all points of a block's runs, or None if there is nothing to draw."""
+    losses = [loss for log in logs for loss in log.losses]
+    if not losses:
+        return None
+    low, high = math.floor(math.log10(min(losses))), math.ceil(math.log10(max(losses)))
+    last = max(iteration for log in logs for unit in log.units for iteration, _ in unit.points)
+    names = max(len([unit for unit in log.units if unit.points]) for log in logs)
+    return Axes(max(last, 1), low, max(high, low + 1), max(HEIGHT, LINE * names))
+
+
+def panel(log: Reconstruction, shared: Axes, title: str) -> str:
+    """SVG of one run: a line per unit, its name at its end."""
+    bottom = TOP + shared.height
+    size = f'viewBox="0 0 {WIDTH} {bottom + BOTTOM:.0f}" width="{WIDTH}" height="{bottom + BOTTOM:.0f}"'
+    parts = [f'<svg {size} role="img" aria-label={quoteattr(f"Reconstruction loss against iterations: {title}")}>']
+    step = math.ceil((shared.high - shared.low) / 5)
+    for decade in range(shared.low, shared.high + 1, step):
+        y = shared.y(10.0**decade)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="name tick" x="{LEFT - 6}" y="{y + 4:.1f}">{_decade(decade)}</text>')
+    for iteration in (0.0, shared.last / 2, shared.last):
+        parts.append(f'<text class="tick" x="{shared.x(iteration):.1f}" y="{bottom + 15:.1f}">{iteration:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle:.1f}" y="{bottom + 29:.1f}">iterations</text>')
+    return "".join([*parts, *_curves(log, shared), "</svg>"])
+
+
+def _curves(log: Reconstruction, shared: Axes) -> list[str]:
+    drawn = [unit for unit in log.units if unit.points]
+    heights = spread([shared.y(unit.points[-1][1]) for unit in drawn], TOP, TOP + shared.height)
+    parts = []
+    for number, (unit, height) in enumerate(zip(drawn, heights, strict=True)):
+        hue = HUES[0] + (HUES[1] - HUES[0]) * number / max(len(drawn) - 1, 1)
+        path = " ".join(f"{shared.x(iteration):.1f},{shared.y(loss):.1f}" for iteration, loss in unit.points)
+        end = shared.x(unit.points[-1][0]), shared.y(unit.points[-1][1])
+        parts.append(f'<g class="curve" style="--hue:{hue:.0f}"><title>{escape(_tooltip(unit))}</title>')
+        if len(unit.points) == 1:
+            parts.append(f'<circle cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="2.5"/>')
+        parts.append(f'<polyline points="{path}"/>')
+        lead = f'x1="{end[0]:.1f}" y1="{end[1]:.1f}" x2="{WIDTH - RIGHT + 12}" y2="{height:.1f}"'
+        parts.append(f'<line class="lead" {lead}/>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 15}" y="{height + 4:.1f}">{escape(unit.name)}</text></g>')
+    return parts
+
+
+def _decade(exponent: int) -> str:
+    """`0.01`, or `1e-4` where that is shorter."""
+    return f"{10.0**exponent:g}" if abs(exponent) <= 3 else f"1e{exponent}"
+
+
+def spread(wanted: list[float], low: float, high: float) -> list[float]:
+    """Places near the wanted ones, inside low … high where they fit, none nearer than a line to the next."""
+    order = sorted(range(len(wanted)), key=lambda number: wanted[number])
+    placed = [0.0] * len(wanted)
+    ceiling = low
+    for number in order:
+        placed[number] = max(wanted[number], ceiling)
+        ceiling = placed[number] + LINE
+    floor = high
+    for number in reversed(order):
+        placed[number] = min(placed[number], floor)
+        floor = placed[number] - LINE
+    return placed
+
+
+def _tooltip(unit: Unit) -> str:
+    if unit.before is None or unit.after is None:
+        return unit.name
+    return f"{unit.name}: {unit.before:.3g} before, {unit.after:.3g} after"

@@ -1,0 +1,17 @@
+"""Images in memory as what `evaluate` takes, without the files in between."""
+
+import numpy as np
+
+from qdit.metrics.evaluate import FullPrecision
+from qdit.metrics.extraction import made_by
+from qdit.metrics.features import Extractor, RunFeatures
+from qdit.metrics.paired import mse_per_image
+
+
+def scored(images: np.ndarray, labels: np.ndarray, extractor: Extractor) -> RunFeatures:
+    return RunFeatures(extractor(images), labels, made_by(extractor))
+
+
+def beside(full: np.ndarray, labels: np.ndarray, images: np.ndarray, extractor: Extractor) -> FullPrecision:
+    """Full-precision images as the pair of some images."""
+    return FullPrecision(scored(full, labels, extractor), mse_per_image(images, full))
