@@ -21,6 +21,8 @@ from qdit.models.dit import DiT
 from qdit.quant.correction import NoiseCorrection, fit_correction
 from qdit.sampling.guidance import denoiser
 
+BASE = QDiffusion()
+
 
 class Ptqd(Method):
     """Accurate post-training quantization for diffusion models."""
@@ -34,6 +36,7 @@ class Ptqd(Method):
 }"""
     calibration = ("per-step",)
     Options = QDiffusionOptions
+    base = BASE.name
 
     def quantize(
         self,
@@ -46,7 +49,7 @@ class Ptqd(Method):
         options: QDiffusionOptions,
     ) -> Quantized:
         """Q-Diffusion, then the regression at every step."""
-        quantized = QDiffusion().quantize(
+        quantized = BASE.quantize(
             model,
             weight_bits=weight_bits,
             activation_bits=activation_bits,
@@ -54,8 +57,11 @@ class Ptqd(Method):
             calibration=calibration,
             options=options,
         )
-        if weight_bits == activation_bits == FULL_PRECISION:
-            return quantized
+        exact = weight_bits == activation_bits == FULL_PRECISION
+        return quantized if exact else self.correct(model, quantized, calibration)
+
+    def correct(self, model: DiT, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+        """The regression at every step."""
         correction = fit(model, quantized.model, calibration["per-step"])
         return Quantized(quantized.model, correction, quantized.log)
 

@@ -34,7 +34,7 @@ from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, 
 from qdit.sampling.schedule import respaced
 
 STEPS, PER_STEP = 20, 256
-BATCH = 16
+BATCH, CAPTURE_BATCH = 16, 64
 LABELS = 32
 """Labels of TIAR's inputs, besides the null label."""
 
@@ -88,7 +88,7 @@ class TfmqDm(Method):
             if options.iterations:
                 part = data.spread(STEPS, PER_STEP)
                 log["reconstruction"] = reconstruct(
-                    model, reference, block_units(core), lambda: part.batches(BATCH), config, learn="rounding"
+                    model, reference, block_units(core), lambda: part.batches(CAPTURE_BATCH), config, learn="rounding"
                 )
         if activation_bits < FULL_PRECISION:
             sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]

@@ -103,11 +103,16 @@ class TqDit(Method):
 
 
 def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[CalibrationSet, Tensor]:
-    """Samples of every group of steps, `per_group` each, and the group of every sample."""
+    """Samples of every group of steps, `per_group` each, and the group of every sample; at most one group per step.
+
+    A group's samples are evenly spaced from its first to its last, so that the unconditional copies, every second
+    sample, are among them; the stride len // per_group would be even and miss them all.
+    """
     steps = data.protocol.steps
-    group = torch.searchsorted(torch.from_numpy(respaced(steps).timesteps), data.timestep) * options.groups // steps
-    rows = [(group == g).nonzero()[:, 0] for g in group.unique()]
-    rows = [r[torch.arange(min(options.per_group, len(r))) * len(r) // min(options.per_group, len(r))] for r in rows]
+    groups = min(options.groups, steps)
+    group = torch.searchsorted(torch.from_numpy(respaced(steps).timesteps), data.timestep) * groups // steps
+    rows = [(group == g).nonzero()[:, 0] for g in range(groups)]
+    rows = [r[torch.linspace(0, len(r) - 1, min(options.per_group, len(r))).round().long()] for r in rows]
     chosen = torch.cat(rows)
     return data.take(chosen), group[chosen]
 

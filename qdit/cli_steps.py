@@ -108,6 +108,9 @@ def quantize(
     calibration: Annotated[list[str] | None, typer.Option(help="Calibration data as kind=path; repeatable.")] = None,
     options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
     allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
+    ] = None,
     record_failure: RecordFailure = False,
     threads: Threads = 1,
 ) -> None:
@@ -126,7 +129,7 @@ def quantize(
     from qdit.method import find_method, quantize_weights_file
     from qdit.profile import split_bits
     from qdit.quant.allocation import read_allocation
-    from qdit.quant.folder import write_failure
+    from qdit.quant.folder import read_failure, write_failure
 
     use_threads(threads)
     chosen = parse_json_object(options, "--options")
@@ -140,6 +143,9 @@ def quantize(
         own = isinstance(problem, Unsupported) or not isinstance(problem, QditError) or raised_in(problem, module)
         return record_failure and own
 
+    if base is not None and record_failure and (failure := read_failure(base)):
+        write_failure(out, failure)
+        return
     with recording("quantize", lambda failure: write_failure(out, failure), recordable=recordable):
         quantize_weights_file(
             weights,
@@ -150,6 +156,7 @@ def quantize(
             scope=scope,  # type: ignore[arg-type]
             calibration=sets,
             options=chosen,
+            base=base,
         )
 
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from qdit.artifacts import sha256_file, sha256_json
 from qdit.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.digest import code_digest
-from qdit.errors import ConfigError, did_you_mean
+from qdit.errors import ConfigError, Unsupported, did_you_mean
 from qdit.models.dit import DiT
 from qdit.models.loading import load_model
-from qdit.quant.checkpoint import Quantized, save_checkpoint
+from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 
 __all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
 
@@ -40,6 +40,8 @@ class Method(ABC):
     """Kinds of calibration data the method needs (`qdit.calibration.KINDS`)."""
     Options: ClassVar[type]
     """Frozen dataclass of the method's options."""
+    base: ClassVar[str | None] = None
+    """Method whose result this one only corrects: its checkpoint may be given instead of being made again."""
 
     @abstractmethod
     def quantize(
@@ -53,6 +55,10 @@ class Method(ABC):
         options: Any,
     ) -> Quantized:
         """Quantized copy of `model`."""
+
+    def correct(self, model: DiT, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+        """What the method adds to the result of its base; `model` is the full-precision one."""
+        raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")
 
 
 @cache
@@ -143,9 +149,13 @@ def quantize_weights_file(
     scope: Scope = "common",
     calibration: Mapping[str, Path] | None = None,
     options: Mapping[str, Any] | None = None,
+    base: Path | None = None,
 ) -> None:
-    """The step weights (+ calibration files) → quantized checkpoint in the folder `out`."""
-    find_method(method)
+    """The step weights (+ calibration files) → quantized checkpoint in the folder `out`.
+
+    `base` is a checkpoint of the method's base, made with the same weights, data, bits, scope and options.
+    """
+    chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
     model = load_model(weights)
     paths = calibration or {}
@@ -153,15 +163,6 @@ def quantize_weights_file(
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
-    quantized = quantize_model(
-        model,
-        method,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        scope=scope,
-        calibration=loaded,
-        options=options,
-    )
     allocated = (options or {}).get("allocation") is not None
     record = {
         "method": method,
@@ -170,8 +171,31 @@ def quantize_weights_file(
         "scope": scope,
         "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
         "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
-        "code": code_digest("qdit.method", type(find_method(method)).__module__),
+        "code": code_digest("qdit.method", type(chosen).__module__),
         "weights_sha256": sha256_file(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
+    if base is None:
+        quantized = quantize_model(
+            model,
+            method,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=loaded,
+            options=options,
+        )
+    else:
+        quantized = chosen.correct(model, load_base(base, chosen, record), loaded)
     save_checkpoint(out, quantized, record)
+
+
+def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:
+    """The checkpoint that a method corrects; ConfigError unless it was made the same way by the method's base."""
+    checkpoint = load_checkpoint(folder)
+    wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
+    for key, value in wanted.items():
+        found = checkpoint.config["record"].get(key)
+        if found != value:
+            raise ConfigError(f"{folder}: {key} is {found!r}, {method.name} needs {value!r}; give another checkpoint")
+    return Quantized(checkpoint.model, checkpoint.correction, checkpoint.config["log"])

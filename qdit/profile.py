@@ -180,6 +180,8 @@ def check_references(profile: Profile) -> None:
         require(setting["model"], profile["models"], f"settings.{name}.model")
     for label, entry in profile["methods"].items():
         check_method(entry, f"methods.{label}")
+        if "base" in entry:
+            require(entry["base"], profile["methods"], f"methods.{label}.base")
     full_precision_label(profile)
     for table, definition in profile["tables"].items():
         check_kind(profile, definition, f"tables.{table}")

@@ -9,7 +9,9 @@ Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
    The released code gives every layer the first layer's group size; here each layer has its own.
 4. Ranges include zero. The released rule does not, while clamping the zero point, so that groups of one sign
    collapse; `include_zero=False` brings it back.
-5. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
+5. The grid of a group inside a block of 128 columns is taken from weights that have not received that block's
+   updates, as in the release, to stay comparable; `stale_groups=False` takes the updated ones.
+6. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
 """
 
 from collections.abc import Mapping
@@ -35,6 +37,7 @@ class QDitOptions:
     allocation: Mapping[str, int] | None = None
     sharing: Sharing = "token"
     include_zero: bool = True
+    stale_groups: bool = True
 
 
 class QDit(Method):
@@ -84,5 +87,6 @@ class QDit(Method):
                 lambda: data.batches(HESSIAN_BATCH),
                 bits=weight_bits,
                 group_sizes=sizes,
+                stale_groups=options.stale_groups,
             )
         return Quantized(model)

@@ -3,6 +3,7 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -114,6 +115,8 @@ def quantize_inputs(*kinds):
         entry = config["methods"][wildcards.label]
         instead = entry.get("calibration", {})
         found = {kind: f"{folder}/{instead.get(kind, kind)}.safetensors" for kind in kinds}
+        if base := entry.get("base"):
+            found["base"] = f"{run_folder(replace(own_run(wildcards), label=base))}/checkpoint/config.json"
         if allocation := entry.get("allocation"):
             found["allocation"] = repository(allocation)
         return found | {"weights": weights_of(wildcards)}
@@ -122,9 +125,11 @@ def quantize_inputs(*kinds):
 
 
 def input_flags(wildcards, input):
-    """Calibration data and allocation of a quantize job as flags."""
+    """Calibration data, allocation and the checkpoint to build on of a quantize job, as flags."""
     flags = {kind: f"--calibration {kind}=" for kind in config["calibration"]} | {"allocation": "--allocation "}
-    return " ".join(f"{flags[name]}{shlex.quote(path)}" for name, path in input.items() if name in flags)
+    given = [f"{flags[name]}{shlex.quote(path)}" for name, path in input.items() if name in flags]
+    given += [f"--base {shlex.quote(str(Path(path).parent))}" for name, path in input.items() if name == "base"]
+    return " ".join(given)
 
 
 def run_folder(run):

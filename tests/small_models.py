@@ -2,8 +2,12 @@
 
 import torch
 
+from qdit.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
 from qdit.models.dit import DiT, DiTConfig
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.schedule import respaced
 
+PROTOCOL = Protocol(steps=8, cfg_scale=1.5)
 TINY = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=48, depth=2, num_heads=2, num_classes=10)
 
 
@@ -25,3 +29,23 @@ def inputs(config: DiTConfig = TINY, *, count: int = 6, seed: int = 1) -> tuple[
     timestep = torch.randint(1000, (count,), generator=generator)
     label = torch.randint(config.num_classes + 1, (count,), generator=generator)
     return x, timestep, label
+
+
+def calibration_set(
+    kind: str, *, samples: int = 16, protocol: Protocol = PROTOCOL, config: DiTConfig = TINY
+) -> CalibrationSet:
+    """A calibration set of the layout of `collect`, its images random instead of a trajectory's.
+
+    The trajectories of a random model drift far away from the images that `inputs` makes.
+    """
+    schedule, draw = respaced(protocol.steps).timesteps, torch.Generator().manual_seed(KINDS.index(kind))
+    label = torch.randint(config.num_classes, (samples,), generator=draw)
+    if kind == "per-step":
+        step = torch.arange(protocol.steps).flip(0).repeat_interleave(samples)
+        label = label.repeat(protocol.steps)
+    else:
+        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+    x = torch.randn(len(step), config.in_channels, config.input_size, config.input_size, generator=draw)
+    found = CalibrationSet(kind, x, torch.from_numpy(schedule)[step], label, protocol)
+    guided = kind != "trajectory" and protocol.guided
+    return with_unconditional(found, config.null_class) if guided else found

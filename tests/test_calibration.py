@@ -18,22 +18,45 @@ from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import trajectory
 from qdit.sampling.schedule import respaced
 from qdit.seeds import Purpose, normal
-from tests.small_models import TINY, random_dit
+from tests.small_models import TINY, calibration_set, random_dit
+
+
+def image_of(kind, row, samples, guided):
+    """Index of the image whose trajectory a row of a set of `samples` images belongs to."""
+    position = row // 2 if guided else row
+    return position % samples if kind == "per-step" else position
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
-def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, cfg_scale):
-    model, protocol = random_dit(), Protocol(steps=6, cfg_scale=cfg_scale)
-    found = collect(model, kind, protocol, samples=9)
+def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, sampler, cfg_scale):
+    """Q-DiT's script always samples with DDIM; the other kinds follow the protocol, step noise included."""
+    model, protocol, samples = random_dit(), Protocol(sampler, steps=6, cfg_scale=cfg_scale), 5
+    found = collect(model, kind, protocol, samples=samples)
+    assert (found.kind, found.protocol) == (kind, protocol)
+    doubled = kind != "trajectory" and cfg_scale > 1
+    assert len(found) == samples * (2 if doubled else 1) * (6 if kind == "per-step" else 1)
     schedule = respaced(6)
-    for index in range(9):
-        noise = normal((1, 8, 8), 0, Purpose.CALIBRATION_NOISE, index)[None]
-        label = found.label[index : index + 1]
+    checked = 0
+    for image in range(samples):
+        rows = [row for row in range(len(found)) if image_of(kind, row, samples, doubled) == image]
+        label = found.label[rows[0] : rows[0] + 1]
+        assert set(found.label[rows].tolist()) == {int(label)} | ({TINY.null_class} if doubled else set())
+
+        def step_noise(step, image=image):
+            return normal((1, 8, 8), 0, Purpose.CALIBRATION_NOISE, image, 1 + step)[None]
+
+        noise = normal((1, 8, 8), 0, Purpose.CALIBRATION_NOISE, image)[None]
+        draws = step_noise if sampler == "ddpm" and kind != "trajectory" else None
         with torch.inference_mode():
-            for step, x in trajectory(denoiser(model, label, cfg_scale), noise, schedule):
-                if step >= 0 and schedule.timesteps[step] == found.timestep[index]:
-                    assert torch.allclose(found.x[index], x[0], rtol=1e-3, atol=1e-4)
+            steps = list(trajectory(denoiser(model, label, cfg_scale), noise, schedule, step_noise=draws))
+        for step, x in steps:
+            for row in rows:
+                if step >= 0 and schedule.timesteps[step] == found.timestep[row]:
+                    assert torch.allclose(found.x[row], x[0], rtol=1e-3, atol=1e-3 * float(x.abs().max()))
+                    checked += 1
+    assert checked == len(found)
 
 
 def test_trajectory_steps_are_distinct_within_a_batch_of_16():
@@ -51,12 +74,88 @@ def test_ndtc_steps_follow_the_clipped_normal_distribution():
     assert 20 < inner.std() < 40
 
 
-def test_guided_ndtc_counts_both_branches_and_trajectory_only_the_conditional_one():
-    guided = Protocol(steps=4, cfg_scale=2.0)
-    ndtc = collect(random_dit(), "ndtc", guided, samples=5)
-    assert len(ndtc) == 10 and (ndtc.label[5:] == TINY.null_class).all() and torch.equal(ndtc.x[:5], ndtc.x[5:])
-    only = collect(random_dit(), "trajectory", guided, samples=5)
+@pytest.mark.parametrize(("kind", "mean", "deviation"), [("ndtc", 0.4, 0.4), ("ndtc-wide", 0.5, 0.35)])
+def test_normal_kinds_are_centred_and_as_wide_as_stated(kind, mean, deviation):
+    """Shares of steps below the mean, and within one deviation, of N(mean, deviation) cut to whole steps."""
+    steps = chosen_steps(kind, 40000, 200, 0) + 0.5
+    assert abs((steps < 200 * mean).mean() - 0.5) < 0.02
+    low, high = 200 * (mean - 0.5 * deviation), 200 * (mean + 0.5 * deviation)
+    assert abs(((steps > low) & (steps < high)).mean() - 0.383) < 0.02
+
+
+def test_uniform_steps_are_drawn_evenly():
+    steps = chosen_steps("uniform", 20000, 20, 0)
+    shares = np.bincount(steps, minlength=20) / 20000
+    assert len(shares) == 20 and abs(shares - 0.05).max() < 0.01
+    assert not np.array_equal(steps, chosen_steps("uniform", 20000, 20, 1))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "trajectory"])
+def test_under_guidance_every_sample_is_followed_by_its_unconditional_copy(kind):
+    found = collect(random_dit(), kind, Protocol(steps=4, cfg_scale=2.0), samples=5)
+    assert (found.label[1::2] == TINY.null_class).all() and (found.label[::2] < TINY.null_class).all()
+    assert torch.equal(found.x[::2], found.x[1::2]) and torch.equal(found.timestep[::2], found.timestep[1::2])
+    plain = collect(random_dit(), kind, Protocol(steps=4), samples=5)
+    assert len(found) == 2 * len(plain) and (plain.label < TINY.null_class).all()
+    assert torch.equal(found.label[::2], plain.label) and torch.equal(found.timestep[::2], plain.timestep)
+    only = found.conditional(TINY.null_class)
+    assert torch.equal(only.x, found.x[::2]) and torch.equal(only.label, plain.label)
+
+
+def test_trajectory_has_the_conditional_branch_only():
+    only = collect(random_dit(), "trajectory", Protocol(steps=4, cfg_scale=2.0), samples=5)
     assert len(only) == 5 and (only.label < TINY.null_class).all()
+
+
+def test_per_step_holds_every_image_at_every_step_from_the_noisy_end():
+    found = collect(random_dit(), "per-step", Protocol(steps=4, cfg_scale=2.0), samples=3)
+    assert found.timestep.tolist() == [t for t in (999, 666, 333, 0) for _ in range(6)]
+    assert torch.equal(found.label.view(4, 6), found.label[:6].expand(4, 6))
+    for step in range(4):
+        part = found.at_step(step)
+        assert len(part) == 6 and (part.timestep == respaced(4).timesteps[step]).all()
+        assert torch.equal(part.x, found.x[6 * (3 - step) : 6 * (4 - step)])
+
+
+def numbered(steps, per_step, guided=False):
+    """A per-step set whose images hold their own row number."""
+    found = calibration_set("per-step", samples=per_step, protocol=Protocol(steps=steps, cfg_scale=1 + guided))
+    found.x[:] = torch.arange(len(found.x))[:, None, None, None]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked", "chosen"),
+    [(8, 4, [7, 5, 3, 1]), (8, 3, [7, 5, 3]), (8, 8, range(7, -1, -1)), (8, 25, range(7, -1, -1)), (50, 1, [49])],
+)
+def test_spread_takes_steps_at_equal_distances_from_the_noisy_end(steps, asked, chosen):
+    data = numbered(steps, 3)
+    found = data.spread(asked, 2)
+    assert found.timestep.unique_consecutive().tolist() == respaced(steps).timesteps[list(chosen)].tolist()
+    rows = [3 * (steps - 1 - step) + image for step in chosen for image in range(2)]
+    assert found.x[:, 0, 0, 0].tolist() == rows, "the first samples of each step"
+    assert torch.equal(found.label, data.label[rows])
+
+
+def test_spread_gives_all_there_are_where_more_are_asked_for():
+    data = numbered(4, 3, guided=True)
+    assert torch.equal(data.spread(4, 256).x, data.x) and len(data) == 24
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (5, 5), (24, 24), (100, 24)])
+def test_scattered_takes_different_samples_of_the_whole_set(count, expected):
+    data = numbered(4, 6)
+    rows = data.scattered(count).x[:, 0, 0, 0].long()
+    assert len(rows) == expected and (rows.diff() > 0).all()
+    assert rows[0] == 0 and rows[-1] >= 24 - 24 / expected - 1
+    assert torch.equal(data.scattered(count).label, data.label[rows])
+
+
+def test_samples_can_be_taken_by_index_and_by_mask():
+    data = numbered(4, 3)
+    mask = data.timestep == 333
+    assert torch.equal(data.take(mask).x, data.take(mask.nonzero()[:, 0]).x)
+    assert data.take(mask).protocol == data.protocol and len(data.take(mask)) == 3
 
 
 def test_round_trip_and_determinism(tmp_path):
@@ -65,7 +164,9 @@ def test_round_trip_and_determinism(tmp_path):
         save_calibration(tmp_path / name, collect(random_dit(), "ndtc", protocol, samples=5), protocol)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     loaded = load_calibration(tmp_path / "a", TINY)
-    assert torch.equal(loaded.x, collect(random_dit(), "ndtc", protocol, samples=5).x)
+    made = collect(random_dit(), "ndtc", protocol, samples=5)
+    assert all(torch.equal(getattr(loaded, name), getattr(made, name)) for name in ("x", "timestep", "label"))
+    assert (loaded.kind, loaded.protocol) == ("ndtc", protocol)
     assert [len(batch[0]) for batch in loaded.batches(2)] == [2, 2, 1]
 
 

@@ -26,7 +26,8 @@ LARGEST = 2**16
 """No setting of a DiT is larger: a file that claims more is refused before memory is asked for."""
 
 PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
-    "linear": (nn.Linear, nn.Embedding),
+    "linear": (nn.Linear,),
+    "embedding": (nn.Embedding,),
     "conv": (nn.Conv2d,),
     "operand": (nn.Identity,),
     "modulate": (ModulatedLayerNorm,),

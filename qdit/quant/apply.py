@@ -66,6 +66,7 @@ def gptq_weights(
     *,
     bits: int,
     group_sizes: GroupSizes,
+    stale_groups: bool = True,
 ) -> None:
     """GPTQ stage by stage: Hessians of one stage's inputs are collected on the model as quantized so far.
 
@@ -84,7 +85,11 @@ def gptq_weights(
         for site in stage:
             weight = linear_of(model, site).weight.detach()
             quantized: QuantizedWeight = gptq(
-                weight, hessians[site.name].hessian, bits=bits, group_size=group_sizes[site.name]
+                weight,
+                hessians[site.name].hessian,
+                bits=bits,
+                group_size=group_sizes[site.name],
+                stale_groups=stale_groups,
             )
             quantize_site(model, site, weight=quantized)
 

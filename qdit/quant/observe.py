@@ -1,7 +1,7 @@
 """Looking at the inputs of sites while a model runs on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -55,20 +55,29 @@ def observe_inputs(
                 handle.remove()
 
 
+class _Captured(Exception):
+    """No error: it ends a forward pass whose rest nobody needs."""
+
+
 def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """All inputs and the output of one submodule over all batches, each concatenated along the first dimension."""
+    """All inputs and the output of one submodule over all batches, each concatenated along the first dimension.
+
+    What lies behind the submodule is not computed.
+    """
     inputs: list[tuple[Any, ...]] = []
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         inputs.append(given)
         outputs.append(output)
+        raise _Captured
 
     handle = model.get_submodule(name).register_forward_hook(keep)
     try:
         with torch.no_grad():
             for batch in batches:
-                model(*batch)
+                with suppress(_Captured):
+                    model(*batch)
     finally:
         handle.remove()
     return tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs)

@@ -138,6 +138,7 @@ class SoftLinear(nn.Module):
         super().__init__()
         stored = stored_weight(module)
         self.rounding = None
+        self.penalty: tuple[float | None, float] = (None, 0.0)
         self.register_buffer("weight", module.weight)
         if learn_rounding and isinstance(stored, QuantizedWeight):
             self.rounding = SoftRounding(weight, stored)
@@ -150,7 +151,7 @@ class SoftLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.activation is None else self.activation(x)
-        weight = self.get_buffer("weight") if self.rounding is None else self.rounding()
+        weight = self.get_buffer("weight") if self.rounding is None else self.rounding(*self.penalty)
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 
 
@@ -175,6 +176,12 @@ class Learner:
         """The soft roundings of all sites."""
         found = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
         return [rounding for rounding in found if rounding is not None]
+
+    def set_penalty(self, beta: float | None, strength: float) -> None:
+        """Exponent and strength of the rounding regularizer, whose gradient the next backward pass adds."""
+        for module in self.soft.values():
+            if isinstance(module, SoftLinear):
+                module.penalty = (beta, strength)
 
     def scales(self) -> list[nn.Parameter]:
         """The scales that are learned."""
@@ -252,14 +259,11 @@ def optimize(
     every = max(1, config.iterations // CURVE_POINTS)
     recent: list[float] = []
     for iteration in range(config.iterations):
+        learner.set_penalty(config.beta(iteration), config.regularization)
         rows = torch.randint(len(targets), (min(config.batch, len(targets)),), generator=generator)
         difference = (outputs(rows) - targets[rows]).abs().pow(config.power)
         error = difference.flatten(1, -2).sum(dim=1).mean() if difference.dim() > 2 else difference.sum(1).mean()
         error.backward()
-        beta = config.beta(iteration)
-        if beta is not None:
-            for rounding in roundings:
-                rounding.add_regularizer_gradient(beta, config.regularization)
         of_alphas.step(config.rounding_rate)
         of_scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
         recent.append(float(error.detach()))

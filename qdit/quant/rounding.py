@@ -49,18 +49,10 @@ class SoftRounding(nn.Module):
         self.span = scale.masked_fill((self.floor < 0) | (self.floor >= levels), 0)
         self.alpha = nn.Parameter(initial_alpha(weight, scale))
 
-    def forward(self) -> Tensor:
-        """Ŵ with soft rounding."""
-        value: Tensor = _SoftWeight.apply(self.alpha, self.base, self.span)
+    def forward(self, beta: float | None = None, strength: float = 0.0) -> Tensor:
+        """Ŵ with soft rounding; with `beta`, backward adds the gradient of strength · `rounding_regularizer` to α's."""
+        value: Tensor = _SoftWeight.apply(self.alpha, self.base, self.span, beta, strength)
         return value
-
-    def add_regularizer_gradient(self, beta: float, strength: float) -> None:
-        """Add the gradient of strength · `rounding_regularizer` to α's, without computing its value."""
-        sigmoid, h = _sigmoids(self.alpha.detach())
-        distance = h.mul(2).sub_(1)
-        slope = _slope(sigmoid, h).mul_(distance.sign()).mul_(distance.abs_().pow_(beta - 1))
-        if self.alpha.grad is not None:
-            self.alpha.grad.sub_(slope, alpha=2 * beta * strength)
 
     def hard(self) -> QuantizedWeight:
         """The quantized weight with the codes that were learned."""
@@ -70,30 +62,27 @@ class SoftRounding(nn.Module):
 
 
 class _SoftWeight(torch.autograd.Function):
-    """base + h(α) · span with a few passes over the weight each way instead of autograd's dozens."""
+    """base + h(α) · span with few passes over the weight: in small models they cost as much as the products."""
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor) -> Tensor:
-        sigmoid, h = _sigmoids(alpha)
+    def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor, beta: float | None, strength: float) -> Tensor:
+        sigmoid = alpha.sigmoid()
+        h = sigmoid.mul(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
         ctx.save_for_backward(sigmoid, h, span)
+        ctx.beta, ctx.strength = beta, strength
         return torch.addcmul(base, h, span)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         sigmoid, h, span = ctx.saved_tensors
-        return _slope(sigmoid, h).mul_(span).mul_(gradient), None, None
-
-
-def _sigmoids(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """σ(α) and h(α)."""
-    sigmoid = alpha.sigmoid()
-    return sigmoid, sigmoid.mul(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
-
-
-def _slope(sigmoid: Tensor, h: Tensor) -> Tensor:
-    """dh / dα, zero where h is clamped."""
-    slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
-    return slope.masked_fill_((h == 0) | (h == 1), 0)
+        of_h = gradient * span
+        if ctx.beta is not None:
+            distance = h.mul(2).sub_(1)
+            penalty = distance.abs().pow_(ctx.beta - 1).copysign_(distance)
+            of_h.sub_(penalty, alpha=2 * ctx.beta * ctx.strength)
+        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
+        clamped = (h == 0).logical_or_(h == 1)  # dh / dα is zero there
+        return of_h.mul_(slope).masked_fill_(clamped, 0), None, None, None, None
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:

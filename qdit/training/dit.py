@@ -233,15 +233,19 @@ VARIANTS = 16
 
 @dataclass(frozen=True)
 class MiniModel:
-    """A small model that `qdit train dit` can train: its shape and the images it learns from."""
+    """A small model that `qdit train dit` can train: its shape, the images it learns from, and the step it stops at.
+
+    Without `until` it stops where the hyperparameters say.
+    """
 
     config: DiTConfig
     data: Callable[[], Digits]
+    until: int | None = None
 
 
 MINI_MODELS = {
     "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train")),
-    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS)),
+    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS), until=7_000),
 }
 
 
@@ -253,5 +257,5 @@ def train_mini_dit(name: str, folder: Path, *, config: TrainingConfig | None = N
         )
     model = MINI_MODELS[name]
     trainer = Trainer(model.config, config or TrainingConfig(), folder, device)
-    trainer.run(model.data())
+    trainer.run(model.data(), until=model.until if config is None else None)
     return trainer.path

@@ -8,8 +8,9 @@ from qdit.method import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.observe import observe_inputs
-from tests.baselines.test_contract import calibration
-from tests.small_models import random_dit
+from tests.small_models import calibration_set, random_dit
+
+CALIBRATION = {kind: calibration_set(kind, samples=24) for kind in ("trajectory", "ndtc")}
 
 
 def quantized(name, *, bits=(4, 8), scope="common", **options):
@@ -19,7 +20,7 @@ def quantized(name, *, bits=(4, 8), scope="common", **options):
         weight_bits=bits[0],
         activation_bits=bits[1],
         scope=scope,
-        calibration=calibration(),
+        calibration=CALIBRATION,
         options=options,
     ).model
 
@@ -55,7 +56,7 @@ def output_errors(name, **options):
         rows = x.flatten(0, -2).double()
         gram[site.name] = gram.get(site.name, 0) + rows.T @ rows
 
-    observe_inputs(full, select(full.sites(), roles=CORE_ROLES), calibration()["trajectory"].batches(8), add)
+    observe_inputs(full, select(full.sites(), roles=CORE_ROLES), CALIBRATION["trajectory"].batches(8), add)
     errors = {}
     for layer, module in core(model).items():
         change = (module.weight - full.get_submodule(layer).weight.detach()).double()

@@ -28,7 +28,7 @@ def test_roles_and_counts() -> None:
 
 
 def test_every_site_resolves_to_a_module_of_its_kind(small) -> None:
-    kinds = {"linear": (nn.Linear, nn.Embedding), "conv": nn.Conv2d, "operand": nn.Identity}
+    kinds = {"linear": nn.Linear, "conv": nn.Conv2d, "embedding": nn.Embedding, "operand": nn.Identity}
     for site in small.sites():
         module = small.get_submodule(site.name)
         assert isinstance(module, kinds.get(site.kind, ModulatedLayerNorm)), site

@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.errors import CheckpointError, ConfigError
-from qdit.quant.activation import DynamicActivation, StaticActivation, build_activation, group_extremes
+from qdit.models.roles import StepContext
+from qdit.quant.activation import DynamicActivation, StaticActivation, group_extremes
+from qdit.quant.activation_kinds import build_activation
+from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation
 
 
 def loop_minmax(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -89,18 +92,21 @@ def test_static_per_group_uses_its_own_parameters_for_each_group():
         DynamicActivation(bits=6, group_size=4, sharing="sample", include_zero=False),
         DynamicActivation(bits=5, group_size=None, symmetric=True),
         StaticActivation(bits=4, scale=torch.tensor([0.1, 0.2]), zero_point=torch.tensor([1, 2])),
+        StaticActivation(bits=4, scale=torch.tensor([0.1, 0.2]), zero_point=torch.tensor([1, 2]), per="head"),
+        LogSqrt2Activation(bits=4, scale=torch.tensor(0.7)),
+        TwinGeluActivation(bits=4, positive_scale=torch.tensor(0.3)),
     ],
 )
 def test_spec_and_tensors_build_the_same_quantizer(quantizer):
-    again = build_activation(quantizer.spec(), quantizer.state_dict())
-    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    again = build_activation(quantizer.spec(), quantizer.state_dict(), StepContext())
+    x = torch.rand(3, 2, 4, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(x), quantizer(x))
     assert again.spec() == quantizer.spec()
 
 
 def test_unknown_kinds_and_sharing_are_refused():
     with pytest.raises(CheckpointError, match="allowed are dynamic, static"):
-        build_activation({"kind": "magic", "bits": 8}, {})
+        build_activation({"kind": "magic", "bits": 8}, {}, StepContext())
     with pytest.raises(ConfigError, match="allowed are token, sample, tensor"):
         DynamicActivation(bits=8, group_size=None, sharing="batch")
 

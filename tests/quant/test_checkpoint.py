@@ -10,17 +10,15 @@ from qdit.errors import CheckpointError
 from qdit.method import quantize_model
 from qdit.models.dit import DiTConfig
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
-from tests.small_models import inputs, random_dit
+from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from tests.small_models import calibration_set, inputs, random_dit
 
 
 def dynamic(model, **options):
     """Weights and activations of the four linears, without calibration data."""
-    from qdit.calibration import CalibrationSet
-
-    empty = {"trajectory": CalibrationSet("trajectory", *inputs(count=2))}
+    empty = {"trajectory": calibration_set("trajectory", samples=2)}
     given = {"group_size": 16, "activation": "dynamic", **options}
-    return quantize_model(model, "rtn", weight_bits=4, activation_bits=8, calibration=empty, options=given).model
+    return quantize_model(model, "rtn", weight_bits=4, activation_bits=8, calibration=empty, options=given)
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def folder(tmp_path):
 
 
 def test_loaded_checkpoint_gives_the_same_bits(folder):
-    model = dynamic(random_dit())
+    model = dynamic(random_dit()).model
     loaded = load_checkpoint(folder)
     with torch.inference_mode():
         assert torch.equal(loaded.model(*inputs()), model(*inputs()))
@@ -55,7 +53,7 @@ def test_values_that_half_precision_holds_are_stored_in_half_precision(tmp_path)
     model = random_dit()
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
-    save_checkpoint(tmp_path, model, {})
+    save_checkpoint(tmp_path, Quantized(model), {})
     assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
     with torch.inference_mode():
         assert torch.equal(load_checkpoint(tmp_path).model(*inputs()), model(*inputs()))

@@ -18,6 +18,8 @@ from qdit.training.quality import SUBJECTS, draw, draw_gallery, mean_split_fid, 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = ROOT / "weights" / "digit-classifier.safetensors"
 MODELS = pytest.mark.parametrize("name", SUBJECTS)
+OBEDIENCE = {"dit-digits": 0.98, "dit-digits-16": 0.89}
+"""Least fraction of samples in which the classifier sees the class asked for; at 16×16 0.9 of held-out digits'."""
 
 
 def natural(name):
@@ -30,14 +32,14 @@ def classifier(name):
     return ROOT / "weights" / f"{SUBJECTS[name].extractor}.safetensors"
 
 
-def meets_the_bar(figures):
-    """The quality that the mini profile promises."""
+def meets_the_bar(name, figures):
+    """The quality that the mini profile promises of a model."""
     memorising = figures["memorising"]
     middle = memorising["quantiles"].index(50)
     samples, held_out = (memorising[f"{who}_to_nearest_training_digit"][middle] for who in ("samples", "held_out"))
     return {
         "FID at most 2.5 times that of two halves": figures["ddim_20"]["ratio"] <= 2.5,
-        "class asked for in at least 98 %": figures["ddim_20"]["class_accuracy"] >= 0.98,
+        "class asked for often enough": figures["ddim_20"]["class_accuracy"] >= OBEDIENCE[name],
         "DDPM's FID at most 1.3 times DDIM's": figures["ddpm_50"]["fid"] <= 1.3 * figures["ddim_50"]["fid"],
         "as far from training digits as held-out digits are": samples >= 0.85 * held_out,
     }
@@ -48,14 +50,15 @@ def test_the_recorded_study_is_of_the_shipped_files_and_meets_the_bar(name):
     study = json.loads((ROOT / "results" / "studies" / f"{name}-quality.json").read_text())
     assert study["weights"]["sha256"] == sha256_file(natural(name))
     assert study["extractor"]["sha256"] == sha256_file(classifier(name))
-    assert meets_the_bar(study["figures"]) == dict.fromkeys(meets_the_bar(study["figures"]), True)
+    found = meets_the_bar(name, study["figures"])
+    assert all(found.values()), found
 
 
 @MODELS
 def test_few_samples_already_look_like_the_digits_asked_for(name):
     pictures = draw(prepare_inference(load_model(natural(name))), Protocol("ddim", 10, 1.0, seed=2), count=128)
     features = load_extractor(SUBJECTS[name].extractor, classifier(name))(to_uint8(pictures.images))
-    assert (features.logits.argmax(axis=1) == pictures.labels.numpy()).mean() >= 0.93
+    assert (features.logits.argmax(axis=1) == pictures.labels.numpy()).mean() >= OBEDIENCE[name] - 0.05
 
 
 def test_split_fid_of_the_digits_themselves_is_that_of_halves():
@@ -88,5 +91,5 @@ def test_unknown_subject():
 def test_measured_again_the_shipped_weights_meet_the_bar(name):
     model = prepare_inference(load_model(natural(name)))
     figures, _ = measure(name, model, load_extractor(SUBJECTS[name].extractor, classifier(name)))
-    found = meets_the_bar(figures)
+    found = meets_the_bar(name, figures)
     assert all(found.values()), found

@@ -1,0 +1,71 @@
+"""PTQ4DM: mislabelled timesteps of the release, bits of the first and last layer, one static range per tensor."""
+
+import pytest
+import torch
+
+from baselines.ptq4dm import mislabelled
+from qdit.method import quantize_model
+from qdit.models.roles import CORE_ROLES, select
+from qdit.quant.activation import StaticActivation
+from qdit.quant.checkpoint import quantized_sites
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.schedule import respaced
+from tests.small_models import calibration_set, random_dit
+
+DATA = calibration_set("ndtc")
+
+
+def quantized(*, bits=(4, 6), scope="common", data=DATA, **options):
+    return quantize_model(
+        random_dit(),
+        "ptq4dm",
+        weight_bits=bits[0],
+        activation_bits=bits[1],
+        scope=scope,
+        calibration={"ndtc": data},
+        options=options,
+    ).model
+
+
+@pytest.mark.parametrize("steps", [8, 50])
+def test_the_released_label_is_the_position_from_the_noisy_end(steps):
+    data = calibration_set("per-step", samples=2, protocol=Protocol(steps=steps))
+    found = mislabelled(data)
+    timesteps = respaced(steps).timesteps.tolist()
+    for right, wrong in zip(data.timestep.tolist(), found.timestep.tolist(), strict=True):
+        assert wrong == steps - 1 - timesteps.index(right)
+    assert found.timestep[0] == 0 and found.timestep[-1] == steps - 1
+    assert torch.equal(found.x, data.x) and torch.equal(found.label, data.label)
+
+
+def test_the_released_labels_change_ranges_and_not_weights():
+    one, other = quantized().state_dict(), quantized(as_released=True).state_dict()
+    changed = {key for key in one if not torch.equal(one[key], other[key])}
+    assert changed and all(".activation." in key for key in changed)
+
+
+def test_the_first_and_last_layer_and_softmax_outputs_keep_eight_bits():
+    model = quantized(bits=(4, 6), scope="own")
+    assert len(quantized_sites(model)) == len(select(model.sites(), kinds=("linear", "conv", "operand")))
+    for site in select(model.sites(), kinds=("linear", "conv", "operand")):
+        module = model.get_submodule(site.name)
+        edge = site.role in ("patch_embed", "final")
+        assert module.activation.bits == (8 if edge or site.role == "p" else 6)
+        if site.kind != "operand":
+            assert module.weight_bits == (8 if edge else 4)
+
+
+def test_every_input_has_one_static_range_that_contains_zero():
+    model = quantized()
+    for site in select(model.sites(), roles=CORE_ROLES):
+        quantizer = model.get_submodule(site.name).activation
+        assert isinstance(quantizer, StaticActivation) and quantizer.scale.numel() == 1
+        assert 0 <= int(quantizer.zero_point) <= 63
+
+
+def test_searching_zero_points_too_finds_other_ranges():
+    data = calibration_set("ndtc", samples=2)
+    one, two = (quantized(bits=(16, 3), data=data, two_dimensional=both) for both in (False, True))
+    name = "blocks.0.mlp.fc2.activation"
+    assert int(one.get_submodule(name).zero_point) in (3, 4), "a symmetric range has its zero in the middle"
+    assert int(two.get_submodule(name).zero_point) < 3, "GELU outputs are mostly positive"

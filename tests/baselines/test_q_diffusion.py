@@ -1,0 +1,112 @@
+"""Q-Diffusion and PTQD: learned rounding and scales, and the correction on top."""
+
+import pytest
+import torch
+
+from baselines.ptqd import fit
+from qdit.method import find_method, quantize_model
+from qdit.models.roles import select
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.run import sample_images
+from tests.small_models import TINY, calibration_set, random_dit
+
+DATA = calibration_set("per-step", samples=8)
+
+
+def quantized(name="q-diffusion", *, bits=(3, 8), scope="common", **options):
+    return quantize_model(
+        random_dit(),
+        name,
+        weight_bits=bits[0],
+        activation_bits=bits[1],
+        scope=scope,
+        calibration={"per-step": DATA},
+        options={"iterations": 0, "batch": 16, **options},
+    )
+
+
+def damage(made):
+    x, timestep, label = DATA.x, DATA.timestep, DATA.label
+    with torch.inference_mode():
+        full = random_dit()(x, timestep, label)
+        return float((made.model(x, timestep, label) - full).norm() / full.norm())
+
+
+def test_reconstruction_lowers_the_models_error_and_leaves_a_log():
+    plain, learned = quantized(), quantized(iterations=100, rate=1e-2)
+    assert damage(learned) < 0.9 * damage(plain)
+    assert plain.log == {} and set(learned.log) == {"reconstruction", "scales"}
+    assert learned.log["reconstruction"]["iterations"] == 100 and learned.log["scales"]["iterations"] == 25
+    assert all(unit["after"] < unit["before"] for unit in learned.log["reconstruction"]["units"])
+
+
+@pytest.mark.parametrize(("bits", "parts"), [((4, 16), {"reconstruction"}), ((16, 4), {"scales"})])
+def test_only_what_has_few_bits_is_learned(bits, parts):
+    assert set(quantized(bits=bits, iterations=4).log) == parts
+
+
+def test_the_first_and_last_layer_and_softmax_outputs_keep_eight_bits():
+    model = quantized(bits=(4, 6), scope="own").model
+    for site in select(model.sites(), kinds=("linear", "conv", "operand")):
+        module = model.get_submodule(site.name)
+        edge = site.role in ("patch_embed", "final")
+        assert module.activation.bits == (8 if edge or site.role == "p" else 6)
+        if site.kind != "operand":
+            assert module.weight_bits == (8 if edge else 4)
+
+
+def test_ptqd_is_q_diffusion_with_a_correction_of_every_step():
+    base, made = quantized(), quantized("ptqd")
+    state = made.model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in base.model.state_dict().items())
+    assert base.correction is None and made.correction.steps == 8
+    assert made.correction.bias.shape == (8, TINY.in_channels)
+    assert (made.correction.slope >= 0).all() and (made.correction.residual > 0).all()
+
+
+def test_ptqd_can_start_from_the_checkpoint_of_its_base():
+    method = find_method("ptqd")
+    assert method.base == "q-diffusion"
+    made = method.correct(random_dit(), quantized(), {"per-step": DATA})
+    expected = quantized("ptqd").correction.tensors()
+    assert all(torch.equal(value, expected[key]) for key, value in made.correction.tensors().items())
+
+
+def test_the_correction_is_fitted_to_guided_predictions_of_conditional_samples():
+    """A model whose error is known: its noise is (1 + 0.2) ε + 0.3, whatever the guidance."""
+    full, wrong = random_dit(), random_dit()
+    with torch.no_grad():
+        linear = wrong.final_layer.linear
+        rows = torch.arange(len(linear.bias)).view(-1, 2)[:, 0]  # the noise channel of every pixel of a patch
+        linear.weight[rows] *= 1.2
+        linear.bias[rows] = 1.2 * linear.bias[rows] + 0.3
+    found = fit(full, wrong, DATA)
+    torch.testing.assert_close(found.slope, torch.full((8,), 0.2), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.bias, torch.full((8, 1), 0.3), rtol=1e-3, atol=1e-3)
+    assert (found.residual < 1e-6).all()
+    images = DATA.conditional(TINY.null_class).at_step(3)
+    with torch.inference_mode():
+        exact, own = (denoiser(m, images.label, 1.5)(images.x, images.timestep)[:, :1] for m in (full, wrong))
+    torch.testing.assert_close(found.apply(own, 3), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_the_correction_brings_predictions_closer_at_every_step():
+    made = quantized("ptqd", bits=(2, 8))
+    images = DATA.conditional(TINY.null_class)
+    for step in range(8):
+        part = images.at_step(step)
+        with torch.inference_mode():
+            exact, own = (
+                denoiser(m, part.label, 1.5)(part.x, part.timestep)[:, :1] for m in (random_dit(), made.model)
+            )
+        before, after = (own - exact).square().mean(), (made.correction.apply(own, step) - exact).square().mean()
+        assert after <= before * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_sampling_uses_the_correction(sampler):
+    made, protocol = quantized("ptqd"), Protocol(sampler, steps=8, cfg_scale=1.5)
+    with_it, _ = sample_images(made.model, protocol, range(2), correction=made.correction)
+    without, _ = sample_images(made.model, protocol, range(2))
+    assert not torch.allclose(with_it, without, rtol=1e-2)

@@ -1,0 +1,106 @@
+"""AdaRound: soft rounding as differentiated by hand equals autograd; hard codes are floor or ceiling."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qdit.affine import Granularity
+from qdit.quant.ranges import minmax, shrink_search
+from qdit.quant.rounding import SoftRounding, initial_alpha, rectified_sigmoid, round_weight, rounding_regularizer
+from qdit.quant.weight import QuantizedWeight, quantize_weight
+
+GRANULARITIES = [Granularity("channel"), Granularity("group", 4), Granularity("tensor")]
+
+
+def example(granularity=GRANULARITIES[0], *, bits=3, rule=shrink_search, seed=0):
+    """A weight and its quantized form; shrunk ranges leave some weights outside, where codes are clamped."""
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(seed))
+    return weight, quantize_weight(weight, bits=bits, granularity=granularity, ranges=rule)
+
+
+def spread(stored: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scale, zero_point) of every element."""
+    rows, width = stored.codes.shape
+    repeat = width // stored.scale.shape[1]
+    return tuple(
+        part.float().repeat_interleave(repeat, dim=1).expand(rows, width) for part in (stored.scale, stored.zero_point)
+    )
+
+
+def disturbed(soft: SoftRounding, seed: int = 1) -> SoftRounding:
+    """The same with α far from its start: some h are clamped to 0 or 1, some lie between."""
+    with torch.no_grad():
+        soft.alpha.add_(3 * torch.randn(soft.alpha.shape, generator=torch.Generator().manual_seed(seed)))
+    return soft
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("penalty", [(None, 0.0), (20.0, 0.01), (2.0, 0.3)])
+def test_value_and_gradient_are_those_of_autograd(granularity, penalty):
+    beta, strength = penalty
+    weight, stored = example(granularity)
+    soft = disturbed(SoftRounding(weight, stored))
+    alpha = soft.alpha.detach().clone().requires_grad_()
+    expected = round_weight(weight, alpha, *spread(stored), stored.bits, hard=False)
+    found = soft(beta, strength)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    (found * direction).sum().backward()
+    loss = (expected * direction).sum()
+    if beta is not None:
+        loss = loss + strength * rounding_regularizer(alpha, beta)
+    loss.backward()
+    torch.testing.assert_close(soft.alpha.grad, alpha.grad)
+    h = rectified_sigmoid(alpha.detach())
+    assert ((h == 0) | (h == 1)).any() and ((h > 0) & (h < 1)).any()
+    assert (alpha.grad != 0).any()
+
+
+def test_the_regularizers_gradient_pushes_every_undecided_weight_to_its_nearer_end():
+    weight, stored = example()
+    soft = SoftRounding(weight, stored)
+    (soft(2.0, 0.01) * 0).sum().backward()
+    h = rectified_sigmoid(soft.alpha.detach())
+    undecided = (h > 1e-3) & (h < 1 - 1e-3) & ((h - 0.5).abs() > 1e-3)
+    assert undecided.any()
+    assert torch.equal(soft.alpha.grad[undecided] < 0, h[undecided] > 0.5)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+def test_it_starts_at_the_weight_itself_and_hardens_to_the_nearest_codes(granularity):
+    weight, stored = example(granularity, rule=minmax)
+    scale, zero_point = spread(stored)
+    soft = SoftRounding(weight, stored)
+    inside = ((weight / scale + zero_point) >= 0) & ((weight / scale + zero_point) <= 2**stored.bits - 1)
+    assert inside.float().mean() > 0.7
+    torch.testing.assert_close(soft().detach()[inside], weight[inside], rtol=1e-4, atol=1e-5)
+    assert torch.equal(soft.hard().codes, stored.codes)
+
+
+def test_initial_alpha_gives_the_fraction():
+    weight = torch.linspace(-2.3, 2.3, 47)
+    h = rectified_sigmoid(initial_alpha(weight, torch.tensor(0.37)))
+    torch.testing.assert_close(h, (weight / 0.37) - (weight / 0.37).floor(), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([2, 3, 4, 8]), st.sampled_from(GRANULARITIES))
+def test_hard_codes_are_floor_or_ceiling_on_the_fixed_grid(seed, bits, granularity):
+    weight, stored = example(granularity, bits=bits, seed=seed)
+    soft = disturbed(SoftRounding(weight, stored), seed)
+    hard = soft.hard()
+    assert torch.equal(hard.scale, stored.scale) and torch.equal(hard.zero_point, stored.zero_point)
+    assert hard.bits == bits and hard.codes.dtype == stored.codes.dtype
+    scale, zero_point = spread(stored)
+    floor = (weight / scale).floor() + zero_point
+    levels = 2**bits - 1
+    low, high = floor.clamp(0, levels), (floor + 1).clamp(0, levels)
+    assert ((hard.codes == low) | (hard.codes == high)).all()
+    expected = round_weight(weight, soft.alpha.detach(), scale, zero_point, bits, hard=True)
+    torch.testing.assert_close(hard.dequantize(), expected)
+
+
+def test_the_regularizer_is_zero_where_all_have_decided_and_largest_half_way():
+    assert rounding_regularizer(torch.tensor([-20.0, 20.0]), 4.0) == 0
+    assert rounding_regularizer(torch.zeros(3), 4.0) == pytest.approx(3)

@@ -1,0 +1,98 @@
+"""docs/add-a-method.md followed to the letter: its files are written, its commands run in a copy of the repository."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = "docs/add-a-method.md"
+FILES = {"baselines/smoothquant.py", "rules/baselines/smoothquant.smk", "smoothquant.yaml"}
+SAVED = "test_quantize_save_load_gives_the_same_bits"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The copy after the last command, and what each command printed, in order."""
+
+    root: Path
+    printed: dict[str, str]
+
+
+def files_of(document: str) -> dict[str, str]:
+    """Path → content of every code block whose opening line names a file."""
+    return dict(re.findall(r'^```\w+ title="([^"\n]+)"\n(.*?)^```$', document, flags=re.MULTILINE | re.DOTALL))
+
+
+def commands_of(document: str) -> list[str]:
+    """Every line of the shell blocks."""
+    return "".join(re.findall(r"^```sh\n(.*?)^```$", document, flags=re.MULTILINE | re.DOTALL)).splitlines()
+
+
+def not_cloned(folder: str, names: list[str]) -> set[str]:
+    """Hidden files, caches and results of runs: what no fresh clone has."""
+    made = {"results": set(names) - {"published", "studies"}}.get(Path(folder).name, set())
+    return made | {name for name in names if name.startswith(".") or name == "__pycache__"}
+
+
+def run(command: str, root: Path) -> str:
+    """Run a command as a user does who has installed this copy; fails unless it succeeds."""
+    own = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+        "PYTEST_ADDOPTS": "--verbose --color=no",
+    }
+    done = subprocess.run(
+        command, shell=True, cwd=root, env={**os.environ, **own}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    """All files written, all commands run, once for all tests."""
+    document = (repository / DOCUMENT).read_text(encoding="utf-8")
+    root = tmp_path_factory.mktemp("tutorial") / "checkout"
+    shutil.copytree(repository, root, ignore=not_cloned)
+    for name, content in files_of(document).items():
+        assert not (root / name).exists(), f"{DOCUMENT} says how to write {name}, which is there already"
+        (root / name).write_text(content, encoding="utf-8")
+    return Followed(root, {command: run(command, root) for command in commands_of(document)})
+
+
+def test_the_document_has_all_files_and_every_kind_of_command(repository: Path, followed: Followed) -> None:
+    assert set(files_of((repository / DOCUMENT).read_text(encoding="utf-8"))) == FILES
+    assert {command.split()[0] for command in followed.printed} == {"ruff", "snakefmt", "pytest", "qdit", "snakemake"}
+
+
+def test_the_contract_tests_find_the_method_and_it_passes(followed: Followed) -> None:
+    (output,) = (text for command, text in followed.printed.items() if command.startswith("pytest"))
+    outcomes = re.findall(r"::(test_\w+)\[[^\]]*smoothquant[^\]]*\] ([A-Z]+)", output)
+    assert len(outcomes) >= 10 and {outcome for _, outcome in outcomes} == {"PASSED"}
+    assert [name for name, _ in outcomes].count(SAVED) == 2  # scopes
+
+
+def test_the_table_has_a_row_with_numbers(followed: Followed) -> None:
+    path = followed.root / "results" / "tutorial" / "tables" / "smoothquant.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["label"]: row for row in csv.DictReader(file)}
+    assert [(label, row["status"]) for label, row in rows.items()] == [
+        ("fp", "ok"),
+        ("rtn", "ok"),
+        ("smoothquant", "ok"),
+    ]
+    row = rows["smoothquant"]
+    assert (row["method"], row["weight_bits"], row["activation_bits"]) == ("smoothquant", "4", "8")
+    assert all(float(row[name]) > 0 for name in ("fid", "fd_fp", "mse_fp", "ratio_fd_fp"))
+    assert row["mse_fp"] != rows["rtn"]["mse_fp"]
+
+
+def test_its_row_alone_is_already_there(followed: Followed) -> None:
+    command, output = list(followed.printed.items())[-1]
+    assert "smoothquant/w4a8-common/metrics.json" in command and "Nothing to be done" in output
