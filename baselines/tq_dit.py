@@ -27,6 +27,7 @@ from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
 from qdit.quant.activation import Activation
 from qdit.quant.fisher import Fisher, Sensitivity, sensitivities
+from qdit.quant.layers import operands
 from qdit.quant.nonlinear import TwinGeluActivation, signed_scale
 from qdit.quant.sites import quantize_site
 from qdit.quant.temporal import TwinSoftmaxActivation
@@ -120,8 +121,8 @@ def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[Calibratio
 def with_operands(model: DiT, sites: list[Site]) -> list[Site]:
     """The sites of a block with all four operands, which the searches of attention need."""
     blocks = {site.block for site in sites if site.kind == "operand"}
-    operands = [site for site in select(model.sites(), kinds=("operand",)) if site.block in blocks]
-    return [*(site for site in sites if site.kind != "operand"), *operands]
+    inside = [site for site in operands(model) if site.block in blocks]
+    return [*(site for site in sites if site.kind != "operand"), *inside]
 
 
 def quantize_linear(

@@ -1,6 +1,5 @@
 """Profiles: the YAML file that says which models, settings, methods and tables there are; its checks and its runs."""
 
-import ast
 import math
 import re
 import reprlib
@@ -16,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from qdit.errors import ConfigError, did_you_mean
+from qdit.method_sources import method_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "config" / "schema.yaml"
@@ -58,14 +58,6 @@ class Run:
     def path(self) -> str:
         """Folder of the run below `runs/`."""
         return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}"
-
-
-@dataclass(frozen=True)
-class MethodSource:
-    """Where a method is written, and the names of its options (None if they are not written in the same file)."""
-
-    module: str
-    options: tuple[str, ...] | None
 
 
 def profile_file(name: str | Path) -> Path:
@@ -248,34 +240,6 @@ def check_method(entry: Mapping[str, Any], where: str) -> None:
             f"{where}.options.group_size: found {size!r}, expected a whole number of at least 1 that divides the"
             " layers' input width, or null for one scale per channel"
         )
-
-
-@cache
-def method_sources() -> dict[str, MethodSource]:
-    """Method name → where it is written, read from the sources without importing them (torch takes seconds)."""
-    found: dict[str, MethodSource] = {}
-    for file in [*sorted((ROOT / "baselines").glob("*.py")), ROOT / "qdit" / "q_dit.py"]:
-        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-        for node in classes.values():
-            values = {
-                line.targets[0].id: line.value
-                for line in node.body
-                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
-            }
-            name, options = values.get("name"), values.get("Options")
-            if node.bases and isinstance(name, ast.Constant):
-                written = classes.get(options.id) if isinstance(options, ast.Name) else None
-                found[str(name.value)] = MethodSource(module, option_names(written) if written else None)
-    return found
-
-
-def option_names(options: ast.ClassDef) -> tuple[str, ...]:
-    """Fields of a dataclass."""
-    return tuple(
-        line.target.id for line in options.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    )
 
 
 def default_tables(profile: Profile) -> list[str]:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(workflow.basedir))
 from qdit import profile as profiles
 from qdit.digest import code_digest
 from qdit.errors import ConfigError
+from qdit.method_sources import method_sources
 
 min_version("9.20")
 
@@ -93,7 +94,7 @@ def protocol_flags(wildcards):
 
 def quantize_code(wildcards):
     """Digest of the contract's code and the method's own file: editing one method replans only its rows."""
-    return code_digest("qdit.method", profiles.method_sources()[method_of(wildcards)].module)
+    return code_digest("qdit.method", method_sources()[method_of(wildcards)].module)
 
 
 def labels_of(*methods):
@@ -104,7 +105,7 @@ def labels_of(*methods):
 def methods_without_rules():
     """Methods without a file in rules/baselines/: the generic rule makes them, without calibration data."""
     own = {file.stem for file in Path(workflow.basedir, "rules", "baselines").glob("*.smk")}
-    return [name for name, source in profiles.method_sources().items() if source.module.split(".")[-1] not in own]
+    return [name for name, source in method_sources().items() if source.module.split(".")[-1] not in own]
 
 
 def quantize_inputs(*kinds):

@@ -25,6 +25,7 @@ PUBLISHED_COLUMNS = {
     "table5": "method weight_bits activation_bits fid sfid is precision",
     "table6": "search fid sfid is precision",
 }
+PUBLISHED_COLUMNS |= dict.fromkeys(("ptq4dit_table1", "tq_dit"), PUBLISHED_COLUMNS["table2"])
 
 
 def run(repository: Path, tool: str, *arguments: str) -> None:

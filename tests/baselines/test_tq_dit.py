@@ -14,7 +14,7 @@ from qdit.sampling.protocol import Protocol
 from qdit.sampling.schedule import respaced
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
-PAPER = calibration_set("per-step", samples=2, protocol=Protocol(steps=250, cfg_scale=1.5))
+PAPER = calibration_set("per-step", samples=32, protocol=Protocol(steps=250, cfg_scale=1.5))
 SMALL = calibration_set("per-step", samples=4)
 
 

@@ -9,8 +9,9 @@ import torch
 
 from qdit.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.activation import StaticActivation
+from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
 from qdit.quant.reconstruction import (
     LearnedScale,
@@ -19,7 +20,7 @@ from qdit.quant.reconstruction import (
     reconstruct,
     reconstruct_outputs,
 )
-from qdit.quant.sites import QuantizedLinear
+from qdit.quant.sites import QuantizedLinear, quantize_site
 from tests.small_models import TINY, inputs, random_dit
 
 CONFIG = Reconstruction(iterations=120, batch=16, rounding_rate=1e-2, scale_rate=1e-3)
@@ -152,6 +153,46 @@ def test_the_loss_is_a_sum_over_tokens_and_a_mean_over_samples_and_channels():
         model.blocks[0]._forward_hooks.clear()
     expected = (seen["own"] - seen["full"]).square().sum(dim=1).mean()
     assert learned("both")[1]["units"][0]["before"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_units_input_comes_from_the_quantized_units_before_it():
+    """`before` of the second unit: its own codes rounded to nearest, behind the first unit as learned."""
+    model, log = deepcopy(learned("both")[0]), learned("both")[1]
+    model.blocks[1] = deepcopy(rounded()).blocks[1]
+    outputs = [capture(network, "blocks.1", batches())[1] for network in (model, random_dit())]
+    expected = (outputs[0] - outputs[1]).square().sum(dim=1).mean()
+    assert log["units"][1]["before"] == pytest.approx(float(expected), rel=1e-4)
+
+
+class Witness(Activation):
+    """Stands before an adaLN linear, whose input is a function of the timestep (and a constant label)."""
+
+    bits = 16
+
+    def __init__(self, context, expected):
+        super().__init__()
+        self.context, self.expected, self.seen = context, expected, 0
+
+    def forward(self, x):
+        torch.testing.assert_close(x, torch.stack([self.expected[int(t)] for t in self.context.timestep]))
+        self.seen += 1
+        return x
+
+
+def test_every_row_is_computed_at_its_own_timestep():
+    model, (x, timestep, _) = random_dit(), data()
+    label = torch.full_like(timestep, 3)
+    round_weights(model, core(model), bits=BITS, rule=minmax)
+    with torch.no_grad():
+        condition = torch.nn.functional.silu(model.t_embedder(timestep) + model.y_embedder(label))
+    assert len(timestep.unique()) > 40
+    (site,) = [site for site in select(model.sites(), roles=("adaln",)) if site.block == 0]
+    witness = Witness(model.step_context, dict(zip(timestep.tolist(), condition, strict=True)))
+    quantize_site(model, site, activation=witness)
+    config = Reconstruction(iterations=5, batch=8, rounding_rate=1e-2)
+    units = block_units([site, *core(model)])[:1]
+    reconstruct(model, random_dit(), units, lambda: [(x, timestep, label)], config, learn="rounding")
+    assert witness.seen == 1 + 2 + 5, "captured once, judged twice, learned five times"
 
 
 def test_the_reference_and_the_rest_of_the_model_are_not_touched():

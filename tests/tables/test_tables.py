@@ -185,7 +185,9 @@ def test_the_shipped_profile_has_tables_that_build(tmp_path: Path) -> None:
     profile = yaml.safe_load((Path(__file__).parents[2] / "config" / "mini.yaml").read_text(encoding="utf-8"))
     for name in profile["tables"]:
         frame = load_table(profile, name, tmp_path / "mini").frame
-        assert frame.published_fid.notna().any() and not (frame.status == "ok").any()
+        assert len(frame) and not (frame.status == "ok").any()
+        if name in ("table2", "table4", "table5", "ptq4dit_table1"):
+            assert frame.published_fid.notna().any()
 
 
 def test_wrong_requests_are_one_clear_line(results: Path, profile: dict[str, Any]) -> None:
