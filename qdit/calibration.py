@@ -77,8 +77,7 @@ class CalibrationSet:
 
     def scattered(self, count: int) -> "CalibrationSet":
         """`count` samples evenly spaced over the set (all of it if it is smaller)."""
-        number = min(count, len(self))
-        return self.take(torch.arange(number) * len(self) // number)
+        return self.take(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
 
     def conditional(self, null_class: int) -> "CalibrationSet":
         """Without the unconditional copies."""
@@ -173,7 +172,11 @@ def load_calibration(path: Path, config: DiTConfig) -> CalibrationSet:
     require_finite(f"{path}: x", x)
     if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
         raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
-    return CalibrationSet(kind, x, timestep, label, Protocol(**metadata["protocol"]))
+    try:
+        protocol = Protocol(**metadata["protocol"])
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: does not say how it was sampled (no whole protocol); calibrate again") from None
+    return CalibrationSet(kind, x, timestep, label, protocol)
 
 
 def calibrate_weights_file(weights: Path, out: Path, kind: str, protocol: Protocol, *, samples: int) -> None:

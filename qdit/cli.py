@@ -90,6 +90,26 @@ def table(
 
 
 @app.command()
+def times(
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Folder results/<profile> of a finished run.")] = Path("results/mini"),
+) -> None:
+    """Show how long tables and methods took.
+
+    Seconds of the jobs of a finished workflow, as Snakemake measured them (one thread each); a run that several
+    tables show is counted in each.
+
+    \b
+    Example:
+      qdit times --results results/mini
+    """
+    from qdit.profile import load_profile
+    from qdit.tables.times import times_text
+
+    typer.echo(times_text(load_profile(*profile), results), nl=False)
+
+
+@app.command()
 def validate(
     profile: Annotated[list[str], typer.Argument(help="Profile, by name or file, then its overlays.")] = ["mini"],  # noqa: B006
 ) -> None:

@@ -200,3 +200,12 @@ def test_unknown_kinds_and_empty_sets_are_refused():
         collect(random_dit(), "trajektory", Protocol(steps=4), samples=4)
     with pytest.raises(ConfigError, match="at least 1"):
         collect(random_dit(), "ndtc", Protocol(steps=4), samples=0)
+
+
+@pytest.mark.parametrize("metadata", [{"kind": "uniform"}, {"kind": "uniform", "protocol": {"stepps": 3}}])
+def test_a_set_that_does_not_say_how_it_was_sampled_is_refused(metadata, tmp_path):
+    found = calibration_set("uniform")
+    path = tmp_path / "old.safetensors"
+    save_tensors(path, {"x": found.x, "timestep": found.timestep, "label": found.label}, metadata)
+    with pytest.raises(DataError, match="does not say how it was sampled"):
+        load_calibration(path, TINY)

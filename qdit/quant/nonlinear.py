@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qdit.quant.activation import Activation
 from qdit.quant.quantiles import quantiles
-from qdit.quant.ranges import PERCENTILES
+from qdit.quant.ranges import PERCENTILES, SMALLEST_SCALE
 
 GELU_MINIMUM = 0.16997124254703522
 """−min GELU(x): the length of the negative range of a GELU output (PTQ4ViT)."""
@@ -64,7 +64,7 @@ def twin_gelu_negative_scale(bits: int) -> float:
 def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
     """Symmetric start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5), shape () or (n,) by dimension."""
     largest = x.abs().amax() if per is None else x.abs().transpose(0, per).flatten(1).amax(dim=1)
-    return largest / (2 ** (bits - 1) - 0.5)
+    return largest.clamp(min=SMALLEST_SCALE) / (2 ** (bits - 1) - 0.5)
 
 
 class LogSqrt2Activation(Activation):

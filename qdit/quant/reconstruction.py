@@ -270,8 +270,8 @@ def optimize(
         if (iteration + 1) % every == 0 or iteration + 1 == config.iterations:
             curve.points.append((iteration + 1, sum(recent) / len(recent)))
             recent.clear()
-    if not all(torch.isfinite(parameter).all() for parameter in (*alphas, *scales)):
-        raise DataError(f"{name}: reconstruction diverged to NaN; lower its rates")
+    if not all(a.isfinite().all() for a in alphas) or not all((s.isfinite() & (s > 0)).all() for s in scales):
+        raise DataError(f"{name}: reconstruction diverged (a rounding is NaN or a scale not positive); lower its rates")
     return curve
 
 

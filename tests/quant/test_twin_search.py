@@ -155,6 +155,17 @@ def test_symmetric_activations_equal_the_quantizer_of_the_search():
     torch.testing.assert_close(symmetric_activation(many, BITS)(x), signed(x, many[:, None, None], BITS))
 
 
+@pytest.mark.parametrize("twin", [False, True])
+def test_inputs_without_positive_values_give_scales_that_can_be_divided_by(twin):
+    x = torch.zeros(6, 8) if not twin else -0.1 * normal(6, 8).abs()
+    found = search_linear(
+        x, normal(5, 8, seed=1), normal(6, 5, seed=2), weight_bits=BITS, activation_bits=BITS, twin=twin
+    )
+    assert all((scale > 0).all() for scale in found)
+    quantized = twin_gelu(x, found[1], BITS) if twin else signed(x, found[1], BITS)
+    assert torch.isfinite(quantized).all() and (quantized - x).abs().max() < 0.2
+
+
 def test_sixteen_bits_are_the_values_themselves():
     x = normal(5)
     assert signed(x, torch.tensor(0.1), 16) is x
