@@ -8,7 +8,7 @@ CSS = """
   --strong: #aab3bd; --band: #1c2127; --paired: #181e26; --accent: #6ea8ff; --face-ground: #3a2f10; --face-ink: #ffdf8a;
   --bad: #ff8d80; --good: #56d364; --curve: 70%; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 1.5rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
+body { margin: 0 auto; max-width: 1280px; padding: 1.5rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; }
 h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
@@ -19,14 +19,14 @@ p { margin: .35rem 0; max-width: 90ch; }
   background: var(--face-ground); color: var(--face-ink); }
 .scroll { margin-top: .9rem; overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; font-size: .9rem; }
-thead th { font-weight: 600; text-align: right; padding: .3rem .55rem; vertical-align: bottom; white-space: nowrap; }
+thead th { font-weight: 600; text-align: right; padding: .3rem .42rem; vertical-align: bottom; white-space: nowrap; }
 thead tr:first-child th { border-top: 2px solid var(--strong); text-align: center; padding-top: .5rem; }
 thead tr:first-child th.first, thead th.first { text-align: left; }
 thead th.name { position: sticky; left: 0; z-index: 1; background: var(--ground); }
 thead tr:first-child th[colspan] { box-shadow: inset 0 -1px var(--rule); }
 thead tr:last-child th { border-bottom: 1px solid var(--strong); font-weight: 400; color: var(--muted); }
-tbody th { text-align: left; font-weight: 400; padding: .35rem .55rem; vertical-align: top; }
-tbody td { text-align: right; padding: .35rem .55rem; vertical-align: top; white-space: nowrap; }
+tbody th { text-align: left; font-weight: 400; padding: .35rem .42rem; vertical-align: top; }
+tbody td { text-align: right; padding: .35rem .42rem; vertical-align: top; white-space: nowrap; }
 tbody th.bits { white-space: nowrap; color: var(--muted); }
 tbody th.name { position: sticky; left: 0; background: var(--ground); min-width: 8.5rem;
   max-width: 17rem; }
@@ -40,7 +40,7 @@ th small.inline-bits { display: none; } th small.detail { max-width: 16rem; }
 th small.bad { color: var(--bad); max-width: 11rem; }
 td.paper { color: var(--muted); }
 td.paired { background: var(--paired); }
-td.edge, thead th.edge { padding-left: 1.1rem; }
+td.edge, thead th.edge { padding-left: .85rem; }
 .bad { color: var(--bad); } .good { color: var(--good); } .summary { font-size: 1.05rem; font-weight: 600; }
 .panels { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 figure { margin: 0; width: 344px; max-width: 100%; }

@@ -11,10 +11,10 @@ from qdit.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.learnable import LearnedScale
 from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
 from qdit.quant.reconstruction import (
-    LearnedScale,
     Reconstruction,
     block_units,
     reconstruct,
