@@ -245,7 +245,7 @@ class MiniModel:
 
 MINI_MODELS = {
     "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train")),
-    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS), until=12_000),
+    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS), until=9_000),
 }
 
 
