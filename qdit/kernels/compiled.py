@@ -1,0 +1,87 @@
+"""Calls of the compiled library: contiguous float32 CPU tensors in, new tensors out.
+
+A function returns None where a number is not finite; its caller says what that means.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from qdit.kernels.library import Backend
+from qdit.kernels.packing import PackedWeight
+
+NOT_FINITE = 1
+
+
+def grouped_linear(
+    backend: Backend,
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    *,
+    activation_bits: int,
+    symmetric: bool,
+    threads: int,
+) -> Tensor | None:
+    """(…, width) → (…, outputs)."""
+    y = torch.empty(*x.shape[:-1], weight.outputs)
+    pairs = 0 if weight.zero_pairs is None else weight.zero_pairs.data_ptr()
+    status = _of(backend).qdit_grouped_linear(
+        *(backend.variant, x.data_ptr(), _rows(x), weight.width, weight.outputs, weight.group_size, weight.storage),
+        *(weight.codes.data_ptr(), weight.scale.data_ptr(), weight.sums.data_ptr(), weight.zeros.data_ptr(), pairs),
+        *(0 if bias is None else bias.data_ptr(), activation_bits, symmetric, threads, y.data_ptr()),
+    )
+    return _checked(status, y)
+
+
+def quantize_groups(
+    backend: Backend, x: Tensor, group_size: int, bits: int, *, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
+    codes = torch.empty(x.shape, dtype=torch.uint8)
+    scale = torch.empty(*x.shape[:-1], x.shape[-1] // group_size)
+    zero = torch.empty_like(scale)
+    status = _of(backend).qdit_quantize_groups(
+        *(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], group_size, bits, symmetric),
+        *(codes.data_ptr(), scale.data_ptr(), zero.data_ptr()),
+    )
+    return None if _checked(status, codes) is None else (codes, scale, zero)
+
+
+def fake_quantize_groups(
+    backend: Backend, x: Tensor, group_size: int, bits: int, *, symmetric: bool, threads: int
+) -> Tensor | None:
+    """(…, d) → (…, d)."""
+    y = torch.empty_like(x)
+    status = _of(backend).qdit_fake_quantize_groups(
+        *(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], group_size, bits, symmetric, threads, y.data_ptr())
+    )
+    return _checked(status, y)
+
+
+def fake_quantize_static(
+    backend: Backend, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, threads: int
+) -> Tensor | None:
+    """(…, d) → (…, d); scale and zero_point (groups,) are float32."""
+    y = torch.empty_like(x)
+    status = _of(backend).qdit_fake_quantize_static(
+        *(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], x.shape[-1] // scale.numel()),
+        *(scale.data_ptr(), zero_point.data_ptr(), bits, threads, y.data_ptr()),
+    )
+    return _checked(status, y)
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]
+
+
+def _of(backend: Backend) -> ctypes.CDLL:
+    assert backend.library is not None
+    return backend.library
+
+
+def _checked(status: int, y: Tensor) -> Tensor | None:
+    if status not in (0, NOT_FINITE):
+        raise RuntimeError(f"the kernel library refused its arguments or ran out of memory (status {status})")
+    return y if status == 0 else None

@@ -1,0 +1,76 @@
+// What every variant (scalar, AVX2, AVX512-VNNI) provides, and the shapes they share. docs/kernels.md explains both.
+#pragma once
+#include <cstdint>
+
+namespace qdit {
+
+constexpr int kColumns = 48;              // output columns of a weight panel
+constexpr int kBytes = 4 * kColumns;      // bytes of one step (4 inputs x 48 columns) of a panel
+constexpr int kTileRows = 4;              // rows of a micro-tile
+constexpr int64_t kRowBlock = 256;        // rows quantized before they are multiplied
+constexpr int64_t kMostGroups = 32;       // groups of a chunk of the inner dimension
+constexpr int64_t kChunk = 512;           // inputs of a chunk, about
+constexpr int64_t kPadding = 16;          // readable elements after the arrays of a row
+
+enum Status : int { kOk = 0, kNotFinite = 1, kBadArgument = 2, kFailed = 3 };
+
+// Parameters of the groups of one row; `inverse` is NaN where only a true division is safe.
+struct Groups {
+    float* scale;
+    float* zero;
+    float* inverse;
+    float* low;
+    float* high;
+    float* quads;          // scratch: 2 x (width / 4 + padding)
+    const int32_t* index;  // element -> its group, counted from the group of its vector's first lane
+};
+
+struct Quantizer {
+    int64_t width;
+    int64_t group_size;
+    int64_t groups;
+    float levels;    // 2^bits - 1
+    bool symmetric;  // then the zero point is 2^(bits - 1)
+};
+
+// One micro-tile: `rows` rows x 48 columns x the groups of one chunk.
+struct Tile {
+    const uint8_t* codes;      // activations, row stride `width`
+    const float* scale;        // of the activations, row stride `groups`
+    const int32_t* zeros;      // (zero, 128 zero) as two 16-bit integers, row stride `groups`
+    const int32_t* totals;     // (total & 127, total >> 7) of code - zero; only with weight_zeros
+    int64_t width, groups;
+    const int8_t* weight;      // steps x 48 x 4
+    const float* weight_scale;     // chunk groups x 48
+    const int32_t* weight_sums;    // -(sum & 127), -(sum >> 7)
+    const int32_t* weight_zeros;   // -zero, -128 zero; or null
+    int64_t chunk_groups, group_steps;
+    int storage;               // 4, 6 or 8: bounds |weight| by 15, 63, 128
+    float* part;               // rows x 48
+};
+
+// One chunk of a panel: groups x group_steps steps, packed with 4, 4 + 2 or 8 bits.
+struct PackedChunk {
+    const uint8_t* codes;
+    const int8_t* zeros;  // chunk groups x 48
+    int64_t groups, group_steps;
+    int storage;
+};
+
+struct Kernel {
+    int lanes;
+    void (*extremes)(const float* x, const Quantizer& q, const Groups& g);
+    bool (*parameters)(const Quantizer& q, const Groups& g);  // false: a scale is not finite
+    bool (*codes)(const float* x, const Quantizer& q, const Groups& g, uint8_t* out);   // false: x is not finite
+    bool (*values)(const float* x, const Quantizer& q, const Groups& g, float* out);    // false: x is not finite
+    void (*unpack)(const PackedChunk& chunk, int8_t* out);
+    void (*tile)(int rows, const Tile& tile);
+    // y = part or y + part, then + bias if not null; false: a result of the last chunk is not finite.
+    bool (*finish)(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y);
+};
+
+const Kernel& scalar_kernel();
+const Kernel* avx2_kernel();    // null where the processor or the compiler's target has it not
+const Kernel* avx512_kernel();
+
+}  // namespace qdit

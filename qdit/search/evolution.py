@@ -1,0 +1,172 @@
+"""Algorithm 1 of Q-DiT, an evolutionary search for the group sizes, and random search to compare it with.
+
+Each iteration measures a generation, keeps the K best of everything measured so far, and breeds the next generation
+from them: uniform crossover, mutation gene by gene, and random genomes for what is missing. A genome is accepted if
+it keeps the budget and was never accepted before. Details, and where the released program differs: docs/search.md.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from qdit.errors import ConfigError
+from qdit.search.space import Genome, SearchSpace
+
+ATTEMPTS = 10
+"""Draws per wanted child before random genomes take its place (released code)."""
+RANDOM_ATTEMPTS = 1000
+"""Draws per wanted random genome; what then is missing does not exist in a space that small."""
+
+
+class Reading(NamedTuple):
+    """A fitness (lower is better) and the number of images it was measured on."""
+
+    fitness: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A measured genome, the iteration it belongs to, and where it comes from (start, random, crossover, mutation)."""
+
+    genome: Genome
+    fitness: float
+    images: int
+    iteration: int
+    origin: str
+
+
+Measure = Callable[[Sequence[Genome], Sequence[Evaluation]], Sequence[Reading]]
+"""(a generation, everything measured before it) → one reading per genome. Genomes are independent of each other."""
+
+
+@dataclass(frozen=True)
+class EvolutionOptions:
+    """The values of the released script; the paper prints none.
+
+    `reseed` restarts the random stream after every accepted genome, as the released program does by accident.
+    """
+
+    population: int = 50
+    parents: int = 10
+    crossover: int = 25
+    mutation: int = 25
+    iterations: int = 10
+    mutation_probability: float = 0.1
+    reseed: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.population, self.parents, self.iterations) < 1 or min(self.crossover, self.mutation) < 0:
+            raise ConfigError("population, parents, iterations: must be at least 1; crossover, mutation: at least 0")
+        if self.crossover + self.mutation > self.population:
+            raise ConfigError(f"crossover {self.crossover} + mutation {self.mutation}: at most {self.population} fit")
+        if not 0 <= self.mutation_probability <= 1:
+            raise ConfigError(f"mutation_probability {self.mutation_probability}: allowed are 0 to 1")
+
+    @property
+    def evaluations(self) -> int:
+        """Genomes measured by a whole search."""
+        return self.population * self.iterations
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything measured, in order."""
+
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def best(self) -> Evaluation:
+        """The lowest fitness among the genomes measured on most images; of equal ones the first."""
+        return ranked(self.evaluations)[0]
+
+
+def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Best first: those on more images before those on fewer, whose fitness cannot be compared with theirs."""
+    return sorted(evaluations, key=lambda one: (-one.images, one.fitness))
+
+
+class Nursery:
+    """Draws genomes that keep the budget and were not drawn before, from a private random stream."""
+
+    def __init__(self, space: SearchSpace, seed: int, *, reseed: bool = False) -> None:
+        self.space, self.seed, self.reseed = space, seed, reseed
+        self.rng = random.Random(seed)
+        self.known: set[Genome] = {space.start}
+
+    def accept(self, draw: Callable[[], Genome], count: int, attempts: int) -> list[Genome]:
+        """Up to `count` new genomes out of `attempts` · `count` draws."""
+        found: list[Genome] = []
+        for _ in range(attempts * count):
+            genome = draw()
+            if genome in self.known or not self.space.within(genome):
+                continue
+            self.known.add(genome)
+            found.append(genome)
+            if self.reseed:
+                self.rng.seed(self.seed)
+            if len(found) == count:
+                break
+        return found
+
+    def random(self, count: int) -> list[Genome]:
+        """Random genomes."""
+        return self.accept(lambda: self.space.random(self.rng), count, RANDOM_ATTEMPTS)
+
+    def crossover(self, parents: Sequence[Genome], count: int) -> list[Genome]:
+        """Each gene from one of two parents (which may be the same)."""
+
+        def draw() -> Genome:
+            pair = zip(self.rng.choice(parents), self.rng.choice(parents), strict=True)
+            return tuple(self.rng.choice(genes) for genes in pair)
+
+        return self.accept(draw, count, ATTEMPTS)
+
+    def mutation(self, parents: Sequence[Genome], count: int, probability: float) -> list[Genome]:
+        """Each gene anew with a probability, uniform over the sizes (and perhaps the same again)."""
+
+        def draw() -> Genome:
+            parent, sizes = self.rng.choice(parents), self.space.sizes
+            return tuple(self.rng.choice(sizes) if self.rng.random() < probability else gene for gene in parent)
+
+        return self.accept(draw, count, ATTEMPTS)
+
+
+def evolve(space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int) -> Outcome:
+    """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted."""
+    nursery = Nursery(space, seed, reseed=options.reseed)
+    generation = {"start": [space.start], "random": nursery.random(options.population - 1)}
+    done: list[Evaluation] = []
+    for iteration in range(options.iterations):
+        done += measured(measure, generation, done, iteration)
+        if iteration == options.iterations - 1:
+            break
+        parents = [one.genome for one in ranked(done)[: options.parents]]
+        generation = {
+            "crossover": nursery.crossover(parents, options.crossover),
+            "mutation": nursery.mutation(parents, options.mutation, options.mutation_probability),
+        }
+        missing = options.population - sum(map(len, generation.values()))
+        generation["random"] = nursery.random(missing)
+    return Outcome(tuple(done))
+
+
+def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, seed: int) -> Outcome:
+    """The reference genome and random ones, `evaluations` in all."""
+    if evaluations < 1:
+        raise ConfigError(f"evaluations {evaluations}: must be at least 1")
+    generation = {"start": [space.start], "random": Nursery(space, seed).random(evaluations - 1)}
+    return Outcome(tuple(measured(measure, generation, [], 0)))
+
+
+def measured(
+    measure: Measure, generation: dict[str, list[Genome]], before: Sequence[Evaluation], iteration: int
+) -> list[Evaluation]:
+    """A generation (origin → genomes) with its readings."""
+    members = [(genome, origin) for origin, genomes in generation.items() for genome in genomes]
+    readings = measure([genome for genome, _ in members], before)
+    return [
+        Evaluation(genome, reading.fitness, reading.images, iteration, origin)
+        for (genome, origin), reading in zip(members, readings, strict=True)
+    ]

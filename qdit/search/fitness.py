@@ -1,0 +1,177 @@
+"""Fitness of a genome: a Fréchet distance of images sampled with it, all genomes from the same noise.
+
+`fid` compares with a reference, as Algorithm 1 does; `fd_fp` with the full-precision images of the same noise. What
+does not depend on the genome is made once: noise and labels, the full-precision features, and every layer quantized
+with every size (`qdit.search.layers`).
+"""
+
+import hashlib
+import math
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.data.pixels import UINT8_RULE, to_uint8
+from qdit.digest import code_digest
+from qdit.errors import ConfigError
+from qdit.kernels.dense import backend
+from qdit.metrics.features import Extractor
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.statistics import Moments, moments
+from qdit.models.dit import DiT
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.noise import initial_noise, labels, step_noise
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.samplers import sample
+from qdit.sampling.schedule import respaced
+from qdit.search.layers import LayerQuantizer, SwappableModel
+from qdit.search.space import Genome, SearchSpace
+
+Metric = Literal["fid", "fd_fp"]
+
+
+class ImageFitness:
+    """Genome → Fréchet distance (lower is better) of its first n images; infinite if an image is not finite.
+
+    `reference` are the moments that FID compares with; without them the metric is `fd_fp`, and the first n images are
+    compared with the first n of full precision. Images come in batches of `chunk`, and every prefix is whole chunks.
+    `images_sampled` counts candidates' images as they are really computed, those of full precision not.
+    """
+
+    def __init__(
+        self,
+        model: DiT,
+        space: SearchSpace,
+        *,
+        protocol: Protocol,
+        images: int,
+        chunk: int,
+        extractor: Extractor,
+        quantizer: LayerQuantizer,
+        reference: Moments | None = None,
+    ) -> None:
+        self.space = space
+        self.swappable = SwappableModel(model, space, quantizer)
+        self.protocol, self.images, self.chunk = protocol, images, chunk
+        self.extractor, self.reference = extractor, reference
+        self.images_sampled = 0
+        self._starts: list[tuple[Tensor, Tensor]] = []
+        self._full: list[np.ndarray] = []
+        self._targets: dict[int, Moments] = {}
+        self._features: dict[Genome, list[np.ndarray | None]] = {}
+        self.check_prefix(images)
+
+    @property
+    def metric(self) -> Metric:
+        """Name of the distance."""
+        return "fd_fp" if self.reference is None else "fid"
+
+    def check_prefix(self, images: int) -> None:
+        """Raise unless that many images are whole chunks, at least two images and no more than all."""
+        if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
+            legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
+            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal}")
+
+    def __call__(self, genome: Genome) -> float:
+        """Fitness on all images; what was kept of this genome is forgotten."""
+        value = self.on_prefix(genome, self.images)
+        self._features.pop(genome, None)
+        return value
+
+    def on_prefix(self, genome: Genome, images: int) -> float:
+        """Fitness on the first images; those that were sampled for this genome before are not sampled again."""
+        self.check_prefix(images)
+        chunks = images // self.chunk
+        kept = self._features.setdefault(genome, [])
+        while len(kept) < chunks and not any(part is None for part in kept):
+            kept.append(self._sample(self.swappable.use(genome), len(kept)))
+            self.images_sampled += self.chunk
+        found = [part for part in kept[:chunks] if part is not None]
+        if len(found) < chunks:
+            return math.inf
+        return frechet_distance(moments(np.concatenate(found)), self._target(chunks))
+
+    def forget(self) -> None:
+        """Drop the features of all genomes."""
+        self._features.clear()
+
+    def _target(self, chunks: int) -> Moments:
+        if self.reference is not None:
+            return self.reference
+        while len(self._full) < chunks:
+            part = self._sample(self.swappable.full_precision(), len(self._full))
+            if part is None:
+                raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
+            self._full.append(part)
+        if chunks not in self._targets:
+            self._targets[chunks] = moments(np.concatenate(self._full[:chunks]))
+        return self._targets[chunks]
+
+    def _sample(self, model: DiT, chunk: int) -> np.ndarray | None:
+        """Pool features (chunk, d) of one batch of images, None if one is not finite."""
+        noise, asked = self._start(chunk)
+        numbers = self._numbers(chunk)
+
+        def noise_of(step: int) -> Tensor:
+            return step_noise(tuple(noise.shape[1:]), self.protocol.seed, numbers, step).to(noise.device)
+
+        with torch.inference_mode():
+            x0 = sample(
+                denoiser(model, asked, self.protocol.cfg_scale),
+                noise,
+                respaced(self.protocol.steps),
+                step_noise=noise_of if self.protocol.sampler == "ddpm" else None,
+            )
+        x0 = x0.float().cpu()
+        return self.extractor(to_uint8(x0)).pool if torch.isfinite(x0).all() else None
+
+    def _numbers(self, chunk: int) -> range:
+        return range(chunk * self.chunk, (chunk + 1) * self.chunk)
+
+    def _start(self, chunk: int) -> tuple[Tensor, Tensor]:
+        """Noise and labels of a chunk, drawn once."""
+        model = self.swappable.model
+        device = model.pos_embed.device
+        shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
+        while len(self._starts) <= chunk:
+            numbers, seed = self._numbers(len(self._starts)), self.protocol.seed
+            noise = initial_noise(shape, seed, numbers).to(device)
+            self._starts.append((noise, labels(model.config.num_classes, seed, numbers).to(device)))
+        return self._starts[chunk]
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Digest of names, shapes and values of the full-precision model."""
+        return digest(self.swappable.source.state_dict())
+
+    def identity(self) -> dict[str, Any]:
+        """Plain dictionary of everything that a fitness depends on besides the genome, for the journal."""
+        target: str | None = None
+        if self.reference is not None:
+            found = {"mean": self.reference.mean, "covariance": self.reference.covariance}
+            target = digest({name: torch.from_numpy(np.asarray(values)) for name, values in found.items()})
+        return {
+            "metric": self.metric,
+            "weights_sha256": self.weights_sha256,
+            "protocol": self.protocol.to_dict(),
+            "images": self.images,
+            "chunk": self.chunk,
+            "quantizer": self.swappable.quantizer.identity(),
+            "extractor": {"name": self.extractor.name, "sha256": self.extractor.digest},
+            "reference_sha256": target,
+            "uint8": UINT8_RULE,
+            "backend": backend(),
+            "code": code_digest("qdit.search.fitness"),
+        }
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 of names, shapes, types and bytes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

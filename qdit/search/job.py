@@ -1,0 +1,64 @@
+"""What a search is about, as files and numbers: from these every process makes the same fitness."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qdit.metrics.extractors import load_extractor
+from qdit.metrics.reference import load_reference
+from qdit.models.loading import load_model
+from qdit.sampling.protocol import Protocol
+from qdit.search.fitness import ImageFitness
+from qdit.search.layers import LayerQuantizer
+from qdit.search.space import Constraint, SearchSpace
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID."""
+
+    weights: Path
+    sizes: tuple[int, ...]
+    reference: int
+    weight_bits: int
+    activation_bits: int
+    protocol: Protocol
+    images: int
+    chunk: int
+    extractor: str
+    extractor_weights: Path
+    reference_file: Path | None = None
+    constraint: Constraint = "bitops"
+    symmetric: bool = False
+
+    def quantizer(self) -> LayerQuantizer:
+        """How a layer is quantized."""
+        return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
+
+    def worker(self) -> ImageFitness:
+        """The fitness of a process that computes nothing else: with one thread."""
+        torch.set_num_threads(1)
+        return self.fitness()
+
+    def fitness(self) -> ImageFitness:
+        """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
+        model = load_model(self.weights)
+        space = SearchSpace.of(
+            model,
+            self.sizes,
+            self.reference,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            constraint=self.constraint,
+        )
+        return ImageFitness(
+            model,
+            space,
+            protocol=self.protocol,
+            images=self.images,
+            chunk=self.chunk,
+            extractor=load_extractor(self.extractor, self.extractor_weights),
+            quantizer=self.quantizer(),
+            reference=None if self.reference_file is None else load_reference(self.reference_file).pool,
+        )

@@ -1,0 +1,164 @@
+"""The journal of a search: one line of JSON for every measured genome, written and flushed as soon as it is measured.
+
+A search that is killed starts again from the beginning and asks the journal first, so that it takes the same way and
+computes only what is missing. The last line is dropped if it was torn.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from qdit.errors import ConfigError, DataError
+from qdit.search.evolution import Evaluation, Measure, Reading
+from qdit.search.space import Genome, SearchSpace
+
+Spread = Callable[[Callable[[Genome], float], Sequence[Genome]], Iterable[float]]
+"""Like `map`: values in the order of the genomes, each as soon as it is there (a pool's `imap` computes several)."""
+
+Listener = Callable[[Genome, int, float], None]
+"""Is told (genome, images, fitness) of every entry, those already in the file first."""
+
+
+def search_identity(
+    method: str, space: SearchSpace, options: Mapping[str, Any], *, seed: int, fitness: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a journal's header says: all that decides which genomes are measured and what comes out.
+
+    `options` are those of the search (and race), `fitness` what the fitness says of itself.
+    """
+    return {
+        "method": method,
+        "space": space.identity(),
+        "options": dict(options),
+        "seed": seed,
+        "fitness": dict(fitness),
+    }
+
+
+class Journal:
+    """(genome, images) → fitness, kept in a file; without a path in memory only.
+
+    `identity` is all that a fitness depends on besides genome and images, and all that decides which genomes are
+    measured. Raises ConfigError if the file is another search's or another process writes to it, DataError if it is
+    damaged anywhere but at its end.
+    """
+
+    def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
+        self.path, self.listen = path, listen
+        self.entries: dict[tuple[Genome, int], float] = {}
+        self._file = None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        try:
+            _lock(self._file.fileno(), path)
+            self._read(json.loads(json.dumps(identity)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process write."""
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, identity: dict[str, Any]) -> None:
+        """Take in what is there, cut off a torn last line, write the header if there is none."""
+        assert self._file is not None and self.path is not None
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        header, *lines = whole.splitlines() or [b""]
+        if header:
+            _check_identity(self.path, _parsed(self.path, 1, header).get("identity"), identity)
+        for number, line in enumerate(lines, start=2):
+            entry = _parsed(self.path, number, line)
+            try:
+                key = (tuple(int(size) for size in entry["genome"]), int(entry["images"]))
+                self.entries[key] = math.inf if entry["fitness"] is None else float(entry["fitness"])
+            except (KeyError, TypeError, ValueError):
+                raise DataError(f"{self.path}: line {number} is no entry; delete that line and go on") from None
+            if self.listen is not None:
+                self.listen(*key, self.entries[key])
+        self._file.seek(len(whole))
+        self._file.truncate()
+        if not header:
+            self._append({"identity": identity})
+
+    def _append(self, value: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write((json.dumps(value, sort_keys=True, allow_nan=False) + "\n").encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def add(self, genome: Genome, images: int, fitness: float) -> None:
+        """Keep one reading; a fitness that is not finite becomes infinite (null in the file)."""
+        value = float(fitness) if math.isfinite(fitness) else math.inf
+        self._append({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
+        self.entries[genome, images] = value
+        if self.listen is not None:
+            self.listen(genome, images, value)
+
+    def losses(
+        self, genomes: Sequence[Genome], images: int, fitness: Callable[[Genome], float], *, spread: Spread = map
+    ) -> list[float]:
+        """Fitness of each genome on that many images: what is not yet known is computed, and written as it finishes."""
+        missing = [genome for genome in dict.fromkeys(genomes) if (genome, images) not in self.entries]
+        for genome, value in zip(missing, spread(fitness, missing), strict=True):
+            self.add(genome, images, value)
+        return [self.entries[genome, images] for genome in genomes]
+
+    @property
+    def images_sampled(self) -> int:
+        """Images of an undisturbed search: each genome's longest prefix counts once."""
+        longest: dict[Genome, int] = {}
+        for genome, images in self.entries:
+            longest[genome] = max(images, longest.get(genome, 0))
+        return sum(longest.values())
+
+
+def in_full(fitness: Callable[[Genome], float], *, images: int, journal: Journal, spread: Spread = map) -> Measure:
+    """How plain Algorithm 1 and random search measure: every genome on all `images`, each written to the journal."""
+
+    def measure(genomes: Sequence[Genome], before: Sequence[Evaluation]) -> list[Reading]:
+        return [Reading(loss, images) for loss in journal.losses(genomes, images, fitness, spread=spread)]
+
+    return measure
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(f"{path}: another search is writing to this journal; wait for it or give another") from None
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: line {number} is not valid JSON; delete the journal, or that line, and go on")
+    return value
+
+
+def _check_identity(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    if found == wanted:
+        return
+    known = found if isinstance(found, dict) else {}
+    different = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+    raise ConfigError(
+        f"{path}: the journal of another search (different: {', '.join(different)}); allowed is to go on with the same"
+        " one: delete the file or give another"
+    )

@@ -1,0 +1,93 @@
+"""One size per layer with the least sum of scores under the budget: a multiple-choice knapsack, solved twice.
+
+min Σ_l Σ_g z_{l,g} s_{l,g}  with  Σ_g z_{l,g} = 1  and  Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit  (spec/methods.md §5).
+
+The costs are integers (`SearchSpace.costs`), so that a dynamic programme is exact; `scipy.optimize.milp` is its test
+and the other way round.
+"""
+
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array, kron
+
+from qdit.errors import ConfigError
+from qdit.search.space import Genome, SearchSpace
+
+Solver = Literal["dp", "milp"]
+
+LARGEST_TABLE = 200_000_000
+"""Cells of the dynamic programme (layers · (limit + 1)); DiT-XL/2 with the paper's sizes has 0.34 million."""
+
+SCORE_SCALE = 1e4
+"""HiGHS stops within absolute tolerances of about 1e-6: the largest score becomes this."""
+
+
+def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -> Genome:
+    """The genome with the least Σ scores[layer, size] (L, S) within the budget of the space."""
+    shape = (len(space.layers), len(space.sizes))
+    if scores.shape != shape or not np.isfinite(scores).all():
+        raise ConfigError(f"scores of shape {scores.shape}: allowed are finite numbers, (layers, sizes) = {shape}")
+    if solver not in ("dp", "milp"):
+        raise ConfigError(f"solver {solver!r}: allowed are dp, milp")
+    solve = solve_dp if solver == "dp" else solve_milp
+    columns = solve(np.asarray(scores, np.float64), np.array(space.costs, np.int64), space.limit)
+    return tuple(space.sizes[column] for column in columns)
+
+
+def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
+    """Column of each row with the least sum of scores (L, S), the integer costs (L, S) ≥ 0 adding up to ≤ limit.
+
+    least[u] is the least score of the layers so far that cost at most u; of equal scores the first column wins.
+    Raises ConfigError if no choice is cheap enough, or if the table were too large.
+    """
+    check_feasible(costs, limit)
+    limit = min(limit, int(costs.max(axis=1).sum()))
+    if len(scores) * (limit + 1) > LARGEST_TABLE:
+        raise ConfigError(f"budget of {limit} units for {len(scores)} layers: too large a table; use solver milp")
+    least = np.zeros(limit + 1)
+    chosen = np.zeros((len(scores), limit + 1), dtype=np.int16)
+    for layer, (row, price) in enumerate(zip(scores, costs, strict=True)):
+        options = np.full((len(row), limit + 1), np.inf)
+        for column, (score, cost) in enumerate(zip(row, price, strict=True)):
+            if cost <= limit:
+                options[column, cost:] = least[: limit + 1 - cost] + score
+        chosen[layer] = options.argmin(axis=0)
+        least = options.min(axis=0)
+    columns, left = [], limit
+    for layer in reversed(range(len(scores))):
+        column = int(chosen[layer, left])
+        columns.append(column)
+        left -= int(costs[layer, column])
+    return columns[::-1]
+
+
+def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
+    """The same by branch and bound (HiGHS)."""
+    check_feasible(costs, limit)
+    layers, sizes = scores.shape
+    largest = float(np.abs(scores).max()) or 1.0
+    one_each = LinearConstraint(kron(csr_array(np.eye(layers)), np.ones((1, sizes))), lb=1, ub=1)
+    cheap = LinearConstraint(costs.reshape(1, -1).astype(np.float64), lb=-np.inf, ub=limit)
+    found = milp(
+        scores.reshape(-1) * (SCORE_SCALE / largest),
+        integrality=np.ones(scores.size),
+        bounds=Bounds(0, 1),
+        constraints=[one_each, cheap],
+        options={"mip_rel_gap": 0.0},
+    )
+    if found.x is None:
+        raise ConfigError(f"scipy.optimize.milp found no allocation ({found.message}); use solver dp")
+    columns = [int(column) for column in found.x.reshape(layers, sizes).argmax(axis=1)]
+    used = int(costs[np.arange(layers), columns].sum())
+    if used > limit:
+        raise ConfigError(f"scipy.optimize.milp exceeds the budget ({used} > {limit}) by rounding; use solver dp")
+    return columns
+
+
+def check_feasible(costs: np.ndarray, limit: int) -> None:
+    """Raise unless the cheapest choice of every layer keeps the budget."""
+    cheapest = int(costs.min(axis=1).sum())
+    if cheapest > limit:
+        raise ConfigError(f"budget of {limit} units cannot be met: the cheapest choice of every layer takes {cheapest}")

@@ -1,0 +1,100 @@
+"""Quantized layers by (layer, group size), and one model in which they are swapped."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from qdit.kernels.dense import DenseLinear
+from qdit.method import FULL_PRECISION
+from qdit.models.dit import DiT
+from qdit.models.roles import linear_of, replace
+from qdit.quant.activation import DynamicActivation
+from qdit.quant.apply import granularity
+from qdit.quant.ranges import minmax
+from qdit.quant.sites import QuantizedLinear, prepare_inference
+from qdit.quant.weight import QuantizedWeight, quantize_weight
+from qdit.search.space import Genome, SearchSpace
+
+WeightQuantizer = Callable[[str, Tensor, int], QuantizedWeight]
+"""(layer name, weight (out, in), group size) → quantized weight, in the place of rounding to nearest."""
+
+
+@dataclass(frozen=True)
+class LayerQuantizer:
+    """How one layer is quantized: weights per group, inputs dynamically per token and group of the same size.
+
+    Weights are rounded to nearest unless `weights` says otherwise. `symmetric` is the released search's quantizer.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    symmetric: bool = False
+    weights: WeightQuantizer | None = None
+
+    def layer(self, name: str, linear: nn.Linear, size: int) -> QuantizedLinear:
+        """The quantized form of a linear of the full-precision model."""
+        weight: QuantizedWeight | Tensor = linear.weight.detach()
+        if self.weight_bits < FULL_PRECISION:
+            weight = self.round(linear.weight.detach(), size)
+            if self.weights is not None:
+                weight = self.weights(name, linear.weight.detach(), size)
+        activation = None
+        if self.activation_bits < FULL_PRECISION:
+            activation = DynamicActivation(bits=self.activation_bits, group_size=size, symmetric=self.symmetric)
+        return QuantizedLinear(weight=weight, bias=linear.bias, activation=activation)
+
+    def round(self, weight: Tensor, size: int) -> QuantizedWeight:
+        """Round to nearest with a min-max range per group."""
+        rule = partial(minmax, symmetric=self.symmetric)
+        return quantize_weight(
+            weight, bits=self.weight_bits, granularity=granularity(size), ranges=rule, symmetric=self.symmetric
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON; a given weight quantizer must be named by whoever gives it."""
+        return {
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "symmetric": self.symmetric,
+            "weights": "rtn" if self.weights is None else "given",
+        }
+
+
+class SwappableModel:
+    """One model prepared for inference; each layer with each size is quantized once and then only put in place.
+
+    All layers with all sizes stay in memory, packed: the sizes times the weights of the searched layers.
+    """
+
+    def __init__(self, model: DiT, space: SearchSpace, quantizer: LayerQuantizer) -> None:
+        self.space, self.quantizer = space, quantizer
+        self.source = model
+        self.model = prepare_inference(deepcopy(model))
+        self._exact = {layer.name: self.model.get_submodule(layer.name) for layer in space.layers}
+        self._cache: dict[tuple[str, int], nn.Module] = {}
+
+    def full_precision(self) -> DiT:
+        """The model with the layers as they were."""
+        for name, module in self._exact.items():
+            replace(self.model, name, module)
+        return self.model
+
+    def use(self, genome: Genome) -> DiT:
+        """The model with every layer quantized with its size in the genome."""
+        for name, size in self.space.groups(genome).items():
+            replace(self.model, name, self.layer(name, size))
+        return self.model
+
+    def layer(self, name: str, size: int) -> nn.Module:
+        """One quantized layer, packed as `prepare_inference` does (GELU included where that fuses it)."""
+        if (name, size) not in self._cache:
+            made = self.quantizer.layer(name, linear_of(self.source, name), size)
+            exact = self._exact[name]
+            gelu = isinstance(exact, DenseLinear) and exact.gelu
+            made.dense = DenseLinear(made.weight, made.bias, gelu=gelu)
+            self._cache[name, size] = made.eval()
+        return self._cache[name, size]

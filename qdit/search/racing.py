@@ -1,0 +1,118 @@
+"""Racing: the search of Algorithm 1 with candidates compared on few images first, more only for those that may win.
+
+A generation is cut by successive halving (Jamieson & Talwalkar 2016) over nested prefixes of the same images. The
+reference genome runs to the end, and so does whoever is to be called best. A candidate is also dropped when it is worse
+than the weakest of the K best so far on the same images: those were measured there too, and all see the same noise.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from qdit.errors import ConfigError
+from qdit.search.evolution import Evaluation, Reading, ranked
+from qdit.search.journal import Journal, Spread
+from qdit.search.space import Genome
+
+PrefixFitness = Callable[[Genome, int], float]
+"""(genome, images) → fitness on the first images; smaller prefixes of a genome are asked for first."""
+
+Surrogate = Callable[[Genome], float]
+"""A guess of the fitness that needs no images; only its order counts."""
+
+
+@dataclass(frozen=True)
+class RacingOptions:
+    """`rungs`: numbers of images, ascending, the last one the full budget.
+
+    keep            fraction of a generation that goes from one rung to the next (rounded up)
+    margin          a candidate may be that much worse than the weakest of the K best, relatively, and go on
+    parents         K
+    surrogate_keep  fraction that is sampled at all when there is a surrogate
+    """
+
+    rungs: tuple[int, ...]
+    keep: float = 0.25
+    margin: float = 0.1
+    parents: int = 10
+    surrogate_keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
+            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
+        if not (0 < self.keep <= 1 and 0 < self.surrogate_keep <= 1):
+            raise ConfigError(f"keep {self.keep}, surrogate_keep {self.surrogate_keep}: allowed are above 0 to 1")
+        if not self.margin >= 0 or self.parents < 1:
+            raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
+
+    def most_images(self, population: int, *, surrogate: bool = False) -> int:
+        """Images of a generation in which nobody is below the bar, the reference genome apart."""
+        left = math.ceil(self.surrogate_keep * population) if surrogate else population
+        total, before = 0, 0
+        for rung in self.rungs:
+            total += left * (rung - before)
+            left, before = math.ceil(self.keep * left), rung
+        return total
+
+
+@dataclass(frozen=True)
+class Race:
+    """A `Measure` for `evolve`: readings of a generation, most of them on few images.
+
+    `protected` genomes (the reference) always run to the end. `forget` is called after each generation.
+    """
+
+    fitness: PrefixFitness
+    options: RacingOptions
+    journal: Journal
+    protected: frozenset[Genome]
+    surrogate: Surrogate | None = None
+    spread: Spread = map
+    forget: Callable[[], None] = field(default=lambda: None)
+
+    def __call__(self, genomes: Sequence[Genome], before: Sequence[Evaluation]) -> list[Reading]:
+        """One reading per genome, on as many images as it got to; (∞, 0) for those the surrogate left out."""
+        readings = dict.fromkeys(genomes, Reading(math.inf, 0))
+        champions = self._champions(before)
+        alive = self._promising(genomes)
+        for rung in self.options.rungs:
+            losses = dict(zip(alive, self._measured(alive, rung), strict=True))
+            readings |= {genome: Reading(loss, rung) for genome, loss in losses.items()}
+            if rung < self.options.rungs[-1]:
+                alive = self._survivors(losses, self._bar(champions, rung))
+        self.forget()
+        return [readings[genome] for genome in genomes]
+
+    def _measured(self, genomes: Sequence[Genome], rung: int) -> list[float]:
+        return self.journal.losses(genomes, rung, partial(_swapped, self.fitness, rung), spread=self.spread)
+
+    def _champions(self, before: Sequence[Evaluation]) -> list[Genome]:
+        """The K best so far that were measured on all images; none until there are K."""
+        full = [one for one in before if one.images == self.options.rungs[-1]]
+        best = [one.genome for one in ranked(full)[: self.options.parents]]
+        return best if len(best) == self.options.parents else []
+
+    def _bar(self, champions: Sequence[Genome], rung: int) -> float:
+        """The worst fitness with which a candidate may still win."""
+        if not champions:
+            return math.inf
+        return (1 + self.options.margin) * max(self._measured(champions, rung))
+
+    def _promising(self, genomes: Sequence[Genome]) -> list[Genome]:
+        """The genomes that are sampled: those the surrogate puts first, in their own order."""
+        if self.surrogate is None:
+            return list(genomes)
+        best = set(sorted(genomes, key=self.surrogate)[: math.ceil(self.options.surrogate_keep * len(genomes))])
+        return [genome for genome in genomes if genome in best or genome in self.protected]
+
+    def _survivors(self, losses: dict[Genome, float], bar: float) -> list[Genome]:
+        """Those that go on to the next rung, in their own order."""
+        best = sorted(losses, key=losses.__getitem__)[: math.ceil(self.options.keep * len(losses))]
+        chosen = {genome for genome in best if losses[genome] <= bar} | self.protected
+        return [genome for genome in losses if genome in chosen]
+
+
+def _swapped(fitness: PrefixFitness, images: int, genome: Genome) -> float:
+    """The fitness with its arguments the other way round, so that it can be sent to another process."""
+    return fitness(genome, images)

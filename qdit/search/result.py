@@ -1,0 +1,83 @@
+"""The result of a search: an allocation with all that led to it, as JSON that `read_allocation` reads."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from qdit.artifacts import sha256_json, write_json
+from qdit.errors import ConfigError
+from qdit.search.evolution import Outcome
+from qdit.search.space import Genome, SearchSpace
+
+
+def allocation(
+    space: SearchSpace,
+    genome: Genome,
+    *,
+    fitness: float | None,
+    images_sampled: int,
+    seed: int | None,
+    identity: dict[str, Any],
+    history: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The content of an allocation file; for a knapsack's answer too, which has no images, seed or history.
+
+    `budget` is B(g) in bit operations per token and `budget_limit` B(all = reference). Raises ConfigError for a genome
+    that breaks the budget.
+    """
+    if not space.within(genome):
+        raise ConfigError(f"allocation exceeds the budget of uniform {space.reference}; search under that budget")
+    return {
+        "groups": space.groups(genome),
+        "budget": space.bitops(genome),
+        "budget_limit": space.bitops_limit,
+        "harmonic_mean_group_size": space.harmonic_mean(genome),
+        "constraint": space.constraint,
+        "fitness": finite(fitness),
+        "images_sampled": images_sampled,
+        "seed": seed,
+        "space": space.identity(),
+        "identity": identity,
+        "identity_sha256": sha256_json(identity),
+        "history": history or [],
+    }
+
+
+def searched(
+    space: SearchSpace, outcome: Outcome, *, images_sampled: int, seed: int, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The same for the best genome of a search; `history` has every measured genome in order.
+
+    A genome in the history is a list of sizes in the order of `space.layers`; a fitness that was not finite is null.
+    """
+    history = [
+        {
+            "genome": list(one.genome),
+            "fitness": finite(one.fitness),
+            "images": one.images,
+            "budget": space.bitops(one.genome),
+            "iteration": one.iteration,
+            "origin": one.origin,
+        }
+        for one in outcome.evaluations
+    ]
+    best = outcome.best
+    return allocation(
+        space,
+        best.genome,
+        fitness=best.fitness,
+        images_sampled=images_sampled,
+        seed=seed,
+        identity=identity,
+        history=history,
+    )
+
+
+def write_allocation(path: Path, content: dict[str, Any]) -> None:
+    """Write an allocation atomically."""
+    write_json(path, content)
+
+
+def finite(value: float | None) -> float | None:
+    """The value, None if there is none or it is not finite."""
+    return None if value is None or not math.isfinite(value) else value

@@ -1,0 +1,128 @@
+"""Scores of the ILP and Hessian-based rivals of Table 6: what each layer loses with each group size, on its own.
+
+Both see the inputs of the full-precision model and quantize weight and input of one layer with the same size
+(spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The sum over layers is what the knapsack
+minimizes, and can serve a race as a surrogate.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.errors import ConfigError
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.quant.apply import blocks_of
+from qdit.quant.fisher import sensitivities
+from qdit.quant.observe import Batch, observe_inputs
+from qdit.search.layers import LayerQuantizer
+from qdit.search.space import Genome, SearchSpace
+from qdit.seeds import Purpose, derive_seed
+
+
+def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:
+    """s[l, g] = mean over samples of ‖f_l(x) − Q_{l,g}(x)‖², (L, S) float64; x from the full-precision model.
+
+    One pass over the data for each block, with only that block's layers quantized in memory.
+    """
+    data, rows = list(batches), row_of(space)
+    scores = np.zeros((len(space.layers), len(space.sizes)))
+    for stage in blocks_of(searched_sites(model, space)):
+        forms = {site.name: quantized_forms(model, site, space, quantizer) for site in stage}
+
+        def look(site: Site, x: Tensor, forms: dict[str, list[nn.Module]] = forms) -> None:
+            exact = exact_output(model, site.name, x)
+            for column, form in enumerate(forms[site.name]):
+                scores[rows[site.name], column] += float((exact - form(x)).square().sum(dtype=torch.float64))
+
+        observe_inputs(model, stage, data, look)
+    return scores / samples_in(data)
+
+
+def hessian_scores(
+    model: DiT,
+    space: SearchSpace,
+    batches: Iterable[Batch],
+    *,
+    quantizer: LayerQuantizer,
+    probes: int = 8,
+    seed: int = 0,
+) -> np.ndarray:
+    """s[l, g] = mean over samples of Σ_k E[(Jᵀv)_k²] (z_k − ẑ_k)², z = f_l(x), (L, S) float64.
+
+    v are random signs on the model's output, so E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ; the mean is
+    over `probes` draws, other ones for every batch. The gradient of KL(FP ‖ FP), which is zero, is never taken.
+    """
+    if probes < 1:
+        raise ConfigError(f"probes {probes}: must be at least 1")
+    data, rows = list(batches), row_of(space)
+    sites = searched_sites(model, space)
+    forms = {site.name: quantized_forms(model, site, space, quantizer) for site in sites}
+    scores = np.zeros((len(space.layers), len(space.sizes)))
+    for number, batch in enumerate(data):
+        inputs, fisher = fisher_diagonals(model, sites, batch, probes, seed=derive_seed(seed, Purpose.PROBE, number))
+        with torch.no_grad():
+            for name, x in inputs.items():
+                exact = exact_output(model, name, x)
+                for column, form in enumerate(forms[name]):
+                    lost = (fisher[name] * (exact - form(x)).square()).sum(dtype=torch.float64)
+                    scores[rows[name], column] += float(lost)
+    return scores / samples_in(data)
+
+
+def fisher_diagonals(
+    model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Site name → input (N, T, in), and → mean of (Jᵀv)² over the probes (N, T, out)."""
+    inputs: dict[str, Tensor] = {}
+    fisher: dict[str, Tensor] = {}
+    for probe in range(probes):
+        own_seed = derive_seed(seed, Purpose.PROBE, probe)
+        found = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
+        for name, one in found.items():
+            inputs[name] = one.x
+            square = one.gradient.square() / probes
+            fisher[name] = fisher[name] + square if name in fisher else square
+    return inputs, fisher
+
+
+def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome], float]:
+    """Genome → Σ_l scores[l, g_l]: what the knapsack minimizes, and a race's surrogate."""
+
+    def loss(genome: Genome) -> float:
+        return float(scores[np.arange(len(genome)), space.columns(genome)].sum())
+
+    return loss
+
+
+def searched_sites(model: DiT, space: SearchSpace) -> list[Site]:
+    """The sites of the layers of the space."""
+    names = {layer.name for layer in space.layers}
+    return [site for site in select(model.sites(), roles=CORE_ROLES) if site.name in names]
+
+
+def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
+    """The layer quantized with each of the sizes."""
+    return [quantizer.layer(site.name, linear_of(model, site), size) for size in space.sizes]
+
+
+def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
+    """(…, in) → (…, out) of a full-precision layer, without its hooks (of which the caller may be one)."""
+    linear = linear_of(model, name)
+    return F.linear(x, linear.weight, linear.bias)
+
+
+def row_of(space: SearchSpace) -> dict[str, int]:
+    """Layer name → its row in the scores."""
+    return {layer.name: row for row, layer in enumerate(space.layers)}
+
+
+def samples_in(data: Sequence[Batch]) -> int:
+    """Number of samples in all batches; ConfigError if there are none."""
+    count = sum(len(batch[0]) for batch in data)
+    if not count:
+        raise ConfigError("found 0 calibration samples, at least 1 is needed; calibrate first")
+    return count

@@ -1,0 +1,202 @@
+"""What a search may choose: one group size per layer, under a budget (Q-DiT §3.3, Algorithm 1).
+
+The budget is B(g) = Σ_l M_l (b_w b_a + c / g_l) ≤ B(all = reference), with M_l the multiply-adds of layer l per token
+and c the cost of rescaling one group. The paper writes B(g) < N_bitops and defines neither side; for fixed bits this
+one says Σ_l M_l / g_l ≤ Σ_l M_l / reference, which is also "no more scales and zero points than the uniform reference".
+`mean_group` is the released program's rule instead: the plain mean of the group sizes is at least the reference.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
+
+from qdit.errors import ConfigError
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, linear_of, select
+
+Genome = tuple[int, ...]
+"""Group size of every layer, in the order of the layers."""
+
+Constraint = Literal["bitops", "mean_group"]
+
+RESCALE_COST = 512
+"""c: bit operations of rescaling one group's sum, a 32-bit integer times a 16-bit scale."""
+
+STEEPEST = 700.0
+"""Largest tilt of the random draws; e^−700 is still a number."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer: its name and widths."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per token."""
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Layers, group sizes every layer may have, and the budget of the uniform `reference` size.
+
+    Raises ConfigError for sizes that do not divide a layer's inputs, and for a budget that no genome meets.
+    """
+
+    layers: tuple[Layer, ...]
+    sizes: tuple[int, ...]
+    reference: int
+    weight_bits: int = 4
+    activation_bits: int = 8
+    constraint: Constraint = "bitops"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
+        if not self.layers or not self.sizes:
+            raise ConfigError(f"{len(self.layers)} layers and {len(self.sizes)} group sizes: at least 1 of each")
+        if self.constraint not in get_args(Constraint):
+            raise ConfigError(f"constraint {self.constraint!r}: allowed are {', '.join(get_args(Constraint))}")
+        legal = divisors(math.gcd(*(layer.inputs for layer in self.layers)))
+        if wrong := sorted({*self.sizes, self.reference} - set(legal)):
+            raise ConfigError(f"group sizes {wrong} do not divide the inputs of every layer; legal: {legal}")
+        if self.reference > self.sizes[-1]:
+            raise ConfigError(
+                f"budget of uniform group size {self.reference} cannot be met with sizes {list(self.sizes)}: even all"
+                f" {self.sizes[-1]} costs more; legal references: {[g for g in legal if g <= self.sizes[-1]]}"
+            )
+
+    @classmethod
+    def of(cls, model: DiT, sizes: Sequence[int], reference: int, **options: Any) -> Self:
+        """The four core linears of every block of a model, in the order of the data."""
+        sites = select(model.sites(), roles=CORE_ROLES)
+        shapes = [(site.name, linear_of(model, site).weight.shape) for site in sites]
+        layers = tuple(Layer(name, inputs=shape[1], outputs=shape[0]) for name, shape in shapes)
+        return cls(layers, tuple(sizes), reference, **options)
+
+    def uniform(self, size: int) -> Genome:
+        """The same size everywhere."""
+        return (size,) * len(self.layers)
+
+    @property
+    def start(self) -> Genome:
+        """The uniform reference genome; with a reference that is no allowed size, the next larger one."""
+        return self.uniform(next(size for size in self.sizes if size >= self.reference))
+
+    @cached_property
+    def _units(self) -> tuple[tuple[tuple[int, ...], ...], int]:
+        """(costs[layer][size], limit) in the largest integer unit that all costs are multiples of."""
+        if self.constraint == "bitops":
+            common = math.lcm(*self.sizes, self.reference)
+            costs = [[layer.macs * (common // size) for size in self.sizes] for layer in self.layers]
+            limit = sum(layer.macs * (common // self.reference) for layer in self.layers)
+        else:
+            costs = [[self.sizes[-1] - size for size in self.sizes] for _ in self.layers]
+            limit = (self.sizes[-1] - self.reference) * len(self.layers)
+        unit = math.gcd(*(cost for row in costs for cost in row)) or 1
+        return tuple(tuple(cost // unit for cost in row) for row in costs), limit // unit
+
+    @property
+    def costs(self) -> tuple[tuple[int, ...], ...]:
+        """What each layer (row) with each size (column) takes of the budget, as integers."""
+        return self._units[0]
+
+    @property
+    def limit(self) -> int:
+        """The budget in the unit of `costs`."""
+        return self._units[1]
+
+    def within(self, genome: Genome) -> bool:
+        """Whether a genome keeps the budget; exact, in integers."""
+        columns = self.columns(genome)
+        return sum(row[column] for row, column in zip(self.costs, columns, strict=True)) <= self.limit
+
+    def columns(self, genome: Genome) -> list[int]:
+        """Index of each layer's size in `sizes`; ConfigError on a genome that is not of this space."""
+        if len(genome) != len(self.layers) or not set(genome) <= set(self.sizes):
+            raise ConfigError(
+                f"genome of {len(genome)} sizes {sorted(set(genome))}: allowed are {len(self.layers)} sizes,"
+                f" each one of {list(self.sizes)}"
+            )
+        return [self.sizes.index(size) for size in genome]
+
+    def bitops(self, genome: Genome) -> float:
+        """B(g) = Σ M (b_w b_a + c / g), bit operations per token."""
+        products = self.weight_bits * self.activation_bits
+        pairs = zip(self.layers, genome, strict=True)
+        return sum(layer.macs * (products + RESCALE_COST / size) for layer, size in pairs)
+
+    @property
+    def bitops_limit(self) -> float:
+        """B(all = reference)."""
+        return self.bitops(self.uniform(self.reference))
+
+    def harmonic_mean(self, genome: Genome) -> float:
+        """Σ M / Σ (M / g): the uniform group size with as many scales (spec/methods.md §6.3)."""
+        total = sum(layer.macs for layer in self.layers)
+        return total / sum(layer.macs / size for layer, size in zip(self.layers, genome, strict=True))
+
+    @cached_property
+    def odds(self) -> tuple[float, ...]:
+        """Weights of the sizes in a random genome: ∝ exp(−λ · price), λ ≥ 0 the least whose mean meets the budget.
+
+        This is the distribution of largest entropy whose expected cost is the budget. Uniform draws (λ = 0, what the
+        released program does) almost never keep a budget in BitOps: spec/methods.md §6.3 counts 0 of 18,600 for
+        DiT-XL/2.
+        """
+        if len(self.sizes) == 1:
+            return (1.0,)
+        price = [-float(size) if self.constraint == "mean_group" else 1 / size for size in self.sizes]
+        target = -float(self.reference) if self.constraint == "mean_group" else 1 / self.reference
+        spread = max(price) - min(price)
+        prices = [(value - min(price)) / spread for value in price]
+
+        def tilted(tilt: float) -> list[float]:
+            return [math.exp(-tilt * value) for value in prices]
+
+        def too_dear(tilt: float) -> bool:
+            odds = tilted(tilt)
+            mean = sum(weight * value for weight, value in zip(odds, prices, strict=True)) / sum(odds)
+            return mean > (target - min(price)) / spread
+
+        low, high = 0.0, STEEPEST
+        if not too_dear(low):
+            return tuple(tilted(low))
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if too_dear(middle) else (low, middle)
+        return tuple(tilted(high))
+
+    def random(self, rng: random.Random) -> Genome:
+        """A random genome, within the budget about every second time."""
+        return tuple(rng.choices(self.sizes, self.odds, k=len(self.layers)))
+
+    def groups(self, genome: Genome) -> dict[str, int]:
+        """Layer name → group size."""
+        return {layer.name: size for layer, size in zip(self.layers, genome, strict=True)}
+
+    def genome(self, groups: Mapping[str, int]) -> Genome:
+        """The inverse of `groups`."""
+        return tuple(groups[layer.name] for layer in self.layers)
+
+    def identity(self) -> dict[str, Any]:
+        """Plain dictionary of everything that defines the space, for JSON."""
+        return {
+            "layers": [[layer.name, layer.inputs, layer.outputs] for layer in self.layers],
+            "sizes": list(self.sizes),
+            "reference": self.reference,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "constraint": self.constraint,
+        }
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [g for g in range(1, number + 1) if number % g == 0]

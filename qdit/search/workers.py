@@ -1,0 +1,120 @@
+"""A fitness computed by several processes: genomes are independent, so they run side by side.
+
+A worker makes a fitness of its own and keeps the features of the genomes it has begun, so a genome that a race asks for
+again goes to the worker that has its first images. Every worker must compute with as many threads as any other
+(`SearchJob.worker`: one); then neither their number nor who computes what changes a bit. Workers end by themselves when
+this process ends, however it ends.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol, Self
+
+from qdit.errors import ConfigError, QditError
+
+if TYPE_CHECKING:
+    from qdit.search.space import Genome
+
+
+class Prefixes(Protocol):
+    """What a worker makes: `qdit.search.fitness.ImageFitness`, or anything with these two verbs."""
+
+    def on_prefix(self, genome: "Genome", images: int) -> float: ...
+
+    def forget(self) -> None: ...
+
+
+class Workers:
+    """`count` processes; `make` is sent to each of them (so it must be picklable) and gives its fitness.
+
+    Has the verbs of a fitness: give `on_prefix` to a race, or a partial of it to `in_full`, together with `spread`.
+    """
+
+    def __init__(self, make: Callable[[], Prefixes], count: int) -> None:
+        if count < 1:
+            raise ConfigError(f"workers {count}: must be at least 1")
+        context = get_context("spawn")
+        self._ends: list[Connection] = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            context.Process(target=_work, args=(theirs, make), daemon=True).start()
+            theirs.close()
+            self._ends.append(ours)
+        self._turns = [Lock() for _ in range(count)]
+        self._choice, self._waiting = Lock(), [0] * count
+        self._owners: dict[Genome, int] = {}
+        self._threads = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._threads.shutdown(cancel_futures=True)
+        for end in self._ends:
+            end.close()
+
+    def spread(self, function: "Callable[[Genome], float]", genomes: "Sequence[Genome]") -> Iterable[float]:
+        """Like `map`, with as many genomes at a time as there are workers."""
+        values: Iterator[float] = self._threads.map(function, genomes)
+        return values
+
+    def on_prefix(self, genome: "Genome", images: int) -> float:
+        """The fitness of a genome on the first images, by a worker."""
+        with self._choice:
+            worker = self._owners.setdefault(genome, self._waiting.index(min(self._waiting)))
+            self._waiting[worker] += 1
+        try:
+            value = self._ask(worker, (genome, images))
+        finally:
+            with self._choice:
+                self._waiting[worker] -= 1
+        assert isinstance(value, float)
+        return value
+
+    def forget(self) -> None:
+        """All workers drop what they keep of genomes."""
+        for worker in range(len(self._ends)):
+            self._ask(worker, None)
+        self._owners.clear()
+
+    def _ask(self, worker: int, request: "tuple[Genome, int] | None") -> object:
+        with self._turns[worker]:
+            try:
+                self._ends[worker].send(request)
+                reply = self._ends[worker].recv()
+            except (EOFError, OSError):
+                raise QditError("a worker of the search has ended (killed, or out of memory?); start again") from None
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+
+def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
+    """The life of a worker: answer (genome, images) with a fitness, None by forgetting, until the other end closes."""
+    fitness: Prefixes | None = None
+    while True:
+        try:
+            request = end.recv()
+        except EOFError:
+            return
+        reply: object = None
+        try:
+            if fitness is None:
+                fitness = make()
+            if request is None:
+                fitness.forget()
+            else:
+                reply = float(fitness.on_prefix(*request))
+        except Exception as problem:  # whatever it is, the process that asked must hear of it
+            reply = problem
+        try:
+            end.send(reply)
+        except OSError:
+            return
