@@ -116,14 +116,15 @@ def test_program_shows_every_command(qdit: Qdit) -> None:
 @pytest.mark.parametrize("name", commands(get_command(cli.app)))
 def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: str) -> None:
     text = qdit(*name.split(), "--help").out
-    example = text.split("Example:\n")[1].split("\n\n")[0].replace("\\\n", " ")
-    program, *arguments = shlex.split(example)
-    assert program == "qdit"
-    assert arguments[: len(name.split())] == name.split()
-    command: Any = get_command(cli.app)
-    while hasattr(command, "commands"):
-        command = command.commands[arguments.pop(0)]
-    command.make_context(name, arguments)
+    examples = re.split(r"Examples?:\n", text)[1].split("\n\n")[0].replace("\\\n", " ")
+    for example in examples.strip().splitlines():
+        program, *arguments = shlex.split(example)
+        assert program == "qdit"
+        assert arguments[: len(name.split())] == name.split()
+        command: Any = get_command(cli.app)
+        while hasattr(command, "commands"):
+            command = command.commands[arguments.pop(0)]
+        command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize(
