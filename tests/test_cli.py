@@ -307,7 +307,7 @@ def test_payload_of_the_test_would_run_if_it_were_unpickled(tmp_path: Path) -> N
 
 
 def test_validate_says_what_there_is(qdit: Qdit, tmp_path: Path) -> None:
-    assert "mini: valid; 2 tables" in qdit("validate").out
+    assert "mini: valid; 8 tables" in qdit("validate").out
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("sampling: {images: 0}\n")
     assert_one_line(qdit("validate", "mini", overlay), "sampling.images", "found 0", "at least 4")
@@ -325,7 +325,7 @@ def test_doctor_finds_what_is_missing_or_damaged(
     monkeypatch.chdir(repository)
     healthy = qdit("doctor")
     assert healthy.code == 0
-    assert healthy.out.count("ok  ") == 3
+    assert healthy.out.count("ok  ") == 5
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")
     bit_flipped(tmp_path / "weights" / NATURAL)
