@@ -188,9 +188,10 @@ def group_text(row: Row) -> str:
 
 
 def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
-    """`20 DDIM steps, cfg 1.5`."""
+    """`20 DDIM steps, guidance (cfg) 1.5`, and the model where the profile has several."""
     setting = profile["settings"][block["setting"]]
-    return describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
+    words = describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
+    return words if len(profile["models"]) == 1 else f"{setting['model']}: {words}"
 
 
 def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
