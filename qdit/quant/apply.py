@@ -23,7 +23,7 @@ from qdit.quant.ranges import (
     threshold_range,
     threshold_range_2d,
 )
-from qdit.quant.sites import QuantizedLinear, quantize_site
+from qdit.quant.sites import activation_of, quantize_site
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
@@ -77,8 +77,7 @@ def gptq_weights(
         hessians = {site.name: HessianAccumulator(input_width(model, site)) for site in stage}
 
         def add(site: Site, x: Tensor, hessians: dict[str, HessianAccumulator] = hessians) -> None:
-            module = model.get_submodule(site.name)
-            quantizer = module.activation if isinstance(module, QuantizedLinear) else None
+            quantizer = activation_of(model, site)
             hessians[site.name].add(x if quantizer is None else quantizer(x))
 
         observe_inputs(model, stage, batches(), add)
