@@ -86,7 +86,7 @@ class Curve:
 
 
 class Adam:
-    """torch's Adam step without its optimizer object, whose first construction imports torch's compiler (seconds)."""
+    """torch's fused Adam step without its optimizer object, whose construction imports torch's compiler (seconds)."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
@@ -107,7 +107,7 @@ class Adam:
                 self.squares,
                 [],
                 self.steps,
-                foreach=True,
+                fused=True,
                 amsgrad=False,
                 beta1=0.9,
                 beta2=0.999,

@@ -67,22 +67,22 @@ class _SoftWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor, beta: float | None, strength: float) -> Tensor:
         sigmoid = alpha.sigmoid()
-        h = sigmoid.mul(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
-        ctx.save_for_backward(sigmoid, h, span)
+        stretched = sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
+        ctx.save_for_backward(sigmoid, stretched, span)
         ctx.beta, ctx.strength = beta, strength
-        return torch.addcmul(base, h, span)
+        return torch.addcmul(base, stretched.clamp(0, 1), span)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        sigmoid, h, span = ctx.saved_tensors
+        sigmoid, stretched, span = ctx.saved_tensors
         of_h = gradient * span
         if ctx.beta is not None:
-            distance = h.mul(2).sub_(1)
+            distance = stretched.clamp(0, 1).mul_(2).sub_(1)
             penalty = distance.abs().pow_(ctx.beta - 1).copysign_(distance)
             of_h.sub_(penalty, alpha=2 * ctx.beta * ctx.strength)
         slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
-        clamped = (h == 0).logical_or_(h == 1)  # dh / dα is zero there
-        return of_h.mul_(slope).masked_fill_(clamped, 0), None, None, None, None
+        passed = torch.ops.aten.hardtanh_backward(of_h, stretched, 0.0, 1.0)  # dh / dα is zero where h is clamped
+        return passed.mul_(slope), None, None, None, None
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:
