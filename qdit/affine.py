@@ -53,6 +53,21 @@ def group(x: Tensor, group_size: int | None) -> Tensor:
     return x.unflatten(-1, (width // size, size))
 
 
+def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """(min, max) over the last dimension, which is dropped.
+
+    By repeated halving: elementwise minimum of long slices is several times faster on CPUs than a reduction over a
+    short last dimension.
+    """
+    low = high = groups
+    size = groups.shape[-1]
+    while size > 1 and size % 2 == 0:
+        size //= 2
+        low = torch.minimum(low[..., :size], low[..., size:])
+        high = torch.maximum(high[..., :size], high[..., size:])
+    return low.amin(dim=-1), high.amax(dim=-1)
+
+
 def ungroup(x: Tensor) -> Tensor:
     """(…, groups, g) → (…, d)."""
     return x.flatten(-2)

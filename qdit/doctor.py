@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from qdit.errors import CheckpointError
-from qdit.kernels.dense import backend
+from qdit.kernels.simulated import backend
 from qdit.models.manifest import check_file
 from qdit.profile import Profile
 from qdit.provenance import machine, packages

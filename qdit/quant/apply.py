@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from qdit.affine import Granularity, group, minmax_asymmetric
+from qdit.affine import Granularity, group, group_extremes, minmax_asymmetric
 from qdit.models.roles import Site, linear_of
-from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation, group_extremes
+from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
 from qdit.quant.ranges import (

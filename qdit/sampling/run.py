@@ -18,7 +18,7 @@ from qdit.data.pixels import to_uint8
 from qdit.digest import code_digest
 from qdit.errors import ConfigError, DataError, QditError, Unsupported
 from qdit.failure import Failure, recording, say
-from qdit.kernels.dense import backend
+from qdit.kernels.simulated import backend
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import load_checkpoint
 from qdit.quant.folder import checkpoint_sha256, read_failure

@@ -17,7 +17,7 @@ from torch import Tensor
 from qdit.data.pixels import UINT8_RULE, to_uint8
 from qdit.digest import code_digest
 from qdit.errors import ConfigError
-from qdit.kernels.dense import backend
+from qdit.kernels.simulated import backend
 from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments

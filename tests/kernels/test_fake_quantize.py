@@ -1,17 +1,32 @@
-"""The fused quantize-dequantize equals the suite's activation quantizers bit for bit."""
+"""The fused quantize-dequantize equals the definition in torch bit for bit."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qdit.affine import fake_quantize, group, minmax_asymmetric, minmax_symmetric, ungroup
 from qdit.errors import ConfigError
 from qdit.kernels import compiled, dispatch, library, reference
-from qdit.quant.activation import DynamicActivation, StaticActivation
 from tests.kernels.cases import KINDS, inputs, same_bits, variant
 
 VARIANTS = ("scalar", "avx2", "avx512-vnni")
 SIZES = (4, 8, 12, 16, 24, 36, 32, 64, 96, 128, 192, 288)
+
+
+def dynamic(x, size, bits, *, symmetric=False):
+    """Min-max per (token, group), written out."""
+    groups = group(x, size)
+    ranges = minmax_symmetric if symmetric else minmax_asymmetric
+    scale, zero_point = ranges(groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True), bits)
+    return ungroup(fake_quantize(groups, scale, zero_point, bits, symmetric=symmetric))
+
+
+def static(x, scale, zero_point, bits):
+    """Given parameters per group of columns, written out."""
+    columns = x.shape[-1] // scale.numel()
+    scale, zero_point = (part.repeat_interleave(columns) for part in (scale, zero_point.to(x.dtype)))
+    return fake_quantize(x, scale, zero_point, bits)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -20,13 +35,17 @@ def test_dynamic_equals_the_quantizer_bit_for_bit(name, size):
     backend = variant(name)
     for bits in (2, 3, 4, 6, 8):
         for symmetric in (False, True):
-            quantizer = DynamicActivation(bits=bits, group_size=size, symmetric=symmetric)
             for kind in KINDS:
                 for groups in (1, 3, 8):
                     x = inputs(kind, (2, 3, groups * size), bits + groups)
                     found = compiled.fake_quantize_groups(backend, x, size, bits, symmetric=symmetric, threads=1)
                     assert found is not None
-                    assert same_bits(found, quantizer(x)), (bits, symmetric, kind, groups)
+                    assert same_bits(found, dynamic(x, size, bits, symmetric=symmetric)), (
+                        bits,
+                        symmetric,
+                        kind,
+                        groups,
+                    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -42,11 +61,11 @@ def test_ties_and_their_neighbours_round_as_the_division_does(name, size):
     x[..., 0], x[..., 1] = 0, 255 * step[..., 0]
     for sign in (1, -1):
         found = compiled.fake_quantize_groups(variant(name), sign * x, size, 8, symmetric=False, threads=1)
-        assert found is not None and same_bits(found, DynamicActivation(bits=8, group_size=size)(sign * x))
+        assert found is not None and same_bits(found, dynamic(sign * x, size, 8))
         scale, zero = torch.tensor([float(step[0])]), torch.tensor([100.0])
-        static = compiled.fake_quantize_static(variant(name), sign * x, scale, zero, 8, threads=1)
-        assert static is not None
-        assert same_bits(static, StaticActivation(bits=8, scale=scale, zero_point=zero)(sign * x))
+        ranged = compiled.fake_quantize_static(variant(name), sign * x, scale, zero, 8, threads=1)
+        assert ranged is not None
+        assert same_bits(ranged, static(sign * x, scale, zero, 8))
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,8 +83,7 @@ def test_static_equals_the_quantizer_bit_for_bit(kind, groups, size, bits, expon
     scale = torch.rand(groups).add(0.5) * max(10.0**exponent, 1.5e-45)
     scale = scale.clamp(min=1e-44)
     zero = torch.full((groups,), zero_point) + torch.arange(groups)
-    quantizer = StaticActivation(bits=bits, scale=scale, zero_point=zero)
-    expected = quantizer(x)
+    expected = static(x, scale, zero, bits)
     for name in library.available():
         if name != "torch":
             found = compiled.fake_quantize_static(library.select(name), x, scale, zero.float(), bits, threads=1)
@@ -93,10 +111,10 @@ def test_threads_change_no_bit(name):
 def test_what_is_not_finite_comes_out_as_from_the_quantizer(damage, size):
     x = inputs("random", (4, 72), 0)
     x[1, 2], x[1, 3] = damage, -damage
-    expected = DynamicActivation(bits=8, group_size=size)(x)
+    expected = dynamic(x, size, 8)
     assert torch.equal(dispatch.fake_quantize_groups(x, size, 8).nan_to_num(7), expected.nan_to_num(7))
     scale, zero = torch.tensor([0.1]), torch.tensor([3])
-    expected = StaticActivation(bits=8, scale=scale, zero_point=zero)(x)
+    expected = static(x, scale, zero, 8)
     assert torch.equal(dispatch.fake_quantize_static(x, scale, zero, 8).nan_to_num(7), expected.nan_to_num(7))
 
 
@@ -109,14 +127,12 @@ def test_what_compiled_code_cannot_do_is_done_by_the_reference():
         (torch.randn(4, 71), None),
         (torch.empty(0, 72), 36),
     ):
-        expected = DynamicActivation(bits=8, group_size=size)(x)
+        expected = dynamic(x, size, 8)
         found = dispatch.fake_quantize_groups(x, size, 8)
         assert found.dtype == x.dtype and torch.equal(found, expected)
     scale, zero = torch.tensor(0.1), torch.tensor(3)
     x = torch.randn(4, 72)
-    assert torch.equal(
-        dispatch.fake_quantize_static(x, scale, zero, 8), StaticActivation(bits=8, scale=scale, zero_point=zero)(x)
-    )
+    assert torch.equal(dispatch.fake_quantize_static(x, scale, zero, 8), static(x, scale[None], zero[None], 8))
 
 
 def test_gradients_are_those_of_the_reference():

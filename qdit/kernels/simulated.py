@@ -1,0 +1,8 @@
+"""Which backends compute the simulated mode: the name that every result row records."""
+
+from qdit.kernels import dense, library
+
+
+def backend() -> str:
+    """Of the float32 linears and of the quantizers, such as `onednn + avx512-vnni`."""
+    return f"{dense.backend()} + {library.backend().name}"
