@@ -7,8 +7,8 @@ Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
    largest over all samples.
 3. k is folded into W, and 1 / k into the adaLN rows before qkv and fc1 and into the rows of V, exactly; the release
    divides at run time. All k come from one full-precision pass.
-4. Weights per output channel and activations per tensor: percentile search, activations on the initial set (four
-   samples a timestep).
+4. Weights per output channel and activations per tensor: percentile search, activations on the initial set (100
+   samples, four at each of 25 timesteps; more of each where the schedule has fewer).
 5. Reconstruction per block: AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together, quantized inputs,
    full-precision targets; 20,000 iterations in the paper. The release splits them over ten shards in sequence; here
    every batch is drawn from all data.

@@ -65,12 +65,16 @@ class CalibrationSet:
     def spread(self, steps: int, per_step: int) -> "CalibrationSet":
         """The first `per_step` samples at each of `steps` steps of a `per-step` set, evenly spaced from the noisy end.
 
-        Steps are numbers 0, k, 2k, … in the order of sampling, k = all steps // `steps` (PTQ4DiT, Q-Diffusion); fewer
-        steps or samples than asked for give all there are.
+        Steps are numbers 0, k, 2k, … in the order of sampling, k = all steps // `steps` (PTQ4DiT, Q-Diffusion). A
+        schedule with fewer steps gives more samples of each, whole pairs of a guided set, so that the total stays;
+        where samples are too few, all there are.
         """
         number = self.protocol.steps
         stride = max(1, number // steps)
         chosen = [number - 1 - index * stride for index in range(min(steps, number))]
+        if len(chosen) < steps:
+            pair = 2 if self.protocol.guided else 1
+            per_step = -(-steps * per_step // (len(chosen) * pair)) * pair
         timesteps = respaced(number).timesteps
         parts = [(self.timestep == int(timesteps[step])).nonzero()[:, 0][:per_step] for step in chosen]
         return self.take(torch.cat(parts))
@@ -107,11 +111,13 @@ def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
 def collect(model: DiT, kind: str, protocol: Protocol, *, samples: int) -> CalibrationSet:
     """Record noisy images of the model's own trajectories (with the protocol's steps and guidance).
 
-    `samples` is the number of images; a `per-step` set has that many at every step. Trajectories follow the protocol's
-    sampler, except that those of `trajectory` are always DDIM's, as in Q-DiT's script.
+    `samples` is the number of noisy images; in a `per-step` set all steps share them equally (rounded up). Trajectories
+    follow the protocol's sampler, except that those of `trajectory` are always DDIM's, as in Q-DiT's script.
     """
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
+    if kind == "per-step":
+        samples = -(-samples // protocol.steps)
     seed, config = protocol.seed, model.config
     chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, seed))
     label = torch.from_numpy(generator(seed, Purpose.CALIBRATION_LABEL).integers(config.num_classes, size=samples))

@@ -76,7 +76,7 @@ def calibrate(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
     kind: Annotated[str, typer.Option(help="trajectory (Q-DiT) or ndtc (PTQ4DM).")] = "trajectory",
-    samples: Annotated[int, typer.Option(help="Number of recorded images.")] = 256,
+    samples: Annotated[int, typer.Option(help="Number of noisy images; per-step shares them among steps.")] = 256,
     sampler: Sampler = "ddim",
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,

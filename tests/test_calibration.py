@@ -33,7 +33,7 @@ def image_of(kind, row, samples, guided):
 def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, sampler, cfg_scale):
     """Q-DiT's script always samples with DDIM; the other kinds follow the protocol, step noise included."""
     model, protocol, samples = random_dit(), Protocol(sampler, steps=6, cfg_scale=cfg_scale), 5
-    found = collect(model, kind, protocol, samples=samples)
+    found = collect(model, kind, protocol, samples=samples * (6 if kind == "per-step" else 1))
     assert (found.kind, found.protocol) == (kind, protocol)
     doubled = kind != "trajectory" and cfg_scale > 1
     assert len(found) == samples * (2 if doubled else 1) * (6 if kind == "per-step" else 1)
@@ -107,8 +107,9 @@ def test_trajectory_has_the_conditional_branch_only():
     assert len(only) == 5 and (only.label < TINY.null_class).all()
 
 
-def test_per_step_holds_every_image_at_every_step_from_the_noisy_end():
-    found = collect(random_dit(), "per-step", Protocol(steps=4, cfg_scale=2.0), samples=3)
+@pytest.mark.parametrize("samples", [9, 12])
+def test_per_step_holds_every_image_at_every_step_from_the_noisy_end(samples):
+    found = collect(random_dit(), "per-step", Protocol(steps=4, cfg_scale=2.0), samples=samples)
     assert found.timestep.tolist() == [t for t in (999, 666, 333, 0) for _ in range(6)]
     assert torch.equal(found.label.view(4, 6), found.label[:6].expand(4, 6))
     for step in range(4):
@@ -132,9 +133,16 @@ def test_spread_takes_steps_at_equal_distances_from_the_noisy_end(steps, asked, 
     data = numbered(steps, 3)
     found = data.spread(asked, 2)
     assert found.timestep.unique_consecutive().tolist() == respaced(steps).timesteps[list(chosen)].tolist()
-    rows = [3 * (steps - 1 - step) + image for step in chosen for image in range(2)]
+    images = 3 if asked > steps else 2
+    rows = [3 * (steps - 1 - step) + image for step in chosen for image in range(images)]
     assert found.x[:, 0, 0, 0].tolist() == rows, "the first samples of each step"
     assert torch.equal(found.label, data.label[rows])
+
+
+@pytest.mark.parametrize(("steps", "each"), [(25, 4), (10, 10), (5, 20), (7, 15)])
+def test_spread_keeps_the_total_where_the_schedule_has_fewer_steps(steps, each):
+    found = numbered(steps, 30).spread(25, 4)
+    assert found.timestep.unique(return_counts=True)[1].tolist() == [each] * steps
 
 
 def test_spread_gives_all_there_are_where_more_are_asked_for():

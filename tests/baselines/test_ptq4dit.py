@@ -10,6 +10,7 @@ from qdit.method import quantize_model
 from qdit.models.roles import linear_of, select
 from qdit.quant.apply import collect_inputs
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
+from qdit.sampling.protocol import Protocol
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
 DATA = calibration_set("per-step", samples=6)
@@ -93,13 +94,15 @@ def test_a_silent_channel_is_left_alone():
     assert (output(model) - full).norm() / full.norm() < 1e-4
 
 
-def test_the_initial_set_has_two_images_with_and_without_condition_at_every_step():
-    data, initial = chosen_samples(DATA, Ptq4ditOptions())
-    assert len(initial) == 8 * INITIAL_PER_STEP and len(data) == len(DATA)
+@pytest.mark.parametrize(("steps", "each"), [(25, 4), (8, 14), (5, 20)])
+def test_the_initial_set_has_pairs_with_and_without_condition_at_every_step(steps, each):
+    every = calibration_set("per-step", samples=16, protocol=Protocol(steps=steps, cfg_scale=1.5))
+    data, initial = chosen_samples(every, Ptq4ditOptions())
+    assert 100 <= len(initial) == steps * each and len(data) == len(every)
     assert (initial.label == TINY.null_class).float().mean() == 0.5
-    for step in range(8):
-        part = initial.at_step(step)
-        assert len(part) == 4 and torch.equal(part.x[0], part.x[1]) and torch.equal(part.x[2], part.x[3])
+    for step in range(steps):
+        for pair in initial.at_step(step).x.split(2):
+            assert torch.equal(pair[0], pair[1])
 
 
 def test_the_released_initial_set_is_of_one_class():
