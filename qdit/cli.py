@@ -4,7 +4,9 @@ Every command parses, calls one function and prints; heavy modules are imported 
 """
 
 import os
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +38,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(rich_markup_mode=None, help="Train the small models (opt-in).")
 
-DEBUG = "QDIT_DEBUG"
+DEBUG, BENCHMARK = "QDIT_DEBUG", "QDIT_BENCHMARK"
 
 Profile = Annotated[
     list[str],
@@ -48,11 +50,14 @@ Profile = Annotated[
 def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    benchmark: Annotated[Path | None, typer.Option(help="Write time and peak memory to this JSON.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Options of all commands; without a command the help is shown."""
     if debug:
         os.environ[DEBUG] = "1"
+    if benchmark:
+        os.environ[BENCHMARK] = str(benchmark)
     if version:
         typer.echo(__version__)
     elif context.invoked_subcommand is None:
@@ -272,10 +277,22 @@ def one_line(problem: Exception) -> str:
     return str(problem)
 
 
+def write_benchmark(path: Path, seconds: float) -> None:
+    """Wall and processor time in seconds and peak memory in MiB of this process; never part of a result."""
+    from qdit.artifacts import write_json
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime}
+    write_json(path, {name: round(value, 2) for name, value in spent.items()} | {"peak_mib": used.ru_maxrss // 1024})
+
+
 def main() -> None:
     """Entry point: bad input becomes one line on stderr and exit code 2."""
+    start = time.monotonic()
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="qdit")
+        if benchmark := os.environ.pop(BENCHMARK, None):
+            write_benchmark(Path(benchmark), time.monotonic() - start)
     except typer.Abort:
         sys.exit("qdit: interrupted")
     except (QditError, OSError, typer.TyperException) as problem:

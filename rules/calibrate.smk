@@ -6,8 +6,6 @@ rule calibrate:
         CALIBRATION,
     log:
         "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
-    benchmark:
-        "<results>/benchmarks/calibrate/{model}-{form}-{setting}-{kind}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -16,5 +14,5 @@ rule calibrate:
         protocol=protocol_flags,
         samples=lambda w: config["calibration"][w.kind],
     shell:
-        "qdit calibrate {input:q} {output} --kind {wildcards.kind} --samples {params.samples}"
+        "qdit --benchmark {log}.json calibrate {input:q} {output} --kind {wildcards.kind} --samples {params.samples}"
         " {params.protocol} > {log} 2>&1"

@@ -1,8 +1,12 @@
 # What the rules share: the checked profile, wildcard patterns, paths, and digests of the code that a step runs.
 import json
+import os
 import re
+import secrets
 import shlex
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +42,13 @@ DEPLOYED = str(getattr(workflow.deployment_settings, "deployment_method", ""))
 PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
 SOURCES = shlex.quote(str(workflow.basedir))
 # glibc keeps freed memory, so that a sampling job does not ask the system for the same pages again and again.
-MEMORY = "MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824"
-shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {MEMORY}; qdit() {{{{ {PYTHON} -m qdit "$@"; }}}}; ')
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+EXPORTS = " ".join(f"{name}={value}" for name, value in MEMORY.items())
+# Local jobs are children of one server that has torch imported (qdit/warm.py); elsewhere each imports it itself.
+WARM = Path(workflow.basedir, "qdit", "warm.py")
+SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
+QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(WARM))} run {SOCKET}"
+shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{{{ {QDIT} "$@"; }}}}; ')
 
 
 def one_of(names):
@@ -173,6 +182,13 @@ def samples_of(wildcards):
     """The samples that a table shows; the page of the controls shows none."""
     shows = config["tables"][wildcards.table]["kind"] != "qc"
     return [file for run in profiles.runs_of(config, wildcards.table) for file in shard_files(run)] if shows else []
+
+
+onstart:
+    if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
+        serve = [sys.executable, str(WARM), "serve", str(SOCKET)]
+        # It stops when this process is gone, since its standard input then closes.
+        subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | MEMORY)
 
 
 onsuccess:

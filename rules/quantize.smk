@@ -9,8 +9,6 @@ rule quantize:
         tensors=f"{RUN}/checkpoint/model.safetensors",
     log:
         f"{RUN}/logs/quantize.log",
-    benchmark:
-        f"{RUN}/benchmarks/quantize.tsv"
     wildcard_constraints:
         label=labels_of(*methods_without_rules()),
     conda:
@@ -22,6 +20,6 @@ rule quantize:
         options=lambda w: json.dumps(config["methods"][w.label].get("options", {}), sort_keys=True),
         inputs=input_flags,
     shell:
-        "qdit quantize {input.weights:q} $(dirname {output.config}) --method {params.method:q}"
+        "qdit --benchmark $(dirname {log})/quantize.json quantize {input.weights:q} $(dirname {output.config}) --method {params.method:q}"
         " --bits {wildcards.bits} --scope {wildcards.scope} --options {params.options:q}"
         " {params.inputs} --record-failure > {log} 2>&1"

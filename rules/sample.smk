@@ -11,8 +11,6 @@ rule sample:
         features=f"{RUN}/samples/features-{{shard}}.npz",
     log:
         f"{RUN}/logs/sample-{{shard}}.log",
-    benchmark:
-        f"{RUN}/benchmarks/sample-{{shard}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -25,7 +23,7 @@ rule sample:
         chunk=config["sampling"]["chunk"],
         chunks_per_shard=config["sampling"]["chunks_per_shard"],
     shell:
-        "qdit sample $(dirname {input.config}) $(dirname {output.chunks}) {params.protocol}"
+        "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json sample $(dirname {input.config}) $(dirname {output.chunks}) {params.protocol}"
         " --images {params.images} --chunk {params.chunk} --shard {params.shard}"
         " --chunks-per-shard {params.chunks_per_shard} --extractor {params.extractor}"
         " --extractor-weights {input.extractor:q} --record-failure > {log} 2>&1"

@@ -1,6 +1,6 @@
 """How long a finished workflow took, from the benchmark files of its jobs: by table and by method."""
 
-import csv
+import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,18 +26,16 @@ def times_text(profile: Profile, results: Path) -> str:
 
 def _run(results: Path, run: Run) -> dict[str, float]:
     """Step → seconds, its jobs added up; empty unless every step was measured."""
-    folder = results / "runs" / run.path / "benchmarks"
-    found = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.tsv"))] for step in STEPS}
+    folder = results / "runs" / run.path / "logs"
+    found = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
     return {step: sum(times) for step, times in found.items()} if all(found.values()) else {}
 
 
 def _seconds(file: Path) -> float:
-    with file.open(encoding="utf-8", newline="") as text:
-        rows = list(csv.DictReader(text, delimiter="\t"))
     try:
-        return float(rows[-1]["s"])
-    except (IndexError, KeyError, ValueError):
-        raise DataError(f"{file}: not a benchmark file of Snakemake; delete it and run the job again") from None
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{file}: not a benchmark file of qdit; delete it and run the job again") from None
 
 
 def _by_table(profile: Profile, spent: dict[Run, dict[str, float]]) -> Iterable[str]:

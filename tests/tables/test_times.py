@@ -1,5 +1,6 @@
 """The time of tables and methods is that of the benchmark files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ MINI = load_profile("mini")
 
 def benchmark(folder: Path, name: str, seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t10\n")
+    (folder / f"{name}.json").write_text(json.dumps({"seconds": seconds, "peak_mib": 10}))
 
 
 def test_jobs_are_added_up_by_table_and_shared_runs_count_once(tmp_path: Path) -> None:
     run = runs_of(MINI, "table5")[0]
-    folder = tmp_path / "runs" / run.path / "benchmarks"
+    folder = tmp_path / "runs" / run.path / "logs"
     benchmark(folder, "quantize", 4)
     benchmark(folder, "sample-000", 10)
     benchmark(folder, "sample-001", 7)
@@ -29,12 +30,12 @@ def test_jobs_are_added_up_by_table_and_shared_runs_count_once(tmp_path: Path) -
 
 
 def test_a_run_that_was_not_sampled_is_left_out_and_none_is_an_error(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / runs_of(MINI, "table5")[0].path / "benchmarks"
+    folder = tmp_path / "runs" / runs_of(MINI, "table5")[0].path / "logs"
     with pytest.raises(DataError, match="run the workflow first"):
         times_text(MINI, tmp_path)
     benchmark(folder, "quantize", 4)
     with pytest.raises(DataError, match="no benchmark files"):
         times_text(MINI, tmp_path)
-    (folder / "sample-000.tsv").write_text("nonsense\n")
+    (folder / "sample-000.json").write_text("nonsense\n")
     with pytest.raises(DataError, match="not a benchmark file"):
         times_text(MINI, tmp_path)
