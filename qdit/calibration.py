@@ -18,7 +18,7 @@ from torch import Tensor
 from qdit.artifacts import load_tensors, require_finite, save_tensors
 from qdit.errors import ConfigError, DataError, did_you_mean
 from qdit.models.dit import DiT, DiTConfig
-from qdit.models.loading import load_model
+from qdit.models.loading import load_dit
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
@@ -187,5 +187,5 @@ def load_calibration(path: Path, config: DiTConfig) -> CalibrationSet:
 
 def calibrate_weights_file(weights: Path, out: Path, kind: str, protocol: Protocol, *, samples: int) -> None:
     """The step weights → calibration set."""
-    model = prepare_inference(load_model(weights))
+    model = prepare_inference(load_dit(weights))
     save_calibration(out, collect(model, kind, protocol, samples=samples), protocol)

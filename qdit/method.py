@@ -14,7 +14,7 @@ from qdit.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.digest import code_digest
 from qdit.errors import ConfigError, Unsupported, did_you_mean
 from qdit.models.dit import DiT
-from qdit.models.loading import load_model
+from qdit.models.loading import load_dit
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 
 __all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
@@ -157,7 +157,7 @@ def quantize_weights_file(
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
-    model = load_model(weights)
+    model = load_dit(weights)
     paths = calibration or {}
     loaded = {kind: load_calibration(path, model.config) for kind, path in paths.items()}
     for kind, data in loaded.items():

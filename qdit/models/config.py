@@ -1,4 +1,4 @@
-"""Shape of a DiT as plain numbers, for steps that load no torch."""
+"""Shapes of a DiT and of an STDiT3 as plain numbers, for steps that load no torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,6 +45,60 @@ class DiTConfig:
     def null_class(self) -> int:
         """Label of the unconditional branch."""
         return self.num_classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class STDiT3Config:
+    """Shape of an STDiT3; the defaults are Open-Sora 1.2's. Clips of any length and size go through one model.
+
+    text_width, text_tokens   width of the text encoder's tokens, and the most tokens a prompt has.
+    base_size                 side in pixels at which neighbouring cells are one position apart.
+    pixels_per_cell, fps      what `forward` assumes where it is told nothing: pixels per latent cell along a side,
+                              and frames per second.
+    frame_positions           add a sin-cos embedding of the frame's number to its tokens. The official model has none;
+                              small ones do not learn the direction of time without it.
+    """
+
+    in_channels: int = 4
+    patch_size: int = 2
+    frame_patch: int = 1
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: int = 4
+    text_width: int = 4096
+    text_tokens: int = 300
+    frequency_size: int = 256
+    base_size: int = 512
+    pixels_per_cell: int = 8
+    fps: int = 24
+    frame_positions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or self.head_size % 2:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} over num_heads {self.num_heads}: the width of a head must be a whole,"
+                " even number; choose other heads"
+            )
+        if self.hidden_size % 4 or self.frequency_size % 2:
+            raise ConfigError(
+                f"hidden_size must be a multiple of 4 (found {self.hidden_size}) and frequency_size of 2"
+                f" (found {self.frequency_size})"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def out_channels(self) -> int:
+        """Velocity channels and as many that are trained for a variance and never used."""
+        return 2 * self.in_channels
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON."""

@@ -112,7 +112,8 @@ def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
             f" ({2 * numbers['in_channels']}): only DiTs with learned variance are supported"
         )
     hidden_size = numbers["num_attention_heads"] * numbers["attention_head_dim"]
-    return checked_config({"hidden_size": hidden_size} | {names[name]: numbers[name] for name in names}, where=where)
+    found = {"hidden_size": hidden_size} | {names[name]: numbers[name] for name in names}
+    return checked_config(found, DiTConfig, where=where)
 
 
 def state_from_diffusers(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> dict[str, Tensor]:
@@ -162,24 +163,30 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
     config = config_from_diffusers(
         read_json(folder / CONFIG_FILE, error=CheckpointError), where=str(folder / CONFIG_FILE)
     )
-    if (folder / INDEX_FILE).is_file():
-        index = read_json(folder / INDEX_FILE, error=CheckpointError)
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    state = read_weights(folder, WEIGHTS_FILE, INDEX_FILE)
+    return state_from_diffusers(state, config, where=str(folder)), config
+
+
+def read_weights(folder: Path, weights: str, index: str) -> dict[str, Tensor]:
+    """Tensors of a model folder, from one file or from all that an index lists, each checked against a manifest."""
+    if (folder / index).is_file():
+        content = read_json(folder / index, error=CheckpointError)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(is_file_name(f) for f in weight_map.values()):
-            raise CheckpointError(f"{folder / INDEX_FILE}: weight_map must give a file of this folder for every tensor")
+            raise CheckpointError(f"{folder / index}: weight_map must give a file of this folder for every tensor")
         files = sorted(set(weight_map.values()))
-    elif (folder / WEIGHTS_FILE).is_file():
-        files = [WEIGHTS_FILE]
+    elif (folder / weights).is_file():
+        files = [weights]
     else:
         raise CheckpointError(
-            f"{folder}: has neither {WEIGHTS_FILE} nor its index (pickled .bin weights are never opened);"
+            f"{folder}: has neither {weights} nor its index (pickled .bin weights are never opened);"
             " save the model with safe_serialization=True"
         )
     state: dict[str, Tensor] = {}
     for file in files:
         check_file(folder / file)
         state |= load_tensors(folder / file)[0]
-    return state_from_diffusers(state, config, where=str(folder)), config
+    return state
 
 
 def is_file_name(name: Any) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.models.config import DiTConfig as DiTConfig
+from qdit.models.config import STDiT3Config
 from qdit.models.roles import ModulationRows, Site, StepContext, ValueRows
 
 DIT_XL_2_256 = DiTConfig(input_size=32)
@@ -53,7 +54,7 @@ class PatchEmbed(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Timestep on the original 0…999 scale → (N, D)."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig | STDiT3Config) -> None:
         super().__init__()
         self.frequency_size = config.frequency_size
         self.mlp = nn.Sequential(
@@ -115,7 +116,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """fc2(GELU_tanh(fc1(x)))."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig | STDiT3Config) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size)
         self.act: nn.Module = nn.GELU(approximate="tanh")

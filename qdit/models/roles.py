@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["linear", "conv", "embedding", "operand", "modulate"]
 
-CORE_ROLES = ("qkv", "attn_out", "fc1", "fc2")
-"""The four linears of a DiT block: scope `common`, the same for every method."""
+CORE_ROLES = ("qkv", "attn_out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2")
+"""The linears of a block (four of a DiT, seven of an STDiT3): scope `common`, the same for every method."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,19 @@ class ValueRows:
 
 
 @dataclass(frozen=True)
+class SharedModulation:
+    """The modulate site before a linear whose shift and scale come from a linear that all blocks share (STDiT3).
+
+    The shared linear cannot absorb a factor of one block, so the modulate site itself takes it.
+    """
+
+    modulate: str
+
+
+FoldSource = ModulationRows | ValueRows | SharedModulation
+
+
+@dataclass(frozen=True)
 class Site:
     """One replaceable submodule: its path, its role, the block it is in (None outside the blocks)."""
 
@@ -43,7 +56,7 @@ class Site:
     role: str
     kind: Kind
     block: int | None = None
-    fold_source: ModulationRows | ValueRows | None = None
+    fold_source: FoldSource | None = None
 
 
 class HasSites(Protocol):

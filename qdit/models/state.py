@@ -1,13 +1,14 @@
-"""Strict state dicts of a DiT: the configuration read from shapes, every tensor checked, the module built.
+"""Strict state dicts: the configuration of a DiT read from shapes, every tensor checked, the module built.
 
-Names and shapes are those of the official checkpoints (facebookresearch/DiT). Nothing is guessed, dropped or cast
-silently: whatever differs from what the configuration says is a CheckpointError that names the tensor.
+Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
+is guessed, dropped or cast silently: whatever differs from what the configuration says is a CheckpointError that names
+the tensor.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 from qdit.artifacts import require_finite
 from qdit.errors import CheckpointError, ConfigError, Unsupported, did_you_mean
 from qdit.models.dit import DiT, DiTConfig, ModulatedLayerNorm
+from qdit.models.network import Network, NetworkConfig
+
+C = TypeVar("C", bound=NetworkConfig)
+M = TypeVar("M", bound=nn.Module)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Dtypes that weights may have in a file; in memory they are float32."""
@@ -28,7 +33,7 @@ LARGEST = 2**16
 PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear,),
     "embedding": (nn.Embedding,),
-    "conv": (nn.Conv2d,),
+    "conv": (nn.Conv2d, nn.Conv3d),
     "operand": (nn.Identity,),
     "modulate": (ModulatedLayerNorm,),
 }
@@ -58,25 +63,47 @@ def positive_integers(values: Mapping[str, Any], names: Collection[str], *, wher
     return {name: values[name] for name in names}
 
 
-def checked_config(values: Mapping[str, int], *, where: str) -> DiTConfig:
-    """DiTConfig of these values; what it refuses is reported as a fault of the file."""
+def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C:
+    """Configuration of these values; what it refuses is reported as a fault of the file."""
     try:
-        return DiTConfig(**values)
+        return kind(**values)
     except ConfigError as problem:
         raise CheckpointError(f"{where}: {problem}; restore the file or make it again") from None
 
 
-def read_config(values: Any, *, where: str) -> DiTConfig:
-    """DiTConfig from the dictionary stored in a file: exactly its fields, all positive integers."""
-    names = [field.name for field in fields(DiTConfig)]
+def read_config(values: Any, kind: type[C], *, where: str) -> C:
+    """Configuration from the dictionary stored in a file: exactly its fields, positive integers and true or false."""
+    flags = [field.name for field in fields(kind) if field.type is bool]
+    numbers = [field.name for field in fields(kind) if field.type is not bool]
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where}: the model's configuration is {values!r:.60}, must be an object; make it again")
     for name in values:
-        if name not in names:
+        if name not in (*numbers, *flags):
+            allowed = [field.name for field in fields(kind)]
             raise CheckpointError(
-                f"{where}: unknown model setting {name!r}{did_you_mean(name, names)}; allowed are {', '.join(names)}"
+                f"{where}: unknown model setting {name!r}{did_you_mean(name, allowed)}; allowed are"
+                f" {', '.join(allowed)}"
             )
-    return checked_config(positive_integers(values, names, where=where), where=where)
+    for name in flags:
+        if type(values.get(name)) is not bool:
+            raise CheckpointError(
+                f"{where}: {name} is {values.get(name)!r:.60}, must be true or false; restore the file or make it again"
+            )
+    chosen = positive_integers(values, numbers, where=where) | {name: values[name] for name in flags}
+    return checked_config(chosen, kind, where=where)
+
+
+def shape_of(
+    shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
+) -> tuple[int, ...]:
+    """Shape of a tensor that must be there with so many dimensions; `of` is what has one, in words."""
+    found = shapes.get(name)
+    if found is None or len(found) != dimensions or 0 in found:
+        raise CheckpointError(
+            f"{where}: tensor {name} is {'missing' if found is None else f'of shape {found}'}, {of} has one with"
+            f" {dimensions} dimensions; found {len(shapes)} tensors ({listed(shapes)}): give the weights of {of}"
+        )
+    return found
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None) -> DiTConfig:
@@ -86,13 +113,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        found = shapes.get(name)
-        if found is None or len(found) != dimensions or 0 in found:
-            raise CheckpointError(
-                f"{where}: tensor {name} is {'missing' if found is None else f'of shape {found}'}, a DiT has one with"
-                f" {dimensions} dimensions; found {len(shapes)} tensors ({listed(shapes)}): give the weights of a DiT"
-            )
-        return found
+        return shape_of(shapes, name, dimensions, of="a DiT", where=where)
 
     hidden, channels, patch, _ = shape("x_embedder.proj.weight", 4)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
@@ -113,7 +134,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads
         "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
         "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],
     }
-    return checked_config(positive_integers(values, list(values), where=where), where=where)
+    return checked_config(positive_integers(values, list(values), where=where), DiTConfig, where=where)
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
@@ -171,26 +192,35 @@ def check_values(state: Mapping[str, Tensor], *, where: str) -> None:
         require_finite(f"{where}: tensor {name}", tensor.float(), error=CheckpointError)
 
 
-def empty_model(config: DiTConfig) -> DiT:
-    """A DiT on the meta device: no memory, no random initialization; state dicts are assigned to it."""
-    with torch.device("meta"):
-        return DiT(config)
-
-
 def build(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> DiT:
     """DiT in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit.
 
     `state` has the official names and exactly the tensors of `config`; `where` starts the error messages.
     """
+    return load_strictly(state, lambda: DiT(config), defining_shapes(config), depth=config.depth, where=where)
+
+
+def load_strictly(
+    state: Mapping[str, Tensor],
+    make: Callable[[], M],
+    defining: Mapping[str, tuple[int, ...]],
+    *,
+    depth: int,
+    where: str,
+) -> M:
+    """The module that `make` gives, in eval mode, with float32 copies of exactly its tensors.
+
+    `defining` shapes are checked before the module is made, so that no file can ask for a huge one.
+    """
     check_tensors(state, where=where)
-    defining = defining_shapes(config)
     if missing := [name for name in defining if name not in state]:
         raise CheckpointError(
-            f"{where}: tensors are missing ({listed(missing)}), the configuration says {config.depth} blocks; found"
+            f"{where}: tensors are missing ({listed(missing)}), the configuration says {depth} blocks; found"
             f" {len(state)} tensors ({listed(state)}): give the weights that belong to this configuration"
         )
     check_shapes(state, defining, where=where)
-    model = empty_model(config)
+    with torch.device("meta"):
+        model = make()
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_names(state, expected, where=where)
     check_shapes(state, expected, where=where)
@@ -201,12 +231,12 @@ def build(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> DiT:
     return model.eval()
 
 
-def require_plain(model: DiT) -> None:
+def require_plain(model: Network) -> None:
     """Raise Unsupported if a site has been replaced: a quantized model is not a set of float weights."""
     for site in model.sites():
         module = model.get_submodule(site.name)
         if type(module) not in PLAIN_MODULES[site.kind]:
             raise Unsupported(
-                f"site {site.name} is a {type(module).__name__}: only an unquantized DiT can be written as plain"
+                f"site {site.name} is a {type(module).__name__}: only an unquantized model can be written as plain"
                 " weights; save a quantized one with qdit.quant.checkpoint"
             )

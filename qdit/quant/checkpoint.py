@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from qdit.artifacts import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
 from qdit.errors import CheckpointError, QditError
 from qdit.models.dit import DiT, DiTConfig, sincos_positions
+from qdit.models.network import Network, config_class, empty_network, family_of, require_dit, require_stdit3
 from qdit.models.roles import replace
-from qdit.models.state import empty_model
+from qdit.models.stdit3 import STDiT3
 from qdit.quant.correction import NoiseCorrection
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.quant.sites import QuantizedSite, build_site
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class Checkpoint:
     """A loaded checkpoint: the model in eval mode, its correction, and everything its configuration says."""
 
     model: DiT
+    correction: NoiseCorrection | None
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VideoCheckpoint:
+    """The same of a video model."""
+
+    model: STDiT3
     correction: NoiseCorrection | None
     config: dict[str, Any]
 
@@ -58,7 +68,7 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
     save_tensors(folder / TENSORS_FILE, tensors)
     config = {
         "format": FORMAT,
-        "model": {"family": "dit", "config": model.config.to_dict()},
+        "model": {"family": family_of(model.config), "config": model.config.to_dict()},
         "sites": {name: module.spec() for name, module in quantized_sites(model).items()},
         "correction": None if correction is None else correction.spec(),
         "record": dict(record),
@@ -75,7 +85,22 @@ def compact(tensor: Tensor) -> Tensor:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint folder; damaged, incomplete or mismatching files raise CheckpointError."""
+    """Load the checkpoint of an image model.
+
+    Damaged, incomplete or mismatching files raise CheckpointError, a video model ConfigError.
+    """
+    model, correction, config = read_checkpoint(folder)
+    return Checkpoint(require_dit(model, where=str(folder)), correction, config)
+
+
+def load_video_checkpoint(folder: Path) -> VideoCheckpoint:
+    """Load the checkpoint of a video model; errors as in `load_checkpoint`."""
+    model, correction, config = read_checkpoint(folder)
+    return VideoCheckpoint(require_stdit3(model, where=str(folder)), correction, config)
+
+
+def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict[str, Any]]:
+    """Model in eval mode, correction and configuration of a checkpoint folder, whatever the family."""
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
@@ -90,13 +115,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: configuration and tensors disagree ({' '.join(str(problem).split())}); quantize again"
         ) from None
-    return Checkpoint(model.eval(), correction, config)
+    return model.eval(), correction, config
 
 
-def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
+def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
     """Model of a configuration with quantized sites in their places; every tensor must be used."""
-    shape = DiTConfig(**config["model"]["config"])
-    model = empty_model(shape)
+    shape = config_class(config["model"]["family"], error=CheckpointError)(**config["model"]["config"])
+    model = empty_network(shape)
     rest = dict(tensors)
     for name, tensor in rest.items():
         require_finite(name, tensor, error=CheckpointError)
@@ -111,7 +136,8 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
             rest[prefix + key] = tensor
     scales = {f"{name}.scale" for name in config["sites"]}
     rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
-    rest["pos_embed"] = sincos_positions(shape.hidden_size, shape.input_size // shape.patch_size)
+    if isinstance(shape, DiTConfig):
+        rest["pos_embed"] = sincos_positions(shape.hidden_size, shape.input_size // shape.patch_size)
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
         raise CheckpointError(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.apply import Bits, bits_of
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
@@ -17,7 +17,7 @@ MOMENTUM = 0.95
 
 
 def calibrate_finite_set(
-    model: DiT, sites: Sequence[Site], data: Iterable[tuple[int, Iterable[Batch]]], *, bits: Bits
+    model: Network, sites: Sequence[Site], data: Iterable[tuple[int, Iterable[Batch]]], *, bits: Bits
 ) -> None:
     """Static per tensor and timestep: running min-max (0.95) over the batches of each timestep, with zero included.
 

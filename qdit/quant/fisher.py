@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.observe import Batch, tapped
 from qdit.seeds import Purpose, torch_generator
@@ -38,7 +38,7 @@ class Sensitivity:
 
 
 def sensitivities(
-    model: DiT, sites: Sequence[Site], batches: Iterable[Batch], *, fisher: Fisher, seed: int = 0
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, fisher: Fisher, seed: int = 0
 ) -> dict[str, Sensitivity]:
     """Site name → inputs and gradients on the full-precision model.
 
@@ -58,7 +58,7 @@ def sensitivities(
 
 
 def _forward_backward(
-    model: DiT,
+    model: Network,
     sites: Sequence[Site],
     batch: Batch,
     kept: dict[str, tuple[Tensor, Tensor]],
@@ -76,12 +76,14 @@ def _forward_backward(
 
     def keep_output(name: str) -> Callable[..., None]:
         def hook(_module: object, given: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:  # nothing before it depends on x or on trainable weights (an STDiT3's text)
+                output.requires_grad_()
             output.retain_grad()
             kept[name] = (given[0], output)
 
         return hook
 
-    x, timestep, label = batch
+    x, *conditions = batch
     with torch.enable_grad(), tapped(model, sites):
         handles = [
             model.get_submodule(site.name).register_forward_pre_hook(keep_input(site.name))
@@ -90,7 +92,7 @@ def _forward_backward(
             for site in sites
         ]
         try:
-            output = model(x.clone().requires_grad_(), timestep, label)
+            output = model(x.clone().requires_grad_(), *conditions)
             if fisher == "kl":
                 log = F.log_softmax(output, dim=-1)
                 F.kl_div(log, log.detach(), reduction="batchmean", log_target=True).backward()

@@ -1,14 +1,19 @@
 """Folding: a per-channel factor and offset of a site's input, absorbed into the layers around it.
 
 After `fold(model, site, factor, offset)` the site sees x / factor − offset and the model computes the same function
-(RepQ-ViT's reparametrization; with offset 0, PTQ4DiT's and SmoothQuant's).
+(RepQ-ViT's reparametrization; with offset 0, PTQ4DiT's and SmoothQuant's). Where one linear gives the modulation of all
+blocks, the block's own LayerNorm takes factor and offset (spec/methods.md §2.3).
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from qdit.errors import Unsupported
-from qdit.models.roles import ModulationRows, Site, ValueRows, linear_of
+from qdit.models.dit import ModulatedLayerNorm
+from qdit.models.roles import ModulationRows, SharedModulation, Site, ValueRows, linear_of, replace
+from qdit.quant.sites import FoldedLayerNorm
 
 
 def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
@@ -19,12 +24,14 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
     offset = torch.zeros_like(factor) if offset is None else offset
-    source = linear_of(model, site.fold_source.linear)
+    source = site.fold_source
     with torch.no_grad():
-        if isinstance(site.fold_source, ModulationRows):
-            fold_into_modulation(source, site.fold_source, factor, offset)
+        if isinstance(source, SharedModulation):
+            fold_into_norm(model, source.modulate, factor, offset)
+        elif isinstance(source, ModulationRows):
+            fold_into_modulation(linear_of(model, source.linear), source, factor, offset)
         else:
-            fold_into_values(source, site.fold_source, factor, offset)
+            fold_into_values(linear_of(model, source.linear), source, factor, offset)
         linear = linear_of(model, site)
         linear.weight.mul_(factor)
         linear.bias.add_(linear.weight @ offset)
@@ -37,6 +44,15 @@ def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor
     linear.bias[scale] = (1 + linear.bias[scale]) / factor - 1
     linear.weight[shift] /= factor[:, None]
     linear.bias[shift] = linear.bias[shift] / factor - offset
+
+
+def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) -> None:
+    """Give a modulate site's output the form y / factor − offset; what it took before is divided as well."""
+    old = cast(ModulatedLayerNorm, model.get_submodule(name))
+    inverse, before = 1 / factor, torch.zeros_like(offset)
+    if isinstance(old, FoldedLayerNorm):
+        inverse, before = old.inverse / factor, old.offset / factor
+    replace(model, name, FoldedLayerNorm(inverse=inverse, offset=before + offset))
 
 
 def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:

@@ -4,8 +4,8 @@ Simulated mode: the weight is dequantized once when the module is made, the inpu
 the fly. Only the packed codes, scales and zero points are state; the dequantized weight is derived.
 """
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from qdit.affine import pack_codes, unpack_codes
 from qdit.errors import CheckpointError, Unsupported
 from qdit.kernels.dense import DenseLinear
-from qdit.models.dit import DiT, Mlp
+from qdit.models.dit import Mlp, ModulatedLayerNorm
 from qdit.models.roles import Site, StepContext, replace
 from qdit.quant.activation import Activation
 from qdit.quant.activation_kinds import build_activation
 from qdit.quant.weight import QuantizedWeight
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class QuantizedLinear(nn.Module):
@@ -61,23 +63,32 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias) if self.dense is None else self.dense(x)
 
 
-class QuantizedConv2d(QuantizedLinear):
-    """Convolution whose patches do not overlap (stride = kernel); its weight is kept as (out, in · kernel²)."""
+class QuantizedConv(QuantizedLinear):
+    """Convolution in two or three dimensions whose patches do not overlap (stride = kernel).
+
+    Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension.
+    """
 
     def __init__(
-        self, *, weight: QuantizedWeight | Tensor, bias: Tensor | None, activation: Activation | None, kernel: int
+        self,
+        *,
+        weight: QuantizedWeight | Tensor,
+        bias: Tensor | None,
+        activation: Activation | None,
+        kernel: Sequence[int],
     ) -> None:
         flat = weight if isinstance(weight, QuantizedWeight) else weight.flatten(1)
         super().__init__(weight=flat, bias=bias, activation=activation)
-        self.kernel = kernel
+        self.kernel = tuple(kernel)
 
     def spec(self) -> dict[str, Any]:
-        return {**super().spec(), "kind": "conv", "kernel": self.kernel}
+        return {**super().spec(), "kind": "conv", "kernel": list(self.kernel)}
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.activation is None else self.activation(x)
-        weight = self.weight.unflatten(1, (-1, self.kernel, self.kernel))
-        return F.conv2d(x, weight, self.bias, stride=self.kernel)
+        weight = self.weight.unflatten(1, (-1, *self.kernel))
+        convolution = F.conv2d if len(self.kernel) == 2 else F.conv3d
+        return convolution(x, weight, self.bias, stride=self.kernel)
 
 
 class QuantizedOperand(nn.Module):
@@ -97,7 +108,38 @@ class QuantizedOperand(nn.Module):
         return self.activation(x)
 
 
-QuantizedSite = QuantizedLinear | QuantizedOperand
+class FoldedLayerNorm(ModulatedLayerNorm):
+    """Modulated LayerNorm whose output is divided by a factor and shifted, per channel (methods.md §2.3).
+
+    `inverse` and `offset` are (D,): LN(x)(1 + scale) · inverse + shift · inverse − offset. It costs a few operations on
+    (N, D) and none on the tokens.
+    """
+
+    weight_bits = 16
+    activation: Activation | None = None
+    inverse: Tensor
+    offset: Tensor
+
+    def __init__(self, *, inverse: Tensor, offset: Tensor) -> None:
+        super().__init__(inverse.numel())
+        self.register_buffer("inverse", inverse)
+        self.register_buffer("offset", offset)
+
+    def spec(self) -> dict[str, Any]:
+        """Its width."""
+        return {
+            "kind": "modulate",
+            "weight_bits": 16,
+            "groups": None,
+            "activation": None,
+            "shape": [self.hidden_size],
+        }
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return super().forward(x, shift * self.inverse - self.offset, (1 + scale) * self.inverse - 1)
+
+
+QuantizedSite = QuantizedLinear | QuantizedOperand | FoldedLayerNorm
 
 
 def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> QuantizedSite:
@@ -106,13 +148,23 @@ def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: 
     activation = build_activation(spec["activation"], own, context)
     if spec["kind"] == "operand" and activation is not None:
         return QuantizedOperand(activation)
+    if spec["kind"] == "modulate":
+        return build_folded(spec, tensors)
     weight = build_weight(spec, tensors)
     bias = tensors["bias"].float() if "bias" in tensors else None
     if spec["kind"] == "conv":
-        return QuantizedConv2d(weight=weight, bias=bias, activation=activation, kernel=spec["kernel"])
+        return QuantizedConv(weight=weight, bias=bias, activation=activation, kernel=spec["kernel"])
     if spec["kind"] == "linear":
         return QuantizedLinear(weight=weight, bias=bias, activation=activation)
-    raise CheckpointError(f"site kind {spec['kind']!r}: allowed are linear, conv, operand")
+    raise CheckpointError(f"site kind {spec['kind']!r}: allowed are linear, conv, operand, modulate")
+
+
+def build_folded(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FoldedLayerNorm:
+    """The modulate site that took a factor and an offset."""
+    inverse, offset = tensors["inverse"].float(), tensors["offset"].float()
+    if not list(inverse.shape) == list(offset.shape) == spec["shape"]:
+        raise CheckpointError(f"factor has shape {list(inverse.shape)}, the configuration says {spec['shape']}")
+    return FoldedLayerNorm(inverse=inverse, offset=offset)
 
 
 def build_weight(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedWeight | Tensor:
@@ -150,8 +202,8 @@ def quantize_site(
         activation = quantized.activation
     chosen, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
     if site.kind == "conv":
-        kernel = old.kernel if isinstance(old, QuantizedConv2d) else cast(nn.Conv2d, old).kernel_size[0]
-        replace(model, site, QuantizedConv2d(weight=chosen, bias=bias, activation=activation, kernel=kernel))
+        kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
+        replace(model, site, QuantizedConv(weight=chosen, bias=bias, activation=activation, kernel=kernel))
     else:
         replace(model, site, QuantizedLinear(weight=chosen, bias=bias, activation=activation))
 
@@ -162,7 +214,7 @@ def activation_of(model: nn.Module, site: Site) -> Activation | None:
     return module.activation if isinstance(module, QuantizedSite) else None
 
 
-def prepare_inference(model: DiT) -> DiT:
+def prepare_inference(model: M) -> M:
     """Pack the weights of all linears for fast inference, in place; the model can no longer be changed or saved.
 
     The GELU of an MLP is computed together with the linear before it.

@@ -7,9 +7,9 @@ import torch
 
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
-from qdit.models.loading import load_model
+from qdit.models.loading import load_dit
 from qdit.sampling.protocol import Protocol
-from qdit.search.fitness import ImageFitness
+from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
 
@@ -41,9 +41,13 @@ class SearchJob:
         torch.set_num_threads(1)
         return self.fitness()
 
+    def noises(self) -> Noises:
+        """The same on any noise."""
+        return Noises(self.worker())
+
     def fitness(self) -> ImageFitness:
         """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
-        model = load_model(self.weights)
+        model = load_dit(self.weights)
         space = SearchSpace.of(
             model,
             self.sizes,

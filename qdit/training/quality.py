@@ -22,7 +22,7 @@ from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
 from qdit.models.dit import DiT
-from qdit.models.loading import load_model
+from qdit.models.loading import load_dit
 from qdit.provenance import commit, machine, packages
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
@@ -150,7 +150,7 @@ def measure_files(name: str, weights: Path, extractor: Path, out: Path, *, pictu
     In the folder `pictures`: an SVG of the distances to training digits, a PNG of held-out digits above samples.
     """
     subject = subject_of(name)
-    model = prepare_inference(load_model(weights))
+    model = prepare_inference(load_dit(weights))
     figures, samples = measure(name, model, load_extractor(subject.extractor, extractor))
     study = {
         "command": command,

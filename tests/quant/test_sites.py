@@ -10,7 +10,7 @@ from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from qdit.quant.sites import (
-    QuantizedConv2d,
+    QuantizedConv,
     QuantizedLinear,
     QuantizedOperand,
     activation_of,
@@ -43,7 +43,7 @@ def test_a_convolution_is_that_of_its_dequantized_weight_on_quantized_inputs():
     round_weights(model, [site], bits=4)
     quantize_site(model, site, activation=static(0.2, 8, 4))
     module = model.get_submodule(site.name)
-    assert isinstance(module, QuantizedConv2d) and module.weight_bits == 4
+    assert isinstance(module, QuantizedConv) and module.weight_bits == 4
     weight = stored_weight(module).dequantize().view_as(plain.weight)
     assert torch.equal(module(x), F.conv2d(static(0.2, 8, 4)(x), weight, plain.bias, stride=2))
     assert (weight - plain.weight).abs().max() <= float(module.scale.max()) * 0.51

@@ -1,0 +1,48 @@
+"""The two families of diffusion transformers under one name, for code that holds for both."""
+
+import torch
+
+from qdit.errors import ConfigError, did_you_mean
+from qdit.models.dit import DiT, DiTConfig
+from qdit.models.stdit3 import STDiT3, STDiT3Config
+
+Network = DiT | STDiT3
+"""A model whose sites a method may quantize: `config`, `step_context`, `sites()`, a forward over (x, timestep, …)."""
+
+NetworkConfig = DiTConfig | STDiT3Config
+
+CONFIGS: dict[str, type[NetworkConfig]] = {"dit": DiTConfig, "stdit3": STDiT3Config}
+"""Name of a family, as files say it, → its configuration."""
+
+
+def family_of(config: NetworkConfig) -> str:
+    """Name of the family that a configuration belongs to."""
+    return "dit" if isinstance(config, DiTConfig) else "stdit3"
+
+
+def config_class(family: object, *, error: type[Exception] = ConfigError) -> type[NetworkConfig]:
+    """Class of configurations of a family; an unknown one raises `error`."""
+    if not isinstance(family, str) or family not in CONFIGS:
+        hint = did_you_mean(str(family), CONFIGS)
+        raise error(f"model family {family!r:.60}: allowed are {', '.join(CONFIGS)}{hint}")
+    return CONFIGS[family]
+
+
+def empty_network(config: NetworkConfig) -> Network:
+    """A model on the meta device: no memory, no random initialization; state dicts are assigned to it."""
+    with torch.device("meta"):
+        return DiT(config) if isinstance(config, DiTConfig) else STDiT3(config)
+
+
+def require_dit(model: Network, *, where: str) -> DiT:
+    """The model as an image model; ConfigError for a video model."""
+    if not isinstance(model, DiT):
+        raise ConfigError(f"{where}: holds a video model (STDiT3), this step is for images; give the weights of a DiT")
+    return model
+
+
+def require_stdit3(model: Network, *, where: str) -> STDiT3:
+    """The model as a video model; ConfigError for an image model."""
+    if not isinstance(model, STDiT3):
+        raise ConfigError(f"{where}: holds an image model (DiT), this step is for videos; give weights of an STDiT3")
+    return model

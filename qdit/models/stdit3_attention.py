@@ -1,0 +1,97 @@
+"""Attention of STDiT3: over the positions of a frame, over the frames of a position, and from tokens to text.
+
+Written from the architecture (spec/models_metrics.md §3.1) with torch's own attention and plain masks. Linear sites
+always see (N, tokens, D), the tokens of a clip in one row, so that what holds for a DiT's sites holds here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.models.config import STDiT3Config
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + 1e-6) · weight over the last dimension, computed in float32."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.rms_norm(x.float(), (x.shape[-1],), eps=1e-6)
+        return self.weight * normed.to(x.dtype)
+
+
+class Rotation(nn.Module):
+    """Rotary embedding: channels (2k, 2k + 1) at place p are turned by the angle p θ_k, θ_k = 10000^(−2k/size)."""
+
+    freqs: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2).float() / size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, places, size) → the same shape."""
+        places = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
+        angles = (places[:, None] * self.freqs.float()).repeat_interleave(2, dim=-1)
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+        return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention within each frame, or (with a `rotation`) along the frames of each position.
+
+    q, k, p (softmax output) and v are operand sites, identities by default; they see (N, frames, heads, positions, d)
+    or, along the frames, (N, positions, heads, frames, d).
+    """
+
+    def __init__(self, config: STDiT3Config, rotation: Rotation | None) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        # All blocks share one rotation; a tuple keeps it out of this module's own state dict.
+        self.shared = () if rotation is None else (rotation,)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.q_norm, self.k_norm = RMSNorm(config.head_size), RMSNorm(config.head_size)
+        self.q, self.k, self.p, self.v = (nn.Identity() for _ in range(4))
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, frames: int) -> Tensor:
+        """(N, frames · positions, D) → the same shape."""
+        n, count, width = tokens.shape
+        fused = self.qkv(tokens).reshape(n, frames, count // frames, 3, self.num_heads, -1)
+        q, k, v = fused.permute(3, 0, 2, 4, 1, 5) if self.shared else fused.permute(3, 0, 1, 4, 2, 5)
+        q, k = self.q_norm(q), self.k_norm(k)
+        for rotation in self.shared:
+            q, k = rotation(q), rotation(k)
+        mixed = self.mix(q, k, v)
+        mixed = mixed.permute(0, 3, 1, 2, 4) if self.shared else mixed.transpose(2, 3)
+        return self.proj(mixed.reshape(n, count, width))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q kᵀ / √d) v over the last two dimensions of (N, …, heads, places, d)."""
+        if all(isinstance(site, nn.Identity) for site in (self.q, self.k, self.p, self.v)):
+            mixed = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+            return mixed.unflatten(0, q.shape[:2])
+        scores = (self.q(q) * q.shape[-1] ** -0.5) @ self.k(k).transpose(-2, -1)
+        return self.p(scores.softmax(dim=-1)) @ self.v(v)
+
+
+class CrossAttention(nn.Module):
+    """Attention from every token of a clip to the valid tokens of its own text; its operands are no sites."""
+
+    def __init__(self, config: STDiT3Config) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q_linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.kv_linear = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (N, K, D), text (N, L, D), mask (N, L) with true at valid text tokens → (N, K, D)."""
+        n, count, width = tokens.shape
+        q = self.q_linear(tokens).reshape(n, count, self.num_heads, -1).transpose(1, 2)
+        k, v = self.kv_linear(text).reshape(n, text.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+        return self.proj(mixed.transpose(1, 2).reshape(n, count, width))

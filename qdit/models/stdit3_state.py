@@ -1,0 +1,114 @@
+"""Strict state dicts of an STDiT3: its configuration from shapes or from an official folder, every tensor checked.
+
+Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. What a file says and what its tensors show must agree.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qdit.artifacts import read_json
+from qdit.errors import CheckpointError
+from qdit.models.diffusers_format import CONFIG_FILE, read_weights
+from qdit.models.state import checked_config, load_strictly, positive_integers, shape_of
+from qdit.models.stdit3 import STDiT3, STDiT3Config
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+REQUIRED = {"qk_norm": True, "pred_sigma": True, "skip_y_embedder": False}
+"""Settings of the official configuration that the architecture here is written for."""
+
+FIELDS = {
+    "in_channels": "in_channels",
+    "hidden_size": "hidden_size",
+    "depth": "depth",
+    "num_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "caption_channels": "text_width",
+    "model_max_length": "text_tokens",
+}
+"""Names of the official configuration → ours, where the tensors show the same number."""
+
+
+def is_stdit3_state(names: Mapping[str, Any]) -> bool:
+    """Whether tensors of these names are an STDiT3's."""
+    return any(name.startswith("temporal_blocks.") for name in names)
+
+
+def is_official_folder(folder: Path) -> bool:
+    """Whether a folder's configuration says that it holds an STDiT3."""
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    values = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    named = [values.get("model_type"), values.get("architectures")] if isinstance(values, dict) else []
+    return any(name in ("STDiT3", ["STDiT3"]) for name in named)
+
+
+def infer_stdit3_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, **known: int) -> STDiT3Config:
+    """Configuration of a state dict with the official names; `known` are the fields that no shape shows."""
+
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        return shape_of(shapes, name, dimensions, of="an STDiT3", where=where)
+
+    hidden, channels, frame_patch, patch, _ = shape("x_embedder.proj.weight", 5)
+    text_tokens, text_width = shape("y_embedder.y_embedding", 2)
+    values = {
+        "in_channels": channels,
+        "patch_size": patch,
+        "frame_patch": frame_patch,
+        "hidden_size": hidden,
+        "depth": len({name.split(".")[1] for name in shapes if name.startswith("spatial_blocks.")}),
+        "num_heads": hidden // shape("spatial_blocks.0.attn.q_norm.weight", 1)[0],
+        "mlp_ratio": shape("spatial_blocks.0.mlp.fc1.weight", 2)[0] // hidden,
+        "text_width": text_width,
+        "text_tokens": text_tokens,
+        "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],
+        **known,
+    }
+    return checked_config(positive_integers(values, list(values), where=where), STDiT3Config, where=where)
+
+
+def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]:
+    """(state dict, configuration) of a folder as published; only safetensors are read."""
+    where = str(folder / CONFIG_FILE)
+    values = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    for name, wanted in REQUIRED.items():
+        if values.get(name, wanted) != wanted:
+            raise CheckpointError(
+                f"{where}: {name} is {values[name]!r:.60}, must be {wanted}; give Open-Sora 1.2's folder"
+            )
+    known = {"base_size": values["input_sq_size"]} if "input_sq_size" in values else {}
+    state = read_weights(folder, WEIGHTS_FILE, INDEX_FILE)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    config = infer_stdit3_config(shapes, where=str(folder), **known)
+    shown = config.to_dict()
+    pairs = [(name, values[name], shown[ours]) for name, ours in FIELDS.items() if name in values]
+    if "patch_size" in values:
+        pairs.append(("patch_size", values["patch_size"], [config.frame_patch, config.patch_size, config.patch_size]))
+    for name, said, found in pairs:
+        if said != found:
+            raise CheckpointError(
+                f"{where}: {name} is {said!r:.60}, the tensors beside it show {found}; restore the folder"
+            )
+    return state, config
+
+
+def defining_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
+    """Shapes that together decide the configuration: checked before a module is made."""
+    hidden, patch = config.hidden_size, config.patch_size
+    return {
+        "x_embedder.proj.weight": (hidden, config.in_channels, config.frame_patch, patch, patch),
+        "y_embedder.y_embedding": (config.text_tokens, config.text_width),
+        "t_embedder.mlp.0.weight": (hidden, config.frequency_size),
+        "spatial_blocks.0.attn.q_norm.weight": (config.head_size,),
+        "spatial_blocks.0.mlp.fc1.weight": (config.mlp_ratio * hidden, hidden),
+        f"temporal_blocks.{config.depth - 1}.mlp.fc1.weight": (config.mlp_ratio * hidden, hidden),
+    }
+
+
+def build_stdit3(state: Mapping[str, Tensor], config: STDiT3Config, *, where: str) -> STDiT3:
+    """STDiT3 in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit."""
+    return load_strictly(state, lambda: STDiT3(config), defining_shapes(config), depth=config.depth, where=where)

@@ -1,0 +1,84 @@
+"""Text embeddings of a prompt suite, computed once and kept in one safetensors file, so that sampling needs no encoder.
+
+`tokens` holds the valid tokens of all prompts one after the other, `lengths` how many each has; the metadata holds the
+prompts themselves and what made them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qdit.artifacts import load_tensors, require_finite, save_tensors
+from qdit.errors import DataError, did_you_mean
+
+KIND = "text embeddings"
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """`tokens` (Σ lengths, text_width) in the encoder's dtype, `lengths` (prompts,) int64, all at least 1."""
+
+    prompts: tuple[str, ...]
+    tokens: Tensor
+    lengths: Tensor
+
+    @property
+    def width(self) -> int:
+        """Width of a token."""
+        return self.tokens.shape[1]
+
+    def of(self, prompt: str) -> Tensor:
+        """(L, text_width) tokens of one prompt; DataError for one that the file does not hold."""
+        if prompt not in self.prompts:
+            hint = did_you_mean(prompt, self.prompts)
+            raise DataError(
+                f"prompt {prompt!r:.120} has no embedding among {len(self.prompts)}{hint}; embed the suite again"
+            )
+        index = self.prompts.index(prompt)
+        end = int(self.lengths[: index + 1].sum())
+        return self.tokens[end - int(self.lengths[index]) : end]
+
+    def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Text (N, L, text_width) float32 padded with zeros to the longest, and mask (N, L), true at its tokens."""
+        rows = [self.of(prompt).float() for prompt in prompts]
+        text = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=text.device)
+        return text, torch.arange(text.shape[1], device=text.device) < lengths[:, None]
+
+
+def join(prompts: Sequence[str], rows: Sequence[Tensor]) -> TextEmbeddings:
+    """Embeddings from the valid tokens (L_i, text_width) of each prompt."""
+    return TextEmbeddings(tuple(prompts), torch.cat(list(rows)), torch.tensor([len(row) for row in rows]))
+
+
+def save_embeddings(path: Path, embeddings: TextEmbeddings, record: dict[str, Any]) -> None:
+    """Write the embeddings; `record` is any JSON about how they were made."""
+    tensors = {"tokens": embeddings.tokens, "lengths": embeddings.lengths}
+    save_tensors(path, tensors, {"kind": KIND, "prompts": list(embeddings.prompts), "record": record})
+
+
+def load_embeddings(path: Path, *, width: int, most: int) -> TextEmbeddings:
+    """Read embeddings and check that they fit a model whose text is `width` wide and has at most `most` tokens."""
+    tensors, metadata = load_tensors(path, error=DataError)
+    kind = metadata.get("kind") if isinstance(metadata, dict) else None
+    prompts = metadata.get("prompts") if isinstance(metadata, dict) else None
+    if kind != KIND or set(tensors) != {"tokens", "lengths"} or not isinstance(prompts, list):
+        raise DataError(f"{path}: not text embeddings (kind {kind!r:.40}, tensors {sorted(tensors)}); embed again")
+    tokens, lengths = tensors["tokens"], tensors["lengths"]
+    whole = len(prompts) == lengths.numel() and tokens.dim() == 2 and int(lengths.sum()) == len(tokens)
+    if not whole or len(set(prompts)) != len(prompts):
+        raise DataError(
+            f"{path}: {len(prompts)} prompts, {lengths.numel()} lengths with sum {int(lengths.sum())} and tokens of"
+            f" shape {tuple(tokens.shape)} do not belong together; embed again"
+        )
+    if tokens.shape[1] != width or not ((lengths >= 1) & (lengths <= most)).all():
+        raise DataError(
+            f"{path}: tokens are {tokens.shape[1]} wide and up to {int(lengths.max())} per prompt, the model takes"
+            f" {width} and 1 to {most}; give the embeddings of the model's own text encoder"
+        )
+    require_finite(f"{path}: tokens", tokens)
+    return TextEmbeddings(tuple(prompts), tokens, lengths)

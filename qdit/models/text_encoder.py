@@ -1,0 +1,100 @@
+"""T5 embeddings of prompts as Open-Sora 1.2 makes them (spec/models_metrics.md §3.3), for text_embeddings.py.
+
+A prompt gets " aesthetic score: 6.5." appended and goes twice through PixArt's caption cleaner (diffusers'); the
+encoder sees at most 300 tokens, of which the valid ones are kept. transformers and what the cleaner needs are an
+optional extra: nothing else in this package uses them.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qdit.errors import CheckpointError, ConfigError, DataError, Unsupported
+from qdit.models.state import one_line
+from qdit.models.text_embeddings import TextEmbeddings, join, save_embeddings
+
+SUFFIX = " aesthetic score: 6.5."
+MOST_TOKENS = 300
+PACKAGES = {"transformers": "transformers", "sentencepiece": "sentencepiece", "bs4": "beautifulsoup4", "ftfy": "ftfy"}
+"""Module → package of the optional extra `video`."""
+
+
+def require_packages() -> None:
+    """Raise Unsupported if the packages of the extra `video` are not there."""
+    if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
+        raise Unsupported(
+            f"text embeddings need {', '.join(missing)}, not installed here: run `pip install -e '.[video]'` or take"
+            " an embeddings file made elsewhere"
+        )
+
+
+def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
+    """The texts that the tokenizer sees; the cleaner runs twice, as in the original."""
+    require_packages()
+    from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
+
+    cleaner = PixArtAlphaPipeline.__new__(PixArtAlphaPipeline)  # its methods for text, without any model
+    texts: list[str] = cleaner._text_preprocessing([prompt + suffix for prompt in prompts], clean_caption=True)
+    return texts
+
+
+def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
+    """(tokenizer, encoder in eval mode) from folders `tokenizer` and `text_encoder`, or from one folder with both.
+
+    Nothing is downloaded and only safetensors are read: DeepFloyd's own files are pickles, those beside
+    PixArt-Sigma's VAE are not.
+    """
+    require_packages()
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    split = (folder / "text_encoder").is_dir()
+    of_tokenizer, of_encoder = (folder / name if split else folder for name in ("tokenizer", "text_encoder"))
+    if not (of_encoder / "config.json").is_file():
+        raise CheckpointError(
+            f"{of_encoder}: no config.json; give the folder of a T5 encoder in safetensors, for example that of"
+            " PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(of_tokenizer, local_files_only=True)
+        encoder = T5EncoderModel.from_pretrained(of_encoder, local_files_only=True, use_safetensors=True, dtype=dtype)
+    except (OSError, ValueError, ImportError) as problem:
+        raise CheckpointError(
+            f"{folder}: not a T5 encoder with tokenizer in safetensors ({one_line(problem)}); get it again"
+        ) from None
+    return tokenizer, encoder.to(device).eval()
+
+
+def embed(
+    prompts: Sequence[str], texts: Sequence[str], tokenizer: Any, encoder: Any, *, batch: int = 8
+) -> TextEmbeddings:
+    """Embeddings of `prompts` from their cleaned `texts`; a text longer than 300 tokens is a DataError.
+
+    Rows are padded to the longest of a batch and not to 300: the encoder's attention ignores padding.
+    """
+    if doubled := sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}):
+        raise ConfigError(f"prompt {doubled[0]!r:.120} stands more than once in the suite; give each prompt once")
+    rows: list[Tensor] = []
+    for start in tqdm(range(0, len(texts), batch), desc="text embeddings", unit="batch", mininterval=1):
+        given = tokenizer(list(texts[start : start + batch]), padding=True, return_tensors="pt")
+        mask = given["attention_mask"].to(encoder.device)
+        lengths = mask.sum(dim=1).tolist()
+        if max(lengths) > MOST_TOKENS:
+            long = prompts[start + lengths.index(max(lengths))]
+            raise DataError(f"prompt {long!r:.120} has {max(lengths)} tokens, at most {MOST_TOKENS} fit; shorten it")
+        with torch.inference_mode():
+            hidden = encoder(input_ids=given["input_ids"].to(encoder.device), attention_mask=mask).last_hidden_state
+        rows += [row[valid.bool()].cpu() for row, valid in zip(hidden, mask, strict=True)]
+    return join(prompts, rows)
+
+
+def embed_suite(prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu") -> None:
+    """The step prompts (+ T5 in `folder`) → one file of embeddings, in bfloat16."""
+    tokenizer, encoder = load_t5(folder, device=device)
+    texts = cleaned(prompts)
+    record = {"encoder": folder.name, "suffix": SUFFIX, "texts": texts}
+    save_embeddings(out, embed(prompts, texts, tokenizer, encoder), record)

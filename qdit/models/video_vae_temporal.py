@@ -1,0 +1,150 @@
+"""The 3-D half of Open-Sora's VAE: an autoencoder over time on the latents of the 2-D VAE, with the official key names.
+
+Convolutions are causal: they pad with zeros before the first frame only. The group norms are not, they average over
+all frames of a chunk; between chunks nothing passes. Built from the description in spec/models_metrics.md §3.2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """Shape of the 3-D VAE; `multipliers` widen the levels, `downsample` says after which one time is halved."""
+
+    channels: int = 4
+    filters: int = 128
+    res_blocks: int = 4
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    downsample: tuple[bool, ...] = (False, True, True)
+    groups: int = 32
+
+    @property
+    def time_factor(self) -> int:
+        """Frames per latent frame."""
+        return 2 ** sum(self.downsample)
+
+    def padding(self, frames: int) -> int:
+        """Frames of zeros before a chunk that make it a multiple of `time_factor`."""
+        return -frames % self.time_factor
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a chunk."""
+        return -(-frames // self.time_factor)
+
+
+class CausalConv3d(nn.Module):
+    """Convolution that sees no later frame; `stride` is that of time."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        side = kernel // 2
+        self.padding = (side, side, side, side, kernel - stride, 0)
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride=(stride, 1, 1), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.padding))
+
+
+class ResBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1×1×1 convolution on x where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.conv1 = CausalConv3d(inputs, outputs, 3, bias=False)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.conv2 = CausalConv3d(outputs, outputs, 3, bias=False)
+        if inputs != outputs:
+            self.conv3 = CausalConv3d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return y + (self.conv3(x) if hasattr(self, "conv3") else x)
+
+
+def res_blocks(inputs: int, outputs: int, config: TemporalConfig) -> nn.ModuleList:
+    """A level of residual blocks, the first of which changes the width."""
+    widths = [inputs, *[outputs] * config.res_blocks]
+    return nn.ModuleList(ResBlock(before, outputs, config.groups) for before in widths[:-1])
+
+
+class Encoder(nn.Module):
+    """Latents of frames (N, C, T, H, W) → mean and log-variance features (N, 2C, T / time_factor, H, W)."""
+
+    def __init__(self, config: TemporalConfig) -> None:
+        super().__init__()
+        widths = [config.filters * multiplier for multiplier in config.multipliers]
+        self.conv_in = CausalConv3d(config.channels, config.filters, 3, bias=False)
+        before = [config.filters, *widths[:-1]]
+        self.block_res_blocks = nn.ModuleList(res_blocks(*pair, config) for pair in zip(before, widths, strict=True))
+        self.conv_blocks = nn.ModuleList(
+            CausalConv3d(width, width, 3, stride=2) if halved else nn.Identity()
+            for width, halved in zip(widths, config.downsample, strict=False)
+        )
+        self.res_blocks = res_blocks(widths[-1], widths[-1], config)
+        self.norm1 = nn.GroupNorm(config.groups, widths[-1])
+        self.conv2 = CausalConv3d(widths[-1], 2 * config.channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level, blocks in enumerate(self.block_res_blocks):
+            x = nn.Sequential(*blocks)(x)
+            x = self.conv_blocks[level](x) if level < len(self.conv_blocks) else x
+        x = nn.Sequential(*self.res_blocks)(x)
+        return self.conv2(F.silu(self.norm1(x)))
+
+
+class Decoder(nn.Module):
+    """(N, C, T, H, W) → (N, C, T · time_factor, H, W); time is doubled by turning channels into frames."""
+
+    def __init__(self, config: TemporalConfig) -> None:
+        super().__init__()
+        widths = [config.filters * multiplier for multiplier in config.multipliers]
+        self.conv1 = CausalConv3d(config.channels, widths[-1], 3)
+        self.res_blocks = res_blocks(widths[-1], widths[-1], config)
+        before = [*widths[1:], widths[-1]]
+        self.block_res_blocks = nn.ModuleList(res_blocks(*pair, config) for pair in zip(before, widths, strict=True))
+        self.conv_blocks = nn.ModuleList(
+            CausalConv3d(width, 2 * width, 3) if doubled else nn.Identity()
+            for width, doubled in zip(widths[1:], config.downsample, strict=True)
+        )
+        self.norm1 = nn.GroupNorm(config.groups, widths[0])
+        self.conv_out = CausalConv3d(widths[0], config.channels, 3)
+        self.doubled = config.downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.Sequential(*self.res_blocks)(self.conv1(x))
+        for level in reversed(range(len(self.block_res_blocks))):
+            x = nn.Sequential(*self.block_res_blocks[level])(x)
+            if level and self.doubled[level - 1]:
+                # Channel c of frame t comes from channel 2c + (t mod 2) of frame t // 2.
+                x = self.conv_blocks[level - 1](x).unflatten(1, (-1, 2)).movedim(2, 3).flatten(2, 3)
+        return self.conv_out(F.silu(self.norm1(x)))
+
+
+class TemporalVAE(nn.Module):
+    """Encoder and decoder of one chunk of frames, without the chunking."""
+
+    def __init__(self, config: TemporalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = CausalConv3d(2 * config.channels, 2 * config.channels, 1)
+        self.post_quant_conv = CausalConv3d(config.channels, config.channels, 1)
+        self.decoder = Decoder(config)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, T, H, W) → mean and log-variance (N, C, ⌈T / time_factor⌉, H, W); zeros come before the frames."""
+        padded = F.pad(x, (0, 0, 0, 0, self.config.padding(x.shape[2]), 0))
+        mean, log_variance = self.quant_conv(self.encoder(padded)).chunk(2, dim=1)
+        return mean, torch.clamp(log_variance, -30, 20)
+
+    def decode(self, z: Tensor, frames: int) -> Tensor:
+        """(N, C, ⌈frames / time_factor⌉, H, W) → (N, C, frames, H, W), without the frames of the padding."""
+        decoded: Tensor = self.decoder(self.post_quant_conv(z))
+        return decoded[:, :, self.config.padding(frames) :]
