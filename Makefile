@@ -29,6 +29,7 @@ $(INSTALLED): requirements.lock pyproject.toml Makefile
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/qdit kernels build --optional
 	@touch $@
 
 lint: $(INSTALLED) ## check style, types, layers and the workflow

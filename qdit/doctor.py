@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from qdit.errors import CheckpointError
-from qdit.kernels.simulated import backend
+from qdit.kernels.dense import backend
+from qdit.kernels.report import report
 from qdit.models.manifest import check_file
 from qdit.profile import Profile
 from qdit.provenance import machine, packages
@@ -43,7 +44,7 @@ def examine(profile: Profile) -> list[Finding]:
 
 
 def surroundings() -> dict[str, str]:
-    """Machine, devices, packages and the backend that quantized layers run on, as text."""
+    """Machine, devices, packages and what quantized layers run on, as text."""
     here = machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -51,5 +52,6 @@ def surroundings() -> dict[str, str]:
         "GPU": ", ".join(gpus) or "none (none is needed)",
         "system": here["system"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages().items()),
-        "backend": f"{backend()} (simulated quantization)",
+        "backend": f"{backend()} (floating-point linears of the simulated mode)",
+        **report(),
     }

@@ -23,14 +23,18 @@ def grouped_linear(
     activation_bits: int,
     symmetric: bool,
     threads: int,
+    input_group: int | None = None,
+    static: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | None:
-    """(…, width) → (…, outputs)."""
+    """(…, width) → (…, outputs); `static` is float32 scale and zero_point, one per `input_group` inputs."""
     y = torch.empty(*x.shape[:-1], weight.outputs)
     pairs = 0 if weight.zero_pairs is None else weight.zero_pairs.data_ptr()
     status = _of(backend).qdit_grouped_linear(
         *(backend.variant, x.data_ptr(), _rows(x), weight.width, weight.outputs, weight.group_size, weight.storage),
         *(weight.codes.data_ptr(), weight.scale.data_ptr(), weight.sums.data_ptr(), weight.zeros.data_ptr(), pairs),
-        *(0 if bias is None else bias.data_ptr(), activation_bits, symmetric, threads, y.data_ptr()),
+        *(0 if bias is None else bias.data_ptr(), weight.group_size if input_group is None else input_group),
+        *((0, 0) if static is None else (static[0].data_ptr(), static[1].data_ptr())),
+        *(activation_bits, symmetric, threads, y.data_ptr()),
     )
     return _checked(status, y)
 

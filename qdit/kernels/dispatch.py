@@ -1,12 +1,15 @@
-"""The public operations: compiled code for contiguous float32 tensors on CPUs, the torch reference for all others."""
+"""The public operations: compiled code for contiguous float32 on CPUs, Triton on GPUs, torch for all else."""
 
 import torch
 from torch import Tensor
 
 from qdit.kernels import compiled, reference
 from qdit.kernels.library import Backend, backend
-from qdit.kernels.packing import PackedWeight
+from qdit.kernels.packing import LARGEST_GROUP, PackedWeight
 from qdit.kernels.reference import check_bits, check_linear, check_static, not_finite
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""What Triton reads; float64 goes to the reference."""
 
 
 def grouped_linear(
@@ -16,25 +19,53 @@ def grouped_linear(
     *,
     activation_bits: int = 8,
     symmetric: bool = False,
+    input_group: int | None = None,
+    static: tuple[Tensor, Tensor] | None = None,
     threads: int = 1,
 ) -> Tensor:
     """x (…, width), quantized for each (token, group), times the packed weight: (…, outputs), float32.
 
+    `input_group` inputs, a multiple of the weight's group size and by default that, share a range; `static` gives all
+    tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
     The number of threads changes no bit. There are no gradients. Raises ConfigError (shapes, bits) and Unsupported
-    where the input or the result is not finite.
+    where the input or the result is not finite, or for other zero points.
     """
-    check_linear(x, weight, bias, activation_bits)
+    size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
     x, bias = x.detach(), None if bias is None else bias.detach()
-    chosen = _compiled_for(x, weight.codes) if bias is None else _compiled_for(x, weight.codes, bias)
+    tensors = [t for t in (weight.codes, bias, *(static or ())) if t is not None]
+    if _on_triton(x, *tensors):
+        from qdit.kernels import triton_linear
+
+        with torch.cuda.device_of(x):
+            y = triton_linear.grouped_linear(
+                x, weight, bias, activation_bits=activation_bits, symmetric=symmetric, input_group=size, static=static
+            )
+        return _finite(y)
+    chosen = _compiled_for(x, *tensors)
     if chosen is None:
-        return reference.grouped_linear(x, weight, bias, activation_bits=activation_bits, symmetric=symmetric)
+        return reference.grouped_linear(
+            x,
+            weight,
+            bias,
+            activation_bits=activation_bits,
+            symmetric=symmetric,
+            input_group=input_group,
+            static=static,
+        )
     offset = None if bias is None else bias.float().contiguous()
+    ranges = None if static is None else (static[0].float().contiguous(), static[1].float().contiguous())
     y = compiled.grouped_linear(
-        chosen, x, weight, offset, activation_bits=activation_bits, symmetric=symmetric, threads=threads
+        chosen,
+        x,
+        weight,
+        offset,
+        activation_bits=activation_bits,
+        symmetric=symmetric,
+        threads=threads,
+        input_group=size,
+        static=ranges,
     )
-    if y is None:
-        raise not_finite()
-    return y
+    return _finite(y)
 
 
 def fake_quantize_groups(
@@ -42,7 +73,13 @@ def fake_quantize_groups(
 ) -> Tensor:
     """Quantize and dequantize x (…, d) with a range of its own for each (token, group), as `DynamicActivation` does."""
     size = x.shape[-1] if group_size is None else group_size
-    chosen = _compiled_for(x) if size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8 else None
+    fits = size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
+    if fits and size <= LARGEST_GROUP and _on_triton(x):
+        from qdit.kernels import triton_quantize
+
+        with torch.cuda.device_of(x):
+            return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric)
+    chosen = _compiled_for(x) if fits else None
     if chosen is not None:
         y = compiled.fake_quantize_groups(chosen, x, size, bits, symmetric=symmetric, threads=threads)
         if y is not None:
@@ -54,6 +91,11 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     """Quantize and dequantize x (…, d) with given scale and zero_point (groups,), as `StaticActivation` does."""
     check_bits(bits)
     check_static(x, scale, zero_point)
+    if scale.ndim == 1 and scale.dtype in FLOATS and _on_triton(x, scale, zero_point):
+        from qdit.kernels import triton_quantize
+
+        with torch.cuda.device_of(x):
+            return triton_quantize.fake_quantize_static(x.contiguous(), scale, zero_point, bits)
     chosen = _compiled_for(x, scale, zero_point) if scale.dtype == torch.float32 else None
     if chosen is not None:
         y = compiled.fake_quantize_static(
@@ -64,14 +106,34 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return reference.fake_quantize_static(x, scale, zero_point, bits)
 
 
+def _finite(y: Tensor | None) -> Tensor:
+    if y is None:
+        raise not_finite()
+    return y
+
+
+def _on_triton(x: Tensor, *others: Tensor) -> bool:
+    """Whether Triton can compute with these tensors and nobody asks for gradients."""
+    if not x.is_cuda or x.dtype not in FLOATS or x.numel() == 0 or not _plain(x, *others):
+        return False
+    from qdit.kernels.triton_backend import usable
+
+    return usable(x.device)
+
+
+def _plain(x: Tensor, *others: Tensor) -> bool:
+    """Ordinary tensors on one device, without gradients to compute."""
+    tensors = (x, *others)
+    if any(t.device != x.device or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+
 def _compiled_for(x: Tensor, *others: Tensor) -> Backend | None:
     """The compiled backend if it can compute with these tensors and nobody asks for gradients."""
     if x.dtype != torch.float32 or not x.is_contiguous() or x.numel() == 0:
         return None
-    tensors = (x, *others)
-    if any(t.device.type != "cpu" or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
-        return None
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if x.device.type != "cpu" or not _plain(x, *others):
         return None
     chosen = backend()
     return None if chosen.library is None else chosen

@@ -1,47 +1,46 @@
-"""The compiled library: built once per user, opened with ctypes, tested, refused where it disagrees.
+"""The compiled library: found or built, opened with ctypes, tested, refused where it disagrees.
 
-Nothing happens at import. The first call builds `csrc/` with the compiler that is there (`c++`, `g++`, `clang++`, else
-the `ziglang` package) into a folder of the user's cache whose name is the digest of sources, compiler and flags.
-Without a compiler the torch reference computes everything, and one line of the log says so.
+Nothing happens at import. The first call takes the library that was built at install or before; if there is none it is
+built (`qdit.kernels.building`). On each kind of processor a library is tested once; that it passed is remembered beside
+it. Without a library the torch reference computes everything, and one line of the log says so.
 """
 
 import ctypes
 import hashlib
-import importlib.util
 import logging
 import os
 import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from qdit.artifacts import write_text
 from qdit.errors import ConfigError
+from qdit.kernels.building import SHIPPED, BuildError, Built, build, cache_folder, find
+from qdit.kernels.building import SOURCES as SOURCES
 
 LOG = logging.getLogger(__name__)
-SOURCES = Path(__file__).parent / "csrc"
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-g0", "-fvisibility=hidden", "-pthread", "-w")
-EXACT = ("-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-fno-sanitize=undefined")
-"""Flags without which results would depend on the compiler."""
 
-VARIANTS = ("scalar", "avx2", "avx512-vnni")
-"""In the order of the library's numbers, slowest first."""
+VARIANTS = ("scalar", "avx2", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+"""In the order of the library's numbers; of those that run on one processor, slowest first."""
 
-VERSION = 1
+NEEDS = {
+    "avx2": ("x86_64", "AVX2 and FMA"),
+    "avx512-vnni": ("x86_64", "AVX-512 with VNNI"),
+    "neon-dotprod": ("aarch64", "the dot product (FEAT_DotProd)"),
+    "neon-i8mm": ("aarch64", "8-bit matrix products (FEAT_I8MM)"),
+}
+"""Machine and feature without which a variant does not run."""
+
+VERSION = 2
 FORCE = "QDIT_KERNELS"
-
-
-class BuildError(Exception):
-    """The library could not be built or opened, or is not right; the reason is one line."""
+FORCEABLE = ("avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "triton", "torch")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs: `torch` (then there is no library) or a variant of the library."""
+    """What runs on CPUs: `torch` (then there is no library) or a variant of the library."""
 
     name: str
     library: ctypes.CDLL | None = None
@@ -52,66 +51,112 @@ class Backend:
         return VARIANTS.index(self.name)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """An open library that passed the test, and the file it is."""
+
+    library: ctypes.CDLL
+    built: Built
+
+
 def backend() -> Backend:
     """The backend for CPU tensors: the fastest that is available, or the one that QDIT_KERNELS names.
 
     Raises ConfigError if that one is not available.
     """
-    return select(os.environ.get(FORCE, ""))
+    return select(forced())
 
 
-def backend_name() -> str:
-    """`avx512-vnni`, `avx2`, `scalar` or `torch`."""
-    return backend().name
+def backend_name(device: str = "cpu") -> str:
+    """What computes with tensors of a device: `avx512-vnni`, …, `scalar`, `triton` or `torch`."""
+    if device.partition(":")[0] != "cuda":
+        return backend().name
+    from qdit.kernels.triton_backend import usable
+
+    return "triton" if usable(device) else "torch"
+
+
+def forced() -> str:
+    """The backend that QDIT_KERNELS names, or an empty string; raises ConfigError for one that does not exist."""
+    name = os.environ.get(FORCE, "")
+    if name not in ("", *FORCEABLE):
+        raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
+    return name
 
 
 def available() -> tuple[str, ...]:
-    """Names of all backends that run here, fastest first; the last is always `torch`."""
-    library = _library()
-    if isinstance(library, str):
-        return ("torch",)
-    return (*(name for name in reversed(VARIANTS) if _runs(library, name)), "torch")
+    """Names of all backends that run on this processor, fastest first; the last is always `torch`."""
+    loaded = _library()
+    return ("torch",) if isinstance(loaded, str) else (*variants_of(loaded), "torch")
+
+
+def variants_of(loaded: Loaded) -> tuple[str, ...]:
+    """Names of the variants of a library that run on this processor, fastest first."""
+    return tuple(name for name in reversed(VARIANTS) if _runs(loaded.library, name))
 
 
 @cache
-def select(forced: str) -> Backend:
-    """The backend of a name, or the fastest for an empty one."""
-    if forced not in ("", "torch", *VARIANTS):
-        raise ConfigError(f"{FORCE}={forced}: allowed are {', '.join(reversed(VARIANTS))} and torch")
-    if forced == "torch":
+def select(name: str) -> Backend:
+    """The backend of a name, or the fastest for an empty one and for `triton`, which is for GPUs."""
+    if name not in ("", *FORCEABLE):
+        raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
+    if name == "torch":
         return Backend("torch")
-    library = _library()
-    if isinstance(library, str):
-        if forced:
-            raise ConfigError(f"{FORCE}={forced} is not available: {library}; unset it or use torch")
-        LOG.warning("quantized kernels run in plain torch, which is slow: %s", library)
+    name = "" if name == "triton" else name
+    loaded = _library()
+    if isinstance(loaded, str):
+        if name:
+            raise ConfigError(f"{FORCE}={name} is not available: {loaded}; unset it or use torch")
+        LOG.warning("quantized kernels run in plain torch, which is slow: %s", loaded)
         return Backend("torch")
     names = available()
-    if forced and forced not in names:
-        raise ConfigError(f"{FORCE}={forced} is not available on this processor: here run {', '.join(names)}")
-    return Backend(forced or names[0], library)
+    if name and name not in names:
+        raise ConfigError(f"{FORCE}={name} is not available on this processor: here run {', '.join(names)}")
+    LOG.info("quantized kernels run as %s from %s", name or names[0], loaded.built.path)
+    return Backend(name or names[0], loaded.library)
+
+
+def loaded() -> Loaded | str:
+    """The library in use, or the reason why there is none."""
+    return _library()
 
 
 @cache
-def _library() -> ctypes.CDLL | str:
-    """The library, built if it must be and tested, or the reason why there is none."""
+def _library() -> Loaded | str:
     try:
-        return load(SOURCES, cache_folder())
+        try:
+            folder = cache_folder()
+        except BuildError:
+            folder = SHIPPED  # nothing else can be looked into; building there says why not
+        return load(SOURCES, SHIPPED, folder)
     except BuildError as problem:
         return str(problem)
 
 
-def load(sources: Path, folder: Path) -> ctypes.CDLL:
-    """Build `sources` below `folder` unless that was done, open and test the library; raises BuildError."""
+def load(sources: Path, *folders: Path) -> Loaded:
+    """Open the library of `sources` that lies in one of the folders, or is built in the last one; raises BuildError."""
+    built = find(sources, *folders) or build(sources, folders[-1])
+    library = open_library(built.path)
+    stamp = folders[-1] / "tested" / f"{built.sha256[:24]}-{_circumstances()}"
+    if not stamp.is_file():
+        names = [name for name in VARIANTS if _runs(library, name)]
+        _test(library, names, built.path)
+        with suppress(OSError):  # a folder that cannot be written: every process tests for itself
+            write_text(stamp, " ".join(names) + "\n")
+    return Loaded(library, built)
+
+
+def _test(library: ctypes.CDLL, names: list[str], path: Path) -> None:
+    """Raise BuildError unless each variant computes what the reference does."""
     from qdit.kernels.selftest import disagreement
 
-    path = build(sources, folder)
-    library = open_library(path)
-    for name in (name for name in VARIANTS if _runs(library, name)):
+    for name in names:
         problem = disagreement(Backend(name, library))
         if problem is not None:
-            raise BuildError(f"{path} gives wrong numbers ({name}: {problem}); delete it, or report the compiler")
-    return library
+            raise BuildError(
+                f"{path} gives wrong numbers ({name}: {problem}); delete it and call `qdit kernels build`,"
+                " or report the compiler"
+            )
 
 
 def open_library(path: Path) -> ctypes.CDLL:
@@ -121,14 +166,14 @@ def open_library(path: Path) -> ctypes.CDLL:
         library.qdit_version.restype = library.qdit_variants.restype = ctypes.c_int
         version = library.qdit_version()
     except (OSError, AttributeError) as problem:
-        raise BuildError(f"{path} cannot be opened ({problem})") from problem
+        raise BuildError(f"{path} cannot be opened ({problem}); call `qdit kernels build --again`") from problem
     if version != VERSION:
         raise BuildError(f"{path} has version {version}, needed is {VERSION}; delete it")
     integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
     library.qdit_grouped_linear.argtypes = [
         *(integer, pointer, size, size, size, size, integer),
         *(pointer, pointer, pointer, pointer, pointer, pointer),
-        *(integer, integer, integer, pointer),
+        *(size, pointer, pointer, integer, integer, integer, pointer),
     ]
     library.qdit_quantize_groups.argtypes = [
         *(integer, pointer, size, size, size, integer, integer),
@@ -143,73 +188,17 @@ def open_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-def build(sources: Path, folder: Path) -> Path:
-    """The library of `sources`, compiled unless it lies in `folder` whole; raises BuildError."""
-    compiler = find_compiler()
-    if compiler is None:
-        raise BuildError("no C++ compiler (c++, g++, clang++ or the Python package ziglang) was found")
-    files = sorted(sources.glob("*.cpp"))
-    path = folder / f"qdit-{_key(sources, compiler)}.so"
-    seal = path.with_suffix(".sha256")
-    try:
-        if path.is_file() and seal.is_file() and seal.read_text() == _sha256(path):
-            return path
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / path.name
-            _compile([*compiler, *FLAGS, *EXACT, "-o", str(made), *map(str, files)])
-            (Path(scratch) / seal.name).write_text(_sha256(made))
-            os.replace(Path(scratch) / seal.name, seal)
-            os.replace(made, path)
-    except OSError as problem:
-        raise BuildError(f"the kernels cannot be built in {folder} ({problem})") from problem
-    return path
-
-
-def find_compiler() -> list[str] | None:
-    """The command of a C++ compiler, or None."""
-    for name in ("c++", "g++", "clang++"):
-        found = shutil.which(name)
-        if found is not None:
-            return [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]  # its default is the processor at hand
-    return None
-
-
-def cache_folder() -> Path:
-    """Where built libraries are kept: `$XDG_CACHE_HOME/qdit/kernels`, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdit" / "kernels"
-
-
-def _compile(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    except subprocess.TimeoutExpired as problem:
-        raise BuildError(f"{command[0]} took more than {problem.timeout:.0f} s") from problem
-    if done.returncode:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-        raise BuildError(f"{command[0]} failed: {first}")
+def _runs(library: ctypes.CDLL, name: str) -> bool:
+    return bool(library.qdit_variants() >> VARIANTS.index(name) & 1)
 
 
 @cache
-def _compiler_version(compiler: tuple[str, ...]) -> str:
-    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=600).stdout
-
-
-def _key(sources: Path, compiler: list[str]) -> str:
-    """Digest of everything that decides what is built."""
-    digest = hashlib.sha256()
-    about = [*compiler, _compiler_version(tuple(compiler)), *FLAGS, *EXACT, platform.machine(), sys.platform]
-    digest.update("\0".join(about).encode())
-    for file in sorted([*sources.glob("*.cpp"), *sources.glob("*.h")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+def _circumstances() -> str:
+    """Digest of the processor and of the test: where one of them is another, a library is tested again."""
+    digest = hashlib.sha256(Path(__file__).with_name("selftest.py").read_bytes())
+    digest.update(platform.machine().encode())
+    with suppress(OSError), Path("/proc/cpuinfo").open("rb") as info:
+        of_all = (b"model name", b"stepping", b"microcode", b"flags", b"CPU ", b"Features")
+        first = info.read(8192).partition(b"\n\n")[0]  # the first of many processors
+        digest.update(b"\n".join(line for line in first.splitlines() if line.startswith(of_all)))
     return digest.hexdigest()[:24]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _runs(library: ctypes.CDLL, name: str) -> bool:
-    return bool(library.qdit_variants() >> VARIANTS.index(name) & 1)

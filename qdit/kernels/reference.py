@@ -20,6 +20,9 @@ from qdit.affine import (
 from qdit.errors import ConfigError, Unsupported
 from qdit.kernels.packing import PackedWeight, unpack_weight
 
+LARGEST_ZERO = 255
+"""Of activations: zero points are multiplied as 16-bit pairs."""
+
 
 def quantize_groups(
     x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False
@@ -71,14 +74,24 @@ def grouped_linear(
     *,
     activation_bits: int = 8,
     symmetric: bool = False,
+    input_group: int | None = None,
+    static: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """(…, width) → (…, outputs), float32; sums over groups are kept in float64 and rounded once.
 
-    Raises ConfigError (shapes, bits) and Unsupported where a number is not finite.
+    `input_group` inputs share a range, with `static` a given one. Raises ConfigError (shapes, bits) and Unsupported
+    where a number is not finite.
     """
-    check_linear(x, weight, bias, activation_bits)
+    size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
     rows = x.reshape(-1, weight.width).float()
-    codes, scale, zero_point = quantize_groups(rows, weight.group_size, activation_bits, symmetric=symmetric)
+    if static is None:
+        codes, scale, zero_point = quantize_groups(rows, size, activation_bits, symmetric=symmetric)
+    else:
+        groups = group(rows, size)
+        scale, zero_point = (t.float().expand(groups.shape[:-1]) for t in static)
+        codes = quantize(groups, scale[..., None], zero_point[..., None], activation_bits)
+    codes = group(codes.flatten(-2), weight.group_size)
+    scale, zero_point = (t.repeat_interleave(size // weight.group_size, dim=-1) for t in (scale, zero_point))
     if not (rows.isfinite().all() and scale.isfinite().all()):
         raise not_finite()
     weight_codes, weight_zero, weight_scale = unpack_weight(weight)
@@ -94,13 +107,33 @@ def grouped_linear(
     return y.reshape(*x.shape[:-1], weight.outputs)
 
 
-def check_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None, activation_bits: int) -> None:
-    """Raise ConfigError unless the operands of `grouped_linear` fit each other."""
+def check_linear(
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    activation_bits: int,
+    *,
+    input_group: int | None = None,
+    static: tuple[Tensor, Tensor] | None = None,
+) -> int:
+    """Inputs that share a range; raises ConfigError unless the operands of `grouped_linear` fit each other."""
     if x.ndim < 1 or x.shape[-1] != weight.width:
         raise ConfigError(f"input of shape {tuple(x.shape)} for a weight of shape {weight.shape}: the last must agree")
     if bias is not None and tuple(bias.shape) != (weight.outputs,):
         raise ConfigError(f"bias of shape {tuple(bias.shape)} for {weight.outputs} outputs")
     check_bits(activation_bits)
+    size = weight.group_size if input_group is None else input_group
+    if static is not None:
+        size = check_static(x, *static)
+        low, high = float(static[1].min()), float(static[1].max())
+        if low < 0 or high > LARGEST_ZERO:
+            raise Unsupported(f"activation zero_point from {low:g} to {high:g}: the integer kernels take 0 to 255")
+    if size < 1 or size % weight.group_size or weight.width % size or input_group not in (None, size):
+        raise ConfigError(
+            f"input_group {size if input_group is None else input_group}: must divide the width {weight.width} and be a"
+            f" multiple of the weight's group size {weight.group_size}, with one static pair for each"
+        )
+    return size
 
 
 def check_bits(bits: int) -> None:

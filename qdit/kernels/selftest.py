@@ -1,5 +1,9 @@
 """A small case with every layout of a weight, computed by a backend and by the reference."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,52 +14,104 @@ from qdit.kernels.packing import PackedWeight, pack_weight, unpack_weight
 TOLERANCE = 1e-6
 """Of |x̂|·|ŵ|ᵀ + |b|: what rounding may change (issue 5)."""
 
-CASES = ((4, 32, False), (4, 12, False), (6, 24, True), (8, 96, False))
-"""Weight bits, group size, symmetric activations."""
+CASES = ((4, 32, 32, False), (4, 12, 96, False), (6, 24, 24, True), (8, 96, 96, False))
+"""Weight bits, group size of the weight and of the activations, symmetric activations."""
+
+STATIC = 0.02, 120.0
+"""Given scale and zero point."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What a backend computes with, all with the arguments of `qdit.kernels.compiled` from the second on."""
+
+    grouped_linear: Callable[..., Tensor | None]
+    quantize_groups: Callable[..., tuple[Tensor, Tensor, Tensor] | None]
+    fake_quantize_groups: Callable[..., Tensor | None]
+    fake_quantize_static: Callable[..., Tensor | None]
 
 
 def disagreement(backend: Backend) -> str | None:
-    """What a backend computes wrongly, or None."""
+    """What a variant of the compiled library computes wrongly, or None."""
+    operations = Operations(
+        grouped_linear=partial(compiled.grouped_linear, backend, threads=1),
+        quantize_groups=partial(compiled.quantize_groups, backend),
+        fake_quantize_groups=partial(compiled.fake_quantize_groups, backend, threads=1),
+        fake_quantize_static=partial(compiled.fake_quantize_static, backend, threads=1),
+    )
+    return disagreement_of(operations, "cpu")
+
+
+def disagreement_of(operations: Operations, device: str) -> str | None:
+    """What operations on tensors of a device compute wrongly, or None; the reference computes on the CPU."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(7, 96, generator=generator) * torch.randn(7, 1, generator=generator).exp()
     bias = torch.randn(64, generator=generator)
-    for bits, size, symmetric in CASES:
-        shape = (64, 96 // size)
-        codes = torch.randint(2**bits, (64, 96), generator=generator, dtype=torch.int16)
-        zero_point = torch.randint(2**bits, shape, generator=generator, dtype=torch.int16)
-        weight = pack_weight(codes, torch.rand(shape, generator=generator) + 0.1, zero_point, bits=bits)
-        name = f"{bits}-bit weights in groups of {size}"
-        if not _same_codes(backend, x, size, symmetric=symmetric):
+    there, there_bias = x.to(device), bias.to(device)
+    for bits, size, shared, symmetric in CASES:
+        if not _same_codes(operations, there, x, size, symmetric=symmetric):
             return f"other activation codes in groups of {size}"
-        simulated = compiled.fake_quantize_groups(backend, x, size, 8, symmetric=symmetric, threads=1)
-        if simulated is None or not torch.equal(
-            simulated, reference.fake_quantize_groups(x, size, 8, symmetric=symmetric)
-        ):
+        simulated = operations.fake_quantize_groups(there, size, 8, symmetric=symmetric)
+        if not _equal(simulated, reference.fake_quantize_groups(x, size, 8, symmetric=symmetric)):
             return f"another simulation in groups of {size}"
-        y = compiled.grouped_linear(backend, x, weight, bias, activation_bits=8, symmetric=symmetric, threads=1)
-        expected = reference.grouped_linear(x, weight, bias, symmetric=symmetric)
-        if y is None or not ((y - expected).abs() <= bound(x, weight, bias, symmetric=symmetric)).all():
-            return name
-    scale, zero_point = torch.tensor([0.02]), torch.tensor([120.0])
-    static = compiled.fake_quantize_static(backend, x, scale, zero_point, 8, threads=1)
-    if static is None or not torch.equal(static, reference.fake_quantize_static(x, scale, zero_point, 8)):
+        weight = _weight(bits, size, generator)
+        moved = _moved(weight, device)
+        y = operations.grouped_linear(
+            there, moved, there_bias, activation_bits=8, symmetric=symmetric, input_group=shared
+        )
+        expected = reference.grouped_linear(x, weight, bias, symmetric=symmetric, input_group=shared)
+        most = bound(x, weight, bias, symmetric=symmetric, shared=shared)
+        if y is None or not ((y.cpu() - expected).abs() <= most).all():
+            return f"{bits}-bit weights in groups of {size}"
+    given = torch.tensor(STATIC[:1]), torch.tensor(STATIC[1:])
+    there_given = given[0].to(device), given[1].to(device)
+    if not _equal(
+        operations.fake_quantize_static(there, *there_given, 8), reference.fake_quantize_static(x, *given, 8)
+    ):
         return "another static simulation"
+    y = operations.grouped_linear(
+        there, moved, there_bias, activation_bits=8, symmetric=False, input_group=96, static=there_given
+    )
+    expected = reference.grouped_linear(x, weight, bias, input_group=96, static=given)
+    if y is None or not torch.allclose(y.cpu(), expected, rtol=1e-5, atol=1e-3):
+        return "given ranges"
     return None
 
 
-def bound(x: Tensor, weight: PackedWeight, bias: Tensor | None, *, symmetric: bool = False) -> Tensor:
+def bound(
+    x: Tensor, weight: PackedWeight, bias: Tensor | None, *, symmetric: bool = False, shared: int | None = None
+) -> Tensor:
     """How far each output may be from the exact one: 1e-6 · (|x̂|·|ŵ|ᵀ + |b|), in float64."""
     codes, zero_point, scale = unpack_weight(weight)
     values = (codes.unflatten(1, (-1, weight.group_size)) - zero_point[..., None]).double() * scale.double()[..., None]
-    inputs = reference.fake_quantize_groups(x.double(), weight.group_size, 8, symmetric=symmetric)
+    inputs = reference.fake_quantize_groups(x.double(), shared or weight.group_size, 8, symmetric=symmetric)
     size = inputs.abs() @ values.flatten(1).abs().T
     return TOLERANCE * (size if bias is None else size + bias.double().abs())
 
 
-def _same_codes(backend: Backend, x: Tensor, size: int, *, symmetric: bool) -> bool:
-    found = compiled.quantize_groups(backend, x, size, 8, symmetric=symmetric)
+def _weight(bits: int, size: int, generator: torch.Generator) -> PackedWeight:
+    shape = (64, 96 // size)
+    codes = torch.randint(2**bits, (64, 96), generator=generator, dtype=torch.int16)
+    zero_point = torch.randint(2**bits, shape, generator=generator, dtype=torch.int16)
+    return pack_weight(codes, torch.rand(shape, generator=generator) + 0.1, zero_point, bits=bits)
+
+
+def _moved(weight: PackedWeight, device: str) -> PackedWeight:
+    """The weight on a device; on its own it stays the same object."""
+    if device == "cpu":
+        return weight
+    tensors = {name: value.to(device) for name, value in vars(weight).items() if isinstance(value, Tensor)}
+    return PackedWeight(**{**vars(weight), **tensors})
+
+
+def _same_codes(operations: Operations, there: Tensor, x: Tensor, size: int, *, symmetric: bool) -> bool:
+    found = operations.quantize_groups(there, size, 8, symmetric=symmetric)
     if found is None:
         return False
     codes, scale, zero_point = reference.quantize_groups(x, size, 8, symmetric=symmetric)
     expected = (codes.flatten(-2).to(torch.uint8), scale, zero_point)
-    return all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    return all(_equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def _equal(found: Tensor | None, expected: Tensor) -> bool:
+    return found is not None and torch.equal(found.cpu(), expected)

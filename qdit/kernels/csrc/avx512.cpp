@@ -119,15 +119,53 @@ QDIT_AVX512_INLINE bool emit(const float* x, const Quantizer& q, const Groups& g
     return _mm512_cmp_ps_mask(poison, poison, _CMP_UNORD_Q) == 0;
 }
 
+// Codes where no vector holds two groups: what belongs to a group stays in registers.
+QDIT_AVX512_INLINE bool codes_of_whole_vectors(const float* x, const Quantizer& q, const Groups& g, uint8_t* out) {
+    const __m512 levels = _mm512_set1_ps(q.levels), none = _mm512_setzero_ps();
+    __m512 poison = none;
+    for (int64_t group = 0; group < q.groups; ++group) {
+        const __m512 scale = _mm512_set1_ps(g.scale[group]), zero = _mm512_set1_ps(g.zero[group]);
+        const __m512 inverse = _mm512_set1_ps(g.inverse[group]);
+        for (const float* end = x + q.group_size; x < end; x += 16, out += 16) {
+            const __m512 v = _mm512_loadu_ps(x);
+            poison = _mm512_fmadd_ps(v, none, poison);
+            const __m512i whole = _mm512_cvtps_epi32(code(v, scale, zero, inverse, levels));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(whole));
+        }
+    }
+    return _mm512_cmp_ps_mask(poison, poison, _CMP_UNORD_Q) == 0;
+}
+
 QDIT_AVX512 bool codes(const float* x, const Quantizer& q, const Groups& g, uint8_t* out) {
-    return emit<true>(x, q, g, out);
+    return q.group_size % 16 == 0 ? codes_of_whole_vectors(x, q, g, out) : emit<true>(x, q, g, out);
 }
 
 QDIT_AVX512 bool values(const float* x, const Quantizer& q, const Groups& g, float* out) {
     return emit<false>(x, q, g, out);
 }
 
-QDIT_AVX512 void unpack(const PackedChunk& chunk, int8_t* out) { unpack_generic(chunk, out); }
+// Both steps of a byte of 4-bit weights at once.
+QDIT_AVX512 void unpack(const PackedChunk& chunk, int8_t* out) {
+    if (chunk.storage != 4 || chunk.group_steps % 2) return unpack_generic(chunk, out);
+    const __m512i low = _mm512_set1_epi8(15);
+    const uint8_t* codes = chunk.codes;
+    for (int64_t group = 0; group < chunk.groups; ++group) {
+        __m512i zeros[3];
+        for (int v = 0; v < 3; ++v) {
+            const auto* at = reinterpret_cast<const __m128i*>(chunk.zeros + group * kColumns + 16 * v);
+            const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(at));
+            zeros[v] = _mm512_mullo_epi32(wide, _mm512_set1_epi32(0x01010101));
+        }
+        for (int64_t step = 0; step < chunk.group_steps; step += 2, codes += kBytes, out += 2 * kBytes) {
+            for (int v = 0; v < 3; ++v) {
+                const __m512i both = _mm512_loadu_si512(codes + 64 * v);
+                const __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+                _mm512_storeu_si512(out + 64 * v, _mm512_sub_epi8(_mm512_and_si512(both, low), zeros[v]));
+                _mm512_storeu_si512(out + kBytes + 64 * v, _mm512_sub_epi8(second, zeros[v]));
+            }
+        }
+    }
+}
 
 QDIT_AVX512 bool finish(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y) {
     return finish_generic(part, columns, first, last, bias, y);
@@ -150,10 +188,10 @@ QDIT_AVX512_INLINE void dot_words(__m512i& sum, __m512i a, __m512i b) {
 #endif
 }
 
+constexpr int kVectors = kColumns / 16;
+
 template <int kRows, bool kZeros>
-QDIT_AVX512 void tile_rows(const Tile& t) {
-    constexpr int kVectors = kColumns / 16;
-    __m512 parts[kRows][kVectors];
+QDIT_AVX512_INLINE void sum_groups(const Tile& t, __m512 (&parts)[kRows][kVectors]) {
     for (auto& row : parts) for (auto& part : row) part = _mm512_setzero_ps();
     const int8_t* weight = t.weight;
     const uint8_t* codes = t.codes;
@@ -192,14 +230,60 @@ QDIT_AVX512 void tile_rows(const Tile& t) {
             }
         }
     }
+}
+
+template <int kRows, bool kZeros>
+QDIT_AVX512 void tile_rows(const Tile& t) {
+    __m512 parts[kRows][kVectors];
+    sum_groups<kRows, kZeros>(t, parts);
     for (int r = 0; r < kRows; ++r) {
         for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(t.part + r * kColumns + 16 * v, parts[r][v]);
     }
 }
 
+// The sums go to y while they are in registers; its lines are fetched while the sums are computed.
+template <int kRows, bool kZeros>
+QDIT_AVX512 bool tile_rows_to(const Tile& t, const Output& o) {
+    for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) __builtin_prefetch(o.y + r * o.stride + 16 * v, 1);
+    }
+    __m512 parts[kRows][kVectors];
+    sum_groups<kRows, kZeros>(t, parts);
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    __mmask16 bad = 0;
+    for (int v = 0; v < kVectors; ++v) {
+        const __m512 bias = o.last && o.bias ? _mm512_loadu_ps(o.bias + 16 * v) : _mm512_setzero_ps();
+        for (int r = 0; r < kRows; ++r) {
+            float* y = o.y + r * o.stride + 16 * v;
+            __m512 sum = o.first ? parts[r][v] : _mm512_add_ps(_mm512_loadu_ps(y), parts[r][v]);
+            if (o.last) {
+                if (o.bias) sum = _mm512_add_ps(sum, bias);
+                const __m512i bits = _mm512_and_si512(_mm512_castps_si512(sum), exponent);
+                bad |= _mm512_cmpeq_epi32_mask(bits, exponent);
+            }
+            _mm512_storeu_ps(y, sum);
+        }
+    }
+    return bad == 0;
+}
+
 template <int kRows>
 void tile_any(const Tile& t) {
     t.weight_zeros ? tile_rows<kRows, true>(t) : tile_rows<kRows, false>(t);
+}
+
+template <int kRows>
+bool tile_any_to(const Tile& t, const Output& o) {
+    return t.weight_zeros ? tile_rows_to<kRows, true>(t, o) : tile_rows_to<kRows, false>(t, o);
+}
+
+bool tile_to(int rows, const Tile& t, const Output& o) {
+    switch (rows) {
+        case 1: return tile_any_to<1>(t, o);
+        case 2: return tile_any_to<2>(t, o);
+        case 3: return tile_any_to<3>(t, o);
+        default: return tile_any_to<4>(t, o);
+    }
 }
 
 void tile(int rows, const Tile& t) {
@@ -215,7 +299,7 @@ void tile(int rows, const Tile& t) {
 }  // namespace
 
 const Kernel* avx512_kernel() {
-    static const Kernel kernel{16, extremes, parameters, codes, values, unpack, tile, finish};
+    static const Kernel kernel{16, extremes, parameters, codes, values, unpack, tile, finish, tile_to};
     static const Processor processor;
     return processor.avx512vnni ? &kernel : nullptr;
 }

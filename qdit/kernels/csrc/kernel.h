@@ -1,4 +1,4 @@
-// What every variant (scalar, AVX2, AVX512-VNNI) provides, and the shapes they share. docs/kernels.md explains both.
+// What every variant (scalar, AVX2, AVX512-VNNI, NEON) provides, and the shapes they share. docs/kernels.md explains both.
 #pragma once
 #include <cstdint>
 
@@ -57,6 +57,14 @@ struct PackedChunk {
     int storage;
 };
 
+// Where a tile's sums go: y = part or y + part, then + bias if not null and it is the last chunk.
+struct Output {
+    float* y;  // row stride `stride`
+    int64_t stride;
+    const float* bias;
+    bool first, last;
+};
+
 struct Kernel {
     int lanes;
     void (*extremes)(const float* x, const Quantizer& q, const Groups& g);
@@ -67,10 +75,14 @@ struct Kernel {
     void (*tile)(int rows, const Tile& tile);
     // y = part or y + part, then + bias if not null; false: a result of the last chunk is not finite.
     bool (*finish)(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y);
+    // Tile and finish of all 48 columns at once, or null; the same bits.
+    bool (*tile_to)(int rows, const Tile& tile, const Output& out) = nullptr;
 };
 
 const Kernel& scalar_kernel();
 const Kernel* avx2_kernel();    // null where the processor or the compiler's target has it not
 const Kernel* avx512_kernel();
+const Kernel* neon_dot_kernel();
+const Kernel* neon_i8mm_kernel();
 
 }  // namespace qdit

@@ -25,4 +25,37 @@ struct Processor {
 };
 
 }  // namespace qdit
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+namespace qdit {
+
+struct Processor {
+    bool dot_product = false;
+    bool i8mm = false;
+
+    Processor() {
+#if defined(__linux__)
+        dot_product = getauxval(AT_HWCAP) >> 20 & 1;           // HWCAP_ASIMDDP
+        i8mm = dot_product && (getauxval(AT_HWCAP2) >> 13 & 1);  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+        dot_product = has("hw.optional.arm.FEAT_DotProd");
+        i8mm = dot_product && has("hw.optional.arm.FEAT_I8MM");
+#endif
+    }
+
+#if defined(__APPLE__)
+    static bool has(const char* name) {
+        int value = 0;
+        size_t size = sizeof value;
+        return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+    }
+#endif
+};
+
+}  // namespace qdit
 #endif

@@ -1,0 +1,64 @@
+"""What computes with quantized layers here and why nothing else does, as text for people."""
+
+import platform
+
+import torch
+
+from qdit.errors import ConfigError
+from qdit.kernels import library
+from qdit.kernels.building import SHIPPED
+
+OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def report() -> dict[str, str]:
+    """`kernels` (the backend in use), `kernel library` (the file) and `kernels not used` (each with its reason).
+
+    Builds the library if there is none. A QDIT_KERNELS that cannot be fulfilled is a line of the report, not an error.
+    """
+    loaded, names = library.loaded(), library.available()
+    lines = {"kernels": _in_use(names), "kernel library": _file(loaded)}
+    absent = [f"{name}: {reason}" for name, reason in _absent(names, loaded)]
+    return {**lines, "kernels not used": "; ".join(absent)} if absent else lines
+
+
+def _in_use(names: tuple[str, ...]) -> str:
+    try:
+        chosen = library.backend_name()
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        on_gpus = "".join(f", {library.backend_name(gpu)} on {gpu}" for gpu in gpus)
+        forced = f", as {library.FORCE} says" if library.forced() else f" ({library.FORCE} forces another)"
+    except ConfigError as problem:
+        return str(problem)
+    return f"{chosen} on the CPU{on_gpus}; here run {', '.join(names)}{forced}"
+
+
+def _file(loaded: library.Loaded | str) -> str:
+    if isinstance(loaded, str):
+        return f"none: {loaded}"
+    origin = "at install" if loaded.built.path.parent == SHIPPED else "on this computer"
+    return f"{loaded.built.path}, built {origin} by {loaded.built.compiler}; agrees with the reference"
+
+
+def _absent(names: tuple[str, ...], loaded: library.Loaded | str) -> list[tuple[str, str]]:
+    """(name, why it does not run here)."""
+    machine = OTHER_NAMES.get(platform.machine().lower(), platform.machine())
+    absent = []
+    for name in library.FORCEABLE:
+        if name == "triton":
+            reason = _why_no_triton()
+            if reason is not None:
+                absent.append((name, reason))
+        elif name not in names:
+            needed, feature = library.NEEDS.get(name, (machine, ""))
+            if needed != machine:
+                absent.append((name, f"is for {needed}"))
+            else:
+                absent.append((name, "no library" if isinstance(loaded, str) else f"this processor has not {feature}"))
+    return absent
+
+
+def _why_no_triton() -> str | None:
+    from qdit.kernels.triton_backend import refusal
+
+    return refusal(f"cuda:{torch.cuda.current_device()}") if torch.cuda.is_available() else "there is no CUDA device"

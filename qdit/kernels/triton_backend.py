@@ -1,0 +1,72 @@
+"""Whether Triton computes on a GPU: it is installed, the GPU multiplies 8-bit integers, and a small case is right."""
+
+import importlib.util
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from qdit.errors import ConfigError
+from qdit.kernels.library import FORCE, forced
+
+if TYPE_CHECKING:
+    from qdit.kernels.selftest import Operations
+
+LOG = logging.getLogger(__name__)
+CAPABILITY = (8, 0)
+"""The first with 8-bit tensor cores as Triton uses them."""
+
+
+def usable(device: str | torch.device) -> bool:
+    """Whether CUDA tensors of a device go to Triton; raises ConfigError if QDIT_KERNELS asks for it in vain."""
+    name = forced()
+    if name == "torch":
+        return False
+    problem = refusal(str(device))
+    if problem is not None and name == "triton":
+        raise ConfigError(f"{FORCE}=triton is not available: {problem}; unset it or use torch")
+    return problem is None
+
+
+@cache
+def refusal(device: str) -> str | None:
+    """Why Triton does not compute on a CUDA device, or None. The first answer takes seconds: kernels are compiled."""
+    problem = _missing(device) or _failure(device)
+    if problem is not None:
+        LOG.warning("quantized kernels run in plain torch on %s, which is slow: %s", device, problem)
+    return problem
+
+
+def _missing(device: str) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if torch.version.hip is not None:
+        return "only NVIDIA devices have been considered"
+    found = torch.cuda.get_device_capability(device)
+    return None if found >= CAPABILITY else f"compute capability {found[0]}.{found[1]}; 8.0 or more is needed"
+
+
+def _failure(device: str) -> str | None:
+    from qdit.kernels.selftest import disagreement_of
+
+    try:
+        with torch.cuda.device(device):
+            return disagreement_of(operations(), device)
+    except Exception as problem:  # whatever Triton, its compiler or the driver raise
+        return f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+
+
+def operations() -> "Operations":
+    """The kernels for the self-test."""
+    from qdit.kernels import triton_linear, triton_quantize
+    from qdit.kernels.selftest import Operations
+
+    return Operations(
+        grouped_linear=triton_linear.grouped_linear,
+        quantize_groups=triton_quantize.quantize_groups,
+        fake_quantize_groups=triton_quantize.fake_quantize_groups,
+        fake_quantize_static=triton_quantize.fake_quantize_static,
+    )

@@ -1,0 +1,235 @@
+"""The grouped linear in Triton: 8-bit tensor cores for the codes of each group, float32 for its scales.
+
+For each output, with the integer D = Σ (qx − zx)(qw − zw) over a group: part = fma(D · sw, sx, part), as in the C++
+variants. The tensor cores multiply qx − 128 and qw − zw (8-bit weights: qw − 128); D follows from their sum with one or
+two fused multiply-adds of whole numbers below 2^24, which are exact. Weights are unpacked to 8 bits once per device:
+at the sizes of transformers time goes into arithmetic, not into reading weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from qdit.affine import group
+from qdit.kernels.packing import PackedWeight, unpack_weight
+from qdit.kernels.triton_quantize import Codes, padded_size, quantize_rows
+
+LARGEST_GROUP = 288
+"""Larger groups are computed in parts: their whole numbers stay below 2^24, and a part fits the pipeline."""
+
+PART = 16
+"""Groups that are added up before they are added to the rest, so that long rows stay as exact as short ones."""
+
+
+@triton.jit
+def linear_kernel(
+    codes,
+    scale,
+    zero,
+    totals,
+    weight,
+    weight_scale,
+    weight_sums,
+    weight_zeros,
+    bias,
+    y,
+    flag,
+    rows,
+    outputs,
+    groups,
+    line,
+    PADDED: tl.constexpr,
+    STEP: tl.constexpr,
+    SHARED: tl.constexpr,
+    PART: tl.constexpr,
+    ZEROS: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """BLOCK_ROWS × BLOCK_COLUMNS of y (rows, outputs); flag becomes 1 where one of them is not finite.
+
+    codes (rows, line) and weight (outputs, line) are int8 in groups of PADDED bytes; SHARED groups have one scale and
+    zero (ranges, rows); totals (groups, rows); weight_scale, weight_sums, weight_zeros (groups, outputs).
+    """
+    # Programs that run at the same time share columns of 8 blocks of rows: their operands stay in the cache.
+    blocks = tl.cdiv(rows, BLOCK_ROWS)
+    program = tl.program_id(0)
+    band = program // (8 * tl.cdiv(outputs, BLOCK_COLUMNS)) * 8
+    height = tl.minimum(blocks - band, 8)
+    inside = program % (8 * tl.cdiv(outputs, BLOCK_COLUMNS))
+    row = (band + inside % height) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = inside // height * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    mask = (row < rows)[:, None] & (column < outputs)[None, :]
+    row, column = row % rows, column % outputs  # what lies outside reads something, and is not stored
+    step = tl.arange(0, STEP)
+    left = codes + row.to(tl.int64)[:, None] * line + step[None, :]
+    right = weight + column.to(tl.int64)[None, :] * line + step[:, None]
+    far_rows, far_columns = tl.zeros((), tl.int64) + rows, tl.zeros((), tl.int64) + outputs
+    total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    part = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    for index in range(groups):
+        sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
+        for at in tl.static_range(0, PADDED, STEP):
+            sums = tl.dot(tl.load(left + at), tl.load(right + at), sums, out_dtype=tl.int32)
+        left += PADDED
+        right += PADDED
+        of_rows, of_columns = index // SHARED * far_rows + row, index * far_columns + column
+        whole = tl.fma(
+            -tl.load(zero + of_rows)[:, None], tl.load(weight_sums + of_columns)[None, :], sums.to(tl.float32)
+        )
+        if ZEROS:
+            own = tl.load(totals + index * far_rows + row)
+            whole = tl.fma(-own[:, None], tl.load(weight_zeros + of_columns)[None, :], whole)
+        part = tl.fma(whole * tl.load(weight_scale + of_columns)[None, :], tl.load(scale + of_rows)[:, None], part)
+        if PART > 0:  # noqa: SIM102 - the outer one is decided when compiling
+            if index % PART == PART - 1:
+                total += part
+                part = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    total += part
+    if BIAS:
+        total += tl.load(bias + column)[None, :]
+    endless = mask & ((tl.abs(total) <= 3.4028234663852886e38) == 0)
+    bad = tl.max(tl.max(endless.to(tl.int32), axis=1), axis=0)
+    tl.atomic_max(flag, bad, mask=bad > 0)
+    tl.store(y + row.to(tl.int64)[:, None] * outputs + column[None, :], total, mask=mask)
+
+
+@dataclass(frozen=True)
+class WideWeight:
+    """A packed weight as the tensor cores read it.
+
+    `codes` (outputs, groups · padded) int8; `scale`, `sums` and, where 8-bit zero points need it, `zeros`
+    (groups, outputs) float32; `size` is the group size, a divisor of the packed weight's own.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    sums: Tensor
+    zeros: Tensor | None
+    size: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Shape of a program."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+_WIDE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Packed codes → (their version, the wide weight)."""
+
+
+def grouped_linear(
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    *,
+    activation_bits: int,
+    symmetric: bool,
+    input_group: int | None = None,
+    static: tuple[Tensor, Tensor] | None = None,
+    blocks: Blocks | None = None,
+) -> Tensor | None:
+    """(…, width) → (…, outputs), float32; None where a number is not finite. `blocks` overrides the choice."""
+    wide, shared = wide_weight(weight), weight.group_size if input_group is None else input_group
+    rows = x.reshape(-1, weight.width).contiguous()
+    made = quantize_rows(
+        rows,
+        activation_bits,
+        shared=shared,
+        size=wide.size,
+        symmetric=symmetric,
+        static=static,
+        totals=wide.zeros is not None,
+    )
+    y = torch.empty((len(rows), weight.outputs), dtype=torch.float32, device=x.device)
+    flag = torch.zeros(1, dtype=torch.int32, device=x.device)
+    chosen = blocks or choose_blocks(len(y), weight.outputs, wide.size)
+    _multiply(made, wide, bias, y, flag, shared // wide.size, chosen)
+    return None if flag.item() else y.reshape(*x.shape[:-1], weight.outputs)
+
+
+def _multiply(
+    made: Codes, wide: WideWeight, bias: Tensor | None, y: Tensor, flag: Tensor, shared: int, blocks: Blocks
+) -> None:
+    rows, outputs = y.shape
+    padded, groups = padded_size(wide.size), len(wide.scale)
+    grid = triton.cdiv(rows, blocks.rows) * triton.cdiv(outputs, blocks.columns)
+    linear_kernel[(grid,)](
+        *(made.codes, made.scale, made.zero, made.scale if made.totals is None else made.totals),
+        *(wide.codes, wide.scale, wide.sums, wide.scale if wide.zeros is None else wide.zeros),
+        *(wide.scale if bias is None else bias.float().contiguous(), y, flag),
+        *(rows, outputs, groups, wide.codes.shape[1]),
+        PADDED=padded,
+        STEP=step_of(padded),
+        SHARED=shared,
+        PART=PART if groups > PART else 0,
+        ZEROS=wide.zeros is not None,
+        BIAS=bias is not None,
+        BLOCK_ROWS=blocks.rows,
+        BLOCK_COLUMNS=blocks.columns,
+        num_warps=blocks.warps,
+        num_stages=blocks.stages,
+        enable_fp_fusion=False,
+    )
+
+
+def choose_blocks(rows: int, outputs: int, size: int) -> Blocks:
+    """64 × 128 with 4 warps: two programs fit a multiprocessor and hide each other's scaling (spec/kernels.md §5).
+
+    Small problems get smaller blocks, so that there are programs for all multiprocessors.
+    """
+    loaded = (64 + 128) * padded_size(size)  # bytes of one group
+    stages = max(2, min(4, 100_000 // loaded))
+    if triton.cdiv(rows, 64) * triton.cdiv(outputs, 128) >= 128:
+        return Blocks(64, 128, 4, stages)
+    return Blocks(64 if rows > 32 else 32, 64, 4, stages)
+
+
+def step_of(padded: int) -> int:
+    """Bytes of one step: the largest power of two up to 128 that divides a padded group."""
+    return min(128, padded & -padded)
+
+
+def wide_weight(weight: PackedWeight) -> WideWeight:
+    """The weight unpacked to 8 bits, remembered as long as its packed codes live and do not change."""
+    known = _WIDE.get(weight.codes)
+    version = (0 if weight.codes.is_inference() else weight.codes._version, weight.group_size, weight.storage)
+    if known is None or known[0] != version:
+        known = _WIDE[weight.codes] = (version, _widen(weight))
+    return known[1]
+
+
+def _widen(weight: PackedWeight) -> WideWeight:
+    codes, zero, scale = unpack_weight(weight)
+    size = part_of(weight.group_size)
+    times = weight.group_size // size
+    zero, scale = (t.repeat_interleave(times, dim=1) for t in (zero, scale))
+    offset = torch.full_like(zero, 128) if weight.storage == 8 else zero
+    groups = group(codes, size) - offset[..., None]
+    padded = torch.nn.functional.pad(groups, (0, padded_size(size) - size))
+    beyond = (zero - offset).T.float().contiguous() if weight.zero_pairs is not None else None
+    return WideWeight(
+        codes=padded.to(torch.int8).flatten(1).contiguous(),
+        scale=scale.T.contiguous(),
+        sums=groups.sum(dim=-1).T.float().contiguous(),
+        zeros=beyond,
+        size=size,
+    )
+
+
+def part_of(size: int) -> int:
+    """The group size to compute with: `size`, or for a larger one its divisor that suits the tensor cores best."""
+    if size <= LARGEST_GROUP:
+        return size
+    divisors = [part for part in range(1, LARGEST_GROUP + 1) if size % part == 0]
+    return max(divisors, key=lambda part: (part / padded_size(part), step_of(padded_size(part)), part))

@@ -1,0 +1,252 @@
+"""Triton kernels that quantize activations: to codes for the grouped linear, or to values for the simulated mode.
+
+The codes are those of the reference on CPUs: divisions are true ones (`div_rn`; a plain `/` is approximate on GPUs) and
+rounding is half to even. Values of float16 and bfloat16 are rounded after every step, as torch rounds them. NaN and
+infinity come out as from the reference; in codes they make the scale NaN, and with it every output of the row.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ELEMENTS = 4096
+"""Of one program, about: 32 for each thread of 4 warps."""
+
+STEP = 32
+"""Tensor cores multiply steps of 32 bytes: groups of codes are padded to a multiple of it."""
+
+
+@triton.jit
+def rounded(value):
+    """Half to even; numbers from 2^23 on are integers. The interpreter has no library function for it."""
+    size = tl.abs(value)
+    whole = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)
+    return tl.where(value < 0, -whole, whole)
+
+
+@triton.jit
+def clamped(value, low, high):
+    """NaN stays, as in torch.clamp."""
+    return tl.where(value < low, low, tl.where(value > high, high, value))
+
+
+@triton.jit
+def stored(value, TYPE: tl.constexpr):
+    """What is left of a float32 in another type."""
+    return value.to(TYPE).to(tl.float32)
+
+
+@triton.jit
+def ranges(x, mask, levels, SYMMETRIC: tl.constexpr, TYPE: tl.constexpr):
+    """(scale, zero_point) of each row of x, float32, computed in TYPE (Q-DiT Eq. 7–8 with zero in the range)."""
+    undefined = tl.max((mask & (x != x)).to(tl.int32), axis=1) > 0
+    low = tl.min(tl.where(mask, x, float("inf")), axis=1)
+    high = tl.max(tl.where(mask, x, float("-inf")), axis=1)
+    none = tl.zeros_like(low)
+    smallest = stored(none + 1e-5, TYPE)
+    if SYMMETRIC:
+        size = tl.maximum(tl.abs(low), tl.abs(high))
+        zero = none + (levels + 1) * 0.5
+        scale = stored(tl.div_rn(tl.where(size < smallest, smallest, size), zero - 1), TYPE)
+    else:
+        low, high = tl.where(low > 0, 0.0, low), tl.where(high < 0, 0.0, high)
+        size = stored(high - low, TYPE)
+        scale = stored(tl.div_rn(tl.where(size < smallest, smallest, size), none + levels), TYPE)
+        zero = clamped(rounded(stored(tl.div_rn(-low, scale), TYPE)), 0.0, levels)
+    return tl.where(undefined, float("nan"), scale), zero
+
+
+@triton.jit
+def codes_of(x, scale, zero, levels, TYPE: tl.constexpr):
+    """clamp(round(x / scale) + zero), each step in TYPE."""
+    quotient = rounded(stored(tl.div_rn(x, scale), TYPE))
+    return clamped(stored(quotient + zero, TYPE), 0.0, levels)
+
+
+@triton.jit
+def fake_groups_kernel(
+    x,
+    y,
+    groups,
+    levels,
+    SIZE: tl.constexpr,
+    WIDE: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Quantize and dequantize `groups` groups of SIZE values that lie one after another, BLOCK by each program."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, WIDE)
+    at = row[:, None] * SIZE + column[None, :]
+    mask = (row < groups)[:, None] & (column < SIZE)[None, :]
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    TYPE: tl.constexpr = y.dtype.element_ty
+    scale, zero = ranges(value, mask, levels, SYMMETRIC, TYPE)
+    code = codes_of(value, tl.broadcast_to(scale[:, None], (BLOCK, WIDE)), zero[:, None], levels, TYPE)
+    tl.store(y + at, ((code - zero[:, None]) * scale[:, None]).to(TYPE), mask=mask)
+
+
+@triton.jit
+def fake_static_kernel(x, y, scale, zero, count, width, size, levels, BLOCK: tl.constexpr):
+    """The same with given scale and zero, one pair for each `size` columns of rows of `width`."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    at = first + tl.arange(0, BLOCK)
+    mask = at < count
+    group = ((first % width).to(tl.int32) + tl.arange(0, BLOCK)) % width // size
+    TYPE: tl.constexpr = y.dtype.element_ty
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    step = tl.load(scale + group, mask=mask, other=1.0).to(tl.float32)
+    offset = tl.load(zero + group, mask=mask, other=0.0).to(tl.float32)
+    code = codes_of(value, step, offset, levels, TYPE)
+    tl.store(y + at, (stored(code - offset, TYPE) * step).to(TYPE), mask=mask)
+
+
+@triton.jit
+def codes_kernel(
+    x,
+    given_scale,
+    given_zero,
+    codes,
+    scale,
+    zero,
+    totals,
+    rows,
+    width,
+    line,
+    levels,
+    SHARED: tl.constexpr,
+    SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
+    WIDE: tl.constexpr,
+    GIVEN: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    TOTALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Codes − 128 of BLOCK rows of one range of SHARED inputs, in groups of SIZE padded to PADDED bytes.
+
+    codes (rows, line) int8, whose padding is left as it is; scale and zero − 128 (ranges, rows) float32;
+    with TOTALS Σ(code − zero) of each group (groups, rows) float32.
+    """
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.program_id(1)
+    column = tl.arange(0, WIDE)
+    inside = (column < SHARED)[None, :]
+    mask = (row < rows)[:, None] & inside
+    value = tl.load(x + row[:, None] * width + index * SHARED + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    if GIVEN:
+        none = tl.zeros((BLOCK,), tl.float32)
+        step, offset = none + tl.load(given_scale + index), none + tl.load(given_zero + index)
+    else:
+        step, offset = ranges(value, mask, levels, SYMMETRIC, tl.float32)
+    endless = (tl.abs(value) <= 3.4028234663852886e38) == 0
+    bad = (tl.max((mask & endless).to(tl.int32), axis=1) > 0) | ((step <= 3.4028234663852886e38) == 0)
+    code = codes_of(value, tl.broadcast_to(step[:, None], (BLOCK, WIDE)), offset[:, None], levels, tl.float32)
+    code = tl.where(mask & (bad == 0)[:, None], code, 0.0)
+    at = (index * (SHARED // SIZE) + column // SIZE) * PADDED + column % SIZE
+    tl.store(codes + row[:, None] * line + at[None, :], (code - 128).to(tl.int8), mask=mask)
+    place = index.to(tl.int64) * rows + row
+    tl.store(scale + place, tl.where(bad, float("nan"), step), mask=row < rows)
+    tl.store(zero + place, offset - 128, mask=row < rows)
+    if TOTALS:
+        beyond = tl.where(mask, code - offset[:, None], 0.0)
+        for part in tl.static_range(SHARED // SIZE):
+            own = (column // SIZE == part)[None, :]
+            total = tl.sum(tl.where(own, beyond, 0.0), axis=1)
+            group = (index * (SHARED // SIZE) + part).to(tl.int64)
+            tl.store(totals + group * rows + row, total, mask=row < rows)
+
+
+class Codes(NamedTuple):
+    """Quantized rows as `codes_kernel` writes them; `totals` only if they are wanted."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    totals: Tensor | None
+
+
+def quantize_rows(
+    x: Tensor,
+    bits: int,
+    *,
+    shared: int,
+    size: int,
+    symmetric: bool,
+    static: tuple[Tensor, Tensor] | None,
+    totals: bool,
+) -> Codes:
+    """Quantize contiguous x (rows, width), in ranges of `shared` inputs, each of one or more groups of `size`."""
+    rows, width = x.shape
+    wide, padded, count = triton.next_power_of_2(shared), padded_size(size), width // shared
+    new = torch.empty if padded == size else torch.zeros
+    codes = new((rows, width // size * padded), dtype=torch.int8, device=x.device)
+    scale, zero = (torch.empty((count, rows), dtype=torch.float32, device=x.device) for _ in range(2))
+    sums = torch.empty((width // size, rows), dtype=torch.float32, device=x.device) if totals else None
+    given = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
+    block = _block(wide, rows)
+    codes_kernel[(triton.cdiv(rows, block), count)](
+        *(x, *given, codes, scale, zero, scale if sums is None else sums),
+        *(rows, width, codes.shape[1], float(2**bits - 1)),
+        SHARED=shared,
+        SIZE=size,
+        PADDED=padded,
+        WIDE=wide,
+        GIVEN=static is not None,
+        SYMMETRIC=symmetric,
+        TOTALS=totals,
+        BLOCK=block,
+        enable_fp_fusion=False,
+    )
+    return Codes(codes, scale, zero, sums)
+
+
+def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
+    flat = x.reshape(-1, x.shape[-1])
+    made = quantize_rows(flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False)
+    codes = made.codes.view(len(flat), -1, padded_size(group_size))[..., :group_size].int() + 128
+    groups = (*x.shape[:-1], x.shape[-1] // group_size)
+    return codes.to(torch.uint8).reshape(x.shape), made.scale.T.reshape(groups), (made.zero.T + 128).reshape(groups)
+
+
+def fake_quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> Tensor:
+    """Contiguous (…, d) → (…, d), in the type of x."""
+    y = torch.empty_like(x)
+    groups, wide = x.numel() // group_size, triton.next_power_of_2(group_size)
+    block = _block(wide, groups)
+    fake_groups_kernel[(triton.cdiv(groups, block),)](
+        *(x, y, groups, float(2**bits - 1)),
+        SIZE=group_size,
+        WIDE=wide,
+        SYMMETRIC=symmetric,
+        BLOCK=block,
+        enable_fp_fusion=False,
+    )
+    return y
+
+
+def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Contiguous (…, d) → (…, d), in the type that torch gives x / scale; scale and zero_point are (groups,)."""
+    y = torch.empty(x.shape, dtype=torch.result_type(x, scale), device=x.device)
+    width = x.shape[-1]
+    fake_static_kernel[(triton.cdiv(x.numel(), ELEMENTS // 4),)](
+        *(x, y, scale.contiguous(), zero_point.to(x.dtype).contiguous()),
+        *(x.numel(), width, width // scale.numel(), float(2**bits - 1)),
+        BLOCK=ELEMENTS // 4,
+        enable_fp_fusion=False,
+    )
+    return y
+
+
+def padded_size(group_size: int) -> int:
+    """Bytes of a group of codes."""
+    return -(-group_size // STEP) * STEP
+
+
+def _block(wide: int, rows: int) -> int:
+    """Rows of one program."""
+    return max(1, min(ELEMENTS // wide, triton.next_power_of_2(rows)))

@@ -1,0 +1,158 @@
+"""The Triton kernels in Triton's interpreter; test_triton.py runs this file in a process of its own.
+
+Triton decides when it is imported whether it compiles or interprets: TRITON_INTERPRET=1 must be set before.
+"""
+
+import pytest
+import torch
+
+from qdit.errors import Unsupported
+from qdit.kernels import compiled, dispatch, library, reference, triton_backend, triton_linear, triton_quantize
+from qdit.kernels.packing import pack_weight
+from qdit.kernels.selftest import disagreement_of
+from tests.kernels.cases import KINDS, exact, inputs, same_bits, weight_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, of NaN and infinity
+
+
+@pytest.fixture
+def on_triton(monkeypatch):
+    """The dispatcher takes the tensors at hand for CUDA tensors."""
+    monkeypatch.setattr(dispatch, "_on_triton", lambda x, *others: True)
+
+
+LINEARS = [
+    # weight bits, group size, width, outputs, rows, symmetric
+    (4, 32, 96, 50, 7, False),
+    (4, 12, 48, 5, 3, True),
+    (6, 36, 144, 70, 5, False),
+    (8, 96, 192, 130, 40, False),
+    (4, 32, 640, 20, 9, False),  # more groups than a part
+    (8, 288, 576, 20, 9, False),
+    (6, 1152, 1152, 20, 9, True),  # a group in several parts
+    (8, 4, 16, 3, 1, False),
+]
+
+
+EVERY_KIND = ("random", "constant", "positive", "huge", "tiny", "outliers")
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [(p, kind) for p in LINEARS for kind in (EVERY_KIND if p[4] < 6 else ("random", "constant"))],
+    ids=str,
+)
+def test_linear_is_within_1e_6_of_quantize_dequantize_in_float64(problem, kind):
+    bits, size, width, outputs, rows, symmetric = problem
+    weight = weight_of(bits, outputs, width, size, 0)
+    x, bias = inputs(kind, (rows, width), 1), torch.randn(outputs) if bits != 6 else None
+    packed = pack_weight(*weight, bits=bits)
+    y = triton_linear.grouped_linear(x, packed, bias, activation_bits=8, symmetric=symmetric)
+    expected, sizes = exact(x, weight, bias, 8, symmetric=symmetric)
+    assert y is not None and ((y - expected).abs() <= 1e-6 * sizes).all()
+    backend = library.backend()
+    if backend.library is not None and width <= 512:  # the same parts: the same bits as on CPUs
+        on_cpu = compiled.grouped_linear(
+            backend, x, packed, bias, activation_bits=8, symmetric=symmetric, threads=1, input_group=None
+        )
+        assert on_cpu is not None and same_bits(y, on_cpu)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_linear_with_ranges_that_are_shared_or_given(on_triton, static):
+    weight = weight_of(8, 20, 96, 12, 0)
+    packed, x = pack_weight(*weight, bits=8), inputs("random", (2, 5, 96), 1)
+    ranges = (torch.tensor([0.02, 0.03]), torch.tensor([120.0, 3.0])) if static else None
+    y = dispatch.grouped_linear(x, packed, input_group=48, static=ranges)
+    expected = reference.grouped_linear(x, packed, input_group=48, static=ranges)
+    assert y.shape == (2, 5, 20) and torch.allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_zero_points_outside_the_codes():
+    codes, scale, zero_point = weight_of(4, 50, 64, 32, 0)
+    for shift in (-100, 300):
+        weight = (codes, scale, zero_point + shift)
+        x = inputs("random", (5, 64), 0)
+        expected, sizes = exact(x, weight, None, 8, symmetric=False)
+        y = triton_linear.grouped_linear(x, pack_weight(*weight, bits=4), None, activation_bits=8, symmetric=False)
+        assert y is not None and ((y - expected).abs() <= 1e-6 * sizes).all()
+
+
+@pytest.mark.parametrize("size", [4, 12, 32, 36, 96, 288])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_codes_are_those_of_the_reference(size, symmetric):
+    for kind in KINDS:
+        x = inputs(kind, (3, 3 * size), size)
+        codes, scale, zero = reference.quantize_groups(x, size, 8, symmetric=symmetric)
+        found = triton_quantize.quantize_groups(x, size, 8, symmetric=symmetric)
+        assert torch.equal(found[0].float(), codes.flatten(-2)), kind
+        assert same_bits(found[1], scale) and torch.equal(found[2], zero)
+
+
+# Not bfloat16: the interpreter cuts off where a GPU rounds. test_triton.py looks into the compiled code instead.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [4, 12, 32, 288])
+def test_simulation_is_that_of_the_reference(on_triton, dtype, size):
+    for kind in KINDS:
+        for bits, symmetric in ((8, False), (4, True)):
+            x = inputs(kind, (1, 3, 2 * size), size).to(dtype)
+            found = dispatch.fake_quantize_groups(x, size, bits, symmetric=symmetric)
+            expected = reference.fake_quantize_groups(x, size, bits, symmetric=symmetric)
+            assert found.dtype == dtype and torch.equal(found.nan_to_num(7), expected.nan_to_num(7)), kind
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("dtype", "scale_dtype"), [(0, 0), (1, 0), (1, 1)])
+def test_static_simulation_is_that_of_the_reference(on_triton, groups, dtype, scale_dtype):
+    types = (torch.float32, torch.float16)
+    scale, zero = (torch.rand(groups) + 0.1).to(types[scale_dtype]), torch.arange(groups) * 40 - 20
+    for kind in ("random", "outliers", "rows", "zero"):
+        x = inputs(kind, (7, 36), groups).to(types[dtype])
+        found = dispatch.fake_quantize_static(x, scale, zero, 8)
+        expected = reference.fake_quantize_static(x, scale, zero, 8)
+        assert found.dtype == expected.dtype and torch.equal(found, expected), kind
+
+
+def test_ties_round_as_the_division_does():
+    step = torch.rand(64, 1) * 3 + 1e-3
+    x = (torch.randint(255, (64, 32)) + 0.5) * step
+    x[:, 0], x[:, 1] = 0, 255 * step[:, 0]
+    found = triton_quantize.fake_quantize_groups(x, 32, 8, symmetric=False)
+    assert same_bits(found, reference.fake_quantize_groups(x, 32, 8))
+
+
+@pytest.mark.parametrize("damage", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_is_an_error_or_comes_out_as_from_the_reference(on_triton, damage):
+    x = inputs("random", (4, 72), 0)
+    x[1, 2] = damage
+    with pytest.raises(Unsupported, match="not finite"):
+        dispatch.grouped_linear(x, pack_weight(*weight_of(4, 5, 72, 36, 0), bits=4))
+    found, expected = (f.fake_quantize_groups(x, 36, 8) for f in (dispatch, reference))
+    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+    given = torch.tensor([0.1]), torch.tensor([3])
+    found, expected = (f.fake_quantize_static(x, *given, 8) for f in (dispatch, reference))
+    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+
+
+def test_a_result_that_is_not_finite_is_an_error(on_triton):
+    codes, scale, zero_point = weight_of(4, 50, 64, 32, 0, "constant")
+    packed = pack_weight(codes, torch.full_like(scale, 60000), zero_point, bits=4)
+    with pytest.raises(Unsupported, match="not finite"):
+        dispatch.grouped_linear(torch.full((5, 64), 1e38), packed)
+
+
+def test_unpacked_weights_follow_the_packed_ones():
+    packed = pack_weight(*weight_of(4, 5, 32, 32, 0), bits=4)
+    first = triton_linear.wide_weight(packed)
+    assert triton_linear.wide_weight(packed) is first
+    packed.codes.copy_(pack_weight(*weight_of(4, 5, 32, 32, 1), bits=4).codes)
+    assert not torch.equal(triton_linear.wide_weight(packed).codes, first.codes)
+
+
+def test_the_self_test_passes_and_sees_a_wrong_kernel(monkeypatch):
+    assert disagreement_of(triton_backend.operations(), "cpu") is None
+    wide = triton_linear.wide_weight
+    monkeypatch.setattr(triton_linear, "padded_size", lambda size: -(-size // 32) * 32 + 32 * (size == 24))
+    triton_linear._WIDE.clear()
+    assert wide is triton_linear.wide_weight
+    assert disagreement_of(triton_backend.operations(), "cpu") is not None
