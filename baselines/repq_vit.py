@@ -20,7 +20,7 @@ from torch import Tensor
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import DiT
-from qdit.models.roles import CORE_ROLES, ModulationRows, Site, select
+from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
@@ -69,7 +69,8 @@ class RepqVit(Method):
         roles = CORE_ROLES if scope == "common" else (*EDGE_ROLES, *CORE_ROLES)
         sites = select(model.sites(), roles=roles)
         batches = list(calibration["uniform"].batches(BATCH))
-        normed = [site for site in sites if isinstance(site.fold_source, ModulationRows) and options.reparametrize]
+        modulated = [site for site in sites if isinstance(site.fold_source, ModulationRows | SharedModulation)]
+        normed = modulated if options.reparametrize else []
         folded = {}
         if activation_bits < FULL_PRECISION:
             folded = reparametrize(model, normed, batches, bits=activation_bits)

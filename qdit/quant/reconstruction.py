@@ -265,9 +265,9 @@ def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
 
 
 def block_units(sites: Iterable[Site]) -> list[Unit]:
-    """One unit per block with the given sites of it, in order."""
+    """One unit per block, the submodule that the paths of its sites begin with, in the order of the blocks."""
     found: dict[int, list[Site]] = {}
     for site in sites:
         if site.block is not None:
             found.setdefault(site.block, []).append(site)
-    return [Unit(f"blocks.{index}", found[index]) for index in sorted(found)]
+    return [Unit(".".join(found[index][0].name.split(".")[:2]), found[index]) for index in sorted(found)]
