@@ -1,6 +1,6 @@
 """The images of a run, read back chunk by chunk and checked against the lists its sample jobs wrote."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,10 @@ class ListedChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """One list of chunks: its number, the run's key, its number of images and chunk size, and the kernel backend.
+    """One list of chunks: its number, the run's key, its number of images and chunk size, mode and kernel backend.
 
-    `failure` says why there are no chunks, if sampling or quantizing failed and that was recorded.
+    `difference` of the integer mode is that of its latents to simulated ones. `failure` says why there are no chunks,
+    if sampling or quantizing failed and that was recorded.
     """
 
     path: Path
@@ -33,7 +34,9 @@ class Shard:
     key: str
     images: int
     chunk: int
+    mode: str
     backend: str
+    difference: Mapping[str, float] | None
     chunks: tuple[ListedChunk, ...]
     failure: Failure | None
 
@@ -62,7 +65,9 @@ def read_shard(path: Path) -> Shard:
             key=str(listing["key"]),
             images=int(listing["images"]),
             chunk=int(listing["chunk"]),
+            mode=str(listing["mode"]),
             backend=str(listing["backend"]),
+            difference=listing.get("difference"),
             chunks=tuple(ListedChunk(str(entry["file"]), str(entry["sha256"])) for entry in listing["chunks"]),
             failure=Failure.within(listing),
         )

@@ -5,6 +5,8 @@ computes a shard, a range of chunks; chunks that are already there for the same 
 goes on where it was.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,23 @@ from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import Correction, sample
 from qdit.sampling.schedule import respaced
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a quantized model computes: its name, what makes a loaded model ready, which kernel backend then runs.
+
+    `identity` is what the images of this mode depend on besides that.
+    """
+
+    name: str
+    prepare: Callable[[DiT], DiT]
+    backend: Callable[[], str]
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+
+SIMULATE = Mode("simulate", prepare_inference, backend)
+"""Quantize-dequantize in floating point; the other mode is in `qdit.sampling.integer`."""
 
 
 def sample_images(
@@ -80,6 +99,7 @@ def sample_shard(
     chunks_per_shard: int,
     folder: Path,
     key: str,
+    mode: Mode = SIMULATE,
 ) -> Path:
     """Compute the chunks of one shard that are missing and write `shard-<n>.json`, the list of them.
 
@@ -102,13 +122,13 @@ def sample_shard(
             x0, asked = sample_images(model, protocol, range(first, first + chunk), correction=correction)
             save_chunk(path, x0[:count], asked[:count], first, key)
     listed = [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)]
-    return write_shard(folder, shard, {"key": key, "images": images, "chunk": chunk, "chunks": listed})
+    return write_shard(folder, shard, mode, {"key": key, "images": images, "chunk": chunk, "chunks": listed})
 
 
-def write_shard(folder: Path, shard: int, listing: dict[str, Any]) -> Path:
+def write_shard(folder: Path, shard: int, mode: Mode, listing: dict[str, Any]) -> Path:
     """Write the list of a shard's chunks."""
     path = folder / f"shard-{shard:03d}.json"
-    write_json(path, {**listing, "backend": backend()})
+    write_json(path, {**listing, "mode": mode.name, "backend": mode.backend()})
     return path
 
 
@@ -125,14 +145,14 @@ def save_chunk(path: Path, x0: Tensor, asked: Tensor, first: int, key: str) -> N
     save_arrays(path, arrays)
 
 
-def run_key(checkpoint: Path, protocol: Protocol, chunk: int) -> str:
+def run_key(checkpoint: Path, protocol: Protocol, chunk: int, mode: Mode = SIMULATE) -> str:
     """Identifies everything that the images of a run depend on."""
     return sha256_json(
         {
             "checkpoint": checkpoint_sha256(checkpoint),
             "protocol": protocol.to_dict(),
             "chunk": chunk,
-            "backend": backend(),
+            "mode": {"name": mode.name, "backend": mode.backend(), **mode.identity},
             "code": code_digest("qdit.sampling.run"),
         }
     )
@@ -148,17 +168,18 @@ def sample_checkpoint(
     shard: int,
     chunks_per_shard: int,
     record_failure: bool = False,
+    mode: Mode = SIMULATE,
 ) -> Path:
     """The step quantized checkpoint → sample chunks of one shard, in the folder `out`.
 
     Where quantizing failed and that was recorded, the list of chunks is empty and says so. With `record_failure` the
     same is done if the model cannot be run or its images are not finite; otherwise that is raised.
     """
-    key = run_key(checkpoint, protocol, chunk)
+    key = run_key(checkpoint, protocol, chunk, mode)
 
     def write(failure: Failure) -> None:
         listing = {"key": key, "images": images, "chunk": chunk, "chunks": []}
-        write_shard(out, shard, listing | failure.to_dict())
+        write_shard(out, shard, mode, listing | failure.to_dict())
 
     if failure := read_failure(checkpoint):
         write(failure)
@@ -169,7 +190,7 @@ def sample_checkpoint(
         loaded.correction.check(protocol.steps)
     with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
         sample_shard(
-            prepare_inference(loaded.model),
+            mode.prepare(loaded.model),
             loaded.correction,
             protocol,
             images=images,
@@ -178,6 +199,7 @@ def sample_checkpoint(
             chunks_per_shard=chunks_per_shard,
             folder=out,
             key=key,
+            mode=mode,
         )
     return out / f"shard-{shard:03d}.json"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qdit.method import quantize_model
-from qdit.models.roles import select
+from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES

@@ -40,7 +40,7 @@ def sampled(folder: Path, *, images: int = 340) -> np.ndarray:
             labels = np.arange(first, first + len(part))
             save_arrays(path, {"images": part, "labels": labels, "first": np.int64(first), "key": np.array("k")})
             entries.append({"file": path.name, "sha256": sha256_file(path)})
-        listing = {"key": "k", "images": images, "chunk": CHUNK, "backend": "torch", "chunks": entries}
+        listing = {"key": "k", "images": images, "chunk": CHUNK, "mode": "simulate", "backend": "torch", "chunks": entries}
         write_json(folder / f"shard-{shard:03d}.json", listing)
     return everything
 
@@ -166,7 +166,7 @@ def test_every_shard_by_name_of_the_extractor(tmp_path: Path, weights: Path, ext
     path = tmp_path / "00000.npz"
     save_arrays(path, {"images": images, "labels": np.arange(4), "first": np.int64(0), "key": np.array("k")})
     chunks = [{"file": path.name, "sha256": sha256_file(path)}]
-    listing = {"key": "k", "images": 4, "chunk": 4, "backend": "torch", "chunks": chunks}
+    listing = {"key": "k", "images": 4, "chunk": 4, "mode": "simulate", "backend": "torch", "chunks": chunks}
     write_json(tmp_path / "shard-000.json", listing)
     assert extract_file(tmp_path, None, "digit-classifier", weights) == [features_path(tmp_path, 0)]
     found = read(tmp_path, images=4, extractor="digit-classifier", weights=sha256_file(weights))

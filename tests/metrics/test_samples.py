@@ -30,7 +30,7 @@ def write_shard(
         path = folder / f"{number:05d}.npz"
         save_arrays(path, arrays)
         entries.append({"file": path.name, "sha256": sha256_file(path)})
-    listing = {"key": key, "images": images, "chunk": chunk, "backend": "torch", "chunks": entries}
+    listing = {"key": key, "images": images, "chunk": chunk, "mode": "simulate", "backend": "torch", "chunks": entries}
     write_json(folder / f"shard-{shard:03d}.json", listing)
 
 

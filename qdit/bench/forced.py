@@ -1,0 +1,42 @@
+"""Ours against float32 in a process whose environment holds every library to AVX2; `qdit bench kernels` starts it.
+
+`python -m qdit.bench.forced JSON` prints ratios as JSON; the instruction set is up to the environment.
+"""
+
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+
+from qdit.bench.layers import operands, random_packed
+from qdit.bench.peers import torch_peers
+from qdit.bench.record import single_thread
+from qdit.bench.timing import Ratio, Timing, interleaved
+from qdit.kernels import library
+from qdit.kernels.dispatch import grouped_linear
+
+BITS = (4, 6)
+
+
+def ratios(question: dict[str, Any]) -> dict[str, Any]:
+    """Ratio of each of our bit widths to the faster of torch's and oneDNN's float32."""
+    single_thread()
+    pairs: dict[int, list[tuple[Timing, Timing]]] = {bits: [] for bits in BITS}
+    with torch.inference_mode():
+        for inputs, outputs in question["linears"]:
+            o = operands(question["rows"], inputs, outputs)
+            calls = {name: call for name, call in torch_peers(o).items() if name.endswith("fp32")}
+            for bits in BITS:
+                packed = random_packed(inputs, outputs, question["group_size"], bits)
+                calls[str(bits)] = partial(grouped_linear, o.x, packed, o.bias)
+            found = interleaved(calls, question["repeats"])
+            rival = min((t for name, t in found.items() if name.endswith("fp32")), key=lambda t: t.minimum)
+            for bits in BITS:
+                pairs[bits].append((rival, found[str(bits)]))
+    return {"backend": library.backend_name(), "ratios": {b: Ratio.of(pairs[b]).to_dict() for b in BITS}}
+
+
+if __name__ == "__main__":
+    json.dump(ratios(json.loads(sys.argv[1])), sys.stdout)

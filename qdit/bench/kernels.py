@@ -1,0 +1,256 @@
+"""`qdit bench kernels`: the grouped linear at DiT-XL/2's shapes beside its peers, goals and the processor's peak."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from qdit.bench import forced, gpu
+from qdit.bench.goals import Goal, Judged
+from qdit.bench.layers import DIT_XL_LINEARS, GROUP_SIZES, Operands, operands, random_packed
+from qdit.bench.peers import Missing, dynamic_int8, onnxruntime_grouped, openvino_grouped, torch_peers
+from qdit.bench.record import ending, heading, judged_of, load, record, single_thread, verdicts
+from qdit.bench.timing import Ratio, Timing, interleaved
+from qdit.kernels import library
+from qdit.kernels.dispatch import grouped_linear
+
+FASTEST = "avx512-vnni"
+PEAK, PEAK_FLOAT = "peak of 8-bit dot products", "peak of float32"
+PEER_GROUPS = (32, 64, 128)
+"""Group sizes at which the other runtimes are measured."""
+
+PEAK_ROUNDS = 1_000_000
+FP32 = {32: (2.3, 2.8), 64: (2.9, 3.4), 128: (3.3, 3.8), 192: (3.5, 4.0), 288: (3.5, 4.0)}
+FRACTION = {32: (0.50, 0.60), 64: (0.62, 0.72), 128: (0.70, 0.80), 288: (0.74, 0.86)}
+OPENVINO = {32: (1.10, 1.25), 64: (1.10, 1.25), 128: (1.10, 1.25)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: layers, group sizes, rows (the first is the main one) and repeats of each."""
+
+    linears: tuple[tuple[int, int], ...] = DIT_XL_LINEARS
+    groups: tuple[int, ...] = GROUP_SIZES
+    rows: tuple[int, ...] = (256, 2048)
+    repeats: int = 15
+    forces_avx2: bool = True
+
+
+QUICK = Size(linears=((192, 96), (96, 192)), groups=(32, 96), rows=(16, 32), repeats=2, forces_avx2=False)
+
+Key = tuple[int, tuple[int, int], str]
+"""Rows, (inputs, outputs), candidate."""
+
+
+def ours(bits: int, group_size: int) -> str:
+    """Name of our candidate."""
+    return f"W{bits}A8 g{group_size}"
+
+
+def measure(size: Size, command: str) -> dict[str, Any]:
+    """Measure everything and judge it: the record of this benchmark."""
+    single_thread()
+    before = load()
+    timings: dict[Key, Timing] = {}
+    missing: dict[str, str] = {}
+    with torch.inference_mode():
+        for rows in size.rows:
+            for linear in size.linears:
+                found = _candidates(size, operands(rows, *linear), main=rows == size.rows[0], missing=missing)
+                repeats = size.repeats if rows == size.rows[0] else max(2, size.repeats // 3)
+                timings |= {(rows, linear, name): t for name, t in interleaved(found, repeats).items()}
+    slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not asked for"}
+    goals = [*_judge(size, timings, missing), *_judge_avx2(slower), *_judge_gpu()]
+    return record(
+        "kernels",
+        command,
+        load_before=before,
+        measured=[_entry(key, timing) for key, timing in timings.items()],
+        missing=missing,
+        avx2=slower,
+        goals=[judged.to_dict() for judged in goals],
+    )
+
+
+def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str]) -> dict[str, Callable[[], object]]:
+    """What takes turns at one layer: peaks, peers and ours; at the other numbers of rows only the main ones."""
+    found: dict[str, Callable[[], object]] = {}
+    peak = peak_loop()
+    if peak is not None:
+        found |= {PEAK: partial(peak, 0, PEAK_ROUNDS), PEAK_FLOAT: partial(peak, 1, PEAK_ROUNDS)}
+    found |= torch_peers(o)
+    try:
+        found["torch dynamic int8"] = dynamic_int8(o)
+    except Missing as reason:
+        missing["torch dynamic int8"] = str(reason)
+    if not main:
+        found = {name: call for name, call in found.items() if name in (PEAK, "torch fp32")}
+    inputs, outputs = o.weight.shape[1], len(o.weight)
+    for bits in (4, 6, 8) if main else (4,):
+        for group_size in size.groups:
+            packed = random_packed(inputs, outputs, group_size, bits)
+            found[ours(bits, group_size)] = partial(grouped_linear, o.x, packed, o.bias)
+    peers = {"openvino u4": openvino_grouped, "onnxruntime u4": onnxruntime_grouped}
+    for group_size in set(size.groups) & set(PEER_GROUPS) if main else ():
+        for name, make in peers.items():
+            try:
+                found[f"{name} g{group_size}"] = make(o, group_size)
+            except Missing as reason:
+                missing[name] = str(reason)
+    return found
+
+
+def peak_loop() -> Callable[[int, int], float] | None:
+    """The library's loop that does nothing but 8-bit dot products; None without the library or on other processors."""
+    chosen = library.backend()
+    if chosen.library is None or chosen.name != FASTEST or not hasattr(chosen.library, "qdit_peak"):
+        return None
+    function = chosen.library.qdit_peak
+    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int, ctypes.c_int64]
+    return function
+
+
+def _entry(key: Key, timing: Timing) -> dict[str, Any]:
+    rows, (inputs, outputs), name = key
+    loop = peak_loop() if name in (PEAK, PEAK_FLOAT) else None
+    kind = 0 if name == PEAK else 1
+    operations = 2 * rows * inputs * outputs if loop is None else loop(kind, 1) * PEAK_ROUNDS
+    return {
+        "rows": rows,
+        "inputs": inputs,
+        "outputs": outputs,
+        "candidate": name,
+        "seconds": timing.to_dict(),
+        "gops": operations / timing.minimum / 1e9,
+    }
+
+
+def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, own: str) -> Ratio | None:
+    """How many times as fast `own` is as `rival`, over all layers; None where one of them was not measured."""
+    layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
+    try:
+        return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, own]) for linear in layers])
+    except KeyError:
+        return None
+
+
+def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, own: str) -> Ratio | None:
+    """Our operations per second ÷ those of the register-only loop, over all layers."""
+    loop = peak_loop()
+    layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
+    if loop is None:
+        return None
+    pairs = []
+    for linear in layers:
+        scale = 2 * rows * linear[0] * linear[1] / (loop(0, 1) * PEAK_ROUNDS)
+        peak, one = timings[rows, linear, PEAK], timings[rows, linear, own]
+        pairs.append((Timing(peak.minimum * scale, peak.median * scale, peak.spread, peak.repeats), one))
+    return Ratio.of(pairs)
+
+
+def _judge(size: Size, timings: Mapping[Key, Timing], missing: Mapping[str, str]) -> Iterable[Judged]:
+    """The goals of this processor."""
+    rows = size.rows[0]
+    applies = library.backend_name() == FASTEST
+    elsewhere = f"a goal of processors with AVX512-VNNI, here runs {library.backend_name()}"
+
+    def judged(goal: Goal, found: Ratio | None, why: str) -> Judged:
+        if not applies:
+            return Judged.without(goal, "not applicable", elsewhere)
+        if found is None:
+            return Judged.without(goal, "not measured", why)
+        return Judged.measured(goal, found.minima, found.medians)
+
+    for g in size.groups:
+        base = ratio(timings, rows, "torch fp32", ours(4, g))
+        if g in FP32:
+            yield judged(Goal(f"W4A8 g{g} vs torch fp32, {rows} rows", *FP32[g]), base, "")
+        for many in size.rows[1:]:
+            other = ratio(timings, many, "torch fp32", ours(4, g))
+            kept = None if base is None or other is None else _quotient(other, base)
+            yield judged(Goal(f"W4A8 g{g}, ratio at {many} rows ÷ at {rows}", 0.85, 0.95), kept, "")
+    for g in (g for g in size.groups if g in OPENVINO):
+        found = ratio(timings, rows, f"openvino u4 g{g}", ours(4, g))
+        yield judged(Goal(f"W4A8 g{g} vs OpenVINO", *OPENVINO[g]), found, missing.get("openvino u4", ""))
+    for g in (g for g in size.groups if g in PEER_GROUPS):
+        found = ratio(timings, rows, f"onnxruntime u4 g{g}", ours(4, g))
+        why = missing.get("onnxruntime u4", "")
+        yield judged(Goal(f"W4A8 g{g} vs ONNX Runtime MatMulNBits", 3.0, 3.5), found, why)
+    for g in (g for g in size.groups if g in FRACTION):
+        found = fraction_of_peak(timings, rows, ours(4, g))
+        yield judged(Goal(f"W4A8 g{g}, fraction of VNNI peak", *FRACTION[g]), found, "the library has no peak loop")
+    for g in size.groups:
+        found = ratio(timings, rows, ours(4, g), ours(6, g))
+        yield judged(Goal(f"W6A8 against W4A8, g{g}", 0.92, 0.97), found, "")
+
+
+def _quotient(one: Ratio, other: Ratio) -> Ratio:
+    return Ratio(one.minima / other.minima, one.medians / other.medians, max(one.spread, other.spread))
+
+
+def _forced_avx2(size: Size) -> dict[str, Any]:
+    """Ratios with everything held to AVX2, measured by a process of its own; or `missing`, and why."""
+    if "avx2" not in library.available():
+        return {"missing": f"no AVX2 here (runs {', '.join(library.available())})"}
+    environment = os.environ | {
+        library.FORCE: "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    }
+    question = {"linears": size.linears, "rows": size.rows[0], "group_size": 128, "repeats": size.repeats}
+    command = [sys.executable, "-m", forced.__name__, json.dumps(question)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return {"missing": f"the process held to AVX2 failed: {last[0]}"}
+    return json.loads(done.stdout)
+
+
+def _judge_avx2(found: Mapping[str, Any]) -> Iterable[Judged]:
+    for bits, limits in ((4, (1.4, 1.7)), (6, (1.2, 1.4))):
+        goal = Goal(f"W{bits}A8 g128 vs fp32, both held to AVX2", *limits)
+        if "missing" in found:
+            yield Judged.without(goal, "not measured", found["missing"])
+        else:
+            one = found["ratios"][str(bits)]
+            yield Judged.measured(goal, one["minima"], one["medians"])
+
+
+def _judge_gpu() -> Iterable[Judged]:
+    for size in gpu.GOALS:
+        yield Judged.without(gpu.goal(size), "not measured", f"needs an H200; there run `{gpu.COMMAND}`")
+
+
+def text(content: dict[str, Any], *, style: str = "simple") -> str:
+    """Speeds, then goals and verdicts, then what falls short."""
+    measured = content["measured"]
+    lines = [*heading(content), ""]
+    for rows in dict.fromkeys(entry["rows"] for entry in measured):
+        lines += [
+            f"GOP/s at {rows} rows (least CPU time; spread: quartiles ÷ median):",
+            "",
+            _speeds(measured, rows, style),
+        ]
+        lines.append("")
+    judged = judged_of(content)
+    return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
+
+
+def _speeds(measured: list[dict[str, Any]], rows: int, style: str) -> str:
+    own = [entry for entry in measured if entry["rows"] == rows]
+    shapes = list(dict.fromkeys((entry["inputs"], entry["outputs"]) for entry in own))
+    table = []
+    for name in dict.fromkeys(entry["candidate"] for entry in own):
+        entries = [entry for entry in own if entry["candidate"] == name]
+        spread = max(entry["seconds"]["spread"] for entry in entries)
+        table.append([name, *(round(entry["gops"]) for entry in entries), f"{spread:.0%}"])
+    return tabulate(table, ["", *(f"{i}→{o}" for i, o in shapes), "spread"], tablefmt=style)

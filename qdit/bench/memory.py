@@ -1,0 +1,115 @@
+"""`qdit bench memory`: bytes of weights and peak memory of a process that runs a model, in every mode.
+
+Each mode runs in a process of its own: `python -m qdit.bench.memory JSON` prints what it found.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from qdit.bench.modes import EAGER, FULL, INTEGER, SIMULATED, in_mode, random_model
+from qdit.bench.record import heading, load, record, single_thread
+from qdit.kernels.packing import PackedWeight
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+
+MODEL = DiTConfig(depth=2)
+"""Two blocks of DiT-XL/2."""
+
+GROUP_SIZE = 128
+SHOWN = (FULL, EAGER, SIMULATED, INTEGER)
+MEGABYTE = 1e6
+
+
+def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
+    """Run a model once in every mode, each in a process of its own: the record of this benchmark."""
+    before = load()
+    found = {}
+    for mode in SHOWN:
+        question = {"mode": mode, "config": asdict(config), "group_size": group_size}
+        call = [sys.executable, "-m", "qdit.bench.memory", json.dumps(question)]
+        found[mode] = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+    return record(
+        "memory",
+        command,
+        load_before=before,
+        model=asdict(config),
+        group_size=group_size,
+        measured=found,
+        goals=[],
+    )
+
+
+def in_this_process(question: dict[str, Any]) -> dict[str, int]:
+    """Bytes of the block linears' weights in a mode, and how much one forward pass raises the peak of this process.
+
+    The full-precision model that everything is made of is part of the peak in every mode.
+    """
+    single_thread()
+    start = peak_bytes()
+    model = in_mode(random_model(DiTConfig(**question["config"])), question["mode"], group_size=question["group_size"])
+    with torch.inference_mode():
+        side, channels = model.config.input_size, model.config.in_channels
+        model(torch.zeros(1, channels, side, side), torch.tensor([500]), torch.tensor([1]))
+    return {"weight_bytes": weight_bytes(model), "peak_bytes": peak_bytes() - start}
+
+
+def weight_bytes(model: DiT) -> int:
+    """Bytes of everything that the linears of the blocks hold: weights, their packed copies, scales, zero points."""
+    seen: dict[int, int] = {}
+    for block in model.blocks:
+        for module in block.modules():
+            for tensor in _tensors(module):
+                seen[id(tensor)] = _bytes(tensor)
+    return sum(seen.values())
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    packed = [value for value in held if isinstance(value, PackedWeight)]
+    inside = [tensor for weight in packed for tensor in vars(weight).values()]
+    return [tensor for tensor in (*held, *inside) if isinstance(tensor, Tensor)]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def peak_bytes() -> int:
+    """Largest resident set of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def text(content: dict[str, Any], *, style: str = "simple") -> str:
+    """Megabytes by mode, against full precision."""
+    found = content["measured"]
+    full = found[FULL]
+    rows = [
+        [
+            mode,
+            f"{own['weight_bytes'] / MEGABYTE:.1f}",
+            f"{own['weight_bytes'] / full['weight_bytes']:.2f}",
+            f"{own['peak_bytes'] / MEGABYTE:.0f}",
+        ]
+        for mode, own in found.items()
+    ]
+    about = (
+        f"{content['model']['depth']} blocks of width {content['model']['hidden_size']}, W4A8 g{content['group_size']};"
+        " weights: all that the blocks hold; peak: of a process that makes the model and runs it once:"
+    )
+    header = ["mode", "weights (MB)", "÷ full", "peak (MB)"]
+    align = ("left", "right", "right", "right")
+    body = tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True)
+    return "\n".join([*heading(content), "", about, "", body, ""])
+
+
+if __name__ == "__main__":
+    json.dump(in_this_process(json.loads(sys.argv[1])), sys.stdout)

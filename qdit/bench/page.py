@@ -1,0 +1,85 @@
+"""A record of a benchmark as Markdown, and the kernels' as a figure: ratio and fraction of the peak by group size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from qdit.artifacts import atomic_path, write_text
+from qdit.bench import gpu, kernels, latency, memory, ranges, sampling
+from qdit.errors import DataError
+
+TEXTS: dict[str, Callable[..., str]] = {
+    "kernels": kernels.text,
+    "sampling": sampling.text,
+    "memory": memory.text,
+    "ranges": ranges.text,
+    "latency": latency.text,
+    "gpu": gpu.text,
+}
+
+
+def text_of(content: dict[str, Any], *, style: str = "simple") -> str:
+    """The text of any record."""
+    if content["bench"] not in TEXTS:
+        raise DataError(f"benchmark {content['bench']!r}: allowed are {', '.join(TEXTS)}")
+    return TEXTS[content["bench"]](content, style=style)
+
+
+def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
+    """Write `<prefix>.md` and, of the kernels, `<prefix>.svg`; equal records give equal bytes."""
+    paths = [prefix.with_name(f"{prefix.name}.md")]
+    write_text(paths[0], f"# Benchmark: {content['bench']}\n\n{text_of(content, style='github')}")
+    if content["bench"] == "kernels":
+        paths.append(prefix.with_name(f"{prefix.name}.svg"))
+        draw(content, paths[1])
+    return paths
+
+
+def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Bits → group size → (times as fast as torch's float32, fraction of the peak), means over the layers."""
+    measured = content["measured"]
+    rows = measured[0]["rows"]
+    speed = {(e["inputs"], e["outputs"], e["candidate"]): e["gops"] for e in measured if e["rows"] == rows}
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    for name in dict.fromkeys(candidate for *_, candidate in speed):
+        bits, separator, size = name.partition("A8 g")
+        if not separator:
+            continue
+        layers = [shape for *shape, candidate in speed if candidate == name]
+        own = [speed[i, o, name] for i, o in layers]
+
+        def relative(rival: str, layers: list[list[int]] = layers, own: list[float] = own) -> float:
+            if any((i, o, rival) not in speed for i, o in layers):
+                return float("nan")
+            return geometric_mean(x / speed[i, o, rival] for x, (i, o) in zip(own, layers, strict=True))
+
+        found.setdefault(bits, {})[int(size)] = relative("torch fp32"), relative(kernels.PEAK)
+    return found
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """Two panels over the group size; the goals of W4A8 as steps beside the curves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "qdit"
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for bits, points in curves(content).items():
+        sizes = sorted(points)
+        for column, panel in enumerate(panels):
+            panel.plot(sizes, [points[size][column] for size in sizes], marker="o", label=f"{bits}A8")
+    goals = (("times as fast as torch's float32", kernels.FP32), ("fraction of the VNNI peak", kernels.FRACTION))
+    for panel, (heading, limits) in zip(panels, goals, strict=True):
+        sizes = sorted(limits)
+        panel.plot(sizes, [limits[size][0] for size in sizes], "k_", markersize=12, label="goal: must")
+        panel.plot(sizes, [limits[size][1] for size in sizes], "k^", markersize=5, label="goal: ambitious")
+        panel.set(xlabel="group size", ylabel=heading, ylim=(0, None), xticks=sizes)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{content['machine']['processor']}, {content['backend']}, one thread", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    plt.close(figure)

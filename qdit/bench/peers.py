@@ -1,0 +1,132 @@
+"""What others compute at the same shapes: torch's own linears and, where they are installed, two other runtimes.
+
+Each function gives a callable that computes one product, or raises `Missing` with the reason. Peers that quantize
+their input do so inside the call, as ours does; those that take codes are marked in their names.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qdit.bench.layers import Operands
+from qdit.kernels.dense import DenseLinear
+
+Call = Callable[[], object]
+
+
+class Missing(Exception):
+    """A peer that cannot be measured here, and why."""
+
+
+def torch_peers(o: Operands) -> dict[str, Call]:
+    """float32 by torch (MKL) and by oneDNN with packed weights, bfloat16, int8 codes without scales."""
+    packed = DenseLinear(o.weight, o.bias)
+    x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
+    found: dict[str, Call] = {
+        "torch fp32": lambda: F.linear(o.x, o.weight, o.bias),
+        "torch bf16": lambda: F.linear(x16, weight16, bias16),
+    }
+    if packed.packs:
+        found["onednn fp32"] = lambda: packed(o.x)
+    generator = torch.Generator().manual_seed(0)
+    x8, weight8 = (torch.randint(-127, 128, t.shape, generator=generator, dtype=torch.int8) for t in (o.x, o.weight))
+    found["torch._int_mm (codes, no scales)"] = lambda: torch._int_mm(x8, weight8.t())
+    return found
+
+
+def dynamic_int8(o: Operands) -> Call:
+    """torch's dynamic int8 linear: one range for the input, one for each output channel of the weight."""
+    engines = torch.backends.quantized.supported_engines
+    if "onednn" not in engines:
+        raise Missing(f"torch has no onednn engine for quantized linears (it has {', '.join(engines)})")
+    torch.backends.quantized.engine = "onednn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        linear = nn.Linear(o.weight.shape[1], len(o.weight))
+        linear.weight, linear.bias = nn.Parameter(o.weight), nn.Parameter(o.bias)
+        kind = torch.ao.quantization.per_channel_dynamic_qconfig
+        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear: kind}, dtype=torch.qint8)
+    return lambda: quantized(o.x)
+
+
+def openvino_grouped(o: Operands, group_size: int) -> Call:
+    """OpenVINO: 4-bit weights with zero points in groups, inputs quantized symmetrically for each (token, group)."""
+    try:
+        import numpy as np
+        import openvino as ov
+        from openvino import opset13 as op
+    except ImportError:
+        raise Missing("openvino is not installed (pip install 'qdit[bench]')") from None
+    outputs, inputs = o.weight.shape
+    groups = (outputs, inputs // group_size, group_size)
+    random = np.random.default_rng(0)
+
+    def four_bits(shape: tuple[int, ...]) -> "ov.Node":
+        codes = random.integers(0, 256, int(np.prod(shape)) // 2, dtype=np.uint8)
+        tensor = ov.Tensor(codes, list(shape), ov.Type.u4)
+        return op.convert(op.constant(tensor, shared_memory=False), ov.Type.f16)
+
+    x = op.parameter([-1, inputs], ov.Type.f32)
+    scale = op.constant((random.random((*groups[:2], 1)) * 0.01 + 0.001).astype(np.float16))
+    values = op.multiply(op.subtract(four_bits(groups), four_bits((*groups[:2], 1))), scale)
+    flat = op.convert(op.reshape(values, [outputs, inputs], special_zero=False), ov.Type.f32)
+    product = op.add(op.matmul(x, flat, transpose_a=False, transpose_b=True), op.constant(o.bias.numpy()[None]))
+    settings = {
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group_size),
+        "INFERENCE_NUM_THREADS": "1",
+        "NUM_STREAMS": "1",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = ov.Core().compile_model(ov.Model([product], [x]), "CPU", settings)
+    request, given = compiled.create_infer_request(), o.x.numpy()
+    return lambda: request.infer({0: given}, share_inputs=True, share_outputs=True)
+
+
+def onnxruntime_grouped(o: Operands, group_size: int) -> Call:
+    """ONNX Runtime's MatMulNBits at accuracy level 4: 4-bit weights with zero points, inputs symmetric per block."""
+    try:
+        import numpy as np
+        import onnx
+        import onnxruntime
+    except ImportError:
+        raise Missing("onnxruntime or onnx is not installed (pip install 'qdit[bench]')") from None
+    if group_size & (group_size - 1):
+        raise Missing(f"MatMulNBits takes powers of two, not {group_size}")
+    (outputs, inputs), blocks = o.weight.shape, o.weight.shape[1] // group_size
+    random = np.random.default_rng(0)
+    constants = {
+        "codes": random.integers(0, 256, (outputs, blocks, group_size // 2), dtype=np.uint8),
+        "scale": (random.random(outputs * blocks) * 0.01 + 0.001).astype(np.float32),
+        "zero": random.integers(0, 256, outputs * ((blocks + 1) // 2), dtype=np.uint8),
+        "bias": o.bias.numpy(),
+    }
+    node = onnx.helper.make_node(
+        "MatMulNBits",
+        ["x", "codes", "scale", "zero", "", "bias"],
+        ["y"],
+        domain="com.microsoft",
+        K=inputs,
+        N=outputs,
+        bits=4,
+        block_size=group_size,
+        accuracy_level=4,
+    )
+    real = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node],
+        "linear",
+        [onnx.helper.make_tensor_value_info("x", real, [None, inputs])],
+        [onnx.helper.make_tensor_value_info("y", real, [None, outputs])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    operators = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=operators, ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = {"x": o.x.numpy()}
+    return lambda: session.run(None, given)

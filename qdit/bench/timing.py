@@ -1,0 +1,66 @@
+"""Timing of rivals in one process: they take turns, so that clock and cache are the same for all of them.
+
+CPU time of the process, not wall time: on a shared machine the time in which others run does not count. Rivals must
+therefore compute with one thread.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import geometric_mean, quantiles
+
+
+@dataclass(frozen=True)
+class Timing:
+    """CPU seconds of one call: the least, the median, and the spread, (third − first quartile) ÷ median."""
+
+    minimum: float
+    median: float
+    spread: float
+    repeats: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        """Summary of at least two measurements."""
+        low, middle, high = quantiles(seconds, n=4, method="inclusive")
+        return cls(min(seconds), middle, (high - low) / middle if middle else 0.0, len(seconds))
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain dictionary, for JSON."""
+        return asdict(self)
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.process_time
+) -> dict[str, Timing]:
+    """Time every candidate `repeats` times (at least 2), in turns; one turn before does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(max(2, repeats) + 1):
+        for name, call in candidates.items():
+            start = clock()
+            call()
+            if turn:
+                seconds[name].append(clock() - start)
+    return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as a rival: of the least times, and of the medians; over several layers the mean."""
+
+    minima: float
+    medians: float
+    spread: float
+
+    @classmethod
+    def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
+        """Geometric means over (rival, own) pairs; the spread is the largest of all timings."""
+        return cls(
+            geometric_mean(rival.minimum / own.minimum for rival, own in pairs),
+            geometric_mean(rival.median / own.median for rival, own in pairs),
+            max(timing.spread for pair in pairs for timing in pair),
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain dictionary, for JSON."""
+        return asdict(self)

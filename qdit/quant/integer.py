@@ -1,0 +1,158 @@
+"""Integer mode: linears that multiply codes of packed weights with codes of their inputs, made from simulated ones.
+
+What fits: affine weights per tensor, channel or group; inputs static (per tensor or group of channels) or dynamic per
+token or (token, group). Everything else is `Unsupported`, with the name of the layer and the reason.
+"""
+
+import hashlib
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.errors import Unsupported
+from qdit.kernels import dense, library
+from qdit.kernels.building import SOURCES
+from qdit.kernels.dispatch import grouped_linear
+from qdit.kernels.packing import CHUNK, pack_weight
+from qdit.kernels.reference import check_static
+from qdit.models.dit import Mlp
+from qdit.models.roles import replace
+from qdit.quant.activation import DynamicActivation, StaticActivation
+from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedOperand, prepare_inference, stored_weight
+from qdit.quant.weight import QuantizedWeight
+
+M = TypeVar("M", bound=nn.Module)
+
+USE_SIMULATED = "use the simulated mode"
+
+
+class IntegerLinear(nn.Module):
+    """Inference-only linear of packed weights: (…, in) → (…, out), float32; with `gelu` the tanh-GELU follows.
+
+    Raises Unsupported where weight or input quantizer do not fit the integer kernels.
+    """
+
+    def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
+        super().__init__()
+        weight = stored_weight(module)
+        if not isinstance(weight, QuantizedWeight):
+            raise Unsupported(f"the weight is not quantized: integer kernels need 2 to 8 bits; {USE_SIMULATED}")
+        width = weight.codes.shape[1]
+        self.input_group, self.symmetric, self.static = input_ranges(module, width)
+        own = width if weight.group_size is None else weight.group_size
+        self.packed = pack_weight(
+            weight.codes,
+            weight.scale,
+            weight.zero_point,
+            bits=weight.bits,
+            group_size=packed_group_size(own, self.input_group),
+        )
+        assert module.activation is not None
+        self.activation_bits = module.activation.bits
+        self.bias = module.bias
+        self.gelu = gelu
+        self.threads = torch.get_num_threads()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = grouped_linear(
+            x.contiguous(),
+            self.packed,
+            self.bias,
+            activation_bits=self.activation_bits,
+            symmetric=self.symmetric,
+            input_group=self.input_group,
+            static=self.static,
+            threads=self.threads,
+        )
+        return F.gelu(y, approximate="tanh") if self.gelu else y
+
+
+class IntegerConv(IntegerLinear):
+    """The same for a convolution whose patches do not overlap; its input has one range for the whole tensor."""
+
+    def __init__(self, module: QuantizedConv) -> None:
+        if not isinstance(module.activation, StaticActivation) or module.activation.scale.numel() != 1:
+            raise Unsupported(f"a convolution runs in integers only with one static input range; {USE_SIMULATED}")
+        super().__init__(module)
+        self.kernel = module.kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = len(self.kernel)
+        for at, size in enumerate(self.kernel):
+            x = x.unflatten(2 + 2 * at, (-1, size))
+        cells, inside = (range(first, first + 2 * dims, 2) for first in (2, 3))
+        return super().forward(x.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
+
+
+def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
+    """(inputs that share a range, whether it is symmetric, given scales and zero points) of a layer's quantizer."""
+    match module.activation:
+        case DynamicActivation(sharing="token") as dynamic if dynamic.include_zero or dynamic.symmetric:
+            size = width if dynamic.group_size is None else dynamic.group_size
+            return size, dynamic.symmetric, None
+        case DynamicActivation(sharing="token"):
+            raise Unsupported(f"input ranges that leave zero out do not fit the integer kernels; {USE_SIMULATED}")
+        case DynamicActivation() as dynamic:
+            raise Unsupported(
+                f"input ranges shared by a {dynamic.sharing} do not fit the integer kernels; {USE_SIMULATED}"
+            )
+        case StaticActivation(per="group") as static:
+            ranges = (static.scale, static.zero_point.float())
+            return check_static(torch.empty(width), *ranges), False, ranges
+        case None:
+            raise Unsupported(f"the input is not quantized: integer kernels need 2 to 8 bits; {USE_SIMULATED}")
+        case other:
+            kind = other.spec()["kind"]
+            raise Unsupported(f"input quantizer of kind {kind} does not fit the integer kernels; {USE_SIMULATED}")
+
+
+def packed_group_size(weight_group: int, input_group: int) -> int:
+    """Group size to pack with: the largest that divides both, is a multiple of 4 and, if it can be, at most 512.
+
+    Long groups are split, since a chunk of a weight must fit into the first-level cache. Without a multiple of 4 it
+    is the common divisor, which `pack_weight` refuses.
+    """
+    common = math.gcd(weight_group, input_group)
+    return max((size for size in range(4, min(common, CHUNK) + 1, 4) if common % size == 0), default=common)
+
+
+def prepare_integer(model: M) -> M:
+    """Put integer layers in the places of quantized ones, in place, and prepare the others as for simulation.
+
+    Layers whose weight alone is quantized keep computing in floating point: that is what they mean. Raises Unsupported
+    with the name of the first layer that cannot run in integers, and for a model without any that could.
+    """
+    first_of_mlp = {f"{name}.fc1" for name, module in model.named_modules() if isinstance(module, Mlp)}
+    found = False
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedOperand):
+            raise Unsupported(f"{name}: quantized operands of attention have no integer kernel; {USE_SIMULATED}")
+        if not isinstance(module, QuantizedLinear) or module.activation is None:
+            continue
+        try:
+            if isinstance(module, QuantizedConv):
+                replace(model, name, IntegerConv(module))
+            else:
+                replace(model, name, IntegerLinear(module, gelu=name in first_of_mlp))
+        except Unsupported as problem:
+            raise Unsupported(f"{name}: {problem}") from None
+        found = True
+    if not found:
+        raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
+    return prepare_inference(model)
+
+
+def integer_backend() -> str:
+    """What computes the integer layers and, after a plus, the floating-point ones: `avx512-vnni + onednn`."""
+    return f"{library.backend_name()} + {dense.backend()}"
+
+
+def kernels_sha256() -> str:
+    """Digest of the kernels' compiled sources, which digests of Python modules do not see."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.glob("*.[ch]*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

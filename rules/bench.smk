@@ -1,0 +1,47 @@
+# Benchmarks (opt-in: snakemake --cores all bench_kernels). Each takes all cores, so that nothing of ours runs beside it;
+# it measures with one thread. Times are of the machine at hand: nothing else depends on them.
+BENCHES = ["kernels", "sampling", "memory", "ranges"]
+
+
+rule measure_bench:
+    output:
+        "<results>/bench/{bench}.json",
+    log:
+        "<results>/logs/bench-{bench}.log",
+    wildcard_constraints:
+        bench=one_of(BENCHES),
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    params:
+        code=lambda w: code_digest(f"qdit.bench.{w.bench}"),
+    shell:
+        "OMP_NUM_THREADS=1 qdit bench {wildcards.bench} {output} > {log} 2>&1"
+
+
+rule show_bench:
+    input:
+        "<results>/bench/{bench}.json",
+    output:
+        multiext("<results>/bench/{bench}", ".md"),
+    log:
+        "<results>/logs/bench-show-{bench}.log",
+    wildcard_constraints:
+        bench=one_of(BENCHES),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("qdit.bench.page"),
+        prefix=lambda w, output: str(Path(output[0]).with_suffix("")),
+    shell:
+        "qdit bench show {input} --out {params.prefix} > {log} 2>&1"
+
+
+for bench in BENCHES:
+
+    rule:
+        name:
+            f"bench_{bench}"
+        input:
+            f"<results>/bench/{bench}.md",

@@ -1,0 +1,200 @@
+"""Benchmarks: ratios, verdicts and records are right; every command runs at its tiny size. No time is asserted."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qdit import cli
+from qdit.bench import gpu, kernels, peers, sampling
+from qdit.bench.goals import Goal, Judged, shortfall
+from qdit.bench.layers import operands
+from qdit.bench.memory import weight_bytes
+from qdit.bench.modes import EAGER, FULL, INTEGER, SIMULATED, EagerLinear, in_mode, quantized, random_model
+from qdit.bench.page import curves, text_of, write_page
+from qdit.bench.record import read_record, write_record
+from qdit.bench.timing import Ratio, Timing, interleaved
+from qdit.errors import ConfigError, DataError
+from qdit.latency import read_latency
+from qdit.quant.activation import DynamicActivation
+
+
+def timing(minimum, middle=None):
+    return Timing(minimum, middle or minimum, 0.0, 3)
+
+
+def test_candidates_take_turns_and_the_first_turn_does_not_count():
+    now, order = [0.0], []
+
+    def call(name, seconds):
+        order.append(name)
+        now[0] += seconds
+
+    seconds = {"a": iter([100, 1, 2, 3]), "b": iter([100, 10, 10, 10])}
+    calls = {name: (lambda name=name: call(name, next(seconds[name]))) for name in seconds}
+    found = interleaved(calls, 3, clock=lambda: now[0])
+    assert order == ["a", "b"] * 4
+    assert (found["a"].minimum, found["a"].median, found["a"].spread, found["a"].repeats) == (1, 2, 0.5, 3)
+    assert found["b"] == Timing(10, 10, 0.0, 3)
+
+
+def test_ratios_are_geometric_means_of_rival_over_own():
+    ratio = Ratio.of([(timing(4, 8), timing(1, 1)), (timing(9, 2), timing(1, 1))])
+    assert math.isclose(ratio.minima, 6) and math.isclose(ratio.medians, 4)
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "verdict"),
+    [
+        (Goal("x", 2.0, 3.0), 1.99, "missed"),
+        (Goal("x", 2.0, 3.0), 2.0, "met"),
+        (Goal("x", 2.0, 3.0), 3.0, "met, ambitious"),
+        (Goal("x", 0.9, 0.7, at_most=True), 0.91, "missed"),
+        (Goal("x", 0.9, 0.7, at_most=True), 0.9, "met"),
+        (Goal("x", 0.9, 0.7, at_most=True), 0.6, "met, ambitious"),
+        (Goal("x", 1.0), 5.0, "met"),
+    ],
+)
+def test_verdicts(goal, value, verdict):
+    assert goal.verdict(value) == verdict
+    judged = Judged.measured(goal, value)
+    assert Judged.of_dict(json.loads(json.dumps(judged.to_dict()))) == judged
+    assert bool(shortfall([judged])) == (verdict == "missed")
+
+
+def test_what_was_not_measured_falls_short_too():
+    lines = shortfall([Judged.without(Goal("gpu", 1.0), "not measured", "no GPU")])
+    assert lines == ["not measured: gpu: no GPU"]
+
+
+def test_ratio_of_candidates_needs_both_at_every_layer():
+    layers = ((8, 4), (4, 8))
+    timings = {(2, layer, "torch fp32"): timing(6.0) for layer in layers}
+    timings |= {(2, layer, "W4A8 g32"): timing(2.0) for layer in layers}
+    found = kernels.ratio(timings, 2, "torch fp32", "W4A8 g32")
+    assert found is not None and math.isclose(found.minima, 3)
+    assert kernels.ratio(timings, 2, "openvino u4 g32", "W4A8 g32") is None
+
+
+def test_the_peak_loop_counts_its_operations():
+    loop = kernels.peak_loop()
+    if loop is None:
+        pytest.skip("no AVX512-VNNI here")
+    assert loop(0, 10) == 10 * loop(0, 1) == 10 * 24 * 2 * 64
+    assert loop(1, 10) == 10 * 24 * 2 * 16
+
+
+def test_peers_of_torch_compute_the_linear():
+    o = operands(8, 32, 16)
+    with torch.inference_mode():
+        expected = F.linear(o.x, o.weight, o.bias)
+        calls = {name: call for name, call in peers.torch_peers(o).items() if "codes" not in name}
+        for name, call in {**calls, "dynamic int8": peers.dynamic_int8(o)}.items():
+            assert (call().float() - expected).norm() / expected.norm() < 0.03, name
+
+
+def test_a_peer_that_cannot_run_says_why():
+    with pytest.raises(peers.Missing, match="powers of two|not installed"):
+        peers.onnxruntime_grouped(operands(2, 96, 4), 96)
+
+
+def test_eager_simulation_is_the_released_rule():
+    module = quantized(random_model(sampling.TINY), group_size=16).get_submodule("blocks.0.attn.qkv")
+    module.activation = DynamicActivation(bits=8, group_size=16, include_zero=False)
+    x = torch.randn(2, 5, 48)
+    assert torch.allclose(EagerLinear(module, group_size=16, bits=8)(x), module(x), atol=1e-5)
+
+
+def test_modes_agree_and_integers_are_small():
+    model = random_model(sampling.TINY)
+    x, step, label = torch.randn(2, 1, 8, 8), torch.tensor([5, 500]), torch.tensor([1, 2])
+    made = {mode: in_mode(model, mode, group_size=16) for mode in (FULL, EAGER, SIMULATED, INTEGER)}
+    with torch.inference_mode():
+        outputs = {mode: one(x, step, label) for mode, one in made.items()}
+    full = outputs[FULL]
+    for mode in (EAGER, SIMULATED, INTEGER):
+        assert 0 < (outputs[mode] - full).norm() / full.norm() < 0.5
+    assert (outputs[INTEGER] - outputs[SIMULATED]).norm() / full.norm() < 1e-2
+    sizes = {mode: weight_bytes(one) for mode, one in made.items()}
+    assert sizes[INTEGER] < sizes[FULL] < sizes[SIMULATED]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """What every command leaves at its tiny size."""
+    folder = tmp_path_factory.mktemp("bench")
+    size = replace(kernels.QUICK, linears=((96, 48),))
+    write_record(folder / "kernels.json", kernels.measure(size, "test"))
+    latency = ["latency", folder / "latency.json", "--width", 48, "--groups", "4,12", "--rows", 4, "--repeats", 2]
+    commands = [[name, folder / f"{name}.json", "--quick"] for name in ("sampling", "memory", "ranges")]
+    for command in (*commands, latency):
+        cli.app(["bench", *map(str, command)], standalone_mode=False)
+    return folder
+
+
+def test_records_say_where_they_were_measured(records):
+    for path in records.glob("*.json"):
+        content = read_record(path)
+        assert content["bench"] == path.stem and content["machine"]["processor"] and content["commit"]
+        assert set(content["load"]) == {"before", "after"} and content["command"]
+        text = text_of(content)
+        assert content["machine"]["processor"] in text and content["command"] in text
+
+
+def test_records_become_pages(records, tmp_path):
+    made = write_page(read_record(records / "kernels.json"), tmp_path / "kernels")
+    assert [path.suffix for path in made] == [".md", ".svg"]
+    again = write_page(read_record(records / "kernels.json"), tmp_path / "again")
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in again]
+    assert "| goal" in made[0].read_text() and "What falls short" in made[0].read_text()
+
+
+def test_curves_are_means_over_the_layers():
+    def entry(inputs, candidate, gops):
+        return {"rows": 2, "inputs": inputs, "outputs": 4, "candidate": candidate, "gops": gops}
+
+    measured = [entry(8, "torch fp32", 1.0), entry(8, kernels.PEAK, 16.0), entry(8, "W4A8 g32", 4.0)]
+    measured += [entry(4, "torch fp32", 1.0), entry(4, kernels.PEAK, 16.0), entry(4, "W4A8 g32", 9.0)]
+    (speed, fraction) = curves({"measured": measured})["W4"][32]
+    assert math.isclose(speed, 6) and math.isclose(fraction, 6 / 16)
+
+
+def test_a_latency_model_answers_or_says_what_it_has(records):
+    model = read_latency(records / "latency.json")
+    entries = read_record(records / "latency.json")["measured"]
+    one = next(e for e in entries if (e["inputs"], e["outputs"], e["group_size"]) == (48, 144, 12))
+    assert model.seconds(48, 144, 12) == one["seconds"]["minimum"]
+    assert model.nanoseconds(48, 144, 12) == round(1e9 * one["seconds"]["minimum"])
+    assert (model.rows, model.weight_bits, model.activation_bits) == (4, 4, 8)
+    assert math.isclose(model.total([(48, 144, 12)] * 2), 2 * model.seconds(48, 144, 12))
+    with pytest.raises(ConfigError, match=r"groups of 6: measured are groups \[4, 12\]"):
+        model.seconds(48, 144, 6)
+    with pytest.raises(ConfigError, match="measured are .*48→144"):
+        model.seconds(7, 7, 4)
+
+
+@pytest.mark.parametrize("damage", [{"bench": "kernels"}, {"measured": []}, {"rows": None}, {"format": 9}])
+def test_what_is_no_latency_model_is_refused(records, tmp_path, damage):
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(read_record(records / "latency.json") | damage))
+    with pytest.raises(DataError):
+        read_latency(path)
+
+
+def test_a_latency_model_of_impossible_groups_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="7"):
+        cli.app(["bench", "latency", str(tmp_path / "x.json"), "--width", "48", "--groups", "7"], standalone_mode=False)
+    with pytest.raises(ConfigError, match="separated by commas"):
+        cli.app(["bench", "latency", str(tmp_path / "x.json"), "--groups", "a"], standalone_mode=False)
+
+
+def test_the_gpu_benchmark_needs_a_gpu_and_judges_only_an_h200():
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            gpu.measure("test")
+    content = gpu.measure("test", device="cpu", rows=4, linears=((96, 48),), groups=(32,), repeats=2)
+    assert [one["verdict"] for one in content["goals"]] == ["not applicable"]
+    assert "96→48" in text_of(content)
