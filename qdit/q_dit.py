@@ -11,20 +11,25 @@ Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
    collapse; `include_zero=False` brings it back.
 5. The grid of a group inside a block of 128 columns is taken from weights that have not received that block's
    updates, as in the release, to stay comparable; `stale_groups=False` takes the updated ones.
-6. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
+6. `rounding="nearest"` rounds the weights to nearest instead: what a search measures, and Q-DiT's Tables 4 and 6.
+7. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from qdit.calibration import CalibrationSet
+from qdit.errors import ConfigError
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Sharing
 from qdit.quant.allocation import layer_group_sizes
-from qdit.quant.apply import blocks_of, gptq_weights, input_widths, insert_dynamic
+from qdit.quant.apply import blocks_of, gptq_weights, input_widths, insert_dynamic, round_weights
+from qdit.quant.ranges import minmax
 
 HESSIAN_BATCH = 32
 
@@ -38,6 +43,11 @@ class QDitOptions:
     sharing: Sharing = "token"
     include_zero: bool = True
     stale_groups: bool = True
+    rounding: Literal["gptq", "nearest"] = "gptq"
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ("gptq", "nearest"):
+            raise ConfigError(f"q-dit: rounding {self.rounding!r}: allowed are gptq, nearest")
 
 
 class QDit(Method):
@@ -79,7 +89,10 @@ class QDit(Method):
                 sharing=options.sharing,
                 include_zero=options.include_zero,
             )
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION and options.rounding == "nearest":
+            rule = partial(minmax, include_zero=options.include_zero)
+            round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
+        elif weight_bits < FULL_PRECISION:
             data = calibration["trajectory"]
             gptq_weights(
                 model,

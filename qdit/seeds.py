@@ -26,6 +26,8 @@ class Purpose(StrEnum):
     VARIANT = "variant"
     RECONSTRUCTION = "reconstruction"
     PROBE = "probe"
+    SEARCH = "search"
+    HELD_OUT = "held-out"
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:

@@ -7,6 +7,8 @@ with every size (`qdit.search.layers`).
 
 import hashlib
 import math
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -57,12 +59,22 @@ class ImageFitness:
         self.swappable = SwappableModel(model, space, quantizer)
         self.protocol, self.images, self.chunk = protocol, images, chunk
         self.extractor, self.reference = extractor, reference
+        self._begin()
+        self.check_prefix(images)
+
+    def _begin(self) -> None:
         self.images_sampled = 0
         self._starts: list[tuple[Tensor, Tensor]] = []
         self._full: list[np.ndarray] = []
         self._targets: dict[int, Moments] = {}
         self._features: dict[Genome, list[np.ndarray | None]] = {}
-        self.check_prefix(images)
+
+    def on_noise(self, seed: int) -> "ImageFitness":
+        """The same with noise and labels of another seed; the two share their quantized layers."""
+        other = copy(self)
+        other.protocol = replace(self.protocol, seed=seed)
+        other._begin()
+        return other
 
     @property
     def metric(self) -> Metric:
@@ -166,6 +178,29 @@ class ImageFitness:
             "backend": backend(),
             "code": code_digest("qdit.search.fitness"),
         }
+
+
+class Noises:
+    """Fitnesses on several noises with the same quantized layers: what is measured is (seed of the noise, genome).
+
+    Has the verbs of a fitness, so that `qdit.search.workers` can spread it over processes.
+    """
+
+    def __init__(self, fitness: ImageFitness) -> None:
+        self.fitness = fitness
+        self._by_seed: dict[int, ImageFitness] = {}
+
+    def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
+        """The fitness of a genome on the first images of a noise."""
+        seed, genome = what
+        if seed not in self._by_seed:
+            self._by_seed[seed] = self.fitness.on_noise(seed)
+        return self._by_seed[seed].on_prefix(genome, images)
+
+    def forget(self) -> None:
+        """Drop the features of all genomes."""
+        for fitness in self._by_seed.values():
+            fitness.forget()
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -1,6 +1,8 @@
 """A line of progress: genomes measured, best fitness so far, time left."""
 
 import math
+import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -18,13 +20,19 @@ class Progress:
     def __init__(self, total_images: int, *, images: int, show: bool = True) -> None:
         self.images, self.best = images, math.inf
         self._seen: dict[Genome, int] = {}
-        self._bar = tqdm(total=total_images, desc="search", unit="image", mininterval=1, disable=not show)
+        pause = 1 if sys.stderr.isatty() else 10  # lines of a log are seldom enough to be read
+        self._bar = tqdm(total=total_images, desc="search", unit="image", mininterval=pause, disable=not show)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.close()
+
+    def begin(self) -> None:
+        """What was heard so far is from an earlier attempt: it says nothing about the time that is left."""
+        self._bar.initial = self._bar.n
+        self._bar.start_t = self._bar.last_print_t = time.time()
 
     def __call__(self, genome: Genome, images: int, fitness: float) -> None:
         """One more reading."""

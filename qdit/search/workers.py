@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Any, Protocol, Self
 
 from qdit.errors import ConfigError, QditError
 
-if TYPE_CHECKING:
-    from qdit.search.space import Genome
-
 
 class Prefixes(Protocol):
-    """What a worker makes: `qdit.search.fitness.ImageFitness`, or anything with these two verbs."""
+    """What a worker makes: `ImageFitness` or `Noises` of `qdit.search.fitness`, or anything with these two verbs.
 
-    def on_prefix(self, genome: "Genome", images: int) -> float: ...
+    `genome` is what is measured: a genome, or the seed of a noise and a genome; anything that can be a key.
+    """
+
+    def on_prefix(self, genome: Any, images: int) -> float: ...
 
     def forget(self) -> None: ...
 
@@ -45,7 +45,7 @@ class Workers:
             self._ends.append(ours)
         self._turns = [Lock() for _ in range(count)]
         self._choice, self._waiting = Lock(), [0] * count
-        self._owners: dict[Genome, int] = {}
+        self._owners: dict[Any, int] = {}
         self._threads = ThreadPoolExecutor(count)
 
     def __enter__(self) -> Self:
@@ -60,12 +60,12 @@ class Workers:
         for end in self._ends:
             end.close()
 
-    def spread(self, function: "Callable[[Genome], float]", genomes: "Sequence[Genome]") -> Iterable[float]:
+    def spread(self, function: Callable[[Any], float], genomes: Sequence[Any]) -> Iterable[float]:
         """Like `map`, with as many genomes at a time as there are workers."""
         values: Iterator[float] = self._threads.map(function, genomes)
         return values
 
-    def on_prefix(self, genome: "Genome", images: int) -> float:
+    def on_prefix(self, genome: Any, images: int) -> float:
         """The fitness of a genome on the first images, by a worker."""
         with self._choice:
             worker = self._owners.setdefault(genome, self._waiting.index(min(self._waiting)))
@@ -84,7 +84,7 @@ class Workers:
             self._ask(worker, None)
         self._owners.clear()
 
-    def _ask(self, worker: int, request: "tuple[Genome, int] | None") -> object:
+    def _ask(self, worker: int, request: tuple[Any, int] | None) -> object:
         with self._turns[worker]:
             try:
                 self._ends[worker].send(request)

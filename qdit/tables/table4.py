@@ -32,6 +32,10 @@ SHORT_NAMES = ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation")
 """The steps where there is little room."""
 
 PUBLISHED_BITS = (4, 8)
+ALLOCATED = (
+    "The last row differs from the one above it in its group sizes only: a search found them for each form (Table 6),"
+    " and the weights are rounded to nearest in both."
+)
 
 
 def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -39,6 +43,7 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
     definition = profile["tables"][name]
     printed = read_published(published / "table4.csv")
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
+    rows = [row for block in blocks for row in block.rows]
     return Table(
         name=name,
         title=definition.get("title", "From RTN to Q-DiT, step by step (Q-DiT, Table 4)"),
@@ -48,6 +53,7 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, 10,000 images",
         shows_bits=False,
         blocks=blocks,
+        remarks=(ALLOCATED,) if any(row["step"] == STEPS[-1] and row["status"] != NOT_RUN for row in rows) else (),
     )
 
 

@@ -103,3 +103,10 @@ def test_random_search():
 def test_options_are_checked(wrong):
     with pytest.raises(ConfigError):
         EvolutionOptions(**wrong)
+
+
+def test_mutation_changes_few_genes_of_a_parent():
+    children = Nursery(SPACE, 0).mutation([SPACE.start], 30, 0.1)
+    changed = [sum(a != b for a, b in zip(child, SPACE.start, strict=True)) for child in children]
+    assert len(children) >= 5 and sum(changed) / len(changed) < 3
+    assert Nursery(SPACE, 0).mutation([SPACE.start], 5, 0.0) == []

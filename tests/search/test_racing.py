@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from qdit.errors import ConfigError
-from qdit.search.evolution import EvolutionOptions, evolve, random_search
+from qdit.search.evolution import Evaluation, EvolutionOptions, evolve, random_search
 from qdit.search.journal import Journal, in_full
 from qdit.search.racing import Race, RacingOptions
 from tests.search.toys import SPACE, loss, noisy
@@ -110,3 +110,16 @@ def test_diverging_candidates_lose():
 def test_options_are_checked(wrong):
     with pytest.raises(ConfigError):
         RacingOptions(**wrong)
+
+
+def test_the_bar_is_the_weakest_of_the_best_on_the_same_images():
+    genomes = [SPACE.uniform(size) for size in (4, 8, 16, 24)]
+    before = [Evaluation(genome, place, 8, 0, "random") for place, genome in enumerate(genomes)]
+    before.append(Evaluation(genomes[3], -1.0, 4, 0, "random"))  # few images: no champion
+    few = dict(zip(genomes, (5.0, 7.0, 1.0, 100.0), strict=True))
+    options = RacingOptions((4, 8), parents=2, margin=0.5)
+    race = Race(lambda genome, images: few[genome], options, Journal(None, {}), frozenset())
+    champions = race._champions(before)
+    assert champions == genomes[:2]
+    assert race._bar(champions, 4) == 1.5 * 7.0
+    assert race._bar([], 4) == math.inf

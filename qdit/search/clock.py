@@ -1,0 +1,57 @@
+"""Seconds spent on a search, in a file of their own, so that allocations of equal searches are equal bytes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from qdit.artifacts import read_json, write_json
+from qdit.errors import DataError
+from qdit.provenance import processor
+
+EVERY = 1.0
+"""Seconds between two writes."""
+
+
+class Clock:
+    """Counts from its making, over the earlier attempts of the same search (`identity_sha256`) that were killed.
+
+    The file is written at most once a second by those who call it, and by `stop`: a kill loses a second.
+    """
+
+    def __init__(self, path: Path, identity_sha256: str, *, workers: int) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "identity_sha256": identity_sha256,
+            "workers": workers,
+            "processor": processor(),
+        }
+        self.before = self._earlier()
+        self.start = self.written = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.monotonic() - self.start
+
+    def __call__(self, *_: object) -> None:
+        """A journal's `listen`."""
+        if time.monotonic() - self.written >= EVERY:
+            self.stop()
+
+    def stop(self) -> None:
+        """Write the seconds so far."""
+        write_json(self.path, self.content | {"seconds": round(self.seconds, 1)})
+        self.written = time.monotonic()
+
+    def _earlier(self) -> float:
+        try:
+            found = read_json(self.path)
+            same = found["identity_sha256"] == self.content["identity_sha256"]
+            return float(found["seconds"]) if same else 0.0
+        except (DataError, KeyError, TypeError, ValueError):
+            return 0.0
+
+
+def times_path(out: Path) -> Path:
+    """Where the time of an allocation file is."""
+    return out.with_suffix(".times.json")

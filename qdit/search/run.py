@@ -1,0 +1,255 @@
+"""A search from files to files: weights → allocation, with its journal and its time beside it.
+
+Everything is measured on noise that no run is measured on: the search samples from seeds derived for it, and so do
+the checks on fresh noise afterwards.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qdit.artifacts import sha256_file, sha256_json
+from qdit.calibration import load_calibration
+from qdit.digest import code_digest
+from qdit.errors import ConfigError
+from qdit.search.clock import Clock, times_path
+from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
+from qdit.search.fitness import ImageFitness, Noises
+from qdit.search.job import SearchJob
+from qdit.search.journal import Journal, Spread, search_identity
+from qdit.search.knapsack import allocate
+from qdit.search.options import SAMPLED, Kind, SearchOptions
+from qdit.search.progress import Progress
+from qdit.search.racing import PrefixFitness, Race, RacingOptions
+from qdit.search.result import allocation, finite, searched, write_allocation
+from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss
+from qdit.search.space import Genome
+from qdit.search.workers import Prefixes, Workers
+from qdit.seeds import Purpose, derive_seed
+
+SCORING_BATCH = 32
+"""Calibration samples per forward pass of the scores."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search: kind, job, options, the seed of its draws, calibration data (trajectory) for scores of layers.
+
+    The seed in the job's protocol is the root of the noise; which noise it gives depends on the seed of the draws too.
+    `fresh` genomes, the best ones, and the reference are measured again on fresh noise.
+    """
+
+    kind: Kind
+    job: SearchJob
+    options: SearchOptions
+    seed: int = 0
+    calibration: Path | None = None
+    fresh: int = 0
+
+    @property
+    def noise(self) -> int:
+        """Seed of the noise that the search sees."""
+        return noise_seed(self.job, Purpose.SEARCH, self.seed)
+
+    @property
+    def fresh_noise(self) -> int:
+        """Seed of the noise that it is checked on."""
+        return noise_seed(self.job, Purpose.HELD_OUT, self.seed)
+
+    @property
+    def race(self) -> RacingOptions:
+        """Rungs of a generation; plain Algorithm 1 and random search have one."""
+        images, parents = self.job.images, self.options.evolution.parents
+        if self.kind == "racing":
+            return self.options.race.of(images=images, chunk=self.job.chunk, parents=parents)
+        return RacingOptions((images,), parents=parents)
+
+    @property
+    def most_images(self) -> int:
+        """Images that are sampled at most."""
+        if self.kind == "random":
+            return self.options.random.evaluations * self.job.images
+        options, race = self.options.evolution, self.race
+        left = race.most_images(options.population, surrogate=self.options.race.surrogate)
+        return options.iterations * left + (self.job.images if len(race.rungs) > 1 else 0)  # the reference runs on
+
+
+def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
+    """A seed for one purpose from the root in the job's protocol."""
+    return derive_seed(job.protocol.seed, purpose, *indices) % 2**63
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where genomes are measured; `own` is a fitness in this process, for its model, space and identity."""
+
+    own: ImageFitness
+    noises: Prefixes
+    spread: Spread
+
+    def on(self, seed: int) -> PrefixFitness:
+        """The fitness on one noise."""
+        return lambda genome, images: self.noises.on_prefix((seed, genome), images)
+
+    def losses(self, genomes: Sequence[Genome], images: int, *, seed: int, journal: Journal) -> list[float]:
+        """Fitness of genomes on the first images of one noise, without a search; features are kept until forgotten."""
+        fitness = self.on(seed)
+        return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
+
+    def identity(self, seed: int, images: int) -> dict[str, Any]:
+        """What the fitness on one noise says of itself."""
+        protocol = replace(self.own.protocol, seed=seed)
+        return self.own.identity() | {"protocol": protocol.to_dict(), "images": images}
+
+
+@contextmanager
+def bench(job: SearchJob, workers: int) -> Iterator[Bench]:
+    """Genomes are measured here with one worker, in that many other processes with more."""
+    torch.set_num_threads(1)  # as every worker does
+    own = job.fitness()
+    if workers == 1:
+        yield Bench(own, Noises(own), map)
+        return
+    with Workers(job.noises, workers) as crew:
+        yield Bench(own, crew, crew.spread)
+
+
+def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True) -> dict[str, Any]:
+    """Write the allocation `out` and return its content.
+
+    Beside it: `<stem>.times.json`, and for a kind that samples images the journal `<stem>.<identity>.jsonl`, from which
+    a search that was stopped goes on. Neither changes the content, nor does the number of workers.
+    """
+    check(search, workers)
+    content = sampled(search, out, workers, show) if search.kind in SAMPLED else scored(search, out)
+    write_allocation(out, content)
+    return content
+
+
+def check(search: Search, workers: int) -> None:
+    """Raise ConfigError for what can be known before anything is loaded."""
+    if workers < 1:
+        raise ConfigError(f"workers {workers}: must be at least 1")
+    if search.fresh < 0:
+        raise ConfigError(f"fresh {search.fresh}: must be at least 0")
+    needs = search.kind in ("ilp", "hessian") or (search.kind == "racing" and search.options.race.surrogate)
+    if needs and search.calibration is None:
+        raise ConfigError(
+            f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
+            " first and give --calibration trajectory=FILE"
+        )
+    if search.kind in SAMPLED:
+        _ = search.race
+
+
+def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
+    """The content of an allocation that was found by sampling images."""
+    with bench(search.job, workers) as at:
+        identity = identity_of(search, at)
+        key = sha256_json(identity)
+        clock = Clock(times_path(out), key, workers=workers)
+        with Progress(search.most_images, images=search.job.images, show=show) as progress:
+
+            def listen(genome: Genome, images: int, fitness: float) -> None:
+                progress(genome, images, fitness)
+                clock()
+
+            with Journal(out.with_suffix(f".{key[:12]}.jsonl"), identity, listen=listen) as journal:
+                progress.begin()
+                outcome = measured_by(search, at, journal)
+                images_sampled = journal.images_sampled
+        clock.stop()
+        content = searched(at.own.space, outcome, images_sampled=images_sampled, seed=search.seed, identity=identity)
+        return content | {"fresh": on_fresh_noise(search, at, outcome, out)}
+
+
+def identity_of(search: Search, at: Bench) -> dict[str, Any]:
+    """What decides a search that samples images."""
+    fitness = at.identity(search.noise, search.job.images)
+    found = search_identity(
+        search.kind, at.own.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
+    )
+    if search.kind == "racing" and search.options.race.surrogate and search.calibration is not None:
+        found["calibration_sha256"] = sha256_file(search.calibration)
+    return found
+
+
+def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
+    """The search itself."""
+    space, kind = at.own.space, search.kind
+    surrogate = None
+    if kind == "racing" and search.options.race.surrogate:
+        surrogate = predicted_loss(space, scores_of(search, at.own))
+    race = Race(
+        at.on(search.noise),
+        search.race,
+        journal,
+        frozenset({space.start}),
+        surrogate=surrogate,
+        spread=at.spread,
+        forget=at.noises.forget,
+    )
+    if kind == "random":
+        return random_search(space, race, evaluations=search.options.random.evaluations, seed=search.seed)
+    return evolve(space, race, search.options.evolution, seed=search.seed)
+
+
+def on_fresh_noise(search: Search, at: Bench, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
+    """The best genomes and the reference, measured once more on as many images of other noise; journalled as well."""
+    if search.fresh == 0:
+        return []
+    images, seed = search.job.images, search.fresh_noise
+    full = [one for one in ranked(outcome.evaluations) if one.images == images]
+    chosen = full[: search.fresh] + [one for one in full[search.fresh :] if one.genome == at.own.space.start]
+    identity = {"method": "fresh", "space": at.own.space.identity(), "fitness": at.identity(seed, images)}
+    with Journal(out.with_suffix(f".fresh-{sha256_json(identity)[:12]}.jsonl"), identity) as journal:
+        again = at.losses([one.genome for one in chosen], images, seed=seed, journal=journal)
+    at.noises.forget()
+    return [
+        {"genome": list(one.genome), "fitness": finite(one.fitness), "fresh": finite(value)}
+        for one, value in zip(chosen, again, strict=True)
+    ]
+
+
+def scored(search: Search, out: Path) -> dict[str, Any]:
+    """The content of an allocation that needs no images."""
+    torch.set_num_threads(1)
+    own = search.job.fitness()
+    space, kind = own.space, search.kind
+    identity = {
+        "method": kind,
+        "space": space.identity(),
+        "options": search.options.of(kind),
+        "weights_sha256": own.weights_sha256,
+        "quantizer": search.job.quantizer().identity(),
+        "calibration_sha256": None if search.calibration is None else sha256_file(search.calibration),
+        "code": code_digest("qdit.search.run"),
+    }
+    seed = search.seed if kind in ("hessian", "chance") else None
+    clock = Clock(times_path(out), sha256_json(identity | {"seed": seed}), workers=1)
+    if kind == "uniform":
+        genome = space.start
+    elif kind == "chance":
+        genome = next(iter(Nursery(space, search.seed).random(1)), space.start)
+    else:
+        solver = search.options.knapsack.solver if kind == "ilp" else search.options.hessian.solver
+        genome = allocate(space, scores_of(search, own), solver=solver)
+    clock.stop()
+    return allocation(space, genome, fitness=None, images_sampled=0, seed=seed, identity=identity)
+
+
+def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
+    """Scores of layers × sizes: of the Hessian-based kind its own, of all others the error of a layer's output."""
+    assert search.calibration is not None
+    model = own.swappable.source
+    batches = list(load_calibration(search.calibration, model.config).batches(SCORING_BATCH))
+    quantizer = search.job.quantizer()
+    if search.kind == "hessian":
+        probes = search.options.hessian.probes
+        return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=probes, seed=search.seed)
+    return output_scores(model, own.space, batches, quantizer=quantizer)

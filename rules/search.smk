@@ -1,0 +1,42 @@
+# Weights → a group size for every layer, under one budget for all kinds of search. The journal beside the output is no
+# declared output: it stays when a job is killed, and the next one goes on from it. More workers for one search:
+# snakemake --set-threads search=8 (never changes a result).
+rule search:
+    input:
+        unpack(search_inputs),
+    output:
+        "<results>/search/{setting}/{form}/{search}/{bits}.json",
+    log:
+        "<results>/search/{setting}/{form}/{search}/{bits}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.search.run"),
+        protocol=protocol_flags,
+        flags=search_flags,
+        extractor=extractor_of,
+    shell:
+        "qdit --benchmark $(dirname {log})/{wildcards.bits}.benchmark.json search {input.weights:q} {output} --bits {wildcards.bits} {params.flags} {params.protocol}"
+        " --extractor {params.extractor} --extractor-weights {input.extractor:q} --workers {threads} > {log} 2>&1"
+
+
+# Opt-in: the searches over several seeds (docs/search-study.md), about 45 minutes on two idle cores. A study that was
+# stopped goes on from its journals; what it found is kept in the repository beside the other studies.
+rule search_study:
+    output:
+        touch("<results>/search-study/done"),
+    log:
+        "<results>/logs/search-study.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    params:
+        code=code_digest("qdit.search.study"),
+        study=repository("results/studies/search.json"),
+        page=repository("docs/search-study.md"),
+        weights=repository("weights/dit-digits-natural.safetensors"),
+        extractor=repository("weights/digit-classifier.safetensors"),
+    shell:
+        "qdit search-study {params.study:q} --page {params.page:q} --work $(dirname {output}) --workers {threads}"
+        " --weights {params.weights:q} --extractor-weights {params.extractor:q} > {log} 2>&1"
