@@ -30,13 +30,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
             f"moments of {a.mean.size} and of {b.mean.size} features cannot be compared; use one extractor for both"
         )
     gap = np.asarray(a.mean, np.float64) - np.asarray(b.mean, np.float64)
-    root_a, root_b = _square_root(a.covariance), _square_root(b.covariance)
+    root_a, root_b = square_root(a.covariance), square_root(b.covariance)
     overlap = np.linalg.svd(root_a @ root_b, compute_uv=False).sum()
     distance = gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
     return max(float(distance), 0.0)
 
 
-def _square_root(covariance: np.ndarray) -> np.ndarray:
+def square_root(covariance: np.ndarray) -> np.ndarray:
     """Symmetric square root of a positive semi-definite matrix."""
     matrix = np.asarray(covariance, np.float64)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)

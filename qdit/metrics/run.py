@@ -3,6 +3,7 @@
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from qdit.artifacts import read_json, sha256_file, sha256_json, write_json
 from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
 from qdit.failure import Failure, say
+from qdit.intervals import LEVEL, Replicates, write_replicates
+from qdit.metrics.bootstrap import bootstrap, intervals
 from qdit.metrics.evaluate import FullPrecision, evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.paired import stream_errors
@@ -59,7 +62,8 @@ def evaluate_run(
 ) -> None:
     """Evaluate the images of a run and write metrics.json; `fp_samples` are those of full precision, same noise.
 
-    A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    Beside it goes `bootstrap.npz`, the resampled values behind the intervals, with which two runs can be compared. A
+    failure that an earlier step recorded, of the run or of full precision, is written instead.
     """
     if failure := read_failure(checkpoint) or sampling_failure(samples, images):
         write_error(out, failure.text)
@@ -78,7 +82,8 @@ def evaluate_run(
         fp = FullPrecision(features_of(fp_samples), paired_errors(samples, fp_samples, images))
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(run, reference=reference, fp=fp)
-    shard = listed_shards(samples, images=images)[0]
+    shards = listed_shards(samples, images=images)
+    shard = shards[0]
     described = {
         "model": name.model,
         **protocol.to_dict(),
@@ -89,7 +94,13 @@ def evaluate_run(
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
-    write_json(out, result(name, described, metrics, run, shard, checkpoint))
+    replicates = bootstrap(run, reference=reference, fp=fp)
+    drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing}
+    own = result(name, described, metrics, run, shard, checkpoint)
+    own |= {"intervals": intervals(metrics, replicates), "bootstrap": drawing}
+    difference = latent_difference(shards)
+    write_replicates(out.parent, replicates)
+    write_json(out, own if difference is None else own | {"difference": difference})
 
 
 def result(
@@ -113,7 +124,7 @@ def result(
         },
         "protocol": described,
         "protocol_sha256": sha256_json(described),
-        "mode": "simulate",
+        "mode": shard.mode,
         "backend": shard.backend,
         "inputs": {
             "checkpoint_sha256": checkpoint_sha256(checkpoint),
@@ -121,7 +132,7 @@ def result(
         },
         "code": {
             "quantize": record["code"],
-            "sample": code_digest("qdit.sampling.run"),
+            "sample": code_digest("qdit.sampling.integer" if shard.mode == "integer" else "qdit.sampling.run"),
             "features": run.made_by.code,
             "evaluate": code_digest("qdit.metrics.run"),
         },
@@ -137,6 +148,16 @@ def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     return stream_errors((chunk.images for chunk in own), (chunk.images for chunk in full))
 
 
+def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
+    """Of integer latents to simulated ones: `images` compared, `largest` and `mean` absolute difference."""
+    found = [shard.difference for shard in shards if shard.difference is not None]
+    if not found:
+        return None
+    images = sum(part["images"] for part in found)
+    mean = sum(part["mean"] * part["images"] for part in found) / images
+    return {"images": images, "largest": max(part["largest"] for part in found), "mean": mean}
+
+
 def sampling_failure(samples: Path, images: int) -> Failure | None:
     """The first failure that a shard's list holds."""
     return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
@@ -144,6 +165,7 @@ def sampling_failure(samples: Path, images: int) -> Failure | None:
 
 def write_error(out: Path, text: str) -> None:
     """A metrics.json without numbers: tables show the reason."""
+    write_replicates(out.parent, Replicates({}, "none"))
     write_json(out, {"error": text})
     say(text)
 

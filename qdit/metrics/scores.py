@@ -17,18 +17,24 @@ def inception_score(logits: np.ndarray, *, split_size: int = SPLIT_SIZE) -> floa
     Splits are consecutive runs of `split_size` images in file order, the last one may be shorter; the plain mean
     over splits is returned (Salimans et al. 2016; guided-diffusion evaluator.py).
     """
-    values = require_matrix("logits", logits, rows=1)
-    shifted = values - values.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    scores = [_split_score(log_p[start : start + split_size]) for start in range(0, len(log_p), split_size)]
+    log_p = log_probabilities(logits)
+    scores = [score_of(log_p[start : start + split_size]) for start in range(0, len(log_p), split_size)]
     return float(np.mean(scores))
 
 
-def _split_score(log_p: np.ndarray) -> float:
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """log softmax of logits (N, c)."""
+    values = require_matrix("logits", logits, rows=1)
+    shifted = values - values.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def score_of(log_p: np.ndarray, counts: np.ndarray | None = None) -> float:
+    """Score of one split by the log-probabilities of its images (N, c); each counts `counts` times, or once."""
     p = np.exp(log_p)
     # p log p̄ is 0 where p is 0 for every image of the split; the floor keeps log p̄ finite there.
-    log_marginal = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
-    return float(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+    log_marginal = np.log(np.maximum(np.average(p, axis=0, weights=counts), np.finfo(np.float64).tiny))
+    return float(np.exp(np.average((p * (log_p - log_marginal)).sum(axis=1), weights=counts)))
 
 
 def precision_recall(
@@ -40,6 +46,22 @@ def precision_recall(
     one). Precision: fraction of generated points in at least one reference ball; recall: the converse. Distances
     are squared and computed in blocks of `block` rows, so memory stays below block · max(N, M) numbers.
     """
+    real, fake = _same_space(reference, generated, neighbours)
+    precision = _covered(fake, real, _radii(real, neighbours, block), block).mean()
+    recall = _covered(real, fake, _radii(fake, neighbours, block), block).mean()
+    return float(precision), float(recall)
+
+
+def realistic(
+    reference: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS, block: int = 1024
+) -> np.ndarray:
+    """Which generated points (M,) lie in a reference ball; precision is their fraction."""
+    real, fake = _same_space(reference, generated, neighbours)
+    return _covered(fake, real, _radii(real, neighbours, block), block)
+
+
+def _same_space(reference: np.ndarray, generated: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets in float64 about the mean of the first: distances stay, their expansion loses less to cancellation."""
     real = require_matrix("reference features", reference, rows=neighbours + 1)
     fake = require_matrix("generated features", generated, rows=neighbours + 1)
     if real.shape[1] != fake.shape[1]:
@@ -47,12 +69,8 @@ def precision_recall(
             f"reference has {real.shape[1]} features per image, the generated images {fake.shape[1]};"
             " use one extractor for both"
         )
-    # Distances do not change, but the norm expansion loses less to cancellation.
     centre = real.mean(axis=0)
-    real, fake = real - centre, fake - centre
-    precision = _fraction_covered(fake, real, _radii(real, neighbours, block), block)
-    recall = _fraction_covered(real, fake, _radii(fake, neighbours, block), block)
-    return precision, recall
+    return real - centre, fake - centre
 
 
 def _squared_distances(rows: np.ndarray, columns: np.ndarray, block: int) -> Iterator[np.ndarray]:
@@ -71,7 +89,6 @@ def _radii(points: np.ndarray, neighbours: int, block: int) -> np.ndarray:
     )
 
 
-def _fraction_covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, block: int) -> float:
-    """Fraction of the points that lie in at least one ball."""
-    covered = sum(int((part <= radii).any(axis=1).sum()) for part in _squared_distances(points, centres, block))
-    return covered / len(points)
+def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, block: int) -> np.ndarray:
+    """Which points lie in at least one ball."""
+    return np.concatenate([(part <= radii).any(axis=1) for part in _squared_distances(points, centres, block)])
