@@ -1,0 +1,84 @@
+"""Motion between frames by block matching: in the place of RAFT (optical flow) and AMT (frame interpolation).
+
+Clips are (N, 3, T, H, W) in [0, 1]. Displacements are whole pixels; no weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REACH = 3
+"""Largest displacement per frame that is looked for, in pixels along each axis."""
+HALF_REACH = 2
+"""The same for interpolation: from the middle to either neighbour."""
+WINDOW = 5
+"""Side of the compared blocks in pixels."""
+STILL_PRIOR = 2e-3
+"""What a displacement must win over standing still, per pixel of its length: mean absolute grey difference."""
+FASTEST = 0.05
+"""Fraction of pixels whose speed counts, as in VBench."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+def grey(clips: Tensor) -> Tensor:
+    """(N, 3, T, H, W) → (N, T, H, W)."""
+    return torch.einsum("ncthw,c->nthw", clips, torch.tensor(LUMA, dtype=clips.dtype))
+
+
+def displacements(reach: int) -> list[tuple[int, int]]:
+    """All (down, across) up to `reach`, standing still first."""
+    span = range(-reach, reach + 1)
+    return sorted(((dy, dx) for dy in span for dx in span), key=lambda d: (d[0] ** 2 + d[1] ** 2, d))
+
+
+def moved(frames: Tensor, down: int, across: int) -> Tensor:
+    """Frames (…, H, W) seen through a window moved by (down, across): out[y, x] = in[y + down, x + across]."""
+    reach = max(abs(down), abs(across))
+    flat = frames.reshape(-1, 1, *frames.shape[-2:])
+    padded = F.pad(flat, (reach,) * 4, mode="replicate") if reach else flat
+    height, width = frames.shape[-2:]
+    cut = padded[..., reach + down : reach + down + height, reach + across : reach + across + width]
+    return cut.reshape(frames.shape)
+
+
+def block_mean(values: Tensor) -> Tensor:
+    """Mean over the block around each pixel, of (N, T, H, W)."""
+    return F.avg_pool2d(values, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+
+
+def speeds(clips: Tensor) -> Tensor:
+    """(N, T − 1, H, W) speed of each pixel from a frame to the next, in pixels."""
+    frames = grey(clips)
+    before, after = frames[:, :-1], frames[:, 1:]
+    steps = displacements(REACH)
+    lengths = torch.tensor([(dy * dy + dx * dx) ** 0.5 for dy, dx in steps], dtype=frames.dtype)
+    costs = torch.stack([block_mean((moved(after, dy, dx) - before).abs()) for dy, dx in steps], dim=-1)
+    return lengths[(costs + STILL_PRIOR * lengths).argmin(dim=-1)]
+
+
+def flow_magnitude(clips: Tensor) -> Tensor:
+    """(N, T − 1) mean speed of the fastest 5 % of pixels between successive frames, in pixels."""
+    speed = speeds(clips).flatten(2)
+    count = max(1, round(FASTEST * speed.shape[-1]))
+    return speed.topk(count, dim=-1).values.mean(dim=-1)
+
+
+def midpoint_error(clips: Tensor) -> Tensor:
+    """(N, ⌊(T − 1)/2⌋) mean absolute error of each odd frame interpolated from its two neighbours.
+
+    A pixel of the middle frame is the mean of the two that lie a displacement before and behind it, of the
+    displacement whose blocks agree best.
+    """
+    frames = grey(clips)
+    before, after = clips[:, :, :-2:2], clips[:, :, 2::2]
+    grey_before, grey_after = frames[:, :-2:2], frames[:, 2::2]
+    best = torch.full_like(grey_before, torch.inf)
+    middle = torch.zeros_like(before)
+    for dy, dx in displacements(HALF_REACH):
+        gap = (moved(grey_after, dy, dx) - moved(grey_before, -dy, -dx)).abs()
+        cost = block_mean(gap) + STILL_PRIOR * (dy * dy + dx * dx) ** 0.5
+        mean = (moved(after, dy, dx) + moved(before, -dy, -dx)) / 2
+        better = cost < best
+        best = torch.where(better, cost, best)
+        middle = torch.where(better[:, None], mean, middle)
+    return (middle - clips[:, :, 1:-1:2]).abs().mean(dim=(1, 3, 4))

@@ -1,0 +1,52 @@
+"""From a training checkpoint of a video model to the model itself, and to the shipped weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qdit.artifacts import load_tensors
+from qdit.errors import CheckpointError
+from qdit.models.config import STDiT3Config
+from qdit.models.loading import save_model, write_manifest
+from qdit.models.stdit3 import STDiT3
+from qdit.training.video_state import AVERAGE
+
+
+def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
+    """The moving average of a checkpoint that `qdit train video` wrote, in eval mode, and the file's metadata."""
+    tensors, metadata = load_tensors(checkpoint)
+    average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
+    if not average or not isinstance(metadata, dict) or "world" not in metadata:
+        raise CheckpointError(
+            f"{checkpoint}: not a training checkpoint of a video model; give the one that qdit train video wrote"
+        )
+    model = STDiT3(STDiT3Config(**metadata["model"]))
+    model.load_state_dict(average)
+    return model.eval(), metadata
+
+
+def ship_video(checkpoint: Path, weights: Path, *, name: str) -> Path:
+    """Write `<name>-natural.safetensors` (float16 weights) to the folder `weights` and its manifest anew."""
+    model, metadata = averaged_video_model(checkpoint)
+    angles = model.rope.freqs.clone()
+    model.half()
+    model.rope.freqs = angles  # fixed frequencies, which every model computes for itself
+    described = {key: metadata[key] for key in ("training", "world", "iteration")}
+    path = weights / f"{name}-natural.safetensors"
+    save_model(path, model, metadata={**described, "form": "natural"})
+    write_manifest(weights)
+    return path
+
+
+def load_video_model(path: Path) -> STDiT3:
+    """Shipped weights or a training checkpoint, whichever the file is; CheckpointError on anything else."""
+    from qdit.models.loading import load_model
+
+    _, metadata = load_tensors(path)
+    if isinstance(metadata, dict) and "world" in metadata and "form" not in metadata:
+        return averaged_video_model(path)[0]
+    model = load_model(path)
+    if not isinstance(model, STDiT3):
+        raise CheckpointError(f"{path}: holds a {type(model).__name__}, a video model (STDiT3) is needed")
+    return model.to(torch.float32)
