@@ -1,0 +1,257 @@
+"""Quantized checkpoints in diffusers: once this module is imported, `from_pretrained` loads what `qdit export` wrote.
+
+    import qdit.diffusers
+    from diffusers import DiTPipeline, DiTTransformer2DModel
+
+    transformer = DiTTransformer2DModel.from_pretrained("exported")
+    pipeline = DiTPipeline.from_pretrained("facebook/DiT-XL-2-256", transformer=transformer)
+
+diffusers has no entry points for quantizers, so the import itself enters ours in its two tables. An exported folder
+holds the same packed tensors as the checkpoint; the loaded object is a DiTTransformer2DModel whose layers are our own
+DiT's, so that every method, scope and kind of site works and the output bits are those of `load_checkpoint`. What
+reaches into diffusers' own blocks (LoRA, attention processors, gradient checkpointing) does not work on it, and it
+computes in float32. How DiTPipeline's images differ from those of `qdit sample`: docs/diffusers.md.
+"""
+
+import copy
+import enum
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from torch import Tensor
+
+from qdit.artifacts import save_tensors, write_json
+from qdit.errors import CheckpointError, Unsupported
+from qdit.models.config import DiTConfig
+from qdit.models.diffusers_format import CONFIG_FILE, REQUIRED, WEIGHTS_FILE
+from qdit.models.dit import DiT
+from qdit.models.manifest import check_file, write_manifest
+from qdit.models.network import require_dit
+from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, compact, load_checkpoint
+
+DESCRIBED = ("format", "model", "sites", "record")
+"""What of a checkpoint's configuration an exported folder keeps: how to build the modules, and what made them."""
+
+
+class Method(str, enum.Enum):  # noqa: UP042 - diffusers wants a str whose `value` it can read; format() must give it too
+    """Name under which diffusers knows the quantizer."""
+
+    QDIT = "qdit"
+
+
+class QditConfig(QuantizationConfigMixin):
+    """`quantization_config` of an exported folder: the checkpoint's configuration."""
+
+    def __init__(self, checkpoint: Mapping[str, Any], **other: Any) -> None:
+        self.quant_method = Method.QDIT
+        self.checkpoint = dict(checkpoint)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"quant_method": Method.QDIT.value, "checkpoint": copy.deepcopy(self.checkpoint)}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All of it; diffusers asks for it when it prints a configuration."""
+        return self.to_dict()
+
+
+class QuantizedTransformer(DiTTransformer2DModel):
+    """A DiTTransformer2DModel that computes with `network`, our DiT."""
+
+    network: DiT
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """Noise and variance (N, 2C, L, L) of latents (N, C, L, L) at timesteps (N,) with labels (N,)."""
+        output = self.network(hidden_states, timestep, class_labels)
+        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+
+# A folder that `save_pretrained` writes names the class of its model; only the base class can be loaded from there.
+QuantizedTransformer.__name__ = DiTTransformer2DModel.__name__
+QuantizedTransformer.__module__ = DiTTransformer2DModel.__module__
+
+
+class QditQuantizer(DiffusersQuantizer):
+    """Puts a quantized network in the place of a DiTTransformer2DModel's layers while `from_pretrained` loads it."""
+
+    requires_calibration = True
+    """Only checkpoints that are quantized already can be loaded."""
+
+    def __init__(self, quantization_config: QditConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.tensors: dict[str, Tensor] = {}
+        self.device = "cpu"
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Raise Unsupported for a dtype or a device map that quantized layers do not have."""
+        if (dtype := kwargs.get("torch_dtype")) not in (None, torch.float32):
+            raise Unsupported(
+                f"torch_dtype {dtype}: quantized layers compute in float32; load the transformer without torch_dtype"
+                " and give it to the pipeline"
+            )
+        places = set((kwargs.get("device_map") or {}).values()) if isinstance(kwargs.get("device_map"), dict) else set()
+        if len(places) > 1:
+            raise Unsupported(f"device_map over {len(places)} devices: a quantized DiT is kept whole; give one device")
+
+    def update_device_map(self, device_map: Any) -> None:
+        """Remember the one device that is asked for; diffusers' own dispatch has nothing to place."""
+        if isinstance(device_map, dict):
+            self.validate_environment(device_map=device_map)
+            self.device = next(iter(device_map.values()), "cpu")
+        elif device_map is not None:
+            self.device = "cuda" if device_map in ("auto", "balanced") and torch.cuda.is_available() else "cpu"
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        """Check the files against the manifest beside them; the tensors are named when the network is built."""
+        for file in checkpoint_files or []:
+            check_file(Path(file))
+        return []
+
+    def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
+        """None: `build_model` says what is missing."""
+        return []
+
+    def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the tensors exactly as they are stored; diffusers would cast them."""
+        self.tensors |= state_dict
+        return {}
+
+    @property
+    def supports_parallel_loading(self) -> bool:
+        """One file after the other: their tensors are collected here."""
+        return False
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        """Drop the layers that diffusers made on the meta device."""
+        for name in list(model._modules):
+            delattr(model, name)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        """Build the quantized network from the collected tensors."""
+        network = restore(self.quantization_config.checkpoint, self.tensors)
+        self.tensors = {}
+        take(model, network.to(self.device))
+
+    def get_state_dict_and_metadata(
+        self, state_dict: dict[str, Tensor], safe_serialization: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The packed tensors, as `qdit export` writes them."""
+        return stored_tensors({name.removeprefix("network."): t for name, t in state_dict.items()}), {}
+
+    @property
+    def is_serializable(self) -> bool:
+        """`save_pretrained` works."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Codes have no gradients."""
+        return False
+
+
+AUTO_QUANTIZER_MAPPING[Method.QDIT.value] = QditQuantizer
+AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
+
+
+def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
+    """The network of an exported configuration and its tensors; CheckpointError if they do not fit."""
+    if checkpoint.get("format") != FORMAT:
+        raise CheckpointError(
+            f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"
+        )
+    try:
+        network = require_dit(build_model(checkpoint, tensors), where="exported checkpoint")
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        raise CheckpointError(
+            f"exported checkpoint: configuration and tensors disagree ({' '.join(str(problem).split())});"
+            " export it again"
+        ) from None
+    return network.eval()
+
+
+def take(model: Any, network: DiT) -> None:
+    """Make `network` all that a DiTTransformer2DModel consists of."""
+    model.__class__ = QuantizedTransformer
+    model.network = network.requires_grad_(False)
+
+
+def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's state as it is stored: without positions, in half precision where that loses nothing."""
+    return {name: compact(tensor) for name, tensor in state.items() if name != "pos_embed"}
+
+
+def from_checkpoint(folder: Path | str) -> DiTTransformer2DModel:
+    """The DiTTransformer2DModel of a checkpoint folder that `qdit quantize` wrote; CheckpointError as there.
+
+    Raises Unsupported where a correction belongs to the checkpoint (PTQD): a pipeline has no place for it.
+    """
+    loaded = load_checkpoint(Path(folder))
+    require_no_correction(loaded, str(folder))
+    config = QditConfig(described(loaded))
+    with torch.device("meta"):
+        model: Any = DiTTransformer2DModel(**diffusers_config(loaded.model.config))
+    quantizer = QditQuantizer(config, pre_quantized=True)
+    quantizer.preprocess_model(model)
+    take(model, loaded.model)
+    model.hf_quantizer = quantizer
+    model.register_to_config(quantization_config=config)
+    return model.eval()
+
+
+def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
+    """Write a checkpoint as a folder that diffusers loads once this module is imported; returns its files.
+
+    config.json, diffusion_pytorch_model.safetensors with the checkpoint's packed tensors, and a manifest with its
+    sha256. Raises as `from_checkpoint` does.
+    """
+    loaded = load_checkpoint(checkpoint)
+    require_no_correction(loaded, str(checkpoint))
+    values = {"_class_name": DiTTransformer2DModel.__name__, **diffusers_config(loaded.model.config)}
+    save_tensors(folder / WEIGHTS_FILE, stored_tensors(loaded.model.state_dict()))
+    write_json(folder / CONFIG_FILE, values | {"quantization_config": QditConfig(described(loaded)).to_dict()})
+    return [folder / CONFIG_FILE, folder / WEIGHTS_FILE, write_manifest(folder)]
+
+
+def require_no_correction(loaded: Checkpoint, where: str) -> None:
+    """Raise Unsupported for a checkpoint whose predicted noise is corrected after guidance."""
+    if loaded.correction is not None:
+        raise Unsupported(
+            f"{where}: {loaded.config['record']['method']} corrects the predicted noise after guidance, which pipelines"
+            " of diffusers do not do; use `qdit sample`"
+        )
+
+
+def described(loaded: Checkpoint) -> dict[str, Any]:
+    """The part of a checkpoint's configuration that an exported folder keeps."""
+    return {key: json.loads(json.dumps(loaded.config[key])) for key in DESCRIBED}
+
+
+def diffusers_config(config: DiTConfig) -> dict[str, Any]:
+    """A shape in the words of DiTTransformer2DModel."""
+    return {
+        **REQUIRED,
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.hidden_size // config.num_heads,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "num_layers": config.depth,
+        "sample_size": config.input_size,
+        "patch_size": config.patch_size,
+        "num_embeds_ada_norm": config.num_classes,
+        "norm_eps": 1e-6,
+    }

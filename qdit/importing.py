@@ -1,0 +1,44 @@
+"""The steps that take files from elsewhere into a run: official weights, and ADM's statistics of real images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.artifacts import sha256_file
+from qdit.errors import CheckpointError, ConfigError
+from qdit.fetch import check_whole
+from qdit.metrics.extractors import load_extractor
+from qdit.metrics.reference import import_adm_reference, save_reference
+from qdit.models.config import DiTConfig
+from qdit.models.loading import load_dit, save_model
+
+
+def import_weights_file(source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None) -> None:
+    """Official weights (or a diffusers folder) → our format, with their name and digest in its metadata.
+
+    `shape` says what differs from DiT-XL/2 at 256×256. CheckpointError for a missing, damaged or other file, and for
+    weights of another shape.
+    """
+    try:
+        expected = DiTConfig(**shape)
+    except TypeError as problem:
+        raise ConfigError(f"--shape {dict(shape)}: {problem}; allowed are the fields of DiTConfig") from None
+    if source.is_file() or sha256 is not None:
+        check_whole(source, sha256)
+    model = load_dit(source)
+    wrong = {
+        name: (value, getattr(expected, name))
+        for name, value in model.config.to_dict().items()
+        if value != getattr(expected, name)
+    }
+    if wrong:
+        said = ", ".join(f"{name} {found} instead of {value}" for name, (found, value) in wrong.items())
+        raise CheckpointError(f"{source}: weights of another model, with {said}; fetch the ones that the profile names")
+    digest = sha256_file(source) if source.is_file() else None
+    save_model(out, model, metadata={"source": {"name": source.name, "sha256": digest}})
+
+
+def import_reference_file(batch: Path, out: Path, *, extractor: str, weights: Path, sha256: str | None) -> None:
+    """An ADM batch → our reference file; CheckpointError if the batch is missing or not the one that is meant."""
+    check_whole(batch, sha256)
+    save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights)))
