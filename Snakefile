@@ -1,15 +1,21 @@
-# Weights → calibration data → quantized checkpoint → sample chunks → metrics → tables.
-# Targets: all (the default), and every table of the profile by its name, also those that all leaves out (opt_in).
+# Weights → calibration data → quantized checkpoint → sample chunks → metrics → tables → claims.
+# Targets: all (the default), every table of the profile by its name, also those that all leaves out (opt_in), training
+# and search_study.
 # Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 
 
-configfile: f"{workflow.basedir}/config/mini.yaml"
+if not config.get("standalone"):  # a whole profile, such as config/paper.yaml, takes nothing of the default one
+
+    configfile: f"{workflow.basedir}/config/mini.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/paper.smk"
 include: "rules/reference.smk"
 include: "rules/calibrate.smk"
+include: "rules/search_inputs.smk"
+include: "rules/search.smk"
 include: "rules/quantize.smk"
 
 
@@ -21,13 +27,16 @@ for method_rules in sorted(Path(workflow.basedir, "rules", "baselines").glob("*.
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
 include: "rules/table.smk"
+include: "rules/report.smk"
 include: "rules/train.smk"
+include: "rules/bench.smk"
 
 
 rule all:
     default_target: True
     input:
         [table_files(table) for table in profiles.default_tables(config)],
+        REPORT,
 
 
 for table in config["tables"]:

@@ -12,14 +12,14 @@ from typing import Annotated
 
 import typer
 
-from qdit import __version__, cli_steps
+from qdit import __version__, cli_bench, cli_kernels, cli_paper, cli_report, cli_search, cli_steps, cli_video
 from qdit.cli_steps import Seed, Threads, use_threads
 from qdit.errors import QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
 
-The way of the data: weights → calibrate → quantize → sample → features → evaluate → table. `snakemake --cores all`
-runs all of it; each command below runs one step, and its help shows an example.
+The way of the data: weights → calibrate → (search) → quantize → sample → features → evaluate → table → claims.
+`snakemake --cores all` runs all of it; each command below runs one step, and its help shows an example.
 
 \b
 Exit codes:
@@ -66,7 +66,9 @@ def options(
 
 SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
 SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
-for step in (*SAMPLING, *SCORING):
+REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.compare, cli_paper.explain)
+PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)
+for step in (*SAMPLING, *SCORING, *REPORTING, *PAPER, cli_search.search, cli_search.search_study):
     app.command()(step)
 
 
@@ -242,7 +244,13 @@ def train_quality(
     )
 
 
+train_app.command("video")(cli_video.train_video)
+train_app.command("instruments")(cli_video.train_instruments)
+train_app.command("video-quality")(cli_video.train_video_quality)
 app.add_typer(train_app, name="train")
+app.add_typer(cli_video.app, name="video")
+app.add_typer(cli_kernels.kernels_app, name="kernels")
+app.add_typer(cli_bench.bench_app, name="bench")
 
 
 @app.command()

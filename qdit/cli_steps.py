@@ -172,6 +172,9 @@ def sample(
     ] = None,
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
     record_failure: RecordFailure = False,
+    mode: Annotated[
+        str, typer.Option(help="simulate: quantize-dequantize in floating point; integer: packed weights.")
+    ] = "simulate",
     sampler: Sampler = "ddim",
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
@@ -181,16 +184,22 @@ def sample(
     """Sample images from a checkpoint.
 
     Chunks that are already there for the same checkpoint and protocol are kept. With --extractor the same process
-    then does what `qdit features` does.
+    then does what `qdit features` does. In integer mode the first chunk is sampled simulated too, and the list of
+    chunks says how far the latents differ; quantizers that have no integer kernel are an error.
 
     \b
-    Example:
+    Examples:
       qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5 --extractor digit-classifier
+      qdit sample q-dit-w4a8 q-dit-w4a8/integer --images 256 --mode integer
     """
-    from qdit.sampling.run import sample_checkpoint
-
     use_threads(threads)
-    sample_checkpoint(
+    if mode == "simulate":
+        from qdit.sampling.run import sample_checkpoint as sample_in_mode
+    elif mode == "integer":
+        from qdit.sampling.integer import sample_checkpoint as sample_in_mode
+    else:
+        raise ConfigError(f"--mode {mode!r}: allowed are simulate and integer")
+    sample_in_mode(
         checkpoint,
         out,
         protocol(sampler, steps, cfg_scale, seed),

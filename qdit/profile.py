@@ -4,7 +4,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,20 @@ from jsonschema.validators import extend
 
 from qdit.errors import ConfigError, did_you_mean
 from qdit.method_sources import method_sources
+from qdit.searches import SearchPlace, check_method_search, check_searches, place_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "config" / "schema.yaml"
 FULL_PRECISION = "fp"
 FULL_PRECISION_BITS = "w16a16"
+SIMULATE, INTEGER = "simulate", "integer"
+"""Modes of a run."""
+
 Profile = Mapping[str, Any]
-PRINTED_KINDS = ("table2", "table4", "table5", "ptq4dit_table1", "tq_dit")
+DIGITS_REFERENCES = ("digits", "digits-16")
+"""References that are made of scikit-learn's digits; others are files under `references`."""
+
+PRINTED_KINDS = ("table1", "table2", "table4", "table5", "table6", "ptq4dit_table1", "tq_dit")
 """Kinds of tables with printed numbers in results/published/<kind>.csv."""
 
 TYPE_WORDS = {
@@ -46,18 +53,23 @@ LIMIT_WORDS = {
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """The unit of a table row: setting × form × method label × bits × scope."""
+    """The unit of a table row: setting × form × method label × bits × scope, simulated or in integers.
+
+    An integer run has no checkpoint of its own: it samples from that of the simulated run.
+    """
 
     setting: str
     form: str
     label: str
     bits: str
     scope: str
+    mode: str = SIMULATE
 
     @property
     def path(self) -> str:
         """Folder of the run below `runs/`."""
-        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}"
+        mode = "" if self.mode == SIMULATE else f"-{self.mode}"
+        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
 
 
 def profile_file(name: str | Path) -> Path:
@@ -168,10 +180,15 @@ def check_references(profile: Profile) -> None:
     """Raise unless every name that one part uses is defined by another."""
     for name, model in profile["models"].items():
         require(model["extractor"], profile["extractors"], f"models.{name}.extractor")
+        known = [*DIGITS_REFERENCES, *profile.get("references", {})]
+        require(model["reference"], known, f"models.{name}.reference")
     for name, setting in profile["settings"].items():
         require(setting["model"], profile["models"], f"settings.{name}.model")
+    check_files(profile)
+    check_searches(profile)
     for label, entry in profile["methods"].items():
         check_method(entry, f"methods.{label}")
+        check_method_search(profile, label)
         if "base" in entry:
             require(entry["base"], profile["methods"], f"methods.{label}.base")
     full_precision_label(profile)
@@ -186,6 +203,31 @@ def check_references(profile: Profile) -> None:
             require(block["form"], profile["models"][model]["forms"], f"{where}.form")
             for label in [*block["methods"], *block.get("fitted", [])]:
                 require(label, profile["methods"], f"{where}.methods")
+
+
+def needed_files(profile: Profile) -> dict[str, list[str]]:
+    """File → what it is for, of everything that a profile takes and no rule makes; a VAE's config.json included."""
+    found: dict[str, list[str]] = {}
+    for name, model in profile["models"].items():
+        for form, path in model["forms"].items():
+            found.setdefault(path, []).append(f"weights of {name}, {form} form")
+        if "vae" in model:
+            found.setdefault(model["vae"], []).append(f"VAE of {name}")
+            beside = str(Path(model["vae"]).with_name("config.json"))
+            found.setdefault(beside, []).append(f"VAE of {name}")
+    for name, path in profile["extractors"].items():
+        found.setdefault(path, []).append(f"weights of the extractor {name}")
+    for name, path in profile.get("references", {}).items():
+        found.setdefault(path, []).append(f"reference {name}")
+    return found
+
+
+def check_files(profile: Profile) -> None:
+    """Raise for an entry of `files` that is not needed, or that does not say where its file is from."""
+    for path, entry in profile.get("files", {}).items():
+        require(path, needed_files(profile), f"files.{path}")
+        if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
+            raise ConfigError(f"files.{path}: found {', '.join(entry)}; expected either url, or hub and file")
 
 
 def check_kind(profile: Profile, definition: Mapping[str, Any], table: str) -> None:
@@ -229,7 +271,7 @@ def check_method(entry: Mapping[str, Any], where: str) -> None:
     known = method_sources()[entry["method"]].options
     options = entry.get("options", {})
     if known is not None:
-        for option in [*options, *(["allocation"] if "allocation" in entry else [])]:
+        for option in [*options, *(["allocation"] if {"allocation", "search"} & entry.keys() else [])]:
             if option not in known:
                 hint = did_you_mean(option, known)
                 allowed = f"allowed are {', '.join(known)}{hint}" if known else "it has none"
@@ -250,19 +292,35 @@ def default_tables(profile: Profile) -> list[str]:
 def runs_of(profile: Profile, table: str) -> list[Run]:
     """Runs that a table needs, without repetition, in the order of its rows.
 
-    The page of kind `qc` reads the runs of all other default tables, then its own controls.
+    The page of kind `qc` reads the simulated runs of all other default tables, then its own controls; a table of kind
+    `integer` shows every quantized run in both modes.
     """
     runs: dict[Run, None] = {}
     if profile["tables"][table]["kind"] == "qc":
         others = [name for name in default_tables(profile) if profile["tables"][name]["kind"] != "qc"]
-        runs |= {run: None for name in others for run in runs_of(profile, name)}
+        runs |= {run: None for name in others for run in runs_of(profile, name) if run.mode == SIMULATE}
     for block in profile["tables"][table]["blocks"]:
         full = [label for label in block["methods"] if is_full(profile, label)]
         others = [label for label in block["methods"] if label not in full]
         rows = [(label, FULL_PRECISION_BITS) for label in full]
         rows += [(label, bits) for bits in block["bits"] for label in others]
-        runs |= {Run(block["setting"], block["form"], label, bits, block["scope"]): None for label, bits in rows}
+        for label, bits in rows:
+            run = Run(block["setting"], block["form"], label, bits, block["scope"])
+            runs[run] = None
+            if profile["tables"][table]["kind"] == INTEGER and label not in full:
+                runs[replace(run, mode=INTEGER)] = None
     return list(runs)
+
+
+def search_of(profile: Profile, run: Run) -> SearchPlace | None:
+    """The search whose allocation a run takes, or None."""
+    return place_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
+
+
+def searches_of(profile: Profile, table: str) -> list[SearchPlace]:
+    """Searches whose allocations the runs of a table take, without repetition."""
+    found = [search_of(profile, run) for run in runs_of(profile, table)]
+    return list(dict.fromkeys(place for place in found if place is not None))
 
 
 def all_runs(profile: Profile) -> list[Run]:

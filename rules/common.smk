@@ -29,6 +29,8 @@ except ConfigError as problem:
 
 RESULTS = f"results/{config['profile']}"
 RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"
+REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderboard.html", "leaderboard.csv")]
+ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "table3.csv", "claims.yaml"]
 CALIBRATION = "<results>/calibration/{model}/{form}/{setting}/{kind}.safetensors"
 ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
 
@@ -43,7 +45,9 @@ PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
 SOURCES = shlex.quote(str(workflow.basedir))
 # glibc keeps freed memory, so that a sampling job does not ask the system for the same pages again and again.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-EXPORTS = " ".join(f"{name}={value}" for name, value in MEMORY.items())
+# Only `qdit fetch` downloads.
+JOBS = MEMORY | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one server that has torch imported (qdit/warm.py); elsewhere each imports it itself.
 WARM = Path(workflow.basedir, "qdit", "warm.py")
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
@@ -64,6 +68,7 @@ wildcard_constraints:
     bits=r"w\d+a\d+",
     scope="common|own",
     kind=one_of(config["calibration"]),
+    search=one_of(config.get("searches", {})),
     shard=r"\d{3}",
     table=one_of(config["tables"]),
 
@@ -79,8 +84,17 @@ def model_of(wildcards):
 
 
 def weights_of(wildcards):
+    """Weights as they are shipped, or as they were converted once (rules/paper.smk)."""
     model = wildcards.get("model", None) or model_of(wildcards)
-    return repository(config["models"][model]["forms"][wildcards.form])
+    path = config["models"][model]["forms"][wildcards.form]
+    fetched = path in config.get("files", {})
+    return f"{RESULTS}/weights/{model}-{wildcards.form}.safetensors" if fetched else repository(path)
+
+
+def sha256_flag(path):
+    """The digest that a file from elsewhere must have, if the profile gives one."""
+    digest = config.get("files", {}).get(path, {}).get("sha256")
+    return f"--sha256 {digest}" if digest else ""
 
 
 def extractor_of(wildcards):
@@ -129,6 +143,8 @@ def quantize_inputs(*kinds):
             found["base"] = f"{run_folder(replace(own_run(wildcards), label=base))}/checkpoint/config.json"
         if allocation := entry.get("allocation"):
             found["allocation"] = repository(allocation)
+        if place := profiles.search_of(config, own_run(wildcards)):
+            found["allocation"] = search_file(place)
         return found | {"weights": weights_of(wildcards)}
 
     return files
@@ -142,12 +158,21 @@ def input_flags(wildcards, input):
     return " ".join(given)
 
 
+def search_file(place):
+    """The allocation that a search finds at a setting, form and bits."""
+    return f"{RESULTS}/search/{place.path}.json"
+
+
 def run_folder(run):
     return f"{RESULTS}/runs/{run.path}"
 
 
 def own_run(wildcards):
     return profiles.Run(**{part: wildcards[part] for part in ("setting", "form", "label", "bits", "scope")})
+
+
+def integer_run(wildcards):
+    return replace(own_run(wildcards), mode=profiles.INTEGER)
 
 
 def full_precision_run(wildcards):
@@ -174,6 +199,17 @@ def published_of(wildcards):
     return repository(f"results/published/{kind}.csv") if kind in profiles.PRINTED_KINDS else []
 
 
+def allocations_of(wildcards):
+    """The allocations that a table shows."""
+    shows = config["tables"][wildcards.table]["kind"] in ("table6", "transfer")
+    return [search_file(place) for place in profiles.searches_of(config, wildcards.table)] if shows else []
+
+
+def default_metrics(wildcards):
+    """Metrics of the runs of all default tables."""
+    return [f"{run_folder(run)}/metrics.json" for run in profiles.all_runs(config)]
+
+
 def metrics_of(wildcards):
     return [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, wildcards.table)]
 
@@ -188,9 +224,10 @@ onstart:
     if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
         serve = [sys.executable, str(WARM), "serve", str(SOCKET)]
         # It stops when this process is gone, since its standard input then closes.
-        subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | MEMORY)
+        subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS)
 
 
 onsuccess:
-    made = [file for table in profiles.default_tables(config) for file in table_files(table) if Path(file).exists()]
+    asked = [file for table in profiles.default_tables(config) for file in table_files(table)] + REPORT
+    made = [file for file in asked if Path(file).exists()]
     print(*(["\nTables:"] if made else []), *(f"  {Path(file).resolve()}" for file in made), sep="\n")

@@ -1,4 +1,5 @@
-# Features and images → metrics.json, without torch; every run is compared image by image with full precision's of the same noise.
+# Features and images → metrics.json and the resampled values behind its intervals, without torch; every run is
+# compared image by image with full precision's of the same noise.
 rule evaluate:
     input:
         samples=lambda w: shard_files(own_run(w)) + feature_files(own_run(w)),
@@ -7,7 +8,8 @@ rule evaluate:
         reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
         extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
     output:
-        f"{RUN}/metrics.json",
+        metrics=f"{RUN}/metrics.json",
+        resampled=f"{RUN}/bootstrap.npz",
     log:
         f"{RUN}/logs/evaluate.log",
     conda:
@@ -22,9 +24,23 @@ rule evaluate:
         extractor=extractor_of,
         reference=reference_of,
     shell:
-        "qdit evaluate $(dirname {output})/samples {output} --checkpoint $(dirname {input.checkpoint})"
+        "qdit evaluate $(dirname {output.metrics})/samples {output.metrics} --checkpoint $(dirname {input.checkpoint})"
         " --reference-file {input.reference} --reference-name {params.reference}"
         " --extractor {params.extractor} --extractor-weights {input.extractor:q}"
         " --fp-samples {params.full_precision} --images {params.images} {params.protocol}"
         " --setting {wildcards.setting} --model {params.model} --form {wildcards.form}"
         " --label {wildcards.label} > {log} 2>&1"
+
+
+use rule evaluate as evaluate_integer with:
+    input:
+        samples=lambda w: shard_files(integer_run(w)) + feature_files(integer_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)) + feature_files(full_precision_run(w)),
+        checkpoint=f"{RUN}/checkpoint/config.json",
+        reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
+        extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+    output:
+        metrics=f"{RUN}-integer/metrics.json",
+        resampled=f"{RUN}-integer/bootstrap.npz",
+    log:
+        f"{RUN}-integer/logs/evaluate.log",

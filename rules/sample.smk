@@ -22,8 +22,21 @@ rule sample:
         images=config["sampling"]["images"],
         chunk=config["sampling"]["chunk"],
         chunks_per_shard=config["sampling"]["chunks_per_shard"],
+        mode=profiles.SIMULATE,
     shell:
         "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json sample $(dirname {input.config}) $(dirname {output.chunks}) {params.protocol}"
         " --images {params.images} --chunk {params.chunk} --shard {params.shard}"
-        " --chunks-per-shard {params.chunks_per_shard} --extractor {params.extractor}"
+        " --chunks-per-shard {params.chunks_per_shard} --mode {params.mode} --extractor {params.extractor}"
         " --extractor-weights {input.extractor:q} --record-failure > {log} 2>&1"
+
+
+# The same checkpoint in integer arithmetic (table integer).
+use rule sample as sample_integer with:
+    output:
+        chunks=f"{RUN}-integer/samples/shard-{{shard}}.json",
+        features=f"{RUN}-integer/samples/features-{{shard}}.npz",
+    log:
+        f"{RUN}-integer/logs/sample-{{shard}}.log",
+    params:
+        code=code_digest("qdit.sampling.integer", "qdit.metrics.extraction"),
+        mode=profiles.INTEGER,

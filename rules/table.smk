@@ -18,6 +18,7 @@ rule table:
         profile="<results>/profile.json",
         published=published_of,
         metrics=metrics_of,
+        allocations=allocations_of,
         samples=samples_of,
     output:
         html=report(

@@ -39,7 +39,41 @@ rule train_classifier:
         "qdit train classifier $(dirname {output}) --size {params.size} > {log} 2>&1 && touch {output}"
 
 
+rule train_video:
+    output:
+        "<results>/training/{model}/done",
+    log:
+        "<results>/logs/train-{model}.log",
+    benchmark:
+        "<results>/benchmarks/train-{model}.tsv"
+    wildcard_constraints:
+        model="stdit3-moving-digits",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.training.video"),
+    shell:
+        "qdit train video $(dirname {output}) --model {wildcards.model} > {log} 2>&1 && touch {output}"
+
+
+rule train_instruments:
+    output:
+        "<results>/training/mini-vbench/done",
+    log:
+        "<results>/logs/train-mini-vbench.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.training.video_instruments"),
+    shell:
+        "qdit train instruments $(dirname {output}) > {log} 2>&1 && touch {output}"
+
+
 rule training:
     input:
+        "<results>/training/stdit3-moving-digits/done",
+        rules.train_instruments.output,
         expand(rules.train_dit.output, data=["digits", "digits-16"]),
         expand(rules.train_classifier.output, classifier=CLASSIFIER_SIZES),

@@ -223,6 +223,9 @@ def test_every_step_by_hand(qdit: Qdit, weights: Path, repository: Path, traject
     assert record["run"]["method"] == "q-dit"
     assert record["run"]["weight_bits"] == 4
     assert record["metrics"]["mse_fp"] > 0
+    low, high = record["intervals"]["mse_fp"]
+    assert low <= record["metrics"]["mse_fp"] <= high and record["bootstrap"]["resampled"] == "images"
+    assert len(load_arrays(tmp_path / "bootstrap.npz")["fid"]) == 200
 
 
 def test_group_size_that_does_not_divide(qdit: Qdit, weights: Path, trajectory: Path, tmp_path: Path) -> None:

@@ -7,18 +7,26 @@ from typing import Any
 from qdit.artifacts import write_text
 from qdit.errors import ConfigError, did_you_mean
 from qdit.tables.comparison import COMPARISONS, comparison
+from qdit.tables.integer import integer
 from qdit.tables.page import html_text
 from qdit.tables.published import published_folder
 from qdit.tables.qc import qc
 from qdit.tables.render import csv_text, latex_text, markdown_text
 from qdit.tables.rows import Table
+from qdit.tables.table1 import table1
 from qdit.tables.table4 import table4
+from qdit.tables.table6 import table6
+from qdit.tables.transfer import transfer
 from qdit.tables.variants import variants
 
 KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     **dict.fromkeys(COMPARISONS, comparison),
+    "table1": table1,
     "table4": table4,
+    "table6": table6,
+    "transfer": transfer,
     "variants": variants,
+    "integer": integer,
     "qc": qc,
 }
 """Layouts that a profile's `tables:` entry can ask for."""

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from qdit.tables.compare_rows import difference
 from qdit.tables.results import Row
 from qdit.tables.rows import CHANGED, Block, Table, is_measured
 
 BLANK = "–"
+TIED_MARK = "≈"
 Source = Literal["ours", "paper", "on disk"]
 OURS: Source = "ours"
 PAPER: Source = "paper"
@@ -51,9 +53,26 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "fd_fp": significant,
     "mse_fp": scientific,
     "ratio_fd_fp": significant,
+    "latent_largest": scientific,
+    "latent_mean": scientific,
+    "images_sampled": fixed(0),
+    "search_seconds": fixed(0),
+    "budget_used": lambda value: f"{value:.1%}",
+    "harmonic_mean_group_size": fixed(1),
 }
 
 LOWER_IS_BETTER = {"fid": True, "sfid": True, "is": False, "precision": False, "fd_fp": True, "mse_fp": True}
+
+OWN = (
+    "ratio_fd_fp",
+    "latent_largest",
+    "latent_mean",
+    "images_sampled",
+    "search_seconds",
+    "budget_used",
+    "harmonic_mean_group_size",
+)
+"""Numbers that no paper prints: their headings need not say whose they are."""
 
 HEADINGS = {
     "size_mb": "Size (MB)",
@@ -64,7 +83,16 @@ HEADINGS = {
     "fd_fp": "FD-FP ↓",
     "mse_fp": "MSE-FP ↓",
     "ratio_fd_fp": "FD-FP ÷ base",
+    "latent_largest": "Latents: largest difference",
+    "latent_mean": "Latents: mean difference",
+    "images_sampled": "Images sampled",
+    "search_seconds": "Search (s)",
+    "budget_used": "Budget used",
+    "harmonic_mean_group_size": "Mean g",
     "check": "Between",
+    "rank": "Rank",
+    "fd_fp_interval": "95 % of FD-FP",
+    "fid_interval": "95 % of FID",
 }
 
 
@@ -84,7 +112,7 @@ class Column:
     @property
     def under(self) -> str:
         """Whose number it is, where that is not plain from the heading."""
-        return self.source if self.metric in FORMATS and self.metric != "ratio_fd_fp" else ""
+        return self.source if self.metric in FORMATS and self.metric not in OWN else ""
 
     @property
     def change(self) -> str | None:
@@ -96,12 +124,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One formatted cell; `change` is the signed difference to full precision or empty."""
+    """One formatted cell; `change` is the signed difference to full precision or empty.
+
+    `tied`: not the best, but no further from it than chance explains.
+    """
 
     text: str
     change: str = ""
     best: bool = False
     source: Source = OURS
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +177,7 @@ def headings(shown: list[Column]) -> list[tuple[str, int]]:
 def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
     """The rows of a block, formatted."""
     best = best_cells(block) if table.marks_best else set()
+    tied = tied_cells(block, best)
     return [
         Line(
             lead=(*((bits_text(row),) if table.shows_bits else ()), row["scope"]),
@@ -152,7 +185,10 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
             detail=row.get("detail", ""),
             fitted=row.get("fitted") is not None,
             status="" if is_measured(row) else row["status"],
-            cells=tuple(_cell(row, column, best=(number, column.cell) in best) for column in shown),
+            cells=tuple(
+                _cell(row, column, best=(number, column.cell) in best, tied=(number, column.cell) in tied)
+                for column in shown
+            ),
         )
         for number, row in enumerate(block.rows)
     ]
@@ -169,7 +205,7 @@ def status_column(shown: list[Column]) -> int:
     return next((n for n in ours if shown[n].metric == "fid"), ours[0])
 
 
-def _cell(row: Row, column: Column, *, best: bool) -> Cell:
+def _cell(row: Row, column: Column, *, best: bool, tied: bool) -> Cell:
     value = row.get(column.cell)
     if value is None:
         return Cell(BLANK, source=column.source)
@@ -177,7 +213,7 @@ def _cell(row: Row, column: Column, *, best: bool) -> Cell:
         return Cell(value, source=column.source)
     style = FORMATS["size_actual_mb" if column.source == ON_DISK else column.metric]
     change = row.get(column.change) if column.change else None
-    return Cell(style(value), "" if change is None else signed(style, change), best, column.source)
+    return Cell(style(value), "" if change is None else signed(style, change), best, column.source, tied)
 
 
 def signed(style: Callable[[float], str], value: float) -> str:
@@ -200,3 +236,18 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
                 winner = FORMATS[metric](min(values.values()) if lower else max(values.values()))
                 best |= {(n, metric) for n, value in values.items() if FORMATS[metric](value) == winner}
     return best
+
+
+def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """(row number, cell) of values whose paired difference to the best one at equal bits has an interval with zero."""
+    tied: set[tuple[int, str]] = set()
+    for n, row in enumerate(block.rows):
+        for winner, metric in best:
+            other = block.rows[winner]
+            rivals = row.get("method") != "fp" and all(
+                row[name] == other[name] for name in ("weight_bits", "activation_bits")
+            )
+            gap = difference(row, other, metric) if rivals and (n, metric) not in best else None
+            if gap is not None and gap.is_chance:
+                tied.add((n, metric))
+    return tied

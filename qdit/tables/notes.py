@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qdit.tables.display import TIED_MARK
 from qdit.tables.results import NOT_RUN, Row
 from qdit.tables.rows import CHANGED, Table, describe_protocol, is_measured, is_missing
 
@@ -55,7 +56,12 @@ def _reading(table: Table) -> Iterable[str]:
             " by FD-FP and MSE-FP."
         )
     if table.marks_best:
-        yield "Bold: the best of our quantized rows at equal bits in a block."
+        yield "Bold: the best of our quantized rows at equal bits in a block." + (
+            f" {TIED_MARK}: no further from it than chance explains (the 95 % interval of the difference includes 0;"
+            " paired bootstrap over images). The CSV has the interval of each number, *_low and *_high."
+            if any(row.get("replicates") is not None for row in table.rows)
+            else ""
+        )
     if "size_mb" in table.metrics:
         yield (
             "Size: ours by the paper’s formula (every parameter at the weight bits, 4 bytes per group or channel), on"

@@ -9,6 +9,7 @@ from qdit.tables import reconstruction
 from qdit.tables.display import (
     FITTED_MARK,
     OURS,
+    TIED_MARK,
     Cell,
     Column,
     Line,
@@ -22,7 +23,7 @@ from qdit.tables.display import (
 from qdit.tables.figure import axis, panel
 from qdit.tables.notes import notes
 from qdit.tables.results import NOT_RUN
-from qdit.tables.rows import CHANGED, Block, Table
+from qdit.tables.rows import CHANGED, Block, Figure, Table
 from qdit.tables.sheets import AMPLIFICATION, contact_sheet, data_uri
 from qdit.tables.style import CSS
 
@@ -98,6 +99,12 @@ one pair of axes for the panels of a setting. Lines are named at their ends.</p>
 {% for title, svg in curves %}<figure><figcaption>{{ title }}</figcaption>{{ svg }}</figure>
 {% endfor %}</div>
 {% endif %}
+{% for figure in table.figures %}
+<h2>{{ figure.title }}</h2>
+<p class="muted">{{ figure.about }} <a download="{{ table.name }}-{{ loop.index }}.png"\
+ href="{{ uri(figure.png) }}">as PNG</a></p>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ figure.title }}">{{ drawing(figure) }}</div>
+{% endfor %}
 {% if table.shows_samples %}
 <h2>Samples, image by image</h2>
 <p class="muted">Every row starts from the same noise, so a column shows one image as each method makes it. Below each
@@ -160,11 +167,17 @@ def html_text(table: Table, results: Path) -> str:
         sheets=[(block, contact_sheet(block, results)) for block in table.blocks if table.shows_samples],
         amplification=AMPLIFICATION,
         uri=data_uri,
+        drawing=_drawing,
         number=number,
         value=_value,
         look=_look,
         edge=_edge,
     )
+
+
+def _drawing(figure: Figure) -> Markup:
+    """The SVG, which we drew ourselves."""
+    return Markup(figure.svg)
 
 
 def number(text: str) -> str:
@@ -199,6 +212,8 @@ def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
     if column.metric == "check":
         return Markup('<span class="{}">{}</span>').format(CLASSES.get(cell.text[:1], "muted"), cell.text)
     text = number(cell.text)
+    if cell.tied:
+        text = f"{TIED_MARK} {text}"
     return Markup("<b>{}</b>").format(text) if cell.best else Markup("{}").format(text)
 
 

@@ -89,7 +89,8 @@ def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
     shown: dict[Run, list[str]] = {run: [] for run in runs_of(profile, name)}
     for table in tables:
         for run in runs_of(profile, table):
-            shown[run].append(table)
+            if run in shown:
+                shown[run].append(table)
     negative = {
         (block["setting"], block["form"], label, bits, block["scope"])
         for block in profile["tables"][name]["blocks"]

@@ -4,7 +4,18 @@ import re
 
 from tabulate import tabulate
 
-from qdit.tables.display import FITTED_MARK, Cell, Column, Line, columns, headings, lead, lines, status_column
+from qdit.tables.display import (
+    FITTED_MARK,
+    TIED_MARK,
+    Cell,
+    Column,
+    Line,
+    columns,
+    headings,
+    lead,
+    lines,
+    status_column,
+)
 from qdit.tables.notes import notes
 from qdit.tables.rows import Table
 
@@ -33,6 +44,7 @@ TEX_SPECIAL = {
     "⁶": r"$^{6}$",
     "÷": r"$\div$",
     "≤": r"$\leq$",
+    "≈": r"$\approx$",
     "✓": r"$\surd$",
     "✗": r"$\times$",
 }
@@ -82,7 +94,8 @@ def _markdown_block(block: list[Line], shown: list[Column], first: list[str]) ->
 
 
 def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.text}**" if cell.best else _markdown(cell.text)
+    tied = f"{TIED_MARK} " if cell.tied else ""
+    value = f"**{cell.text}**" if cell.best else tied + _markdown(cell.text)
     return f"{value} ({cell.change})" if cell.change else value
 
 
@@ -147,7 +160,7 @@ def _latex_line(line: Line, shown: list[Column]) -> str:
     cells = []
     for cell in line.cells:
         number = tex_number(cell.text)
-        bold = rf"\textbf{{\boldmath{number}}}" if cell.best else number
+        bold = rf"\textbf{{\boldmath{number}}}" if cell.best else (tex(f"{TIED_MARK} ") if cell.tied else "") + number
         cells.append(bold + (rf" {{\scriptsize({tex_number(cell.change)})}}" if cell.change else ""))
     if line.status:
         cells[status_column(shown)] = rf"\textit{{{tex(line.status)}}}"

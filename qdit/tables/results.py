@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.errors import ConfigError
+from qdit.artifacts import read_json
+from qdit.errors import ConfigError, DataError
+from qdit.intervals import read_replicates
 
 OK = "ok"
 NOT_RUN = "not run"
@@ -34,6 +36,7 @@ class RunKey:
     weight_bits: int
     activation_bits: int
     scope: str
+    mode: str = "simulate"
 
     @property
     def bits(self) -> str:
@@ -42,7 +45,8 @@ class RunKey:
 
     def folder(self, results: Path) -> Path:
         """Folder of the run below the results of its profile."""
-        return results / "runs" / self.setting / self.form / self.label / f"{self.bits}-{self.scope}"
+        mode = "" if self.mode == "simulate" else f"-{self.mode}"
+        return results / "runs" / self.setting / self.form / self.label / f"{self.bits}-{self.scope}{mode}"
 
 
 def parse_bits(bits: str) -> tuple[int, int]:
@@ -70,7 +74,7 @@ def read_run(results: Path, key: RunKey) -> Row:
     path = key.folder(results) / "metrics.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return row | _flatten(record, key) | {"status": OK}
+        return row | _flatten(record, key) | {"replicates": read_replicates(path.parent), "status": OK}
     except FileNotFoundError:
         why = "no metrics.json"
     except (OSError, ValueError):
@@ -79,6 +83,24 @@ def read_run(results: Path, key: RunKey) -> Row:
         why = str(problem)
     named = why.startswith(REASONS)
     return row | {"status": why if named else f"missing: {why}"}
+
+
+def read_folder(folder: Path) -> Row:
+    """Row of a run by its folder, wherever that is: as `read_run`, with the identity that metrics.json itself gives.
+
+    Raises DataError where there is no metrics.json or it does not say which run it is of.
+    """
+    path = folder / "metrics.json"
+    record = read_json(path)
+    try:
+        run = record["run"]
+        names = ("setting", "form", "label", "weight_bits", "activation_bits", "scope")
+        key = RunKey(**{name: run[name] for name in names}, mode=record["mode"])
+        row: Row = {name: getattr(key, name) for name in names}
+        return row | _flatten(record, key) | {"replicates": read_replicates(folder), "status": OK, "key": key}
+    except (KeyError, TypeError, _IncompleteError) as problem:
+        why = str(record.get("error") or problem) if isinstance(record, Mapping) else "it is no object"
+        raise DataError(f"{path}: holds no metrics of a run ({' '.join(why.split())}); evaluate it again") from None
 
 
 class _IncompleteError(Exception):
@@ -95,11 +117,27 @@ def _flatten(record: Any, key: RunKey) -> Row:
     for name in ("setting", "form", "label", "weight_bits", "activation_bits", "scope"):
         if run.get(name) != getattr(key, name):
             raise _IncompleteError(f"metrics.json is of another run ({name} {run.get(name)!r})")
+    if record.get("mode") != key.mode:
+        raise _IncompleteError(f"metrics.json is of another run (mode {record.get('mode')!r})")
     metrics, size = _part(record, "metrics"), _part(record, "size")
     row: Row = {name: _number(metrics, name, optional=name in OPTIONAL_METRICS) for name in METRICS}
     row |= {"size_mb": _number(size, "paper_mb"), "size_actual_mb": _number(size, "actual_mb", optional=True)}
+    row |= {f"latent_{name}": value for name, value in (record.get("difference") or {}).items()}
     row |= {"method": run.get("method"), "options": _part(run, "options")}
+    row |= _intervals(record.get("intervals") or {})
     return row | _provenance(record, run)
+
+
+def _intervals(found: Mapping[str, Any]) -> Row:
+    """`fid_low` and `fid_high` and so on; nothing for a run that was evaluated without."""
+    cells: Row = {}
+    for name, limits in found.items():
+        try:
+            low, high = map(float, limits)
+        except (TypeError, ValueError):
+            raise _IncompleteError(f"the interval of {name} is {limits!r}") from None
+        cells |= {f"{name}_low": low, f"{name}_high": high}
+    return cells
 
 
 def _provenance(record: Mapping[str, Any], run: Mapping[str, Any]) -> Row:

@@ -18,6 +18,9 @@ COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
 CHANGED = ("fid", "sfid", "is", "precision")
 """What is also shown as a difference to the full-precision row of the block."""
 
+BOUNDED = ("fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp")
+"""What has a 95 % interval over the images of the run."""
+
 COLUMNS = (
     *("setting", "form", "method", "weight_bits", "activation_bits", "scope"),
     *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "size_mb"),
@@ -27,6 +30,7 @@ COLUMNS = (
     *("label", "step", "group_size", "paper_group_size", "recall", "class_accuracy", "size_actual_mb"),
     *(f"change_{name}" for name in CHANGED),
     *(f"difference_{name}" for name in COMPARED),
+    *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high")),
     *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
     *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
     *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
@@ -39,6 +43,16 @@ METRICS = (*COMPARED, "fd_fp", "mse_fp")
 
 GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 """Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of a page, in two formats of the same content; `about` says how to read it."""
+
+    title: str
+    about: str
+    svg: str
+    png: bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class Table:
     extra: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     marks_best: bool = True
     shows_samples: bool = True
 

@@ -40,7 +40,14 @@ def sampled(folder: Path, *, images: int = 340) -> np.ndarray:
             labels = np.arange(first, first + len(part))
             save_arrays(path, {"images": part, "labels": labels, "first": np.int64(first), "key": np.array("k")})
             entries.append({"file": path.name, "sha256": sha256_file(path)})
-        listing = {"key": "k", "images": images, "chunk": CHUNK, "mode": "simulate", "backend": "torch", "chunks": entries}
+        listing = {
+            "key": "k",
+            "images": images,
+            "chunk": CHUNK,
+            "mode": "simulate",
+            "backend": "torch",
+            "chunks": entries,
+        }
         write_json(folder / f"shard-{shard:03d}.json", listing)
     return everything
 

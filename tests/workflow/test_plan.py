@@ -1,11 +1,12 @@
 """What is planned after an edit: the steps that depend on it, and never the training of shipped weights."""
 
 import os
+import re
 from pathlib import Path
 
 from tests.workflow.checkout import OVERLAYS, Checkout, Job
 
-TABLES = {Job("table", None), Job("all", None)}
+TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "all")}
 
 
 def test_edited_method_replans_its_own_rows(checkout: Checkout) -> None:
@@ -40,7 +41,18 @@ def test_more_images_keep_the_calibration_and_the_checkpoints(checkout: Checkout
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {images: 128}\n", encoding="utf-8")
     rules = {job.rule for job in checkout.plan(overlays=(*OVERLAYS, str(overlay)))}
-    assert rules == {"sample", "evaluate", "table", "profile", "all"}
+    assert rules == {"sample", "evaluate", "table", "profile", "claims", "leaderboard", "all"}
+
+
+def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Checkout) -> None:
+    tiny = OVERLAYS[:1]
+    done = checkout.snakemake("--dry-run", "table4", "table6", overlays=tiny)
+    searches = re.findall(r"output: results/tiny/search/\S+/natural/(\w+)/w4a8\.json", done.stdout + done.stderr)
+    assert sorted(searches) == ["evolution", "hessian", "ilp", "racing", "random"]
+    assert Job("quantize_q_dit", "allocated-racing") in checkout.plan("table6", overlays=tiny)
+    assert not any(job.rule == "search" for job in checkout.plan("table1", "table2", overlays=tiny))
+    transfer = checkout.snakemake("--dry-run", "transfer", overlays=tiny)
+    assert len(re.findall(r"output: results/tiny/search/\S+/racing/", transfer.stdout + transfer.stderr)) == 4
 
 
 TOY = '''"""A method for a test."""

@@ -32,6 +32,20 @@ def test_every_table_is_there_in_every_format_and_has_its_rows(checkout: Checkou
     assert len({row["protocol_sha256"] for row in found}) == 1
 
 
+def test_claims_and_leaderboard_are_part_of_all(checkout: Checkout) -> None:
+    found = rows(checkout.results / "leaderboard.csv")
+    assert [(row["label"], row["status"]) for row in found] == [("fp", "ok"), ("q-dit", "ok"), ("rtn", "ok")]
+    for row in found[1:]:
+        assert float(row["fd_fp_low"]) <= float(row["fd_fp"]) <= float(row["fd_fp_high"]) and row["rank"]
+    claims = {(row["id"], row["evaluated_on"]): row for row in rows(checkout.results / "claims.csv")}
+    assert claims["lowest-fid-w4a8", "printed"]["verdict"] == "holds"
+    assert "this profile has no such row" in claims["lowest-fid-w6a8", "tiny"]["why"]
+    groups = claims["groups-improve", "tiny"]  # its table has no such row on few images
+    assert (groups["verdict"], groups["metrics"]) == ("cannot be told", "FD-FP MSE-FP")
+    for page in ("claims.html", "leaderboard.html"):
+        assert "handwritten digits, not ImageNet" in (checkout.results / page).read_text(encoding="utf-8")
+
+
 def test_second_run_finds_nothing_to_do(checkout: Checkout) -> None:
     before = {path: path.stat().st_mtime_ns for path in checkout.results.rglob("*") if path.is_file()}
     done = checkout.snakemake("--cores", "2")
@@ -75,7 +89,8 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     checkout.snakemake("--report", str(report))
     text = report.read_text(encoding="utf-8")
-    for part in ("table2.html", "table4.csv", "Tables", "handwritten digits, not ImageNet"):
+    files = ("table2.html", "table4.csv", "claims.html", "leaderboard.csv")
+    for part in (*files, "Tables", "Claims", "handwritten digits, not ImageNet"):
         assert part in text
 
 

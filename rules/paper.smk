@@ -1,0 +1,60 @@
+# What a profile with files from elsewhere has besides (config/paper.yaml): the files themselves, official weights that
+# are converted once, and ADM's statistics. Nothing here downloads: a file that is not there is a job that says how to
+# get it, so that a dry run plans everything. `update` keeps Snakemake from ever deleting a file that was downloaded.
+rule needed_file:
+    output:
+        update("{file}"),
+    log:
+        "<results>/logs/needed/{file}.log",
+    wildcard_constraints:
+        file=one_of(map(repository, config.get("files", {}))),
+    localrule: True
+    priority: 100
+    conda:
+        ENVIRONMENT
+    shell:
+        "qdit check-file {output:q} > {log} 2>&1"
+
+
+rule import_weights:
+    input:
+        lambda w: repository(config["models"][w.model]["forms"][w.form]),
+    output:
+        "<results>/weights/{model}-{form}.safetensors",
+    log:
+        "<results>/logs/import-{model}-{form}.log",
+    priority: 50
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.importing"),
+        sha256=lambda w: sha256_flag(config["models"][w.model]["forms"][w.form]),
+        shape=lambda w: json.dumps(config["models"][w.model].get("shape", {}), sort_keys=True),
+    shell:
+        "qdit import-weights {input:q} {output} --shape {params.shape:q} {params.sha256} > {log} 2>&1"
+
+
+rule reference_adm:
+    input:
+        extractor=lambda w: repository(config["extractors"][w.extractor]),
+        batch=lambda w: repository(config["references"][w.reference]),
+    output:
+        "<results>/reference/{extractor}/{reference}.npz",
+    log:
+        "<results>/logs/reference/{extractor}-{reference}.log",
+    wildcard_constraints:
+        reference=one_of(config.get("references", {})),
+    priority: 50
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.importing", "qdit.metrics.inception"),
+        sha256=lambda w: sha256_flag(config["references"][w.reference]),
+    shell:
+        "qdit import-reference {input.batch:q} {output} --extractor {wildcards.extractor}"
+        " --extractor-weights {input.extractor:q} {params.sha256} > {log} 2>&1"
+
+
+ruleorder: reference_adm > reference

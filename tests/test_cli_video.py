@@ -1,0 +1,98 @@
+"""The commands of the mini video world: what they write, and one line with exit code 2 for whatever is wrong."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from qdit import cli
+from qdit.artifacts import read_json, save_tensors
+from qdit.metrics.video.evaluate import load_clips, reference_clips
+from qdit.metrics.video.networks import Instruments
+from qdit.metrics.video.suites import full_info, suite_prompts
+from qdit.seeds import Purpose, torch_generator
+from qdit.training.video_instruments import initialize
+
+
+@pytest.fixture
+def qdit(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qdit", *map(str, arguments)])
+        monkeypatch.delenv(cli.DEBUG, raising=False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def instruments(tmp_path):
+    network = Instruments()
+    initialize(network, torch_generator(0, Purpose.TRAINING))
+    save_tensors(tmp_path / "mini-vbench.safetensors", network.state_dict())
+    return tmp_path / "mini-vbench.safetensors"
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps(full_info(suite_prompts("scene", 2))))
+    return path
+
+
+def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
+    clips, out = tmp_path / "clips.npz", tmp_path / "scores.json"
+    assert qdit("video", "clips", clips, "--suite", suite, "--samples", 1)[0] == 0
+    assert len(load_clips(clips).frames) == 2
+    options = ("--out", out, "--suite", suite, "--samples", 1, "--instruments", instruments)
+    code, text, _ = qdit("video", "evaluate", clips, *options)
+    assert code == 0 and text.startswith("mini-VBench (moving digits)")
+    found = read_json(out)
+    assert found["protocol"] == "mini-VBench (moving digits)" and set(found["scores"]) == {
+        "scene",
+        "background_consistency",
+    }
+
+
+def test_the_default_suite_is_vbench_json(qdit, tmp_path):
+    assert qdit("video", "suite", tmp_path / "suite.json", "--prompts", 1)[0] == 0
+    rows = read_json(tmp_path / "suite.json")
+    assert all({"prompt_en", "dimension"} <= set(row) for row in rows)
+
+
+def refused(outcome, *parts):
+    """Whether a command ended with one line that says these things."""
+    code, _, err = outcome
+    return code == 2 and err.count("\n") == 1 and all(part in err for part in parts)
+
+
+def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
+    out = tmp_path / "scores.json"
+    clips = tmp_path / "clips.npz"
+    prompts = suite_prompts("scene", 2)
+    whole = reference_clips(prompts, samples=1)
+    whole.save(clips)
+    options = ("--out", out, "--suite", suite, "--instruments", instruments)
+    missing = qdit("video", "evaluate", clips, *options, "--samples", 2)
+    assert refused(missing, "2 of 4 are missing", "nothing is scored on fewer")
+    assert refused(qdit("video", "evaluate", tmp_path / "absent.npz", *options), "absent.npz", "no such file")
+    absent = ("--out", out, "--suite", suite, "--instruments", tmp_path / "absent.safetensors")
+    assert refused(qdit("video", "evaluate", clips, *absent, "--samples", 1), "absent.safetensors", "no such file")
+    clips.write_bytes(clips.read_bytes()[:-500])
+    assert refused(qdit("video", "evaluate", clips, *options), "not a readable npz")
+    suite.write_text('[{"prompt_en": "a red cow, standing still", "dimension": ["scene"]}]')
+    assert refused(qdit("video", "clips", clips, "--suite", suite), "unknown word 'cow'", str(suite))
+    assert not out.exists()
+
+
+def test_other_weights_are_refused(qdit, tmp_path, instruments):
+    assert refused(qdit("video", "ship", instruments, "--weights", tmp_path / "w"), "not a training checkpoint")
+    assert refused(qdit("train", "video", tmp_path, "--model", "stdit4"), "unknown model 'stdit4'")
+    natural = Path(__file__).parents[1] / "weights" / "dit-digits-natural.safetensors"
+    assert refused(qdit("video", "clips", tmp_path / "c.npz", "--weights", natural), "a video model")

@@ -1,0 +1,140 @@
+"""The chain behind a table row: complete after a run, broken where a file was changed; the workflow's own commands."""
+
+import re
+import shlex
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from qdit import profile as profiles
+from qdit.errors import ConfigError
+from qdit.explain import DIFFERS, MISSING, chain, explain_text, find_run, listing
+from qdit.explain_commands import Commands
+from qdit.profile import Profile, Run, load_profile
+from tests.workflow.checkout import Checkout
+
+ROW = "q-dit w4a8"
+
+
+@pytest.fixture
+def there(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """The profile of the run, with the checkout as the working directory."""
+    monkeypatch.chdir(checkout.root)
+    return load_profile(checkout.results / "profile.json")
+
+
+def results_of(profile: Profile) -> Path:
+    return Path("results", profile["profile"])
+
+
+def test_every_link_holds_after_a_run(there: Profile) -> None:
+    for row in map(str, range(1, len(profiles.runs_of(there, "table2")) + 1)):
+        text, whole = explain_text(there, "table2", row, results_of(there))
+        assert whole, text
+    text, _ = explain_text(there, "table2", ROW, results_of(there))
+    links = [link.what for link in chain(there, "table2", find_run(there, "table2", ROW), results_of(there))]
+    assert links == [
+        *("table", "metrics", "reference", "evaluator", "images", "images of full precision", "checkpoint"),
+        *("tensors of the checkpoint", "calibration data trajectory", "weights", "checkpoint of full precision"),
+        *("tensors of the checkpoint of full precision", "weights"),
+    ]
+    assert "not that of this checkout" not in text
+    assert text.count("that of this checkout") == 4
+    assert text.endswith("12 of 12 links hold")  # the weights are shown once
+
+
+CHANGES = {
+    "table": "tables/table2.csv",
+    "reference": "reference/digit-classifier/digits.npz",
+    "images": "runs/digits-cfg1.0-s20/natural/q-dit/w4a8-common/samples/00001.npz",
+    "checkpoint": "runs/digits-cfg1.0-s20/natural/q-dit/w4a8-common/checkpoint/config.json",
+    "tensors of the checkpoint": "runs/digits-cfg1.0-s20/natural/q-dit/w4a8-common/checkpoint/model.safetensors",
+    "calibration data trajectory": "calibration/dit-digits/natural/digits-cfg1.0-s20/trajectory.safetensors",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_changed_or_missing_file_breaks_its_link(what: str, removed: bool, there: Profile, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(results_of(there), results)
+    file = results / CHANGES[what]
+    if removed:
+        file.unlink()
+    elif what in ("table", "checkpoint"):
+        text = file.read_text()
+        digest = re.findall(r"[0-9a-f]{64}", text)
+        file.write_text(text + " " if what == "checkpoint" else text.replace("q-dit", "q-did") if not digest else "")
+    else:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    links = {link.what: link for link in chain(there, "table2", find_run(there, "table2", ROW), results)}
+    broken = [name for name, link in links.items() if link.broken]
+    assert broken == [what]
+    gone = removed and what != "images"  # of the images one chunk of several is gone
+    assert links[what].check.startswith(MISSING if gone else DIFFERS)
+
+
+def test_rows_are_found_by_number_or_words(there: Profile) -> None:
+    rows = profiles.runs_of(there, "table2")
+    assert [find_run(there, "table2", str(number)) for number in range(1, len(rows) + 1)] == rows
+    assert find_run(there, "table2", ROW).label == "q-dit"
+    assert find_run(there, "table2", find_run(there, "table2", ROW).path).label == "q-dit"
+    assert [line.split()[1] for line in listing(there, "table2").splitlines()] == [run.path for run in rows]
+    for table, row, message in [
+        ("tabel2", "1", "did you mean 'table2'"),
+        ("table2", "0", "rows 1 to 3"),
+        ("table2", "4", "rows 1 to 3"),
+        ("table2", "natural", "3 rows fit"),
+        ("table2", "q-did", "0 rows fit"),
+    ]:
+        with pytest.raises(ConfigError, match=message) as raised:
+            find_run(there, table, row)
+        assert "\n" not in str(raised.value)
+
+
+def words(shell: str) -> tuple[str, ...] | None:
+    """A job's shell command without its log, its benchmark and its $(dirname …); None if it is none of qdit."""
+    plain = re.sub(r"\$\(dirname ([^)]*)\)", lambda found: str(Path(found[1]).parent), shell)
+    plain = re.sub(r"--benchmark \S+ ", "", plain.partition(" > ")[0])
+    parts = tuple(shlex.split(plain))
+    return parts if parts[:1] == ("qdit",) else None
+
+
+def test_commands_are_the_workflows(checkout: Checkout) -> None:
+    overlays = ("tests/workflow/tiny.yaml",)
+    targets = ("all", "transfer", "integer", "differences")
+    done = checkout.snakemake("--dry-run", "--forceall", "--printshellcmds", *targets, overlays=overlays)
+    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    printed = set(map(words, shells))
+    profile = load_profile("mini", checkout.root / overlays[0])
+    commands = Commands(profile, Path("results", "tiny"))
+    runs = {run for table in profile["tables"] if table != "ablations" for run in profiles.runs_of(profile, table)}
+    expected = set(map(words, {*map(commands.evaluate, runs), *map(commands.reference, runs)}))
+    expected |= {words(commands.sample(run, shard)) for run in runs for shard in profiles.shards(profile)}
+    expected |= {words(commands.table(table)) for table in profile["tables"] if table != "ablations"}
+    places = {place for run in runs if (place := profiles.search_of(profile, run)) is not None}
+    expected |= {words(commands.search(place)) for place in places}
+    seen = {command[1] for command in printed if command} - {"claims", "leaderboard"}
+    assert seen == {"table", "evaluate", "reference", "sample", "quantize", "calibrate", "search"}
+    for name in ("table", "evaluate", "reference", "sample", "search"):
+        assert {c for c in printed if c and c[1] == name} == {c for c in expected if c and c[1] == name}
+    check_inputs(printed, commands, {r for r in runs if r.mode == profiles.SIMULATE})
+
+
+def check_inputs(printed: set[tuple[str, ...] | None], commands: Commands, runs: set[Run]) -> None:
+    """Quantize jobs name their kinds of calibration data, which a run's checkpoint records."""
+    quantized = {command[3]: command for command in printed if command and command[1] == "quantize"}
+    calibrated = {command for command in printed if command and command[1] == "calibrate"}
+    needed = set()
+    for run in runs:
+        command = quantized.pop(str(commands.checkpoint(run)))
+        pairs = [after for word, after in pairwise(command) if word == "--calibration"]
+        kinds = [pair.partition("=")[0] for pair in pairs]
+        assert words(commands.quantize(run, kinds)) == command
+        needed |= {words(commands.calibrate(run, kind)) for kind in kinds}
+    assert not quantized
+    assert needed <= calibrated
