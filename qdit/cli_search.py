@@ -61,6 +61,7 @@ def make_job(
     extractor: tuple[str, Path],
     sampling: tuple[str, int, float, int],
     as_released: bool,
+    latency: Path | None = None,
 ) -> "SearchJob":
     """The job of the flags."""
     from qdit.method import check_bits
@@ -73,6 +74,8 @@ def make_job(
         raise ConfigError("--metric fid: needs --reference-file; run `qdit reference` first, or take fd_fp")
     if images < 2:
         raise ConfigError(f"--images {images}: must be at least 2")
+    if latency and as_released:
+        raise ConfigError("--latency with --as-released: the released program bounds the mean group size; drop one")
     weight_bits, activation_bits = split_bits(bits)
     check_bits(weight_bits, activation_bits)
     name, extractor_weights = extractor
@@ -88,7 +91,8 @@ def make_job(
         extractor=name,
         extractor_weights=extractor_weights,
         reference_file=reference_file if metric == "fid" else None,
-        constraint="mean_group" if as_released else "bitops",
+        constraint="latency" if latency else "mean_group" if as_released else "bitops",
+        latency=latency,
         symmetric=as_released,
     )
 
@@ -117,6 +121,9 @@ def search(
     as_released: Annotated[
         bool, typer.Option("--as-released", help="Mean-group constraint, symmetric quantizers, replayed draws.")
     ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(help="Times that `qdit bench latency` measured: the budget is time, not BitOps.")
+    ] = None,
     workers: WorkerCount = 1,
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
@@ -158,6 +165,7 @@ def search(
         extractor=(extractor, extractor_weights),
         sampling=(sampler, steps, cfg_scale, seed),
         as_released=as_released,
+        latency=latency,
     )
     parsed = parse_search_options(chosen, given)
     found = run_search(

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.artifacts import read_json
+from qdit.artifacts import read_json, sha256_file
 from qdit.errors import ConfigError, DataError
 
 FORMAT = 1
-NANOSECOND = 1e-9
 
 Shape = tuple[int, int]
 """(inputs, outputs) of a linear."""
@@ -19,7 +18,7 @@ Shape = tuple[int, int]
 class LatencyModel:
     """Seconds of one call of a linear for each (inputs, outputs, group size), by one backend at `rows` rows.
 
-    `sha256` of the file identifies a search that used it.
+    `sha256` of its file identifies a search that used it.
     """
 
     backend: str
@@ -27,6 +26,7 @@ class LatencyModel:
     weight_bits: int
     activation_bits: int
     seconds_of: Mapping[tuple[int, int, int], float]
+    sha256: str
 
     def seconds(self, inputs: int, outputs: int, group_size: int) -> float:
         """Measured time of a layer; ConfigError where it was not measured."""
@@ -40,10 +40,6 @@ class LatencyModel:
                 f"no latency of a layer {inputs}→{outputs} in groups of {group_size}: {found}; measure it with"
                 " `qdit bench latency`"
             ) from None
-
-    def nanoseconds(self, inputs: int, outputs: int, group_size: int) -> int:
-        """The same as a whole number, so that a budget can be kept exactly."""
-        return round(self.seconds(inputs, outputs, group_size) / NANOSECOND)
 
     def total(self, layers: Iterable[tuple[int, int, int]]) -> float:
         """Seconds of layers (inputs, outputs, group size) one after another."""
@@ -63,6 +59,7 @@ def read_latency(path: Path) -> LatencyModel:
             int(content["weight_bits"]),
             int(content["activation_bits"]),
             entries,
+            sha256_file(path),
         )
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: not a latency model; make one with `qdit bench latency {path}`") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qdit.latency import read_latency
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
@@ -16,7 +17,10 @@ from qdit.search.space import Constraint, SearchSpace
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID."""
+    """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID.
+
+    `latency` is the file of measured times for the constraint of that name.
+    """
 
     weights: Path
     sizes: tuple[int, ...]
@@ -30,6 +34,7 @@ class SearchJob:
     extractor_weights: Path
     reference_file: Path | None = None
     constraint: Constraint = "bitops"
+    latency: Path | None = None
     symmetric: bool = False
 
     def quantizer(self) -> LayerQuantizer:
@@ -55,6 +60,7 @@ class SearchJob:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             constraint=self.constraint,
+            latency=None if self.latency is None else read_latency(self.latency),
         )
         return ImageFitness(
             model,

@@ -22,15 +22,15 @@ def allocation(
 ) -> dict[str, Any]:
     """The content of an allocation file; for a knapsack's answer too, which has no images, seed or history.
 
-    `budget` is B(g) in bit operations per token and `budget_limit` B(all = reference). Raises ConfigError for a genome
-    that breaks the budget.
+    `budget` is B(g) in bit operations per token and `budget_limit` B(all = reference); both are seconds with the
+    constraint `latency`. Raises ConfigError for a genome that breaks the budget.
     """
     if not space.within(genome):
         raise ConfigError(f"allocation exceeds the budget of uniform {space.reference}; search under that budget")
     return {
         "groups": space.groups(genome),
-        "budget": space.bitops(genome),
-        "budget_limit": space.bitops_limit,
+        "budget": space.budget(genome),
+        "budget_limit": space.budget_limit,
         "harmonic_mean_group_size": space.harmonic_mean(genome),
         "constraint": space.constraint,
         "fitness": finite(fitness),
@@ -55,7 +55,7 @@ def searched(
             "genome": list(one.genome),
             "fitness": finite(one.fitness),
             "images": one.images,
-            "budget": space.bitops(one.genome),
+            "budget": space.budget(one.genome),
             "iteration": one.iteration,
             "origin": one.origin,
         }

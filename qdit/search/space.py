@@ -4,6 +4,7 @@ The budget is B(g) = Σ_l M_l (b_w b_a + c / g_l) ≤ B(all = reference), with M
 and c the cost of rescaling one group. The paper writes B(g) < N_bitops and defines neither side; for fixed bits this
 one says Σ_l M_l / g_l ≤ Σ_l M_l / reference, which is also "no more scales and zero points than the uniform reference".
 `mean_group` is the released program's rule instead: the plain mean of the group sizes is at least the reference.
+`latency` is measured time in the place of bit operations: Σ_l t_l(g_l) ≤ Σ_l t_l(reference) for a machine's own times.
 """
 
 import math
@@ -14,16 +15,20 @@ from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 from qdit.errors import ConfigError
+from qdit.latency import LatencyModel
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
 
 Genome = tuple[int, ...]
 """Group size of every layer, in the order of the layers."""
 
-Constraint = Literal["bitops", "mean_group"]
+Constraint = Literal["bitops", "mean_group", "latency"]
 
 RESCALE_COST = 512
 """c: bit operations of rescaling one group's sum, a 32-bit integer times a 16-bit scale."""
+
+TIME_UNITS = 20_000
+"""A budget of time is kept in this many units, to which the time of every layer is rounded."""
 
 STEEPEST = 700.0
 """Largest tilt of the random draws; e^−700 is still a number."""
@@ -38,6 +43,11 @@ class Layer:
     outputs: int
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(inputs, outputs)."""
+        return self.inputs, self.outputs
+
+    @property
     def macs(self) -> int:
         """Multiply-adds per token."""
         return self.inputs * self.outputs
@@ -47,6 +57,7 @@ class Layer:
 class SearchSpace:
     """Layers, group sizes every layer may have, and the budget of the uniform `reference` size.
 
+    The constraint `latency` needs a `latency` model that holds every layer with every size, the reference among them.
     Raises ConfigError for sizes that do not divide a layer's inputs, and for a budget that no genome meets.
     """
 
@@ -56,6 +67,7 @@ class SearchSpace:
     weight_bits: int = 4
     activation_bits: int = 8
     constraint: Constraint = "bitops"
+    latency: LatencyModel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
@@ -66,6 +78,13 @@ class SearchSpace:
         legal = divisors(math.gcd(*(layer.inputs for layer in self.layers)))
         if wrong := sorted({*self.sizes, self.reference} - set(legal)):
             raise ConfigError(f"group sizes {wrong} do not divide the inputs of every layer; legal: {legal}")
+        if (self.constraint == "latency") != (self.latency is not None):
+            raise ConfigError(f"constraint {self.constraint}: only latency has a latency model, and needs one")
+        if self.constraint == "latency" and self.reference not in self.sizes:
+            raise ConfigError(
+                f"reference {self.reference} is none of the sizes {list(self.sizes)}: with measured times a larger"
+                " group may be slower, so the reference must be a size that a layer may have"
+            )
         if self.reference > self.sizes[-1]:
             raise ConfigError(
                 f"budget of uniform group size {self.reference} cannot be met with sizes {list(self.sizes)}: even all"
@@ -96,6 +115,12 @@ class SearchSpace:
             common = math.lcm(*self.sizes, self.reference)
             costs = [[layer.macs * (common // size) for size in self.sizes] for layer in self.layers]
             limit = sum(layer.macs * (common // self.reference) for layer in self.layers)
+        elif self.latency is not None:
+            unit = self.seconds(self.uniform(self.reference)) / TIME_UNITS
+            costs = [
+                [round(self.latency.seconds(*layer.shape, size) / unit) for size in self.sizes] for layer in self.layers
+            ]
+            limit = sum(row[self.sizes.index(self.reference)] for row in costs)
         else:
             costs = [[self.sizes[-1] - size for size in self.sizes] for _ in self.layers]
             limit = (self.sizes[-1] - self.reference) * len(self.layers)
@@ -126,16 +151,27 @@ class SearchSpace:
             )
         return [self.sizes.index(size) for size in genome]
 
+    def budget(self, genome: Genome) -> float:
+        """What a genome takes: seconds for the constraint `latency`, else bit operations per token."""
+        return self.bitops(genome) if self.latency is None else self.seconds(genome)
+
+    @property
+    def budget_limit(self) -> float:
+        """The budget of the uniform reference."""
+        return self.budget(self.uniform(self.reference))
+
+    def seconds(self, genome: Genome) -> float:
+        """Measured time of all layers, one after another; ConfigError without a latency model."""
+        if self.latency is None:
+            raise ConfigError(f"constraint {self.constraint}: there is no latency model")
+        pairs = zip(self.layers, genome, strict=True)
+        return self.latency.total((*layer.shape, size) for layer, size in pairs)
+
     def bitops(self, genome: Genome) -> float:
         """B(g) = Σ M (b_w b_a + c / g), bit operations per token."""
         products = self.weight_bits * self.activation_bits
         pairs = zip(self.layers, genome, strict=True)
         return sum(layer.macs * (products + RESCALE_COST / size) for layer, size in pairs)
-
-    @property
-    def bitops_limit(self) -> float:
-        """B(all = reference)."""
-        return self.bitops(self.uniform(self.reference))
 
     def harmonic_mean(self, genome: Genome) -> float:
         """Σ M / Σ (M / g): the uniform group size with as many scales (spec/methods.md §6.3)."""
@@ -152,9 +188,10 @@ class SearchSpace:
         """
         if len(self.sizes) == 1:
             return (1.0,)
-        price = [-float(size) if self.constraint == "mean_group" else 1 / size for size in self.sizes]
-        target = -float(self.reference) if self.constraint == "mean_group" else 1 / self.reference
+        price, target = [self._price(size) for size in self.sizes], self._price(self.reference)
         spread = max(price) - min(price)
+        if spread == 0:
+            return (1.0,) * len(self.sizes)
         prices = [(value - min(price)) / spread for value in price]
 
         def tilted(tilt: float) -> list[float]:
@@ -172,6 +209,12 @@ class SearchSpace:
             middle = (low + high) / 2
             low, high = (middle, high) if too_dear(middle) else (low, middle)
         return tuple(tilted(high))
+
+    def _price(self, size: int) -> float:
+        """What a size costs on average over the layers, in any unit."""
+        if self.constraint == "mean_group":
+            return -float(size)
+        return 1 / size if self.latency is None else self.seconds(self.uniform(size))
 
     def random(self, rng: random.Random) -> Genome:
         """A random genome, within the budget about every second time."""
@@ -194,6 +237,7 @@ class SearchSpace:
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,
             "constraint": self.constraint,
+            **({} if self.latency is None else {"latency_sha256": self.latency.sha256}),
         }
 
 

@@ -2,13 +2,17 @@
 
 import random
 from fractions import Fraction
+from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qdit.errors import ConfigError
+from qdit.latency import LatencyModel
 from qdit.models.dit import DIT_XL_2_256
+from qdit.search.knapsack import allocate
 from qdit.search.space import RESCALE_COST, Layer, SearchSpace
 from tests.small_models import random_dit
 
@@ -98,3 +102,49 @@ def test_refusals_name_the_legal_choices():
         space.within((3, 4))
     with pytest.raises(ConfigError, match="allowed are 2 sizes"):
         space.within((4,))
+
+
+TIMES = {4: 9.0, 6: 5.5, 9: 4.0, 12: 4.25, 36: 3.5}
+"""Seconds by group size of a layer with one output; 12 is slower than 9."""
+
+
+def timed(reference: int = 9, sizes: tuple[int, ...] = (4, 6, 9, 12, 36)) -> SearchSpace:
+    layers = tuple(Layer(str(n), 36, n + 1) for n in range(4))
+    seconds = {(36, n + 1, size): (n + 1) * TIMES[size] * 1e-6 for n in range(4) for size in TIMES}
+    model = LatencyModel("scalar", 256, 4, 8, seconds, "sha")
+    return SearchSpace(layers, sizes, reference, constraint="latency", latency=model)
+
+
+@given(st.data())
+def test_within_is_the_inequality_of_measured_times(data):
+    space = timed()
+    genome = tuple(data.draw(st.sampled_from(space.sizes)) for _ in space.layers)
+    used = sum((n + 1) * TIMES[size] for n, size in enumerate(genome))
+    assert space.budget(genome) == pytest.approx(used * 1e-6) and space.budget_limit == pytest.approx(40e-6)
+    assert space.within(genome) == (used <= 40), "these times are whole units"
+    assert space.start == space.uniform(9) and space.within(space.start)
+
+
+def test_random_genomes_keep_a_budget_of_time_about_every_second_time():
+    space, rng = timed(), random.Random(0)
+    assert 0.2 < sum(space.within(space.random(rng)) for _ in range(400)) / 400 < 0.9
+
+
+def test_knapsack_under_a_budget_of_time_is_the_best_of_all_genomes():
+    space = timed()
+    scores = np.random.default_rng(0).random((4, 5)) + 1 / np.array(space.sizes)[::-1] ** 0.5
+    found = allocate(space, scores)
+    every = (genome for genome in product(space.sizes, repeat=4) if space.within(genome))
+    total = {genome: sum(scores[n, space.sizes.index(size)] for n, size in enumerate(genome)) for genome in every}
+    assert space.within(found) and total[found] == pytest.approx(min(total.values()))
+
+
+def test_times_belong_to_the_identity_and_must_be_complete():
+    assert timed().identity()["latency_sha256"] == "sha" and "latency_sha256" not in dit_xl().identity()
+    with pytest.raises(ConfigError, match="reference 9 is none of the sizes"):
+        timed(sizes=(4, 12, 36))
+    with pytest.raises(ConfigError, match=r"no latency of a layer 36→1 in groups of 18: measured are groups \[4, 6"):
+        _ = timed(sizes=(9, 18)).costs
+    for options in ({"constraint": "latency"}, {"latency": timed().latency}):
+        with pytest.raises(ConfigError, match="only latency has a latency model, and needs one"):
+            dit_xl(**options)
