@@ -5,6 +5,7 @@ all frames of a chunk; between chunks nothing passes. Built from the description
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
-            x = nn.Sequential(*blocks)(x)
+            x = nn.Sequential(*cast(nn.ModuleList, blocks))(x)
             x = self.conv_blocks[level](x) if level < len(self.conv_blocks) else x
         x = nn.Sequential(*self.res_blocks)(x)
         return self.conv2(F.silu(self.norm1(x)))
@@ -120,7 +121,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = nn.Sequential(*self.res_blocks)(self.conv1(x))
         for level in reversed(range(len(self.block_res_blocks))):
-            x = nn.Sequential(*self.block_res_blocks[level])(x)
+            x = nn.Sequential(*cast(nn.ModuleList, self.block_res_blocks[level]))(x)
             if level and self.doubled[level - 1]:
                 # Channel c of frame t comes from channel 2c + (t mod 2) of frame t // 2.
                 x = self.conv_blocks[level - 1](x).unflatten(1, (-1, 2)).movedim(2, 3).flatten(2, 3)

@@ -105,7 +105,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sixteen scores: {dimension: [score, [{video_path, video_results}, …]]}, as in VBench's eval_results JSON.
 
-    A dimension without prompts is left out; one in which every clip is skipped (no digit that could have a colour) is 0.
+    A dimension without prompts is left out; one in which every clip is skipped (no digit that could have a colour)
+    is 0.
     """
     seen = observer(chosen_clips(clips, prompts, samples))
     embeddings = observer.of_prompts([prompt.scenario for prompt in prompts])
