@@ -28,7 +28,7 @@ def explain(
     from qdit.explain import explain_text, listing
     from qdit.profile import load_profile
 
-    loaded = load_profile(*(profile or [results / "profile.json"]))
+    loaded = load_profile(*(profile or [str(results / "profile.json")]))
     if not row:
         typer.echo(listing(loaded, table))
         return

@@ -51,7 +51,7 @@ class QditConfig(QuantizationConfigMixin):
     """`quantization_config` of an exported folder: the checkpoint's configuration."""
 
     def __init__(self, checkpoint: Mapping[str, Any], **other: Any) -> None:
-        self.quant_method = Method.QDIT
+        self.quant_method: Any = Method.QDIT  # diffusers' own enumeration cannot have ours
         self.checkpoint = dict(checkpoint)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +94,7 @@ class QditQuantizer(DiffusersQuantizer):
 
     def __init__(self, quantization_config: QditConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
+        self.checkpoint = quantization_config.checkpoint
         self.tensors: dict[str, Tensor] = {}
         self.device = "cpu"
 
@@ -143,7 +144,7 @@ class QditQuantizer(DiffusersQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         """Build the quantized network from the collected tensors."""
-        network = restore(self.quantization_config.checkpoint, self.tensors)
+        network = restore(self.checkpoint, self.tensors)
         self.tensors = {}
         take(model, network.to(self.device))
 

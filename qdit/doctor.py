@@ -1,17 +1,25 @@
 """What a profile needs and whether it is there: files with size and sha256, packages, devices."""
 
-from collections.abc import Iterator
+import inspect
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from qdit import cli_search, cli_steps
+from qdit.cost import disk_bytes
 from qdit.errors import CheckpointError
+from qdit.fetch import NeededFile, check_whole, files_of
 from qdit.kernels.dense import backend
 from qdit.kernels.report import report
 from qdit.models.manifest import check_file
 from qdit.profile import Profile
 from qdit.provenance import machine, packages
+
+ON_A_DEVICE = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample, cli_search.search)
+OPTIONS = {"vae": (cli_steps.sample,), "dtype": (cli_steps.sample,), "device": ON_A_DEVICE}
+"""What a profile of large models asks for, and the steps that must be able to do it."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +30,50 @@ class Finding:
     text: str
 
 
-def needed_files(profile: Profile) -> Iterator[tuple[str, Path]]:
-    """(what for, file) of every input of the profile's default plan."""
-    for name, model in profile["models"].items():
-        for form, path in model["forms"].items():
-            yield f"weights of {name}, {form} form", Path(path)
-    for name, path in profile["extractors"].items():
-        yield f"weights of the extractor {name}", Path(path)
+def examine(profile: Profile, results: Path) -> list[Finding]:
+    """Every needed file (found and whole, or what is wrong with it), then devices and disk."""
+    found = [look_at(file) for file in files_of(profile)]
+    return [*found, *device(profile), *disk(profile, results)]
 
 
-def examine(profile: Profile) -> list[Finding]:
-    """Every needed file: found and whole (as the manifest beside it says), or what is wrong with it."""
-    findings = []
-    for what, path in needed_files(profile):
-        try:
-            check_file(path)
-            findings.append(Finding(True, f"{path}  {path.stat().st_size / 1e6:.1f} MB  {what}"))
-        except CheckpointError as problem:
-            findings.append(Finding(False, f"{problem}  [{what}]"))
-    return findings
+def look_at(file: NeededFile) -> Finding:
+    """Whether a needed file is there and has the digest that the manifest beside it or the profile gives."""
+    uses = "; ".join(file.uses)
+    source = f"; {file.about}" if file.entry else ""
+    try:
+        if file.entry:
+            check_whole(file.path, file.sha256)
+        check_file(file.path)
+    except CheckpointError as problem:
+        return Finding(False, f"{problem}{source}  [{uses}]")
+    return Finding(True, f"{file.path}  {file.path.stat().st_size / 1e6:.1f} MB  {uses}{source}")
+
+
+def device(profile: Profile) -> list[Finding]:
+    """Whether the steps can compute where and how the profile says."""
+    compute, found = profile.get("compute", {}), []
+    if compute.get("device") == "cuda":
+        count = torch.cuda.device_count()
+        text = f"{count} GPUs for compute.device cuda" if count else "compute.device is cuda and there is no GPU"
+        found.append(Finding(count > 0, text if count else f"{text}; run where there is one, or set it to cpu"))
+    found += [
+        Finding(False, f"`qdit {step.__name__}` of this version does not take --{name} yet, which this profile needs")
+        for name, steps in OPTIONS.items()
+        if name in compute or any(name in model for model in profile["models"].values())
+        for step in steps
+        if name not in inspect.signature(step).parameters
+    ]
+    return found
+
+
+def disk(profile: Profile, results: Path) -> list[Finding]:
+    """Whether the disk of the results has room for what the default tables leave there."""
+    if "files" not in profile:
+        return []
+    place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.is_dir())
+    free, needed = shutil.disk_usage(place).free, sum(disk_bytes(profile).values())
+    text = f"{place}: {free / 1e9:.0f} GB are free, the tables need about {needed / 1e9:.0f} GB"
+    return [Finding(free > needed, text if free > needed else f"{text}; make room or put results/ elsewhere")]
 
 
 def surroundings() -> dict[str, str]:

@@ -81,9 +81,7 @@ class Commands:
 
     def protocol(self, setting: str) -> list[str]:
         """What decides every image of a setting, as flags."""
-        entry = self.profile["settings"][setting]
-        values = {"--sampler": entry["sampler"], "--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"]}
-        return flags(values | {"--seed": self.profile["seed"]})
+        return profiles.protocol_flags(self.profile, setting)
 
     def table(self, name: str) -> str:
         """Rendering of a table."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from qdit.artifacts import sha256_file, write_text
 from qdit.errors import CheckpointError, ConfigError, DataError, did_you_mean
-from qdit.profile import Profile, needed_files
+from qdit.profile import Profile
 
 BLOCK = 1 << 20
 TIMEOUT = 60
@@ -64,6 +64,24 @@ def files_of(profile: Profile) -> list[NeededFile]:
     """Every file that a profile needs, in its order."""
     known = profile.get("files", {})
     return [NeededFile(Path(path), tuple(uses), known.get(path, {})) for path, uses in needed_files(profile).items()]
+
+
+def needed_files(profile: Profile) -> dict[str, list[str]]:
+    """File → what it is for, and in which rules, of everything that a profile takes and no rule makes."""
+    found: dict[str, list[str]] = {}
+    known = profile.get("files", {})
+    for name, model in profile["models"].items():
+        for form, path in model["forms"].items():
+            rules = "import_weights" if path in known else "calibrate, quantize, search"
+            found.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
+        if "vae" in model:
+            for path in (model["vae"], str(Path(model["vae"]).with_name("config.json"))):
+                found.setdefault(path, []).append(f"VAE of {name} (sample)")
+    for name, path in profile["extractors"].items():
+        found.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
+    for name, path in profile.get("references", {}).items():
+        found.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+    return found
 
 
 def check_whole(path: Path, sha256: str | None) -> None:
@@ -113,7 +131,7 @@ def require_digest(arrived: Path, file: NeededFile) -> None:
         arrived.unlink()
         etag_file(arrived).unlink(missing_ok=True)
         raise DataError(
-            f"{file.source}: what arrived has sha256 {found[:12]}…, the profile says {file.sha256[:12]}…; it was removed;"
+            f"{file.source}: what arrived has sha256 {found[:12]}…, the profile says {file.sha256[:12]}…; removed;"
             " look at the address, or correct the digest if the publisher changed the file"
         )
 

@@ -23,7 +23,7 @@ def import_weights_file(source: Path, out: Path, *, shape: Mapping[str, Any], sh
         expected = DiTConfig(**shape)
     except TypeError as problem:
         raise ConfigError(f"--shape {dict(shape)}: {problem}; allowed are the fields of DiTConfig") from None
-    if source.is_file() or sha256 is not None:
+    if not source.is_dir() or sha256 is not None:
         check_whole(source, sha256)
     model = load_dit(source)
     wrong = {

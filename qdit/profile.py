@@ -205,27 +205,9 @@ def check_references(profile: Profile) -> None:
                 require(label, profile["methods"], f"{where}.methods")
 
 
-def needed_files(profile: Profile) -> dict[str, list[str]]:
-    """File → what it is for, of everything that a profile takes and no rule makes; a VAE's config.json included."""
-    found: dict[str, list[str]] = {}
-    for name, model in profile["models"].items():
-        for form, path in model["forms"].items():
-            found.setdefault(path, []).append(f"weights of {name}, {form} form")
-        if "vae" in model:
-            found.setdefault(model["vae"], []).append(f"VAE of {name}")
-            beside = str(Path(model["vae"]).with_name("config.json"))
-            found.setdefault(beside, []).append(f"VAE of {name}")
-    for name, path in profile["extractors"].items():
-        found.setdefault(path, []).append(f"weights of the extractor {name}")
-    for name, path in profile.get("references", {}).items():
-        found.setdefault(path, []).append(f"reference {name}")
-    return found
-
-
 def check_files(profile: Profile) -> None:
-    """Raise for an entry of `files` that is not needed, or that does not say where its file is from."""
+    """Raise for an entry of `files` that does not say where its file is from; one that nothing needs is no mistake."""
     for path, entry in profile.get("files", {}).items():
-        require(path, needed_files(profile), f"files.{path}")
         if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
             raise ConfigError(f"files.{path}: found {', '.join(entry)}; expected either url, or hub and file")
 
@@ -341,6 +323,18 @@ def listing(profile: Profile) -> str:
         opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
         lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
     return "\n".join(lines)
+
+
+def protocol_flags(profile: Profile, setting: str) -> list[str]:
+    """What decides every image of a setting, as flags of `qdit`; VAE and precision only where the profile has them."""
+    entry = profile["settings"][setting]
+    values = {"--sampler": entry["sampler"], "--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"]}
+    values |= {"--seed": profile["seed"]}
+    if "vae" in (model := profile["models"][entry["model"]]):
+        values["--vae"] = model["vae"]
+    if "dtype" in (compute := profile.get("compute", {})):
+        values["--dtype"] = compute["dtype"]
+    return [str(part) for pair in values.items() for part in pair]
 
 
 def full_precision_label(profile: Profile) -> str:

@@ -47,6 +47,8 @@ SOURCES = shlex.quote(str(workflow.basedir))
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 # Only `qdit fetch` downloads.
 JOBS = MEMORY | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# Where a job computes is no part of what it computes.
+JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("compute", {}) else {}
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one server that has torch imported (qdit/warm.py); elsewhere each imports it itself.
 WARM = Path(workflow.basedir, "qdit", "warm.py")
@@ -91,6 +93,12 @@ def weights_of(wildcards):
     return f"{RESULTS}/weights/{model}-{wildcards.form}.safetensors" if fetched else repository(path)
 
 
+def vae_of(wildcards):
+    """Weights and configuration of the VAE that decodes a model's latents; nothing where it makes pixels."""
+    path = config["models"][model_of(wildcards)].get("vae")
+    return [repository(path), repository(Path(path).with_name("config.json"))] if path else []
+
+
 def sha256_flag(path):
     """The digest that a file from elsewhere must have, if the profile gives one."""
     digest = config.get("files", {}).get(path, {}).get("sha256")
@@ -111,8 +119,7 @@ def method_of(wildcards):
 
 def protocol_flags(wildcards):
     """What decides every image of a setting, as flags."""
-    setting = config["settings"][wildcards.setting] | {"seed": config["seed"]}
-    return "--sampler {sampler} --steps {steps} --cfg-scale {cfg_scale} --seed {seed}".format(**setting)
+    return " ".join(map(shlex.quote, profiles.protocol_flags(config, wildcards.setting)))
 
 
 def quantize_code(wildcards):

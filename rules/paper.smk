@@ -8,8 +8,8 @@ rule needed_file:
         "<results>/logs/needed/{file}.log",
     wildcard_constraints:
         file=one_of(map(repository, config.get("files", {}))),
-    localrule: True
     priority: 100
+    localrule: True
     conda:
         ENVIRONMENT
     shell:

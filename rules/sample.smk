@@ -6,6 +6,7 @@ rule sample:
         config=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
         extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+        vae=vae_of,
     output:
         chunks=f"{RUN}/samples/shard-{{shard}}.json",
         features=f"{RUN}/samples/features-{{shard}}.npz",

@@ -117,7 +117,7 @@ def test_a_part_that_is_longer_than_the_file_is_dropped(server: Server, tmp_path
 
 def test_what_arrives_must_be_what_is_meant(server: Server, tmp_path: Path) -> None:
     file = needed(tmp_path, server.url, sha256="0" * 64)
-    with pytest.raises(DataError, match="it was removed") as raised:
+    with pytest.raises(DataError, match="removed; look") as raised:
         fetch(file)
     assert "\n" not in str(raised.value)
     assert not list(file.path.parent.iterdir())
@@ -201,3 +201,19 @@ def test_missing_empty_and_other_files(tmp_path: Path) -> None:
         check_whole(path, digest)
     with pytest.raises(CheckpointError, match="sha256"):
         check_whole(path, SHA256[:-1] + ("0" if SHA256[-1] != "0" else "1"))
+
+
+def test_nothing_else_opens_a_connection(repository: Path) -> None:
+    words = (
+        "urlopen",
+        "urlretrieve",
+        "hf_hub_download",
+        "snapshot_download",
+        "load_state_dict_from_url",
+        "import requests",
+    )
+    sources = [path for part in ("qdit", "baselines", "rules") for path in (repository / part).rglob("*.*")]
+    found = {
+        path.name for path in sources if path.suffix in (".py", ".smk") for word in words if word in path.read_text()
+    }
+    assert found == {"fetch.py"}

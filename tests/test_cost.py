@@ -1,0 +1,178 @@
+"""The estimate: closed forms, a brute-force schedule, counts that the workflow's own plan confirms elsewhere."""
+
+import itertools
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qdit import profile as profiles
+from qdit.artifacts import write_json
+from qdit.cost import (
+    GPUS,
+    Speed,
+    calibration_kinds,
+    cost_text,
+    disk_bytes,
+    evaluation_flops,
+    evaluations,
+    jobs_of,
+    measured_speed,
+    memory_bytes,
+    model_config,
+    quantize_evaluations,
+    search_evaluations,
+    speed_of,
+)
+from qdit.cost_figure import chain, draw
+from qdit.cost_schedule import Job, critical_paths, makespan, without_searches
+from qdit.errors import ConfigError
+from qdit.method import registry
+from qdit.models.config import DiTConfig
+from qdit.profile import Profile, Run, load_profile
+
+SPEED = Speed(1e12, "a test")
+
+
+@pytest.fixture(scope="module")
+def paper() -> Profile:
+    return load_profile("paper")
+
+
+def test_operations_of_the_network() -> None:
+    # DiT's paper prints 118.64 and 524.60 billion multiply-adds for DiT-XL/2 at 256 and 512.
+    assert evaluation_flops(DiTConfig()) / 2e9 == pytest.approx(118.64, rel=1e-3)
+    assert evaluation_flops(DiTConfig(input_size=64)) / 2e9 == pytest.approx(524.60, rel=1e-3)
+
+
+def test_shapes_come_from_the_profile_or_the_weights(paper: Profile, repository: Path, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    assert model_config(paper, "dit-xl-2-512") == DiTConfig(input_size=64)
+    mini = load_profile("mini")
+    assert model_config(mini, "dit-digits").hidden_size == 144
+    del paper["models"]["dit-xl-2-256"]["shape"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"models\.dit-xl-2-256: its shape is not known"):
+        model_config(paper, "dit-xl-2-256")
+    paper["models"]["dit-xl-2-256"]["shape"] = {"input_size": 32}
+
+
+def test_evaluations_of_every_step(paper: Profile) -> None:
+    plain, guided = "dit-256-cfg1.0-s100", "dit-256-cfg1.5-s100"
+    assert evaluations(paper, plain, 10_000) == 1_000_000
+    assert evaluations(paper, guided, 10_000) == 2_000_000
+    rtn, learned = (Run(guided, "natural", label, "w4a8", "common") for label in ("rtn", "ptq4dit"))
+    assert quantize_evaluations(paper, rtn, ["trajectory"]) == 3 * 256
+    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    place = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
+    assert place is not None and place.setting == "dit-256-cfg1.0-s50"
+    assert search_evaluations(paper, place) == (500 + 3) * 500 * 50
+
+
+def test_kinds_of_calibration_data_are_the_methods() -> None:
+    for name, method in registry().items():
+        assert calibration_kinds(name) == method.calibration, name
+
+
+def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
+    jobs = jobs_of(paper, SPEED)
+    counts = Counter(job.rule for job in jobs)
+    runs = profiles.all_runs(paper)
+    assert counts["quantize"] == len(runs)
+    assert counts["sample"] == len(runs) * len(profiles.shards(paper))
+    assert counts["search"] == 3
+    names = {job.name for job in jobs}
+    assert len(names) == len(jobs)
+    assert all(need in names for job in jobs for need in job.needs)
+    models = {setting: model_config(paper, entry["model"]) for setting, entry in paper["settings"].items()}
+    total = sum(evaluations(paper, run.setting, 10_000) * evaluation_flops(models[run.setting]) for run in runs)
+    assert sum(job.seconds for job in jobs if job.rule == "sample") == pytest.approx(total / SPEED.flops)
+
+
+def shortest(jobs: list[Job], gpus: int) -> float:
+    """The least wall time over all orders in which jobs may be taken, by trying every one."""
+    best = float("inf")
+    for order in itertools.permutations(jobs):
+        ends: dict[str, float] = {}
+        free = [0.0] * gpus
+        for job in order:
+            if any(need not in ends for need in job.needs):
+                break
+            start = max([min(free), *(ends[need] for need in job.needs)])
+            free[free.index(min(free))] = ends[job.name] = start + job.seconds
+        else:
+            best = min(best, max(ends.values()))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_makespan_lies_between_the_bounds(seed: int) -> None:
+    draw = random.Random(seed)
+    jobs: list[Job] = []
+    for index in range(6):
+        needs = tuple(job.name for job in jobs if draw.random() < 0.3)
+        jobs.append(Job(str(index), "sample", float(draw.randint(1, 9)), needs))
+    for gpus in (1, 2, 3):
+        found = makespan(jobs, gpus).seconds
+        least = shortest(jobs, gpus)
+        assert least <= found <= (2 - 1 / gpus) * least  # Graham's bound of list scheduling
+    assert makespan(jobs, 1).seconds == pytest.approx(sum(job.seconds for job in jobs))
+    assert makespan(jobs, 6).seconds == pytest.approx(max(critical_paths(jobs).values()))
+
+
+def test_makespan_of_known_schedules() -> None:
+    chain = [Job("a", "search", 3.0), Job("b", "quantize", 2.0, ("a",)), Job("c", "sample", 1.0, ("b",))]
+    assert makespan(chain, 8).seconds == 6.0
+    assert makespan(chain, 8).efficiency == pytest.approx(6 / 48)
+    wide = [Job(str(index), "sample", 1.0) for index in range(10)]
+    assert [makespan(wide, gpus).seconds for gpus in (1, 3, 10, 20)] == [10.0, 4.0, 1.0, 1.0]
+    assert makespan([], 4).seconds == 0.0
+    assert without_searches([*chain, *wide]) == wide
+
+
+def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    mini = load_profile("mini")
+    assert speed_of(mini, tmp_path, 3.0) == Speed(3e12, "given")
+    assert speed_of(mini, tmp_path, None).source.startswith("assumed")
+    run = profiles.all_runs(mini)[0]
+    write_json(tmp_path / "runs" / run.path / "logs" / "sample-000.json", {"seconds": 8.0})
+    measured = measured_speed(mini, tmp_path)
+    config = model_config(mini, mini["settings"][run.setting]["model"])
+    expected = evaluations(mini, run.setting, mini["sampling"]["images"]) * evaluation_flops(config) / 8.0
+    assert measured is not None and measured.flops == pytest.approx(expected)
+    assert speed_of(mini, tmp_path, None) == measured
+
+
+def test_disk_and_memory(paper: Profile) -> None:
+    disk = disk_bytes(paper)
+    images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in profiles.all_runs(paper))
+    assert disk["images"] == images
+    assert disk["features"] == len(profiles.all_runs(paper)) * 10_000 * 4 * 5079
+    memory = memory_bytes(paper)
+    weights = 4 * 676_014_368
+    assert memory["import_weights"] == pytest.approx(2 * weights, rel=1e-3)
+    assert all(size > weights for size in memory.values())
+
+
+def test_the_text_says_what_it_assumes(paper: Profile) -> None:
+    text = cost_text(paper, Speed(50e12, "given"), GPUS)
+    assert "50 TFLOP/s per GPU (given)" in text
+    for count in GPUS:
+        assert f"{count:>4} GPUs:" in text
+    assert "without searches" in text
+    assert json.dumps(text)  # plain text, no numbers that are not finite
+    assert "nan" not in text and "inf " not in text
+
+
+def test_the_figure_names_the_longest_chain(paper: Profile, tmp_path: Path) -> None:
+    first, again = tmp_path / "first.svg", tmp_path / "again.svg"
+    draw(paper, Speed(50e12, "given"), first)
+    draw(paper, Speed(50e12, "given"), again)
+    text = first.read_text(encoding="utf-8")
+    assert text == again.read_text(encoding="utf-8")
+    assert "longest chain" in text
+    assert "paper profile" in text
+    jobs = [Job("a", "search", 3600.0), Job("b", "sample", 7200.0, ("a",)), Job("c", "sample", 360.0)]
+    assert chain(jobs) == "search 1.0 h, sample 2.0 h"

@@ -1,0 +1,83 @@
+"""The full reproduction as Snakemake plans it, without any of its files; and what happens to them when it runs."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qdit import profile as profiles
+from qdit.cost import Speed, jobs_of
+from qdit.profile import load_profile
+from tests.workflow.checkout import Checkout
+
+PAPER = ("config/paper.yaml",)
+JOBS = 3695
+"""Jobs of the whole plan, as docs/paper-profile.md says."""
+
+FILE = "weights/paper/sd-vae-ft-mse/config.json"
+
+
+@pytest.fixture(scope="module")
+def planned(checkout: Checkout) -> str:
+    done = checkout.snakemake("--dry-run", "all", "searched", overlays=PAPER)
+    return done.stdout + done.stderr
+
+
+def counts(text: str) -> Counter[str]:
+    """Rule → jobs of the table that a dry run prints last."""
+    table = text[text.rindex("Job stats:") :]
+    return Counter({rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)})
+
+
+def test_every_table_is_planned(planned: str) -> None:
+    profile = load_profile("paper")
+    for table in profile["tables"]:
+        assert f"results/paper/tables/{table}.html" in planned, table
+    found = counts(planned)
+    assert found["table"] == len(profile["tables"])
+    assert found["import_weights"] == found["reference_adm"] == 2
+    assert not any(rule.startswith("train") for rule in found)
+
+
+def test_the_estimate_counts_the_jobs_of_the_plan(checkout: Checkout) -> None:
+    done = checkout.snakemake("--dry-run", overlays=PAPER)
+    found = counts(done.stdout + done.stderr)
+    assert found.pop("total") == JOBS
+    estimated = Counter(job.rule for job in jobs_of(load_profile("paper"), Speed(1e12, "a test")))
+    by_rule = Counter[str]()
+    for rule, count in found.items():
+        by_rule[rule.partition("_")[0]] += count
+    for rule in ("calibrate", "quantize", "search", "sample"):
+        assert by_rule[rule] == estimated[rule], rule
+    assert found["evaluate"] == len(profiles.all_runs(load_profile("paper")))
+
+
+def test_the_documented_number_of_jobs(repository: Path) -> None:
+    assert f"{JOBS:,} jobs" in (repository / "docs" / "paper-profile.md").read_text(encoding="utf-8")
+
+
+def test_nothing_of_the_mini_profile_is_taken(planned: str) -> None:
+    assert "digits" not in planned
+
+
+def test_a_missing_file_stops_at_once_and_a_present_one_is_never_touched(checkout: Checkout) -> None:
+    path = checkout.root / FILE
+    failed = checkout.snakemake("--cores", "1", FILE, overlays=PAPER, code=1)
+    assert f"qdit: error: {FILE}: missing; `qdit fetch`" in failed.stdout + failed.stderr
+    assert not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    try:
+        checkout.snakemake("--cores", "1", FILE, overlays=PAPER)
+        checkout.snakemake("--cores", "1", "--force", FILE, overlays=PAPER)
+        assert path.read_text(encoding="utf-8") == "{}"
+    finally:
+        path.unlink()
+
+
+def test_jobs_may_not_download(checkout: Checkout) -> None:
+    text = (checkout.root / "rules" / "common.smk").read_text(encoding="utf-8")
+    assert '"HF_HUB_OFFLINE": "1"' in text
+    done = checkout.snakemake("--dry-run", "--printshellcmds", overlays=PAPER)
+    assert "qdit fetch" not in done.stdout + done.stderr
