@@ -17,8 +17,8 @@ from qdit.tables.rows import (
     with_differences,
 )
 
-RESOLUTIONS = {"digits": 256, "digits-16": 512}
-"""Reference data of a mini model → the paper's resolution that it stands for."""
+RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
+"""Reference data of a model → the paper's resolution that it is, or stands for."""
 
 METRICS = ("size_mb", "fid", "sfid", "is", "precision", "fd_fp", "mse_fp")
 
