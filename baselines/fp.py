@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from qdit.calibration import CalibrationSet
 from qdit.errors import Unsupported
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FullPrecision(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,

@@ -6,7 +6,8 @@ Numbered details (spec/methods.md §4.5, §4.4):
 2. Activations: one static range per tensor of each linear's input, PTQ4DM's threshold search on batches of 256
    averaged with 0.9. PTQ4DM itself quantizes layer outputs; inputs are the adaptation to DiT's four linears.
 3. Calibration of the activations uses PTQ4DM's normally distributed timesteps; that of GPTQ Q-DiT's trajectories.
-4. Scope `own` adds the adaLN linears, weights only, as Q-DiT's released GPTQ does.
+4. Scope `own` adds the adaLN linears (STDiT3: the shared modulation linear), weights only, as Q-DiT's released GPTQ
+   does.
 """
 
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.allocation import layer_group_sizes
 from qdit.quant.apply import calibrate_static_threshold, gptq_weights, input_widths
+from qdit.quant.layers import MODULATION_ROLES
 
 HESSIAN_BATCH = 32
 ACTIVATION_BATCH = 256
@@ -52,7 +54,7 @@ class G4wP4a(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -63,7 +65,7 @@ class G4wP4a(Method):
         """GPTQ on full-precision inputs, then static ranges on the weight-quantized model."""
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
-        weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, "adaln"))
+        weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))
         if weight_bits < FULL_PRECISION:
             sizes = layer_group_sizes(input_widths(model, weighted), options.group_size, None)
             hessian_data = calibration["trajectory"]

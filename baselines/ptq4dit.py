@@ -1,7 +1,8 @@
 """PTQ4DiT: salience balanced between activations and weights (CSB, SSC), then AdaRound with learned activation scales.
 
 Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
-1. CSB: x / k and W · diag(k) with k = √(s(X) / s(W)) per channel, for qkv, attention output and fc1 (not fc2).
+1. CSB: x / k and W · diag(k) with k = √(s(X) / s(W)) per channel, for qkv, attention output and fc1 (not fc2);
+   in an STDiT3 also for the output of cross-attention, through its V.
 2. SSC: s(X) is a mean over timesteps weighted by softmax(−Spearman's ρ of s(X_t) and s(W)). The release takes every
    sample for a timestep (`salience="sample"`); the paper's text has one salience per timestep. Without SSC: the
    largest over all samples.
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
@@ -39,6 +40,8 @@ from qdit.quant.salience import activation_salience, balance_factors, temporal_s
 
 STEPS, PER_STEP, INITIAL_PER_STEP = 25, 32, 4
 BATCH = 64
+BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
+"""Linears whose input a factor can be folded into."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Ptq4dit(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -82,7 +85,7 @@ class Ptq4dit(Method):
         data, initial = chosen_samples(calibration["per-step"], options)
         weighted = layers(model, scope)
         if options.csb:
-            balance(model, with_roles(weighted, "qkv", "attn_out", "fc1"), initial, options)
+            balance(model, with_roles(weighted, *BALANCED), initial, options)
         reference = deepcopy(model)
         sites = weighted if scope == "common" else [*weighted, *operands(model)]
         if weight_bits < FULL_PRECISION:
@@ -110,7 +113,7 @@ def chosen_samples(data: CalibrationSet, options: Ptq4ditOptions) -> tuple[Calib
     return data.spread(STEPS, PER_STEP), data.take(first).spread(STEPS, INITIAL_PER_STEP)
 
 
-def balance(model: DiT, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> None:
+def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> None:
     """CSB with SSC, folded into the layers around each site, in place."""
     factors = {}
     for site, x in collect_inputs(model, sites, data.batches(BATCH)):

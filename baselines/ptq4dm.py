@@ -21,11 +21,10 @@ import torch
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static_threshold, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import threshold_search
-from qdit.sampling.schedule import respaced
 
 ACTIVATION_BATCH = 256
 EDGE_BITS = 8
@@ -54,7 +53,7 @@ class Ptq4dm(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -84,7 +83,6 @@ class Ptq4dm(Method):
 
 
 def mislabelled(data: CalibrationSet) -> CalibrationSet:
-    """The release's timesteps: the position counted from the noisy end, not mapped to the 0…999 scale."""
-    schedule = torch.from_numpy(respaced(data.protocol.steps).timesteps)
-    position = torch.searchsorted(schedule, data.timestep)
-    return replace(data, timestep=data.protocol.steps - 1 - position)
+    """The release's timesteps: the position counted from the noisy end, not mapped to the model's scale."""
+    position = torch.searchsorted(data.schedule, data.timestep)
+    return replace(data, timestep=(data.protocol.steps - 1 - position).to(data.timestep))

@@ -7,7 +7,8 @@ Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
 3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM takes the remaining variance out of its own noise:
    σ'² = max(0, σ² − c² σ_q²), c the coefficient of ε in the posterior mean (docs/differences.md derives it). DDIM with
    η = 0 adds no noise, so that part is inert there.
-4. The correction belongs to one number of steps and one guidance scale; another number of steps is refused.
+4. A rectified flow predicts a velocity, which is corrected in the same way; its sampler adds no noise either.
+5. The correction belongs to one number of steps and one guidance scale; another number of steps is refused.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,10 @@ from collections.abc import Mapping
 import torch
 
 from baselines.q_diffusion import QDiffusion, QDiffusionOptions
-from qdit.calibration import CalibrationSet
+from qdit.calibration import CalibrationSet, predictor
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
-from qdit.sampling.guidance import denoiser
 
 BASE = QDiffusion()
 
@@ -40,7 +40,7 @@ class Ptqd(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -60,22 +60,22 @@ class Ptqd(Method):
         exact = weight_bits == activation_bits == FULL_PRECISION
         return quantized if exact else self.correct(model, quantized, calibration)
 
-    def correct(self, model: DiT, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+    def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
         """The regression at every step."""
         correction = fit(model, quantized.model, calibration["per-step"])
         return Quantized(quantized.model, correction, quantized.log)
 
 
-def fit(model: DiT, quantized: DiT, data: CalibrationSet) -> NoiseCorrection:
+def fit(model: Network, quantized: Network, data: CalibrationSet) -> NoiseCorrection:
     """Regression of the quantized model's error at each step of the calibration data's protocol."""
     protocol, channels = data.protocol, model.config.in_channels
-    images = data.conditional(model.config.null_class)
+    samples = data.conditional()
     rows = []
     with torch.inference_mode():
         for step in range(protocol.steps):
-            part = images.at_step(step)
+            part = samples.at_step(step)
             full, own = (
-                denoiser(network, part.label, protocol.cfg_scale)(part.x, part.timestep)[:, :channels]
+                predictor(network, part.conditions, protocol)(part.x, part.timestep)[:, :channels]
                 for network in (model, quantized)
             )
             rows.append(fit_correction(full, own))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
@@ -54,7 +54,7 @@ class QDiffusion(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
@@ -56,7 +56,7 @@ class RepqVit(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -93,7 +93,7 @@ class RepqVit(Method):
 
 
 def reparametrize(
-    model: DiT, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
+    model: Network, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
 ) -> dict[Site, StaticActivation]:
     """Fold per-channel ranges of the sites' inputs into the modulation before them; returns their quantizers."""
     found = {}

@@ -17,7 +17,7 @@ from typing import Literal
 from qdit.calibration import CalibrationSet
 from qdit.errors import ConfigError
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
 from qdit.quant.ranges import minmax
@@ -55,7 +55,7 @@ class Rtn(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,

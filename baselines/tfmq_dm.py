@@ -4,6 +4,7 @@ Numbered details (spec/methods.md §4.7; Huang et al., CVPR 2024):
 1. Weights per output channel: 80 shrunk ranges, |error|^2.4, then AdaRound (20,000 iterations, λ 0.01, β 20 → 2).
 2. Temporal information block (TIB): timestep embedding, every block's adaLN and the final one. TIAR reconstructs it as
    a whole against all its projections, for timesteps of the schedule × labels (and the null label), and nothing else;
+   in an STDiT3: timestep and fps embeddings and the shared modulation linear, at the clips' frames per second;
    the release's regularizer leaves out the projections, here it covers all that is learned.
 3. Blocks are reconstructed without the TIB, weights only, activations in full precision.
 4. FSC: every activation quantizer keeps one range per timestep, as released (`fsc="all"`); the paper speaks of the TIB
@@ -24,6 +25,7 @@ from torch import Tensor
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, select
 from qdit.quant.apply import Bits, calibrate_static_running, round_weights
 from qdit.quant.finite_set import calibrate_finite_set
@@ -31,7 +33,7 @@ from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
 from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
-from qdit.sampling.schedule import respaced
+from qdit.sampling.rectified_flow import FlowProtocol
 
 STEPS, PER_STEP = 20, 256
 BATCH, CAPTURE_BATCH = 16, 64
@@ -65,7 +67,7 @@ class TfmqDm(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -97,27 +99,34 @@ class TfmqDm(Method):
 
 
 def reconstruct_temporal(
-    model: DiT, reference: DiT, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
+    model: Network, reference: Network, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
 ) -> dict[str, Any]:
     """TIAR: the projections of all adaLN layers, for every timestep of the schedule and some labels."""
-    timesteps = torch.from_numpy(respaced(data.protocol.steps).timesteps.copy())
-    labels = torch.cat([data.label.unique()[:LABELS], torch.tensor([model.config.null_class])]).unique()
-    timestep, label = (grid.flatten() for grid in torch.meshgrid(timesteps, labels, indexing="ij"))
-    projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "final_adaln")]
+    seconds = second_inputs(model, data)
+    timestep, second = (grid.flatten() for grid in torch.meshgrid(data.schedule, seconds, indexing="ij"))
+    projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
 
-    def outputs(network: DiT, rows: Tensor) -> Tensor:
-        condition = network.t_embedder(timestep[rows]) + network.y_embedder(label[rows])
+    def outputs(network: Network, rows: Tensor) -> Tensor:
+        embedder = network.y_embedder if isinstance(network, DiT) else network.fps_embedder
+        condition = network.t_embedder(timestep[rows]) + embedder(second[rows])
         return torch.cat([network.get_submodule(name)(condition) for name in projections], dim=1)
 
     return reconstruct_outputs(model, reference, "temporal", sites, outputs, len(timestep), config)
 
 
-def calibrate(model: DiT, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:
+def second_inputs(model: Network, data: CalibrationSet) -> Tensor:
+    """What the temporal information block sees besides timesteps: labels and the null label, or frames per second."""
+    if isinstance(model, DiT):
+        return torch.cat([data.label.unique()[:LABELS], torch.tensor([model.config.null_class])]).unique()
+    return torch.tensor([float(data.protocol.fps if isinstance(data.protocol, FlowProtocol) else model.config.fps)])
+
+
+def calibrate(model: Network, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:
     """Ranges per timestep where `fsc` says so, over the whole trajectory elsewhere."""
 
-    def by_timestep() -> Iterator[tuple[int, Iterator[Batch]]]:
-        for step, timestep in enumerate(respaced(data.protocol.steps).timesteps):
-            yield int(timestep), data.at_step(step).batches(BATCH)
+    def by_timestep() -> Iterator[tuple[float, Iterator[Batch]]]:
+        for step, timestep in enumerate(data.schedule):
+            yield timestep.item(), data.at_step(step).batches(BATCH)
 
     temporal = with_roles(sites, *TEMPORAL_ROLES)
     finite = {"all": list(sites), "tib": temporal, "none": []}[options.fsc]

@@ -1,8 +1,9 @@
 """TQ-DiT: multi-region quantizers for softmax and GELU (MRQ), time groups (TGQ), Hessian-guided scale search.
 
 Numbered details (spec/methods.md §4.9; Hwang et al., 2025; its released code does not run):
-1. Symmetric uniform quantizers: weights per tensor (the three parts of qkv apart, convolutions per output channel),
-   inputs per tensor, q, k and v per head; start value max |x| / (2^(b−1) − 0.5), 100 candidates around it.
+1. Symmetric uniform quantizers: weights per tensor (the three parts of qkv apart, and the two of an STDiT3's cross_kv;
+   convolutions per output channel), inputs per tensor, q, k and v per head; start value max |x| / (2^(b−1) − 0.5),
+   100 candidates around it.
 2. MRQ: softmax outputs have fine steps below a split and coarse ones above, GELU outputs a searched positive and a
    fixed negative step. The release adds both softmax halves, which adds the split to every value (`twin="sum"`).
 3. TGQ: one split for each of 10 groups of sampling steps, searched on the samples of that group; everything else is
@@ -16,15 +17,17 @@ Numbered details (spec/methods.md §4.9; Hwang et al., 2025; its released code d
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from qdit.calibration import CalibrationSet
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.dit import Attention
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.models.stdit3_attention import SelfAttention
 from qdit.quant.activation import Activation
 from qdit.quant.fisher import Fisher, Sensitivity, sensitivities
 from qdit.quant.layers import operands
@@ -39,9 +42,10 @@ from qdit.quant.twin_search import (
     symmetric_activation,
     symmetric_weight,
 )
-from qdit.sampling.schedule import respaced
 
 BATCH = 32
+PARTS = {"qkv": 3, "cross_kv": 2}
+"""Linears that several matrices share, each with a scale of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class TqDit(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -111,14 +115,14 @@ def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[Calibratio
     """
     steps = data.protocol.steps
     groups = min(options.groups, steps)
-    group = torch.searchsorted(torch.from_numpy(respaced(steps).timesteps), data.timestep) * groups // steps
+    group = torch.searchsorted(data.schedule, data.timestep) * groups // steps
     rows = [(group == g).nonzero()[:, 0] for g in range(groups)]
     rows = [r[torch.linspace(0, len(r) - 1, min(options.per_group, len(r))).round().long()] for r in rows]
     chosen = torch.cat(rows)
     return data.take(chosen), group[chosen]
 
 
-def with_operands(model: DiT, sites: list[Site]) -> list[Site]:
+def with_operands(model: Network, sites: list[Site]) -> list[Site]:
     """The sites of a block with all four operands, which the searches of attention need."""
     blocks = {site.block for site in sites if site.kind == "operand"}
     inside = [site for site in operands(model) if site.block in blocks]
@@ -126,9 +130,9 @@ def with_operands(model: DiT, sites: list[Site]) -> list[Site]:
 
 
 def quantize_linear(
-    model: DiT, site: Site, found: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
+    model: Network, site: Site, found: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
 ) -> None:
-    """Weight (three parts for qkv) and input of one linear."""
+    """Weight (by parts where several are one matrix) and input of one linear."""
     weight, twin = linear_of(model, site).weight.detach(), site.role == "fc2" and options.mrq
     scale_w, scale_x = search_linear(
         found.x,
@@ -136,7 +140,7 @@ def quantize_linear(
         found.gradient,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        parts=3 if site.role == "qkv" else 1,
+        parts=PARTS.get(site.role, 1),
         twin=twin,
         rounds=options.rounds,
     )
@@ -148,7 +152,7 @@ def quantize_linear(
 
 
 def search_attention(
-    model: DiT,
+    model: Network,
     sites: list[Site],
     found: Mapping[str, Sensitivity],
     data: CalibrationSet,
@@ -158,15 +162,19 @@ def search_attention(
 ) -> None:
     """Operands of one block: the softmax output always, q, k and v if they are among the sites."""
     named = {site.role: site for site in with_operands(model, sites)}
-    q, k, p, v = (found[named[role].name].x for role in "qkpv")
+    # Of a clip every frame, or every position, has an attention of its own: they count as samples of its time group.
+    q, k, p, v = (found[named[role].name].x.flatten(0, -4) for role in "qkpv")
+    attention = cast(Attention | SelfAttention, model.get_submodule(named["p"].name.rpartition(".")[0]))
     projection = linear_of(model, named["attn_out"]).weight.detach()
-    of_output = (found[named["attn_out"].name].gradient @ projection).unflatten(-1, (v.shape[1], -1)).transpose(1, 2)
+    of_mixed = found[named["attn_out"].name].gradient @ projection
+    of_output = attention.heads(of_mixed, places=v.shape[-2]).flatten(0, -4)
+    group = group.repeat_interleave(len(p) // len(group))
     quantize_v = named["v"] in sites
     splits, scale_v = search_mixing(
         p, v, of_output, group, bits=bits, quantize_v=quantize_v, twin=options.twin, rounds=options.rounds
     )
     if options.mrq:
-        timesteps = torch.from_numpy(respaced(data.protocol.steps).timesteps)
+        timesteps = data.schedule
         rows = torch.arange(len(timesteps)) * len(splits) // len(timesteps)
         quantizer: Activation = TwinSoftmaxActivation(
             bits=bits, split=splits, timesteps=timesteps, rows=rows, context=model.step_context, mode=options.twin
@@ -175,7 +183,7 @@ def search_attention(
         quantizer = symmetric_activation(signed_scale(p, bits).reshape(1), bits)
     quantize_site(model, named["p"], activation=quantizer)
     if quantize_v:
-        gradient = scores_gradient(p, found[named["p"].name].gradient)
+        gradient = scores_gradient(p, found[named["p"].name].gradient.flatten(0, -4))
         scale_q, scale_k = search_scores(q, k, gradient, bits=bits, rounds=options.rounds)
         for role, scale in (("q", scale_q), ("k", scale_k), ("v", scale_v)):
             quantize_site(model, named[role], activation=symmetric_activation(scale, bits))

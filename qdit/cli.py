@@ -148,23 +148,43 @@ def ls(profile: Profile = ["mini"]) -> None:  # noqa: B006
 
 
 @app.command()
-def doctor(profile: Profile = ["mini"]) -> None:  # noqa: B006
+def doctor(
+    profile: Profile = ["mini"],  # noqa: B006
+    tflops: Annotated[
+        float | None, typer.Option(min=1e-6, help="Speed of one GPU, in 10^12 operations a second, for the estimate.")
+    ] = None,
+    gpus: Annotated[list[int] | None, typer.Option(min=1, help="GPUs to estimate for; default 1, 8, 64, 512.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="SVG to write: wall time on more and more GPUs.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+) -> None:
     """Check that what a profile needs is there.
 
-    Files with size and sha256, packages, devices; exit code 1 if something is missing or damaged.
+    Files with size, source, licence and sha256, packages, devices, disk; exit code 1 if something is missing or
+    damaged. For a profile of files from elsewhere, or with --tflops, also what it costs: GPU-hours, wall time, disk,
+    memory. The speed is given, or measured by the finished jobs of its results.
 
     \b
-    Example:
+    Examples:
       qdit doctor
+      qdit doctor --profile paper --tflops 100 --gpus 8
     """
+    from qdit.cost import GPUS, cost_text, speed_of
+    from qdit.cost_figure import draw
     from qdit.doctor import examine, surroundings
     from qdit.profile import load_profile
 
-    findings = examine(load_profile(*profile))
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    findings = examine(loaded, folder)
     for name, value in surroundings().items():
         typer.echo(f"{name}: {value}")
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
+    if tflops or figure or "files" in loaded:
+        speed = speed_of(loaded, folder, tflops)
+        typer.echo(cost_text(loaded, speed, gpus or GPUS))
+        if figure:
+            draw(loaded, speed, figure)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

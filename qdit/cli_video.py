@@ -1,20 +1,22 @@
-"""The commands of the mini video model: clips, mini-VBench, training, quality, shipping."""
+"""The commands of the mini video model: its steps, clips, mini-VBench, training, quality, shipping."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qdit import cli_video_steps
 from qdit.cli_steps import Threads, use_threads
+from qdit.cli_video_steps import INSTRUMENTS, Samples, Suite
 
-INSTRUMENTS = Path("weights/mini-vbench.safetensors")
 MODEL = "stdit3-moving-digits"
 
 Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
-Suite = Annotated[Path | None, typer.Option(help="full_info JSON of the prompts; default mini-VBench's own.")]
-Samples = Annotated[int, typer.Option(min=1, help="Clips of each prompt.")]
 
 app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
+app.command("calibrate")(cli_video_steps.calibrate)
+app.command("sample")(cli_video_steps.sample)
+app.command("score")(cli_video_steps.score)
 
 
 @app.command()

@@ -13,9 +13,9 @@ from qdit.artifacts import sha256_file, sha256_json
 from qdit.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.digest import code_digest
 from qdit.errors import ConfigError, Unsupported, did_you_mean
-from qdit.models.dit import DiT
-from qdit.models.loading import load_dit
-from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.models.loading import load_model
+from qdit.models.network import Network
+from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 
 __all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
 
@@ -46,7 +46,7 @@ class Method(ABC):
     @abstractmethod
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -56,7 +56,7 @@ class Method(ABC):
     ) -> Quantized:
         """Quantized copy of `model`."""
 
-    def correct(self, model: DiT, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+    def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
         """What the method adds to the result of its base; `model` is the full-precision one."""
         raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")
 
@@ -109,7 +109,7 @@ def check_bits(weight_bits: int, activation_bits: int) -> None:
 
 
 def quantize_model(
-    model: DiT,
+    model: Network,
     method: str,
     *,
     weight_bits: int,
@@ -157,7 +157,7 @@ def quantize_weights_file(
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
-    model = load_dit(weights)
+    model = load_model(weights)
     paths = calibration or {}
     loaded = {kind: load_calibration(path, model.config) for kind, path in paths.items()}
     for kind, data in loaded.items():
@@ -192,10 +192,10 @@ def quantize_weights_file(
 
 def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:
     """The checkpoint that a method corrects; ConfigError unless it was made the same way by the method's base."""
-    checkpoint = load_checkpoint(folder)
+    model, correction, config = read_checkpoint(folder)
     wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
     for key, value in wanted.items():
-        found = checkpoint.config["record"].get(key)
+        found = config["record"].get(key)
         if found != value:
             raise ConfigError(f"{folder}: {key} is {found!r}, {method.name} needs {value!r}; give another checkpoint")
-    return Quantized(checkpoint.model, checkpoint.correction, checkpoint.config["log"])
+    return Quantized(model, correction, config["log"])

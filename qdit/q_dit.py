@@ -13,6 +13,8 @@ Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
    updates, as in the release, to stay comparable; `stale_groups=False` takes the updated ones.
 6. `rounding="nearest"` rounds the weights to nearest instead: what a search measures, and Q-DiT's Tables 4 and 6.
 7. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
+8. The video code was not released: the seven linears of each block of an STDiT3; in scope `own` its one shared
+   modulation linear takes the place of adaLN.
 """
 
 from collections.abc import Mapping
@@ -24,11 +26,12 @@ from typing import Literal
 from qdit.calibration import CalibrationSet
 from qdit.errors import ConfigError
 from qdit.method import FULL_PRECISION, Method, Quantized, Scope
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Sharing
 from qdit.quant.allocation import layer_group_sizes
 from qdit.quant.apply import blocks_of, gptq_weights, input_widths, insert_dynamic, round_weights
+from qdit.quant.layers import MODULATION_ROLES
 from qdit.quant.ranges import minmax
 
 HESSIAN_BATCH = 32
@@ -66,7 +69,7 @@ class QDit(Method):
 
     def quantize(
         self,
-        model: DiT,
+        model: Network,
         *,
         weight_bits: int,
         activation_bits: int,
@@ -77,7 +80,7 @@ class QDit(Method):
         """Dynamic activation quantizers first, then GPTQ on what they let through."""
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
-        extra = [] if scope == "common" else select(model.sites(), roles=("adaln",))
+        extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)
         sizes = layer_group_sizes(input_widths(model, core), options.group_size, options.allocation)
         sizes |= layer_group_sizes(input_widths(model, extra), options.group_size, None)
         if activation_bits < FULL_PRECISION:

@@ -2,7 +2,10 @@
 
 import torch
 
+from qdit.calibration import KINDS, CalibrationSet, chosen_steps, null_conditions, with_unconditional
+from qdit.calibration_set import schedule_of
 from qdit.models.stdit3 import STDiT3, STDiT3Config
+from qdit.sampling.rectified_flow import FlowProtocol
 
 TINY_VIDEO = STDiT3Config(
     in_channels=3,
@@ -17,6 +20,9 @@ TINY_VIDEO = STDiT3Config(
     base_size=16,
     pixels_per_cell=2,
 )
+
+FLOW = FlowProtocol(frames=3, height=8, width=12, fps=8, steps=8, cfg_scale=1.5, shift=1.0)
+"""What the clips of `video_inputs` are sampled with."""
 
 
 def random_stdit3(config: STDiT3Config = TINY_VIDEO, *, seed: int = 0) -> STDiT3:
@@ -50,3 +56,20 @@ def video_inputs(
     text = torch.randn(count, tokens, config.text_width, generator=generator)
     lengths = 1 + torch.arange(count) * 2 % tokens
     return x, timestep, text, torch.arange(tokens) < lengths[:, None]
+
+
+def video_calibration_set(
+    kind: str, *, samples: int = 16, protocol: FlowProtocol = FLOW, config: STDiT3Config = TINY_VIDEO
+) -> CalibrationSet:
+    """A calibration set of the layout of `collect`, its clips random instead of a trajectory's."""
+    if kind == "per-step":
+        step = torch.arange(protocol.steps).flip(0).repeat_interleave(samples)
+    else:
+        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+    x, _, text, mask = video_inputs(config, count=len(step), seed=KINDS.index(kind))
+    prompts = torch.arange(len(step)) % samples
+    conditions = (text[prompts], mask[prompts])
+    nowhere = torch.zeros(len(step), dtype=torch.bool)
+    found = CalibrationSet(kind, x, schedule_of(protocol)[step], conditions, nowhere, protocol)
+    guided = kind != "trajectory" and protocol.guided
+    return with_unconditional(found, null_conditions(random_stdit3(config), conditions)) if guided else found

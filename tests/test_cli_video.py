@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from qdit.artifacts import read_json, save_tensors
 from qdit.metrics.video.evaluate import load_clips, reference_clips
 from qdit.metrics.video.networks import Instruments
 from qdit.metrics.video.suites import full_info, suite_prompts
+from qdit.models.loading import save_model
 from qdit.seeds import Purpose, torch_generator
 from qdit.training.video_instruments import initialize
+from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 
 @pytest.fixture
@@ -96,3 +99,34 @@ def test_other_weights_are_refused(qdit, tmp_path, instruments):
     assert refused(qdit("train", "video", tmp_path, "--model", "stdit4"), "unknown model 'stdit4'")
     natural = Path(__file__).parents[1] / "weights" / "dit-digits-natural.safetensors"
     assert refused(qdit("video", "clips", tmp_path / "c.npz", "--weights", natural), "a video model")
+
+
+def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instruments):
+    """Every step by its command: calibration of the flow, W4A8, clips, scores beside full precision."""
+    config = replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
+    weights, data = tmp_path / "model.safetensors", tmp_path / "trajectory.safetensors"
+    save_model(weights, random_stdit3(config))
+    flow = ("--steps", 2, "--cfg-scale", 1.5)
+    assert qdit("video", "calibrate", weights, data, "--samples", 4, *flow)[0] == 0
+    for name, method, bits in (("fp", "fp", "w16a16"), ("rtn", "rtn", "w4a8")):
+        options = ("--method", method, "--bits", bits, "--calibration", f"trajectory={data}")
+        assert qdit("quantize", weights, tmp_path / name, *options)[0] == 0
+        prompts = ("--suite", suite, "--samples", 1, *flow)
+        assert qdit("video", "sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
+    out = tmp_path / "metrics.json"
+    given = (
+        "--checkpoint",
+        tmp_path / "rtn",
+        "--fp-samples",
+        tmp_path / "fp" / "samples",
+        "--instruments",
+        instruments,
+    )
+    assert qdit("video", "score", tmp_path / "rtn" / "samples", out, *given, *prompts)[0] == 0
+    found = read_json(out)
+    assert found["run"]["weight_bits"] == 4 and found["protocol"]["steps"] == 2
+    assert found["metrics"]["mse_fp"] > 0 and 0 <= found["metrics"]["scene"] <= 1
+    code, _, err = qdit("calibrate", weights, data)
+    assert code == 2 and "qdit video calibrate" in err and err.count("\n") == 1
+    code, _, err = qdit("sample", tmp_path / "rtn", tmp_path / "images")
+    assert code == 2 and "video model" in err and err.count("\n") == 1

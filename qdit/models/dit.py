@@ -102,6 +102,10 @@ class Attention(nn.Module):
         self.q, self.k, self.p, self.v = (nn.Identity() for _ in range(4))
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def heads(self, tokens: Tensor, places: int) -> Tensor:
+        """Tokens (N, places, D) as the operands see them, (N, heads, places, d)."""
+        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)

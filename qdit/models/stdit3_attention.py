@@ -60,14 +60,25 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
         """(N, frames · positions, D) → the same shape."""
         n, count, width = tokens.shape
-        fused = self.qkv(tokens).reshape(n, frames, count // frames, 3, self.num_heads, -1)
-        q, k, v = fused.permute(3, 0, 2, 4, 1, 5) if self.shared else fused.permute(3, 0, 1, 4, 2, 5)
+        places = frames if self.shared else count // frames
+        q, k, v = (self.heads(part, places) for part in self.qkv(tokens).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         for rotation in self.shared:
             q, k = rotation(q), rotation(k)
         mixed = self.mix(q, k, v)
         mixed = mixed.permute(0, 3, 1, 2, 4) if self.shared else mixed.transpose(2, 3)
         return self.proj(mixed.reshape(n, count, width))
+
+    def heads(self, tokens: Tensor, places: int) -> Tensor:
+        """Tokens (N, frames · positions, D) as the operands see them; `places` is the number that attend to each other.
+
+        (N, frames, heads, positions, d) within the frames, (N, positions, heads, frames, d) along them.
+        """
+        parts = tokens.unflatten(-1, (self.num_heads, -1))
+        others = tokens.shape[1] // places
+        if self.shared:
+            return parts.unflatten(1, (places, others)).permute(0, 2, 3, 1, 4)
+        return parts.unflatten(1, (others, places)).transpose(2, 3)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q kᵀ / √d) v over the last two dimensions of (N, …, heads, places, d)."""

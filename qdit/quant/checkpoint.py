@@ -50,7 +50,7 @@ class Quantized:
     `log` is what a method tells about its work (learning curves, chosen factors), as plain JSON.
     """
 
-    model: DiT
+    model: Network
     correction: NoiseCorrection | None = None
     log: Mapping[str, Any] = field(default_factory=dict)
 

@@ -28,8 +28,8 @@ class NoiseCorrection:
         return len(self.slope)
 
     def apply(self, eps: Tensor, step: int) -> Tensor:
-        """Corrected noise prediction (N, C, L, L)."""
-        return (eps - self.bias[step].to(eps)[:, None, None]) / (1 + self.slope[step].to(eps))
+        """Corrected noise prediction (N, C, L, L), or velocity (N, C, T, H, W)."""
+        return (eps - per_channel(self.bias[step].to(eps), eps)) / (1 + self.slope[step].to(eps))
 
     def variance(self, step: int) -> float:
         """Variance of the quantized model's own noise in the corrected prediction."""
@@ -64,8 +64,13 @@ class NoiseCorrection:
         return correction
 
 
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Values (C,) in a shape that broadcasts against (N, C, …)."""
+    return values.view(-1, *[1] * (like.dim() - 2))
+
+
 def fit_correction(full: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope (), bias (C,) and residual variance () from noise predictions (N, C, L, L) of one step.
+    """Slope (), bias (C,) and residual variance () from noise predictions or velocities (N, C, …) of one step.
 
     Linear regression of the error Δ = ε_q − ε_fp on ε_fp; a negative slope counts as none. The bias is the mean of
     what the slope does not explain, per channel; the residual is the squared mean of each sample's standard deviation
@@ -76,7 +81,7 @@ def fit_correction(full: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor, Ten
     spread = centred.square().mean()
     slope = ((centred * error).mean() / spread.clamp(min=1e-12)).clamp(min=0)
     rest = error - slope * x
-    bias = rest.mean(dim=(0, 2, 3))
-    noise = rest - bias[:, None, None]
+    bias = rest.mean(dim=(0, *range(2, rest.dim())))
+    noise = rest - per_channel(bias, rest)
     deviation = noise.flatten(1).std(dim=1).mean() / (1 + slope)
     return slope.float(), bias.float(), torch.square(deviation).float()

@@ -17,7 +17,7 @@ MOMENTUM = 0.95
 
 
 def calibrate_finite_set(
-    model: Network, sites: Sequence[Site], data: Iterable[tuple[int, Iterable[Batch]]], *, bits: Bits
+    model: Network, sites: Sequence[Site], data: Iterable[tuple[float, Iterable[Batch]]], *, bits: Bits
 ) -> None:
     """Static per tensor and timestep: running min-max (0.95) over the batches of each timestep, with zero included.
 
@@ -40,7 +40,7 @@ def calibrate_finite_set(
             bits=bits_of(bits, site),
             scale=scale,
             zero_point=zero_point,
-            timesteps=Tensor(timesteps).int(),
+            timesteps=torch.tensor(timesteps),
             context=model.step_context,
         )
         quantize_site(model, site, activation=quantizer)

@@ -8,15 +8,18 @@ from qdit.models.roles import CORE_ROLES, HasSites, Kind, Site, select
 EDGE_ROLES = ("patch_embed", "final")
 """First and last layer."""
 
-TEMPORAL_ROLES = ("time_embed", "adaln", "final_adaln")
-"""TFMQ-DM's temporal information block: layers that see the timestep and label only."""
+TEMPORAL_ROLES = ("time_embed", "fps_embed", "t_block", "adaln", "final_adaln")
+"""TFMQ-DM's temporal information block: layers that see the timestep, and the label or frames per second, only."""
+
+MODULATION_ROLES = ("adaln", "t_block")
+"""Linears that make the modulation of the blocks: one for each of a DiT, one for all of an STDiT3."""
 
 SOFTMAX_BITS = 8
 """Softmax outputs keep 8 bits in the released codes of Q-Diffusion and its descendants."""
 
 
 def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
-    """`common`: the four linears of each block; `own`: every linear and convolution."""
+    """`common`: the linears of each block; `own`: every linear and convolution."""
     if scope == "common":
         return select(model.sites(), roles=CORE_ROLES)
     kinds: tuple[Kind, ...] = ("linear", "conv")

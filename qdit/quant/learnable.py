@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of, replace
 from qdit.quant.activation import StaticActivation
 from qdit.quant.rounding import SoftRounding
@@ -85,7 +85,9 @@ class SoftLinear(nn.Module):
 class Learner:
     """Puts differentiable modules in the place of some sites, and quantized ones back when they have learned."""
 
-    def __init__(self, model: DiT, reference: DiT, sites: Sequence[Site], *, rounding: bool, scales: bool) -> None:
+    def __init__(
+        self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool
+    ) -> None:
         self.model, self.sites = model, sites
         self.soft: dict[str, SoftLinear | QuantizedOperand] = {}
         for site in sites:

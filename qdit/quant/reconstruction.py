@@ -18,7 +18,7 @@ from torch.optim.adam import adam
 from tqdm import tqdm
 
 from qdit.errors import ConfigError, DataError
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.learnable import Learner
 from qdit.quant.observe import Batch, capture
@@ -160,8 +160,8 @@ def optimize(
 
 
 def reconstruct(
-    model: DiT,
-    reference: DiT,
+    model: Network,
+    reference: Network,
     units: Sequence[Unit],
     batches: Callable[[], Iterable[Batch]],
     config: Reconstruction,
@@ -186,8 +186,8 @@ def reconstruct(
 
 
 def _reconstruct_unit(
-    model: DiT,
-    reference: DiT,
+    model: Network,
+    reference: Network,
     unit: Unit,
     inputs: tuple[Tensor, ...],
     targets: Tensor,
@@ -207,8 +207,8 @@ def _reconstruct_unit(
 
 
 def _learn(
-    model: DiT,
-    reference: DiT,
+    model: Network,
+    reference: Network,
     unit: Unit,
     outputs: Callable[[Tensor], Tensor],
     targets: Tensor,
@@ -237,11 +237,11 @@ def _learn(
 
 
 def reconstruct_outputs(
-    model: DiT,
-    reference: DiT,
+    model: Network,
+    reference: Network,
     name: str,
     sites: Sequence[Site],
-    outputs: Callable[[DiT, Tensor], Tensor],
+    outputs: Callable[[Network, Tensor], Tensor],
     samples: int,
     config: Reconstruction,
     *,

@@ -15,8 +15,8 @@ from qdit.quant.nonlinear import twin_softmax
 class TimestepTable(nn.Module):
     """From the timestep of each row of a batch to a row of parameters: that of the nearest calibrated timestep.
 
-    `timesteps` (n,) ascending on the 0…999 scale, `rows` (n,) the row of each. A timestep half-way between two takes
-    the lower one.
+    `timesteps` (n,) ascending on the 0…999 scale (whole) or a rectified flow's 0…1000 (fractions), `rows` (n,) the row
+    of each. A timestep half-way between two takes the lower one.
     """
 
     timesteps: Tensor
@@ -25,7 +25,8 @@ class TimestepTable(nn.Module):
 
     def __init__(self, timesteps: Tensor, rows: Tensor, context: StepContext) -> None:
         super().__init__()
-        self.register_buffer("timesteps", timesteps.to(torch.int32))
+        kept = torch.float32 if timesteps.is_floating_point() else torch.int32
+        self.register_buffer("timesteps", timesteps.to(kept))
         self.register_buffer("rows", rows.to(torch.int32))
         middles = (timesteps[1:] + timesteps[:-1]).float() / 2
         self.register_buffer("middles", middles, persistent=False)

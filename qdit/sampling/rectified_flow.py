@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from qdit.errors import ConfigError
+from qdit.models.config import STDiT3Config
 from qdit.models.stdit3 import STDiT3
 from qdit.sampling.noise import initial_noise
+from qdit.sampling.samplers import Correction
 
 TRAINING_STEPS = 1000
 BASE_SIDE = 512
 """Side in pixels of the image whose timesteps are not shifted."""
-CHUNK_FRAMES, CHUNK_LATENTS = 17, 5
-"""Frames that the VAE takes at once, and the latent frames that it makes of them."""
+CHUNK_FRAMES, CHUNK_LATENTS, FRAMES_PER_LATENT = 17, 5, 4
+"""Frames that the VAE takes at once, the latent frames that it makes of them, and frames of each in a shorter chunk."""
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (N, C, T, H, W), timestep (N,)) → velocity (N, C, T, H, W)."""
@@ -93,6 +95,15 @@ class FlowProtocol:
         return asdict(self)
 
 
+def clip_size(config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, int, int]:
+    """(T, H, W) of what the model makes: the clip itself where a cell is a pixel, else latents of Open-Sora's VAE."""
+    rows, columns = protocol.height // config.pixels_per_cell, protocol.width // config.pixels_per_cell
+    if config.pixels_per_cell == 1:
+        return protocol.frames, rows, columns
+    chunks, rest = divmod(protocol.frames, CHUNK_FRAMES)
+    return chunks * CHUNK_LATENTS + -(-rest // FRAMES_PER_LATENT), rows, columns
+
+
 def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowProtocol) -> Velocity:
     """Velocity for clips of the given texts (N, L, text_width) with masks (N, L), guided if the protocol says so.
 
@@ -119,18 +130,26 @@ def flow_step(x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
     return x + velocity * ((now - after) / TRAINING_STEPS)
 
 
-def flow_trajectory(velocity: Velocity, x: Tensor, timesteps: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data); x is (N, C, T, H, W)."""
+def flow_trajectory(
+    velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data); x is (N, C, T, H, W).
+
+    A correction is applied to the velocity; its variance has no use, since no noise is added.
+    """
     for step in reversed(range(len(timesteps))):
         yield step, x
         now, after = float(timesteps[step]), float(timesteps[step - 1]) if step else 0.0
-        x = flow_step(x, velocity(x, torch.full((len(x),), now, device=x.device)), now, after)
+        found = velocity(x, torch.full((len(x),), now, device=x.device))
+        x = flow_step(x, found if correction is None else correction.apply(found, step), now, after)
     yield -1, x
 
 
-def sample_flow(velocity: Velocity, x: Tensor, timesteps: np.ndarray) -> Tensor:
+def sample_flow(
+    velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
+) -> Tensor:
     """The end of the trajectory: (N, C, T, H, W)."""
-    _, data = deque(flow_trajectory(velocity, x, timesteps), maxlen=1)[0]
+    _, data = deque(flow_trajectory(velocity, x, timesteps, correction=correction), maxlen=1)[0]
     return data
 
 
@@ -142,6 +161,7 @@ def sample_clips(
     clips: Sequence[int],
     *,
     latent_size: tuple[int, int, int],
+    correction: Correction | None = None,
 ) -> Tensor:
     """Latents (or pixels) (N, C, *latent_size) float32 of the clips with these indices, one per text, as one batch.
 
@@ -151,4 +171,4 @@ def sample_clips(
     noise = initial_noise((model.config.in_channels, *latent_size), protocol.seed, clips).to(device)
     with torch.inference_mode():
         velocity = guided_velocity(model, text.to(device), mask.to(device), protocol)
-        return sample_flow(velocity, noise, protocol.timesteps).cpu()
+        return sample_flow(velocity, noise, protocol.timesteps, correction=correction).cpu()

@@ -1,10 +1,11 @@
-"""The contract of design.md §4, run by itself on every registered method.
+"""The contract of design.md §4, run by itself on every registered method, on an image and on a video model.
 
 What a method makes is made once per bits and scope and shared by the tests, which only look at it.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -13,32 +14,61 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.calibration import KINDS
+from qdit.calibration import KINDS, CalibrationSet
 from qdit.errors import ConfigError, QditError, Unsupported
 from qdit.method import parse_options, quantize_model, registry
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.checkpoint import Quantized, load_checkpoint, quantized_sites, save_checkpoint
+from qdit.quant.checkpoint import Quantized, quantized_sites, read_checkpoint, save_checkpoint
 from tests.small_models import TINY, calibration_set, inputs, random_dit
+from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_calibration_set, video_inputs
 
 METHODS = sorted(registry())
 QUANTIZING = [name for name in METHODS if name != "fp"]
 SCOPES = ["common", "own"]
-SMALL = {"group_size": 16, "iterations": 12, "batch": 8, "per_group": 4, "rounds": 1}
+SMALL = {"group_size": 8, "iterations": 12, "batch": 8, "per_group": 4, "rounds": 1}
+SHORT_VIDEO = dataclasses.replace(TINY_VIDEO, depth=1)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny random model, anew at each call, inputs of a forward, and calibration data of a kind."""
+
+    model: Callable[[], Network]
+    inputs: Callable[[], tuple[torch.Tensor, ...]]
+    data: Callable[[str], CalibrationSet]
+
+
+def at_the_schedule(x, timestep, *conditions):
+    """Timesteps of the calibration data: eight steps are too few for ranges per timestep to serve those between."""
+    steps = torch.arange(len(timestep)) % FLOW.steps
+    return x, torch.from_numpy(FLOW.timesteps).float()[steps], *conditions
+
+
+FAMILIES = {
+    "image": Family(random_dit, inputs, calibration_set),
+    "video": Family(
+        lambda: random_stdit3(SHORT_VIDEO),
+        lambda: at_the_schedule(*video_inputs(SHORT_VIDEO, count=6)),
+        lambda kind: video_calibration_set(kind, samples=8 if kind == "per-step" else 24, config=SHORT_VIDEO),
+    ),
+}
+on_every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @cache
-def calibration():
+def calibration(family):
     """Small calibration sets of every kind."""
-    return {kind: calibration_set(kind) for kind in KINDS}
+    return {kind: FAMILIES[family].data(kind) for kind in KINDS}
 
 
 def options_for(name):
-    """Groups that divide the tiny model, and little work, for methods that have such options."""
+    """Groups that divide the tiny models, and little work, for methods that have such options."""
     fields = {field.name for field in dataclasses.fields(registry()[name].Options)}
     return {key: value for key, value in SMALL.items() if key in fields}
 
 
-def make(model, name, weight_bits, activation_bits, scope):
+def make(family, model, name, weight_bits, activation_bits, scope):
     """Quantize anew."""
     return quantize_model(
         model,
@@ -46,23 +76,23 @@ def make(model, name, weight_bits, activation_bits, scope):
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         scope=scope,
-        calibration=calibration(),
+        calibration=calibration(family),
         options=options_for(name),
     )
 
 
 @cache
-def attempt(name, weight_bits, activation_bits, scope):
+def attempt(family, name, weight_bits, activation_bits, scope):
     """What the method makes of the tiny model, or why it makes nothing."""
     try:
-        return make(random_dit(), name, weight_bits, activation_bits, scope)
+        return make(family, FAMILIES[family].model(), name, weight_bits, activation_bits, scope)
     except Unsupported as reason:
         return reason
 
 
-def quantized(name, weight_bits, activation_bits, scope="common"):
+def quantized(family, name, weight_bits, activation_bits, scope="common"):
     """Quantized tiny model and correction, or a skip with the method's reason."""
-    found = attempt(name, weight_bits, activation_bits, scope)
+    found = attempt(family, name, weight_bits, activation_bits, scope)
     if isinstance(found, Unsupported):
         pytest.skip(f"unsupported: {found}")
     return found
@@ -83,30 +113,31 @@ class Again:
 
 
 @cache
-def again(name):
+def again(family, name):
     """The method on a model of its own, in scope `own`."""
-    model, _ = random_dit(), calibration()
+    model, _ = FAMILIES[family].model(), calibration(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-        result = make(model, name, *low_bits(name), "own")
+        result = make(family, model, name, *low_bits(name), "own")
         same = torch.equal(torch.random.get_rng_state(), state)
         same = same and np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     return Again(result, model, same)
 
 
-def output(model):
+def output(family, model):
     with torch.inference_mode():
-        return model(*inputs())
+        return model(*FAMILIES[family].inputs())
 
 
-def damage(name, weight_bits, activation_bits, scope="common"):
-    full = output(random_dit())
-    return float((output(quantized(name, weight_bits, activation_bits, scope).model) - full).norm() / full.norm())
+def damage(family, name, weight_bits, activation_bits, scope="common"):
+    full = output(family, FAMILIES[family].model())
+    own = output(family, quantized(family, name, weight_bits, activation_bits, scope).model)
+    return float((own - full).norm() / full.norm())
 
 
 def correction_tensors(found):
-    return {} if found.correction is None else found.correction.tensors()
+    return {} if found is None else found.tensors()
 
 
 def same_tensors(found, expected):
@@ -121,44 +152,52 @@ def test_has_a_name_a_citation_and_frozen_options(name):
     assert method.Options.__dataclass_params__.frozen
 
 
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_quantize_save_load_gives_the_same_bits(name, scope, tmp_path):
-    found = quantized(name, *low_bits(name), scope)
+def test_quantize_save_load_gives_the_same_bits(family, name, scope, tmp_path):
+    found = quantized(family, name, *low_bits(name), scope)
     save_checkpoint(tmp_path, found, {"method": name})
-    loaded = load_checkpoint(tmp_path)
-    assert torch.equal(output(loaded.model), output(found.model))
-    assert type(loaded.correction) is type(found.correction)
-    assert same_tensors(correction_tensors(loaded), correction_tensors(found))
+    model, correction, _ = read_checkpoint(tmp_path)
+    assert torch.equal(output(family, model), output(family, found.model))
+    assert type(correction) is type(found.correction)
+    assert same_tensors(correction_tensors(correction), correction_tensors(found.correction))
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_a_checkpoint_that_is_loaded_and_saved_again_is_the_same_file(name, tmp_path):
-    found = quantized(name, *low_bits(name), "own")
+def test_a_checkpoint_that_is_loaded_and_saved_again_is_the_same_file(family, name, tmp_path):
+    found = quantized(family, name, *low_bits(name), "own")
     save_checkpoint(tmp_path / "first", found, {})
-    loaded = load_checkpoint(tmp_path / "first")
-    save_checkpoint(tmp_path / "second", Quantized(loaded.model, loaded.correction, found.log), {})
+    model, correction, _ = read_checkpoint(tmp_path / "first")
+    save_checkpoint(tmp_path / "second", Quantized(model, correction, found.log), {})
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_a_copy_of_the_quantized_model_stands_alone(name):
-    model = deepcopy(quantized(name, *low_bits(name), "own").model)
-    expected = output(quantized(name, *low_bits(name), "own").model)
-    assert torch.equal(output(model), expected)
-    x, _, label = inputs()
+def test_a_copy_of_the_quantized_model_stands_alone(family, name):
+    model = deepcopy(quantized(family, name, *low_bits(name), "own").model)
+    expected = output(family, quantized(family, name, *low_bits(name), "own").model)
+    assert torch.equal(output(family, model), expected)
+    x, timestep, *conditions = FAMILIES[family].inputs()
     with torch.inference_mode():
-        quantized(name, *low_bits(name), "own").model(x, torch.zeros(len(x), dtype=torch.int64), label)
-    assert torch.equal(output(model), expected)
+        quantized(family, name, *low_bits(name), "own").model(x, torch.zeros_like(timestep), *conditions)
+    assert torch.equal(output(family, model), expected)
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_the_input_model_is_untouched(name):
-    model = again(name).model
-    assert same_tensors(model.state_dict(), random_dit().state_dict())
-    assert [type(module) for module in model.modules()] == [type(module) for module in random_dit().modules()]
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+def test_the_input_model_is_untouched(family, name):
+    model = again(family, name).model
+    assert same_tensors(model.state_dict(), FAMILIES[family].model().state_dict())
+    assert [type(module) for module in model.modules()] == [
+        type(module) for module in FAMILIES[family].model().modules()
+    ]
+    plain = FAMILIES[family].model().parameters()
+    for parameter, same in zip(model.parameters(), plain, strict=True):
+        assert parameter.requires_grad == same.requires_grad and parameter.grad is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -169,42 +208,47 @@ def test_options_round_trip_through_json(name):
     assert parse_options(method, json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_16_16_bits_is_the_input_model(name, scope):
-    assert damage(name, 16, 16, scope) < 1e-4
-    assert quantized(name, 16, 16, scope).correction is None
+def test_16_16_bits_is_the_input_model(family, name, scope):
+    assert damage(family, name, 16, 16, scope) < 1e-4
+    assert quantized(family, name, 16, 16, scope).correction is None
 
 
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_w16a8_quantizes_activations_only(name, scope):
-    model = quantized(name, 16, 8, scope).model
+def test_w16a8_quantizes_activations_only(family, name, scope):
+    model = quantized(family, name, 16, 8, scope).model
     core = [model.get_submodule(site.name) for site in select(model.sites(), roles=CORE_ROLES)]
     assert all(module.activation.bits == 8 for module in core)
     assert all(module.weight_bits == 16 for module in quantized_sites(model).values())
-    assert 0 < damage(name, 16, 8, scope) < 0.1
+    assert 0 < damage(family, name, 16, 8, scope) < 0.1
 
 
+@on_every_family
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_w4a16_quantizes_weights_only(name):
-    model = quantized(name, 4, 16).model
+def test_w4a16_quantizes_weights_only(family, name):
+    model = quantized(family, name, 4, 16).model
     core = [model.get_submodule(site.name) for site in select(model.sites(), roles=CORE_ROLES)]
     assert all(module.weight_bits == 4 for module in core)
     assert all(module.activation is None for module in quantized_sites(model).values())
-    assert 0 < damage(name, 4, 16) < 0.5
+    assert 0 < damage(family, name, 4, 16) < 0.5
 
 
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_more_bits_are_better(name, scope):
-    assert damage(name, 8, 8, scope) < damage(name, 4, 8, scope) < damage(name, 2, 8, scope)
-    assert damage(name, 8, 8, scope) < damage(name, 8, 4, scope)
+def test_more_bits_are_better(family, name, scope):
+    assert damage(family, name, 8, 8, scope) < damage(family, name, 4, 8, scope) < damage(family, name, 2, 8, scope)
+    assert damage(family, name, 8, 8, scope) < damage(family, name, 8, 4, scope)
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_only_sites_are_replaced_and_the_model_is_in_eval_mode(name):
-    model, plain = quantized(name, *low_bits(name), "own").model, random_dit()
+def test_only_sites_are_replaced_and_the_model_is_in_eval_mode(family, name):
+    model, plain = quantized(family, name, *low_bits(name), "own").model, FAMILIES[family].model()
     sites = {site.name for site in plain.sites()}
     assert set(quantized_sites(model)) <= sites
     for path, module in plain.named_modules():
@@ -214,24 +258,27 @@ def test_only_sites_are_replaced_and_the_model_is_in_eval_mode(name):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_scales_are_positive_and_all_tensors_are_ordinary_ones(name, scope):
-    state = quantized(name, 4, 8, scope).model.state_dict()
+def test_scales_are_positive_and_all_tensors_are_ordinary_ones(family, name, scope):
+    state = quantized(family, name, 4, 8, scope).model.state_dict()
     assert all((t > 0).all() for key, t in state.items() if key.endswith(("scale", "split")))
     assert not any(t.is_inference() for t in state.values()), "an inference tensor cannot be trained or changed"
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_global_random_state_is_left_alone(name):
-    assert again(name).random_state_is_the_same
+def test_global_random_state_is_left_alone(family, name):
+    assert again(family, name).random_state_is_the_same
 
 
+@on_every_family
 @pytest.mark.parametrize("name", METHODS)
-def test_quantizing_twice_gives_the_same_bits(name):
-    first, second = quantized(name, *low_bits(name), "own"), again(name).result
+def test_quantizing_twice_gives_the_same_bits(family, name):
+    first, second = quantized(family, name, *low_bits(name), "own"), again(family, name).result
     assert same_tensors(second.model.state_dict(), first.model.state_dict())
-    assert same_tensors(correction_tensors(second), correction_tensors(first))
+    assert same_tensors(correction_tensors(second.correction), correction_tensors(first.correction))
     assert second.log == first.log
 
 
@@ -239,7 +286,12 @@ def test_quantizing_twice_gives_the_same_bits(name):
 def test_unknown_options_and_missing_calibration_are_refused(name):
     with pytest.raises(ConfigError, match="option 'group_sise'"):
         quantize_model(
-            random_dit(), name, weight_bits=8, activation_bits=8, calibration=calibration(), options={"group_sise": 8}
+            random_dit(),
+            name,
+            weight_bits=8,
+            activation_bits=8,
+            calibration=calibration("image"),
+            options={"group_sise": 8},
         )
     if registry()[name].calibration:
         with pytest.raises(ConfigError, match="needs calibration data"):
@@ -250,14 +302,21 @@ def test_unknown_options_and_missing_calibration_are_refused(name):
 def test_group_sizes_that_do_not_divide_name_the_legal_ones(name):
     with pytest.raises(ConfigError, match=r"legal: \[1, 2, 3, 4, 6, 8, 12, 16, 24, 48\]"):
         quantize_model(
-            random_dit(), name, weight_bits=4, activation_bits=8, calibration=calibration(), options={"group_size": 7}
+            random_dit(),
+            name,
+            weight_bits=4,
+            activation_bits=8,
+            calibration=calibration("image"),
+            options={"group_size": 7},
         )
 
 
 @pytest.mark.parametrize("bits", [(0, 8), (1, 8), (9, 8), (4, 0), (4, 12), (32, 32)])
 def test_impossible_bits_are_refused(bits):
     with pytest.raises(ConfigError, match="allowed are 2 to 8, or 16"):
-        quantize_model(random_dit(), "rtn", weight_bits=bits[0], activation_bits=bits[1], calibration=calibration())
+        quantize_model(
+            random_dit(), "rtn", weight_bits=bits[0], activation_bits=bits[1], calibration=calibration("image")
+        )
 
 
 def test_unknown_methods_are_refused_with_a_suggestion():

@@ -85,7 +85,7 @@ def test_the_correction_is_fitted_to_guided_predictions_of_conditional_samples()
     torch.testing.assert_close(found.slope, torch.full((8,), 0.2), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found.bias, torch.full((8, 1), 0.3), rtol=1e-3, atol=1e-3)
     assert (found.residual < 1e-6).all()
-    images = DATA.conditional(TINY.null_class).at_step(3)
+    images = DATA.conditional().at_step(3)
     with torch.inference_mode():
         exact, own = (denoiser(m, images.label, 1.5)(images.x, images.timestep)[:, :1] for m in (full, wrong))
     torch.testing.assert_close(found.apply(own, 3), exact, rtol=1e-3, atol=1e-3)
@@ -93,7 +93,7 @@ def test_the_correction_is_fitted_to_guided_predictions_of_conditional_samples()
 
 def test_the_correction_brings_predictions_closer_at_every_step():
     made = quantized("ptqd", bits=(2, 8))
-    images = DATA.conditional(TINY.null_class)
+    images = DATA.conditional()
     for step in range(8):
         part = images.at_step(step)
         with torch.inference_mode():

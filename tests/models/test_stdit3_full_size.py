@@ -54,7 +54,7 @@ def test_one_step_and_a_quantized_copy_fit_into_24_gib(tmp_path: Path) -> None:
     weights = sum(model.get_submodule(site.name).weight.numel() for site in sites)
     round_weights(model, sites, bits=4, group_sizes={site.name: 128 for site in sites})
     report("weights rounded")
-    save_checkpoint(tmp_path, Quantized(model), {})  # type: ignore[arg-type]
+    save_checkpoint(tmp_path, Quantized(model), {})
     # 4 bits a weight, 4 bytes a group; the rest stays float32, since random values do not fit float16.
     rest = 4 * (sum(p.numel() for p in model.parameters()) + model.y_embedder.y_embedding.numel())
     rest += 4 * sum(model.get_submodule(site.name).bias.numel() for site in sites)

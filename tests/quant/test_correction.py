@@ -106,3 +106,14 @@ def test_another_number_of_steps_is_refused():
     correction.check(3)
     with pytest.raises(ConfigError, match=r"made for 3 steps, 5 were asked for.*sample with 3 steps"):
         correction.check(5)
+
+
+def test_velocities_of_clips_are_corrected_like_noise():
+    """Frames as rows of an image: the same figures, and the same correction."""
+    full, own = predictions(0.3, [0.5, -0.3], 0.1)
+    clips = (full.unflatten(2, (4, 4)), own.unflatten(2, (4, 4)))
+    for found, expected in zip(fit_correction(*clips), fit_correction(full, own), strict=True):
+        torch.testing.assert_close(found, expected)
+    slope, bias, residual = fit_correction(full, own)
+    correction = NoiseCorrection(slope=slope[None], bias=bias[None], residual=residual[None])
+    torch.testing.assert_close(correction.apply(clips[1], 0), correction.apply(own, 0).unflatten(2, (4, 4)))

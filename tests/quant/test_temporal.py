@@ -8,11 +8,12 @@ import torch
 from qdit.models.roles import StepContext, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.activation_kinds import build_activation
-from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.checkpoint import Quantized, load_checkpoint, load_video_checkpoint, save_checkpoint
 from qdit.quant.nonlinear import twin_softmax
 from qdit.quant.sites import quantize_site
 from qdit.quant.temporal import TimestepStaticActivation, TimestepTable, TwinSoftmaxActivation
 from tests.small_models import inputs, random_dit
+from tests.small_video_models import random_stdit3
 
 TIMESTEPS = torch.tensor([0, 111, 500, 999])
 
@@ -53,6 +54,24 @@ def test_a_timestep_takes_the_row_of_the_nearest_one(timestep, row):
     """55.5, 305.5 and 749.5 lie half-way; timesteps are whole, so they decide nothing here."""
     table = TimestepTable(TIMESTEPS, torch.arange(4), at(timestep))
     assert table.lookup(torch.tensor([10.0, 11.0, 12.0, 13.0]), 1).tolist() == [10.0 + row]
+
+
+def test_timesteps_of_a_flow_keep_their_fractions(tmp_path):
+    """Two that share their whole part, with ranges of their own, saved and loaded."""
+    model = random_stdit3()
+    site = select(model.sites(), roles=["time_embed"])[0]
+    timesteps, scale = torch.tensor([70.25, 70.75, 999.5]), torch.tensor([0.1, 0.2, 0.4])
+    quantizer = TimestepStaticActivation(
+        bits=4, scale=scale, zero_point=torch.tensor([8, 8, 8]), timesteps=timesteps, context=model.step_context
+    )
+    quantize_site(model, site, activation=quantizer)
+    save_checkpoint(tmp_path, Quantized(model), {})
+    loaded = load_video_checkpoint(tmp_path).model
+    for network in (model, loaded):
+        table = network.get_submodule(site.name).activation.table
+        assert torch.equal(table.timesteps, timesteps) and table.timesteps.dtype == torch.float32
+        network.step_context.timestep = timesteps.flip(0)
+        assert torch.equal(table.lookup(scale, 1), scale.flip(0))
 
 
 def test_half_way_takes_the_lower_and_beyond_the_ends_the_last():

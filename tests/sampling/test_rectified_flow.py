@@ -1,5 +1,7 @@
 """Rectified flow against diffusers' scheduler, the published timesteps, closed forms and plain guidance."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdit.errors import ConfigError
+from qdit.models.stdit3 import STDIT3_XL_2
+from qdit.models.video_vae import VideoVAEConfig
+from qdit.quant.correction import NoiseCorrection
 from qdit.sampling.noise import initial_noise
 from qdit.sampling.rectified_flow import (
     FlowProtocol,
+    clip_size,
     flow_timesteps,
     flow_trajectory,
     guided_velocity,
@@ -139,3 +145,35 @@ def test_impossible_protocols_are_refused(changes: dict[str, float], word: str) 
 def test_a_protocol_is_plain_data() -> None:
     assert FlowProtocol(**PROTOCOL.to_dict()) == PROTOCOL
     assert FlowProtocol(frames=8, shift=2.5).to_dict()["shift"] == 2.5
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(51, 240, 426), (1, 512, 512), (20, 144, 256)])
+def test_the_clip_of_a_latent_model_is_the_vaes(frames: int, height: int, width: int) -> None:
+    protocol = FlowProtocol(frames=frames, height=height, width=width)
+    assert clip_size(STDIT3_XL_2, protocol) == VideoVAEConfig().latent_size(frames, height, width)
+
+
+def test_a_model_of_pixels_makes_the_clip_itself() -> None:
+    config = dataclasses.replace(TINY_VIDEO, pixels_per_cell=1)
+    assert clip_size(config, FlowProtocol(frames=8, height=16, width=12, shift=1.0)) == (8, 16, 12)
+
+
+def test_a_correction_takes_a_known_error_out_of_every_step() -> None:
+    """Slope and bias of an error that is exactly linear in the velocity: the corrected clip is the exact one's."""
+    model = random_stdit3()
+    _, _, text, mask = video_inputs()
+    exact = guided_velocity(model, text, mask, PROTOCOL)
+    steps = PROTOCOL.steps
+    slope, bias = 0.1 * torch.arange(steps), torch.arange(3 * steps).reshape(steps, 3) / 10
+    correction = NoiseCorrection(slope=slope, bias=bias, residual=torch.ones(steps))
+    numbers = {float(torch.tensor(t)): number for number, t in enumerate(PROTOCOL.timesteps.astype("float32"))}
+
+    def wrong(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        number = numbers[float(timestep[0])]
+        return (1 + slope[number]) * exact(x, timestep) + bias[number][:, None, None, None]
+
+    noise = initial_noise((3, 3, 4, 6), PROTOCOL.seed, [0, 1, 2])
+    expected = sample_flow(exact, noise, PROTOCOL.timesteps)
+    found = sample_flow(wrong, noise, PROTOCOL.timesteps, correction=correction)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (sample_flow(wrong, noise, PROTOCOL.timesteps) - expected).abs().max() > 0.1
