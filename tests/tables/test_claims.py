@@ -26,7 +26,7 @@ from qdit.tables.results import RunKey
 
 GUIDED = "digits-cfg1.5-s20"
 
-# Written from the tables before the evaluator: each with the cells that decide.
+# What the printed tables imply, worked out from their cells; never to be changed to what the evaluator says.
 EXPECTED = {
     "fid-reduced-by-1.09": HOLDS,  # 6.41 − 5.32
     "fid-reduced-by-1.26": OPEN,  # no W8A8 row is printed
