@@ -27,6 +27,9 @@ from qdit.seeds import Purpose, torch_generator
 CURVE_POINTS = 20
 """Points of a learning curve that are kept."""
 
+ROWS = 256
+"""Samples that are computed at a time where no gradients are needed."""
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -62,10 +65,18 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is reconstructed together: the submodule `name` and the sites in it whose rounding or scales are learned."""
+    """What is reconstructed together: the submodule `name` and the sites in it whose rounding or scales are learned.
+
+    A unit that is a whole block of the model knows which one.
+    """
 
     name: str
     sites: Sequence[Site]
+    block: int | None = None
+
+    def follows(self, other: "Unit") -> bool:
+        """Whether its first input is the output of the other unit, and what else it is given is the same."""
+        return self.block is not None and other.block is not None and self.block == other.block + 1
 
 
 @dataclass
@@ -172,38 +183,40 @@ def reconstruct(
     """Reconstruct units in order, in place; returns the learning curves as a plain log.
 
     `reference` is the full-precision model whose weights are rounded (after any folding); `batches` gives the forward
-    arguments of the calibration data, always the same.
+    arguments of the calibration data, always the same. They run through the model up to the first unit only; from block
+    to block outputs are handed on.
     """
     model.requires_grad_(False)
-    curves = []
+    timestep = torch.cat([batch[1] for batch in batches()])
+    curves: list[Curve] = []
+    before: Unit | None = None
+    own = torch.empty(0)
     for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
-        inputs, _ = capture(model, unit.name, batches())
-        _, targets = capture(reference, unit.name, batches())
-        timestep = torch.cat([batch[1] for batch in batches()])
+        if before is None or not unit.follows(before):
+            inputs, _ = capture(model, unit.name, batches())
+            originals, targets = capture(reference, unit.name, batches())
+        else:
+            inputs, originals = (own, *inputs[1:]), (targets, *originals[1:])
+            targets = every(partial(_outputs, reference, unit.name, originals, timestep), len(timestep))
+        outputs = partial(_outputs, model, unit.name, inputs, timestep)
         draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
-        curves.append(_reconstruct_unit(model, reference, unit, inputs, targets, timestep, config, learn, draw))
+        curve, own = _learn(model, reference, unit, outputs, targets, config, learn, draw)
+        curves.append(curve)
+        before = unit
     return _log(config, curves)
 
 
-def _reconstruct_unit(
-    model: Network,
-    reference: Network,
-    unit: Unit,
-    inputs: tuple[Tensor, ...],
-    targets: Tensor,
-    timestep: Tensor,
-    config: Reconstruction,
-    learn: str,
-    generator: torch.Generator,
-) -> Curve:
-    """One submodule, from captured inputs and targets."""
+def _outputs(model: Network, name: str, inputs: tuple[Tensor, ...], timestep: Tensor, rows: Tensor) -> Tensor:
+    """What a submodule makes of some rows of its inputs."""
+    model.step_context.timestep = timestep[rows]
+    result: Tensor = model.get_submodule(name)(*(part[rows] for part in inputs))
+    return result
 
-    def outputs(rows: Tensor) -> Tensor:
-        model.step_context.timestep = timestep[rows]
-        result: Tensor = model.get_submodule(unit.name)(*(part[rows] for part in inputs))
-        return result
 
-    return _learn(model, reference, unit, outputs, targets, config, learn, generator)
+def every(outputs: Callable[[Tensor], Tensor], rows: int) -> Tensor:
+    """Outputs of all rows, without gradients."""
+    with torch.no_grad():
+        return torch.cat([outputs(part) for part in torch.arange(rows).split(ROWS)])
 
 
 def _learn(
@@ -215,25 +228,26 @@ def _learn(
     config: Reconstruction,
     learn: str,
     generator: torch.Generator,
-) -> Curve:
-    """Optimize and harden; the loss with hard codes before and after is measured on all data."""
+) -> tuple[Curve, Tensor]:
+    """Optimize and harden; the loss with hard codes before and after is measured on all data.
 
-    def hard_loss() -> float:
-        with torch.inference_mode():
-            parts = [
-                (outputs(rows) - targets[rows]).abs().pow(config.power).flatten(1).sum(dim=1)
-                for rows in torch.arange(len(targets)).split(256)
-            ]
-        return float(torch.cat(parts).mean() / (targets.shape[-1] if targets.dim() > 2 else 1))
+    Returns the learning curve and what the unit with hard codes makes of its inputs.
+    """
 
-    before = hard_loss()
+    def hard_loss(found: Tensor) -> float:
+        parts = zip(found.split(ROWS), targets.split(ROWS), strict=True)
+        losses = [(own - target).abs_().pow_(config.power).flatten(1).sum(dim=1) for own, target in parts]
+        return float(torch.cat(losses).mean() / (targets.shape[-1] if targets.dim() > 2 else 1))
+
+    before = hard_loss(every(outputs, len(targets)))
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     with sdpa_kernel(SDPBackend.MATH):  # the fused form's backward is slow on CPUs for few tokens
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
-    curve.before, curve.after = before, hard_loss()
-    return curve
+    found = every(outputs, len(targets))
+    curve.before, curve.after = before, hard_loss(found)
+    return curve, found
 
 
 def reconstruct_outputs(
@@ -256,7 +270,7 @@ def reconstruct_outputs(
         targets = outputs(reference, torch.arange(samples))
     generator = torch_generator(seed, Purpose.RECONSTRUCTION)
     own = partial(outputs, model)
-    curve = _learn(model, reference, Unit(name, sites), own, targets, config, "rounding", generator)
+    curve, _ = _learn(model, reference, Unit(name, sites), own, targets, config, "rounding", generator)
     return _log(config, [curve])
 
 
@@ -270,4 +284,4 @@ def block_units(sites: Iterable[Site]) -> list[Unit]:
     for site in sites:
         if site.block is not None:
             found.setdefault(site.block, []).append(site)
-    return [Unit(".".join(found[index][0].name.split(".")[:2]), found[index]) for index in sorted(found)]
+    return [Unit(".".join(found[index][0].name.split(".")[:2]), found[index], index) for index in sorted(found)]
