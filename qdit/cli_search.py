@@ -28,8 +28,11 @@ SIZES = "36,24,16,8,4"
 STUDIED, WORK = Path("weights/dit-digits-natural.safetensors"), Path("results/search-study")
 ALGORITHM = '"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 7'
 EVOLUTION, RANDOM = f"{{{ALGORITHM}}}", '{"evaluations": 112}'
-RACING = f'{{{ALGORITHM}, "rungs": [16, 128], "keep": 0.0625}}'
-"""What the study compares by default: Algorithm 1, random search with as many images, racing with a fifth of them."""
+RACING = (
+    '{"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 6, "rungs": [32, 128], "keep": 0.125,'
+    ' "surrogate": "hessian", "surrogate_keep": 0.5}'
+)
+"""What the study compares by default: Algorithm 1, random search with as many images, racing with less than a fifth."""
 
 Bits = Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")]
 Sizes = Annotated[str, typer.Option(help="Group sizes a layer may have, separated by commas.")]
@@ -212,7 +215,8 @@ def search_study(
 
     \b
     Example:
-      qdit search-study results/studies/search.json --page docs/search-study.md --workers 2
+      qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
+      qdit search-study results/studies/search.json --page docs/search-study.md --calibration trajectory.safetensors
     """
     import shlex
     import sys

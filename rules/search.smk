@@ -24,6 +24,8 @@ rule search:
 # Opt-in: the searches over several seeds (docs/search-study.md), an estimated 45 minutes on two idle cores. A study that was
 # stopped goes on from its journals; what it found is kept in the repository beside the other studies.
 rule search_study:
+    input:
+        trajectory=f"{RESULTS}/calibration/dit-digits/natural/digits-cfg1.0-s20/trajectory.safetensors",
     output:
         touch("<results>/search-study/done"),
     log:
@@ -39,4 +41,5 @@ rule search_study:
         extractor=repository("weights/digit-classifier.safetensors"),
     shell:
         "qdit search-study {params.study:q} --page {params.page:q} --work $(dirname {output}) --workers {threads}"
-        " --weights {params.weights:q} --extractor-weights {params.extractor:q} > {log} 2>&1"
+        " --weights {params.weights:q} --extractor-weights {params.extractor:q}"
+        " --calibration {input.trajectory:q} > {log} 2>&1"

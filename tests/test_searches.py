@@ -48,8 +48,8 @@ def test_uniform_rows_are_shared_with_the_other_tables(profile: Profile) -> None
 
 def test_only_scores_of_layers_need_calibration_data() -> None:
     assert needs_calibration({"kind": "ilp"}) and needs_calibration({"kind": "hessian"})
-    assert needs_calibration({"kind": "racing", "options": {"surrogate": True}})
-    assert not needs_calibration({"kind": "racing", "options": {"surrogate": False}})
+    assert needs_calibration({"kind": "racing", "options": {"surrogate": "ilp"}})
+    assert not needs_calibration({"kind": "racing", "options": {"surrogate": "none"}})
     assert not needs_calibration({"kind": "evolution"})
 
 

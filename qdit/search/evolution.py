@@ -28,7 +28,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measured genome, the iteration it belongs to, and where it comes from (start, random, crossover, mutation)."""
+    """A measured genome, the iteration it belongs to, and its origin (start, surrogate, random, crossover, mutation)."""
 
     genome: Genome
     fitness: float
@@ -133,10 +133,18 @@ class Nursery:
         return self.accept(draw, count, ATTEMPTS)
 
 
-def evolve(space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int) -> Outcome:
-    """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted."""
+def evolve(
+    space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int, first: Sequence[Genome] = ()
+) -> Outcome:
+    """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted.
+
+    `first` are legal genomes that are known to be good: the first generation has them in the place of random ones.
+    """
     nursery = Nursery(space, seed, reseed=options.reseed)
-    generation = {"start": [space.start], "random": nursery.random(options.population - 1)}
+    given = [genome for genome in dict.fromkeys(first) if genome != space.start]
+    nursery.known |= set(given)
+    generation = {"start": [space.start], "surrogate": given}
+    generation["random"] = nursery.random(max(0, options.population - 1 - len(given)))
     done: list[Evaluation] = []
     for iteration in range(options.iterations):
         done += measured(measure, generation, done, iteration)

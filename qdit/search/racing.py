@@ -1,7 +1,7 @@
 """Racing: the search of Algorithm 1 with candidates compared on few images first, more only for those that may win.
 
 A generation is cut by successive halving (Jamieson & Talwalkar 2016) over nested prefixes of the same images. The
-reference genome runs to the end, and so does whoever is to be called best. A candidate is also dropped when it is worse
+reference genome (and the surrogate's own choice) runs to the end, and so does whoever is to be called best. A candidate is also dropped when it is worse
 than the weakest of the K best so far on the same images: those were measured there too, and all see the same noise.
 """
 
@@ -47,7 +47,7 @@ class RacingOptions:
             raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
 
     def most_images(self, population: int, *, surrogate: bool = False) -> int:
-        """Images of a generation in which nobody is below the bar, the reference genome apart."""
+        """Images of a generation in which nobody is below the bar, protected genomes apart."""
         left = math.ceil(self.surrogate_keep * population) if surrogate else population
         total, before = 0, 0
         for rung in self.rungs:
@@ -60,7 +60,7 @@ class RacingOptions:
 class Race:
     """A `Measure` for `evolve`: readings of a generation, most of them on few images.
 
-    `protected` genomes (the reference) always run to the end. `forget` is called after each generation.
+    `protected` genomes (the reference, and what the surrogate likes best) always run to the end. `forget` is called after each generation.
     """
 
     fitness: PrefixFitness

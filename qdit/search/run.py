@@ -75,8 +75,14 @@ class Search:
         if self.kind == "random":
             return self.options.random.evaluations * self.job.images
         options, race = self.options.evolution, self.race
-        left = race.most_images(options.population, surrogate=self.options.race.surrogate)
-        return options.iterations * left + (self.job.images if len(race.rungs) > 1 else 0)  # the reference runs on
+        protected = 1 + self.surrogate  # they run to the end whatever their rank
+        left = race.most_images(options.population, surrogate=self.surrogate)
+        return options.iterations * left + (protected * self.job.images if len(race.rungs) > 1 else 0)
+
+    @property
+    def surrogate(self) -> bool:
+        """Whether scores of layers order its candidates."""
+        return self.kind == "racing" and self.options.race.surrogate != "none"
 
 
 def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
@@ -137,8 +143,7 @@ def check(search: Search, workers: int) -> None:
         raise ConfigError(f"workers {workers}: must be at least 1")
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0")
-    needs = search.kind in ("ilp", "hessian") or (search.kind == "racing" and search.options.race.surrogate)
-    if needs and search.calibration is None:
+    if (search.kind in ("ilp", "hessian") or search.surrogate) and search.calibration is None:
         raise ConfigError(
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
@@ -174,7 +179,7 @@ def identity_of(search: Search, at: Bench) -> dict[str, Any]:
     found = search_identity(
         search.kind, at.own.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
     )
-    if search.kind == "racing" and search.options.race.surrogate and search.calibration is not None:
+    if search.surrogate and search.calibration is not None:
         found["calibration_sha256"] = sha256_file(search.calibration)
     return found
 
@@ -182,21 +187,22 @@ def identity_of(search: Search, at: Bench) -> dict[str, Any]:
 def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
     """The search itself."""
     space, kind = at.own.space, search.kind
-    surrogate = None
-    if kind == "racing" and search.options.race.surrogate:
-        surrogate = predicted_loss(space, scores_of(search, at.own))
+    surrogate, first = None, []
+    if search.surrogate:
+        scores = scores_of(search, at.own)
+        surrogate, first = predicted_loss(space, scores), [allocate(space, scores)]
     race = Race(
         at.on(search.noise),
         search.race,
         journal,
-        frozenset({space.start}),
+        frozenset({space.start, *first}),
         surrogate=surrogate,
         spread=at.spread,
         forget=at.noises.forget,
     )
     if kind == "random":
         return random_search(space, race, evaluations=search.options.random.evaluations, seed=search.seed)
-    return evolve(space, race, search.options.evolution, seed=search.seed)
+    return evolve(space, race, search.options.evolution, seed=search.seed, first=first)
 
 
 def on_fresh_noise(search: Search, at: Bench, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
@@ -244,12 +250,12 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
 
 
 def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
-    """Scores of layers × sizes: of the Hessian-based kind its own, of all others the error of a layer's output."""
+    """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
     assert search.calibration is not None
     model = own.swappable.source
     batches = list(load_calibration(search.calibration, model.config).batches(SCORING_BATCH))
     quantizer = search.job.quantizer()
-    if search.kind == "hessian":
+    if search.kind == "hessian" or (search.surrogate and search.options.race.surrogate == "hessian"):
         probes = search.options.hessian.probes
         return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=probes, seed=search.seed)
     return output_scores(model, own.space, batches, quantizer=quantizer)

@@ -38,10 +38,13 @@ def verdict(study: Mapping[str, Any]) -> str:
 
 def race_verdict(study: Mapping[str, Any]) -> str:
     """Whether racing is as good with fewer images."""
-    racing = study["comparison"]["racing"]
+    racing, plain = study["comparison"]["racing"], study["comparison"]["evolution"]
     against, share = racing["against_evolution"], racing["images_share"]
+    scores = study["plan"].get("score_images", 0)
+    whole = (racing["images_sampled_mean"] + scores) / plain["images_sampled_mean"]
+    counted = f" ({whole:.1%} with the passes that its scores of layers take)" if scores else ""
     return (
-        f"Racing sampled {share:.1%} of the images of Algorithm 1; the paired mean difference of the held-out metric,"
+        f"Racing sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean difference of the held-out metric,"
         f" racing − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap upper bound"
         f" {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was asked for beforehand)."
     )

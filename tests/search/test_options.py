@@ -60,7 +60,7 @@ def test_rungs_double_until_all_images():
     assert doubled(16, 40) == [16, 32, 40]
     assert doubled(8, 8) == [8]
     assert RaceOptions().of(images=32, chunk=8, parents=3).rungs == (8, 16, 32)
-    race = RaceOptions((8, 32), 0.5, 0.2, True, 0.25).of(images=32, chunk=8, parents=3)
+    race = RaceOptions((8, 32), 0.5, 0.2, "ilp", 0.25).of(images=32, chunk=8, parents=3)
     assert (race.rungs, race.keep, race.margin, race.parents, race.surrogate_keep) == ((8, 32), 0.5, 0.2, 3, 0.25)
     with pytest.raises(ConfigError, match="32 images in chunks of 0"):
         RaceOptions().of(images=32, chunk=0, parents=3)

@@ -154,8 +154,12 @@ def test_q_dit_with_the_allocation_is_the_model_that_was_measured(made):
 
 
 def test_a_race_may_be_ordered_by_scores(job, trajectory, tmp_path):
-    search = search_of("racing", job, options={"surrogate": True, "surrogate_keep": 0.5}, calibration=trajectory)
+    search = search_of("racing", job, options={"surrogate": "ilp", "surrogate_keep": 0.5}, calibration=trajectory)
     content = run_search(search, tmp_path / "a.json", show=False)
+    (chosen,) = [one for one in content["history"] if one["origin"] == "surrogate"]
+    ilp = run_search(search_of("ilp", job, calibration=trajectory), tmp_path / "ilp.json", show=False)
+    assert chosen["genome"] == list(ilp["groups"].values()) and chosen["images"] == 8
+    assert content["fitness"] <= chosen["fitness"]
     assert sum(one["images"] == 0 for one in content["history"]) >= 2
     assert content["images_sampled"] <= search.most_images
     assert content["identity"]["calibration_sha256"]
@@ -175,7 +179,7 @@ def test_as_released_is_another_search(job, tmp_path):
     [
         ("ilp", {}, r"ilp: needs calibration data of kind trajectory.*qdit calibrate"),
         ("hessian", {}, "hessian: needs calibration data"),
-        ("racing", {"options": {"surrogate": True}}, "racing: needs calibration data"),
+        ("racing", {"options": {"surrogate": "hessian"}}, "racing: needs calibration data"),
         ("racing", {"options": {"rungs": [4, 16]}}, "last one must be all 8 images"),
         ("random", {"fresh": -1}, "fresh -1"),
     ],
