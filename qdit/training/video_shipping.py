@@ -1,5 +1,7 @@
 """From a training checkpoint of a video model to the model itself, and to the shipped weights."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from qdit.errors import CheckpointError
 from qdit.models.config import STDiT3Config
 from qdit.models.loading import save_model, write_manifest
 from qdit.models.stdit3 import STDiT3
+from qdit.training.salient import SalientConfig
+from qdit.training.video_salient import make_salient_video
 from qdit.training.video_state import AVERAGE
 
 
@@ -26,17 +30,29 @@ def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
     return model.eval(), metadata
 
 
-def ship_video(checkpoint: Path, weights: Path, *, name: str) -> Path:
-    """Write `<name>-natural.safetensors` (float16 weights) to the folder `weights` and its manifest anew."""
+def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
+    """Write `<name>-natural` and `<name>-salient.safetensors` (float16) to the folder `weights`, its manifest anew.
+
+    The salient form is made from the natural one as it is stored; `salient` are its parameters, by default the image
+    models'.
+    """
     model, metadata = averaged_video_model(checkpoint)
+    described = {key: metadata[key] for key in ("training", "world", "iteration")}
+    natural, stressed = (weights / f"{name}-{form}.safetensors" for form in ("natural", "salient"))
+    save_half(natural, model, {**described, "form": "natural"})
+    config = salient or SalientConfig()
+    form = {"form": "salient", "salient": asdict(config)}
+    save_half(stressed, make_salient_video(model.float(), config), {**described, **form})
+    write_manifest(weights)
+    return [natural, stressed]
+
+
+def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
+    """Write float16 weights, which the model then has too; fixed frequencies stay what every model computes."""
     angles = model.rope.freqs.clone()
     model.half()
-    model.rope.freqs = angles  # fixed frequencies, which every model computes for itself
-    described = {key: metadata[key] for key in ("training", "world", "iteration")}
-    path = weights / f"{name}-natural.safetensors"
-    save_model(path, model, metadata={**described, "form": "natural"})
-    write_manifest(weights)
-    return path
+    model.rope.freqs = angles
+    save_model(path, model, metadata=metadata)
 
 
 def load_video_model(path: Path) -> STDiT3:
