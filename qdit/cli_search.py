@@ -29,7 +29,7 @@ STUDIED, WORK = Path("weights/dit-digits-natural.safetensors"), Path("results/se
 ALGORITHM = '"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 7'
 EVOLUTION, RANDOM = f"{{{ALGORITHM}}}", '{"evaluations": 112}'
 RACING = (
-    '{"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 6, "rungs": [32, 128], "keep": 0.125,'
+    '{"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 5, "rungs": [16, 64], "keep": 0.125,'
     ' "surrogate": "hessian", "surrogate_keep": 0.5}'
 )
 """What the study compares by default: Algorithm 1, random search with as many images, racing with less than a fifth."""
@@ -192,9 +192,9 @@ def search_study(
     bits: Bits = "w4a8",
     sizes: Sizes = SIZES,
     reference_size: ReferenceSize = 16,
-    images: Annotated[int, typer.Option(help="Images of a genome.")] = 128,
+    images: Annotated[int, typer.Option(help="Images of a genome.")] = 64,
     held_out: Annotated[int, typer.Option(help="Images that winners are measured on.")] = 2048,
-    curve: Annotated[int, typer.Option(help="Images that passing winners are measured on, for the curves.")] = 512,
+    curve: Annotated[int, typer.Option(help="Images that passing winners are measured on, for the curves.")] = 256,
     chunk: Chunk = 16,
     evolution: Annotated[str, typer.Option(help="Options of Algorithm 1 as a JSON object.")] = EVOLUTION,
     racing: Annotated[str, typer.Option(help="Options of racing as a JSON object.")] = RACING,
