@@ -110,6 +110,10 @@ class Nursery:
                 break
         return found
 
+    def suggested(self, suggest: Callable[[], Genome] | None) -> list[Genome]:
+        """The genome that somebody suggests, if it is new."""
+        return [] if suggest is None else self.accept(suggest, 1, 1)
+
     def random(self, count: int) -> list[Genome]:
         """Random genomes."""
         return self.accept(lambda: self.space.random(self.rng), count, RANDOM_ATTEMPTS)
@@ -134,17 +138,20 @@ class Nursery:
 
 
 def evolve(
-    space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int, first: Sequence[Genome] = ()
+    space: SearchSpace,
+    measure: Measure,
+    options: EvolutionOptions,
+    *,
+    seed: int,
+    suggest: Callable[[], Genome] | None = None,
 ) -> Outcome:
     """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted.
 
-    `first` are legal genomes that are known to be good: the first generation has them in the place of random ones.
+    `suggest` names a legal genome before each generation, which is measured with it unless it is known.
     """
     nursery = Nursery(space, seed, reseed=options.reseed)
-    given = [genome for genome in dict.fromkeys(first) if genome != space.start]
-    nursery.known |= set(given)
-    generation = {"start": [space.start], "surrogate": given}
-    generation["random"] = nursery.random(max(0, options.population - 1 - len(given)))
+    generation = {"start": [space.start], "surrogate": nursery.suggested(suggest)}
+    generation["random"] = nursery.random(options.population - sum(map(len, generation.values())))
     done: list[Evaluation] = []
     for iteration in range(options.iterations):
         done += measured(measure, generation, done, iteration)
@@ -152,11 +159,12 @@ def evolve(
             break
         parents = [one.genome for one in ranked(done)[: options.parents]]
         generation = {
+            "surrogate": nursery.suggested(suggest),
             "crossover": nursery.crossover(parents, options.crossover),
             "mutation": nursery.mutation(parents, options.mutation, options.mutation_probability),
         }
         missing = options.population - sum(map(len, generation.values()))
-        generation["random"] = nursery.random(missing)
+        generation["random"] = nursery.random(max(0, missing))
     return Outcome(tuple(done))
 
 
