@@ -6,6 +6,9 @@ conditional half only. The others follow the protocol's sampler and hold, under 
 of its code, `uniform` draws one step per image (RepQ-ViT's images, spread over time), and `per-step` records every
 image at every step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD), of which methods take the part they need.
 
+Trajectories run side by side, as many as `together` says: a number that depends on the model alone, since samples of
+another batch differ in rounding.
+
 A video model is sampled by its rectified flow whatever the kind, its prompts take the place of labels, and
 unconditional copies hold the tokens that stand for no text under the prompt's own mask.
 """
@@ -33,6 +36,7 @@ from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
+from qdit.sampling.precision import device_of, round_linears, torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.rectified_flow import FlowProtocol, flow_trajectory, guided_velocity
 from qdit.sampling.samplers import trajectory
@@ -53,6 +57,8 @@ __all__ = [
 ]
 
 TRAJECTORY_BATCH = 16
+ELEMENTS = 1 << 24
+"""Elements of the tokens of all trajectories that run side by side: 56 images of DiT-XL/2 at 256×256, 14 at 512×512."""
 NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35)}
 """Mean and deviation as fractions of the number of steps: PTQ4DM's script, and the defaults of its code."""
 
@@ -95,20 +101,43 @@ def collect(
         samples = -(-samples // protocol.steps)
     chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
     asked, schedule = draw_conditions(model, protocol, samples, text), schedule_of(protocol)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with torch.inference_mode():
-        for step, x in own_trajectory(model, kind, protocol, asked):
-            rows = (chosen == step) if kind != "per-step" else torch.full_like(chosen, step >= 0, dtype=torch.bool)
-            parts.append((x[rows], schedule[step].repeat(int(rows.sum())), rows.nonzero()[:, 0]))
-    found_x, timestep, index = (torch.cat(column) for column in zip(*parts, strict=True))
-    if kind != "per-step":
-        order = index.argsort()
-        found_x, timestep, index = found_x[order], timestep[order], index[order]
+    found_x, step, index = record(model, kind, protocol, asked, chosen)
+    order = index.argsort() if kind != "per-step" else step.argsort(descending=True, stable=True)
+    found_x, step, index = found_x[order], step[order], index[order]
     nowhere = torch.zeros(len(index), dtype=torch.bool)
     own = tuple(part[index] for part in asked)
-    found = CalibrationSet(kind, found_x.clone(), timestep, own, nowhere, protocol)
+    found = CalibrationSet(kind, found_x.clone(), schedule[step], own, nowhere, protocol)
     guided = kind != "trajectory" and protocol.guided
     return with_unconditional(found, null_conditions(model, own)) if guided else found
+
+
+def together(model: Network, samples: int) -> int:
+    """How many trajectories run side by side; all of a video model's."""
+    if not isinstance(model, DiT):
+        return samples
+    config = model.config
+    return max(1, ELEMENTS // ((config.input_size // config.patch_size) ** 2 * config.hidden_size))
+
+
+def record(
+    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], chosen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x (N, C, …), step (N,) and sample (N,) of what is recorded, on the CPU, batch after batch.
+
+    `chosen` (samples,) is the step at which each is recorded, −1 for every step.
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.inference_mode():
+        for samples in torch.arange(len(chosen)).split(together(model, len(chosen))):
+            own = tuple(part[samples] for part in conditions)
+            for now, x in own_trajectory(model, kind, protocol, own, samples):
+                if now < 0:
+                    break  # x_0 itself, where no model is evaluated
+                rows = (chosen[samples] == now) | (chosen[samples] < 0)
+                index = samples[rows]
+                parts.append((x[rows.to(x.device)].float().cpu(), torch.full_like(index, now), index))
+    found_x, step, index = (torch.cat(column) for column in zip(*parts, strict=True))
+    return found_x, step, index
 
 
 def draw_conditions(model: Network, protocol: AnyProtocol, samples: int, text: Text | None) -> tuple[Tensor, ...]:
@@ -132,18 +161,20 @@ def predictor(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, timestep) → what the sampler is given, after guidance: noise and variance of images, velocity of clips."""
     if isinstance(model, DiT):
-        return denoiser(model, conditions[0], protocol.cfg_scale)
+        assert isinstance(protocol, Protocol)
+        return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
     assert isinstance(protocol, FlowProtocol)
     return guided_velocity(model, conditions[0], conditions[1], protocol)
 
 
 def own_trajectory(
-    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...]
+    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], samples: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
-    """(step, x_t) of the full-precision model from the calibration noise on."""
-    seed, samples = protocol.seed, len(conditions[0])
+    """(step, x_t) of the full-precision model from the calibration noise of these samples on, where the model is."""
+    seed, device = protocol.seed, device_of(model)
     shape = noise_shape(model.config, protocol)
-    predict, noise = predictor(model, conditions, protocol), calibration_noise(shape, seed, samples)
+    predict = predictor(model, tuple(part.to(device) for part in conditions), protocol)
+    noise = calibration_noise(shape, seed, samples).to(device)
     if isinstance(protocol, FlowProtocol):
         return flow_trajectory(predict, noise, protocol.timesteps)
     ancestral = kind != "trajectory" and protocol.sampler == "ddpm"
@@ -151,26 +182,34 @@ def own_trajectory(
         predict,
         noise,
         respaced(protocol.steps),
-        step_noise=(lambda step: calibration_noise(shape, seed, samples, step)) if ancestral else None,
+        step_noise=(lambda step: calibration_noise(shape, seed, samples, step).to(device)) if ancestral else None,
     )
 
 
-def calibration_noise(shape: tuple[int, ...], seed: int, samples: int, step: int | None = None) -> Tensor:
-    """(samples, *shape) start noise of calibration images, or the noise of one ancestral step."""
+def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: int | None = None) -> Tensor:
+    """(N, *shape) start noise of the calibration images with these numbers, or the noise of one ancestral step."""
     extra = () if step is None else (1 + step,)
-    return torch.stack([normal(shape, seed, Purpose.CALIBRATION_NOISE, i, *extra) for i in range(samples)])
+    return torch.stack([normal(shape, seed, Purpose.CALIBRATION_NOISE, int(i), *extra) for i in samples])
 
 
 def null_conditions(model: Network, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Conditions of the unconditional branch, as many: the null class, or no text under the prompts' masks."""
     if isinstance(model, DiT):
         return (torch.full_like(conditions[0], model.config.null_class),)
-    return model.null_text(*conditions[0].shape[:2]).detach(), conditions[1]
+    return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
 
 
 def calibrate_weights_file(
-    weights: Path, out: Path, kind: str, protocol: AnyProtocol, *, samples: int, text: Text | None = None
+    weights: Path,
+    out: Path,
+    kind: str,
+    protocol: AnyProtocol,
+    *,
+    samples: int,
+    text: Text | None = None,
+    device: str = "cpu",
 ) -> None:
-    """The step weights → calibration set; `text` for a video model."""
-    model = prepare_inference(load_model(weights))
+    """The step weights → calibration set, computed on `device` (`cpu` or `cuda:N`); `text` for a video model."""
+    dtype = protocol.dtype if isinstance(protocol, Protocol) else "float32"
+    model = prepare_inference(round_linears(load_model(weights).to(torch_device(device)), dtype))
     save_calibration(out, collect(model, kind, protocol, samples=samples, text=text), protocol)

@@ -60,7 +60,7 @@ class CalibrationSet:
     @property
     def schedule(self) -> Tensor:
         """Timesteps of the protocol."""
-        return schedule_of(self.protocol)
+        return schedule_of(self.protocol).to(self.timestep.device)
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
@@ -84,6 +84,16 @@ class CalibrationSet:
             timestep=self.timestep[rows],
             conditions=tuple(own[rows] for own in self.conditions),
             unconditional=self.unconditional[rows],
+        )
+
+    def to(self, device: torch.device) -> "CalibrationSet":
+        """The same on a device."""
+        return replace(
+            self,
+            x=self.x.to(device),
+            timestep=self.timestep.to(device),
+            conditions=tuple(own.to(device) for own in self.conditions),
+            unconditional=self.unconditional.to(device),
         )
 
     def at_step(self, step: int) -> "CalibrationSet":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qdit.models.dit import DiT
+from qdit.sampling.precision import in_dtype
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x (N, C, L, L), timestep (N,)) → noise and variance (N, 2C, L, L)."""
@@ -13,19 +14,20 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 GUIDED_CHANNELS = 3
 
 
-def denoiser(model: DiT, labels: Tensor, cfg_scale: float) -> Denoiser:
-    """Denoiser for images of the given labels (N,), guided if cfg_scale > 1.
+def denoiser(model: DiT, labels: Tensor, cfg_scale: float, *, dtype: str = "float32") -> Denoiser:
+    """Denoiser for images of the given labels (N,), guided if cfg_scale > 1; the network is evaluated in `dtype`.
 
     The guided form is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels; channel 3 of four and the variance are
     the conditional branch's own. The branches run one after the other, where the original stacks them in one batch: the
     rows are the same, and half as many of them stay in a CPU's cache.
     """
+    predict = in_dtype(model, dtype)
     if cfg_scale <= 1.0:
-        return lambda x, timestep: model(x, timestep, labels)
+        return lambda x, timestep: predict(x, timestep, labels)
     null = torch.full_like(labels, model.config.null_class)
 
     def guided(x: Tensor, timestep: Tensor) -> Tensor:
-        conditional, unconditional = model(x, timestep, labels), model(x, timestep, null)
+        conditional, unconditional = predict(x, timestep, labels), predict(x, timestep, null)
         channels = min(GUIDED_CHANNELS, x.shape[1])
         toward, away = conditional[:, :channels], unconditional[:, :channels]
         return torch.cat([away + cfg_scale * (toward - away), conditional[:, channels:]], dim=1)

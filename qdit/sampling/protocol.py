@@ -1,25 +1,38 @@
 """What is sampled and how: the part of a setting that decides every image."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from qdit.errors import ConfigError
+from qdit.models.vae_files import vae_sha256
 from qdit.sampling.schedule import TRAINING_STEPS
 
 SAMPLERS = ("ddim", "ddpm")
+PRECISIONS = ("float32", "float16")
+NO_DECODER = "none"
+
+
+def decoder_name(vae: Path | None) -> str:
+    """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+    return NO_DECODER if vae is None else f"AutoencoderKL sha256:{vae_sha256(vae)}"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """Sampler (`ddim` is η = 0, `ddpm` ancestral with learned variance), steps, guidance scale, root seed.
 
-    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model.
+    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model. `dtype` is the precision of the
+    network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its digest
+    (`decoder_name`). Where it computes is no part of a protocol.
     """
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
     steps: int = 50
     cfg_scale: float = 1.0
     seed: int = 0
+    dtype: Literal["float32", "float16"] = "float32"
+    decoder: str = NO_DECODER
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -28,6 +41,8 @@ class Protocol:
             raise ConfigError(f"steps {self.steps}: allowed are 1 to {TRAINING_STEPS}")
         if not self.cfg_scale >= 0:
             raise ConfigError(f"cfg_scale {self.cfg_scale}: must be a number ≥ 0 (1.0 means no guidance)")
+        if self.dtype not in PRECISIONS:
+            raise ConfigError(f"dtype {self.dtype!r}: allowed are {', '.join(PRECISIONS)}")
 
     @property
     def guided(self) -> bool:
@@ -35,5 +50,6 @@ class Protocol:
         return self.cfg_scale > 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
-        return asdict(self)
+        """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
+        usual = {"dtype": "float32", "decoder": NO_DECODER}
+        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}

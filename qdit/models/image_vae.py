@@ -1,0 +1,91 @@
+"""The VAE that turns DiT's latents into images: diffusers' AutoencoderKL from local files, its decoder only.
+
+Latents are divided by 0.18215 before they are decoded, whatever VAE it is: DiT was trained on latents times that
+factor (spec/models_metrics.md §1.3). Quantization leaves the VAE alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.artifacts import load_tensors, read_json
+from qdit.errors import CheckpointError
+from qdit.models.manifest import check_file
+from qdit.models.state import load_strictly
+from qdit.models.vae_files import config_path
+
+LATENT_FACTOR = 0.18215
+"""Multiplies the latents; DiT's programs have it written in."""
+
+KIND = "AutoencoderKL"
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Parts of an attention as published VAEs name them → as diffusers names them now."""
+
+
+class ImageVAE(nn.Module):
+    """Latents (N, C, L, L) as DiT has them → images (N, 3, f·L, f·L), [−1, 1] but for a little over."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        del autoencoder.encoder
+        self.autoencoder = autoencoder
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.autoencoder.config.latent_channels)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of an image per cell of the latents, along a side."""
+        return int(2 ** (len(self.autoencoder.config.block_out_channels) - 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents / LATENT_FACTOR).sample
+
+
+def load_image_vae(weights: Path) -> ImageVAE:
+    """VAE in eval mode and float32 from a safetensors file with diffusers' config.json beside it.
+
+    Raises CheckpointError unless both are there, whole, of one AutoencoderKL whose factor is DiT's, and finite.
+    """
+    from diffusers import AutoencoderKL  # takes seconds to import, needed here only
+
+    check_file(weights)
+    config = vae_config(config_path(weights))
+    state = {renamed(name): tensor for name, tensor in load_tensors(weights)[0].items()}
+    try:
+        with torch.device("meta"):
+            AutoencoderKL.from_config(config)
+    except Exception as problem:  # whatever diffusers' constructors raise for values that do not fit together
+        raise CheckpointError(
+            f"{config_path(weights)}: no configuration of an {KIND} ({' '.join(str(problem).split())[:200]}); fetch it"
+            " again"
+        ) from None
+    levels = len(config["block_out_channels"])
+    model = load_strictly(state, lambda: AutoencoderKL.from_config(config), {}, depth=levels, where=str(weights))
+    return ImageVAE(model.requires_grad_(False)).eval()
+
+
+def vae_config(path: Path) -> dict[str, Any]:
+    """Configuration of a VAE for DiT; CheckpointError for anything else."""
+    config = read_json(path, error=CheckpointError)
+    if not isinstance(config, dict) or config.get("_class_name", KIND) != KIND or "block_out_channels" not in config:
+        found = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{path}: found {found!r}, expected the configuration of an {KIND}; fetch it again")
+    if (factor := config.get("scaling_factor", LATENT_FACTOR)) != LATENT_FACTOR:
+        raise CheckpointError(
+            f"{path}: scaling_factor is {factor}, DiT's latents take {LATENT_FACTOR}: this is another model's VAE; give"
+            " sd-vae-ft-mse or sd-vae-ft-ema"
+        )
+    return config
+
+
+def renamed(name: str) -> str:
+    """A tensor's name as diffusers has it now."""
+    *path, part, leaf = name.split(".") if name.count(".") else ["", name, ""]
+    if "attentions" in path and part in OLD_NAMES:
+        return ".".join([*path, OLD_NAMES[part], leaf])
+    return name

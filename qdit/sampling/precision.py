@@ -1,0 +1,81 @@
+"""Where and in which precision a network is evaluated: device, float16 linears, and what then computes.
+
+In float16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision: weights
+are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made float32
+first) and the sampler stay float32.
+"""
+
+import os
+from collections.abc import Callable
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qdit.kernels.library import backend_name
+from qdit.quant.sites import QuantizedLinear
+
+M = TypeVar("M", bound=nn.Module)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+"""By the names that flags and profiles have for them."""
+
+CPU = torch.device("cpu")
+
+
+def torch_device(device: str) -> torch.device:
+    """Device of a name (`cpu`, `cuda:N`), on a GPU with arithmetic that is the same in every run.
+
+    TensorFloat-32 is off: it would round the inputs of float32 convolutions to ten bits.
+    """
+    place = torch.device(device)
+    if place.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    return place
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are."""
+    return next(chain(model.buffers(), model.parameters())).device
+
+
+def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
+    """What computes on a device, for the record: `cuda + triton`, or what the CPU's backend calls itself."""
+    return of_cpu() if device.type != "cuda" else f"cuda + {backend_name(str(device))}"
+
+
+def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
+    """The same as a part of a run's identity: one name for all GPUs, whichever and however many there are."""
+    return of_cpu() if device.type != "cuda" else "cuda"
+
+
+def round_linears(model: M, dtype: str) -> M:
+    """Round the weights of all linears and convolutions to `dtype`, in place; to be called before they are packed.
+
+    The dequantized weight of a quantized layer is rounded, its codes and scales are not.
+    """
+    if dtype == "float32":
+        return model
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.weight = module.weight.to(DTYPES[dtype])
+            module.bias = None if module.bias is None else module.bias.to(DTYPES[dtype])
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(DTYPES[dtype])
+    return model
+
+
+def in_dtype(model: Callable[..., Tensor], dtype: str) -> Callable[..., Tensor]:
+    """The model as a function whose matrix products are computed in `dtype` and whose output is float32."""
+    if dtype == "float32":
+        return model
+
+    def evaluate(x: Tensor, *rest: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=DTYPES[dtype]):
+            return model(x, *rest).float()
+
+    return evaluate

@@ -1,0 +1,82 @@
+"""Nothing mixes places: calibration, every method and sampling on a device that refuses tensors of the CPU."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qdit.calibration import collect
+from qdit.method import quantize_model, registry
+from qdit.models.network import require_dit
+from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
+from qdit.quant.sites import prepare_inference
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.run import sample_images
+from tests.pretended_gpu import OnGpu, pretended_gpu
+from tests.small_models import calibration_set, random_dit
+
+PROTOCOL = Protocol("ddpm", 4, 1.5, 0)
+CHEAP: Mapping[str, Mapping[str, Any]] = {
+    "tfmq-dm": {"iterations": 3, "batch": 4},
+    "ptq4dit": {"iterations": 3, "batch": 4},
+    "q-diffusion": {"iterations": 3, "batch": 4},
+    "ptqd": {"iterations": 3, "batch": 4},
+    "tq-dit": {"rounds": 1, "per_group": 2},
+    "q-dit": {"group_size": 16},
+    "g4w+p4a": {"group_size": 16},
+}
+
+
+def test_the_pretended_device_computes_and_refuses_tensors_of_the_cpu() -> None:
+    with pretended_gpu() as gpu:
+        there = torch.arange(6.0).to(gpu)
+        assert isinstance(there, OnGpu) and float((there * 2).sum()) == 30
+        assert torch.equal((there + torch.tensor(1.0)).cpu(), torch.arange(6.0) + 1)
+        assert torch.equal(there[torch.tensor([2, 1])].cpu(), torch.tensor([2.0, 1.0]))
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            there + torch.ones(6)
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            torch.ones(6).add_(there)
+        with pytest.raises((RuntimeError, TypeError)):
+            there.numpy()
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "per-step"])
+def test_calibration_data_do_not_depend_on_the_place(kind: str) -> None:
+    here = collect(random_dit(), kind, PROTOCOL, samples=8)
+    with pretended_gpu() as gpu:
+        there = collect(random_dit().to(gpu), kind, PROTOCOL, samples=8)
+    torch.testing.assert_close(there.x, here.x, rtol=1e-3, atol=1e-2)  # of images that reach hundreds
+    assert type(there.x) is torch.Tensor
+    assert torch.equal(there.timestep, here.timestep) and torch.equal(there.label, here.label)
+
+
+def cases() -> Iterator[Any]:
+    """Every method in both scopes; in the fast tests two that have most of the kinds of quantizers."""
+    for method in sorted(registry()):
+        for scope in ("common", "own"):
+            fast = (method, scope) in (("q-dit", "own"), ("repq-vit", "own"))
+            yield pytest.param(method, scope, marks=() if fast else pytest.mark.slow, id=f"{method}-{scope}")
+
+
+@pytest.mark.parametrize(("method", "scope"), cases())
+def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, tmp_path: Path) -> None:
+    """Quantized there, saved, loaded and sampled there: the images are those of a model quantized here."""
+    data = {kind: calibration_set(kind, samples=4, protocol=PROTOCOL) for kind in registry()[method].calibration}
+    bits = 16 if method == "fp" else 8
+    options = {"scope": scope, "options": CHEAP.get(method, {}), "weight_bits": bits, "activation_bits": bits}
+    here = quantize_model(random_dit(), method, calibration=data, **options)
+    with pretended_gpu() as gpu:
+        moved = {kind: part.to(gpu) for kind, part in data.items()}
+        there = quantize_model(random_dit().to(gpu), method, calibration=moved, **options)
+        assert {tensor.device for tensor in there.model.state_dict().values()} == {gpu}
+        save_checkpoint(tmp_path / "there", there, {})
+    save_checkpoint(tmp_path / "here", here, {})
+    loaded = load_checkpoint(tmp_path / "there")
+    expected, _ = sample_images(require_dit(here.model, where=method), PROTOCOL, range(2), correction=here.correction)
+    with pretended_gpu() as gpu:
+        model = prepare_inference(loaded.model.to(gpu))
+        found, _ = sample_images(model, PROTOCOL, range(2), correction=loaded.correction)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
