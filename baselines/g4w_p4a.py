@@ -68,14 +68,8 @@ class G4wP4a(Method):
         weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))
         if weight_bits < FULL_PRECISION:
             sizes = layer_group_sizes(input_widths(model, weighted), options.group_size, None)
-            hessian_data = calibration["trajectory"]
-            gptq_weights(
-                model,
-                [weighted],
-                lambda: hessian_data.batches(HESSIAN_BATCH),
-                bits=weight_bits,
-                group_sizes=sizes,
-            )
+            batches = calibration["trajectory"].batches(HESSIAN_BATCH)
+            gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
         if activation_bits < FULL_PRECISION:
             batches = calibration["ndtc"].batches(ACTIVATION_BATCH)
             calibrate_static_threshold(model, core, batches, bits=activation_bits)

@@ -117,8 +117,10 @@ def reconstruct_temporal(
 def second_inputs(model: Network, data: CalibrationSet) -> Tensor:
     """What the temporal information block sees besides timesteps: labels and the null label, or frames per second."""
     if isinstance(model, DiT):
-        return torch.cat([data.label.unique()[:LABELS], torch.tensor([model.config.null_class])]).unique()
-    return torch.tensor([float(data.protocol.fps if isinstance(data.protocol, FlowProtocol) else model.config.fps)])
+        null = torch.tensor([model.config.null_class], device=data.label.device)
+        return torch.cat([data.label.unique()[:LABELS], null]).unique()
+    fps = data.protocol.fps if isinstance(data.protocol, FlowProtocol) else model.config.fps
+    return torch.tensor([float(fps)], device=data.x.device)
 
 
 def calibrate(model: Network, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:

@@ -175,7 +175,7 @@ def search_attention(
     )
     if options.mrq:
         timesteps = data.schedule
-        rows = torch.arange(len(timesteps)) * len(splits) // len(timesteps)
+        rows = torch.arange(len(timesteps), device=splits.device) * len(splits) // len(timesteps)
         quantizer: Activation = TwinSoftmaxActivation(
             bits=bits, split=splits, timesteps=timesteps, rows=rows, context=model.step_context, mode=options.twin
         )

@@ -170,21 +170,66 @@ def on_gpu(
     finish(measure(f"qdit bench gpu {out} --rows {rows} --repeats {repeats}", rows=rows, repeats=repeats), out)
 
 
+@bench_app.command("full-size")
+def full_size(
+    out: Annotated[Path, typer.Argument(help="Record to write or to add to.")] = STUDIES / "full-size.json",
+    folder: Annotated[Path | None, typer.Option(help="Working folder to keep (15 GB); else a temporary one.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this part again; may be repeated.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each part.")] = 1,
+    quick: Quick = False,
+) -> None:
+    """Run every step at DiT-XL/2's real shapes.
+
+    Random weights: import, calibration, every method on two blocks, RTN and GPTQ on all of them, one step at 256 and at
+    512, decoding. Takes up to 15 GB of disk and long; every part is a process of its own.
+
+    \b
+    Example:
+      qdit bench full-size
+      qdit bench full-size --folder /tmp/full-size --only vae
+    """
+    import tempfile
+
+    from qdit.bench.full_size import measure
+    from qdit.bench.page import text_of
+
+    flags = f" --threads {threads}" + (" --quick" if quick else "")
+    command = f"qdit bench full-size {out}{flags}"
+    with tempfile.TemporaryDirectory(prefix="qdit-full-size-") as temporary:
+        content = measure(
+            command,
+            folder or Path(temporary),
+            out,
+            only=only or (),
+            scale="quick" if quick else "full",
+            threads=threads,
+            say=typer.echo,
+        )
+    typer.echo(text_of(content), nl=False)
+    typer.echo(f"\n{out}")
+
+
 @bench_app.command()
 def show(
     record: Annotated[Path, typer.Argument(help="Record that a benchmark wrote.")],
     out: Annotated[Path | None, typer.Option(help="Write OUT.md (and OUT.svg of the kernels) instead.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Put it into this page instead, where its marks are.")] = None,
 ) -> None:
     """Show a record of a benchmark.
 
     \b
     Example:
       qdit bench show results/studies/bench-kernels.json --out bench-kernels
+      qdit bench show results/studies/full-size.json --into docs/cost.md
     """
-    from qdit.bench.page import text_of, write_page
+    from qdit.bench.page import text_of, write_into, write_page
     from qdit.bench.record import read_record
 
     content = read_record(record)
+    if into is not None:
+        write_into(content, into)
+        typer.echo(into)
+        return
     if out is None:
         typer.echo(text_of(content), nl=False)
         return

@@ -30,7 +30,7 @@ from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Sharing
 from qdit.quant.allocation import layer_group_sizes
-from qdit.quant.apply import blocks_of, gptq_weights, input_widths, insert_dynamic, round_weights
+from qdit.quant.apply import gptq_weights, input_widths, insert_dynamic, round_weights
 from qdit.quant.layers import MODULATION_ROLES
 from qdit.quant.ranges import minmax
 
@@ -96,11 +96,10 @@ class QDit(Method):
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
         elif weight_bits < FULL_PRECISION:
-            data = calibration["trajectory"]
             gptq_weights(
                 model,
-                blocks_of([*core, *extra]),
-                lambda: data.batches(HESSIAN_BATCH),
+                [*core, *extra],
+                calibration["trajectory"].batches(HESSIAN_BATCH),
                 bits=weight_bits,
                 group_sizes=sizes,
                 stale_groups=options.stale_groups,

@@ -6,7 +6,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from qdit.artifacts import atomic_path, write_text
-from qdit.bench import gpu, kernels, latency, memory, ranges, sampling
+from qdit.bench import full_size, gpu, kernels, latency, memory, ranges, sampling
 from qdit.errors import DataError
 
 TEXTS: dict[str, Callable[..., str]] = {
@@ -16,6 +16,7 @@ TEXTS: dict[str, Callable[..., str]] = {
     "ranges": ranges.text,
     "latency": latency.text,
     "gpu": gpu.text,
+    "full-size": full_size.text,
 }
 
 
@@ -34,6 +35,16 @@ def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
         paths.append(prefix.with_name(f"{prefix.name}.svg"))
         draw(content, paths[1])
     return paths
+
+
+def write_into(content: dict[str, Any], page: Path) -> None:
+    """Put a record's text into a page, between the lines `<!-- bench NAME -->` and `<!-- end -->`; the rest stays."""
+    start, end = f"<!-- bench {content['bench']} -->\n", "<!-- end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise DataError(f"{page}: has no lines {start.strip()!r} and {end!r}; put them where the table shall stand")
+    write_text(page, f"{before}{start}\n{text_of(content, style='github')}\n{end}{after}")
 
 
 def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:

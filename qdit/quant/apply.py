@@ -3,12 +3,13 @@
 Each works in place on a model of which the method holds a copy, on the linear sites it is given.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qdit.affine import Granularity, group, group_extremes, minmax_asymmetric
+from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation
 from qdit.quant.gptq import HessianAccumulator, gptq
@@ -24,6 +25,7 @@ from qdit.quant.ranges import (
     threshold_range_2d,
 )
 from qdit.quant.sites import activation_of, quantize_site
+from qdit.quant.walk import BlockWalk
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
@@ -60,37 +62,52 @@ def round_weights(
 
 
 def gptq_weights(
-    model: nn.Module,
-    stages: Sequence[Sequence[Site]],
-    batches: Callable[[], Iterable[Batch]],
+    model: Network,
+    sites: Sequence[Site],
+    batches: Iterable[Batch],
     *,
     bits: int,
     group_sizes: GroupSizes,
     stale_groups: bool = True,
+    sequential: bool = True,
 ) -> None:
-    """GPTQ stage by stage: Hessians of one stage's inputs are collected on the model as quantized so far.
+    """GPTQ block by block (sites outside the blocks first), holding the Hessians of one block only.
 
-    One stage with all sites gives Hessians of the full-precision model. Inputs pass through a site's activation
-    quantizer where it has one, as in Q-DiT's release.
+    `sequential`: the inputs of a block have come through all that was quantized before it; otherwise all Hessians are
+    of the model as it was given. Inputs pass through a site's activation quantizer where it has one, as in Q-DiT's
+    release.
     """
+    data, stages = list(batches), blocks_of(sites)
+    walk = None if sequential else BlockWalk(model, data)
     for stage in stages:
-        hessians = {site.name: HessianAccumulator(input_width(model, site)) for site in stage}
+        hessians = {site.name: new_hessian(model, site) for site in stage}
 
         def add(site: Site, x: Tensor, hessians: dict[str, HessianAccumulator] = hessians) -> None:
             quantizer = activation_of(model, site)
             hessians[site.name].add(x if quantizer is None else quantizer(x))
 
-        observe_inputs(model, stage, batches(), add)
+        if (block := stage[0].block) is None:
+            observe_inputs(model, stage, data, add)
+        else:
+            walk = walk or BlockWalk(model, data)
+            walk.observe(stage, add)
+            if not sequential and stage is not stages[-1]:
+                walk.go(block + 1)
         for site in stage:
             weight = linear_of(model, site).weight.detach()
             quantized: QuantizedWeight = gptq(
                 weight,
-                hessians[site.name].hessian,
+                hessians.pop(site.name).hessian,
                 bits=bits,
                 group_size=group_sizes[site.name],
                 stale_groups=stale_groups,
             )
             quantize_site(model, site, weight=quantized)
+
+
+def new_hessian(model: nn.Module, site: Site) -> HessianAccumulator:
+    """Empty Hessian of a linear site, where its weight is."""
+    return HessianAccumulator(input_width(model, site), device=linear_of(model, site).weight.device)
 
 
 def input_width(model: nn.Module, site: Site) -> int:
@@ -120,22 +137,30 @@ def insert_dynamic(
         quantize_site(model, site, activation=quantizer)
 
 
-def collect_inputs(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
-    """Each site with all its inputs on the batches, (samples, …); one pass over the data for each block."""
+def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
+    """Each site with all its inputs on the batches, (samples, …), holding those of one block only.
+
+    The model must stay as it is until the last site is taken.
+    """
     data = list(batches)
+    walk: BlockWalk | None = None
     for stage in blocks_of(sites):
         seen: dict[str, list[Tensor]] = {site.name: [] for site in stage}
 
         def keep(site: Site, x: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
             seen[site.name].append(x)
 
-        observe_inputs(model, stage, data, keep)
+        if stage[0].block is None:
+            observe_inputs(model, stage, data, keep)
+        else:
+            walk = walk or BlockWalk(model, data)
+            walk.observe(stage, keep)
         for site in stage:
             yield site, torch.cat(seen.pop(site.name))
 
 
 def calibrate_static(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, rule: Ranges
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, rule: Ranges
 ) -> None:
     """Static per tensor: a range rule on all inputs of a site at once.
 

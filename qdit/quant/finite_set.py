@@ -40,7 +40,7 @@ def calibrate_finite_set(
             bits=bits_of(bits, site),
             scale=scale,
             zero_point=zero_point,
-            timesteps=torch.tensor(timesteps),
+            timesteps=torch.tensor(timesteps, device=scale.device),
             context=model.step_context,
         )
         quantize_site(model, site, activation=quantizer)

@@ -34,28 +34,34 @@ def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
             replace(model, site, nn.Identity())
 
 
-def observe_inputs(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
-) -> None:
-    """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
-    handles = []
+@contextmanager
+def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Inside this context `look(site, input)` is called whenever one of the sites runs, without gradients."""
 
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _module, inputs: look(site, inputs[0])
 
-    with tapped(model, sites):
+    handles = []
+    with tapped(model, sites), torch.inference_mode():
         try:
             for site in sites:
                 handles.append(model.get_submodule(site.name).register_forward_pre_hook(hook_of(site)))
-            with torch.inference_mode():
-                for batch in batches:
-                    model(*batch)
+            yield
         finally:
             for handle in handles:
                 handle.remove()
 
 
-class _Captured(Exception):
+def observe_inputs(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
+) -> None:
+    """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
+    with observing(model, sites, look):
+        for batch in batches:
+            model(*batch)
+
+
+class Captured(Exception):
     """No error: it ends a forward pass whose rest nobody needs."""
 
 
@@ -70,13 +76,13 @@ def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tupl
     def keep(_module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         inputs.append(given)
         outputs.append(output)
-        raise _Captured
+        raise Captured
 
     handle = model.get_submodule(name).register_forward_hook(keep)
     try:
         with torch.no_grad():
             for batch in batches:
-                with suppress(_Captured):
+                with suppress(Captured):
                     model(*batch)
     finally:
         handle.remove()

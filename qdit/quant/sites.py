@@ -7,6 +7,7 @@ the fly. Only the packed codes, scales and zero points are state; the dequantize
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,11 @@ from qdit.quant.activation_kinds import build_activation
 from qdit.quant.weight import QuantizedWeight
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def in_float32(activation: Activation, x: Tensor) -> Tensor:
+    """The quantizer's output; an input in half precision is made float32 first, so that codes mean the same there."""
+    return activation(x.float() if x.dtype == torch.float16 else x)
 
 
 class QuantizedLinear(nn.Module):
@@ -59,7 +65,7 @@ class QuantizedLinear(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.activation is None else self.activation(x)
+        x = x if self.activation is None else in_float32(self.activation, x)
         return F.linear(x, self.weight, self.bias) if self.dense is None else self.dense(x)
 
 
@@ -85,7 +91,7 @@ class QuantizedConv(QuantizedLinear):
         return {**super().spec(), "kind": "conv", "kernel": list(self.kernel)}
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.activation is None else self.activation(x)
+        x = x if self.activation is None else in_float32(self.activation, x)
         weight = self.weight.unflatten(1, (-1, *self.kernel))
         convolution = F.conv2d if len(self.kernel) == 2 else F.conv3d
         return convolution(x, weight, self.bias, stride=self.kernel)
@@ -105,7 +111,7 @@ class QuantizedOperand(nn.Module):
         return {"kind": "operand", "weight_bits": 16, "groups": None, "activation": self.activation.spec()}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(x)
+        return in_float32(self.activation, x)
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):

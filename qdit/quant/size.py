@@ -1,4 +1,4 @@
-"""Size (MB) of a quantized DiT: as the paper's tables count it, as a checkpoint will be, and as a file is.
+"""Size (MB) of a quantized DiT or STDiT3: as the paper's tables count it, as a checkpoint will be, and as a file is.
 
 MB is 10^6 bytes. The paper's accounting is (N · bits / 8 + 4 · U) / 10^6: N is every parameter but the position
 embedding (also those that stay in floating point), U the number of (scale, zero point) pairs of 4 bytes.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qdit.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.grouping import check_group_size, packed_width
-from qdit.models.config import DiTConfig
+from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
 
 FULL_PRECISION = 16
@@ -38,16 +38,19 @@ class Linear:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What sizes depend on: the layers, and the elements of the label table and of the position embedding."""
+    """What sizes depend on: the layers, and the elements of everything else and of the position embedding.
+
+    Everything else is the label table of a DiT, the modulation tables and norms of an STDiT3.
+    """
 
     linears: tuple[Linear, ...]
-    label_table: int
+    others: int
     positions: int
 
     @property
     def parameters(self) -> int:
         """Every parameter but the position embedding."""
-        return self.label_table + sum(linear.parameters for linear in self.linears)
+        return self.others + sum(linear.parameters for linear in self.linears)
 
     def with_roles(self, roles: Collection[str]) -> list[Linear]:
         """Layers of these roles."""
@@ -76,23 +79,57 @@ def dit_shape(config: DiTConfig) -> ModelShape:
         Linear("final_layer.adaLN_modulation.1", "final_adaln", width, 2 * width),
     ]
     table = (config.num_classes + 1) * width
-    return ModelShape(tuple(linears), label_table=table, positions=config.tokens * width)
+    return ModelShape(tuple(linears), others=table, positions=config.tokens * width)
 
 
-def size_paper_mb(config: DiTConfig, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:
+def stdit3_shape(config: STDiT3Config) -> ModelShape:
+    """Layers of an STDiT3, named as the model's own sites; positions are computed, so none are stored."""
+    width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
+    cells = config.frame_patch * config.patch_size**2
+    linears = [Linear("x_embedder.proj", "patch_embed", config.in_channels * cells, width)]
+    for name, role in (("t_embedder", "time_embed"), ("fps_embedder", "fps_embed")):
+        linears += [Linear(f"{name}.mlp.0", role, config.frequency_size, width)]
+        linears += [Linear(f"{name}.mlp.2", role, width, width)]
+    linears += [
+        Linear("t_block.1", "t_block", width, 6 * width),
+        Linear("y_embedder.y_proj.fc1", "caption_proj", config.text_width, width),
+        Linear("y_embedder.y_proj.fc2", "caption_proj", width, width),
+    ]
+    for block in (f"{kind}_blocks.{number}" for number in range(config.depth) for kind in ("spatial", "temporal")):
+        linears += [
+            Linear(f"{block}.attn.qkv", "qkv", width, 3 * width),
+            Linear(f"{block}.attn.proj", "attn_out", width, width),
+            Linear(f"{block}.cross_attn.q_linear", "cross_q", width, width),
+            Linear(f"{block}.cross_attn.kv_linear", "cross_kv", width, 2 * width),
+            Linear(f"{block}.cross_attn.proj", "cross_out", width, width),
+            Linear(f"{block}.mlp.fc1", "fc1", width, hidden),
+            Linear(f"{block}.mlp.fc2", "fc2", hidden, width),
+        ]
+    linears.append(Linear("final_layer.linear", "final", width, cells * config.out_channels))
+    tables, norms = 6 * width, 2 * config.head_size
+    return ModelShape(tuple(linears), others=2 * config.depth * (tables + norms) + 2 * width, positions=0)
+
+
+def shape_of(config: DiTConfig | STDiT3Config) -> ModelShape:
+    """Layers of a model of either family."""
+    return dit_shape(config) if isinstance(config, DiTConfig) else stdit3_shape(config)
+
+
+def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:
     """Size as Q-DiT's Table 2 prints it, before truncation (`printed_mb`); 1349, 508, 339, 520, 351 for DiT-XL/2.
 
-    Per channel, U counts the output channels of all linears of the blocks, adaLN included; with groups only the groups
-    of the four searched linears. 16 bits is full precision, without U. The layers a method really leaves in floating
-    point make no difference here. Raises ConfigError for bits or group sizes that are not possible.
+    Per channel, U counts the output channels of all linears of the blocks, adaLN included (of an STDiT3 the t_block
+    that stands for it); with groups only the groups of the linears that a search chooses sizes for. 16 bits is full
+    precision, without U. The layers a method really leaves in floating point make no difference here. Raises
+    ConfigError for bits or group sizes that are not possible.
     """
     if weight_bits != FULL_PRECISION and not 1 <= weight_bits <= 8:
         raise ConfigError(f"weight_bits {weight_bits}: allowed are 1 to 8, or 16 for full precision")
-    shape = dit_shape(config)
+    shape = shape_of(config)
     if weight_bits == FULL_PRECISION:
         pairs = 0
     elif group_sizes is None:
-        pairs = sum(linear.outputs for linear in shape.with_roles((*CORE_ROLES, "adaln")))
+        pairs = sum(linear.outputs for linear in shape.with_roles((*CORE_ROLES, "adaln", "t_block")))
     else:
         pairs = sum(weight_pairs(layer, size) for layer, size in sized(shape.with_roles(CORE_ROLES), group_sizes))
     return (shape.parameters * weight_bits / 8 + PAIR_BYTES * pairs) / 1e6

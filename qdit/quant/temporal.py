@@ -54,7 +54,7 @@ class TimestepStaticActivation(Activation):
         self.bits = bits
         self.register_buffer("scale", scale.detach().float().reshape(-1))
         self.register_buffer("zero_point", zero_point.detach().reshape(-1).to(torch.int32))
-        self.table = TimestepTable(timesteps, torch.arange(len(timesteps)), context)
+        self.table = TimestepTable(timesteps, torch.arange(len(timesteps), device=timesteps.device), context)
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "timestep-static", "bits": self.bits, "timesteps": self.scale.numel()}

@@ -119,7 +119,7 @@ def search_mixing(
     a split of 1 / 2^(bits − 1) and v's own.
     """
     start_v = scale_v = signed_scale(v, bits, per=1)
-    splits = torch.full((int(group.max()) + 1,), 2.0 ** (1 - bits))
+    splits = torch.full((int(group.max()) + 1,), 2.0 ** (1 - bits), device=p.device)
     exact = p @ v
 
     def of_v(scale: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def search_mixing(
         for number in range(len(splits)):
             rows = (group == number).nonzero()[:, 0]
             splits[number] = search_scale(
-                torch.ones(1),
+                torch.ones(1, device=p.device),
                 lambda s, r=rows, w=values: (twin_softmax(p[r], s, bits, mode=twin) @ w[r]).flatten(1)[:, None],  # type: ignore[misc]
                 exact[rows].flatten(1)[:, None],
                 gradient[rows].flatten(1)[:, None],

@@ -1,0 +1,153 @@
+"""`qdit bench full-size`: time and peak memory of every step at the real shapes, each in a process of its own.
+
+`python -m qdit.bench.full_size JSON` runs one part and prints what it found. A record keeps the figures of each part
+with the commit and the load at which they were measured, so that parts can be measured again one by one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from qdit.bench.full_size_parts import SCALES, parts, run_part
+from qdit.bench.record import load, read_record, record, write_record
+from qdit.errors import DataError
+from qdit.provenance import commit, processor
+
+LIMIT = 16 * 2**30
+"""Bytes that no part may need."""
+
+GIBIBYTE = 2**30
+
+
+def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int = 1) -> dict[str, Any]:
+    """Run one part in a process of its own: stages, facts, peak memory, and where and when it ran.
+
+    Raises DataError with the last line of what the process said if it failed.
+    """
+    before = load()
+    question = {"part": name, "folder": str(folder), "scale": scale, "threads": threads}
+    call = [sys.executable, "-m", "qdit.bench.full_size", json.dumps(question)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise DataError(f"full-size part {name}: failed with status {done.returncode}: {said[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found | {
+        "peak_bytes": max(stage["peak_bytes"] for stage in found["stages"]),
+        "threads": threads,
+        "commit": commit(),
+        "processor": processor(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": {"before": before, "after": load()},
+    }
+
+
+def measure(
+    command: str,
+    folder: Path,
+    out: Path,
+    *,
+    only: Iterable[str] = (),
+    scale: str = "full",
+    threads: int = 1,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """Measure all parts, or `only` some; the record is written after each, and keeps parts that are not measured."""
+    known, chosen = list(parts()), list(only)
+    if wrong := [name for name in chosen if name not in known]:
+        raise DataError(f"part {wrong[0]!r}: allowed are {', '.join(known)}")
+    before = load()
+    kept = read_record(out)["measured"] if out.exists() and chosen else {}
+    content: dict[str, Any] = {}
+    for name in chosen or known:
+        kept[name] = measure_part(name, folder, scale=scale, threads=threads)
+        say(line(name, kept[name]))
+        measured = {part: kept[part] for part in known if part in kept}
+        content = record("full-size", command, load_before=before, scale=scale, measured=measured, goals=[])
+        write_record(out, content)
+    return content
+
+
+def seconds(entry: dict[str, Any], clock: str = "seconds") -> float:
+    """Seconds of all stages of a part, by the wall (`seconds`) or of the processor (`cpu_seconds`)."""
+    return sum(float(stage[clock]) for stage in entry["stages"])
+
+
+def line(name: str, entry: dict[str, Any]) -> str:
+    """One part in one line."""
+    return (
+        f"{name}: {seconds(entry):.0f} s, {seconds(entry, 'cpu_seconds'):.0f} s of CPU,"
+        f" peak {entry['peak_bytes'] / GIBIBYTE:.2f} GiB"
+    )
+
+
+def text(content: dict[str, Any], *, style: str = "simple") -> str:
+    """Table of all parts and their stages, then what each found."""
+    found_parts = content["measured"]
+    measured = {name: found_parts[name] for name in parts() if name in found_parts}
+    rows = [row for name, entry in measured.items() for row in stage_rows(name, entry)]
+    header = ["part", "stage", "s", "CPU s", "peak GiB", "load", "commit"]
+    align = ("left", "left", "right", "right", "right", "right", "left")
+    body = tabulate(rows, header, tablefmt=style, colalign=align, disable_numparse=True)
+    processors = ", ".join(dict.fromkeys(entry["processor"] for entry in measured.values()))
+    threads = ", ".join(str(count) for count in sorted({entry["threads"] for entry in measured.values()}))
+    about = (
+        f"{content['command']} · {processors}, {content['machine']['cores']} cores, threads of a part: {threads}; peak:"
+        " largest resident memory of the part's process so far, mapped files included; load: before and after the part"
+    )
+    found = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
+    missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
+    return "\n".join([about, "", body, "", *missing, "Found:", "", *found, ""])
+
+
+def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
+    """Cells of the stages of a part; what holds for the whole part stands in its first row."""
+    around = f"{entry['load']['before']:.1f}, {entry['load']['after']:.1f}"
+    return [
+        [
+            "" if number else name,
+            stage["stage"],
+            f"{stage['seconds']:.0f}",
+            f"{stage['cpu_seconds']:.0f}",
+            f"{stage['peak_bytes'] / GIBIBYTE:.2f}",
+            "" if number else around,
+            "" if number else entry["commit"],
+        ]
+        for number, stage in enumerate(entry["stages"])
+    ]
+
+
+def fact_text(facts: dict[str, Any]) -> str:
+    """Facts as `name value`, numbers short."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.4g}" if abs(value) < 1 else f"{value:.1f}"
+        if isinstance(value, list):
+            return "×".join(map(str, value))
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
+        return str(value)
+
+    return "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in facts.items())
+
+
+def in_this_process(question: dict[str, Any]) -> dict[str, Any]:
+    """The part that a question names."""
+    torch.set_num_threads(question["threads"])
+    return run_part(question["part"], Path(question["folder"]), SCALES[question["scale"]])
+
+
+if __name__ == "__main__":
+    json.dump(in_this_process(json.loads(sys.argv[1])), sys.stdout)

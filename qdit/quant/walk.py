@@ -1,0 +1,81 @@
+"""One block after the other: what reaches a block is kept, so that no pass goes through the whole model.
+
+Looking at every block of a deep model by whole passes costs depth² blocks; a walk costs two runs of each block.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from qdit.errors import ConfigError
+from qdit.models.network import Network
+from qdit.models.roles import Site
+from qdit.quant.observe import Batch, Captured, observing
+
+
+class BlockWalk:
+    """What reaches one block of a model on some batches, from the first block on.
+
+    Blocks are a chain: each takes the tokens of the one before it and further arguments, the same for all. The bits are
+    those of whole passes with the same batches. Kept are the tokens of one place, of all batches.
+    """
+
+    def __init__(self, model: Network, batches: Iterable[Batch]) -> None:
+        self.model = model
+        self.paths = block_paths(model)
+        self.place = 0
+        self.timesteps: list[Tensor] = []
+        self.arguments: list[Batch] = []
+        handle = model.get_submodule(self.paths[0]).register_forward_pre_hook(self._keep)
+        try:
+            with torch.inference_mode():
+                for batch in batches:
+                    self.timesteps.append(batch[1])
+                    with suppress(Captured):
+                        model(*batch)
+        finally:
+            handle.remove()
+
+    def _keep(self, _module: object, given: Batch) -> None:
+        self.arguments.append(given)
+        raise Captured
+
+    def observe(self, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> None:
+        """`look(site, input)` for sites of one block, which must not lie behind; goes there, and stays before it."""
+        self.go(_block_of(sites))
+        with observing(self.model, sites, look):
+            for _ in self._outputs():
+                pass
+
+    def go(self, block: int) -> None:
+        """Through the blocks as they are now, to before `block`."""
+        if block < self.place:
+            raise ConfigError(f"walk: block {block} lies behind block {self.place}; take the blocks in their order")
+        while self.place < block:
+            for number, tokens in enumerate(self._outputs()):
+                self.arguments[number] = (tokens, *self.arguments[number][1:])
+            self.place += 1
+
+    def _outputs(self) -> Iterator[Tensor]:
+        """Output of the block at hand, batch by batch."""
+        block = self.model.get_submodule(self.paths[self.place])
+        for timestep, given in zip(self.timesteps, self.arguments, strict=True):
+            self.model.step_context.timestep = timestep
+            with torch.inference_mode():
+                tokens = block(*given)
+            yield tokens
+
+
+def block_paths(model: Network) -> list[str]:
+    """Paths of the blocks in the order of the data: the first two parts of the paths of their sites."""
+    found = {site.block: ".".join(site.name.split(".")[:2]) for site in model.sites() if site.block is not None}
+    return [found[block] for block in sorted(found)]
+
+
+def _block_of(sites: Sequence[Site]) -> int:
+    blocks = {site.block for site in sites}
+    if len(blocks) != 1 or (block := blocks.pop()) is None:
+        raise ConfigError(f"walk: {len(sites)} sites are not of one block; give those of one")
+    return block
