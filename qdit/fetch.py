@@ -1,6 +1,6 @@
 """Files from elsewhere: what a profile needs of them, whether they are whole, and their download.
 
-Only `qdit fetch` calls `fetch`; nothing else in this repository opens a connection.
+Only `qdit fetch` calls `fetch`; nothing else in this repository opens a connection (`qdit vbench install` runs pip).
 """
 
 import http.client
@@ -8,6 +8,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from qdit.artifacts import sha256_file, write_text
 from qdit.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from qdit.profile import Profile
+from qdit.vbench_driver import WEIGHTS
 
 BLOCK = 1 << 20
 TIMEOUT = 60
@@ -57,7 +59,10 @@ class NeededFile:
         if not self.entry:
             return "part of this repository"
         digest = f"sha256 {self.sha256}" if self.sha256 else "sha256 unknown"
-        return f"about {self.entry['megabytes']:g} MB from {self.source}, licence: {self.entry['licence']}, {digest}"
+        megabytes = self.entry["megabytes"]
+        size = "size unknown," if megabytes is None else f"about {megabytes:g} MB"
+        member = f" (inside: {self.entry['member']})" if "member" in self.entry else ""
+        return f"{size} from {self.source}{member}, licence: {self.entry['licence']}, {digest}"
 
 
 def files_of(profile: Profile) -> list[NeededFile]:
@@ -77,10 +82,20 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
         if "vae" in model:
             for path in (model["vae"], str(Path(model["vae"]).with_name("config.json"))):
                 found.setdefault(path, []).append(f"VAE of {name} (sample)")
+        if "instruments" in model:
+            found.setdefault(model["instruments"], []).append(f"instruments of {name} (evaluate_video)")
+    if "video" in profile:
+        found.setdefault(profile["video"]["suite"], []).append("prompts of clips (sample_video, evaluate_video)")
     for name, path in profile["extractors"].items():
         found.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
     for name, path in profile.get("references", {}).items():
         found.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+    if "vbench" in profile:
+        for dimension, names in WEIGHTS.items():
+            for name in names:
+                found.setdefault(f"{profile['vbench']['weights']}/{name}", []).append(f"VBench's {dimension} (vbench)")
+    if "fvd" in profile:
+        found.setdefault(profile["fvd"]["i3d"], []).append("I3D of FVD (qdit vbench fvd)")
     return found
 
 
@@ -96,13 +111,19 @@ def check_whole(path: Path, sha256: str | None) -> None:
 
 
 def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
-    """The files that are named by path or file name, all that have a source if none is; ConfigError if unknown."""
-    known = {name: file for file in needed if file.entry for name in (str(file.path), file.path.name)}
+    """The files that are named by path or file name, all that have a source if none is; ConfigError if unknown.
+
+    A file name that several files have means all of them.
+    """
+    known: dict[str, list[NeededFile]] = {}
+    for file in needed:
+        for name in (str(file.path), file.path.name) if file.entry else ():
+            known.setdefault(name, []).append(file)
     for name in names:
         if name not in known:
             listed = ", ".join(str(file.path) for file in needed if file.entry) or "none"
             raise ConfigError(f"{name}: not a file that can be fetched; these are {listed}{did_you_mean(name, known)}")
-    return [known[name] for name in names] if names else [file for file in needed if file.entry]
+    return [file for name in names for file in known[name]] if names else [file for file in needed if file.entry]
 
 
 def fetch(file: NeededFile, *, hub: Hub | None = None) -> bool:
@@ -119,10 +140,30 @@ def fetch(file: NeededFile, *, hub: Hub | None = None) -> bool:
         from_hub(file, hub)
     else:
         arrived = download(file.entry["url"], file.path.with_name(f"{file.path.name}.part"))
+        if "member" in file.entry:
+            unpack(arrived, file)
         require_digest(arrived, file)
         os.replace(arrived, file.path)
         etag_file(arrived).unlink(missing_ok=True)
     return True
+
+
+def unpack(arrived: Path, file: NeededFile) -> None:
+    """Put the one wanted file of an archive in the archive's place; DataError if what arrived has no such file."""
+    member = file.path.with_name(f"{file.path.name}.member")
+    try:
+        with zipfile.ZipFile(arrived) as archive, archive.open(file.entry["member"]) as found, member.open("wb") as out:
+            shutil.copyfileobj(found, out, BLOCK)
+        os.replace(member, arrived)
+    except (zipfile.BadZipFile, KeyError) as problem:
+        arrived.unlink()
+        etag_file(arrived).unlink(missing_ok=True)
+        raise DataError(
+            f"{file.source}: what arrived is no zip with {file.entry['member']} ({problem}); removed; look at the"
+            " address"
+        ) from None
+    finally:
+        member.unlink(missing_ok=True)
 
 
 def require_digest(arrived: Path, file: NeededFile) -> None:

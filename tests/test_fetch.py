@@ -2,8 +2,10 @@
 
 import hashlib
 import http.server
+import io
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from qdit import fetch as fetching
 from qdit.errors import CheckpointError, ConfigError, DataError
 from qdit.fetch import NeededFile, check_whole, choose, fetch, files_of
 from qdit.profile import load_profile
+from qdit.vbench_driver import SOURCES
 
 CONTENT = bytes(range(256)) * 8192
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -176,9 +179,12 @@ def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
 
 def test_files_of_the_profiles() -> None:
     paper = files_of(load_profile("paper"))
-    assert len(paper) == 7
+    vbench = {str(file.path.relative_to("weights/paper/vbench")): file for file in paper if "vbench" in file.path.parts}
+    assert len(paper) == 7 + len(vbench) + 1 and set(vbench) == set(SOURCES)
     assert all(file.entry and file.uses for file in paper)
-    assert [file.path.name for file in choose(paper, ["config.json"])] == ["config.json"]
+    folders = [file.path.parent.name for file in choose(paper, ["config.json"])]
+    assert folders == ["sd-vae-ft-mse", "bert-base-uncased"]
+    assert len(choose(paper, [str(paper[0].path)])) == 1
     assert choose(paper, []) == paper
     with pytest.raises(ConfigError, match="did you mean 'config.json'"):
         choose(paper, ["confg.json"])
@@ -187,6 +193,40 @@ def test_files_of_the_profiles() -> None:
     assert choose(mini, []) == []
     with pytest.raises(ConfigError, match="these are none"):
         choose(mini, ["config.json"])
+
+
+def test_vbenchs_weights_come_from_where_vbench_gets_them() -> None:
+    for file in files_of(load_profile("paper")):
+        if file.path.is_relative_to("weights/paper/vbench"):
+            source = SOURCES[str(file.path.relative_to("weights/paper/vbench"))]
+            entry = file.entry
+            url = (
+                f"https://huggingface.co/{entry['hub']}/resolve/main/{entry['file']}"
+                if "hub" in entry
+                else entry["url"]
+            )
+            assert url == source and ("member" in entry) == source.endswith(".zip")
+            assert "size unknown" in file.about or "about " in file.about
+
+
+def test_one_file_of_an_archive(server: Server, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("models/other.pth", b"other")
+        archive.writestr("models/weights.pt", CONTENT[:5000])
+    server.content = data.getvalue()
+    digest = hashlib.sha256(CONTENT[:5000]).hexdigest()
+    file = needed(tmp_path, server.url, member="models/weights.pt", sha256=digest)
+    assert fetch(file) and not fetch(file)
+    assert file.path.read_bytes() == CONTENT[:5000]
+    assert [path.name for path in file.path.parent.iterdir()] == ["weights.pt"]
+    with pytest.raises(DataError, match="no zip with models/none"):
+        fetch(needed(tmp_path / "other", server.url, member="models/none"))
+    server.content = CONTENT
+    with pytest.raises(DataError, match="no zip with models/weights.pt") as raised:
+        fetch(needed(tmp_path / "third", server.url, member="models/weights.pt"))
+    assert "\n" not in str(raised.value)
+    assert not list((tmp_path / "third" / "deep").iterdir())
 
 
 def test_missing_empty_and_other_files(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""The commands of VBench and FVD: VBench's environment, clips with its names, one dimension, all in one, FVD."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, help="VBench of a video run, in its own environment; FVD (docs/vbench.md).")
+
+Clips = Annotated[Path, typer.Argument(help="Folder of <prompt>-<number>.mp4.")]
+Suite = Annotated[Path, typer.Option(help="Prompts in VBench's full_info schema; the environment holds VBench's own.")]
+ClipsPerPrompt = Annotated[int, typer.Option(min=1, max=5, help="Clips of each prompt.")]
+Frames = Annotated[int | None, typer.Option(min=2, help="Frames that every clip must have; default: as the first.")]
+
+
+@app.command()
+def install(folder: Annotated[Path, typer.Argument(help="Folder of the environment to make.")]) -> None:
+    """Make VBench's own environment.
+
+    Downloads the packages of rules/envs/vbench-lock.txt from PyPI (3.3 GB, 6.1 GB installed). The folder then holds
+    bin/python and VBench_full_info.json, the 946 prompts.
+
+    \b
+    Example:
+      qdit vbench install results/paper/envs/vbench
+    """
+    from qdit.vbench_install import install as make
+
+    typer.echo(f"{folder}: {'installed' if make(folder) else 'already installed'}")
+
+
+@app.command()
+def clips(
+    samples: Annotated[Path, typer.Argument(help="Folder of the sample chunks of a video run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the MP4 files to write.")],
+    count: Annotated[int, typer.Option(min=1, help="Clips of the run.")],
+    fps: Annotated[float, typer.Option(min=1, help="Frames a second.")] = 8,
+    enlarge: Annotated[int, typer.Option(min=1, help="Side of a pixel in the file, in pixels.")] = 1,
+    lossless: Annotated[bool, typer.Option(help="Every pixel as it was (RGB); not every player shows it.")] = True,
+    listing: Annotated[Path | None, typer.Option(help="JSON to write: the clips with their sha256.")] = None,
+) -> None:
+    """Write the clips of a run as VBench names them.
+
+    \b
+    Example:
+      qdit vbench clips q-dit-w4a8/samples q-dit-w4a8/mp4 --count 189 --enlarge 8
+    """
+    from qdit.artifacts import write_json
+    from qdit.vbench_clips import write_clips
+
+    found = write_clips(samples, folder, clips=count, fps=fps, enlarge=enlarge, lossless=lossless)
+    if listing:
+        write_json(listing, found)
+    typer.echo(f"{folder}: {count} clips")
+
+
+@app.command()
+def run(
+    clips: Clips,
+    dimension: Annotated[str, typer.Argument(help="One of VBench's sixteen, e.g. temporal_flickering.")],
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    suite: Suite,
+    python: Annotated[Path, typer.Option(help="Python of VBench's environment.")],
+    weights: Annotated[Path | None, typer.Option(help="Folder of VBench's weights; nothing is downloaded.")] = None,
+    samples: ClipsPerPrompt = 5,
+    frames: Frames = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Score clips in one dimension of VBench.
+
+    Every clip that the dimension asks for must be there, whole, with as many frames as the others.
+
+    \b
+    Example:
+      E=results/paper/envs/vbench
+      qdit vbench run mp4 scene scene.json --python $E/bin/python --suite $E/VBench_full_info.json --weights W
+    """
+    from qdit.vbench import known_dimension, run_driver
+    from qdit.vbench_clips import check_clips
+
+    check_clips(clips, suite, [known_dimension(dimension)], samples=samples, frames=frames)
+    given = [str(clips), str(suite), dimension, str(out), "--samples", str(samples), "--device", device]
+    run_driver(python, given if weights is None else [*given, "--weights", str(weights)])
+
+
+@app.command()
+def check(
+    clips: Clips,
+    suite: Suite,
+    dimension: Annotated[list[str] | None, typer.Option(help="Dimension; again for more; default: all.")] = None,
+    samples: ClipsPerPrompt = 5,
+    frames: Frames = None,
+) -> None:
+    """Check that a folder holds every clip that VBench will ask for.
+
+    Whole files, one number of frames, one size: VBench scores whatever it finds.
+
+    \b
+    Example:
+      qdit vbench check mp4 --suite results/paper/envs/vbench/VBench_full_info.json --frames 51
+    """
+    from qdit.dimensions import DIMENSIONS
+    from qdit.vbench import known_dimension
+    from qdit.vbench_clips import check_clips
+
+    chosen = [known_dimension(name) for name in dimension or DIMENSIONS]
+    count, found = check_clips(clips, suite, chosen, samples=samples, frames=frames)
+    typer.echo(f"{clips}: {count} clips of {found} frames")
+
+
+@app.command()
+def gather(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    results: Annotated[list[Path], typer.Argument(help="JSON of each dimension.")],
+) -> None:
+    """Gather the dimensions of a run into one JSON.
+
+    Scores, VBench's normalisation, and its three totals if all sixteen are there.
+
+    \b
+    Example:
+      qdit vbench gather vbench.json vbench/*.json
+    """
+    from qdit.artifacts import write_json
+    from qdit.vbench import gather as gathered
+
+    write_json(out, gathered(results))
+
+
+@app.command()
+def fvd(
+    clips: Clips,
+    reference: Annotated[Path, typer.Argument(help="Folder of the clips to compare with.")],
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    i3d: Annotated[Path, typer.Option(help="I3D as TorchScript: a program, opened in a process of its own.")],
+    sha256: Annotated[str, typer.Option(help="Its whole sha256.")],
+    frames: Frames = None,
+) -> None:
+    """Measure FVD between two folders of clips.
+
+    Fréchet distance of I3D's 400 features before the softmax; finite for fewer clips than features.
+
+    \b
+    Example:
+      qdit vbench fvd q-dit/mp4 fp/mp4 fvd.json --i3d weights/paper/i3d_torchscript.pt --sha256 DIGEST
+    """
+    from qdit.artifacts import write_json
+    from qdit.metrics.video.i3d import I3d
+    from qdit.metrics.video.i3d import fvd as distance
+    from qdit.vbench_clips import clips_in
+
+    extractor = I3d(i3d, sha256)
+    found, other = clips_in(clips, frames=frames), clips_in(reference, frames=frames)
+    value = distance(extractor, found, other)
+    write_json(out, {"metric": "fvd", "fvd": value, "clips": [len(found), len(other)], "i3d_sha256": sha256})

@@ -1,0 +1,98 @@
+"""VBench itself, in its own environment, on clips of the mini video model: the one dimension that needs no weights.
+
+Opt-in, since it downloads 3.3 GB from PyPI and takes 6.1 GB on disk:
+QDIT_VBENCH=FOLDER pytest -m slow tests/test_vbench_real.py makes the environment in FOLDER, or takes the one there.
+"""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdit.artifacts import read_json
+from qdit.cli_video_steps import flow
+from qdit.data.clips import write_mp4
+from qdit.errors import DataError
+from qdit.metrics.video.suites import full_info, suite_prompts
+from qdit.models.loading import load_model
+from qdit.models.stdit3 import STDiT3
+from qdit.quant.sites import prepare_inference
+from qdit.sampling.video_run import clips_of
+from qdit.vbench import gather, run_driver
+from qdit.vbench_driver import WEIGHTS
+from qdit.vbench_install import SUITE, install, python_of
+
+FOLDER = os.environ.get("QDIT_VBENCH")
+WEIGHTS_FILE = Path(__file__).parents[1] / "weights" / "stdit3-moving-digits-natural.safetensors"
+SAMPLES = 2
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER, reason="downloads 3.3 GB: set QDIT_VBENCH to a folder for VBench's environment"),
+]
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    folder = Path(str(FOLDER))
+    install(folder)
+    return python_of(folder).absolute()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """The shipped model's clips as MP4 and their suite; clip → closed form of VBench's score, from the frames."""
+    folder = tmp_path_factory.mktemp("vbench")
+    prompts = [
+        replace(p, dimensions=("temporal_flickering",)) for s in ("flickering", "subject") for p in suite_prompts(s, 2)
+    ]
+    asked = [(prompt.text, number) for prompt in prompts for number in range(SAMPLES)]
+    model = load_model(WEIGHTS_FILE)
+    assert isinstance(model, STDiT3)
+    clips = clips_of(prepare_inference(model), flow(15, 2.5, 2.5, 0), asked, range(len(asked)))
+    expected = {}
+    for row, clip in enumerate(clips.permute(0, 2, 3, 4, 1).numpy()):
+        frames = clip.repeat(4, axis=1).repeat(4, axis=2)
+        name = f"{prompts[row // SAMPLES].text}-{row % SAMPLES}.mp4"
+        write_mp4(folder / "clips" / name, frames, fps=8, lossless=True)
+        expected[name] = 1 - np.abs(np.diff(frames.astype(float), axis=0)).mean() / 255
+    (folder / "suite.json").write_text(json.dumps(full_info(prompts)))
+    return folder, expected
+
+
+def arguments(folder: Path, dimension: str, out: Path) -> list[str]:
+    return [str(folder / "clips"), str(folder / "suite.json"), dimension, str(out), "--samples", str(SAMPLES)]
+
+
+def test_temporal_flickering_is_the_mean_absolute_change(
+    python: Path, place: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    folder, expected = place
+    run_driver(python, arguments(folder, "temporal_flickering", tmp_path / "out.json"))
+    found = read_json(tmp_path / "out.json")
+    assert found["clips"] == pytest.approx(expected, abs=1e-6)
+    assert found["score"] == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    assert found["packages"]["vbench"] == "0.1.5" and 0.8 < min(expected.values()) < 0.99
+    gathered = gather([tmp_path / "out.json"])
+    assert list(gathered["scores"]) == ["temporal_flickering"] and len(gathered["missing"]) == 15
+
+
+def test_every_other_dimension_says_which_file_it_lacks(
+    python: Path, place: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    folder, _ = place
+    suite = json.loads((folder / "suite.json").read_text())
+    for dimension in (name for name in WEIGHTS if WEIGHTS[name]):
+        (tmp_path / "suite.json").write_text(json.dumps([row | {"dimension": [dimension]} for row in suite]))
+        given = arguments(folder, dimension, tmp_path / "out.json")
+        given[1] = str(tmp_path / "suite.json")
+        with pytest.raises(DataError, match=f"weights of {dimension} are missing; they come from https://"):
+            run_driver(python, [*given, "--weights", str(tmp_path)])
+
+
+def test_vbenchs_own_prompts_are_beside_the_environment(python: Path) -> None:
+    rows = read_json(python.parents[1] / SUITE)
+    assert len(rows) == 946 and len({row["prompt_en"] for row in rows}) == 944
+    assert {dimension for row in rows for dimension in row["dimension"]} == set(WEIGHTS)
