@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit import cli_video_steps
+from qdit import cli_video_search, cli_video_steps
 from qdit.cli_steps import Threads, use_threads
 from qdit.cli_video_steps import INSTRUMENTS, Samples, Suite
 
@@ -17,6 +17,7 @@ app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their 
 app.command("calibrate")(cli_video_steps.calibrate)
 app.command("sample")(cli_video_steps.sample)
 app.command("score")(cli_video_steps.score)
+app.command("search")(cli_video_search.search)
 
 
 @app.command()
@@ -38,7 +39,7 @@ def suite(
 
 @app.command()
 def clips(
-    out: Annotated[Path, typer.Argument(help="npz of clips to write.")],
+    out: Annotated[Path, typer.Argument(help="npz of clips to write, or a folder for MP4 files of VBench's names.")],
     weights: Annotated[Path | None, typer.Option(help="Model that makes them; default: real clips, held out.")] = None,
     suite: Suite = None,
     samples: Samples = 3,
@@ -65,7 +66,7 @@ def clips(
 
 @app.command()
 def evaluate(
-    clips: Annotated[Path, typer.Argument(help="npz of clips, as qdit video clips writes them.")],
+    clips: Annotated[Path, typer.Argument(help="npz or folder of MP4 files, as qdit video clips writes them.")],
     out: Annotated[Path, typer.Option(help="JSON to write.")],
     suite: Suite = None,
     samples: Samples = 3,
@@ -92,6 +93,26 @@ def evaluate(
     typer.echo(found["protocol"])
     for dimension, score in found["scores"].items():
         typer.echo(f"{dimension:24} {score:.4f}")
+
+
+@app.command()
+def mp4(
+    table: Annotated[str, typer.Argument(help="A table of clips, e.g. table3.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the MP4 files.")],
+    profile: Annotated[list[str], typer.Option(help="Profile and overlays, as of qdit table.")] = ["mini"],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+) -> None:
+    """Write the clips that a table shows as MP4 files.
+
+    \b
+    Example:
+      qdit video mp4 table3 results/mini/tables/table3-clips
+    """
+    from qdit.profile import load_profile
+    from qdit.tables.clip_files import write_clip_files
+
+    for path in write_clip_files(load_profile(*profile), table, results, out):
+        typer.echo(path)
 
 
 @app.command()
@@ -147,7 +168,7 @@ def ship(
     weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
     name: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
 ) -> None:
-    """Make the shipped weights of a video training, and the manifest of all files beside them.
+    """Make the shipped weights of a video training, natural and salient, and the manifest of all files beside them.
 
     \b
     Example:
@@ -155,7 +176,8 @@ def ship(
     """
     from qdit.training.video_shipping import ship_video
 
-    typer.echo(ship_video(checkpoint, weights, name=name))
+    for path in ship_video(checkpoint, weights, name=name):
+        typer.echo(path)
 
 
 def train_video(

@@ -121,6 +121,7 @@ def score(
     model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
     form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
     label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
+    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
     steps: Steps = 15,
     cfg_scale: CfgScale = 2.5,
     shift: Shift = 2.5,
@@ -129,7 +130,7 @@ def score(
 ) -> None:
     """Score the clips of a run: mini-VBench (moving digits).
 
-    Sixteen dimensions and mFVD; with --fp-samples also MSE-FP, clip by clip.
+    Sixteen dimensions and mFVD; with --fp-samples also FD-FP, and MSE-FP, clip by clip.
 
     \b
     Example:
@@ -149,4 +150,5 @@ def score(
         clips_per_prompt=samples,
         instruments=instruments,
         fp_samples=fp_samples,
+        resamples=resamples,
     )

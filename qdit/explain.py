@@ -15,6 +15,7 @@ from qdit import profile as profiles
 from qdit.artifacts import read_json, sha256_file, sha256_json
 from qdit.digest import code_digest
 from qdit.errors import ConfigError, DataError, QditError, did_you_mean
+from qdit.explain_clips import clip_facts, scored_with
 from qdit.explain_commands import Commands
 from qdit.method_sources import method_sources
 from qdit.metrics.features import read_features
@@ -147,12 +148,14 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
     module = method_sources().get(record["run"]["method"])
     integer = record["mode"] == profiles.INTEGER
+    clips = record.get("protocol", {}).get("sampler") == "rectified flow"
     modules = {
         "quantize": ("qdit.method", module.module) if module else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
         "features": ("qdit.metrics.extraction",),
         "evaluate": ("qdit.metrics.run",),
     }
+    modules |= {"sample": ("qdit.sampling.video_run",), "evaluate": ("qdit.metrics.video.run",)} if clips else {}
     for step, digest in record["code"].items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"
@@ -162,7 +165,12 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def evaluated_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Link]:
-    """Reference statistics and the evaluator's weights."""
+    """Reference statistics and the evaluator's weights, or prompts and instruments."""
+    if commands.is_video(run):
+        for what, path, found, recorded in scored_with(commands, run, record):
+            check = MISSING if found is None else matches(found, recorded)
+            yield Link(what, path, check, origin(path))
+        return
     protocol = record.get("protocol", {})
     expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
     path = commands.reference_file(run)
@@ -174,10 +182,13 @@ def evaluated_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> I
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
     """The images of a run: every chunk against the lists that its jobs wrote."""
     folder, images = commands.folder(run) / "samples", commands.profile["sampling"]["images"]
-    shards = profiles.shards(commands.profile)
+    shards = profiles.shards(commands.profile, run.setting)
     command = "; ".join(commands.sample(run, shard) for shard in shards[:1])
     more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
     try:
+        if commands.is_video(run):
+            facts = [clip_facts(commands, run, folder), *more]
+            return Link(what, folder, f"{OK}: every chunk has the sha256 of its list", tuple(facts), command)
         listed = listed_shards(folder, images=images)
         if failure := next((shard.failure for shard in listed if shard.failure), None):
             return Link(what, folder, OK, (failure.text, *more), command)
@@ -240,14 +251,16 @@ def compared(path: Path, expected: str | None) -> str:
     """Whether a file has the sha256 that another one records."""
     if not path.is_file():
         return MISSING
-    found = sha256_file(path)
+    return matches(sha256_file(path), expected)
+
+
+def matches(found: str, expected: str | None) -> str:
+    """Whether a digest is the recorded one."""
     if expected is None:
         return f"sha256 {found[:SHOWN]}: {UNCHECKED}"
-    return (
-        f"{OK}: sha256 {found[:SHOWN]}, as recorded"
-        if found == expected
-        else (f"{DIFFERS}: sha256 {found[:SHOWN]}, recorded {expected[:SHOWN]}")
-    )
+    if found == expected:
+        return f"{OK}: sha256 {found[:SHOWN]}, as recorded"
+    return f"{DIFFERS}: sha256 {found[:SHOWN]}, recorded {expected[:SHOWN]}"
 
 
 def origin(path: Path) -> tuple[str, ...]:

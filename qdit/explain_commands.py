@@ -79,16 +79,54 @@ class Commands:
         """The allocation that a search finds."""
         return self.results / "search" / f"{place.path}.json"
 
-    def protocol(self, setting: str) -> list[str]:
-        """What decides every image of a setting, as flags."""
-        return profiles.protocol_flags(self.profile, setting)
+    def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
+        """What decides every image of a setting, as flags; without the VAE what decides latents."""
+        return profiles.protocol_flags(self.profile, setting, decoded=decoded)
 
     def table(self, name: str) -> str:
         """Rendering of a table."""
         return line("table", name, "--profile", self.results / "profile.json", "--results", self.results)
 
+    def is_video(self, run: Run) -> bool:
+        """Whether a run makes clips."""
+        return profiles.is_video(self.profile, run.setting)
+
+    def names(self, run: Run) -> list[str]:
+        """What metrics.json calls a run, as flags."""
+        named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
+        return flags(named | {"--form": run.form, "--label": run.label})
+
+    def score_clips(self, run: Run) -> str:
+        """Clips → metrics.json."""
+        folder = self.folder(run)
+        given = {
+            "--checkpoint": self.checkpoint(run),
+            "--fp-samples": self.folder(profiles.full_precision_run(self.profile, run)) / "samples",
+            "--suite": self.profile["video"]["suite"],
+            "--samples": self.profile["video"]["clips"],
+            "--resamples": self.profile["sampling"].get("resamples", 200),
+            "--instruments": self.model(run)["instruments"],
+        }
+        options = [*flags(given), *self.protocol(run.setting), *self.names(run)]
+        return line("video", "score", folder / "samples", folder / "metrics.json", *options)
+
+    def sample_clips(self, run: Run, shard: int) -> str:
+        """Checkpoint → clips of a shard."""
+        video = self.profile["video"]
+        given = {
+            "--suite": video["suite"],
+            "--samples": video["clips"],
+            "--chunk": video["chunk"],
+            "--shard": shard,
+            "--chunks-per-shard": video["chunks_per_shard"],
+        }
+        options = [*flags(given), *self.protocol(run.setting), "--record-failure"]
+        return line("video", "sample", self.checkpoint(run), self.folder(run) / "samples", *options)
+
     def evaluate(self, run: Run) -> str:
-        """Features and images → metrics.json."""
+        """Features and images, or clips → metrics.json."""
+        if self.is_video(run):
+            return self.score_clips(run)
         folder, model = self.folder(run), self.model(run)
         full = self.folder(profiles.full_precision_run(self.profile, run))
         given = {
@@ -99,10 +137,9 @@ class Commands:
             "--extractor-weights": self.extractor_weights(run),
             "--fp-samples": full / "samples",
             "--images": self.profile["sampling"]["images"],
+            "--resamples": self.profile["sampling"].get("resamples", 200),
         }
-        names = {"--setting": run.setting, "--model": self.model_name(run.setting)}
-        names |= {"--form": run.form, "--label": run.label}
-        options = [*flags(given), *self.protocol(run.setting), *flags(names)]
+        options = [*flags(given), *self.protocol(run.setting), *self.names(run)]
         return line("evaluate", folder / "samples", folder / "metrics.json", *options)
 
     def reference(self, run: Run) -> str:
@@ -111,11 +148,14 @@ class Commands:
         batch = self.profile.get("references", {}).get(model["reference"])
         extractor = {"--extractor": model["extractor"], "--extractor-weights": self.extractor_weights(run)}
         if batch is not None:
-            return line("import-reference", batch, path, *flags(extractor), *self.sha256(batch))
+            resolution = profiles.resolution_flag(self.profile, model["reference"])
+            return line("import-reference", batch, path, *flags(extractor), *resolution, *self.sha256(batch))
         return line("reference", path, *flags({"--data": model["reference"]} | extractor))
 
     def sample(self, run: Run, shard: int) -> str:
-        """Checkpoint → images of a shard and their features."""
+        """Checkpoint → images of a shard and their features, or clips."""
+        if self.is_video(run):
+            return self.sample_clips(run, shard)
         sampling = self.profile["sampling"]
         given = {
             "--images": sampling["images"],
@@ -161,8 +201,11 @@ class Commands:
     def calibrate(self, run: Run, kind: str) -> str:
         """Weights → calibration data."""
         path = self.calibration_file(run, kind)
-        given = {"--kind": path.stem, "--samples": self.profile["calibration"][path.stem]}
-        return line("calibrate", self.weights(run), path, *flags(given), *self.protocol(run.setting))
+        video = self.is_video(run)
+        counts = self.profile["video" if video else "calibration"]
+        given = {"--kind": path.stem, "--samples": (counts["calibration"] if video else counts)[path.stem]}
+        options = [*flags(given), *self.protocol(run.setting, decoded=False)]
+        return line(*(["video"] if video else []), "calibrate", self.weights(run), path, *options)
 
     def search(self, place: SearchPlace) -> str:
         """Weights → allocation."""

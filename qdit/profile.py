@@ -1,54 +1,67 @@
-"""Profiles: the YAML file that says which models, settings, methods and tables there are; its checks and its runs."""
+"""Profiles: the YAML file that says which models, settings, methods and tables there are, and its runs."""
 
-import math
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
 
 from qdit.errors import ConfigError, did_you_mean
 from qdit.method_sources import method_sources
-from qdit.searches import SearchPlace, check_method_search, check_searches, place_of
+from qdit.profile_checks import (
+    DIGITS_REFERENCES,
+    FULL_PRECISION,
+    PRINTED_KINDS,
+    ROOT,
+    SCHEMA,
+    Profile,
+    clips_of,
+    full_precision_label,
+    is_full,
+    is_video,
+    validate,
+)
+from qdit.searches import SearchPlace, place_of
 
-ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = ROOT / "config" / "schema.yaml"
-FULL_PRECISION = "fp"
+__all__ = [
+    "DIGITS_REFERENCES",
+    "FULL_PRECISION",
+    "FULL_PRECISION_BITS",
+    "INTEGER",
+    "PRINTED_KINDS",
+    "ROOT",
+    "SCHEMA",
+    "SIMULATE",
+    "Profile",
+    "Run",
+    "all_runs",
+    "clips_of",
+    "default_tables",
+    "full_precision_label",
+    "full_precision_run",
+    "is_full",
+    "is_video",
+    "listing",
+    "load_profile",
+    "merge",
+    "profile_file",
+    "protocol_flags",
+    "read_yaml",
+    "runs_of",
+    "sampled",
+    "search_of",
+    "searches_of",
+    "shards",
+    "split_bits",
+    "validate",
+]
+
 FULL_PRECISION_BITS = "w16a16"
 SIMULATE, INTEGER = "simulate", "integer"
 """Modes of a run."""
-
-Profile = Mapping[str, Any]
-DIGITS_REFERENCES = ("digits", "digits-16")
-"""References that are made of scikit-learn's digits; others are files under `references`."""
-
-PRINTED_KINDS = ("table1", "table2", "table4", "table5", "table6", "ptq4dit_table1", "tq_dit")
-"""Kinds of tables with printed numbers in results/published/<kind>.csv."""
-
-TYPE_WORDS = {
-    "object": "a mapping",
-    "array": "a list",
-    "string": "a text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
-}
-LIMIT_WORDS = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "minItems": "a list of length at least {}",
-    "maxItems": "a list of length at most {}",
-    "minProperties": "a mapping with at least {} entries",
-    "minLength": "a text of at least {} characters",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -114,158 +127,6 @@ def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-@cache
-def validator() -> Any:
-    """Validator of config/schema.yaml; unlike JSON's, its whole numbers are not 1.0 and its numbers are finite."""
-    checker = Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-            "number": lambda _, value: (
-                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            ),
-        }
-    )
-    strict = extend(Draft202012Validator, type_checker=checker)
-    return strict(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-
-
-def validate(profile: Any) -> None:
-    """Raise ConfigError for anything that the schema or the references between the parts do not allow."""
-    problems = sorted(validator().iter_errors(profile), key=lambda problem: [str(part) for part in problem.path])
-    if problems:
-        raise ConfigError(describe(problems[0]))
-    check_references(profile)
-
-
-def place(path: Sequence[Any]) -> str:
-    """Where in the profile: `tables.table2.blocks[0].bits`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".") or "profile"
-
-
-def describe(problem: ValidationError) -> str:
-    """One line for a schema violation: where, what was found, what is allowed."""
-    instance: Any = problem.instance
-    rule: Any = problem.validator_value
-    schema: Any = problem.schema
-    where, found = place(list(problem.path)), reprlib.repr(instance)
-    if problem.validator == "additionalProperties":
-        known = list(schema.get("properties", {}))
-        unknown = next(key for key in instance if key not in known)
-        hint = did_you_mean(str(unknown), known)
-        return f"{where}: unknown key {unknown!r}; allowed are {', '.join(known)}{hint}"
-    if problem.validator == "required":
-        missing = [key for key in rule if key not in instance]
-        return f"{where}: missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}"
-    if problem.validator == "enum":
-        hint = did_you_mean(str(instance), map(str, rule))
-        return f"{where}: found {found}; allowed are {', '.join(map(str, rule))}{hint}"
-    if problem.validator == "pattern":
-        return f"{where}: found {found}, expected {schema.get('description', 'another form')}"
-    if problem.validator == "type":
-        return f"{where}: found {found}, expected {TYPE_WORDS[rule]}"
-    if problem.validator in LIMIT_WORDS:
-        return f"{where}: found {found}, expected {LIMIT_WORDS[str(problem.validator)].format(rule)}"
-    return f"{where}: {problem.message}"
-
-
-def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
-    """Raise unless `word` is one of the allowed names."""
-    if word not in allowed:
-        hint = did_you_mean(word, allowed)
-        raise ConfigError(f"{where}: {word!r} is not defined; allowed are {', '.join(allowed)}{hint}")
-
-
-def check_references(profile: Profile) -> None:
-    """Raise unless every name that one part uses is defined by another."""
-    for name, model in profile["models"].items():
-        require(model["extractor"], profile["extractors"], f"models.{name}.extractor")
-        known = [*DIGITS_REFERENCES, *profile.get("references", {})]
-        require(model["reference"], known, f"models.{name}.reference")
-    for name, setting in profile["settings"].items():
-        require(setting["model"], profile["models"], f"settings.{name}.model")
-    check_files(profile)
-    check_searches(profile)
-    for label, entry in profile["methods"].items():
-        check_method(entry, f"methods.{label}")
-        check_method_search(profile, label)
-        if "base" in entry:
-            require(entry["base"], profile["methods"], f"methods.{label}.base")
-    full_precision_label(profile)
-    for table, definition in profile["tables"].items():
-        check_kind(profile, definition, f"tables.{table}")
-        for label in definition.get("fitted", []):
-            require(label, profile["methods"], f"tables.{table}.fitted")
-        for index, block in enumerate(definition["blocks"]):
-            where = f"tables.{table}.blocks[{index}]"
-            require(block["setting"], profile["settings"], f"{where}.setting")
-            model = profile["settings"][block["setting"]]["model"]
-            require(block["form"], profile["models"][model]["forms"], f"{where}.form")
-            for label in [*block["methods"], *block.get("fitted", [])]:
-                require(label, profile["methods"], f"{where}.methods")
-
-
-def check_files(profile: Profile) -> None:
-    """Raise for an entry of `files` that does not say where its file is from; one that nothing needs is no mistake."""
-    for path, entry in profile.get("files", {}).items():
-        if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
-            raise ConfigError(f"files.{path}: found {', '.join(entry)}; expected either url, or hub and file")
-
-
-def check_kind(profile: Profile, definition: Mapping[str, Any], table: str) -> None:
-    """Raise for a block that lacks or has what only blocks of another kind of table have."""
-    kind, controlled = definition["kind"], set()
-    for index, block in enumerate(definition["blocks"]):
-        where = f"{table}.blocks[{index}]"
-        if "published" in block and kind not in PRINTED_KINDS:
-            raise ConfigError(f"{where}.published: tables of kind {kind} have no printed numbers; remove it")
-        if "base" in block and kind != "variants":
-            raise ConfigError(
-                f"{where}.base: found {block['base']!r}; only blocks of kind variants have one, remove it"
-            )
-        if kind == "variants":
-            require(
-                block["base"], [label for label in block["methods"] if not is_full(profile, label)], f"{where}.base"
-            )
-        if kind == "qc":
-            positive = [label for label in block["methods"] if is_full(profile, label)]
-            if len(positive) != 1:
-                raise ConfigError(
-                    f"{where}.methods: found {reprlib.repr(block['methods'])}, expected two controls:"
-                    f" {full_precision_label(profile)} and a method that destroys the images at these bits"
-                )
-            if (place := (block["setting"], block["form"])) in controlled:
-                raise ConfigError(f"{where}: {' '.join(place)} has controls already; one pair for each, remove a block")
-            controlled.add(place)
-
-
-def is_full(profile: Profile, label: str) -> bool:
-    """Whether a label is full precision."""
-    return bool(profile["methods"].get(label, {}).get("method") == FULL_PRECISION)
-
-
-def check_method(entry: Mapping[str, Any], where: str) -> None:
-    """Raise for an unknown method, an option it does not have, or a group size that no layer can have.
-
-    Whether a group size divides is known only with the model: the quantize step says so.
-    """
-    require(entry["method"], method_sources(), f"{where}.method")
-    known = method_sources()[entry["method"]].options
-    options = entry.get("options", {})
-    if known is not None:
-        for option in [*options, *(["allocation"] if {"allocation", "search"} & entry.keys() else [])]:
-            if option not in known:
-                hint = did_you_mean(option, known)
-                allowed = f"allowed are {', '.join(known)}{hint}" if known else "it has none"
-                raise ConfigError(f"{where}.options: {entry['method']} has no option {option!r}; {allowed}")
-    size = options.get("group_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ConfigError(
-            f"{where}.options.group_size: found {size!r}, expected a whole number of at least 1 that divides the"
-            " layers' input width, or null for one scale per channel"
-        )
-
-
 def default_tables(profile: Profile) -> list[str]:
     """Tables that are made without being asked for by name."""
     return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
@@ -325,26 +186,33 @@ def listing(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def protocol_flags(profile: Profile, setting: str) -> list[str]:
-    """What decides every image of a setting, as flags of `qdit`; VAE and precision only where the profile has them."""
+def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> list[str]:
+    """What decides every image of a setting, as flags of `qdit`; VAE and precision only where the profile has them.
+
+    Without `decoded` the VAE is left out, for steps that look at latents.
+    """
     entry = profile["settings"][setting]
-    values = {"--sampler": entry["sampler"], "--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"]}
-    values |= {"--seed": profile["seed"]}
-    if "vae" in (model := profile["models"][entry["model"]]):
+    values = {"--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"], "--seed": profile["seed"]}
+    if is_video(profile, setting):
+        values |= {"--shift": entry["shift"]} if "shift" in entry else {}
+        return [str(part) for pair in values.items() for part in pair]
+    values = {"--sampler": entry["sampler"], **values}
+    if decoded and "vae" in (model := profile["models"][entry["model"]]):
         values["--vae"] = model["vae"]
     if "dtype" in (compute := profile.get("compute", {})):
         values["--dtype"] = compute["dtype"]
     return [str(part) for pair in values.items() for part in pair]
 
 
-def full_precision_label(profile: Profile) -> str:
-    """Label of the method `fp`, with which every run is compared image by image."""
-    for label, entry in profile["methods"].items():
-        if entry["method"] == FULL_PRECISION:
-            return str(label)
-    raise ConfigError(
-        "methods: no entry with method fp, found none; add `fp: {method: fp}`, all runs are compared to it"
-    )
+def resolution_flag(profile: Profile, reference: str) -> list[str]:
+    """Side of the images that models with this reference make, as a flag; none where the profile does not say it.
+
+    Eight pixels per cell of the latents, as every VAE that DiT was trained with has.
+    """
+    models = [model for model in profile["models"].values() if model.get("reference") == reference]
+    shapes = [(model["shape"], 8 if "vae" in model else 1) for model in models if "shape" in model]
+    sides = {shape.get("input_size", 32) * pixels for shape, pixels in shapes}
+    return ["--resolution", str(sides.pop())] if len(sides) == 1 else []
 
 
 def full_precision_run(profile: Profile, run: Run) -> Run:
@@ -360,7 +228,15 @@ def split_bits(bits: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def shards(profile: Profile) -> range:
-    """Shard numbers of a run."""
-    sampling = profile["sampling"]
-    return range(-(-sampling["images"] // (sampling["chunk"] * sampling["chunks_per_shard"])))
+def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
+    """How many images or clips a run of a setting has, in which chunks and shards: images, chunk, chunks_per_shard."""
+    if not is_video(profile, setting):
+        return dict(profile["sampling"])
+    video = profile["video"]
+    return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
+
+
+def shards(profile: Profile, setting: str | None = None) -> range:
+    """Shard numbers of a run of a setting; without one, of a run of images."""
+    made = profile["sampling"] if setting is None else sampled(profile, setting)
+    return range(-(-made["images"] // (made["chunk"] * made["chunks_per_shard"])))

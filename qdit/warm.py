@@ -157,6 +157,8 @@ def become_command(streams: list[int], request: dict[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # As a script's folder, qdit/ would come first, and its profile.py before Python's, which torch may import.
+    sys.path[:] = [part for part in sys.path if Path(part).resolve() != Path(__file__).resolve().parent]
     match sys.argv[1:]:
         case ["serve", address]:
             serve(Path(address))

@@ -131,7 +131,7 @@ def test_intervals_of_the_distance_cover_what_this_many_images_give(shift: float
     measured, limits, plain = [], [], []
     for _ in range(experiments):
         sample = draw.normal(size=(images, size)) * (1 + shift / 2) + shift / 2
-        resampled = module._to_reference(sample, counts, unit)
+        resampled = module.to_reference(sample, counts, unit)
         measured.append(frechet_distance(moments(sample), unit))
         limits.append(interval(centred("fid", measured[-1], resampled)))
         plain.append(interval(resampled))

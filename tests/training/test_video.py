@@ -116,14 +116,14 @@ def test_training_may_go_on_beyond_its_end(trained, tmp_path):
 def test_the_average_is_shipped_in_half_precision(trained, tmp_path):
     model, metadata = averaged_video_model(trained.state.path)
     assert metadata["iteration"] == 2
-    path = ship_video(trained.state.path, tmp_path / "weights", name="tiny")
+    path, salient = ship_video(trained.state.path, tmp_path / "weights", name="tiny")
     verify_manifest(tmp_path / "weights")
     found = load_model(path).state_dict()
     assert found["y_embedder.y_embedding"].abs().max() > 0
     for name, tensor in model.state_dict().items():
         exact = name == "rope.freqs"
         torch.testing.assert_close(found[name], tensor if exact else tensor.half().float(), atol=0, rtol=0)
-    for source in (path, trained.state.path):
+    for source in (path, salient, trained.state.path):
         assert load_video_model(source).config == TINY
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from qdit.dimensions import DIMENSIONS
 from qdit.metrics.video.degradations import blurred, noisy
 from qdit.metrics.video.evaluate import ClipSet, evaluate, means, noise_clips, reference_clips
 from qdit.metrics.video.observation import Observer
-from qdit.metrics.video.suites import DIMENSIONS, all_prompts
+from qdit.metrics.video.suites import all_prompts
 
 SEED = 0
 NOISE = 0.3

@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from qdit.artifacts import load_arrays, save_arrays
-from qdit.data.moving_digits import show
+from qdit.data.clips import read_mp4, write_mp4
+from qdit.data.moving_digits import FPS, FRAMES, SIZE, show
+from qdit.dimensions import DIMENSIONS, QUALITY
 from qdit.errors import DataError
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
 from qdit.metrics.video.observation import PROTOCOL, Observation, Observer, require_clips
 from qdit.metrics.video.scores import SCORES
-from qdit.metrics.video.suites import DIMENSIONS, SAMPLES, Prompt
+from qdit.metrics.video.suites import SAMPLES, Prompt
 
-QUALITY = (
-    "subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness",
-    "aesthetic_quality", "imaging_quality", "dynamic_degree",
-)  # fmt: skip
-"""Dimensions of VBench's quality total; the other nine make the semantic one."""
 HALF = "dynamic_degree"
 """The dimension with weight ½."""
 QUALITY_SHARE = 0.8
@@ -51,13 +48,19 @@ class ClipSet:
             )
 
     def save(self, path: Path) -> None:
-        """Write as npz."""
+        """Write as npz, or where the name has no suffix as a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        if not path.suffix:
+            for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
+                write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
+            return
         arrays = {"frames": self.frames.numpy(), "prompts": np.array(self.prompts), "numbers": np.array(self.numbers)}
         save_arrays(path, arrays)
 
 
 def load_clips(path: Path) -> ClipSet:
     """Read clips written by `ClipSet.save`; DataError in one line on anything else."""
+    if path.is_dir():
+        return load_mp4s(path)
     arrays = load_arrays(path)
     if missing := {"frames", "prompts", "numbers"} - set(arrays):
         raise DataError(f"{path}: has no {', '.join(sorted(missing))}; write the clips with qdit video clips")
@@ -68,6 +71,22 @@ def load_clips(path: Path) -> ClipSet:
         raise DataError(f"{path}: not a set of clips ({problem}); write the clips with qdit video clips") from None
     except DataError as problem:
         raise DataError(f"{path}: {problem}") from None
+
+
+def load_mp4s(folder: Path) -> ClipSet:
+    """Read a folder of `<prompt>-<number>.mp4`, as VBench names them."""
+    named = {path: path.stem.rpartition("-") for path in sorted(folder.glob("*.mp4"))}
+    if not named:
+        raise DataError(f"{folder}: holds no MP4 files, at least one is needed; write them with qdit video clips")
+    for path, (prompt, _, number) in named.items():
+        if not prompt or not number.isdigit():
+            raise DataError(f"{path}: the name is not '<prompt>-<number>.mp4', as VBench names clips; rename it")
+    frames = [torch.from_numpy(read_mp4(path, frames=FRAMES)).permute(3, 0, 1, 2) for path in named]
+    for path, clip in zip(named, frames, strict=True):
+        if clip.shape[2:] != (SIZE, SIZE):
+            raise DataError(f"{path}: frames are {tuple(clip.shape[2:])}, allowed is ({SIZE}, {SIZE}); sample it again")
+    names = named.values()
+    return ClipSet(torch.stack(frames), tuple(name[0] for name in names), tuple(int(name[2]) for name in names))
 
 
 def reference_clips(prompts: Sequence[Prompt], *, samples: int = SAMPLES, seed: int = REFERENCE_SEED) -> ClipSet:
@@ -184,5 +203,10 @@ def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
 
     The mini profile's FVD; like it, it is finite for fewer clips than dimensions.
     """
-    one, two = (moments(np.stack([seen.feature for seen in observer(part)])) for part in (clips, others))
+    one, two = (moments(clip_features(observer, part)) for part in (clips, others))
     return frechet_distance(one, two)
+
+
+def clip_features(observer: Observer, clips: Tensor) -> np.ndarray:
+    """Features (N, 96) of clips uint8 (N, 3, 8, 16, 16)."""
+    return np.stack([seen.feature for seen in observer(clips)])

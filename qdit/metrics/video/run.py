@@ -1,4 +1,4 @@
-"""The step chunks of clips → metrics.json of a video run: mini-VBench's sixteen scores, mFVD and MSE-FP."""
+"""The step chunks of clips → metrics.json of a video run: mini-VBench's sixteen scores, mFVD, FD-FP and MSE-FP."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,21 @@ from qdit.artifacts import load_arrays, read_json, sha256_file, sha256_json, wri
 from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
 from qdit.errors import DataError
-from qdit.metrics.run import RunName, sampling_failure, write_error
+from qdit.intervals import LEVEL, write_replicates
+from qdit.metrics.bootstrap import RESAMPLES, intervals
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.run import RunName, sampling_failure, sizes, write_error
 from qdit.metrics.samples import Shard, listed_shards
-from qdit.metrics.video.evaluate import ClipSet, mfvd, reference_clips, report
-from qdit.metrics.video.observation import Observer, load_observer
+from qdit.metrics.statistics import moments
+from qdit.metrics.video.bootstrap import Paired, clip_bootstrap
+from qdit.metrics.video.evaluate import ClipSet, clip_features, reference_clips, report
+from qdit.metrics.video.observation import Observer, Remembering, load_observer
 from qdit.metrics.video.suites import Prompt
+from qdit.models.config import STDiT3Config
+from qdit.models.stdit3_flops import forward_flops
 from qdit.provenance import packages
 from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
-from qdit.quant.size import size_actual_mb
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.rectified_flow import FlowProtocol, clip_size
 
 
 def asked_by(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
@@ -45,11 +51,12 @@ def read_clips(folder: Path, *, clips: int) -> tuple[ClipSet, Shard]:
     return ClipSet(torch.from_numpy(columns["frames"]), prompts, numbers), shards[0]
 
 
-def mse_fp(clips: ClipSet, full: ClipSet) -> float:
-    """Mean squared difference of pixels in [0, 1] of each clip to the full-precision clip of the same noise."""
+def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
+    """Mean squared difference (N,) of pixels in [0, 1] of each clip to the full-precision clip of the same noise."""
     if (clips.prompts, clips.numbers) != (full.prompts, full.numbers):
         raise DataError("clips and full-precision clips show different prompts; sample both with the same suite")
-    return float((clips.frames.double() - full.frames.double()).div_(255).square().mean())
+    gap = (clips.frames.double() - full.frames.double()).div_(255)
+    return gap.square().flatten(1).mean(dim=1).numpy()
 
 
 def evaluate_video_run(
@@ -63,10 +70,12 @@ def evaluate_video_run(
     clips_per_prompt: int,
     instruments: Path,
     fp_samples: Path | None,
+    resamples: int = RESAMPLES,
 ) -> None:
     """Score the clips of a run and write metrics.json; `fp_samples` are those of full precision, same noise.
 
-    A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    Beside it goes `bootstrap.npz`, the `resamples` values behind the intervals, as for a run of images. A failure
+    that an earlier step recorded, of the run or of full precision, is written instead.
     """
     count = len(prompts) * clips_per_prompt
     if failure := read_failure(checkpoint) or sampling_failure(samples, count):
@@ -76,27 +85,51 @@ def evaluate_video_run(
         write_error(out, f"full precision: {failure.text}")
         return
     clips, shard = read_clips(samples, clips=count)
-    observer = load_observer(instruments)
+    observer = Remembering(load_observer(instruments))
     found = report(observer, clips, prompts, samples=clips_per_prompt)
-    real = reference_clips(prompts, samples=clips_per_prompt)
-    metrics = {**found["scores"], "mfvd": mfvd(observer, clips.frames, real.frames), "mse_fp": None}
+    real = moments(clip_features(observer, reference_clips(prompts, samples=clips_per_prompt).frames))
+    features = clip_features(observer, clips.frames)
+    metrics: dict[str, float | None] = {**found["scores"], **(found["totals"] or {})}
+    metrics |= {"mfvd": frechet_distance(moments(features), real), "fd_fp": None, "mse_fp": None}
+    paired = None
     if fp_samples is not None:
-        metrics["mse_fp"] = mse_fp(clips, read_clips(fp_samples, clips=count)[0])
-    described = described_protocol(name, protocol, observer, prompts, clips_per_prompt, shard)
-    own = video_result(name, described, checkpoint, shard)
-    scale = {key: found[key] for key in ("totals", "real_clips", "pixel_noise")}
-    write_json(out, own | {"metrics": metrics} | scale)
+        paired = paired_with(observer, clips, read_clips(fp_samples, clips=count)[0])
+        same = not paired.errors.any()
+        distance = 0.0 if same else frechet_distance(moments(features), moments(paired.features))
+        metrics |= {"fd_fp": distance, "mse_fp": float(paired.errors.mean())}
+    scores = {name: [clip["video_results"] for clip in of] for name, (_, of) in found["results"].items()}
+    scale = (found["pixel_noise"], found["real_clips"]) if found["totals"] else None
+    replicates = clip_bootstrap(scores, features, real, paired, scale=scale, resamples=resamples)
+    config = STDiT3Config(**read_json(checkpoint / CONFIG_FILE)["model"]["config"])
+    described = described_protocol(name, protocol, config, observer, prompts, clips_per_prompt, shard)
+    own = video_result(name, described, checkpoint, shard) | {"metrics": metrics}
+    own |= {"intervals": intervals(metrics, replicates)}
+    own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
+    write_replicates(out.parent, replicates)
+    write_json(out, own | {key: found[key] for key in ("real_clips", "pixel_noise")})
+
+
+def paired_with(observer: Observer, clips: ClipSet, full: ClipSet) -> Paired:
+    """What of full precision's clips the paired metrics need."""
+    return Paired(clip_features(observer, full.frames), paired_errors(clips, full))
+
+
+def clip_flops(config: STDiT3Config, protocol: FlowProtocol) -> int:
+    """Operations that sampling one clip takes, with a text of the most tokens."""
+    forward = forward_flops(config, clip_size(config, protocol), config.text_tokens)
+    return protocol.steps * (2 if protocol.guided else 1) * forward
 
 
 def described_protocol(
     name: RunName,
     protocol: FlowProtocol,
+    config: STDiT3Config,
     observer: Observer,
     prompts: Sequence[Prompt],
     clips_per_prompt: int,
     shard: Shard,
 ) -> dict[str, Any]:
-    """What decides every clip and every score."""
+    """What decides every clip and every score, and what a clip costs."""
     suite = [[prompt.text, list(prompt.dimensions)] for prompt in prompts]
     return {
         "model": name.model,
@@ -104,6 +137,7 @@ def described_protocol(
         **protocol.to_dict(),
         "images": len(prompts) * clips_per_prompt,
         "prompts": {"count": len(prompts), "sha256": sha256_json(suite)},
+        "clip_flops": clip_flops(config, protocol),
         "chunk": shard.chunk,
         "decoder": "none",
         "uint8": UINT8_RULE,
@@ -113,7 +147,8 @@ def described_protocol(
 
 def video_result(name: RunName, described: dict[str, Any], checkpoint: Path, shard: Shard) -> dict[str, Any]:
     """What metrics.json says besides the scores."""
-    record = read_json(checkpoint / CONFIG_FILE)["record"]
+    config = read_json(checkpoint / CONFIG_FILE)
+    record = config["record"]
     return {
         "run": {
             "setting": name.setting,
@@ -136,5 +171,5 @@ def video_result(name: RunName, described: dict[str, Any], checkpoint: Path, sha
             "evaluate": code_digest("qdit.metrics.video.run"),
         },
         "packages": packages(),
-        "size": {"actual_mb": size_actual_mb(checkpoint)},
+        "size": sizes(checkpoint, config),
     }

@@ -22,6 +22,7 @@ from qdit.data.moving_digits_prompts import (
     parse_prompt,
     prompt_of,
 )
+from qdit.dimensions import DIMENSIONS
 from qdit.errors import DataError, did_you_mean
 
 PROMPTS = 6
@@ -43,14 +44,6 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "tempo": ("temporal_style",),
 }
 """Suite → dimensions that are scored on its clips, by VBench's names (human_action is the digits' motion)."""
-
-DIMENSIONS = (
-    "subject_consistency", "overall_consistency", "temporal_style", "appearance_style",
-    "scene", "spatial_relationship", "color", "human_action",
-    "multiple_objects", "object_class", "imaging_quality", "aesthetic_quality",
-    "dynamic_degree", "motion_smoothness", "temporal_flickering", "background_consistency",
-)  # fmt: skip
-"""The sixteen, in the order of Q-DiT's Table 3."""
 
 
 @dataclass(frozen=True)

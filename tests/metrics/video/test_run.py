@@ -9,10 +9,11 @@ import torch
 from qdit.artifacts import read_json, save_tensors
 from qdit.errors import DataError
 from qdit.failure import Failure
+from qdit.intervals import read_replicates
 from qdit.metrics.run import RunName
 from qdit.metrics.video.evaluate import ClipSet
 from qdit.metrics.video.networks import Instruments
-from qdit.metrics.video.run import asked_by, evaluate_video_run, mse_fp, read_clips
+from qdit.metrics.video.run import asked_by, evaluate_video_run, paired_errors, read_clips
 from qdit.metrics.video.suites import suite_prompts
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
@@ -68,7 +69,14 @@ def evaluated(made, out, *, own="own", **changes):
 
 def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_path):
     found = evaluated(made, tmp_path / "metrics.json")
-    assert set(found["metrics"]) == {"background_consistency", "scene", "mfvd", "mse_fp"}
+    assert set(found["metrics"]) == {"background_consistency", "scene", "mfvd", "fd_fp", "mse_fp"}
+    assert set(found["intervals"]) == set(found["metrics"])
+    assert all(low <= found["metrics"][name] <= high for name, (low, high) in found["intervals"].items())
+    assert found["metrics"]["fd_fp"] > 0 and found["size"]["paper_mb"] > 0 < found["protocol"]["clip_flops"]
+    kept = read_replicates(tmp_path)
+    assert (
+        kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
+    )
     own, full = (read_clips(made / name / "samples", clips=4)[0].frames.numpy() / 255 for name in ("own", "full"))
     assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
     assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
@@ -78,8 +86,10 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
 
 
 def test_full_precision_is_at_distance_zero_from_itself(made, tmp_path):
-    assert evaluated(made, tmp_path / "a.json", own="full")["metrics"]["mse_fp"] == 0
-    assert evaluated(made, tmp_path / "b.json", fp_samples=None)["metrics"]["mse_fp"] is None
+    itself = evaluated(made, tmp_path / "a.json", own="full")["metrics"]
+    assert itself["mse_fp"] == itself["fd_fp"] == 0
+    alone = evaluated(made, tmp_path / "b.json", fp_samples=None)["metrics"]
+    assert alone["mse_fp"] is alone["fd_fp"] is None
 
 
 def test_equal_inputs_give_equal_bytes(made, tmp_path):
@@ -106,7 +116,7 @@ def test_clips_of_other_prompts_are_not_paired():
     frames = torch.zeros(1, 3, 8, 16, 16, dtype=torch.uint8)
     one, other = (ClipSet(frames, (text,), (0,)) for text in ("a red 2, moving up", "a red 4, moving up"))
     with pytest.raises(DataError, match="different prompts"):
-        mse_fp(one, other)
+        paired_errors(one, other)
 
 
 def test_a_recorded_failure_is_the_result(made, tmp_path):
