@@ -1,0 +1,1 @@
+"""What figures show of models: activations, weights and errors along sampling trajectories, as arrays."""

@@ -1,0 +1,81 @@
+"""The trajectories that every analysis looks at: those of a run's first images, with their noise and labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdit.models.dit import DiT
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.noise import initial_noise, labels, step_noise
+from qdit.sampling.precision import device_of
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.samplers import Correction, StepNoise, predicted_noise, trajectory
+from qdit.sampling.schedule import respaced
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start noise (N, C, L, L), asked labels (N,), and the noise of ancestral steps (None for DDIM)."""
+
+    noise: Tensor
+    labels: Tensor
+    step_noise: StepNoise | None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A trajectory from the noisy end: S step indices, their timesteps, x_t (S + 1 of (N, C, L, L)) and ε (S of them).
+
+    The last x is x_0; ε is what the sampler took, after guidance and a method's correction.
+    """
+
+    steps: tuple[int, ...]
+    timesteps: tuple[int, ...]
+    x: tuple[Tensor, ...]
+    eps: tuple[Tensor, ...]
+
+
+def start(model: DiT, protocol: Protocol, samples: int) -> Start:
+    """Where the first `samples` images of every run of this protocol start, on the model's device."""
+    images, place = range(samples), device_of(model)
+    shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
+
+    def noise_of(step: int) -> Tensor:
+        return step_noise(shape, protocol.seed, images, step).to(place)
+
+    return Start(
+        initial_noise(shape, protocol.seed, images).to(place),
+        labels(model.config.num_classes, protocol.seed, images).to(place),
+        noise_of if protocol.sampler == "ddpm" else None,
+    )
+
+
+def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction | None = None) -> Followed:
+    """Sample as a run does and keep everything on the way."""
+    schedule, denoise = (
+        respaced(protocol.steps),
+        denoiser(model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype),
+    )
+    eps: list[Tensor] = []
+    found: list[tuple[int, Tensor]] = []
+
+    def recorded(x: Tensor, timestep: Tensor) -> Tensor:
+        output = denoise(x, timestep)
+        eps.append(predicted_noise(output, correction, found[-1][0]))
+        return output
+
+    with torch.inference_mode():
+        for step, x in trajectory(recorded, begin.noise, schedule, step_noise=begin.step_noise, correction=correction):
+            found.append((step, x))
+    steps = tuple(step for step, _ in found[:-1])
+    timesteps = tuple(int(schedule.timesteps[step]) for step in steps)
+    return Followed(steps, timesteps, tuple(x for _, x in found), tuple(eps))
+
+
+def inputs_along(followed: Followed, begin: Start) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+    """(position on the trajectory, (x_t, timestep, label)): a conditional forward pass of every step."""
+    for place, timestep in enumerate(followed.timesteps):
+        x = followed.x[place]
+        yield place, (x, torch.full((len(x),), timestep, device=x.device), begin.labels)
