@@ -1,6 +1,6 @@
 # `make reproduce` and `make test` are all that is needed: each makes .venv with the locked packages first, once.
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-slow lint format lock clean
+.PHONY: help install reproduce test test-slow lint format docs lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-reproduce: $(INSTALLED) ## install, run the whole workflow, print where the tables are
+reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
 	$(BIN)/snakemake --cores all
 
 test: $(INSTALLED) ## install, run all tests and checks of the code
@@ -40,10 +40,14 @@ format: $(INSTALLED) ## put code and rules into the one format
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
+docs: $(INSTALLED) ## build the documentation as a site, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo $(CURDIR)/site/index.html
+
 lock: $(INSTALLED) ## resolve the versions again: requirements.lock and environment.yml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	{ sed '/- pip:/q' environment.yml; sed -n 's/^\([A-Za-z].*\)$$/      - "\1"/p' requirements.lock; } > environment.yml.new
 	mv environment.yml.new environment.yml
 
 clean: ## remove the mini profile's results and what tools made; .venv, sources and shipped weights stay
-	rm -rf results/mini .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf results/mini site .snakemake .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
