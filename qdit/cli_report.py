@@ -81,3 +81,27 @@ def compare(
     if out is not None:
         write_text(out, frame.to_csv(index=False, lineterminator="\n"))
         typer.echo(out)
+
+
+def report(
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Results = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write; default index.html in the folder of results.")
+    ] = None,
+) -> None:
+    """Write the report of a run: one page.
+
+    Claims, tables, figures, samples, benchmarks, searches, controls and provenance in one file that can be mailed and
+    opened without a network. It reads what the run left and computes no result; what is missing says why.
+
+    \b
+    Example:
+      qdit report --results results/mini
+    """
+    from qdit.profile import load_profile
+    from qdit.tables.index import NAME, build_index
+
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    typer.echo(build_index(loaded, folder, out or folder / NAME))

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from qdit.artifacts import load_arrays, save_arrays
+from qdit.dimensions import DIMENSIONS, TOTALS
 from qdit.errors import DataError
 
 LEVEL = 0.95
-MEANS = ("precision", "class_accuracy", "mse_fp")
-"""Metrics that are means over images."""
+MEANS = ("precision", "class_accuracy", "mse_fp", *DIMENSIONS, *TOTALS)
+"""Metrics that are means over images or clips."""
 
 FILE = "bootstrap.npz"
 PAIRING = "pairing"

@@ -1,4 +1,5 @@
-# What all tables say together: the papers' claims, and every run on one list. Both read metrics.json only.
+# What all tables say together: the papers' claims, every run on one list, and everything on one page. They read what
+# the runs left and compute no result.
 
 
 rule claims:
@@ -13,7 +14,12 @@ rule claims:
             category="Claims",
             labels={"table": "claims", "format": "html"},
         ),
-        csv="<results>/claims.csv",
+        csv=report(
+            "<results>/claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"table": "claims", "format": "csv"},
+        ),
     log:
         "<results>/logs/claims.log",
     conda:
@@ -34,10 +40,15 @@ rule leaderboard:
         html=report(
             "<results>/leaderboard.html",
             caption="../report/table.rst",
-            category="Tables",
+            category="Leaderboard",
             labels={"table": "leaderboard", "format": "html"},
         ),
-        csv="<results>/leaderboard.csv",
+        csv=report(
+            "<results>/leaderboard.csv",
+            caption="../report/table.rst",
+            category="Leaderboard",
+            labels={"table": "leaderboard", "format": "csv"},
+        ),
     log:
         "<results>/logs/leaderboard.log",
     conda:
@@ -47,3 +58,30 @@ rule leaderboard:
         code=code_digest("qdit.tables.leaderboard"),
     shell:
         "qdit leaderboard --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"
+
+
+rule index:
+    input:
+        profile="<results>/profile.json",
+        published=[repository(f"results/published/{name}") for name in ALL_PUBLISHED],
+        metrics=default_metrics,
+        samples=default_samples,
+        allocations=default_allocations,
+        figures=lambda w: DEFAULT_FIGURES,
+        studies=[repository(file.relative_to(workflow.basedir)) for file in STUDIES],
+    output:
+        report(
+            INDEX,
+            caption="../report/index.rst",
+            category="Report",
+            labels={"table": "everything on one page", "format": "html"},
+        ),
+    log:
+        "<results>/logs/index.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.tables.index"),
+    shell:
+        "qdit report --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"

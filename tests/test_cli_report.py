@@ -48,6 +48,12 @@ def test_leaderboard_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Pat
     assert len(rows) > 50 and {row["status"] for row in rows} == {"missing: no metrics.json"}
 
 
+def test_report_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Path) -> None:
+    assert printed("report", "--results", "mine").splitlines() == ["mine/index.html"]
+    assert "This run is partial: 0 of" in (tmp_path / "mine" / "index.html").read_text(encoding="utf-8")
+    assert printed("report", "--results", "mine", "--out", "mail.html").splitlines() == ["mail.html"]
+
+
 def test_compare_writes_its_table_and_refuses_in_one_line(printed: Printed, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name / "runs").mkdir(parents=True)

@@ -63,7 +63,7 @@ def bootstrap(
     values = _distances(run.features, counts, reference) | _means(run, counts, reference)
     if fp is not None:
         same = not fp.errors.any()
-        values["fd_fp"] = np.zeros(resamples) if same else _paired(run.features, fp.run.features, counts)
+        values["fd_fp"] = np.zeros(resamples) if same else paired(run.features.pool, fp.run.features.pool, counts)
         values["mse_fp"] = counts @ fp.errors / len(fp.errors)
     return Replicates(values, pairing(counts))
 
@@ -86,10 +86,10 @@ def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> di
 def _distances(features: Features, counts: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
     """FID and sFID of every resample."""
     pairs = {"fid": (features.pool, reference.pool), "sfid": (features.spatial, reference.spatial)}
-    return {name: _to_reference(np.asarray(own, np.float64), counts, real) for name, (own, real) in pairs.items()}
+    return {name: to_reference(np.asarray(own, np.float64), counts, real) for name, (own, real) in pairs.items()}
 
 
-def _to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
+def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
     """Fréchet distance (B,) of resampled features (n, d) to fixed moments.
 
     tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of Σ_b^½ Σ_a Σ_b^½: the covariance of features · Σ_b^½.
@@ -105,9 +105,9 @@ def _to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) 
     return np.maximum(found, 0)
 
 
-def _paired(own: Features, full: Features, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) of resampled features to those of full precision, resampled alike."""
-    a, b = np.asarray(own.pool, np.float64), np.asarray(full.pool, np.float64)
+def paired(own: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Fréchet distance (B,) of resampled features (n, d) to those of full precision, resampled alike."""
+    a, b = np.asarray(own, np.float64), np.asarray(full, np.float64)
     found = []
     for row in counts:
         (mean_a, rows_a), (mean_b, rows_b) = _centred_rows(a, row), _centred_rows(b, row)

@@ -39,14 +39,14 @@ def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
     return path
 
 
-def extract_file(folder: Path, shard: int | None, extractor: str, weights: Path) -> list[Path]:
+def extract_file(folder: Path, shard: int | None, extractor: str, weights: Path, *, device: str = "cpu") -> list[Path]:
     """The same with the extractor of that name and weights; without a number for every shard in the folder."""
     numbers = [shard]
     if shard is None:
         numbers = [read_shard(path).number for path in sorted(folder.glob("shard-*.json"))]
     if not numbers:
         raise DataError(f"{folder}: has no shard-*.json, at least one is needed; run the sample step first")
-    loaded = load_extractor(extractor, weights)
+    loaded = load_extractor(extractor, weights, device=device)
     return [extract_shard(folder, number, loaded) for number in numbers if number is not None]
 
 

@@ -13,20 +13,21 @@ import numpy as np
 from qdit.artifacts import read_json, sha256_file, sha256_json, write_json
 from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
+from qdit.errors import DataError
 from qdit.failure import Failure, say
 from qdit.intervals import LEVEL, Replicates, write_replicates
-from qdit.metrics.bootstrap import bootstrap, intervals
+from qdit.metrics.bootstrap import RESAMPLES, bootstrap, intervals
 from qdit.metrics.evaluate import FullPrecision, evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.paired import stream_errors
 from qdit.metrics.reference import load_reference
 from qdit.metrics.samples import Shard, listed_shards, stream_samples
-from qdit.models.config import DiTConfig
+from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
 from qdit.provenance import packages
 from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
-from qdit.quant.size import dit_shape, size_actual_mb, size_paper_mb
-from qdit.sampling.protocol import Protocol
+from qdit.quant.size import shape_of, size_actual_mb, size_paper_mb
+from qdit.sampling.protocol import NO_DECODER, Protocol
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def evaluate_run(
     images: int,
     evaluator: Evaluator,
     fp_samples: Path | None,
+    resamples: int = RESAMPLES,
 ) -> None:
     """Evaluate the images of a run and write metrics.json; `fp_samples` are those of full precision, same noise.
 
-    Beside it goes `bootstrap.npz`, the resampled values behind the intervals, with which two runs can be compared. A
-    failure that an earlier step recorded, of the run or of full precision, is written instead.
+    Beside it goes `bootstrap.npz`, `resamples` values of each metric behind its interval, with which two runs can be
+    compared. A failure that an earlier step recorded, of the run or of full precision, is written instead.
     """
     if failure := read_failure(checkpoint) or sampling_failure(samples, images):
         write_error(out, failure.text)
@@ -84,17 +86,18 @@ def evaluate_run(
     metrics = evaluate(run, reference=reference, fp=fp)
     shards = listed_shards(samples, images=images)
     shard = shards[0]
+    check_made_so(shards, protocol)
     described = {
         "model": name.model,
         **protocol.to_dict(),
         "images": images,
         "chunk": shard.chunk,
-        "decoder": "none",
+        "decoder": protocol.decoder,
         "uint8": UINT8_RULE,
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
-    replicates = bootstrap(run, reference=reference, fp=fp)
+    replicates = bootstrap(run, reference=reference, fp=fp, resamples=resamples)
     drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing}
     own = result(name, described, metrics, run, shard, checkpoint)
     own |= {"intervals": intervals(metrics, replicates), "bootstrap": drawing}
@@ -142,6 +145,18 @@ def result(
     }
 
 
+def check_made_so(shards: Sequence[Shard], protocol: Protocol) -> None:
+    """Raise DataError unless the images were made in the precision and with the decoder that the protocol says."""
+    for shard in shards:
+        listing = read_json(shard.path)
+        for name, usual, flag in (("dtype", "float32", "--dtype"), ("decoder", NO_DECODER, "--vae")):
+            if (found := listing.get(name, usual)) != (asked := getattr(protocol, name)):
+                raise DataError(
+                    f"{shard.path}: images were made with {name} {found}, {asked} was asked for; give the {flag} they"
+                    " were sampled with, or sample again"
+                )
+
+
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
     own, full = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
@@ -172,8 +187,8 @@ def write_error(out: Path, text: str) -> None:
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:
     """Size in MB by the papers' accounting and as stored."""
-    model = DiTConfig(**config["model"]["config"])
-    core = {layer.name for layer in dit_shape(model).with_roles(CORE_ROLES)}
+    model = {"dit": DiTConfig, "stdit3": STDiT3Config}[config["model"]["family"]](**config["model"]["config"])
+    core = {layer.name for layer in shape_of(model).with_roles(CORE_ROLES)}
     group_sizes = {
         name: site["shape"][1] // site["groups"][1] if site["groups"][1] > 1 else None
         for name, site in config["sites"].items()

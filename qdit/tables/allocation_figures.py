@@ -35,6 +35,9 @@ COLOURS = ("#1f6feb", "#d1690e", "#1a7f37", "#8250df", "#b42318")
 
 MARKERS = "osD^v"
 
+HEAT, FRESH = "Allocations found", "Fitness on the search’s noise and on fresh noise"
+"""Titles."""
+
 
 def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], title: str, about: str) -> Figure:
     """A figure in both formats."""
@@ -50,7 +53,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
         drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
         pyplot.close(drawing)
-    return Figure(title, about, inline(svg.getvalue(), title), png.getvalue())
+    return Figure(title, about, inline(svg.getvalue(), title), png.getvalue(), inches, draw)
 
 
 def inline(svg: str, title: str) -> str:
@@ -83,7 +86,7 @@ def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figu
             axes.set(title=title, xlabel="block")
 
     about = "Group size of each layer (columns are blocks, rows roles); dark is small, which is exact and dear."
-    return drawn(draw, inches=(10.5, 1.9 * rows + 0.2), title="Allocations found", about=about)
+    return drawn(draw, inches=(10.5, 1.9 * rows + 0.2), title=HEAT, about=about)
 
 
 def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tuple[float, float]) -> None:
@@ -134,15 +137,14 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metri
                 ends = (0.95 * min(values), 1.05 * max(values))
                 axes.plot(ends, ends, color=INK, alpha=0.3, linewidth=1, zorder=0)
             axes.set(title=title, xlabel=f"{metric} on the search’s noise", ylabel=f"{metric} on fresh noise")
+            axes.locator_params(nbins=5)
             axes.legend(fontsize=8)
 
     about = (
         "The best genomes of each search and the uniform reference, measured on as many images of fresh noise. The"
         " level differs from noise to noise: a winner generalizes if it is below the reference on fresh noise, too."
     )
-    return drawn(
-        draw, inches=(4.6 * len(shown), 3.6), title="Fitness on the search’s noise and on fresh noise", about=about
-    )
+    return drawn(draw, inches=(4.6 * len(shown), 3.6), title=FRESH, about=about)
 
 
 def matrix(

@@ -14,6 +14,7 @@ from qdit.tables.qc import qc
 from qdit.tables.render import csv_text, latex_text, markdown_text
 from qdit.tables.rows import Table
 from qdit.tables.table1 import table1
+from qdit.tables.table3 import table3
 from qdit.tables.table4 import table4
 from qdit.tables.table6 import table6
 from qdit.tables.transfer import transfer
@@ -22,6 +23,7 @@ from qdit.tables.variants import variants
 KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     **dict.fromkeys(COMPARISONS, comparison),
     "table1": table1,
+    "table3": table3,
     "table4": table4,
     "table6": table6,
     "transfer": transfer,

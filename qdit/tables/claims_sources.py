@@ -28,6 +28,8 @@ SEARCH_KEYS = {
 }
 LABELS = {name: label for label, name in METHOD_NAMES.items()}
 Keys = tuple[Key, ...]
+PRINTED_BITS = ("w16a16", "w4a8")
+"""What Table 3 prints."""
 
 
 def setting_key(resolution: Any, cfg_scale: Any) -> str:
@@ -105,6 +107,8 @@ class Measured:
         if not self.tables[table]:
             return Unknown(f"this profile has no {table} in the {self.form} form")
         name, column = describe(table, keys), COLUMNS.get(metric, metric)
+        if table == "table3":
+            keys, column = keys[:1], str(keys[1])
         row = self.tables[table].get(keys)
         if row is None:
             return Unknown(f"this profile has no such row ({name})")
@@ -135,6 +139,8 @@ class Measured:
             for block, made in zip(definition["blocks"], blocks, strict=True):
                 if block["form"] == self.form:
                     for row in made.rows:
+                        if kind == "table3" and bits_of(row) not in PRINTED_BITS:
+                            continue  # its claims do not name bits
                         found.setdefault(self._keys(kind, block, row, places), row)
         return found
 
@@ -144,15 +150,20 @@ class Measured:
         step = row.get("step")
         known: dict[str, Any] = {
             "method": row.get("label"),
-            "bits": f"w{row['weight_bits']}a{row['activation_bits']}",
+            "bits": bits_of(row),
             "setting": places.get(block["setting"], block["setting"]),
             "steps": printed.get("steps"),
             "group": row.get("paper_group_size"),
-            "resolution": RESOLUTIONS.get(model["reference"], model["reference"]),
+            "resolution": RESOLUTIONS.get(reference := model.get("reference"), reference),
             "step": STEP_KEYS[STEPS.index(step)] if step in STEPS else None,
             "search": SEARCH_KEYS.get(str(row.get("published_method")), row.get("search") or row.get("label")),
         }
-        return tuple(known[name] for name in KEYS[kind])
+        return tuple(known[name] for name in KEYS[kind] if name != "dimension")
+
+
+def bits_of(row: Row) -> str:
+    """`w4a8`."""
+    return f"w{row['weight_bits']}a{row['activation_bits']}"
 
 
 def _settings(definition: Mapping[str, Any]) -> dict[str, str]:

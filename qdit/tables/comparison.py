@@ -21,6 +21,7 @@ from qdit.tables.rows import (
     run_keys,
     with_differences,
 )
+from qdit.tables.sizes import REAL_SIZES, real_sizes
 
 PUBLISHED_KEYS = {"resolution", "steps", "cfg_scale"}
 """What tells a paper's settings apart; a block names all of them or none."""
@@ -40,6 +41,7 @@ class Specification:
     protocol: Mapping[str, float] = field(default_factory=dict)
     printed_names: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    real_sizes: bool = False
 
 
 COMPARISONS = {
@@ -47,6 +49,13 @@ COMPARISONS = {
         title="Image generation after quantization (Q-DiT, Table 2)",
         paper_protocol="DiT-XL/2 on ImageNet, DDIM, 10,000 images",
         sampler="ddim",
+        remarks=(
+            "Size, DiT-XL/2: the paper’s formula at its model’s shapes, with this row’s bits and groups; cut, not"
+            " rounded, as printed. DiT-XL/2 on disk: what our checkpoint of float32 weights holds, with the layers that"
+            " scope common leaves alone. Both are computed, without a run. The paper’s sizes of Q-DiT are of searched"
+            " groups.",
+        ),
+        real_sizes=True,
     ),
     "table5": Specification(
         title="Quantized activations alone (Q-DiT, Table 5)",
@@ -90,6 +99,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         blocks=tuple(made for _, made in pairs),
         unmatched=tuple(dict.fromkeys(unmatched)),
         remarks=(*specification.remarks, *_blanks(printed)),
+        extra=REAL_SIZES if specification.real_sizes else (),
     )
 
 
@@ -107,6 +117,8 @@ def _block(
         row = make_row(profile, results, key, fitted=key.label in fitted, published=match)
         if row["group_size"] is not None:
             row["detail"] = group_text(row)
+        if specification.real_sizes:
+            row |= real_sizes(row, profile["methods"][key.label])
         rows.append(row | {"short": f"{key.bits.upper()} {row['short']}"})
     bits = ", ".join(bits.upper() for bits in block["bits"])
     title = f"{describe_setting(profile, block)} · {bits} · {block['form']} form"

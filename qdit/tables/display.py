@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from qdit.dimensions import DIMENSIONS, TOTALS
 from qdit.tables.compare_rows import difference
 from qdit.tables.results import Row
 from qdit.tables.rows import CHANGED, Block, Table, is_measured
 
 BLANK = "–"
 TIED_MARK = "≈"
-Source = Literal["ours", "paper", "on disk"]
+Source = Literal["ours", "paper", "on disk", "DiT-XL/2", "DiT-XL/2 on disk"]
 OURS: Source = "ours"
 PAPER: Source = "paper"
 ON_DISK: Source = "on disk"
+SHAPE: Source = "DiT-XL/2"
+SHAPE_ON_DISK: Source = "DiT-XL/2 on disk"
+"""Sizes of the paper's model, from its shapes (`qdit.tables.sizes`)."""
 FITTED_MARK = "†"
 
 
@@ -39,12 +43,17 @@ def scientific(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Megabytes: whole ones as the paper prints them, two decimals below 100."""
+    """Megabytes on disk: whole ones, two decimals below 100."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
+def printed_size(value: float) -> str:
+    """Megabytes as the paper counts and prints them: whole ones, truncated (`qdit.quant.size.printed_mb`)."""
+    return f"{int(value)}" if value >= 100 else size(value)
+
+
 FORMATS: dict[str, Callable[[float], str]] = {
-    "size_mb": lambda value: size(value),
+    "size_mb": lambda value: printed_size(value),
     "size_actual_mb": lambda value: size(value),
     "fid": fixed(2),
     "sfid": fixed(2),
@@ -52,6 +61,8 @@ FORMATS: dict[str, Callable[[float], str]] = {
     "precision": fixed(4),
     "fd_fp": significant,
     "mse_fp": scientific,
+    **dict.fromkeys((*DIMENSIONS, *TOTALS), fixed(4)),
+    "mfvd": significant,
     "ratio_fd_fp": significant,
     "latent_largest": scientific,
     "latent_mean": scientific,
@@ -62,6 +73,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 
 LOWER_IS_BETTER = {"fid": True, "sfid": True, "is": False, "precision": False, "fd_fp": True, "mse_fp": True}
+LOWER_IS_BETTER |= dict.fromkeys((*DIMENSIONS, *TOTALS), False) | {"mfvd": True}
 
 OWN = (
     "ratio_fd_fp",
@@ -82,6 +94,10 @@ HEADINGS = {
     "precision": "Precision ↑",
     "fd_fp": "FD-FP ↓",
     "mse_fp": "MSE-FP ↓",
+    **{name: f"{name.replace('_', ' ').capitalize()} ↑" for name in DIMENSIONS},
+    **{name: f"{name.capitalize()} total ↑" for name in ("quality", "semantic")},
+    "total": "Total ↑",
+    "mfvd": "mFVD ↓",
     "ratio_fd_fp": "FD-FP ÷ base",
     "latent_largest": "Latents: largest difference",
     "latent_mean": "Latents: mean difference",
@@ -124,7 +140,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One formatted cell; `change` is the signed difference to full precision or empty.
+    """One formatted cell; `change` is the signed difference to full precision or empty, `gap` that to the paper.
 
     `tied`: not the best, but no further from it than chance explains.
     """
@@ -134,6 +150,7 @@ class Cell:
     best: bool = False
     source: Source = OURS
     tied: bool = False
+    gap: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,8 @@ def columns(table: Table) -> list[Column]:
         shown.append(Column(metric, metric, OURS))
         if metric == "size_mb":
             shown.append(Column("size_actual_mb", metric, ON_DISK))
+            real = {"shape_size_mb": SHAPE, "shape_actual_mb": SHAPE_ON_DISK}
+            shown += [Column(name, metric, real[name]) for name in real if name in table.extra]
         printed = f"published_{metric}"
         if any(row.get(printed) is not None for row in table.rows):
             shown.append(Column(printed, metric, PAPER))
@@ -211,9 +230,11 @@ def _cell(row: Row, column: Column, *, best: bool, tied: bool) -> Cell:
         return Cell(BLANK, source=column.source)
     if isinstance(value, str):
         return Cell(value, source=column.source)
-    style = FORMATS["size_actual_mb" if column.source == ON_DISK else column.metric]
+    style = FORMATS["size_actual_mb" if column.source in (ON_DISK, SHAPE_ON_DISK) else column.metric]
     change = row.get(column.change) if column.change else None
-    return Cell(style(value), "" if change is None else signed(style, change), best, column.source, tied)
+    gap = row.get(f"difference_{column.metric}") if column.source == OURS else None
+    change, gap = ("" if value is None else signed(style, value) for value in (change, gap))
+    return Cell(style(value), change, best, column.source, tied, gap)
 
 
 def signed(style: Callable[[float], str], value: float) -> str:

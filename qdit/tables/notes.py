@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qdit.tables.display import TIED_MARK
-from qdit.tables.results import NOT_RUN, Row
+from qdit.tables.results import FLOW, NOT_RUN, Row
 from qdit.tables.rows import CHANGED, Table, describe_protocol, is_measured, is_missing
 
 SHORT = 12
@@ -46,9 +46,11 @@ def _reading(table: Table) -> Iterable[str]:
             if printed
             else "."
         )
+    one, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
     yield (
-        "FD-FP: Fréchet distance to the full-precision samples. MSE-FP: mean squared difference of each image, pixels"
-        " in [0, 1], to the full-precision image of the same index. Both are paired: all rows share their noise."
+        f"FD-FP: Fréchet distance to the full-precision samples{features}. MSE-FP: mean squared difference of each"
+        f" {one}, pixels in [0, 1], to the full-precision {one} of the same index. Both are paired: all rows share"
+        " their noise."
     )
     if table.miniature and "fid" in table.metrics:
         yield (
@@ -58,7 +60,7 @@ def _reading(table: Table) -> Iterable[str]:
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
             f" {TIED_MARK}: no further from it than chance explains (the 95 % interval of the difference includes 0;"
-            " paired bootstrap over images). The CSV has the interval of each number, *_low and *_high."
+            f" paired bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
             if any(row.get("replicates") is not None for row in table.rows)
             else ""
         )
@@ -135,13 +137,16 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 def _protocol(row: Row) -> str:
     """One sentence with everything that decides the images."""
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
+    made = "clips" if row["sampler"] == FLOW else "images"
     return (
-        f"model {row['model']}, {what}, {row['images']} images in chunks of {row['chunk']}, seed {row['seed']},"
+        f"model {row['model']}, {what}, {row['images']} {made} in chunks of {row['chunk']}, seed {row['seed']},"
         f" uint8 by {row['uint8']}, decoder {row['decoder']}; sha256 {_short(row['protocol_sha256'])}"
     )
 
 
 def _evaluation(row: Row) -> str:
+    if row["sampler"] == FLOW:
+        return f"{row['evaluator']} (sha256 {_short(row['evaluator_sha256'])})"
     return (
         f"features of {row['evaluator']} (sha256 {_short(row['evaluator_sha256'])}),"
         f" reference {row['reference']} (sha256 {_short(row['reference_sha256'])})"

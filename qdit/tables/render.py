@@ -66,14 +66,16 @@ def row_name(line: Line) -> str:
 
 def markdown_text(table: Table) -> str:
     """Face, summary, one table per block, notes and provenance as GitHub-flavoured Markdown."""
-    shown, small = columns(table), notes(table)
+    small = notes(table)
     face = f"**{_markdown(table.face)}**"
     text = [f"# {_markdown(table.title)}", "", face, ""]
     if table.summary:
         text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
     for block in table.blocks:
         text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
-        text += [_markdown_block(lines(table, block, shown), shown, [*lead(table), "Method"]), ""]
+        for _, part in table.portions:
+            shown = columns(part)
+            text += [_markdown_block(lines(part, block, shown), shown, [*lead(part), "Method"]), ""]
     text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
     if small.warnings:
         text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
@@ -121,9 +123,7 @@ def tex_number(text: str) -> str:
 
 def latex_text(table: Table) -> str:
     """A booktabs float; the face stands in its caption and at its end."""
-    shown, small = columns(table), notes(table)
-    names = [*lead(table), "Method"]
-    first = len(names)
+    small = notes(table)
     face = rf"\textbf{{{tex(table.face)}}}."
     text = [
         r"% needs \usepackage{booktabs,graphicx}",
@@ -131,6 +131,21 @@ def latex_text(table: Table) -> str:
         r"\centering",
         rf"\caption{{{tex(table.title)}. {face}}}",
         rf"\label{{tab:{table.name}}}",
+    ]
+    for number, (_, part) in enumerate(table.portions):
+        text += [r"\par\medskip"] if number else []
+        text += _latex_tabular(part)
+    text += [r"\begin{flushleft}\footnotesize"]
+    text += [tex(note) + r"\\" for note in (*table.summary, *small.reading, *small.warnings)]
+    text += [tex(f"{name}: {what}.") + r"\\" for name, what in small.measured]
+    return "\n".join([*text, face, r"\end{flushleft}", r"\end{table*}", ""])
+
+
+def _latex_tabular(table: Table) -> list[str]:
+    """The numbers, as wide as the page."""
+    shown, names = columns(table), [*lead(table), "Method"]
+    first = len(names)
+    text = [
         r"\resizebox{\textwidth}{!}{%",
         rf"\begin{{tabular}}{{{'l' * first}{'r' * len(shown)}}}",
         r"\toprule",
@@ -140,10 +155,7 @@ def latex_text(table: Table) -> str:
         title = rf"\textbf{{{tex(block.title)}}} ({tex(block.about)})"
         text += [r"\midrule", rf"\multicolumn{{{first + len(shown)}}}{{l}}{{{title}}} \\"]
         text += [_latex_line(line, shown) for line in lines(table, block, shown)]
-    text += [r"\bottomrule", r"\end{tabular}}", r"\begin{flushleft}\footnotesize"]
-    text += [tex(note) + r"\\" for note in (*table.summary, *small.reading, *small.warnings)]
-    text += [tex(f"{name}: {what}.") + r"\\" for name, what in small.measured]
-    return "\n".join([*text, face, r"\end{flushleft}", r"\end{table*}", ""])
+    return [*text, r"\bottomrule", r"\end{tabular}}"]
 
 
 def _latex_header(shown: list[Column], first: list[str]) -> list[str]:

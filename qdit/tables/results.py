@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.artifacts import read_json
+from qdit.dimensions import DIMENSIONS, TOTALS
 from qdit.errors import ConfigError, DataError
 from qdit.intervals import read_replicates
 
@@ -24,6 +25,13 @@ Row = dict[str, Any]
 METRICS = ("fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp")
 OPTIONAL_METRICS = ("recall", "class_accuracy", "fd_fp", "mse_fp")
 """May be null: the paired metrics of full precision itself, and what an extractor does not offer."""
+
+FLOW = "rectified flow"
+"""Sampler of runs of clips, which have metrics of their own."""
+
+CLIP_METRICS = (*DIMENSIONS, *TOTALS, "mfvd", "fd_fp", "mse_fp")
+OPTIONAL_CLIP_METRICS = (*DIMENSIONS, *TOTALS, "fd_fp", "mse_fp")
+"""A suite of one's own may have no prompt for a dimension, and then there are no totals."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,9 @@ def _flatten(record: Any, key: RunKey) -> Row:
     if record.get("mode") != key.mode:
         raise _IncompleteError(f"metrics.json is of another run (mode {record.get('mode')!r})")
     metrics, size = _part(record, "metrics"), _part(record, "size")
-    row: Row = {name: _number(metrics, name, optional=name in OPTIONAL_METRICS) for name in METRICS}
+    flow = _part(record, "protocol").get("sampler") == FLOW
+    names, optional = (CLIP_METRICS, OPTIONAL_CLIP_METRICS) if flow else (METRICS, OPTIONAL_METRICS)
+    row: Row = {name: _number(metrics, name, optional=name in optional) for name in names}
     row |= {"size_mb": _number(size, "paper_mb"), "size_actual_mb": _number(size, "actual_mb", optional=True)}
     row |= {f"latent_{name}": value for name, value in (record.get("difference") or {}).items()}
     row |= {"method": run.get("method"), "options": _part(run, "options")}
@@ -143,10 +153,13 @@ def _intervals(found: Mapping[str, Any]) -> Row:
 def _provenance(record: Mapping[str, Any], run: Mapping[str, Any]) -> Row:
     """Protocol, inputs, code and versions, flat."""
     protocol, inputs, code = _part(record, "protocol"), _part(record, "inputs"), _part(record, "code")
-    reference, evaluator = _part(protocol, "reference"), _part(protocol, "evaluator")
+    flow = protocol.get("sampler") == FLOW  # scores of clips are compared with nothing but their prompts
+    reference, evaluator = {} if flow else _part(protocol, "reference"), _part(protocol, "evaluator")
     row: Row = {name: record.get(name) for name in ("protocol_sha256", "mode", "backend")}
     row |= {name: protocol.get(name) for name in ("model", "sampler", "images", "chunk", "seed", "uint8", "decoder")}
     row |= {name: _number(protocol, name) for name in ("steps", "cfg_scale")}
+    if flow:
+        row |= {"prompts": _part(protocol, "prompts").get("count"), "clip_flops": protocol.get("clip_flops")}
     row |= {"reference": reference.get("name"), "reference_sha256": reference.get("sha256")}
     row |= {"evaluator": evaluator.get("name"), "evaluator_sha256": evaluator.get("sha256")}
     row |= {name: inputs.get(name) for name in ("weights_sha256", "checkpoint_sha256")}

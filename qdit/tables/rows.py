@@ -1,7 +1,7 @@
 """What a table is made of: rows in blocks, the contract of the CSV columns, differences to full precision."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,17 @@ GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of a page, in two formats of the same content; `about` says how to read it."""
+    """A drawing of a page, in two formats of the same content; `about` says how to read it.
+
+    `draw` draws it again, into an empty matplotlib figure of so many inches, for whoever wants another frame around it.
+    """
 
     title: str
     about: str
     svg: str
     png: bytes
+    inches: tuple[float, float]
+    draw: Callable[..., None] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Table:
     """A table ready to be rendered.
 
     `paper_protocol` is empty where nothing printed stands beside ours; `metrics` are the columns of a rendered page,
-    `extra` those that the CSV has beyond `COLUMNS`; `summary` stands at the top, `remarks` among the notes.
+    `extra` those that the CSV has beyond `COLUMNS`; `summary` stands at the top, `remarks` among the notes. Too many
+    columns for one width are `parts`: (title, metrics) of tables that stand one below the other.
     """
 
     name: str
@@ -88,6 +94,15 @@ class Table:
     figures: tuple[Figure, ...] = ()
     marks_best: bool = True
     shows_samples: bool = True
+    samples_are: str = "image"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def portions(self) -> list[tuple[str, "Table"]]:
+        """(title, table of these columns) of the parts, or the table itself without a title."""
+        if not self.parts:
+            return [("", self)]
+        return [(title, replace(self, metrics=metrics, parts=())) for title, metrics in self.parts]
 
     @property
     def rows(self) -> list[Row]:
@@ -168,7 +183,10 @@ def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
     """Whether the models are small ones of handwritten digits, so that published numbers are of another kind."""
-    return any(model["reference"] in ("digits", "digits-16") for model in profile["models"].values())
+    return any(
+        model.get("reference") in ("digits", "digits-16") or "instruments" in model
+        for model in profile["models"].values()
+    )
 
 
 def with_differences(rows: list[Row]) -> tuple[Row, ...]:
@@ -212,7 +230,8 @@ def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> st
 def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
     """Steps, sampler and guidance in words."""
     guidance = "no guidance" if cfg_scale == 1 else f"guidance (cfg) {cfg_scale:g}"
-    return f"{steps} {sampler.upper()} steps, {guidance}"
+    name = sampler.upper() if sampler in ("ddim", "ddpm") else sampler.replace("-", " ")
+    return f"{steps} {name} steps, {guidance}"
 
 
 def is_measured(row: Row) -> bool:

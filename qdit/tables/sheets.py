@@ -48,17 +48,24 @@ class Strip:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Strips of a block; `labels` are the asked classes, `tile` and `gap` the pixels of one image and between two."""
+    """Strips of a block; `tile` and `gap` are the pixels of one image and between two.
+
+    `labels` stand above the columns, `corner` says what they are, `captions` what was asked of each column; pictures
+    are shown `height` pixels high, or as they are.
+    """
 
     strips: tuple[Strip, ...]
     labels: tuple[int, ...]
     tile: int
     gap: int = GAP
+    corner: str = "class asked for"
+    captions: tuple[str, ...] = ()
+    height: int = 0
 
 
 def contact_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without samples has a note instead."""
-    samples = [(row, _images_of(results, row)) for row in block.rows if "key" in row]
+    samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
     found = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if row["method"] == "fp" and not isinstance(images, str)), None)
     strips = tuple(_strip(row, images, full) for row, images in samples)
@@ -66,7 +73,7 @@ def contact_sheet(block: Block, results: Path) -> Sheet:
     return Sheet(strips=strips, labels=tuple(int(label) for label in found[0][1]) if found else (), tile=tile)
 
 
-def _images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
+def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
     """The run's first images; one that failed has none, whatever an earlier run left in its folder."""
     return _first_images(results, row) if is_measured(row) or row["status"].startswith("missing") else row["status"]
 
@@ -141,5 +148,6 @@ def png(image: Image.Image) -> bytes:
 
 
 def data_uri(data: bytes) -> str:
-    """PNG bytes as a URI that a page can hold."""
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    """PNG or GIF bytes as a URI that a page can hold."""
+    kind = "gif" if data.startswith(b"GIF") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")

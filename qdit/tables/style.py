@@ -1,13 +1,24 @@
 """The style sheet of a rendered table: light and dark, wide and narrow, screen and paper; nothing from outside."""
 
-CSS = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #1b1f24; --muted: #5d6670; --rule: #d9dee3; --strong: #1b1f24;
+LIGHT = """--ground: #fff; --ink: #1b1f24; --muted: #5d6670; --rule: #d9dee3; --strong: #1b1f24;
   --band: #f3f5f7; --paired: #f5f8fc; --accent: #1f6feb; --face-ground: #fff4d6; --face-ink: #5c4300; --bad: #b42318;
-  --good: #1a7f37; --curve: 40%; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --ink: #e4e7eb; --muted: #9aa4af; --rule: #2c333b;
+  --good: #1a7f37; --curve: 40%; color-scheme: light;"""
+
+DARK = """--ground: #14171b; --ink: #e4e7eb; --muted: #9aa4af; --rule: #2c333b;
   --strong: #aab3bd; --band: #1c2127; --paired: #181e26; --accent: #6ea8ff; --face-ground: #3a2f10; --face-ink: #ffdf8a;
-  --bad: #ff8d80; --good: #56d364; --curve: 70%; } }
-* { box-sizing: border-box; }
+  --bad: #ff8d80; --good: #56d364; --curve: 70%; color-scheme: dark;"""
+
+COLOURS = f"""
+:root {{ {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+:root[data-theme="light"] {{ {LIGHT} }} :root[data-theme="dark"] {{ {DARK} }}
+@media print {{ :root, :root[data-theme="dark"] {{ {LIGHT} }} }}
+"""
+"""The system's colours unless the reader chose; paper is always light."""
+
+CSS = (
+    COLOURS
+    + """* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1280px; padding: 1.5rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; }
@@ -19,7 +30,7 @@ p { margin: .35rem 0; max-width: 90ch; }
   background: var(--face-ground); color: var(--face-ink); }
 .scroll { margin-top: .9rem; overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; font-size: .9rem; }
-thead th { font-weight: 600; text-align: right; padding: .3rem .42rem; vertical-align: bottom; white-space: nowrap; }
+thead th { font-weight: 600; text-align: right; padding: .3rem .42rem; vertical-align: bottom; }
 thead tr:first-child th { border-top: 2px solid var(--strong); text-align: center; padding-top: .5rem; }
 thead tr:first-child th.first, thead th.first { text-align: left; }
 thead th.name { position: sticky; left: 0; z-index: 1; background: var(--ground); }
@@ -27,8 +38,11 @@ thead tr:first-child th[colspan] { box-shadow: inset 0 -1px var(--rule); }
 thead tr:last-child th { border-bottom: 1px solid var(--strong); font-weight: 400; color: var(--muted); }
 tbody th { text-align: left; font-weight: 400; padding: .35rem .42rem; vertical-align: top; }
 tbody td { text-align: right; padding: .35rem .42rem; vertical-align: top; white-space: nowrap; }
-tbody th.bits { white-space: nowrap; color: var(--muted); }
-tbody th.name { position: sticky; left: 0; background: var(--ground); min-width: 8.5rem;
+thead th.edge { min-width: 3.6rem; } tbody th.bits { white-space: nowrap; color: var(--muted); }
+th.again span { visibility: hidden; } table.wide { font-size: .8rem; } table.wide :is(td, th) { padding-inline: .3rem; }
+table.wide :is(td.edge, thead th.edge) { padding-left: .55rem; } table.wide thead th.edge { min-width: 3rem; }
+table.wide th.name { min-width: 7.5rem; } table.wide :is(td, th) small { font-size: .92em; }
+tbody th.name { position: sticky; left: 0; background: var(--ground); background-clip: padding-box; min-width: 8.5rem;
   max-width: 17rem; }
 tbody tr.block th { position: static; background: var(--band); border-top: 1px solid var(--strong);
   border-bottom: 1px solid var(--rule); padding: .5rem .55rem; }
@@ -71,3 +85,4 @@ footer { margin-top: 2rem; border-top: 1px solid var(--rule); padding-top: 1rem;
   margin-top: .5rem; } .sheet .corner { display: none; } }
 @media print { body { max-width: none; font-size: 11px; } .scroll { overflow: visible; } }
 """
+)
