@@ -25,8 +25,13 @@ for method_rules in sorted(Path(workflow.basedir, "rules", "baselines").glob("*.
 
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
+include: "rules/video.smk"
+include: "rules/vbench_inputs.smk"
+include: "rules/vbench.smk"
 include: "rules/table.smk"
+include: "rules/figures.smk"
 include: "rules/report.smk"
+include: "rules/ab.smk"
 include: "rules/train.smk"
 include: "rules/bench.smk"
 
@@ -36,6 +41,7 @@ rule all:
     input:
         [table_files(table) for table in profiles.default_tables(config)],
         REPORT,
+        DEFAULT_FIGURES,
 
 
 for table in config["tables"]:

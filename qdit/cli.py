@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from qdit import __version__, cli_bench, cli_kernels, cli_paper, cli_report, cli_search, cli_steps, cli_video
+from qdit import (
+    __version__,
+    cli_ab,
+    cli_bench,
+    cli_figures,
+    cli_kernels,
+    cli_paper,
+    cli_report,
+    cli_search,
+    cli_steps,
+    cli_vbench,
+    cli_video,
+)
 from qdit.cli_steps import Seed, Threads, use_threads
 from qdit.errors import QditError
 
@@ -66,9 +78,18 @@ def options(
 
 SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
 SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
-REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.compare, cli_paper.explain)
+REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.report, cli_report.compare, cli_paper.explain)
 PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)
-for step in (*SAMPLING, *SCORING, *REPORTING, *PAPER, cli_search.search, cli_search.search_study):
+for step in (
+    *SAMPLING,
+    *SCORING,
+    *REPORTING,
+    cli_ab.ab,
+    cli_ab.votes,
+    *PAPER,
+    cli_search.search,
+    cli_search.search_study,
+):
     app.command()(step)
 
 
@@ -269,8 +290,11 @@ train_app.command("instruments")(cli_video.train_instruments)
 train_app.command("video-quality")(cli_video.train_video_quality)
 app.add_typer(train_app, name="train")
 app.add_typer(cli_video.app, name="video")
+app.add_typer(cli_vbench.app, name="vbench")
 app.add_typer(cli_kernels.kernels_app, name="kernels")
 app.add_typer(cli_bench.bench_app, name="bench")
+app.add_typer(cli_figures.analyze_app, name="analyze")
+app.command()(cli_figures.figures)
 
 
 @app.command()

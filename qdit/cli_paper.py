@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from qdit.cli_device import Device, on_device
+
 
 def explain(
     table: Annotated[str, typer.Argument(help="Table of the profile, e.g. table2.")],
@@ -67,7 +69,7 @@ def fetch(
     """Download what a profile needs.
 
     From the addresses that the profile gives, with progress; a download that was stopped goes on. Nothing else in this
-    program ever downloads. `qdit doctor` shows what there is.
+    program ever downloads, but for the packages of `qdit vbench install`. `qdit doctor` shows what there is.
 
     \b
     Example:
@@ -126,6 +128,8 @@ def import_reference(
     extractor: Annotated[str, typer.Option(help="Network whose features score the images.")] = "inception-adm",
     extractor_weights: Annotated[Path, typer.Option(help="Weights of the extractor.")] = Path("inception.pth"),
     sha256: Annotated[str | None, typer.Option(help="Hex digest of the batch, or its first characters.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels along a side that its images must have.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Take ADM's statistics of real images.
 
@@ -138,4 +142,13 @@ def import_reference(
     """
     from qdit.importing import import_reference_file
 
-    import_reference_file(batch, out, extractor=extractor, weights=extractor_weights, sha256=sha256)
+    with on_device(device) as place:
+        import_reference_file(
+            batch,
+            out,
+            extractor=extractor,
+            weights=extractor_weights,
+            sha256=sha256,
+            resolution=resolution,
+            device=place,
+        )

@@ -1,10 +1,12 @@
 """The commands of `qdit` about the allocation of group sizes: search, search-study."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qdit.cli_device import Device, Dtype, Vae, on_device
 from qdit.cli_steps import (
     EXTRACTOR_WEIGHTS,
     CfgScale,
@@ -65,6 +67,9 @@ def make_job(
     sampling: tuple[str, int, float, int],
     as_released: bool,
     latency: Path | None = None,
+    dtype: str = "float32",
+    vae: Path | None = None,
+    device: str = "cpu",
 ) -> "SearchJob":
     """The job of the flags."""
     from qdit.method import check_bits
@@ -79,6 +84,8 @@ def make_job(
         raise ConfigError(f"--images {images}: must be at least 2")
     if latency and as_released:
         raise ConfigError("--latency with --as-released: the released program bounds the mean group size; drop one")
+    if (dtype, device) == ("float16", "cpu"):
+        raise ConfigError("--dtype float16 with --device cpu: a search in half precision needs a GPU; take float32")
     weight_bits, activation_bits = split_bits(bits)
     check_bits(weight_bits, activation_bits)
     name, extractor_weights = extractor
@@ -88,7 +95,7 @@ def make_job(
         reference=reference_size,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        protocol=protocol(*sampling),
+        protocol=protocol(*sampling, dtype, vae),
         images=images,
         chunk=chunk,
         extractor=name,
@@ -97,6 +104,8 @@ def make_job(
         constraint="latency" if latency else "mean_group" if as_released else "bitops",
         latency=latency,
         symmetric=as_released,
+        vae=vae,
+        device=device,
     )
 
 
@@ -134,6 +143,9 @@ def search(
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
     seed: Seed = 0,
+    vae: Vae = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
 ) -> None:
     """Search a group size for every layer.
 
@@ -169,13 +181,21 @@ def search(
         sampling=(sampler, steps, cfg_scale, seed),
         as_released=as_released,
         latency=latency,
+        dtype=dtype,
+        vae=vae,
+        device=device,
     )
     parsed = parse_search_options(chosen, given)
-    found = run_search(
-        Search(chosen, job, parsed, seed=search_seed, calibration=sets.get("trajectory"), fresh=fresh),
-        out,
-        workers=workers,
-    )
+    with on_device(device) as place:
+        own = Search(
+            chosen,
+            replace(job, device=place),
+            parsed,
+            seed=search_seed,
+            calibration=sets.get("trajectory"),
+            fresh=fresh,
+        )
+        found = run_search(own, out, workers=workers)
     used = found["budget"] / found["budget_limit"]
     typer.echo(
         f"{out}: harmonic mean group size {found['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"

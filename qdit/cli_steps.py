@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qdit.cli_device import Device, Dtype, Vae, on_device
 from qdit.errors import ConfigError, QditError, Unsupported
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def use_blas_threads(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def protocol(sampler: str, steps: int, cfg_scale: float, seed: int) -> "Protocol":
+def protocol(
+    sampler: str, steps: int, cfg_scale: float, seed: int, dtype: str = "float32", vae: Path | None = None
+) -> "Protocol":
     """Protocol object of the sampling flags."""
-    from qdit.sampling.protocol import Protocol
+    from qdit.sampling.protocol import Protocol, decoder_name
 
-    return Protocol(sampler=sampler, steps=steps, cfg_scale=cfg_scale, seed=seed)  # type: ignore[arg-type]
+    return Protocol(sampler, steps, cfg_scale, seed, dtype, decoder_name(vae))  # type: ignore[arg-type]
 
 
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def calibrate(
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
     seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Record calibration data.
@@ -94,7 +99,9 @@ def calibrate(
     from qdit.calibration import calibrate_weights_file
 
     use_threads(threads)
-    calibrate_weights_file(weights, out, kind, protocol(sampler, steps, cfg_scale, seed), samples=samples)
+    chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
+    with on_device(device) as place:
+        calibrate_weights_file(weights, out, kind, chosen, samples=samples, device=place)
 
 
 def quantize(
@@ -112,6 +119,7 @@ def quantize(
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,
     record_failure: RecordFailure = False,
+    device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Quantize weights into a checkpoint.
@@ -146,7 +154,10 @@ def quantize(
     if base is not None and record_failure and (failure := read_failure(base)):
         write_failure(out, failure)
         return
-    with recording("quantize", lambda failure: write_failure(out, failure), recordable=recordable):
+    with (
+        on_device(device) as place,
+        recording("quantize", lambda failure: write_failure(out, failure), recordable=recordable),
+    ):
         quantize_weights_file(
             weights,
             out,
@@ -157,6 +168,7 @@ def quantize(
             calibration=sets,
             options=chosen,
             base=base,
+            device=place,
         )
 
 
@@ -179,6 +191,9 @@ def sample(
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
     seed: Seed = 0,
+    vae: Vae = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Sample images from a checkpoint.
@@ -191,6 +206,8 @@ def sample(
     Examples:
       qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5 --extractor digit-classifier
       qdit sample q-dit-w4a8 q-dit-w4a8/integer --images 256 --mode integer
+      qdit sample fp-xl fp-xl/samples --chunk 50 --vae sd-vae-ft-mse/diffusion_pytorch_model.safetensors \\
+        --dtype float16 --device cuda
     """
     use_threads(threads)
     if mode == "simulate":
@@ -199,20 +216,28 @@ def sample(
         from qdit.sampling.integer import sample_checkpoint as sample_in_mode
     else:
         raise ConfigError(f"--mode {mode!r}: allowed are simulate and integer")
-    sample_in_mode(
-        checkpoint,
-        out,
-        protocol(sampler, steps, cfg_scale, seed),
-        images=images,
-        chunk=chunk,
-        shard=shard,
-        chunks_per_shard=chunks_per_shard,
-        record_failure=record_failure,
-    )
-    if extractor is not None:
-        from qdit.metrics.extraction import extract_file
+    if mode == "integer" and (dtype, device) != ("float32", "cpu"):
+        raise ConfigError(
+            f"--mode integer with --dtype {dtype} and --device {device}: images are sampled in integers in float32 on"
+            " the CPU only; `qdit bench` times the kernels of GPUs"
+        )
+    with on_device(device) as place:
+        sample_in_mode(
+            checkpoint,
+            out,
+            protocol(sampler, steps, cfg_scale, seed, dtype),
+            images=images,
+            chunk=chunk,
+            shard=shard,
+            chunks_per_shard=chunks_per_shard,
+            record_failure=record_failure,
+            vae=vae,
+            device=place,
+        )
+        if extractor is not None:
+            from qdit.metrics.extraction import extract_file
 
-        extract_file(out, shard, extractor, extractor_weights)
+            extract_file(out, shard, extractor, extractor_weights, device=place)
 
 
 def features(
@@ -220,6 +245,7 @@ def features(
     shard: Annotated[int | None, typer.Option(help="Shard whose images are meant; default: all in the folder.")] = None,
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Extract the features of samples.
@@ -234,7 +260,8 @@ def features(
     from qdit.metrics.extraction import extract_file
 
     use_threads(threads)
-    extract_file(samples, shard, extractor, extractor_weights)
+    with on_device(device) as place:
+        extract_file(samples, shard, extractor, extractor_weights, device=place)
 
 
 def reference(
@@ -276,6 +303,9 @@ def evaluate(
     steps: Steps = 20,
     cfg_scale: CfgScale = 1.0,
     seed: Seed = 0,
+    vae: Vae = None,
+    dtype: Dtype = "float32",
+    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
     threads: Threads = 1,
 ) -> None:
     """Score samples.
@@ -297,8 +327,9 @@ def evaluate(
         checkpoint,
         out,
         name=RunName(setting=setting, model=model, form=form, label=label),
-        protocol=protocol(sampler, steps, cfg_scale, seed),
+        protocol=protocol(sampler, steps, cfg_scale, seed, dtype, vae),
         images=images,
         evaluator=Evaluator(extractor, extractor_weights, reference_name, reference_file),
         fp_samples=fp_samples,
+        resamples=resamples,
     )

@@ -65,6 +65,11 @@ def evaluation_flops(config: DiTConfig) -> float:
     return float(config.depth * (linears + 4 * tokens**2 * width + 12 * width**2))
 
 
+def image_runs(profile: Profile) -> list[Run]:
+    """Runs of the default tables that make images; those that make clips are not estimated."""
+    return [run for run in profiles.all_runs(profile) if not profiles.is_video(profile, run.setting)]
+
+
 def model_config(profile: Profile, model: str) -> DiTConfig:
     """Shape of a model: what the profile says, else what its file of weights says."""
     entry = profile["models"][model]
@@ -128,7 +133,7 @@ def search_evaluations(profile: Profile, place: SearchPlace) -> int:
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
     """The jobs of the default tables that compute with the network, each once."""
     jobs: dict[str, Job] = {}
-    for run in profiles.all_runs(profile):
+    for run in image_runs(profile):
         for job in run_jobs(profile, run, speed):
             jobs.setdefault(job.name, job)
     return list(jobs.values())
@@ -149,7 +154,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     if "base" in entry:
         base = replace(run, label=entry["base"])
         needs.append(f"quantize {base.path}")
-        yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
+        yield from run_jobs(profile, base, speed) if base not in image_runs(profile) else ()
     quantize = f"quantize {replace(run, mode=profiles.SIMULATE).path}"
     yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
@@ -180,7 +185,7 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
     """Speed of the finished sample jobs of a results folder, by the times they wrote; None if there are none."""
     flops, seconds, count = 0.0, 0.0, 0
     size = profile["sampling"]["chunk"] * profile["sampling"]["chunks_per_shard"]
-    for run in profiles.all_runs(profile):
+    for run in image_runs(profile):
         config = model_config(profile, profile["settings"][run.setting]["model"])
         for path in sorted((results / "runs" / run.path / "logs").glob("sample-*.json")):
             shard = int(path.stem.removeprefix("sample-"))
@@ -201,7 +206,7 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
 def disk_bytes(profile: Profile) -> dict[str, float]:
     """What the default tables leave on disk: images, features, checkpoints, calibration data."""
     found, sets = defaultdict[str, float](float), set()
-    for run in profiles.all_runs(profile):
+    for run in image_runs(profile):
         model = profile["settings"][run.setting]["model"]
         config, images = model_config(profile, model), profile["sampling"]["images"]
         latents = config.in_channels * config.input_size**2
@@ -225,7 +230,7 @@ def memory_bytes(profile: Profile) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
-    for name in profile["models"]:
+    for name in dict.fromkeys(profile["settings"][run.setting]["model"] for run in image_runs(profile)):
         config = model_config(profile, name)
         weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
         cells = config.tokens * config.hidden_size
@@ -252,6 +257,8 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     for job in jobs:
         seconds[job.rule] += job.seconds
     lines = [f"estimate at {speed.flops / 1e12:.3g} TFLOP/s per GPU ({speed.source}); qdit/cost.py has the formulas"]
+    if clips := len(profiles.all_runs(profile)) - len(image_runs(profile)):
+        lines.append(f"  without the {clips} runs of clips (docs/video.md)")
     memory = memory_bytes(profile)
     for rule in ("calibrate", "search", "quantize", "sample"):
         hours = seconds[rule] / 3600

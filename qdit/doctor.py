@@ -1,13 +1,11 @@
 """What a profile needs and whether it is there: files with size and sha256, packages, devices."""
 
-import inspect
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from qdit import cli_search, cli_steps
 from qdit.cost import disk_bytes
 from qdit.errors import CheckpointError
 from qdit.fetch import NeededFile, check_whole, files_of
@@ -16,10 +14,6 @@ from qdit.kernels.report import report
 from qdit.models.manifest import check_file
 from qdit.profile import Profile
 from qdit.provenance import machine, packages
-
-ON_A_DEVICE = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample, cli_search.search)
-OPTIONS = {"vae": (cli_steps.sample,), "dtype": (cli_steps.sample,), "device": ON_A_DEVICE}
-"""What a profile of large models asks for, and the steps that must be able to do it."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +44,12 @@ def look_at(file: NeededFile) -> Finding:
 
 
 def device(profile: Profile) -> list[Finding]:
-    """Whether the steps can compute where and how the profile says."""
+    """Whether there is the device that the profile wants."""
     compute, found = profile.get("compute", {}), []
     if compute.get("device") == "cuda":
         count = torch.cuda.device_count()
         text = f"{count} GPUs for compute.device cuda" if count else "compute.device is cuda and there is no GPU"
         found.append(Finding(count > 0, text if count else f"{text}; run where there is one, or set it to cpu"))
-    found += [
-        Finding(False, f"`qdit {step.__name__}` of this version does not take --{name} yet, which this profile needs")
-        for name, steps in OPTIONS.items()
-        if name in compute or any(name in model for model in profile["models"].values())
-        for step in steps
-        if name not in inspect.signature(step).parameters
-    ]
     return found
 
 

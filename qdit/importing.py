@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from qdit.artifacts import sha256_file
-from qdit.errors import CheckpointError, ConfigError
+from qdit.errors import CheckpointError, ConfigError, DataError
 from qdit.fetch import check_whole
 from qdit.metrics.extractors import load_extractor
+from qdit.metrics.npz import stream_member
 from qdit.metrics.reference import import_adm_reference, save_reference
 from qdit.models.config import DiTConfig
 from qdit.models.loading import load_dit, save_model
@@ -38,7 +39,28 @@ def import_weights_file(source: Path, out: Path, *, shape: Mapping[str, Any], sh
     save_model(out, model, metadata={"source": {"name": source.name, "sha256": digest}})
 
 
-def import_reference_file(batch: Path, out: Path, *, extractor: str, weights: Path, sha256: str | None) -> None:
-    """An ADM batch → our reference file; CheckpointError if the batch is missing or not the one that is meant."""
+def import_reference_file(
+    batch: Path,
+    out: Path,
+    *,
+    extractor: str,
+    weights: Path,
+    sha256: str | None,
+    resolution: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """An ADM batch → our reference file; `resolution` is the side that its images must have, if that is known.
+
+    Raises CheckpointError if the batch is missing or not the one that is meant, DataError for images of another size;
+    both before any feature is computed.
+    """
     check_whole(batch, sha256)
-    save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights)))
+    for first in stream_member(batch, "arr_0", rows=1):
+        height, width = first.shape[1:3]
+        if resolution not in (None, height) or width != height:
+            raise DataError(
+                f"{batch}: holds images of {height}×{width} pixels, the models that it is the reference of make"
+                f" {resolution}×{resolution}; give the batch of that resolution"
+            )
+        break
+    save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights, device=device)))

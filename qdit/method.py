@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,10 +13,12 @@ from typing import Any, ClassVar, Literal
 from qdit.artifacts import sha256_file, sha256_json
 from qdit.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.digest import code_digest
+from qdit.disk import require_room
 from qdit.errors import ConfigError, Unsupported, did_you_mean
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
+from qdit.sampling.precision import torch_device
 
 __all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
 
@@ -150,16 +153,20 @@ def quantize_weights_file(
     calibration: Mapping[str, Path] | None = None,
     options: Mapping[str, Any] | None = None,
     base: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """The step weights (+ calibration files) → quantized checkpoint in the folder `out`.
 
-    `base` is a checkpoint of the method's base, made with the same weights, data, bits, scope and options.
+    All is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base, made with the same
+    weights, data, bits, scope and options.
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
-    model = load_model(weights)
+    model, place = load_model(weights), torch_device(device)
+    require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
+    model = model.to(place)
     paths = calibration or {}
-    loaded = {kind: load_calibration(path, model.config) for kind, path in paths.items()}
+    loaded = {kind: load_calibration(path, model.config).to(place) for kind, path in paths.items()}
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
@@ -186,7 +193,8 @@ def quantize_weights_file(
             options=options,
         )
     else:
-        quantized = chosen.correct(model, load_base(base, chosen, record), loaded)
+        made = load_base(base, chosen, record)
+        quantized = chosen.correct(model, replace(made, model=made.model.to(place)), loaded)
     save_checkpoint(out, quantized, record)
 
 

@@ -29,8 +29,15 @@ except ConfigError as problem:
 
 RESULTS = f"results/{config['profile']}"
 RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"
-REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderboard.html", "leaderboard.csv")]
-ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "table3.csv", "claims.yaml"]
+INDEX = f"{RESULTS}/index.html"
+REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderboard.html", "leaderboard.csv")] + [
+    INDEX
+]
+ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "claims.yaml"]
+# What was measured once and is shown beside the runs: benchmarks, and the study of the searches.
+STUDIES = sorted(
+    file for name in ("bench-*", "search") for file in Path(workflow.basedir, "results/studies").glob(f"{name}.json")
+)
 CALIBRATION = "<results>/calibration/{model}/{form}/{setting}/{kind}.safetensors"
 ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
 
@@ -49,6 +56,8 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "107
 JOBS = MEMORY | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # Where a job computes is no part of what it computes.
 JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("compute", {}) else {}
+# GPUs that a job which runs networks takes; the job finds out which one itself (qdit/lease.py).
+GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one server that has torch imported (qdit/warm.py); elsewhere each imports it itself.
 WARM = Path(workflow.basedir, "qdit", "warm.py")
@@ -59,6 +68,11 @@ shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() 
 
 def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# Runs of clips have rules of their own (rules/video.smk).
+IMAGE_SETTINGS = [name for name in config["settings"] if not profiles.is_video(config, name)]
+IMAGE_MODELS = [name for name, model in config["models"].items() if "instruments" not in model]
 
 
 wildcard_constraints:
@@ -117,9 +131,11 @@ def method_of(wildcards):
     return config["methods"][wildcards.label]["method"]
 
 
-def protocol_flags(wildcards):
-    """What decides every image of a setting, as flags."""
-    return " ".join(map(shlex.quote, profiles.protocol_flags(config, wildcards.setting)))
+def protocol_flags(wildcards, decoded=True):
+    """What decides every image of a setting, as flags; without the VAE what decides latents."""
+    flags = profiles.protocol_flags(config, wildcards.setting, decoded=decoded)
+    pairs = zip(flags[::2], flags[1::2])
+    return " ".join(f"{flag} {shlex.quote(repository(value) if flag == '--vae' else value)}" for flag, value in pairs)
 
 
 def quantize_code(wildcards):
@@ -188,16 +204,19 @@ def full_precision_run(wildcards):
 
 def shard_files(run):
     """Lists of the sample chunks of a run."""
-    return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config)]
+    return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config, run.setting)]
 
 
 def feature_files(run):
     """Features of the images of a run, a file per shard."""
-    return [f"{run_folder(run)}/samples/features-{shard:03d}.npz" for shard in profiles.shards(config)]
+    return [f"{run_folder(run)}/samples/features-{shard:03d}.npz" for shard in profiles.shards(config, run.setting)]
 
 
 def table_files(table):
-    return [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
+    """A table in its formats, and the folder of MP4 files where it shows clips."""
+    made = [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
+    clips = [f"{RESULTS}/tables/{table}-clips"] if config["tables"][table]["kind"] == "table3" else []
+    return made + clips
 
 
 def published_of(wildcards):
@@ -223,8 +242,25 @@ def metrics_of(wildcards):
 
 def samples_of(wildcards):
     """The samples that a table shows; the page of the controls shows none."""
-    shows = config["tables"][wildcards.table]["kind"] != "qc"
-    return [file for run in profiles.runs_of(config, wildcards.table) for file in shard_files(run)] if shows else []
+    return table_samples(wildcards.table)
+
+
+def table_samples(table):
+    shows = config["tables"][table]["kind"] != "qc"
+    return [file for run in profiles.runs_of(config, table) for file in shard_files(run)] if shows else []
+
+
+def default_samples(wildcards):
+    """The samples that the default tables show."""
+    return list(dict.fromkeys(file for table in profiles.default_tables(config) for file in table_samples(table)))
+
+
+def default_allocations(wildcards):
+    """The allocations that the default tables show."""
+    tables = [
+        name for name in profiles.default_tables(config) if config["tables"][name]["kind"] in ("table6", "transfer")
+    ]
+    return list(dict.fromkeys(search_file(p) for name in tables for p in profiles.searches_of(config, name)))
 
 
 onstart:
@@ -238,3 +274,5 @@ onsuccess:
     asked = [file for table in profiles.default_tables(config) for file in table_files(table)] + REPORT
     made = [file for file in asked if Path(file).exists()]
     print(*(["\nTables:"] if made else []), *(f"  {Path(file).resolve()}" for file in made), sep="\n")
+    if INDEX in made:
+        print(f"\nThe report, one page:\n  {Path(INDEX).resolve()}")

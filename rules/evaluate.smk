@@ -7,11 +7,14 @@ rule evaluate:
         checkpoint=f"{RUN}/checkpoint/config.json",
         reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
         extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+        vae=vae_of,
     output:
         metrics=f"{RUN}/metrics.json",
         resampled=f"{RUN}/bootstrap.npz",
     log:
         f"{RUN}/logs/evaluate.log",
+    wildcard_constraints:
+        setting=one_of(IMAGE_SETTINGS),
     conda:
         ENVIRONMENT
     threads: 1
@@ -19,6 +22,7 @@ rule evaluate:
         code=code_digest("qdit.metrics.run"),
         protocol=protocol_flags,
         images=config["sampling"]["images"],
+        resamples=config["sampling"].get("resamples", 200),
         full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
         model=model_of,
         extractor=extractor_of,
@@ -27,8 +31,8 @@ rule evaluate:
         "qdit evaluate $(dirname {output.metrics})/samples {output.metrics} --checkpoint $(dirname {input.checkpoint})"
         " --reference-file {input.reference} --reference-name {params.reference}"
         " --extractor {params.extractor} --extractor-weights {input.extractor:q}"
-        " --fp-samples {params.full_precision} --images {params.images} {params.protocol}"
-        " --setting {wildcards.setting} --model {params.model} --form {wildcards.form}"
+        " --fp-samples {params.full_precision} --images {params.images} --resamples {params.resamples}"
+        " {params.protocol} --setting {wildcards.setting} --model {params.model} --form {wildcards.form}"
         " --label {wildcards.label} > {log} 2>&1"
 
 
@@ -39,6 +43,7 @@ use rule evaluate as evaluate_integer with:
         checkpoint=f"{RUN}/checkpoint/config.json",
         reference=lambda w: f"{RESULTS}/reference/{extractor_of(w)}/{reference_of(w)}.npz",
         extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+        vae=vae_of,
     output:
         metrics=f"{RUN}-integer/metrics.json",
         resampled=f"{RUN}-integer/bootstrap.npz",

@@ -49,12 +49,15 @@ rule reference_adm:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=code_digest("qdit.importing", "qdit.metrics.inception"),
+        resolution=lambda w: " ".join(profiles.resolution_flag(config, w.reference)),
         sha256=lambda w: sha256_flag(config["references"][w.reference]),
     shell:
         "qdit import-reference {input.batch:q} {output} --extractor {wildcards.extractor}"
-        " --extractor-weights {input.extractor:q} {params.sha256} > {log} 2>&1"
+        " --extractor-weights {input.extractor:q} {params.resolution} {params.sha256} > {log} 2>&1"
 
 
 ruleorder: reference_adm > reference

@@ -14,6 +14,8 @@ rule quantize:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=quantize_code,
         method=method_of,

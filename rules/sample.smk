@@ -12,9 +12,13 @@ rule sample:
         features=f"{RUN}/samples/features-{{shard}}.npz",
     log:
         f"{RUN}/logs/sample-{{shard}}.log",
+    wildcard_constraints:
+        setting=one_of(IMAGE_SETTINGS),
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=code_digest("qdit.sampling.run", "qdit.metrics.extraction"),
         protocol=protocol_flags,

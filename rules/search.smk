@@ -11,6 +11,8 @@ rule search:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=code_digest("qdit.search.run"),
         protocol=protocol_flags,

@@ -6,6 +6,8 @@ def search_inputs(wildcards):
     """Weights and evaluator; calibration data and reference statistics where the search looks at them."""
     model = model_of(wildcards)
     found = {"weights": weights_of(wildcards), "extractor": repository(config["extractors"][extractor_of(wildcards)])}
+    if vae := vae_of(wildcards):
+        found["vae"] = vae
     if searches.needs_calibration(config["searches"][wildcards.search]):
         folder = f"{RESULTS}/calibration/{model}/{wildcards.form}/{wildcards.setting}"
         found["trajectory"] = f"{folder}/trajectory.safetensors"

@@ -5,13 +5,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qdit import cli
 from qdit.artifacts import read_json, save_tensors
+from qdit.data.clips import write_mp4
 from qdit.metrics.video.evaluate import load_clips, reference_clips
 from qdit.metrics.video.networks import Instruments
-from qdit.metrics.video.suites import full_info, suite_prompts
+from qdit.metrics.video.suites import all_prompts, full_info, suite_prompts
 from qdit.models.loading import save_model
 from qdit.seeds import Purpose, torch_generator
 from qdit.training.video_instruments import initialize
@@ -92,6 +94,47 @@ def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
     suite.write_text('[{"prompt_en": "a red cow, standing still", "dimension": ["scene"]}]')
     assert refused(qdit("video", "clips", clips, "--suite", suite), "unknown word 'cow'", str(suite))
     assert not out.exists()
+
+
+def test_mp4_files_are_scored_like_the_arrays_and_bad_ones_are_one_line(qdit, tmp_path, suite, instruments):
+    prompts = suite_prompts("scene", 2)
+    whole = reference_clips(prompts, samples=1)
+    whole.save(tmp_path / "clips.npz")
+    folder = tmp_path / "clips"
+    assert qdit("video", "clips", folder, "--suite", suite, "--samples", 1)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{prompt.text}-0.mp4" for prompt in prompts)
+    options = ("--suite", suite, "--samples", 1, "--instruments", instruments)
+    for clips in (tmp_path / "clips.npz", folder):
+        assert (
+            qdit("video", "evaluate", clips, "--out", tmp_path / f"{clips.stem}{clips.suffix}.json", *options)[0] == 0
+        )
+    assert read_json(tmp_path / "clips.json")["scores"] == read_json(tmp_path / "clips.npz.json")["scores"]
+    out = ("--out", tmp_path / "bad.json")
+    first, second = sorted(folder.iterdir())
+    kept = first.read_bytes()
+    first.unlink()
+    assert refused(
+        qdit("video", "evaluate", folder, *out, *options), "1 of 2 are missing", "nothing is scored on fewer"
+    )
+    write_mp4(first, np.zeros((7, 16, 16, 3), np.uint8), fps=8, lossless=True)
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "has 7 frames, allowed are exactly 8")
+    write_mp4(first, np.zeros((8, 32, 16, 3), np.uint8), fps=8, lossless=True)
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "frames are (32, 16), allowed is (16, 16)")
+    first.write_bytes(kept[: len(kept) // 2])
+    assert refused(qdit("video", "evaluate", folder, *out, *options), str(first))
+    first.unlink()
+    second.rename(folder / "clip.mp4")
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "'<prompt>-<number>.mp4'")
+    assert not (tmp_path / "bad.json").exists()
+
+
+def test_the_shipped_suite_is_the_default_one():
+    shipped = Path(__file__).parents[1] / "config" / "mini-vbench.json"
+    assert read_json(shipped) == full_info(all_prompts())
+
+
+def test_a_table_without_clips_has_no_mp4(qdit, tmp_path):
+    assert refused(qdit("video", "mp4", "table2", tmp_path / "clips", "--results", tmp_path), "shows no clips")
 
 
 def test_other_weights_are_refused(qdit, tmp_path, instruments):

@@ -8,7 +8,7 @@ import torch
 
 from qdit import importing
 from qdit.artifacts import load_tensors, sha256_file
-from qdit.errors import CheckpointError, ConfigError, QditError
+from qdit.errors import CheckpointError, ConfigError, DataError, QditError
 from qdit.importing import import_reference_file, import_weights_file
 from qdit.metrics.features import Features
 from qdit.metrics.reference import load_reference
@@ -88,7 +88,7 @@ class Four:
 
 
 def test_an_adm_batch_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "load_extractor", lambda name, weights: Four())
+    monkeypatch.setattr(importing, "load_extractor", lambda name, weights, **_: Four())
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, size=(150, 8, 8, 3), dtype=np.uint8)  # N, H, W, C; more than one stream block
     statistics = {"mu": draw.normal(size=4), "sigma": np.eye(4), "mu_s": draw.normal(size=4), "sigma_s": 2 * np.eye(4)}
@@ -101,6 +101,10 @@ def test_an_adm_batch_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(found.spatial.covariance, statistics["sigma_s"])
     np.testing.assert_allclose(found.pool_features[:, :3], images.mean(axis=(1, 2)), rtol=1e-6)
     assert found.extractor_digest == "d" * 64
+    import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=tmp_path, sha256=None, resolution=8)
+    monkeypatch.setattr(importing, "load_extractor", lambda *_, **__: pytest.fail("looked at the images first"))
+    with pytest.raises(DataError, match=r"holds images of 8×8 pixels, the models .* make 256×256; give the batch"):
+        import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=out, sha256=None, resolution=256)
     with pytest.raises(CheckpointError, match="sha256"):
         import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=tmp_path, sha256="0" * 8)
     with pytest.raises(CheckpointError, match="qdit fetch"):

@@ -33,7 +33,7 @@ from qdit.profile import (
 )
 from qdit.tables.rows import run_keys
 
-PLAIN = "digits-cfg1.0-s20"
+PLAIN, CLIPS = "digits-cfg1.0-s20", "clips-cfg2.5-s15"
 Profile = dict[str, Any]
 
 
@@ -65,7 +65,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "unknown key": (lambda p: p.update(smapling={}), r"profile: unknown key 'smapling'.*did you mean 'sampling'\?"),
     "unknown key of sampling": (
         lambda p: p["sampling"].update(imags=9),
-        r"sampling: unknown key 'imags'; allowed are images, chunk, chunks_per_shard; did you mean 'images'\?",
+        r"sampling: unknown key 'imags'; allowed are images, chunk, chunks_per_shard, resamples; did you mean 'images'\?",
     ),
     "unknown key of a model": (lambda p: p["models"]["dit-digits"].update(form={}), r"models\.dit-digits: .*'forms'"),
     "unknown key of a setting": (lambda p: p["settings"][PLAIN].update(stpes=2), rf"settings\.{PLAIN}: .*'steps'"),
@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     ),
     "unknown sampler": (
         lambda p: p["settings"][PLAIN].update(sampler="ddmi"),
-        r"sampler: found 'ddmi'; allowed are ddim, ddpm; did you mean 'dd",
+        r"sampler: found 'ddmi'; allowed are ddim, ddpm, rectified-flow; did you mean 'dd",
     ),
     "unknown model": (lambda p: p["settings"][PLAIN].update(model="dit-digit"), r"model: 'dit-digit' .*'dit-digits'"),
     "name with a slash": (
@@ -139,7 +139,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     ),
     "group size is a text": (lambda p: p["methods"]["q-dit"]["options"].update(group_size="16"), "found '16'"),
     "no full precision": (lambda p: p["methods"]["fp"].update(method="rtn"), "add `fp: {method: fp}`"),
-    "unknown kind of table": (lambda p: p["tables"]["table2"].update(kind="table3"), r"kind: found 'table3'"),
+    "unknown kind of table": (lambda p: p["tables"]["table2"].update(kind="table7"), r"kind: found 'table7'"),
     "two bits in table 4": (
         lambda p: p["tables"]["table4"]["blocks"][0].update(bits=["w4a8", "w6a8"]),
         r"tables\.table4\.blocks\[0\]\.bits: found .* length at most 1",
@@ -166,6 +166,41 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "controls twice": (
         lambda p: add_table(p, "qc")["blocks"].append(p["tables"]["more"]["blocks"][0] | {"bits": ["w3a3"]}),
         rf"tables\.more\.blocks\[1\]: {PLAIN} natural has controls already",
+    ),
+    "clips in a table of images": (
+        lambda p: block(p).update(setting=CLIPS),
+        rf"tables\.table2\.blocks\[0\]\.setting: '{CLIPS}' makes clips, the table is of kind table2; .* table3 and qc",
+    ),
+    "images in the table of clips": (
+        lambda p: p["tables"]["table3"]["blocks"][0].update(setting=PLAIN),
+        rf"tables\.table3\.blocks\[0\]\.setting: '{PLAIN}' makes images",
+    ),
+    "sampler of images for a video model": (
+        lambda p: p["settings"][CLIPS].update(sampler="ddim"),
+        rf"settings\.{CLIPS}\.sampler: found 'ddim'; .* is a video model, allowed are rectified-flow",
+    ),
+    "rectified flow for an image model": (
+        lambda p: p["settings"][PLAIN].update(sampler="rectified-flow"),
+        "is an image model, allowed are ddim, ddpm",
+    ),
+    "shift of an image sampler": (lambda p: p["settings"][PLAIN].update(shift=2.5), "only rectified flow has one"),
+    "no shift at all": (lambda p: p["settings"][CLIPS].update(shift=0), r"shift: found 0, expected more than 0"),
+    "model that nothing scores": (
+        lambda p: drop(p, "models", "dit-digits", "reference"),
+        r"models\.dit-digits: missing reference; add it, or instruments if it is a video model",
+    ),
+    "model of both kinds": (
+        lambda p: p["models"]["dit-digits"].update(instruments="x"),
+        r"models\.dit-digits: found instruments and extractor, reference",
+    ),
+    "video model without video": (lambda p: drop(p, "video"), "there is no `video`; add it"),
+    "suite that is not there": (
+        lambda p: p["video"].update(suite="nothing.json"),
+        r"video\.suite: nothing\.json cannot be read \(.*\); qdit video suite writes one",
+    ),
+    "search on clips": (
+        lambda p: p["tables"]["table3"]["blocks"][0]["methods"].append("allocated-racing"),
+        "the workflow runs no searches on clips",
     ),
     "no tables": (lambda p: p.update(tables={}), "tables: found {}, expected a mapping with at least 1"),
     "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdit.data.pixels import UINT8_RULE, to_uint8
+from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
 from qdit.errors import ConfigError
 from qdit.kernels.simulated import backend
@@ -24,6 +24,7 @@ from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 from qdit.models.dit import DiT
+from qdit.sampling.decoding import PIXELS, Decoder
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
@@ -38,9 +39,10 @@ Metric = Literal["fid", "fd_fp"]
 class ImageFitness:
     """Genome → Fréchet distance (lower is better) of its first n images; infinite if an image is not finite.
 
-    `reference` are the moments that FID compares with; without them the metric is `fd_fp`, and the first n images are
-    compared with the first n of full precision. Images come in batches of `chunk`, and every prefix is whole chunks.
-    `images_sampled` counts candidates' images as they are really computed, those of full precision not.
+    `decoder` makes images of what the model makes. `reference` are the moments that FID compares with; without them the
+    metric is `fd_fp`, and the first n images are compared with the first n of full precision. Images come in batches of
+    `chunk`, and every prefix is whole chunks. `images_sampled` counts candidates' images as they are really computed,
+    those of full precision not.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class ImageFitness:
         extractor: Extractor,
         quantizer: LayerQuantizer,
         reference: Moments | None = None,
+        decoder: Decoder = PIXELS,
     ) -> None:
         self.space = space
         self.swappable = SwappableModel(model, space, quantizer)
         self.protocol, self.images, self.chunk = protocol, images, chunk
-        self.extractor, self.reference = extractor, reference
+        self.extractor, self.reference, self.decoder = extractor, reference, decoder
         self._begin()
         self.check_prefix(images)
 
@@ -132,13 +135,12 @@ class ImageFitness:
 
         with torch.inference_mode():
             x0 = sample(
-                denoiser(model, asked, self.protocol.cfg_scale),
+                denoiser(model, asked, self.protocol.cfg_scale, dtype=self.protocol.dtype),
                 noise,
                 respaced(self.protocol.steps),
                 step_noise=noise_of if self.protocol.sampler == "ddpm" else None,
             )
-        x0 = x0.float().cpu()
-        return self.extractor(to_uint8(x0)).pool if torch.isfinite(x0).all() else None
+        return self.extractor(self.decoder(x0.float())).pool if torch.isfinite(x0).all() else None
 
     def _numbers(self, chunk: int) -> range:
         return range(chunk * self.chunk, (chunk + 1) * self.chunk)

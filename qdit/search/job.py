@@ -9,6 +9,8 @@ from qdit.latency import read_latency
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
+from qdit.sampling.decoding import load_decoder
+from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.layers import LayerQuantizer
@@ -19,7 +21,8 @@ from qdit.search.space import Constraint, SearchSpace
 class SearchJob:
     """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID.
 
-    `latency` is the file of measured times for the constraint of that name.
+    `latency` is the file of measured times for the constraint of that name. `vae` decodes what the model makes; it is
+    the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
     """
 
     weights: Path
@@ -36,6 +39,8 @@ class SearchJob:
     constraint: Constraint = "bitops"
     latency: Path | None = None
     symmetric: bool = False
+    vae: Path | None = None
+    device: str = "cpu"
 
     def quantizer(self) -> LayerQuantizer:
         """How a layer is quantized."""
@@ -52,7 +57,8 @@ class SearchJob:
 
     def fitness(self) -> ImageFitness:
         """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
-        model = load_dit(self.weights)
+        place = torch_device(self.device)
+        model = load_dit(self.weights).to(place)
         space = SearchSpace.of(
             model,
             self.sizes,
@@ -68,7 +74,8 @@ class SearchJob:
             protocol=self.protocol,
             images=self.images,
             chunk=self.chunk,
-            extractor=load_extractor(self.extractor, self.extractor_weights),
+            extractor=load_extractor(self.extractor, self.extractor_weights, device=self.device),
             quantizer=self.quantizer(),
             reference=None if self.reference_file is None else load_reference(self.reference_file).pool,
+            decoder=load_decoder(self.vae, model.config, dtype=self.protocol.dtype, device=place),
         )

@@ -17,6 +17,7 @@ from qdit.artifacts import sha256_file, sha256_json
 from qdit.calibration import load_calibration
 from qdit.digest import code_digest
 from qdit.errors import ConfigError
+from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
 from qdit.search.fitness import ImageFitness, Noises
@@ -251,7 +252,7 @@ def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
     """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
     assert search.calibration is not None
     model = own.swappable.source
-    batches = list(load_calibration(search.calibration, model.config).batches(SCORING_BATCH))
+    batches = list(load_calibration(search.calibration, model.config).to(device_of(model)).batches(SCORING_BATCH))
     quantizer = search.job.quantizer()
     if search.kind == "hessian" or (search.surrogate and search.options.race.surrogate == "hessian"):
         probes = search.options.hessian.probes

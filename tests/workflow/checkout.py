@@ -1,6 +1,7 @@
 """A copy of the repository in which the workflow runs and whose files tests may change."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+PARTS = ("Snakefile", "environment.yml", "baselines", "config", "profiles", "qdit", "report", "results/published")
+PARTS += ("rules", "tests/workflow", "weights")
 OVERLAYS = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml")
 
 
@@ -67,3 +70,16 @@ class Checkout:
         finally:
             for name, text in before.items():
                 (self.root / name).write_text(text, encoding="utf-8")
+
+
+def copied(repository: Path, folder: Path) -> Path:
+    """A copy of what the workflow needs, without results, in a folder whose name has a space."""
+    root = folder / "a checkout"
+    for part in PARTS:
+        source, target = repository / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    return root

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qdit.artifacts import load_arrays
 from tests.workflow.checkout import Checkout
 
 FORMATS = {"html", "csv", "md", "tex"}
@@ -44,6 +45,21 @@ def test_claims_and_leaderboard_are_part_of_all(checkout: Checkout) -> None:
     assert (groups["verdict"], groups["metrics"]) == ("cannot be told", "FD-FP MSE-FP")
     for page in ("claims.html", "leaderboard.html"):
         assert "handwritten digits, not ImageNet" in (checkout.results / page).read_text(encoding="utf-8")
+
+
+def test_intervals_come_from_as_many_resamples_as_the_profile_says(checkout: Checkout) -> None:
+    values = load_arrays(checkout.results / Q_DIT / "bootstrap.npz")
+    assert {len(found) for name, found in values.items() if name != "pairing"} == {50}
+
+
+def test_the_report_is_one_page_and_its_path_is_the_last_thing_said(checkout: Checkout) -> None:
+    page = checkout.results / "index.html"
+    text = page.read_text(encoding="utf-8")
+    assert "handwritten digits, not ImageNet" in text and "All 3 runs of this profile were measured." in text
+    page.unlink()
+    done = checkout.snakemake("--cores", "2")
+    assert f"The report, one page:\n  {page.resolve()}\n" in done.stdout[-len(str(page)) - 200 :]
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_second_run_finds_nothing_to_do(checkout: Checkout) -> None:
@@ -89,8 +105,8 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     checkout.snakemake("--report", str(report))
     text = report.read_text(encoding="utf-8")
-    files = ("table2.html", "table4.csv", "claims.html", "leaderboard.csv")
-    for part in (*files, "Tables", "Claims", "handwritten digits, not ImageNet"):
+    files = ("table2.html", "table4.csv", "claims.html", "leaderboard.csv", "index.html")
+    for part in (*files, "Tables", "Claims", "Leaderboard", "Report", "handwritten digits, not ImageNet"):
         assert part in text
 
 
