@@ -65,7 +65,8 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "unknown key": (lambda p: p.update(smapling={}), r"profile: unknown key 'smapling'.*did you mean 'sampling'\?"),
     "unknown key of sampling": (
         lambda p: p["sampling"].update(imags=9),
-        r"sampling: unknown key 'imags'; allowed are images, chunk, chunks_per_shard, resamples; did you mean 'images'\?",
+        r"sampling: unknown key 'imags'; allowed are images, chunk, chunks_per_shard, resamples; did you mean"
+        r" 'images'\?",
     ),
     "unknown key of a model": (lambda p: p["models"]["dit-digits"].update(form={}), r"models\.dit-digits: .*'forms'"),
     "unknown key of a setting": (lambda p: p["settings"][PLAIN].update(stpes=2), rf"settings\.{PLAIN}: .*'steps'"),

@@ -28,7 +28,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measured genome, the iteration it belongs to, and its origin (start, surrogate, random, crossover, mutation)."""
+    """A measured genome, its iteration, and where it comes from (start, surrogate, random, crossover, mutation)."""
 
     genome: Genome
     fitness: float

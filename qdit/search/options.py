@@ -27,8 +27,8 @@ RESEED = {"reseed": True}
 class RaceOptions:
     """What `racing` has beside Algorithm 1's options: those of `RacingOptions`, and whose scores order candidates.
 
-    Without `rungs`: the chunk, doubled until it reaches all images. `surrogate`: scores of the rival `ilp` or `hessian`,
-    bent by what is measured, or `none`.
+    Without `rungs`: the chunk, doubled until it reaches all images. `surrogate`: scores of the rival `ilp` or
+    `hessian`, bent by what is measured, or `none`.
     """
 
     rungs: tuple[int, ...] = ()

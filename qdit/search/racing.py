@@ -19,6 +19,7 @@ from qdit.search.surrogate import Surrogate
 PrefixFitness = Callable[[Genome, int], float]
 """(genome, images) → fitness on the first images; smaller prefixes of a genome are asked for first."""
 
+
 @dataclass(frozen=True)
 class RacingOptions:
     """`rungs`: numbers of images, ascending, the last one the full budget.

@@ -44,8 +44,8 @@ def race_verdict(study: Mapping[str, Any]) -> str:
     whole = (racing["images_sampled_mean"] + scores) / plain["images_sampled_mean"]
     counted = f" ({whole:.1%} with the passes that its scores of layers take)" if scores else ""
     return (
-        f"Racing sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean difference of the held-out metric,"
-        f" racing − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap upper bound"
+        f"Racing sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean difference of the"
+        f" held-out metric, racing − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap upper bound"
         f" {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was asked for beforehand)."
     )
 

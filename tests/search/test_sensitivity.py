@@ -9,7 +9,6 @@ import torch
 from qdit.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, linear_of, replace, select
 from qdit.quant.apply import insert_dynamic, round_weights
-from qdit.search.knapsack import allocate
 from qdit.search.layers import LayerQuantizer
 from qdit.search.sensitivity import hessian_scores, output_scores
 from qdit.search.space import SearchSpace

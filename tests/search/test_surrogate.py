@@ -32,7 +32,7 @@ def test_before_it_has_learned_it_is_the_scores_and_its_choice_the_rivals():
     for genome in genomes(10):
         total = sum(SCORES[layer, SPACE.sizes.index(size)] for layer, size in enumerate(genome))
         assert surrogate(genome) == pytest.approx(total / start)
-    surrogate.learn({genome: 1.0 for genome in genomes(FEWEST - 1)})
+    surrogate.learn(dict.fromkeys(genomes(FEWEST - 1), 1.0))
     assert surrogate.table is surrogate.prior
 
 
