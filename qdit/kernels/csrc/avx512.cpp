@@ -209,6 +209,8 @@ QDIT_AVX512_INLINE void sum_groups(const Tile& t, __m512 (&parts)[kRows][kVector
                 }
             }
         }
+        // gcc leaves this loop as it stands, clang unrolls it: 3 to 8 % of the whole at groups of 32 to 288.
+#pragma GCC unroll 4
         for (int64_t step = 0; step < t.group_steps; ++step, codes += 4, weight += kBytes) {
             const __m512i w0 = _mm512_loadu_si512(weight), w1 = _mm512_loadu_si512(weight + 64);
             const __m512i w2 = _mm512_loadu_si512(weight + 128);
