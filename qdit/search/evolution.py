@@ -110,10 +110,6 @@ class Nursery:
                 break
         return found
 
-    def suggested(self, suggest: Callable[[], Genome] | None) -> list[Genome]:
-        """The genome that somebody suggests, if it is new."""
-        return [] if suggest is None else self.accept(suggest, 1, 1)
-
     def random(self, count: int) -> list[Genome]:
         """Random genomes."""
         return self.accept(lambda: self.space.random(self.rng), count, RANDOM_ATTEMPTS)
@@ -138,20 +134,17 @@ class Nursery:
 
 
 def evolve(
-    space: SearchSpace,
-    measure: Measure,
-    options: EvolutionOptions,
-    *,
-    seed: int,
-    suggest: Callable[[], Genome] | None = None,
+    space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int, first: Sequence[Genome] = ()
 ) -> Outcome:
     """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted.
 
-    `suggest` names a legal genome before each generation, which is measured with it unless it is known.
+    `first` are legal genomes that are known to be good: the first generation has them in the place of random ones.
     """
     nursery = Nursery(space, seed, reseed=options.reseed)
-    generation = {"start": [space.start], "surrogate": nursery.suggested(suggest)}
-    generation["random"] = nursery.random(options.population - sum(map(len, generation.values())))
+    given = [genome for genome in dict.fromkeys(first) if genome != space.start]
+    nursery.known |= set(given)
+    generation = {"start": [space.start], "surrogate": given}
+    generation["random"] = nursery.random(max(0, options.population - 1 - len(given)))
     done: list[Evaluation] = []
     for iteration in range(options.iterations):
         done += measured(measure, generation, done, iteration)
@@ -159,12 +152,11 @@ def evolve(
             break
         parents = [one.genome for one in ranked(done)[: options.parents]]
         generation = {
-            "surrogate": nursery.suggested(suggest),
             "crossover": nursery.crossover(parents, options.crossover),
             "mutation": nursery.mutation(parents, options.mutation, options.mutation_probability),
         }
         missing = options.population - sum(map(len, generation.values()))
-        generation["random"] = nursery.random(max(0, missing))
+        generation["random"] = nursery.random(missing)
     return Outcome(tuple(done))
 
 

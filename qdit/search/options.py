@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SAMPLED: tuple[Kind, ...] = ("evolution", "racing", "random")
 """Kinds that sample images."""
 
-Scores = Literal["none", "ilp", "hessian"]
+Surrogate = Literal["none", "ilp", "hessian"]
 """Which rival's scores of layers a race looks at."""
 
 RESEED = {"reseed": True}
@@ -28,18 +28,18 @@ class RaceOptions:
     """What `racing` has beside Algorithm 1's options: those of `RacingOptions`, and whose scores order candidates.
 
     Without `rungs`: the chunk, doubled until it reaches all images. `surrogate`: scores of the rival `ilp` or
-    `hessian`, bent by what is measured, or `none`.
+    `hessian`, or `none`; the allocation that is best by them is then in the first generation and runs to the end.
     """
 
     rungs: tuple[int, ...] = ()
     keep: float = 0.25
     margin: float = 0.1
-    surrogate: Scores = "none"
+    surrogate: Surrogate = "none"
     surrogate_keep: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.surrogate not in get_args(Scores):
-            raise ConfigError(f"surrogate {self.surrogate!r}: allowed are {', '.join(get_args(Scores))}")
+        if self.surrogate not in get_args(Surrogate):
+            raise ConfigError(f"surrogate {self.surrogate!r}: allowed are {', '.join(get_args(Surrogate))}")
 
     def of(self, *, images: int, chunk: int, parents: int) -> RacingOptions:
         """Options of a race over that many images in such chunks."""

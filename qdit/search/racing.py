@@ -1,8 +1,9 @@
 """Racing: the search of Algorithm 1 with candidates compared on few images first, more only for those that may win.
 
 A generation is cut by successive halving (Jamieson & Talwalkar 2016) over nested prefixes of the same images. The
-reference genome runs to the end, and so does whoever is to be called best. A candidate is also dropped when it is worse
-than the weakest of the K best so far on the same images: those were measured there too, and all see the same noise.
+reference genome (and the surrogate's own choice) runs to the end, and so does whoever is to be called best. A candidate
+is also dropped when it is worse than the weakest of the K best so far on the same images: those were measured there
+too, and all see the same noise.
 """
 
 import math
@@ -14,10 +15,12 @@ from qdit.errors import ConfigError
 from qdit.search.evolution import Evaluation, Reading, ranked
 from qdit.search.journal import Journal, Spread
 from qdit.search.space import Genome
-from qdit.search.surrogate import Surrogate
 
 PrefixFitness = Callable[[Genome, int], float]
 """(genome, images) → fitness on the first images; smaller prefixes of a genome are asked for first."""
+
+Surrogate = Callable[[Genome], float]
+"""A guess of the fitness that needs no images; only its order counts."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class RacingOptions:
 class Race:
     """A `Measure` for `evolve`: readings of a generation, most of them on few images.
 
-    `protected` genomes (the reference) always run to the end. `forget` is called after each generation.
+    `protected` genomes (the reference, and what the surrogate likes best) always run to the end. `forget` is called
+    after each generation.
     """
 
     fitness: PrefixFitness
@@ -77,8 +81,6 @@ class Race:
         for rung in self.options.rungs:
             losses = dict(zip(alive, self._measured(alive, rung), strict=True))
             readings |= {genome: Reading(loss, rung) for genome, loss in losses.items()}
-            if self.surrogate is not None and rung == self.options.rungs[0]:
-                self.surrogate.learn(losses)
             if rung < self.options.rungs[-1]:
                 alive = self._survivors(losses, self._bar(champions, rung))
         self.forget()

@@ -28,9 +28,8 @@ from qdit.search.options import SAMPLED, Kind, SearchOptions
 from qdit.search.progress import Progress
 from qdit.search.racing import PrefixFitness, Race, RacingOptions
 from qdit.search.result import allocation, finite, searched, write_allocation
-from qdit.search.sensitivity import hessian_scores, output_scores
+from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss
 from qdit.search.space import Genome
-from qdit.search.surrogate import Surrogate
 from qdit.search.workers import Prefixes, Workers
 from qdit.seeds import Purpose, derive_seed
 
@@ -77,8 +76,9 @@ class Search:
         if self.kind == "random":
             return self.options.random.evaluations * self.job.images
         options, race = self.options.evolution, self.race
+        protected = 1 + self.surrogate  # they run to the end whatever their rank
         left = race.most_images(options.population, surrogate=self.surrogate)
-        return options.iterations * left + (self.job.images if len(race.rungs) > 1 else 0)  # the reference runs on
+        return options.iterations * left + (protected * self.job.images if len(race.rungs) > 1 else 0)
 
     @property
     def surrogate(self) -> bool:
@@ -188,20 +188,22 @@ def identity_of(search: Search, at: Bench) -> dict[str, Any]:
 def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
     """The search itself."""
     space, kind = at.own.space, search.kind
-    surrogate = Surrogate(space, scores_of(search, at.own)) if search.surrogate else None
+    surrogate, first = None, []
+    if search.surrogate:
+        scores = scores_of(search, at.own)
+        surrogate, first = predicted_loss(space, scores), [allocate(space, scores)]
     race = Race(
         at.on(search.noise),
         search.race,
         journal,
-        frozenset({space.start}),
+        frozenset({space.start, *first}),
         surrogate=surrogate,
         spread=at.spread,
         forget=at.noises.forget,
     )
     if kind == "random":
         return random_search(space, race, evaluations=search.options.random.evaluations, seed=search.seed)
-    suggest = None if surrogate is None else surrogate.best
-    return evolve(space, race, search.options.evolution, seed=search.seed, suggest=suggest)
+    return evolve(space, race, search.options.evolution, seed=search.seed, first=first)
 
 
 def on_fresh_noise(search: Search, at: Bench, outcome: Outcome, out: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ Both see the inputs of the full-precision model and quantize weight and input of
 minimizes, and can serve a race as a surrogate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from qdit.quant.apply import blocks_of
 from qdit.quant.fisher import sensitivities
 from qdit.quant.observe import Batch, observe_inputs
 from qdit.search.layers import LayerQuantizer
-from qdit.search.space import SearchSpace
+from qdit.search.space import Genome, SearchSpace
 from qdit.seeds import Purpose, derive_seed
 
 
@@ -87,6 +87,15 @@ def fisher_diagonals(
             square = one.gradient.square() / probes
             fisher[name] = fisher[name] + square if name in fisher else square
     return inputs, fisher
+
+
+def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome], float]:
+    """Genome → Σ_l scores[l, g_l]: what the knapsack minimizes, and a race's surrogate."""
+
+    def loss(genome: Genome) -> float:
+        return float(scores[np.arange(len(genome)), space.columns(genome)].sum())
+
+    return loss
 
 
 def searched_sites(model: DiT, space: SearchSpace) -> list[Site]:

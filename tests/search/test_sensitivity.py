@@ -9,8 +9,9 @@ import torch
 from qdit.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, linear_of, replace, select
 from qdit.quant.apply import insert_dynamic, round_weights
+from qdit.search.knapsack import allocate
 from qdit.search.layers import LayerQuantizer
-from qdit.search.sensitivity import hessian_scores, output_scores
+from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss
 from qdit.search.space import SearchSpace
 from tests.small_models import inputs, random_dit
 
@@ -106,6 +107,14 @@ def test_model_is_left_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in MODEL.state_dict().items())
     assert all(parameter.grad is None for parameter in MODEL.parameters())
     assert all(type(linear_of(MODEL, site)) is torch.nn.Linear for site in SITES)
+
+
+def test_predicted_loss_is_what_the_knapsack_minimizes():
+    scores = output_scores(MODEL, SPACE, batches(), quantizer=RTN)
+    predict = predicted_loss(SPACE, scores)
+    genome = allocate(SPACE, scores)
+    assert SPACE.within(genome) and predict(genome) <= predict(SPACE.start)
+    assert predict(SPACE.start) == pytest.approx(scores[:, SPACE.sizes.index(12)].sum())
 
 
 def test_given_weights_are_used():
