@@ -219,7 +219,9 @@ def search_study(
     evolution: Annotated[str, typer.Option(help="Options of Algorithm 1 as a JSON object.")] = EVOLUTION,
     racing: Annotated[str, typer.Option(help="Options of racing as a JSON object.")] = RACING,
     random: Annotated[str, typer.Option(help="Options of random search as a JSON object.")] = RANDOM,
-    calibration: Annotated[Path | None, typer.Option(help="Trajectory data, for a race with a surrogate.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Data of `qdit calibrate`, for a race with a surrogate.")
+    ] = None,
     workers: WorkerCount = 2,
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
@@ -235,7 +237,6 @@ def search_study(
 
     \b
     Example:
-      qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
       qdit search-study results/studies/search.json --page docs/search-study.md --calibration trajectory.safetensors
     """
     import shlex

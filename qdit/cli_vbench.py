@@ -72,8 +72,7 @@ def run(
 
     \b
     Example:
-      E=results/paper/envs/vbench
-      qdit vbench run mp4 scene scene.json --python $E/bin/python --suite $E/VBench_full_info.json --weights W
+      qdit vbench run mp4 scene scene.json --python V/bin/python --suite V/VBench_full_info.json --weights W
     """
     from qdit.vbench import known_dimension, run_driver
     from qdit.vbench_clips import check_clips

@@ -149,7 +149,7 @@ def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: st
         ("quantize a b --method rtn --calibration x.safetensors", ["--calibration", "kind=path"]),
         ("quantize a b --method rtn", ["a", "no such file"]),
         ("calibrate a b --kind trajektory", ["a", "no such file"]),
-        ("table table3", ["'table3'", "table2, table4"]),
+        ("table table9", ["'table9'", "table2, table3, table4"]),
         ("table table2 --profile minni", ["minni", "did you mean 'mini'?"]),
         ("validate nothing.yaml", ["nothing.yaml", "no such file"]),
         ("doctor --profile nothing.yaml", ["nothing.yaml"]),
@@ -329,7 +329,7 @@ def test_doctor_finds_what_is_missing_or_damaged(
     monkeypatch.chdir(repository)
     healthy = qdit("doctor")
     assert healthy.code == 0
-    assert healthy.out.count("ok  ") == 5
+    assert healthy.out.count("ok  ") == 9
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")
     bit_flipped(tmp_path / "weights" / NATURAL)

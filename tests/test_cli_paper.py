@@ -108,7 +108,7 @@ def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     code, out, err = qdit("doctor", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg")
     assert (code, err) == (1, "")
-    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 7
+    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 18
     for part in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
         assert part in out, part
     for rule in ("import_weights", "reference_adm", "(sample)", "evaluate"):

@@ -75,10 +75,10 @@ def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: s
     [
         ("--seeds 0", ["seeds 0"]),
         ("--curve 4096", ["must not descend"]),
-        ('--racing {"rungs":[128]} --random {"evaluations":0}', ["evaluations 0"]),
+        ('--racing {"rungs":[64]} --random {"evaluations":0}', ["evaluations 0"]),
         ("--racing []", ["--racing", "JSON object"]),
         ("", ["racing: needs calibration data", "--calibration"]),
-        ('--racing {"rungs":[128]} --weights none.safetensors', ["none.safetensors"]),
+        ('--racing {"rungs":[64]} --weights none.safetensors', ["none.safetensors"]),
     ],
 )
 def test_a_bad_study_is_one_line(refused: Refused, tmp_path: Path, arguments: str, parts: list[str]) -> None:

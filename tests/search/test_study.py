@@ -204,9 +204,9 @@ def test_studies_that_make_no_sense(study, given, message):
 
 
 def test_by_default_a_race_takes_less_than_a_fifth_of_the_images(study):
-    job = replace(study.job, images=128, chunk=16)
+    job = replace(study.job, images=64, chunk=16)
     options = {"evolution": EVOLUTION, "racing": RACING, "random": RANDOM}
     default = Study(job, {kind: json.loads(text) for kind, text in options.items()})
     most = {kind: default.search(kind, 0).most_images for kind in options}
-    assert most["evolution"] == most["random"] == 112 * 128
+    assert most["evolution"] == most["random"] == 112 * 64
     assert most["racing"] <= most["evolution"] / 5

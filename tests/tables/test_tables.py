@@ -202,6 +202,6 @@ def test_wrong_requests_are_one_clear_line(results: Path, profile: dict[str, Any
     profile["tables"]["table2"]["blocks"][0]["methods"] = ["fp", "q-ditt"]
     with pytest.raises(ConfigError, match="did you mean 'q-dit'"):
         load_table(profile, "table2", results)
-    profile["tables"]["table2"]["kind"] = "table3"
+    profile["tables"]["table2"]["kind"] = "table9"
     with pytest.raises(ConfigError, match="one of table2, table5"):
         load_table(profile, "table2", results)
