@@ -23,7 +23,7 @@ rule search:
         " --extractor {params.extractor} --extractor-weights {input.extractor:q} --workers {threads} > {log} 2>&1"
 
 
-# Opt-in: the searches over several seeds (docs/search-study.md), an estimated 30 minutes on two idle cores. A study that was
+# Opt-in: the searches over several seeds (docs/search-study.md), 36 minutes once. A study that was
 # stopped goes on from its journals; what it found is kept in the repository beside the other studies.
 rule search_study:
     input:
