@@ -99,22 +99,22 @@ def evaluate_run(
     }
     replicates = bootstrap(run, reference=reference, fp=fp, resamples=resamples)
     drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing}
-    own = result(name, described, metrics, run, shard, checkpoint)
-    own |= {"intervals": intervals(metrics, replicates), "bootstrap": drawing}
+    code = {
+        "sample": code_digest("qdit.sampling.integer" if shard.mode == "integer" else "qdit.sampling.run"),
+        "features": run.made_by.code,
+        "evaluate": code_digest("qdit.metrics.run"),
+    }
+    own = made_by(name, described, shard, checkpoint, code=code)
+    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(shards)
     write_replicates(out.parent, replicates)
     write_json(out, own if difference is None else own | {"difference": difference})
 
 
-def result(
-    name: RunName,
-    described: dict[str, Any],
-    metrics: dict[str, float | None],
-    run: RunFeatures,
-    shard: Shard,
-    checkpoint: Path,
+def made_by(
+    name: RunName, described: dict[str, Any], shard: Shard, checkpoint: Path, *, code: dict[str, str]
 ) -> dict[str, Any]:
-    """The content of metrics.json; `described` is the protocol."""
+    """What metrics.json says of a run besides its numbers; `described` is the protocol, `code` digests by step."""
     config = read_json(checkpoint / CONFIG_FILE)
     record = config["record"]
     return {
@@ -133,14 +133,8 @@ def result(
             "checkpoint_sha256": checkpoint_sha256(checkpoint),
             **{key: record[key] for key in ("weights_sha256", "calibration_sha256")},
         },
-        "code": {
-            "quantize": record["code"],
-            "sample": code_digest("qdit.sampling.integer" if shard.mode == "integer" else "qdit.sampling.run"),
-            "features": run.made_by.code,
-            "evaluate": code_digest("qdit.metrics.run"),
-        },
+        "code": {"quantize": record["code"], **code},
         "packages": packages(),
-        "metrics": metrics,
         "size": sizes(checkpoint, config),
     }
 

@@ -14,7 +14,7 @@ from qdit.errors import DataError
 from qdit.intervals import LEVEL, write_replicates
 from qdit.metrics.bootstrap import RESAMPLES, intervals
 from qdit.metrics.frechet import frechet_distance
-from qdit.metrics.run import RunName, sampling_failure, sizes, write_error
+from qdit.metrics.run import RunName, made_by, sampling_failure, write_error
 from qdit.metrics.samples import Shard, listed_shards
 from qdit.metrics.statistics import moments
 from qdit.metrics.video.bootstrap import Paired, clip_bootstrap
@@ -23,8 +23,7 @@ from qdit.metrics.video.observation import Observer, Remembering, load_observer
 from qdit.metrics.video.suites import Prompt
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
-from qdit.provenance import packages
-from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
+from qdit.quant.folder import CONFIG_FILE, read_failure
 from qdit.sampling.rectified_flow import FlowProtocol, clip_size
 
 
@@ -102,7 +101,8 @@ def evaluate_video_run(
     replicates = clip_bootstrap(scores, features, real, paired, scale=scale, resamples=resamples)
     config = STDiT3Config(**read_json(checkpoint / CONFIG_FILE)["model"]["config"])
     described = described_protocol(name, protocol, config, observer, prompts, clips_per_prompt, shard)
-    own = video_result(name, described, checkpoint, shard) | {"metrics": metrics}
+    code = {"sample": code_digest("qdit.sampling.video_run"), "evaluate": code_digest("qdit.metrics.video.run")}
+    own = made_by(name, described, shard, checkpoint, code=code) | {"metrics": metrics}
     own |= {"intervals": intervals(metrics, replicates)}
     own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
     write_replicates(out.parent, replicates)
@@ -142,34 +142,4 @@ def described_protocol(
         "decoder": "none",
         "uint8": UINT8_RULE,
         "evaluator": {"name": "mini-VBench (moving digits)", "sha256": observer.digest},
-    }
-
-
-def video_result(name: RunName, described: dict[str, Any], checkpoint: Path, shard: Shard) -> dict[str, Any]:
-    """What metrics.json says besides the scores."""
-    config = read_json(checkpoint / CONFIG_FILE)
-    record = config["record"]
-    return {
-        "run": {
-            "setting": name.setting,
-            "form": name.form,
-            "label": name.label,
-            **{key: record[key] for key in ("method", "weight_bits", "activation_bits", "scope", "options")},
-            "allocation_sha256": record["allocation_sha256"],
-        },
-        "protocol": described,
-        "protocol_sha256": sha256_json(described),
-        "mode": shard.mode,
-        "backend": shard.backend,
-        "inputs": {
-            "checkpoint_sha256": checkpoint_sha256(checkpoint),
-            **{key: record[key] for key in ("weights_sha256", "calibration_sha256")},
-        },
-        "code": {
-            "quantize": record["code"],
-            "sample": code_digest("qdit.sampling.video_run"),
-            "evaluate": code_digest("qdit.metrics.video.run"),
-        },
-        "packages": packages(),
-        "size": sizes(checkpoint, config),
     }
