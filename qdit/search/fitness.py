@@ -102,12 +102,21 @@ class ImageFitness:
         chunks = images // self.chunk
         kept = self._features.setdefault(genome, [])
         while len(kept) < chunks and not any(part is None for part in kept):
-            kept.append(self._sample(self.swappable.use(genome), len(kept)))
-            self.images_sampled += self.chunk
+            kept.append(self.features(genome, len(kept)))
         found = [part for part in kept[:chunks] if part is not None]
         if len(found) < chunks:
             return math.inf
         return frechet_distance(moments(np.concatenate(found)), self._target(chunks))
+
+    def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
+        """Pool features (images, d) of one batch of images, of full precision without a genome; None if not finite.
+
+        Nothing is kept; chunks beyond the fitness's own images are allowed.
+        """
+        if genome is None:
+            return self._sample(self.swappable.full_precision(), chunk)
+        self.images_sampled += self.chunk
+        return self._sample(self.swappable.use(genome), chunk)
 
     def forget(self) -> None:
         """Drop the features of all genomes."""
@@ -117,7 +126,7 @@ class ImageFitness:
         if self.reference is not None:
             return self.reference
         while len(self._full) < chunks:
-            part = self._sample(self.swappable.full_precision(), len(self._full))
+            part = self.features(None, len(self._full))
             if part is None:
                 raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
             self._full.append(part)
@@ -195,9 +204,17 @@ class Noises:
     def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
         """The fitness of a genome on the first images of a noise."""
         seed, genome = what
+        return self._on(seed).on_prefix(genome, images)
+
+    def features(self, what: tuple[int, Genome | None], chunk: int) -> np.ndarray | None:
+        """The features of a genome's images of one chunk of a noise, without a genome those of full precision."""
+        seed, genome = what
+        return self._on(seed).features(genome, chunk)
+
+    def _on(self, seed: int) -> ImageFitness:
         if seed not in self._by_seed:
             self._by_seed[seed] = self.fitness.on_noise(seed)
-        return self._by_seed[seed].on_prefix(genome, images)
+        return self._by_seed[seed]
 
     def forget(self) -> None:
         """Drop the features of all genomes."""
