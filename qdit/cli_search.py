@@ -113,7 +113,7 @@ def search(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
     kind: Annotated[
-        str, typer.Option(help="evolution (Algorithm 1), racing, random, ilp, hessian, uniform or chance.")
+        str, typer.Option(help="evolution (Algorithm 1), response, racing, random, ilp, hessian, uniform or chance.")
     ] = "racing",
     bits: Bits = "w4a8",
     sizes: Sizes = SIZES,
@@ -217,10 +217,11 @@ def search_study(
     curve: Annotated[int, typer.Option(help="Images that passing winners are measured on, for the curves.")] = 256,
     chunk: Chunk = 16,
     evolution: Annotated[str, typer.Option(help="Options of Algorithm 1 as a JSON object.")] = EVOLUTION,
+    response: Annotated[str, typer.Option(help="Options of linear response as a JSON object.")] = "{}",
     racing: Annotated[str, typer.Option(help="Options of racing as a JSON object.")] = RACING,
     random: Annotated[str, typer.Option(help="Options of random search as a JSON object.")] = RANDOM,
     calibration: Annotated[
-        Path | None, typer.Option(help="Data of `qdit calibrate`, for a race with a surrogate.")
+        Path | None, typer.Option(help="Data of `qdit calibrate`, for the searches that look at scores of layers.")
     ] = None,
     workers: WorkerCount = 2,
     extractor: Extractor = "digit-classifier",
@@ -232,8 +233,8 @@ def search_study(
 ) -> None:
     """Compare the searches over several seeds.
 
-    Algorithm 1, racing and random search; every winner is measured on images of noise that no search saw. Can be
-    stopped and started again. With --page the result is also written in words, with a figure.
+    Algorithm 1, linear response, racing and random search; every winner is measured on images of noise that no search
+    saw. Can be stopped and started again. With --page the result is also written in words, with a figure.
 
     \b
     Example:
@@ -262,6 +263,7 @@ def search_study(
         job,
         {
             "evolution": parse_json_object(evolution, "--evolution"),
+            "response": parse_json_object(response, "--response"),
             "racing": parse_json_object(racing, "--racing"),
             "random": parse_json_object(random, "--random"),
         },

@@ -18,7 +18,7 @@ def search(
     weights: Annotated[Path, typer.Argument(help="Full-precision weights of a mini video model.")],
     out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
     kind: Annotated[
-        str, typer.Option(help="evolution (Algorithm 1), racing, random, ilp, hessian, uniform or chance.")
+        str, typer.Option(help="evolution (Algorithm 1), response, racing, random, ilp, hessian, uniform or chance.")
     ] = "racing",
     bits: Bits = "w4a8",
     sizes: Sizes = SIZES,

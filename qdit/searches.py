@@ -15,6 +15,7 @@ RACE = ("rungs", "keep", "margin", "surrogate", "surrogate_keep")
 SEARCH_OPTIONS: dict[str, tuple[str, ...]] = {
     "evolution": EVOLUTION,
     "racing": (*EVOLUTION, *RACE),
+    "response": ("genomes", "finalists", "pool", "apart", "probes"),
     "random": ("evaluations",),
     "ilp": ("solver",),
     "hessian": ("solver", "probes"),
@@ -50,7 +51,7 @@ def place_of(profile: Mapping[str, Any], *, setting: str, form: str, label: str,
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:
     """Whether a search scores single layers on calibration data."""
-    return search["kind"] in ("ilp", "hessian") or search.get("options", {}).get("surrogate", "none") != "none"
+    return search["kind"] in ("ilp", "hessian", "response") or search.get("options", {}).get("surrogate", "none") != "none"
 
 
 def check_searches(profile: Mapping[str, Any]) -> None:

@@ -72,14 +72,15 @@ class EvolutionOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything measured, in order."""
+    """Everything measured, in order, and what a search chose for other reasons than the fitness, if it did."""
 
     evaluations: tuple[Evaluation, ...]
+    choice: Evaluation | None = None
 
     @property
     def best(self) -> Evaluation:
-        """The lowest fitness among the genomes measured on most images; of equal ones the first."""
-        return ranked(self.evaluations)[0]
+        """The choice; without one the lowest fitness among those measured on most images, of equal ones the first."""
+        return self.choice or ranked(self.evaluations)[0]
 
 
 def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:

@@ -16,7 +16,7 @@ from qdit.errors import ConfigError, DataError
 from qdit.search.evolution import Evaluation, Measure, Reading
 from qdit.search.space import Genome, SearchSpace
 
-Spread = Callable[[Callable[[Genome], float], Sequence[Genome]], Iterable[float]]
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Like `map`: values in the order of the genomes, each as soon as it is there (a pool's `imap` computes several)."""
 
 Listener = Callable[[Genome, int, float], None]
@@ -84,16 +84,22 @@ class Journal:
         for number, line in enumerate(lines, start=2):
             entry = _parsed(self.path, number, line)
             try:
-                key = (tuple(int(size) for size in entry["genome"]), int(entry["images"]))
-                self.entries[key] = math.inf if entry["fitness"] is None else float(entry["fitness"])
+                self._take(tuple(int(size) for size in entry["genome"]), entry)
             except (KeyError, TypeError, ValueError):
                 raise DataError(f"{self.path}: line {number} is no entry; delete that line and go on") from None
-            if self.listen is not None:
-                self.listen(*key, self.entries[key])
         self._file.seek(len(whole))
         self._file.truncate()
         if not header:
             self._append({"identity": identity})
+
+    def _take(self, genome: Genome, entry: Mapping[str, Any]) -> None:
+        """Take in one line of the file."""
+        self._note(genome, int(entry["images"]), math.inf if entry["fitness"] is None else float(entry["fitness"]))
+
+    def _note(self, genome: Genome, images: int, fitness: float) -> None:
+        self.entries[genome, images] = fitness
+        if self.listen is not None:
+            self.listen(genome, images, fitness)
 
     def _append(self, value: dict[str, Any]) -> None:
         if self._file is not None:
@@ -105,9 +111,7 @@ class Journal:
         """Keep one reading; a fitness that is not finite becomes infinite (null in the file)."""
         value = float(fitness) if math.isfinite(fitness) else math.inf
         self._append({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
-        self.entries[genome, images] = value
-        if self.listen is not None:
-            self.listen(genome, images, value)
+        self._note(genome, images, value)
 
     def losses(
         self, genomes: Sequence[Genome], images: int, fitness: Callable[[Genome], float], *, spread: Spread = map

@@ -8,12 +8,13 @@ from qdit.errors import ConfigError, did_you_mean
 from qdit.search.evolution import EvolutionOptions
 from qdit.search.knapsack import Solver
 from qdit.search.racing import RacingOptions
+from qdit.search.respond import ResponseOptions
 
-Kind = Literal["evolution", "racing", "random", "ilp", "hessian", "uniform", "chance"]
-"""Algorithm 1; the same by racing; random search; the two knapsacks; the reference everywhere; one random genome."""
+Kind = Literal["evolution", "racing", "response", "random", "ilp", "hessian", "uniform", "chance"]
+"""Algorithm 1; by racing; linear response; random search; two knapsacks; the reference everywhere; a random genome."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SAMPLED: tuple[Kind, ...] = ("evolution", "racing", "random")
+SAMPLED: tuple[Kind, ...] = ("evolution", "racing", "response", "random")
 """Kinds that sample images."""
 
 Surrogate = Literal["none", "ilp", "hessian"]
@@ -86,6 +87,7 @@ class SearchOptions:
 
     evolution: EvolutionOptions = field(default_factory=EvolutionOptions)
     race: RaceOptions = field(default_factory=RaceOptions)
+    response: ResponseOptions = field(default_factory=ResponseOptions)
     random: RandomOptions = field(default_factory=RandomOptions)
     knapsack: KnapsackOptions = field(default_factory=KnapsackOptions)
     hessian: HessianOptions = field(default_factory=HessianOptions)
@@ -98,6 +100,7 @@ class SearchOptions:
 PARTS: dict[Kind, tuple[str, ...]] = {
     "evolution": ("evolution",),
     "racing": ("evolution", "race"),
+    "response": ("response",),
     "random": ("random",),
     "ilp": ("knapsack",),
     "hessian": ("hessian",),
@@ -128,7 +131,9 @@ def parse_search_options(kind: Kind, given: Mapping[str, Any]) -> SearchOptions:
     for part in PARTS[kind]:
         default = getattr(defaults, part)
         names = {one.name for one in fields(default)}
-        chosen = {name: tuple(value) if name == "rungs" else value for name, value in given.items() if name in names}
+        chosen = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
+        }
         parts[part] = type(default)(**chosen)
     return SearchOptions(**parts)
 

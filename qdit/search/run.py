@@ -20,13 +20,15 @@ from qdit.errors import ConfigError
 from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
+from qdit.search.feature_journal import FeatureJournal
 from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.job import SearchJob
-from qdit.search.journal import Journal, Spread, search_identity
+from qdit.search.journal import Journal, Listener, Spread, search_identity
 from qdit.search.knapsack import allocate
 from qdit.search.options import SAMPLED, Kind, SearchOptions
 from qdit.search.progress import Progress
 from qdit.search.racing import PrefixFitness, Race, RacingOptions
+from qdit.search.respond import Responding
 from qdit.search.result import allocation, finite, searched, write_allocation
 from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss
 from qdit.search.space import Genome
@@ -73,6 +75,8 @@ class Search:
     @property
     def most_images(self) -> int:
         """Images that are sampled at most."""
+        if self.kind == "response":
+            return self.options.response.most_images(images=self.job.images, chunk=self.job.chunk)
         if self.kind == "random":
             return self.options.random.evaluations * self.job.images
         options, race = self.options.evolution, self.race
@@ -82,8 +86,25 @@ class Search:
 
     @property
     def surrogate(self) -> bool:
-        """Whether scores of layers order its candidates."""
+        """Whether scores of layers order the candidates of a race."""
         return self.kind == "racing" and self.options.race.surrogate != "none"
+
+    @property
+    def scored(self) -> bool:
+        """Whether it needs scores of layers, which calibration data give."""
+        return self.kind in ("ilp", "hessian", "response") or self.surrogate
+
+    @property
+    def probes(self) -> int:
+        """Draws of random signs for the scores; 0 for those that need none (`ilp`)."""
+        if self.kind == "response":
+            return self.options.response.probes
+        hessian = self.kind == "hessian" or (self.surrogate and self.options.race.surrogate == "hessian")
+        return self.options.hessian.probes if hessian else 0
+
+    def journal(self, path: Path, identity: dict[str, Any], *, listen: Listener) -> Journal:
+        """The journal of this kind of search."""
+        return (FeatureJournal if self.kind == "response" else Journal)(path, identity, listen=listen)
 
 
 def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
@@ -144,7 +165,7 @@ def check(search: Search, workers: int) -> None:
         raise ConfigError(f"workers {workers}: must be at least 1")
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0")
-    if (search.kind in ("ilp", "hessian") or search.surrogate) and search.calibration is None:
+    if search.scored and search.calibration is None:
         raise ConfigError(
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
@@ -165,7 +186,7 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
                 progress(genome, images, fitness)
                 clock()
 
-            with Journal(out.with_suffix(f".{key[:12]}.jsonl"), identity, listen=listen) as journal:
+            with search.journal(out.with_suffix(f".{key[:12]}.jsonl"), identity, listen=listen) as journal:
                 progress.begin()
                 outcome = measured_by(search, at, journal)
                 images_sampled = journal.images_sampled
@@ -180,14 +201,16 @@ def identity_of(search: Search, at: Bench) -> dict[str, Any]:
     found = search_identity(
         search.kind, at.own.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
     )
-    if search.surrogate and search.calibration is not None:
+    if search.scored and search.calibration is not None:
         found["calibration_sha256"] = sha256_file(search.calibration)
     return found
 
 
 def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
-    """The search itself."""
+    """The search itself; the journal is the one of `Search.journal`."""
     space, kind = at.own.space, search.kind
+    if isinstance(journal, FeatureJournal):
+        return responding(search, at, journal).run()
     surrogate, first = None, []
     if search.surrogate:
         scores = scores_of(search, at.own)
@@ -206,12 +229,31 @@ def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
     return evolve(space, race, search.options.evolution, seed=search.seed, first=first)
 
 
+def responding(search: Search, at: Bench, journal: FeatureJournal) -> Responding:
+    """A search by linear response, ready to run."""
+    return Responding(
+        at.own.space,
+        search.options.response,
+        scores_of(search, at.own),
+        features=lambda pair: at.noises.features((search.noise, pair[0]), pair[1]),
+        full=lambda chunk: at.noises.features((search.noise, None), chunk),
+        journal=journal,
+        images=search.job.images,
+        chunk=search.job.chunk,
+        seed=search.seed,
+        reference=at.own.reference,
+        spread=at.spread,
+        forget=at.noises.forget,
+    )
+
+
 def on_fresh_noise(search: Search, at: Bench, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
     """The best genomes and the reference, measured once more on as many images of other noise; journalled as well."""
     if search.fresh == 0:
         return []
     images, seed = search.job.images, search.fresh_noise
-    full = [one for one in ranked(outcome.evaluations) if one.images == images]
+    others = [one for one in ranked(outcome.evaluations) if one.images == images and one != outcome.best]
+    full = [outcome.best, *others]
     chosen = full[: search.fresh] + [one for one in full[search.fresh :] if one.genome == at.own.space.start]
     identity = {"method": "fresh", "space": at.own.space.identity(), "fitness": at.identity(seed, images)}
     with Journal(out.with_suffix(f".fresh-{sha256_json(identity)[:12]}.jsonl"), identity) as journal:
@@ -252,11 +294,10 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
 
 def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
     """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
-    assert search.calibration is not None
+    assert search.calibration is not None  # see check
     model = own.swappable.source
     batches = list(load_calibration(search.calibration, model.config).to(device_of(model)).batches(SCORING_BATCH))
     quantizer = search.job.quantizer()
-    if search.kind == "hessian" or (search.surrogate and search.options.race.surrogate == "hessian"):
-        probes = search.options.hessian.probes
-        return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=probes, seed=search.seed)
+    if search.probes:
+        return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=search.probes, seed=search.seed)
     return output_scores(model, own.space, batches, quantizer=quantizer)

@@ -24,7 +24,7 @@ from qdit.search.run import Bench, Search, bench, check, identity_of, measured_b
 from qdit.search.space import Genome
 from qdit.seeds import Purpose, generator
 
-KINDS: tuple[Kind, ...] = ("evolution", "racing", "random")
+KINDS: tuple[Kind, ...] = ("evolution", "response", "racing", "random")
 RESAMPLES = 10_000
 """Bootstrap samples of the seeds."""
 
@@ -89,7 +89,7 @@ def run_study(
     plan = study.to_dict()
     clock = Clock(folder / "times.json", sha256_json(plan), workers=workers)
     with bench(study.wide, workers) as at:
-        plan["score_images"] = score_images(study, at)
+        plan["score_images"] = {kind: score_images(study, kind, at) for kind in study.kinds}
         found = [
             searched_once(study.search(kind, seed), at, folder, clock, show)
             for seed in range(study.seeds)
@@ -113,17 +113,16 @@ def run_study(
     return content
 
 
-def score_images(study: Study, at: Bench) -> float:
-    """Work of the scores that order a race, in images: passes through the model over those of one image.
+def score_images(study: Study, kind: Kind, at: Bench) -> float:
+    """Work of the scores of layers that a search looks at, in images: passes through the model over those of one image.
 
     A backward pass counts as two forward ones. The calibration samples themselves are not counted.
     """
-    race = study.search("racing", 0)
-    if not race.surrogate or study.calibration is None:
+    search = study.search(kind, 0)
+    if not search.scored or study.calibration is None:
         return 0.0
     samples = len(load_calibration(study.calibration, at.own.swappable.source.config))
-    hessian = race.options.race.surrogate == "hessian"
-    passes = samples * (3 * race.options.hessian.probes if hessian else 1)
+    passes = samples * (3 * search.probes or 1)
     return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
 
 
@@ -139,8 +138,11 @@ def searched_once(search: Search, at: Bench, folder: Path, clock: Clock, show: b
         seen[genome] = max(images, seen.get(genome, 0))
         clock()
 
-    with bar, Journal(path, identity, listen=listen) as journal:
-        best = measured_by(search, at, journal).best
+    with bar, search.journal(path, identity, listen=listen) as journal:
+        outcome = measured_by(search, at, journal)
+        best, passing = outcome.best, incumbents(journal.entries, search.job.images)
+        if outcome.choice is not None:  # not by the fitness alone, so only the end is known
+            passing = [{"images_sampled": journal.images_sampled, "genome": list(best.genome), "fitness": best.fitness}]
         return {
             "kind": search.kind,
             "seed": search.seed,
@@ -148,7 +150,7 @@ def searched_once(search: Search, at: Bench, folder: Path, clock: Clock, show: b
             "genome": list(best.genome),
             "fitness": finite(best.fitness),
             "harmonic_mean_group_size": at.own.space.harmonic_mean(best.genome),
-            "incumbents": incumbents(journal.entries, search.job.images),
+            "incumbents": passing,
         }
 
 

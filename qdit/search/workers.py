@@ -17,12 +17,14 @@ from qdit.errors import ConfigError, QditError
 
 
 class Prefixes(Protocol):
-    """What a worker makes: `ImageFitness` or `Noises` of `qdit.search.fitness`, or anything with these two verbs.
+    """What a worker makes: `ImageFitness` or `Noises` of `qdit.search.fitness`, or anything with these verbs.
 
     `genome` is what is measured: a genome, or the seed of a noise and a genome; anything that can be a key.
     """
 
     def on_prefix(self, genome: Any, images: int) -> float: ...
+
+    def features(self, genome: Any, chunk: int) -> Any: ...
 
     def forget(self) -> None: ...
 
@@ -60,23 +62,28 @@ class Workers:
         for end in self._ends:
             end.close()
 
-    def spread(self, function: Callable[[Any], float], genomes: Sequence[Any]) -> Iterable[float]:
+    def spread(self, function: Callable[[Any], Any], genomes: Sequence[Any]) -> Iterable[Any]:
         """Like `map`, with as many genomes at a time as there are workers."""
-        values: Iterator[float] = self._threads.map(function, genomes)
+        values: Iterator[Any] = self._threads.map(function, genomes)
         return values
 
     def on_prefix(self, genome: Any, images: int) -> float:
         """The fitness of a genome on the first images, by a worker."""
+        return float(self._by_owner("on_prefix", genome, images))
+
+    def features(self, genome: Any, chunk: int) -> Any:
+        """The features of a genome's images of one chunk, by a worker; None if one is not finite."""
+        return self._by_owner("features", genome, chunk)
+
+    def _by_owner(self, verb: str, genome: Any, number: int) -> Any:
         with self._choice:
             worker = self._owners.setdefault(genome, self._waiting.index(min(self._waiting)))
             self._waiting[worker] += 1
         try:
-            value = self._ask(worker, (genome, images))
+            return self._ask(worker, (verb, genome, number))
         finally:
             with self._choice:
                 self._waiting[worker] -= 1
-        assert isinstance(value, float)
-        return value
 
     def forget(self) -> None:
         """All workers drop what they keep of genomes."""
@@ -84,7 +91,7 @@ class Workers:
             self._ask(worker, None)
         self._owners.clear()
 
-    def _ask(self, worker: int, request: tuple[Any, int] | None) -> object:
+    def _ask(self, worker: int, request: tuple[str, Any, int] | None) -> Any:
         with self._turns[worker]:
             try:
                 self._ends[worker].send(request)
@@ -97,7 +104,7 @@ class Workers:
 
 
 def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
-    """The life of a worker: answer (genome, images) with a fitness, None by forgetting, until the other end closes."""
+    """The life of a worker: answer (verb, genome, number), forget at None, until the other end closes."""
     fitness: Prefixes | None = None
     while True:
         try:
@@ -111,7 +118,8 @@ def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
             if request is None:
                 fitness.forget()
             else:
-                reply = float(fitness.on_prefix(*request))
+                verb, *what = request
+                reply = getattr(fitness, verb)(*what)
         except Exception as problem:  # whatever it is, the process that asked must hear of it
             reply = problem
         try:

@@ -12,7 +12,12 @@ from qdit.tables.benches import studies_folder
 from qdit.tables.fragments import grid_html
 
 FILE = "search.json"
-NAMES = {"evolution": "Algorithm 1", "racing": "Racing", "random": "Random search"}
+NAMES = {
+    "evolution": "Algorithm 1",
+    "response": "Linear response",
+    "racing": "Racing",
+    "random": "Random search",
+}
 HEADINGS = (*("Search", "Images sampled", "Held-out metric", "÷ uniform", "Against Algorithm 1", "95 % interval"),)
 
 

@@ -106,7 +106,7 @@ def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str)
     rows = [row for block in blocks for row in block.rows]
     remarks = [
         "Weights are rounded to nearest and activations quantized dynamically in all rows, as while searching; the rows"
-        " differ in their group sizes only. Random search and racing are no rows of the paper.",
+        " differ in their group sizes only. Random search, racing and linear response are no rows of the paper.",
     ]
     if shared:
         remarks.append(

@@ -13,7 +13,7 @@ def test_profiles_know_the_options_of_the_program():
     assert {kind: set(SearchOptions().of(kind)) for kind in KINDS} == {
         kind: set(names) for kind, names in SEARCH_OPTIONS.items()
     }
-    assert {"evolution", "racing", "random"} == set(SAMPLED)
+    assert {"evolution", "racing", "response", "random"} == set(SAMPLED)
 
 
 def test_given_options_reach_their_part():
@@ -22,6 +22,7 @@ def test_given_options_reach_their_part():
     assert options.of("racing")["population"] == 6 and "probes" not in options.of("racing")
     assert parse_search_options("hessian", {"probes": 2, "solver": "milp"}).hessian.probes == 2
     assert parse_search_options("ilp", {"solver": "milp"}).knapsack.solver == "milp"
+    assert parse_search_options("response", {"genomes": [9, 3]}).response.genomes == (9, 3)
     assert parse_search_options("random", {"evaluations": 7}).random.evaluations == 7
     assert parse_search_options("evolution", {"mutation_probability": 1}).evolution.mutation_probability == 1
 
@@ -38,6 +39,8 @@ def test_given_options_reach_their_part():
         ("racing", {"keep": "all"}, "keep is 'all', expected a number"),
         ("racing", {"rungs": [4, "8"]}, "expected a list of numbers"),
         ("racing", {"rungs": 8}, "expected a list of numbers"),
+        ("response", {"genomes": 8}, "expected a list of numbers"),
+        ("response", {"pool": 0}, "each must be at least 1"),
         ("ilp", {"solver": 1}, "solver is 1, expected a text"),
         ("hessian", {"solver": "ga"}, "solver 'ga': allowed are dp, milp"),
         ("random", {"evaluations": 0}, "evaluations 0: must be at least 1"),

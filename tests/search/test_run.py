@@ -26,7 +26,12 @@ from tests.small_models import calibration_set, inputs, random_dit
 
 PROTOCOL = Protocol(steps=2)
 FEW = {"population": 4, "parents": 2, "crossover": 2, "mutation": 2, "iterations": 2}
-OPTIONS = {"evolution": FEW, "racing": FEW | {"rungs": [4, 8], "keep": 0.5}, "random": {"evaluations": 4}}
+OPTIONS = {
+    "evolution": FEW,
+    "racing": FEW | {"rungs": [4, 8], "keep": 0.5},
+    "response": {"genomes": [4, 2], "finalists": [1, 1], "pool": 3, "probes": 1},
+    "random": {"evaluations": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def made(job, trajectory, tmp_path_factory):
     folder = tmp_path_factory.mktemp("searches")
     found = {}
     for kind in KINDS:
-        calibration = trajectory if kind in ("ilp", "hessian") else None
+        calibration = trajectory if kind in ("ilp", "hessian", "response") else None
         out = folder / f"{kind}.json"
         run_search(search_of(kind, job, calibration=calibration, fresh=2), out, show=False)
         found[kind] = (out, read_json(out))
@@ -87,6 +92,7 @@ def test_images_are_counted(made):
     images = {kind: content["images_sampled"] for kind, (_, content) in made.items()}
     assert images["evolution"] == 8 * 8 and images["random"] == 4 * 8
     assert 0 < images["racing"] < images["evolution"]
+    assert images["response"] <= 6 * 4 + 2 * 8
     assert images["ilp"] == images["hessian"] == images["uniform"] == images["chance"] == 0
     assert set(made["uniform"][1]["groups"].values()) == {16}
 
@@ -119,10 +125,12 @@ def test_no_search_sees_the_noise_of_a_run(job):
     assert other.noise not in seeds
 
 
-def test_two_workers_write_the_same_bytes(made, job, tmp_path):
-    out = tmp_path / "racing.json"
-    run_search(search_of("racing", job, fresh=2), out, workers=2, show=False)
-    assert out.read_bytes() == made["racing"][0].read_bytes()
+@pytest.mark.parametrize("kind", ("racing", "response"))
+def test_two_workers_write_the_same_bytes(made, job, trajectory, tmp_path, kind):
+    out = tmp_path / f"{kind}.json"
+    calibration = trajectory if kind == "response" else None
+    run_search(search_of(kind, job, calibration=calibration, fresh=2), out, workers=2, show=False)
+    assert out.read_bytes() == made[kind][0].read_bytes()
 
 
 def test_a_finished_search_measures_nothing_again(made, job, monkeypatch):

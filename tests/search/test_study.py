@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdit.calibration import calibrate_weights_file
 from qdit.cli_search import EVOLUTION, RACING, RANDOM
 from qdit.errors import ConfigError
 from qdit.sampling.protocol import Protocol
 from qdit.search.job import SearchJob
 from qdit.search.study import Study, bootstrap, comparison, incumbents, run_study
-from qdit.search.study_page import curve, page_text, race_verdict, verdict, write_page
+from qdit.search.study_page import cheap_verdict, curve, page_text, verdict, write_page
 
 A, B, C = (4, 4), (4, 8), (8, 8)
 
@@ -84,6 +85,7 @@ def written(random, racing=(-0.1, 0.01)) -> dict:
         "held_out_images": 2048,
         "curve_images": 512,
         "seeds": 2,
+        "score_images": {"evolution": 0.0, "racing": 0.0, "random": 0.0},
         "options": {"evolution": {"population": 4}, "racing": {"rungs": [16, 64]}, "random": {"evaluations": 9}},
     }
     return {
@@ -120,8 +122,10 @@ def test_the_first_sentence_is_about_random_search(tmp_path, random, words):
 
 
 def test_racing_is_held_to_what_was_asked_beforehand():
-    assert "below the +2 %" in race_verdict(written((0, 0, 0), (-0.1, 0.019))).replace("not below", "above")
-    assert "(not below the +2 %" in race_verdict(written((0, 0, 0), (0.0, 0.02)))
+    good, bad = written((0, 0, 0), (-0.1, 0.019)), written((0, 0, 0), (0.0, 0.02))
+    assert "below the +2 %" in cheap_verdict(good, "racing").replace("not below", "above")
+    assert "(not below the +2 %" in cheap_verdict(bad, "racing")
+    assert cheap_verdict(bad, "racing").startswith("Racing sampled 15.6% of the images of Algorithm 1; the paired")
     text = page_text(written((0, 0, 0)), Path("f"))
     assert "| racing | 100 | 1.05000 | 0.07071 | −16.0 % | −10.0 % | +1.0 % |" in text
     assert "| uniform 16 | 0 | 1.25000 |" in text
@@ -134,7 +138,7 @@ def test_a_curve_is_the_best_so_far():
 
 
 @pytest.fixture(scope="module")
-def study(repository) -> Study:
+def study(repository, tmp_path_factory) -> Study:
     weights = repository / "weights"
     job = SearchJob(
         weights=weights / "dit-digits-natural.safetensors",
@@ -150,7 +154,10 @@ def study(repository) -> Study:
     )
     few = {"population": 3, "parents": 2, "crossover": 1, "mutation": 1, "iterations": 2}
     options = {"evolution": few, "racing": few | {"rungs": [2, 4], "keep": 0.5}, "random": {"evaluations": 6}}
-    return Study(job, options, seeds=2, held_out=8, curve=4)
+    options["response"] = {"genomes": [3], "finalists": [1], "pool": 2, "probes": 1}
+    trajectory = tmp_path_factory.mktemp("calibration") / "trajectory.safetensors"
+    calibrate_weights_file(job.weights, trajectory, "trajectory", job.protocol, samples=4)
+    return Study(job, options, seeds=2, held_out=8, curve=4, calibration=trajectory)
 
 
 def without_time(content):
@@ -162,7 +169,7 @@ def test_a_stopped_study_goes_on_to_the_same_numbers(study, tmp_path, monkeypatc
     given = {"workers": 1, "command": "qdit search-study x", "show": False}
     whole = run_study(study, tmp_path / "whole", tmp_path / "whole.json", **given)
     assert [(one["kind"], one["seed"]) for one in whole["searches"]] == [
-        (kind, seed) for seed in (0, 1) for kind in ("evolution", "racing", "random")
+        (kind, seed) for seed in (0, 1) for kind in ("evolution", "response", "racing", "random")
     ]
     for one in whole["searches"]:
         assert one["held_out"] > 0 and one["incumbents"][-1]["genome"] == one["genome"]
@@ -203,10 +210,10 @@ def test_studies_that_make_no_sense(study, given, message):
         Study(**{"job": study.job, "options": study.options, "curve": 4, "held_out": 8, **given})
 
 
-def test_by_default_a_race_takes_less_than_a_fifth_of_the_images(study):
+def test_by_default_the_cheap_searches_take_less_than_a_fifth_of_the_images(study):
     job = replace(study.job, images=64, chunk=16)
-    options = {"evolution": EVOLUTION, "racing": RACING, "random": RANDOM}
+    options = {"evolution": EVOLUTION, "racing": RACING, "response": "{}", "random": RANDOM}
     default = Study(job, {kind: json.loads(text) for kind, text in options.items()})
     most = {kind: default.search(kind, 0).most_images for kind in options}
     assert most["evolution"] == most["random"] == 112 * 64
-    assert most["racing"] <= most["evolution"] / 5
+    assert max(most["racing"], most["response"]) <= most["evolution"] / 5

@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qdit.errors import ConfigError, QditError
@@ -46,6 +47,7 @@ def test_a_race_by_two_workers_is_that_of_one_process(job, tmp_path):
     expected = search(tmp_path / "alone", alone, alone.space)
     with Workers(job.worker, 2) as workers:
         assert search(tmp_path / "two", workers, alone.space, spread=workers.spread) == expected
+        np.testing.assert_array_equal(workers.features(alone.space.start, 1), alone.features(alone.space.start, 1))
         with pytest.raises(ConfigError, match=r"3 images in chunks of 2"):
             workers.on_prefix(alone.space.start, 3)
     assert (tmp_path / "two").read_bytes() == (tmp_path / "alone").read_bytes()

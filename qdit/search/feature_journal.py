@@ -1,0 +1,56 @@
+"""The journal of a search that compares features: those of every chunk of images, written as soon as they are there."""
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.search.journal import Journal, Listener, Spread
+from qdit.search.space import Genome
+
+Sampled = tuple[Genome, int]
+"""A genome and the number of a chunk."""
+
+Features = Callable[[Sampled], np.ndarray | None]
+"""Features (images, d) float32 of a genome on a chunk, None if an image is not finite."""
+
+
+class FeatureJournal(Journal):
+    """(genome, chunk) → features; everything else is as `Journal` says.
+
+    The file has features only. `entries` has what a search makes of them: infinity until it says `fit`.
+    """
+
+    def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
+        self.features: dict[Sampled, np.ndarray | None] = {}
+        super().__init__(path, identity, listen=listen)
+
+    def _take(self, genome: Genome, entry: Mapping[str, Any]) -> None:
+        found = None
+        if entry["features"] is not None:
+            found = np.frombuffer(base64.b64decode(entry["features"], validate=True), "<f4").reshape(entry["shape"])
+        self._keep(genome, int(entry["chunk"]), found, int(entry["images"]))
+
+    def _keep(self, genome: Genome, chunk: int, found: np.ndarray | None, images: int) -> None:
+        self.features[genome, chunk] = found
+        self._note(genome, images * sum(one == genome for one, _ in self.features), math.inf)
+
+    def sample(self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map) -> None:
+        """Compute the features that are not yet known, of so many images per chunk, and write each as it finishes."""
+        missing = [one for one in dict.fromkeys(wanted) if one not in self.features]
+        for (genome, chunk), found in zip(missing, spread(features, missing), strict=True):
+            values = None if found is None else np.ascontiguousarray(found, "<f4")
+            entry = {"genome": list(genome), "chunk": chunk, "images": images, "features": None}
+            if values is not None:
+                entry |= {"shape": values.shape, "features": base64.b64encode(values.tobytes()).decode()}
+            self._append(entry)
+            self._keep(genome, chunk, values, images)
+
+    def fit(self, genome: Genome, images: int, fitness: float) -> None:
+        """Keep the fitness of a genome whose features on all images are known."""
+        self.entries[genome, images] = fitness
+        if self.listen is not None:
+            self.listen(genome, images, fitness)

@@ -1,0 +1,199 @@
+"""The search by linear response: few images of many genomes teach what every layer does, a model of it does the rest.
+
+Features of a genome's images are compared with those of full precision from the same noise (`qdit.search.tangent`).
+The shifts of layers add up, so a few dozen genomes tell those of all others (`qdit.search.response`). Algorithm 1 then
+looks for the genome whose expected distance is least, with the model in the place of images; what it finds is sampled,
+the model learns from it, and so on. Candidates see one chunk each, in turn; finalists see all images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from qdit.errors import ConfigError, DataError
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.statistics import Moments, moments
+from qdit.search.evolution import Evaluation, EvolutionOptions, Nursery, Outcome, Reading, evolve
+from qdit.search.feature_journal import FeatureJournal, Features
+from qdit.search.journal import Spread
+from qdit.search.knapsack import allocate
+from qdit.search.response import Response
+from qdit.search.space import Genome, SearchSpace
+from qdit.search.tangent import Shift, Tangent
+from qdit.seeds import Purpose, derive_seed
+
+IMAGINED = EvolutionOptions(
+    population=100, parents=20, crossover=40, mutation=50, iterations=15, mutation_probability=0.08
+)
+"""Algorithm 1 on the model, which costs no image."""
+
+REMEMBERED = 10
+"""Measured genomes, the best by the model, with which it begins."""
+
+
+@dataclass(frozen=True)
+class ResponseOptions:
+    """`genomes` of each round that see one chunk of images, then `finalists` of each round that see all of them.
+
+    pool    chunks that candidates take in turn; so many of full precision are sampled once
+    apart   layers at least in which the genomes of a round differ
+    probes  draws of random signs for the sensitivities that the model starts from
+    """
+
+    genomes: tuple[int, ...] = (32, 8, 8, 8)
+    finalists: tuple[int, ...] = (4, 2)
+    pool: int = 16
+    apart: int = 4
+    probes: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.genomes or not self.finalists or min(*self.genomes, *self.finalists, self.pool, self.probes) < 1:
+            raise ConfigError(
+                f"genomes {list(self.genomes)}, finalists {list(self.finalists)}, pool {self.pool}, probes"
+                f" {self.probes}: each must be at least 1, and there must be a round of both"
+            )
+        if self.genomes[0] < 3 or self.apart < 1:
+            raise ConfigError(f"genomes {list(self.genomes)}, apart {self.apart}: allowed are 3 at first, 1 apart")
+
+    def most_images(self, *, images: int, chunk: int) -> int:
+        """Images that are sampled at most."""
+        return sum(self.genomes) * chunk + sum(self.finalists) * images
+
+
+class Look(Protocol):
+    """Features of full precision on a chunk."""
+
+    def __call__(self, chunk: int) -> np.ndarray | None: ...
+
+
+@dataclass
+class Responding:
+    """One search. `scores` (L, S) are sensitivities; `features` and `full` sample a chunk of a genome and of FP.
+
+    `reference` are the moments that a finalist's fitness compares with, those of full precision without them. The model
+    always looks at the distance to full precision.
+    """
+
+    space: SearchSpace
+    options: ResponseOptions
+    scores: np.ndarray
+    features: Features
+    full: Look
+    journal: FeatureJournal
+    images: int
+    chunk: int
+    seed: int
+    reference: Moments | None = None
+    spread: Spread = map
+    forget: Callable[[], None] = field(default=lambda: None)
+
+    def __post_init__(self) -> None:
+        self._order: list[tuple[Genome, int]] = []
+        self._shifts: dict[tuple[Genome, int], Shift] = {}
+        self._turn = 0
+
+    def run(self) -> Outcome:
+        """The search; equal arguments give an equal outcome, however often it was interrupted."""
+        self._exact = [self._checked(self.full(chunk)) for chunk in range(max(self.options.pool, self._whole))]
+        self._tangent = Tangent(np.concatenate(self._exact[: self.options.pool]))
+        done: list[Evaluation] = []
+        for iteration, count in enumerate(self.options.genomes):
+            chosen, origin = (
+                (self._first(count), "random") if iteration == 0 else (self._best(count, iteration), "model")
+            )
+            self._measure([(genome, [self._next_chunk()]) for genome in chosen])
+            done += [Evaluation(genome, np.inf, self.chunk, iteration, origin) for genome in chosen]
+        finalists: list[Genome] = []
+        for number, count in enumerate(self.options.finalists, start=len(self.options.genomes)):
+            chosen = self._best(count, number, without=finalists)
+            self._measure([(genome, range(self._whole)) for genome in chosen])
+            finalists += chosen
+            done += [Evaluation(genome, self._fitness(genome), self.images, number, "finalist") for genome in chosen]
+        winner = finalists[int(np.argmin(self._expected()(finalists)))]
+        self.forget()
+        return Outcome(tuple(done), next(one for one in done if one.genome == winner and one.images == self.images))
+
+    @property
+    def _whole(self) -> int:
+        return self.images // self.chunk
+
+    def _checked(self, features: np.ndarray | None) -> np.ndarray:
+        if features is None:
+            raise DataError("full-precision images hold NaN or infinity: nothing can be compared with them")
+        return features
+
+    def _next_chunk(self) -> int:
+        self._turn += 1
+        return (self._turn - 1) % self.options.pool
+
+    def _first(self, count: int) -> list[Genome]:
+        """The reference, the best by the sensitivities, and random ones."""
+        nursery = Nursery(self.space, self.seed)
+        known = list(dict.fromkeys([self.space.start, allocate(self.space, self.scores)]))
+        nursery.known |= set(known)
+        return known + nursery.random(count - len(known))
+
+    def _measure(self, wanted: Sequence[tuple[Genome, Sequence[int]]]) -> None:
+        pairs = [(genome, chunk) for genome, chunks in wanted for chunk in chunks]
+        self.journal.sample(pairs, self.features, images=self.chunk, spread=self.spread)
+        for genome, chunk in pairs:
+            found = self.journal.features[genome, chunk]
+            if found is not None and (genome, chunk) not in self._shifts:
+                self._shifts[genome, chunk] = self._tangent(self._exact[chunk], found)
+
+    def _expected(self) -> Callable[[Sequence[Genome]], np.ndarray]:
+        """Genomes → expected distance, by what is known so far."""
+        if len(self._shifts) < 2:
+            raise DataError("hardly a candidate makes finite images: there is nothing to learn from; take more bits")
+        shifts, prior = list(self._shifts.values()), np.sqrt(self.scores.mean(axis=1))
+        columns = self._columns([genome for genome, _ in self._shifts])
+        means, crosses = (
+            [(one.mean, one.mean_noise) for one in shifts],
+            [(one.cross, one.cross_noise) for one in shifts],
+        )
+        parts = [
+            Response.fit(columns, np.array([vector for vector, _ in one]), np.array([noise for _, noise in one]), prior)
+            for one in (means, crosses)
+        ]
+
+        def expected(genomes: Sequence[Genome]) -> np.ndarray:
+            found = self._columns(genomes)
+            return parts[0].squared_length(found) + parts[1].squared_length(found)
+
+        return expected
+
+    def _columns(self, genomes: Sequence[Genome]) -> np.ndarray:
+        return np.array([self.space.columns(genome) for genome in genomes]).reshape(-1, len(self.space.layers))
+
+    def _best(self, count: int, number: int, without: Sequence[Genome] = ()) -> list[Genome]:
+        """The best genomes by the model, each `apart` from the others."""
+        expected = self._expected()
+        known = list(dict.fromkeys(genome for genome, _ in self._shifts))
+        first = [known[place] for place in np.argsort(expected(known), kind="stable")[:REMEMBERED]]
+        seed = derive_seed(self.seed, Purpose.SEARCH, number) % 2**63
+
+        def imagine(genomes: Sequence[Genome], _: Sequence[Evaluation]) -> list[Reading]:
+            return [Reading(float(value), 1) for value in expected(genomes)]
+
+        found = evolve(self.space, imagine, IMAGINED, seed=seed, first=first).evaluations
+        chosen: list[Genome] = []
+        for one in sorted(found, key=lambda one: one.fitness):
+            away = [sum(a != b for a, b in zip(one.genome, other, strict=True)) for other in chosen]
+            if one.genome not in without and min(away, default=self.options.apart) >= self.options.apart:
+                chosen.append(one.genome)
+            if len(chosen) == count:
+                break
+        return chosen
+
+    def _fitness(self, genome: Genome) -> float:
+        """The metric of the search, on all images."""
+        parts = [self.journal.features[genome, chunk] for chunk in range(self._whole)]
+        found = [part for part in parts if part is not None]
+        value = np.inf
+        if len(found) == len(parts):
+            target = self.reference or moments(np.concatenate(self._exact[: self._whole]))
+            value = frechet_distance(moments(np.concatenate(found)), target)
+        self.journal.fit(genome, self.images, value)
+        return value

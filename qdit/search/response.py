@@ -1,0 +1,73 @@
+"""A linear response: the shift of a genome as the sum of what its layers do, learned from few measured genomes.
+
+Every layer adds a vector that depends on its group size; a priori these are Gaussian with a variance of the layer's
+own, half of it shared by all its sizes. Given measured shifts the shift of any other genome is Gaussian too, and its
+mean square length is known. The variances start from the sensitivities of the layers and are then those under which the
+measurements are most likely (type II maximum likelihood: Rasmussen & Williams 2006, ch. 5), held back by a prior.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+SHARED = 0.5
+"""Correlation of a layer's vectors for two sizes."""
+
+HELD = 5.0
+"""Inverse variance of the logarithm of a layer's variance around what its sensitivity says."""
+
+HELD_NOISE = 4 * HELD
+"""The same for the factor by which the noise differs from what the images say."""
+
+EXPLAINED = 0.7
+"""Share of the mean square of the measurements that layers are first taken to explain."""
+
+ITERATIONS = 60
+
+
+@dataclass(frozen=True)
+class Response:
+    """What is known of the shifts of all genomes, after `fit`; columns are indices of sizes (N, L)."""
+
+    columns: np.ndarray
+    variances: np.ndarray
+    precision: np.ndarray
+    weights: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def fit(cls, columns: np.ndarray, shifts: np.ndarray, noise: np.ndarray, prior: np.ndarray) -> "Response":
+        """From `shifts` (N, D) with the variance `noise` (N,) of an element; `prior` (L,) are relative variances."""
+        alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
+        start = np.log(prior / prior.sum() * EXPLAINED * np.trace(products) / products.size**0.5 / elements)
+        held = np.append(np.full(len(start), HELD), HELD_NOISE)
+
+        def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
+            """Negative log likelihood of the shifts with the prior of the variances, and its gradient."""
+            variances, factor = np.exp(logarithms[:-1]), np.exp(logarithms[-1])
+            covariance = alike @ variances + np.diag(factor * noise)
+            inverse, (_, logarithm) = np.linalg.inv(covariance), np.linalg.slogdet(covariance)
+            away = logarithms - np.append(start, 0.0)
+            value = 0.5 * ((inverse * products).sum() + elements * logarithm + (held * away**2).sum())
+            slope = 0.5 * (elements * inverse - inverse @ products @ inverse)
+            layers = np.einsum("ij,ijl->l", slope, alike) * variances
+            return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + held * away
+
+        found = minimize(loss, np.append(start, 0.0), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
+        variances = np.exp(found[:-1])
+        precision = np.linalg.inv(alike @ variances + np.diag(np.exp(found[-1]) * noise))
+        weights = precision @ shifts
+        return cls(columns, variances, precision, weights, weights @ weights.T)
+
+    def squared_length(self, columns: np.ndarray) -> np.ndarray:
+        """Expected squared length (N,) of the shifts of genomes: that of the mean and D times the variance."""
+        near = similarity(columns, self.columns) @ self.variances
+        mean = np.einsum("ij,jk,ik->i", near, self.lengths, near)
+        left = self.variances.sum() - np.einsum("ij,jk,ik->i", near, self.precision, near)
+        return mean + self.weights.shape[1] * np.maximum(left, 0)
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, L) and (M, L) → correlation (N, M, L) of what each layer adds to two genomes."""
+    return SHARED + (1 - SHARED) * (a[:, None] == b[None])
