@@ -123,6 +123,10 @@ def search_evaluations(profile: Profile, place: SearchPlace) -> int:
         return int(samples * (1 + len(shared["sizes"])))
     if search["kind"] == "hessian":
         return int(3 * options.get("probes", 8) * samples)
+    if search["kind"] == "response":
+        one, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
+        images = one * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
+        return evaluations(profile, place.setting, images) + int(3 * options.get("probes", 2) * samples)
     if search["kind"] in ("evolution", "racing"):
         genomes = options.get("population", 50) * options.get("iterations", 10)
     else:

@@ -56,7 +56,7 @@ def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Check
     tiny = OVERLAYS[:1]
     done = checkout.snakemake("--dry-run", "table4", "table6", overlays=tiny)
     searches = re.findall(r"output: results/tiny/search/\S+/natural/(\w+)/w4a8\.json", done.stdout + done.stderr)
-    assert sorted(searches) == ["evolution", "hessian", "ilp", "racing", "random"]
+    assert sorted(searches) == ["evolution", "hessian", "ilp", "racing", "random", "response"]
     assert Job("quantize_q_dit", "allocated-racing") in checkout.plan("table6", overlays=tiny)
     assert not any(job.rule == "search" for job in checkout.plan("table1", "table2", overlays=tiny))
     transfer = checkout.snakemake("--dry-run", "transfer", overlays=tiny)
