@@ -51,7 +51,9 @@ def place_of(profile: Mapping[str, Any], *, setting: str, form: str, label: str,
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:
     """Whether a search scores single layers on calibration data."""
-    return search["kind"] in ("ilp", "hessian", "response") or search.get("options", {}).get("surrogate", "none") != "none"
+    return (
+        search["kind"] in ("ilp", "hessian", "response") or search.get("options", {}).get("surrogate", "none") != "none"
+    )
 
 
 def check_searches(profile: Mapping[str, Any]) -> None:

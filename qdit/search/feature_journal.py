@@ -14,6 +14,9 @@ from qdit.search.space import Genome
 Sampled = tuple[Genome, int]
 """A genome and the number of a chunk."""
 
+EXACT: Genome = ()
+"""Stands for the full-precision model, whose images are nobody's."""
+
 Features = Callable[[Sampled], np.ndarray | None]
 """Features (images, d) float32 of a genome on a chunk, None if an image is not finite."""
 
@@ -36,10 +39,13 @@ class FeatureJournal(Journal):
 
     def _keep(self, genome: Genome, chunk: int, found: np.ndarray | None, images: int) -> None:
         self.features[genome, chunk] = found
-        self._note(genome, images * sum(one == genome for one, _ in self.features), math.inf)
+        if genome != EXACT:
+            self._note(genome, images * sum(one == genome for one, _ in self.features), math.inf)
 
-    def sample(self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map) -> None:
-        """Compute the features that are not yet known, of so many images per chunk, and write each as it finishes."""
+    def sample(
+        self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map
+    ) -> list[np.ndarray | None]:
+        """Features of chunks of so many images: what is not yet known is computed, and written as it finishes."""
         missing = [one for one in dict.fromkeys(wanted) if one not in self.features]
         for (genome, chunk), found in zip(missing, spread(features, missing), strict=True):
             values = None if found is None else np.ascontiguousarray(found, "<f4")
@@ -48,6 +54,7 @@ class FeatureJournal(Journal):
                 entry |= {"shape": values.shape, "features": base64.b64encode(values.tobytes()).decode()}
             self._append(entry)
             self._keep(genome, chunk, values, images)
+        return [self.features[one] for one in wanted]
 
     def fit(self, genome: Genome, images: int, fitness: float) -> None:
         """Keep the fitness of a genome whose features on all images are known."""

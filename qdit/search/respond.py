@@ -8,7 +8,6 @@ the model learns from it, and so on. Candidates see one chunk each, in turn; fin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from qdit.errors import ConfigError, DataError
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 from qdit.search.evolution import Evaluation, EvolutionOptions, Nursery, Outcome, Reading, evolve
-from qdit.search.feature_journal import FeatureJournal, Features
+from qdit.search.feature_journal import EXACT, FeatureJournal, Features
 from qdit.search.journal import Spread
 from qdit.search.knapsack import allocate
 from qdit.search.response import Response
@@ -62,15 +61,9 @@ class ResponseOptions:
         return sum(self.genomes) * chunk + sum(self.finalists) * images
 
 
-class Look(Protocol):
-    """Features of full precision on a chunk."""
-
-    def __call__(self, chunk: int) -> np.ndarray | None: ...
-
-
 @dataclass
 class Responding:
-    """One search. `scores` (L, S) are sensitivities; `features` and `full` sample a chunk of a genome and of FP.
+    """One search. `scores` (L, S) are sensitivities; `features` samples a chunk of a genome, or of EXACT.
 
     `reference` are the moments that a finalist's fitness compares with, those of full precision without them. The model
     always looks at the distance to full precision.
@@ -80,7 +73,6 @@ class Responding:
     options: ResponseOptions
     scores: np.ndarray
     features: Features
-    full: Look
     journal: FeatureJournal
     images: int
     chunk: int
@@ -96,7 +88,7 @@ class Responding:
 
     def run(self) -> Outcome:
         """The search; equal arguments give an equal outcome, however often it was interrupted."""
-        self._exact = [self._checked(self.full(chunk)) for chunk in range(max(self.options.pool, self._whole))]
+        self._exact = self._full_precision()
         self._tangent = Tangent(np.concatenate(self._exact[: self.options.pool]))
         done: list[Evaluation] = []
         for iteration, count in enumerate(self.options.genomes):
@@ -119,10 +111,14 @@ class Responding:
     def _whole(self) -> int:
         return self.images // self.chunk
 
-    def _checked(self, features: np.ndarray | None) -> np.ndarray:
-        if features is None:
+    def _full_precision(self) -> list[np.ndarray]:
+        """Features of all chunks that are looked at."""
+        chunks = [(EXACT, chunk) for chunk in range(max(self.options.pool, self._whole))]
+        found = self.journal.sample(chunks, self.features, images=self.chunk, spread=self.spread)
+        finite = [one for one in found if one is not None]
+        if len(finite) < len(found):
             raise DataError("full-precision images hold NaN or infinity: nothing can be compared with them")
-        return features
+        return finite
 
     def _next_chunk(self) -> int:
         self._turn += 1
@@ -137,9 +133,8 @@ class Responding:
 
     def _measure(self, wanted: Sequence[tuple[Genome, Sequence[int]]]) -> None:
         pairs = [(genome, chunk) for genome, chunks in wanted for chunk in chunks]
-        self.journal.sample(pairs, self.features, images=self.chunk, spread=self.spread)
-        for genome, chunk in pairs:
-            found = self.journal.features[genome, chunk]
+        made = self.journal.sample(pairs, self.features, images=self.chunk, spread=self.spread)
+        for (genome, chunk), found in zip(pairs, made, strict=True):
             if found is not None and (genome, chunk) not in self._shifts:
                 self._shifts[genome, chunk] = self._tangent(self._exact[chunk], found)
 

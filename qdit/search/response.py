@@ -25,6 +25,12 @@ EXPLAINED = 0.7
 
 ITERATIONS = 60
 
+FARTHEST = 6.0
+"""Largest change of a logarithm: beyond it covariances cannot be inverted."""
+
+LEAST_NOISE = 1e-6
+"""Of the mean square of the measurements: two equal images have none."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -40,21 +46,24 @@ class Response:
     def fit(cls, columns: np.ndarray, shifts: np.ndarray, noise: np.ndarray, prior: np.ndarray) -> "Response":
         """From `shifts` (N, D) with the variance `noise` (N,) of an element; `prior` (L,) are relative variances."""
         alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
-        start = np.log(prior / prior.sum() * EXPLAINED * np.trace(products) / products.size**0.5 / elements)
-        held = np.append(np.full(len(start), HELD), HELD_NOISE)
+        square = np.trace(products) / len(shifts) / elements or 1.0  # nothing moved: all genomes are alike
+        start = np.append(np.log(prior / prior.sum() * EXPLAINED * square), 0.0)
+        held = np.append(np.full(len(prior), HELD), HELD_NOISE)
+        noise = np.maximum(noise, LEAST_NOISE * square)
 
         def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
             """Negative log likelihood of the shifts with the prior of the variances, and its gradient."""
             variances, factor = np.exp(logarithms[:-1]), np.exp(logarithms[-1])
             covariance = alike @ variances + np.diag(factor * noise)
             inverse, (_, logarithm) = np.linalg.inv(covariance), np.linalg.slogdet(covariance)
-            away = logarithms - np.append(start, 0.0)
+            away = logarithms - start
             value = 0.5 * ((inverse * products).sum() + elements * logarithm + (held * away**2).sum())
             slope = 0.5 * (elements * inverse - inverse @ products @ inverse)
             layers = np.einsum("ij,ijl->l", slope, alike) * variances
             return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + held * away
 
-        found = minimize(loss, np.append(start, 0.0), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS}).x
+        near = list(zip(start - FARTHEST, start + FARTHEST, strict=True))
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x
         variances = np.exp(found[:-1])
         precision = np.linalg.inv(alike @ variances + np.diag(np.exp(found[-1]) * noise))
         weights = precision @ shifts

@@ -7,7 +7,7 @@ import pytest
 
 from qdit.errors import ConfigError, DataError
 from qdit.search.evolution import EvolutionOptions, Nursery, Outcome
-from qdit.search.feature_journal import FeatureJournal, Sampled
+from qdit.search.feature_journal import EXACT, FeatureJournal, Sampled
 from qdit.search.respond import Responding, ResponseOptions
 from qdit.search.space import Genome
 from tests.search.toys import SPACE
@@ -40,6 +40,8 @@ class Features:
 
     def __call__(self, pair: Sampled) -> np.ndarray | None:
         genome, chunk = pair
+        if genome == EXACT:
+            return self.full(chunk)
         self.asked.append(pair)
         if genome in self.broken:
             return None
@@ -52,9 +54,7 @@ def respond(
 ) -> Outcome:
     scores = np.outer((features.directions**2).sum(axis=1), np.array(SPACE.sizes) ** 2.0)
     with FeatureJournal(path, {"toy": seed}) as journal:
-        return Responding(
-            SPACE, options, scores, features, features.full, journal, images=IMAGES, chunk=CHUNK, seed=seed
-        ).run()
+        return Responding(SPACE, options, scores, features, journal, images=IMAGES, chunk=CHUNK, seed=seed).run()
 
 
 def loss(features: Features, genome: Genome) -> float:
@@ -103,7 +103,7 @@ def test_a_killed_search_goes_on_and_ends_the_same(tmp_path: Path, lines: int) -
     cut.write_bytes(b"".join(written[:lines]) + written[lines][:20])
     again = Features()
     assert respond(again, cut) == first
-    assert len(again.asked) == len(written) - lines
+    assert len(again.asked) == sum(b'"genome": []' not in line for line in written[lines:])
     assert cut.read_bytes() == whole.read_bytes()
 
 

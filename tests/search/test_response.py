@@ -70,6 +70,22 @@ def test_the_expectation_of_the_posterior_is_the_mean_and_the_variance() -> None
     np.testing.assert_allclose(model.squared_length(other), (mean**2).sum(axis=1) + ELEMENTS * left, rtol=1e-9)
 
 
+def test_measurements_without_noise_and_wild_ones_can_be_fitted() -> None:
+    world = World(4)
+    columns = world.genomes(5)
+    seen = world.shifts(columns)
+    assert np.isfinite(Response.fit(columns, seen, np.zeros(5), np.ones(LAYERS)).squared_length(columns)).all()
+    twice = np.repeat(columns[:1], 3, axis=0)
+    wild = np.array([seen[0], -1e3 * seen[0], seen[1]])
+    assert np.isfinite(Response.fit(twice, wild, np.zeros(3), np.ones(LAYERS)).squared_length(columns)).all()
+
+
+def test_where_nothing_moves_all_genomes_are_alike() -> None:
+    columns = World().genomes(6)
+    model = Response.fit(columns[:3], np.zeros((3, 4)), np.zeros(3), np.ones(LAYERS))
+    assert (model.squared_length(columns[:3]) < 1e-3 * model.squared_length(columns[3:]).min()).all()
+
+
 def test_similarity() -> None:
     found = similarity(np.array([[0, 1]]), np.array([[0, 1], [2, 1]]))
     np.testing.assert_array_equal(found, [[[1, 1], [SHARED, 1]]])
