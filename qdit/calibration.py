@@ -14,6 +14,7 @@ unconditional copies hold the tokens that stand for no text under the prompt's o
 """
 
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from qdit.errors import ConfigError, did_you_mean
 from qdit.models.dit import DiT
 from qdit.models.loading import load_model
 from qdit.models.network import Network
+from qdit.models.stdit3 import STDiT3
+from qdit.models.text_embeddings import TextEmbeddings, load_embeddings
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.precision import device_of, round_linears, torch_device
@@ -58,7 +61,9 @@ __all__ = [
 
 TRAJECTORY_BATCH = 16
 ELEMENTS = 1 << 24
-"""Elements of the tokens of all trajectories that run side by side: 56 images of DiT-XL/2 at 256×256, 14 at 512×512."""
+"""Elements of the tokens of all trajectories that run side by side: 56 images of DiT-XL/2 at 256×256, 14 at 512×512, 2
+clips of STDiT3 at 51×240×426.
+"""
 NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35)}
 """Mean and deviation as fractions of the number of steps: PTQ4DM's script, and the defaults of its code."""
 
@@ -97,8 +102,7 @@ def collect(
     """
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
-    if kind == "per-step":
-        samples = -(-samples // protocol.steps)
+    samples = trajectories(kind, samples, protocol)
     chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
     asked, schedule = draw_conditions(model, protocol, samples, text), schedule_of(protocol)
     found_x, step, index = record(model, kind, protocol, asked, chosen)
@@ -111,12 +115,18 @@ def collect(
     return with_unconditional(found, null_conditions(model, own)) if guided else found
 
 
-def together(model: Network, samples: int) -> int:
-    """How many trajectories run side by side; all of a video model's."""
-    if not isinstance(model, DiT):
-        return samples
-    config = model.config
-    return max(1, ELEMENTS // ((config.input_size // config.patch_size) ** 2 * config.hidden_size))
+def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
+    """How many trajectories give `samples` samples: in a `per-step` set each gives one at every step."""
+    return -(-samples // protocol.steps) if kind == "per-step" else samples
+
+
+def together(model: Network, protocol: AnyProtocol) -> int:
+    """How many trajectories run side by side."""
+    if isinstance(model, DiT):
+        tokens = model.config.tokens
+    else:
+        tokens = prod(model.grid(torch.Size(noise_shape(model.config, protocol)[1:])))
+    return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 
 
 def record(
@@ -128,7 +138,7 @@ def record(
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for samples in torch.arange(len(chosen)).split(together(model, len(chosen))):
+        for samples in torch.arange(len(chosen)).split(together(model, protocol)):
             own = tuple(part[samples] for part in conditions)
             for now, x in own_trajectory(model, kind, protocol, own, samples):
                 if now < 0:
@@ -152,6 +162,11 @@ def draw_conditions(model: Network, protocol: AnyProtocol, samples: int, text: T
         return (torch.from_numpy(draw.integers(model.config.num_classes, size=samples)),)
     if text is None or len(text[0]) == 0:
         raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
+    if (width := text[0].shape[2]) != model.config.text_width:
+        raise ConfigError(
+            f"calibration: texts are {width} wide, the model takes {model.config.text_width}; give the tokens of its"
+            " own text encoder (--text-embeddings), or none for a model of the mini video world"
+        )
     rows = torch.arange(samples) % len(text[0])
     return text[0][rows], text[1][rows].bool()
 
@@ -199,6 +214,12 @@ def null_conditions(model: Network, conditions: tuple[Tensor, ...]) -> tuple[Ten
     return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
 
 
+def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
+    """Tokens and mask of `count` prompts, or all, evenly spaced: suites list the prompts of one dimension together."""
+    chosen = np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
+    return embeddings.batch([embeddings.prompts[index] for index in chosen])
+
+
 def calibrate_weights_file(
     weights: Path,
     out: Path,
@@ -207,9 +228,16 @@ def calibrate_weights_file(
     *,
     samples: int,
     text: Text | None = None,
+    embeddings: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """The step weights → calibration set, computed on `device` (`cpu` or `cuda:N`); `text` for a video model."""
-    dtype = protocol.dtype if isinstance(protocol, Protocol) else "float32"
-    model = prepare_inference(round_linears(load_model(weights).to(torch_device(device)), dtype))
+    """The step weights → calibration set, computed on `device` (`cpu` or `cuda:N`).
+
+    A video model takes its prompts in turn from `text`, or from a file of `embeddings`, spread over it.
+    """
+    model = load_model(weights)
+    if embeddings is not None and isinstance(model, STDiT3):
+        own = load_embeddings(embeddings, width=model.config.text_width, most=model.config.text_tokens)
+        text = spread_prompts(own, trajectories(kind, samples, protocol))
+    model = prepare_inference(round_linears(model.to(torch_device(device)), protocol.dtype))
     save_calibration(out, collect(model, kind, protocol, samples=samples, text=text), protocol)

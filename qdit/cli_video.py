@@ -14,6 +14,7 @@ MODEL = "stdit3-moving-digits"
 Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
 
 app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
+app.command("embed")(cli_video_steps.embed)
 app.command("calibrate")(cli_video_steps.calibrate)
 app.command("sample")(cli_video_steps.sample)
 app.command("score")(cli_video_steps.score)

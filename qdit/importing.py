@@ -10,23 +10,26 @@ from qdit.fetch import check_whole
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.npz import stream_member
 from qdit.metrics.reference import import_adm_reference, save_reference
-from qdit.models.config import DiTConfig
-from qdit.models.loading import load_dit, save_model
+from qdit.models.loading import load_dit, load_model, save_model
+from qdit.models.network import config_class, require_stdit3
 
 
-def import_weights_file(source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None) -> None:
+def import_weights_file(
+    source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None, family: str = "dit"
+) -> None:
     """Official weights (or a diffusers folder) → our format, with their name and digest in its metadata.
 
-    `shape` says what differs from DiT-XL/2 at 256×256. CheckpointError for a missing, damaged or other file, and for
-    weights of another shape.
+    `shape` says what differs from DiT-XL/2 at 256×256 or, of the family `stdit3`, from Open-Sora 1.2's. CheckpointError
+    for a missing, damaged or other file, and for weights of another shape, ConfigError for those of another family.
     """
+    kind = config_class(family)
     try:
-        expected = DiTConfig(**shape)
+        expected = kind(**shape)
     except TypeError as problem:
-        raise ConfigError(f"--shape {dict(shape)}: {problem}; allowed are the fields of DiTConfig") from None
+        raise ConfigError(f"--shape {dict(shape)}: {problem}; allowed are the fields of {kind.__name__}") from None
     if not source.is_dir() or sha256 is not None:
         check_whole(source, sha256)
-    model = load_dit(source)
+    model = load_dit(source) if family == "dit" else require_stdit3(load_model(source), where=str(source))
     wrong = {
         name: (value, getattr(expected, name))
         for name, value in model.config.to_dict().items()

@@ -7,6 +7,7 @@ of that device; the values are the CPU's.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ class Pretending(TorchDispatchMode):
 
 
 def tensor(data: Any, *, make: Any = torch.tensor, device: Any = None, **options: Any) -> Tensor:
-    """`torch.tensor`, which makes empty tensors of the device itself."""
+    """`torch.tensor` (or `as_tensor`), which makes empty tensors of the device itself."""
     made: Tensor = make(data, **options)
     return made if device is None else made.to(device)
 
@@ -93,6 +94,7 @@ def pretended_gpu() -> Iterator[torch.device]:
     try:
         with pytest.MonkeyPatch.context() as patch, Pretending():
             patch.setattr(torch, "inference_mode", torch.no_grad)
+            patch.setattr(torch, "as_tensor", partial(tensor, make=torch.as_tensor))
             patch.setattr(torch, "tensor", tensor)
             yield GPU
     finally:

@@ -5,10 +5,22 @@ import dataclasses
 import pytest
 import torch
 
+from qdit import calibration
 from qdit.artifacts import save_tensors
-from qdit.calibration import KINDS, chosen_steps, collect, load_calibration, save_calibration
+from qdit.calibration import (
+    KINDS,
+    chosen_steps,
+    collect,
+    load_calibration,
+    save_calibration,
+    spread_prompts,
+    together,
+    trajectories,
+)
 from qdit.calibration_set import schedule_of
 from qdit.errors import ConfigError, DataError, Unsupported
+from qdit.models.stdit3 import STDiT3, STDiT3Config
+from qdit.models.text_embeddings import join
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.rectified_flow import FlowProtocol, flow_trajectory, guided_velocity
 from qdit.seeds import Purpose, normal
@@ -136,3 +148,26 @@ def test_models_protocols_and_texts_that_do_not_fit_are_refused():
         collect(random_dit(), "ndtc", GUIDED, samples=2)
     with pytest.raises(ConfigError, match="found no prompts"):
         collect(random_stdit3(CONFIG), "ndtc", GUIDED, samples=2)
+    with pytest.raises(ConfigError, match="texts are 11 wide, the model takes 12"):
+        collect(random_stdit3(CONFIG), "ndtc", GUIDED, samples=2, text=(text()[0][..., :11], text()[1]))
+
+
+def test_so_many_trajectories_run_side_by_side_as_their_tokens_allow(monkeypatch):
+    with torch.device("meta"):
+        full = STDiT3(STDiT3Config())
+    assert together(full, FlowProtocol()) == 2
+    whole = collected("ndtc")
+    monkeypatch.setattr(calibration, "ELEMENTS", 2 * 2 * 2 * 3 * 24)  # of two clips of 12 tokens
+    assert together(random_stdit3(CONFIG), GUIDED) == 2
+    parts = collected("ndtc")
+    torch.testing.assert_close(parts.x, whole.x, rtol=1e-4, atol=1e-4)
+    assert torch.equal(parts.timestep, whole.timestep)
+
+
+def test_prompts_of_embeddings_are_spread_over_the_suite():
+    tokens = [torch.full((1 + index % 3, 12), float(index)) for index in range(9)]
+    embeddings = join([f"prompt {index}" for index in range(9)], tokens)
+    found, mask = spread_prompts(embeddings, 3)
+    assert found[:, 0, 0].tolist() == [0, 4, 8] and mask.sum(dim=1).tolist() == [1, 2, 3]
+    assert spread_prompts(embeddings, 20)[0][:, 0, 0].tolist() == list(range(9))
+    assert trajectories("per-step", 9, GUIDED) == 3 and trajectories("ndtc", 9, GUIDED) == 9

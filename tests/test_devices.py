@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from qdit.calibration import collect
 from qdit.method import quantize_model, registry
@@ -13,9 +14,14 @@ from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
+from qdit.sampling.rectified_flow import FlowProtocol
 from qdit.sampling.run import sample_images
+from qdit.sampling.video_decoding import ClipDecoder
+from qdit.sampling.video_run import clips_of
 from tests.pretended_gpu import OnGpu, pretended_gpu
+from tests.small_latent_video import LATENT_VIDEO, random_vae
 from tests.small_models import calibration_set, random_dit
+from tests.small_video_models import random_stdit3, video_inputs
 
 PROTOCOL = Protocol("ddpm", 4, 1.5, 0)
 CHEAP: Mapping[str, Mapping[str, Any]] = {
@@ -51,6 +57,33 @@ def test_calibration_data_do_not_depend_on_the_place(kind: str) -> None:
     torch.testing.assert_close(there.x, here.x, rtol=1e-3, atol=1e-2)  # of images that reach hundreds
     assert type(there.x) is torch.Tensor
     assert torch.equal(there.timestep, here.timestep) and torch.equal(there.label, here.label)
+
+
+def test_clips_of_a_model_of_latents_are_made_and_decoded_there() -> None:
+    flow = FlowProtocol(frames=6, height=16, width=24, fps=8, steps=2, cfg_scale=3.0, shift=1.5)
+    text, mask = video_inputs(LATENT_VIDEO, count=2)[2:]
+
+    def made(device: torch.device) -> Tensor:
+        model = prepare_inference(random_stdit3(LATENT_VIDEO).to(device))
+        decoder = ClipDecoder(random_vae().to(device), 6, device=device)
+        return clips_of(model, flow, [("a", 0), ("b", 0)], range(2), texts=lambda _: (text, mask), decoder=decoder)
+
+    here = made(torch.device("cpu"))
+    with pretended_gpu() as gpu:
+        there = made(gpu)
+    assert type(there) is torch.Tensor and there.shape == (2, 3, 6, 16, 24)
+    assert (there.int() - here.int()).abs().max() <= 1
+
+
+def test_calibration_data_of_clips_do_not_depend_on_the_place() -> None:
+    flow = FlowProtocol(frames=6, height=16, width=24, fps=8, steps=2, cfg_scale=3.0, shift=1.5)
+    text = video_inputs(LATENT_VIDEO, count=2)[2:]
+    here = collect(random_stdit3(LATENT_VIDEO), "ndtc", flow, samples=3, text=text)
+    with pretended_gpu() as gpu:
+        there = collect(random_stdit3(LATENT_VIDEO).to(gpu), "ndtc", flow, samples=3, text=text)
+    torch.testing.assert_close(there.x, here.x, rtol=1e-3, atol=1e-3)
+    assert type(there.x) is torch.Tensor
+    assert all(torch.equal(*pair) for pair in zip(there.conditions, here.conditions, strict=True))
 
 
 def cases() -> Iterator[Any]:

@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from qdit import importing
-from qdit.artifacts import load_tensors, sha256_file
+from qdit.artifacts import load_tensors, save_tensors, sha256_file
 from qdit.errors import CheckpointError, ConfigError, DataError, QditError
 from qdit.importing import import_reference_file, import_weights_file
 from qdit.metrics.features import Features
 from qdit.metrics.reference import load_reference
+from qdit.models.config import STDiT3Config
 from qdit.models.dit import DiTConfig
-from qdit.models.loading import load_dit, to_diffusers
+from qdit.models.loading import load_dit, load_model, to_diffusers
+from tests.small_latent_video import LATENT_VIDEO
 from tests.small_models import inputs, random_dit
+from tests.small_video_models import random_stdit3, video_inputs
 
 SMALL = DiTConfig(input_size=8, in_channels=4, hidden_size=48, depth=2, num_heads=2, num_classes=10)
 SHAPE = {name: value for name, value in SMALL.to_dict().items() if value != getattr(DiTConfig(), name)}
@@ -48,6 +51,28 @@ def test_a_diffusers_folder_is_converted_too(tmp_path: Path) -> None:
     x, t, y = inputs(SMALL)
     with torch.no_grad():
         assert torch.equal(load_dit(tmp_path / "ours.safetensors")(x, t, y), random_dit(SMALL)(x, t, y))
+
+
+def test_a_video_model_is_converted_and_checked_like_an_image_model(tmp_path: Path) -> None:
+    source, out = tmp_path / "model.safetensors", tmp_path / "ours.safetensors"
+    save_tensors(source, random_stdit3(LATENT_VIDEO).state_dict())
+    shape = {name: value for name, value in LATENT_VIDEO.to_dict().items() if value != getattr(STDiT3Config(), name)}
+    del shape["base_size"]  # which no tensor shows
+    import_weights_file(source, out, shape=shape, sha256=sha256_file(source), family="stdit3")
+    x, t, text, mask = video_inputs(LATENT_VIDEO, size=(2, 4, 6))
+    with torch.no_grad():
+        assert torch.equal(load_model(out)(x, t, text, mask), load_model(source)(x, t, text, mask))
+    assert load_tensors(out)[1]["source"] == {"name": "model.safetensors", "sha256": sha256_file(source)}
+    for family, given, error, words in [
+        ("stdit3", {}, CheckpointError, "weights of another model, with hidden_size 24 instead of 1152"),
+        ("stdit3", {"input_size": 8}, ConfigError, "allowed are the fields of STDiT3Config"),
+        ("dit", {}, ConfigError, "holds a video model"),
+        ("unet", {}, ConfigError, "allowed are dit, stdit3"),
+    ]:
+        with pytest.raises(error, match=words) as raised:
+            import_weights_file(source, tmp_path / "no.safetensors", shape=given, sha256=None, family=family)
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 @pytest.mark.parametrize("problem", ["missing", "empty", "truncated", "wrong hash", "another model", "unknown key"])

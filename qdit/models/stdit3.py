@@ -174,7 +174,8 @@ class STDiT3(nn.Module):
         frames, rows, columns = self.grid(x.shape[2:])
         added = (rows * config.patch_size - x.shape[3], columns * config.patch_size - x.shape[4])
         padding = (0, added[1], 0, added[0], 0, frames * config.frame_patch - x.shape[2])
-        tokens = self.x_embedder(F.pad(x, padding) if any(padding) else x)
+        # Under autocast the convolution's output is in half precision; the sum over the blocks is not.
+        tokens = self.x_embedder(F.pad(x, padding) if any(padding) else x).to(x.dtype)
         area = pixels(height, x.shape[3] * config.pixels_per_cell) * pixels(width, x.shape[4] * config.pixels_per_cell)
         tokens = tokens + spatial_positions(config.hidden_size, rows, columns, area**0.5 / config.base_size).to(tokens)
         if config.frame_positions:

@@ -5,6 +5,7 @@ encoder sees at most 300 tokens, of which the valid ones are kept. transformers 
 optional extra: nothing else in this package uses them.
 """
 
+import shutil
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from qdit.artifacts import load_tensors, sha256_file, sha256_json
+from qdit.digest import code_digest
 from qdit.errors import CheckpointError, ConfigError, DataError, Unsupported
 from qdit.models.state import one_line
 from qdit.models.text_embeddings import TextEmbeddings, join, save_embeddings
 
 SUFFIX = " aesthetic score: 6.5."
 MOST_TOKENS = 300
+PART = 64
+"""Prompts whose embeddings are written at a time; an embedding that was stopped goes on after the last part."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Precisions of the encoder; T5's activations are beyond the range of float16."""
 PACKAGES = {"transformers": "transformers", "sentencepiece": "sentencepiece", "bs4": "beautifulsoup4", "ftfy": "ftfy"}
 """Module → package of the optional extra `video`."""
 
@@ -43,6 +50,12 @@ def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
     return texts
 
 
+def encoder_folders(folder: Path) -> tuple[Path, Path]:
+    """Folders of the tokenizer and of the encoder, which may be one."""
+    split = (folder / "text_encoder").is_dir()
+    return (folder / "tokenizer", folder / "text_encoder") if split else (folder, folder)
+
+
 def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
     """(tokenizer, encoder in eval mode) from folders `tokenizer` and `text_encoder`, or from one folder with both.
 
@@ -52,8 +65,7 @@ def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfl
     require_packages()
     from transformers import AutoTokenizer, T5EncoderModel
 
-    split = (folder / "text_encoder").is_dir()
-    of_tokenizer, of_encoder = (folder / name if split else folder for name in ("tokenizer", "text_encoder"))
+    of_tokenizer, of_encoder = encoder_folders(folder)
     if not (of_encoder / "config.json").is_file():
         raise CheckpointError(
             f"{of_encoder}: no config.json; give the folder of a T5 encoder in safetensors, for example that of"
@@ -69,6 +81,12 @@ def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfl
     return tokenizer, encoder.to(device).eval()
 
 
+def require_distinct(prompts: Sequence[str]) -> None:
+    """Raise ConfigError for a prompt that stands twice."""
+    if doubled := sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}):
+        raise ConfigError(f"prompt {doubled[0]!r:.120} stands more than once in the suite; give each prompt once")
+
+
 def embed(
     prompts: Sequence[str], texts: Sequence[str], tokenizer: Any, encoder: Any, *, batch: int = 8
 ) -> TextEmbeddings:
@@ -76,10 +94,9 @@ def embed(
 
     Rows are padded to the longest of a batch and not to 300: the encoder's attention ignores padding.
     """
-    if doubled := sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}):
-        raise ConfigError(f"prompt {doubled[0]!r:.120} stands more than once in the suite; give each prompt once")
+    require_distinct(prompts)
     rows: list[Tensor] = []
-    for start in tqdm(range(0, len(texts), batch), desc="text embeddings", unit="batch", mininterval=1):
+    for start in range(0, len(texts), batch):
         given = tokenizer(list(texts[start : start + batch]), padding=True, return_tensors="pt")
         mask = given["attention_mask"].to(encoder.device)
         lengths = mask.sum(dim=1).tolist()
@@ -92,9 +109,51 @@ def embed(
     return join(prompts, rows)
 
 
-def embed_suite(prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu") -> None:
-    """The step prompts (+ T5 in `folder`) → one file of embeddings, in bfloat16."""
-    tokenizer, encoder = load_t5(folder, device=device)
+def encoder_sha256(folder: Path) -> str:
+    """Digest of all files of an encoder and its tokenizer; CheckpointError if there are none."""
+    places = dict.fromkeys(encoder_folders(folder))
+    files = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.name[0] != "."]
+    if not files:
+        raise CheckpointError(f"{folder}: no such folder of a T5 encoder; `qdit fetch` with its profile downloads one")
+    return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
+
+
+def embed_suite(
+    prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu", dtype: str = "bfloat16"
+) -> None:
+    """The step prompts (+ T5 in `folder`) → one file of embeddings, in the encoder's precision.
+
+    Parts of it lie in `<out>.parts` until all are there; those of the same prompts, encoder, precision and kind of
+    device are kept. Raises ConfigError for another precision or a prompt that stands twice.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r}: allowed for T5 are {', '.join(DTYPES)}")
+    require_distinct(prompts)
     texts = cleaned(prompts)
-    record = {"encoder": folder.name, "suffix": SUFFIX, "texts": texts}
-    save_embeddings(out, embed(prompts, texts, tokenizer, encoder), record)
+    record = {"encoder": folder.name, "encoder_sha256": encoder_sha256(folder), "suffix": SUFFIX, "dtype": dtype}
+    key = sha256_json(
+        {**record, "texts": texts, "device": device.partition(":")[0], "code": code_digest("qdit.models.text_encoder")}
+    )
+    parts = out.with_name(f"{out.name}.parts") / key[:16]
+    loaded: tuple[Any, Any] | None = None
+    found: list[TextEmbeddings] = []
+    for start in tqdm(range(0, len(prompts), PART), desc="text embeddings", unit="part", mininterval=1):
+        path, part = parts / f"{start:05d}.safetensors", slice(start, start + PART)
+        own = read_part(path, prompts[part])
+        if own is None:
+            loaded = loaded or load_t5(folder, device=device, dtype=DTYPES[dtype])
+            own = embed(prompts[part], texts[part], *loaded)
+            save_embeddings(path, own, record)
+        found.append(own)
+    whole = join(prompts, [one.of(prompt) for one in found for prompt in one.prompts])
+    save_embeddings(out, whole, {**record, "texts": texts})
+    shutil.rmtree(parts.parent)
+
+
+def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
+    """The embeddings of these prompts that an earlier call wrote, if it did and the file is whole."""
+    try:
+        tensors, _ = load_tensors(path)
+        return TextEmbeddings(tuple(prompts), tensors["tokens"], tensors["lengths"])
+    except CheckpointError:
+        return None

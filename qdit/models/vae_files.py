@@ -1,8 +1,10 @@
 """The files of a VAE and their digest, without torch: evaluating names a decoder and never loads it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from qdit.artifacts import sha256_file, sha256_json
+from qdit.errors import CheckpointError
 from qdit.models.manifest import check_file
 
 
@@ -16,3 +18,24 @@ def vae_sha256(weights: Path) -> str:
     for path in (weights, config_path(weights)):
         check_file(path)
     return sha256_json({"weights": sha256_file(weights), "config": sha256_file(config_path(weights))})
+
+
+def video_vae_files(path: Path) -> Iterator[Path]:
+    """The files of a video VAE: one of weights, or those of a published folder."""
+    if not path.is_dir():
+        check_file(path)
+        yield path
+        return
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{path}: holds no .safetensors; give the VAE's file of weights, or its whole folder")
+    yield from files
+
+
+def video_vae_sha256(path: Path) -> str:
+    """Digest of a video VAE, whose configuration its file holds or Open-Sora's fixes; CheckpointError if it is missing.
+
+    A folder has the digest of the one file in it.
+    """
+    digests = [sha256_file(file) for file in video_vae_files(path)]
+    return digests[0] if len(digests) == 1 else sha256_json(digests)

@@ -4,16 +4,16 @@ Key names are those of hpcai-tech/OpenSora-VAE-v1.2 (`spatial_vae.module.…`, `
 latents is 0.18215, not SDXL's own 0.13025 (spec/models_metrics.md §3.2). Quantization leaves the VAE alone.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import load_tensors
-from qdit.errors import DataError
+from qdit.artifacts import load_tensors, save_tensors
+from qdit.errors import CheckpointError, DataError
 from qdit.models.diffusers_format import read_weights
 from qdit.models.manifest import check_file
 from qdit.models.state import load_strictly
@@ -22,6 +22,9 @@ from qdit.models.video_vae_temporal import TemporalConfig, TemporalVAE
 
 SPATIAL_FACTOR = 0.18215
 """Multiplies the 2-D latents; hard-coded in the original."""
+
+CONFIG_KEY = "video_vae"
+"""Metadata key of the configuration in our files; without it a file is Open-Sora's."""
 
 SHIFT = (-0.10, 0.34, 0.27, 0.98)
 SCALE = (3.85, 2.32, 2.33, 3.06)
@@ -152,18 +155,42 @@ class VideoVAE(nn.Module):
         )
 
 
+def save_video_vae(path: Path, vae: VideoVAE) -> None:
+    """Write a VAE as one safetensors file that holds its configuration."""
+    save_tensors(path, vae.state_dict(), {CONFIG_KEY: asdict(vae.config)})
+
+
+def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
+    """Configuration that a file of ours holds; Open-Sora's for any other."""
+    if not isinstance(metadata, Mapping) or CONFIG_KEY not in metadata:
+        return VideoVAEConfig()
+    try:
+        values = dict(metadata[CONFIG_KEY])
+        temporal = {name: frozen(value) for name, value in dict(values.pop("temporal")).items()}
+        own = {name: frozen(value) for name, value in values.items()}
+        return VideoVAEConfig(temporal=TemporalConfig(**temporal), **own)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise CheckpointError(f"{path}: its configuration is none of a video VAE ({problem}); save it again") from None
+
+
+def frozen(value: Any) -> Any:
+    """A JSON list as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def load_video_vae(path: Path, config: VideoVAEConfig | None = None) -> VideoVAE:
     """VAE in eval mode and float32 from the official folder or one safetensors file.
 
-    Raises CheckpointError unless it holds exactly the tensors of the configuration, all finite. `shift` and `scale`
-    may be missing: the configuration fixes them.
+    Without `config` it is that of the file, Open-Sora's where the file holds none. Raises CheckpointError unless the
+    file holds exactly the tensors of the configuration, all finite. `shift` and `scale` may be missing: the
+    configuration fixes them.
     """
-    config = VideoVAEConfig() if config is None else config
     if path.is_dir():
-        state = read_weights(path, WEIGHTS_FILE, INDEX_FILE)
+        state, metadata = read_weights(path, WEIGHTS_FILE, INDEX_FILE), None
     else:
         check_file(path)
-        state = load_tensors(path)[0]
+        state, metadata = load_tensors(path)
+    config = stored_config(path, metadata) if config is None else config
     shape = config.temporal
     for name, values in (("shift", SHIFT), ("scale", SCALE)):
         state.setdefault(name, torch.tensor(values[: shape.channels]).view(1, -1, 1, 1, 1))

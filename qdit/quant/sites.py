@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def in_float32(activation: Activation, x: Tensor) -> Tensor:
     """The quantizer's output; an input in half precision is made float32 first, so that codes mean the same there."""
-    return activation(x.float() if x.dtype == torch.float16 else x)
+    return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
 class QuantizedLinear(nn.Module):

@@ -141,7 +141,7 @@ def printed_mb(size_mb: float) -> int:
 
 
 def size_predicted_mb(
-    config: DiTConfig,
+    config: DiTConfig | STDiT3Config,
     *,
     weight_bits: int,
     group_sizes: GroupSizes = None,
@@ -152,7 +152,7 @@ def size_predicted_mb(
     """Size of the tensors of a checkpoint: packed codes and 4 bytes per group of the layers with these roles, the rest
     in `float_bits`; with the position embedding if `positions`. Activation quantizers and file headers are not counted.
     """
-    shape = dit_shape(config)
+    shape = shape_of(config)
     chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION else []
     rest = shape.parameters + (shape.positions if positions else 0)
     packed = 0

@@ -13,9 +13,10 @@ from qdit.quant.checkpoint import Checkpoint, load_checkpoint
 from qdit.quant.integer import integer_backend, kernels_sha256, prepare_integer
 from qdit.quant.sites import prepare_inference
 from qdit.sampling import run
+from qdit.sampling.chunks import Mode
 from qdit.sampling.protocol import Protocol
 
-INTEGER = run.Mode(
+INTEGER = Mode(
     "integer",
     prepare_integer,
     integer_backend,

@@ -1,8 +1,8 @@
-"""Where and in which precision a network is evaluated: device, float16 linears, and what then computes.
+"""Where and in which precision a network is evaluated: device, half-precision linears, and what then computes.
 
-In float16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision: weights
-are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made float32
-first) and the sampler stay float32.
+In float16 or bfloat16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision:
+weights are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made
+float32 first) and the sampler stay float32.
 """
 
 import os
@@ -18,7 +18,7 @@ from qdit.quant.sites import QuantizedLinear
 
 M = TypeVar("M", bound=nn.Module)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """By the names that flags and profiles have for them."""
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def in_dtype(model: Callable[..., Tensor], dtype: str) -> Callable[..., Tensor]:
     if dtype == "float32":
         return model
 
-    def evaluate(x: Tensor, *rest: Tensor) -> Tensor:
+    def evaluate(x: Tensor, *rest: Tensor | float) -> Tensor:
         with torch.autocast(x.device.type, dtype=DTYPES[dtype]):
             return model(x, *rest).float()
 

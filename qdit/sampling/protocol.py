@@ -1,5 +1,6 @@
 """What is sampled and how: the part of a setting that decides every image."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from qdit.sampling.schedule import TRAINING_STEPS
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "float16")
 NO_DECODER = "none"
+USUAL = {"dtype": "float32", "decoder": NO_DECODER}
+"""What a protocol says only where it is otherwise."""
 
 
 def decoder_name(vae: Path | None) -> str:
@@ -51,5 +54,13 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
-        usual = {"dtype": "float32", "decoder": NO_DECODER}
-        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        return without_usual(asdict(self))
+
+    def unusual(self) -> dict[str, str]:
+        """Precision and decoder, where they are not the usual ones."""
+        return {name: value for name, value in self.to_dict().items() if name in USUAL}
+
+
+def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a protocol without those that go without saying."""
+    return {name: value for name, value in values.items() if USUAL.get(name) != value}

@@ -8,7 +8,7 @@ float64, clips float32. Like the other samplers this one is a generator over the
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from qdit.errors import ConfigError
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3 import STDiT3
 from qdit.sampling.noise import initial_noise
+from qdit.sampling.precision import DTYPES, in_dtype
+from qdit.sampling.protocol import NO_DECODER, USUAL, without_usual
 from qdit.sampling.samplers import Correction
 
 TRAINING_STEPS = 1000
@@ -55,7 +57,9 @@ class FlowProtocol:
     """What is sampled and how: clip, steps, guidance scale, root seed; the defaults are Open-Sora 1.2's.
 
     `height` and `width` are in pixels. Without `shift` the timesteps are shifted by `timestep_shift` of the clip.
-    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model.
+    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model. `dtype` is the precision of the
+    network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its digest
+    (`video_decoder_name`).
     """
 
     frames: int = 51
@@ -66,6 +70,8 @@ class FlowProtocol:
     cfg_scale: float = 7.0
     shift: float | None = None
     seed: int = 0
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    decoder: str = NO_DECODER
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width", "fps"):
@@ -77,6 +83,8 @@ class FlowProtocol:
             raise ConfigError(f"cfg_scale {self.cfg_scale}: must be a number ≥ 0 (1.0 means no guidance)")
         if self.shift is not None and not self.shift > 0:
             raise ConfigError(f"shift {self.shift}: must be a number > 0 (1.0 leaves the timesteps evenly spaced)")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype {self.dtype!r}: allowed are {', '.join(DTYPES)}")
         _ = self.timesteps
 
     @property
@@ -91,8 +99,12 @@ class FlowProtocol:
         return flow_timesteps(self.steps, shift)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
-        return asdict(self)
+        """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
+        return without_usual(asdict(self))
+
+    def unusual(self) -> dict[str, str]:
+        """Precision and decoder, where they are not the usual ones."""
+        return {name: value for name, value in self.to_dict().items() if name in USUAL}
 
 
 def clip_size(config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, int, int]:
@@ -108,14 +120,16 @@ def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowPro
     """Velocity for clips of the given texts (N, L, text_width) with masks (N, L), guided if the protocol says so.
 
     v = v_null + cfg_scale (v_text − v_null), where the branch without text has the prompt's own mask, as in the
-    original. The branches run one after the other: half as many rows stay in a CPU's cache. Output float32.
+    original. The branches run one after the other: half as many rows stay in a CPU's cache. Output float32. A model
+    that was made half precision as a whole takes its inputs so; under a protocol's own precision they stay float32.
     """
-    channels, dtype = model.config.in_channels, model.x_embedder.proj.weight.dtype
+    channels, network = model.config.in_channels, in_dtype(model, protocol.dtype)
+    dtype = model.x_embedder.proj.weight.dtype if protocol.dtype == "float32" else torch.float32
     null = model.null_text(*text.shape[:2])
     sizes = (float(protocol.fps), float(protocol.height), float(protocol.width))
 
     def branch(x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
-        output: Tensor = model(x.to(dtype), timestep, tokens, mask, *sizes)
+        output: Tensor = network(x.to(dtype), timestep, tokens, mask, *sizes)
         return output[:, :channels].float()
 
     def guided(x: Tensor, timestep: Tensor) -> Tensor:

@@ -1,54 +1,27 @@
-"""Sample chunks: fixed batches of images, one file each, the same bits whoever computes them.
+"""Sample chunks of images: fixed batches, one file each, the same bits whoever makes them (`qdit.sampling.chunks`)."""
 
-A chunk is always one batch of its fixed size (the last one padded with images that are then dropped). A job
-computes a shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job
-goes on where it was. Which GPU computes is no part of the key.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from qdit.artifacts import load_arrays, save_arrays, sha256_file, sha256_json, write_json
+from qdit.artifacts import sha256_json
 from qdit.digest import code_digest
 from qdit.disk import require_room
-from qdit.errors import ConfigError, DataError, QditError, Unsupported
-from qdit.failure import Failure, recording, say
-from qdit.kernels.simulated import backend
+from qdit.errors import DataError
+from qdit.failure import Failure, recording
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import load_checkpoint
-from qdit.quant.folder import checkpoint_sha256, read_failure
-from qdit.quant.sites import prepare_inference
+from qdit.quant.folder import checkpoint_sha256
+from qdit.sampling.chunks import SIMULATE, Arrays, Mode, Shard, handed_on, is_of_the_model, make_chunks
 from qdit.sampling.decoding import PIXELS, Decoder, load_decoder
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
-from qdit.sampling.precision import CPU, backend_on, device_of, kind_of_backend, round_linears, torch_device
+from qdit.sampling.precision import CPU, device_of, round_linears, torch_device
 from qdit.sampling.protocol import Protocol, decoder_name
 from qdit.sampling.samplers import Correction, sample
 from qdit.sampling.schedule import respaced
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How a quantized model computes: its name, what makes a loaded model ready, which kernel backend then runs.
-
-    `identity` is what the images of this mode depend on besides that.
-    """
-
-    name: str
-    prepare: Callable[[DiT], DiT]
-    backend: Callable[[], str]
-    identity: Mapping[str, str] = field(default_factory=dict)
-
-
-SIMULATE = Mode("simulate", prepare_inference, backend)
-"""Quantize-dequantize in floating point; the other mode is in `qdit.sampling.integer`."""
 
 
 def sample_images(
@@ -74,22 +47,6 @@ def sample_images(
     return x0.float().cpu(), asked.cpu()
 
 
-def chunk_path(folder: Path, chunk: int) -> Path:
-    """File of one chunk."""
-    return folder / f"{chunk:05d}.npz"
-
-
-def is_current(path: Path, key: str, count: int) -> bool:
-    """Whether a chunk file is whole, was made for this key and holds `count` images."""
-    if not path.exists():
-        return False
-    try:
-        arrays = load_arrays(path)
-        return str(arrays["key"]) == key and len(arrays["images"]) == len(arrays["labels"]) == count
-    except (DataError, KeyError):
-        return False
-
-
 def sample_shard(
     model: DiT,
     correction: Correction | None,
@@ -109,49 +66,17 @@ def sample_shard(
     `key` identifies everything the images depend on; it is stored in each chunk. `decoder` makes images of x_0.
     Raises ConfigError for counts below one or a shard beyond the last.
     """
-    if images < 1 or chunk < 1 or chunks_per_shard < 1:
-        raise ConfigError(
-            f"images {images}, chunk {chunk}, chunks_per_shard {chunks_per_shard}: each must be at least 1"
-        )
-    chunks = range(shard * chunks_per_shard, min((shard + 1) * chunks_per_shard, -(-images // chunk)))
-    if shard < 0 or not chunks:
-        last = -(-images // (chunk * chunks_per_shard)) - 1
-        raise ConfigError(f"shard {shard}: {images} images in chunks of {chunk} have shards 0 to {last}")
-    for number in tqdm(chunks, desc=f"sampling shard {shard}", unit="chunk", mininterval=1):
-        path = chunk_path(folder, number)
-        first = number * chunk
-        count = min(chunk, images - first)
-        if not is_current(path, key, count):
-            x0, asked = sample_images(model, protocol, range(first, first + chunk), correction=correction)
-            save_chunk(path, x0[:count], asked[:count], first, key, decoder)
-    listed = [{"file": p.name, "sha256": sha256_file(p)} for p in (chunk_path(folder, n) for n in chunks)]
-    listing = {"key": key, "images": images, "chunk": chunk, "chunks": listed}
-    return write_shard(folder, shard, mode, listing | decoded(protocol), device=device_of(model))
+    part = Shard(images, chunk, shard, chunks_per_shard)
 
+    def make(path: Path, batch: range, count: int) -> Arrays:
+        x0, asked = sample_images(model, protocol, batch, correction=correction)
+        if not torch.isfinite(x0[:count]).all():
+            raise DataError(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
+        return {"images": decoder(x0[:count]).numpy(), "labels": asked[:count].numpy()}
 
-def decoded(protocol: Protocol) -> dict[str, str]:
-    """What the list of a shard says besides of precision and decoder, where they are not the usual ones."""
-    return {name: value for name, value in protocol.to_dict().items() if name in ("dtype", "decoder")}
-
-
-def write_shard(folder: Path, shard: int, mode: Mode, listing: dict[str, Any], *, device: torch.device = CPU) -> Path:
-    """Write the list of a shard's chunks."""
-    path = folder / f"shard-{shard:03d}.json"
-    write_json(path, {**listing, "mode": mode.name, "backend": backend_on(device, mode.backend)})
-    return path
-
-
-def save_chunk(path: Path, x0: Tensor, asked: Tensor, first: int, key: str, decoder: Decoder = PIXELS) -> None:
-    """One chunk file; images that are not finite are an error, not a picture."""
-    if not torch.isfinite(x0).all():
-        raise DataError(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
-    arrays = {
-        "images": decoder(x0).numpy(),
-        "labels": asked.numpy(),
-        "first": np.int64(first),
-        "key": np.array(key),
-    }
-    save_arrays(path, arrays)
+    made = make_chunks(part, folder, key, ("images", "labels"), make)
+    listing = {**part.listing(key), "chunks": made, **protocol.unusual()}
+    return part.write(folder, mode, listing, device=device_of(model))
 
 
 def run_key(
@@ -166,7 +91,7 @@ def run_key(
             "checkpoint": checkpoint_sha256(checkpoint),
             "protocol": protocol.to_dict(),
             "chunk": chunk,
-            "mode": {"name": mode.name, "backend": kind_of_backend(device, mode.backend), **mode.identity},
+            "mode": mode.on(device),
             "code": code_digest("qdit.sampling.run"),
         }
     )
@@ -192,24 +117,20 @@ def sample_checkpoint(
     `cuda:N`. Where quantizing failed and that was recorded, the list of chunks is empty and says so. With
     `record_failure` the same is done if the model cannot be run or its images are not finite; otherwise that is raised.
     """
-    place = torch_device(device)
+    place, part = torch_device(device), Shard(images, chunk, shard, chunks_per_shard)
     protocol = replace(protocol, decoder=decoder_name(vae))
     key = run_key(checkpoint, protocol, chunk, mode, device=place)
 
     def write(failure: Failure) -> None:
-        listing = {"key": key, "images": images, "chunk": chunk, "chunks": [], **decoded(protocol)}
-        write_shard(out, shard, mode, listing | failure.to_dict(), device=place)
+        part.write(out, mode, {**part.listing(key), **protocol.unusual(), **failure.to_dict()}, device=place)
 
-    if failure := read_failure(checkpoint):
-        write(failure)
-        say(failure.text)
-        return out / f"shard-{shard:03d}.json"
+    if handed_on(checkpoint, write):
+        return part.path(out)
     loaded = load_checkpoint(checkpoint)
     if loaded.correction is not None:
         loaded.correction.check(protocol.steps)
     decoder = load_decoder(vae, loaded.model.config, dtype=protocol.dtype, device=place)
-    size = min(chunk * chunks_per_shard, images) * decoder.image_bytes(loaded.model.config)
-    require_room(out, size, "the images of a shard")
+    require_room(out, part.size * decoder.image_bytes(loaded.model.config), "the images of a shard")
     with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
         sample_shard(
             mode.prepare(round_linears(loaded.model.to(place), protocol.dtype)),
@@ -224,9 +145,4 @@ def sample_checkpoint(
             mode=mode,
             decoder=decoder,
         )
-    return out / f"shard-{shard:03d}.json"
-
-
-def is_of_the_model(problem: Exception) -> bool:
-    """Whether sampling failed at the model (it crashes, or diverges) and not at what was asked for."""
-    return isinstance(problem, DataError | Unsupported) or not isinstance(problem, QditError)
+    return part.path(out)

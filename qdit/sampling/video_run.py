@@ -1,91 +1,82 @@
-"""Sample chunks of clips, for models that make pixels of the mini video world: as `qdit.sampling.run` does for images.
+"""Sample chunks of clips: fixed batches, one file each, the same bits whoever makes them (`qdit.sampling.chunks`).
 
-Clip i shows its prompt, and its noise depends on (root seed, i) only, so every method sees the same.
+Clip i shows its prompt, and its noise depends on (root seed, i) only, so every method sees the same. Models of the mini
+video world make pixels and read words; full-size ones make latents, which a VAE decodes, and read the tokens of a text
+encoder, which are computed once for all (`qdit.models.text_encoder`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from qdit.artifacts import load_arrays, save_arrays, sha256_file, sha256_json
-from qdit.data.moving_digits_prompts import encode, parse_prompt
-from qdit.data.pixels import to_uint8
+from qdit.artifacts import sha256_json
 from qdit.digest import code_digest
-from qdit.errors import ConfigError, DataError
-from qdit.failure import Failure, recording, say
+from qdit.disk import require_room
+from qdit.errors import DataError
+from qdit.failure import Failure, recording
 from qdit.models.stdit3 import STDiT3
-from qdit.quant.checkpoint import VideoCheckpoint, load_video_checkpoint
+from qdit.quant.checkpoint import load_video_checkpoint
 from qdit.quant.correction import NoiseCorrection
-from qdit.quant.folder import checkpoint_sha256, read_failure
+from qdit.quant.folder import checkpoint_sha256
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.chunks import SIMULATE, Arrays, Shard, handed_on, is_of_the_model, make_chunks
+from qdit.sampling.precision import CPU, round_linears, torch_device
+from qdit.sampling.prompts import Texts, check_sources, load_texts, texts_identity, words
 from qdit.sampling.rectified_flow import FlowProtocol, clip_size, sample_clips
-from qdit.sampling.run import SIMULATE, chunk_path, is_of_the_model, write_shard
+from qdit.sampling.video_decoding import CLIP_PIXELS, ClipDecoder, load_video_decoder, video_decoder_name
 
 Asked = Sequence[tuple[str, int]]
 """(prompt, number of the clip among those of the same prompt) of every clip of a run."""
 
+COLUMNS = ("frames", "prompts", "numbers")
+
 
 def clips_of(
-    model: STDiT3, protocol: FlowProtocol, asked: Asked, clips: range, *, correction: NoiseCorrection | None = None
-) -> Tensor:
-    """Clips uint8 (N, 3, T, H, W) with these indices as one batch; indices beyond the last begin again."""
-    text, mask = encode(tuple(parse_prompt(asked[clip % len(asked)][0]) for clip in clips))
-    size = clip_size(model.config, protocol)
-    pixels = sample_clips(model, protocol, text, mask.bool(), clips, latent_size=size, correction=correction)
-    if not torch.isfinite(pixels).all():
-        raise DataError("sampled clips hold NaN or infinity; the quantized model diverges at these bits")
-    return to_uint8(pixels)
-
-
-def is_current(path: Path, key: str, count: int) -> bool:
-    """Whether a chunk file is whole, was made for this key and holds `count` clips."""
-    if not path.exists():
-        return False
-    try:
-        arrays = load_arrays(path)
-        return str(arrays["key"]) == key and len(arrays["frames"]) == len(arrays["prompts"]) == count
-    except (DataError, KeyError):
-        return False
-
-
-def sample_shard(
-    checkpoint: VideoCheckpoint,
+    model: STDiT3,
     protocol: FlowProtocol,
     asked: Asked,
+    clips: range,
     *,
-    chunks: range,
+    correction: NoiseCorrection | None = None,
+    texts: Texts = words,
+    decoder: ClipDecoder = CLIP_PIXELS,
+    count: int | None = None,
+) -> Tensor:
+    """Clips uint8 (N, 3, T, H, W) with these indices as one batch; indices beyond the last begin again.
+
+    Of the batch the first `count` are decoded and given, all by default.
+    """
+    text, mask = texts([asked[clip % len(asked)][0] for clip in clips])
+    size = clip_size(model.config, protocol)
+    made = sample_clips(model, protocol, text, mask, clips, latent_size=size, correction=correction)
+    if not torch.isfinite(made).all():
+        raise DataError("sampled clips hold NaN or infinity; the quantized model diverges at these bits")
+    return decoder(made[:count])
+
+
+def video_run_key(
+    checkpoint: Path,
+    protocol: FlowProtocol,
+    asked: Asked,
     chunk: int,
-    folder: Path,
-    key: str,
-) -> list[dict[str, str]]:
-    """Compute those of the chunks that are missing; returns the list of all, with their digests."""
-    model = prepare_inference(checkpoint.model)
-    for number in tqdm(chunks, desc="sampling clips", unit="chunk", mininterval=1):
-        path, first = chunk_path(folder, number), number * chunk
-        own = asked[first : first + chunk]
-        if not is_current(path, key, len(own)):
-            clips = range(first, first + chunk)
-            frames = clips_of(model, protocol, asked, clips, correction=checkpoint.correction)[: len(own)]
-            prompts, numbers = zip(*own, strict=True)
-            arrays = {"frames": frames.numpy(), "prompts": np.array(prompts), "numbers": np.array(numbers)}
-            save_arrays(path, arrays | {"first": np.int64(first), "key": np.array(key)})
-    return [{"file": path.name, "sha256": sha256_file(path)} for path in (chunk_path(folder, n) for n in chunks)]
-
-
-def video_run_key(checkpoint: Path, protocol: FlowProtocol, asked: Asked, chunk: int) -> str:
-    """Identifies everything that the clips of a run depend on."""
+    *,
+    embeddings: Path | None = None,
+    device: torch.device = CPU,
+) -> str:
+    """Identifies everything that the clips of a run depend on; of the device the kind, as for images."""
     return sha256_json(
         {
             "checkpoint": checkpoint_sha256(checkpoint),
             "protocol": protocol.to_dict(),
             "asked": [list(pair) for pair in asked],
             "chunk": chunk,
-            "mode": {"name": SIMULATE.name, "backend": SIMULATE.backend()},
+            "mode": SIMULATE.on(device),
             "code": code_digest("qdit.sampling.video_run"),
+            **texts_identity(embeddings),
         }
     )
 
@@ -100,38 +91,53 @@ def sample_video_checkpoint(
     shard: int = 0,
     chunks_per_shard: int = 1_000_000,
     record_failure: bool = False,
+    embeddings: Path | None = None,
+    vae: Path | None = None,
+    device: str = "cpu",
 ) -> Path:
     """The step quantized checkpoint of a video model → chunks of clips of one shard, in the folder `out`.
 
-    Chunks that are there for the same key are kept. Failures are recorded as in `qdit.sampling.run`. Raises
-    ConfigError for counts below one, a shard beyond the last, and models whose clips are latents.
+    A model of latents needs the `embeddings` of its prompts and the `vae` that decodes them, one of pixels neither; the
+    protocol's `decoder` is taken from it. Chunks that are there for the same key are kept. Failures are recorded as in
+    `qdit.sampling.run`. Raises ConfigError for counts below one, a shard beyond the last and files of another model,
+    DataError for prompts without embeddings and a disk without room, all before anything is sampled.
     """
-    total = -(-len(asked) // chunk) if chunk > 0 else 0
-    chunks = range(shard * chunks_per_shard, min((shard + 1) * chunks_per_shard, total))
-    if shard < 0 or not chunks:
-        raise ConfigError(
-            f"shard {shard} of {chunks_per_shard} chunks: {len(asked)} clips in chunks of {chunk} have {total} chunks;"
-            " ask for one of these"
-        )
-    key = video_run_key(checkpoint, protocol, asked, chunk)
-    listing = {"key": key, "images": len(asked), "chunk": chunk, "chunks": []}
+    place, part = torch_device(device), Shard(len(asked), chunk, shard, chunks_per_shard, "clips")
+    protocol = replace(protocol, decoder=video_decoder_name(vae))
+    key = video_run_key(checkpoint, protocol, asked, chunk, embeddings=embeddings, device=place)
 
     def write(failure: Failure) -> None:
-        write_shard(out, shard, SIMULATE, listing | failure.to_dict())
+        part.write(out, SIMULATE, {**part.listing(key), **protocol.unusual(), **failure.to_dict()}, device=place)
 
-    if failure := read_failure(checkpoint):
-        write(failure)
-        say(failure.text)
-        return out / f"shard-{shard:03d}.json"
+    if handed_on(checkpoint, write):
+        return part.path(out)
     loaded = load_video_checkpoint(checkpoint)
-    if loaded.model.config.pixels_per_cell != 1 or loaded.model.config.in_channels != 3:
-        raise ConfigError(
-            f"{checkpoint}: makes latents of {loaded.model.config.in_channels} channels, this step is for models of"
-            " RGB pixels; use qdit.sampling.rectified_flow.sample_clips and the VAE"
-        )
+    config = loaded.model.config
+    check_sources(checkpoint, config, text=embeddings, vae=vae)
+    texts = load_texts(embeddings, config, [prompt for prompt, _ in asked])
     if loaded.correction is not None:
         loaded.correction.check(protocol.steps)
+    decoder = load_video_decoder(vae, config, protocol, device=place)
+    require_room(out, part.size * decoder.clip_bytes(clip_size(config, protocol)), "the clips of a shard")
+
     with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
-        made = sample_shard(loaded, protocol, asked, chunks=chunks, chunk=chunk, folder=out, key=key)
-        write_shard(out, shard, SIMULATE, listing | {"chunks": made})
-    return out / f"shard-{shard:03d}.json"
+        model = prepare_inference(round_linears(loaded.model.to(place), protocol.dtype))
+
+        def make(path: Path, batch: range, count: int) -> Arrays:
+            own = asked[batch.start : batch.start + count]
+            frames = clips_of(
+                model,
+                protocol,
+                asked,
+                batch,
+                correction=loaded.correction,
+                texts=texts,
+                decoder=decoder,
+                count=count,
+            )
+            prompts, numbers = zip(*own, strict=True)
+            return {"frames": frames.numpy(), "prompts": np.array(prompts), "numbers": np.array(numbers)}
+
+        made = make_chunks(part, out, key, COLUMNS, make)
+        part.write(out, SIMULATE, {**part.listing(key), **protocol.unusual(), "chunks": made}, device=place)
+    return part.path(out)

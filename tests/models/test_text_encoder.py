@@ -1,5 +1,6 @@
 """T5 embeddings of prompts: a tiny random encoder with a tokenizer trained here, the cleaning, what is refused."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from qdit import cli
+from qdit.artifacts import load_tensors
 from qdit.errors import CheckpointError, ConfigError, DataError, Unsupported
 from qdit.models import text_encoder
 from qdit.models.text_embeddings import load_embeddings
-from qdit.models.text_encoder import PACKAGES, cleaned, embed, embed_suite, load_t5
+from qdit.models.text_encoder import PACKAGES, cleaned, embed, embed_suite, encoder_sha256, load_t5
+from tests.small_latent_video import write_suite
 
 PROMPTS = ["A red 3 moving left slowly", "a blue 5", "Two digits, one above the other, on a striped background"]
 
@@ -81,6 +85,64 @@ def test_suite_to_file(tmp_path: Path, folder: Path) -> None:
     assert found.tokens.dtype == torch.bfloat16 and found.prompts == tuple(PROMPTS)
     text, mask = found.batch(PROMPTS[:2])
     assert mask[0].all() and not mask[1].all() and text.abs().max() > 0
+    metadata = load_tensors(tmp_path / "suite.safetensors")[1]["record"]
+    assert metadata["texts"] == cleaned(PROMPTS) and metadata["encoder_sha256"] == encoder_sha256(folder)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_the_command_embeds_each_prompt_of_a_suite_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out = write_suite(tmp_path / "suite.json", PROMPTS), tmp_path / "text.safetensors"
+    for arguments, code in (([], 0), (["--dtype", "int8"], 2)):
+        command = ["qdit", "video", "embed", str(suite), str(out), "--encoder", str(folder), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == code, capsys.readouterr().err
+    assert "dtype 'int8': allowed for T5 are" in capsys.readouterr().err
+    assert load_embeddings(out, width=16, most=300).prompts == tuple(PROMPTS)
+
+
+def test_an_embedding_that_was_stopped_goes_on(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the same prompts, encoder and precision are kept; the whole has the same bytes."""
+    monkeypatch.setattr(text_encoder, "PART", 1)
+    embed_suite(PROMPTS, folder, tmp_path / "whole.safetensors")
+    embedded: list[str] = []
+
+    def counted(prompts: Any, *rest: Any) -> Any:
+        if len(embedded) == 2:
+            raise KeyboardInterrupt
+        embedded.extend(prompts)
+        return embed(prompts, *rest)
+
+    monkeypatch.setattr(text_encoder, "embed", counted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_suite(PROMPTS, folder, tmp_path / "stopped.safetensors")
+    assert not (tmp_path / "stopped.safetensors").exists()
+    embedded.clear()
+    embed_suite(PROMPTS, folder, tmp_path / "stopped.safetensors")
+    assert embedded == PROMPTS[2:]
+    assert (tmp_path / "stopped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_the_digest_is_of_the_encoder_and_not_of_what_lies_beside_it(tmp_path: Path, folder: Path) -> None:
+    before = encoder_sha256(folder)
+    (folder / "text_encoder" / ".cache").mkdir()
+    (folder / "README.md").write_text("read me")
+    assert encoder_sha256(folder) == before
+    (folder / "tokenizer" / "added_tokens.json").write_text("{}")
+    assert encoder_sha256(folder) != before
+
+
+def test_precisions_that_t5_overflows_in_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype 'float16': allowed for T5 are float32, bfloat16"):
+        embed_suite(PROMPTS, folder, tmp_path / "out", dtype="float16")
+    with pytest.raises(ConfigError, match="more than once"):
+        embed_suite([*PROMPTS, PROMPTS[0]], folder, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="no such folder of a T5 encoder"):
+        embed_suite(PROMPTS, tmp_path / "nothing", tmp_path / "out")
 
 
 def test_prompts_that_are_too_long_or_doubled_are_refused(folder: Path) -> None:

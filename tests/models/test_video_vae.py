@@ -13,7 +13,8 @@ from torch import nn
 from qdit.artifacts import save_tensors
 from qdit.errors import CheckpointError, DataError
 from qdit.models.roles import replace
-from qdit.models.video_vae import SCALE, SHIFT, VideoVAE, VideoVAEConfig, load_video_vae
+from qdit.models.vae_files import video_vae_sha256
+from qdit.models.video_vae import SCALE, SHIFT, VideoVAE, VideoVAEConfig, load_video_vae, save_video_vae
 from qdit.models.video_vae_temporal import CausalConv3d, TemporalConfig, TemporalVAE
 
 TINY = VideoVAEConfig(
@@ -246,3 +247,27 @@ def test_loading(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> Non
         save_tensors(tmp_path / "bad.safetensors", {n: t for n, t in state.items() if n != change})
         one_line_error(CheckpointError, lambda: load_video_vae(tmp_path / "bad.safetensors", TINY), change)
     one_line_error(CheckpointError, lambda: load_video_vae(tmp_path / "hub"), "conv_in", "(128, 4, 3, 3, 3)")
+
+
+def test_a_file_of_ours_holds_its_configuration(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> None:
+    path = tmp_path / "vae.safetensors"
+    save_video_vae(path, vae)
+    found = load_video_vae(path)
+    assert found.config == TINY
+    pixels = noise(1, 3, 5, 8, 8)
+    assert torch.equal(found.encode(pixels), vae.encode(pixels))
+    for values in ({"temporal": {"widths": 3}}, {"temporal": 3}, {}, 7):
+        save_tensors(path, vae.state_dict(), {"video_vae": values})
+        one_line_error(CheckpointError, lambda: load_video_vae(path), str(path), "none of a video VAE")
+
+
+def test_a_digest_is_of_the_weights_wherever_they_lie(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> None:
+    file, folder = tmp_path / "vae.safetensors", tmp_path / "hub"
+    save_tensors(file, vae.state_dict())
+    save_tensors(folder / "model.safetensors", vae.state_dict())
+    assert video_vae_sha256(file) == video_vae_sha256(folder) == video_vae_sha256(folder / "model.safetensors")
+    save_tensors(folder / "more.safetensors", {"x": torch.zeros(1)})
+    assert video_vae_sha256(file) != video_vae_sha256(folder)
+    (tmp_path / "empty").mkdir()
+    one_line_error(CheckpointError, lambda: video_vae_sha256(tmp_path / "empty"), "holds no .safetensors")
+    one_line_error(CheckpointError, lambda: video_vae_sha256(tmp_path / "none"), "no such file")

@@ -85,10 +85,18 @@ def test_clips_that_diverge_are_an_error_or_a_record(tmp_path):
     assert listing["chunks"] == [] and "NaN" in str(listing)
 
 
-@pytest.mark.parametrize("options", [{"shard": 3, "chunks_per_shard": 1}, {"shard": -1}, {"chunk": 0}])
-def test_shards_beyond_the_last_are_refused(checkpoint, tmp_path, options):
-    with pytest.raises(ConfigError, match="5 clips in chunks of"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shard": 3, "chunks_per_shard": 1}, "shard 3: 5 clips in chunks of 2 have shards 0 to 2"),
+        ({"shard": -1}, "shard -1: 5 clips in chunks of 2 have shards 0 to 0"),
+        ({"chunk": 0}, "clips 5, chunk 0, .*at least 1"),
+    ],
+)
+def test_shards_beyond_the_last_are_refused(checkpoint, tmp_path, options, words):
+    with pytest.raises(ConfigError, match=words):
         sampled(checkpoint, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_of_latents_and_unknown_words_are_refused(checkpoint, tmp_path):

@@ -1,0 +1,149 @@
+"""Chunks of samples, of images and of clips alike: files that are kept for a key, shards of them, lists with digests.
+
+A chunk is always one batch of its fixed size (the last one padded with samples that are then dropped). A job computes a
+shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job goes on where it was.
+Which GPU computes is no part of the key.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from qdit.artifacts import load_arrays, save_arrays, sha256_file, write_json
+from qdit.errors import ConfigError, DataError, QditError, Unsupported
+from qdit.failure import Failure, say
+from qdit.kernels.simulated import backend
+from qdit.quant.folder import read_failure
+from qdit.quant.sites import prepare_inference
+from qdit.sampling.precision import CPU, backend_on, kind_of_backend
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a quantized model computes: its name, what makes a loaded model ready, which kernel backend then runs.
+
+    `identity` is what the samples of this mode depend on besides that.
+    """
+
+    name: str
+    prepare: Callable[[Any], Any]
+    backend: Callable[[], str]
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> dict[str, str]:
+        """The mode as a part of a run's key, the same on all GPUs."""
+        return {"name": self.name, "backend": kind_of_backend(device, self.backend), **self.identity}
+
+
+SIMULATE = Mode("simulate", prepare_inference, backend)
+"""Quantize-dequantize in floating point; the other mode is in `qdit.sampling.integer`."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One job's part of a run of `count` samples in chunks: which, and what its samples are called.
+
+    Raises ConfigError for counts below one or a shard beyond the last.
+    """
+
+    count: int
+    chunk: int
+    number: int
+    chunks_per_shard: int
+    what: str = "images"
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.chunk < 1 or self.chunks_per_shard < 1:
+            raise ConfigError(
+                f"{self.what} {self.count}, chunk {self.chunk}, chunks_per_shard {self.chunks_per_shard}: each must be"
+                " at least 1"
+            )
+        if self.number < 0 or not self.chunks:
+            last = -(-self.count // (self.chunk * self.chunks_per_shard)) - 1
+            raise ConfigError(
+                f"shard {self.number}: {self.count} {self.what} in chunks of {self.chunk} have shards 0 to {last}"
+            )
+
+    @property
+    def chunks(self) -> range:
+        """Numbers of its chunks."""
+        first = self.number * self.chunks_per_shard
+        return range(first, min(first + self.chunks_per_shard, -(-self.count // self.chunk)))
+
+    @property
+    def size(self) -> int:
+        """The number of its samples."""
+        return min(self.chunks.stop * self.chunk, self.count) - self.chunks.start * self.chunk
+
+    def listing(self, key: str) -> dict[str, Any]:
+        """What its list says of the run, without any chunk."""
+        return {"key": key, "images": self.count, "chunk": self.chunk, "chunks": []}
+
+    def path(self, folder: Path) -> Path:
+        """The list of its chunks."""
+        return folder / f"shard-{self.number:03d}.json"
+
+    def write(self, folder: Path, mode: Mode, listing: Mapping[str, Any], *, device: torch.device = CPU) -> Path:
+        """Write the list of its chunks."""
+        write_json(self.path(folder), {**listing, "mode": mode.name, "backend": backend_on(device, mode.backend)})
+        return self.path(folder)
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    """File of one chunk."""
+    return folder / f"{chunk:05d}.npz"
+
+
+def is_current(path: Path, key: str, count: int, columns: tuple[str, ...]) -> bool:
+    """Whether a chunk file is whole, was made for this key and holds `count` samples in each of its columns."""
+    if not path.exists():
+        return False
+    try:
+        arrays = load_arrays(path)
+        return str(arrays["key"]) == key and all(len(arrays[column]) == count for column in columns)
+    except (DataError, KeyError):
+        return False
+
+
+def make_chunks(
+    shard: Shard,
+    folder: Path,
+    key: str,
+    columns: tuple[str, ...],
+    make: Callable[[Path, range, int], Arrays],
+) -> list[dict[str, str]]:
+    """Make those chunks of a shard that are missing; returns the list of all, with their digests.
+
+    `make(path, samples, count)` gives the columns of one chunk: of the whole batch `samples` the first `count`. `key`
+    identifies everything that they depend on; it is stored in each chunk.
+    """
+    for number in tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1):
+        path, first = chunk_path(folder, number), number * shard.chunk
+        count = min(shard.chunk, shard.count - first)
+        if not is_current(path, key, count, columns):
+            made = make(path, range(first, first + shard.chunk), count)
+            save_arrays(path, {**made, "first": np.int64(first), "key": np.array(key)})
+    paths = [chunk_path(folder, number) for number in shard.chunks]
+    return [{"file": path.name, "sha256": sha256_file(path)} for path in paths]
+
+
+def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
+    """Whether quantizing failed and that was recorded; then the samples are that record too."""
+    failure = read_failure(checkpoint)
+    if failure is None:
+        return False
+    write(failure)
+    say(failure.text)
+    return True
+
+
+def is_of_the_model(problem: Exception) -> bool:
+    """Whether sampling failed at the model (it crashes, or diverges) and not at what was asked for."""
+    return isinstance(problem, DataError | Unsupported) or not isinstance(problem, QditError)

@@ -1,0 +1,63 @@
+"""What a video model reads: words of the mini world if it makes pixels, a text encoder's tokens if it makes latents."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from qdit.artifacts import sha256_file
+from qdit.data.moving_digits_prompts import encode, parse_prompt
+from qdit.errors import ConfigError, DataError
+from qdit.models.config import STDiT3Config
+from qdit.models.text_embeddings import load_embeddings
+
+Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Prompts → tokens (N, L, text_width) float32 and their mask (N, L), true at valid tokens."""
+
+
+def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Prompts of the mini video world; DataError for words that it does not have."""
+    text, mask = encode(tuple(map(parse_prompt, prompts)))
+    return text, mask.bool()
+
+
+def makes_latents(config: STDiT3Config) -> bool:
+    """Whether clips of a model need a VAE."""
+    return config.pixels_per_cell != 1 or config.in_channels != 3
+
+
+def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: Path | None) -> None:
+    """Raise ConfigError unless a model of latents has both its texts and its VAE, and one of pixels neither."""
+    files = {"--text-embeddings": text, "--vae": vae}
+    if makes_latents(config) and (missing := [name for name, path in files.items() if path is None]):
+        raise ConfigError(
+            f"{where}: makes latents of {config.in_channels} channels and reads the tokens of a text encoder; give"
+            f" {' and '.join(missing)}"
+        )
+    if not makes_latents(config) and (given := [name for name, path in files.items() if path is not None]):
+        raise ConfigError(
+            f"{' and '.join(given)}: {where} makes pixels and reads the words of the mini video world; leave"
+            f" {'it' if len(given) == 1 else 'them'} out"
+        )
+
+
+def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[str]) -> Texts:
+    """What a model reads for these prompts; DataError for prompts that the file lacks, or of another text encoder."""
+    if embeddings is None:
+        return words
+    found = load_embeddings(embeddings, width=config.text_width, most=config.text_tokens)
+    try:
+        for prompt in dict.fromkeys(prompts):
+            found.of(prompt)
+    except DataError as problem:
+        raise DataError(f"{embeddings}: {problem}") from None
+    return found.batch
+
+
+def texts_identity(embeddings: Path | None) -> dict[str, str]:
+    """The texts as a part of a run's key: nothing for words, which the prompts themselves are."""
+    if embeddings is None:
+        return {}
+    if not embeddings.is_file():
+        raise DataError(f"{embeddings}: no such file; qdit video embed writes the embeddings of a suite's prompts")
+    return {"text": sha256_file(embeddings)}
