@@ -104,7 +104,10 @@ def check_file(
 def import_weights(
     source: Annotated[Path, typer.Argument(help="Official .pt, safetensors, or a diffusers folder.")],
     out: Annotated[Path, typer.Argument(help="Our .safetensors to write.")],
-    shape: Annotated[str, typer.Option(help="Expected shape as JSON; what is not named is DiT-XL/2's.")] = "{}",
+    shape: Annotated[
+        str, typer.Option(help="Expected shape as JSON; what is not named is DiT-XL/2's, or Open-Sora's STDiT3's.")
+    ] = "{}",
+    family: Annotated[str, typer.Option(help="dit for images, stdit3 for videos.")] = "dit",
     sha256: Annotated[str | None, typer.Option(help="Hex digest of the source, or its first characters.")] = None,
 ) -> None:
     """Convert official weights once.
@@ -113,13 +116,14 @@ def import_weights(
     the expected one are an error.
 
     \b
-    Example:
+    Examples:
       qdit import-weights DiT-XL-2-512x512.pt dit-xl-2-512.safetensors --shape '{"input_size": 64}'
+      qdit import-weights OpenSora-STDiT-v3/model.safetensors stdit3.safetensors --family stdit3
     """
     from qdit.cli_steps import parse_json_object
     from qdit.importing import import_weights_file
 
-    import_weights_file(source, out, shape=parse_json_object(shape, "--shape"), sha256=sha256)
+    import_weights_file(source, out, shape=parse_json_object(shape, "--shape"), sha256=sha256, family=family)
 
 
 def import_reference(

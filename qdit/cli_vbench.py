@@ -5,11 +5,17 @@ from typing import Annotated
 
 import typer
 
+from qdit import cli_video_steps as steps_of
+from qdit.cli_device import Device
+from qdit.cli_steps import Seed
+
 app = typer.Typer(rich_markup_mode=None, help="VBench of a video run, in its own environment; FVD (docs/vbench.md).")
 
 Clips = Annotated[Path, typer.Argument(help="Folder of <prompt>-<number>.mp4.")]
 Suite = Annotated[Path, typer.Option(help="Prompts in VBench's full_info schema; the environment holds VBench's own.")]
 ClipsPerPrompt = Annotated[int, typer.Option(min=1, max=5, help="Clips of each prompt.")]
+VBenchPython = Annotated[Path, typer.Option(help="Python of VBench's environment.")]
+Dimension = Annotated[str, typer.Argument(help="One of VBench's sixteen, e.g. temporal_flickering.")]
 Frames = Annotated[int | None, typer.Option(min=2, help="Frames that every clip must have; default: as the first.")]
 
 
@@ -55,20 +61,42 @@ def clips(
 
 
 @app.command()
+def ready(
+    dimension: Dimension, out: Annotated[Path, typer.Argument(help="JSON to write.")], python: VBenchPython
+) -> None:
+    """Check that VBench's environment has the packages of a dimension.
+
+    Before the first clip is sampled, not after the last one. Weights are not looked at.
+
+    \b
+    Example:
+      qdit vbench ready scene ready.json --python results/paper/envs/vbench/bin/python
+    """
+    from qdit.vbench import run_driver
+
+    run_driver(python, ["--ready", dimension, str(out)])
+
+
+@app.command()
 def run(
     clips: Clips,
-    dimension: Annotated[str, typer.Argument(help="One of VBench's sixteen, e.g. temporal_flickering.")],
+    dimension: Dimension,
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
     suite: Suite,
-    python: Annotated[Path, typer.Option(help="Python of VBench's environment.")],
+    python: VBenchPython,
     weights: Annotated[Path | None, typer.Option(help="Folder of VBench's weights; nothing is downloaded.")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="FILE=DIGEST that a weight must have; again for more.")
+    ] = None,
+    listing: Annotated[Path | None, typer.Option(help="The list that qdit vbench clips wrote.")] = None,
     samples: ClipsPerPrompt = 5,
     frames: Frames = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Score clips in one dimension of VBench.
 
-    Every clip that the dimension asks for must be there, whole, with as many frames as the others.
+    Every clip that the dimension asks for must be there, whole, with as many frames as the others; with --listing, the
+    very files that it lists. The score of a run that failed is its failure.
 
     \b
     Example:
@@ -77,9 +105,15 @@ def run(
     from qdit.vbench import known_dimension, run_driver
     from qdit.vbench_clips import check_clips
 
-    check_clips(clips, suite, [known_dimension(dimension)], samples=samples, frames=frames)
-    given = [str(clips), str(suite), dimension, str(out), "--samples", str(samples), "--device", device]
-    run_driver(python, given if weights is None else [*given, "--weights", str(weights)])
+    known_dimension(dimension)
+    given = [str(clips), str(suite), dimension, str(out), "--samples", str(samples)]
+    given += ["--weights", str(weights)] if weights else []
+    given += [part for pair in sha256 or [] for part in ("--sha256", pair)]
+    if listing is None:
+        check_clips(clips, suite, [dimension], samples=samples, frames=frames)
+    else:  # which has the sha256 of every clip
+        given += ["--listing", str(listing)]
+    run_driver(python, given, device=device)
 
 
 @app.command()
@@ -124,6 +158,68 @@ def gather(
     from qdit.vbench import gather as gathered
 
     write_json(out, gathered(results))
+
+
+@app.command()
+def score(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit video sample` made.")],
+    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the clips came from.")],
+    results: Annotated[Path, typer.Option(help="All sixteen dimensions of the run, as qdit vbench gather wrote them.")],
+    listing: Annotated[Path, typer.Option(help="The list that qdit vbench clips wrote.")],
+    suite: Suite,
+    count: Annotated[int, typer.Option(min=1, help="Clips of the run.")],
+    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, max=5, help="Clips of each prompt.")] = 5,
+    fp_samples: Annotated[Path | None, typer.Option(help="Clips of full precision with the same noise.")] = None,
+    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
+    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
+    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
+    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
+    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
+    vae: steps_of.VideoVae = None,
+    frames: steps_of.Frames = None,
+    height: steps_of.Height = None,
+    width: steps_of.Width = None,
+    fps: steps_of.Fps = None,
+    steps: steps_of.ClipSteps = None,
+    cfg_scale: steps_of.ClipCfgScale = None,
+    shift: steps_of.ClipShift = None,
+    seed: Seed = 0,
+    dtype: steps_of.VideoDtype = "float32",
+) -> None:
+    """Make a run's metrics.json from VBench's results.
+
+    All sixteen dimensions, each of every clip that the suite asks for, of the very clips that this run made; with
+    --fp-samples also MSE-FP, clip by clip. The sampling flags are those that the clips were sampled with.
+
+    \b
+    Example:
+      qdit vbench score q-dit/samples metrics.json --checkpoint q-dit --results vbench.json --listing clips.json \\
+        --suite VBench_full_info.json --count 4720 --fp-samples fp/samples --vae OpenSora-VAE-v1.2 --dtype bfloat16
+    """
+    from dataclasses import replace
+
+    from qdit.metrics.run import RunName
+    from qdit.metrics.video.vbench_run import evaluate_vbench_run
+    from qdit.sampling.video_decoding import video_decoder_name
+
+    clip = {"frames": frames, "height": height, "width": width, "fps": fps}
+    flow = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    protocol = steps_of.clip_flow(latents=vae is not None, **clip, **flow)
+    evaluate_vbench_run(
+        samples,
+        checkpoint,
+        out,
+        name=RunName(setting=setting, model=model, form=form, label=label),
+        protocol=replace(protocol, decoder=video_decoder_name(vae)),
+        suite=suite,
+        clips=count,
+        clips_per_prompt=clips_per_prompt,
+        results=results,
+        listing=listing,
+        fp_samples=fp_samples,
+        resamples=resamples,
+    )
 
 
 @app.command()

@@ -1,42 +1,35 @@
 """What a profile costs, from its plan: jobs, GPU-hours, wall time on n GPUs, disk and peak memory, before it starts.
 
-One *evaluation* is the network on one image. A DiT of width D, depth L and T tokens takes about
+Evaluations of the network (`qdit.cost_models` has the operations of one) with g = 2 under guidance and else 1, S steps:
 
-    L (24 D² T + 4 T² D + 12 D²)
-
-floating-point operations for it (a multiply-add is two): the four linears of a block, attention's two products, adaLN.
-With g = 2 under guidance and else 1, and S steps, the evaluations are
-
-    sample       images · S · g
+    sample       images or clips · S · g
     calibrate    samples · S · g; of kind per-step samples · g, since one trajectory gives a sample at every step
     quantize     3 · iterations · batch where rounding is learned (forward and backward; a block costs 1/L of the
                  network), and 3 per calibration sample in any case: a lower bound where a method searches besides
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
 Seconds are operations over the speed of one GPU: given, or measured by the finished jobs of a results folder. Not
-counted: the VAE, Inception, evaluating and rendering (they need no GPU or take a few percent), and loading.
+counted: the VAE, Inception, the text encoder, evaluating and rendering (they need no GPU or take a few percent),
+loading, and VBench, whose networks nobody here could time.
 """
 
 import ast
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from qdit import profile as profiles
 from qdit.artifacts import read_json
+from qdit.cost_models import network_of
 from qdit.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.digest import ROOT
-from qdit.errors import ConfigError
 from qdit.method_sources import method_sources
-from qdit.models.config import DiTConfig
 from qdit.profile import Profile, Run, split_bits
 from qdit.quant.size import size_predicted_mb
 from qdit.searches import SearchPlace, needs_calibration
+from qdit.vbench_driver import WEIGHTS
 
 LEARNED = {"iterations": 20_000, "batch": 32}
 """Options of learned rounding where a profile gives none."""
@@ -58,37 +51,16 @@ class Speed:
     source: str
 
 
-def evaluation_flops(config: DiTConfig) -> float:
-    """Operations of the network on one image."""
-    width, tokens = config.hidden_size, config.tokens
-    linears = (8 + 4 * config.mlp_ratio) * width**2 * tokens
-    return float(config.depth * (linears + 4 * tokens**2 * width + 12 * width**2))
-
-
-def image_runs(profile: Profile) -> list[Run]:
-    """Runs of the default tables that make images; those that make clips are not estimated."""
-    return [run for run in profiles.all_runs(profile) if not profiles.is_video(profile, run.setting)]
-
-
-def model_config(profile: Profile, model: str) -> DiTConfig:
-    """Shape of a model: what the profile says, else what its file of weights says."""
-    entry = profile["models"][model]
-    if "shape" in entry:
-        return DiTConfig(**entry["shape"])
-    path = next(iter(entry["forms"].values()))
-    try:
-        with safe_open(path, framework="np") as data:
-            return DiTConfig(**json.loads(data.metadata()["qdit"])["model"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        raise ConfigError(
-            f"models.{model}: its shape is not known from {path}; add a key shape, {{}} for DiT-XL/2"
-        ) from None
-
-
 def evaluations(profile: Profile, setting: str, images: int) -> int:
-    """Network evaluations that sampling `images` images takes."""
+    """Network evaluations that sampling so many images or clips takes."""
     entry = profile["settings"][setting]
     return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
+
+
+def calibration_samples(profile: Profile, setting: str, kind: str) -> int:
+    """Noisy images or clips of a kind of calibration data."""
+    counts = profile["video"] if profiles.is_video(profile, setting) else profile
+    return int(counts["calibration"][kind])
 
 
 @cache
@@ -108,7 +80,7 @@ def calibration_kinds(method: str) -> tuple[str, ...]:
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
     """Evaluations that quantizing takes, in whole passes of the network."""
     entry = profile["methods"][run.label]
-    passes = 3 * sum(profile["calibration"][kind] for kind in kinds)
+    passes = 3 * sum(calibration_samples(profile, run.setting, kind) for kind in kinds)
     if entry["method"] not in RECONSTRUCTING:
         return passes
     learned = LEARNED | {name: value for name, value in entry.get("options", {}).items() if name in LEARNED}
@@ -137,7 +109,7 @@ def search_evaluations(profile: Profile, place: SearchPlace) -> int:
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
     """The jobs of the default tables that compute with the network, each once."""
     jobs: dict[str, Job] = {}
-    for run in image_runs(profile):
+    for run in profiles.all_runs(profile):
         for job in run_jobs(profile, run, speed):
             jobs.setdefault(job.name, job)
     return list(jobs.values())
@@ -145,9 +117,9 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     """Calibration, search, quantization and sampling of one run."""
-    entry, sampling = profile["methods"][run.label], profile["sampling"]
+    entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
     kinds = [entry.get("calibration", {}).get(kind, kind) for kind in calibration_kinds(entry["method"])]
-    cost = evaluation_flops(model_config(profile, profile["settings"][run.setting]["model"])) / speed.flops
+    cost = network_of(profile, run.setting).flops / speed.flops
     needs = []
     for kind in kinds:
         needs.append(f"calibrate {run.setting} {run.form} {kind}")
@@ -158,18 +130,18 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     if "base" in entry:
         base = replace(run, label=entry["base"])
         needs.append(f"quantize {base.path}")
-        yield from run_jobs(profile, base, speed) if base not in image_runs(profile) else ()
+        yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
     quantize = f"quantize {replace(run, mode=profiles.SIMULATE).path}"
     yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
-    for shard in profiles.shards(profile):
+    for shard in profiles.shards(profile, run.setting):
         images = min(size, sampling["images"] - shard * size)
         yield Job(f"sample {run.path} {shard}", "sample", evaluations(profile, run.setting, images) * cost, (quantize,))
 
 
 def search_jobs(profile: Profile, place: SearchPlace, name: str, speed: Speed) -> Iterator[Job]:
     """A search, and the calibration data that it looks at."""
-    cost = evaluation_flops(model_config(profile, profile["settings"][place.setting]["model"])) / speed.flops
+    cost = network_of(profile, place.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
     if needs_calibration(profile["searches"][place.search]):
         needs = (f"calibrate {place.setting} {place.form} trajectory",)
@@ -179,7 +151,7 @@ def search_jobs(profile: Profile, place: SearchPlace, name: str, speed: Speed) -
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
     """One set of calibration data."""
-    samples = profile["calibration"][kind]
+    samples = calibration_samples(profile, setting, kind)
     guided = 2 if profile["settings"][setting]["cfg_scale"] > 1 else 1
     count = samples * guided if kind == "per-step" else evaluations(profile, setting, samples)
     return Job(name, "calibrate", count * cost)
@@ -188,13 +160,13 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
     """Speed of the finished sample jobs of a results folder, by the times they wrote; None if there are none."""
     flops, seconds, count = 0.0, 0.0, 0
-    size = profile["sampling"]["chunk"] * profile["sampling"]["chunks_per_shard"]
-    for run in image_runs(profile):
-        config = model_config(profile, profile["settings"][run.setting]["model"])
+    for run in profiles.all_runs(profile):
+        network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting)
+        size = sampling["chunk"] * sampling["chunks_per_shard"]
         for path in sorted((results / "runs" / run.path / "logs").glob("sample-*.json")):
             shard = int(path.stem.removeprefix("sample-"))
-            images = min(size, profile["sampling"]["images"] - shard * size)
-            flops += evaluations(profile, run.setting, images) * evaluation_flops(config)
+            images = min(size, sampling["images"] - shard * size)
+            flops += evaluations(profile, run.setting, images) * network.flops
             seconds += read_json(path)["seconds"]
             count += 1
     return Speed(flops / seconds, f"measured by {count} sample jobs in {results}") if seconds else None
@@ -208,22 +180,33 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
 
 
 def disk_bytes(profile: Profile) -> dict[str, float]:
-    """What the default tables leave on disk: images, features, checkpoints, calibration data."""
+    """What the default tables leave on disk: images and clips, features, checkpoints, calibration data.
+
+    VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
+    """
     found, sets = defaultdict[str, float](float), set()
-    for run in image_runs(profile):
-        model = profile["settings"][run.setting]["model"]
-        config, images = model_config(profile, model), profile["sampling"]["images"]
-        latents = config.in_channels * config.input_size**2
-        pixels = 3 * (8 * config.input_size) ** 2 if "vae" in profile["models"][model] else latents
+    for run in profiles.all_runs(profile):
+        model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
+        made = profiles.sampled(profile, run.setting)["images"] * network.pixels
+        images = 0 if profiles.is_video(profile, run.setting) else profile["sampling"]["images"]
+        found["images" if images else "clips"] += made
+        if scored_by_vbench(profile, run):
+            found["clips as MP4"] += made
+        found["features"] += images * FEATURE_BYTES if "vae" in model else 0
         bits, _ = split_bits(run.bits)
-        found["images"] += images * pixels
-        found["features"] += images * FEATURE_BYTES if "vae" in profile["models"][model] else 0
-        found["checkpoints"] += 1e6 * size_predicted_mb(config, weight_bits=bits, float_bits=32, positions=False)
+        size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
+        found["checkpoints"] += 1e6 * size
         for kind in calibration_kinds(profile["methods"][run.label]["method"]):
-            sets.add((run.setting, run.form, kind, latents))
-    for _, _, kind, latents in sets:
-        found["calibration data"] += profile["calibration"][kind] * (4 * latents + 16)
-    return dict(found)
+            sets.add((run.setting, run.form, kind, network.cells))
+    for setting, _, kind, cells in sets:
+        found["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)
+    return {name: size for name, size in found.items() if size}
+
+
+def scored_by_vbench(profile: Profile, run: Run) -> bool:
+    """Whether a run's metrics come from VBench: clips of a model without instruments of its own."""
+    model = profile["models"][profile["settings"][run.setting]["model"]]
+    return profiles.is_video(profile, run.setting) and "instruments" not in model
 
 
 def memory_bytes(profile: Profile) -> dict[str, float]:
@@ -234,21 +217,23 @@ def memory_bytes(profile: Profile) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
-    for name in dict.fromkeys(profile["settings"][run.setting]["model"] for run in image_runs(profile)):
-        config = model_config(profile, name)
+    for setting in dict.fromkeys(run.setting for run in profiles.all_runs(profile)):
+        network, chunk = network_of(profile, setting), profiles.sampled(profile, setting)["chunk"]
+        config, video = network.config, profiles.is_video(profile, setting)
         weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
-        cells = config.tokens * config.hidden_size
-        batch = 2 * profile["sampling"]["chunk"] * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
+        cells = network.tokens * config.hidden_size
+        rows = chunk if video else 2 * chunk  # the branches of a clip's guidance run one after the other
+        batch = rows * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
         kept = max(
-            profile["calibration"]["per-step"] * 2 * cells,
-            profile["calibration"]["trajectory"] * config.mlp_ratio * cells,
+            calibration_samples(profile, setting, "per-step") * 2 * cells,
+            calibration_samples(profile, setting, "trajectory") * config.mlp_ratio * cells,
         )
         own = {
             "import_weights": 2 * weights,
             "calibrate": weights + batch,
             "quantize": 2 * weights + 4 * kept,
             "sample": weights + batch,
-            "search": 2 * weights + batch,
+            "search": 0.0 if video else 2 * weights + batch,  # the workflow runs none on clips
         }
         found = {rule: max(size, found.get(rule, 0.0)) for rule, size in own.items()}
     return found
@@ -261,8 +246,6 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     for job in jobs:
         seconds[job.rule] += job.seconds
     lines = [f"estimate at {speed.flops / 1e12:.3g} TFLOP/s per GPU ({speed.source}); qdit/cost.py has the formulas"]
-    if clips := len(profiles.all_runs(profile)) - len(image_runs(profile)):
-        lines.append(f"  without the {clips} runs of clips (docs/video.md)")
     memory = memory_bytes(profile)
     for rule in ("calibrate", "search", "quantize", "sample"):
         hours = seconds[rule] / 3600
@@ -277,6 +260,19 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
             f"  {count:>4} GPUs: {found.seconds / 3600:.1f} hours, {found.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
+    lines += vbench_lines(profile)
     disk = disk_bytes(profile)
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])
+
+
+def vbench_lines(profile: Profile) -> list[str]:
+    """What VBench has to do beside all that; how long it takes is not known."""
+    runs = [run for run in profiles.all_runs(profile) if scored_by_vbench(profile, run)]
+    if not runs:
+        return []
+    clips = sum(profiles.sampled(profile, run.setting)["images"] for run in runs)
+    jobs = len(runs) * len(WEIGHTS)
+    return [
+        f"  VBench     {jobs:>6} jobs score {clips:,} clips besides; their hours are unknown: nobody has timed them"
+    ]

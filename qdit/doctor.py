@@ -6,14 +6,16 @@ from pathlib import Path
 
 import torch
 
-from qdit.cost import disk_bytes
-from qdit.errors import CheckpointError
+from qdit.cost import disk_bytes, scored_by_vbench
+from qdit.errors import CheckpointError, Unsupported
 from qdit.fetch import NeededFile, check_whole, files_of
 from qdit.kernels.dense import backend
 from qdit.kernels.report import report
 from qdit.models.manifest import check_file
-from qdit.profile import Profile
+from qdit.models.text_encoder import require_packages
+from qdit.profile import Profile, all_runs
 from qdit.provenance import machine, packages
+from qdit.vbench_install import is_installed, python_of
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class Finding:
 
 
 def examine(profile: Profile, results: Path) -> list[Finding]:
-    """Every needed file (found and whole, or what is wrong with it), then devices and disk."""
+    """Every needed file (found and whole, or what is wrong with it), then packages, devices and disk."""
     found = [look_at(file) for file in files_of(profile)]
-    return [*found, *device(profile), *disk(profile, results)]
+    packages_of = [*text_packages(profile), *vbench_environment(profile, results)]
+    return [*found, *packages_of, *device(profile), *disk(profile, results)]
 
 
 def look_at(file: NeededFile) -> Finding:
@@ -41,6 +44,29 @@ def look_at(file: NeededFile) -> Finding:
     except CheckpointError as problem:
         return Finding(False, f"{problem}{source}  [{uses}]")
     return Finding(True, f"{file.path}  {file.path.stat().st_size / 1e6:.1f} MB  {uses}{source}")
+
+
+def text_packages(profile: Profile) -> list[Finding]:
+    """Whether the optional packages of text embeddings are there, where a model has a text encoder."""
+    if not any("text_encoder" in model for model in profile["models"].values()):
+        return []
+    try:
+        require_packages()
+    except Unsupported as problem:
+        return [Finding(False, f"{problem}  [embed_prompts]")]
+    return [Finding(True, "packages of text embeddings  [embed_prompts]")]
+
+
+def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
+    """Whether VBench's own environment is there, where it scores clips of the default tables."""
+    if not any(scored_by_vbench(profile, run) for run in all_runs(profile)):
+        return []
+    given, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
+    python = python_of(folder) if given is None else Path(given)
+    if python.is_file() and (given is not None or is_installed(folder)):
+        return [Finding(True, f"{python}: VBench's environment  [vbench_dimension]")]
+    how = f"make it with qdit vbench install {folder}" if given is None else "correct vbench.python"
+    return [Finding(False, f"{python}: VBench's environment is missing; {how}, or use --sdm conda  [vbench_dimension]")]
 
 
 def device(profile: Profile) -> list[Finding]:

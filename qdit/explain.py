@@ -155,7 +155,8 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
         "features": ("qdit.metrics.extraction",),
         "evaluate": ("qdit.metrics.run",),
     }
-    modules |= {"sample": ("qdit.sampling.video_run",), "evaluate": ("qdit.metrics.video.run",)} if clips else {}
+    scored = "qdit.metrics.video.vbench_run" if "vbench" in record else "qdit.metrics.video.run"
+    modules |= {"sample": ("qdit.sampling.video_run",), "evaluate": (scored,)} if clips else {}
     for step, digest in record["code"].items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"
@@ -165,11 +166,11 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def evaluated_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Link]:
-    """Reference statistics and the evaluator's weights, or prompts and instruments."""
+    """Reference statistics and the evaluator's weights, or prompts and what scored the clips."""
     if commands.is_video(run):
-        for what, path, found, recorded in scored_with(commands, run, record):
+        for what, path, found, recorded, command in scored_with(commands, run, record):
             check = MISSING if found is None else matches(found, recorded)
-            yield Link(what, path, check, origin(path))
+            yield Link(what, path, check, origin(path), command)
         return
     protocol = record.get("protocol", {})
     expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}

@@ -1,4 +1,4 @@
-"""The links behind a row of clips that a row of images does not have: prompts, instruments, chunks of clips."""
+"""The links behind a row of clips that a row of images does not have: prompts, what scored them, chunks of clips."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,18 +11,28 @@ from qdit.explain_commands import Commands
 from qdit.metrics.samples import listed_shards
 from qdit.profile import Run
 
-Part = tuple[str, Path, str | None, str | None]
-"""What it is, its file, the digest it has and the recorded one."""
+Part = tuple[str, Path, str | None, str | None, str | None]
+"""What it is, its file, the digest it has and the recorded one, what makes it."""
 
 
 def scored_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Part]:
-    """The prompts and the instruments of a run's scores."""
-    protocol = record.get("protocol", {})
+    """The prompts of a run, and its instruments or VBench's results."""
+    protocol, model = record.get("protocol", {}), commands.model(run)
     suite = Path(commands.profile["video"]["suite"])
-    yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256")
-    instruments = Path(commands.model(run)["instruments"])
-    found = sha256_file(instruments) if instruments.is_file() else None
-    yield "instruments", instruments, found, protocol.get("evaluator", {}).get("sha256")
+    yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
+    if "instruments" in model:
+        instruments = Path(model["instruments"])
+        yield "instruments", instruments, digest(instruments), protocol.get("evaluator", {}).get("sha256"), None
+        return
+    folder, judged = commands.folder(run), record.get("vbench", {})
+    for what, name in (("results of VBench", "vbench.json"), ("clips that VBench saw", "vbench/clips.json")):
+        path = folder / name
+        yield what, path, digest(path), judged.get("made_of", {}).get(name), f"snakemake --cores all {path}"
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, None if there is none."""
+    return sha256_file(path) if path.is_file() else None
 
 
 def suite_sha256(path: Path) -> str | None:

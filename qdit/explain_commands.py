@@ -50,7 +50,8 @@ class Commands:
         if source not in self.profile.get("files", {}):
             return None
         shape = json.dumps(self.model(run).get("shape", {}), sort_keys=True)
-        return line("import-weights", source, self.weights(run), "--shape", shape, *self.sha256(source))
+        family = ["--family", "stdit3"] if self.is_video(run) else []
+        return line("import-weights", source, self.weights(run), *family, "--shape", shape, *self.sha256(source))
 
     def sha256(self, path: str) -> list[str]:
         """The digest that a file from elsewhere must have, as a flag, if the profile gives one."""
@@ -97,18 +98,41 @@ class Commands:
         return flags(named | {"--form": run.form, "--label": run.label})
 
     def score_clips(self, run: Run) -> str:
-        """Clips → metrics.json."""
-        folder = self.folder(run)
-        given = {
-            "--checkpoint": self.checkpoint(run),
+        """Clips → metrics.json, by the model's own instruments or from VBench's results."""
+        folder, model = self.folder(run), self.model(run)
+        by_vbench = "instruments" not in model
+        given: dict[str, Any] = {"--checkpoint": self.checkpoint(run)}
+        if by_vbench:
+            given |= {"--results": folder / "vbench.json", "--listing": folder / "vbench" / "clips.json"}
+        given |= {
             "--fp-samples": self.folder(profiles.full_precision_run(self.profile, run)) / "samples",
             "--suite": self.profile["video"]["suite"],
-            "--samples": self.profile["video"]["clips"],
-            "--resamples": self.profile["sampling"].get("resamples", 200),
-            "--instruments": self.model(run)["instruments"],
         }
+        given |= {"--count": profiles.clips_of(self.profile)} if by_vbench else {}
+        given |= {"--samples": self.profile["video"]["clips"]}
+        given |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
+        given |= {} if by_vbench else {"--instruments": model["instruments"]}
         options = [*flags(given), *self.protocol(run.setting), *self.names(run)]
-        return line("video", "score", folder / "samples", folder / "metrics.json", *options)
+        kind = "vbench" if by_vbench else "video"
+        return line(kind, "score", folder / "samples", folder / "metrics.json", *options)
+
+    def text_file(self, run: Run) -> Path | None:
+        """Text embeddings that a run reads; None where its prompts are words, and of images."""
+        path = profiles.embeddings_file(self.profile, run.setting)
+        return None if path is None else self.results / path
+
+    def text(self, run: Run) -> list[str]:
+        """The same as a flag."""
+        path = self.text_file(run)
+        return [] if path is None else ["--text-embeddings", str(path)]
+
+    def embed(self, run: Run) -> str | None:
+        """Prompts → text embeddings; None where there are none."""
+        path = self.text_file(run)
+        if path is None:
+            return None
+        given = (self.profile["video"]["suite"], path, "--encoder", self.model(run)["text_encoder"])
+        return line("video", "embed", *given)
 
     def sample_clips(self, run: Run, shard: int) -> str:
         """Checkpoint → clips of a shard."""
@@ -120,7 +144,7 @@ class Commands:
             "--shard": shard,
             "--chunks-per-shard": video["chunks_per_shard"],
         }
-        options = [*flags(given), *self.protocol(run.setting), "--record-failure"]
+        options = [*flags(given), *self.text(run), *self.protocol(run.setting), "--record-failure"]
         return line("video", "sample", self.checkpoint(run), self.folder(run) / "samples", *options)
 
     def evaluate(self, run: Run) -> str:
@@ -204,7 +228,7 @@ class Commands:
         video = self.is_video(run)
         counts = self.profile["video" if video else "calibration"]
         given = {"--kind": path.stem, "--samples": (counts["calibration"] if video else counts)[path.stem]}
-        options = [*flags(given), *self.protocol(run.setting, decoded=False)]
+        options = [*flags(given), *self.text(run), *self.protocol(run.setting, decoded=False)]
         return line(*(["video"] if video else []), "calibrate", self.weights(run), path, *options)
 
     def search(self, place: SearchPlace) -> str:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from qdit.artifacts import sha256_file, write_text
 from qdit.errors import CheckpointError, ConfigError, DataError, did_you_mean
-from qdit.profile import Profile
+from qdit.profile import Profile, encoder_files
 from qdit.vbench_driver import WEIGHTS
 
 BLOCK = 1 << 20
@@ -79,7 +79,11 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
         for form, path in model["forms"].items():
             rules = "import_weights" if path in known else "calibrate, quantize, search"
             found.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
-        if "vae" in model:
+        if "text_encoder" in model:  # a video model of latents
+            found.setdefault(model["vae"], []).append(f"VAE of {name} (sample_video)")
+            for path in encoder_files(profile, model["text_encoder"]):
+                found.setdefault(path, []).append(f"text encoder of {name} (embed_prompts)")
+        elif "vae" in model:
             for path in (model["vae"], str(Path(model["vae"]).with_name("config.json"))):
                 found.setdefault(path, []).append(f"VAE of {name} (sample)")
         if "instruments" in model:

@@ -40,6 +40,14 @@ def visible_gpus(count: int, listed: str | None) -> list[str]:
     return entries[:count]
 
 
+def name_of(device: str) -> str | None:
+    """What CUDA_VISIBLE_DEVICES must be for another process to see this GPU of ours alone; None of `cpu`."""
+    kind, number = check_device(device)
+    if kind == "cpu" or number is None:
+        return None
+    return visible_gpus(number + 1, os.environ.get(VISIBLE))[number]
+
+
 def lock_folder() -> Path:
     """Folder of the locks, which only this user can open; ConfigError if somebody else made one of that name.
 

@@ -22,6 +22,7 @@ from qdit.profile_checks import (
     full_precision_label,
     is_full,
     is_video,
+    is_video_model,
     validate,
 )
 from qdit.searches import SearchPlace, place_of
@@ -40,10 +41,13 @@ __all__ = [
     "all_runs",
     "clips_of",
     "default_tables",
+    "embeddings_file",
+    "encoder_files",
     "full_precision_label",
     "full_precision_run",
     "is_full",
     "is_video",
+    "is_video_model",
     "listing",
     "load_profile",
     "merge",
@@ -193,15 +197,30 @@ def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> l
     """
     entry = profile["settings"][setting]
     values = {"--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"], "--seed": profile["seed"]}
-    if is_video(profile, setting):
+    model, dtype = profile["models"][entry["model"]], profile.get("compute", {}).get("dtype")
+    if is_video_model(model):
+        values |= {f"--{side}": entry["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in entry}
         values |= {"--shift": entry["shift"]} if "shift" in entry else {}
-        return [str(part) for pair in values.items() for part in pair]
-    values = {"--sampler": entry["sampler"], **values}
-    if decoded and "vae" in (model := profile["models"][entry["model"]]):
+        dtype = profile["video"].get("dtype", dtype)
+    else:
+        values = {"--sampler": entry["sampler"], **values}
+    if decoded and "vae" in model:
         values["--vae"] = model["vae"]
-    if "dtype" in (compute := profile.get("compute", {})):
-        values["--dtype"] = compute["dtype"]
+    if dtype is not None:
+        values["--dtype"] = dtype
     return [str(part) for pair in values.items() for part in pair]
+
+
+def embeddings_file(profile: Profile, setting: str) -> str | None:
+    """Text embeddings that runs of a setting read, below the results; None where prompts are words."""
+    model = profile["settings"][setting]["model"]
+    return f"text/{model}.safetensors" if "text_encoder" in profile["models"][model] else None
+
+
+def encoder_files(profile: Profile, folder: str) -> list[str]:
+    """The files of a text encoder: those that the profile knows below its folder, else the one it cannot be without."""
+    known = [path for path in profile.get("files", {}) if Path(path).is_relative_to(folder)]
+    return known or [f"{folder}/text_encoder/config.json"]
 
 
 def resolution_flag(profile: Profile, reference: str) -> list[str]:

@@ -22,6 +22,8 @@ SCHEMA = ROOT / "config" / "schema.yaml"
 FULL_PRECISION = "fp"
 RECTIFIED_FLOW = "rectified-flow"
 """Sampler of video models."""
+VIDEO_KEYS: Mapping[str, tuple[str, ...]] = {"instruments": (), "text_encoder": ("vae",)}
+"""What makes a model a video model → what it needs besides: one of pixels that instruments score, or one of latents."""
 
 Profile = Mapping[str, Any]
 DIGITS_REFERENCES = ("digits", "digits-16")
@@ -144,14 +146,20 @@ def check_references(profile: Profile) -> None:
 
 
 def check_model(profile: Profile, model: Mapping[str, Any], where: str) -> None:
-    """Raise unless a model says how its images or its clips are scored: with an extractor and a reference, or with
-    instruments.
+    """Raise unless a model says how its images or its clips are made and scored: with an extractor and a reference,
+    with instruments, or (clips of latents, which VBench scores) with a text encoder and a VAE.
     """
-    if "instruments" in model:
-        if excess := [name for name in ("extractor", "reference", "vae") if name in model]:
-            raise ConfigError(f"{where}: found instruments and {', '.join(excess)}; a video model has instruments only")
+    if is_video_model(model):
+        mark = next(name for name in VIDEO_KEYS if name in model)
+        own = [mark, *VIDEO_KEYS[mark]]
+        if excess := [name for name in model if name not in ("forms", *own)]:
+            raise ConfigError(
+                f"{where}: found {mark} and {', '.join(excess)}; such a video model has {' and '.join(own)} only"
+            )
+        if missing := [name for name in own if name not in model]:
+            raise ConfigError(f"{where}: has a {mark}, so it makes latents of clips, and no {missing[0]}; add it")
         if "video" not in profile:
-            raise ConfigError(f"{where}: has instruments, so it is a video model, and there is no `video`; add it")
+            raise ConfigError(f"{where}: has {mark}, so it is a video model, and there is no `video`; add it")
         return
     if missing := [name for name in ("extractor", "reference") if name not in model]:
         raise ConfigError(
@@ -173,6 +181,11 @@ def check_sampler(profile: Profile, name: str, setting: Mapping[str, Any]) -> No
         )
     if "shift" in setting and not video:
         raise ConfigError(f"settings.{name}.shift: only rectified flow has one; remove it")
+    of_latents = "text_encoder" in profile["models"][setting["model"]]
+    if of_latents and "clip" not in setting:
+        raise ConfigError(f"settings.{name}: missing clip, what a video model of latents makes; add it")
+    if "clip" in setting and not of_latents:
+        raise ConfigError(f"settings.{name}.clip: found one; only video models of latents have it, remove it")
 
 
 def check_family(profile: Profile, definition: Mapping[str, Any], block: Mapping[str, Any], where: str) -> None:
@@ -195,22 +208,34 @@ def check_family(profile: Profile, definition: Mapping[str, Any], block: Mapping
 
 
 def clips_of(profile: Profile) -> int:
-    """Clips of a video run: so many of each prompt of the suite, which is a file of the repository."""
-    path = Path(profile["video"]["suite"])
+    """Clips of a video run: so many of each distinct prompt of the suite, a file of the repository or a fetched one."""
+    video = profile["video"]
+    expected, path = video.get("prompts"), Path(video["suite"])
+    there = next((file for file in (path, ROOT / path) if file.is_file()), None)
+    if there is None and expected is not None:
+        return int(expected) * int(video["clips"])
     try:
-        prompts = json.loads((path if path.is_file() else ROOT / path).read_text(encoding="utf-8"))
+        prompts = json.loads((there or path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ConfigError(
             f"video.suite: {path} cannot be read ({' '.join(str(problem).split())}); qdit video suite writes one"
         ) from None
     if not isinstance(prompts, list) or not prompts:
         raise ConfigError(f"video.suite: {path} holds no list of prompts; qdit video suite writes one")
-    return len(prompts) * int(profile["video"]["clips"])
+    found = len({json.dumps(row.get("prompt_en") if isinstance(row, dict) else row) for row in prompts})
+    if expected not in (None, found):
+        raise ConfigError(f"video.prompts: found {expected}, {path} holds {found} distinct ones; correct either")
+    return found * int(video["clips"])
 
 
 def is_video(profile: Profile, setting: str) -> bool:
     """Whether a setting makes clips."""
-    return "instruments" in profile["models"][profile["settings"][setting]["model"]]
+    return is_video_model(profile["models"][profile["settings"][setting]["model"]])
+
+
+def is_video_model(model: Mapping[str, Any]) -> bool:
+    """Whether a model makes clips: pixels that instruments score, or latents whose texts an encoder gives."""
+    return any(name in model for name in VIDEO_KEYS)
 
 
 def check_files(profile: Profile) -> None:

@@ -35,6 +35,8 @@ QUALITY_SHARE, SEMANTIC_SHARE = 4, 1
 
 SAME = ("samples", "suite_sha256", "packages")
 """What the dimensions of a run must have in common."""
+SCORE = frozenset({"score", "clips", "skipped", "clips_sha256", "weights_sha256", *SAME})
+"""What a dimension's JSON holds."""
 
 
 def known_dimension(name: str) -> str:
@@ -66,12 +68,12 @@ def totals(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """One dimension's JSON as the driver wrote it; DataError on anything else."""
+    """One dimension's JSON as the driver wrote it, a score or a failure; DataError on anything else."""
     found = read_json(path)
     if (
         not isinstance(found, dict)
         or found.get("dimension") not in WEIGHTS
-        or not {"score", "clips", *SAME} <= set(found)
+        or not ({"failure"} & found.keys() or SCORE <= found.keys())
     ):
         raise DataError(f"{path}: not the score of a VBench dimension; make it with qdit vbench run")
     return found
@@ -80,7 +82,8 @@ def read_result(path: Path) -> dict[str, Any]:
 def gather(paths: Sequence[Path]) -> dict[str, Any]:
     """All scores of a run in one value: `totals` is None, and `missing` says why, unless all sixteen are there.
 
-    Raises DataError for a dimension that comes twice, and for scores of different suites, samples or packages.
+    The failure of a run without clips is handed on instead. Raises DataError for a dimension that comes twice, and for
+    scores of different suites, samples, packages or clips.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -90,6 +93,8 @@ def gather(paths: Sequence[Path]) -> dict[str, Any]:
         parts[found["dimension"]] = found
     if not parts:
         raise DataError("no scores to gather; run qdit vbench run for at least one dimension")
+    if failures := [part["failure"] for part in parts.values() if "failure" in part]:
+        return {"protocol": PROTOCOL, "failure": failures[0]}
     first = next(iter(parts.values()))
     for name, part in parts.items():
         if different := [key for key in SAME if part[key] != first[key]]:
@@ -106,20 +111,39 @@ def gather(paths: Sequence[Path]) -> dict[str, Any]:
         "missing": missing,
         "results": {name: [part["score"], part["clips"]] for name, part in parts.items()},
         "skipped": {name: part["skipped"] for name, part in parts.items()},
+        "clips_sha256": clips_of(parts),
         "weights_sha256": {file: digest for part in parts.values() for file, digest in part["weights_sha256"].items()},
         **{key: first[key] for key in SAME},
     }
 
 
-def run_driver(python: Path, arguments: Sequence[str]) -> None:
-    """Run the driver in VBench's environment; its one line about bad input becomes a DataError."""
-    command = [str(python), "-I", str(Path(vbench_driver.__file__).resolve()), *arguments]
+def clips_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Clip → sha256 of all dimensions; DataError if two of them scored different clips of one name."""
+    found: dict[str, str] = {}
+    for dimension, part in parts.items():
+        for clip, digest in part["clips_sha256"].items():
+            if found.setdefault(clip, digest) != digest:
+                raise DataError(
+                    f"{dimension}: was scored on another {clip!r} than the dimensions before it; score all dimensions"
+                    " on the clips of one run"
+                )
+    return found
+
+
+def run_driver(python: Path, arguments: Sequence[str], *, device: str | None = None) -> None:
+    """Run the driver in VBench's environment; its one line about bad input becomes a DataError.
+
+    With a `device` (`cpu`, `cuda`, `cuda:N`) it computes there, on a GPU that no other job holds.
+    """
+    driver = Path(vbench_driver.__file__).resolve()
+    started = [str(driver)] if device is None else [str(driver.with_name("vbench_launch.py")), device]
+    command = [str(python), "-I", *started, *arguments]
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     except OSError as problem:
         raise DataError(
             f"{python}: cannot be run ({problem.strerror}); make VBench's environment with qdit vbench install FOLDER"
-            " and give --python FOLDER/bin/python"
+            " (in the workflow: snakemake vbench_env) and give --python FOLDER/bin/python"
         ) from None
     lines = done.stderr.strip().splitlines()
     if done.returncode == 2 and lines and lines[-1].startswith("vbench: error: "):

@@ -11,27 +11,40 @@ from tqdm import tqdm
 from qdit.artifacts import sha256_file
 from qdit.data.clips import read_mp4, write_mp4
 from qdit.errors import DataError
-from qdit.metrics.video.run import read_clips
+from qdit.metrics.run import sampling_failure
+from qdit.metrics.video.chunks import samples_sha256, stream_clips
 from qdit.vbench_driver import BadInput, clip_names, read_suite, require_clips
 
 
 def write_clips(
     samples: Path, out: Path, *, clips: int, fps: float, enlarge: int = 1, lossless: bool = False
 ) -> dict[str, Any]:
-    """Sample chunks of a run → `out`/<prompt>-<number>.mp4; returns their list.
+    """Sample chunks of a run → `out`/<prompt>-<number>.mp4, one chunk in memory at a time; returns their list.
 
-    Each pixel becomes `enlarge` × `enlarge`. DataError unless exactly `clips` whole clips are there.
+    Each pixel becomes `enlarge` × `enlarge`. A run that failed has no clips, and its list says why. DataError unless
+    exactly `clips` whole clips of one size are there, each with a name of its own.
     """
-    found, _ = read_clips(samples, clips=clips)
-    digests = {}
-    for row in tqdm(range(clips), desc="writing clips", unit="clip", mininterval=1):
-        frames = found.frames[row].permute(1, 2, 3, 0).numpy().repeat(enlarge, axis=1).repeat(enlarge, axis=2)
-        name = f"{found.prompts[row]}-{found.numbers[row]}.mp4"
-        if "/" in name or name in digests:
-            raise DataError(f"{samples}: {name!r} cannot be the name of one clip; change the prompt")
-        write_mp4(out / name, np.ascontiguousarray(frames), fps=fps, lossless=lossless)
-        digests[name] = sha256_file(out / name)
-    return {"clips": digests, "frames": int(found.frames.shape[2]), "fps": fps}
+    if failure := sampling_failure(samples, clips):
+        return failure.to_dict()
+    digests: dict[str, str] = {}
+    shape: tuple[int, ...] = ()
+    with tqdm(total=clips, desc="writing clips", unit="clip", mininterval=1) as bar:
+        for chunk in stream_clips(samples, clips=clips):
+            shape = shape or chunk.frames.shape[1:]
+            if chunk.frames.shape[1:] != shape:
+                raise DataError(f"{samples}: has clips of {chunk.frames.shape[1:]} beside {shape}; sample it again")
+            for clip, (prompt, number) in zip(chunk.frames, chunk.names, strict=True):
+                name = f"{prompt}-{number}.mp4"
+                if "/" in name or name in digests:
+                    raise DataError(f"{samples}: {name!r} cannot be the name of one clip; change the prompt")
+                frames = clip.transpose(1, 2, 3, 0).repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+                write_mp4(out / name, np.ascontiguousarray(frames), fps=fps, lossless=lossless)
+                digests[name] = sha256_file(out / name)
+                bar.update()
+    _, frame_count, height, width = shape
+    size = [height * enlarge, width * enlarge]
+    made = {"frames": frame_count, "size": size, "fps": fps, "lossless": lossless}
+    return {"clips": digests, **made, "samples_sha256": samples_sha256(samples, clips=clips)}
 
 
 def check_clips(

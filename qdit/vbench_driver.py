@@ -1,6 +1,7 @@
 """VBench, one dimension of one folder of clips: run by the Python of VBench's own environment, not by this suite's.
 
     PYTHON -I qdit/vbench_driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
+    PYTHON -I qdit/vbench_driver.py --ready DIMENSION OUT.json        whether its packages are there, before any clip is
 
 Imports the standard library and vbench 0.1.5 only. Clips are `<prompt>-<number>.mp4`, as VBench names them. VBench
 scores whatever it finds and downloads what it lacks; here a missing clip or weight is one line on stderr and exit code
@@ -108,6 +109,12 @@ class BadInput(Exception):
     """What is wrong, in one line."""
 
 
+def require_dimension(name: str) -> None:
+    """BadInput for what is no dimension of VBench."""
+    if name not in WEIGHTS:
+        raise BadInput(f"{name!r}: no dimension of VBench; allowed are {', '.join(WEIGHTS)}")
+
+
 def read_suite(path: Path) -> list[dict[str, Any]]:
     """[{prompt_en, dimension, …}] of a VBench full_info JSON."""
     try:
@@ -146,6 +153,32 @@ def require_clips(folder: Path, names: Sequence[str]) -> None:
             f"{folder}: {len(missing)} of {len(names)} clips are missing or empty, first {missing[0]!r}; nothing is"
             " scored on fewer clips: sample them first"
         )
+
+
+def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> dict[str, str]:
+    """sha256 of every clip; BadInput if the list of the run's clips says another one."""
+    found = {}
+    for name in names:
+        with (folder / name).open("rb") as data:
+            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
+    listed = found if listing is None else read_listing(listing).get("clips", {})
+    if different := [name for name in names if listed.get(name) != found[name]]:
+        raise BadInput(
+            f"{folder / different[0]}: not the clip that {listing} lists ({len(different)} of {len(names)} differ);"
+            " write the clips again"
+        )
+    return found
+
+
+def read_listing(path: Path) -> dict[str, Any]:
+    """The list of a run's clips: their sha256, or why there are none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise BadInput(f"{path}: no list of clips ({problem}); make it with qdit vbench clips --listing") from None
+    if not isinstance(found, dict) or not {"clips", "failure"} & found.keys():
+        raise BadInput(f"{path}: no list of clips; make it with qdit vbench clips --listing")
+    return found
 
 
 def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, str]) -> dict[str, str]:
@@ -192,34 +225,46 @@ def score(
     samples: int,
     device: str,
     digests: Mapping[str, str],
+    listing: Path | None = None,
 ) -> dict[str, Any]:
-    """The score of a dimension and of each clip, with what they were made from."""
-    if dimension not in WEIGHTS:
-        raise BadInput(f"{dimension!r}: no dimension of VBench; allowed are {', '.join(WEIGHTS)}")
+    """The score of a dimension and of each clip, with what they were made from.
+
+    With the `listing` of a run each clip must be the one that it lists; a run that failed has no clips, and its failure
+    is handed on.
+    """
+    require_dimension(dimension)
+    if listing is not None and (failure := read_listing(listing).get("failure")):
+        return {"dimension": dimension, "failure": failure}
     rows = [row for row in read_suite(suite) if dimension in row["dimension"]]
     if not rows:
         raise BadInput(f"{suite}: has no prompt for {dimension}")
-    names = clip_names(rows, dimension, samples)
+    names, suite_sha256 = clip_names(rows, dimension, samples), hashlib.sha256(suite.read_bytes()).hexdigest()
     require_clips(clips, names)
     found = require_weights(weights, dimension, digests)
     require_package(dimension)
+    files = clip_digests(clips, names, listing)
     with tempfile.TemporaryDirectory(prefix="qdit-vbench-") as scratch:
         value, seen = by_vbench(Path(scratch), clips, rows, dimension, names, weights=weights, device=device)
     absent = set(names) - {name for name, _ in seen}
     if absent and dimension != SKIPPING:
         raise BadInput(f"{clips}: vbench could not read {len(absent)} clips, first {min(absent)!r}; write them again")
-    versions = {name: importlib.metadata.version(name) for name in ("vbench", "torch", "torchvision", "numpy")}
     return {
         "dimension": dimension,
         "score": value,
         "clips": dict(seen),
         "skipped": sorted(absent),
         "samples": samples,
-        "suite_sha256": hashlib.sha256(suite.read_bytes()).hexdigest(),
+        "suite_sha256": suite_sha256,
+        "clips_sha256": files,
         "weights_sha256": found,
         "device": device,
-        "packages": versions,
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what computes the scores."""
+    return {name: importlib.metadata.version(name) for name in ("vbench", "torch", "torchvision", "numpy")}
 
 
 def by_vbench(
@@ -268,33 +313,53 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def main() -> int:
-    """Parse, score, write."""
+def ready(dimension: str, out: Path) -> None:
+    """Write which packages are there; BadInput if this environment cannot score the dimension."""
+    require_dimension(dimension)
+    require_package(dimension)
+    write_json(out, {"dimension": dimension, "python": sys.executable, "packages": packages()})
+
+
+def parsed() -> argparse.Namespace:
+    """The arguments of a score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, words in (("clips", "folder of clips"), ("suite", "prompts in VBench's full_info schema")):
         parser.add_argument(name, type=Path, help=words)
     parser.add_argument("dimension", help="one of VBench's sixteen")
     parser.add_argument("out", type=Path, help="JSON to write")
+    parser.add_argument("--listing", type=Path, help="list of the run's clips, which they must agree with")
     parser.add_argument("--weights", type=Path, help="folder of VBench's weights; nothing is downloaded")
     parser.add_argument("--samples", type=int, default=MOST_SAMPLES, help="clips of a prompt")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--sha256", action="append", default=[], metavar="FILE=DIGEST", help="what a file must be")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(given: argparse.Namespace) -> None:
+    """Score and write."""
     out = given.out.resolve()
+    if bad := [pair for pair in given.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
+        raise BadInput(f"--sha256 {bad[0]!r}: expected FILE=DIGEST with 8 to 64 hex digits")
+    found = score(
+        given.clips,
+        given.suite,
+        given.dimension,
+        weights=given.weights,
+        samples=given.samples,
+        device=given.device,
+        digests=dict(pair.rsplit("=", 1) for pair in given.sha256),
+        listing=given.listing,
+    )
+    write_json(out, found)
+
+
+def main() -> int:
+    """Parse, score or check, write."""
     try:
-        if bad := [pair for pair in given.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
-            raise BadInput(f"--sha256 {bad[0]!r}: expected FILE=DIGEST with 8 to 64 hex digits")
-        digests = dict(pair.rsplit("=", 1) for pair in given.sha256)
-        found = score(
-            given.clips,
-            given.suite,
-            given.dimension,
-            weights=given.weights,
-            samples=given.samples,
-            device=given.device,
-            digests=digests,
-        )
-        write_json(out, found)
+        if sys.argv[1:2] == ["--ready"] and len(sys.argv) == 4:
+            ready(sys.argv[2], Path(sys.argv[3]))
+        else:
+            run(parsed())
     except BadInput as problem:
         sys.stderr.write(f"vbench: error: {problem}\n")
         return 2

@@ -72,7 +72,7 @@ def one_of(names):
 
 # Runs of clips have rules of their own (rules/video.smk).
 IMAGE_SETTINGS = [name for name in config["settings"] if not profiles.is_video(config, name)]
-IMAGE_MODELS = [name for name, model in config["models"].items() if "instruments" not in model]
+IMAGE_MODELS = [name for name, model in config["models"].items() if not profiles.is_video_model(model)]
 
 
 wildcard_constraints:
@@ -108,9 +108,21 @@ def weights_of(wildcards):
 
 
 def vae_of(wildcards):
-    """Weights and configuration of the VAE that decodes a model's latents; nothing where it makes pixels."""
-    path = config["models"][model_of(wildcards)].get("vae")
-    return [repository(path), repository(Path(path).with_name("config.json"))] if path else []
+    """The VAE that decodes a model's latents, that of images with its configuration; nothing where it makes pixels."""
+    model = config["models"][model_of(wildcards)]
+    path = model.get("vae")
+    beside = [] if profiles.is_video_model(model) else ["config.json"]
+    return [repository(path), *(repository(Path(path).with_name(name)) for name in beside)] if path else []
+
+
+def text_of(wildcards):
+    """Text embeddings of the prompts that a model of latents reads (rules/video.smk); nothing where these are words."""
+    path = profiles.embeddings_file(config, wildcards.setting)
+    return f"{RESULTS}/{path}" if path else []
+
+
+def text_flag(wildcards, input):
+    return f"--text-embeddings {shlex.quote(str(input.text))}" if input.text else ""
 
 
 def sha256_flag(path):

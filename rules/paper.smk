@@ -31,8 +31,9 @@ rule import_weights:
         code=code_digest("qdit.importing"),
         sha256=lambda w: sha256_flag(config["models"][w.model]["forms"][w.form]),
         shape=lambda w: json.dumps(config["models"][w.model].get("shape", {}), sort_keys=True),
+        family=lambda w: "--family stdit3" if profiles.is_video_model(config["models"][w.model]) else "",
     shell:
-        "qdit import-weights {input:q} {output} --shape {params.shape:q} {params.sha256} > {log} 2>&1"
+        "qdit import-weights {input:q} {output} {params.family} --shape {params.shape:q} {params.sha256} > {log} 2>&1"
 
 
 rule reference_adm:

@@ -1,6 +1,7 @@
-# VBench itself on the runs of tables of kind table3 (docs/vbench.md): `snakemake vbench`, never part of a default plan.
-# It runs in an environment of its own: with --sdm conda that of envs/vbench.yaml, else the Python that the profile names
-# or that `snakemake vbench_env` made, the one rule that downloads (from PyPI). Nothing is downloaded while it scores.
+# VBench itself on the runs of tables of kind table3 (docs/vbench.md). A model without instruments of its own gets its
+# metrics.json from it; for others `snakemake vbench` asks for it. It runs in an environment of its own: with --sdm conda
+# that of envs/vbench.yaml, else the Python that the profile names or that `snakemake vbench_env` made, the one rule that
+# downloads (from PyPI) and that no plan holds unless it is named. Nothing is downloaded while it scores.
 
 
 rule vbench_env:
@@ -13,6 +14,26 @@ rule vbench_env:
         ENVIRONMENT
     shell:
         "qdit vbench install $(dirname {output}) > {log} 2>&1"
+
+
+# Whether its packages are there is said before the first clip is sampled, not after the last one.
+rule vbench_ready:
+    output:
+        "<results>/vbench-ready/{dimension}.json",
+    log:
+        "<results>/logs/vbench-ready/{dimension}.log",
+    wildcard_constraints:
+        dimension=one_of(VBENCH_WEIGHTS),
+    priority: 100
+    localrule: True
+    conda:
+        "envs/vbench.yaml"
+    params:
+        there=VBENCH_THERE,
+        python=VBENCH_PYTHON,
+        driver=VBENCH_DRIVER,
+    shell:
+        "{params.there} 2> {log} && {params.python} -I {params.driver} --ready {wildcards.dimension} {output} >> {log} 2>&1"
 
 
 rule vbench_clips:
@@ -31,9 +52,10 @@ rule vbench_clips:
         code=code_digest("qdit.vbench_clips"),
         number=lambda w: profiles.clips_of(config),
         samples=lambda w: f"{run_folder(own_run(w))}/samples",
+        fps=lambda w: config["settings"][w.setting].get("clip", {}).get("fps", 8),
     shell:
-        "qdit vbench clips {params.samples} $(dirname {output})/clips --count {params.number} --lossless"
-        " --listing {output} > {log} 2>&1"
+        "qdit vbench clips {params.samples} $(dirname {output})/clips --count {params.number} --fps {params.fps}"
+        " --lossless --listing {output} > {log} 2>&1"
 
 
 rule vbench_dimension:
@@ -41,6 +63,7 @@ rule vbench_dimension:
         clips=f"{RUN}/vbench/clips.json",
         suite=lambda w: repository(VIDEO["suite"]),
         weights=vbench_weights,
+        ready=ancient("<results>/vbench-ready/{dimension}.json"),
     output:
         f"{RUN}/vbench/{{dimension}}.json",
     log:
@@ -55,17 +78,16 @@ rule vbench_dimension:
         gpu=GPUS,
     params:
         code=code_digest("qdit.vbench_driver"),
+        there=VBENCH_THERE,
         python=VBENCH_PYTHON,
-        driver=VBENCH_DRIVER,
+        launch=VBENCH_LAUNCH,
         weights=vbench_flags,
         samples=VIDEO.get("clips"),
         device=config.get("compute", {}).get("device", "cpu"),
     shell:
-        "{{ command -v {params.python} || {{ echo 'vbench: error: no VBench environment at {params.python}; make it"
-        " with snakemake vbench_env (from PyPI) or name its Python under vbench in the profile' >&2; exit 2; }}; }}"
-        " > {log} 2>&1 && {params.python} -I {params.driver} $(dirname {input.clips})/clips {input.suite:q}"
-        " {wildcards.dimension} {output} --samples {params.samples} --device {params.device} {params.weights}"
-        " >> {log} 2>&1"
+        "{params.there} 2> {log} && {params.python} -I {params.launch} {params.device} $(dirname {input.clips})/clips"
+        " {input.suite:q} {wildcards.dimension} {output} --listing {input.clips} --samples {params.samples}"
+        " {params.weights} >> {log} 2>&1"
 
 
 rule vbench_run:
@@ -84,6 +106,42 @@ rule vbench_run:
         code=code_digest("qdit.vbench"),
     shell:
         "qdit vbench gather {output} {input} > {log} 2>&1"
+
+
+# A row of Table 3 where VBench scores the clips.
+rule evaluate_vbench:
+    input:
+        samples=lambda w: shard_files(own_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)),
+        checkpoint=f"{RUN}/checkpoint/config.json",
+        suite=lambda w: repository(VIDEO["suite"]),
+        results=f"{RUN}/vbench.json",
+        clips=f"{RUN}/vbench/clips.json",
+        vae=vae_of,
+    output:
+        metrics=f"{RUN}/metrics.json",
+        resampled=f"{RUN}/bootstrap.npz",
+    log:
+        f"{RUN}/logs/evaluate.log",
+    wildcard_constraints:
+        setting=one_of(VBENCH_SETTINGS),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.metrics.video.vbench_run"),
+        protocol=protocol_flags,
+        number=lambda w: profiles.clips_of(config),
+        samples=VIDEO.get("clips"),
+        full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
+        model=model_of,
+        resamples=config["sampling"].get("resamples", 200),
+    shell:
+        "qdit vbench score $(dirname {output.metrics})/samples {output.metrics}"
+        " --checkpoint $(dirname {input.checkpoint}) --results {input.results} --listing {input.clips}"
+        " --fp-samples {params.full_precision} --suite {input.suite:q} --count {params.number}"
+        " --samples {params.samples} --resamples {params.resamples} {params.protocol} --setting {wildcards.setting}"
+        " --model {params.model} --form {wildcards.form} --label {wildcards.label} > {log} 2>&1"
 
 
 rule vbench:

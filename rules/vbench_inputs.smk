@@ -5,7 +5,15 @@ VBENCH = config.get("vbench", {})
 VBENCH_FOLDER = VBENCH.get("weights", "weights/vbench")
 VBENCH_ENV = f"{RESULTS}/envs/vbench"
 VBENCH_PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(VBENCH.get("python", f"{VBENCH_ENV}/bin/python"))
-VBENCH_DRIVER = shlex.quote(str(Path(workflow.basedir, "qdit", "vbench_driver.py")))
+VBENCH_DRIVER, VBENCH_LAUNCH = (
+    shlex.quote(str(Path(workflow.basedir, "qdit", f"vbench_{name}.py"))) for name in ("driver", "launch")
+)
+VBENCH_THERE = (
+    f"{{ command -v {VBENCH_PYTHON} > /dev/null || {{ echo 'vbench: error: no VBench environment at '{VBENCH_PYTHON}'; make"
+    " it with snakemake vbench_env (from PyPI), or name its Python under vbench in the profile' >&2; exit 2; }; }"
+)
+# Settings whose clips VBench itself scores for their metrics.json.
+VBENCH_SETTINGS = [name for name in VIDEO_SETTINGS if name not in INSTRUMENT_SETTINGS]
 
 
 def vbench_weights(wildcards):
@@ -27,5 +35,5 @@ def vbench_files(wildcards):
     tables = [name for name, table in config["tables"].items() if table["kind"] == "table3"]
     runs = sorted({run for name in tables for run in profiles.runs_of(config, name)})
     if not runs:
-        raise ConfigError("this profile has no table of kind table3, so VBench has no runs; see docs/vbench.md")
+        raise ConfigError("this profile has no table of kind table3, so VBench has no runs; add one (docs/vbench.md)")
     return [f"{run_folder(run)}/vbench.json" for run in runs]

@@ -1,14 +1,47 @@
-# The steps of a video model (docs/video.md): calibration data, clips, scores. Weights become checkpoints by the rules of
-# rules/quantize.smk, whatever the model. Guarantees are those of images: a shard's chunks stay when a job is killed, and
-# the next one keeps those whose key still holds.
+# The steps of a video model (docs/video.md): text embeddings (of a model of latents), calibration data, clips, scores.
+# Weights become checkpoints by the rules of rules/quantize.smk, whatever the model. Guarantees are those of images: a
+# shard's chunks stay when a job is killed, and the next one keeps those whose key still holds.
 VIDEO_SETTINGS = [name for name in config["settings"] if profiles.is_video(config, name)]
 VIDEO_MODELS = [name for name in config["models"] if name not in IMAGE_MODELS]
+LATENT_VIDEO_MODELS = [name for name in VIDEO_MODELS if "text_encoder" in config["models"][name]]
 VIDEO = config.get("video", {})
+# Settings whose clips the model's own instruments score; those of others are VBench's (rules/vbench.smk).
+INSTRUMENT_SETTINGS = [
+    name for name in VIDEO_SETTINGS if "instruments" in config["models"][config["settings"][name]["model"]]
+]
+
+
+# Every prompt goes through the text encoder once, so that no job that samples needs it. The parts of an embedding that
+# was stopped lie beside its output, and the next one goes on from there.
+rule embed_prompts:
+    input:
+        suite=lambda w: repository(VIDEO["suite"]),
+        encoder=lambda w: list(
+            map(repository, profiles.encoder_files(config, config["models"][w.model]["text_encoder"]))
+        ),
+    output:
+        "<results>/text/{model}.safetensors",
+    log:
+        "<results>/logs/text-{model}.log",
+    wildcard_constraints:
+        model=one_of(LATENT_VIDEO_MODELS),
+    priority: 50
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPUS,
+    params:
+        code=code_digest("qdit.models.text_encoder", "qdit.data.prompt_suite"),
+        encoder=lambda w: repository(config["models"][w.model]["text_encoder"]),
+    shell:
+        "qdit --benchmark {log}.json video embed {input.suite:q} {output} --encoder {params.encoder:q} > {log} 2>&1"
 
 
 rule calibrate_video:
     input:
-        weights_of,
+        weights=weights_of,
+        text=text_of,
     output:
         CALIBRATION,
     log:
@@ -18,13 +51,16 @@ rule calibrate_video:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=code_digest("qdit.calibration", "qdit.data.moving_digits"),
-        protocol=protocol_flags,
+        protocol=lambda w: protocol_flags(w, decoded=False),
         samples=lambda w: VIDEO["calibration"][w.kind],
+        text=text_flag,
     shell:
-        "qdit --benchmark {log}.json video calibrate {input:q} {output} --kind {wildcards.kind}"
-        " --samples {params.samples} {params.protocol} > {log} 2>&1"
+        "qdit --benchmark {log}.json video calibrate {input.weights:q} {output} --kind {wildcards.kind}"
+        " --samples {params.samples} {params.text} {params.protocol} > {log} 2>&1"
 
 
 rule sample_video:
@@ -32,6 +68,8 @@ rule sample_video:
         config=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
         suite=lambda w: repository(VIDEO["suite"]),
+        text=text_of,
+        vae=vae_of,
     output:
         f"{RUN}/samples/shard-{{shard}}.json",
     log:
@@ -41,6 +79,8 @@ rule sample_video:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=code_digest("qdit.sampling.video_run"),
         protocol=protocol_flags,
@@ -48,11 +88,12 @@ rule sample_video:
         samples=VIDEO.get("clips"),
         chunk=VIDEO.get("chunk"),
         chunks_per_shard=VIDEO.get("chunks_per_shard"),
+        text=text_flag,
     shell:
         "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json video sample $(dirname {input.config})"
         " $(dirname {output}) --suite {input.suite:q} --samples {params.samples} --chunk {params.chunk}"
-        " --shard {params.shard} --chunks-per-shard {params.chunks_per_shard} {params.protocol} --record-failure"
-        " > {log} 2>&1"
+        " --shard {params.shard} --chunks-per-shard {params.chunks_per_shard} {params.text} {params.protocol}"
+        " --record-failure > {log} 2>&1"
 
 
 rule evaluate_video:
@@ -68,7 +109,7 @@ rule evaluate_video:
     log:
         f"{RUN}/logs/evaluate.log",
     wildcard_constraints:
-        setting=one_of(VIDEO_SETTINGS),
+        setting=one_of(INSTRUMENT_SETTINGS),
     conda:
         ENVIRONMENT
     threads: 1

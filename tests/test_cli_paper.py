@@ -108,10 +108,10 @@ def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     code, out, err = qdit("doctor", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg")
     assert (code, err) == (1, "")
-    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 18
+    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 25
     for part in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
         assert part in out, part
-    for rule in ("import_weights", "reference_adm", "(sample)", "evaluate"):
+    for rule in ("import_weights", "reference_adm", "(sample)", "evaluate", "(sample_video)", "(embed_prompts)"):
         assert rule in out, rule
     assert "100 TFLOP/s per GPU (given)" in out
     assert "   8 GPUs:" in out and "  64 GPUs:" not in out

@@ -14,23 +14,24 @@ from qdit.cost import (
     GPUS,
     Speed,
     calibration_kinds,
+    calibration_samples,
     cost_text,
     disk_bytes,
-    evaluation_flops,
     evaluations,
     jobs_of,
     measured_speed,
     memory_bytes,
-    model_config,
     quantize_evaluations,
     search_evaluations,
     speed_of,
 )
 from qdit.cost_figure import chain, draw
+from qdit.cost_models import evaluation_flops, model_config, network_of
 from qdit.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.errors import ConfigError
 from qdit.method import registry
-from qdit.models.config import DiTConfig
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.stdit3_flops import forward_flops
 from qdit.profile import Profile, Run, load_profile
 
 SPEED = Speed(1e12, "a test")
@@ -52,6 +53,8 @@ def test_shapes_come_from_the_profile_or_the_weights(paper: Profile, repository:
     assert model_config(paper, "dit-xl-2-512") == DiTConfig(input_size=64)
     mini = load_profile("mini")
     assert model_config(mini, "dit-digits").hidden_size == 144
+    assert isinstance(small := model_config(mini, "stdit3-moving-digits"), STDiT3Config) and small.depth == 2
+    assert model_config(paper, "stdit3-opensora") == STDiT3Config()
     del paper["models"]["dit-xl-2-256"]["shape"]  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"models\.dit-xl-2-256: its shape is not known"):
         model_config(paper, "dit-xl-2-256")
@@ -80,13 +83,16 @@ def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
     counts = Counter(job.rule for job in jobs)
     runs = profiles.all_runs(paper)
     assert counts["quantize"] == len(runs)
-    assert counts["sample"] == len(runs) * len(profiles.shards(paper))
+    assert counts["sample"] == sum(len(profiles.shards(paper, run.setting)) for run in runs)
     assert counts["search"] == 3
     names = {job.name for job in jobs}
     assert len(names) == len(jobs)
     assert all(need in names for job in jobs for need in job.needs)
-    models = {setting: model_config(paper, entry["model"]) for setting, entry in paper["settings"].items()}
-    total = sum(evaluations(paper, run.setting, 10_000) * evaluation_flops(models[run.setting]) for run in runs)
+    total = sum(
+        evaluations(paper, run.setting, profiles.sampled(paper, run.setting)["images"])
+        * network_of(paper, run.setting).flops
+        for run in runs
+    )
     assert sum(job.seconds for job in jobs if job.rule == "sample") == pytest.approx(total / SPEED.flops)
 
 
@@ -147,13 +153,40 @@ def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tm
 
 def test_disk_and_memory(paper: Profile) -> None:
     disk = disk_bytes(paper)
-    images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in profiles.all_runs(paper))
+    runs = [run for run in profiles.all_runs(paper) if not profiles.is_video(paper, run.setting)]
+    images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in runs)
     assert disk["images"] == images
-    assert disk["features"] == len(profiles.all_runs(paper)) * 10_000 * 4 * 5079
+    assert disk["features"] == len(runs) * 10_000 * 4 * 5079
+    assert disk["clips"] == disk["clips as MP4"] == 3 * 4720 * 3 * 51 * 240 * 424
     memory = memory_bytes(paper)
-    weights = 4 * 676_014_368
+    assert memory["import_weights"] == pytest.approx(2 * 4 * 1_207_640_000, rel=1e-3), "STDiT3 is the largest"
+    images = {**paper, "tables": {"table1": paper["tables"]["table1"]}}
+    weights, memory = 4 * 676_014_368, memory_bytes(images)
     assert memory["import_weights"] == pytest.approx(2 * weights, rel=1e-3)
     assert all(size > weights for size in memory.values())
+
+
+CLIPS = "opensora-51x240x426-cfg7.0-s30"
+
+
+def test_clips_of_the_full_size_are_counted_with_their_latents_and_both_branches(paper: Profile) -> None:
+    network = network_of(paper, CLIPS)
+    assert network.tokens == 6075 and network.cells == 4 * 15 * 30 * 53 and network.pixels == 3 * 51 * 240 * 424
+    assert network.flops == forward_flops(STDiT3Config(), (15, 30, 53), 300)
+    # Of each token at least its multiply-adds with the 1.2 billion weights of the blocks.
+    assert network.flops > 2 * 1.1e9 * 6075
+    assert evaluations(paper, CLIPS, 4720) == 4720 * 30 * 2
+    assert calibration_samples(paper, CLIPS, "trajectory") == paper["video"]["calibration"]["trajectory"]
+    jobs = [job for job in jobs_of(paper, SPEED) if CLIPS in job.name]
+    assert Counter(job.rule for job in jobs) == {"calibrate": 2, "quantize": 3, "sample": 3 * 118}
+    sampled = sum(job.seconds for job in jobs if job.rule == "sample")
+    assert sampled == pytest.approx(3 * 4720 * 60 * network.flops / SPEED.flops)
+
+
+def test_vbenchs_hours_are_not_guessed(paper: Profile) -> None:
+    text = cost_text(paper, SPEED)
+    assert "48 jobs score 14,160 clips besides; their hours are unknown" in text
+    assert "VBench" not in cost_text({**paper, "tables": {"table1": paper["tables"]["table1"]}}, SPEED)
 
 
 def test_the_text_says_what_it_assumes(paper: Profile) -> None:

@@ -180,10 +180,12 @@ def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
 def test_files_of_the_profiles() -> None:
     paper = files_of(load_profile("paper"))
     vbench = {str(file.path.relative_to("weights/paper/vbench")): file for file in paper if "vbench" in file.path.parts}
-    assert len(paper) == 7 + len(vbench) + 1 and set(vbench) == set(SOURCES)
+    video = [file.path for file in paper if any("video" in use or "embed" in use for use in file.uses)]
+    assert len(video) == 10 and Path("weights/paper/VBench_full_info.json") in video
+    assert len(paper) == 7 + 1 + len(video) + len(vbench) + 1 and set(vbench) == set(SOURCES)
     assert all(file.entry and file.uses for file in paper)
     folders = [file.path.parent.name for file in choose(paper, ["config.json"])]
-    assert folders == ["sd-vae-ft-mse", "bert-base-uncased"]
+    assert folders == ["sd-vae-ft-mse", "text_encoder", "bert-base-uncased"]
     assert len(choose(paper, [str(paper[0].path)])) == 1
     assert choose(paper, []) == paper
     with pytest.raises(ConfigError, match="did you mean 'config.json'"):

@@ -11,7 +11,7 @@ import pytest
 
 from qdit import lease
 from qdit.errors import ConfigError
-from qdit.lease import check_device, leased, lock_folder, visible_gpus
+from qdit.lease import check_device, leased, lock_folder, name_of, visible_gpus
 
 HOLD = """
 import sys, time
@@ -175,6 +175,12 @@ def test_an_empty_list_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(lease.VISIBLE, "")
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES is ''"), leased("cuda", count=lambda: 0):
         pass
+
+
+def test_the_name_of_a_leased_gpu_is_that_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [name_of(device) for device in ("cpu", "cuda:0", "cuda:3")] == [None, "0", "3"]
+    monkeypatch.setenv(lease.VISIBLE, "5, GPU-abc")
+    assert [name_of(device) for device in ("cuda:0", "cuda:1")] == ["5", "GPU-abc"]
 
 
 def test_devices_by_name() -> None:

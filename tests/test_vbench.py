@@ -21,7 +21,8 @@ def ends(which: int) -> dict[str, float]:
 
 def result(dimension: str, score: float, **changed: Any) -> dict[str, Any]:
     found = {"dimension": dimension, "score": score, "clips": {"a-0.mp4": score}, "skipped": [], "samples": 1}
-    return found | {"suite_sha256": "0", "packages": {"vbench": "0.1.5"}, "weights_sha256": {}} | changed
+    found |= {"suite_sha256": "0", "packages": {"vbench": "0.1.5"}, "weights_sha256": {}}
+    return found | {"clips_sha256": {"a-0.mp4": "0"}} | changed
 
 
 def files(folder: Path, results: list[dict[str, Any]]) -> list[Path]:
@@ -79,7 +80,9 @@ def test_without_all_sixteen_there_are_no_totals(tmp_path: Path) -> None:
         ([result("scene", 0.5), result("scene", 0.5)], "a second score of scene"),
         ([result("scene", 0.5), result("color", 0.5, samples=5)], "differ in samples"),
         ([result("scene", 0.5), result("color", 0.5, suite_sha256="1")], "differ in suite_sha256"),
+        ([result("scene", 0.5), result("color", 0.5, clips_sha256={"a-0.mp4": "1"})], "color: was scored on another"),
         ([{"scene": [0.5, []]}], "not the score of a VBench dimension"),
+        ([{name: value for name, value in result("scene", 0.5).items() if name != "clips_sha256"}], "not the score of"),
         ([result("flow", 0.5)], "not the score of a VBench dimension"),
         ([], "no scores to gather"),
     ],

@@ -1,14 +1,17 @@
 """A run's clips under VBench's names, and folders that VBench would score without a word though something is wrong."""
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qdit.artifacts import read_json, save_arrays, sha256_file, write_json
 from qdit.data.clips import read_mp4, write_mp4
 from qdit.errors import DataError
-from qdit.vbench_clips import check_clips, clips_in
+from qdit.metrics.video import chunks
+from qdit.vbench_clips import check_clips, clips_in, write_clips
 
 SUITE = [
     {"prompt_en": "a red 2", "dimension": ["temporal_flickering", "scene"]},
@@ -81,17 +84,68 @@ def test_a_folder_is_read_in_the_order_of_names(place: Path) -> None:
         clips_in(place)
 
 
-def test_a_run_is_written_under_vbenchs_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+Chunk = list[tuple[str, int]]
 
-    from qdit import vbench_clips
-    from qdit.metrics.video.evaluate import ClipSet
 
-    frames = torch.randint(256, (3, 3, 8, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    run = ClipSet(frames, ("a red 2", "a red 2", "a blue 4"), (0, 1, 0))
-    monkeypatch.setattr(vbench_clips, "read_clips", lambda folder, clips: (run, None))
-    listing = vbench_clips.write_clips(tmp_path, tmp_path / "mp4", clips=3, fps=8, enlarge=2, lossless=True)
-    assert list(listing["clips"]) == ["a red 2-0.mp4", "a red 2-1.mp4", "a blue 4-0.mp4"] and listing["frames"] == 8
-    found = read_mp4(tmp_path / "mp4" / "a blue 4-0.mp4", frames=8)
-    assert np.array_equal(found[:, ::2, ::2], frames[2].permute(1, 2, 3, 0).numpy())
+def write_run(folder: Path, *chunks: Chunk, shape: tuple[int, ...] = (3, 4, 12, 18)) -> np.ndarray:
+    """Chunks with these clips, and their list; returns the frames."""
+    count, entries = sum(map(len, chunks)), []
+    frames = np.random.default_rng(0).integers(256, size=(count, *shape), dtype=np.uint8)
+    first = 0
+    for number, names in enumerate(chunks):
+        path, own = folder / f"{number:05d}.npz", frames[first : first + len(names)]
+        columns = {"prompts": np.array([prompt for prompt, _ in names]), "numbers": np.array([n for _, n in names])}
+        save_arrays(path, {"frames": own, **columns})
+        entries.append({"file": path.name, "sha256": sha256_file(path)})
+        first += len(names)
+    listing = {"key": "k", "images": count, "chunk": 2, "mode": "simulate", "backend": "torch", "chunks": entries}
+    write_json(folder / "shard-000.json", listing)
+    return frames
+
+
+RUN: tuple[Chunk, Chunk] = ([("a red 2", 0), ("a red 2", 1)], [("a blue 4", 0)])
+
+
+def test_a_run_of_any_size_is_written_under_vbenchs_names(tmp_path: Path) -> None:
+    frames = write_run(tmp_path, *RUN)
+    listing = write_clips(tmp_path, tmp_path / "mp4", clips=3, fps=24, enlarge=2, lossless=True)
+    assert list(listing["clips"]) == ["a red 2-0.mp4", "a red 2-1.mp4", "a blue 4-0.mp4"]
+    assert (listing["frames"], listing["size"], listing["fps"]) == (4, [24, 36], 24)
+    assert all(sha256_file(tmp_path / "mp4" / name) == digest for name, digest in listing["clips"].items())
+    found = read_mp4(tmp_path / "mp4" / "a blue 4-0.mp4", frames=4)
+    assert np.array_equal(found[:, ::2, ::2], frames[2].transpose(1, 2, 3, 0))
     assert np.array_equal(found[:, 1::2, 1::2], found[:, ::2, ::2])
+
+
+def test_one_chunk_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, *([(f"prompt {number}", 0)] for number in range(6)))
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+    read = chunks.load_arrays
+
+    def watched(path: Path) -> dict[str, np.ndarray]:
+        nonlocal most
+        found = read(path)
+        most = max(most, sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(found["frames"]))
+        return found
+
+    monkeypatch.setattr(chunks, "load_arrays", watched)
+    write_clips(tmp_path, tmp_path / "mp4", clips=6, fps=8, lossless=True)
+    assert len(alive) == 6 and most <= 1, "the chunk before the one that is read, at most"
+
+
+def test_what_of_a_run_cannot_be_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [("a red 2", 0)], [("a red 2", 0)])
+    with pytest.raises(DataError, match=r"'a red 2-0\.mp4' cannot be the name of one clip"):
+        write_clips(tmp_path / "a", tmp_path / "mp4", clips=2, fps=8, lossless=True)
+    write_run(tmp_path / "b", *RUN)
+    with pytest.raises(DataError, match="is a run of 3 images, 4 were asked for"):
+        write_clips(tmp_path / "b", tmp_path / "mp4", clips=4, fps=8)
+    (tmp_path / "b" / "00001.npz").unlink()
+    with pytest.raises(DataError, match=r"00001\.npz: missing, or not the file that its shard lists"):
+        write_clips(tmp_path / "b", tmp_path / "mp4", clips=3, fps=8, lossless=True)
+    listing = read_json(tmp_path / "b" / "shard-000.json")
+    write_json(tmp_path / "b" / "shard-000.json", listing | {"chunks": listing["chunks"][:1]})
+    with pytest.raises(DataError, match="holds 2 clips, 3 were asked for"):
+        write_clips(tmp_path / "b", tmp_path / "mp4", clips=3, fps=8, lossless=True)

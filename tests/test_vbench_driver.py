@@ -1,6 +1,7 @@
 """VBench's driver without VBench: what it refuses in one line, and what it gives to and takes from the package."""
 
 import ast
+import hashlib
 import json
 import os
 import subprocess
@@ -90,6 +91,44 @@ def test_the_score_is_that_of_exactly_the_clips_of_the_suite(place: Path, vbench
     assert vbench.seen["environment"]["HF_HUB_OFFLINE"] == "1"
 
 
+def test_files_may_be_given_relative_to_where_the_job_runs(
+    place: Path, vbench: type[FakeVBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = score(place)
+    monkeypatch.chdir(place)  # VBench is run elsewhere, where its weights are
+    listing = Path("listing.json")
+    listing.write_text(json.dumps({"clips": digests(place)}))
+    given: dict[str, Any] = {"weights": None, "samples": 2, "device": "cpu", "digests": {}, "listing": listing}
+    assert driver.score(Path("clips"), Path("suite.json"), "temporal_flickering", **given) == expected
+
+
+def digests(place: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (place / "clips").glob("*.mp4")}
+
+
+def test_the_clips_that_were_scored_are_on_record_and_those_of_the_list(place: Path, vbench: type[FakeVBench]) -> None:
+    listing = place / "listing.json"
+    listing.write_text(json.dumps({"clips": digests(place)}))
+    found = score(place, listing=listing)
+    assert (
+        found["clips_sha256"] == {name: digests(place)[name] for name in found["clips"]} == score(place)["clips_sha256"]
+    )
+    (place / "clips" / "a red 2, standing still-1.mp4").write_bytes(b"of another run")
+    with pytest.raises(
+        BadInput, match=r"standing still-1\.mp4: not the clip that .*listing\.json lists \(1 of 2 differ"
+    ):
+        score(place, listing=listing)
+    listing.write_text("[]")
+    with pytest.raises(BadInput, match="no list of clips; make it with qdit vbench clips"):
+        score(place, listing=listing)
+
+
+def test_the_failure_of_a_run_is_its_score(place: Path) -> None:
+    failure = {"step": "sample", "kind": "failed", "reason": "it diverges"}
+    (place / "listing.json").write_text(json.dumps({"failure": failure}))
+    assert score(place, listing=place / "listing.json") == {"dimension": "temporal_flickering", "failure": failure}
+
+
 def test_weights_are_where_vbench_looks_and_their_digests_recorded(place: Path, vbench: type[FakeVBench]) -> None:
     weights = place / "weights"
     for name in WEIGHTS["subject_consistency"]:
@@ -168,6 +207,35 @@ def test_object_detection_needs_detectron2(vbench: type[FakeVBench]) -> None:
     with pytest.raises(BadInput, match="needs the package detectron2"):
         driver.require_package("object_class")
     driver.require_package("scene")
+
+
+def test_an_environment_is_looked_at_before_there_are_clips(tmp_path: Path, vbench: type[FakeVBench]) -> None:
+    driver.ready("scene", tmp_path / "scene.json")
+    assert json.loads((tmp_path / "scene.json").read_text())["packages"]["vbench"] == "0.1.5"
+    with pytest.raises(BadInput, match="needs the package detectron2"):
+        driver.ready("color", tmp_path / "color.json")
+    with pytest.raises(DataError, match="has no package vbench; make its environment with qdit vbench install"):
+        run_driver(Path(sys.executable), ["--ready", "scene", str(tmp_path / "out.json")])
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.json"]
+
+
+def test_the_driver_sees_the_gpu_that_was_leased_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    told = 'print("vbench: error: sees", os.environ["CUDA_VISIBLE_DEVICES"], *sys.argv[1:], file=sys.stderr)'
+    (tmp_path / "driver.py").write_text(f"import os, sys\n{told}\nsys.exit(2)\n")
+    # The launcher with two pretended GPUs and another driver.
+    pretended = "from qdit import vbench_launch as launch\nlaunch.gpus = lambda: 2\n"
+    pretended += f"launch.DRIVER = {str(tmp_path / 'driver.py')!r}\nraise SystemExit(launch.main())\n"
+    (tmp_path / "launch.py").write_text(pretended)
+    root = Path(driver.__file__).parents[1]
+    python.write_text(f'#!/bin/sh\nshift 2\nPYTHONPATH="{root}" exec {sys.executable} {tmp_path}/launch.py "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(DataError, match="^sees 7 a --device cuda$"):
+        run_driver(python, ["a"], device="cuda:1")
+    with pytest.raises(DataError, match="device cuda:2: there are 2 GPUs here, numbered from 0"):
+        run_driver(python, ["a"], device="cuda:2")
 
 
 def test_the_process_says_its_line_and_ends_with_2(place: Path) -> None:

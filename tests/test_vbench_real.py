@@ -14,7 +14,7 @@ import pytest
 
 from qdit.artifacts import read_json
 from qdit.cli_video_steps import flow
-from qdit.data.clips import write_mp4
+from qdit.data.clips import read_mp4, write_mp4
 from qdit.errors import DataError
 from qdit.metrics.video.suites import full_info, suite_prompts
 from qdit.models.loading import load_model
@@ -24,6 +24,8 @@ from qdit.sampling.video_run import clips_of
 from qdit.vbench import gather, run_driver
 from qdit.vbench_driver import WEIGHTS
 from qdit.vbench_install import SUITE, install, python_of
+from tests.workflow.checkout import Checkout, copied
+from tests.workflow.tiny_video import write_tiny_video
 
 FOLDER = os.environ.get("QDIT_VBENCH")
 WEIGHTS_FILE = Path(__file__).parents[1] / "weights" / "stdit3-moving-digits-natural.safetensors"
@@ -90,6 +92,26 @@ def test_every_other_dimension_says_which_file_it_lacks(
         given[1] = str(tmp_path / "suite.json")
         with pytest.raises(DataError, match=f"weights of {dimension} are missing; they come from https://"):
             run_driver(python, [*given, "--weights", str(tmp_path)])
+
+
+def test_the_workflow_goes_from_weights_to_vbenchs_json(python: Path, repository: Path, tmp_path: Path) -> None:
+    made = Checkout(copied(repository, tmp_path))
+    write_tiny_video(made.root / "tiny-video")
+    (made.root / "real.yaml").write_text(f"vbench: {{weights: weights/vbench, python: {json.dumps(str(python))}}}\n")
+    overlays = ("tests/workflow/tiny.yaml", "tests/workflow/video.yaml", "real.yaml")
+    run = made.results / "runs" / "clips-cfg2.5-s15" / "natural" / "fp" / "w16a16-common"
+    target = run.relative_to(made.root) / "vbench" / "temporal_flickering.json"
+    made.snakemake("--cores", "1", str(target), overlays=overlays)
+    found, listing = read_json(made.root / target), read_json(run / "vbench" / "clips.json")
+    assert found["clips_sha256"] == {name: listing["clips"][name] for name in found["clips"]} and found["clips"]
+    for name, value in found["clips"].items():
+        frames = read_mp4(run / "vbench" / "clips" / name).astype(float)
+        assert value == pytest.approx(1 - np.abs(np.diff(frames, axis=0)).mean() / 255, abs=1e-6)
+    # Another dimension lacks its weights: one line in its log.
+    done = made.snakemake("--cores", "1", str(target.with_name("motion_smoothness.json")), overlays=overlays, code=1)
+    log = (run / "logs" / "vbench-motion_smoothness.log").read_text(encoding="utf-8")
+    assert "weights of motion_smoothness are missing; they come from https://" in log + done.stdout
+    assert log.count("error:") == 1
 
 
 def test_vbenchs_own_prompts_are_beside_the_environment(python: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -139,7 +140,16 @@ def made_by(
     }
 
 
-def check_made_so(shards: Sequence[Shard], protocol: Protocol) -> None:
+class HowMade(Interface):
+    """What the protocols of images and of clips both say."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def decoder(self) -> str: ...
+
+
+def check_made_so(shards: Sequence[Shard], protocol: HowMade) -> None:
     """Raise DataError unless the images were made in the precision and with the decoder that the protocol says."""
     for shard in shards:
         listing = read_json(shard.path)

@@ -14,8 +14,8 @@ from qdit.tables.clips import MILLISECONDS, Shown, clips_of, shows_clips, strip_
 from qdit.tables.display import bits_text
 from qdit.tables.sheets import GAP
 
-ZOOM, REPEATS = 8, 4
-"""Pixels per pixel, and how often a clip is shown."""
+HEIGHT, REPEATS = 128, 4
+"""Height of a clip, in pixels (of at least that, if it is larger), and how often it is shown."""
 
 
 def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:
@@ -38,12 +38,13 @@ def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, fold
             gap = np.full_like(next(iter(strips.values()))[:, :GAP], 255)
             below = [part for strip in strips.values() for part in (strip, gap)][:-1]
             strips[str(block.rows[0]["form"])] = np.concatenate(below, axis=1)
+        height = max((clips.frames.shape[-2] for _, clips in found if isinstance(clips, Shown)), default=HEIGHT)
         for name, strip in strips.items():
             written.append(folder / f"{name}.mp4")
-            _write(written[-1], strip)
+            _write(written[-1], strip, zoom=max(1, HEIGHT // height))
     return written
 
 
-def _write(path: Path, strip: NDArray[np.uint8]) -> None:
-    large = strip.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+def _write(path: Path, strip: NDArray[np.uint8], *, zoom: int) -> None:
+    large = strip.repeat(zoom, axis=1).repeat(zoom, axis=2)
     write_mp4(path, np.concatenate([large] * REPEATS), fps=1000 / MILLISECONDS)

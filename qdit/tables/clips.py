@@ -24,6 +24,8 @@ COUNT = 8
 """Clips in a strip, evenly spaced over the run, so that several suites are seen."""
 TILE = 64
 """Height of a clip on the page, in pixels."""
+FRAMES = 17
+"""About how many frames of a longer clip are shown: of the 51 of a full-size one, every third."""
 MILLISECONDS = 125
 """Of a frame."""
 
@@ -66,15 +68,32 @@ def clips_of(row: Row, results: Path) -> Shown | str:
     if not paths:
         return "no clips"
     try:
-        chunks = [load_arrays(path) for path in paths]
-        frames = np.concatenate([chunk["frames"] for chunk in chunks])[: row.get("images")]
-        prompts = [str(prompt) for chunk in chunks for prompt in chunk["prompts"]]
-    except (DataError, KeyError, ValueError):
+        shown = chosen_clips(paths, row.get("images"))
+    except (DataError, KeyError, ValueError, IndexError):
         return "clips are not readable"
-    if frames.ndim != 5 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not len(frames) <= len(prompts):
+    if shown.frames.ndim != 5 or shown.frames.shape[1] != 3 or shown.frames.dtype != np.uint8:
         return "clips are not uint8 RGB with prompts"
-    chosen = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)
-    return Shown(frames[chosen], tuple(prompts[number] for number in chosen))
+    return Shown(thumbnails(shown.frames), shown.prompts)
+
+
+def chosen_clips(paths: list[Path], count: int | None) -> Shown:
+    """The shown ones of `count` clips (of all without it); a full-size run has 27 GB, so only their chunks are read."""
+    size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
+    total = count or size * (len(paths) - 1) + last
+    frames, prompts = [], []
+    for number in np.linspace(0, total - 1, min(COUNT, total)).round().astype(int):
+        chunk, row = divmod(int(number), size)
+        arrays = load_arrays(paths[chunk])
+        frames.append(arrays["frames"][row])
+        prompts.append(str(arrays["prompts"][row]))
+    return Shown(np.stack(frames), tuple(prompts))
+
+
+def thumbnails(frames: Frames) -> Frames:
+    """Clips (n, 3, T, H, W) with every so many pixels and frames: an animation of a large one would fill the page."""
+    side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
+    small = frames[:, :, ::tempo, ::side, ::side]
+    return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]
 
 
 def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:

@@ -47,10 +47,11 @@ def _reading(table: Table) -> Iterable[str]:
             else "."
         )
     one, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
+    distance = f"FD-FP: Fréchet distance to the full-precision samples{features}. "
+    paired = "Both are" if (has_distance := "fd_fp" in table.metrics or table.samples_are != "clip") else "It is"
     yield (
-        f"FD-FP: Fréchet distance to the full-precision samples{features}. MSE-FP: mean squared difference of each"
-        f" {one}, pixels in [0, 1], to the full-precision {one} of the same index. Both are paired: all rows share"
-        " their noise."
+        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {one}, pixels in [0, 1], to the"
+        f" full-precision {one} of the same index. {paired} paired: all rows share their noise."
     )
     if table.miniature and "fid" in table.metrics:
         yield (

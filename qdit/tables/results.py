@@ -30,8 +30,8 @@ FLOW = "rectified flow"
 """Sampler of runs of clips, which have metrics of their own."""
 
 CLIP_METRICS = (*DIMENSIONS, *TOTALS, "mfvd", "fd_fp", "mse_fp")
-OPTIONAL_CLIP_METRICS = (*DIMENSIONS, *TOTALS, "fd_fp", "mse_fp")
-"""A suite of one's own may have no prompt for a dimension, and then there are no totals."""
+OPTIONAL_CLIP_METRICS = (*DIMENSIONS, *TOTALS, "mfvd", "fd_fp", "mse_fp")
+"""A suite of one's own may have no prompt for a dimension, and then there are no totals; VBench has no features."""
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,20 @@ from qdit.tables.rows import (
     run_keys,
     with_differences,
 )
+from qdit.tables.table3_remarks import MINI_VBENCH, VBENCH, remarks
 
-MINI_VBENCH = "mini-VBench (moving digits), not VBench’s scores"
-PAPER = "Open-Sora 1.2’s STDiT3 (51 frames of 144×256), rectified flow, 30 steps, guidance (cfg) 7, VBench’s prompts"
+PAPER = (
+    "Open-Sora 1.2’s STDiT3 (clips of 2 seconds, whose resolution the paper does not give), rectified flow, 30 steps,"
+    " guidance (cfg) 7, VBench’s prompts"
+)
 WON, WON_OF = 15, 16
 """What the paper's text says Q-DiT wins against G4W+P4A (Section 6.2)."""
 WINNER, RIVAL = "q-dit", "g4w+p4a"
 
 FIRST, SECOND = DIMENSIONS[:8], DIMENSIONS[8:]
-PARTS = (
-    ("First half of the dimensions", FIRST),
-    ("Second half of the dimensions", SECOND),
-    ("Totals, distances, size", (*TOTALS, "mfvd", "fd_fp", "mse_fp", "size_mb")),
-)
+HALVES = (("First half of the dimensions", FIRST), ("Second half of the dimensions", SECOND))
+MINI_REST = ("Totals, distances, size", (*TOTALS, "mfvd", "fd_fp", "mse_fp", "size_mb"))
+VBENCH_REST = ("Totals, distance, size", (*TOTALS, "mse_fp", "size_mb"))
 SCORES = (*DIMENSIONS, *TOTALS, "mfvd")
 EXTRA = (
     *SCORES,
@@ -81,28 +82,36 @@ def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path
     """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     printed = read_published(published / "table3.csv")
+    mini = is_mini_vbench(profile, definition)
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
+    parts = (*HALVES, MINI_REST if mini else VBENCH_REST)
     return Table(
         name=name,
         title=definition.get("title", "Video generation after quantization (Q-DiT, Table 3)"),
         profile=profile["profile"],
-        face=face_of(profile),
+        face=face_of(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol=PAPER,
         shows_bits=True,
         blocks=blocks,
-        metrics=tuple(metric for _, metrics in PARTS for metric in metrics),
+        metrics=tuple(metric for _, metrics in parts for metric in metrics),
         extra=EXTRA,
         summary=tuple(_summary(blocks, printed)),
-        remarks=tuple(_remarks(blocks, printed, name)),
+        remarks=tuple(remarks(blocks, printed, name, mini=mini)),
         samples_are="clip",
-        parts=PARTS,
+        parts=parts,
     )
 
 
-def face_of(profile: Mapping[str, Any]) -> str:
-    """What stands on the table's face: also that these are no scores of VBench."""
-    return f"{profile['face']}; {MINI_VBENCH}"
+def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> bool:
+    """Whether the table's clips are scored by a model's own instruments and not by VBench."""
+    models = (profile["models"][profile["settings"][block["setting"]]["model"]] for block in definition["blocks"])
+    return any("instruments" in model for model in models)
+
+
+def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
+    """What stands on the table's face: also whose scores these are."""
+    return f"{profile['face']}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
 
 
 def _block(
@@ -116,7 +125,7 @@ def _block(
     for key in run_keys(profile, block):
         row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
         row |= _beside(printed, key) | {"clips": True, "short": f"{key.bits.upper()} {row['short']}"}
-        row["face"] = face_of(profile)
+        row["face"] = face_of(profile, definition)
         if row["group_size"] is not None:
             row["detail"] = group_text(row)
         for dimension in DIMENSIONS:
@@ -169,35 +178,3 @@ def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str
 
 def _printed(printed: list[PublishedRow], label: str) -> PublishedRow:
     return find(printed, method=METHOD_NAMES[label], weight_bits=4, activation_bits=8) or {}
-
-
-def _remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str) -> list[str]:
-    unknown = [dimension for dimension in DIMENSIONS if all(row.get(dimension) is None for row in printed)]
-    remarks = [
-        "Scores are of mini-VBench: VBench’s formulas with small networks that know moving digits (docs/video.md). They"
-        " are no scores of VBench, and no total or rank beside VBench’s means anything.",
-        "Totals: VBench’s weights, each dimension between pixel noise (0) and real clips of held-out digits (1) of the"
-        " same prompts. mFVD: Fréchet distance of clip features to those real clips.",
-        "Ahead or behind: by the numbers; beyond chance: the 95 % interval of the paired difference, clips resampled,"
-        " leaves out 0. Each dimension has an interval of its own; of sixteen, about one leaves out 0 by chance.",
-    ]
-    remarks.append("In an STDiT3 a block has seven linears: qkv, projection, three of cross-attention, two of the MLP.")
-    if unknown:
-        remarks.append(
-            f"The published numbers of {len(unknown)} dimensions are not known to us and stay blank:"
-            f" {', '.join(map(str, unknown)).replace('_', ' ')}."
-        )
-    budgets = {
-        (row["prompts"], row["images"], row["clip_flops"]) for block in blocks for row in block.rows if _told(row)
-    }
-    for prompts, clips, flops in sorted(budgets):
-        remarks.append(
-            f"Budget: {clips} clips a row ({prompts} prompts, {clips / prompts:g} of each);"
-            f" {flops / 1e9:.1f} GFLOP a clip, {clips * flops / 1e12:.2f} TFLOP a row."
-        )
-    return [*remarks, f"The clips shown are also MP4 files, in {name}-clips/."]
-
-
-def _told(row: Row) -> bool:
-    """Whether a row says what it cost."""
-    return is_measured(row) and bool(row.get("prompts")) and bool(row.get("clip_flops"))

@@ -14,7 +14,8 @@ from PIL import Image
 from qdit.artifacts import save_arrays
 from qdit.dimensions import DIMENSIONS
 from qdit.errors import ConfigError
-from qdit.intervals import Replicates, write_replicates
+from qdit.intervals import Replicates, read_replicates, write_replicates
+from qdit.tables import clips as shown
 from qdit.tables.build import build_table, load_table
 from qdit.tables.claims import judge, load_claims
 from qdit.tables.claims_sources import Measured
@@ -113,6 +114,41 @@ def test_every_format_has_both_halves_and_says_whose_scores_these_are(
     assert "12 clips a row (6 prompts, 2 of each); 9.3 GFLOP a clip, 0.11 TFLOP a row" in markdown
 
 
+@pytest.fixture
+def scored_by_vbench(video: Profile, clips: Path) -> Path:
+    """The same runs as VBench scores them: without mFVD and FD-FP, and some dimensions without an interval."""
+    video["models"]["stdit3"] = {"forms": {"natural": "x"}, "text_encoder": "t5", "vae": "z"}
+    for label in METHODS:
+        folder = key_of(label).folder(clips)
+        record = json.loads((folder / "metrics.json").read_text())
+        record["metrics"] |= {"mfvd": None, "fd_fp": None} | ({"mse_fp": None} if label == "fp" else {})
+        record["protocol"]["evaluator"]["name"] = "VBench 0.1.5"
+        (folder / "metrics.json").write_text(json.dumps(record))
+        found = read_replicates(folder)
+        assert found is not None
+        kept = {name: values for name, values in found.values.items() if name not in (*DIMENSIONS[:2], "fd_fp")}
+        write_replicates(folder, Replicates(kept, found.pairing))
+    return clips
+
+
+def test_scores_of_vbench_are_called_so_in_every_format(video: Profile, scored_by_vbench: Path, tmp_path: Path) -> None:
+    made = build_table(video, "table3", scored_by_vbench, tmp_path / "table3")
+    for path in made:
+        text = path.read_text(encoding="utf-8")
+        assert "clips scored by VBench 0.1.5" in text and "mini-VBench" not in text and "moving digits" not in text
+    markdown = next(path for path in made if path.suffix == ".md").read_text(encoding="utf-8")
+    assert "MSE-FP" in markdown and "FD-FP ↓" not in markdown and "mFVD" not in markdown
+    assert "the paper does not give" in markdown, "nobody knows the resolution of the paper's clips"
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table3.csv").read_text(encoding="utf-8"))))
+    assert {row["status"] for row in rows} == {"ok"} and rows[3]["published_scene"] == "0.3871"
+    assert rows[3]["won"] == "9" and rows[3]["won_certain"] == "7", "two dimensions have no interval"
+
+
+def test_the_leaderboard_takes_runs_without_a_distance_of_features(video: Profile, scored_by_vbench: Path) -> None:
+    rows = [row for row in leaderboard(video, scored_by_vbench).rows if row["setting"] == SETTING]
+    assert {row["label"] for row in rows} == set(METHODS) and all(row["fd_fp"] is None for row in rows)
+
+
 def test_published_cells_stand_beside_ours_and_unknown_ones_stay_blank(
     video: Profile, clips: Path, repository: Path
 ) -> None:
@@ -198,6 +234,26 @@ def test_quality_control_knows_rows_of_clips(video: Profile, clips: Path) -> Non
         ("g4w+p4a", 4): "✓",
         ("q-dit", 4): "✓",
     }
+
+
+def test_large_clips_become_small_animations_and_only_their_chunks_are_read(
+    video: Profile, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = key_of("rtn").folder(clips) / "samples"
+    for path in folder.iterdir():
+        path.unlink()
+    for chunk in range(40):
+        frames = np.full((1, 3, 51, 130, 141), chunk, np.uint8)
+        save_arrays(folder / f"{chunk:05d}.npz", {"frames": frames, "prompts": np.array([f"prompt {chunk}"])})
+    read: list[str] = []
+    load = shown.load_arrays
+    monkeypatch.setattr(shown, "load_arrays", lambda path: read.append(path.name) or load(path))
+    row = next(row for row in load_table(video, "table3", clips).rows if row["label"] == "rtn") | {"images": 40}
+    found = shown.clips_of(row, clips)
+    assert isinstance(found, shown.Shown) and found.frames.shape == (COUNT, 3, 17, 64, 70)
+    assert [int(clip.max()) for clip in found.frames] == [0, 6, 11, 17, 22, 28, 33, 39] and len(set(read)) == COUNT
+    assert found.prompts[1] == "prompt 6"
+    assert shown.clips_of(row | {"images": 41}, clips) == "clips are not readable"
 
 
 def test_clips_of_a_block_are_animations_of_the_same_columns(video: Profile, clips: Path) -> None:

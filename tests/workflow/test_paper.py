@@ -8,11 +8,13 @@ import pytest
 
 from qdit import profile as profiles
 from qdit.cost import Speed, jobs_of
+from qdit.explain_commands import Commands
 from qdit.profile import load_profile
 from tests.workflow.checkout import Checkout
+from tests.workflow.test_explain import words
 
 PAPER = ("config/paper.yaml",)
-JOBS = 3696
+JOBS = 4161
 """Jobs of the whole plan, as docs/paper-profile.md says."""
 
 FILE = "weights/paper/sd-vae-ft-mse/config.json"
@@ -36,7 +38,7 @@ def test_every_table_is_planned(planned: str) -> None:
         assert f"results/paper/tables/{table}.html" in planned, table
     found = counts(planned)
     assert found["table"] == len(profile["tables"])
-    assert found["import_weights"] == found["reference_adm"] == 2
+    assert found["import_weights"] == 3 and found["reference_adm"] == 2
     assert not any(rule.startswith("train") for rule in found)
 
 
@@ -50,7 +52,16 @@ def test_the_estimate_counts_the_jobs_of_the_plan(checkout: Checkout) -> None:
         by_rule[rule.partition("_")[0]] += count
     for rule in ("calibrate", "quantize", "search", "sample"):
         assert by_rule[rule] == estimated[rule], rule
-    assert found["evaluate"] == len(profiles.all_runs(load_profile("paper")))
+    assert found["evaluate"] + found["evaluate_vbench"] == len(profiles.all_runs(load_profile("paper")))
+
+
+def test_table_3_is_scored_by_vbench(planned: str) -> None:
+    found, runs = counts(planned), profiles.runs_of(load_profile("paper"), "table3")
+    assert [run.label for run in runs] == ["fp", "g4w+p4a", "q-dit"]
+    expected = {"embed_prompts": 1, "calibrate_video": 2, "sample_video": 3 * 118, "vbench_clips": 3, "vbench_run": 3}
+    expected |= {"vbench_ready": 16, "vbench_dimension": 3 * 16, "evaluate_vbench": 3}
+    assert {rule: found[rule] for rule in expected} == expected
+    assert not found["evaluate_video"] and not found["vbench_env"]
 
 
 def test_the_documented_number_of_jobs(repository: Path) -> None:
@@ -80,4 +91,18 @@ def test_jobs_may_not_download(checkout: Checkout) -> None:
     text = (checkout.root / "rules" / "common.smk").read_text(encoding="utf-8")
     assert '"HF_HUB_OFFLINE": "1"' in text
     done = checkout.snakemake("--dry-run", "--printshellcmds", overlays=PAPER)
-    assert "qdit fetch" not in done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    assert "qdit fetch" not in text and "vbench install" not in text
+
+
+def test_commands_of_table_3_are_those_that_explain_shows(checkout: Checkout) -> None:
+    done = checkout.snakemake("--dry-run", "--printshellcmds", "table3", overlays=PAPER)
+    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    profile = load_profile("paper")
+    commands, runs = Commands(profile, Path("results/paper")), profiles.runs_of(profile, "table3")
+    printed = {found for found in map(words, shells) if found is not None}
+    expected = {words(commands.evaluate(run)) for run in runs}
+    expected |= {words(commands.sample(run, shard)) for run in runs for shard in profiles.shards(profile, run.setting)}
+    assert {found for found in printed if found[2] in ("sample", "score")} == expected
+    clips = [line for line in shells if " vbench clips " in line]
+    assert len(clips) == 3 and all("--count 4720 --fps 24 --lossless" in line for line in clips)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdit.artifacts import load_arrays, read_json, sha256_file, sha256_json, write_json
+from qdit.artifacts import read_json, sha256_json, write_json
 from qdit.data.pixels import UINT8_RULE
 from qdit.digest import code_digest
 from qdit.errors import DataError
@@ -18,6 +18,7 @@ from qdit.metrics.run import RunName, made_by, sampling_failure, write_error
 from qdit.metrics.samples import Shard, listed_shards
 from qdit.metrics.statistics import moments
 from qdit.metrics.video.bootstrap import Paired, clip_bootstrap
+from qdit.metrics.video.chunks import stream_clips
 from qdit.metrics.video.evaluate import ClipSet, clip_features, reference_clips, report
 from qdit.metrics.video.observation import Observer, Remembering, load_observer
 from qdit.metrics.video.suites import Prompt
@@ -34,20 +35,10 @@ def asked_by(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
 
 def read_clips(folder: Path, *, clips: int) -> tuple[ClipSet, Shard]:
     """All clips of a run and its first shard; DataError unless exactly `clips` whole, unchanged ones are there."""
-    shards = listed_shards(folder, images=clips)
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for entry in (entry for shard in shards for entry in shard.chunks):
-        path = folder / entry.file
-        if not path.exists() or sha256_file(path) != entry.sha256:
-            raise DataError(f"{path}: missing, or not the file that its shard lists; sample again")
-        parts[entry.file] = load_arrays(path)
-    chosen = [parts[name] for name in sorted(parts)]
-    found = sum(len(part["frames"]) for part in chosen)
-    if found != clips:
-        raise DataError(f"{folder}: holds {found} clips, {clips} were asked for; sample the other shards too")
-    columns = {name: np.concatenate([part[name] for part in chosen]) for name in ("frames", "prompts", "numbers")}
-    prompts, numbers = tuple(map(str, columns["prompts"])), tuple(int(number) for number in columns["numbers"])
-    return ClipSet(torch.from_numpy(columns["frames"]), prompts, numbers), shards[0]
+    parts = list(stream_clips(folder, clips=clips))
+    frames = torch.from_numpy(np.concatenate([part.frames for part in parts]))
+    prompts, numbers = zip(*(name for part in parts for name in part.names), strict=True)
+    return ClipSet(frames, prompts, numbers), listed_shards(folder, images=clips)[0]
 
 
 def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""A video model of latents through the workflow: calibrate, quantize, sample in shards, by the commands of `explain`.
+
+Text embeddings are there already: T5 needs packages that are an optional extra.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdit.artifacts import load_arrays, read_json
+from qdit.explain_commands import Commands
+from qdit.profile import Run, load_profile, shards
+from qdit.sampling.video_run import sample_video_checkpoint
+from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
+from tests.workflow.checkout import Checkout, copied
+from tests.workflow.test_explain import words
+
+OVERLAYS = ("tests/workflow/tiny.yaml", "tests/workflow/latent_video.yaml")
+TEXT = Path("results/tiny/text/stdit3-latents.safetensors")
+RUN = Run("latents-cfg3.0-s2", "natural", "q-dit", "w4a8", "common")
+SAMPLES = Path("results/tiny/runs", RUN.path, "samples")
+TARGETS = [str(SAMPLES / f"shard-00{number}.json") for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which the clips of one run were made."""
+    found = Checkout(copied(repository, tmp_path_factory.mktemp("latent-video")))
+    write_latent_video(found.root / "latent-video")
+    encoder = found.root / "latent-video" / "t5" / "text_encoder" / "config.json"
+    encoder.parent.mkdir(parents=True)
+    encoder.write_text("{}", encoding="utf-8")
+    write_embeddings(found.root / TEXT)
+    found.snakemake("--cores", "2", *TARGETS, overlays=OVERLAYS)
+    return found
+
+
+def test_the_clips_are_those_of_the_step_itself(made: Checkout, tmp_path: Path) -> None:
+    listings = [read_json(made.root / target) for target in TARGETS]
+    assert [len(listing["chunks"]) for listing in listings] == [2, 1]
+    assert all(listing["dtype"] == "bfloat16" and "OpenSoraVAE" in listing["decoder"] for listing in listings)
+    asked = [(prompt, number) for prompt in PROMPTS for number in range(2)]
+    folder, files = made.root / SAMPLES, made.root / "latent-video"
+    given = {"embeddings": made.root / TEXT, "vae": files / "vae.safetensors", "chunk": 2}
+    sample_video_checkpoint(folder.parent / "checkpoint", tmp_path, FLOW, asked, **given)
+    for number in range(3):
+        name = f"{number:05d}.npz"
+        alone, found = (load_arrays(place / name) for place in (tmp_path, folder))
+        assert list(found["prompts"]) == [PROMPTS[number]] * 2
+        assert np.abs(found["frames"].astype(int) - alone["frames"]).mean() < 3, "but for bfloat16"
+
+
+def test_a_second_run_finds_nothing_to_do(made: Checkout) -> None:
+    assert "Nothing to be done" in made.snakemake("--cores", "1", *TARGETS, overlays=OVERLAYS).stderr
+
+
+def test_commands_are_the_workflows(made: Checkout) -> None:
+    done = made.snakemake("--dry-run", "--forceall", "--printshellcmds", *TARGETS, overlays=OVERLAYS)
+    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    printed = {found for found in map(words, shells) if found is not None and found[1] == "video"}
+    profile = load_profile("mini", *(made.root / overlay for overlay in OVERLAYS))
+    commands = Commands(profile, Path("results", "tiny"))
+    lines = [commands.sample(RUN, shard) for shard in shards(profile, RUN.setting)]
+    lines += [commands.calibrate(RUN, "trajectory"), str(commands.embed(RUN))]
+    assert printed == {words(line) for line in lines}
