@@ -16,10 +16,12 @@ Part = tuple[str, Path, str | None, str | None, str | None]
 
 
 def scored_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Part]:
-    """The prompts of a run, and its instruments or VBench's results."""
+    """The prompts of a run, their text embeddings if it reads these, and its instruments or VBench's results."""
     protocol, model = record.get("protocol", {}), commands.model(run)
     suite = Path(commands.profile["video"]["suite"])
     yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
+    if (text := commands.text_file(run)) is not None:
+        yield "text embeddings", text, digest(text), None, commands.embed(run)
     if "instruments" in model:
         instruments = Path(model["instruments"])
         yield "instruments", instruments, digest(instruments), protocol.get("evaluator", {}).get("sha256"), None

@@ -11,6 +11,7 @@ import pytest
 from qdit import profile as profiles
 from qdit.doctor import text_packages, vbench_environment
 from qdit.errors import ConfigError
+from qdit.explain_clips import scored_with
 from qdit.explain_commands import Commands
 from qdit.fetch import needed_files
 from qdit.models import text_encoder
@@ -57,6 +58,13 @@ def test_commands_have_texts_vae_size_and_precision(paper: Profile) -> None:
     assert "--family stdit3 --shape '{}'" in str(commands.imported_weights(RUN))
     image = Run("dit-256-cfg1.0-s100", "natural", "fp", "w16a16", "common")
     assert commands.embed(image) is None and commands.text(image) == []
+
+
+def test_the_chain_of_a_row_names_the_text_embeddings(paper: Profile) -> None:
+    commands = Commands(paper, Path("results/paper"))
+    found = {what: (path, made_by) for what, path, _, _, made_by in scored_with(commands, RUN, {})}
+    assert found["text embeddings"] == (commands.text_file(RUN), commands.embed(RUN))
+    assert "instruments" not in found
 
 
 def test_clips_are_counted_by_prompts_before_the_suite_is_there(paper: Profile, tmp_path: Path) -> None:

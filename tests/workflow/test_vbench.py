@@ -53,7 +53,12 @@ def test_the_chain_of_a_row_holds_until_a_file_is_another(made: Checkout, monkey
     profile = load_profile(made.results / "profile.json")
     text, whole = explain_text(profile, "table3", "q-dit", made.results)
     assert whole, text
-    assert "results of VBench" in text and "clips that VBench saw" in text and "not that of this checkout" not in text
+    assert (
+        "text embeddings" in text
+        and "results of VBench" in text
+        and "clips that VBench saw" in text
+        and "not that of this checkout" not in text
+    )
     path = made.results / RUNS / "q-dit" / "w4a8-common" / "vbench.json"
     before = path.read_bytes()
     path.write_bytes(before + b"\n")
