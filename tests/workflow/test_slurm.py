@@ -36,7 +36,6 @@ def test_every_rule_that_computes_gets_a_gpu(cluster, repository: Path) -> None:
 
 
 def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout) -> None:
-    pytest.importorskip("snakemake_executor_plugin_slurm")
     arguments = ("--dry-run", "--workflow-profile", "profiles/slurm")
     done = checkout.snakemake(*arguments, overlays=("config/paper.yaml",))
     assert re.search(r"^total +4161$", done.stdout + done.stderr, flags=re.MULTILINE)
