@@ -37,7 +37,7 @@ NATURAL = "weights/dit-digits-natural.safetensors"
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("--kind race", ["'race'", "evolution, racing, random, ilp, hessian, uniform, chance", "'racing'"]),
+        ("--kind race", ["'race'", "evolution, racing, response, random, ilp, hessian, uniform, chance", "'racing'"]),
         ("--reference-size 48", ["budget of uniform group size 48 cannot be met", "legal references: [1, 2, 3, 4"]),
         ("--reference-size 72", ["even all 36 costs more"]),
         ("--sizes 5,16", ["group sizes [5] do not divide", "legal: [1, 2, 3, 4, 6, 8, 9, 12, 16"]),
@@ -75,10 +75,10 @@ def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: s
     [
         ("--seeds 0", ["seeds 0"]),
         ("--curve 4096", ["must not descend"]),
-        ('--racing {"rungs":[64]} --random {"evaluations":0}', ["evaluations 0"]),
+        ('--calibration a --random {"evaluations":0}', ["evaluations 0"]),
         ("--racing []", ["--racing", "JSON object"]),
-        ("", ["racing: needs calibration data", "--calibration"]),
-        ('--racing {"rungs":[64]} --weights none.safetensors', ["none.safetensors"]),
+        ("", ["response: needs calibration data", "--calibration"]),
+        ("--calibration a --weights none.safetensors", ["none.safetensors"]),
     ],
 )
 def test_a_bad_study_is_one_line(refused: Refused, tmp_path: Path, arguments: str, parts: list[str]) -> None:

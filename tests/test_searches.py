@@ -32,7 +32,7 @@ def test_an_allocation_is_that_of_the_run_s_own_place_unless_the_profile_says_wh
 
 def test_a_table_names_each_search_once(profile: Profile) -> None:
     places = searches_of(profile, "table6")
-    assert len(places) == len(set(places)) == 10
+    assert len(places) == len(set(places)) == 12
     assert {place.form for place in places} == {"natural", "salient"}
     assert set(searches_of(profile, "table4")) <= set(places)
     assert searches_of(profile, "table2") == []
@@ -48,6 +48,7 @@ def test_uniform_rows_are_shared_with_the_other_tables(profile: Profile) -> None
 
 def test_only_scores_of_layers_need_calibration_data() -> None:
     assert needs_calibration({"kind": "ilp"}) and needs_calibration({"kind": "hessian"})
+    assert needs_calibration({"kind": "response"})
     assert needs_calibration({"kind": "racing", "options": {"surrogate": "ilp"}})
     assert not needs_calibration({"kind": "racing", "options": {"surrogate": "none"}})
     assert not needs_calibration({"kind": "evolution"})
