@@ -38,6 +38,7 @@ class Progress:
         """One more reading."""
         if images == self.images:
             self.best = min(self.best, fitness)
-        self._bar.update(images - self._seen.get(genome, 0))
-        self._seen[genome] = images
+        before = self._seen.get(genome, 0)
+        self._bar.update(max(images - before, 0))
+        self._seen[genome] = max(images, before)
         self._bar.set_postfix(best=f"{self.best:.4g}", refresh=False)

@@ -82,7 +82,6 @@ class Responding:
     forget: Callable[[], None] = field(default=lambda: None)
 
     def __post_init__(self) -> None:
-        self._order: list[tuple[Genome, int]] = []
         self._shifts: dict[tuple[Genome, int], Shift] = {}
         self._turn = 0
 
@@ -103,9 +102,11 @@ class Responding:
             self._measure([(genome, range(self._whole)) for genome in chosen])
             finalists += chosen
             done += [Evaluation(genome, self._fitness(genome), self.images, number, "finalist") for genome in chosen]
-        winner = finalists[int(np.argmin(self._expected()(finalists)))]
+        whole = [one for one in done if one.images == self.images]
+        sound = [one for one in whole if np.isfinite(one.fitness)] or whole
+        choice = sound[int(np.argmin(self._expected()([one.genome for one in sound])))]
         self.forget()
-        return Outcome(tuple(done), next(one for one in done if one.genome == winner and one.images == self.images))
+        return Outcome(tuple(done), choice)
 
     @property
     def _whole(self) -> int:
