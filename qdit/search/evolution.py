@@ -28,7 +28,8 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measured genome, its iteration, and where it comes from (start, surrogate, random, crossover, mutation)."""
+    """A measured genome, its iteration, and where it comes from (start, surrogate, random, crossover, mutation;
+    of linear response first, model, finalist)."""
 
     genome: Genome
     fitness: float

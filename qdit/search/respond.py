@@ -91,9 +91,8 @@ class Responding:
         self._tangent = Tangent(np.concatenate(self._exact[: self.options.pool]))
         done: list[Evaluation] = []
         for iteration, count in enumerate(self.options.genomes):
-            chosen, origin = (
-                (self._first(count), "random") if iteration == 0 else (self._best(count, iteration), "model")
-            )
+            chosen = self._best(count, iteration) if iteration else self._first(count)
+            origin = "model" if iteration else "first"
             self._measure([(genome, [self._next_chunk()]) for genome in chosen])
             done += [Evaluation(genome, np.inf, self.chunk, iteration, origin) for genome in chosen]
         finalists: list[Genome] = []
