@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-from qdit.calibration import CalibrationSet
-from qdit.errors import Unsupported
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.core.errors import Unsupported
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
+from qdit.sampling.calibration import CalibrationSet
 
 
 @dataclass(frozen=True)

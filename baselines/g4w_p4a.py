@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.allocation import layer_group_sizes
 from qdit.quant.apply import calibrate_static_threshold, gptq_weights, input_widths
 from qdit.quant.layers import MODULATION_ROLES
+from qdit.sampling.calibration import CalibrationSet
 
 HESSIAN_BATCH = 32
 ACTIVATION_BATCH = 256

@@ -27,8 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
@@ -37,6 +36,7 @@ from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
+from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP, INITIAL_PER_STEP = 25, 32, 4
 BATCH = 64

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static_threshold, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import threshold_search
+from qdit.sampling.calibration import CalibrationSet
 
 ACTIVATION_BATCH = 256
 EDGE_BITS = 8

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 import torch
 
 from baselines.q_diffusion import QDiffusion, QDiffusionOptions
-from qdit.calibration import CalibrationSet, predictor
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
+from qdit.sampling.calibration import CalibrationSet, predictor
 
 BASE = QDiffusion()
 

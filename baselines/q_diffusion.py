@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256
 INITIAL_SAMPLES = 64

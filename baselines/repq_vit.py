@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
@@ -28,6 +27,7 @@ from qdit.quant.layers import EDGE_ROLES, operands, with_roles
 from qdit.quant.nonlinear import LogSqrt2Activation, log_sqrt2_search
 from qdit.quant.ranges import percentile_search
 from qdit.quant.sites import quantize_site
+from qdit.sampling.calibration import CalibrationSet
 
 BATCH = 32
 CONVOLUTION_BITS = 8

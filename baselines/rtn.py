@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from qdit.calibration import CalibrationSet
-from qdit.errors import ConfigError
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.core.errors import ConfigError
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
 from qdit.quant.ranges import minmax
+from qdit.sampling.calibration import CalibrationSet
 
 CALIBRATION_BATCH = 16
 

@@ -22,8 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, select
@@ -33,6 +32,7 @@ from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
 from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.sampling.calibration import CalibrationSet
 from qdit.sampling.rectified_flow import FlowProtocol
 
 STEPS, PER_STEP = 20, 256

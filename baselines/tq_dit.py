@@ -22,8 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from qdit.calibration import CalibrationSet
-from qdit.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
 from qdit.models.dit import Attention
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
@@ -42,6 +41,7 @@ from qdit.quant.twin_search import (
     symmetric_activation,
     symmetric_weight,
 )
+from qdit.sampling.calibration import CalibrationSet
 
 BATCH = 32
 PARTS = {"qkv": 3, "cross_kv": 2}

@@ -28,8 +28,8 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor
 
-from qdit.artifacts import save_tensors, write_json
-from qdit.errors import CheckpointError, Unsupported
+from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.files import save_tensors, write_json
 from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import CONFIG_FILE, REQUIRED, WEIGHTS_FILE
 from qdit.models.dit import DiT

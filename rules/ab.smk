@@ -28,7 +28,7 @@ rule ab_page:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.ab_page"),
+        code=code_digest("qdit.report.votes.ab_page"),
     shell:
         "qdit ab --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"
 

@@ -14,7 +14,7 @@ rule calibrate:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.calibration"),
+        code=code_digest("qdit.sampling.calibration"),
         protocol=lambda w: protocol_flags(w, decoded=False),
         samples=lambda w: config["calibration"][w.kind],
     shell:

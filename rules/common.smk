@@ -14,7 +14,7 @@ from snakemake.utils import min_version
 
 sys.path.insert(0, str(workflow.basedir))
 
-from qdit import profile as profiles
+from qdit.workflow import profile as profiles
 from qdit.digest import code_digest
 from qdit.errors import ConfigError
 from qdit.method_sources import method_sources
@@ -56,11 +56,11 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "107
 JOBS = MEMORY | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # Where a job computes is no part of what it computes.
 JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("compute", {}) else {}
-# GPUs that a job which runs networks takes; the job finds out which one itself (qdit/lease.py).
+# GPUs that a job which runs networks takes; the job finds out which one itself (qdit/core/gpu_lease.py).
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
-# Local jobs are children of one server that has torch imported (qdit/warm.py); elsewhere each imports it itself.
-WARM = Path(workflow.basedir, "qdit", "warm.py")
+# Local jobs are children of one server that has torch imported (qdit/cli/server.py); elsewhere each imports it itself.
+WARM = Path(workflow.basedir, "qdit", "cli", "server.py")
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
 QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(WARM))} run {SOCKET}"
 shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{{{ {QDIT} "$@"; }}}}; ')
@@ -135,6 +135,11 @@ def extractor_of(wildcards):
     return config["models"][model_of(wildcards)]["extractor"]
 
 
+def extraction_code(wildcards):
+    """Modules that extract the features of a setting's images."""
+    return "qdit.metrics.extraction", extractor_module(extractor_of(wildcards))
+
+
 def reference_of(wildcards):
     return config["models"][model_of(wildcards)]["reference"]
 
@@ -152,7 +157,7 @@ def protocol_flags(wildcards, decoded=True):
 
 def quantize_code(wildcards):
     """Digest of the contract's code and the method's own file: editing one method replans only its rows."""
-    return code_digest("qdit.method", method_sources()[method_of(wildcards)].module)
+    return code_digest("qdit.methods.method", method_sources()[method_of(wildcards)].module)
 
 
 def labels_of(*methods):

@@ -15,7 +15,7 @@ rule analyze_activations:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.analysis.activations"),
+        code=code_digest("qdit.metrics.analysis.activations"),
         protocol=lambda w: protocol_flags(w, decoded=False),
         samples=ANALYZED["activations"],
     shell:
@@ -39,7 +39,7 @@ rule analyze_errors:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.analysis.errors"),
+        code=code_digest("qdit.metrics.analysis.errors"),
         protocol=lambda w: protocol_flags(w, decoded=False),
         checkpoints=checkpoint_flags,
         samples=ANALYZED["errors"],
@@ -74,6 +74,6 @@ rule figures:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.figures.build"),
+        code=code_digest("qdit.report.figures.build"),
     shell:
         "qdit figures --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"

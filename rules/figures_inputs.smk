@@ -1,5 +1,5 @@
 # What figures and their analyses look at, for rules/figures.smk.
-from qdit.figures import plan as figure_plan
+from qdit.report.figures import plan as figure_plan
 
 FIGURE_NAMES = [figure for figure in figure_plan.planned(config) if not figure.opt_in]
 FIGURES = f"{RESULTS}/figures/figures.json"

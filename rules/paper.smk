@@ -28,7 +28,7 @@ rule import_weights:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.importing"),
+        code=code_digest("qdit.workflow.importing"),
         sha256=lambda w: sha256_flag(config["models"][w.model]["forms"][w.form]),
         shape=lambda w: json.dumps(config["models"][w.model].get("shape", {}), sort_keys=True),
         family=lambda w: "--family stdit3" if profiles.is_video_model(config["models"][w.model]) else "",
@@ -53,7 +53,7 @@ rule reference_adm:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.importing", "qdit.metrics.inception"),
+        code=code_digest("qdit.workflow.importing", "qdit.metrics.inception"),
         resolution=lambda w: " ".join(profiles.resolution_flag(config, w.reference)),
         sha256=lambda w: sha256_flag(config["references"][w.reference]),
     shell:

@@ -10,7 +10,7 @@ rule reference:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.metrics.digits_reference"),
+        code=lambda w: code_digest("qdit.mini.digits_reference", extractor_module(w.extractor)),
     shell:
         "qdit reference {output} --data {wildcards.reference} --extractor {wildcards.extractor}"
         " --extractor-weights {input:q} > {log} 2>&1"

@@ -26,7 +26,7 @@ rule claims:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.claims_page"),
+        code=code_digest("qdit.report.pages.claims_page"),
     shell:
         "qdit claims --profile {input.profile} --results $(dirname {input.profile}) --out {output.html} > {log} 2>&1"
 
@@ -55,7 +55,7 @@ rule leaderboard:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.leaderboard"),
+        code=code_digest("qdit.report.pages.leaderboard"),
     shell:
         "qdit leaderboard --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"
 
@@ -82,6 +82,6 @@ rule index:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.index"),
+        code=code_digest("qdit.report.pages.run_report"),
     shell:
         "qdit report --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"

@@ -20,7 +20,7 @@ rule sample:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.sampling.run", "qdit.metrics.extraction"),
+        code=lambda w: code_digest("qdit.sampling.run", *extraction_code(w)),
         protocol=protocol_flags,
         extractor=extractor_of,
         shard=lambda w: int(w.shard),
@@ -43,5 +43,5 @@ use rule sample as sample_integer with:
     log:
         f"{RUN}-integer/logs/sample-{{shard}}.log",
     params:
-        code=code_digest("qdit.sampling.integer", "qdit.metrics.extraction"),
+        code=lambda w: code_digest("qdit.sampling.integer", *extraction_code(w)),
         mode=profiles.INTEGER,

@@ -14,7 +14,7 @@ rule search:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.search.run"),
+        code=lambda w: code_digest("qdit.search.run", *extraction_code(w)),
         protocol=protocol_flags,
         flags=search_flags,
         extractor=extractor_of,
@@ -36,7 +36,7 @@ rule search_study:
         ENVIRONMENT
     threads: workflow.cores
     params:
-        code=code_digest("qdit.search.study"),
+        code=code_digest("qdit.bench.search_study"),
         study=repository("results/studies/search.json"),
         page=repository("docs/search-study.md"),
         weights=repository("weights/dit-digits-natural.safetensors"),

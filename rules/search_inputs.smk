@@ -1,5 +1,5 @@
 # What a search looks at and how it is told, for rules/search.smk.
-from qdit import searches
+from qdit.workflow import searches
 
 
 def search_inputs(wildcards):

@@ -41,6 +41,6 @@ rule table:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.build"),
+        code=code_digest("qdit.report.pages.build"),
     shell:
         "qdit table {wildcards.table} --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"

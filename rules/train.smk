@@ -17,7 +17,7 @@ rule train_dit:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.training.dit"),
+        code=code_digest("qdit.mini.training.dit"),
     shell:
         "qdit train dit $(dirname {output}) --model dit-{wildcards.data} > {log} 2>&1 && touch {output}"
 
@@ -33,7 +33,7 @@ rule train_classifier:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.training.classifier"),
+        code=code_digest("qdit.mini.training.classifier"),
         size=lambda w: CLASSIFIER_SIZES[w.classifier],
     shell:
         "qdit train classifier $(dirname {output}) --size {params.size} > {log} 2>&1 && touch {output}"
@@ -52,7 +52,7 @@ rule train_video:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.training.video"),
+        code=code_digest("qdit.mini.training.video"),
     shell:
         "qdit train video $(dirname {output}) --model {wildcards.model} > {log} 2>&1 && touch {output}"
 
@@ -66,7 +66,7 @@ rule train_instruments:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.training.video_instruments"),
+        code=code_digest("qdit.mini.training.video_instruments"),
     shell:
         "qdit train instruments $(dirname {output}) > {log} 2>&1 && touch {output}"
 

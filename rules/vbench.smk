@@ -49,7 +49,7 @@ rule vbench_clips:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.vbench_clips"),
+        code=code_digest("qdit.metrics.vbench.clips"),
         number=lambda w: profiles.clips_of(config),
         samples=lambda w: f"{run_folder(own_run(w))}/samples",
         fps=lambda w: config["settings"][w.setting].get("clip", {}).get("fps", 8),
@@ -77,7 +77,7 @@ rule vbench_dimension:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.vbench_driver"),
+        code=code_digest("qdit.metrics.vbench.driver"),
         there=VBENCH_THERE,
         python=VBENCH_PYTHON,
         launch=VBENCH_LAUNCH,
@@ -103,7 +103,7 @@ rule vbench_run:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.vbench"),
+        code=code_digest("qdit.metrics.vbench.results"),
     shell:
         "qdit vbench gather {output} {input} > {log} 2>&1"
 
@@ -129,7 +129,7 @@ rule evaluate_vbench:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.metrics.video.vbench_run"),
+        code=code_digest("qdit.metrics.vbench.run"),
         protocol=protocol_flags,
         number=lambda w: profiles.clips_of(config),
         samples=VIDEO.get("clips"),

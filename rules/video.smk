@@ -32,7 +32,7 @@ rule embed_prompts:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.models.text_encoder", "qdit.data.prompt_suite"),
+        code=code_digest("qdit.models.text_encoder", "qdit.metrics.vbench.prompts"),
         encoder=lambda w: repository(config["models"][w.model]["text_encoder"]),
     shell:
         "qdit --benchmark {log}.json video embed {input.suite:q} {output} --encoder {params.encoder:q} > {log} 2>&1"
@@ -54,7 +54,7 @@ rule calibrate_video:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.calibration", "qdit.data.moving_digits"),
+        code=code_digest("qdit.sampling.calibration", "qdit.mini.data.moving_digits"),
         protocol=lambda w: protocol_flags(w, decoded=False),
         samples=lambda w: VIDEO["calibration"][w.kind],
         text=text_flag,
@@ -82,7 +82,7 @@ rule sample_video:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.sampling.video_run"),
+        code=code_digest("qdit.sampling.video_run", "qdit.mini.data.moving_digits_prompts"),
         protocol=protocol_flags,
         shard=lambda w: int(w.shard),
         samples=VIDEO.get("clips"),
@@ -114,7 +114,7 @@ rule evaluate_video:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.metrics.video.run"),
+        code=code_digest("qdit.mini.vbench.run"),
         protocol=protocol_flags,
         samples=VIDEO.get("clips"),
         full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
@@ -143,7 +143,7 @@ rule table_clips:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.tables.clip_files"),
+        code=code_digest("qdit.report.pages.clip_files"),
     shell:
         "qdit video mp4 {wildcards.table} {output} --profile {input.profile} --results $(dirname {input.profile})"
         " > {log} 2>&1"

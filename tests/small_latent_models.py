@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from qdit.artifacts import save_tensors
-from qdit.models.dit import DiTConfig
+from qdit.core.files import save_tensors
+from qdit.models.config import DiTConfig
 from qdit.models.image_vae import KIND
 
 LATENT = DiTConfig(input_size=8, in_channels=4, hidden_size=48, depth=2, num_heads=2, num_classes=10)

@@ -2,8 +2,9 @@
 
 import torch
 
-from qdit.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
-from qdit.models.dit import DiT, DiTConfig
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.schedule import respaced
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from qdit.calibration import KINDS, CalibrationSet, chosen_steps, null_conditions, with_unconditional
-from qdit.calibration_set import schedule_of
-from qdit.models.stdit3 import STDiT3, STDiT3Config
+from qdit.models.config import STDiT3Config
+from qdit.models.stdit3 import STDiT3
+from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, null_conditions, with_unconditional
+from qdit.sampling.calibration_set import schedule_of
 from qdit.sampling.rectified_flow import FlowProtocol
 
 TINY_VIDEO = STDiT3Config(

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdit.calibration import collect
-from qdit.method import quantize_model, registry
+from qdit.methods.method import quantize_model, registry
 from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.calibration import collect
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.rectified_flow import FlowProtocol
 from qdit.sampling.run import sample_images

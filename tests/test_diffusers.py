@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.artifacts import load_tensors, sha256_file, write_json
-from qdit.errors import CheckpointError, Unsupported
-from qdit.method import quantize_model
-from qdit.models.dit import DiTConfig
+from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.files import load_tensors, sha256_file, write_json
+from qdit.methods.method import quantize_model
+from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(damage: str, tmp_path: Path) 
         weights.write_bytes(data)
         message, error = "sha256", CheckpointError
     elif damage == "missing tensor":
-        from qdit.artifacts import save_tensors
+        from qdit.core.files import save_tensors
 
         tensors, _ = load_tensors(weights)
         save_tensors(weights, {name: t for name, t in tensors.items() if name != "blocks.1.mlp.fc1.codes"})

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 OFFICIAL_IMPORT = "qdit/models/loading.py"
 """The one place where official .pt weights are read, with weights_only=True."""
 
-I3D = "qdit/metrics/video/i3d_process.py"
+I3D = "qdit/metrics/vbench/i3d_process.py"
 """The process that opens I3D's TorchScript file, whose sha256 it has checked; nothing imports it to run it."""
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -106,13 +106,15 @@ def test_interpreter_is_one_the_lock_was_resolved_for(repository: Path) -> None:
     assert pyproject(repository)["project"]["requires-python"].startswith(">=3.11")
 
 
-def test_every_part_of_the_library_stands_on_a_floor(repository: Path) -> None:
+def test_the_house_has_thirteen_rooms_and_three_loose_files(repository: Path) -> None:
     contracts = pyproject(repository)["tool"]["importlinter"]["contracts"]
-    (floors,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    listed = {room.strip(" ()") for floor in floors for room in floor.split("|")}
-    modules = {f"qdit.{path.stem}" for path in (repository / "qdit").glob("*.py") if path.stem != "__init__"}
-    packages = {f"qdit.{path.parent.name}" for path in (repository / "qdit").glob("*/__init__.py")}
-    assert modules | packages | {"baselines"} <= listed
+    house = next(contract for contract in contracts if contract.get("containers") == ["qdit"])
+    assert house["exhaustive"]
+    listed = {room.strip() for floor in house["layers"] for room in floor.split("|")}
+    rooms = {path.parent.name for path in (repository / "qdit").glob("*/__init__.py")}
+    loose = {path.name for path in (repository / "qdit").glob("*.py")}
+    assert len(rooms) == 13 and loose == {"__init__.py", "__main__.py", "diffusers.py"}
+    assert rooms | {"diffusers"} == listed
 
 
 def test_licence_is_apache_2(repository: Path) -> None:

@@ -18,8 +18,8 @@ from tabulate import tabulate
 
 from qdit.bench.full_size_parts import SCALES, parts, run_part
 from qdit.bench.record import load, read_record, record, write_record
-from qdit.errors import DataError
-from qdit.provenance import commit, processor
+from qdit.core.errors import DataError
+from qdit.core.provenance import commit, processor
 
 LIMIT = 16 * 2**30
 """Bytes that no part may need."""

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from qdit.artifacts import load_tensors, read_json, write_json
 from qdit.bench.memory import peak_bytes
-from qdit.calibration import calibrate_weights_file, collect
-from qdit.errors import DataError, did_you_mean
-from qdit.method import quantize_model, quantize_weights_file, registry
+from qdit.core.errors import DataError, did_you_mean
+from qdit.core.files import load_tensors, read_json, write_json
+from qdit.methods.method import quantize_model, quantize_weights_file, registry
 from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import WEIGHTS_FILE
 from qdit.models.dit import DiT, sincos_positions
@@ -32,6 +31,7 @@ from qdit.quant.checkpoint import Quantized, load_checkpoint, quantized_sites, s
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE
 from qdit.quant.sites import prepare_inference
 from qdit.quant.size import size_actual_mb, size_predicted_mb
+from qdit.sampling.calibration import calibrate_weights_file, collect
 from qdit.sampling.decoding import load_decoder
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise

@@ -14,7 +14,7 @@ from qdit.bench.goals import Goal, Judged
 from qdit.bench.layers import DIT_XL_LINEARS, operands, random_packed
 from qdit.bench.record import ending, heading, judged_of, load, record, verdicts
 from qdit.bench.timing import Ratio, Timing, interleaved
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.kernels.dispatch import grouped_linear
 from qdit.kernels.packing import PackedWeight
 

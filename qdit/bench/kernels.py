@@ -20,6 +20,7 @@ from qdit.bench.peers import Missing, dynamic_int8, onnxruntime_grouped, openvin
 from qdit.bench.record import ending, heading, judged_of, load, record, single_thread, verdicts
 from qdit.bench.timing import Ratio, Timing, interleaved
 from qdit.kernels import library
+from qdit.kernels.backend import FORCE
 from qdit.kernels.dispatch import grouped_linear
 
 FASTEST = "avx512-vnni"
@@ -201,7 +202,7 @@ def _forced_avx2(size: Size) -> dict[str, Any]:
     if "avx2" not in library.available():
         return {"missing": f"no AVX2 here (runs {', '.join(library.available())})"}
     environment = os.environ | {
-        library.FORCE: "avx2",
+        FORCE: "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "ATEN_CPU_CAPABILITY": "avx2",

@@ -9,8 +9,8 @@ from tabulate import tabulate
 from qdit.bench.layers import operands, random_packed
 from qdit.bench.record import heading, load, record, single_thread
 from qdit.bench.timing import interleaved
-from qdit.errors import ConfigError
-from qdit.grouping import check_group_size
+from qdit.core.errors import ConfigError
+from qdit.core.grouping import check_group_size
 from qdit.kernels.dispatch import grouped_linear
 
 
@@ -29,7 +29,7 @@ def measure(
     activation_bits: int = 8,
     repeats: int = 15,
 ) -> dict[str, Any]:
-    """Measure the linears of a block in every group size: the record that `qdit.latency.read_latency` reads."""
+    """Measure the linears of a block in every group size: the record that `qdit.search.latency.read_latency` reads."""
     if not groups or rows < 1:
         raise ConfigError(f"group sizes {list(groups)} and {rows} rows: at least one of each is needed")
     for size in groups:

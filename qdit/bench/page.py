@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from qdit.artifacts import atomic_path, write_text
 from qdit.bench import full_size, gpu, kernels, latency, memory, ranges, sampling
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import atomic_path, write_text
 
 TEXTS: dict[str, Callable[..., str]] = {
     "kernels": kernels.text,

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from qdit.artifacts import read_json, write_json
 from qdit.bench.goals import Judged, limit, shortfall
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, write_json
+from qdit.core.provenance import commit, machine, packages
 from qdit.kernels import dense, library
-from qdit.provenance import commit, machine, packages
 
 FORMAT = 1
 

@@ -8,7 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from qdit.kernels.library import Backend
+from qdit.kernels.backend import Backend
 from qdit.kernels.packing import PackedWeight
 
 NOT_FINITE = 1

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from qdit.kernels import compiled, reference
-from qdit.kernels.library import Backend, backend
+from qdit.kernels.backend import Backend
+from qdit.kernels.library import backend
 from qdit.kernels.packing import LARGEST_GROUP, PackedWeight
 from qdit.kernels.reference import check_bits, check_linear, check_static, not_finite
 

@@ -8,22 +8,20 @@ it. Without a library the torch reference computes everything, and one line of t
 import ctypes
 import hashlib
 import logging
-import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from qdit.artifacts import write_text
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.core.files import write_text
+from qdit.kernels.backend import FORCE, FORCEABLE, VARIANTS, Backend, forced
 from qdit.kernels.building import SHIPPED, BuildError, Built, build, cache_folder, find
 from qdit.kernels.building import SOURCES as SOURCES
 
 LOG = logging.getLogger(__name__)
 
-VARIANTS = ("scalar", "avx2", "avx512-vnni", "neon-dotprod", "neon-i8mm")
-"""In the order of the library's numbers; of those that run on one processor, slowest first."""
 
 NEEDS = {
     "avx2": ("x86_64", "AVX2 and FMA"),
@@ -34,21 +32,6 @@ NEEDS = {
 """Machine and feature without which a variant does not run."""
 
 VERSION = 2
-FORCE = "QDIT_KERNELS"
-FORCEABLE = ("avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "triton", "torch")
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What runs on CPUs: `torch` (then there is no library) or a variant of the library."""
-
-    name: str
-    library: ctypes.CDLL | None = None
-
-    @property
-    def variant(self) -> int:
-        """The library's number for this variant."""
-        return VARIANTS.index(self.name)
 
 
 @dataclass(frozen=True)
@@ -74,14 +57,6 @@ def backend_name(device: str = "cpu") -> str:
     from qdit.kernels.triton_backend import usable
 
     return "triton" if usable(device) else "torch"
-
-
-def forced() -> str:
-    """The backend that QDIT_KERNELS names, or an empty string; raises ConfigError for one that does not exist."""
-    name = os.environ.get(FORCE, "")
-    if name not in ("", *FORCEABLE):
-        raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
-    return name
 
 
 def available() -> tuple[str, ...]:

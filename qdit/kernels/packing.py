@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.affine import group
-from qdit.errors import ConfigError, Unsupported
-from qdit.grouping import check_group_size
+from qdit.core.affine import group
+from qdit.core.errors import ConfigError, Unsupported
+from qdit.core.grouping import check_group_size
 
 COLUMNS = 48
 CHUNK = 512

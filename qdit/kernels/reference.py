@@ -7,7 +7,7 @@ the input at hand for each (token, group) by Q-DiT Eq. 7–8 with zero in the ra
 import torch
 from torch import Tensor
 
-from qdit.affine import (
+from qdit.core.affine import (
     dequantize,
     fake_quantize,
     group,
@@ -17,7 +17,7 @@ from qdit.affine import (
     quantize,
     ungroup,
 )
-from qdit.errors import ConfigError, Unsupported
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels.packing import PackedWeight, unpack_weight
 
 LARGEST_ZERO = 255

@@ -4,8 +4,8 @@ import platform
 
 import torch
 
-from qdit.errors import ConfigError
-from qdit.kernels import library
+from qdit.core.errors import ConfigError
+from qdit.kernels import backend, library
 from qdit.kernels.building import SHIPPED
 
 OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -27,7 +27,7 @@ def _in_use(names: tuple[str, ...]) -> str:
         chosen = library.backend_name()
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         on_gpus = "".join(f", {library.backend_name(gpu)} on {gpu}" for gpu in gpus)
-        forced = f", as {library.FORCE} says" if library.forced() else f" ({library.FORCE} forces another)"
+        forced = f", as {backend.FORCE} says" if backend.forced() else f" ({backend.FORCE} forces another)"
     except ConfigError as problem:
         return str(problem)
     return f"{chosen} on the CPU{on_gpus}; here run {', '.join(names)}{forced}"
@@ -44,7 +44,7 @@ def _absent(names: tuple[str, ...], loaded: library.Loaded | str) -> list[tuple[
     """(name, why it does not run here)."""
     machine = OTHER_NAMES.get(platform.machine().lower(), platform.machine())
     absent = []
-    for name in library.FORCEABLE:
+    for name in backend.FORCEABLE:
         if name == "triton":
             reason = _why_no_triton()
             if reason is not None:

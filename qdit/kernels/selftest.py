@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qdit.kernels import compiled, reference
-from qdit.kernels.library import Backend
+from qdit.kernels.backend import Backend
 from qdit.kernels.packing import PackedWeight, pack_weight, unpack_weight
 
 TOLERANCE = 1e-6

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qdit.errors import ConfigError
-from qdit.kernels.library import FORCE, forced
+from qdit.core.errors import ConfigError
+from qdit.kernels.backend import FORCE, forced
 
 if TYPE_CHECKING:
     from qdit.kernels.selftest import Operations

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qdit.affine import group
+from qdit.core.affine import group
 from qdit.kernels.packing import PackedWeight, unpack_weight
 from qdit.kernels.triton_quantize import Codes, padded_size, quantize_rows
 

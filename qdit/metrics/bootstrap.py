@@ -9,7 +9,7 @@ features then have few distinct images.
 
 **One drawing for all runs.** How often each image occurs in a resample depends on the number of images only. Methods
 of one setting share their noise, so the i-th resample of one run and of another hold the same images, and differences
-between them are paired (`qdit.intervals`). Full precision is resampled together with the run.
+between them are paired (`qdit.core.intervals`). Full precision is resampled together with the run.
 
 **Bias.** A resample has repeated images and is a little farther away from everything: by about as much as having n
 images instead of infinitely many adds. Intervals of the plain resampled values then miss even the value that n images
@@ -23,8 +23,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qdit.artifacts import sha256_json
-from qdit.intervals import Replicates, centred, interval
+from qdit.core.files import sha256_json
+from qdit.core.intervals import Replicates, centred, interval
 from qdit.metrics.evaluate import FullPrecision
 from qdit.metrics.features import Features, RunFeatures
 from qdit.metrics.frechet import square_root

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.features import Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.reference import Reference

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from qdit.artifacts import load_arrays, save_arrays
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays, save_arrays
 from qdit.metrics.samples import Shard, listed_shards
 
 if TYPE_CHECKING:

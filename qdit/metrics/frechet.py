@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.statistics import Moments
 
 NEGATIVE_TOLERANCE = 1e-3

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from qdit.artifacts import load_tensors, sha256_file
-from qdit.errors import CheckpointError
-from qdit.metrics.extractors import extract_in_batches, require_images
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors, sha256_file
+from qdit.metrics.batches import extract_in_batches, require_images
 from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
 from qdit.models.loading import OFFICIAL_SUFFIXES, read_official
 from qdit.models.manifest import check_file
@@ -95,3 +95,8 @@ def load_inception(path: Path, *, sha256: str | None = None, device: str = "cpu"
             f"{path}: not the weights of this Inception network ({one_line(problem)}); use the right file"
         ) from None
     return InceptionExtractor(network, sha256_file(path), device=device)
+
+
+def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> InceptionExtractor:
+    """Load Inception onto `device`; `name` is always `inception-adm`."""
+    return load_inception(weights, sha256=sha256, device=device)

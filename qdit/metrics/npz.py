@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 
 BLOCK = 64
 """Images converted to float64 at a time: ten thousand large ones would not fit."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qdit.artifacts import save_arrays
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import save_arrays
 from qdit.metrics.features import Extractor, Images
 from qdit.metrics.npz import member_names, read_member, stream_member
 from qdit.metrics.statistics import Moments, moments

@@ -11,12 +11,13 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from qdit.artifacts import read_json, sha256_file, sha256_json, write_json
-from qdit.data.pixels import UINT8_RULE
-from qdit.digest import code_digest
-from qdit.errors import DataError
-from qdit.failure import Failure, say
-from qdit.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.digest import code_digest
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure, say
+from qdit.core.files import read_json, sha256_file, sha256_json, write_json
+from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.pixels import UINT8_RULE
+from qdit.core.provenance import packages
 from qdit.metrics.bootstrap import RESAMPLES, bootstrap, intervals
 from qdit.metrics.evaluate import FullPrecision, evaluate
 from qdit.metrics.features import RunFeatures, read_features
@@ -25,7 +26,6 @@ from qdit.metrics.reference import load_reference
 from qdit.metrics.samples import Shard, listed_shards, stream_samples
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
-from qdit.provenance import packages
 from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
 from qdit.quant.size import shape_of, size_actual_mb, size_paper_mb
 from qdit.sampling.protocol import NO_DECODER, Protocol

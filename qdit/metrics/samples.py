@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qdit.artifacts import load_arrays, read_json, sha256_file
-from qdit.errors import DataError
-from qdit.failure import Failure
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure
+from qdit.core.files import load_arrays, read_json, sha256_file
 
 _AGAIN = "run the sample step again"
 

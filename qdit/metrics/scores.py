@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.statistics import require_matrix
 
 SPLIT_SIZE = 5000

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

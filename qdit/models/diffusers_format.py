@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import load_tensors, read_json, save_tensors, write_json
-from qdit.errors import CheckpointError, Unsupported
-from qdit.models.dit import DiT, DiTConfig, sincos_positions
+from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.files import load_tensors, read_json, save_tensors, write_json
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT, sincos_positions
 from qdit.models.manifest import check_file
 from qdit.models.state import (
     build,

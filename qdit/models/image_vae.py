@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import load_tensors, read_json
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors, read_json
 from qdit.models.manifest import check_file
 from qdit.models.state import load_strictly
 from qdit.models.vae_files import config_path

@@ -7,8 +7,8 @@ a truncated file but not a flipped bit: the manifest does.
 from pathlib import Path
 from typing import Any
 
-from qdit.artifacts import load_tensors, read_json, sha256_file, write_json
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors, read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 

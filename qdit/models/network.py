@@ -2,9 +2,10 @@
 
 import torch
 
-from qdit.errors import ConfigError, did_you_mean
-from qdit.models.dit import DiT, DiTConfig
-from qdit.models.stdit3 import STDiT3, STDiT3Config
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.dit import DiT
+from qdit.models.stdit3 import STDiT3
 
 Network = DiT | STDiT3
 """A model whose sites a method may quantize: `config`, `step_context`, `sites()`, a forward over (x, timestep, …)."""

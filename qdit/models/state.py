@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import require_finite
-from qdit.errors import CheckpointError, ConfigError, Unsupported, did_you_mean
-from qdit.models.dit import DiT, DiTConfig, ModulatedLayerNorm
+from qdit.core.errors import CheckpointError, ConfigError, Unsupported, did_you_mean
+from qdit.core.files import require_finite
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT, ModulatedLayerNorm
 from qdit.models.network import Network, NetworkConfig
 
 C = TypeVar("C", bound=NetworkConfig)

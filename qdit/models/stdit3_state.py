@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from qdit.artifacts import read_json
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import read_json
+from qdit.models.config import STDiT3Config
 from qdit.models.diffusers_format import CONFIG_FILE, read_weights
 from qdit.models.state import checked_config, load_strictly, positive_integers, shape_of
-from qdit.models.stdit3 import STDiT3, STDiT3Config
+from qdit.models.stdit3 import STDiT3
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdit.artifacts import load_tensors, require_finite, save_tensors
-from qdit.errors import DataError, did_you_mean
+from qdit.core.errors import DataError, did_you_mean
+from qdit.core.files import load_tensors, require_finite, save_tensors
 
 KIND = "text embeddings"
 

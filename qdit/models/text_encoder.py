@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from qdit.artifacts import load_tensors, sha256_file, sha256_json
-from qdit.digest import code_digest
-from qdit.errors import CheckpointError, ConfigError, DataError, Unsupported
+from qdit.core.digest import code_digest
+from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
+from qdit.core.files import load_tensors, sha256_file, sha256_json
 from qdit.models.state import one_line
 from qdit.models.text_embeddings import TextEmbeddings, join, save_embeddings
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from qdit.artifacts import sha256_file, sha256_json
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import sha256_file, sha256_json
 from qdit.models.manifest import check_file
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import load_tensors, save_tensors
-from qdit.errors import CheckpointError, DataError
+from qdit.core.errors import CheckpointError, DataError
+from qdit.core.files import load_tensors, save_tensors
 from qdit.models.diffusers_format import read_weights
 from qdit.models.manifest import check_file
 from qdit.models.state import load_strictly

@@ -11,16 +11,9 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from qdit.affine import (
-    check_group_size,
-    fake_quantize,
-    group,
-    group_extremes,
-    minmax_asymmetric,
-    minmax_symmetric,
-    ungroup,
-)
-from qdit.errors import ConfigError
+from qdit.core.affine import fake_quantize, group, group_extremes, minmax_asymmetric, minmax_symmetric, ungroup
+from qdit.core.errors import ConfigError
+from qdit.core.grouping import check_group_size
 from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static
 
 Sharing = Literal["token", "sample", "tensor"]

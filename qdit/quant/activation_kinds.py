@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
 from qdit.models.roles import StepContext
 from qdit.quant.activation import Activation, DynamicActivation, StaticActivation
 from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation

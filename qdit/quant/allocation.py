@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from qdit.affine import check_group_size
-from qdit.artifacts import read_json
-from qdit.errors import ConfigError, did_you_mean
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.files import read_json
+from qdit.core.grouping import check_group_size
 
 Allocation = Mapping[str, int]
 

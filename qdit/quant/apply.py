@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from qdit.affine import Granularity, group, group_extremes, minmax_asymmetric
+from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation

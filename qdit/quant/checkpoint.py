@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
-from qdit.errors import CheckpointError, QditError
-from qdit.models.dit import DiT, DiTConfig, sincos_positions
+from qdit.core.errors import CheckpointError, QditError
+from qdit.core.files import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT, sincos_positions
 from qdit.models.network import Network, config_class, empty_network, family_of, require_dit, require_stdit3
 from qdit.models.roles import replace
 from qdit.models.stdit3 import STDiT3

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qdit.errors import CheckpointError, ConfigError
+from qdit.core.errors import CheckpointError, ConfigError
 
 TENSORS = ("slope", "bias", "residual")
 PREFIX = "correction."

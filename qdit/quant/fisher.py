@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.observe import Batch, tapped
-from qdit.seeds import Purpose, torch_generator
 
 Fisher = Literal["gauss-newton", "kl"]
 

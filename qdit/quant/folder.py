@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from qdit.artifacts import read_json, save_tensors, sha256_file, write_json
-from qdit.errors import CheckpointError
-from qdit.failure import Failure
+from qdit.core.errors import CheckpointError
+from qdit.core.failure import Failure
+from qdit.core.files import read_json, save_tensors, sha256_file, write_json
 
 FAILURE_FORMAT = 1
 TENSORS_FILE = "model.safetensors"

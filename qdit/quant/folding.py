@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qdit.errors import Unsupported
+from qdit.core.errors import Unsupported
 from qdit.models.dit import ModulatedLayerNorm
 from qdit.models.roles import ModulationRows, SharedModulation, Site, ValueRows, linear_of, replace
 from qdit.quant.sites import FoldedLayerNorm

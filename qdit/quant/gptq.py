@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.affine import check_group_size, dequantize, quantize
-from qdit.errors import ConfigError, DataError
+from qdit.core.affine import dequantize, quantize
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.grouping import check_group_size
 from qdit.quant.ranges import zero_minmax
 from qdit.quant.weight import QuantizedWeight, check_weight, stored_scale, stored_zero_point
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdit.errors import Unsupported
+from qdit.core.errors import Unsupported
 from qdit.kernels import dense, library
 from qdit.kernels.building import SOURCES
 from qdit.kernels.dispatch import grouped_linear

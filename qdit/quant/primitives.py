@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdit.affine import fake_quantize
-from qdit.errors import ConfigError, DataError
+from qdit.core.affine import fake_quantize
+from qdit.core.errors import ConfigError, DataError
 from qdit.quant import nonlinear, ranges, rounding, salience
 from qdit.quant.gptq import HessianAccumulator, solve
 

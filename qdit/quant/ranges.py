@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.affine import minmax_asymmetric, minmax_symmetric
+from qdit.core.affine import minmax_asymmetric, minmax_symmetric
 from qdit.quant.quantiles import quantiles
 from qdit.quant.search import choose, lowest_error
 

@@ -17,12 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.adam import adam
 from tqdm import tqdm
 
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.learnable import Learner
 from qdit.quant.observe import Batch, capture
-from qdit.seeds import Purpose, torch_generator
 
 CURVE_POINTS = 20
 """Points of a learning curve that are kept."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdit.affine import pack_codes, unpack_codes
-from qdit.errors import CheckpointError, Unsupported
+from qdit.core.affine import pack_codes, unpack_codes
+from qdit.core.errors import CheckpointError, Unsupported
 from qdit.kernels.dense import DenseLinear
 from qdit.models.dit import Mlp, ModulatedLayerNorm
 from qdit.models.roles import Site, StepContext, replace

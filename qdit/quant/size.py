@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdit.errors import CheckpointError, ConfigError, did_you_mean
-from qdit.grouping import check_group_size, packed_width
+from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.core.grouping import check_group_size, packed_width
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
 

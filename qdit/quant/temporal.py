@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from qdit.affine import fake_quantize
+from qdit.core.affine import fake_quantize
 from qdit.models.roles import StepContext
 from qdit.quant.activation import Activation
 from qdit.quant.nonlinear import twin_softmax

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.affine import Granularity, fake_quantize
+from qdit.core.affine import Granularity, fake_quantize
 from qdit.quant.activation import StaticActivation
 from qdit.quant.fisher import FRACTIONS, SPLITS, search_scale
 from qdit.quant.nonlinear import signed_scale, twin_gelu, twin_softmax

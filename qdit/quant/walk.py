@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.observe import Batch, Captured, observing

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qdit.affine import Granularity, check_group_size, dequantize, group, quantize, ungroup
-from qdit.errors import CheckpointError, ConfigError
+from qdit.core.affine import Granularity, dequantize, group, quantize, ungroup
+from qdit.core.errors import CheckpointError, ConfigError
+from qdit.core.grouping import check_group_size
 from qdit.quant.ranges import Ranges
 
 WEIGHT_BITS = range(2, 9)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qdit.artifacts import load_arrays, save_arrays, sha256_file, write_json
-from qdit.errors import ConfigError, DataError, QditError, Unsupported
-from qdit.failure import Failure, say
+from qdit.core.errors import ConfigError, DataError, QditError, Unsupported
+from qdit.core.failure import Failure, say
+from qdit.core.files import load_arrays, save_arrays, sha256_file, write_json
 from qdit.kernels.simulated import backend
 from qdit.quant.folder import read_failure
 from qdit.quant.sites import prepare_inference

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qdit.data.pixels import to_uint8
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.pixels import to_uint8
 from qdit.models.config import DiTConfig
 from qdit.models.image_vae import ImageVAE, load_image_vae
 from qdit.sampling.precision import CPU, DTYPES

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from qdit.artifacts import read_json, write_json
-from qdit.digest import code_digest
-from qdit.failure import Failure
+from qdit.core.digest import code_digest
+from qdit.core.failure import Failure
+from qdit.core.files import read_json, write_json
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import Checkpoint, load_checkpoint
 from qdit.quant.integer import integer_backend, kernels_sha256, prepare_integer

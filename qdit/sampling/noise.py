@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from qdit.seeds import Purpose, generator, normal
+from qdit.core.seeds import Purpose, generator, normal
 
 
 def initial_noise(shape: tuple[int, ...], seed: int, images: Iterable[int]) -> Tensor:

@@ -1,15 +1,16 @@
 """What a video model reads: words of the mini world if it makes pixels, a text encoder's tokens if it makes latents."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from qdit.artifacts import sha256_file
-from qdit.data.moving_digits_prompts import encode, parse_prompt
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import sha256_file
 from qdit.models.config import STDiT3Config
 from qdit.models.text_embeddings import load_embeddings
+from qdit.sampling.words import WORDS_MODULE
 
 Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Prompts → tokens (N, L, text_width) float32 and their mask (N, L), true at valid tokens."""
@@ -17,7 +18,8 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts of the mini video world; DataError for words that it does not have."""
-    text, mask = encode(tuple(map(parse_prompt, prompts)))
+    module = importlib.import_module(WORDS_MODULE)
+    text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()
 
 

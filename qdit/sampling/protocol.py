@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.vae_files import vae_sha256
 from qdit.sampling.schedule import TRAINING_STEPS
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3 import STDiT3
 from qdit.sampling.noise import initial_noise

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qdit.artifacts import sha256_json
-from qdit.digest import code_digest
-from qdit.disk import require_room
-from qdit.errors import DataError
-from qdit.failure import Failure, recording
+from qdit.core.digest import code_digest
+from qdit.core.disk import require_room
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure, recording
+from qdit.core.files import sha256_json
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import load_checkpoint
 from qdit.quant.folder import checkpoint_sha256

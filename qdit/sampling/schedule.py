@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 
 TRAINING_STEPS = 1000
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qdit.data.pixels import to_uint8
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.pixels import to_uint8
 from qdit.models.config import STDiT3Config
 from qdit.models.vae_files import video_vae_sha256
 from qdit.models.video_vae import VideoVAE, load_video_vae

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qdit.artifacts import sha256_json
-from qdit.digest import code_digest
-from qdit.disk import require_room
-from qdit.errors import DataError
-from qdit.failure import Failure, recording
+from qdit.core.digest import code_digest
+from qdit.core.disk import require_room
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure, recording
+from qdit.core.files import sha256_json
 from qdit.models.stdit3 import STDiT3
 from qdit.quant.checkpoint import load_video_checkpoint
 from qdit.quant.correction import NoiseCorrection
@@ -28,6 +28,7 @@ from qdit.sampling.precision import CPU, round_linears, torch_device
 from qdit.sampling.prompts import Texts, check_sources, load_texts, texts_identity, words
 from qdit.sampling.rectified_flow import FlowProtocol, clip_size, sample_clips
 from qdit.sampling.video_decoding import CLIP_PIXELS, ClipDecoder, load_video_decoder, video_decoder_name
+from qdit.sampling.words import WORDS_MODULE
 
 Asked = Sequence[tuple[str, int]]
 """(prompt, number of the clip among those of the same prompt) of every clip of a run."""
@@ -75,7 +76,7 @@ def video_run_key(
             "asked": [list(pair) for pair in asked],
             "chunk": chunk,
             "mode": SIMULATE.on(device),
-            "code": code_digest("qdit.sampling.video_run"),
+            "code": code_digest("qdit.sampling.video_run", WORDS_MODULE),
             **texts_identity(embeddings),
         }
     )

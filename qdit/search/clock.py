@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qdit.artifacts import read_json, write_json
-from qdit.errors import DataError
-from qdit.provenance import processor
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, write_json
+from qdit.core.provenance import processor
 
 EVERY = 1.0
 """Seconds between two writes."""

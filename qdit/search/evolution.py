@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.space import Genome, SearchSpace
 
 ATTEMPTS = 10

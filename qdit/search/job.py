@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from qdit.latency import read_latency
+from qdit.metrics.extractor_names import extractor_module
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
@@ -13,6 +13,7 @@ from qdit.sampling.decoding import load_decoder
 from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises
+from qdit.search.latency import read_latency
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
 
@@ -41,6 +42,10 @@ class SearchJob:
     symmetric: bool = False
     vae: Path | None = None
     device: str = "cpu"
+
+    def modules(self) -> tuple[str, ...]:
+        """Modules that the fitness loads by name, for code digests."""
+        return (extractor_module(self.extractor),)
 
     def quantizer(self) -> LayerQuantizer:
         """How a layer is quantized."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
 from qdit.search.evolution import Evaluation, Measure, Reading
 from qdit.search.space import Genome, SearchSpace
 

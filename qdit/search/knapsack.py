@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, kron
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.space import Genome, SearchSpace
 
 Solver = Literal["dp", "milp"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qdit.kernels.dense import DenseLinear
-from qdit.method import FULL_PRECISION
+from qdit.methods.method import FULL_PRECISION
 from qdit.models.dit import DiT
 from qdit.models.roles import linear_of, replace
 from qdit.quant.activation import DynamicActivation

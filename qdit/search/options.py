@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from qdit.errors import ConfigError, did_you_mean
+from qdit.core.errors import ConfigError, did_you_mean
 from qdit.search.evolution import EvolutionOptions
 from qdit.search.knapsack import Solver
 from qdit.search.racing import RacingOptions

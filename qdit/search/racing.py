@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.evolution import Evaluation, Reading, ranked
 from qdit.search.journal import Journal, Spread
 from qdit.search.space import Genome

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.seeds import Purpose, derive_seed
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 from qdit.search.evolution import Evaluation, EvolutionOptions, Nursery, Outcome, Reading, evolve
@@ -21,7 +22,6 @@ from qdit.search.knapsack import allocate
 from qdit.search.response import Response
 from qdit.search.space import Genome, SearchSpace
 from qdit.search.tangent import Shift, Tangent
-from qdit.seeds import Purpose, derive_seed
 
 IMAGINED = EvolutionOptions(
     population=100, parents=20, crossover=40, mutation=50, iterations=15, mutation_probability=0.08

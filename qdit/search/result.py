@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from qdit.artifacts import sha256_json, write_json
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.core.files import sha256_json, write_json
 from qdit.search.evolution import Outcome
 from qdit.search.space import Genome, SearchSpace
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdit.artifacts import sha256_file, sha256_json
-from qdit.calibration import load_calibration
-from qdit.digest import code_digest
-from qdit.errors import ConfigError
+from qdit.core.digest import code_digest
+from qdit.core.errors import ConfigError
+from qdit.core.files import sha256_file, sha256_json
+from qdit.core.seeds import Purpose, derive_seed
+from qdit.sampling.calibration import load_calibration
 from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
@@ -33,7 +34,6 @@ from qdit.search.result import allocation, finite, searched, write_allocation
 from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss
 from qdit.search.space import Genome
 from qdit.search.workers import Prefixes, Workers
-from qdit.seeds import Purpose, derive_seed
 
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
@@ -276,7 +276,7 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
         "weights_sha256": own.weights_sha256,
         "quantizer": search.job.quantizer().identity(),
         "calibration_sha256": None if search.calibration is None else sha256_file(search.calibration),
-        "code": code_digest("qdit.search.run"),
+        "code": code_digest("qdit.search.run", *search.job.modules()),
     }
     seed = search.seed if kind in ("hessian", "chance") else None
     clock = Clock(times_path(out), sha256_json(identity | {"seed": seed}), workers=1)

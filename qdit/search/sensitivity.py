@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.core.seeds import Purpose, derive_seed
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
 from qdit.quant.apply import blocks_of
@@ -20,7 +21,6 @@ from qdit.quant.fisher import sensitivities
 from qdit.quant.observe import Batch, observe_inputs
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Genome, SearchSpace
-from qdit.seeds import Purpose, derive_seed
 
 
 def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
-from qdit.errors import ConfigError
-from qdit.latency import LatencyModel
+from qdit.core.errors import ConfigError
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.search.latency import LatencyModel
 
 Genome = tuple[int, ...]
 """Group size of every layer, in the order of the layers."""

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, Protocol, Self
 
-from qdit.errors import ConfigError, QditError
+from qdit.core.errors import ConfigError, QditError
 
 
 class Prefixes(Protocol):

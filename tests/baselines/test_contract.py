@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.calibration import KINDS, CalibrationSet
-from qdit.errors import ConfigError, QditError, Unsupported
-from qdit.method import parse_options, quantize_model, registry
+from qdit.core.errors import ConfigError, QditError, Unsupported
+from qdit.methods.method import parse_options, quantize_model, registry
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, quantized_sites, read_checkpoint, save_checkpoint
+from qdit.sampling.calibration import KINDS, CalibrationSet
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_calibration_set, video_inputs
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baselines.ptqd import fit
-from qdit.method import find_method, quantize_model
+from qdit.methods.method import find_method, quantize_model
 from qdit.models.roles import select
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol

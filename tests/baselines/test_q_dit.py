@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qdit.errors import ConfigError
-from qdit.method import quantize_model
+from qdit.core.errors import ConfigError
+from qdit.methods.method import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.observe import observe_inputs

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qdit.errors import Unsupported
-from qdit.method import quantize_model
+from qdit.core.errors import Unsupported
+from qdit.methods.method import quantize_model
 from qdit.models.roles import select
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES

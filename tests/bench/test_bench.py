@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdit import cli
 from qdit.bench import gpu, kernels, peers, sampling
 from qdit.bench.goals import Goal, Judged, shortfall
 from qdit.bench.layers import operands
@@ -17,9 +16,10 @@ from qdit.bench.modes import EAGER, FULL, INTEGER, SIMULATED, EagerLinear, in_mo
 from qdit.bench.page import curves, text_of, write_page
 from qdit.bench.record import read_record, write_record
 from qdit.bench.timing import Ratio, Timing, interleaved
-from qdit.errors import ConfigError, DataError
-from qdit.latency import read_latency
+from qdit.cli import main as cli
+from qdit.core.errors import ConfigError, DataError
 from qdit.quant.activation import DynamicActivation
+from qdit.search.latency import read_latency
 
 
 def timing(minimum, middle=None):

@@ -13,7 +13,7 @@ import click
 import typer
 import yaml
 
-from qdit.cli import app
+from qdit.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qdit.profile import load_profile, merge, validate
+from qdit.workflow.profile import load_profile, merge, validate
 from tests.docs.commands import (
     DOCUMENTS,
     ROOT,

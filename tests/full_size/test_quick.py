@@ -8,8 +8,8 @@ from qdit.bench import full_size
 from qdit.bench.full_size_parts import FULL, QUICK, parts, run_part
 from qdit.bench.page import text_of, write_into, write_page
 from qdit.bench.record import read_record
-from qdit.errors import DataError
-from qdit.method import registry
+from qdit.core.errors import DataError
+from qdit.methods.method import registry
 from tests.full_size.expected import faults
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdit.affine import minmax_asymmetric, minmax_symmetric
-from qdit.errors import ConfigError
+from qdit.core.affine import minmax_asymmetric, minmax_symmetric
+from qdit.core.errors import ConfigError
 from qdit.kernels import library
-from qdit.kernels.library import Backend
+from qdit.kernels.backend import Backend
 
 KINDS = ("random", "constant", "positive", "negative", "huge", "tiny", "outliers", "zero", "rows")
 

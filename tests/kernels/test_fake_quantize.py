@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import fake_quantize, group, minmax_asymmetric, minmax_symmetric, ungroup
-from qdit.errors import ConfigError
+from qdit.core.affine import fake_quantize, group, minmax_asymmetric, minmax_symmetric, ungroup
+from qdit.core.errors import ConfigError
 from qdit.kernels import compiled, dispatch, library, reference
 from tests.kernels.cases import KINDS, inputs, same_bits, variant
 

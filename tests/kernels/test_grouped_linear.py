@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import Granularity
-from qdit.errors import ConfigError, QditError, Unsupported
+from qdit.core.affine import Granularity
+from qdit.core.errors import ConfigError, QditError, Unsupported
 from qdit.kernels import compiled, dispatch, reference
-from qdit.kernels.library import Backend, backend
+from qdit.kernels.backend import Backend
+from qdit.kernels.library import backend
 from qdit.kernels.packing import pack_weight, unpack_weight
 from qdit.quant.activation import DynamicActivation
 from qdit.quant.ranges import minmax

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError, Unsupported
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels import compiled, dispatch, reference
 from qdit.kernels.packing import pack_weight
 from qdit.quant.activation import DynamicActivation, StaticActivation

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.kernels import building, dispatch, library, reference
 from qdit.kernels.building import BuildError
 from qdit.kernels.packing import pack_weight
@@ -22,7 +22,7 @@ TINY = EXPORT + "qdit_version() { return 99; }\n"
 @pytest.fixture
 def fresh(monkeypatch):
     """Nothing is loaded yet, and nothing that the test loads stays."""
-    monkeypatch.delenv(library.FORCE, raising=False)
+    monkeypatch.delenv(backend.FORCE, raising=False)
     for memory in (library._library, library.select):
         memory.cache_clear()
     yield monkeypatch
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tiny, tmp_path)
 
 @pytest.mark.parametrize("name", ["avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "torch"])
 def test_a_backend_can_be_forced(monkeypatch, name):
-    monkeypatch.setenv(library.FORCE, name)
+    monkeypatch.setenv(backend.FORCE, name)
     if name in library.available():
         assert library.backend_name() == name
     else:
@@ -259,10 +259,10 @@ def test_forcing_what_this_processor_has_not_is_an_error(fresh):
 def test_triton_is_for_gpus_and_leaves_the_cpu_its_fastest(fresh):
     assert library.select("triton").name == library.select("").name
     if not torch.cuda.is_available():
-        fresh.setenv(library.FORCE, "triton")
+        fresh.setenv(backend.FORCE, "triton")
         with pytest.raises(ConfigError, match="QDIT_KERNELS=triton is not available: there is no CUDA device"):
             library.backend_name("cuda")
-        fresh.delenv(library.FORCE)
+        fresh.delenv(backend.FORCE)
         assert library.backend_name("cuda:0") == "torch"
 
 

@@ -3,17 +3,17 @@
 import pytest
 from typer.testing import CliRunner
 
-from qdit import doctor
-from qdit.cli_kernels import kernels_app
-from qdit.errors import ConfigError
+from qdit.cli.kernels import kernels_app
+from qdit.core.errors import ConfigError
 from qdit.kernels import building, library
 from qdit.kernels.report import report
+from qdit.workflow import doctor
 
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
     """A computer without a compiler and without a library."""
-    monkeypatch.delenv(library.FORCE, raising=False)
+    monkeypatch.delenv(backend.FORCE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "find_compiler", lambda: None)
     for memory in (library._library, library.select):
@@ -25,10 +25,10 @@ def bare(monkeypatch, tmp_path):
 
 
 def test_every_backend_is_in_use_or_has_a_reason(monkeypatch):
-    monkeypatch.delenv(library.FORCE, raising=False)
+    monkeypatch.delenv(backend.FORCE, raising=False)
     said = report()
     assert said["kernels"].startswith(library.backend_name())
-    for name in library.FORCEABLE:
+    for name in backend.FORCEABLE:
         assert name in said["kernels"] or f"{name}: " in said["kernels not used"]
     assert set(said) <= set(doctor.surroundings())
 
@@ -48,7 +48,7 @@ def test_without_a_compiler_the_report_says_so(bare):
 
 
 def test_what_cannot_be_forced_is_a_line_of_the_report(bare):
-    bare.setenv(library.FORCE, "avx2")
+    bare.setenv(backend.FORCE, "avx2")
     assert "QDIT_KERNELS=avx2 is not available" in report()["kernels"]
 
 

@@ -6,7 +6,7 @@ Triton decides when it is imported whether it compiles or interprets: TRITON_INT
 import pytest
 import torch
 
-from qdit.errors import Unsupported
+from qdit.core.errors import Unsupported
 from qdit.kernels import compiled, dispatch, library, reference, triton_backend, triton_linear, triton_quantize
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.selftest import disagreement_of

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.data.digits import load, to_uint8
-from qdit.metrics.digit_classifier import DigitClassifierExtractor, load_digit_classifier
+from qdit.core.pixels import to_uint8
+from qdit.mini.data.digits import load
+from qdit.mini.digit_classifier import DigitClassifierExtractor, load_digit_classifier
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "digit-classifier.safetensors"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.errors import DataError
-from qdit.intervals import FILE, Replicates, centred, interval, read_replicates, write_replicates
+from qdit.core.errors import DataError
+from qdit.core.intervals import FILE, Replicates, centred, interval, read_replicates, write_replicates
 from qdit.metrics import bootstrap as module
 from qdit.metrics.bootstrap import bootstrap, intervals, multiplicities, pairing
 from qdit.metrics.evaluate import FullPrecision, evaluate

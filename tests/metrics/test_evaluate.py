@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qdit.errors import DataError
-from qdit.metrics.digit_classifier import DigitClassifierExtractor
+from qdit.core.errors import DataError
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import Features, Images
 from qdit.metrics.reference import Reference, build_reference
+from qdit.mini.digit_classifier import DigitClassifierExtractor
 from tests.metrics.scored import beside, scored
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -118,13 +118,13 @@ def test_what_does_not_fit_together_is_refused(
 
 
 def test_evaluating_loads_no_torch() -> None:
-    code = "import sys, qdit.cli, qdit.metrics.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, qdit.cli.main, qdit.metrics.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_torch_fidelity_is_not_imported_on_the_way() -> None:
     code = (
-        "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.metrics.digit_classifier;"
+        "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.mini.digit_classifier;"
         "sys.exit('torch_fidelity' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

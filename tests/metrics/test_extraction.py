@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.artifacts import load_arrays, read_json, save_arrays, sha256_file, write_json
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays, read_json, save_arrays, sha256_file, write_json
 from qdit.metrics.extraction import BLOCK, extract_file, extract_shard, made_by
 from qdit.metrics.features import Extractor, Features, Images, RunFeatures, features_path, read_features
 

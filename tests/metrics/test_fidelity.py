@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from qdit.metrics.digit_classifier import DigitClassifierExtractor
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.fidelity import fidelity_metrics, register
 from qdit.metrics.reference import build_reference
+from qdit.mini.digit_classifier import DigitClassifierExtractor
 from tests.metrics.scored import scored
 
 

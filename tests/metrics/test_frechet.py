@@ -6,7 +6,7 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.artifacts import save_tensors
-from qdit.errors import CheckpointError, DataError
+from qdit.core.errors import CheckpointError, DataError
+from qdit.core.files import save_tensors
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.inception import AdmInception, InceptionExtractor
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.paired import mse_per_image, stream_errors
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.features import Features, Images
 from qdit.metrics.npz import stream_member
 from qdit.metrics.reference import build_reference, import_adm_reference, load_reference, save_reference

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.artifacts import read_json, save_arrays, sha256_file, write_json
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, save_arrays, sha256_file, write_json
 from qdit.metrics.samples import listed_shards, stream_samples
 
 

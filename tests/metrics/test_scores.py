@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.errors import DataError
+from qdit.core.errors import DataError
 from qdit.metrics.scores import inception_score, precision_recall
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.errors import QditError
-from qdit.models.dit import DiT, DiTConfig
+from qdit.core.errors import QditError
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
 
 SMALL = DiTConfig(input_size=8, in_channels=4, hidden_size=48, depth=3, num_heads=4, num_classes=10)
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=24, depth=2, num_heads=2, num_classes=10)

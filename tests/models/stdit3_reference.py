@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from qdit.models.stdit3 import STDiT3Config
+from qdit.models.config import STDiT3Config
 
 State = dict[str, np.ndarray]
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from qdit.artifacts import load_tensors, save_tensors
-from qdit.errors import CheckpointError, Unsupported
+from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.files import load_tensors, save_tensors
+from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import from_diffusers, key_map, to_diffusers, use_original_frequencies
-from qdit.models.dit import DiTConfig
 from qdit.models.loading import load_model, write_manifest
 from qdit.models.roles import replace
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.errors import ConfigError
-from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT, DiTConfig, sincos_positions, timestep_frequencies
+from qdit.core.errors import ConfigError
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT, sincos_positions, timestep_frequencies
 from qdit.models.roles import replace, select
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.artifacts import load_tensors, save_tensors
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors, save_tensors
 from qdit.models.image_vae import LATENT_FACTOR, OLD_NAMES, load_image_vae, renamed
 from qdit.models.vae_files import vae_sha256
 from tests.small_latent_models import autoencoder, write_vae

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.artifacts import load_tensors, save_tensors, sha256_file
-from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT, DiTConfig
+from qdit.core.files import load_tensors, save_tensors, sha256_file
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT
 from qdit.models.loading import import_official, load_model, save_model, write_manifest
 from qdit.models.state import FAMILY_HEADS, infer_config
 

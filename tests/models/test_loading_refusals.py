@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qdit.artifacts import save_tensors, sha256_file
-from qdit.errors import CheckpointError, ConfigError, Unsupported
-from qdit.models.dit import DiTConfig
+from qdit.core.errors import CheckpointError, ConfigError, Unsupported
+from qdit.core.files import save_tensors, sha256_file
+from qdit.models.config import DiTConfig
 from qdit.models.loading import import_official, load_model, save_model, write_manifest
 from qdit.models.roles import replace
 from qdit.models.state import build

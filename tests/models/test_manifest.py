@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from qdit.artifacts import save_tensors, sha256_file
-from qdit.errors import CheckpointError
+from qdit.core.errors import CheckpointError
+from qdit.core.files import save_tensors, sha256_file
 from qdit.models.manifest import check_file, verify_manifest, write_manifest
 
 

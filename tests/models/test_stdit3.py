@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.models.config import STDiT3Config
 from qdit.models.roles import CORE_ROLES, replace, select
-from qdit.models.stdit3 import STDIT3_XL_2, STDiT3, STDiT3Config, spatial_positions
+from qdit.models.stdit3 import STDIT3_XL_2, STDiT3, spatial_positions
 from qdit.models.stdit3_attention import RMSNorm, Rotation
 from tests.models import stdit3_reference as reference
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.artifacts import load_tensors, save_tensors
-from qdit.errors import CheckpointError, ConfigError, Unsupported
+from qdit.core.errors import CheckpointError, ConfigError, Unsupported
+from qdit.core.files import load_tensors, save_tensors
 from qdit.models.loading import import_official, load_dit, load_model, save_model
 from qdit.models.roles import select
 from qdit.models.stdit3 import STDiT3

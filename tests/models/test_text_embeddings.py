@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.artifacts import save_tensors
-from qdit.errors import DataError
+from qdit.core.errors import DataError
+from qdit.core.files import save_tensors
 from qdit.models.text_embeddings import TextEmbeddings, join, load_embeddings, save_embeddings
 
 PROMPTS = ("a red 3 moving left", "a blue 5", "still life")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from qdit import cli
-from qdit.artifacts import load_tensors
-from qdit.errors import CheckpointError, ConfigError, DataError, Unsupported
+from qdit.cli import main as cli
+from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
+from qdit.core.files import load_tensors
 from qdit.models import text_encoder
 from qdit.models.text_embeddings import load_embeddings
 from qdit.models.text_encoder import PACKAGES, cleaned, embed, embed_suite, encoder_sha256, load_t5

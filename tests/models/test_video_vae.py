@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from qdit.artifacts import save_tensors
-from qdit.errors import CheckpointError, DataError
+from qdit.core.errors import CheckpointError, DataError
+from qdit.core.files import save_tensors
 from qdit.models.roles import replace
 from qdit.models.vae_files import video_vae_sha256
 from qdit.models.video_vae import SCALE, SHIFT, VideoVAE, VideoVAEConfig, load_video_vae, save_video_vae

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import group_extremes
-from qdit.errors import CheckpointError, ConfigError
+from qdit.core.affine import group_extremes
+from qdit.core.errors import CheckpointError, ConfigError
 from qdit.models.roles import StepContext
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.activation_kinds import build_activation

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qdit.errors import CheckpointError
-from qdit.method import quantize_model
-from qdit.models.dit import DiTConfig
+from qdit.core.errors import CheckpointError
+from qdit.methods.method import quantize_model
+from qdit.models.config import DiTConfig
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from tests.small_models import calibration_set, inputs, random_dit
@@ -61,7 +61,7 @@ def test_values_that_half_precision_holds_are_stored_in_half_precision(tmp_path)
 
 def rewrite(folder, change):
     """Change the tensors of a checkpoint and make the hash fit, so that only the change is wrong."""
-    from qdit.artifacts import sha256_file
+    from qdit.core.files import sha256_file
 
     tensors = load_file(folder / "model.safetensors")
     change(tensors)

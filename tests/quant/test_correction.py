@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdit.errors import CheckpointError, ConfigError
+from qdit.core.errors import CheckpointError, ConfigError
 from qdit.quant.correction import NoiseCorrection, fit_correction
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.roles import select
 from qdit.quant.fisher import FRACTIONS, SPLITS, search_scale, sensitivities
 from qdit.quant.observe import Tap
-from qdit.seeds import Purpose, torch_generator
 from tests.small_models import inputs, random_dit
 
 ROLES = ("qkv", "fc2", "final", "q", "p")

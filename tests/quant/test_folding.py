@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdit.errors import Unsupported
+from qdit.core.errors import Unsupported
 from qdit.models.roles import select
 from qdit.quant.folding import fold, mix_values
 from tests.small_models import TINY, inputs, random_dit

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import Granularity
-from qdit.errors import CheckpointError, ConfigError, DataError
+from qdit.core.affine import Granularity
+from qdit.core.errors import CheckpointError, ConfigError, DataError
 from qdit.quant.gptq import HessianAccumulator, gptq, inverse_factor, solve
 from qdit.quant.ranges import zero_minmax
 from qdit.quant.weight import quantize_weight

@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from qdit.affine import Granularity
-from qdit.errors import Unsupported
-from qdit.models.dit import DiT, DiTConfig
+from qdit.core.affine import Granularity
+from qdit.core.errors import Unsupported
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.integer import IntegerConv, IntegerLinear, packed_group_size, prepare_integer

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import fake_quantize
+from qdit.core.affine import fake_quantize
 from qdit.quant.nonlinear import (
     GELU_MINIMUM,
     log_sqrt2,

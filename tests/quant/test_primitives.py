@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.artifacts import load_arrays
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import load_arrays
 from qdit.quant.primitives import PRIMITIVES, pattern_expression, reproduce
 
 FOLDER = Path(__file__).parents[1] / "golden"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.affine import fake_quantize
+from qdit.core.affine import fake_quantize
 from qdit.quant import search
 from qdit.quant.quantiles import quantiles
 from qdit.quant.ranges import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.apply import calibrate_static, round_weights

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import Granularity
+from qdit.core.affine import Granularity
 from qdit.quant.ranges import minmax, shrink_search
 from qdit.quant.rounding import SoftRounding, initial_alpha, rectified_sigmoid, round_weight, rounding_regularizer
 from qdit.quant.weight import QuantizedWeight, quantize_weight

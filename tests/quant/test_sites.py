@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdit.errors import CheckpointError, Unsupported
+from qdit.core.errors import CheckpointError, Unsupported
 from qdit.models.roles import StepContext, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import round_weights

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.errors import CheckpointError, ConfigError
-from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT, DiTConfig
+from qdit.core.errors import CheckpointError, ConfigError
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT
 from qdit.models.roles import CORE_ROLES
 from qdit.quant.size import dit_shape, printed_mb, size_actual_mb, size_paper_mb, size_predicted_mb
 

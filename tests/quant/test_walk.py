@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.apply import blocks_of, collect_inputs, gptq_weights, insert_dynamic
 from qdit.quant.gptq import HessianAccumulator, gptq

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.affine import Granularity
-from qdit.errors import CheckpointError, ConfigError
+from qdit.core.affine import Granularity
+from qdit.core.errors import CheckpointError, ConfigError
 from qdit.quant.ranges import minmax, minmax_search, percentile_search, shrink_search, threshold_search, zero_minmax
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 

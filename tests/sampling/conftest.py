@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdit.models.dit import DiT, DiTConfig
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.sampling.chunks import SIMULATE, Shard
 from qdit.sampling.precision import CPU
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.artifacts import load_arrays
-from qdit.data.pixels import to_uint8
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.core.files import load_arrays
+from qdit.core.pixels import to_uint8
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.correction import NoiseCorrection, fit_correction
 from qdit.sampling.protocol import Protocol

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from qdit import disk
-from qdit.artifacts import load_arrays
-from qdit.data.pixels import to_uint8
-from qdit.errors import CheckpointError, ConfigError, DataError
-from qdit.method import quantize_model
+from qdit.core import disk
+from qdit.core.errors import CheckpointError, ConfigError, DataError
+from qdit.core.files import load_arrays
+from qdit.core.pixels import to_uint8
+from qdit.methods.method import quantize_model
 from qdit.models.image_vae import load_image_vae
 from qdit.models.network import Network
 from qdit.quant.checkpoint import save_checkpoint

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.affine import Granularity
-from qdit.artifacts import read_json
-from qdit.errors import Unsupported
+from qdit.core.affine import Granularity
+from qdit.core.errors import Unsupported
+from qdit.core.files import read_json
 from qdit.metrics.run import latent_difference
 from qdit.metrics.samples import listed_shards, read_shard
 from qdit.models.roles import CORE_ROLES, linear_of, select

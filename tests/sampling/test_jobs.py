@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit import artifacts
+from qdit.core import files as artifacts
 from qdit.metrics.samples import stream_samples
 from qdit.models.loading import load_dit
 from qdit.quant.checkpoint import Quantized, save_checkpoint

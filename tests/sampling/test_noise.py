@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
 

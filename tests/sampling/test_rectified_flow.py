@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.stdit3 import STDIT3_XL_2
 from qdit.models.video_vae import VideoVAEConfig
 from qdit.quant.correction import NoiseCorrection

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.artifacts import load_arrays, save_arrays, sha256_file
-from qdit.data.digits import to_uint8
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import load_arrays, save_arrays, sha256_file
+from qdit.core.pixels import to_uint8
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol

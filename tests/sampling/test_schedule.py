@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.sampling.schedule import respaced, training_schedule
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.artifacts import load_arrays, read_json
-from qdit.data.moving_digits_prompts import encode, parse_prompt
-from qdit.data.pixels import to_uint8
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import load_arrays, read_json
+from qdit.core.pixels import to_uint8
+from qdit.mini.data.moving_digits_prompts import encode, parse_prompt
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.correction import NoiseCorrection
 from qdit.sampling.rectified_flow import FlowProtocol, sample_clips

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.evolution import EvolutionOptions, Nursery, evolve, random_search
 from qdit.search.journal import Journal, in_full
 from qdit.search.space import Layer, SearchSpace

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baselines.rtn import Rtn, RtnOptions
-from qdit.artifacts import read_json
-from qdit.data.pixels import to_uint8
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
+from qdit.core.files import read_json
+from qdit.core.pixels import to_uint8
 from qdit.metrics.features import Features
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments

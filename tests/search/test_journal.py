@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
 from qdit.search.evolution import EvolutionOptions, Outcome, evolve
 from qdit.search.journal import Journal, in_full, search_identity
 from qdit.search.racing import Race, RacingOptions

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.knapsack import allocate, solve_dp, solve_milp
 from tests.search.test_space import dit_xl
 from tests.search.toys import SPACE

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.options import KINDS, SAMPLED, RaceOptions, SearchOptions, doubled, parse_kind, parse_search_options
-from qdit.searches import SEARCH_OPTIONS
+from qdit.workflow.searches import SEARCH_OPTIONS
 
 
 def test_profiles_know_the_options_of_the_program():

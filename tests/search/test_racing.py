@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.search.evolution import Evaluation, EvolutionOptions, evolve, random_search
 from qdit.search.journal import Journal, in_full
 from qdit.search.racing import Race, RacingOptions

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError
 from qdit.search.evolution import EvolutionOptions, Nursery, Outcome
 from qdit.search.feature_journal import EXACT, FeatureJournal, Sampled
 from qdit.search.respond import Responding, ResponseOptions

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qdit.artifacts import read_json
-from qdit.calibration import calibrate_weights_file
-from qdit.errors import ConfigError
-from qdit.method import quantize_model
+from qdit.core.errors import ConfigError
+from qdit.core.files import read_json
+from qdit.methods.method import quantize_model
 from qdit.quant.allocation import read_allocation
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.calibration import calibrate_weights_file
 from qdit.sampling.protocol import Protocol
 from qdit.search.job import SearchJob
 from qdit.search.layers import SwappableModel

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdit.errors import ConfigError
+from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, linear_of, replace, select
 from qdit.quant.apply import insert_dynamic, round_weights
 from qdit.search.knapsack import allocate

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdit.errors import ConfigError
-from qdit.latency import LatencyModel
+from qdit.core.errors import ConfigError
 from qdit.models.dit import DIT_XL_2_256
 from qdit.search.knapsack import allocate
+from qdit.search.latency import LatencyModel
 from qdit.search.space import RESCALE_COST, Layer, SearchSpace
 from tests.small_models import random_dit
 

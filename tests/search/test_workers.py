@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.errors import ConfigError, QditError
+from qdit.core.errors import ConfigError, QditError
 from qdit.sampling.protocol import Protocol
 from qdit.search.evolution import EvolutionOptions, evolve
 from qdit.search.job import SearchJob

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qdit import profile as profiles
-from qdit.cost import Speed, jobs_of
-from qdit.explain_commands import Commands
-from qdit.profile import load_profile
+from qdit.workflow import profile as profiles
+from qdit.workflow.commands import Commands
+from qdit.workflow.cost import Speed, jobs_of
+from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout
 from tests.workflow.test_explain import words
 

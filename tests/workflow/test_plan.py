@@ -22,8 +22,8 @@ def test_edited_metric_replans_no_images(checkout: Checkout) -> None:
 
 
 def test_what_no_step_imports_replans_nothing(checkout: Checkout) -> None:
-    training = ("qdit/training/dit.py", "qdit/training/classifier.py")
-    with checkout.edited("qdit/cli.py", "qdit/doctor.py", "baselines/g4w_p4a.py", *training):
+    training = ("qdit/mini/training/dit.py", "qdit/mini/training/classifier.py")
+    with checkout.edited("qdit/cli/main.py", "qdit/workflow/doctor.py", "baselines/g4w_p4a.py", *training):
         assert checkout.plan() == set()
 
 
@@ -31,7 +31,7 @@ def test_touched_sources_never_plan_training(checkout: Checkout) -> None:
     sources = [path for part in ("qdit", "baselines", "rules") for path in (checkout.root / part).rglob("*.*")]
     for path in sources:
         os.utime(path)
-    with checkout.edited("qdit/models/dit.py", "qdit/seeds.py", "qdit/training/dit.py"):
+    with checkout.edited("qdit/models/dit.py", "qdit/core/seeds.py", "qdit/mini/training/dit.py"):
         rules = {job.rule for job in checkout.plan()}
     assert "calibrate" in rules
     assert not any(rule.startswith("train") for rule in rules)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qdit.artifacts import load_arrays
+from qdit.core.files import load_arrays
 from tests.workflow.checkout import Checkout
 
 FORMATS = {"html", "csv", "md", "tex"}

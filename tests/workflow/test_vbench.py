@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from qdit.artifacts import read_json
-from qdit.data.clips import read_mp4
-from qdit.dimensions import DIMENSIONS, TOTALS
-from qdit.explain import chain, explain_text, find_run
-from qdit.profile import load_profile
+from qdit.core.files import read_json
+from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.mp4 import read_mp4
+from qdit.workflow.explain import chain, explain_text, find_run
+from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.tiny_vbench import write_tiny_vbench
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qdit import profile as profiles
-from qdit.artifacts import read_json
-from qdit.data.clips import read_mp4
-from qdit.dimensions import DIMENSIONS
-from qdit.explain import explain_text
-from qdit.explain_commands import Commands
-from qdit.profile import load_profile
+from qdit.core.files import read_json
+from qdit.core.metric_names import DIMENSIONS
+from qdit.core.mp4 import read_mp4
+from qdit.workflow import profile as profiles
+from qdit.workflow.commands import Commands
+from qdit.workflow.explain import explain_text
+from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.test_explain import words
 from tests.workflow.tiny_video import write_tiny_video

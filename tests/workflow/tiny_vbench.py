@@ -5,8 +5,8 @@ import os
 import venv
 from pathlib import Path
 
-from qdit.dimensions import DIMENSIONS
-from qdit.vbench_driver import SOURCES, VERSION
+from qdit.core.metric_names import DIMENSIONS
+from qdit.metrics.vbench.driver import SOURCES, VERSION
 from tests.small_latent_video import PROMPTS, write_embeddings, write_latent_video
 
 VBENCH = '''

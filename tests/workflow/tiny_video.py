@@ -4,10 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from qdit.metrics.video.suites import all_prompts, full_info
+from qdit.mini.training.salient import SalientConfig
+from qdit.mini.training.video_salient import make_salient_video
+from qdit.mini.vbench.suites import all_prompts, full_info
 from qdit.models.loading import save_model
-from qdit.training.salient import SalientConfig
-from qdit.training.video_salient import make_salient_video
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(

@@ -1,0 +1,241 @@
+"""The study: Algorithm 1, racing and random search from several seeds, their winners on noise that no search saw.
+
+Every search and every held-out measurement has a journal in the study's folder: a study that was stopped goes on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from qdit.core.errors import ConfigError
+from qdit.core.files import sha256_file, sha256_json, write_json
+from qdit.core.provenance import commit, machine, packages
+from qdit.core.seeds import Purpose, generator
+from qdit.sampling.calibration import load_calibration
+from qdit.search.clock import Clock
+from qdit.search.job import SearchJob
+from qdit.search.journal import Journal
+from qdit.search.options import Kind, parse_search_options
+from qdit.search.result import finite
+from qdit.search.run import Bench, Search, bench, check, identity_of, measured_by, noise_seed
+from qdit.search.space import Genome
+
+KINDS: tuple[Kind, ...] = ("evolution", "response", "racing", "random")
+RESAMPLES = 10_000
+"""Bootstrap samples of the seeds."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: a job (model, budget, protocol, images per genome), options by kind, and how many seeds.
+
+    Winners are measured on `held_out` images, those that were best for a while on the first `curve` of them.
+    """
+
+    job: SearchJob
+    options: Mapping[Kind, Mapping[str, Any]]
+    seeds: int = 5
+    held_out: int = 2048
+    curve: int = 512
+    calibration: Path | None = None
+    kinds: tuple[Kind, ...] = field(default=KINDS)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"seeds {self.seeds}: must be at least 1")
+        if not self.job.images <= self.curve <= self.held_out:
+            raise ConfigError(
+                f"images {self.job.images}, curve {self.curve}, held out {self.held_out}: must not descend"
+            )
+
+    def search(self, kind: Kind, seed: int) -> Search:
+        """One search of the study."""
+        options = parse_search_options(kind, self.options.get(kind, {}))
+        return Search(kind, self.job, options, seed=seed, calibration=self.calibration)
+
+    @property
+    def wide(self) -> SearchJob:
+        """The job with as many images as the largest measurement asks for."""
+        return replace(self.job, images=self.held_out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return {
+            "weights": {"file": self.job.weights.name, "sha256": sha256_file(self.job.weights)},
+            "sizes": list(self.job.sizes),
+            "reference": self.job.reference,
+            "bits": f"w{self.job.weight_bits}a{self.job.activation_bits}",
+            "protocol": self.job.protocol.to_dict(),
+            "metric": "fd_fp" if self.job.reference_file is None else "fid",
+            "images": self.job.images,
+            "chunk": self.job.chunk,
+            "held_out_images": self.held_out,
+            "curve_images": self.curve,
+            "seeds": self.seeds,
+            "options": {kind: self.search(kind, 0).options.of(kind) for kind in self.kinds},
+        }
+
+
+def run_study(
+    study: Study, folder: Path, out: Path, *, workers: int, command: str, show: bool = True
+) -> dict[str, Any]:
+    """Write the study's JSON; `folder` keeps the journals of a study that was stopped."""
+    for kind in study.kinds:
+        check(study.search(kind, 0), workers)
+    plan = study.to_dict()
+    clock = Clock(folder / "times.json", sha256_json(plan), workers=workers)
+    with bench(study.wide, workers) as at:
+        plan["score_images"] = {kind: score_images(study, kind, at) for kind in study.kinds}
+        found = [
+            searched_once(study.search(kind, seed), at, folder, clock, show)
+            for seed in range(study.seeds)
+            for kind in study.kinds
+        ]
+        reference = on_held_out(study, at, found, folder, clock, show)
+    clock.stop()
+    content = {
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "packages": packages(),
+        "workers": workers,
+        "seconds": round(clock.seconds),
+        "plan": plan,
+        "uniform": reference,
+        "searches": found,
+        "comparison": comparison(found, study.kinds),
+    }
+    write_json(out, content)
+    return content
+
+
+def score_images(study: Study, kind: Kind, at: Bench) -> float:
+    """Work of the scores of layers that a search looks at, in images: passes through the model over those of one image.
+
+    A backward pass counts as two forward ones. The calibration samples themselves are not counted.
+    """
+    search = study.search(kind, 0)
+    if not search.scored or study.calibration is None:
+        return 0.0
+    samples = len(load_calibration(study.calibration, at.own.swappable.source.config))
+    passes = samples * (3 * search.probes or 1)
+    return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
+
+
+def searched_once(search: Search, at: Bench, folder: Path, clock: Clock, show: bool) -> dict[str, Any]:
+    """One search: its winner, and the genomes that were best for a while with the images sampled until then."""
+    identity = identity_of(search, at)
+    path = folder / f"{search.kind}-{search.seed}.{sha256_json(identity)[:12]}.jsonl"
+    bar = tqdm(total=search.most_images, desc=path.name.split(".")[0], unit="image", disable=not show)
+    seen: dict[Genome, int] = {}
+
+    def listen(genome: Genome, images: int, fitness: float) -> None:
+        bar.update(max(images - seen.get(genome, 0), 0))
+        seen[genome] = max(images, seen.get(genome, 0))
+        clock()
+
+    with bar, search.journal(path, identity, listen=listen) as journal:
+        outcome = measured_by(search, at, journal)
+        best, passing = outcome.best, incumbents(journal.entries, search.job.images)
+        if outcome.choice is not None:  # not by the fitness alone, so only the end is known
+            passing = [{"images_sampled": journal.images_sampled, "genome": list(best.genome), "fitness": best.fitness}]
+        return {
+            "kind": search.kind,
+            "seed": search.seed,
+            "images_sampled": journal.images_sampled,
+            "genome": list(best.genome),
+            "fitness": finite(best.fitness),
+            "harmonic_mean_group_size": at.own.space.harmonic_mean(best.genome),
+            "incumbents": passing,
+        }
+
+
+def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[dict[str, Any]]:
+    """The genomes that were best for a while, in order, each with the images sampled until it was known.
+
+    Only a fitness on the `full` number of images can be best. `entries` are in the order of their measurement.
+    """
+    longest: dict[Genome, int] = {}
+    found: list[dict[str, Any]] = []
+    sampled, best = 0, np.inf
+    for (genome, images), fitness in entries.items():
+        before = longest.get(genome, 0)
+        sampled += max(images - before, 0)
+        longest[genome] = max(images, before)
+        if images == full and fitness < best:
+            best = fitness
+            found.append({"images_sampled": sampled, "genome": list(genome), "fitness": fitness})
+    return found
+
+
+def on_held_out(
+    study: Study, at: Bench, found: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
+) -> dict[str, Any]:
+    """Add the held-out fitness to all winners and incumbents, in place; return that of the uniform reference."""
+    seed = noise_seed(study.job, Purpose.HELD_OUT)
+    start = at.own.space.start
+    winners = list(dict.fromkeys([start, *(tuple(one["genome"]) for one in found)]))
+    passing = [tuple(step["genome"]) for one in found for step in one["incumbents"]]
+    short = list(dict.fromkeys([*winners, *passing]))
+    identity = {"method": "held out", "space": at.own.space.identity(), "fitness": at.identity(seed, study.held_out)}
+    path = folder / f"held-out.{sha256_json(identity)[:12]}.jsonl"
+    total = study.curve * len(short) + (study.held_out - study.curve) * len(winners)
+    bar = tqdm(total=total, desc="held out", unit="image", disable=not show)
+
+    def listen(genome: Genome, images: int, fitness: float) -> None:
+        bar.update(study.curve if images == study.curve else study.held_out - study.curve)
+        clock()
+
+    with bar, Journal(path, identity, listen=listen) as journal:
+        values: dict[tuple[Genome, int], float] = {}
+        for genomes in (winners, [genome for genome in short if genome not in winners]):
+            for images in (study.curve, study.held_out) if genomes is winners else (study.curve,):
+                losses = at.losses(genomes, images, seed=seed, journal=journal)
+                values |= {(genome, images): loss for genome, loss in zip(genomes, losses, strict=True)}
+            at.noises.forget()
+    for one in found:
+        one["held_out"] = finite(values[tuple(one["genome"]), study.held_out])
+        for step in one["incumbents"]:
+            step["held_out"] = finite(values[tuple(step["genome"]), study.curve])
+    return {"held_out": values[start, study.held_out], "held_out_curve": values[start, study.curve]}
+
+
+def comparison(found: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
+    """Each kind against Algorithm 1: relative differences of the held-out metric by seed, and images by seed."""
+    by_kind = {kind: [one for one in found if one["kind"] == kind] for kind in kinds}
+    plain = by_kind["evolution"]
+    result: dict[str, Any] = {}
+    for kind in kinds:
+        own = by_kind[kind]
+        held_out = [one["held_out"] for one in own]
+        result[kind] = {
+            "held_out_mean": float(np.mean(held_out)),
+            "held_out_sd": float(np.std(held_out, ddof=1)) if len(own) > 1 else None,
+            "images_sampled_mean": float(np.mean([one["images_sampled"] for one in own])),
+        }
+        if kind != "evolution":
+            differences = [a["held_out"] / b["held_out"] - 1 for a, b in zip(own, plain, strict=True)]
+            shares = [a["images_sampled"] / b["images_sampled"] for a, b in zip(own, plain, strict=True)]
+            result[kind] |= {"against_evolution": bootstrap(differences), "images_share": float(np.mean(shares))}
+    return result
+
+
+def bootstrap(differences: Sequence[float]) -> dict[str, Any]:
+    """Mean of paired differences, and the percentiles 2.5, 95 and 97.5 of that of resampled seeds.
+
+    `upper_95` is the one-sided bound: the mean is below it with 95 % confidence.
+    """
+    values = np.asarray(differences, np.float64)
+    picks = generator(0, Purpose.SPLIT).integers(len(values), size=(RESAMPLES, len(values)))
+    means = values[picks].mean(axis=1)
+    low, upper, high = (float(value) for value in np.percentile(means, (2.5, 95, 97.5)))
+    return {
+        "differences": [float(value) for value in values],
+        "mean": float(values.mean()),
+        "upper_95": upper,
+        "interval_95": [low, high],
+    }

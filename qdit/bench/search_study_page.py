@@ -1,0 +1,159 @@
+"""The page of the study: a figure and a few sentences, all from its JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.core.files import atomic_path, write_text
+
+NAMES = {"evolution": "Algorithm 1", "response": "linear response", "racing": "racing", "random": "random search"}
+COLOURS = {"evolution": "#d1690e", "response": "#1a7f37", "racing": "#1f6feb", "random": "#6e7781"}
+METRICS = {"fd_fp": "FD-FP", "fid": "FID"}
+CHEAP = ("response", "racing")
+"""Kinds that sample fewer images."""
+POINTS = 200
+"""Places on the axis of images at which the curves of the seeds are averaged."""
+
+
+def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
+    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    draw(study, figure)
+    write_text(page, page_text(study, Path("images") / figure.name))
+
+
+def verdict(study: Mapping[str, Any]) -> str:
+    """Whether random search is as good as Algorithm 1: the first sentence."""
+    against = study["comparison"]["random"]["against_evolution"]
+    low, high = against["interval_95"]
+    words = f"{percent(against['mean'])} (95 % interval {percent(low)} to {percent(high)}, {seeds_of(study)} seeds)"
+    if high <= 0:
+        return f"Random search is better than Algorithm 1 at equal images: its held-out metric is {words}."
+    if low <= 0:
+        return (
+            "Random search is as good as Algorithm 1, as far as this study can tell: at equal images its held-out"
+            f" metric differs by {words}."
+        )
+    return f"Random search is not as good as Algorithm 1: at equal images its held-out metric is higher by {words}."
+
+
+def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
+    """Whether a search with fewer images is as good."""
+    cheap, plain = study["comparison"][kind], study["comparison"]["evolution"]
+    against, share = cheap["against_evolution"], cheap["images_share"]
+    scores = study["plan"]["score_images"][kind]
+    whole = (cheap["images_sampled_mean"] + scores) / plain["images_sampled_mean"]
+    counted = f" ({whole:.1%} with the passes that its scores of layers take)" if scores else ""
+    name = NAMES[kind]
+    return (
+        f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean"
+        f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap"
+        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was asked for"
+        " beforehand)."
+    )
+
+
+def bound(value: float) -> str:
+    """On which side of 2 % a bound is."""
+    return "below" if value < 0.02 else "not below"
+
+
+def page_text(study: Mapping[str, Any], figure: Path) -> str:
+    """The whole page as Markdown."""
+    plan, uniform = study["plan"], study["uniform"]["held_out"]
+    metric = METRICS[plan["metric"]]
+    protocol = plan["protocol"]
+    lines = [
+        "# The study of the searches",
+        "",
+        verdict(study),
+        *(cheap_verdict(study, kind) for kind in CHEAP if kind in study["comparison"]),
+        "",
+        f"![Held-out metric against images sampled]({figure.as_posix()})",
+        "",
+        f"Best genome so far, measured on {plan['curve_images']} held-out images, against the images that its search"
+        " had sampled by then. Lines are means over the seeds, bands reach from the best to the worst seed; the dashed"
+        f" line is group size {plan['reference']} everywhere.",
+        "",
+        f"| search | images sampled | {metric}, {plan['held_out_images']} held-out images | standard deviation |"
+        " against uniform | against Algorithm 1 | 95 % upper bound |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| uniform {plan['reference']} | 0 | {uniform:.5f} | | | | |",
+    ]
+    for kind, found in study["comparison"].items():
+        spread = "" if found["held_out_sd"] is None else f"{found['held_out_sd']:.5f}"
+        against = found.get("against_evolution")
+        last = ["", ""] if against is None else [percent(against["mean"]), percent(against["upper_95"])]
+        cells = [NAMES[kind], f"{found['images_sampled_mean']:,.0f}", f"{found['held_out_mean']:.5f}", spread]
+        cells += [percent(found["held_out_mean"] / uniform - 1), *last]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{plan['weights']['file']} at {plan['bits'].upper()}, {protocol['steps']} {protocol['sampler'].upper()} steps,"
+        f" guidance {protocol['cfg_scale']:g}; sizes {', '.join(map(str, plan['sizes']))}; {plan['images']} images per"
+        f" genome; {plan['seeds']} seeds, each with noise and draws of its own; one more noise, the same for all, to"
+        " measure the winners.",
+        "",
+        "Options: "
+        + "; ".join(f"{NAMES[kind]} {options_text(found)}" for kind, found in plan["options"].items())
+        + ".",
+        "",
+        f"Made by `{study['command']}` at commit {study['commit']} in {study['seconds'] / 60:.0f} minutes with"
+        f" {study['workers']} workers on {study['machine']['processor']} ({study['machine']['cores']} cores). The bound"
+        " is the 95th percentile of the mean over resampled seeds; few seeds make it optimistic.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """`population 16, parents 5`."""
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value not in (False, [], ()))
+
+
+def seeds_of(study: Mapping[str, Any]) -> int:
+    """Number of seeds."""
+    return int(study["plan"]["seeds"])
+
+
+def percent(value: float) -> str:
+    """`+1.3 %`."""
+    return f"{100 * value:+.1f} %".replace("-", "−")
+
+
+def curve(steps: Sequence[Mapping[str, Any]], places: np.ndarray) -> np.ndarray:
+    """The held-out metric of the best genome so far at some numbers of images; NaN before the first."""
+    known = np.array([step["images_sampled"] for step in steps])
+    values = np.array([np.nan, *(step["held_out"] for step in steps)], np.float64)
+    return values[np.searchsorted(known, places, side="right")]
+
+
+def draw(study: Mapping[str, Any], path: Path) -> None:
+    """Held-out metric against images sampled, as SVG of equal bytes for equal data."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    plan = study["plan"]
+    with pyplot.rc_context({"svg.hashsalt": "qdit", "font.size": 10}):
+        drawing, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+        for kind in study["comparison"]:
+            own = [one for one in study["searches"] if one["kind"] == kind]
+            last = max(one["images_sampled"] for one in own)
+            places = np.geomspace(plan["images"], last, POINTS)
+            curves = np.array([curve(one["incumbents"], places) for one in own])
+            known = np.isfinite(curves).all(axis=0)
+            axes.plot(places[known], curves[:, known].mean(axis=0), color=COLOURS[kind], label=NAMES[kind])
+            low, high = curves[:, known].min(axis=0), curves[:, known].max(axis=0)
+            axes.fill_between(places[known], low, high, color=COLOURS[kind], alpha=0.15, linewidth=0)
+            axes.scatter([places[-1]], [curves[:, -1].mean()], color=COLOURS[kind], s=18)
+        axes.axhline(study["uniform"]["held_out_curve"], color="#1b1f24", linestyle="--", linewidth=1)
+        metric = METRICS[plan["metric"]]
+        axes.set(xscale="log", xlabel="images sampled", ylabel=f"{metric} on {plan['curve_images']} held-out images")
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+        with atomic_path(path) as temporary:
+            drawing.savefig(temporary, format="svg", metadata={"Date": None})
+        pyplot.close(drawing)

@@ -1,0 +1,237 @@
+"""`qdit bench`: measure kernels, sampling, memory, ranges and latency; each prints a table and writes a record."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qdit.core.errors import ConfigError
+
+bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
+
+STUDIES = Path("results/studies")
+Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
+Repeats = Annotated[int, typer.Option(min=2, help="Measurements of each candidate.")]
+
+
+def finish(content: dict[str, Any], out: Path) -> None:
+    """Print a record's text and write the record."""
+    from qdit.bench.page import text_of
+    from qdit.bench.record import write_record
+
+    typer.echo(text_of(content), nl=False)
+    write_record(out, content)
+    typer.echo(f"\n{out}")
+
+
+@bench_app.command()
+def kernels(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-kernels.json",
+    repeats: Repeats = 15,
+    quick: Quick = False,
+) -> None:
+    """Time the grouped linear beside its peers.
+
+    DiT-XL/2's four linears, one thread, CPU time, all candidates in turns. OpenVINO and ONNX Runtime take part where
+    they are installed (pip install 'qdit[bench]').
+
+    \b
+    Example:
+      qdit bench kernels
+    """
+    from dataclasses import replace
+
+    from qdit.bench.kernels import QUICK, Size, measure
+
+    command = f"qdit bench kernels {out}" + (" --quick" if quick else f" --repeats {repeats}")
+    finish(measure(QUICK if quick else replace(Size(), repeats=repeats), command), out)
+
+
+@bench_app.command()
+def sampling(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-sampling.json",
+    repeats: Repeats = 9,
+    quick: Quick = False,
+) -> None:
+    """Time sampling in every mode.
+
+    Full precision, papers' eager simulation, our simulation and integers: the mini model, a DiT of width 192 and one
+    block of DiT-XL/2, with random weights.
+
+    \b
+    Example:
+      qdit bench sampling
+    """
+    from qdit.bench.sampling import QUICK, SUBJECTS, measure
+
+    command = f"qdit bench sampling {out}" + (" --quick" if quick else f" --repeats {repeats}")
+    subjects, count = (QUICK, 2) if quick else (SUBJECTS, repeats)
+    finish(measure(command, subjects=subjects, repeats=count), out)
+
+
+@bench_app.command()
+def memory(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-memory.json",
+    quick: Quick = False,
+) -> None:
+    """Measure bytes of weights and peak memory.
+
+    Two blocks of DiT-XL/2 in each mode, each in a process of its own.
+
+    \b
+    Example:
+      qdit bench memory
+    """
+    from qdit.bench.memory import GROUP_SIZE, MODEL, measure
+    from qdit.bench.sampling import TINY
+
+    command = f"qdit bench memory {out}" + (" --quick" if quick else "")
+    config, group_size = (TINY, 16) if quick else (MODEL, GROUP_SIZE)
+    finish(measure(command, config=config, group_size=group_size), out)
+
+
+@bench_app.command()
+def ranges(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-ranges.json",
+    repeats: Repeats = 9,
+    quick: Quick = False,
+) -> None:
+    """Compare dynamic with static ranges.
+
+    Time and memory of W4A8 linears whose input ranges are static, per token, or per token and group, over batch sizes
+    and numbers of tokens.
+
+    \b
+    Example:
+      qdit bench ranges
+    """
+    from qdit.bench.ranges import measure
+
+    command = f"qdit bench ranges {out}" + (" --quick" if quick else f" --repeats {repeats}")
+    small: dict[str, Any] = {"shapes": ((96, 48),), "places": ((1, 4), (2, 4)), "group_size": 32, "repeats": 2}
+    finish(measure(command, **(small if quick else {"repeats": repeats})), out)
+
+
+@bench_app.command()
+def latency(
+    out: Annotated[Path, typer.Argument(help="Latency model to write (JSON).")],
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 1152,
+    groups: Annotated[str, typer.Option(help="Group sizes, separated by commas.")] = "32,64,96,128,192,288",
+    rows: Annotated[int, typer.Option(help="Tokens of one call: batch times tokens of an image.")] = 256,
+    weight_bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
+    activation_bits: Annotated[int, typer.Option(help="2 to 8.")] = 8,
+    repeats: Repeats = 15,
+) -> None:
+    """Measure a latency model.
+
+    The time of each linear of a block in each group size on this machine; a search can take it as its budget in the
+    place of bit operations.
+
+    \b
+    Example:
+      qdit bench latency latency.json --width 144 --groups 4,8,16,24,36 --rows 512
+    """
+    from qdit.bench.latency import measure
+
+    try:
+        sizes = tuple(int(size) for size in groups.split(","))
+    except ValueError:
+        raise ConfigError(f"--groups {groups!r}: expected whole numbers separated by commas, e.g. 32,64,128") from None
+    command = f"qdit bench latency {out} --width {width} --groups {groups} --rows {rows}"
+    command += f" --weight-bits {weight_bits} --activation-bits {activation_bits} --repeats {repeats}"
+    content = measure(
+        command,
+        width=width,
+        groups=sizes,
+        rows=rows,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        repeats=repeats,
+    )
+    finish(content, out)
+
+
+@bench_app.command("gpu")
+def on_gpu(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = Path("results/gpu/bench-kernels.json"),
+    rows: Annotated[int, typer.Option(help="Tokens of one call.")] = 8192,
+    repeats: Repeats = 15,
+) -> None:
+    """Time the grouped linear on a GPU.
+
+    DiT-XL/2's four linears beside cuBLAS in bfloat16, taking turns; needs CUDA.
+
+    \b
+    Example:
+      qdit bench gpu
+    """
+    from qdit.bench.gpu import measure
+
+    finish(measure(f"qdit bench gpu {out} --rows {rows} --repeats {repeats}", rows=rows, repeats=repeats), out)
+
+
+@bench_app.command("full-size")
+def full_size(
+    out: Annotated[Path, typer.Argument(help="Record to write or to add to.")] = STUDIES / "full-size.json",
+    folder: Annotated[Path | None, typer.Option(help="Working folder to keep (15 GB); else a temporary one.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this part again; may be repeated.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each part.")] = 1,
+    quick: Quick = False,
+) -> None:
+    """Run every step at DiT-XL/2's real shapes.
+
+    Random weights: import, calibration, every method on two blocks, RTN and GPTQ on all of them, one step at 256 and at
+    512, decoding. Takes up to 15 GB of disk and long; every part is a process of its own.
+
+    \b
+    Example:
+      qdit bench full-size
+      qdit bench full-size --folder /tmp/full-size --only vae
+    """
+    import tempfile
+
+    from qdit.bench.full_size import measure
+    from qdit.bench.page import text_of
+
+    flags = f" --threads {threads}" + (" --quick" if quick else "")
+    command = f"qdit bench full-size {out}{flags}"
+    with tempfile.TemporaryDirectory(prefix="qdit-full-size-") as temporary:
+        content = measure(
+            command,
+            folder or Path(temporary),
+            out,
+            only=only or (),
+            scale="quick" if quick else "full",
+            threads=threads,
+            say=typer.echo,
+        )
+    typer.echo(text_of(content), nl=False)
+    typer.echo(f"\n{out}")
+
+
+@bench_app.command()
+def show(
+    record: Annotated[Path, typer.Argument(help="Record that a benchmark wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Write OUT.md (and OUT.svg of the kernels) instead.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Put it into this page instead, where its marks are.")] = None,
+) -> None:
+    """Show a record of a benchmark.
+
+    \b
+    Example:
+      qdit bench show results/studies/bench-kernels.json --out bench-kernels
+      qdit bench show results/studies/full-size.json --into docs/cost.md
+    """
+    from qdit.bench.page import text_of, write_into, write_page
+    from qdit.bench.record import read_record
+
+    content = read_record(record)
+    if into is not None:
+        write_into(content, into)
+        typer.echo(into)
+        return
+    if out is None:
+        typer.echo(text_of(content), nl=False)
+        return
+    for path in write_page(content, out):
+        typer.echo(path)

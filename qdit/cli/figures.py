@@ -1,0 +1,101 @@
+"""Commands of the figures: what they show as arrays (`analyze`), and the pictures (`figures`)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli.images import CfgScale, Sampler, Seed, Steps, Threads, Weights, parse_pairs, protocol, use_threads
+from qdit.cli.options import Device, Dtype, on_device
+
+Samples = Annotated[int, typer.Option(min=2, help="Images to follow, those with which every run begins.")]
+Out = Annotated[Path, typer.Argument(help="Arrays to write (.npz).")]
+
+analyze_app = typer.Typer(rich_markup_mode=None, help="Compute what the figures show.")
+
+
+@analyze_app.command("activations")
+def activations(
+    weights: Weights,
+    out: Out,
+    samples: Samples = 16,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Look at weights and activations.
+
+    By channel, over the timesteps, by block and from image to image, along the full-precision model's trajectories.
+
+    \b
+    Example:
+      qdit analyze activations weights/dit-digits-natural.safetensors activations.npz --steps 20
+    """
+    from qdit.metrics.analysis.activations import analyze_weights_file
+
+    use_threads(threads)
+    chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
+    with on_device(device) as place:
+        analyze_weights_file(weights, out, chosen, samples=samples, device=place)
+
+
+@analyze_app.command("errors")
+def errors(
+    full: Annotated[Path, typer.Argument(help="Checkpoint folder of full precision.")],
+    out: Out,
+    checkpoint: Annotated[list[str] | None, typer.Option(help="Method to compare, LABEL=FOLDER; repeatable.")] = None,
+    samples: Samples = 16,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Compare quantized models step by step.
+
+    Error of the predicted noise at each timestep, of the trajectory, and of each layer's output, against full
+    precision. A folder that holds no checkpoint because its method failed is kept as a method without values.
+
+    \b
+    Example:
+      qdit analyze errors fp errors.npz --checkpoint rtn=rtn-w4a8 --checkpoint q-dit=q-dit-w4a8
+    """
+    from qdit.metrics.analysis.errors import compare_folders
+
+    use_threads(threads)
+    found = parse_pairs(checkpoint or [], "--checkpoint")
+    chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
+    with on_device(device) as place:
+        compare_folders(full, found, out, chosen, samples=samples, device=place)
+
+
+def figures(
+    profile: Annotated[
+        list[str],
+        typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
+    ] = ["mini"],  # noqa: B006
+    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Draw this figure only; repeatable.")] = None,
+) -> None:
+    """Draw the figures of a profile.
+
+    SVG and PNG into RESULTS/figures, and figures.json, the list of them with title and caption. A figure whose data
+    are missing says which.
+
+    \b
+    Examples:
+      qdit figures
+      qdit figures --results results/mini --only group-sizes
+    """
+    from qdit.report.figures.build import build_figures
+    from qdit.workflow.profile import load_profile
+
+    loaded = load_profile(*profile)
+    for path in build_figures(loaded, results or Path("results", loaded["profile"]), only=only):
+        typer.echo(path)

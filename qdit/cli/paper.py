@@ -1,0 +1,158 @@
+"""Commands around a full reproduction: explain, export, fetch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli.options import Device, on_device
+
+
+def explain(
+    table: Annotated[str, typer.Argument(help="Table of the profile, e.g. table2.")],
+    row: Annotated[list[str] | None, typer.Argument(help="Number, or words such as q-dit w4a8; default: list.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", "--config", help="Profile, by name or file; default RESULTS/profile.json."),
+    ] = None,
+) -> None:
+    """Show what led to a table row.
+
+    The chain of files with their hashes, options and the commands that remake each: table, metrics, images, checkpoint,
+    calibration data, allocation, weights. Exit code 1 if a file is missing or not the one that was used.
+
+    \b
+    Examples:
+      qdit explain table2
+      qdit explain table2 q-dit w4a8 digits-cfg1.0-s20
+    """
+    from qdit.workflow.explain import explain_text, listing
+    from qdit.workflow.profile import load_profile
+
+    loaded = load_profile(*(profile or [str(results / "profile.json")]))
+    if not row:
+        typer.echo(listing(loaded, table))
+        return
+    text, whole = explain_text(loaded, table, " ".join(row), results)
+    typer.echo(text)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `qdit quantize` made.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; diffusers loads it.")],
+) -> None:
+    """Write a checkpoint for diffusers.
+
+    After `import qdit.diffusers`, DiTTransformer2DModel.from_pretrained loads the folder, with the same output bits
+    (docs/diffusers.md).
+
+    \b
+    Example:
+      qdit export q-dit-w4a8 q-dit-w4a8-diffusers
+    """
+    from qdit.diffusers import export_checkpoint
+
+    for path in export_checkpoint(checkpoint, folder):
+        typer.echo(path)
+
+
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Files, by path or name; default: all missing.")] = None,
+    profile: Annotated[
+        list[str],
+        typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
+    ] = ["paper"],  # noqa: B006
+) -> None:
+    """Download what a profile needs.
+
+    From the addresses that the profile gives, with progress; a download that was stopped goes on. Nothing else in this
+    program ever downloads, but for the packages of `qdit vbench install`. `qdit doctor` shows what there is.
+
+    \b
+    Example:
+      qdit fetch config.json --profile paper
+    """
+    from qdit.workflow.fetch import choose, files_of
+    from qdit.workflow.fetch import fetch as fetch_file
+    from qdit.workflow.profile import load_profile
+
+    for file in choose(files_of(load_profile(*profile)), names or []):
+        typer.echo(f"{file.path}: {file.about}")
+        typer.echo(f"{file.path}: {'downloaded' if fetch_file(file) else 'there already'}")
+
+
+def check_file(
+    path: Annotated[Path, typer.Argument(help="File that a profile needs.")],
+    sha256: Annotated[str | None, typer.Option(help="Hex digest, or its first characters.")] = None,
+) -> None:
+    """Say whether a needed file is there.
+
+    Nothing is printed if it is; used by the workflow before any long step.
+
+    \b
+    Example:
+      qdit check-file weights/dit-digits-natural.safetensors
+    """
+    from qdit.workflow.fetch import check_whole
+
+    check_whole(path, sha256)
+
+
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="Official .pt, safetensors, or a diffusers folder.")],
+    out: Annotated[Path, typer.Argument(help="Our .safetensors to write.")],
+    shape: Annotated[
+        str, typer.Option(help="Expected shape as JSON; what is not named is DiT-XL/2's, or Open-Sora's STDiT3's.")
+    ] = "{}",
+    family: Annotated[str, typer.Option(help="dit for images, stdit3 for videos.")] = "dit",
+    sha256: Annotated[str | None, typer.Option(help="Hex digest of the source, or its first characters.")] = None,
+) -> None:
+    """Convert official weights once.
+
+    The file is checked, read without running anything in it, and written in our format. Weights of another model than
+    the expected one are an error.
+
+    \b
+    Examples:
+      qdit import-weights DiT-XL-2-512x512.pt dit-xl-2-512.safetensors --shape '{"input_size": 64}'
+      qdit import-weights OpenSora-STDiT-v3/model.safetensors stdit3.safetensors --family stdit3
+    """
+    from qdit.cli.images import parse_json_object
+    from qdit.workflow.importing import import_weights_file
+
+    import_weights_file(source, out, shape=parse_json_object(shape, "--shape"), sha256=sha256, family=family)
+
+
+def import_reference(
+    batch: Annotated[Path, typer.Argument(help="ADM's VIRTUAL_imagenet*.npz.")],
+    out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
+    extractor: Annotated[str, typer.Option(help="Network whose features score the images.")] = "inception-adm",
+    extractor_weights: Annotated[Path, typer.Option(help="Weights of the extractor.")] = Path("inception.pth"),
+    sha256: Annotated[str | None, typer.Option(help="Hex digest of the batch, or its first characters.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels along a side that its images must have.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Take ADM's statistics of real images.
+
+    Mean and covariance as they are; the features of the batch's images, for precision and recall, are computed while
+    they are read from the file.
+
+    \b
+    Example:
+      qdit import-reference VIRTUAL_imagenet256_labeled.npz imagenet-256.npz --extractor-weights inception.pth
+    """
+    from qdit.workflow.importing import import_reference_file
+
+    with on_device(device) as place:
+        import_reference_file(
+            batch,
+            out,
+            extractor=extractor,
+            weights=extractor_weights,
+            sha256=sha256,
+            resolution=resolution,
+            device=place,
+        )

@@ -1,0 +1,280 @@
+"""The commands of `qdit` about the allocation of group sizes: search, search-study."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qdit.cli.images import (
+    EXTRACTOR_WEIGHTS,
+    CfgScale,
+    Extractor,
+    ExtractorWeights,
+    Sampler,
+    Seed,
+    Steps,
+    Weights,
+    parse_json_object,
+    parse_pairs,
+    protocol,
+)
+from qdit.cli.options import Device, Dtype, Vae, on_device
+from qdit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.search.job import SearchJob
+
+SIZES = "36,24,16,8,4"
+
+STUDIED, WORK = Path("weights/dit-digits-natural.safetensors"), Path("results/search-study")
+ALGORITHM = '"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 7'
+EVOLUTION, RANDOM = f"{{{ALGORITHM}}}", '{"evaluations": 112}'
+RACING = (
+    '{"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 5, "rungs": [16, 64], "keep": 0.125,'
+    ' "surrogate": "hessian", "surrogate_keep": 0.5}'
+)
+"""What the study compares by default: Algorithm 1, random search with as many images, racing with less than a fifth."""
+
+Bits = Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")]
+Sizes = Annotated[str, typer.Option(help="Group sizes a layer may have, separated by commas.")]
+ReferenceSize = Annotated[int, typer.Option(help="Uniform group size whose cost is the budget.")]
+Chunk = Annotated[int, typer.Option(help="Images per batch; every rung of a race is whole chunks.")]
+Metric = Annotated[str, typer.Option(help="fd_fp (to full precision's images) or fid (to a reference).")]
+ReferenceFile = Annotated[Path | None, typer.Option(help="Statistics that `qdit reference` made, for fid.")]
+WorkerCount = Annotated[int, typer.Option(help="Processes that measure genomes side by side; never change a result.")]
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """`36,24,16` as numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--sizes {text!r}: expected whole numbers separated by commas, e.g. {SIZES}") from None
+
+
+def make_job(
+    weights: Path,
+    *,
+    bits: str,
+    sizes: str,
+    reference_size: int,
+    images: int,
+    chunk: int,
+    metric: str,
+    reference_file: Path | None,
+    extractor: tuple[str, Path],
+    sampling: tuple[str, int, float, int],
+    as_released: bool,
+    latency: Path | None = None,
+    dtype: str = "float32",
+    vae: Path | None = None,
+    device: str = "cpu",
+) -> "SearchJob":
+    """The job of the flags."""
+    from qdit.methods.method import check_bits
+    from qdit.search.job import SearchJob
+    from qdit.workflow.profile import split_bits
+
+    if metric not in ("fd_fp", "fid"):
+        raise ConfigError(f"--metric {metric!r}: allowed are fd_fp, fid")
+    if metric == "fid" and reference_file is None:
+        raise ConfigError("--metric fid: needs --reference-file; run `qdit reference` first, or take fd_fp")
+    if images < 2:
+        raise ConfigError(f"--images {images}: must be at least 2")
+    if latency and as_released:
+        raise ConfigError("--latency with --as-released: the released program bounds the mean group size; drop one")
+    if (dtype, device) == ("float16", "cpu"):
+        raise ConfigError("--dtype float16 with --device cpu: a search in half precision needs a GPU; take float32")
+    weight_bits, activation_bits = split_bits(bits)
+    check_bits(weight_bits, activation_bits)
+    name, extractor_weights = extractor
+    return SearchJob(
+        weights=weights,
+        sizes=parse_sizes(sizes),
+        reference=reference_size,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        protocol=protocol(*sampling, dtype, vae),
+        images=images,
+        chunk=chunk,
+        extractor=name,
+        extractor_weights=extractor_weights,
+        reference_file=reference_file if metric == "fid" else None,
+        constraint="latency" if latency else "mean_group" if as_released else "bitops",
+        latency=latency,
+        symmetric=as_released,
+        vae=vae,
+        device=device,
+    )
+
+
+def search(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
+    kind: Annotated[
+        str, typer.Option(help="evolution (Algorithm 1), response, racing, random, ilp, hessian, uniform or chance.")
+    ] = "racing",
+    bits: Bits = "w4a8",
+    sizes: Sizes = SIZES,
+    reference_size: ReferenceSize = 16,
+    images: Annotated[
+        int | None, typer.Option(help="Images of a genome; default 64, or 800 with --as-released.")
+    ] = None,
+    chunk: Chunk = 16,
+    metric: Metric = "fd_fp",
+    reference_file: ReferenceFile = None,
+    options: Annotated[str, typer.Option(help="Options of the kind as a JSON object.")] = "{}",
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="trajectory=FILE for ilp, hessian and a race with a surrogate.")
+    ] = None,
+    search_seed: Annotated[int, typer.Option(help="Seed of the search's own draws and of which noise it sees.")] = 0,
+    fresh: Annotated[int, typer.Option(help="So many of the best genomes are measured again on fresh noise.")] = 0,
+    as_released: Annotated[
+        bool, typer.Option("--as-released", help="Mean-group constraint, symmetric quantizers, replayed draws.")
+    ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(help="Times that `qdit bench latency` measured: the budget is time, not BitOps.")
+    ] = None,
+    workers: WorkerCount = 1,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+    vae: Vae = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Search a group size for every layer.
+
+    Under the budget of the uniform reference size (docs/search.md). A search that was stopped goes on from the journal
+    beside OUT; the time it took stands in OUT's .times.json. `qdit quantize --method q-dit --allocation OUT` uses it.
+
+    \b
+    Examples:
+      qdit search weights/dit-digits-natural.safetensors racing.json --workers 2
+      qdit search weights/dit-digits-natural.safetensors ilp.json --kind ilp --calibration trajectory=t.safetensors
+      qdit search weights/dit-digits-natural.safetensors a.json --kind evolution --options '{"iterations": 4}'
+    """
+    from qdit.search.options import RESEED, parse_kind, parse_search_options
+    from qdit.search.run import Search, run_search
+
+    chosen = parse_kind(kind)
+    given = parse_json_object(options, "--options")
+    if as_released and chosen in ("evolution", "racing"):
+        given = RESEED | given
+    sets = parse_pairs(calibration or [], "--calibration")
+    if wrong := sorted(set(sets) - {"trajectory"}):
+        raise ConfigError(f"--calibration {wrong[0]}=…: a search takes trajectory=FILE")
+    job = make_job(
+        weights,
+        bits=bits,
+        sizes=sizes,
+        reference_size=reference_size,
+        images=images if images is not None else 800 if as_released else 64,
+        chunk=chunk,
+        metric=metric,
+        reference_file=reference_file,
+        extractor=(extractor, extractor_weights),
+        sampling=(sampler, steps, cfg_scale, seed),
+        as_released=as_released,
+        latency=latency,
+        dtype=dtype,
+        vae=vae,
+        device=device,
+    )
+    parsed = parse_search_options(chosen, given)
+    with on_device(device) as place:
+        own = Search(
+            chosen,
+            replace(job, device=place),
+            parsed,
+            seed=search_seed,
+            calibration=sets.get("trajectory"),
+            fresh=fresh,
+        )
+        found = run_search(own, out, workers=workers)
+    used = found["budget"] / found["budget_limit"]
+    typer.echo(
+        f"{out}: harmonic mean group size {found['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
+        f" {found['images_sampled']} images sampled"
+    )
+
+
+def search_study(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    weights: Annotated[Path, typer.Option(help="Full-precision weights.")] = STUDIED,
+    work: Annotated[Path, typer.Option(help="Folder of the journals, from which a study goes on.")] = WORK,
+    page: Annotated[Path | None, typer.Option(help="Markdown page to write; its figure goes to images/.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of each kind of search.")] = 5,
+    bits: Bits = "w4a8",
+    sizes: Sizes = SIZES,
+    reference_size: ReferenceSize = 16,
+    images: Annotated[int, typer.Option(help="Images of a genome.")] = 64,
+    held_out: Annotated[int, typer.Option(help="Images that winners are measured on.")] = 2048,
+    curve: Annotated[int, typer.Option(help="Images that passing winners are measured on, for the curves.")] = 256,
+    chunk: Chunk = 16,
+    evolution: Annotated[str, typer.Option(help="Options of Algorithm 1 as a JSON object.")] = EVOLUTION,
+    response: Annotated[str, typer.Option(help="Options of linear response as a JSON object.")] = "{}",
+    racing: Annotated[str, typer.Option(help="Options of racing as a JSON object.")] = RACING,
+    random: Annotated[str, typer.Option(help="Options of random search as a JSON object.")] = RANDOM,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Data of `qdit calibrate`, for the searches that look at scores of layers.")
+    ] = None,
+    workers: WorkerCount = 2,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    sampler: Sampler = "ddim",
+    steps: Steps = 20,
+    cfg_scale: CfgScale = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Compare the searches over several seeds.
+
+    Algorithm 1, linear response, racing and random search; every winner is measured on images of noise that no search
+    saw. Can be stopped and started again. With --page the result is also written in words, with a figure.
+
+    \b
+    Example:
+      qdit search-study results/studies/search.json --page docs/search-study.md --calibration trajectory.safetensors
+    """
+    import shlex
+    import sys
+
+    from qdit.bench.search_study import Study, run_study
+    from qdit.bench.search_study_page import write_page
+
+    job = make_job(
+        weights,
+        bits=bits,
+        sizes=sizes,
+        reference_size=reference_size,
+        images=images,
+        chunk=chunk,
+        metric="fd_fp",
+        reference_file=None,
+        extractor=(extractor, extractor_weights),
+        sampling=(sampler, steps, cfg_scale, seed),
+        as_released=False,
+    )
+    study = Study(
+        job,
+        {
+            "evolution": parse_json_object(evolution, "--evolution"),
+            "response": parse_json_object(response, "--response"),
+            "racing": parse_json_object(racing, "--racing"),
+            "random": parse_json_object(random, "--random"),
+        },
+        seeds=seeds,
+        held_out=held_out,
+        curve=curve,
+        calibration=calibration,
+    )
+    command = shlex.join(["qdit", *sys.argv[1:]])
+    found = run_study(study, work, out, workers=workers, command=command)
+    if page is not None:
+        write_page(found, page, page.parent / "images" / f"{page.stem}.svg")
+    for kind, numbers in found["comparison"].items():
+        typer.echo(f"{kind}: held out {numbers['held_out_mean']:.5f}, {numbers['images_sampled_mean']:.0f} images")

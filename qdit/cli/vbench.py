@@ -1,0 +1,250 @@
+"""The commands of VBench and FVD: VBench's environment, clips with its names, one dimension, all in one, FVD."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli import video_steps as steps_of
+from qdit.cli.images import Seed
+from qdit.cli.options import Device
+
+app = typer.Typer(rich_markup_mode=None, help="VBench of a video run, in its own environment; FVD (docs/vbench.md).")
+
+Clips = Annotated[Path, typer.Argument(help="Folder of <prompt>-<number>.mp4.")]
+Suite = Annotated[Path, typer.Option(help="Prompts in VBench's full_info schema; the environment holds VBench's own.")]
+ClipsPerPrompt = Annotated[int, typer.Option(min=1, max=5, help="Clips of each prompt.")]
+VBenchPython = Annotated[Path, typer.Option(help="Python of VBench's environment.")]
+Dimension = Annotated[str, typer.Argument(help="One of VBench's sixteen, e.g. temporal_flickering.")]
+Frames = Annotated[int | None, typer.Option(min=2, help="Frames that every clip must have; default: as the first.")]
+
+
+@app.command()
+def install(folder: Annotated[Path, typer.Argument(help="Folder of the environment to make.")]) -> None:
+    """Make VBench's own environment.
+
+    Downloads the packages of rules/envs/vbench-lock.txt from PyPI (3.3 GB, 6.1 GB installed). The folder then holds
+    bin/python and VBench_full_info.json, the 946 prompts.
+
+    \b
+    Example:
+      qdit vbench install results/paper/envs/vbench
+    """
+    from qdit.workflow.vbench_env import install as make
+
+    typer.echo(f"{folder}: {'installed' if make(folder) else 'already installed'}")
+
+
+@app.command()
+def clips(
+    samples: Annotated[Path, typer.Argument(help="Folder of the sample chunks of a video run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the MP4 files to write.")],
+    count: Annotated[int, typer.Option(min=1, help="Clips of the run.")],
+    fps: Annotated[float, typer.Option(min=1, help="Frames a second.")] = 8,
+    enlarge: Annotated[int, typer.Option(min=1, help="Side of a pixel in the file, in pixels.")] = 1,
+    lossless: Annotated[bool, typer.Option(help="Every pixel as it was (RGB); not every player shows it.")] = True,
+    listing: Annotated[Path | None, typer.Option(help="JSON to write: the clips with their sha256.")] = None,
+) -> None:
+    """Write the clips of a run as VBench names them.
+
+    \b
+    Example:
+      qdit vbench clips q-dit-w4a8/samples q-dit-w4a8/mp4 --count 189 --enlarge 8
+    """
+    from qdit.core.files import write_json
+    from qdit.metrics.vbench.clips import write_clips
+
+    found = write_clips(samples, folder, clips=count, fps=fps, enlarge=enlarge, lossless=lossless)
+    if listing:
+        write_json(listing, found)
+    typer.echo(f"{folder}: {count} clips")
+
+
+@app.command()
+def ready(
+    dimension: Dimension, out: Annotated[Path, typer.Argument(help="JSON to write.")], python: VBenchPython
+) -> None:
+    """Check that VBench's environment has the packages of a dimension.
+
+    Before the first clip is sampled, not after the last one. Weights are not looked at.
+
+    \b
+    Example:
+      qdit vbench ready scene ready.json --python results/paper/envs/vbench/bin/python
+    """
+    from qdit.metrics.vbench.results import run_driver
+
+    run_driver(python, ["--ready", dimension, str(out)])
+
+
+@app.command()
+def run(
+    clips: Clips,
+    dimension: Dimension,
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    suite: Suite,
+    python: VBenchPython,
+    weights: Annotated[Path | None, typer.Option(help="Folder of VBench's weights; nothing is downloaded.")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="FILE=DIGEST that a weight must have; again for more.")
+    ] = None,
+    listing: Annotated[Path | None, typer.Option(help="The list that qdit vbench clips wrote.")] = None,
+    samples: ClipsPerPrompt = 5,
+    frames: Frames = None,
+    device: Device = "cpu",
+) -> None:
+    """Score clips in one dimension of VBench.
+
+    Every clip that the dimension asks for must be there, whole, with as many frames as the others; with --listing, the
+    very files that it lists. The score of a run that failed is its failure.
+
+    \b
+    Example:
+      qdit vbench run mp4 scene scene.json --python V/bin/python --suite V/VBench_full_info.json --weights W
+    """
+    from qdit.metrics.vbench.clips import check_clips
+    from qdit.metrics.vbench.results import known_dimension, run_driver
+
+    known_dimension(dimension)
+    given = [str(clips), str(suite), dimension, str(out), "--samples", str(samples)]
+    given += ["--weights", str(weights)] if weights else []
+    given += [part for pair in sha256 or [] for part in ("--sha256", pair)]
+    if listing is None:
+        check_clips(clips, suite, [dimension], samples=samples, frames=frames)
+    else:  # which has the sha256 of every clip
+        given += ["--listing", str(listing)]
+    run_driver(python, given, device=device)
+
+
+@app.command()
+def check(
+    clips: Clips,
+    suite: Suite,
+    dimension: Annotated[list[str] | None, typer.Option(help="Dimension; again for more; default: all.")] = None,
+    samples: ClipsPerPrompt = 5,
+    frames: Frames = None,
+) -> None:
+    """Check that a folder holds every clip that VBench will ask for.
+
+    Whole files, one number of frames, one size: VBench scores whatever it finds.
+
+    \b
+    Example:
+      qdit vbench check mp4 --suite results/paper/envs/vbench/VBench_full_info.json --frames 51
+    """
+    from qdit.core.metric_names import DIMENSIONS
+    from qdit.metrics.vbench.clips import check_clips
+    from qdit.metrics.vbench.results import known_dimension
+
+    chosen = [known_dimension(name) for name in dimension or DIMENSIONS]
+    count, found = check_clips(clips, suite, chosen, samples=samples, frames=frames)
+    typer.echo(f"{clips}: {count} clips of {found} frames")
+
+
+@app.command()
+def gather(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    results: Annotated[list[Path], typer.Argument(help="JSON of each dimension.")],
+) -> None:
+    """Gather the dimensions of a run into one JSON.
+
+    Scores, VBench's normalisation, and its three totals if all sixteen are there.
+
+    \b
+    Example:
+      qdit vbench gather vbench.json vbench/*.json
+    """
+    from qdit.core.files import write_json
+    from qdit.metrics.vbench.results import gather as gathered
+
+    write_json(out, gathered(results))
+
+
+@app.command()
+def score(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit video sample` made.")],
+    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the clips came from.")],
+    results: Annotated[Path, typer.Option(help="All sixteen dimensions of the run, as qdit vbench gather wrote them.")],
+    listing: Annotated[Path, typer.Option(help="The list that qdit vbench clips wrote.")],
+    suite: Suite,
+    count: Annotated[int, typer.Option(min=1, help="Clips of the run.")],
+    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, max=5, help="Clips of each prompt.")] = 5,
+    fp_samples: Annotated[Path | None, typer.Option(help="Clips of full precision with the same noise.")] = None,
+    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
+    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
+    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
+    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
+    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
+    vae: steps_of.VideoVae = None,
+    frames: steps_of.Frames = None,
+    height: steps_of.Height = None,
+    width: steps_of.Width = None,
+    fps: steps_of.Fps = None,
+    steps: steps_of.ClipSteps = None,
+    cfg_scale: steps_of.ClipCfgScale = None,
+    shift: steps_of.ClipShift = None,
+    seed: Seed = 0,
+    dtype: steps_of.VideoDtype = "float32",
+) -> None:
+    """Make a run's metrics.json from VBench's results.
+
+    All sixteen dimensions, each of every clip that the suite asks for, of the very clips that this run made; with
+    --fp-samples also MSE-FP, clip by clip. The sampling flags are those that the clips were sampled with.
+
+    \b
+    Example:
+      qdit vbench score q-dit/samples metrics.json --checkpoint q-dit --results vbench.json --listing clips.json \\
+        --suite VBench_full_info.json --count 4720 --fp-samples fp/samples --vae OpenSora-VAE-v1.2 --dtype bfloat16
+    """
+    from dataclasses import replace
+
+    from qdit.metrics.run import RunName
+    from qdit.metrics.vbench.run import evaluate_vbench_run
+    from qdit.sampling.video_decoding import video_decoder_name
+
+    clip = {"frames": frames, "height": height, "width": width, "fps": fps}
+    flow = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    protocol = steps_of.clip_flow(latents=vae is not None, **clip, **flow)
+    evaluate_vbench_run(
+        samples,
+        checkpoint,
+        out,
+        name=RunName(setting=setting, model=model, form=form, label=label),
+        protocol=replace(protocol, decoder=video_decoder_name(vae)),
+        suite=suite,
+        clips=count,
+        clips_per_prompt=clips_per_prompt,
+        results=results,
+        listing=listing,
+        fp_samples=fp_samples,
+        resamples=resamples,
+    )
+
+
+@app.command()
+def fvd(
+    clips: Clips,
+    reference: Annotated[Path, typer.Argument(help="Folder of the clips to compare with.")],
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    i3d: Annotated[Path, typer.Option(help="I3D as TorchScript: a program, opened in a process of its own.")],
+    sha256: Annotated[str, typer.Option(help="Its whole sha256.")],
+    frames: Frames = None,
+) -> None:
+    """Measure FVD between two folders of clips.
+
+    Fréchet distance of I3D's 400 features before the softmax; finite for fewer clips than features.
+
+    \b
+    Example:
+      qdit vbench fvd q-dit/mp4 fp/mp4 fvd.json --i3d weights/paper/i3d_torchscript.pt --sha256 DIGEST
+    """
+    from qdit.core.files import write_json
+    from qdit.metrics.vbench.clips import clips_in
+    from qdit.metrics.vbench.i3d import I3d
+    from qdit.metrics.vbench.i3d import fvd as distance
+
+    extractor = I3d(i3d, sha256)
+    found, other = clips_in(clips, frames=frames), clips_in(reference, frames=frames)
+    value = distance(extractor, found, other)
+    write_json(out, {"metric": "fvd", "fvd": value, "clips": [len(found), len(other)], "i3d_sha256": sha256})

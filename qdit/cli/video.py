@@ -1,0 +1,245 @@
+"""The commands of the mini video model: its steps, clips, mini-VBench, training, quality, shipping."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli import video_search as cli_video_search
+from qdit.cli import video_steps as cli_video_steps
+from qdit.cli.images import Threads, use_threads
+from qdit.cli.video_steps import INSTRUMENTS, Samples, Suite
+
+MODEL = "stdit3-moving-digits"
+
+Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
+
+app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
+app.command("embed")(cli_video_steps.embed)
+app.command("calibrate")(cli_video_steps.calibrate)
+app.command("sample")(cli_video_steps.sample)
+app.command("score")(cli_video_steps.score)
+app.command("search")(cli_video_search.search)
+
+
+@app.command()
+def suite(
+    out: Annotated[Path, typer.Argument(help="JSON to write, in VBench's full_info schema.")],
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of each of the eleven suites.")] = 6,
+) -> None:
+    """Write the prompts of mini-VBench.
+
+    \b
+    Example:
+      qdit video suite prompts.json
+    """
+    from qdit.core.files import write_json
+    from qdit.mini.vbench.suites import all_prompts, full_info
+
+    write_json(out, full_info(all_prompts(prompts)))
+
+
+@app.command()
+def clips(
+    out: Annotated[Path, typer.Argument(help="npz of clips to write, or a folder for MP4 files of VBench's names.")],
+    weights: Annotated[Path | None, typer.Option(help="Model that makes them; default: real clips, held out.")] = None,
+    suite: Suite = None,
+    samples: Samples = 3,
+    threads: Threads = 1,
+) -> None:
+    """Make the clips of a suite.
+
+    Real ones of held-out digits, or a full-precision model's.
+
+    \b
+    Examples:
+      qdit video clips real.npz
+      qdit video clips fp.npz --weights results/mini/training/stdit3-moving-digits/checkpoint.safetensors
+    """
+    from qdit.mini.training.video_quality import generated_clips
+    from qdit.mini.vbench.evaluate import reference_clips
+    from qdit.mini.vbench.suites import all_prompts, read_full_info
+
+    use_threads(threads)
+    prompts = all_prompts() if suite is None else read_full_info(suite)
+    made = reference_clips(prompts, samples=samples) if weights is None else generated_clips(weights, prompts, samples)
+    made.save(out)
+
+
+@app.command()
+def evaluate(
+    clips: Annotated[Path, typer.Argument(help="npz or folder of MP4 files, as qdit video clips writes them.")],
+    out: Annotated[Path, typer.Option(help="JSON to write.")],
+    suite: Suite = None,
+    samples: Samples = 3,
+    instruments: Instruments = INSTRUMENTS,
+    threads: Threads = 1,
+) -> None:
+    """Score clips in sixteen dimensions.
+
+    Every clip that the prompts ask for must be there. Totals stand between pixel noise and real clips.
+
+    \b
+    Example:
+      qdit video evaluate real.npz --out real.json
+    """
+    from qdit.core.files import write_json
+    from qdit.mini.vbench.evaluate import load_clips, report
+    from qdit.mini.vbench.observation import load_observer
+    from qdit.mini.vbench.suites import all_prompts, read_full_info
+
+    use_threads(threads)
+    prompts = all_prompts() if suite is None else read_full_info(suite)
+    found = report(load_observer(instruments), load_clips(clips), prompts, samples=samples)
+    write_json(out, found)
+    typer.echo(found["protocol"])
+    for dimension, score in found["scores"].items():
+        typer.echo(f"{dimension:24} {score:.4f}")
+
+
+@app.command()
+def mp4(
+    table: Annotated[str, typer.Argument(help="A table of clips, e.g. table3.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the MP4 files.")],
+    profile: Annotated[list[str], typer.Option(help="Profile and overlays, as of qdit table.")] = ["mini"],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+) -> None:
+    """Write the clips that a table shows as MP4 files.
+
+    \b
+    Example:
+      qdit video mp4 table3 results/mini/tables/table3-clips
+    """
+    from qdit.report.pages.clip_files import write_clip_files
+    from qdit.workflow.profile import load_profile
+
+    for path in write_clip_files(load_profile(*profile), table, results, out):
+        typer.echo(path)
+
+
+@app.command()
+def accuracy(instruments: Instruments = INSTRUMENTS, threads: Threads = 1) -> None:
+    """Measure the instruments on clips of held-out digits.
+
+    \b
+    Example:
+      qdit video accuracy
+    """
+    from qdit.mini.training.video_instruments import HELD_OUT, held_out_accuracy, held_out_clips
+    from qdit.mini.vbench.observation import load_observer
+
+    use_threads(threads)
+    for name, value in held_out_accuracy(load_observer(instruments).network, held_out_clips(HELD_OUT)).items():
+        typer.echo(f"{name:20} {value:.4f}")
+
+
+@app.command()
+def degradations(instruments: Instruments = INSTRUMENTS, threads: Threads = 1) -> None:
+    """Show how the sixteen scores react to noise, blur, flicker, shuffling, freezing and wrong prompts.
+
+    \b
+    Example:
+      qdit video degradations
+    """
+    from qdit.mini.vbench.damage_study import damage_markdown, damage_table
+    from qdit.mini.vbench.observation import load_observer
+
+    use_threads(threads)
+    typer.echo(damage_markdown(damage_table(load_observer(instruments))))
+
+
+@app.command()
+def picture(
+    out: Annotated[Path, typer.Argument(help="GIF to write.")],
+) -> None:
+    """Animate twelve real clips of held-out digits, and print their prompts.
+
+    \b
+    Example:
+      qdit video picture docs/images/moving-digits-real.gif
+    """
+    from qdit.mini.training.video_quality import show_real
+
+    for prompt in show_real(out):
+        typer.echo(prompt)
+
+
+@app.command()
+def ship(
+    checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint of the mini video model.")],
+    weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
+    name: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
+) -> None:
+    """Make the shipped weights of a video training, natural and salient, and the manifest of all files beside them.
+
+    \b
+    Example:
+      qdit video ship results/mini/training/stdit3-moving-digits/checkpoint.safetensors
+    """
+    from qdit.mini.training.video_shipping import ship_video
+
+    for path in ship_video(checkpoint, weights, name=name):
+        typer.echo(path)
+
+
+def train_video(
+    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
+    until: Annotated[int | None, typer.Option(help="Stop at this iteration; default: the end.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Train a mini STDiT3 on moving digits.
+
+    Hours on one core; can be stopped and started again, and gives the same bits.
+
+    \b
+    Example:
+      qdit train video results/mini/training/stdit3-moving-digits
+    """
+    from qdit.mini.training.video import train_mini_video
+
+    use_threads(threads)
+    typer.echo(train_mini_video(model, out, until=until, device=device))
+
+
+def train_instruments(
+    out: Annotated[Path, typer.Argument(help="Folder for the trained networks.")],
+) -> None:
+    """Train the instruments of mini-VBench.
+
+    Minutes on one core; the file holds their accuracy on held-out digits.
+
+    \b
+    Example:
+      qdit train instruments results/mini/training/mini-vbench
+    """
+    from qdit.mini.training.video_instruments import train_instruments as train
+
+    typer.echo(train(out))
+
+
+def train_video_quality(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    weights: Annotated[Path, typer.Option(help="Weights or training checkpoint to measure.")] = Path(
+        "weights", f"{MODEL}-natural.safetensors"
+    ),
+    instruments: Instruments = INSTRUMENTS,
+    picture: Annotated[Path | None, typer.Option(help="GIF of twelve of its clips to write.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure how good a mini video model is.
+
+    Four scores of 200 clips as fractions of those of real clips, with their bars; all sixteen; mFVD.
+
+    \b
+    Example:
+      qdit train video-quality results/studies/stdit3-moving-digits-quality.json
+    """
+    from qdit.mini.training.video_quality import BARS, measure_video_files
+
+    use_threads(threads)
+    command = f"qdit train video-quality {out}"
+    fractions = measure_video_files(weights, instruments, out, picture=picture, command=command)
+    for name, bar in BARS.items():
+        typer.echo(f"{name:16} {fractions[name]:.3f} of real clips, bar {bar}")

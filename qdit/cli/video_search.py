@@ -1,0 +1,91 @@
+"""The command `qdit video search`: group sizes for a video model, as `qdit search` finds them for images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from qdit.cli.images import Seed, parse_json_object, parse_pairs
+from qdit.cli.search import SIZES, Bits, Chunk, ReferenceSize, Sizes, WorkerCount, parse_sizes
+from qdit.cli.video_steps import INSTRUMENTS, CfgScale, Shift, Steps, flow
+from qdit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.search.job import SearchJob
+
+
+def search(
+    weights: Annotated[Path, typer.Argument(help="Full-precision weights of a mini video model.")],
+    out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
+    kind: Annotated[
+        str, typer.Option(help="evolution (Algorithm 1), response, racing, random, ilp, hessian, uniform or chance.")
+    ] = "racing",
+    bits: Bits = "w4a8",
+    sizes: Sizes = SIZES,
+    reference_size: ReferenceSize = 16,
+    images: Annotated[int, typer.Option(help="Clips of a genome; Q-DiT's FVD takes 100.")] = 96,
+    chunk: Chunk = 16,
+    metric: Annotated[str, typer.Option(help="fd_fp (to full precision's clips) or mfvd (to real clips).")] = "fd_fp",
+    options: Annotated[str, typer.Option(help="Options of the kind as a JSON object.")] = "{}",
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="trajectory=FILE for ilp, hessian and a race with a surrogate.")
+    ] = None,
+    search_seed: Annotated[int, typer.Option(help="Seed of the search's own draws and of which noise it sees.")] = 0,
+    fresh: Annotated[int, typer.Option(help="So many of the best genomes are measured again on fresh noise.")] = 0,
+    workers: WorkerCount = 1,
+    instruments: Annotated[Path, typer.Option(help="Networks of mini-VBench.")] = INSTRUMENTS,
+    steps: Steps = 15,
+    cfg_scale: CfgScale = 2.5,
+    shift: Shift = 2.5,
+    seed: Seed = 0,
+) -> None:
+    """Search a group size for every layer of a video model.
+
+    As qdit search, by the Fréchet distance of clips: Q-DiT's search by FVD in miniature. A search that was stopped goes
+    on from the journal beside OUT.
+
+    \b
+    Example:
+      qdit video search weights/stdit3-moving-digits-natural.safetensors racing.json --workers 2
+    """
+    from qdit.methods.method import check_bits
+    from qdit.mini.video_fitness import VideoSearchJob
+    from qdit.search.options import parse_kind, parse_search_options
+    from qdit.search.run import Search, run_search
+    from qdit.workflow.profile import split_bits
+
+    chosen = parse_kind(kind)
+    sets = parse_pairs(calibration or [], "--calibration")
+    if wrong := sorted(set(sets) - {"trajectory"}):
+        raise ConfigError(f"--calibration {wrong[0]}=…: a search takes trajectory=FILE")
+    weight_bits, activation_bits = split_bits(bits)
+    check_bits(weight_bits, activation_bits)
+    job = VideoSearchJob(
+        weights=weights,
+        sizes=parse_sizes(sizes),
+        reference=reference_size,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        protocol=flow(steps, cfg_scale, shift, seed),
+        images=images,
+        chunk=chunk,
+        instruments=instruments,
+        metric=metric,
+    )
+    found = run_search(
+        Search(
+            chosen,
+            cast("SearchJob", job),  # the same verbs
+            parse_search_options(chosen, parse_json_object(options, "--options")),
+            seed=search_seed,
+            calibration=sets.get("trajectory"),
+            fresh=fresh,
+        ),
+        out,
+        workers=workers,
+    )
+    used = found["budget"] / found["budget_limit"]
+    typer.echo(
+        f"{out}: harmonic mean group size {found['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
+        f" {found['images_sampled']} clips sampled"
+    )

@@ -1,0 +1,83 @@
+"""Commands of the human study: a blind A/B page from a run's samples, and the count of its votes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli.report import Profile, Results
+
+Words = list[str] | None
+
+
+def ab(
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Results = None,
+    table: Annotated[
+        str | None, typer.Option(help="Table whose rows are compared; default the first of kind table2.")
+    ] = None,
+    setting: Annotated[Words, typer.Option(help="Only this setting; again for more.")] = None,
+    form: Annotated[Words, typer.Option(help="Only this form; again for more.")] = None,
+    bits: Annotated[Words, typer.Option(help="Only these bits, e.g. w4a4; again for more.")] = None,
+    method: Annotated[Words, typer.Option(help="Only this row; again for more, at least two.")] = None,
+    each: Annotated[int, typer.Option(min=1, max=100, help="Trials for every pair of methods.")] = 2,
+    catch: Annotated[int, typer.Option(min=0, max=100, help="Trials of each kind whose answer is known.")] = 4,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides images, sides and order; another seed is another page.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="Page to write; default RESULTS/ab.html.")] = None,
+) -> None:
+    """Make a blind A/B page.
+
+    One self-contained page of image pairs: same noise and label, two methods, sides and order drawn from the seed. A
+    voter chooses left, right or cannot tell, and saves a file that `qdit votes` counts. Without a choice of setting,
+    form or bits: the block of the fewest bits. docs/ab.md says what blind means here.
+
+    \b
+    Examples:
+      qdit ab --results results/mini --seed 0
+      qdit ab --bits w4a8 --form natural --method rtn --method q-dit --each 20
+    """
+    from qdit.report.votes.ab_page import write_page
+    from qdit.report.votes.ab_trials import contests_of
+    from qdit.workflow.profile import load_profile
+
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    contests = contests_of(
+        loaded, table=table, settings=setting or (), forms=form or (), bits=bits or (), methods=method or ()
+    )
+    page = out or folder / "ab.html"
+    for line in write_page(loaded, contests, folder, page, seed=seed, each=each, catch=catch):
+        typer.echo(line)
+
+
+def votes(
+    files: Annotated[list[Path], typer.Argument(help="Files that voters saved from the page.")],
+    page: Annotated[list[Path], typer.Option(help="Page they saw; again for more.")] = [Path("results/mini/ab.html")],  # noqa: B006
+    least: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out voters with a smaller share of catch trials right.")
+    ] = 0.0,
+    draws: Annotated[int, typer.Option(min=100, help="Resamples of the bootstrap.")] = 400,
+    out: Annotated[Path | None, typer.Option(help="CSV of the pairs to write.")] = None,
+) -> None:
+    """Count the votes of A/B pages.
+
+    Wins and ties of every pair of methods with 95 % intervals, Bradley–Terry scores, each voter's catch trials, and
+    how far voters agree. Votes on another page are refused.
+
+    \b
+    Example:
+      qdit votes votes-anna.json votes-ben.json --page results/mini/ab.html
+    """
+    from qdit.core.files import write_text
+    from qdit.report.votes.ab_page import read_page
+    from qdit.report.votes.statistics import read_ballots
+    from qdit.report.votes.votes_report import votes_text
+
+    pages = {found.digest: found for found in map(read_page, page)}
+    text, frame = votes_text(read_ballots(files), pages, least=least, draws=draws)
+    typer.echo(text, nl=False)
+    if out is not None:
+        write_text(out, frame.to_csv(index=False, lineterminator="\n"))
+        typer.echo(out)

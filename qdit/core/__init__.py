@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, seeds, integer arithmetic, digests, locks, metric names."""

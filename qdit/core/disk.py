@@ -1,0 +1,20 @@
+"""Room on the disk, looked at before a step computes for hours what it then cannot write."""
+
+import shutil
+from pathlib import Path
+
+from qdit.core.errors import DataError
+
+SPARE = 1 << 24
+"""Bytes that must stay free."""
+
+
+def require_room(folder: Path, size: float, what: str) -> None:
+    """Raise DataError if the disk on which `folder` is, or will be, has no room for `size` bytes of `what`."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if size + SPARE > free:
+        raise DataError(
+            f"{there}: {free / 1e6:,.0f} MB are free, {what} need {(size + SPARE) / 1e6:,.0f} MB; make room, or put the"
+            " results on another disk"
+        )

@@ -1,1 +1,0 @@
-"""Data sets that ship with packages: scikit-learn's handwritten digits."""

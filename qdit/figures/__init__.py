@@ -1,1 +1,0 @@
-"""Figures of the papers, drawn from arrays, metrics.json files and samples: data only, no models."""

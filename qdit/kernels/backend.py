@@ -1,0 +1,38 @@
+"""Names of the kernel backends, and the backend that QDIT_KERNELS forces."""
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+from qdit.core.errors import ConfigError
+from qdit.kernels.building import SOURCES as SOURCES
+
+VARIANTS = ("scalar", "avx2", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+"""In the order of the library's numbers; of those that run on one processor, slowest first."""
+
+
+FORCE = "QDIT_KERNELS"
+
+
+FORCEABLE = ("avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "triton", "torch")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs on CPUs: `torch` (then there is no library) or a variant of the library."""
+
+    name: str
+    library: ctypes.CDLL | None = None
+
+    @property
+    def variant(self) -> int:
+        """The library's number for this variant."""
+        return VARIANTS.index(self.name)
+
+
+def forced() -> str:
+    """The backend that QDIT_KERNELS names, or an empty string; raises ConfigError for one that does not exist."""
+    name = os.environ.get(FORCE, "")
+    if name not in ("", *FORCEABLE):
+        raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
+    return name

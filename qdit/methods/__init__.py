@@ -1,0 +1,1 @@
+"""Quantization methods: the contract, the registry and Q-DiT; the compared methods are in baselines/."""

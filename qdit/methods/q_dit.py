@@ -1,0 +1,107 @@
+"""Q-DiT: group quantization of weights and activations, sample-wise dynamic activations, GPTQ weights.
+
+Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
+1. The four linears of each block, weights and inputs, share one group size per layer (paper §5.1); the sizes come
+   from `group_size` or, layer by layer, from an allocation found by a search.
+2. Activations: min-max per token × group, computed on the fly (Eq. 7–8). "Sample-wise" in the released code is
+   per token; `sharing="sample"` is the paper's literal text.
+3. Weights: GPTQ block by block on inputs that are already quantized, 256 trajectory samples in batches of 32.
+   The released code gives every layer the first layer's group size; here each layer has its own.
+4. Ranges include zero. The released rule does not, while clamping the zero point, so that groups of one sign
+   collapse; `include_zero=False` brings it back.
+5. The grid of a group inside a block of 128 columns is taken from weights that have not received that block's
+   updates, as in the release, to stay comparable; `stale_groups=False` takes the updated ones.
+6. `rounding="nearest"` rounds the weights to nearest instead: what a search measures, and Q-DiT's Tables 4 and 6.
+7. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
+8. The video code was not released: the seven linears of each block of an STDiT3; in scope `own` its one shared
+   modulation linear takes the place of adaLN.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from qdit.core.errors import ConfigError
+from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.models.network import Network
+from qdit.models.roles import CORE_ROLES, select
+from qdit.quant.activation import Sharing
+from qdit.quant.allocation import layer_group_sizes
+from qdit.quant.apply import gptq_weights, input_widths, insert_dynamic, round_weights
+from qdit.quant.layers import MODULATION_ROLES
+from qdit.quant.ranges import minmax
+from qdit.sampling.calibration import CalibrationSet
+
+HESSIAN_BATCH = 32
+
+
+@dataclass(frozen=True)
+class QDitOptions:
+    """`allocation` (layer → group size) overrides `group_size` for the layers of the four roles."""
+
+    group_size: int | None = 128
+    allocation: Mapping[str, int] | None = None
+    sharing: Sharing = "token"
+    include_zero: bool = True
+    stale_groups: bool = True
+    rounding: Literal["gptq", "nearest"] = "gptq"
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ("gptq", "nearest"):
+            raise ConfigError(f"q-dit: rounding {self.rounding!r}: allowed are gptq, nearest")
+
+
+class QDit(Method):
+    """Q-DiT with a given allocation; the search for one is a step of its own."""
+
+    name = "q-dit"
+    citation = """@inproceedings{chen2025qdit,
+  title = {Q-DiT: Accurate Post-Training Quantization for Diffusion Transformers},
+  author = {Chen, Lei and Meng, Yuan and Tang, Chen and Ma, Xinzhu and Jiang, Jingyan and Wang, Xin and
+            Wang, Zhi and Zhu, Wenwu},
+  booktitle = {CVPR},
+  year = {2025}
+}"""
+    calibration = ("trajectory",)
+    Options = QDitOptions
+
+    def quantize(
+        self,
+        model: Network,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        scope: Scope,
+        calibration: Mapping[str, CalibrationSet],
+        options: QDitOptions,
+    ) -> Quantized:
+        """Dynamic activation quantizers first, then GPTQ on what they let through."""
+        model = deepcopy(model)
+        core = select(model.sites(), roles=CORE_ROLES)
+        extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)
+        sizes = layer_group_sizes(input_widths(model, core), options.group_size, options.allocation)
+        sizes |= layer_group_sizes(input_widths(model, extra), options.group_size, None)
+        if activation_bits < FULL_PRECISION:
+            insert_dynamic(
+                model,
+                core,
+                bits=activation_bits,
+                group_sizes=sizes,
+                sharing=options.sharing,
+                include_zero=options.include_zero,
+            )
+        if weight_bits < FULL_PRECISION and options.rounding == "nearest":
+            rule = partial(minmax, include_zero=options.include_zero)
+            round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
+        elif weight_bits < FULL_PRECISION:
+            gptq_weights(
+                model,
+                [*core, *extra],
+                calibration["trajectory"].batches(HESSIAN_BATCH),
+                bits=weight_bits,
+                group_sizes=sizes,
+                stale_groups=options.stale_groups,
+            )
+        return Quantized(model)

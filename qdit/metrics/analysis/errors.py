@@ -1,0 +1,177 @@
+"""Errors of quantized models against full precision, step by step and layer by layer.
+
+    labels       (M,)          the methods, `status` (M,) "ok" or why one has no values (they are NaN then)
+    noise_error  (M, S, N)     ‖ε_q(x_t) − ε(x_t)‖² / ‖ε(x_t)‖² of each image at full precision's own x_t, ε after
+                               guidance and a method's correction
+    drift        (M, S + 1, N) mean squared distance of the method's own trajectory to full precision's
+    layer_error  (M, D, P)     ‖y_q − y‖² / ‖y‖² over steps (at most `LAYER_STEPS`, evenly spread) and images, of the
+                               parts `parts` (P,) of each block
+
+Layers are compared where methods that move factors between layers leave the function alone: the q and k rows of qkv,
+attention behind its projection, fc1 before GELU, and the MLP behind fc2. Each branch of a block gets full precision's
+own input, so an error is the branch's own and not one of the blocks before it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qdit.core.errors import ConfigError, QditError
+from qdit.core.files import save_arrays
+from qdit.metrics.analysis.trajectory import Followed, Start, follow, inputs_along, start
+from qdit.models.dit import DiT, DiTBlock
+from qdit.quant.checkpoint import Checkpoint, load_checkpoint
+from qdit.quant.folder import checkpoint_sha256, read_failure
+from qdit.quant.sites import prepare_inference
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.precision import device_of, torch_device
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.samplers import predicted_noise
+
+PARTS = ("q and k", "attention", "fc1", "MLP")
+OK = "ok"
+LAYER_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What a block computes: its parts as `PARTS` names them, the tokens between its branches and behind them."""
+
+    parts: tuple[Tensor, Tensor, Tensor, Tensor]
+    middle: Tensor
+    output: Tensor
+
+
+@contextmanager
+def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The outputs that a module gives inside."""
+    found: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def branches(block: DiTBlock, tokens: Tensor, condition: Tensor, middle: Tensor | None = None) -> Branches:
+    """Both branches of a block; the second starts from `middle`, where it is given, not from the first one's end."""
+    shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=1)
+    with kept_output(block.attn.qkv) as qkv, kept_output(block.mlp.fc1) as hidden:
+        attention = block.attn(block.norm1(tokens, shift1, scale1))
+        own = torch.addcmul(tokens, gate1[:, None], attention)
+        middle = own if middle is None else middle
+        mlp = block.mlp(block.norm2(middle, shift2, scale2))
+    q_and_k = qkv[0][..., : qkv[0].shape[-1] * 2 // 3]
+    return Branches((q_and_k, attention, hidden[0], mlp), own, torch.addcmul(middle, gate2[:, None], mlp))
+
+
+def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> np.ndarray:
+    """(D, P) relative squared errors over all batches."""
+    different = torch.zeros(len(full.blocks), len(PARTS), dtype=torch.float64)
+    size = torch.zeros_like(different)
+    for x, timestep, label in batches:
+        model.step_context.timestep = timestep
+        tokens = full.x_embedder(x) + full.pos_embed
+        condition = full.t_embedder(timestep, tokens.dtype) + full.y_embedder(label)
+        for index, (block, other) in enumerate(zip(full.blocks, model.blocks, strict=True)):
+            assert isinstance(block, DiTBlock) and isinstance(other, DiTBlock)
+            right = branches(block, tokens, condition)
+            found = branches(other, tokens, condition, right.middle)
+            for part, (a, b) in enumerate(zip(right.parts, found.parts, strict=True)):
+                different[index, part] += float((a - b).double().square().sum())
+                size[index, part] += float(a.double().square().sum())
+            tokens = right.output
+    return (different / size).numpy()
+
+
+def noise_errors(loaded: Checkpoint, protocol: Protocol, begin: Start, right: Followed) -> np.ndarray:
+    """(S, N) relative squared errors of the predicted noise at full precision's x_t."""
+    denoise = denoiser(loaded.model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype)
+    rows = []
+    for place, (x, timestep, _) in inputs_along(right, begin):
+        eps = predicted_noise(denoise(x, timestep), loaded.correction, right.steps[place])
+        rows.append(mean_square(eps - right.eps[place]) / mean_square(right.eps[place]))
+    return torch.stack(rows).cpu().numpy()
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of the squares of each image: (N, …) → (N,)."""
+    return x.double().flatten(1).square().mean(dim=1)
+
+
+def one_method(
+    full: DiT, loaded: Checkpoint, protocol: Protocol, begin: Start, right: Followed
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """noise_error, drift and layer_error of one method."""
+    if loaded.correction is not None:
+        loaded.correction.check(protocol.steps)
+    every = -(-len(right.steps) // LAYER_STEPS)
+    with torch.inference_mode():
+        some = (batch for place, batch in inputs_along(right, begin) if place % every == 0)
+        layers = layer_errors(full, loaded.model, some)
+        if device_of(full).type == "cpu" and protocol.dtype == "float32":
+            prepare_inference(loaded.model)  # faster; fuses the GELU that the layers' outputs were looked at before
+        noise = noise_errors(loaded, protocol, begin, right)
+        own = follow(loaded.model, protocol, begin, loaded.correction)
+        drift = torch.stack([mean_square(a - b) for a, b in zip(own.x, right.x, strict=True)]).cpu().numpy()
+    return noise, drift, layers
+
+
+def compare(
+    full: DiT,
+    methods: Mapping[str, Callable[[], Checkpoint]],
+    protocol: Protocol,
+    *,
+    samples: int,
+) -> dict[str, np.ndarray]:
+    """All arrays but `record`; a method whose checkpoint or model fails has NaN and its status says why."""
+    begin = start(full, protocol, samples)
+    right = follow(full, protocol, begin)
+    steps, depth = len(right.steps), len(full.blocks)
+    shapes = ((steps, samples), (steps + 1, samples), (depth, len(PARTS)))
+    found, status = [], []
+    for load in methods.values():
+        try:
+            loaded = load()
+            loaded.model.to(device_of(full))
+            found.append(one_method(full, loaded, protocol, begin, right))
+            status.append(OK)
+        except (QditError, RuntimeError) as problem:
+            found.append(tuple(np.full(shape, np.nan) for shape in shapes))  # type: ignore[arg-type]
+            status.append(" ".join(str(problem).split()))
+    noise, drift, layers = (np.stack(column) for column in zip(*found, strict=True))
+    return {
+        "labels": np.array(list(methods)),
+        "status": np.array(status),
+        "timesteps": np.array(right.timesteps),
+        "parts": np.array(PARTS),
+        "noise_error": noise,
+        "drift": drift,
+        "layer_error": layers,
+    }
+
+
+def compare_folders(
+    full: Path, checkpoints: Mapping[str, Path], out: Path, protocol: Protocol, *, samples: int, device: str = "cpu"
+) -> None:
+    """The step quantized checkpoints → arrays of the figures about errors. `full` is full precision's checkpoint."""
+    if not checkpoints:
+        raise ConfigError("checkpoints: found none, there must be at least one to compare; give LABEL=FOLDER")
+
+    def loader(folder: Path) -> Callable[[], Checkpoint]:
+        return lambda: load_checkpoint(folder)
+
+    model = load_checkpoint(full).model.to(torch_device(device))
+    loaders = {label: loader(folder) for label, folder in checkpoints.items()}
+    arrays = compare(model, loaders, protocol, samples=samples)
+    sources = {
+        label: None if read_failure(folder) else checkpoint_sha256(folder) for label, folder in checkpoints.items()
+    }
+    record = {"checkpoints": sources, "protocol": protocol.to_dict(), "samples": samples}
+    save_arrays(out, arrays | {"record": np.array(json.dumps(record, sort_keys=True))})

@@ -1,0 +1,84 @@
+"""The clips of a run, read back chunk by chunk and checked against the lists that its sample jobs wrote.
+
+A clip of 51 frames of 144×256 has 5.6 MB and a run of VBench's prompts 27 GB, so one chunk is in memory at a time.
+Nothing here loads torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays, sha256_file, sha256_json
+from qdit.metrics.paired import stream_errors
+from qdit.metrics.samples import ListedChunk, listed_shards
+
+
+@dataclass(frozen=True)
+class ClipChunk:
+    """Clips of one chunk: frames uint8 (n, 3, T, H, W), and the prompt and number of each, n pairs."""
+
+    frames: np.ndarray
+    names: tuple[tuple[str, int], ...]
+
+
+def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
+    """All clips of a run in their order, one chunk in memory at a time.
+
+    `folder` holds `shard-*.json` and the chunk files they list. Raises DataError, at the latest after the last chunk,
+    unless exactly `clips` whole, unchanged clips are there.
+    """
+    shards = listed_shards(folder, images=clips)
+    listed = {chunk for shard in shards for chunk in shard.chunks}
+    found = 0
+    for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
+        part = read_chunk(folder, chunk)
+        found += len(part.names)
+        yield part
+    if found != clips:
+        raise DataError(f"{folder}: holds {found} clips, {clips} were asked for; sample the other shards too")
+
+
+def samples_sha256(folder: Path, *, clips: int) -> str:
+    """Digest of the clips of a run, by the digests of its chunk files; what is made of them keeps it."""
+    return sha256_json(sorted({chunk for shard in listed_shards(folder, images=clips) for chunk in shard.chunks}))
+
+
+def read_chunk(folder: Path, listed: ListedChunk) -> ClipChunk:
+    """One chunk file, checked against its entry in the list."""
+    path = folder / listed.file
+    if not path.is_file() or sha256_file(path) != listed.sha256:
+        raise DataError(f"{path}: missing, or not the file that its shard lists; sample again")
+    arrays = load_arrays(path)
+    if missing := {"frames", "prompts", "numbers"} - arrays.keys():
+        raise DataError(f"{path}: has no {', '.join(sorted(missing))}; sample again")
+    frames, prompts, numbers = arrays["frames"], arrays["prompts"], arrays["numbers"]
+    if frames.dtype != np.uint8 or frames.ndim != 5 or not len(frames) == len(prompts) == len(numbers):
+        raise DataError(
+            f"{path}: frames are {frames.dtype} {frames.shape} of {len(prompts)} prompts; allowed is uint8 (clips, 3,"
+            " frames, height, width) with a prompt for each clip: sample again"
+        )
+    return ClipChunk(frames, tuple((str(p), int(n)) for p, n in zip(prompts, numbers, strict=True)))
+
+
+def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.ndarray:
+    """Mean squared difference (N,) of pixels in [0, 1] of each clip to the full-precision clip of the same noise.
+
+    Raises DataError unless both runs hold `clips` clips of the same prompts in the same order.
+    """
+    names: tuple[list[tuple[str, int]], ...] = ([], [])
+
+    def frames_of(folder: Path, seen: list[tuple[str, int]]) -> Iterator[np.ndarray]:
+        for chunk in stream_clips(folder, clips=clips):
+            seen.extend(chunk.names)
+            yield from (chunk.frames[row : row + 1] for row in range(len(chunk.frames)))
+
+    errors = stream_errors(frames_of(samples, names[0]), frames_of(fp_samples, names[1]))
+    if names[0] != names[1]:
+        raise DataError(
+            f"{samples}: its clips and those of full precision ({fp_samples}) show different prompts; sample both with"
+            " the same suite"
+        )
+    return errors

@@ -1,0 +1,18 @@
+"""Names of the feature extractors and the module that loads each; importing this module loads no network."""
+
+from qdit.core.errors import ConfigError, did_you_mean
+
+EXTRACTORS = {
+    "digit-classifier": "qdit.mini.digit_classifier",
+    "digit-classifier-16": "qdit.mini.digit_classifier",
+    "inception-adm": "qdit.metrics.inception",
+}
+"""Extractor → module with `load_named(name, weights, *, sha256, device)`."""
+
+
+def extractor_module(name: str) -> str:
+    """Module that loads an extractor, for imports and for code digests; ConfigError for an unknown name."""
+    if name not in EXTRACTORS:
+        allowed = ", ".join(EXTRACTORS)
+        raise ConfigError(f"unknown extractor {name!r}; allowed are {allowed}{did_you_mean(name, EXTRACTORS)}")
+    return EXTRACTORS[name]

@@ -1,0 +1,1 @@
+"""VBench: its prompts, its clips, how it is started, and its results."""

@@ -1,0 +1,372 @@
+"""VBench, one dimension of one folder of clips: run by the Python of VBench's own environment, not by this suite's.
+
+    PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
+    PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json
+
+`--ready` says whether the packages of a dimension are there, before any clip is made.
+
+Imports the standard library and vbench 0.1.5 only. Clips are `<prompt>-<number>.mp4`, as VBench names them. VBench
+scores whatever it finds and downloads what it lacks; here a missing clip or weight is one line on stderr and exit code
+2, and nothing is downloaded.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.1.5"
+MOST_SAMPLES = 5
+"""Clips of a prompt that VBench looks for."""
+
+CLIP = "https://openaipublic.azureedge.net/clip/models"
+HUB = "https://huggingface.co"
+DINO = "https://raw.githubusercontent.com/facebookresearch/dino/main"
+GRIT = ("grit_model/grit_b_densecap_objectdet.pth", "bert-base-uncased/config.json", "bert-base-uncased/vocab.txt")
+VICLIP = ("ViCLIP/ViClip-InternVid-10M-FLT.pth", "ViCLIP/bpe_simple_vocab_16e6.txt.gz")
+
+SOURCES: Mapping[str, str] = {
+    "dino_model/dino_vitbase16_pretrain.pth": (
+        "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+    ),
+    **{
+        f"dino_model/facebookresearch_dino_main/{name}": f"{DINO}/{name}"
+        for name in ("hubconf.py", "vision_transformer.py", "utils.py")
+    },
+    "clip_model/ViT-B-32.pt": (f"{CLIP}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"),
+    "clip_model/ViT-L-14.pt": (f"{CLIP}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt"),
+    "amt_model/amt-s.pth": f"{HUB}/lalala125/AMT/resolve/main/amt-s.pth",
+    "raft_model/models/raft-things.pth": "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
+    "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth": (
+        "https://github.com/LAION-AI/aesthetic-predictor/blob/main/sa_0_4_vit_l_14_linear.pth?raw=true"
+    ),
+    "pyiqa_model/musiq_spaq_ckpt-358bb6af.pth": (
+        "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth"
+    ),
+    "grit_model/grit_b_densecap_objectdet.pth": (
+        f"{HUB}/OpenGVLab/VBench_Used_Models/resolve/main/grit_b_densecap_objectdet.pth"
+    ),
+    "caption_model/tag2text_swin_14m.pth": (
+        f"{HUB}/spaces/xinyu1205/recognize-anything/resolve/main/tag2text_swin_14m.pth"
+    ),
+    **{
+        f"bert-base-uncased/{name}": f"{HUB}/google-bert/bert-base-uncased/resolve/main/{name}"
+        for name in ("config.json", "vocab.txt", "model.safetensors")
+    },
+    "umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth": (
+        f"{HUB}/OpenGVLab/VBench_Used_Models/resolve/main/l16_ptk710_ftk710_ftk400_f16_res224.pth"
+    ),
+    "ViCLIP/ViClip-InternVid-10M-FLT.pth": (
+        f"{HUB}/OpenGVLab/VBench_Used_Models/resolve/main/ViClip-InternVid-10M-FLT.pth"
+    ),
+    "ViCLIP/bpe_simple_vocab_16e6.txt.gz": (
+        "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz"
+    ),
+}
+"""File below the folder of weights → where VBench's own programs get it (raft-things.pth: inside that zip)."""
+
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    "subject_consistency": tuple(name for name in SOURCES if name.startswith("dino_model/")),
+    "overall_consistency": VICLIP,
+    "temporal_style": VICLIP,
+    "appearance_style": ("clip_model/ViT-B-32.pt",),
+    "scene": ("caption_model/tag2text_swin_14m.pth", *GRIT[1:], "bert-base-uncased/model.safetensors"),
+    "spatial_relationship": GRIT,
+    "color": GRIT,
+    "human_action": ("umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth",),
+    "multiple_objects": GRIT,
+    "object_class": GRIT,
+    "imaging_quality": ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",),
+    "aesthetic_quality": ("clip_model/ViT-L-14.pt", "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth"),
+    "dynamic_degree": ("raft_model/models/raft-things.pth",),
+    "motion_smoothness": ("amt_model/amt-s.pth",),
+    "temporal_flickering": (),
+    "background_consistency": ("clip_model/ViT-B-32.pt",),
+}
+"""Dimension → files that it needs below the folder of weights; in the order of Q-DiT's Table 3."""
+
+SKIPPING = "color"
+"""The dimension that leaves out clips by design: those without the object, or whose object has no colour."""
+NOWHERE = "http://127.0.0.1:9"
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    **{f"{scheme}_proxy": NOWHERE for scheme in ("http", "https", "ftp", "all")},
+    **{f"{scheme}_PROXY": NOWHERE for scheme in ("HTTP", "HTTPS", "FTP", "ALL")},
+    "no_proxy": "",
+    "NO_PROXY": "",
+}
+"""What keeps vbench's wget, git, urllib and torch.hub from the network: a proxy that is not there."""
+
+
+class BadInput(Exception):
+    """What is wrong, in one line."""
+
+
+def require_dimension(name: str) -> None:
+    """BadInput for what is no dimension of VBench."""
+    if name not in WEIGHTS:
+        raise BadInput(f"{name!r}: no dimension of VBench; allowed are {', '.join(WEIGHTS)}")
+
+
+def read_suite(path: Path) -> list[dict[str, Any]]:
+    """[{prompt_en, dimension, …}] of a VBench full_info JSON."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such suite of prompts") from None
+    except ValueError as problem:
+        raise BadInput(f"{path}: not valid JSON ({problem}); write the suite again") from None
+    if not isinstance(rows, list) or not rows:
+        raise BadInput(f"{path}: not a list of prompts in VBench's full_info schema")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("prompt_en"), str) or not row.get("dimension"):
+            raise BadInput(f"{path}: entry {number} has no prompt_en or no dimension, allowed is VBench's full_info")
+        if unknown := [name for name in row["dimension"] if name not in WEIGHTS]:
+            raise BadInput(
+                f"{path}: entry {number} has the unknown dimension {unknown[0]!r}; allowed: {', '.join(WEIGHTS)}"
+            )
+        if "/" in row["prompt_en"] or len(row["prompt_en"].encode()) > 240:
+            raise BadInput(f"{path}: the prompt of entry {number} cannot be a file name (has a / or over 240 bytes)")
+    return rows
+
+
+def clip_names(rows: Sequence[Mapping[str, Any]], dimension: str, samples: int) -> list[str]:
+    """Names of the clips of a dimension, each once, in the suite's order."""
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise BadInput(f"samples {samples}: VBench looks for 1 to {MOST_SAMPLES} clips of a prompt")
+    prompts = dict.fromkeys(row["prompt_en"] for row in rows if dimension in row["dimension"])
+    return [f"{prompt}-{number}.mp4" for prompt in prompts for number in range(samples)]
+
+
+def require_clips(folder: Path, names: Sequence[str]) -> None:
+    """BadInput unless every clip is there and not empty."""
+    missing = [name for name in names if not (folder / name).is_file() or not (folder / name).stat().st_size]
+    if missing:
+        raise BadInput(
+            f"{folder}: {len(missing)} of {len(names)} clips are missing or empty, first {missing[0]!r}; nothing is"
+            " scored on fewer clips: sample them first"
+        )
+
+
+def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> dict[str, str]:
+    """sha256 of every clip; BadInput if the list of the run's clips says another one."""
+    found = {}
+    for name in names:
+        with (folder / name).open("rb") as data:
+            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
+    listed = found if listing is None else read_listing(listing).get("clips", {})
+    if different := [name for name in names if listed.get(name) != found[name]]:
+        raise BadInput(
+            f"{folder / different[0]}: not the clip that {listing} lists ({len(different)} of {len(names)} differ);"
+            " write the clips again"
+        )
+    return found
+
+
+def read_listing(path: Path) -> dict[str, Any]:
+    """The list of a run's clips: their sha256, or why there are none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise BadInput(f"{path}: no list of clips ({problem}); make it with qdit vbench clips --listing") from None
+    if not isinstance(found, dict) or not {"clips", "failure"} & found.keys():
+        raise BadInput(f"{path}: no list of clips; make it with qdit vbench clips --listing")
+    return found
+
+
+def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, str]) -> dict[str, str]:
+    """sha256 of every file that a dimension needs; BadInput if one is missing or not the one that is meant."""
+    needed = WEIGHTS[dimension]
+    found: dict[str, str] = {}
+    for name in needed:
+        if folder is None:
+            raise BadInput(f"{dimension}: needs {len(needed)} files of weights, first {name}; give --weights FOLDER")
+        if not (folder / name).is_file():
+            raise BadInput(
+                f"{folder / name}: weights of {dimension} are missing; they come from {SOURCES[name]}: run qdit fetch"
+                " with a profile that lists them, or put the file there by hand"
+            )
+        with (folder / name).open("rb") as data:
+            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
+        if not found[name].startswith(digests.get(name, "")):
+            raise BadInput(
+                f"{folder / name}: sha256 is {found[name][:12]}…, expected {digests[name][:12]}…: the file is damaged"
+                " or another one; remove it and fetch it again"
+            )
+    return found
+
+
+def require_package(dimension: str) -> None:
+    """BadInput unless vbench, and detectron2 where GRiT detects objects, can be imported."""
+    if importlib.util.find_spec("vbench") is None:
+        raise BadInput(f"{sys.executable}: has no package vbench; make its environment with qdit vbench install FOLDER")
+    if (found := importlib.metadata.version("vbench")) != VERSION:
+        raise BadInput(f"{sys.executable}: has vbench {found}, this driver is for {VERSION}; install that version")
+    if WEIGHTS[dimension] == GRIT and importlib.util.find_spec("detectron2") is None:
+        raise BadInput(
+            f"{dimension}: needs the package detectron2, which {sys.executable} does not have and PyPI does not offer;"
+            " see docs/vbench.md"
+        )
+
+
+def score(
+    clips: Path,
+    suite: Path,
+    dimension: str,
+    *,
+    weights: Path | None,
+    samples: int,
+    device: str,
+    digests: Mapping[str, str],
+    listing: Path | None = None,
+) -> dict[str, Any]:
+    """The score of a dimension and of each clip, with what they were made from.
+
+    With the `listing` of a run each clip must be the one that it lists; a run that failed has no clips, and its failure
+    is handed on.
+    """
+    require_dimension(dimension)
+    if listing is not None and (failure := read_listing(listing).get("failure")):
+        return {"dimension": dimension, "failure": failure}
+    rows = [row for row in read_suite(suite) if dimension in row["dimension"]]
+    if not rows:
+        raise BadInput(f"{suite}: has no prompt for {dimension}")
+    names, suite_sha256 = clip_names(rows, dimension, samples), hashlib.sha256(suite.read_bytes()).hexdigest()
+    require_clips(clips, names)
+    found = require_weights(weights, dimension, digests)
+    require_package(dimension)
+    files = clip_digests(clips, names, listing)
+    with tempfile.TemporaryDirectory(prefix="qdit-vbench-") as scratch:
+        value, seen = by_vbench(Path(scratch), clips, rows, dimension, names, weights=weights, device=device)
+    absent = set(names) - {name for name, _ in seen}
+    if absent and dimension != SKIPPING:
+        raise BadInput(f"{clips}: vbench could not read {len(absent)} clips, first {min(absent)!r}; write them again")
+    return {
+        "dimension": dimension,
+        "score": value,
+        "clips": dict(seen),
+        "skipped": sorted(absent),
+        "samples": samples,
+        "suite_sha256": suite_sha256,
+        "clips_sha256": files,
+        "weights_sha256": found,
+        "device": device,
+        "packages": packages(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what computes the scores."""
+    return {name: importlib.metadata.version(name) for name in ("vbench", "torch", "torchvision", "numpy")}
+
+
+def by_vbench(
+    scratch: Path,
+    clips: Path,
+    rows: Sequence[Mapping[str, Any]],
+    dimension: str,
+    names: Sequence[str],
+    *,
+    weights: Path | None,
+    device: str,
+) -> tuple[float, list[tuple[str, Any]]]:
+    """(score, [(clip, score of the clip)]) computed by vbench on links to exactly these clips."""
+    videos, results, checkpoints = scratch / "videos", scratch / "results", scratch / "torch" / "hub" / "checkpoints"
+    for folder in (videos, results, checkpoints):
+        folder.mkdir(parents=True)
+    for name in names:
+        (videos / name).symlink_to((clips / name).resolve())
+    home = (weights or scratch / "none").resolve()
+    home.mkdir(exist_ok=True)
+    dino = home / "dino_model" / "dino_vitbase16_pretrain.pth"
+    if dino.is_file():
+        (checkpoints / dino.name).symlink_to(dino)  # where DINO's hub entry looks before it downloads
+    (scratch / "suite.json").write_text(json.dumps(rows), encoding="utf-8")
+    os.environ.update(OFFLINE, VBENCH_CACHE_DIR=str(home), TORCH_HOME=str(scratch / "torch"))
+    os.chdir(home)  # transformers takes the folder bert-base-uncased here for the hub's repository of that name
+    import torch
+    from vbench import VBench
+
+    bench = VBench(torch.device(device), str(scratch / "suite.json"), str(results))
+    bench.evaluate(str(videos), dimension, dimension_list=[dimension], local=True, mode="vbench_standard")
+    value, seen = json.loads((results / f"{dimension}_eval_results.json").read_text(encoding="utf-8"))[dimension]
+    if not isinstance(value, int | float) or value != value:
+        raise BadInput(f"{dimension}: vbench gives {value!r}, which is no score; look at the clips")
+    return float(value), [(Path(entry["video_path"]).name, entry["video_results"]) for entry in seen]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def ready(dimension: str, out: Path) -> None:
+    """Write which packages are there; BadInput if this environment cannot score the dimension."""
+    require_dimension(dimension)
+    require_package(dimension)
+    write_json(out, {"dimension": dimension, "python": sys.executable, "packages": packages()})
+
+
+def parsed() -> argparse.Namespace:
+    """The arguments of a score."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, words in (("clips", "folder of clips"), ("suite", "prompts in VBench's full_info schema")):
+        parser.add_argument(name, type=Path, help=words)
+    parser.add_argument("dimension", help="one of VBench's sixteen")
+    parser.add_argument("out", type=Path, help="JSON to write")
+    parser.add_argument("--listing", type=Path, help="list of the run's clips, which they must agree with")
+    parser.add_argument("--weights", type=Path, help="folder of VBench's weights; nothing is downloaded")
+    parser.add_argument("--samples", type=int, default=MOST_SAMPLES, help="clips of a prompt")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--sha256", action="append", default=[], metavar="FILE=DIGEST", help="what a file must be")
+    return parser.parse_args()
+
+
+def run(given: argparse.Namespace) -> None:
+    """Score and write."""
+    out = given.out.resolve()
+    if bad := [pair for pair in given.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
+        raise BadInput(f"--sha256 {bad[0]!r}: expected FILE=DIGEST with 8 to 64 hex digits")
+    found = score(
+        given.clips,
+        given.suite,
+        given.dimension,
+        weights=given.weights,
+        samples=given.samples,
+        device=given.device,
+        digests=dict(pair.rsplit("=", 1) for pair in given.sha256),
+        listing=given.listing,
+    )
+    write_json(out, found)
+
+
+def main() -> int:
+    """Parse, score or check, write."""
+    try:
+        if sys.argv[1:2] == ["--ready"] and len(sys.argv) == 4:
+            ready(sys.argv[2], Path(sys.argv[3]))
+        else:
+            run(parsed())
+    except BadInput as problem:
+        sys.stderr.write(f"vbench: error: {problem}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""VBench's driver on a GPU that no other job holds: run, as the driver is, by the Python of VBench's own environment.
+
+    PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
+
+Imports the standard library and the lease, which needs nothing else. The driver sees no other GPU: some of VBench's
+programs take the first one that is there, whatever device they are given.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DRIVER = HERE / "driver.py"
+
+
+def gpus() -> int:
+    """How many GPUs CUDA shows to this environment's torch."""
+    asked = [sys.executable, "-I", "-c", "import torch; print(torch.cuda.device_count())"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 else 0
+
+
+def main() -> int:
+    """Lease, then the driver's own exit code."""
+    sys.path.insert(0, str(HERE.parents[2]))  # VBench's environment does not have this package
+    from qdit.core.errors import ConfigError
+    from qdit.core.gpu_lease import VISIBLE, leased, name_of
+
+    try:
+        with leased(sys.argv[1] if len(sys.argv) > 1 else "", count=gpus) as place:
+            seen = {} if (name := name_of(place)) is None else {VISIBLE: name}
+            command = [sys.executable, "-I", str(DRIVER), *sys.argv[2:], "--device", place.partition(":")[0]]
+            return subprocess.run(command, env=os.environ | seen, check=False).returncode
+    except ConfigError as problem:
+        sys.stderr.write(f"vbench: error: {problem}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

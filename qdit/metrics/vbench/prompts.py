@@ -1,0 +1,23 @@
+"""The prompts of a suite as texts, for models whose prompts are any English: VBench's full_info JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qdit.core.errors import DataError
+from qdit.metrics.vbench.driver import BadInput, read_suite
+
+
+def suite_prompts(path: Path) -> tuple[str, ...]:
+    """The distinct prompts of a suite in its order; DataError in one line for a file that is none.
+
+    VBench's own has two prompts in two suites each: 946 entries, 944 prompts, whose clips count in both.
+    """
+    try:
+        return tuple(dict.fromkeys(row["prompt_en"] for row in read_suite(path)))
+    except BadInput as problem:
+        raise DataError(str(problem)) from None
+
+
+def asked_for(prompts: Sequence[str], samples: int) -> list[tuple[str, int]]:
+    """(prompt, number) of every clip of a run, in order: the clips of a prompt follow each other."""
+    return [(prompt, number) for prompt in prompts for number in range(samples)]

@@ -1,0 +1,134 @@
+"""VBench's results of a run: sixteen dimensions gathered into one JSON, normalised, with VBench's three totals.
+
+The constants are those of VBench 0.1.5's scripts/constant.py. Q-DiT's Table 3 prints the scores as they are.
+"""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
+from qdit.core.files import read_json
+from qdit.core.metric_names import DIMENSIONS
+from qdit.metrics.vbench import driver as vbench_driver
+from qdit.metrics.vbench.driver import VERSION, WEIGHTS
+from qdit.metrics.vbench_totals import totals
+
+PROTOCOL = f"VBench {VERSION}"
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "subject_consistency": (0.1462, 1.0),
+    "background_consistency": (0.2615, 1.0),
+    "temporal_flickering": (0.6293, 1.0),
+    "motion_smoothness": (0.706, 0.9975),
+    "scene": (0.0, 0.8222),
+    "appearance_style": (0.0009, 0.2855),
+    "temporal_style": (0.0, 0.364),
+    "overall_consistency": (0.0, 0.364),
+}
+"""Dimension → the scores that become 0 and 1; all others stay as they are."""
+
+SAME = ("samples", "suite_sha256", "packages")
+"""What the dimensions of a run must have in common."""
+SCORE = frozenset({"score", "clips", "skipped", "clips_sha256", "weights_sha256", *SAME})
+"""What a dimension's JSON holds."""
+
+
+def known_dimension(name: str) -> str:
+    """A dimension by name; ConfigError with a suggestion for others."""
+    if name not in WEIGHTS:
+        raise ConfigError(f"dimension {name!r}: allowed are {', '.join(WEIGHTS)}{did_you_mean(name, WEIGHTS)}")
+    return name
+
+
+def normalised(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores from 0 (VBench's worst) to 1 (its best)."""
+    ends = {dimension: RANGES.get(dimension, (0.0, 1.0)) for dimension in scores}
+    return {d: (value - ends[d][0]) / (ends[d][1] - ends[d][0]) for d, value in scores.items()}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One dimension's JSON as the driver wrote it, a score or a failure; DataError on anything else."""
+    found = read_json(path)
+    if (
+        not isinstance(found, dict)
+        or found.get("dimension") not in WEIGHTS
+        or not ({"failure"} & found.keys() or SCORE <= found.keys())
+    ):
+        raise DataError(f"{path}: not the score of a VBench dimension; make it with qdit vbench run")
+    return found
+
+
+def gather(paths: Sequence[Path]) -> dict[str, Any]:
+    """All scores of a run in one value: `totals` is None, and `missing` says why, unless all sixteen are there.
+
+    The failure of a run without clips is handed on instead. Raises DataError for a dimension that comes twice, and for
+    scores of different suites, samples, packages or clips.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        found = read_result(path)
+        if found["dimension"] in parts:
+            raise DataError(f"{path}: a second score of {found['dimension']}; give each dimension once")
+        parts[found["dimension"]] = found
+    if not parts:
+        raise DataError("no scores to gather; run qdit vbench run for at least one dimension")
+    if failures := [part["failure"] for part in parts.values() if "failure" in part]:
+        return {"protocol": PROTOCOL, "failure": failures[0]}
+    first = next(iter(parts.values()))
+    for name, part in parts.items():
+        if different := [key for key in SAME if part[key] != first[key]]:
+            raise DataError(
+                f"{name} and {first['dimension']} differ in {', '.join(different)}; score them again with the same"
+            )
+    scores = {name: float(parts[name]["score"]) for name in DIMENSIONS if name in parts}
+    missing = [name for name in DIMENSIONS if name not in parts]
+    return {
+        "protocol": PROTOCOL,
+        "scores": scores,
+        "normalised": normalised(scores),
+        "totals": None if missing else totals(normalised(scores)),
+        "missing": missing,
+        "results": {name: [part["score"], part["clips"]] for name, part in parts.items()},
+        "skipped": {name: part["skipped"] for name, part in parts.items()},
+        "clips_sha256": clips_of(parts),
+        "weights_sha256": {file: digest for part in parts.values() for file, digest in part["weights_sha256"].items()},
+        **{key: first[key] for key in SAME},
+    }
+
+
+def clips_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Clip → sha256 of all dimensions; DataError if two of them scored different clips of one name."""
+    found: dict[str, str] = {}
+    for dimension, part in parts.items():
+        for clip, digest in part["clips_sha256"].items():
+            if found.setdefault(clip, digest) != digest:
+                raise DataError(
+                    f"{dimension}: was scored on another {clip!r} than the dimensions before it; score all dimensions"
+                    " on the clips of one run"
+                )
+    return found
+
+
+def run_driver(python: Path, arguments: Sequence[str], *, device: str | None = None) -> None:
+    """Run the driver in VBench's environment; its one line about bad input becomes a DataError.
+
+    With a `device` (`cpu`, `cuda`, `cuda:N`) it computes there, on a GPU that no other job holds.
+    """
+    driver = Path(vbench_driver.__file__).resolve()
+    started = [str(driver)] if device is None else [str(driver.with_name("launch.py")), device]
+    command = [str(python), "-I", *started, *arguments]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as problem:
+        raise DataError(
+            f"{python}: cannot be run ({problem.strerror}); make VBench's environment with qdit vbench install FOLDER"
+            " (in the workflow: snakemake vbench_env) and give --python FOLDER/bin/python"
+        ) from None
+    lines = done.stderr.strip().splitlines()
+    if done.returncode == 2 and lines and lines[-1].startswith("vbench: error: "):
+        raise DataError(lines[-1].removeprefix("vbench: error: "))
+    if done.returncode:
+        shown = " | ".join(lines[-3:])
+        raise QditError(f"VBench failed with exit code {done.returncode}: {shown}")

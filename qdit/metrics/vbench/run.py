@@ -1,0 +1,210 @@
+"""VBench's results of a run and its sample chunks → metrics.json: what a row of Table 3 says in the paper profile.
+
+The clips were scored by VBench in its own environment; here its sixteen results are checked against the prompts and
+against the clips that this run made, and become the metrics that mini-VBench's would be. Clips are read one chunk at a
+time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, sha256_file, sha256_json, write_json
+from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.pixels import UINT8_RULE
+from qdit.metrics.bootstrap import RESAMPLES, intervals, multiplicities
+from qdit.metrics.clip_bootstrap import Scores, resampled_means
+from qdit.metrics.clips import samples_sha256, stream_clip_errors
+from qdit.metrics.run import RunName, check_made_so, made_by, sampling_failure, write_error
+from qdit.metrics.samples import Shard, listed_shards
+from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
+from qdit.metrics.vbench.results import PROTOCOL, normalised
+from qdit.metrics.vbench_totals import totals
+from qdit.models.config import STDiT3Config
+from qdit.quant.folder import CONFIG_FILE, read_failure
+from qdit.sampling.flops import clip_flops
+from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.words import WORDS_MODULE
+
+OF_A_HUNDRED = "imaging_quality"
+"""The dimension whose clips' scores go to 100 while its own goes to 1."""
+SAME_MEAN = 1e-5
+"""How far a score may be from the mean of its clips' scores to be that mean: VBench adds up in float32."""
+
+
+def evaluate_vbench_run(
+    samples: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: RunName,
+    protocol: FlowProtocol,
+    suite: Path,
+    clips: int,
+    clips_per_prompt: int,
+    results: Path,
+    listing: Path,
+    fp_samples: Path | None,
+    resamples: int = RESAMPLES,
+) -> None:
+    """Write metrics.json of a run whose `clips` clips VBench scored, and `bootstrap.npz` beside it.
+
+    `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw, `fp_samples` the clips
+    of full precision with the same noise. A failure that an earlier step recorded is written instead. DataError unless
+    all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
+    """
+    if failure := read_failure(checkpoint) or sampling_failure(samples, clips):
+        write_error(out, failure.text)
+        return
+    if fp_samples is not None and (failure := sampling_failure(fp_samples, clips)):
+        write_error(out, f"full precision: {failure.text}")
+        return
+    shards = listed_shards(samples, images=clips)
+    check_made_so(shards, protocol)
+    found, rows = read_results(results), rows_of(suite)
+    require_same_clips(found, results, read_json(listing), listing, samples_sha256(samples, clips=clips))
+    require_prompts(found, results, suite, rows, clips_per_prompt)
+    scores = {dimension: float(found["scores"][dimension]) for dimension in DIMENSIONS}
+    errors = None if fp_samples is None else stream_clip_errors(samples, fp_samples, clips=clips)
+    metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
+    metrics["mse_fp"] = None if errors is None else float(errors.mean())
+    replicates = vbench_bootstrap(scores, clip_scores(found, rows, clips_per_prompt), errors, clips, resamples)
+    described = described_protocol(name, protocol, checkpoint, shards[0], rows, found)
+    code = {
+        "sample": code_digest("qdit.sampling.video_run", WORDS_MODULE),
+        "evaluate": code_digest("qdit.metrics.vbench.run"),
+    }
+    own = made_by(name, described, shards[0], checkpoint, code=code)
+    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates)}
+    own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
+    write_replicates(out.parent, replicates)
+    judged = {key: found[key] for key in ("weights_sha256", "packages", "skipped")}
+    judged |= {"made_of": {"vbench.json": sha256_file(results), "vbench/clips.json": sha256_file(listing)}}
+    write_json(out, own | {"vbench": judged})
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """All sixteen results; DataError if one is missing or is no number."""
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("protocol") != PROTOCOL or "results" not in found:
+        raise DataError(f"{path}: not the gathered results of {PROTOCOL}; make it with qdit vbench gather")
+    if missing := [dimension for dimension in DIMENSIONS if dimension not in found["scores"]]:
+        raise DataError(
+            f"{path}: has no score of {', '.join(missing)}; a row needs all sixteen dimensions: score them with qdit"
+            " vbench run and gather them again"
+        )
+    for dimension in DIMENSIONS:
+        values = [found["scores"][dimension], *found["results"][dimension][1].values()]
+        if bad := [value for value in values if not isinstance(value, int | float) or not math.isfinite(value)]:
+            raise DataError(f"{path}: {dimension} has the score {bad[0]!r}, which is no number; score it again")
+    return found
+
+
+def rows_of(suite: Path) -> list[dict[str, Any]]:
+    """The prompts of a suite."""
+    try:
+        return read_suite(suite)
+    except BadInput as problem:
+        raise DataError(str(problem)) from None
+
+
+def require_same_clips(
+    found: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
+) -> None:
+    """DataError unless VBench scored the clips of the list, and the list is of this run's samples."""
+    if not isinstance(listed, dict) or "clips" not in listed or listed.get("samples_sha256") != samples_digest:
+        raise DataError(f"{listing}: lists clips of another run, or of samples that were made anew; write them again")
+    scored = found["clips_sha256"]
+    if other := [name for name, digest in scored.items() if listed["clips"].get(name) != digest]:
+        raise DataError(
+            f"{results}: {len(other)} of {len(scored)} clips are not those of this run, first {other[0]!r}; score this"
+            " run's clips with VBench"
+        )
+
+
+def require_prompts(
+    found: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
+) -> None:
+    """DataError unless each dimension was scored on exactly the clips that these prompts ask for."""
+    if found["samples"] != clips_per_prompt or found["suite_sha256"] != sha256_file(suite):
+        raise DataError(
+            f"{results}: is of {found['samples']} clips of each prompt of another suite or of an older {suite.name};"
+            f" asked for are {clips_per_prompt}: score them again"
+        )
+    for dimension in DIMENSIONS:
+        asked = set(clip_names(rows, dimension, clips_per_prompt))
+        scored, skipped = set(found["results"][dimension][1]), set(found["skipped"][dimension])
+        if (skipped and dimension != SKIPPING) or scored | skipped != asked or scored & skipped:
+            raise DataError(
+                f"{results}: {dimension} was scored on {len(scored & asked)} of its {len(asked)} clips; nothing is"
+                " shown on fewer: score it again"
+            )
+
+
+def clip_scores(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
+    """Dimension → score of each of its clips, in the suite's order; None where VBench leaves a clip out.
+
+    Only the dimensions whose score is the mean of these: of another one, resampling clips would say nothing.
+    """
+    means: dict[str, list[float | None]] = {}
+    for dimension in DIMENSIONS:
+        own, unit = found["results"][dimension][1], 100.0 if dimension == OF_A_HUNDRED else 1.0
+        values = [float(value) / unit for value in own.values()]
+        if values and abs(float(np.mean(values)) - found["scores"][dimension]) <= SAME_MEAN:
+            names = clip_names(rows, dimension, clips_per_prompt)
+            means[dimension] = [float(own[name]) / unit if name in own else None for name in names]
+    return means
+
+
+def vbench_bootstrap(
+    measured: Mapping[str, float], scores: Scores, errors: np.ndarray | None, clips: int, resamples: int
+) -> Replicates:
+    """Resampled values of the dimensions in `scores`, of the totals if all sixteen are there, and of mse_fp.
+
+    As `qdit.metrics.clip_bootstrap`: prompts are fixed, the clips of a dimension are resampled, alike for all runs.
+    """
+    values = {
+        dimension: resampled_means(scores[dimension], number, resamples)
+        for number, dimension in enumerate(DIMENSIONS)
+        if dimension in scores
+    }
+    if len(values) == len(measured):
+        each = [{name: float(column[i]) for name, column in values.items()} for i in range(resamples)]
+        rows = [totals(normalised(scores)) for scores in each]
+        values |= {name: np.array([row[name] for row in rows]) for name in TOTALS}
+    if errors is not None:
+        values["mse_fp"] = multiplicities(len(errors), resamples) @ errors / len(errors)
+    counted = {dimension: len(own) for dimension, own in scores.items()}
+    return Replicates(values, f"vbench-{resamples}x{clips}-{sha256_json(counted)[:12]}")
+
+
+def described_protocol(
+    name: RunName,
+    protocol: FlowProtocol,
+    checkpoint: Path,
+    shard: Shard,
+    rows: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What decides every clip and every score, and what a clip costs."""
+    judged = {key: found[key] for key in ("weights_sha256", "packages", "suite_sha256")}
+    config = STDiT3Config(**read_json(checkpoint / CONFIG_FILE)["model"]["config"])
+    asked = [[row["prompt_en"], row["dimension"]] for row in rows]
+    return {
+        "model": name.model,
+        "sampler": "rectified flow",
+        **protocol.to_dict(),
+        "images": shard.images,
+        "prompts": {"count": len({text for text, _ in asked}), "sha256": sha256_json(asked)},
+        "clip_flops": clip_flops(config, protocol),
+        "chunk": shard.chunk,
+        "decoder": protocol.decoder,
+        "uint8": UINT8_RULE,
+        "evaluator": {"name": PROTOCOL, "sha256": sha256_json(judged)},
+    }

@@ -1,0 +1,41 @@
+"""VBench's three totals from its sixteen dimensions, for VBench itself and for mini-VBench."""
+
+from collections.abc import Mapping, Sequence
+
+from qdit.core.errors import DataError
+from qdit.core.metric_names import DIMENSIONS, QUALITY
+
+HALF = "dynamic_degree"
+"""The dimension with weight ½."""
+QUALITY_SHARE, SEMANTIC_SHARE = 4, 1
+"""Weights of quality and semantic score in the total."""
+
+
+def totals(scaled: Mapping[str, float]) -> dict[str, float]:
+    """Quality, semantic and total score from dimensions that are scaled to 0 … 1; VBench 0.1.5, scripts/constant.py.
+
+    Raises DataError unless all sixteen dimensions are there.
+    """
+    if absent := [dimension for dimension in DIMENSIONS if dimension not in scaled]:
+        raise DataError(f"VBench's totals need all sixteen dimensions; missing are {', '.join(absent)}: score them too")
+    weight = {dimension: 0.5 if dimension == HALF else 1.0 for dimension in DIMENSIONS}
+
+    def mean(dimensions: Sequence[str]) -> float:
+        return sum(weight[d] * scaled[d] for d in dimensions) / sum(weight[d] for d in dimensions)
+
+    quality, semantic = mean(QUALITY), mean([d for d in DIMENSIONS if d not in QUALITY])
+    whole = (QUALITY_SHARE * quality + SEMANTIC_SHARE * semantic) / (QUALITY_SHARE + SEMANTIC_SHARE)
+    return {"quality": quality, "semantic": semantic, "total": whole}
+
+
+def scaled_between(
+    scores: Mapping[str, float], *, worst: Mapping[str, float], best: Mapping[str, float]
+) -> dict[str, float]:
+    """Scores scaled so that `worst` becomes 0 and `best` 1.
+
+    A dimension in which the worst clips score as well as the best has no scale; its score stays.
+    """
+    return {
+        d: (score - worst[d]) / (best[d] - worst[d]) if best[d] > worst[d] + 1e-6 else score
+        for d, score in scores.items()
+    }

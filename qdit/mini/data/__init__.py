@@ -1,0 +1,1 @@
+"""Data sets of the miniatures: handwritten digits and moving digits."""

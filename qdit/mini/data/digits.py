@@ -1,0 +1,104 @@
+"""scikit-learn's 1,797 handwritten digits, the data of the mini profile: 8×8 as they are, or 16×16 upsampled.
+
+1,437 are for training and 360 are held out, by a fixed permutation; a variant of a held-out digit is held out too.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.seeds import Purpose, generator
+
+Part = Literal["train", "held_out", "all"]
+
+SPLIT_SEED = 0
+HELD_OUT = 360
+UPSAMPLED_SIZE = 16
+"""Side of an upsampled digit in pixels."""
+GLYPH_SIZE = 14
+"""Side in pixels to which the 8×8 digit is magnified, so that no stroke is cut off when it moves."""
+ROTATION = 10.0
+"""Largest rotation of a variant in degrees, either way."""
+SHIFT = 1.0
+"""Largest shift of a variant in pixels of the 16×16 image, along each axis, either way."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images (N, 1, L, L) float32 in [−1, 1], L 8 or 16, and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(part: Part) -> Digits:
+    """One part of the 8×8 digits, in a fixed order."""
+    from sklearn.datasets import load_digits  # takes seconds to import, and most steps need only `to_uint8`
+
+    data = load_digits()
+    order = generator(SPLIT_SEED, Purpose.SPLIT).permutation(len(data.target))
+    chosen = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[part]
+    images = data.images[chosen].astype(np.float32)[:, None] / 8 - 1
+    return Digits(torch.from_numpy(images), torch.from_numpy(data.target[chosen].astype(np.int64)))
+
+
+def load_upsampled(part: Part, *, copies: int = 1) -> Digits:
+    """Variants (copies · N, 1, 16, 16) of one part of the digits: turned and shifted a little, magnified by bicubics.
+
+    All digits come once, then all again, `copies` times; variant c of a digit is the same in every part and for
+    every number of copies.
+    """
+    digits = load(part)
+    images = [upsample(digits.images, *motion(part, copy)) for copy in range(copies)]
+    return Digits(torch.cat(images), digits.labels.repeat(copies))
+
+
+def motion(part: Part, copy: int) -> tuple[Tensor, Tensor]:
+    """How variant `copy` of each digit moves: angles (N,) in radians and shifts (N, 2) in pixels, across and down."""
+    of_digit = generator(SPLIT_SEED, Purpose.VARIANT, copy).uniform(-1, 1, (len(load("all")), 3))
+    chosen = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[part]
+    moves = torch.from_numpy(chosen).float()
+    return math.radians(ROTATION) * moves[:, 0], SHIFT * moves[:, 1:]
+
+
+def upsample(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
+    """Images (N, 1, 8, 8) as (N, 1, 16, 16), turned by angles (N,) and shifted by pixels (N, 2); outside is −1.
+
+    One bicubic resampling does it all; its overshoots are clamped to [−1, 1].
+    """
+    zoom = UPSAMPLED_SIZE / GLYPH_SIZE
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    across, down = (shift * (2 / UPSAMPLED_SIZE)).unbind(dim=1)
+    transform = torch.stack([cosine, -sine, across, sine, cosine, down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(transform, [len(images), 1, UPSAMPLED_SIZE, UPSAMPLED_SIZE], align_corners=False)
+    ink = F.grid_sample(images + 1, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    return (ink - 1).clamp(-1, 1)
+
+
+DATA_SETS: Mapping[str, Callable[[Part], Digits]] = {
+    "digits": load,
+    "digits-16": load_upsampled,
+}
+"""The data sets by name, as profiles call them: 1,797 digits of 8×8, and one 16×16 variant of each.
+
+Not more variants: the neighbours of an image, by which precision and recall go, would be variants of the same digit.
+"""
+
+
+def data_set(name: str, part: Part) -> Digits:
+    """One part of a data set; ConfigError on an unknown name."""
+    if name not in DATA_SETS:
+        raise ConfigError(
+            f"unknown data set {name!r}; allowed are {', '.join(DATA_SETS)}{did_you_mean(name, DATA_SETS)}"
+        )
+    return DATA_SETS[name](part)

@@ -1,0 +1,202 @@
+"""The world of the mini video model: one or two coloured digits that move over a background, prompted in words.
+
+A clip has 8 frames of 16×16 pixels and is a function of (seed, index). Glyphs are scikit-learn's 8×8 digits at
+their own resolution, so two of them fill the frame side by side and still have room to move across it; the held-out
+part of the world is drawn with digits that no other part contains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.errors import ConfigError
+from qdit.core.seeds import Purpose, generator
+from qdit.mini.data.digits import Part, load
+from qdit.mini.data.moving_digits_prompts import (
+    COLOURS,
+    DIGITS,
+    RELATIONS,
+    SCENES,
+    STYLES,
+    TEMPOS,
+    Scenario,
+    motions_beside,
+)
+
+FRAMES = 8
+SIZE = 16
+"""Side of a frame in pixels."""
+GLYPH = 8
+"""Side of a digit in pixels."""
+FPS = 8
+GLYPHS = {"train": 8, "held_out": 4}
+"""Glyphs of each digit in a part of the world: the nearest to the mean of the digit's training images."""
+TWO_OBJECTS = 0.5
+"""Fraction of clips with two digits."""
+PLAIN = 0.5
+"""Fraction of clips without a tempo, and without a style."""
+
+RGB = {"red": (0.95, 0.15, 0.15), "green": (0.1, 0.85, 0.2), "blue": (0.2, 0.4, 1.0), "yellow": (1.0, 0.9, 0.1)}
+DARK, BRIGHT = 0.08, 0.34
+"""The two greys of a background."""
+SEPIA = (1.0, 0.78, 0.5)
+LUMA = (0.299, 0.587, 0.114)
+VISIBLE = {"steady": (1,) * 8, "blinking": (1, 1, 0, 0, 1, 1, 0, 0), "fading": tuple(i / 7 for i in range(8))}
+"""Opacity of the digits in each frame, by tempo."""
+STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+"""Pixels per frame, across and down."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a prompt does not say: glyph of each object, and the corner (across, down) of each in frame 0."""
+
+    glyphs: tuple[int, ...]
+    corners: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Frames uint8 (N, 3, 8, 16, 16), what each clip shows, and where."""
+
+    frames: Tensor
+    scenarios: tuple[Scenario, ...]
+    placements: tuple[Placement, ...]
+
+    def __len__(self) -> int:
+        return len(self.scenarios)
+
+
+@cache
+def glyphs(part: Part, count: int | None = None) -> dict[str, np.ndarray]:
+    """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in a part of scikit-learn's digits."""
+    if part not in GLYPHS:
+        raise ConfigError(f"part {part!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
+    train, chosen = load("train"), load(part)
+    found = {}
+    for digit in DIGITS:
+        mean = train.images[train.labels == int(digit)].mean(dim=0)
+        images = chosen.images[chosen.labels == int(digit)]
+        order = (images - mean).square().sum(dim=(1, 2, 3)).argsort(stable=True)
+        found[digit] = (images[order[: count or GLYPHS[part]], 0].numpy() + 1) / 2
+    return found
+
+
+def draw_scenario(seed: int, index: int) -> Scenario:
+    """What clip `index` shows."""
+    draw = generator(seed, Purpose.VARIANT, 0, index)
+
+    def one(of: tuple[str, ...]) -> str:
+        return of[draw.integers(len(of))]
+
+    count = 2 if draw.random() < TWO_OBJECTS else 1
+    digits = tuple(one(DIGITS) for _ in range(count))
+    colours = tuple(one(COLOURS) for _ in range(count))
+    relation = one(RELATIONS) if count == 2 else None
+    return Scenario(
+        digits=digits,
+        colours=colours,
+        relation=relation,
+        motion=one(motions_beside(relation)),
+        tempo="steady" if draw.random() < PLAIN else one(TEMPOS[1:]),
+        scene=one(SCENES),
+        style="normal" if draw.random() < PLAIN else one(STYLES[1:]),
+    )
+
+
+def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, jitter: int = 0) -> Placement:
+    """Glyphs and corners of clip `index`.
+
+    A moving digit crosses the frame along the middle, from one of two pixels; two digits stand at opposite edges. So
+    few places are what lets a small model learn digits, and not only motion and colour. `jitter` is how far, in
+    pixels, the middle may be missed.
+    """
+    draw = generator(seed, Purpose.VARIANT, 1, index)
+    chosen = tuple(int(draw.integers(variants)) for _ in scenario.digits)
+    middle, room = (SIZE - GLYPH) // 2, SIZE - GLYPH - (FRAMES - 1)
+    first = int(draw.integers(room + 1))
+    missed = draw.integers(-jitter, jitter + 1, 2)
+    corner = [
+        {0: middle + int(miss), 1: first, -1: SIZE - GLYPH - first}[step]
+        for step, miss in zip(STEP[scenario.motion], missed, strict=True)
+    ]
+    corners = [corner]
+    if scenario.relation is not None:
+        axis = 0 if scenario.relation in ("left", "right") else 1
+        before, after = list(corner), list(corner)
+        before[axis], after[axis] = 0, SIZE - GLYPH
+        corners = [before, after]
+        if scenario.relation in ("right", "below"):
+            corners.reverse()
+    return Placement(chosen, tuple((x, y) for x, y in corners))
+
+
+@cache
+def background(scene: str) -> np.ndarray:
+    """Grey levels (16, 16) of a background; its pattern repeats every 4 or 8 pixels."""
+    down, across = np.mgrid[:SIZE, :SIZE]
+    bright = {
+        "plain": np.zeros((SIZE, SIZE), bool),
+        "striped": down % 4 < 2,
+        "checkered": (down // 4 + across // 4) % 2 == 1,
+        "dotted": (down % 4 == 1) & (across % 4 == 1),
+    }[scene]
+    return np.where(bright, BRIGHT, DARK)
+
+
+def render(scenario: Scenario, placement: Placement, shapes: dict[str, np.ndarray]) -> np.ndarray:
+    """The frames of a clip, uint8 (3, 8, 16, 16)."""
+    frames = np.broadcast_to(background(scenario.scene), (3, FRAMES, SIZE, SIZE)).copy()
+    step_x, step_y = STEP[scenario.motion]
+    for digit, colour, glyph, (x, y) in zip(
+        scenario.digits, scenario.colours, placement.glyphs, placement.corners, strict=True
+    ):
+        rgb = np.array(RGB[colour])[:, None, None]
+        for frame, visible in enumerate(VISIBLE[scenario.tempo]):
+            left, top = x + frame * step_x, y + frame * step_y
+            opacity = visible * shapes[digit][glyph]
+            window = frames[:, frame, top : top + GLYPH, left : left + GLYPH]
+            window += opacity * (rgb - window)
+    return np.rint(255 * stylize(frames, scenario.style)).astype(np.uint8)
+
+
+def stylize(frames: np.ndarray, style: str) -> np.ndarray:
+    """Frames (3, …) in [0, 1] in a style."""
+    if style == "negative":
+        return 1 - frames
+    if style == "sepia":
+        return np.tensordot(np.outer(SEPIA, LUMA), frames, axes=1)
+    return frames
+
+
+def show(
+    scenarios: Sequence[Scenario],
+    part: Part,
+    *,
+    seed: int,
+    first: int = 0,
+    variants: int | None = None,
+    jitter: int = 0,
+) -> Clips:
+    """A clip of each scenario; glyphs and places of the i-th depend on (seed, first + i).
+
+    `variants`: glyphs of each digit to choose from; the default is the part's own number. `jitter`: see
+    `draw_placement`.
+    """
+    shapes = glyphs(part, variants)
+    count = len(next(iter(shapes.values())))
+    placements, frames = [], torch.empty(len(scenarios), 3, FRAMES, SIZE, SIZE, dtype=torch.uint8)
+    for row, scenario in enumerate(scenarios):
+        placements.append(draw_placement(scenario, seed, first + row, variants=count, jitter=jitter))
+        frames[row] = torch.from_numpy(render(scenario, placements[-1], shapes))
+    return Clips(frames, tuple(scenarios), tuple(placements))
+
+
+def make_clips(seed: int, indices: range, part: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
+    """The clips of these indices; clip i is the same whatever else is asked for."""
+    scenarios = [draw_scenario(seed, index) for index in indices]
+    return show(scenarios, part, seed=seed, first=indices.start, variants=variants, jitter=jitter)

@@ -1,0 +1,138 @@
+"""The small digit classifiers (8×8 and 16×16 images) whose features replace Inception's in the mini profile."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.core.errors import CheckpointError, ConfigError
+from qdit.core.files import load_tensors, require_finite, sha256_file
+from qdit.metrics.batches import extract_in_batches, require_images
+from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
+from qdit.models.manifest import check_file
+from qdit.models.state import one_line
+
+NAMES = {8: "digit-classifier", 16: "digit-classifier-16"}
+"""Side of the images in pixels → name of the extractor, which is that of its weights file."""
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class DigitClassifierConfig:
+    """Shape of the network: grey images of `size`×`size`, `channels` at 8×8, `features` at 4×4 and after pooling."""
+
+    channels: int = 32
+    features: int = 64
+    classes: int = 10
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.size not in NAMES:
+            raise ConfigError(f"size {self.size}: allowed are {', '.join(map(str, NAMES))}")
+
+    @property
+    def name(self) -> str:
+        """Name of the extractor."""
+        return NAMES[self.size]
+
+
+class DigitClassifier(nn.Module):
+    """Four 3×3 convolutions with GELU, average pooling, and a linear layer without bias.
+
+    A network for larger images pools them to 8×8 after its first convolution.
+
+    Everything is smooth (GELU, average pools), so that small changes of an image make small changes of its
+    features. There is no bias to leave out for the inception score, so the logits of the score and of the
+    classification are the same. `pool_scale` and `spatial_scale` make the average variance of a feature over the
+    training digits one, which puts Fréchet distances on a readable scale; the logits do not depend on them.
+    """
+
+    pool_scale: Tensor
+    spatial_scale: Tensor
+
+    def __init__(self, config: DigitClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2d(1, config.channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(config.channels, config.channels, 3, padding=1)
+        self.conv3 = nn.Conv2d(config.channels, config.features, 3, padding=1)
+        self.conv4 = nn.Conv2d(config.features, config.features, 3, padding=1)
+        self.fc = nn.Linear(config.features, config.classes, bias=False)
+        self.register_buffer("pool_scale", torch.ones(()))
+        self.register_buffer("spatial_scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, 1, L, L) in [−1, 1] → pool (N, features), spatial (N, 4·4·7) in NHWC order, logits (N, classes)."""
+        x = F.avg_pool2d(F.gelu(self.conv1(x)), self.config.size // 8)
+        x = F.avg_pool2d(F.gelu(self.conv2(x)), 2)
+        x = F.gelu(self.conv3(x))
+        spatial = self.spatial_scale * x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        pool = self.pool_scale * F.gelu(self.conv4(x)).mean(dim=(2, 3))
+        return pool, spatial, self.fc(pool)
+
+    def of_uint8(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for uint8 images (N, 1, L, L)."""
+        return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
+
+
+class DigitClassifierExtractor:
+    """Extractor of grey uint8 images of one size on the CPU; made by `load_digit_classifier`."""
+
+    classes_are_labels = True
+
+    def __init__(self, network: DigitClassifier, digest: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.name = network.config.name
+        self.digest = digest
+
+    def __call__(self, images: Images) -> Features:
+        """Features of uint8 images (N, 1, L, L) of the network's size; DataError on anything else."""
+        size = self.network.config.size
+        found = require_images(images, (1, size, size), who=self.name)
+        return extract_in_batches(found, self.network.of_uint8, batch=BATCH)
+
+
+def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:
+    """The metadata entry from which `load_digit_classifier` rebuilds the network; without the size where it is 8.
+
+    The 8×8 weights were shipped before there was another size, and their bytes stay what they are.
+    """
+    described = asdict(config)
+    if config.size == DigitClassifierConfig.size:
+        del described["size"]
+    return {"classifier": described}
+
+
+def load_digit_classifier(
+    path: Path, *, sha256: str | None = None, name: str | None = None
+) -> DigitClassifierExtractor:
+    """Load weights written by qdit.mini.training.classifier, checked against `sha256` or the manifest.json beside them.
+
+    Raises CheckpointError if the file is missing, damaged, not the weights of such a network, or of one for another
+    image size than that of the extractor `name`.
+    """
+    check_file(path, sha256)
+    tensors, metadata = load_tensors(path)
+    try:
+        network = DigitClassifier(DigitClassifierConfig(**metadata["classifier"]))
+        network.load_state_dict(tensors)
+    except (TypeError, KeyError, ValueError, RuntimeError, ConfigError) as problem:
+        raise CheckpointError(
+            f"{path}: not the weights of a digit classifier ({type(problem).__name__}: {one_line(problem)});"
+            " use weights/digit-classifier.safetensors or train one with qdit.mini.training.classifier"
+        ) from None
+    if name not in (None, network.config.name):
+        raise CheckpointError(
+            f"{path}: weights of the extractor {network.config.name}, asked for is {name}; give its own"
+        )
+    for key, tensor in tensors.items():
+        require_finite(f"{path}: {key}", tensor, error=CheckpointError)
+    return DigitClassifierExtractor(network, sha256_file(path))
+
+
+def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> DigitClassifierExtractor:
+    """Load the digit classifier of that name; it always runs on the CPU, whatever `device` is."""
+    return load_digit_classifier(weights, sha256=sha256, name=name)

@@ -1,0 +1,262 @@
+"""Training of a small DiT with the hybrid objective of improved DDPM: noise MSE + 0.001 · variational bound.
+
+Resumable to the bit: every random number of iteration i derives from (seed, i), and the checkpoint holds the
+weights, their moving average and Adam's moments.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.core.files import load_tensors, save_tensors
+from qdit.core.seeds import Purpose, torch_generator
+from qdit.mini.data.digits import Digits, load, load_upsampled
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+from qdit.models.roles import linear_of, select
+from qdit.sampling.schedule import training_schedule
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters; the learning rate warms up linearly and falls by a cosine to zero.
+
+    `bfloat16` runs forward and backward in bfloat16 with float32 weights behind it (twice as fast on CPUs that
+    have the instructions).
+    """
+
+    iterations: int = 16_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: int = 500
+    ema: float = 0.9995
+    label_dropout: float = 0.1
+    bound_weight: float = 1e-3
+    stop_at: int = 8_000
+    checkpoint_every: int = 500
+    bfloat16: bool = True
+    seed: int = 0
+
+
+def initialize(model: DiT, generator: torch.Generator) -> None:
+    """DiT's initialization: Xavier linears, N(0, 0.02) embedders, zero adaLN and output layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.y_embedder.embedding_table.weight, std=0.02, generator=generator)
+    for index in (0, 2):
+        nn.init.normal_(linear_of(model, f"t_embedder.mlp.{index}").weight, std=0.02, generator=generator)
+    for site in select(model.sites(), roles=("adaln", "final_adaln", "final")):
+        nn.init.zeros_(linear_of(model, site).weight)
+
+
+class HybridLoss:
+    """Noise MSE + weight · variational bound whose gradient reaches only the variance channels (Nichol & Dhariwal)."""
+
+    def __init__(self, bound_weight: float, device: torch.device) -> None:
+        schedule = training_schedule()
+        bar = schedule.alphas_cumprod
+        of_x0, of_x = schedule.posterior_mean_coefficients
+
+        def table(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).float().to(device)
+
+        self.bound_weight = bound_weight
+        self.signal, self.noise = table(np.sqrt(bar)), table(np.sqrt(1 - bar))
+        self.of_x0, self.of_x = table(of_x0), table(of_x)
+        self.log_variance = table(schedule.posterior_log_variance_clipped)
+        self.log_beta = table(np.log(schedule.betas))
+
+    def __call__(
+        self,
+        model: Callable[[Tensor, Tensor, Tensor], Tensor],
+        x0: Tensor,
+        timestep: Tensor,
+        label: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Mean loss of a batch: x0 and noise (N, C, L, L), timestep and label (N,)."""
+
+        def at(table: Tensor) -> Tensor:
+            return table[timestep].view(-1, 1, 1, 1)
+
+        noisy = at(self.signal) * x0 + at(self.noise) * noise
+        predicted, variance = model(noisy, timestep, label).chunk(2, dim=1)
+        error = F.mse_loss(predicted, noise)
+        fraction = (variance + 1) / 2
+        log_variance = fraction * at(self.log_beta) + (1 - fraction) * at(self.log_variance)
+        predicted_x0 = (noisy - at(self.noise) * predicted.detach()) / at(self.signal)
+        gap = at(self.of_x0) * (x0 - predicted_x0)
+        posterior = at(self.log_variance)
+        divergence = 0.5 * (
+            log_variance - posterior - 1 + torch.exp(posterior - log_variance) + gap**2 * torch.exp(-log_variance)
+        )
+        # At t = 0 the bound is the decoder's likelihood; digits have 17 grey levels, so a Gaussian density does.
+        likelihood = 0.5 * (math.log(2 * math.pi) + log_variance + gap**2 * torch.exp(-log_variance))
+        bound = torch.where(at(timestep_is_zero(self.log_beta)) > 0, likelihood, divergence)
+        return error + self.bound_weight * bound.mean() / math.log(2)
+
+
+def timestep_is_zero(like: Tensor) -> Tensor:
+    """Indicator table of t = 0."""
+    table = torch.zeros_like(like)
+    table[0] = 1
+    return table
+
+
+def learning_rate_factor(config: TrainingConfig, iteration: int) -> float:
+    """Linear warm-up times cosine decay."""
+    warm = min(1.0, (iteration + 1) / config.warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+
+
+class Trainer:
+    """State of one training run, saved to and resumed from `folder/checkpoint.safetensors`."""
+
+    def __init__(self, model_config: DiTConfig, config: TrainingConfig, folder: Path, device: str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.path = folder / "checkpoint.safetensors"
+        self.identity = {"model": model_config.to_dict(), "training": asdict(config)}
+        self.model = DiT(model_config)
+        initialize(self.model, torch_generator(config.seed, Purpose.TRAINING))
+        self.model.to(self.device).train()
+        self.parameters = dict(self.model.named_parameters())
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+        self.loss = HybridLoss(config.bound_weight, self.device)
+        self.iteration = 0
+        if self.path.exists():
+            self.resume()
+
+    def batch(self, data: Digits, iteration: int) -> tuple[Tensor, ...]:
+        """x0, timestep, label (with dropout) and noise of one iteration."""
+        draw = torch_generator(self.config.seed, Purpose.TRAINING, iteration + 1)
+        size, null = self.config.batch_size, self.model.config.null_class
+        rows = torch.randint(len(data), (size,), generator=draw)
+        timestep = torch.randint(1000, (size,), generator=draw)
+        noise = torch.randn((size, *data.images.shape[1:]), generator=draw)
+        dropped = torch.rand(size, generator=draw) < self.config.label_dropout
+        label = data.labels[rows].masked_fill(dropped, null)
+        return tuple(tensor.to(self.device) for tensor in (data.images[rows], timestep, label, noise))
+
+    def run(self, data: Digits, until: int | None = None) -> None:
+        """Train to `until` (default: the end), saving as it goes."""
+        goal = self.config.stop_at if until is None else until
+        progress = tqdm(total=goal, initial=self.iteration, unit="it", desc="training", mininterval=5)
+        smoothed = math.nan
+        while self.iteration < goal:
+            loss = self.step(data)
+            self.iteration += 1
+            smoothed = loss if math.isnan(smoothed) else 0.99 * smoothed + 0.01 * loss
+            progress.update()
+            if self.iteration % 100 == 0:
+                progress.set_postfix(loss=f"{smoothed:.4f}", refresh=False)
+            if self.iteration % self.config.checkpoint_every == 0 or self.iteration == goal:
+                self.save()
+        progress.close()
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        """The model at the training precision; gradients reach the float32 parameters."""
+        dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
+        state = {name: p.to(dtype) for name, p in self.parameters.items()}
+        state["pos_embed"] = self.model.pos_embed.to(dtype)
+        return functional_call(self.model, state, (x.to(dtype), timestep, label)).float()
+
+    def step(self, data: Digits) -> float:
+        """One optimizer step; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * learning_rate_factor(self.config, self.iteration)
+        # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = self.loss(self.forward, *self.batch(data, self.iteration))
+            self.optimizer.zero_grad()
+            loss.backward()
+        self.optimizer.step()
+        weight = 1 - min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
+        return loss.item()
+
+    def save(self) -> None:
+        """Write everything that is needed to go on."""
+        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"average.{name}": mean for name, mean in self.average.items()}
+        for name, parameter in self.parameters.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
+        save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
+
+    def resume(self) -> None:
+        """Go on from the checkpoint; another configuration is refused."""
+        tensors, metadata = load_tensors(self.path)
+        if {key: metadata.get(key) for key in self.identity} != self.identity:
+            raise CheckpointError(
+                f"{self.path}: was trained with another configuration; delete the file or restore the configuration"
+            )
+        self.iteration = metadata["iteration"]
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"model.{name}"])
+            self.average[name].copy_(tensors[f"average.{name}"])
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.iteration)),
+                "exp_avg": tensors[f"exp_avg.{name}"].to(self.device),
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(self.device),
+            }
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """State dict of the moving average, official keys."""
+        return {**self.model.state_dict(), **self.average}
+
+
+DIGITS_DIT = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=144, depth=7, num_heads=6, num_classes=10)
+"""DiT-XL/2 at an eighth of the width and a quarter of the depth, on 8×8 digits: 16 tokens."""
+
+DIGITS_16_DIT = replace(DIGITS_DIT, input_size=16, patch_size=4)
+"""The same on digits upsampled to 16×16, in the place of the paper's 512×512 images: 16 tokens of 4×4 pixels."""
+
+VARIANTS = 16
+"""Upsampled variants of each training digit that the second model learns from."""
+
+
+@dataclass(frozen=True)
+class MiniModel:
+    """A small model that `qdit train dit` can train: its shape, the images it learns from, and the step it stops at.
+
+    Without `until` it stops where the hyperparameters say.
+    """
+
+    config: DiTConfig
+    data: Callable[[], Digits]
+    until: int | None = None
+
+
+MINI_MODELS = {
+    "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train")),
+    "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS), until=9_000),
+}
+
+
+def train_mini_dit(name: str, folder: Path, *, config: TrainingConfig | None = None, device: str = "cpu") -> Path:
+    """Train one of `MINI_MODELS` (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
+    if name not in MINI_MODELS:
+        raise ConfigError(
+            f"unknown model {name!r}; allowed are {', '.join(MINI_MODELS)}{did_you_mean(name, MINI_MODELS)}"
+        )
+    model = MINI_MODELS[name]
+    trainer = Trainer(model.config, config or TrainingConfig(), folder, device)
+    trainer.run(model.data(), until=model.until if config is None else None)
+    return trainer.path

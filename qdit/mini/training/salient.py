@@ -1,0 +1,65 @@
+"""The salient form: the same function with the channel spread of Q-DiT's Figures 2 and 3, as a stress test.
+
+Channels between a modulated LayerNorm (or V) and the linear after it are rescaled by factors that cancel, so
+that some activations or some weights become large; V is also mixed within each head by an ill-conditioned matrix,
+which no per-channel folding can undo. The parameters were chosen once on RTN's and group quantization's rows (marked
+"fitted" in the tables) and are frozen; no verdict about folding methods rests on this form.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.seeds import Purpose, generator
+from qdit.models.dit import DiT
+from qdit.models.roles import select
+from qdit.quant.folding import fold, mix_values
+
+
+@dataclass(frozen=True)
+class SalientConfig:
+    """Spread: k = exp(|N| σ_a) on a fraction of the activation channels, exp(−|N| σ_w) on a fraction of the weights'.
+
+    `mixing_spread` is the σ of the log singular values of the matrix that mixes V within each head.
+    """
+
+    sigma_activation: float = 1.5
+    fraction_activation: float = 0.05
+    sigma_weight: float = 1.8
+    fraction_weight: float = 0.04
+    mixing_spread: float = 0.5
+    seed: int = 0
+
+
+def channel_factors(config: SalientConfig, width: int, draw: np.random.Generator) -> Tensor:
+    """k (width,): what each activation channel is multiplied by, 1 for most."""
+    order = draw.permutation(width)
+    large = round(config.fraction_activation * width)
+    small = round(config.fraction_weight * width)
+    factors = np.ones(width, dtype=np.float32)
+    factors[order[:large]] = np.exp(np.abs(draw.standard_normal(large)) * config.sigma_activation)
+    factors[order[large : large + small]] = np.exp(-np.abs(draw.standard_normal(small)) * config.sigma_weight)
+    return torch.from_numpy(factors)
+
+
+def mixing_matrices(spread: float, heads: int, width: int, draw: np.random.Generator) -> Tensor:
+    """(heads, width, width) with log-normal singular values and random singular vectors."""
+    left, right = (np.linalg.qr(draw.standard_normal((heads, width, width)))[0] for _ in range(2))
+    singular = np.exp(spread * draw.standard_normal((heads, 1, width)))
+    return torch.from_numpy((left * singular) @ right.transpose(0, 2, 1)).float()
+
+
+def make_salient(model: DiT, config: SalientConfig) -> DiT:
+    """A copy of the model that computes the same function with salient channels."""
+    model = deepcopy(model)
+    heads = model.config.num_heads
+    width = model.config.hidden_size // heads
+    for number, site in enumerate(select(model.sites(), roles=("qkv", "attn_out", "fc1"))):
+        draw = generator(config.seed, Purpose.SALIENT_FORM, number)
+        if site.role == "attn_out":
+            mix_values(model, site, mixing_matrices(config.mixing_spread, heads, width, draw))
+        fold(model, site, 1 / channel_factors(config, model.config.hidden_size, draw))
+    return model

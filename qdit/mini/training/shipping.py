@@ -1,0 +1,64 @@
+"""From a training run to the shipped weights: half-precision files in `weights/` and its manifest.
+
+Training writes below `results/`; only this command changes what the repository ships.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors
+from qdit.mini.training.salient import SalientConfig, make_salient
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+from qdit.models.loading import save_model, write_manifest
+
+AVERAGE = "average."
+"""Prefix of the moving average in a training checkpoint."""
+
+
+def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
+    """The moving average of a training checkpoint as a model, and the checkpoint's metadata."""
+    tensors, metadata = load_tensors(checkpoint)
+    average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
+    if not average or not isinstance(metadata, dict):
+        raise CheckpointError(f"{checkpoint}: not a training checkpoint of a DiT; give the one that `qdit train` wrote")
+    model = DiT(DiTConfig(**metadata["model"]))
+    model.load_state_dict({**model.state_dict(), **average})
+    return model.eval(), metadata
+
+
+def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
+    """Write float16 weights; the fixed positions stay what every model computes for itself."""
+    positions = model.pos_embed.clone()
+    model.half()
+    model.pos_embed = positions
+    save_model(path, model, metadata=metadata)
+
+
+def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
+    """Write `<name>-natural` and, if asked for, `<name>-salient.safetensors` to the folder `weights`.
+
+    The salient form is made from the natural one as it is stored. The folder's manifest is written anew.
+    """
+    model, metadata = averaged_model(checkpoint)
+    training = {key: metadata[key] for key in ("training", "iteration")}
+    natural = weights / f"{name}-natural.safetensors"
+    save_half(natural, model, {**training, "form": "natural"})
+    if salient is not None:
+        restored = load_model_unchecked(natural, model.config)
+        described = {**training, "form": "salient", "salient": asdict(salient)}
+        save_half(weights / f"{name}-salient.safetensors", make_salient(restored, salient), described)
+    write_manifest(weights)
+
+
+def load_model_unchecked(path: Path, config: DiTConfig) -> DiT:
+    """A file that was just written and is not in the manifest yet."""
+    tensors, _ = load_tensors(path)
+    model = DiT(config)
+    model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in tensors.items()})
+    return model.eval()

@@ -1,0 +1,201 @@
+"""Training of a small STDiT3 on moving digits by rectified flow: velocity data − noise on straight paths.
+
+Resumable to the bit: every random number of iteration i derives from (seed, i), clips are functions of their index,
+and the checkpoint holds the weights, their moving average and the optimizers' moments.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.seeds import Purpose, torch_generator
+from qdit.mini.data.moving_digits import FPS, SIZE, make_clips
+from qdit.mini.data.moving_digits_prompts import CHANNELS, MAX_TOKENS, encode
+from qdit.mini.training.video_state import TrainingState
+from qdit.models.config import STDiT3Config
+from qdit.models.roles import linear_of, select
+from qdit.models.stdit3 import STDiT3
+
+
+@dataclass(frozen=True)
+class VideoTrainingConfig:
+    """Hyperparameters; learning rates warm up linearly, stay, and fall with the root of the iteration from `hold` on.
+
+    No rate depends on when training ends (`iterations`), so it may go on for as long as it needs. `learning_rate` is
+    Muon's, of the blocks' matrices, `other_learning_rate` is AdamW's, of all else. Times are logistic-normal with mean
+    0, a tenth of them uniform, then shifted towards noise by `shift` (t' = shift · t / (1 + (shift − 1) t)), where
+    digits take their form; the shift of Open-Sora's formula would be 0 for 8 frames. `bfloat16` runs forward and
+    backward in bfloat16 with float32 weights behind it.
+    """
+
+    iterations: int = 16_000
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    other_learning_rate: float = 3e-3
+    warmup: int = 100
+    hold: int = 2_000
+    ema: float = 0.999
+    text_dropout: float = 0.1
+    uniform_times: float = 0.1
+    shift: float = 2.0
+    checkpoint_every: int = 250
+    bfloat16: bool = True
+    seed: int = 0
+
+
+MOVING_DIGITS_STDIT3 = STDiT3Config(
+    in_channels=3,
+    patch_size=4,
+    hidden_size=144,
+    depth=2,
+    num_heads=6,
+    text_width=CHANNELS,
+    text_tokens=MAX_TOKENS,
+    base_size=SIZE,
+    pixels_per_cell=1,
+    fps=FPS,
+    frame_positions=True,
+)
+"""STDiT3-XL/2 at an eighth of the width and a fourteenth of the depth, on 8 frames of 16×16 pixels: 128 tokens."""
+
+
+def initialize(model: STDiT3, generator: torch.Generator) -> None:
+    """STDiT3's initialization: Xavier linears, N(0, 0.02) embedders, silent temporal blocks and output layer."""
+    width = model.config.hidden_size
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if hasattr(module, "scale_shift_table"):
+            nn.init.normal_(module.get_parameter("scale_shift_table"), std=width**-0.5, generator=generator)
+        if name.startswith("temporal_blocks.") and name.endswith((".proj", ".fc2")):
+            nn.init.zeros_(module.get_parameter("weight"))
+    for site in select(model.sites(), roles=("time_embed", "fps_embed", "t_block", "caption_proj")):
+        nn.init.normal_(linear_of(model, site).weight, std=0.02, generator=generator)
+    nn.init.zeros_(linear_of(model, "final_layer.linear").weight)
+    nn.init.normal_(model.y_embedder.y_embedding, generator=generator)
+
+
+def shifted(times: Tensor, shift: float) -> Tensor:
+    """Times in [0, 1] moved towards 1 (noise): shift · t / (1 + (shift − 1) t)."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def to_model(frames: Tensor) -> Tensor:
+    """Frames uint8 → float32 in [−1, 1], what the model sees and makes."""
+    return frames.float() / 127.5 - 1
+
+
+def learning_rate_factor(config: VideoTrainingConfig, iteration: int) -> float:
+    """Linear warm-up, one, then √(hold / iteration)."""
+    return min(1.0, (iteration + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
+
+
+WHEN = ("iterations", "checkpoint_every")
+"""Fields of the configuration that change no weight: a checkpoint may go on with others."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch: noisy clips and target velocities (N, 3, 8, 16, 16), times (N,) in [0, 1], text and mask."""
+
+    noisy: Tensor
+    velocity: Tensor
+    times: Tensor
+    text: Tensor
+    mask: Tensor
+
+
+class VideoTrainer:
+    """One training run in `folder`, on `device`."""
+
+    def __init__(self, model: STDiT3Config, config: VideoTrainingConfig, folder: Path, device: str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.model = STDiT3(model)
+        initialize(self.model, torch_generator(config.seed, Purpose.TRAINING))
+        self.model.to(self.device).train()
+        training = {key: value for key, value in asdict(config).items() if key not in WHEN}
+        identity = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
+        self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema)
+
+    def batch(self, iteration: int) -> Batch:
+        """The batch of one iteration; every clip is shown once."""
+        config = self.config
+        draw = torch_generator(config.seed, Purpose.TRAINING, iteration + 1)
+        size = config.batch_size
+        clips = make_clips(config.seed, range(iteration * size, (iteration + 1) * size), "train")
+        data, (text, mask) = to_model(clips.frames), encode(clips.scenarios)
+        noise = torch.randn(data.shape, generator=draw)
+        normal = torch.randn(size, generator=draw).sigmoid()
+        uniform = torch.rand(size, generator=draw)
+        chosen = torch.rand(size, generator=draw) < config.uniform_times
+        times = shifted(torch.where(chosen, uniform, normal), config.shift)
+        dropped = torch.rand(size, generator=draw) < config.text_dropout
+        null = self.model.null_text(size, text.shape[1]).cpu()
+        text = torch.where(dropped[:, None, None], null, text)
+        at = times.view(-1, 1, 1, 1, 1)
+        batch = Batch((1 - at) * data + at * noise, data - noise, times, text, mask)
+        return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
+
+    def velocity(self, batch: Batch) -> Tensor:
+        """The model's velocity at the training precision; gradients reach the float32 parameters."""
+        dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
+        weights: Mapping[str, Tensor] = {name: p.to(dtype) for name, p in self.state.parameters.items()}
+        inputs = (batch.noisy.to(dtype), 1000 * batch.times, batch.text, batch.mask)
+        found: Tensor = functional_call(self.model, dict(weights), inputs)
+        return found[:, : self.model.config.in_channels].float()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the velocity."""
+        return (self.velocity(batch) - batch.velocity).square().mean()
+
+    def step(self) -> float:
+        """One optimizer step; returns the loss."""
+        factor = learning_rate_factor(self.config, self.state.iteration)
+        rates = (self.config.learning_rate * factor, self.config.other_learning_rate * factor)
+        # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = self.loss(self.batch(self.state.iteration))
+            self.state.update(loss, rates)
+        return loss.item()
+
+    def run(self, until: int | None = None) -> None:
+        """Train to `until` (default: the end), saving as it goes."""
+        goal = self.config.iterations if until is None else min(until, self.config.iterations)
+        progress = tqdm(total=goal, initial=self.state.iteration, unit="it", desc="training", mininterval=5)
+        smoothed = math.nan
+        while self.state.iteration < goal:
+            loss = self.step()
+            smoothed = loss if math.isnan(smoothed) else 0.99 * smoothed + 0.01 * loss
+            progress.update()
+            if self.state.iteration % 100 == 0:
+                progress.set_postfix(loss=f"{smoothed:.4f}", refresh=False)
+            if self.state.iteration % self.config.checkpoint_every == 0 or self.state.iteration == goal:
+                self.state.save()
+        progress.close()
+
+
+MINI_VIDEO_MODELS = {"stdit3-moving-digits": MOVING_DIGITS_STDIT3}
+"""Small models that `qdit train video` can train."""
+
+
+def train_mini_video(
+    name: str, folder: Path, *, config: VideoTrainingConfig | None = None, until: int | None = None, device: str = "cpu"
+) -> Path:
+    """Train one of `MINI_VIDEO_MODELS` (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
+    if name not in MINI_VIDEO_MODELS:
+        raise ConfigError(
+            f"unknown model {name!r}; allowed are {', '.join(MINI_VIDEO_MODELS)}{did_you_mean(name, MINI_VIDEO_MODELS)}"
+        )
+    trainer = VideoTrainer(MINI_VIDEO_MODELS[name], config or VideoTrainingConfig(), folder, device)
+    trainer.run(until)
+    return trainer.state.path

@@ -1,0 +1,157 @@
+"""How good a mini video model is: what the instruments see in its clips, beside real clips of held-out digits.
+
+Measured once per shipped weights and kept as JSON with machine, commit and command.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from qdit.core.files import atomic_path, sha256_file, write_json
+from qdit.core.pixels import to_uint8
+from qdit.core.provenance import commit, machine, packages
+from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE, draw_scenario, show
+from qdit.mini.data.moving_digits_prompts import Scenario, encode, prompt_of
+from qdit.mini.training.video_shipping import load_video_model
+from qdit.mini.vbench.evaluate import ClipSet, mfvd, report
+from qdit.mini.vbench.observation import Observation, Observer, load_observer
+from qdit.mini.vbench.scores import SCORES
+from qdit.mini.vbench.suites import SAMPLES, Prompt, all_prompts
+from qdit.models.stdit3 import STDiT3
+from qdit.sampling.rectified_flow import FlowProtocol, sample_clips
+
+PROTOCOL = FlowProtocol(frames=FRAMES, height=SIZE, width=SIZE, fps=FPS, steps=15, cfg_scale=2.5, shift=2.5, seed=1)
+"""Steps, guidance and shift of the mini video model."""
+CLIPS = 200
+BATCH = 25
+BARS = {"object_class": 0.80, "color": 0.85, "human_action": 0.80, "scene": 0.90}
+"""Least score of the model's clips, as a fraction of the score of real clips."""
+SCENARIO_SEED, REAL_SEED = 11, 12
+SHOWN = 12
+ENLARGED = 6
+GAP = 2
+
+
+def sample(model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol = PROTOCOL) -> Tensor:
+    """Clips uint8 (N, 3, 8, 16, 16) for scenarios; the noise of the i-th depends on (protocol.seed, i)."""
+    parts = []
+    for start in tqdm(range(0, len(scenarios), BATCH), desc="clips", unit="batch", mininterval=5):
+        rows = range(start, min(start + BATCH, len(scenarios)))
+        text, mask = encode(tuple(scenarios[row] for row in rows))
+        pixels = sample_clips(model, protocol, text, mask.bool(), list(rows), latent_size=(FRAMES, SIZE, SIZE))
+        parts.append(to_uint8(pixels))
+    return torch.cat(parts)
+
+
+def clips_for(model: STDiT3, prompts: Sequence[Prompt], samples: int) -> ClipSet:
+    """A model's clips for the prompts of a suite, `samples` of each."""
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    frames = sample(model, [prompt.scenario for prompt in asked], replace(PROTOCOL, seed=2))
+    return ClipSet(frames, tuple(prompt.text for prompt in asked), tuple(range(samples)) * len(prompts))
+
+
+def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> ClipSet:
+    """The same for a file of weights or a checkpoint."""
+    return clips_for(load_video_model(weights), prompts, samples)
+
+
+def asked_for(count: int = CLIPS) -> list[Scenario]:
+    """Scenarios of the world with one digit, steady and in the normal style: what the four bars are measured on."""
+    found: list[Scenario] = []
+    index = 0
+    while len(found) < count:
+        scenario = draw_scenario(SCENARIO_SEED, index)
+        index += 1
+        if len(scenario.digits) == 1:
+            found.append(replace(scenario, tempo="steady", style="normal"))
+    return found
+
+
+def mean_scores(observer: Observer, clips: Tensor, scenarios: Sequence[Scenario]) -> dict[str, float]:
+    """Mean of the four scores with bars over clips."""
+    seen = observer(clips)
+    return {name: mean_score(name, seen, scenarios) for name in BARS}
+
+
+def mean_score(name: str, seen: Sequence[Observation], scenarios: Sequence[Scenario]) -> float:
+    """Mean of a score that needs no prompt embedding, over the clips that it does not skip."""
+    none = np.zeros(0)
+    values = [SCORES[name](clip, scenario, none) for clip, scenario in zip(seen, scenarios, strict=True)]
+    scored = [value for value in values if value is not None]
+    return float(np.mean(scored)) if scored else 0.0
+
+
+def measure(
+    model: STDiT3, observer: Observer, *, count: int = CLIPS, full: bool = True
+) -> tuple[dict[str, Any], Tensor]:
+    """Figures of a model, and its clips for `asked_for`; `full` adds mini-VBench's suites and mFVD."""
+    scenarios = asked_for(count)
+    clips, real = sample(model, scenarios), show(scenarios, "held_out", seed=REAL_SEED).frames
+    ours, theirs = (mean_scores(observer, frames, scenarios) for frames in (clips, real))
+    figures: dict[str, Any] = {
+        "clips": count,
+        "protocol": PROTOCOL.to_dict(),
+        "scores": ours,
+        "scores_of_real_clips": theirs,
+        "fractions": {name: ours[name] / theirs[name] for name in BARS},
+        "bars": BARS,
+    }
+    if full:
+        prompts = all_prompts()
+        found = report(observer, clips_for(model, prompts, SAMPLES), prompts)
+        figures["mini_vbench"] = {key: found[key] for key in ("protocol", "clips", "scores", "totals", "real_clips")}
+        again = show(scenarios, "held_out", seed=REAL_SEED + 1).frames
+        figures["mfvd"] = {"clips": mfvd(observer, clips, real), "other_real_clips": mfvd(observer, again, real)}
+    return figures, clips
+
+
+def measure_video_files(
+    weights: Path, instruments: Path, out: Path, *, picture: Path | None, command: str, count: int = CLIPS
+) -> dict[str, float]:
+    """Measure a weights file or checkpoint; write the figures as JSON, and clips as an animation; returns fractions."""
+    model, observer = load_video_model(weights), load_observer(instruments)
+    figures, clips = measure(model, observer, count=count)
+    study = {
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "packages": packages(),
+        "weights": {"file": weights.name, "sha256": sha256_file(weights)},
+        "instruments": {"file": instruments.name, "sha256": sha256_file(instruments)},
+        "figures": figures,
+    }
+    write_json(out, study)
+    if picture is not None:
+        animate(clips[:SHOWN], picture)
+    fractions: dict[str, float] = figures["fractions"]
+    return fractions
+
+
+def animate(clips: Tensor, path: Path, *, columns: int = 6) -> None:
+    """Clips uint8 (N, 3, T, H, W) side by side as a looping GIF, each pixel enlarged."""
+    frames = clips.permute(2, 0, 3, 4, 1).numpy()
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    rows = [
+        np.concatenate(list(part), axis=2)
+        for part in (padded[:, start : start + columns].swapaxes(0, 1) for start in range(0, len(clips), columns))
+    ]
+    sheet = np.concatenate(rows, axis=1).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+    pictures = [Image.fromarray(frame) for frame in sheet]
+    with atomic_path(path) as temporary:
+        pictures[0].save(
+            temporary, format="gif", save_all=True, append_images=pictures[1:], duration=1000 // FPS, loop=0
+        )
+
+
+def show_real(path: Path) -> list[str]:
+    """Animate real clips of held-out digits; returns their prompts, row by row."""
+    scenarios = [draw_scenario(SCENARIO_SEED, index) for index in range(SHOWN)]
+    animate(show(scenarios, "held_out", seed=REAL_SEED).frames, path)
+    return [prompt_of(scenario) for scenario in scenarios]

@@ -1,0 +1,56 @@
+"""The salient form of a video model: that of `qdit.mini.training.salient` with the shared modulation.
+
+All blocks of an STDiT3 share one modulation linear, so a factor of one block's channels cannot be hidden in it. One
+factor per channel for all blocks can: shift and scale rows of `t_block` and the blocks' own tables are divided by it,
+the columns of every block's qkv (or fc1) multiplied. V is rescaled and mixed block by block, as there. The parameters
+are those of the image form as they were frozen; no row of clips was looked at to choose them.
+"""
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from qdit.core.seeds import Purpose, generator
+from qdit.mini.training.salient import SalientConfig, channel_factors, mixing_matrices
+from qdit.models.roles import linear_of, select
+from qdit.models.stdit3 import STDiT3
+from qdit.quant.folding import fold, mix_values
+
+MODULATED = {"qkv": (0, 1), "fc1": (3, 4)}
+"""Role → chunks of the modulation that give its input's shift and scale, of shift, scale, gate, shift, scale, gate."""
+
+
+def make_salient_video(model: STDiT3, config: SalientConfig) -> STDiT3:
+    """A copy of the model that computes the same function with salient channels, with the official keys."""
+    model = deepcopy(model)
+    width, heads = model.config.hidden_size, model.config.num_heads
+    for number, role in enumerate(MODULATED):
+        draw = generator(config.seed, Purpose.SALIENT_FORM, number)
+        fold_everywhere(model, role, 1 / channel_factors(config, width, draw))
+    for number, site in enumerate(select(model.sites(), roles=("attn_out",)), start=len(MODULATED)):
+        draw = generator(config.seed, Purpose.SALIENT_FORM, number)
+        mix_values(model, site, mixing_matrices(config.mixing_spread, heads, width // heads, draw))
+        fold(model, site, 1 / channel_factors(config, width, draw))
+    return model
+
+
+def fold_everywhere(model: STDiT3, role: str, factor: Tensor) -> None:
+    """The linears of this role in all blocks see their inputs divided by `factor` (D,); the function stays.
+
+    shift + table → (shift + table) / factor and 1 + scale + table → (1 + scale + table) / factor.
+    """
+    shared, width = linear_of(model, "t_block.1"), model.config.hidden_size
+    shift, scale = MODULATED[role]
+    with torch.no_grad():
+        for chunk in (shift, scale):
+            rows = slice(chunk * width, (chunk + 1) * width)
+            shared.weight[rows] /= factor[:, None]
+            shared.bias[rows] /= factor
+        for block in model.blocks():
+            table = cast(nn.Parameter, block.scale_shift_table)
+            table[shift] /= factor
+            table[scale] = (1 + table[scale]) / factor - 1
+        for site in select(model.sites(), roles=(role,)):
+            linear_of(model, site).weight.mul_(factor)

@@ -1,0 +1,68 @@
+"""From a training checkpoint of a video model to the model itself, and to the shipped weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors
+from qdit.mini.training.salient import SalientConfig
+from qdit.mini.training.video_salient import make_salient_video
+from qdit.mini.training.video_state import AVERAGE
+from qdit.models.config import STDiT3Config
+from qdit.models.loading import save_model, write_manifest
+from qdit.models.stdit3 import STDiT3
+
+
+def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
+    """The moving average of a checkpoint that `qdit train video` wrote, in eval mode, and the file's metadata."""
+    tensors, metadata = load_tensors(checkpoint)
+    average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
+    if not average or not isinstance(metadata, dict) or "world" not in metadata:
+        raise CheckpointError(
+            f"{checkpoint}: not a training checkpoint of a video model; give the one that qdit train video wrote"
+        )
+    model = STDiT3(STDiT3Config(**metadata["model"]))
+    model.load_state_dict(average)
+    return model.eval(), metadata
+
+
+def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
+    """Write `<name>-natural` and `<name>-salient.safetensors` (float16) to the folder `weights`, its manifest anew.
+
+    The salient form is made from the natural one as it is stored; `salient` are its parameters, by default the image
+    models'.
+    """
+    model, metadata = averaged_video_model(checkpoint)
+    described = {key: metadata[key] for key in ("training", "world", "iteration")}
+    natural, stressed = (weights / f"{name}-{form}.safetensors" for form in ("natural", "salient"))
+    save_half(natural, model, {**described, "form": "natural"})
+    config = salient or SalientConfig()
+    form = {"form": "salient", "salient": asdict(config)}
+    save_half(stressed, make_salient_video(model.float(), config), {**described, **form})
+    write_manifest(weights)
+    return [natural, stressed]
+
+
+def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
+    """Write float16 weights, which the model then has too; fixed frequencies stay what every model computes."""
+    angles = model.rope.freqs.clone()
+    model.half()
+    model.rope.freqs = angles
+    save_model(path, model, metadata=metadata)
+
+
+def load_video_model(path: Path) -> STDiT3:
+    """Shipped weights or a training checkpoint, whichever the file is; CheckpointError on anything else."""
+    from qdit.models.loading import load_model
+
+    _, metadata = load_tensors(path)
+    if isinstance(metadata, dict) and "world" in metadata and "form" not in metadata:
+        return averaged_video_model(path)[0]
+    model = load_model(path)
+    if not isinstance(model, STDiT3):
+        raise CheckpointError(f"{path}: holds a {type(model).__name__}, a video model (STDiT3) is needed")
+    return model.to(torch.float32)

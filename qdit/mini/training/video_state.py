@@ -1,0 +1,86 @@
+"""What a training run of a video model keeps: weights, their moving average, the optimizers' moments, the iteration.
+
+The matrices of the blocks are trained by Muon (momentum made orthogonal; Jordan et al. 2024), the rest by AdamW.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors, save_tensors
+
+AVERAGE = "average."
+"""Prefix of the moving average in a checkpoint."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether this is the weight of a linear in a block."""
+    return "_blocks." in name and name.endswith(".weight") and parameter.ndim == 2
+
+
+class TrainingState:
+    """A model in training, saved to and resumed from one file, to the bit.
+
+    `identity` is everything that a checkpoint must have been trained with, as JSON; CheckpointError otherwise.
+    """
+
+    def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
+        self.model, self.path, self.identity, self.ema = model, path, identity, ema
+        self.parameters = dict(model.named_parameters())
+        self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        matrices = {name: p for name, p in self.parameters.items() if is_block_matrix(name, p)}
+        others = [p for name, p in self.parameters.items() if name not in matrices]
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, weight_decay=0.0, foreach=True),
+        )
+        self.iteration = 0
+        if path.exists():
+            self.resume()
+
+    def update(self, loss: Tensor, learning_rates: tuple[float, float]) -> None:
+        """One step of Muon and AdamW, and of the average, which remembers less at the start; counts the iteration."""
+        self.model.zero_grad()
+        loss.backward()
+        for optimizer, rate in zip(self.optimizers, learning_rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        weight = 1 - min(self.ema, (1 + self.iteration) / (10 + self.iteration))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
+        self.iteration += 1
+
+    def save(self) -> None:
+        """Write everything that is needed to go on, and the model's buffers."""
+        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"{AVERAGE}{name}": mean for name, mean in self.average.items()}
+        tensors |= {f"{AVERAGE}{name}": b for name, b in self.model.state_dict().items() if name not in self.parameters}
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                name = self.names[parameter]
+                tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
+        save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
+
+    def resume(self) -> None:
+        """Go on from the checkpoint; another configuration is refused."""
+        tensors, metadata = load_tensors(self.path)
+        if not isinstance(metadata, dict) or {key: metadata.get(key) for key in self.identity} != self.identity:
+            raise CheckpointError(
+                f"{self.path}: was trained with another configuration; delete the file or restore the configuration"
+            )
+        self.iteration = metadata["iteration"]
+        muon, adam = self.optimizers
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"model.{name}"])
+            self.average[name].copy_(tensors[f"{AVERAGE}{name}"])
+            keys = {moment: f"{moment}.{name}" for moment in MOMENTS}
+            state = {moment: tensors[key].to(parameter.device) for moment, key in keys.items() if key in tensors}
+            if is_block_matrix(name, parameter):
+                muon.state[parameter] = state
+            else:
+                adam.state[parameter] = {"step": torch.tensor(float(self.iteration)), **state}

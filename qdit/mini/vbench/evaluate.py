@@ -1,0 +1,185 @@
+"""mini-VBench of a set of clips: sixteen scores and three totals, as VBench's result JSON.
+
+A clip is known by its prompt and its number, as VBench's "prompt-0.mp4". Nothing is scored on fewer clips than the
+prompts ask for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays, save_arrays
+from qdit.core.metric_names import DIMENSIONS
+from qdit.core.mp4 import read_mp4, write_mp4
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.statistics import moments
+from qdit.metrics.vbench_totals import scaled_between, totals
+from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE, show
+from qdit.mini.vbench.observation import PROTOCOL, Observation, Observer, require_clips
+from qdit.mini.vbench.scores import SCORES
+from qdit.mini.vbench.suites import SAMPLES, Prompt
+
+REFERENCE_SEED, NOISE_SEED = 5, 6
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips by name: frames uint8 (N, 3, 8, 16, 16), the prompt and the number of each."""
+
+    frames: Tensor
+    prompts: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require_clips(self.frames)
+        if not len(self.frames) == len(self.prompts) == len(self.numbers):
+            raise DataError(
+                f"clips: {len(self.frames)} clips with {len(self.prompts)} prompts and {len(self.numbers)} numbers;"
+                " write one of each per clip"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write as npz, or where the name has no suffix as a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        if not path.suffix:
+            for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
+                write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
+            return
+        arrays = {"frames": self.frames.numpy(), "prompts": np.array(self.prompts), "numbers": np.array(self.numbers)}
+        save_arrays(path, arrays)
+
+
+def load_clips(path: Path) -> ClipSet:
+    """Read clips written by `ClipSet.save`; DataError in one line on anything else."""
+    if path.is_dir():
+        return load_mp4s(path)
+    arrays = load_arrays(path)
+    if missing := {"frames", "prompts", "numbers"} - set(arrays):
+        raise DataError(f"{path}: has no {', '.join(sorted(missing))}; write the clips with qdit video clips")
+    try:
+        numbers = tuple(int(number) for number in arrays["numbers"])
+        return ClipSet(torch.from_numpy(arrays["frames"]), tuple(map(str, arrays["prompts"])), numbers)
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"{path}: not a set of clips ({problem}); write the clips with qdit video clips") from None
+    except DataError as problem:
+        raise DataError(f"{path}: {problem}") from None
+
+
+def load_mp4s(folder: Path) -> ClipSet:
+    """Read a folder of `<prompt>-<number>.mp4`, as VBench names them."""
+    named = {path: path.stem.rpartition("-") for path in sorted(folder.glob("*.mp4"))}
+    if not named:
+        raise DataError(f"{folder}: holds no MP4 files, at least one is needed; write them with qdit video clips")
+    for path, (prompt, _, number) in named.items():
+        if not prompt or not number.isdigit():
+            raise DataError(f"{path}: the name is not '<prompt>-<number>.mp4', as VBench names clips; rename it")
+    frames = [torch.from_numpy(read_mp4(path, frames=FRAMES)).permute(3, 0, 1, 2) for path in named]
+    for path, clip in zip(named, frames, strict=True):
+        if clip.shape[2:] != (SIZE, SIZE):
+            raise DataError(f"{path}: frames are {tuple(clip.shape[2:])}, allowed is ({SIZE}, {SIZE}); sample it again")
+    names = named.values()
+    return ClipSet(torch.stack(frames), tuple(name[0] for name in names), tuple(int(name[2]) for name in names))
+
+
+def reference_clips(prompts: Sequence[Prompt], *, samples: int = SAMPLES, seed: int = REFERENCE_SEED) -> ClipSet:
+    """Real clips of held-out digits for prompts: what a perfect model might make."""
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    clips = show([prompt.scenario for prompt in asked], "held_out", seed=seed)
+    return ClipSet(clips.frames, tuple(prompt.text for prompt in asked), tuple(range(samples)) * len(prompts))
+
+
+def noise_clips(like: ClipSet) -> ClipSet:
+    """Uniform pixel noise under the same names: the worst that can be."""
+    draw = torch.Generator().manual_seed(NOISE_SEED)
+    frames = torch.randint(256, like.frames.shape, generator=draw, dtype=torch.uint8)
+    return ClipSet(frames, like.prompts, like.numbers)
+
+
+def chosen_clips(clips: ClipSet, prompts: Sequence[Prompt], samples: int) -> Tensor:
+    """The clips of these prompts, number 0 … samples − 1 of each; DataError if one is missing or there twice."""
+    rows: dict[tuple[str, int], int] = {}
+    for row, name in enumerate(zip(clips.prompts, clips.numbers, strict=True)):
+        if name in rows:
+            raise DataError(f"clips: {name[0]!r} number {name[1]} is there twice; write each clip once")
+        rows[name] = row
+    wanted = [(prompt.text, number) for prompt in prompts for number in range(samples)]
+    if absent := [name for name in wanted if name not in rows]:
+        raise DataError(
+            f"clips: {len(absent)} of {len(wanted)} are missing, first {absent[0][0]!r} number {absent[0][1]}; sample"
+            " them, nothing is scored on fewer"
+        )
+    return clips.frames[[rows[name] for name in wanted]]
+
+
+def evaluate(
+    observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES
+) -> dict[str, Any]:
+    """Sixteen scores: {dimension: [score, [{video_path, video_results}, …]]}, as in VBench's eval_results JSON.
+
+    A dimension without prompts is left out; one in which every clip is skipped (no digit that could have a colour)
+    is 0.
+    """
+    seen = observer(chosen_clips(clips, prompts, samples))
+    embeddings = observer.of_prompts([prompt.scenario for prompt in prompts])
+    results: dict[str, Any] = {}
+    for dimension in DIMENSIONS:
+        rows = [
+            (f"{prompt.text}-{number}", score_of(dimension, seen[index * samples + number], prompt, embeddings[index]))
+            for index, prompt in enumerate(prompts)
+            if dimension in prompt.dimensions
+            for number in range(samples)
+        ]
+        found = [value for _, value in rows if value is not None]
+        if rows:
+            mean = float(np.mean(found)) if found else 0.0
+            results[dimension] = [mean, [{"video_path": name, "video_results": value} for name, value in rows]]
+    return results
+
+
+def score_of(dimension: str, seen: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
+    """Score of one clip."""
+    return SCORES[dimension](seen, prompt.scenario, embedding)
+
+
+def means(results: Mapping[str, Any]) -> dict[str, float]:
+    """Dimension → score of a result JSON."""
+    return {dimension: float(value[0]) for dimension, value in results.items()}
+
+
+def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES) -> dict[str, Any]:
+    """Scores, totals, and what they stand between: real clips and noise of the same prompts; labelled."""
+    reference = reference_clips(prompts, samples=samples)
+    best = means(evaluate(observer, reference, prompts, samples=samples))
+    worst = means(evaluate(observer, noise_clips(reference), prompts, samples=samples))
+    results = evaluate(observer, clips, prompts, samples=samples)
+    scores = means(results)
+    return {
+        "protocol": PROTOCOL,
+        "instruments": observer.digest,
+        "prompts": len(prompts),
+        "clips": len(prompts) * samples,
+        "scores": scores,
+        "totals": totals(scaled_between(scores, worst=worst, best=best)) if len(scores) == len(DIMENSIONS) else None,
+        "real_clips": best,
+        "pixel_noise": worst,
+        "results": results,
+    }
+
+
+def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
+    """mFVD: Fréchet distance of the clip features (96-d) of two sets of clips uint8 (N, 3, 8, 16, 16), N ≥ 2.
+
+    The mini profile's FVD; like it, it is finite for fewer clips than dimensions.
+    """
+    one, two = (moments(clip_features(observer, part)) for part in (clips, others))
+    return frechet_distance(one, two)
+
+
+def clip_features(observer: Observer, clips: Tensor) -> np.ndarray:
+    """Features (N, 96) of clips uint8 (N, 3, 8, 16, 16)."""
+    return np.stack([seen.feature for seen in observer(clips)])

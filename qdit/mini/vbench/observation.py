@@ -1,0 +1,180 @@
+"""What mini-VBench's instruments see in clips, as plain arrays from which the sixteen scores are computed."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qdit.core.errors import CheckpointError, DataError
+from qdit.core.files import load_tensors, require_finite, sha256_file
+from qdit.mini.data.moving_digits import FRAMES, SIZE
+from qdit.mini.data.moving_digits_prompts import COLOURS, DIGITS, Scenario, tokens_of
+from qdit.mini.vbench.flow import flow_magnitude, midpoint_error
+from qdit.mini.vbench.networks import FrameReading, Instruments
+from qdit.models.manifest import check_file
+from qdit.models.state import one_line
+
+PROTOCOL = "mini-VBench (moving digits)"
+DETECTED = 0.5
+"""Least objectness of a peak that counts as an object."""
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Detection:
+    """An object in a frame; `down` and `across` count cells."""
+
+    digit: str
+    colour: str
+    down: int
+    across: int
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is seen in one clip of T frames, whatever its prompt."""
+
+    detections: tuple[tuple[Detection, ...], ...]
+    """T frames"""
+    subject: np.ndarray
+    """(T, 64) trunk averaged over the objects, length one"""
+    background: np.ndarray
+    """(T, 64) trunk averaged over the rest, length one"""
+    scenes: np.ndarray
+    """(T, 4) logits"""
+    styles: np.ndarray
+    """(T, 3) probabilities"""
+    motions: np.ndarray
+    """(5,) logits"""
+    tempos: np.ndarray
+    """(3,) probabilities"""
+    embedding: np.ndarray
+    """(96,) length one, the space of prompts"""
+    feature: np.ndarray
+    """(96,) of mFVD"""
+    aesthetic: np.ndarray
+    """(T,) in [0, 1]"""
+    quality: np.ndarray
+    """(T,) in [0, 1]"""
+    flow: np.ndarray
+    """(T − 1,) mean of the fastest 5 % of pixels, in pixels per frame"""
+    change: np.ndarray
+    """(T − 1,) mean absolute difference of successive frames, pixels in [0, 1]"""
+    midpoint: np.ndarray
+    """Mean absolute error of each odd frame interpolated from its neighbours, pixels in [0, 1]"""
+
+
+class Observer:
+    """The instruments as a function of clips; made by `load_observer`."""
+
+    def __init__(self, network: Instruments, digest: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.digest = digest
+
+    def __call__(self, clips: Tensor) -> list[Observation]:
+        """Observations of clips uint8 (N, 3, 8, 16, 16); DataError on anything else."""
+        require_clips(clips)
+        with torch.inference_mode():
+            return [found for part in clips.split(BATCH) for found in self.observe(part)]
+
+    def observe(self, clips: Tensor) -> list[Observation]:
+        """One batch."""
+        x = clips.float() / 127.5 - 1
+        count, frames = len(x), x.shape[2]
+        flat = x.transpose(1, 2).flatten(0, 1)
+        seen, clip = self.network.frames(flat), self.network.clips(x)
+        objectness = seen.objectness.sigmoid()
+        subject, background = pooled(seen.trunk, objectness), pooled(seen.trunk, 1 - objectness)
+        aesthetic = self.network.aesthetic(seen.feature)[:, 0].sigmoid()
+        quality = self.network.quality(flat).sigmoid()
+        found = detections(seen)
+        unit = (x + 1) / 2
+        change = (unit[:, :, 1:] - unit[:, :, :-1]).abs().mean(dim=(1, 3, 4))
+        flow, midpoint = flow_magnitude(unit), midpoint_error(unit)
+
+        def rows(values: Tensor, of_frames: bool = True) -> np.ndarray:
+            shaped = values.unflatten(0, (count, frames)) if of_frames else values
+            return shaped.double().numpy()
+
+        per_frame = [rows(v) for v in (subject, background, seen.scenes, seen.styles.softmax(1), aesthetic, quality)]
+        heads = (clip.motions, clip.tempos.softmax(1), clip.embedding, clip.feature, flow, change, midpoint)
+        per_clip = [rows(v, of_frames=False) for v in heads]
+        return [
+            Observation(
+                tuple(found[i * frames : (i + 1) * frames]),
+                *(v[i] for v in per_frame[:4]),
+                *(v[i] for v in per_clip[:4]),
+                *(v[i] for v in per_frame[4:]),
+                *(v[i] for v in per_clip[4:]),
+            )
+            for i in range(count)
+        ]
+
+    def of_prompts(self, scenarios: list[Scenario]) -> np.ndarray:
+        """Embeddings (N, 96) of prompts, length one."""
+        with torch.inference_mode():
+            return self.network.clips.of_prompts([tokens_of(scenario) for scenario in scenarios]).double().numpy()
+
+
+class Remembering(Observer):
+    """An observer that looks at the same clips once, for the many numbers of one evaluation."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__(observer.network, observer.digest)
+        self.seen: dict[bytes, list[Observation]] = {}
+
+    def __call__(self, clips: Tensor) -> list[Observation]:
+        """As `Observer`, from memory where these very clips were seen before."""
+        require_clips(clips)
+        digest = hashlib.sha256(clips.contiguous().numpy().tobytes()).digest()
+        if digest not in self.seen:
+            self.seen[digest] = super().__call__(clips)
+        return self.seen[digest]
+
+
+def require_clips(clips: Tensor) -> None:
+    """DataError unless these are uint8 clips of the moving digits."""
+    shape = (3, FRAMES, SIZE, SIZE)
+    if clips.ndim != 5 or tuple(clips.shape[1:]) != shape or clips.dtype != torch.uint8:
+        raise DataError(
+            f"clips: found {str(clips.dtype).removeprefix('torch.')} {tuple(clips.shape)}, allowed is uint8 (N, 3,"
+            f" {FRAMES} frames, {SIZE}, {SIZE}); write the clips as the mini video model makes them"
+        )
+
+
+def pooled(trunk: Tensor, weight: Tensor) -> Tensor:
+    """Mean of the trunk (N, C, h, w) with weights (N, h, w), of length one."""
+    return F.normalize(torch.einsum("nchw,nhw->nc", trunk, weight), dim=1)
+
+
+def detections(seen: FrameReading) -> list[tuple[Detection, ...]]:
+    """Objects of each frame: peaks of the objectness over 3×3 cells that exceed one half."""
+    score = seen.objectness.sigmoid()
+    highest = F.max_pool2d(score[:, None], 3, stride=1, padding=1)[:, 0]
+    digits, colours = seen.digits.argmax(dim=1), seen.colours.argmax(dim=1)
+    found: list[list[Detection]] = [[] for _ in range(len(score))]
+    for row, down, across in ((score == highest) & (score > DETECTED)).nonzero().tolist():
+        digit, colour = DIGITS[digits[row, down, across]], COLOURS[colours[row, down, across]]
+        found[row].append(Detection(digit, colour, down, across))
+    return [tuple(frame) for frame in found]
+
+
+def load_observer(path: Path, *, sha256: str | None = None) -> Observer:
+    """Load the instruments, checked against `sha256` or the manifest.json beside them; CheckpointError on others."""
+    check_file(path, sha256)
+    tensors, _ = load_tensors(path)
+    network = Instruments()
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as problem:
+        raise CheckpointError(
+            f"{path}: not the instruments of mini-VBench ({one_line(problem)}); use weights/mini-vbench.safetensors or"
+            " train them with qdit train instruments"
+        ) from None
+    for key, tensor in tensors.items():
+        require_finite(f"{path}: {key}", tensor, error=CheckpointError)
+    return Observer(network, sha256_file(path))

@@ -1,0 +1,148 @@
+"""The sixteen scores of one clip, from what the instruments saw in it; means over clips are in `evaluate`.
+
+Each follows VBench's formula for its dimension (spec/models_metrics.md §4.2 and §7.3) where the world has what VBench
+looks for. Cosines and fractions; 1 is best.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from qdit.mini.data.moving_digits_prompts import MOTIONS, SCENES, STYLES, TEMPOS, Scenario
+from qdit.mini.vbench.observation import Detection, Observation
+
+FAST = 0.5
+"""Pixels per frame above which a pair of frames moves."""
+SURE = 0.85
+"""Least sigmoid of a motion's logit, as VBench asks of an action."""
+
+Score = Callable[[Observation, Scenario, np.ndarray], float | None]
+"""Score of a clip for a prompt and the prompt's embedding (96,); None if it cannot be scored (VBench skips it)."""
+
+
+def consistency(features: np.ndarray) -> float:
+    """Mean over frames t ≥ 2 of ½ [max(0, cos(f_t, f_(t−1))) + max(0, cos(f_t, f_1))]; features of length one."""
+    previous = (features[1:] * features[:-1]).sum(axis=1)
+    first = features[1:] @ features[0]
+    return float((np.maximum(previous, 0) + np.maximum(first, 0)).mean() / 2)
+
+
+def subject_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """How alike the objects are in all frames."""
+    return consistency(seen.subject)
+
+
+def background_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """How alike the rest is in all frames."""
+    return consistency(seen.background)
+
+
+def temporal_flickering(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """1 − mean absolute difference of successive frames, on digits that stand still."""
+    return float(1 - seen.change.mean())
+
+
+def motion_smoothness(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """1 − mean absolute error of odd frames interpolated from their neighbours."""
+    return float(1 - seen.midpoint.mean())
+
+
+def dynamic_degree(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """1 if at least a quarter of the pairs of frames (and two) move."""
+    frames = len(seen.flow) + 1
+    return float((seen.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
+
+
+def aesthetic_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """How well composed the frames are, on average."""
+    return float(seen.aesthetic.mean())
+
+
+def imaging_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+    """How free of damage the frames are, on average."""
+    return float(seen.quality.mean())
+
+
+def fraction_of_frames(seen: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
+    """Fraction of frames whose detections satisfy a condition."""
+    return float(np.mean([holds(frame) for frame in seen.detections]))
+
+
+def object_class(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Fraction of frames in which the digit is detected."""
+    return fraction_of_frames(seen, lambda frame: asked.digits[0] in {found.digit for found in frame})
+
+
+def multiple_objects(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Fraction of frames in which all digits of the prompt are detected."""
+    return fraction_of_frames(seen, lambda frame: set(asked.digits) <= {found.digit for found in frame})
+
+
+def color(seen: Observation, asked: Scenario, _: np.ndarray) -> float | None:
+    """Of the frames in which the digit is detected, the fraction in which one of its kind has the right colour."""
+    digit, colour = asked.digits[0], asked.colours[0]
+    coloured = [{found.colour for found in frame if found.digit == digit} for frame in seen.detections]
+    shown = [colours for colours in coloured if colours]
+    return float(np.mean([colour in colours for colours in shown])) if shown else None
+
+
+def spatial_relationship(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Fraction of frames in which a pair stands as asked: the named digits, sign and dominant axis.
+
+    Stricter than VBench, which ignores which object is which and the sign of the direction.
+    """
+
+    def right(frame: tuple[Detection, ...]) -> bool:
+        first, second = ([found for found in frame if found.digit == digit] for digit in asked.digits)
+        return any(stands(a, b) == asked.relation for a in first for b in second if a is not b)
+
+    return fraction_of_frames(seen, right)
+
+
+def stands(a: Detection, b: Detection) -> str | None:
+    """Where `a` stands seen from `b`: left, right, above, below, or None on a diagonal."""
+    across, down = a.across - b.across, a.down - b.down
+    if abs(across) == abs(down):
+        return None
+    if abs(across) > abs(down):
+        return "left" if across < 0 else "right"
+    return "above" if down < 0 else "below"
+
+
+def scene(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Fraction of frames whose background is the prompt's."""
+    return float((seen.scenes.argmax(axis=1) == SCENES.index(asked.scene)).mean())
+
+
+def human_action(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """1 if the motion is recognised, surely."""
+    wanted = MOTIONS.index(asked.motion)
+    sure = 1 / (1 + np.exp(-seen.motions[wanted])) >= SURE
+    return float(seen.motions.argmax() == wanted and sure)
+
+
+def appearance_style(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Mean probability of the prompt's style."""
+    return float(seen.styles[:, STYLES.index(asked.style)].mean())
+
+
+def temporal_style(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+    """Probability of the prompt's tempo."""
+    return float(seen.tempos[TEMPOS.index(asked.tempo)])
+
+
+def overall_consistency(seen: Observation, _: Scenario, prompt: np.ndarray) -> float:
+    """Cosine of the clip and the prompt."""
+    return float(seen.embedding @ prompt)
+
+
+SCORES: Mapping[str, Score] = {
+    score.__name__: score
+    for score in (
+        subject_consistency, overall_consistency, temporal_style, appearance_style,
+        scene, spatial_relationship, color, human_action,
+        multiple_objects, object_class, imaging_quality, aesthetic_quality,
+        dynamic_degree, motion_smoothness, temporal_flickering, background_consistency,
+    )
+}  # fmt: skip
+"""Dimension → score of a clip."""

@@ -1,0 +1,164 @@
+"""The prompts of mini-VBench: eleven suites for sixteen dimensions, shared as in VBench, in VBench's JSON schema."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import DataError, did_you_mean
+from qdit.core.files import read_json
+from qdit.core.metric_names import DIMENSIONS
+from qdit.mini.data.moving_digits import draw_scenario
+from qdit.mini.data.moving_digits_prompts import (
+    COLOURS,
+    DIGITS,
+    MOTIONS,
+    RELATION_WORDS,
+    RELATIONS,
+    SCENES,
+    STYLES,
+    TEMPOS,
+    Scenario,
+    motions_beside,
+    parse_prompt,
+    prompt_of,
+)
+
+PROMPTS = 6
+"""Prompts of a suite."""
+SAMPLES = 3
+"""Clips of a prompt."""
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "subject": ("subject_consistency", "motion_smoothness", "dynamic_degree"),
+    "scene": ("background_consistency", "scene"),
+    "overall": ("aesthetic_quality", "imaging_quality", "overall_consistency"),
+    "flickering": ("temporal_flickering",),
+    "object": ("object_class",),
+    "objects": ("multiple_objects",),
+    "colour": ("color",),
+    "relation": ("spatial_relationship",),
+    "action": ("human_action",),
+    "appearance": ("appearance_style",),
+    "tempo": ("temporal_style",),
+}
+"""Suite → dimensions that are scored on its clips, by VBench's names (human_action is the digits' motion)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, the dimensions it is for, and what VBench's JSON says about it."""
+
+    text: str
+    dimensions: tuple[str, ...]
+
+    @property
+    def scenario(self) -> Scenario:
+        """What its words say."""
+        return parse_prompt(self.text)
+
+
+def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
+    """A drawn scenario made into the `number`-th prompt of a suite; None if it has the wrong number of objects.
+
+    What a suite asks about takes turns, so that six prompts cover it; what would hide the answer is left out: digits
+    that blink or fade, and (except where it is asked for) a style.
+    """
+    if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
+        return None
+    if suite == "overall":
+        return scenario
+    plain = replace(scenario, tempo="steady", style="normal")
+    motion = MOTIONS[number % len(MOTIONS)]
+    moving = MOTIONS[number % (len(MOTIONS) - 1)]
+    beside = motions_beside(RELATIONS[number % len(RELATIONS)])
+    answers: dict[str, dict[str, Any]] = {
+        "subject": {"motion": moving},
+        "scene": {"scene": SCENES[number % len(SCENES)]},
+        "flickering": {"motion": "still"},
+        "object": {"digits": (DIGITS[number % len(DIGITS)],)},
+        "objects": {},
+        "colour": {"colours": (COLOURS[number % len(COLOURS)],)},
+        "relation": {"relation": RELATIONS[number % len(RELATIONS)], "motion": beside[number % len(beside)]},
+        "action": {"motion": motion},
+        "appearance": {"style": STYLES[number % len(STYLES)]},
+        "tempo": {"tempo": TEMPOS[number % len(TEMPOS)]},
+    }
+    changed = replace(plain, **answers[suite])
+    same_twice = suite in ("objects", "relation") and changed.digits[0] == changed.digits[1]
+    return None if same_twice else changed
+
+
+def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
+    """The prompts of one suite, without repetition."""
+    chosen: dict[str, Prompt] = {}
+    first = 1000 * list(SUITES).index(suite)
+    for index in count(first):
+        found = suited(suite, len(chosen), draw_scenario(3, index))
+        if found is not None:
+            chosen.setdefault(prompt_of(found), Prompt(prompt_of(found), SUITES[suite]))
+        if len(chosen) == prompts:
+            return list(chosen.values())
+    raise AssertionError("the drawing of scenarios never ends")
+
+
+def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
+    """The prompts of all suites, one after the other; a text that two suites have is one prompt for both."""
+    merged: dict[str, Prompt] = {}
+    for suite in SUITES:
+        for prompt in suite_prompts(suite, prompts):
+            known = merged.get(prompt.text, Prompt(prompt.text, ()))
+            merged[prompt.text] = Prompt(prompt.text, known.dimensions + prompt.dimensions)
+    return list(merged.values())
+
+
+def auxiliary(scenario: Scenario, dimension: str) -> Any:
+    """What VBench's JSON says about a prompt for one dimension, or None."""
+    objects = " and ".join(scenario.digits)
+    if dimension == "spatial_relationship" and scenario.relation is not None:
+        first, second = scenario.digits
+        words = RELATION_WORDS[scenario.relation]
+        return {"spatial_relationship": {"object_a": first, "object_b": second, "relationship": words}}
+    return {
+        "object_class": {"object": objects},
+        "multiple_objects": {"object": objects},
+        "color": {"color": scenario.colours[0]},
+        "scene": {"scene": {"scene": scenario.scene}},
+        "appearance_style": {"appearance_style": scenario.style},
+    }.get(dimension)
+
+
+def full_info(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """The prompts as VBench's full_info JSON."""
+    rows = []
+    for prompt in prompts:
+        known = {d: auxiliary(prompt.scenario, d) for d in prompt.dimensions}
+        row: dict[str, Any] = {"prompt_en": prompt.text, "dimension": list(prompt.dimensions)}
+        if any(known.values()):
+            row["auxiliary_info"] = {d: value for d, value in known.items() if value is not None}
+        rows.append(row)
+    return rows
+
+
+def read_full_info(path: Path) -> list[Prompt]:
+    """Prompts of a full_info JSON; DataError in one line on another schema, unknown words or dimensions."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: not a list of prompts; write it with qdit video suite")
+    prompts = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("prompt_en"), str) or not row.get("dimension"):
+            raise DataError(f"{path}: entry {number} has no prompt_en or no dimension; write it with qdit video suite")
+        for dimension in row["dimension"]:
+            if dimension not in DIMENSIONS:
+                raise DataError(
+                    f"{path}: entry {number} has the unknown dimension {dimension!r}; allowed are"
+                    f" {', '.join(DIMENSIONS)}{did_you_mean(dimension, DIMENSIONS)}"
+                )
+        try:
+            parse_prompt(row["prompt_en"])
+        except DataError as problem:
+            raise DataError(f"{path}: {problem}") from None
+        prompts.append(Prompt(row["prompt_en"], tuple(row["dimension"])))
+    return prompts

@@ -1,0 +1,213 @@
+"""Fitness of a genome for a video model: a Fréchet distance of clips sampled with it, all from the same noise.
+
+Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features are those of mini-VBench's clip network:
+`mfvd` compares with real clips, `fd_fp` with full precision's clips of the same noise and prompts. The budget counts
+what a layer costs per token, as for images, so that it bounds the number of scales; that the keys and values of the
+prompt are computed for fewer tokens is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import ConfigError
+from qdit.core.pixels import to_uint8
+from qdit.metrics.features import Features, Images
+from qdit.metrics.statistics import Moments, moments
+from qdit.metrics.vbench.i3d import I3d
+from qdit.mini.data.moving_digits import draw_scenario, show
+from qdit.mini.data.moving_digits_prompts import Scenario, encode
+from qdit.mini.vbench.observation import BATCH, Observer, load_observer, require_clips
+from qdit.models.loading import load_model
+from qdit.models.stdit3 import STDiT3
+from qdit.sampling.rectified_flow import FlowProtocol, clip_size, sample_clips
+from qdit.search.fitness import ImageFitness, Noises, digest
+from qdit.search.layers import LayerQuantizer
+from qdit.search.space import Constraint, SearchSpace
+
+PROMPTS_SEED, REAL_SEED = 37, 38
+"""Of the prompts that clips show, number i of every noise the same, and of the real clips; no suite has these seeds."""
+REAL_CLIPS = 256
+I3D = "i3d"
+"""Name of the extractor of FVD."""
+
+Prompted = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
+"""Numbers of clips → tokens (N, L, text_width) of their prompts and the mask (N, L)."""
+
+
+def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Prompts of the mini video world, drawn like those of training."""
+    text, mask = encode(tuple(asked(clips)))
+    return text, mask.bool()
+
+
+def asked(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
+    """What clips with these numbers show."""
+    return [draw_scenario(seed, clip) for clip in clips]
+
+
+class ClipExtractor:
+    """Features of clips uint8 (N, 3, T, H, W) under the interface of an image extractor; only `pool` says something."""
+
+    classes_are_labels = False
+
+    def __init__(self, name: str, digest: str, features: Callable[[Tensor], np.ndarray]) -> None:
+        self.name, self.digest, self.features = name, digest, features
+
+    def __call__(self, images: Images) -> Features:
+        """(N, d) as `pool`."""
+        found = self.features(torch.as_tensor(images))
+        return Features(found, found, found)
+
+
+def mini_extractor(observer: Observer) -> ClipExtractor:
+    """The clip network of mini-VBench: mFVD."""
+    return ClipExtractor("mini-vbench", observer.digest, partial(mini_features, observer))
+
+
+def mini_features(observer: Observer, clips: Tensor) -> np.ndarray:
+    """`clip_features` without the instruments that mFVD does not need."""
+    require_clips(clips)
+    with torch.inference_mode():
+        parts = [observer.network.clips(part.float() / 127.5 - 1).feature for part in clips.split(BATCH)]
+    return torch.cat(parts).double().numpy()
+
+
+def i3d_extractor(network: I3d) -> ClipExtractor:
+    """I3D: FVD, for clips of at least ten frames."""
+
+    def features(clips: Tensor) -> np.ndarray:
+        return network(iter(clips.permute(0, 2, 3, 4, 1).contiguous().numpy()))
+
+    return ClipExtractor(I3D, network.sha256, features)
+
+
+class VideoFitness(ImageFitness):
+    """Genome → Fréchet distance of its first n clips; everything else is as `ImageFitness` says.
+
+    `images` and `images_sampled` count clips. `prompts` gives the text of clips by number, `decode` makes uint8 clips
+    of what the model makes: pixels by default, a VAE's output for models of latents.
+    """
+
+    protocol: FlowProtocol  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: STDiT3,
+        space: SearchSpace,
+        *,
+        protocol: FlowProtocol,
+        images: int,
+        chunk: int,
+        extractor: ClipExtractor,
+        quantizer: LayerQuantizer,
+        reference: Moments | None = None,
+        prompts: Prompted = moving_digits_prompts,
+        decode: Callable[[Tensor], Tensor] = to_uint8,
+    ) -> None:
+        self.prompts, self.decode = prompts, decode
+        super().__init__(
+            cast(Any, model),
+            space,
+            protocol=cast(Any, protocol),
+            images=images,
+            chunk=chunk,
+            extractor=extractor,
+            quantizer=quantizer,
+            reference=reference,
+        )
+
+    def _sample(self, model: Any, chunk: int) -> np.ndarray | None:
+        """Features (chunk, d) of one batch of clips, None if one is not finite."""
+        clips = self._numbers(chunk)
+        text, mask = self.prompts(clips)
+        size = clip_size(model.config, self.protocol)
+        made = sample_clips(model, self.protocol, text, mask, clips, latent_size=size)
+        return self.extractor(self.decode(made)).pool if torch.isfinite(made).all() else None
+
+    def identity(self) -> dict[str, Any]:
+        """As of images, with the prompts, and `mfvd` or `fvd` for a distance to real clips."""
+        text, mask = self.prompts(range(self.images))
+        shown = {"prompts_sha256": digest({"text": text, "mask": mask})}
+        named = {"metric": "fvd" if self.extractor.name == I3D else "mfvd"} if self.reference is not None else {}
+        return super().identity() | shown | named | {"code": code_digest("qdit.mini.video_fitness")}
+
+
+@dataclass(frozen=True)
+class VideoSearchJob:
+    """What `SearchJob` is for images; `metric` is fd_fp or mfvd, `instruments` are mini-VBench's networks."""
+
+    weights: Path
+    sizes: tuple[int, ...]
+    reference: int
+    weight_bits: int
+    activation_bits: int
+    protocol: FlowProtocol
+    images: int
+    chunk: int
+    instruments: Path
+    metric: str = "fd_fp"
+    constraint: Constraint = "bitops"
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("fd_fp", "mfvd"):
+            raise ConfigError(f"metric {self.metric!r}: allowed for a video model are fd_fp, mfvd")
+
+    def modules(self) -> tuple[str, ...]:
+        """Modules that the fitness loads by name: none."""
+        return ()
+
+    def quantizer(self) -> LayerQuantizer:
+        """How a layer is quantized."""
+        return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
+
+    def worker(self) -> VideoFitness:
+        """The fitness of a process that computes nothing else: with one thread."""
+        torch.set_num_threads(1)
+        return self.fitness()
+
+    def noises(self) -> Noises:
+        """The same on any noise."""
+        return Noises(self.worker())
+
+    def fitness(self) -> VideoFitness:
+        """A fitness; ConfigError for weights that are no video model of RGB pixels."""
+        model = load_model(self.weights)
+        if not isinstance(model, STDiT3) or model.config.pixels_per_cell != 1 or model.config.in_channels != 3:
+            raise ConfigError(
+                f"{self.weights}: is no video model of RGB pixels, for which this search is; for latents make a"
+                " VideoFitness with a `decode` (docs/vbench.md)"
+            )
+        space = SearchSpace.of(
+            cast(Any, model),
+            self.sizes,
+            self.reference,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            constraint=self.constraint,
+        )
+        observer = load_observer(self.instruments)
+        return VideoFitness(
+            model,
+            space,
+            protocol=self.protocol,
+            images=self.images,
+            chunk=self.chunk,
+            extractor=mini_extractor(observer),
+            quantizer=self.quantizer(),
+            reference=real_moments(observer) if self.metric == "mfvd" else None,
+        )
+
+
+def real_moments(observer: Observer, *, clips: int = REAL_CLIPS) -> Moments:
+    """Moments of the features of real clips of held-out digits."""
+    real = show(asked(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
+    return moments(mini_features(observer, real.frames))

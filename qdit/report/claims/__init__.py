@@ -1,0 +1,1 @@
+"""The papers' claims and whether a run supports them."""

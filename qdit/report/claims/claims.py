@@ -1,0 +1,191 @@
+"""The claims of the papers, as data, and what the printed numbers and our own say about them.
+
+`results/published/claims.yaml` has one entry for each claim. A checkable one has an expression over one table
+(`qdit.report.claims.language`), which is evaluated on the printed numbers and on those of each run that there is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.report.claims.language import KEYS, Evaluation, Key, parse
+from qdit.report.claims.sources import Measured, Printed
+from qdit.report.data.values import Evidence
+
+NUMERIC, ORDINAL, HISTORICAL, BY_CONSTRUCTION = "numeric", "ordinal", "historical", "by construction"
+KINDS = {
+    NUMERIC: "a number that the paper gives; a miniature cannot give it again",
+    ORDINAL: "which of two is better; on a run by the interval of the difference",
+    HISTORICAL: "quoted, not checked",
+    BY_CONSTRUCTION: "its cells were used to choose the salient form, so that it had to come out so",
+}
+HOLDS, FAILS, OPEN, NOT_CHECKED = "holds", "does not hold", "cannot be told", "not checked"
+CONSTRUCTED = "by construction"
+WORDS = {True: HOLDS, False: FAILS, None: OPEN}
+FILE = "claims.yaml"
+
+REQUIRED = ("id", "words", "source", "place", "kind")
+OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim: literal `words` of a document, where they stand, and how they are read and checked.
+
+    `miniature` is evaluated instead of `expression` on runs of a miniature profile, with its paired metrics.
+    """
+
+    id: str
+    words: str
+    source: str
+    place: str
+    kind: str
+    table: str = ""
+    expression: str = ""
+    miniature: str = ""
+    form: str = "natural"
+    reading: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Two statements that do not fit, each with its source; `differences` are numbers in docs/differences.md."""
+
+    id: str
+    between: str
+    first: str
+    second: str
+    resolution: str = ""
+    differences: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All of claims.yaml: titles of the documents, named sets of keys, claims and contradictions."""
+
+    documents: Mapping[str, str]
+    sets: Mapping[str, Sequence[Key]]
+    claims: tuple[Claim, ...]
+    contradictions: tuple[Contradiction, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a source says about a claim; `metrics` are those that were read, `evidence` the comparisons that decide."""
+
+    word: str
+    why: str = ""
+    metrics: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+
+def load_claims(path: Path) -> Claims:
+    """Read and check claims.yaml; ConfigError says which entry is wrong and how."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; it belongs to the repository, restore it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
+    parts = ("documents", "sets", "claims", "contradictions")
+    if not isinstance(content, dict) or set(content) != set(parts):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f"{path}: found {found}, expected {', '.join(parts)}; see docs/claims.md")
+    loaded = Claims(
+        documents=content["documents"],
+        sets=content["sets"],
+        claims=tuple(_claim(entry, content, path) for entry in content["claims"]),
+        contradictions=tuple(_contradiction(entry, path) for entry in content["contradictions"]),
+    )
+    names = [*(claim.id for claim in loaded.claims), *(entry.id for entry in loaded.contradictions)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{path}: {', '.join(twice)}: found twice; every id is there once")
+    return loaded
+
+
+def _claim(entry: Any, content: Mapping[str, Any], path: Path) -> Claim:
+    where = f"{path.name}: claim {entry.get('id') if isinstance(entry, dict) else entry!r}"
+    _fields(entry, REQUIRED, OPTIONAL, where)
+    claim = Claim(**entry)
+    for word, allowed, part in ((claim.kind, KINDS, "kind"), (claim.source, content["documents"], "source")):
+        if word not in allowed:
+            raise ConfigError(
+                f"{where}: {part} {word!r}, allowed are {', '.join(allowed)}{did_you_mean(word, allowed)}"
+            )
+    given = bool(claim.table) + bool(claim.expression)
+    if given != (0 if claim.kind == HISTORICAL else 2):
+        raise ConfigError(f"{where}: kind {claim.kind!r}; all kinds but historical have a table and an expression")
+    if claim.kind == HISTORICAL:
+        return claim
+    if claim.table not in KEYS:
+        hint = did_you_mean(claim.table, KEYS)
+        raise ConfigError(f"{where}: table {claim.table!r}, allowed are {', '.join(KEYS)}{hint}")
+    for text in filter(None, (claim.expression, claim.miniature)):
+        try:
+            parse(text, table=claim.table, sets=content["sets"])
+        except ConfigError as problem:
+            raise ConfigError(f"{where}: {problem}") from None
+    return claim
+
+
+def _contradiction(entry: Any, path: Path) -> Contradiction:
+    where = f"{path.name}: contradiction {entry.get('id') if isinstance(entry, dict) else entry!r}"
+    _fields(entry, ("id", "between", "first", "second"), ("resolution", "differences"), where)
+    return Contradiction(**{**entry, "differences": tuple(entry.get("differences", ()))})
+
+
+def _fields(entry: Any, required: Sequence[str], optional: Sequence[str], where: str) -> None:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: expected a mapping with {', '.join(required)}")
+    missing, allowed = [name for name in required if not entry.get(name)], (*required, *optional)
+    unknown = [name for name in entry if name not in allowed]
+    if missing or unknown:
+        found = f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(map(str, unknown))}"
+        raise ConfigError(f"{where}: {found}; allowed are {', '.join(allowed)}")
+
+
+def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
+    """The verdict of one source on one claim."""
+    if claim.kind == HISTORICAL:
+        return Verdict(NOT_CHECKED, claim.remark)
+    expression = claim.miniature if source.miniature and claim.miniature else claim.expression
+    if source.miniature and claim.kind == NUMERIC and not claim.miniature:
+        return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot give")
+    if isinstance(source, Measured):
+        source.fitted = False
+    evaluation = Evaluation(source, claim.table, sets)
+    truth = evaluation.truth(parse(expression, table=claim.table, sets=sets), {})
+    reasons = (
+        tuple(dict.fromkeys(piece.reason for piece in truth.evidence if piece.reason)) if truth.value is None else ()
+    )
+    why = reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""
+    bare = isinstance(source, Measured) and any(piece.no_interval for piece in truth.evidence)
+    if bare and truth.value is not None:
+        why = "without an interval: the run has no bootstrap.npz"
+    word = WORDS[truth.value]
+    if isinstance(source, Measured) and source.fitted and truth.value is not None:
+        word, why = CONSTRUCTED, f"{word}, but its cells were used to choose the {claim.form} form"
+    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence))
+
+
+def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
+    """The comparisons to show first: those that cannot be told, or else the closest ones."""
+    shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
+    return tuple(sorted(shown, key=lambda piece: piece.margin))
+
+
+def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
+    """Claim id → verdict. A claim about another form of the weights than the source's is evaluated on that form."""
+    forms: dict[str, Printed | Measured] = {}
+    verdicts = {}
+    for claim in claims.claims:
+        own = source
+        if isinstance(source, Measured) and claim.form != source.form:
+            own = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
+        verdicts[claim.id] = judge(claim, claims.sets, own)
+    return verdicts

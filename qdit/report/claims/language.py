@@ -1,0 +1,264 @@
+"""The language of claims: comparisons of table cells, parsed by Python's `ast` and evaluated here, never executed.
+
+    fid('q-dit', 'w4a8', s) < min(fid(m, 'w4a8', s) for m in baselines)
+
+Allowed are numbers, texts, names of sets and loop variables, + − * /, comparisons (also chains), and, or, not, the
+functions of `METRICS` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as the
+only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.report.data.values import Quantity, Truth, Unknown, Value, combine, compare, count, every, some
+
+KEYS = {
+    "table1": ("group", "resolution"),
+    "table2": ("method", "bits", "setting"),
+    "table3": ("method", "dimension"),
+    "table4": ("step",),
+    "table5": ("method",),
+    "table6": ("search",),
+    "ptq4dit_table1": ("method", "bits", "steps"),
+    "tq_dit": ("method", "bits"),
+}
+"""Table → what names one of its rows (in Table 3: one of its cells)."""
+
+METRICS = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "inception_score": "IS",
+    "precision": "Precision",
+    "size_mb": "size",
+    "fd_fp": "FD-FP",
+    "mse_fp": "MSE-FP",
+    "score": "VBench",
+}
+"""Function → what a reader calls it."""
+
+Key = str | int | float
+Bound = Mapping[str, Key]
+ARITHMETIC: dict[type[ast.AST], Callable[..., float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+SYMBOLS: dict[type[ast.AST], str] = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+}
+NUMBERS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs}
+TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": some}
+FUNCTIONS = (*METRICS, *NUMBERS, *TRUTHS, "round", "count")
+
+
+class Source(Protocol):
+    """Where cells come from: the printed tables, or those of a run."""
+
+    def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
+
+
+@dataclass
+class Evaluation:
+    """Evaluates parsed expressions on one source; remembers which metrics it has read."""
+
+    source: Source
+    table: str
+    sets: Mapping[str, Sequence[Key]]
+    read: dict[str, None] = field(default_factory=dict)
+
+    def truth(self, node: ast.expr, bound: Bound) -> Truth:
+        """Value of an expression that is true or false."""
+        if isinstance(node, ast.BoolOp):
+            parts = [self.truth(part, bound) for part in node.values]
+            return every(parts) if isinstance(node.op, ast.And) else some(parts)
+        if isinstance(node, ast.UnaryOp):
+            return self.truth(node.operand, bound).negated
+        if isinstance(node, ast.Compare):
+            sides = [(side, self.value(side, bound)) for side in (node.left, *node.comparators)]
+            symbols = [SYMBOLS[type(op)] for op in node.ops]
+            return every(
+                [
+                    compare(symbol, left[1], right[1], f"{say(*left, bound)} {symbol} {say(*right, bound)}")
+                    for symbol, left, right in zip(symbols, sides[:-1], sides[1:], strict=True)
+                ]
+            )
+        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        return TRUTHS[node.func.id]([self.truth(part, inner) for part, inner in self.each(node, bound)])
+
+    def value(self, node: ast.expr, bound: Bound) -> Value:
+        """Value of an expression that is a number."""
+        if isinstance(node, ast.Constant):
+            return Quantity(float(node.value))  # type: ignore[arg-type]
+        if isinstance(node, ast.BinOp):
+            return combine(ARITHMETIC[type(node.op)], self.value(node.left, bound), self.value(node.right, bound))
+        if isinstance(node, ast.UnaryOp):
+            return combine(operator.neg, self.value(node.operand, bound))
+        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        name = node.func.id
+        if name in METRICS:
+            self.read[METRICS[name]] = None
+            return self.source.cell(self.table, name, tuple(key_of(part, bound) for part in node.args))
+        if name == "count":
+            return count([self.truth(part, inner) for part, inner in self.each(node, bound)])
+        if name == "round":
+            found, digits = self.value(node.args[0], bound), node.args[1]
+            assert isinstance(digits, ast.Constant)
+            if isinstance(found, Quantity) and found.measured:
+                return found  # a measured number is compared by its interval, not as it would be printed
+            return combine(lambda value: round(value, int(digits.value)), found)  # type: ignore[arg-type]
+        return combine(NUMBERS[name], *(self.value(part, inner) for part, inner in self.each(node, bound)))
+
+    def each(self, node: ast.Call, bound: Bound) -> Iterator[tuple[ast.expr, Bound]]:
+        """Arguments of a call, a generator's element once for each of its bindings."""
+        if not isinstance(node.args[0], ast.GeneratorExp):
+            yield from ((part, bound) for part in node.args)
+            return
+        bindings: list[Bound] = [bound]
+        for loop in node.args[0].generators:
+            assert isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Name)
+            bindings = [{**one, loop.target.id: key} for one in bindings for key in self.sets[loop.iter.id]]
+        yield from ((node.args[0].elt, one) for one in bindings)
+
+
+def key_of(node: ast.expr, bound: Bound) -> Key:
+    """A key of a row: a constant or what a loop variable stands for."""
+    if isinstance(node, ast.Name):
+        return bound[node.id]
+    assert isinstance(node, ast.Constant)
+    return node.value  # type: ignore[return-value]
+
+
+def say(node: ast.expr, value: Value, bound: Bound) -> str:
+    """An expression with its loop variables filled in, and what it is worth unless it is a plain number."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
+    text = re.sub("|".join(rf"\b{name}\(" for name in METRICS), lambda found: f"{METRICS[found[0][:-1]]}(", text)
+    text = text.replace("'", "")
+    if isinstance(value, Unknown):
+        return f"{text} unknown"
+    if isinstance(value, Quantity):
+        return f"{text} = {value.value:.5g}"
+    return f"{text} = {value.low}" + (f" to {value.high}" if value.high != value.low else "")
+
+
+class _Filled(ast.NodeTransformer):
+    """Loop variables replaced by their values."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(self.bound[node.id]) if node.id in self.bound else node
+
+
+def parse(text: str, *, table: str, sets: Mapping[str, Sequence[Key]]) -> ast.expr:
+    """The checked syntax tree of an expression that is true or false; ConfigError for anything it may not hold."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ConfigError(f"expression {text!r}: not well-formed; see docs/claims.md for the language") from None
+    _Checker(text, table, sets).truth(node, frozenset())
+    return node
+
+
+@dataclass(frozen=True)
+class _Checker:
+    """Walks a tree as `Evaluation` does, and refuses what that would not understand."""
+
+    text: str
+    table: str
+    sets: Mapping[str, Sequence[Key]]
+
+    def truth(self, node: ast.expr, names: frozenset[str]) -> None:
+        if isinstance(node, ast.BoolOp):
+            for part in node.values:
+                self.truth(part, names)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            self.truth(node.operand, names)
+        elif isinstance(node, ast.Compare) and all(type(op) in SYMBOLS for op in node.ops):
+            for part in (node.left, *node.comparators):
+                self.value(part, names)
+        elif isinstance(node, ast.Call) and self.name_of(node) in TRUTHS:
+            self.call(node, names, self.truth)
+        else:
+            self.refuse(node, "a comparison, and, or, not, all(...) or any(...)")
+
+    def value(self, node: ast.expr, names: frozenset[str]) -> None:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return
+        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+            self.value(node.left, names)
+            self.value(node.right, names)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            self.value(node.operand, names)
+        elif isinstance(node, ast.Call):
+            self.function(node, names)
+        else:
+            self.refuse(node, "a number, a cell, or arithmetic with + - * /")
+
+    def function(self, node: ast.Call, names: frozenset[str]) -> None:
+        name = self.name_of(node)
+        if name in METRICS:
+            self.keys(node, names)
+        elif name == "count":
+            self.call(node, names, self.truth)
+        elif name == "round":
+            if len(node.args) != 2 or not (isinstance(node.args[1], ast.Constant) and type(node.args[1].value) is int):
+                self.refuse(node, "round(number, digits)")
+            self.value(node.args[0], names)
+        elif name in NUMBERS:
+            self.call(node, names, self.value)
+        else:
+            self.refuse(node, f"one of {', '.join(FUNCTIONS)}{did_you_mean(name, FUNCTIONS)}")
+
+    def call(self, node: ast.Call, names: frozenset[str], inside: Callable[[ast.expr, frozenset[str]], None]) -> None:
+        """Arguments of a call: one generator, or expressions."""
+        if not node.args:
+            self.refuse(node, "an argument")
+        first = node.args[0]
+        if not isinstance(first, ast.GeneratorExp):
+            for part in node.args:
+                inside(part, names)
+            return
+        for loop in first.generators:
+            named = isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Name)
+            if len(node.args) > 1 or not named or loop.ifs or loop.is_async:
+                self.refuse(node, "`... for name in set` and nothing else")
+            assert isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Name)
+            if loop.iter.id not in self.sets:
+                hint = did_you_mean(loop.iter.id, self.sets)
+                self.refuse(loop.iter, f"one of the sets {', '.join(self.sets)}{hint}")
+            names |= {loop.target.id}
+        inside(first.elt, names)
+
+    def keys(self, node: ast.Call, names: frozenset[str]) -> None:
+        wanted = KEYS[self.table]
+        if len(node.args) != len(wanted):
+            self.refuse(node, f"{', '.join(wanted)} in {self.table}")
+        for part in node.args:
+            constant = isinstance(part, ast.Constant) and type(part.value) in (str, int, float)
+            if not constant and not (isinstance(part, ast.Name) and part.id in names):
+                self.refuse(
+                    part, f"a text, a number or a loop variable ({', '.join(sorted(names)) or 'there is none'})"
+                )
+
+    def name_of(self, node: ast.Call) -> str:
+        if not isinstance(node.func, ast.Name) or node.keywords or any(isinstance(p, ast.Starred) for p in node.args):
+            self.refuse(node, "a function by its name, with plain arguments")
+        assert isinstance(node.func, ast.Name)
+        return node.func.id
+
+    def refuse(self, node: ast.AST, allowed: str) -> None:
+        raise ConfigError(f"expression {self.text!r}: found {ast.unparse(node)!r}, expected {allowed}")

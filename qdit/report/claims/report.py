@@ -1,0 +1,148 @@
+"""The verdicts on all claims as text for a terminal and as CSV; the page is in claims_page.py."""
+
+import csv
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError
+from qdit.core.files import read_json, write_text
+from qdit.report.claims.claims import (
+    CONSTRUCTED,
+    FAILS,
+    FILE,
+    HOLDS,
+    NOT_CHECKED,
+    OPEN,
+    Claim,
+    Claims,
+    Verdict,
+    judge_all,
+    load_claims,
+)
+from qdit.report.claims.sources import Measured, Printed
+from qdit.report.data.published import REPOSITORY_COPY, published_folder
+from qdit.report.data.values import Evidence
+from qdit.workflow.profile import validate
+
+PRINTED = "printed"
+PAPER_PROFILE = "paper"
+SHOWN = 12
+"""Comparisons that a reader sees of each verdict; the CSV says how many there are."""
+
+ORDER = (HOLDS, FAILS, OPEN, CONSTRUCTED, NOT_CHECKED)
+COLUMNS = (
+    *("id", "kind", "source", "place", "words", "reading", "table", "form"),
+    *("evaluated_on", "verdict", "why", "metrics", "comparisons", "closest", "low", "high", "profile", "face"),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All claims and, for each source of numbers in order, the verdicts on them by id."""
+
+    claims: Claims
+    verdicts: Mapping[str, Mapping[str, Verdict]]
+    profile: str
+    face: str
+    miniature: bool
+    remarks: tuple[str, ...] = ()
+
+
+def load_report(profile: Mapping[str, Any], results: Path) -> Report:
+    """Evaluate all claims: on the printed numbers, on a profile's results, and on those of the paper's profile.
+
+    The last are those beside `results` in a folder `paper` with its profile.json, where there is one.
+    """
+    published = published_folder(results)
+    beside = published / FILE
+    claims = load_claims(beside if beside.is_file() else REPOSITORY_COPY / FILE)
+    own = Measured(profile, results)
+    sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): own}
+    paper = results.parent / PAPER_PROFILE
+    if profile["profile"] != PAPER_PROFILE and (paper / "profile.json").is_file():
+        other = read_json(paper / "profile.json")
+        try:
+            validate(other)
+        except ConfigError as problem:
+            raise ConfigError(f"{paper / 'profile.json'}: {problem}; run that profile again") from None
+        sources[PAPER_PROFILE] = Measured(other, paper)
+    verdicts = {name: judge_all(claims, source) for name, source in sources.items()}
+    return Report(claims, verdicts, str(profile["profile"]), str(profile["face"]), own.miniature, tuple(own.remarks))
+
+
+def summary(report: Report) -> list[str]:
+    """`printed: 31 holds, 6 does not hold, …`, one line for each source."""
+    lines = []
+    for name, verdicts in report.verdicts.items():
+        counts = Counter(verdict.word for verdict in verdicts.values())
+        lines.append(f"{name}: " + ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word]))
+    return lines
+
+
+def text_of(report: Report, *, width: int = 110) -> str:
+    """A block of lines for each claim: its words, then a line with each source's verdict and numbers."""
+    lines = [report.face, ""]
+    for claim in report.claims.claims:
+        lines += textwrap.wrap(f"{claim.id}: “{claim.words}” ({claim.source}, {claim.place})", width)
+        if claim.reading:
+            lines += textwrap.wrap(f"read as: {claim.reading}", width, initial_indent="  ", subsequent_indent="    ")
+        for name, verdicts in report.verdicts.items():
+            verdict = verdicts[claim.id]
+            about = "; ".join(filter(None, (verdict.why, *map(evidence_text, verdict.evidence[:1]))))
+            words = f"{name + ':':<9} {verdict.word}" + (f" ({about})" if about else "")
+            lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent=" " * 12)
+    lines += ["", "Contradictions:"]
+    for entry in report.claims.contradictions:
+        numbers = f" (docs/differences.md, no. {', '.join(map(str, entry.differences))})" if entry.differences else ""
+        words = f"{entry.id}, {entry.between}: {entry.first} — but: {entry.second}{numbers}"
+        lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join([*lines, "", *report.remarks, *summary(report)]) + "\n"
+
+
+def evidence_text(piece: Evidence) -> str:
+    """A comparison with its interval, and that it is not so where it is not."""
+    text = piece.text + (": no" if piece.outcome is False else "")
+    if piece.interval is None:
+        return text
+    low, high = (f"{limit:.3g}" for limit in piece.interval)
+    return f"{text}, difference {low} … {high}"
+
+
+def csv_of(report: Report) -> str:
+    """One line for each claim and source."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for claim in report.claims.claims:
+        for name, verdicts in report.verdicts.items():
+            writer.writerow(_cells(claim, name, verdicts[claim.id], report))
+    return text.getvalue()
+
+
+def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterable[Any]:
+    closest = verdict.evidence[0] if verdict.evidence else None
+    low, high = closest.interval if closest is not None and closest.interval is not None else ("", "")
+    known = (claim.id, claim.kind, claim.source, claim.place, claim.words, claim.reading, claim.table, claim.form)
+    said = (name, verdict.word, verdict.why, " ".join(verdict.metrics), len(verdict.evidence))
+    return (
+        *known,
+        *said,
+        evidence_text(closest) if closest is not None else "",
+        low,
+        high,
+        report.profile,
+        report.face,
+    )
+
+
+def write_report(report: Report, page: str, out: Path) -> list[Path]:
+    """Write the page to `out` and the CSV beside it; equal results give equal bytes."""
+    table = out.with_suffix(".csv")
+    write_text(out, page)
+    write_text(table, csv_of(report))
+    return [out, table]

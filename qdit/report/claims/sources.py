@@ -1,0 +1,182 @@
+"""Where the cells of claims come from: the printed tables, or the tables of a run, addressed by the same keys."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qdit.report.claims.language import KEYS, METRICS, Key
+from qdit.report.data.compare_rows import quantity
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.published import METHOD_NAMES, PublishedRow, read_published
+from qdit.report.data.rows import is_measured, is_miniature
+from qdit.report.data.values import Quantity, Unknown, Value
+from qdit.report.tables.comparison import COMPARISONS
+from qdit.report.tables.kinds import load_table
+from qdit.report.tables.table1 import RESOLUTIONS
+from qdit.report.tables.table4 import STEPS
+
+COLUMNS = {"inception_score": "is"}
+"""Metric of the language → column of a table, where they differ."""
+
+STEP_KEYS = ("fp", "rtn", "groups", "dynamic", "allocation")
+SEARCH_KEYS = {
+    "Group size = 128": "uniform",
+    "ILP": "ilp",
+    "Hessian-based": "hessian",
+    "Evolutionary (Q-DiT)": "evolution",
+}
+LABELS = {name: label for label, name in METHOD_NAMES.items()}
+Keys = tuple[Key, ...]
+PRINTED_BITS = ("w16a16", "w4a8")
+"""What Table 3 prints."""
+
+
+def setting_key(resolution: Any, cfg_scale: Any) -> str:
+    """`256-cfg1.5`, or `256` without guidance."""
+    return f"{resolution}" if cfg_scale == 1 else f"{resolution}-cfg{cfg_scale:g}"
+
+
+class Printed:
+    """The published numbers."""
+
+    miniature = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables: dict[str, dict[Keys, PublishedRow]] = {}
+
+    def cell(self, table: str, metric: str, keys: Keys) -> Value:
+        """A printed number; Unknown for a blank cell, and for a row or a column that is not printed."""
+        if table not in self.tables:
+            self.tables[table] = {printed_keys(table, row): row for row in read_published(self.folder / f"{table}.csv")}
+        column = COLUMNS.get(metric, metric)
+        if table == "table3":
+            keys, column = keys[:1], str(keys[1])
+        name = describe(table, keys)
+        row = self.tables[table].get(keys)
+        if row is None:
+            return Unknown(f"no such row is printed ({name})")
+        if column not in row:
+            return Unknown(f"{METRICS.get(metric, column)} is not printed in {table}")
+        value = row[column]
+        return Quantity(float(value)) if isinstance(value, int | float) else Unknown(f"blank cell ({name}, {column})")
+
+
+def printed_keys(table: str, row: PublishedRow) -> Keys:
+    """Keys of a printed row."""
+    names = (
+        {printed: ours for ours, printed in COMPARISONS[table].printed_names.items()} if table in COMPARISONS else {}
+    )
+    method = str(row.get("method"))
+    label = LABELS.get(names.get(method, method), method)
+    bits = f"w{row.get('weight_bits')}a{row.get('activation_bits')}"
+    found: dict[str, Key] = {"method": label, "bits": bits}
+    if table == "table1":
+        found |= {"group": row["group_size"], "resolution": row["resolution"]}  # type: ignore[dict-item]
+    if table == "table2":
+        found["setting"] = setting_key(row["resolution"], row["cfg_scale"])
+    if table == "table4":
+        found["step"] = STEP_KEYS[STEPS.index(str(row["step"]))]
+    if table == "table6":
+        found["search"] = SEARCH_KEYS[str(row["search"])]
+    if table == "ptq4dit_table1":
+        found["steps"] = row["steps"]  # type: ignore[assignment]
+    return tuple(found[name] for name in KEYS[table] if name != "dimension")
+
+
+class Measured:
+    """The tables of a run, of one form of the weights; remembers whether a fitted cell was read."""
+
+    def __init__(self, profile: Mapping[str, Any], results: Path, *, form: str = "natural") -> None:
+        self.profile = profile
+        self.results = results
+        self.form = form
+        self.fitted = False
+        self.tables: dict[str, dict[Keys, Row]] = {}
+
+    @cached_property
+    def miniature(self) -> bool:
+        """Whether its numbers are of another kind than the printed ones."""
+        return is_miniature(self.profile)
+
+    def cell(self, table: str, metric: str, keys: Keys) -> Value:
+        """A measured number with its resampled values; Unknown for a row that is not there or was not measured."""
+        if table not in self.tables:
+            self.tables[table] = self._rows(table)
+        if not self.tables[table]:
+            return Unknown(f"this profile has no {table} in the {self.form} form")
+        name, column = describe(table, keys), COLUMNS.get(metric, metric)
+        if table == "table3":
+            keys, column = keys[:1], str(keys[1])
+        row = self.tables[table].get(keys)
+        if row is None:
+            return Unknown(f"this profile has no such row ({name})")
+        if not is_measured(row):
+            return Unknown(f"{name}: {row['status']}")
+        if row.get(column) is None:
+            return Unknown(f"{name} has no {METRICS.get(metric, metric)}")
+        self.fitted = self.fitted or row.get("fitted") is not None
+        return Quantity(float(row[column])) if metric == "size_mb" else quantity(row, column)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to bear in mind about the rows that were read: group sizes that were not searched."""
+        rows = [(table, row) for table, found in self.tables.items() for row in found.values() if is_measured(row)]
+        uniform = [table for table, row in rows if row["label"] == "q-dit" and row.get("allocation_sha256") is None]
+        if not uniform:
+            return []
+        where = ", ".join(dict.fromkeys(uniform))
+        return [f"{where}: Q-DiT’s rows have one group size for all layers here; the paper’s have searched ones"]
+
+    def _rows(self, kind: str) -> dict[Keys, Row]:
+        found: dict[Keys, Row] = {}
+        for name, definition in self.profile["tables"].items():
+            if definition["kind"] != kind or kind not in KEYS:
+                continue
+            places = _settings(definition)
+            blocks = load_table(self.profile, name, self.results).blocks
+            for block, made in zip(definition["blocks"], blocks, strict=True):
+                if block["form"] == self.form:
+                    for row in made.rows:
+                        if kind == "table3" and bits_of(row) not in PRINTED_BITS:
+                            continue  # its claims do not name bits
+                        found.setdefault(self._keys(kind, block, row, places), row)
+        return found
+
+    def _keys(self, kind: str, block: Mapping[str, Any], row: Row, places: Mapping[str, str]) -> Keys:
+        printed = block.get("published", {})
+        model = self.profile["models"][self.profile["settings"][block["setting"]]["model"]]
+        step = row.get("step")
+        known: dict[str, Any] = {
+            "method": row.get("label"),
+            "bits": bits_of(row),
+            "setting": places.get(block["setting"], block["setting"]),
+            "steps": printed.get("steps"),
+            "group": row.get("paper_group_size"),
+            "resolution": RESOLUTIONS.get(reference := model.get("reference"), reference),
+            "step": STEP_KEYS[STEPS.index(step)] if step in STEPS else None,
+            "search": SEARCH_KEYS.get(str(row.get("published_method")), row.get("search") or row.get("label")),
+        }
+        return tuple(known[name] for name in KEYS[kind] if name != "dimension")
+
+
+def bits_of(row: Row) -> str:
+    """`w4a8`."""
+    return f"w{row['weight_bits']}a{row['activation_bits']}"
+
+
+def _settings(definition: Mapping[str, Any]) -> dict[str, str]:
+    """Setting of a profile → the paper's that it stands for, from the blocks that say so; others share it by name."""
+    return {
+        block["setting"]: setting_key(block["published"]["resolution"], block["published"]["cfg_scale"])
+        for block in definition["blocks"]
+        if "published" in block
+    }
+
+
+def describe(table: str, keys: Keys) -> str:
+    """`q-dit w4a8 256-cfg1.5` or `group 128, resolution 256`: the keys of a row for a reader."""
+    if table == "table1":
+        return ", ".join(f"{name} {key}" for name, key in zip(KEYS[table], keys, strict=False))
+    return " ".join(f"{key}" for key in keys)

@@ -1,0 +1,1 @@
+"""What result files hold, as rows and values."""

@@ -1,0 +1,123 @@
+"""Allocations as tables and figures see them: what the searches of a profile left below `search/`, as data."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.report.data.metrics_json import Row, RunKey
+from qdit.workflow.searches import SearchPlace, layer_place, place_of
+
+COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
+"""Columns of a CSV about the allocation of each row."""
+
+ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+"""Name of a layer within its block → its role."""
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """A genome's fitness on the noise of its search and on fresh noise; whether it is the uniform reference."""
+
+    fitness: float
+    fresh: float
+    reference: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, and what it took."""
+
+    kind: str
+    groups: Mapping[str, int]
+    images_sampled: int
+    seconds: float | None
+    processor: str
+    workers: int | None
+    budget_used: float
+    harmonic_mean_group_size: float
+    remeasured: tuple[Remeasured, ...]
+
+
+def read_found(results: Path, place: SearchPlace) -> Found | None:
+    """The allocation of a search, or None if there is no whole one."""
+    path = results / "search" / f"{place.path}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Found(
+            kind=str(data["identity"]["method"]),
+            groups={str(name): int(size) for name, size in data["groups"].items()},
+            images_sampled=int(data["images_sampled"]),
+            budget_used=float(data["budget"]) / float(data["budget_limit"]),
+            harmonic_mean_group_size=float(data["harmonic_mean_group_size"]),
+            remeasured=tuple(_remeasured(entry, data["space"]["reference"]) for entry in data.get("fresh", ())),
+            **_time(path.with_suffix(".times.json")),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _remeasured(entry: Mapping[str, Any], reference: int) -> Remeasured:
+    fitness, fresh = (math.inf if entry[name] is None else float(entry[name]) for name in ("fitness", "fresh"))
+    return Remeasured(fitness, fresh, reference=set(entry["genome"]) == {reference})
+
+
+def _time(path: Path) -> dict[str, Any]:
+    """Seconds, workers and processor; unknown where the file is lost."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {"seconds": float(data["seconds"]), "processor": str(data["processor"]), "workers": int(data["workers"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"seconds": None, "processor": "", "workers": None}
+
+
+def allocation_cells(profile: Mapping[str, Any], results: Path, key: RunKey, row: Row) -> Row:
+    """Cells of a row about its allocation; a uniform size takes nothing, and as much of the budget as it costs.
+
+    The hidden cell `found` is what the search left, None for a uniform size and for what is missing.
+    """
+    place = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
+    if place is None:
+        return {"search": None, "found": None} | _uniform(profile, row)
+    found = read_found(results, place)
+    cells: Row = {"search": place.search, "searched_at": place.path, "found": found}
+    if found is None:
+        return cells
+    return cells | {
+        "images_sampled": found.images_sampled,
+        "search_seconds": found.seconds,
+        "budget_used": found.budget_used,
+        "harmonic_mean_group_size": found.harmonic_mean_group_size,
+    }
+
+
+def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
+    """A uniform size: no images; the whole budget if it is the reference (others cost another part of it)."""
+    size = row.get("group_size")
+    if size is None or row["weight_bits"] == row["activation_bits"] == 16:
+        return {}
+    reference = profile.get("allocation", {}).get("reference")
+    used = 1.0 if size == reference else None
+    return {"images_sampled": 0, "budget_used": used, "harmonic_mean_group_size": float(size)}
+
+
+def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
+    """Role → group size in each block, in the order of the data; None for a block without that layer."""
+    places = {layer_place(name): size for name, size in groups.items()}
+    blocks = max(block for block, _ in places) + 1
+    known = list(ROLES)
+    inner = sorted({within for _, within in places}, key=lambda name: (known.index(name) if name in ROLES else 9, name))
+    return {ROLES.get(within, within): [places.get((block, within)) for block in range(blocks)] for within in inner}
+
+
+def searched_with(rows: list[Row]) -> str:
+    """What searches were timed on, for the notes; empty if nothing was."""
+    found = [row["found"] for row in rows if row.get("found") is not None]
+    machines = dict.fromkeys(
+        f"{one.workers} worker{'' if one.workers == 1 else 's'} on {one.processor}"
+        for one in found
+        if one.seconds is not None
+    )
+    return "; ".join(machines)

@@ -1,0 +1,80 @@
+"""The papers' printed numbers (results/published/*.csv) and which printed row belongs to which of ours.
+
+A blank cell is a number that is not known to us; it stays blank everywhere.
+"""
+
+import csv
+from pathlib import Path
+
+from qdit.core.errors import ConfigError, DataError, did_you_mean
+from qdit.core.repository import ROOT
+
+Value = float | int | str | None
+PublishedRow = dict[str, Value]
+
+METHOD_NAMES = {
+    "fp": "FP",
+    "rtn": "RTN",
+    "ptq4dm": "PTQ4DM",
+    "repq-vit": "RepQ-ViT",
+    "tfmq-dm": "TFMQ-DM",
+    "ptq4dit": "PTQ4DiT",
+    "g4w+p4a": "G4W+P4A",
+    "tq-dit": "TQ-DiT",
+    "q-diffusion": "Q-Diffusion",
+    "ptqd": "PTQD",
+    "q-dit": "Q-DiT",
+}
+"""Method label of a profile → name the papers print; other labels (`rtn-g16-static`) have no printed row."""
+
+REPOSITORY_COPY = ROOT / "results" / "published"
+
+
+def published_folder(results: Path) -> Path:
+    """Folder of the published numbers beside a profile's results, or else the one of this source tree."""
+    beside = results.parent / "published"
+    return beside if beside.is_dir() else REPOSITORY_COPY
+
+
+def read_published(path: Path) -> list[PublishedRow]:
+    """Rows of one published table; numbers as int or float, blanks as None.
+
+    Raises DataError for a missing file or a row whose number of cells is not that of the header.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as text:
+            header, *lines = csv.reader(text)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; the published numbers belong to the repository, restore it") from None
+    except (ValueError, UnicodeDecodeError) as problem:
+        raise DataError(f"{path}: not a CSV table with a header line ({problem}); restore it") from None
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise DataError(f"{path} line {number}: {len(line)} cells, expected {len(header)}; restore the file")
+    return [dict(zip(header, map(_value, line), strict=True)) for line in lines]
+
+
+def _value(cell: str) -> Value:
+    if cell.strip() == "":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
+def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
+    """The one row with these cells, or None.
+
+    Raises ConfigError for a key that is no column, DataError for several rows (choosing would be guessing).
+    """
+    for key in keys:
+        if rows and key not in rows[0]:
+            columns = ", ".join(rows[0])
+            raise ConfigError(f"published numbers have no column {key!r} (only {columns}){did_you_mean(key, rows[0])}")
+    found = [row for row in rows if all(row.get(key) == value for key, value in keys.items())]
+    if len(found) > 1:
+        raise DataError(f"published rows with {keys}: found {len(found)}, expected one; name more keys")
+    return found[0] if found else None

@@ -1,0 +1,244 @@
+"""What a table is made of: rows in blocks, the contract of the CSV columns, differences to full precision."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.report.data.learning_curves import read_reconstruction
+from qdit.report.data.metrics_json import NOT_RUN, OK, Row, RunKey, parse_bits, read_run
+from qdit.report.data.published import METHOD_NAMES, PublishedRow
+
+COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
+"""What the paper prints too."""
+
+CHANGED = ("fid", "sfid", "is", "precision")
+"""What is also shown as a difference to the full-precision row of the block."""
+
+BOUNDED = ("fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp")
+"""What has a 95 % interval over the images of the run."""
+
+COLUMNS = (
+    *("setting", "form", "method", "weight_bits", "activation_bits", "scope"),
+    *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "size_mb"),
+    "published_method",
+    *(f"published_{name}" for name in COMPARED),
+    *(f"published_change_{name}" for name in CHANGED),
+    *("label", "step", "group_size", "paper_group_size", "recall", "class_accuracy", "size_actual_mb"),
+    *(f"change_{name}" for name in CHANGED),
+    *(f"difference_{name}" for name in COMPARED),
+    *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high")),
+    *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
+    *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
+    *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
+    *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
+)
+"""Columns of every table's CSV, in order. `change_*` is against full precision, `difference_*` is ours − published."""
+
+METRICS = (*COMPARED, "fd_fp", "mse_fp")
+"""What a rendered table shows unless its kind says otherwise: the paper's columns, the paired metrics last."""
+
+GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
+"""Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of a page, in two formats of the same content; `about` says how to read it.
+
+    `draw` draws it again, into an empty matplotlib figure of so many inches, for whoever wants another frame around it.
+    """
+
+    title: str
+    about: str
+    svg: str
+    png: bytes
+    inches: tuple[float, float]
+    draw: Callable[..., None] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that share setting, form and scope; full precision, where it is among them, comes first."""
+
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be rendered.
+
+    `paper_protocol` is empty where nothing printed stands beside ours; `metrics` are the columns of a rendered page,
+    `extra` those that the CSV has beyond `COLUMNS`; `summary` stands at the top, `remarks` among the notes. Too many
+    columns for one width are `parts`: (title, metrics) of tables that stand one below the other.
+    """
+
+    name: str
+    title: str
+    profile: str
+    face: str
+    miniature: bool
+    paper_protocol: str
+    shows_bits: bool
+    blocks: tuple[Block, ...]
+    unmatched: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    extra: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    marks_best: bool = True
+    shows_samples: bool = True
+    samples_are: str = "image"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def portions(self) -> list[tuple[str, "Table"]]:
+        """(title, table of these columns) of the parts, or the table itself without a title."""
+        if not self.parts:
+            return [("", self)]
+        return [(title, replace(self, metrics=metrics, parts=())) for title, metrics in self.parts]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, in order."""
+        return [row for block in self.blocks for row in block.rows]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One line per row with exactly `COLUMNS` and `extra`; what is unknown is None."""
+        names = (*COLUMNS, *self.extra)
+        cells = [[row.get(name) for name in names] for row in self.rows]
+        return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
+
+
+def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[RunKey]:
+    """Runs of a block in the order of its rows: full precision once, then every method at each of the bits."""
+    methods = {label: _method(profile, label) for label in block["methods"]}
+    full = [label for label, method in methods.items() if method == "fp"]
+    keys = [RunKey(block["setting"], block["form"], label, 16, 16, block["scope"]) for label in full]
+    for bits in block["bits"]:
+        for label in methods:
+            if label not in full:
+                keys.append(RunKey(block["setting"], block["form"], label, *parse_bits(bits), block["scope"]))
+    return keys
+
+
+def _method(profile: Mapping[str, Any], label: str) -> str:
+    known = profile["methods"]
+    if label not in known:
+        raise ConfigError(
+            f"method {label!r} of a table is not among the profile's methods ({', '.join(known)})"
+            f"{did_you_mean(label, known)}"
+        )
+    return str(known[label]["method"])
+
+
+def make_row(
+    profile: Mapping[str, Any], results: Path, key: RunKey, *, fitted: bool, published: PublishedRow | None
+) -> Row:
+    """A run's row with the published one beside it.
+
+    Method and options come from the run where there is one, from the profile where it is missing.
+    """
+    entry = profile["methods"][key.label]
+    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key)
+    asked = row["options"].get("group_size")
+    group_size = asked if isinstance(asked, int) else None
+    reconstruction = read_reconstruction(key.folder(results))
+    row |= {
+        "group_size": group_size,
+        "paper_group_size": paper_group_size(profile, group_size),
+        "fitted": "fitted" if fitted else None,
+        "name": METHOD_NAMES.get(key.label, entry.get("about", key.label)),
+        "short": METHOD_NAMES.get(key.label, key.label),
+        "key": key,
+        "reconstruction": reconstruction,
+        "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
+        "profile": profile["profile"],
+        "face": profile["face"],
+    }
+    return row | published_cells(published)
+
+
+def published_cells(published: PublishedRow | None) -> Row:
+    """The `published_*` columns of a printed row; what is not printed stays None."""
+    if published is None:
+        return {}
+    cells: Row = {f"published_{name}": published.get(name) for name in COMPARED}
+    return cells | {"published_method": published.get("method", published.get("step"))}
+
+
+def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int | None:
+    """The group size of the paper's model that this one stands for."""
+    if group_size is None:
+        return None
+    return GROUPS_IN_THE_PAPER.get(group_size) if is_miniature(profile) else group_size
+
+
+def is_miniature(profile: Mapping[str, Any]) -> bool:
+    """Whether the models are small ones of handwritten digits, so that published numbers are of another kind."""
+    return any(
+        model.get("reference") in ("digits", "digits-16") or "instruments" in model
+        for model in profile["models"].values()
+    )
+
+
+def with_differences(rows: list[Row]) -> tuple[Row, ...]:
+    """Add ours − published, and both changes against the block's full-precision row (the one of 16/16 bits)."""
+    full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == 16), {})
+    for row in rows:
+        for name in COMPARED:
+            row[f"difference_{name}"] = _minus(row.get(name), row.get(f"published_{name}"))
+        if row is not full:
+            for name in CHANGED:
+                row[f"change_{name}"] = _minus(row.get(name), full.get(name))
+                printed = f"published_{name}"
+                row[f"published_change_{name}"] = _minus(row.get(printed), full.get(printed))
+    return tuple(rows)
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    """a − b without the digits that binary subtraction adds (5.34 − 5.31 is 0.03)."""
+    return None if a is None or b is None else round(a - b, 10)
+
+
+def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
+    """Labels whose cells were used to choose the parameters of the block's form; the natural form has none."""
+    of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
+    return {*of_table, *block.get("fitted", ())}
+
+
+def group_text(row: Row) -> str:
+    """`g 16 (paper's 128)`: the group size and the one it stands for."""
+    ours, paper = row["group_size"], row["paper_group_size"]
+    return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
+
+
+def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
+    """`20 DDIM steps, guidance (cfg) 1.5`, and the model where the profile has several."""
+    setting = profile["settings"][block["setting"]]
+    words = describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
+    return words if len(profile["models"]) == 1 else f"{setting['model']}: {words}"
+
+
+def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
+    """Steps, sampler and guidance in words."""
+    guidance = "no guidance" if cfg_scale == 1 else f"guidance (cfg) {cfg_scale:g}"
+    name = sampler.upper() if sampler in ("ddim", "ddpm") else sampler.replace("-", " ")
+    return f"{steps} {name} steps, {guidance}"
+
+
+def is_measured(row: Row) -> bool:
+    """Whether the row holds a result."""
+    return bool(row["status"] == OK)
+
+
+def is_missing(row: Row) -> bool:
+    """Whether the row should hold a result and does not: its run is missing, failed or is not supported."""
+    return row["status"] not in (OK, NOT_RUN)

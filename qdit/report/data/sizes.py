@@ -1,0 +1,36 @@
+"""Sizes of DiT-XL/2 beside the printed ones, from its shapes alone: known before, and whether or not, anything is run.
+
+A row of a small model is counted as the paper's model that it stands for: same bits, same number of groups per row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qdit.models.config import DiTConfig
+from qdit.quant.size import size_paper_mb, size_predicted_mb
+from qdit.report.data.metrics_json import Row
+
+DIT_XL_2 = DiTConfig()
+"""Of both resolutions: they differ in positions only, which neither accounting counts."""
+
+REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
+"""Columns of a table that has them."""
+
+WITHIN_CORE = ("fp", "rtn", "ptq4dm", "repq-vit", "ptq4dit", "g4w+p4a", "q-dit")
+"""Methods whose weights in scope `common` are those of the four linears of a block and no others."""
+
+
+def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
+    """The `shape_*` columns of a row; `entry` is the profile's of its method.
+
+    `shape_size_mb` is the papers' accounting, empty where the group sizes are those of a search. `shape_actual_mb` is
+    what our checkpoint of float32 weights holds: packed codes, 4 bytes per group or channel, the rest in float32.
+    """
+    searched = "search" in entry or "allocation" in entry
+    grouped = {"weight_bits": row["weight_bits"], "group_sizes": row.get("paper_group_size")}
+    if searched or row["weight_bits"] not in (*range(1, 9), 16):
+        return {}
+    cells: Row = {"shape_size_mb": size_paper_mb(DIT_XL_2, **grouped)}
+    if row["scope"] == "common" and entry["method"] in WITHIN_CORE:
+        cells["shape_actual_mb"] = size_predicted_mb(DIT_XL_2, **grouped, float_bits=32, positions=False)
+    return cells

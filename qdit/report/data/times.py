@@ -1,0 +1,58 @@
+"""How long a finished workflow took, from the benchmark files of its jobs: by table and by method."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from qdit.core.errors import DataError
+from qdit.workflow.profile import Profile, Run, runs_of
+
+STEPS = ("quantize", "sample")
+
+
+def times_text(profile: Profile, results: Path) -> str:
+    """Two Markdown tables of seconds of single-threaded jobs; runs without benchmark files are left out.
+
+    Raises DataError if there is none at all.
+    """
+    spent = {
+        run: times for table in profile["tables"] for run in runs_of(profile, table) if (times := _run(results, run))
+    }
+    if not spent:
+        raise DataError(f"{results}: no benchmark files of runs; run the workflow first (snakemake --cores all)")
+    return "\n".join([*_by_table(profile, spent), "", *_by_method(spent)]) + "\n"
+
+
+def _run(results: Path, run: Run) -> dict[str, float]:
+    """Step → seconds, its jobs added up; empty unless every step was measured."""
+    folder = results / "runs" / run.path / "logs"
+    found = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
+    return {step: sum(times) for step, times in found.items()} if all(found.values()) else {}
+
+
+def _seconds(file: Path) -> float:
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{file}: not a benchmark file of qdit; delete it and run the job again") from None
+
+
+def _by_table(profile: Profile, spent: dict[Run, dict[str, float]]) -> Iterable[str]:
+    yield "| table | runs | quantize (s) | sample (s) |"
+    yield "|---|---:|---:|---:|"
+    for table in profile["tables"]:
+        runs = [run for run in runs_of(profile, table) if run in spent]
+        sums = [sum(spent[run][step] for run in runs) for step in STEPS]
+        yield f"| {table} | {len(runs)} | {sums[0]:.0f} | {sums[1]:.0f} |"
+    sums = [sum(times[step] for times in spent.values()) for step in STEPS]
+    yield f"| all, shared runs once | {len(spent)} | {sums[0]:.0f} | {sums[1]:.0f} |"
+
+
+def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
+    yield "| method | runs | quantize (s, median) | sample (s, median) |"
+    yield "|---|---:|---:|---:|"
+    for label in dict.fromkeys(run.label for run in spent):
+        own = [times for run, times in spent.items() if run.label == label]
+        medians = [statistics.median(times[step] for times in own) for step in STEPS]
+        yield f"| {label} | {len(own)} | {medians[0]:.1f} | {medians[1]:.1f} |"

@@ -1,0 +1,91 @@
+"""Draw the figures of a profile into its results, with a list of them; what `qdit figures` calls."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, write_bytes, write_json, write_text
+from qdit.report.figures import activations, errors, group_sizes, quality, salience, samples, search
+from qdit.report.figures.plan import Planned, find, planned
+from qdit.report.figures.source import Missing, Source
+from qdit.report.figures.style import Sketch, compose, encode, missing_sketch
+from qdit.workflow.profile import Profile
+
+FOLDER, LIST = "figures", "figures.json"
+
+KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
+    "channels": activations.channels,
+    "timesteps": activations.timesteps,
+    "blocks": activations.blocks,
+    "spread": activations.spread,
+    "salience": salience.salience,
+    "salience-timesteps": salience.salience_timesteps,
+    "sizes": quality.sizes,
+    "group-sizes": group_sizes.group_sizes,
+    "errors-timesteps": errors.timesteps,
+    "errors-layers": errors.layers,
+    "samples": samples.samples,
+    "search": search.search,
+}
+"""What draws each kind of the plan."""
+
+
+def sketch(source: Source, figure: Planned) -> Sketch:
+    """A figure, or one that says what its data lack."""
+    try:
+        return KINDS[figure.kind](source, figure)
+    except Missing as problem:
+        where = source.describe(figure.place) if figure.place else f"table {figure.table}"
+        return missing_sketch(figure.title, where, str(problem))
+
+
+def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
+    """Write `figures/<name>.svg` and `.png` below `results`, and figures.json; equal data give equal bytes.
+
+    With `only`, these figures alone are drawn and their entries of an existing list replaced. Figures of tables that
+    are made when asked for (opt_in) are left out as long as they have nothing to show. Raises ConfigError for a name
+    that is no figure of the profile.
+    """
+    source, folder = Source(profile, results), results / FOLDER
+    wanted = planned(profile) if only is None else [find(profile, name) for name in only]
+    entries: dict[str, dict[str, Any]] = {}
+    paths = []
+    for figure in wanted:
+        drawn = sketch(source, figure)
+        if drawn.missing and figure.opt_in:
+            continue
+        svg, png = encode(compose(drawn, str(profile["face"])))
+        files = {suffix: folder / f"{figure.name}.{suffix}" for suffix in ("svg", "png")}
+        write_text(files["svg"], svg)
+        write_bytes(files["png"], png)
+        paths += list(files.values())
+        entries[figure.name] = entry(figure, drawn)
+    if only is not None:
+        entries = listed(folder / LIST) | entries
+    order = [figure.name for figure in planned(profile) if figure.name in entries]
+    write_json(folder / LIST, [entries[name] for name in order])
+    return [*paths, folder / LIST]
+
+
+def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
+    """A figure's line of the list; files are relative to the list, `missing` says why a picture is empty."""
+    return {
+        "name": figure.name,
+        "title": drawn.title,
+        "caption": drawn.caption,
+        "subtitle": drawn.subtitle,
+        "group": figure.group,
+        "file_svg": f"{figure.name}.svg",
+        "file_png": f"{figure.name}.png",
+        "alt": drawn.alt,
+        "missing": drawn.missing,
+    }
+
+
+def listed(path: Path) -> dict[str, dict[str, Any]]:
+    """Entries of an existing list by name; nothing if there is none."""
+    try:
+        return {str(one["name"]): one for one in read_json(path)}
+    except (DataError, TypeError, KeyError):
+        return {}

@@ -1,0 +1,189 @@
+"""Q-DiT's Table 1 as curves: quality against one group size for all layers, its non-monotone steps marked."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qdit.report.data.compare_rows import difference
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import Block, is_measured
+from qdit.report.figures.plan import Planned, place_of_block
+from qdit.report.figures.source import Missing, Source
+from qdit.report.figures.style import BLUE, GREY, VERMILLION, Sketch, legend_below
+from qdit.report.render.display import significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+OURS = (("fid", "FID"), ("fd_fp", "FD-FP"))
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A step to a smaller group that makes the value worse: where, by how much, and whether chance may explain it."""
+
+    place: int
+    by: float
+    is_chance: bool | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: its name, and at each group size (largest first) the value and its 95 % interval."""
+
+    name: str
+    metric: str
+    printed: bool
+    sizes: tuple[str, ...]
+    values: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    rises: tuple[Rise, ...]
+
+
+def group_sizes(source: Source, figure: Planned) -> Sketch:
+    """The curves of a table of kind `table1`: as printed, and ours by FID and FD-FP."""
+    assert figure.table is not None
+    blocks = source.table(figure.table).blocks
+    settings = [place_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
+    names = [place.model for place in settings]
+    groups = [("FID", "FID, as printed", [printed_curve(block) for block in blocks])]
+    groups += [
+        (metric, f"{metric}, ours", [our_curve(block, name, key) for block, name in zip(blocks, names, strict=True)])
+        for key, metric in OURS
+    ]
+    shown = [
+        (metric, title, [curve for curve in own if any(v is not None for v in curve.values)])
+        for metric, title, own in groups
+    ]
+    shown = [group for group in shown if group[2]]
+    if not any(not curve.printed for _, _, own in shown for curve in own):
+        raise Missing(f"no run of {figure.table} has metrics yet")
+
+    def draw(drawing: "Drawing") -> None:
+        for number, (metric, title, own) in enumerate(shown):
+            axes = drawing.add_subplot(1, len(shown), number + 1)
+            for place, curve in enumerate(own):
+                draw_curve(axes, curve, second=place % 2 == 1)
+            sizes = max((curve.sizes for curve in own), key=len)
+            stands_for = " (the paper’s)" if any("(" in size for size in sizes) else ""
+            axes.set(title=title, xlabel=f"group size{stands_for}", ylabel=f"{metric} (lower is better)")
+            axes.set_xticks(range(len(sizes)), sizes)
+            axes.set_xlim(-0.4, len(sizes) - 0.6)
+            axes.set_ylim(0, axes.get_ylim()[1] * (1.08 + 0.12 * sum(named(curve).count("\n") + 1 for curve in own)))
+            axes.grid(axis="y")
+            axes.legend(loc="upper right")
+        keys(drawing)
+
+    rises = [curve for _, _, own in shown for curve in own if curve.rises]
+    finding = " is not monotone" if rises else ""
+    bits = sorted({bits for block in source.profile["tables"][figure.table]["blocks"] for bits in block["bits"]})
+    caption = (
+        "One group size for all layers, smaller ones to the right. Triangles mark steps to a smaller group that make it"
+        " worse: filled where the paired 95 % interval of the difference excludes 0, hollow where it does not or is not"
+        f" known, as for printed numbers. {verdicts(shown)}"
+    )
+    return Sketch(
+        f"Quality against group size{finding} (Q-DiT, Table 1)",
+        " · ".join([*dict.fromkeys(source.describe(place, form=False) for place in settings), *map(str.upper, bits)]),
+        caption,
+        "Lines of FID and FD-FP over group sizes; steps that make it worse are marked.",
+        (9.2, 3.3),
+        draw,
+    )
+
+
+def quantized(block: Block) -> list[Row]:
+    """Rows with a group size, the largest first."""
+    return sorted((row for row in block.rows if row["group_size"] is not None), key=lambda row: -row["group_size"])
+
+
+def label_of(row: Row) -> str:
+    """A group size, and below it the paper's that it stands for."""
+    paper = row["paper_group_size"]
+    return str(row["group_size"]) if paper in (None, row["group_size"]) else f"{row['group_size']}\n({paper})"
+
+
+def printed_curve(block: Block) -> Curve:
+    """What the paper prints beside a block."""
+    rows = [row for row in quantized(block) if row.get("published_fid") is not None]
+    values = tuple(float(row["published_fid"]) for row in rows)
+    rises = tuple(Rise(n, values[n] - values[n - 1], None) for n in range(1, len(values)) if values[n] > values[n - 1])
+    beside = block.about.partition("the paper's ")[2]
+    sizes = tuple(str(row["paper_group_size"] or row["group_size"]) for row in rows)
+    return Curve(f"DiT-XL/2, {beside}" if beside else "printed", "fid", True, sizes, values, (None,) * len(rows), rises)
+
+
+def our_curve(block: Block, name: str, metric: str) -> Curve:
+    """Our values of a metric; a run without a value leaves a gap, and no step across it is judged."""
+    rows = quantized(block)
+    values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
+    limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)
+    known = tuple((low, high) if low is not None and high is not None else None for low, high in limits)
+    rises = []
+    for n in range(1, len(rows)):
+        gap = difference(rows[n], rows[n - 1], metric)
+        if gap is not None and gap.value > 0:
+            rises.append(Rise(n, gap.value, gap.is_chance))
+    return Curve(name, metric, False, tuple(label_of(row) for row in rows), values, known, tuple(rises))
+
+
+def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
+    """The line with its intervals, and a triangle above each rise."""
+    colour, marker, line = (GREY, "s", "--") if second else (BLUE, "o", "-")
+    shift = 0.06 if second else -0.06
+    values = [float("nan") if value is None else value for value in curve.values]
+    places = [n + shift for n in range(len(values))]
+    for place, limits in zip(places, curve.intervals, strict=True):
+        if limits is not None:
+            axes.plot([place, place], [max(limits[0], 0), limits[1]], color=colour, linewidth=0.8)
+    axes.plot(places, values, color=colour, marker=marker, linestyle=line, label=named(curve))
+    for rise in curve.rises:
+        start, end = rise.place - 1, rise.place
+        axes.plot(places[start : end + 1], values[start : end + 1], color=VERMILLION, linewidth=2.2, zorder=3)
+        filled = rise.is_chance is False
+        face = VERMILLION if filled else "white"
+        axes.plot(
+            places[end], values[end], marker="^", markersize=7.5, color=VERMILLION, markerfacecolor=face, zorder=4
+        )
+
+
+def named(curve: Curve) -> str:
+    """The curve's name in lines that fit beside its key."""
+    return textwrap.fill(curve.name, 24)
+
+
+def keys(drawing: "Drawing") -> None:
+    """What the triangles mean."""
+    from matplotlib.lines import Line2D
+
+    words = {
+        VERMILLION: "smaller group is worse, more than chance",
+        "white": "smaller group is worse, may be chance or no interval known",
+    }
+    handles = [
+        Line2D([], [], color=VERMILLION, linewidth=2.2, marker="^", markersize=7.5, markerfacecolor=face, label=text)
+        for face, text in words.items()
+    ]
+    legend_below(drawing, handles, columns=2)
+
+
+def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
+    """The rises in words, a sentence for each curve."""
+    words = []
+    for _, title, own in shown:
+        for curve in own:
+            steps = [
+                f"{flat(curve.sizes[rise.place - 1])} → {flat(curve.sizes[rise.place])} by {significant(rise.by)}"
+                + (", more than chance" if rise.is_chance is False else "")
+                for rise in curve.rises
+            ]
+            words.append(
+                f"{title}, {curve.name}: worse at {'; '.join(steps)}." if steps else f"{title}, {curve.name}: none."
+            )
+    return " ".join(words)
+
+
+def flat(size: str) -> str:
+    """A group size on one line."""
+    return size.replace("\n", " ")

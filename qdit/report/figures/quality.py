@@ -1,0 +1,165 @@
+"""FID and FD-FP of all methods against the size of the model, from the rows of the tables."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import is_measured
+from qdit.report.figures.errors import name_of
+from qdit.report.figures.plan import Planned, blocks_of, place_of_block
+from qdit.report.figures.source import Missing, Source
+from qdit.report.figures.style import GREY, Look, Sketch, legend_below, log_axis, looks
+from qdit.report.render.allocation_figures import INK
+from qdit.report.render.display import significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+METRICS = {"fid": "FID", "fd_fp": "FD-FP"}
+AREA = 3.2
+"""Square points of a bubble for each bit operation of a multiplication."""
+
+LONGEST = 6.0
+"""Intervals are cut where they go beyond the value by this factor, since the axis is logarithmic."""
+
+
+def sizes(source: Source, figure: Planned) -> Sketch:
+    """Bubbles: FID and FD-FP of every method against the size of its weights."""
+    assert figure.place is not None
+    scope = source.block(figure)["scope"]
+    rows = rows_at(source, figure, scope)
+    measured = [row for row in rows if is_measured(row) and row["method"] != "fp"]
+    full = next((row for row in rows if is_measured(row) and row["method"] == "fp"), None)
+    if not measured:
+        raise Missing(f"no run of {figure.place.setting}, {figure.place.form} form, has metrics yet")
+    shared = looks(list(dict.fromkeys(row["label"] for row in measured)))
+
+    def draw(drawing: "Drawing") -> None:
+        for number, (metric, name) in enumerate(METRICS.items()):
+            axes = drawing.add_subplot(1, 2, number + 1)
+            bubbles(axes, measured, metric, shared)
+            limits = [bound for row in measured for bound in bounds(row, metric)]
+            if metric == "fid" and full is not None:
+                axes.axhline(full["fid"], color=INK, linestyle="--", linewidth=1, zorder=1)
+                limits.append(full["fid"])
+            log_axis(axes, limits)
+            named_columns(axes, measured)
+            axes.set(xlabel="size of the model (MB, as the papers count)", ylabel=f"{name} (lower is better)")
+        keys(drawing, shared, full)
+
+    bits = list(dict.fromkeys(bits_of(row) for row in measured))
+    lost = [row["short"] for row in rows if not is_measured(row)]
+    caption = (
+        f"Every method at {', '.join(bits)}; the area of a bubble is the bit operations of one multiplication (weight"
+        f" bits × activation bits), thin lines are 95 % intervals (cut at a factor of {LONGEST:g}); methods of the same"
+        f" size stand side by side. {best(measured, bits)} FD-FP is the distance to full precision’s images of the"
+        " same noise, which noise alone cannot improve." + (f" Missing: {', '.join(lost)}." if lost else "")
+    )
+    return Sketch(
+        "FID and FD-FP against model size",
+        f"{source.describe(figure.place)} · scope {scope}",
+        caption,
+        "Bubbles of all methods: quality against model size.",
+        (8.8, 3.9),
+        draw,
+    )
+
+
+def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
+    """Rows of all printed comparisons at a place and scope, each run once."""
+    found: dict[tuple[str, str], Row] = {}
+    for table, number, block in blocks_of(source.profile, "table2", "ptq4dit_table1", "tq_dit"):
+        if place_of_block(source.profile, block) == figure.place and block["scope"] == scope:
+            for row in source.table(table).blocks[number].rows:
+                found.setdefault((row["label"], bits_of(row)), row)
+    return list(found.values())
+
+
+def bits_of(row: Row) -> str:
+    """`W4A8`."""
+    return f"W{row['weight_bits']}A{row['activation_bits']}"
+
+
+def bounds(row: Row, metric: str) -> tuple[float, ...]:
+    """The value and its interval, as far as they can be drawn on a logarithmic axis that is not stretched too far."""
+    value = row[metric]
+    if value is None or value <= 0:
+        return ()
+    low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
+    return (value,) if low is None or high is None else (max(low, value / LONGEST), value, min(high, value * LONGEST))
+
+
+def places_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """(label, bits) → horizontal place: the size, and side by side where methods of the same bits have the same one."""
+    width = 0.05 * min(row["size_mb"] for row in rows)
+    alike: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        alike.setdefault((bits_of(row), round(row["size_mb"], 2)), []).append(row)
+    return {
+        (row["label"], bits_of(row)): row["size_mb"] + (number - (len(own) - 1) / 2) * width
+        for own in alike.values()
+        for number, row in enumerate(own)
+    }
+
+
+def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Look]) -> None:
+    """A marker for each row, its area by its bit operations, with its interval."""
+    places = places_of(rows)
+    for row in rows:
+        look, found = shared[row["label"]], bounds(row, metric)
+        if not found:
+            continue
+        x = places[row["label"], bits_of(row)]
+        axes.plot([x, x], [found[0], found[-1]], color=look.colour, linewidth=0.8, zorder=2)
+        hollow = look.marker in "x+"
+        axes.scatter(
+            [x],
+            [row[metric]],
+            s=AREA * row["weight_bits"] * row["activation_bits"] * (0.6 if hollow else 1),
+            marker=look.marker,
+            facecolor=look.colour if hollow else f"{look.colour}88",
+            edgecolor=None if hollow else look.colour,
+            linewidths=1.3,
+            zorder=3,
+        )
+
+
+def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
+    """The bits above each cluster of sizes; those that share a size share a name."""
+    by_weight: dict[int, list[Row]] = {}
+    for row in rows:
+        by_weight.setdefault(row["weight_bits"], []).append(row)
+    for weight_bits, own in sorted(by_weight.items()):
+        inputs = sorted({row["activation_bits"] for row in own}, reverse=True)
+        name = " and ".join(f"W{weight_bits}A{bits}" for bits in inputs)
+        x = sum(row["size_mb"] for row in own) / len(own)
+        axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", size=8, color=GREY)
+    values = list(places_of(rows).values())
+    room = 0.08 * max(max(values) - min(values), 0.6 * min(values))
+    axes.set_xlim(min(values) - room, max(values) + room)
+
+
+def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
+    """Markers of the methods below the panels, and full precision's line."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], label=name_of(label), color=look.colour, marker=look.marker, linestyle="none", markersize=7)
+        for label, look in shared.items()
+    ]
+    if full is not None:
+        text = f"full precision: FID {full['fid']:.2f}, {full['size_mb']:.2f} MB"
+        handles.append(Line2D([], [], label=text, color=INK, linestyle="--", linewidth=1))
+    legend_below(drawing, handles, columns=4)
+
+
+def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
+    """Who has the lowest FD-FP at each bit width."""
+    words = []
+    for name in bits:
+        own = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
+        if own:
+            first = min(own, key=lambda row: row["fd_fp"])
+            words.append(f"{name} {name_of(first['label'])} ({significant(first['fd_fp'])})")
+    return f"Lowest FD-FP: {', '.join(words)}." if words else ""

@@ -1,0 +1,112 @@
+"""Q-DiT's Figure 5: the same noise, sampled by every method, side by side."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import is_measured
+from qdit.report.figures.plan import Planned, hardest
+from qdit.report.figures.source import Missing, Source
+from qdit.report.figures.style import Sketch
+from qdit.report.render.display import significant
+from qdit.report.render.sheets import AMPLIFICATION, Images, Labels, difference, images_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+COUNT = 10
+"""Images of a row."""
+
+LARGE_SIDE, LARGE_COUNT, LARGE_PIXELS = 64, 5, 96
+"""Images with a side beyond the first number are fewer, and shrunk."""
+
+GAP = 1
+"""Pixels between small images."""
+
+
+def samples(source: Source, figure: Planned) -> Sketch:
+    """Rows of images, full precision first; beside each the difference to full precision."""
+    assert figure.table is not None and figure.place is not None
+    bits = hardest(source.block(figure))
+    rows = [
+        row
+        for row in source.table(figure.table).blocks[figure.block].rows
+        if row["method"] == "fp" or f"w{row['weight_bits']}a{row['activation_bits']}" == bits
+    ]
+    found: list[tuple[Row, tuple[Images, Labels] | str]] = [(row, images_of(source.results, row)) for row in rows]
+    known = [(row, images) for row, images in found if not isinstance(images, str)]
+    if not known:
+        raise Missing(f"no samples of {figure.place.setting}, {figure.place.form} form")
+    full = next((images[0] for row, images in known if row["method"] == "fp"), None)
+    labels = known[0][1][1]
+    count = COUNT if known[0][1][0].shape[-1] <= LARGE_SIDE else LARGE_COUNT
+    count = min(count, *(len(images[0]) for _, images in known))
+
+    def draw(drawing: "Drawing") -> None:
+        left, right = drawing.subplots(1, 2, sharey=True)
+        pictures = [images[0][:count] for _, images in known]
+        left.imshow(tiled(pictures, count), extent=(0, count, len(known), 0), aspect="equal")
+        left.set_title(f"{bits.upper()} samples; every column starts from the same noise")
+        if full is not None:
+            apart = [difference(one, full[:count]) if one.shape == full[:count].shape else one * 0 for one in pictures]
+            right.imshow(tiled(apart, count), extent=(0, count, len(known), 0), aspect="equal")
+        right.set_title(f"|difference to full precision| × {AMPLIFICATION}")
+        for axes in (left, right):
+            axes.set_xticks(np.arange(count) + 0.5, [str(label) for label in labels[:count]])
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            axes.set_xlabel("asked class")
+        left.set_yticks(np.arange(len(known)) + 0.5, [words(row) for row, _ in known], fontsize=8.5)
+
+    lost = [f"{row['short']}: {why}" for row, why in found if isinstance(why, str)]
+    caption = (
+        f"The first {count} images of each run at {bits.upper()}, all from the same noise and classes. Right: the"
+        f" absolute difference to full precision, times {AMPLIFICATION}. {extremes([row for row, _ in known])}"
+        + (f" Missing: {'; '.join(lost)}." if lost else "")
+    )
+    return Sketch(
+        "Samples of all methods from the same noise (Q-DiT, Fig. 5)",
+        f"{source.describe(figure.place)} · {bits.upper()}",
+        caption,
+        "Rows of sampled images, one row per method, and beside them their differences to full precision.",
+        (9.2, 0.75 + 0.37 * len(known) * 10 / max(count, 1)),
+        draw,
+    )
+
+
+def words(row: Row) -> str:
+    """A method's name and its FD-FP."""
+    name = str(row["short"]).removeprefix(f"W{row['weight_bits']}A{row['activation_bits']} ")
+    if row["method"] == "fp":
+        return "full precision"
+    return f"{name}\nFD-FP {significant(row['fd_fp'])}" if is_measured(row) and row["fd_fp"] is not None else name
+
+
+def extremes(rows: list[Row]) -> str:
+    """Which methods are nearest to full precision and farthest from it."""
+    measured = [row for row in rows if is_measured(row) and row["method"] != "fp" and row["fd_fp"] is not None]
+    if len(measured) < 2:
+        return ""
+    near, far = (pick(measured, key=lambda row: row["mse_fp"]) for pick in (min, max))
+    return (
+        f"Nearest image by image is {words(near).splitlines()[0]} (MSE-FP {significant(near['mse_fp'])}), farthest"
+        f" {words(far).splitlines()[0]} ({significant(far['mse_fp'])})."
+    )
+
+
+def tiled(rows: list[Images], count: int) -> Images:
+    """Images (n, C, H, W) of several rows as one picture (rows · side, n · side, 3), with white gaps between them."""
+    side = rows[0].shape[-1]
+    step = max(side // LARGE_PIXELS, 1)
+    cells = [[shown(image[:, ::step, ::step]) for image in row[:count]] for row in rows]
+    return np.concatenate([np.concatenate(line, axis=1) for line in cells], axis=0)
+
+
+def shown(image: Images) -> Images:
+    """(C, H, W) → (H′, W′, 3): enlarged to whole multiples so that pixels stay hard, with a white edge."""
+    pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+    times = max(32 // image.shape[-1], 1)
+    large = pixels.repeat(times, axis=0).repeat(times, axis=1)
+    return np.pad(large, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)

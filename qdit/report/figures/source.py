@@ -1,0 +1,76 @@
+"""Where the figures' data are, and what is said when they are not there."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays
+from qdit.report.data.rows import Table, describe_setting
+from qdit.report.figures.plan import Place, Planned
+from qdit.report.tables.kinds import load_table
+from qdit.workflow.profile import Profile
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Missing(Exception):
+    """Data of a figure that are not there; the text completes "not drawn: …"."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A profile and the folder of its results."""
+
+    profile: Profile
+    results: Path
+
+    @cached_property
+    def _tables(self) -> dict[str, Table]:
+        return {}
+
+    def table(self, name: str) -> Table:
+        """A table with its rows, read once."""
+        if name not in self._tables:
+            self._tables[name] = load_table(self.profile, name, self.results)
+        return self._tables[name]
+
+    def arrays(self, path: str) -> Arrays:
+        """An analysis below the results; `Missing` says what to run."""
+        file = self.results / path
+        if not file.is_file():
+            raise Missing(f"{path} is missing; `snakemake --cores all figures` makes it")
+        try:
+            return load_arrays(file)
+        except DataError:
+            raise Missing(f"{path} cannot be read; delete it and run `snakemake --cores all figures`") from None
+
+    def describe(self, place: Place, *, form: bool = True) -> str:
+        """Model, form and protocol in words."""
+        text = describe_setting(self.profile, {"setting": place.setting})
+        if not text.startswith(place.model):
+            text = f"{place.model}: {text}"
+        return f"{text} · {place.form} form" if form else text
+
+    def block(self, figure: Planned) -> dict[str, Any]:
+        """The table's block that a figure is of."""
+        assert figure.table is not None
+        return dict(self.profile["tables"][figure.table]["blocks"][figure.block])
+
+
+def samples_of(arrays: Arrays) -> int:
+    """Images that an analysis followed."""
+    return int(json.loads(str(arrays["record"]))["samples"])
+
+
+def require(arrays: Arrays, *names: str) -> list[np.ndarray]:
+    """Arrays of an analysis; `Missing` if it is of another version."""
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise Missing(f"the analysis lacks {', '.join(absent)}; delete it and run `snakemake --cores all figures`")
+    return [arrays[name] for name in names]

@@ -1,0 +1,1 @@
+"""HTML pages: tables, claims, comparison, leaderboard, the report."""

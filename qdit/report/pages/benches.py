@@ -1,0 +1,174 @@
+"""Benchmarks of the kernels as tables of a report: the JSON that `qdit bench` wrote, read as data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from qdit.core.errors import DataError
+from qdit.core.files import read_json
+from qdit.core.repository import ROOT
+from qdit.report.render.display import significant
+
+STUDIES = ROOT / "results" / "studies"
+TITLES = {
+    "kernels": "Linear layers: speed by bits and group size",
+    "sampling": "One model evaluation, by mode",
+    "memory": "Memory of a model, by mode",
+    "latency": "Linear layers: milliseconds by group size",
+    "ranges": "Quantizing activations: milliseconds by kind of range",
+    "gpu": "Kernels on a GPU",
+}
+FLOAT = "torch fp32"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: headings, rows of formatted cells, the number of leading columns that hold words."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One record: goals and measured numbers as tables, and where it comes from."""
+
+    name: str
+    title: str
+    goals: Grid | None
+    measured: Grid | None
+    origin: str
+
+    @property
+    def met(self) -> int:
+        """Goals that were reached."""
+        return sum(row[1].startswith("met") for row in self.goals.rows) if self.goals else 0
+
+
+def studies_folder(results: Path) -> Path:
+    """Folder of what was measured once: beside a profile's results, or else the one of this source tree."""
+    beside = results.parent / "studies"
+    return beside if beside.is_dir() else STUDIES
+
+
+def bench_files(results: Path) -> list[Path]:
+    """Records of benchmarks: those of the profile's own run, then those that were measured once."""
+    own = sorted((results / "bench").glob("*.json"))
+    kept = sorted(studies_folder(results).glob("bench-*.json"))
+    return [*own, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in own})]
+
+
+def read_bench(path: Path) -> Bench:
+    """A record as tables; DataError for a file that is not one."""
+    content = read_json(path)
+    try:
+        name, measured = str(content["bench"]), content.get("measured")
+        grid = GRIDS[name](content) if name in GRIDS and measured else None
+        goals = [_goal(entry) for entry in content.get("goals", ())]
+        machine = content["machine"]
+        origin = (
+            f"{content['command']} on {machine['processor']} ({machine['cores']} cores), backend {content['backend']},"
+            f" commit {content['commit']}"
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise DataError(
+            f"{path}: not a record of `qdit bench` ({type(problem).__name__}: {problem}); measure again"
+        ) from None
+    heading = ("Goal", "Verdict", "Must", "Ambitious", "Measured")
+    return Bench(name, TITLES.get(name, name), Grid(heading, tuple(goals), 2) if goals else None, grid, origin)
+
+
+def _goal(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    goal, value = entry["goal"], entry.get("value")
+    sign = "≤ " if goal["at_most"] else "≥ "
+    limits = ("–" if goal[name] is None else f"{sign}{goal[name]:g}" for name in ("must", "ambitious"))
+    verdict = f"{entry['verdict']} ({entry['why']})" if entry.get("why") else str(entry["verdict"])
+    return (str(goal["name"]), verdict, *limits, "–" if value is None else significant(float(value)))
+
+
+def _kernels(content: Mapping[str, Any]) -> Grid:
+    """Candidates: mean speed over the layers, and how many times torch's float32, by the number of rows."""
+    speeds: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
+    for entry in content["measured"]:
+        place = speeds.setdefault((entry["candidate"], entry["rows"]), {})
+        place[entry["inputs"], entry["outputs"]] = float(entry["gops"])
+    counts = sorted({rows for _, rows in speeds})
+    body = []
+    for name in dict.fromkeys(candidate for candidate, _ in speeds):
+        cells = []
+        for rows in counts:
+            own, rival = speeds.get((name, rows), {}), speeds.get((FLOAT, rows), {})
+            shared = [layer for layer in own if layer in rival]
+            cells.append(significant(geometric_mean(own.values())) if own else "–")
+            cells.append(significant(geometric_mean(own[x] / rival[x] for x in shared)) if shared else "–")
+        body.append((name, *cells))
+    heads = [head for rows in counts for head in (f"{rows} rows: GOPS", f"÷ {FLOAT}")]
+    return Grid(("Candidate", *heads), tuple(body), 1)
+
+
+def _sampling(content: Mapping[str, Any]) -> Grid:
+    body = []
+    for model, modes in content["measured"].items():
+        full = modes.get("full precision", {}).get("median")
+        for mode, seconds in modes.items():
+            ratio = significant(seconds["median"] / full) if full else "–"
+            body.append((str(model), str(mode), milliseconds(seconds), ratio))
+    return Grid(("Model", "Mode", "Median (ms)", "÷ full precision"), tuple(body), 2)
+
+
+def _memory(content: Mapping[str, Any]) -> Grid:
+    body = tuple(
+        (str(mode), f"{sizes['weight_bytes'] / 1e6:.1f}", f"{sizes['peak_bytes'] / 1e6:.1f}")
+        for mode, sizes in content["measured"].items()
+    )
+    return Grid(("Mode", "Weights (MB)", "Peak of the process (MB)"), body, 1)
+
+
+def _latency(content: Mapping[str, Any]) -> Grid:
+    return _pivot(
+        content["measured"],
+        "Layer",
+        lambda entry: f"{entry['inputs']} → {entry['outputs']}",
+        lambda entry: f"g {entry['group_size']}",
+    )
+
+
+def _ranges(content: Mapping[str, Any]) -> Grid:
+    return _pivot(
+        content["measured"],
+        "Input",
+        lambda entry: f"{entry['batch']} × {entry['tokens']} tokens, {entry['inputs']} → {entry['outputs']}",
+        lambda entry: str(entry["ranges"]),
+    )
+
+
+def _pivot(
+    measured: Iterable[Mapping[str, Any]],
+    heading: str,
+    row: Callable[[Mapping[str, Any]], str],
+    column: Callable[[Mapping[str, Any]], str],
+) -> Grid:
+    """Median milliseconds by two words of each entry."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in measured:
+        found.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
+    columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
+    body = tuple((name, *(cells.get(place, "–") for place in columns)) for name, cells in found.items())
+    return Grid((heading, *columns), body, 1)
+
+
+def milliseconds(seconds: Mapping[str, Any]) -> str:
+    """The median."""
+    return significant(1000 * float(seconds["median"]))
+
+
+GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
+    "kernels": _kernels,
+    "sampling": _sampling,
+    "memory": _memory,
+    "latency": _latency,
+    "ranges": _ranges,
+}

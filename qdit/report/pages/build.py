@@ -1,0 +1,28 @@
+"""Build one table of a profile in every format; what `qdit table` calls."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.files import write_text
+from qdit.report.pages.table_page import html_text
+from qdit.report.render.text import csv_text, latex_text, markdown_text
+from qdit.report.tables.kinds import load_table
+
+
+def build_table(profile: Mapping[str, Any], table: str, results: Path, out_prefix: Path) -> list[Path]:
+    """Write `<out_prefix>.csv`, `.md`, `.tex` and `.html` and return their paths; equal results give equal bytes.
+
+    A run without a usable metrics.json is a row that says why.
+    """
+    loaded = load_table(profile, table, results)
+    texts = {
+        "csv": csv_text(loaded),
+        "md": markdown_text(loaded),
+        "tex": latex_text(loaded),
+        "html": html_text(loaded, results),
+    }
+    paths = {suffix: out_prefix.with_name(f"{out_prefix.name}.{suffix}") for suffix in texts}
+    for suffix, path in paths.items():
+        write_text(path, texts[suffix])
+    return list(paths.values())

@@ -1,0 +1,50 @@
+"""The clips that a table shows as MP4 files, a second of video several times."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdit.core.errors import ConfigError
+from qdit.core.mp4 import write_mp4
+from qdit.report.render.clips import MILLISECONDS, Shown, clips_of, shows_clips, strip_frames
+from qdit.report.render.display import bits_text
+from qdit.report.render.sheets import GAP
+from qdit.report.tables.kinds import load_table
+
+HEIGHT, REPEATS = 128, 4
+"""Height of a clip, in pixels (of at least that, if it is larger), and how often it is shown."""
+
+
+def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:
+    """Write `<form>-<label>-<bits>.mp4` of every measured row, and `<form>.mp4` with all rows one below the other.
+
+    Rows of the large files are in the table's order. Raises ConfigError for a table without clips.
+    """
+    loaded = load_table(profile, table, results)
+    if not any(map(shows_clips, loaded.blocks)):
+        raise ConfigError(f"table {table!r} shows no clips; give one of kind table3")
+    written = []
+    for block in loaded.blocks:
+        found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
+        strips = {
+            f"{row['form']}-{row['label']}-{bits_text(row).lower()}": strip_frames(clips.frames)
+            for row, clips in found
+            if isinstance(clips, Shown)
+        }
+        if len({strip.shape for strip in strips.values()}) == 1:
+            gap = np.full_like(next(iter(strips.values()))[:, :GAP], 255)
+            below = [part for strip in strips.values() for part in (strip, gap)][:-1]
+            strips[str(block.rows[0]["form"])] = np.concatenate(below, axis=1)
+        height = max((clips.frames.shape[-2] for _, clips in found if isinstance(clips, Shown)), default=HEIGHT)
+        for name, strip in strips.items():
+            written.append(folder / f"{name}.mp4")
+            _write(written[-1], strip, zoom=max(1, HEIGHT // height))
+    return written
+
+
+def _write(path: Path, strip: NDArray[np.uint8], *, zoom: int) -> None:
+    large = strip.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    write_mp4(path, np.concatenate([large] * REPEATS), fps=1000 / MILLISECONDS)

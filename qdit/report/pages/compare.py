@@ -1,0 +1,158 @@
+"""Two runs, or two results folders (two versions of the suite), side by side, with what chance explains of the gap."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from qdit.core.errors import DataError
+from qdit.report.data.compare_rows import Difference, difference
+from qdit.report.data.metrics_json import Row, read_folder
+from qdit.report.render.display import FORMATS, signed, significant
+
+METRICS = ("fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp")
+FOLDER_METRICS = ("fid", "fd_fp", "mse_fp")
+"""What is shown of each run where there are many."""
+
+HIGHER_IS_BETTER = ("is", "precision", "class_accuracy")
+NAMES = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "is": "IS",
+    "precision": "Precision",
+    "class_accuracy": "Class accuracy",
+    "fd_fp": "FD-FP",
+    "mse_fp": "MSE-FP",
+}
+IDENTITY = (
+    "setting",
+    "form",
+    "label",
+    "weight_bits",
+    "activation_bits",
+    "scope",
+    "options",
+    "mode",
+    "backend",
+    "images",
+)
+PROVENANCE = ("protocol_sha256", "weights_sha256", "checkpoint_sha256", "code_quantize", "code_sample", "code_evaluate")
+SAME, CHANCE, UNSURE, BETTER, WORSE = "same", "chance", "no interval", "better", "worse"
+COLUMNS = ("run", "metric", "a", "b", "difference", "low", "high", "verdict")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One metric of one run: both values, b − a, and whether that is more than chance."""
+
+    run: str
+    metric: str
+    a: float
+    b: float
+    gap: Difference
+    verdict: str
+
+
+def compare_runs(a: Row, b: Row, name: str, metrics: Sequence[str] = METRICS) -> list[Compared]:
+    """Every metric that both rows have; paired if both were resampled alike."""
+    found = []
+    for metric in metrics:
+        gap = difference(b, a, metric)
+        if gap is not None:
+            found.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
+    return found
+
+
+def verdict(gap: Difference, metric: str) -> str:
+    """`better` or `worse` (of b) where the interval excludes zero."""
+    if gap.value == 0:
+        return SAME
+    if gap.is_chance is None:
+        return UNSURE
+    if gap.is_chance:
+        return CHANCE
+    return BETTER if (gap.value > 0) == (metric in HIGHER_IS_BETTER) else WORSE
+
+
+def compare_text(a: Path, b: Path) -> tuple[str, pd.DataFrame]:
+    """What `qdit compare` prints, and the same as a table with exactly `COLUMNS`.
+
+    Both are folders of runs (with a metrics.json), or both are results folders (with runs/). DataError otherwise.
+    """
+    kinds = [_kind(path) for path in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise DataError(f"{a} is a {kinds[0]}, {b} a {kinds[1]}; compare two of the same kind")
+    lines, compared = _two_runs(a, b) if kinds[0] == "run" else _two_folders(a, b)
+    rows = [(c.run, c.metric, c.a, c.b, c.gap.value, *(c.gap.interval or (None, None)), c.verdict) for c in compared]
+    head = [f"a: {a}", f"b: {b}", "b − a with its 95 % interval (paired bootstrap over images)", ""]
+    return "\n".join([*head, *lines]) + "\n", pd.DataFrame(rows, columns=pd.Index(COLUMNS), dtype=object)
+
+
+def _kind(path: Path) -> str:
+    if (path / "metrics.json").is_file():
+        return "run"
+    if (path / "runs").is_dir():
+        return "results folder"
+    raise DataError(f"{path}: has neither metrics.json (a run) nor runs/ (a results folder); give one of them")
+
+
+def _two_runs(a: Path, b: Path) -> tuple[list[str], list[Compared]]:
+    first, second = read_folder(a), read_folder(b)
+    compared = compare_runs(first, second, str(second["label"]))
+    lines = [
+        f"{name}: {first.get(name)} | {second.get(name)}" for name in IDENTITY if first.get(name) != second.get(name)
+    ]
+    lines += [_doubt(first, second)] if _doubt(first, second) else []
+    differing = [name for name in PROVENANCE if first.get(name) != second.get(name)]
+    lines.append(f"differ in: {', '.join(differing) or 'nothing'}")
+    body = [[NAMES[c.metric], *_cells(c)] for c in compared]
+    return [*lines, "", str(tabulate(body, ["", "a", "b", "b − a", "95 %", ""], disable_numparse=True))], compared
+
+
+def _two_folders(a: Path, b: Path) -> tuple[list[str], list[Compared]]:
+    runs = [_runs_below(path) for path in (a, b)]
+    names = sorted(runs[0] & runs[1])
+    compared: list[Compared] = []
+    doubts: list[str] = []
+    broken: list[str] = []
+    for name in names:
+        try:
+            first, second = (read_folder(path / "runs" / name) for path in (a, b))
+        except DataError as problem:
+            broken.append(str(problem))
+            continue
+        compared += compare_runs(first, second, name, FOLDER_METRICS)
+        if doubt := _doubt(first, second):
+            doubts.append(f"{name}: {doubt}")
+    counts = Counter((c.metric, c.verdict) for c in compared)
+    words = (BETTER, WORSE, CHANCE, SAME, UNSURE)
+    summary = [[NAMES[m], *(counts[m, word] for word in words)] for m in FOLDER_METRICS]
+    changed = [[c.run, NAMES[c.metric], *_cells(c)] for c in compared if c.verdict not in (SAME, CHANCE)]
+    lines = [f"{len(names)} runs in both, {len(runs[0] - runs[1])} only in a, {len(runs[1] - runs[0])} only in b", ""]
+    lines += [str(tabulate(summary, ["runs of b that are", *words])), ""]
+    if changed:
+        lines.append(str(tabulate(changed, ["run", "", "a", "b", "b − a", "95 %", ""], disable_numparse=True)))
+    return [*lines, *doubts, *broken], compared
+
+
+def _runs_below(folder: Path) -> set[str]:
+    """Runs of a results folder, as paths below runs/."""
+    root = folder / "runs"
+    return {path.parent.relative_to(root).as_posix() for path in root.glob("*/*/*/*/metrics.json")}
+
+
+def _doubt(a: Row, b: Row) -> str:
+    """Why the difference of two runs is not (only) one of methods, or empty."""
+    pairings = [row["replicates"].pairing if row.get("replicates") else None for row in (a, b)]
+    if None not in pairings and pairings[0] != pairings[1]:
+        return "resampled in different ways (other numbers of images?), so there are no intervals"
+    return "" if a["protocol_sha256"] == b["protocol_sha256"] else "protocols differ"
+
+
+def _cells(c: Compared) -> list[str]:
+    style = FORMATS.get(c.metric, FORMATS["precision"])
+    limits = "–" if c.gap.interval is None else " … ".join(signed(significant, limit) for limit in c.gap.interval)
+    return [style(c.a), style(c.b), signed(significant, c.gap.value), limits, c.verdict]

@@ -1,0 +1,106 @@
+"""The few findings that a report begins with, in words: every number in them is counted from the run's own rows."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, OPEN, Claim
+from qdit.report.claims.report import PRINTED, Report
+from qdit.report.data.rows import Table, is_measured, is_missing
+from qdit.report.pages.pairs import Ranking
+
+LEAST_HEADINGS = ("Table", "Bits", "Lowest FD-FP", "In settings", "Of them by more than chance")
+CHECKED = (HOLDS, FAILS, OPEN, CONSTRUCTED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, and the claims it is about."""
+
+    text: str
+    claims: tuple[Claim, ...] = ()
+
+
+def findings(
+    report: Report, board: Table, ranked: Mapping[str, Sequence[Ranking]], control: Table | None
+) -> list[Finding]:
+    """What the claims, the rankings of each table by its title, and the controls say."""
+    found = [_printed(report), *_run(report)]
+    found.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
+    if control is not None:
+        found += [Finding(f"Quality control: {sentence}") for sentence in control.summary]
+    return [finding for finding in [*found, _complete(board)] if finding.text]
+
+
+def _claims(report: Report, source: str, word: str) -> tuple[Claim, ...]:
+    return tuple(claim for claim in report.claims.claims if report.verdicts[source][claim.id].word == word)
+
+
+def _printed(report: Report) -> Finding:
+    words = Counter(verdict.word for verdict in report.verdicts[PRINTED].values())
+    checked = sum(words[word] for word in CHECKED)
+    return Finding(
+        f"The papers’ own tables bear out {words[HOLDS]} of the {checked} claims that can be checked against them;"
+        f" {words[OPEN]} cannot be told from the cells we have, and {words[FAILS]} are not so"
+        + (":" if words[FAILS] else "."),
+        _claims(report, PRINTED, FAILS),
+    )
+
+
+def _run(report: Report) -> list[Finding]:
+    """One finding for each source of our own: what holds on it, and which claims fail there although print has them."""
+    found = []
+    for source, verdicts in report.verdicts.items():
+        if source == PRINTED:
+            continue
+        words = Counter(verdict.word for verdict in verdicts.values())
+        measured = "by more than chance where the runs have intervals"
+        text = f"On the runs of profile {source}, {words[HOLDS]} claims hold and {words[FAILS]} do not ({measured});"
+        text += f" {words[OPEN]} cannot be told"
+        text += f", and {words[CONSTRUCTED]} come out by construction." if words[CONSTRUCTED] else "."
+        printed = {claim.id for claim in _claims(report, PRINTED, HOLDS)}
+        against = tuple(claim for claim in _claims(report, source, FAILS) if claim.id in printed)
+        found.append(Finding(text + (" True of the printed numbers and not here:" if against else ""), against))
+    return found
+
+
+def short_title(table: Table) -> str:
+    """`Q-DiT, Table 2`: what a title says in parentheses at its end, or all of it."""
+    found = re.search(r"\(([^()]+)\)$", table.title)
+    return found[1] if found else table.title
+
+
+def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
+    """Rows of a table: at each bits, the method with the lowest FD-FP in the most settings of the natural form."""
+    found: list[tuple[str, ...]] = []
+    natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
+    for bits in dict.fromkeys(ranking.bits for ranking in natural):
+        same = [ranking for ranking in natural if ranking.bits == bits]
+        firsts = Counter(ranking.ranked[0].name for ranking in same)
+        certain = Counter(ranking.ranked[0].name for ranking in same if ranking.first_is_certain)
+        names, count = [name for name, n in firsts.items() if n == max(firsts.values())], max(firsts.values())
+        chance = sum(certain[name] for name in names)
+        found.append((title, bits, ", ".join(names), f"{count} of {len(same)}", f"{chance}"))
+    return found
+
+
+def _pairs(rankings: Sequence[Ranking]) -> Finding:
+    total, certain = sum(ranking.pairs for ranking in rankings), sum(ranking.certain for ranking in rankings)
+    if not total:
+        return Finding("")
+    return Finding(
+        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance; the"
+        f" order of the other {total - certain} says nothing."
+    )
+
+
+def _complete(board: Table) -> Finding:
+    rows = board.rows
+    missing = [row for row in rows if is_missing(row)]
+    done = sum(map(is_measured, rows))
+    if not missing:
+        return Finding(f"All {len(rows)} runs of this profile were measured.")
+    why = Counter(str(row["status"]) for row in missing)
+    reasons = "; ".join(f"{count} {reason}" for reason, count in why.most_common(3))
+    return Finding(f"This run is partial: {done} of {len(rows)} runs were measured ({reasons}).")

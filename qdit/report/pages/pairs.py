@@ -1,0 +1,114 @@
+"""Whether one row is better than another one by more than chance: paired differences of FD-FP, every pair of a table.
+
+All rows of a block share their noise, so the interval of a difference is narrower than the two intervals suggest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qdit.report.data.compare_rows import difference
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import Block, Table
+from qdit.report.pages.leaderboard import RANKED_BY, interval_text, ranks
+from qdit.report.render.display import bits_text, significant
+from qdit.report.render.fragments import number
+
+BETTER, WORSE, CHANCE, UNSURE, SELF = "<", ">", "≈", "?", "·"
+MEANINGS = {
+    BETTER: "certainly lower",
+    WORSE: "certainly higher",
+    CHANCE: "no further apart than chance explains",
+    UNSURE: "no interval: a run without resampled values",
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a row compares with another one, and the interval of row − other that says so."""
+
+    sign: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A row, its rank as far as chance leaves it open, its FD-FP, and a mark for each row of the ranking."""
+
+    row: Row
+    name: str
+    rank: str
+    value: str
+    interval: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The quantized rows of one block at equal bits, from the least damage to the most."""
+
+    block: Block
+    bits: str
+    ranked: tuple[Ranked, ...]
+
+    @property
+    def title(self) -> str:
+        """`W4A8, digits-cfg1.0-s20, natural form`."""
+        row = self.ranked[0].row
+        return f"{self.bits}, {row['setting']}, {row['form']} form"
+
+    @property
+    def certain(self) -> int:
+        """Pairs that differ by more than chance."""
+        return sum(mark.sign == BETTER for entry in self.ranked for mark in entry.marks)
+
+    @property
+    def pairs(self) -> int:
+        """All pairs."""
+        return len(self.ranked) * (len(self.ranked) - 1) // 2
+
+    @property
+    def first_is_certain(self) -> bool:
+        """Whether the first row is better than every other one by more than chance."""
+        return all(mark.sign in (BETTER, SELF) for mark in self.ranked[0].marks)
+
+
+def rankings(table: Table) -> list[Ranking]:
+    """A ranking for each block and bits with at least two measured quantized rows."""
+    return [ranking for block in table.blocks for ranking in _of_block(block)]
+
+
+def _of_block(block: Block) -> Iterable[Ranking]:
+    rows = [row for row in block.rows if row.get("method") != "fp" and row.get(RANKED_BY) is not None and "key" in row]
+    for bits in dict.fromkeys(map(bits_text, rows)):
+        rivals = sorted((row for row in rows if bits_text(row) == bits), key=lambda row: float(row[RANKED_BY]))
+        if len(rivals) > 1:
+            yield Ranking(block, bits, tuple(_ranked(row, rivals) for row in rivals))
+
+
+def _ranked(row: Row, rivals: list[Row]) -> Ranked:
+    return Ranked(
+        row=row,
+        name=_name(row),
+        rank=str(ranks(row, rivals)["rank"]),
+        value=number(significant(float(row[RANKED_BY]))),
+        interval=number(interval_text(row, RANKED_BY) or ""),
+        marks=tuple(_mark(row, other) for other in rivals),
+    )
+
+
+def _name(row: Row) -> str:
+    """The method, without the bits that all rivals share."""
+    return str(row["short"]).removeprefix(f"{bits_text(row)} ")
+
+
+def _mark(row: Row, other: Row) -> Mark:
+    if row is other:
+        return Mark(SELF, "")
+    gap = difference(row, other, RANKED_BY)
+    assert gap is not None
+    names = f"{_name(row)} − {_name(other)}"
+    if gap.interval is None:
+        return Mark(UNSURE, f"{names}: {number(significant(gap.value))}, no interval")
+    sign = CHANCE if gap.is_chance else BETTER if gap.value < 0 else WORSE
+    value, low, high = (number(significant(value)) for value in (gap.value, *gap.interval))
+    return Mark(sign, f"{names}: {value} ({low} … {high})")

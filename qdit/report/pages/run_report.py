@@ -1,0 +1,156 @@
+"""The report of a run as one page: claims, tables, figures, samples, kernels, search, controls, provenance.
+
+It reads what the run left, renders each part with the functions that make the pages of single tables, and computes no
+result: a cell that is missing says why.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from qdit.core.files import write_text
+from qdit.report.claims.report import load_report
+from qdit.report.data.metrics_json import RunKey
+from qdit.report.data.rows import Block, Table, is_measured
+from qdit.report.pages.benches import Bench, Grid, bench_files, read_bench
+from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, short_title
+from qdit.report.pages.leaderboard import leaderboard
+from qdit.report.pages.origins import origins, run_path
+from qdit.report.pages.pairs import Ranking, rankings
+from qdit.report.pages.run_report_data import Index, Part, Sheets
+from qdit.report.pages.run_report_page import TEMPLATE, context
+from qdit.report.pages.searches_report import study_grid
+from qdit.report.render.fragments import (
+    drawings_html,
+    grid_html,
+    panels_html,
+    render_text,
+    rows_html,
+    sheets_html,
+    small_print_html,
+)
+from qdit.report.render.gallery import gallery
+from qdit.report.render.notes import notes
+from qdit.report.tables.comparison import COMPARISONS
+from qdit.report.tables.kinds import load_table
+from qdit.workflow.profile import all_runs, default_tables
+
+NAME = "index.html"
+LIMIT = 15_000_000
+"""Bytes that a page may have, so that it can be mailed."""
+
+SPARE = 300_000
+"""Bytes kept free for what is written around the pictures."""
+
+
+PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1", "tq_dit")
+"""Kinds of tables that papers print, in the order in which they stand."""
+
+
+def load_index(profile: Mapping[str, Any], results: Path) -> Index:
+    """Read everything; pictures are left out, with a word, where they would make the page too large to mail."""
+    report, board = load_report(profile, results), leaderboard(profile, results)
+    tables = _tables(profile, results)
+    parts = [_part(table, profile["tables"][table.name]["kind"]) for table in tables]
+    compared = [part.table for part in parts if part.kind in COMPARISONS]
+    ranked = {short_title(table): found for table in compared if (found := rankings(table))}
+    control = next((part.table for part in parts if part.kind == "qc"), None)
+    whole = _part(board, "leaderboard")
+    known = [whole, *parts]
+    room = LIMIT - SPARE - sum(len(text.encode()) for part in known for text in (part.rows, part.panels, part.drawings))
+    pictures = gallery(results, room // 2)
+    room -= sum(len(picture.uri or "") for _, of in pictures for picture in of)
+    origin = origins(profile, results, board)
+    return Index(
+        report=report,
+        findings=findings(report, board, ranked, control),
+        parts=parts,
+        board=whole,
+        least=_least(ranked),
+        rankings=ranked,
+        pictures=pictures,
+        sheets=_sheets(tables, results, room),
+        benches=[_bench(path) for path in bench_files(results)],
+        study=study_grid(results),
+        origins=origin,
+        origin_rows=_grid("Runs and where they come from", origin.rows),
+        choice_page="ab.html" if (results / "ab.html").is_file() else None,
+    )
+
+
+def index_text(index: Index) -> str:
+    """The page, as one file without anything from outside."""
+    return render_text(TEMPLATE, **context(index))
+
+
+def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
+    """Write the page and return its path; equal results at one commit give equal bytes."""
+    write_text(out, index_text(load_index(profile, results)))
+    return out
+
+
+def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
+    """The default tables, and of the others those that have a measured row of their own; the papers' tables first."""
+    default, found = default_tables(profile), []
+    usual = {run.path for run in all_runs(profile)}
+    for name in sorted(profile["tables"], key=lambda name: (_place(profile["tables"][name]["kind"]), name)):
+        table = load_table(profile, name, results)
+        own = [row for row in table.rows if is_measured(row) and run_path(row) not in usual]
+        if name in default or own:
+            found.append(table)
+    return found
+
+
+def _place(kind: str) -> int:
+    """Where tables of a kind stand."""
+    return PRINTED_FIRST.index(kind) if kind in PRINTED_FIRST else len(PRINTED_FIRST)
+
+
+def _part(table: Table, kind: str) -> Part:
+    return Part(
+        table=table,
+        kind=kind,
+        rows=rows_html(table, interactive=True),
+        warnings=notes(table).warnings,
+        small_print=small_print_html(table, level="h4"),
+        panels=panels_html(table, level="h4"),
+        drawings=drawings_html(table, level="h3"),
+    )
+
+
+def _sheets(tables: Sequence[Table], results: Path, room: int) -> list[Sheets]:
+    """Samples of every table; a block whose runs another one has shown already is not shown again."""
+    seen: list[set[RunKey]] = []
+    found = []
+    for table in tables:
+        if not table.shows_samples:
+            continue
+        blocks = [block for block in table.blocks if not any(_keys(block) <= other for other in seen)]
+        seen += map(_keys, blocks)
+        made = sheets_html(blocks, results, room=room)
+        room -= len(made.html)
+        if blocks:
+            found.append(Sheets(table.title, made.html, made.left_out, f"tables/{table.name}.html"))
+    return found
+
+
+def _keys(block: Block) -> set[RunKey]:
+    return {row["key"] for row in block.rows if "key" in row}
+
+
+def _least(ranked: Mapping[str, Sequence[Ranking]]) -> Markup | None:
+    """Which method damages least, table by table; None where nothing can be ranked."""
+    rows = [row for title, of in ranked.items() for row in least_damage(title, of)]
+    return grid_html("Least damage", LEAST_HEADINGS, rows, texts=3) if rows else None
+
+
+def _bench(path: Path) -> tuple[Bench, Markup, Markup]:
+    """A record of a benchmark with its goals and its numbers as markup."""
+    bench = read_bench(path)
+    return bench, _grid(f"{bench.title}: goals", bench.goals), _grid(f"{bench.title}: measured", bench.measured)
+
+
+def _grid(label: str, grid: Grid | None) -> Markup:
+    return grid_html(label, grid.headings, grid.rows, texts=grid.texts) if grid else Markup("")

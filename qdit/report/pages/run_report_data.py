@@ -1,0 +1,64 @@
+"""What the report of a run shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from qdit.report.claims.report import Report
+from qdit.report.data.rows import Table
+from qdit.report.pages.benches import Bench
+from qdit.report.pages.findings import Finding
+from qdit.report.pages.origins import Origins
+from qdit.report.pages.pairs import Ranking
+from qdit.report.render.gallery import Picture
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table in the page: the rows, what to be careful with, its small print, its dots and curves, its drawings."""
+
+    table: Table
+    kind: str
+    rows: Markup
+    warnings: tuple[str, ...]
+    small_print: Markup
+    panels: Markup
+    drawings: Markup
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Contact sheets of one table."""
+
+    title: str
+    html: Markup
+    left_out: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """Everything that the page shows."""
+
+    report: Report
+    findings: Sequence[Finding]
+    parts: Sequence[Part]
+    board: Part
+    least: Markup | None
+    rankings: Mapping[str, Sequence[Ranking]]
+    pictures: Sequence[tuple[str, Sequence[Picture]]]
+    sheets: Sequence[Sheets]
+    benches: Sequence[tuple[Bench, Markup, Markup]]
+    study: tuple[Sequence[str], Markup] | None
+    origins: Origins
+    origin_rows: Markup
+    choice_page: str | None
+
+    def of(self, *kinds: str) -> list[Part]:
+        """The tables of some kinds."""
+        return [part for part in self.parts if part.kind in kinds]
+
+    def but(self, *kinds: str) -> list[Part]:
+        """The tables of all other kinds."""
+        return [part for part in self.parts if part.kind not in kinds]

@@ -1,0 +1,1 @@
+"""How values, images and tables are written as text, HTML and TeX."""

@@ -1,0 +1,135 @@
+"""Clips of every row of a block, side by side: animated GIFs for the page.
+
+Every run starts from the same noise, so the clips of one column belong together.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qdit.core.errors import DataError
+from qdit.core.files import load_arrays
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import Block, is_measured
+from qdit.report.render.sheets import GAP, Sheet, Strip, difference
+
+Frames = NDArray[np.uint8]
+"""Clips (n, 3, T, H, W)."""
+
+COUNT = 8
+"""Clips in a strip, evenly spaced over the run, so that several suites are seen."""
+TILE = 64
+"""Height of a clip on the page, in pixels."""
+FRAMES = 17
+"""About how many frames of a longer clip are shown: of the 51 of a full-size one, every third."""
+MILLISECONDS = 125
+"""Of a frame."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Some clips of a run with their prompts."""
+
+    frames: Frames
+    prompts: tuple[str, ...]
+
+
+def shows_clips(block: Block) -> bool:
+    """Whether the runs of a block make clips."""
+    return any(row.get("clips") for row in block.rows)
+
+
+def clip_sheet(block: Block, results: Path) -> Sheet:
+    """Strips of the block's runs below `results`; a run without clips has a note instead."""
+    found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
+    some = next((clips for _, clips in found if isinstance(clips, Shown)), None)
+    full = next((clips for row, clips in found if row["method"] == "fp" and isinstance(clips, Shown)), None)
+    zoom = TILE / some.frames.shape[-2] if some else 1.0
+    return Sheet(
+        strips=tuple(_strip(row, clips, full) for row, clips in found),
+        labels=tuple(range(1, len(some.prompts) + 1)) if some else (),
+        tile=TILE,
+        gap=round(GAP * zoom),
+        corner="prompt",
+        captions=some.prompts if some else (),
+        height=TILE,
+    )
+
+
+def clips_of(row: Row, results: Path) -> Shown | str:
+    """The run's shown clips, or why there are none; one that failed has none, whatever is left in its folder."""
+    if not is_measured(row) and not row["status"].startswith("missing"):
+        return str(row["status"])
+    paths = sorted((row["key"].folder(results) / "samples").glob("[0-9]*.npz"))
+    if not paths:
+        return "no clips"
+    try:
+        shown = chosen_clips(paths, row.get("images"))
+    except (DataError, KeyError, ValueError, IndexError):
+        return "clips are not readable"
+    if shown.frames.ndim != 5 or shown.frames.shape[1] != 3 or shown.frames.dtype != np.uint8:
+        return "clips are not uint8 RGB with prompts"
+    return Shown(thumbnails(shown.frames), shown.prompts)
+
+
+def chosen_clips(paths: list[Path], count: int | None) -> Shown:
+    """The shown ones of `count` clips (of all without it); a full-size run has 27 GB, so only their chunks are read."""
+    size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
+    total = count or size * (len(paths) - 1) + last
+    frames, prompts = [], []
+    for number in np.linspace(0, total - 1, min(COUNT, total)).round().astype(int):
+        chunk, row = divmod(int(number), size)
+        arrays = load_arrays(paths[chunk])
+        frames.append(arrays["frames"][row])
+        prompts.append(str(arrays["prompts"][row]))
+    return Shown(np.stack(frames), tuple(prompts))
+
+
+def thumbnails(frames: Frames) -> Frames:
+    """Clips (n, 3, T, H, W) with every so many pixels and frames: an animation of a large one would fill the page."""
+    side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
+    small = frames[:, :, ::tempo, ::side, ::side]
+    return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]
+
+
+def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:
+    if isinstance(clips, str):
+        return Strip(row, None, None, clips)
+    picture = gif(strip_frames(clips.frames))
+    if row["method"] == "fp":
+        return Strip(row, picture, None)
+    if full is None or full.frames.shape != clips.frames.shape or full.prompts != clips.prompts:
+        return Strip(row, picture, None, "no full-precision clips of the same prompts to compare with")
+    return Strip(row, picture, gif(strip_frames(clip_difference(clips.frames, full.frames))))
+
+
+def clip_difference(clips: Frames, full: Frames) -> Frames:
+    """|clips − full| of every frame, amplified and coloured as for images: (n, 3, T, H, W) uint8."""
+    count, _, frames, height, width = clips.shape
+    flat, other = (part.swapaxes(1, 2).reshape(-1, 3, height, width) for part in (clips, full))
+    return difference(flat, other).reshape(count, frames, 3, height, width).swapaxes(1, 2)
+
+
+def strip_frames(clips: Frames, *, gap: int = GAP) -> NDArray[np.uint8]:
+    """Clips side by side with white gaps: (n, 3, T, H, W) → (T, H, n·(W + gap) − gap, 3)."""
+    count, _, frames, height, width = clips.shape
+    strip = np.full((frames, height, count * (width + gap) - gap, 3), 255, np.uint8)
+    for number, clip in enumerate(clips):
+        start = number * (width + gap)
+        strip[:, :, start : start + width] = clip.transpose(1, 2, 3, 0)
+    return strip
+
+
+def gif(frames: NDArray[np.uint8]) -> bytes:
+    """An animation (T, H, W, 3) that repeats, with one palette of 256 colours; equal frames give equal bytes."""
+    count, height, width, _ = frames.shape
+    stacked = Image.fromarray(np.ascontiguousarray(frames).reshape(count * height, width, 3))
+    indexed = stacked.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    first, *rest = [indexed.crop((0, number * height, width, (number + 1) * height)) for number in range(count)]
+    data = io.BytesIO()
+    first.save(data, format="GIF", save_all=True, append_images=rest, duration=MILLISECONDS, loop=0, optimize=False)
+    return data.getvalue()

@@ -1,0 +1,171 @@
+"""The small print of a table: what it compares, how it was measured, and what to be careful with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qdit.report.data.metrics_json import FLOW, NOT_RUN, Row
+from qdit.report.data.rows import CHANGED, Table, describe_protocol, is_measured, is_missing
+from qdit.report.render.display import TIED_MARK
+
+SHORT = 12
+"""Characters of a digest that a rendered page shows; the CSV has all of them."""
+
+
+SCOPES = {
+    "common": (
+        "Scope common: every method quantizes the four linears of a block, weights and inputs, plus only what it is"
+        " nothing without (TFMQ-DM’s time-embedding block, TQ-DiT’s softmax and GELU)."
+    ),
+    "own": "Scope own: every method quantizes all that its paper quantizes.",
+}
+
+
+@dataclass(frozen=True)
+class Notes:
+    """`reading`: how to read the table; `warnings`: what is wrong with it; `measured`: protocol and provenance."""
+
+    reading: tuple[str, ...]
+    warnings: tuple[str, ...]
+    measured: tuple[tuple[str, str], ...]
+
+
+def notes(table: Table) -> Notes:
+    """All notes of a table, derived from its rows."""
+    return Notes(reading=tuple(_reading(table)), warnings=tuple(_warnings(table)), measured=tuple(_measured(table)))
+
+
+def _reading(table: Table) -> Iterable[str]:
+    other = " In this profile that compares different data sets and models." if table.miniature else ""
+    printed = bool(table.paper_protocol)
+    if printed:
+        yield f"ours: this profile ({table.profile}). paper: as printed, {table.paper_protocol}; “–” is no number."
+    if any(metric in CHANGED for metric in table.metrics):
+        yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
+            f", ours to our FP, the paper’s to its own. The CSV also holds difference_* = ours − paper.{other}"
+            if printed
+            else "."
+        )
+    one, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
+    distance = f"FD-FP: Fréchet distance to the full-precision samples{features}. "
+    paired = "Both are" if (has_distance := "fd_fp" in table.metrics or table.samples_are != "clip") else "It is"
+    yield (
+        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {one}, pixels in [0, 1], to the"
+        f" full-precision {one} of the same index. {paired} paired: all rows share their noise."
+    )
+    if table.miniature and "fid" in table.metrics:
+        yield (
+            "On a small, easy data set FID is not monotone in damage: a quantized row can beat FP. Compare methods"
+            " by FD-FP and MSE-FP."
+        )
+    if table.marks_best:
+        yield "Bold: the best of our quantized rows at equal bits in a block." + (
+            f" {TIED_MARK}: no further from it than chance explains (the 95 % interval of the difference includes 0;"
+            f" paired bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
+            if any(row.get("replicates") is not None for row in table.rows)
+            else ""
+        )
+    if "size_mb" in table.metrics:
+        yield (
+            "Size: ours by the paper’s formula (every parameter at the weight bits, 4 bytes per group or channel), on"
+            " disk what the checkpoint really occupies, paper DiT-XL/2. MB = 10⁶ bytes."
+        )
+    for scope in dict.fromkeys(row["scope"] for row in table.rows):
+        yield SCOPES[scope]
+    yield from table.remarks
+    yield from _method_notes(table)
+    yield from _reconstruction_notes(table)
+
+
+def _method_notes(table: Table) -> Iterable[str]:
+    sizes = {row["group_size"]: row["paper_group_size"] for row in table.rows if row.get("group_size") is not None}
+    translated = {ours: paper for ours, paper in sizes.items() if paper not in (None, ours)}
+    if translated:
+        pairs = ", ".join(f"{ours} here stands for the paper’s {paper}" for ours, paper in sorted(translated.items()))
+        yield f"Group sizes (g): {pairs}; the number of groups per row is the same."
+    uniform = [row for row in table.rows if row.get("label") == "q-dit" and row.get("allocation_sha256") is None]
+    if any(is_measured(row) for row in uniform):
+        yield "Q-DiT here uses one group size for all layers; the paper’s rows use searched ones per layer."
+    if any(row.get("fitted") is not None for row in table.rows):
+        yield (
+            "† fitted: this cell was used to choose the parameters of the salient form, so it is no evidence for"
+            " the method."
+        )
+    for step in dict.fromkeys(row["name"] for row in table.rows if row["status"] == NOT_RUN):
+        yield f"“{step}” is not run: no method of this profile fills the step yet."
+    if table.unmatched:
+        yield f"The paper also prints {', '.join(table.unmatched)}; they are not rows of this table."
+
+
+def _reconstruction_notes(table: Table) -> Iterable[str]:
+    """`TFMQ-DM: 500 iterations per block, batch 32`, once where all rows of a method agree."""
+    logs = [(row["name"], row["reconstruction"]) for row in table.rows if row.get("reconstruction") is not None]
+    efforts = dict.fromkeys((name, log.iterations, log.batch) for name, log in logs)
+    if efforts:
+        texts = (f"{name}: {iterations} iterations per block, batch {batch}" for name, iterations, batch in efforts)
+        yield f"Reconstruction (learned rounding). {'; '.join(texts)}."
+
+
+def _warnings(table: Table) -> Iterable[str]:
+    for row in table.rows:
+        if is_missing(row):
+            folder = row["key"].folder(Path()).as_posix()
+            yield f"{row['name']} {row['key'].bits.upper()}, {row['form']} form: {row['status']} ({folder})"
+    for block in table.blocks:
+        protocols = _distinct([row for row in block.rows if is_measured(row)], "protocol_sha256")
+        if len(protocols) > 1:
+            yield f"{block.title}: its rows were measured under {len(protocols)} protocols; measure them again"
+
+
+def _measured(table: Table) -> Iterable[tuple[str, str]]:
+    rows = [row for row in table.rows if is_measured(row)]
+    if not rows:
+        yield "Protocol", "no row of this table was measured"
+        return
+    for setting in _distinct(rows, "setting"):
+        of_setting = [row for row in rows if row["setting"] == setting]
+        for text in dict.fromkeys(_protocol(row) for row in of_setting):
+            yield f"Protocol {setting}", text
+    for text in dict.fromkeys(_evaluation(row) for row in rows):
+        yield "Evaluation", text
+    yield "Mode", "; ".join(dict.fromkeys(_mode(row) for row in rows))
+    yield ("Packages", "; ".join(text.replace(" ", ", ").replace("=", " ") for text in _distinct(rows, "packages")))
+    for step in ("quantize", "sample", "evaluate"):
+        yield (f"Code digest of {step}", ", ".join(map(_short, _distinct(rows, f"code_{step}"))))
+    yield ("Weights sha256", ", ".join(f"{form} {digest}" for form, digest in _weights(rows)))
+
+
+def _protocol(row: Row) -> str:
+    """One sentence with everything that decides the images."""
+    what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
+    made = "clips" if row["sampler"] == FLOW else "images"
+    return (
+        f"model {row['model']}, {what}, {row['images']} {made} in chunks of {row['chunk']}, seed {row['seed']},"
+        f" uint8 by {row['uint8']}, decoder {row['decoder']}; sha256 {_short(row['protocol_sha256'])}"
+    )
+
+
+def _evaluation(row: Row) -> str:
+    if row["sampler"] == FLOW:
+        return f"{row['evaluator']} (sha256 {_short(row['evaluator_sha256'])})"
+    return (
+        f"features of {row['evaluator']} (sha256 {_short(row['evaluator_sha256'])}),"
+        f" reference {row['reference']} (sha256 {_short(row['reference_sha256'])})"
+    )
+
+
+def _mode(row: Row) -> str:
+    meaning = " (values are quantized and dequantized in floating point)" if row["mode"] == "simulate" else ""
+    return f"{row['mode']}{meaning}, backend {row['backend']}"
+
+
+def _weights(rows: list[Row]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row["form"], _short(row["weights_sha256"])) for row in rows))
+
+
+def _distinct(rows: list[Row], name: str) -> list[str]:
+    return list(dict.fromkeys(str(row.get(name)) for row in rows))
+
+
+def _short(digest: object) -> str:
+    return str(digest)[:SHORT]

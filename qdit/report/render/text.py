@@ -1,0 +1,179 @@
+"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes. (HTML is in page.py.)"""
+
+import re
+
+from tabulate import tabulate
+
+from qdit.report.data.rows import Table
+from qdit.report.render.display import (
+    FITTED_MARK,
+    TIED_MARK,
+    Cell,
+    Column,
+    Line,
+    columns,
+    headings,
+    lead,
+    lines,
+    status_column,
+)
+from qdit.report.render.notes import notes
+
+TEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "†": r"\textsuperscript{\textdagger}",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "–": "--",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "⁶": r"$^{6}$",
+    "÷": r"$\div$",
+    "≤": r"$\leq$",
+    "≈": r"$\approx$",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
+}
+
+
+TEX_SIGN = {"": "", "+": "+", "-": "-", "±": r"\pm "}
+
+
+def csv_text(table: Table) -> str:
+    """Every cell with full precision, unknown ones empty."""
+    return str(table.frame.to_csv(index=False, lineterminator="\n"))
+
+
+def row_name(line: Line) -> str:
+    """Method with its group sizes and the mark of fitted cells."""
+    mark = f" {FITTED_MARK}" if line.fitted else ""
+    return line.name + (f", {line.detail}" if line.detail else "") + mark
+
+
+def markdown_text(table: Table) -> str:
+    """Face, summary, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    small = notes(table)
+    face = f"**{_markdown(table.face)}**"
+    text = [f"# {_markdown(table.title)}", "", face, ""]
+    if table.summary:
+        text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
+    for block in table.blocks:
+        text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
+        for _, part in table.portions:
+            shown = columns(part)
+            text += [_markdown_block(lines(part, block, shown), shown, [*lead(part), "Method"]), ""]
+    text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
+    if small.warnings:
+        text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
+    text += ["## How it was measured", "", *(f"- {_markdown(f'{name}: {what}')}" for name, what in small.measured), ""]
+    return "\n".join([*text, face, ""])
+
+
+def _markdown_block(block: list[Line], shown: list[Column], first: list[str]) -> str:
+    body = []
+    for line in block:
+        cells = [_markdown_cell(cell) for cell in line.cells]
+        if line.status:
+            cells[status_column(shown)] = f"*{_markdown(line.status)}*"
+        body.append([*line.lead, _markdown(row_name(line)), *cells])
+    align = ["left"] * len(first) + ["right"] * len(shown)
+    header = first + [_markdown(f"{column.heading} {column.under}".strip()) for column in shown]
+    return str(tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    tied = f"{TIED_MARK} " if cell.tied else ""
+    value = f"**{cell.text}**" if cell.best else tied + _markdown(cell.text)
+    return f"{value} ({cell.change})" if cell.change else value
+
+
+def _markdown(text: str) -> str:
+    """Escape what Markdown would read as markup."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+
+
+def tex(text: str) -> str:
+    """Escape what LaTeX would read as markup, and spell out the symbols that plain pdflatex does not know."""
+    return "".join(TEX_SPECIAL.get(character, character) for character in text)
+
+
+def tex_number(text: str) -> str:
+    """A formatted number in math mode: −0.05, 9.8·10⁻⁴; anything else is escaped text."""
+    found = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
+    if found is None:
+        return tex(text)
+    sign, mantissa, exponent = found.groups()
+    power = rf"\cdot10^{{{exponent}}}" if exponent is not None else ""
+    return f"${TEX_SIGN[sign]}{mantissa}{power}$"
+
+
+def latex_text(table: Table) -> str:
+    """A booktabs float; the face stands in its caption and at its end."""
+    small = notes(table)
+    face = rf"\textbf{{{tex(table.face)}}}."
+    text = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\caption{{{tex(table.title)}. {face}}}",
+        rf"\label{{tab:{table.name}}}",
+    ]
+    for number, (_, part) in enumerate(table.portions):
+        text += [r"\par\medskip"] if number else []
+        text += _latex_tabular(part)
+    text += [r"\begin{flushleft}\footnotesize"]
+    text += [tex(note) + r"\\" for note in (*table.summary, *small.reading, *small.warnings)]
+    text += [tex(f"{name}: {what}.") + r"\\" for name, what in small.measured]
+    return "\n".join([*text, face, r"\end{flushleft}", r"\end{table*}", ""])
+
+
+def _latex_tabular(table: Table) -> list[str]:
+    """The numbers, as wide as the page."""
+    shown, names = columns(table), [*lead(table), "Method"]
+    first = len(names)
+    text = [
+        r"\resizebox{\textwidth}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * first}{'r' * len(shown)}}}",
+        r"\toprule",
+        *_latex_header(shown, names),
+    ]
+    for block in table.blocks:
+        title = rf"\textbf{{{tex(block.title)}}} ({tex(block.about)})"
+        text += [r"\midrule", rf"\multicolumn{{{first + len(shown)}}}{{l}}{{{title}}} \\"]
+        text += [_latex_line(line, shown) for line in lines(table, block, shown)]
+    return [*text, r"\bottomrule", r"\end{tabular}}"]
+
+
+def _latex_header(shown: list[Column], first: list[str]) -> list[str]:
+    groups, rules, start = [], [], len(first) + 1
+    for heading, count in headings(shown):
+        groups.append(rf"\multicolumn{{{count}}}{{c}}{{{tex(heading)}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+        start += count
+    names = [*first, *(column.under for column in shown)]
+    return ["& " * len(first) + " & ".join(groups) + r" \\", " ".join(rules), " & ".join(names) + r" \\"]
+
+
+def _latex_line(line: Line, shown: list[Column]) -> str:
+    cells = []
+    for cell in line.cells:
+        number = tex_number(cell.text)
+        bold = rf"\textbf{{\boldmath{number}}}" if cell.best else (tex(f"{TIED_MARK} ") if cell.tied else "") + number
+        cells.append(bold + (rf" {{\scriptsize({tex_number(cell.change)})}}" if cell.change else ""))
+    if line.status:
+        cells[status_column(shown)] = rf"\textit{{{tex(line.status)}}}"
+    return " & ".join([*line.lead, tex(row_name(line)), *cells]) + r" \\"

@@ -1,0 +1,78 @@
+"""Integer arithmetic beside its simulation: the same checkpoint, the same noise, two ways to compute."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qdit.report.data.metrics_json import Row, RunKey
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    is_measured,
+    is_miniature,
+    make_row,
+    run_keys,
+    with_differences,
+)
+
+METRICS = ("fid", "fd_fp", "mse_fp", "latent_largest", "latent_mean")
+EXTRA = ("latent_images", "latent_largest", "latent_mean")
+"""Columns of the CSV beyond those of every table."""
+
+
+def integer(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    definition = profile["tables"][name]
+    blocks = tuple(_block(profile, definition, block, results) for block in definition["blocks"])
+    compared = sorted({row["latent_images"] for block in blocks for row in block.rows if row.get("latent_images")})
+    images = ", ".join(f"{count:g}" for count in compared) or "no"
+    return Table(
+        name=name,
+        title=definition.get("title", "Integer arithmetic beside its simulation"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="",
+        shows_bits=True,
+        blocks=blocks,
+        metrics=METRICS,
+        extra=EXTRA,
+        remarks=(
+            "Simulated: values are quantized and dequantized and multiplied in floating point. Integer: codes are"
+            " multiplied, sums of a group are exact. Both load the same checkpoint and start from the same noise.",
+            f"Latents: absolute difference of the final ones, integer against simulated, over {images} images of a run."
+            " One forward pass differs by rounding only; a value that falls on the other side of a rounding step then"
+            " takes another code, and sampling carries that on.",
+        ),
+        marks_best=False,
+    )
+
+
+def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Mapping[str, Any], results: Path) -> Block:
+    fitted = fitted_labels(definition, block)
+    rows = []
+    for key in run_keys(profile, block):
+        simulated = make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        if simulated["method"] == "fp":
+            rows.append(simulated)
+            continue
+        own = replace(key, mode="integer")
+        rows += [
+            _named(simulated, "simulated", key),
+            _named(make_row(profile, results, own, fitted=key.label in fitted, published=None), "integer", key),
+        ]
+    return Block(
+        title=f"{describe_setting(profile, block)} · {block['form']} form",
+        about=f"{block['setting']}, scope {block['scope']}",
+        rows=with_differences(rows),
+    )
+
+
+def _named(row: Row, mode: str, key: RunKey) -> Row:
+    """The row with its mode, and what computed it, beside the method's name."""
+    backend = f", {row['backend']}" if is_measured(row) else ""
+    short = f"{key.bits.upper()} {row['short']}"
+    return row | {"detail": mode + backend, "short": short if mode == "simulated" else f"{short} int"}

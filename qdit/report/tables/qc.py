@@ -1,0 +1,154 @@
+"""Quality control: does every row of the profile lie between a positive and a negative control of its setting?
+
+Positive is full precision, whose distance to itself is 0 by definition; negative is a method at bits at which nothing
+sensible is left. A row outside of them says that something is wrong with the measurement rather than with the method.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.report.data.metrics_json import Row, RunKey
+from qdit.report.data.rows import Block, Table, describe_setting, is_measured, is_miniature, is_missing, make_row
+from qdit.workflow.profile import FULL_PRECISION, Run, default_tables, runs_of, split_bits
+
+METRICS = ("fd_fp", "mse_fp", "check")
+PAIRED = {"fd_fp": "FD-FP", "mse_fp": "MSE-FP"}
+EXTRA = ("check", "control", "tables")
+"""Columns of the CSV beyond those of every table."""
+
+PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positive", "negative"
+
+Place = tuple[str, str]
+"""Setting and form."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows (controls are none) ended how."""
+
+    passed: int
+    failed: int
+    missing: int
+    unchecked: int
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> "Counts":
+        """Count rows by their check."""
+        checked = [str(row["check"]) for row in rows if row["control"] is None]
+        passed, failed = (sum(check.startswith(mark) for check in checked) for mark in (PASS, FAIL))
+        unchecked = checked.count(UNCHECKED)
+        return cls(passed, failed, len(checked) - passed - failed - unchecked, unchecked)
+
+    @property
+    def text(self) -> str:
+        """`61 of 62 rows lie between the controls; 1 missing`."""
+        total = self.passed + self.failed + self.missing + self.unchecked
+        text = f"{self.passed} of {total} rows lie between the controls"
+        others = {"outside of them": self.failed, "missing": self.missing, "without controls": self.unchecked}
+        return "; ".join([text, *(f"{count} {what}" for what, count in others.items() if count)])
+
+
+def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile: every run of its default tables, by setting and form, then bits."""
+    definition = profile["tables"][name]
+    controls = {(block["setting"], block["form"]): block for block in definition["blocks"]}
+    rows = _rows(profile, name, results)
+    places = sorted({(row["setting"], row["form"]) for row in rows})
+    blocks = tuple(_block(profile, place, rows, controls.get(place)) for place in places)
+    counts = Counts.of([row for block in blocks for row in block.rows])
+    bad = [row for row in rows if row["control"] is not None and is_missing(row)]
+    summary = [f"{counts.text}."]
+    summary += [f"{len(bad)} of the controls {'are' if len(bad) > 1 else 'is'} missing too."] if bad else []
+    return Table(
+        name=name,
+        title=definition.get("title", "Quality control: every row between its controls"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="",
+        shows_bits=True,
+        blocks=blocks,
+        metrics=METRICS,
+        extra=EXTRA,
+        summary=tuple(summary),
+        remarks=(
+            "Positive control: full precision, whose FD-FP and MSE-FP are 0 by definition. Negative control: a method"
+            " at bits at which little is left of the images. ✓: both distances lie between the two controls of the same"
+            " setting and form, 0 ≤ ours ≤ negative. ✗: the named ones do not.",
+        ),
+        marks_best=False,
+        shows_samples=False,
+    )
+
+
+def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
+    """Rows of all runs that the page reads, with the tables they stand in and which control they are."""
+    tables = [table for table in default_tables(profile) if profile["tables"][table]["kind"] != "qc"]
+    shown: dict[Run, list[str]] = {run: [] for run in runs_of(profile, name)}
+    for table in tables:
+        for run in runs_of(profile, table):
+            if run in shown:
+                shown[run].append(table)
+    negative = {
+        (block["setting"], block["form"], label, bits, block["scope"])
+        for block in profile["tables"][name]["blocks"]
+        for bits in block["bits"]
+        for label in block["methods"]
+    }
+    rows = []
+    for run, where in shown.items():
+        key = RunKey(run.setting, run.form, run.label, *split_bits(run.bits), run.scope)
+        row = make_row(profile, results, key, fitted=False, published=None)
+        positive = profile["methods"][run.label]["method"] == FULL_PRECISION
+        is_control = (run.setting, run.form, run.label, run.bits, run.scope) in negative
+        row["control"] = POSITIVE if positive else NEGATIVE if is_control else None
+        row |= {"tables": " ".join(where), "short": f"{run.bits.upper()} {row['short']}"}
+        if positive and is_measured(row):
+            row |= dict.fromkeys(PAIRED, 0.0)
+        rows.append(row)
+    return rows
+
+
+def _block(profile: Mapping[str, Any], place: Place, rows: list[Row], control: Mapping[str, Any] | None) -> Block:
+    """Rows of one setting and form: positive control, methods from many bits to few, negative control."""
+    labels = list(profile["methods"])
+    ranks = {POSITIVE: 0, None: 1, NEGATIVE: 2}
+
+    def order(row: Row) -> tuple[object, ...]:
+        bits = (-row["weight_bits"], -row["activation_bits"])
+        return (ranks[row["control"]], *bits, row["scope"], labels.index(row["label"]))
+
+    own = sorted((row for row in rows if (row["setting"], row["form"]) == place), key=order)
+    negative = next((row for row in own if row["control"] == NEGATIVE), None)
+    mixed = len({row["scope"] for row in own}) > 1
+    for row in own:
+        row |= {"check": _check(row, negative), "detail": _detail(row)}
+        row["short"] += " (own)" if mixed and row["scope"] == "own" else ""
+    where = {"setting": place[0], "form": place[1]}
+    about = f"{place[0]}; no controls" if control is None else f"{place[0]}; {Counts.of(own).text}"
+    return Block(title=f"{describe_setting(profile, where)} · {place[1]} form", about=about, rows=tuple(own))
+
+
+def _check(row: Row, negative: Row | None) -> str:
+    """Mark of a row: between the controls, which of its distances are not, or why it cannot be said."""
+    if row["control"] is not None:
+        return "control"
+    if is_missing(row):
+        return str(row["status"]).split(":")[0]
+    if negative is None or is_missing(negative):
+        return UNCHECKED
+    limits = {name: negative.get(name) for name in PAIRED}
+    known = all(row.get(name) is not None and limit is not None for name, limit in limits.items())
+    if not known:
+        return UNCHECKED
+    outside = [PAIRED[name] for name, limit in limits.items() if not 0 <= row[name] <= limit]
+    return f"{FAIL} {', '.join(outside)}" if outside else PASS
+
+
+def _detail(row: Row) -> str:
+    """Which control a row is, or the tables it stands in."""
+    if row["control"] is None:
+        return str(row["tables"]).replace(" ", ", ")
+    return "positive control" if row["control"] == POSITIVE else "negative control"

@@ -1,0 +1,81 @@
+"""Table 1 of Q-DiT: the same group size everywhere, from large groups to small ones, one block per model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.published import PublishedRow, find, read_published
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    is_miniature,
+    make_row,
+    run_keys,
+    with_differences,
+)
+
+RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
+"""Reference data of a model → the paper's resolution that it is, or stands for."""
+
+METRICS = ("size_mb", "fid", "sfid", "is", "precision", "fd_fp", "mse_fp")
+
+
+def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    definition = profile["tables"][name]
+    printed = read_published(published / "table1.csv")
+    return Table(
+        name=name,
+        title=definition.get("title", "One group size for all layers (Q-DiT, Table 1)"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="DiT-XL/2 on ImageNet; bits, steps and guidance are not stated",
+        shows_bits=True,
+        blocks=tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"]),
+        metrics=METRICS,
+        remarks=(
+            "Weights are rounded to nearest, activations quantized dynamically per token and group, as a search for"
+            " group sizes does it. That the paper’s rows are W4A8 without guidance is inferred from its Table 2.",
+            "The paper prints no full-precision row and neither IS nor Precision here.",
+        ),
+    )
+
+
+def _block(
+    profile: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    block: Mapping[str, Any],
+    results: Path,
+    printed: list[PublishedRow],
+) -> Block:
+    fitted, rows = fitted_labels(definition, block), []
+    model = profile["models"][profile["settings"][block["setting"]]["model"]]
+    resolution = RESOLUTIONS.get(model["reference"])
+    for key in run_keys(profile, block):
+        row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        rows.append(row | _beside(row, resolution, printed))
+    about = f"{block['setting']}, scope {block['scope']}"
+    beside = f"; beside it the paper's {resolution}×{resolution}" if resolution else ""
+    return Block(
+        title=f"{describe_setting(profile, block)} · {block['form']} form",
+        about=about + beside,
+        rows=with_differences(rows),
+    )
+
+
+def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Row:
+    """Name of a row by its size, and what the paper prints for the size that it stands for."""
+    size, paper = row["group_size"], row["paper_group_size"]
+    if size is None:
+        return {}
+    words = f"Group size {size}" if paper in (None, size) else f"Group size {size} (paper’s {paper})"
+    cells: Row = {"name": words, "short": f"g {size}"}
+    found = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
+    if found is not None:
+        cells |= {f"published_{metric}": found[metric] for metric in ("fid", "sfid")}
+        cells["published_method"] = f"Group size {paper}"
+    return cells

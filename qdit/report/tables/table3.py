@@ -1,0 +1,180 @@
+"""Table 3 of Q-DiT: VBench's sixteen dimensions of clips, in two halves, and how many of them Q-DiT wins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.report.data.compare_rows import difference
+from qdit.report.data.metrics_json import Row, RunKey
+from qdit.report.data.published import METHOD_NAMES, PublishedRow, find, read_published
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    group_text,
+    is_measured,
+    is_miniature,
+    make_row,
+    run_keys,
+    with_differences,
+)
+from qdit.report.render.display import bits_text
+from qdit.report.tables.table3_remarks import MINI_VBENCH, VBENCH, remarks
+
+PAPER = (
+    "Open-Sora 1.2’s STDiT3 (clips of 2 seconds, whose resolution the paper does not give), rectified flow, 30 steps,"
+    " guidance (cfg) 7, VBench’s prompts"
+)
+WON, WON_OF = 15, 16
+"""What the paper's text says Q-DiT wins against G4W+P4A (Section 6.2)."""
+WINNER, RIVAL = "q-dit", "g4w+p4a"
+
+FIRST, SECOND = DIMENSIONS[:8], DIMENSIONS[8:]
+HALVES = (("First half of the dimensions", FIRST), ("Second half of the dimensions", SECOND))
+MINI_REST = ("Totals, distances, size", (*TOTALS, "mfvd", "fd_fp", "mse_fp", "size_mb"))
+VBENCH_REST = ("Totals, distance, size", (*TOTALS, "mse_fp", "size_mb"))
+SCORES = (*DIMENSIONS, *TOTALS, "mfvd")
+EXTRA = (
+    *SCORES,
+    *(f"published_{name}" for name in DIMENSIONS),
+    *(f"difference_{name}" for name in DIMENSIONS),
+    *(f"{name}_{end}" for name in SCORES for end in ("low", "high")),
+    *("prompts", "clip_flops", "won", "won_certain", "lost_certain"),
+)
+"""Columns of the CSV beyond those of every table."""
+
+
+@dataclass(frozen=True)
+class Wins:
+    """Of so many dimensions: where one method is ahead, behind, and how many of each are more than chance."""
+
+    of: int
+    ahead: int
+    behind: int
+    surely_ahead: int
+    surely_behind: int
+
+    @classmethod
+    def between(cls, row: Row, rival: Row) -> "Wins":
+        """Q-DiT's row against the rival's, in the dimensions that both have."""
+        gaps = [gap for name in DIMENSIONS if (gap := difference(row, rival, name)) is not None]
+        sure = [gap for gap in gaps if gap.is_chance is False]
+        return cls(
+            of=len(gaps),
+            ahead=sum(gap.value > 0 for gap in gaps),
+            behind=sum(gap.value < 0 for gap in gaps),
+            surely_ahead=sum(gap.value > 0 for gap in sure),
+            surely_behind=sum(gap.value < 0 for gap in sure),
+        )
+
+    @property
+    def text(self) -> str:
+        """`ahead in 9 of 16 dimensions (3 beyond chance), behind in 5 (1), equal in 2`."""
+        equal = self.of - self.ahead - self.behind
+        text = f"ahead in {self.ahead} of {self.of} dimensions ({self.surely_ahead} beyond chance)"
+        return f"{text}, behind in {self.behind} ({self.surely_behind})" + (f", equal in {equal}" if equal else "")
+
+
+def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    definition = profile["tables"][name]
+    printed = read_published(published / "table3.csv")
+    mini = is_mini_vbench(profile, definition)
+    blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
+    parts = (*HALVES, MINI_REST if mini else VBENCH_REST)
+    return Table(
+        name=name,
+        title=definition.get("title", "Video generation after quantization (Q-DiT, Table 3)"),
+        profile=profile["profile"],
+        face=face_of(profile, definition),
+        miniature=is_miniature(profile),
+        paper_protocol=PAPER,
+        shows_bits=True,
+        blocks=blocks,
+        metrics=tuple(metric for _, metrics in parts for metric in metrics),
+        extra=EXTRA,
+        summary=tuple(_summary(blocks, printed)),
+        remarks=tuple(remarks(blocks, printed, name, mini=mini)),
+        samples_are="clip",
+        parts=parts,
+    )
+
+
+def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> bool:
+    """Whether the table's clips are scored by a model's own instruments and not by VBench."""
+    models = (profile["models"][profile["settings"][block["setting"]]["model"]] for block in definition["blocks"])
+    return any("instruments" in model for model in models)
+
+
+def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
+    """What stands on the table's face: also whose scores these are."""
+    return f"{profile['face']}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
+
+
+def _block(
+    profile: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    block: Mapping[str, Any],
+    results: Path,
+    printed: list[PublishedRow],
+) -> Block:
+    fitted, rows = fitted_labels(definition, block), []
+    for key in run_keys(profile, block):
+        row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        row |= _beside(printed, key) | {"clips": True, "short": f"{key.bits.upper()} {row['short']}"}
+        row["face"] = face_of(profile, definition)
+        if row["group_size"] is not None:
+            row["detail"] = group_text(row)
+        for dimension in DIMENSIONS:
+            ours, paper = row.get(dimension), row.get(f"published_{dimension}")
+            row[f"difference_{dimension}"] = None if ours is None or paper is None else round(ours - paper, 10)
+        rows.append(row)
+    for row, rival in _pairs(rows):
+        wins = Wins.between(row, rival)
+        row |= {"won": wins.ahead, "won_certain": wins.surely_ahead, "lost_certain": wins.surely_behind}
+    appendix = "" if block["form"] == "natural" else " · appendix"
+    return Block(
+        title=f"{block['form']} form · {describe_setting(profile, block)}{appendix}",
+        about=f"{block['setting']}, scope {block['scope']}",
+        rows=with_differences(rows),
+    )
+
+
+def _beside(printed: list[PublishedRow], key: RunKey) -> Row:
+    """The printed cells of a method at these bits; those that we do not know stay blank."""
+    bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
+    found = find(printed, method=METHOD_NAMES.get(key.label), **bits)
+    if found is None:
+        return {}
+    return {f"published_{name}": found.get(name) for name in DIMENSIONS} | {"published_method": found["method"]}
+
+
+def _pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """(Q-DiT, G4W+P4A) at each of the bits at which both were measured."""
+    own = {(row["label"], bits_text(row)): row for row in rows if is_measured(row)}
+    return [(row, own[RIVAL, bits]) for (label, bits), row in own.items() if label == WINNER and (RIVAL, bits) in own]
+
+
+def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str]:
+    """One sentence for each pair of rows, beside what the paper says."""
+    names = f"{METHOD_NAMES[WINNER]} against {METHOD_NAMES[RIVAL]}"
+    found = []
+    for block in blocks:
+        for row, rival in _pairs(list(block.rows)):
+            text = Wins.between(row, rival).text
+            found.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
+    ours, other = ({**row} for row in (_printed(printed, WINNER), _printed(printed, RIVAL)))
+    known = [name for name in DIMENSIONS if ours.get(name) is not None and other.get(name) is not None]
+    better = sum(float(str(ours[name])) > float(str(other[name])) for name in known)
+    found.append(
+        f"Published, W4A8: {names} is ahead in {WON} of {WON_OF} dimensions of VBench; of the {len(known)} whose"
+        f" numbers are known to us, in {better}."
+    )
+    return found
+
+
+def _printed(printed: list[PublishedRow], label: str) -> PublishedRow:
+    return find(printed, method=METHOD_NAMES[label], weight_bits=4, activation_bits=8) or {}

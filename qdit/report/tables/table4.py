@@ -1,0 +1,110 @@
+"""Table 4 of Q-DiT: from round-to-nearest to Q-DiT in steps, one block per form of the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError
+from qdit.report.data.metrics_json import NOT_RUN, Row, RunKey, parse_bits
+from qdit.report.data.published import PublishedRow, find, read_published
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    is_miniature,
+    make_row,
+    published_cells,
+    run_keys,
+    with_differences,
+)
+
+STEPS = (
+    "FP (W16A16)",
+    "W4A8 RTN",
+    "+ Group size 128",
+    "+ Sample-wise dynamic activation quantization",
+    "+ Automatic quantization granularity allocation",
+)
+"""The rows as printed. A block's methods fill them from the top; steps left over are shown as not run."""
+
+SHORT_NAMES = ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation")
+"""The steps where there is little room."""
+
+PUBLISHED_BITS = (4, 8)
+ALLOCATED = (
+    "The last row differs from the one above it in its group sizes only: a search found them for each form (Table 6),"
+    " and the weights are rounded to nearest in both."
+)
+
+
+def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    definition = profile["tables"][name]
+    printed = read_published(published / "table4.csv")
+    blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
+    rows = [row for block in blocks for row in block.rows]
+    return Table(
+        name=name,
+        title=definition.get("title", "From RTN to Q-DiT, step by step (Q-DiT, Table 4)"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, 10,000 images",
+        shows_bits=False,
+        blocks=blocks,
+        remarks=(ALLOCATED,) if any(row["step"] == STEPS[-1] and row["status"] != NOT_RUN for row in rows) else (),
+    )
+
+
+def _block(
+    profile: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    block: Mapping[str, Any],
+    results: Path,
+    printed: list[PublishedRow],
+) -> Block:
+    if len(block["methods"]) > len(STEPS) or len(block["bits"]) != 1:
+        raise ConfigError(
+            f"table4 block of form {block['form']!r}: {len(block['methods'])} methods at bits {block['bits']};"
+            f" allowed are up to {len(STEPS)} methods (the steps of the table) at one; correct the profile"
+        )
+    fitted = fitted_labels(definition, block)
+    steps = dict(zip(block["methods"], STEPS, strict=False))
+    rows = []
+    for key in run_keys(profile, block):
+        step = steps[key.label]
+        row = make_row(profile, results, key, fitted=key.label in fitted, published=_match(printed, step, key))
+        short = SHORT_NAMES[STEPS.index(step)]
+        rows.append(row | {"step": step, "name": _name(step, row), "short": short})
+    rows += [_not_run(profile, block, step, printed) for step in STEPS[len(steps) :]]
+    return Block(
+        title=f"{block['form']} form · {describe_setting(profile, block)}",
+        about=f"{block['setting']}, scope {block['scope']}",
+        rows=with_differences(rows),
+    )
+
+
+def _match(printed: list[PublishedRow], step: str, key: RunKey) -> PublishedRow | None:
+    """The printed row of a step; it stands beside ours only at the bits it was measured at."""
+    bits = (key.weight_bits, key.activation_bits)
+    return find(printed, step=step) if bits in (PUBLISHED_BITS, (16, 16)) else None
+
+
+def _name(step: str, row: Row) -> str:
+    """The printed name of a step with our own bits and group size in it."""
+    if step == STEPS[1]:
+        return f"{row['key'].bits.upper()} RTN"
+    if step == STEPS[2] and row["group_size"] is not None:
+        return f"+ Group size {row['group_size']} (paper’s 128)"
+    return step
+
+
+def _not_run(profile: Mapping[str, Any], block: Mapping[str, Any], step: str, printed: list[PublishedRow]) -> Row:
+    """A step that no method of the profile fills yet, with what the paper prints for it."""
+    weight_bits, activation_bits = parse_bits(block["bits"][0])
+    row: Row = {"setting": block["setting"], "form": block["form"], "scope": block["scope"]}
+    row |= {"weight_bits": weight_bits, "activation_bits": activation_bits, "step": step, "name": step}
+    row |= {"profile": profile["profile"], "face": profile["face"]}
+    key = RunKey(row["setting"], row["form"], "", weight_bits, activation_bits, row["scope"])
+    return row | published_cells(_match(printed, step, key)) | {"status": NOT_RUN}

@@ -1,0 +1,120 @@
+"""Table 6 of Q-DiT: ways to choose group sizes under one budget, with what each of them took."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.report.data.allocations import COLUMNS, Found, allocation_cells, searched_with
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.published import PublishedRow, find, read_published
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    is_miniature,
+    make_row,
+    published_cells,
+    run_keys,
+    with_differences,
+)
+from qdit.report.render.allocation_figures import fresh_noise, heat_maps, kept
+
+METRICS = (
+    *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp"),
+    *("images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size"),
+)
+PRINTED = {"ilp": "ILP", "hessian": "Hessian-based", "evolution": "Evolutionary (Q-DiT)"}
+"""Kind of search → the row that the paper prints for it."""
+
+PRINTED_UNIFORM = "Group size = 128"
+PUBLISHED_BITS = (4, 8)
+METRIC_NAMES = {"fd_fp": "FD-FP", "fid": "FID"}
+
+
+def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    definition = profile["tables"][name]
+    printed = read_published(published / "table6.csv")
+    blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
+    shared = profile.get("allocation", {})
+    metric = METRIC_NAMES.get(shared.get("metric", ""), "fitness")
+    return Table(
+        name=name,
+        title=definition.get("title", "Ways to choose group sizes (Q-DiT, Table 6)"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, W4A8, 10,000 images",
+        shows_bits=True,
+        blocks=blocks,
+        metrics=METRICS,
+        extra=COLUMNS,
+        figures=kept(
+            [
+                heat_maps([pair for block in blocks for pair in _found(block, titled=True)], shared.get("sizes", ())),
+                fresh_noise([(block.title, _found(block)) for block in blocks], metric),
+            ]
+        ),
+        remarks=tuple(_remarks(profile, blocks, metric)),
+    )
+
+
+def _block(
+    profile: Mapping[str, Any],
+    definition: Mapping[str, Any],
+    block: Mapping[str, Any],
+    results: Path,
+    printed: list[PublishedRow],
+) -> Block:
+    fitted, rows = fitted_labels(definition, block), []
+    for key in run_keys(profile, block):
+        row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        row |= allocation_cells(profile, results, key, row)
+        if (key.weight_bits, key.activation_bits) == PUBLISHED_BITS:
+            row |= _beside(profile, row, printed)
+        if row["group_size"] is not None:
+            row["name"] = f"Group size {row['group_size']}"
+            paper = row["paper_group_size"]
+            row["detail"] = "" if paper in (None, row["group_size"]) else f"the paper’s {paper}"
+        rows.append(row | {"short": row["name"]})
+    return Block(
+        title=f"{block['form']} form · {describe_setting(profile, block)}",
+        about=f"{block['setting']}, scope {block['scope']}",
+        rows=with_differences(rows),
+    )
+
+
+def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow]) -> Row:
+    """The cells that the paper prints for the same way to choose."""
+    if row["search"] is None:
+        name = PRINTED_UNIFORM if row["paper_group_size"] == 128 else None
+    else:
+        name = PRINTED.get(profile["searches"][row["search"]]["kind"])
+    found = None if name is None else find(printed, search=name)
+    return {} if found is None else published_cells(found | {"method": name})
+
+
+def _found(block: Block, *, titled: bool = False) -> list[tuple[str, Found]]:
+    """(name, allocation) of the rows that have one."""
+    pairs = [(row["name"], row["found"], row["form"]) for row in block.rows if row.get("found") is not None]
+    return [(f"{name}, {form}" if titled else name, found) for name, found, form in pairs]
+
+
+def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str) -> list[str]:
+    shared = profile.get("allocation", {})
+    rows = [row for block in blocks for row in block.rows]
+    remarks = [
+        "Weights are rounded to nearest and activations quantized dynamically in all rows, as while searching; the rows"
+        " differ in their group sizes only. Random search, racing and linear response are no rows of the paper.",
+    ]
+    if shared:
+        remarks.append(
+            f"Budget: bit operations of group size {shared['reference']} everywhere; sizes"
+            f" {', '.join(map(str, sorted(shared['sizes'])))}. Searches measure {metric} on {shared['images']} images"
+            " per allocation, of noise that no row is measured on; Images sampled counts those of all allocations"
+            " that were tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
+        )
+    if machines := searched_with(rows):
+        remarks.append(f"Search (s): wall time with {machines}; other jobs ran beside it.")
+    return remarks

@@ -1,0 +1,96 @@
+"""Variants of a method beside the method itself: ablations, and switches between the paper and the released code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.published import METHOD_NAMES
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    group_text,
+    is_miniature,
+    make_row,
+    run_keys,
+    with_differences,
+)
+
+METRICS = ("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "ratio_fd_fp")
+EXTRA = ("base", "about", "ratio_fd_fp")
+"""Columns of the CSV beyond those of every table."""
+
+
+def variants(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    definition = profile["tables"][name]
+    return Table(
+        name=name,
+        title=definition.get("title", f"Variants of methods ({name})"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="",
+        shows_bits=True,
+        blocks=tuple(_block(profile, name, block, results) for block in definition["blocks"]),
+        metrics=METRICS,
+        extra=EXTRA,
+        remarks=(
+            "FD-FP ÷ base: a row’s FD-FP divided by that of the block’s base method at the same bits; above 1 the"
+            " variant is farther from full precision than the method as it is.",
+        ),
+    )
+
+
+def _block(profile: Mapping[str, Any], name: str, block: Mapping[str, Any], results: Path) -> Block:
+    base = str(block.get("base"))
+    if base not in block["methods"]:
+        raise ConfigError(f"table {name!r}: base {base!r} is not among its block's methods; add it to them")
+    fitted = fitted_labels(profile["tables"][name], block)
+    rows = [
+        make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        for key in run_keys(profile, {**block, "methods": _ordered(block["methods"], base)})
+    ]
+    for row in rows:
+        about = profile["methods"][row["label"]].get("about")
+        row |= {"base": base, "about": about, "detail": _detail(row, base), "ratio_fd_fp": _ratio(row, rows, base)}
+        if len(block["bits"]) > 1:
+            row["short"] = f"{row['key'].bits.upper()} {row['short']}"
+    base_name = METHOD_NAMES.get(base, base)
+    bits = ", ".join(bits.upper() for bits in block["bits"])
+    return Block(
+        title=f"{base_name} · {bits} · {describe_setting(profile, block)} · {block['form']} form",
+        about=f"{block['setting']}, scope {block['scope']}; base {base_name}",
+        rows=with_differences(rows),
+    )
+
+
+def _ordered(methods: list[str], base: str) -> list[str]:
+    """The base before its variants."""
+    return [base, *(label for label in methods if label != base)]
+
+
+def _detail(row: Row, base: str) -> str:
+    """The label, where the name is a text of its own; the group size of the base."""
+    if row["name"] not in (row["label"], METHOD_NAMES.get(row["label"])):
+        return str(row["label"])
+    group = group_text(row) if row["group_size"] is not None else ""
+    return ", ".join(part for part in ("base" if row["label"] == base else "", group) if part)
+
+
+def _ratio(row: Row, rows: list[Row], base: str) -> float | None:
+    """FD-FP against the base row's of equal bits; None where either is unknown or the base's is 0."""
+    bits = (row["weight_bits"], row["activation_bits"])
+    own = row.get("fd_fp")
+    against = next(
+        (
+            other.get("fd_fp")
+            for other in rows
+            if other["label"] == base and (other["weight_bits"], other["activation_bits"]) == bits
+        ),
+        None,
+    )
+    return None if own is None or not against else round(own / against, 10)

@@ -1,0 +1,1 @@
+"""Blind comparison of images by people: the page and its statistics."""

@@ -1,0 +1,234 @@
+"""The blind A/B page: one HTML file with images, questions and a hidden key; and reading it back to count votes.
+
+Blind means that neither the visible page nor its source names a method in readable form before a voter is done. The
+key is in the file, scrambled, not encrypted: who wants to know can know, nobody finds out by looking.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from qdit.core.errors import DataError
+from qdit.core.files import sha256_json, write_text
+from qdit.report.data.metrics_json import RunKey
+from qdit.report.data.published import METHOD_NAMES
+from qdit.report.render.sheets import SMALL_SIDE, png
+from qdit.report.render.style import CSS
+from qdit.report.votes.ab_script import AB_CSS, SCRIPT
+from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, draw_trials, picture
+from qdit.report.votes.statistics import TIE
+from qdit.workflow.profile import FULL_PRECISION_BITS
+
+FORMAT = "qdit-ab-1"
+LARGEST_MB = 40
+"""A page above this is refused: browsers on phones would not open it."""
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Which is better?</title>
+<style>{{ css }}</style>
+</head>
+<body class="ab">
+<header>
+<h1>Which is better?</h1>
+<p class="face">{{ face }}</p>
+</header>
+<main>
+<section id="intro">
+<p>You will see {{ count }} pairs of images. Both images of a pair started from the same noise and were made by the same
+network, whose arithmetic was shortened in two ways. Choose the one that is the better picture of the class asked for;
+if you see no difference that matters, say so: that is an answer too.</p>
+<p>Some pairs are there to see whether one can tell at all. What made the images is shown when you are done.</p>
+<p class="keys">Keys: <kbd>←</kbd> left, <kbd>→</kbd> right, <kbd>space</kbd> cannot tell, <kbd>backspace</kbd>
+one back.</p>
+<p><label for="voter">Your name (optional; it is written into your file)</label>
+<input id="voter" maxlength="40" autocomplete="off"></p>
+<p><button id="start" class="strong">Start</button></p>
+<p class="muted" id="kept"></p>
+</section>
+<section id="trial" hidden>
+<p class="line"><span id="class"></span><span id="count" aria-live="polite"></span></p>
+<progress id="bar" max="{{ count }}" value="0" aria-label="Progress"></progress>
+<div class="pair">
+<button class="image" data-choice="left" aria-label="The left image is better"><img id="left" alt="Left image"></button>
+<button class="image" data-choice="right" aria-label="The right image is better"><img id="right" alt="Right image">\
+</button>
+</div>
+<div class="choices">
+<button data-choice="left">← Left</button>
+<button data-choice="tie">Cannot tell</button>
+<button data-choice="right">Right →</button>
+</div>
+<p class="line"><button id="back" class="plain">One back</button>
+<button id="stop" class="plain">Stop here and save</button></p>
+</section>
+<section id="end" hidden>
+<h2 id="thanks"></h2>
+<p>Your votes are in this browser only. Save them and send the file to whoever gave you this page.</p>
+<p><button id="save" class="strong">Save votes</button> <button id="on" class="plain">Go on voting</button>
+<button id="again" class="plain">Forget my votes</button></p>
+<p id="caught"></p>
+<div class="scroll" tabindex="0" role="region" aria-label="Your votes"><table id="result"></table></div>
+</section>
+<noscript><p class="bad">This page needs JavaScript.</p></noscript>
+</main>
+<footer><p class="muted">Page {{ digest[:12] }}, seed {{ seed }}. Nothing is sent anywhere.</p></footer>
+<script type="application/json" id="data">{{ data }}</script>
+<script>{{ script }}</script>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a trial compared: kind, title of its contest, labels on the left and on the right.
+
+    `answer` is what a reliable voter chooses in a catch trial, empty where it is the voter's to say.
+    """
+
+    kind: str
+    contest: str
+    left: str
+    right: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """What votes are counted with: `digest` names the page, `questions` are its trials in order."""
+
+    digest: str
+    profile: str
+    questions: tuple[Question, ...]
+    names: Mapping[str, str]
+
+
+def write_page(
+    profile: Mapping[str, Any],
+    contests: Sequence[Contest],
+    results: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    each: int = 2,
+    catch: int = 4,
+) -> list[str]:
+    """Draw the trials and write the page; lines that say what is in it. Equal results give equal bytes."""
+    samples = Samples(results)
+    trials, notes = draw_trials(profile, contests, samples, seed=seed, each=each, catch=catch)
+    text = page_text(profile, trials, samples, seed=seed)
+    if len(text) > LARGEST_MB * 1_000_000:
+        raise DataError(
+            f"the page would have {len(text) / 1e6:.0f} MB, at most {LARGEST_MB} are sensible;"
+            " give a smaller --each, or fewer methods with --method"
+        )
+    write_text(out, text)
+    kinds = [trial.kind for trial in trials]
+    shown = list(dict.fromkeys(trial.contest.title for trial in trials))
+    about = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(sorted(kinds)))
+    return [str(out), f"{len(trials)} trials ({about}) of {'; '.join(shown)}", *dict.fromkeys(notes)]
+
+
+def page_text(profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samples, *, seed: int) -> str:
+    """The HTML of a page of these trials."""
+    images: dict[str, int] = {}
+    shown = []
+    side = 0
+    for trial in trials:
+        (left, label), (right, other) = samples.image(trial.left, trial.image), samples.image(trial.right, trial.image)
+        if label != other or left.shape != right.shape:
+            raise DataError(
+                f"image {trial.image} of {trial.left.label} and of {trial.right.label} differ in label or size"
+                f" ({trial.contest.title}); run the workflow again"
+            )
+        places = [images.setdefault(_encoded(image), len(images)) for image in (left, right)]
+        shown.append([*places, label])
+        side = max(side, *left.shape[1:])
+    data: dict[str, Any] = {"format": FORMAT, "profile": profile["profile"], "seed": seed, "small": side <= SMALL_SIDE}
+    data |= {"images": list(images), "trials": shown}
+    key = {"questions": [_question(trial) for trial in trials], "names": _names(profile, trials)}
+    digest = sha256_json(data | {"key": key})
+    data |= {"digest": digest, "key": scramble(json.dumps(key, sort_keys=True), digest)}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE).render(
+        css=Markup(CSS + AB_CSS),
+        script=Markup(SCRIPT),
+        data=Markup(json.dumps(data, sort_keys=True).replace("<", "\\u003c")),
+        face=profile["face"],
+        count=len(trials),
+        digest=digest,
+        seed=seed,
+    )
+
+
+def _encoded(image: np.ndarray) -> str:
+    return base64.b64encode(png(picture(image))).decode("ascii")
+
+
+def _question(trial: Trial) -> list[str]:
+    left, right = (_name(trial, key) for key in (trial.left, trial.right))
+    full = "left" if trial.left.bits == FULL_PRECISION_BITS else "right"
+    answer = {PAIR: "", SAME: TIE, CONTROL: full}[trial.kind]
+    return [trial.kind, trial.contest.title, left, right, answer]
+
+
+def _name(trial: Trial, key: RunKey) -> str:
+    """A run's label; with its bits where they are not those of the contest, so that two bits are never one method."""
+    own = key.bits not in (trial.contest.bits, FULL_PRECISION_BITS)
+    return f"{key.label} {key.bits.upper()}" if own else key.label
+
+
+def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str]:
+    labels = {_name(trial, key): key.label for trial in trials for key in (trial.left, trial.right)}
+    return {name: name.replace(label, METHOD_NAMES.get(label, label), 1) for name, label in labels.items()}
+
+
+def scramble(text: str, digest: str) -> str:
+    """Text made unreadable with the page's digest; base64."""
+    return base64.b64encode(_mixed(text.encode("utf-8"), digest)).decode("ascii")
+
+
+def unscramble(text: str, digest: str) -> str:
+    """Inverse of `scramble`."""
+    return _mixed(base64.b64decode(text, validate=True), digest).decode("utf-8")
+
+
+def _mixed(data: bytes, digest: str) -> bytes:
+    """Exclusive or with the digest's bytes, over and over."""
+    mask = np.resize(np.frombuffer(bytes.fromhex(digest), np.uint8), len(data))
+    return (np.frombuffer(data, np.uint8) ^ mask).tobytes()
+
+
+def read_page(path: Path) -> Page:
+    """The questions of a page, checked against its digest. DataError for what is no such page or was changed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `qdit ab` makes it, or give the page with --page") from None
+    except UnicodeDecodeError:
+        text = ""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    try:
+        data = json.loads(found[1] if found else "null")
+        key = json.loads(unscramble(data.pop("key"), data["digest"]))
+        digest = data.pop("digest")
+        questions = tuple(Question(*map(str, question)) for question in key["questions"])
+        whole = data["format"] == FORMAT and sha256_json(data | {"key": key}) == digest
+        page = Page(str(digest), str(data["profile"]), questions, dict(key["names"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path}: not a page of `qdit ab`, or changed since; use the page that the voters had")
+    return page

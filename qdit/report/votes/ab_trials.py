@@ -1,0 +1,217 @@
+"""Trials of a blind A/B page: two images of the same noise and label by two methods, and catch trials among them.
+
+Everything that is drawn is a hash of (seed, what it is for): equal arguments give equal trials on every machine, and
+no generator's algorithm is part of it. `qdit.core.seeds` imports torch, which the report never does.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import load_arrays
+from qdit.report.data.metrics_json import OK, Row, RunKey, parse_bits, read_run
+from qdit.workflow.profile import FULL_PRECISION_BITS, full_precision_label, is_full, split_bits
+
+PAIR, SAME, CONTROL = "pair", "same", "control"
+"""Kinds of trials: two methods; twice the same image; full precision against images that are destroyed."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Runs that are compared with each other: equal setting, form, bits and scope; full precision is one of them."""
+
+    setting: str
+    form: str
+    bits: str
+    scope: str
+    labels: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """`digits-cfg1.0-s20 natural W4A4`, with the scope where it is the method's own."""
+        own = "" if self.scope == "common" else f" scope {self.scope}"
+        return f"{self.setting} {self.form} {self.bits.upper()}{own}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question: labels on the left and on the right, and which image of the runs is shown."""
+
+    kind: str
+    contest: Contest
+    left: RunKey
+    right: RunKey
+    image: int
+
+
+def drawn(seed: int, *what: object) -> int:
+    """A number that is random in `what`, the same for equal arguments."""
+    text = "/".join(map(str, (seed, "ab", *what)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def contests_of(
+    profile: Mapping[str, Any],
+    *,
+    table: str | None = None,
+    settings: Sequence[str] = (),
+    forms: Sequence[str] = (),
+    bits: Sequence[str] = (),
+    methods: Sequence[str] = (),
+) -> list[Contest]:
+    """Blocks of a table (default: the first of kind table2) that fit; without a choice the one of the fewest bits.
+
+    Few bits are where images of different methods differ most. ConfigError if nothing fits.
+    """
+    table = table or next((name for name, found in profile["tables"].items() if found["kind"] == "table2"), None)
+    if table not in profile["tables"]:
+        raise ConfigError(f"table {table!r} is not in the profile; allowed are {', '.join(profile['tables'])}")
+    found = []
+    for block in profile["tables"][table]["blocks"]:
+        labels = tuple(label for label in block["methods"] if not methods or label in methods)
+        for some in block["bits"]:
+            if _fits(block["setting"], settings) and _fits(block["form"], forms) and _fits(some, bits):
+                found.append(Contest(block["setting"], block["form"], some, block["scope"], labels))
+    found = [contest for contest in dict.fromkeys(found) if len(contest.labels) > 1]
+    if not found:
+        raise ConfigError(
+            f"no block of {table} has two of these methods at this choice of setting, form and bits; see qdit ls"
+        )
+    if settings or forms or bits:
+        return found
+    return [min(found, key=lambda contest: sum(split_bits(contest.bits)))]
+
+
+def _fits(word: str, allowed: Sequence[str]) -> bool:
+    return not allowed or word in allowed
+
+
+def key_of(profile: Mapping[str, Any], contest: Contest, label: str) -> RunKey:
+    """The run of a label in a contest."""
+    bits = FULL_PRECISION_BITS if is_full(profile, label) else contest.bits
+    return RunKey(contest.setting, contest.form, label, *parse_bits(bits), contest.scope)
+
+
+def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> RunKey | None:
+    """The run that the quality-control page uses as negative control of the contest's setting and form."""
+    for definition in profile["tables"].values():
+        for block in definition["blocks"] if definition["kind"] == "qc" else ():
+            if (block["setting"], block["form"]) == (contest.setting, contest.form):
+                label = next(label for label in block["methods"] if not is_full(profile, label))
+                return RunKey(contest.setting, contest.form, label, *parse_bits(block["bits"][0]), block["scope"])
+    return None
+
+
+class Samples:
+    """Images of runs below `results`, read chunk by chunk and kept; runs that are not measured have none."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.rows: dict[RunKey, Row] = {}
+        self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
+
+    def row(self, key: RunKey) -> Row:
+        """The run's row; its status says why it cannot be shown, if so."""
+        if key not in self.rows:
+            row = read_run(self.results, key)
+            first = key.folder(self.results) / "samples" / "00000.npz"
+            self.rows[key] = row if row["status"] != OK or first.is_file() else row | {"status": "missing: no samples"}
+        return self.rows[key]
+
+    def is_there(self, key: RunKey) -> bool:
+        """Whether the run has metrics and images."""
+        return bool(self.row(key)["status"] == OK)
+
+    def image(self, key: RunKey, number: int) -> tuple[NDArray[np.uint8], int]:
+        """Image (C, H, W) and label of a run."""
+        row = self.row(key)
+        path = key.folder(self.results) / "samples" / f"{number // row['chunk']:05d}.npz"
+        if path not in self.chunks:
+            self.chunks[path] = load_arrays(path)
+        chunk, place = self.chunks[path], number % row["chunk"]
+        if len(chunk.get("images", ())) <= place or len(chunk.get("labels", ())) <= place:
+            raise DataError(f"{path}: holds no image {place} with a label; sample the run again")
+        image = chunk["images"][place]
+        if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
+            raise DataError(f"{path}: holds {image.dtype} of shape {image.shape}, no images; choose a table of images")
+        return image, int(chunk["labels"][place])
+
+
+def picture(image: NDArray[np.uint8]) -> Image.Image:
+    """(C, H, W) uint8 as an image of the same size, C is 1 or 3."""
+    return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
+
+
+def draw_trials(
+    profile: Mapping[str, Any], contests: Iterable[Contest], samples: Samples, *, seed: int, each: int, catch: int
+) -> tuple[list[Trial], list[str]]:
+    """Trials in the order they are shown, and notes on what could not be: `each` for every pair of methods of every
+    contest, `catch` of identical images and as many of full precision against destroyed images.
+
+    DataError where no contest has two measured runs, or where runs are not of one protocol.
+    """
+    trials: list[Trial] = []
+    notes: list[str] = []
+    for contest in contests:
+        keys = [key_of(profile, contest, label) for label in contest.labels]
+        notes += [f"{key.label} {key.bits}: {samples.row(key)['status']}" for key in keys if not samples.is_there(key)]
+        there = [key for key in keys if samples.is_there(key)]
+        if len(there) < 2:
+            continue
+        images = _images(samples, there)
+        for first, second in combinations(there, 2):
+            for number in _numbers(seed, images, each, contest.title, first.label, second.label):
+                trials.append(_sided(seed, PAIR, contest, (first, second), number))
+    if not trials:
+        raise DataError(f"{samples.results}: no two runs to compare ({'; '.join(notes)}); run the workflow first")
+    trials += _catch_trials(profile, trials, samples, notes, seed=seed, catch=catch)
+    return sorted(trials, key=lambda trial: drawn(seed, "order", trial)), notes
+
+
+def _catch_trials(
+    profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samples, notes: list[str], *, seed: int, catch: int
+) -> list[Trial]:
+    """Trials whose answer is known, spread over the contests."""
+    contests = list(dict.fromkeys(trial.contest for trial in trials))
+    found = []
+    for turn in range(catch):
+        contest = contests[turn % len(contests)]
+        shown = [key for trial in trials if trial.contest == contest for key in (trial.left, trial.right)]
+        there = sorted(dict.fromkeys(shown), key=lambda key: drawn(seed, SAME, turn, key))
+        images = _images(samples, there)
+        found.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
+        full = key_of(profile, contest, full_precision_label(profile))
+        destroyed = destroyed_of(profile, contest)
+        if destroyed is None or not (samples.is_there(full) and samples.is_there(destroyed)):
+            notes.append(f"{contest.title}: no trials against destroyed images; the table qc makes these runs")
+            continue
+        number = drawn(seed, CONTROL, "image", turn) % _images(samples, [full, destroyed])
+        found.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
+    return found
+
+
+def _images(samples: Samples, keys: Sequence[RunKey]) -> int:
+    """How many images all runs have; they must be of one protocol, or equal numbers would not be equal noise."""
+    rows = [samples.row(key) for key in keys]
+    if len({(row["protocol_sha256"], row["chunk"]) for row in rows}) > 1:
+        names = ", ".join(f"{key.label} {key.bits}" for key in keys)
+        raise DataError(f"{samples.results}: {names} were not sampled by one protocol; run the workflow again")
+    return int(min(row["images"] for row in rows))
+
+
+def _numbers(seed: int, images: int, each: int, *what: object) -> list[int]:
+    """Different images for the trials of one pair."""
+    return sorted(range(images), key=lambda number: drawn(seed, PAIR, *what, number))[:each]
+
+
+def _sided(seed: int, kind: str, contest: Contest, pair: tuple[RunKey, RunKey], number: int) -> Trial:
+    left, right = pair if drawn(seed, "side", kind, contest.title, *pair, number) % 2 else pair[::-1]
+    return Trial(kind, contest, left, right, number)

@@ -1,0 +1,179 @@
+"""What voters said on blind A/B pages: voters and their reliability, pairs of methods, scores, agreement."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from qdit.core.errors import DataError
+from qdit.core.intervals import interval
+from qdit.report.votes.ab_page import Page, Question
+from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME
+from qdit.report.votes.statistics import (
+    CHOICES,
+    LEFT,
+    RIGHT,
+    TIE,
+    Ballot,
+    bootstrap_scores,
+    bradley_terry,
+    cohen_kappa,
+    fleiss_kappa,
+    sign_test,
+    wilson,
+)
+
+COLUMNS = ("contest", "a", "b", "votes", "a_better", "equal", "b_better", "share", "low", "high", "p")
+FEWEST = 5
+"""Votes of a pair below which the text says that there are few."""
+
+
+@dataclass
+class Tally:
+    """Votes of a contest: (a, b) in the order of the names → wins of a, ties, wins of b; and each voter's votes."""
+
+    names: list[str] = field(default_factory=list)
+    pairs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    of_voters: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
+
+
+def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
+    """The page that a file of votes belongs to. DataError if none of those given is it, or it has no such trial."""
+    page = pages.get(ballot.page)
+    if page is None:
+        known = ", ".join(f"{digest[:12]}…" for digest in pages)
+        raise DataError(
+            f"{ballot.file}: votes on page {ballot.page[:12]}…, given is {known}; give the page they saw with --page"
+        )
+    if max(ballot.votes) >= len(page.questions):
+        raise DataError(
+            f"{ballot.file}: a vote on trial {max(ballot.votes)}, the page has {len(page.questions)};"
+            " save it from the page again"
+        )
+    return page
+
+
+def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
+    """Catch trials of a kind that a voter answered as a reliable one does, and how many there were."""
+    asked = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
+    right = [choice == question.answer for question, choice in asked if question.kind == kind]
+    return sum(right), len(right)
+
+
+def reliability(ballot: Ballot, page: Page) -> float | None:
+    """Share of a voter's catch trials that were answered as expected; None without any."""
+    counts = [caught(ballot, page, kind) for kind in (SAME, CONTROL)]
+    asked = sum(number for _, number in counts)
+    return sum(right for right, _ in counts) / asked if asked else None
+
+
+def tally(ballots: Sequence[tuple[Ballot, Page]]) -> dict[str, Tally]:
+    """Contest → its votes; catch trials are not among them."""
+    found: dict[str, Tally] = {}
+    for _, page in ballots:
+        for question in page.questions:
+            if question.kind == PAIR:
+                names = found.setdefault(question.contest, Tally()).names
+                names += [name for name in (question.left, question.right) if name not in names]
+    for one in found.values():
+        one.names.sort()
+    for ballot, page in ballots:
+        for trial, choice in sorted(ballot.votes.items()):
+            if page.questions[trial].kind == PAIR:
+                _count(found[page.questions[trial].contest], page.questions[trial], choice, ballot.file)
+    return {title: one for title, one in found.items() if one.pairs}
+
+
+def _count(into: Tally, question: Question, choice: str, voter: str) -> None:
+    a, b = sorted((question.left, question.right))
+    preferred = {LEFT: question.left, RIGHT: question.right, TIE: ""}[choice]
+    place = 1 if choice == TIE else 0 if preferred == a else 2
+    into.pairs.setdefault((a, b), [0, 0, 0])[place] += 1
+    vote = (into.names.index(a), into.names.index(b), 1 - place / 2)
+    into.of_voters.setdefault(voter, []).append(vote)
+
+
+def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.DataFrame:
+    """One line for each pair: votes, share of a among those who saw a difference, with Wilson's interval, sign test."""
+    lines = []
+    for title, one in tallies.items():
+        for (a, b), (better, equal, worse) in sorted(one.pairs.items()):
+            decided = better + worse
+            share = better / decided if decided else None
+            low, high = wilson(better, decided)
+            counts = (better + equal + worse, better, equal, worse)
+            lines.append((title, names[a], names[b], *counts, share, low, high, sign_test(better, worse)))
+    return pd.DataFrame(lines, columns=pd.Index(COLUMNS))
+
+
+def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
+    """Lines on how far voters of one page agree: Cohen's kappa for two, Fleiss' for more, on trials all have seen."""
+    lines = []
+    for digest in dict.fromkeys(page.digest for _, page in ballots):
+        (page, *_) = [page for _, page in ballots if page.digest == digest]
+        own = [ballot.votes for ballot, seen in ballots if seen.digest == digest]
+        asked = [number for number, question in enumerate(page.questions) if question.kind == PAIR]
+        shared = [trial for trial in asked if all(trial in votes for votes in own)]
+        if len(own) < 2:
+            continue
+        if len(own) == 2:
+            first, second = ([votes[trial] for trial in shared] for votes in own)
+            name, kappa = "Cohen", cohen_kappa(first, second)
+        else:
+            rows = [[sum(votes[trial] == choice for votes in own) for choice in CHOICES] for trial in shared]
+            name, kappa = "Fleiss", fleiss_kappa(np.array(rows, np.float64))
+        value = "cannot be told" if kappa is None else f"{kappa:.2f}"
+        lines.append(f"  page {digest[:12]}: {name}'s kappa {value} of {len(own)} voters on {len(shared)} trials")
+    return lines or ["  one voter for each page: nothing to compare"]
+
+
+def scores_lines(one: Tally, names: Mapping[str, str], *, draws: int) -> list[str]:
+    """Bradley–Terry scores, best first, with 95 % intervals of a bootstrap over voters and their votes."""
+    wins = np.zeros((len(one.names), len(one.names)))
+    for votes in one.of_voters.values():
+        for i, j, share in votes:
+            wins[i, j] += share
+            wins[j, i] += 1 - share
+    scores = bradley_terry(wins)
+    resampled = bootstrap_scores(list(one.of_voters.values()), len(one.names), draws=draws)
+    lines = []
+    for place in sorted(range(len(scores)), key=lambda place: (-scores[place], one.names[place])):
+        low, high = interval(resampled[:, place])
+        lines.append(f"  {names[one.names[place]]:<24} {scores[place]:+.2f}  {low:+.2f} … {high:+.2f}")
+    return lines
+
+
+def votes_text(
+    ballots: Sequence[Ballot], pages: Mapping[str, Page], *, least: float = 0.0, draws: int = 400
+) -> tuple[str, pd.DataFrame]:
+    """Everything as text, and the pairs as a table. Voters whose share of catch trials is below `least` do not count.
+
+    DataError for votes on another page, and where nobody is left.
+    """
+    known = [(ballot, page_of(ballot, pages)) for ballot in ballots]
+    names = {name: shown for page in pages.values() for name, shown in page.names.items()}
+    lines, counted = ["voters (catch trials: one image twice, full precision beside destroyed images)"], []
+    for ballot, page in known:
+        trust = reliability(ballot, page)
+        counts = trust is None or trust >= least
+        counted += [(ballot, page)] if counts else []
+        same, control = ("{} of {}".format(*caught(ballot, page, kind)) for kind in (SAME, CONTROL))
+        tail = "" if counts else f"  left out: below {least:g}"
+        voter = f"{ballot.file} {ballot.voter}".strip()
+        lines.append(f"  {voter}: {len(ballot.votes)} votes, twice {same}, destroyed {control}{tail}")
+    tallies = tally(counted)
+    if not tallies:
+        raise DataError(f"no votes on two methods by {len(counted)} voters; lower --least or give more files")
+    frame = pairs_frame(tallies, names)
+    for title, one in tallies.items():
+        lines += ["", title, "  pair: better, equal, worse; share of decided votes, 95 % (Wilson); sign test p"]
+        for row in frame[frame["contest"] == title].itertuples():
+            few = "  few votes" if row.votes < FEWEST else ""
+            share = "–" if pd.isna(row.share) else f"{row.share:.2f}"
+            lines.append(
+                f"  {row.a} against {row.b}: {row.a_better}, {row.equal}, {row.b_better};"
+                f" {share}, {row.low:.2f} … {row.high:.2f}; {row.p:.3f}{few}"
+            )
+        lines += ["  Bradley–Terry scores, 95 % by a bootstrap", *scores_lines(one, names, draws=draws)]
+    return "\n".join([*lines, "", "agreement", *agreement(counted)]) + "\n", frame

@@ -1,0 +1,222 @@
+"""A calibration set: inputs of an image or a video model with the protocol they were sampled with, and its file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from qdit.core.errors import DataError, Unsupported
+from qdit.core.files import load_tensors, require_finite, save_tensors
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.network import NetworkConfig
+from qdit.sampling.protocol import Protocol
+from qdit.sampling.rectified_flow import FlowProtocol, clip_size
+from qdit.sampling.schedule import respaced
+
+KINDS = ("trajectory", "ndtc", "ndtc-wide", "uniform", "per-step")
+IMAGE_TENSORS, VIDEO_TENSORS = ("x", "timestep", "label"), ("x", "timestep", "text", "mask", "unconditional")
+"""What a file holds."""
+
+AnyProtocol = Protocol | FlowProtocol
+P = TypeVar("P", Protocol, FlowProtocol)
+
+
+def schedule_of(protocol: AnyProtocol) -> Tensor:
+    """(steps,) timesteps as the model sees them, 0 the least noisy: int64 on 0…999, of a flow float32 on 0…1000."""
+    if isinstance(protocol, FlowProtocol):
+        return torch.from_numpy(protocol.timesteps).float()
+    return torch.from_numpy(respaced(protocol.steps).timesteps.copy())
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Inputs of the model: x (N, C, …) float32, timestep (N,) of the schedule, and what stands after it in a forward.
+
+    `conditions` are (label (N,) int64) of an image model, (text (N, L, text_width), mask (N, L)) of a video model.
+    `unconditional` (N,) is true where they stand for no condition. `protocol` is what the trajectories were sampled
+    with.
+    """
+
+    kind: str
+    x: Tensor
+    timestep: Tensor
+    conditions: tuple[Tensor, ...]
+    unconditional: Tensor
+    protocol: AnyProtocol
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def label(self) -> Tensor:
+        """Labels (N,) of a set of images; Unsupported for videos."""
+        if isinstance(self.protocol, FlowProtocol):
+            raise Unsupported("calibration data of a video model has prompts instead of class labels")
+        return self.conditions[0]
+
+    @property
+    def schedule(self) -> Tensor:
+        """Timesteps of the protocol."""
+        return schedule_of(self.protocol).to(self.timestep.device)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """Forward arguments that all samples share: frames per second, height and width of a clip."""
+        if not isinstance(self.protocol, FlowProtocol):
+            return ()
+        sizes = (self.protocol.fps, self.protocol.height, self.protocol.width)
+        return tuple(torch.tensor(float(size)) for size in sizes)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Forward arguments in consecutive batches; the last may be smaller."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self.x[part], self.timestep[part], *(own[part] for own in self.conditions), *self.constants
+
+    def take(self, rows: Tensor) -> "CalibrationSet":
+        """The samples with these indices, or where a mask is true."""
+        return replace(
+            self,
+            x=self.x[rows],
+            timestep=self.timestep[rows],
+            conditions=tuple(own[rows] for own in self.conditions),
+            unconditional=self.unconditional[rows],
+        )
+
+    def to(self, device: torch.device) -> "CalibrationSet":
+        """The same on a device."""
+        return replace(
+            self,
+            x=self.x.to(device),
+            timestep=self.timestep.to(device),
+            conditions=tuple(own.to(device) for own in self.conditions),
+            unconditional=self.unconditional.to(device),
+        )
+
+    def at_step(self, step: int) -> "CalibrationSet":
+        """The samples of one step of the protocol's schedule (0 = least noisy)."""
+        return self.take(self.timestep == self.schedule[step])
+
+    def spread(self, steps: int, per_step: int) -> "CalibrationSet":
+        """The first `per_step` samples at each of `steps` steps of a `per-step` set, evenly spaced from the noisy end.
+
+        Steps are numbers 0, k, 2k, … in the order of sampling, k = all steps // `steps` (PTQ4DiT, Q-Diffusion). A
+        schedule with fewer steps gives more samples of each, whole pairs of a guided set, so that the total stays;
+        where samples are too few, all there are.
+        """
+        number = self.protocol.steps
+        stride = max(1, number // steps)
+        chosen = [number - 1 - index * stride for index in range(min(steps, number))]
+        if len(chosen) < steps:
+            pair = 2 if self.protocol.guided else 1
+            per_step = -(-steps * per_step // (len(chosen) * pair)) * pair
+        schedule = self.schedule
+        parts = [(self.timestep == schedule[step]).nonzero()[:, 0][:per_step] for step in chosen]
+        return self.take(torch.cat(parts))
+
+    def scattered(self, count: int) -> "CalibrationSet":
+        """`count` samples evenly spaced over the set (all of it if it is smaller)."""
+        return self.take(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
+
+    def conditional(self) -> "CalibrationSet":
+        """Without the unconditional copies."""
+        return self.take(~self.unconditional)
+
+
+def with_unconditional(found: CalibrationSet, null: Sequence[Tensor]) -> CalibrationSet:
+    """Every sample followed by its copy with the conditions `null`."""
+    pairs = zip(found.conditions, null, strict=True)
+    return replace(
+        found,
+        x=found.x.repeat_interleave(2, 0),
+        timestep=found.timestep.repeat_interleave(2),
+        conditions=tuple(torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs),
+        unconditional=torch.tensor([False, True]).repeat(len(found)),
+    )
+
+
+def noise_shape(config: NetworkConfig, protocol: AnyProtocol) -> tuple[int, ...]:
+    """(C, L, L) of an image, (C, T, H, W) of a clip."""
+    if isinstance(config, DiTConfig):
+        return config.in_channels, config.input_size, config.input_size
+    assert isinstance(protocol, FlowProtocol)
+    return config.in_channels, *clip_size(config, protocol)
+
+
+def save_calibration(path: Path, calibration: CalibrationSet, protocol: AnyProtocol) -> None:
+    """Write a calibration set as safetensors."""
+    if isinstance(protocol, FlowProtocol):
+        own = (*calibration.conditions, calibration.unconditional)
+        tensors = dict(zip(VIDEO_TENSORS, (calibration.x, calibration.timestep, *own), strict=True))
+    else:
+        tensors = dict(zip(IMAGE_TENSORS, (calibration.x, calibration.timestep, calibration.label), strict=True))
+    save_tensors(path, tensors, {"kind": calibration.kind, "protocol": protocol.to_dict()})
+
+
+def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
+    """Read a calibration set and check that it fits the model: names, shapes, ranges, no NaN."""
+    tensors, metadata = load_tensors(path, error=DataError)
+    kind = metadata.get("kind") if isinstance(metadata, dict) else None
+    of_images = isinstance(config, DiTConfig)
+    if set(tensors) != set(IMAGE_TENSORS if of_images else VIDEO_TENSORS) or kind not in KINDS:
+        raise DataError(
+            f"{path}: not a calibration set of {'an image' if of_images else 'a video'} model (kind {kind!r}, tensors"
+            f" {sorted(tensors)}); calibrate again"
+        )
+    require_finite(f"{path}: x", tensors["x"])
+    if isinstance(config, DiTConfig):
+        return image_set(path, metadata, tensors, config)
+    return video_set(path, metadata, tensors, config)
+
+
+def stored_protocol(path: Path, metadata: Mapping[str, Any], family: type[P]) -> P:
+    """The protocol that a file says it was sampled with."""
+    try:
+        return family(**metadata["protocol"])
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: does not say how it was sampled (no whole protocol); calibrate again") from None
+
+
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: tuple[int, ...], others: str) -> None:
+    """Raise DataError unless x is (N, *expected) with N ≥ 1 and all tensors have as many rows."""
+    x = tensors["x"]
+    if len(x) == 0 or tuple(x.shape[1:]) != expected or len({len(tensor) for tensor in tensors.values()}) > 1:
+        raise DataError(
+            f"{path}: x has shape {tuple(x.shape)}, the model takes (N, {', '.join(map(str, expected))}) with N"
+            f" {others}; calibrate again for this model"
+        )
+
+
+def image_set(
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], config: DiTConfig
+) -> CalibrationSet:
+    """The set of a file of an image model."""
+    expected = (config.in_channels, config.input_size, config.input_size)
+    check_shapes(path, tensors, expected, "timesteps and labels")
+    x, timestep, label = (tensors[name] for name in IMAGE_TENSORS)
+    if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
+        raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
+    protocol = stored_protocol(path, metadata, Protocol)
+    return CalibrationSet(metadata["kind"], x, timestep, (label,), label == config.null_class, protocol)
+
+
+def video_set(
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], config: STDiT3Config
+) -> CalibrationSet:
+    """The set of a file of a video model."""
+    protocol = stored_protocol(path, metadata, FlowProtocol)
+    check_shapes(path, tensors, noise_shape(config, protocol), "timesteps, texts, masks and marks of no text")
+    x, timestep, text, mask, unconditional = (tensors[name] for name in VIDEO_TENSORS)
+    require_finite(f"{path}: text", text)
+    if text.shape[2:] != (config.text_width,) or mask.shape != text.shape[:2] or not mask.any(dim=1).all():
+        raise DataError(
+            f"{path}: text has shape {tuple(text.shape)}, the model takes (N, L, {config.text_width}) with a mask of at"
+            " least one token each; calibrate again for this model"
+        )
+    if not ((0 < timestep) & (timestep <= 1000)).all():
+        raise DataError(f"{path}: timesteps must lie in 0…1000, 0 excluded; calibrate again")
+    conditions = (text, mask.bool())
+    return CalibrationSet(metadata["kind"], x, timestep, conditions, unconditional.bool(), protocol)

@@ -1,0 +1,11 @@
+"""Operations that sampling one clip takes."""
+
+from qdit.models.config import STDiT3Config
+from qdit.models.stdit3_flops import forward_flops
+from qdit.sampling.rectified_flow import FlowProtocol, clip_size
+
+
+def clip_flops(config: STDiT3Config, protocol: FlowProtocol) -> int:
+    """Operations that sampling one clip takes, with a text of the most tokens."""
+    forward = forward_flops(config, clip_size(config, protocol), config.text_tokens)
+    return protocol.steps * (2 if protocol.guided else 1) * forward

@@ -1,0 +1,72 @@
+"""Measured time of linear layers by shape and group size: what `qdit bench latency` writes and a search may read."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import read_json, sha256_file
+
+FORMAT = 1
+
+Shape = tuple[int, int]
+"""(inputs, outputs) of a linear."""
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Seconds of one call of a linear for each (inputs, outputs, group size), by one backend at `rows` rows.
+
+    `sha256` of its file identifies a search that used it.
+    """
+
+    backend: str
+    rows: int
+    weight_bits: int
+    activation_bits: int
+    seconds_of: Mapping[tuple[int, int, int], float]
+    sha256: str
+
+    def seconds(self, inputs: int, outputs: int, group_size: int) -> float:
+        """Measured time of a layer; ConfigError where it was not measured."""
+        try:
+            return self.seconds_of[inputs, outputs, group_size]
+        except KeyError:
+            sizes = sorted(g for i, o, g in self.seconds_of if (i, o) == (inputs, outputs))
+            shapes = sorted({f"{i}→{o}" for i, o, _ in self.seconds_of})
+            found = f"measured are groups {sizes}" if sizes else f"measured are {', '.join(shapes)}"
+            raise ConfigError(
+                f"no latency of a layer {inputs}→{outputs} in groups of {group_size}: {found}; measure it with"
+                " `qdit bench latency`"
+            ) from None
+
+    def total(self, layers: Iterable[tuple[int, int, int]]) -> float:
+        """Seconds of layers (inputs, outputs, group size) one after another."""
+        return sum(self.seconds(*layer) for layer in layers)
+
+
+def read_latency(path: Path) -> LatencyModel:
+    """Read a latency model; DataError where the file is none."""
+    content = read_json(path)
+    try:
+        if content["format"] != FORMAT or content["bench"] != "latency":
+            raise ValueError
+        entries = {_key(entry): float(entry["seconds"]["minimum"]) for entry in content["measured"]}
+        model = LatencyModel(
+            str(content["backend"]),
+            int(content["rows"]),
+            int(content["weight_bits"]),
+            int(content["activation_bits"]),
+            entries,
+            sha256_file(path),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{path}: not a latency model; make one with `qdit bench latency {path}`") from None
+    if not entries or min(entries.values()) <= 0:
+        raise DataError(f"{path}: {len(entries)} times, at least one is needed and all must be positive; measure again")
+    return model
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[int, int, int]:
+    return int(entry["inputs"]), int(entry["outputs"]), int(entry["group_size"])

@@ -1,0 +1,1 @@
+"""What the workflow is planned from: profiles, commands of the jobs, cost, needed files."""

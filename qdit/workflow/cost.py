@@ -1,0 +1,281 @@
+"""What a profile costs, from its plan: jobs, GPU-hours, wall time on n GPUs, disk and peak memory, before it starts.
+
+Evaluations of the network, with g = 2 under guidance and else 1, and S steps (`qdit.workflow.cost_models` counts the
+operations of one):
+
+    sample       images or clips · S · g
+    calibrate    samples · S · g; of kind per-step samples · g, since one trajectory gives a sample at every step
+    quantize     3 · iterations · batch where rounding is learned (forward and backward; a block costs 1/L of the
+                 network), and 3 per calibration sample in any case: a lower bound where a method searches besides
+    search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
+
+Seconds are operations over the speed of one GPU: given, or measured by the finished jobs of a results folder. Not
+counted: the VAE, Inception, the text encoder, evaluating and rendering (they need no GPU or take a few percent),
+loading, and VBench, whose networks nobody here could time.
+"""
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from qdit.core.files import read_json
+from qdit.core.repository import ROOT
+from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.quant.size import size_predicted_mb
+from qdit.workflow import profile as profiles
+from qdit.workflow.cost_models import network_of
+from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
+from qdit.workflow.method_index import method_sources
+from qdit.workflow.profile import Profile, Run, split_bits
+from qdit.workflow.searches import SearchPlace, needs_calibration
+
+LEARNED = {"iterations": 20_000, "batch": 32}
+"""Options of learned rounding where a profile gives none."""
+
+RECONSTRUCTING = ("ptq4dit", "q-diffusion", "tfmq-dm")
+FEATURE_BYTES = 4 * (2048 + 2023 + 1008)
+"""Of one image: pool, spatial and logits of Inception in float32."""
+
+GPUS = (1, 8, 64, 512)
+ASSUMED = 50e12
+"""Operations per second of a GPU of which nothing is known; not measured."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Floating-point operations per second that one GPU sustains on the network, and where the figure comes from."""
+
+    flops: float
+    source: str
+
+
+def evaluations(profile: Profile, setting: str, images: int) -> int:
+    """Network evaluations that sampling so many images or clips takes."""
+    entry = profile["settings"][setting]
+    return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
+
+
+def calibration_samples(profile: Profile, setting: str, kind: str) -> int:
+    """Noisy images or clips of a kind of calibration data."""
+    counts = profile["video"] if profiles.is_video(profile, setting) else profile
+    return int(counts["calibration"][kind])
+
+
+@cache
+def calibration_kinds(method: str) -> tuple[str, ...]:
+    """Kinds of calibration data that a method asks for, read from its source without importing it."""
+    source = ROOT / (method_sources()[method].module.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "calibration"
+        ):
+            return tuple(ast.literal_eval(node.value))
+    return ()
+
+
+def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
+    """Evaluations that quantizing takes, in whole passes of the network."""
+    entry = profile["methods"][run.label]
+    passes = 3 * sum(calibration_samples(profile, run.setting, kind) for kind in kinds)
+    if entry["method"] not in RECONSTRUCTING:
+        return passes
+    learned = LEARNED | {name: value for name, value in entry.get("options", {}).items() if name in LEARNED}
+    return int(passes + 3 * learned["iterations"] * learned["batch"])
+
+
+def search_evaluations(profile: Profile, place: SearchPlace) -> int:
+    """Evaluations of a search, an upper bound where it stops early on a genome (racing)."""
+    search, shared = profile["searches"][place.search], profile["allocation"]
+    options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
+    if search["kind"] == "ilp":
+        return int(samples * (1 + len(shared["sizes"])))
+    if search["kind"] == "hessian":
+        return int(3 * options.get("probes", 8) * samples)
+    if search["kind"] == "response":
+        one, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
+        images = one * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
+        return evaluations(profile, place.setting, images) + int(3 * options.get("probes", 2) * samples)
+    if search["kind"] in ("evolution", "racing"):
+        genomes = options.get("population", 50) * options.get("iterations", 10)
+    else:
+        genomes = options.get("evaluations", 500) if search["kind"] == "random" else 1
+    return evaluations(profile, place.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
+
+
+def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
+    """The jobs of the default tables that compute with the network, each once."""
+    jobs: dict[str, Job] = {}
+    for run in profiles.all_runs(profile):
+        for job in run_jobs(profile, run, speed):
+            jobs.setdefault(job.name, job)
+    return list(jobs.values())
+
+
+def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
+    """Calibration, search, quantization and sampling of one run."""
+    entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
+    kinds = [entry.get("calibration", {}).get(kind, kind) for kind in calibration_kinds(entry["method"])]
+    cost = network_of(profile, run.setting).flops / speed.flops
+    needs = []
+    for kind in kinds:
+        needs.append(f"calibrate {run.setting} {run.form} {kind}")
+        yield calibration_job(profile, run.setting, kind, needs[-1], cost)
+    if place := profiles.search_of(profile, run):
+        needs.append(f"search {place.path}")
+        yield from search_jobs(profile, place, needs[-1], speed)
+    if "base" in entry:
+        base = replace(run, label=entry["base"])
+        needs.append(f"quantize {base.path}")
+        yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
+    quantize = f"quantize {replace(run, mode=profiles.SIMULATE).path}"
+    yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
+    size = sampling["chunk"] * sampling["chunks_per_shard"]
+    for shard in profiles.shards(profile, run.setting):
+        images = min(size, sampling["images"] - shard * size)
+        yield Job(f"sample {run.path} {shard}", "sample", evaluations(profile, run.setting, images) * cost, (quantize,))
+
+
+def search_jobs(profile: Profile, place: SearchPlace, name: str, speed: Speed) -> Iterator[Job]:
+    """A search, and the calibration data that it looks at."""
+    cost = network_of(profile, place.setting).flops / speed.flops
+    needs: tuple[str, ...] = ()
+    if needs_calibration(profile["searches"][place.search]):
+        needs = (f"calibrate {place.setting} {place.form} trajectory",)
+        yield calibration_job(profile, place.setting, "trajectory", needs[0], cost)
+    yield Job(name, "search", search_evaluations(profile, place) * cost, needs)
+
+
+def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
+    """One set of calibration data."""
+    samples = calibration_samples(profile, setting, kind)
+    guided = 2 if profile["settings"][setting]["cfg_scale"] > 1 else 1
+    count = samples * guided if kind == "per-step" else evaluations(profile, setting, samples)
+    return Job(name, "calibrate", count * cost)
+
+
+def measured_speed(profile: Profile, results: Path) -> Speed | None:
+    """Speed of the finished sample jobs of a results folder, by the times they wrote; None if there are none."""
+    flops, seconds, count = 0.0, 0.0, 0
+    for run in profiles.all_runs(profile):
+        network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting)
+        size = sampling["chunk"] * sampling["chunks_per_shard"]
+        for path in sorted((results / "runs" / run.path / "logs").glob("sample-*.json")):
+            shard = int(path.stem.removeprefix("sample-"))
+            images = min(size, sampling["images"] - shard * size)
+            flops += evaluations(profile, run.setting, images) * network.flops
+            seconds += read_json(path)["seconds"]
+            count += 1
+    return Speed(flops / seconds, f"measured by {count} sample jobs in {results}") if seconds else None
+
+
+def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
+    """The speed to estimate with: given, else measured, else assumed."""
+    if tflops is not None:
+        return Speed(1e12 * tflops, "given")
+    return measured_speed(profile, results) or Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")
+
+
+def disk_bytes(profile: Profile) -> dict[str, float]:
+    """What the default tables leave on disk: images and clips, features, checkpoints, calibration data.
+
+    VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
+    """
+    found, sets = defaultdict[str, float](float), set()
+    for run in profiles.all_runs(profile):
+        model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
+        made = profiles.sampled(profile, run.setting)["images"] * network.pixels
+        images = 0 if profiles.is_video(profile, run.setting) else profile["sampling"]["images"]
+        found["images" if images else "clips"] += made
+        if scored_by_vbench(profile, run):
+            found["clips as MP4"] += made
+        found["features"] += images * FEATURE_BYTES if "vae" in model else 0
+        bits, _ = split_bits(run.bits)
+        size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
+        found["checkpoints"] += 1e6 * size
+        for kind in calibration_kinds(profile["methods"][run.label]["method"]):
+            sets.add((run.setting, run.form, kind, network.cells))
+    for setting, _, kind, cells in sets:
+        found["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)
+    return {name: size for name, size in found.items() if size}
+
+
+def scored_by_vbench(profile: Profile, run: Run) -> bool:
+    """Whether a run's metrics come from VBench: clips of a model without instruments of its own."""
+    model = profile["models"][profile["settings"][run.setting]["model"]]
+    return profiles.is_video(profile, run.setting) and "instruments" not in model
+
+
+def memory_bytes(profile: Profile) -> dict[str, float]:
+    """Rule → peak memory by shape: weights in float32, a batch's widest tensors, and what methods keep of inputs.
+
+    Learned rounding keeps inputs and outputs of one block for all of its samples in float32; Hessians keep the
+    widest layer's inputs.
+    """
+    found: dict[str, float] = {}
+    dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
+    for setting in dict.fromkeys(run.setting for run in profiles.all_runs(profile)):
+        network, chunk = network_of(profile, setting), profiles.sampled(profile, setting)["chunk"]
+        config, video = network.config, profiles.is_video(profile, setting)
+        weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
+        cells = network.tokens * config.hidden_size
+        rows = chunk if video else 2 * chunk  # the branches of a clip's guidance run one after the other
+        batch = rows * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
+        kept = max(
+            calibration_samples(profile, setting, "per-step") * 2 * cells,
+            calibration_samples(profile, setting, "trajectory") * config.mlp_ratio * cells,
+        )
+        own = {
+            "import_weights": 2 * weights,
+            "calibrate": weights + batch,
+            "quantize": 2 * weights + 4 * kept,
+            "sample": weights + batch,
+            "search": 0.0 if video else 2 * weights + batch,  # the workflow runs none on clips
+        }
+        found = {rule: max(size, found.get(rule, 0.0)) for rule, size in own.items()}
+    return found
+
+
+def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str:
+    """The estimate as text, for `qdit doctor`."""
+    jobs = jobs_of(profile, speed)
+    counts, seconds = Counter(job.rule for job in jobs), defaultdict[str, float](float)
+    for job in jobs:
+        seconds[job.rule] += job.seconds
+    lines = [
+        f"estimate at {speed.flops / 1e12:.3g} TFLOP/s per GPU ({speed.source}); qdit/workflow/cost.py has the formulas"
+    ]
+    memory = memory_bytes(profile)
+    for rule in ("calibrate", "search", "quantize", "sample"):
+        hours = seconds[rule] / 3600
+        lines.append(f"  {rule:<10} {counts[rule]:>6} jobs {hours:>10.1f} GPU-hours, peak {memory[rule] / 1e9:.1f} GB")
+    lines.append(f"  {'all':<10} {len(jobs):>6} jobs {sum(seconds.values()) / 3600:>10.1f} GPU-hours")
+    searches = [job for job in jobs if job.rule == "search"]
+    longest = max(critical_paths(jobs).values(), default=0.0)
+    for count in gpus:
+        found, without = makespan(jobs, count), makespan(without_searches(jobs), count)
+        beside = f"; without searches {without.seconds / 3600:.1f} hours, {without.efficiency:.0%}" if searches else ""
+        lines.append(
+            f"  {count:>4} GPUs: {found.seconds / 3600:.1f} hours, {found.efficiency:.0%} of them used{beside}"
+        )
+    lines.append(f"  critical path {longest / 3600:.1f} hours")
+    lines += vbench_lines(profile)
+    disk = disk_bytes(profile)
+    parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
+    return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])
+
+
+def vbench_lines(profile: Profile) -> list[str]:
+    """What VBench has to do beside all that; how long it takes is not known."""
+    runs = [run for run in profiles.all_runs(profile) if scored_by_vbench(profile, run)]
+    if not runs:
+        return []
+    clips = sum(profiles.sampled(profile, run.setting)["images"] for run in runs)
+    jobs = len(runs) * len(WEIGHTS)
+    return [
+        f"  VBench     {jobs:>6} jobs score {clips:,} clips besides; their hours are unknown: nobody has timed them"
+    ]

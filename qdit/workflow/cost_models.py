@@ -1,0 +1,102 @@
+"""What the models of a profile cost: operations of one evaluation of the network, and the sizes of what it makes.
+
+One *evaluation* is the network on one image or one clip. A DiT of width D, depth L and T tokens takes about
+
+    L (24 D² T + 4 T² D + 12 D²)
+
+floating-point operations for it (a multiply-add is two): the four linears of a block, attention's two products, adaLN.
+Those of an STDiT3 are counted in `qdit.models.stdit3_flops`, with a text of the most tokens: an upper bound.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from qdit.core.errors import ConfigError
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.stdit3_flops import forward_flops
+from qdit.workflow.profile import Profile, is_video
+from qdit.workflow.profile_checks import is_video_model
+
+PIXELS_PER_CELL = 8
+"""Along a side, of the images that a VAE decodes."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model at a setting, on one image or clip: operations of an evaluation, tokens of the network.
+
+    `cells` are the numbers of one noisy sample, `pixels` the bytes of one decoded uint8 sample.
+    """
+
+    config: DiTConfig | STDiT3Config
+    flops: float
+    tokens: int
+    cells: int
+    pixels: int
+
+
+def network_of(profile: Profile, setting: str) -> Network:
+    """The model of a setting."""
+    name = profile["settings"][setting]["model"]
+    return clip_network(profile, setting) if is_video(profile, setting) else image_network(profile, name)
+
+
+def image_network(profile: Profile, name: str) -> Network:
+    """A DiT on one image."""
+    config = model_config(profile, name)
+    assert isinstance(config, DiTConfig)
+    cells = config.in_channels * config.input_size**2
+    pixels = 3 * (PIXELS_PER_CELL * config.input_size) ** 2 if "vae" in profile["models"][name] else cells
+    return Network(config, evaluation_flops(config), config.tokens, cells, pixels)
+
+
+def clip_network(profile: Profile, setting: str) -> Network:
+    """An STDiT3 on one clip; the mini world's clips are pixels of one size, others are latents of Open-Sora's VAE."""
+    from qdit.mini.data.moving_digits import FRAMES, SIZE
+    from qdit.models.video_vae import VideoVAEConfig
+
+    config = model_config(profile, profile["settings"][setting]["model"])
+    assert isinstance(config, STDiT3Config)
+    clip = profile["settings"][setting].get("clip")
+    size, made = (FRAMES, SIZE, SIZE), (FRAMES, SIZE, SIZE)
+    if clip is not None:
+        vae = VideoVAEConfig()
+        size = vae.latent_size(clip["frames"], clip["height"], clip["width"])
+        made = vae.pixel_size(clip["frames"], size)
+    frames, height, width = size
+    tokens = -(-frames // config.frame_patch) * -(-height // config.patch_size) * -(-width // config.patch_size)
+    cells = config.in_channels * frames * height * width
+    return Network(config, float(forward_flops(config, size, config.text_tokens)), tokens, cells, 3 * volume(made))
+
+
+def volume(size: tuple[int, int, int]) -> int:
+    """Places of (T, H, W)."""
+    return size[0] * size[1] * size[2]
+
+
+def evaluation_flops(config: DiTConfig) -> float:
+    """Operations of a DiT on one image."""
+    width, tokens = config.hidden_size, config.tokens
+    linears = (8 + 4 * config.mlp_ratio) * width**2 * tokens
+    return float(config.depth * (linears + 4 * tokens**2 * width + 12 * width**2))
+
+
+def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
+    """Shape of a model: what the profile says, else what its file of weights says; of latents of clips Open-Sora's."""
+    entry: dict[str, Any] = profile["models"][name]
+    if "text_encoder" in entry:
+        return STDiT3Config()
+    if "shape" in entry:
+        return DiTConfig(**entry["shape"])
+    path = next(iter(entry["forms"].values()))
+    family = STDiT3Config if is_video_model(entry) else DiTConfig
+    try:
+        with safe_open(path, framework="np") as data:
+            return family(**json.loads(data.metadata()["qdit"])["model"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise ConfigError(
+            f"models.{name}: its shape is not known from {path}; add a key shape, {{}} for DiT-XL/2"
+        ) from None

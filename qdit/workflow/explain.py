@@ -1,0 +1,294 @@
+"""Where a number of a table comes from: the chain of files behind a row, each checked against what the next one says.
+
+table → metrics.json → features and images, reference, evaluator → checkpoint → calibration data, allocation → weights.
+Everything is read from the results folder; nothing is computed and no torch is loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
+from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.metrics.extractor_names import EXTRACTORS
+from qdit.metrics.features import read_features
+from qdit.metrics.samples import listed_shards, read_chunk
+from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.sampling.words import WORDS_MODULE
+from qdit.workflow import profile as profiles
+from qdit.workflow.commands import Commands
+from qdit.workflow.explain_clips import clip_facts, scored_with
+from qdit.workflow.method_index import method_sources
+from qdit.workflow.profile import Profile, Run
+
+OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
+"""What a check found."""
+
+SHOWN = 12
+"""Characters of a digest that are shown."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One file of the chain: what it is, whether its bytes are the recorded ones, what is known, what remakes it."""
+
+    what: str
+    path: Path
+    check: str
+    facts: tuple[str, ...] = ()
+    command: str | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the file is not there or not the one that was used."""
+        return self.check.startswith((DIFFERS, MISSING))
+
+    def text(self) -> str:
+        """A paragraph."""
+        lines = [f"{self.what}: {self.path}", f"  {self.check}", *(f"  {fact}" for fact in self.facts)]
+        return "\n".join([*lines, *([f"  $ {self.command}"] if self.command else [])])
+
+
+def find_run(profile: Profile, table: str, row: str) -> Run:
+    """The run of a table's row, by its number from 1 or by words that its path holds (`q-dit w4a8`).
+
+    ConfigError unless exactly one run fits; the message lists them.
+    """
+    if table not in profile["tables"]:
+        hint = did_you_mean(table, profile["tables"])
+        raise ConfigError(f"table {table!r}: allowed are {', '.join(profile['tables'])}{hint}")
+    runs = profiles.runs_of(profile, table)
+    if row.isdigit() and not 1 <= int(row) <= len(runs):
+        raise ConfigError(f"{table}: row {row} does not exist, it has rows 1 to {len(runs)}")
+    if row.isdigit():
+        return runs[int(row) - 1]
+    words = row.replace("/", " ").split()
+    found = [run for run in runs if set(words) <= {*run.path.replace("/", " ").split(), *parts(run)}]
+    if len(found) != 1:
+        listed = found or runs
+        names = "; ".join(f"{runs.index(run) + 1} {run.path}" for run in listed)
+        raise ConfigError(f"{table}: {len(found)} rows fit {row!r}, expected one; give a number or more words: {names}")
+    return found[0]
+
+
+def parts(run: Run) -> set[str]:
+    """The words that name a run."""
+    return {run.setting, run.form, run.label, run.bits, run.scope, run.mode}
+
+
+def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
+    """The files behind a row, from the table to the weights."""
+    commands = Commands(profile, results)
+    full = profiles.full_precision_run(profile, run)
+    path = commands.folder(run) / "metrics.json"
+    record = read_record(path)
+    yield table_link(commands, table, record)
+    yield Link("metrics", path, OK if record else MISSING, measured(record), commands.evaluate(run))
+    if record:
+        yield from evaluated_with(commands, run, record)
+    for own in dict.fromkeys((run, full)):
+        role = "images" if own == run else "images of full precision"
+        yield samples_link(commands, own, role)
+    for own in dict.fromkeys((run, full)):
+        yield from checkpoint_links(commands, own, "checkpoint" if own == run else "checkpoint of full precision")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's metrics.json; empty if there is none."""
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: holds a {type(record).__name__}, expected an object; evaluate the run again")
+    return record
+
+
+def checkpoint_of(record: Mapping[str, Any]) -> str | None:
+    """The sha256 of the checkpoint that a metrics.json is of."""
+    found = record.get("inputs", {}).get("checkpoint_sha256")
+    return found if isinstance(found, str) else None
+
+
+def table_link(commands: Commands, table: str, record: Mapping[str, Any]) -> Link:
+    """The rendered table, and whether it shows this metrics.json."""
+    path = commands.results / "tables" / f"{table}.csv"
+    command = commands.table(table)
+    if not path.is_file():
+        return Link("table", path, MISSING, (), command)
+    digest = checkpoint_of(record)
+    shown = digest is not None and digest in path.read_text(encoding="utf-8")
+    stale = f"{DIFFERS}: it was rendered before this metrics.json"
+    return Link("table", path, OK if shown or "error" in record else stale, (), command)
+
+
+def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The numbers of a metrics.json, and how they were measured."""
+    if "error" in record:
+        return (f"no numbers: {record['error']}",)
+    if not record:
+        return ()
+    limits = record.get("intervals") or {}
+    numbers = [
+        f"{name} {value:.6g}" + (" [{:.6g}, {:.6g}]".format(*limits[name]) if name in limits else "")
+        for name, value in record["metrics"].items()
+        if value is not None
+    ]
+    protocol = record["protocol"]
+    names = ("sampler", "steps", "cfg_scale", "images", "chunk", "seed", "decoder", "uint8")
+    return (
+        ", ".join(numbers),
+        "protocol: " + ", ".join(f"{name} {protocol[name]}" for name in names),
+        f"mode {record['mode']}, backend {record['backend']}",
+        *code_facts(record),
+        "packages: " + ", ".join(f"{name} {version}" for name, version in record["packages"].items()),
+    )
+
+
+def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
+    """Digests of the code of each step, and whether this checkout's is the same."""
+    module = method_sources().get(record["run"]["method"])
+    integer = record["mode"] == profiles.INTEGER
+    clips = record.get("protocol", {}).get("sampler") == "rectified flow"
+    name = record.get("protocol", {}).get("evaluator", {}).get("name")
+    extractor = (EXTRACTORS[name],) if name in EXTRACTORS else ()
+    modules = {
+        "quantize": ("qdit.methods.method", module.module) if module else (),
+        "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
+        "features": ("qdit.metrics.extraction", *extractor),
+        "evaluate": ("qdit.metrics.run",),
+    }
+    scored = "qdit.metrics.vbench.run" if "vbench" in record else "qdit.mini.vbench.run"
+    modules |= {"sample": ("qdit.sampling.video_run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
+    for step, digest in record["code"].items():
+        if not modules.get(step):
+            yield f"code of {step}: {digest[:SHOWN]}"
+            continue
+        same = code_digest(*modules[step]) == digest
+        yield f"code of {step}: {digest[:SHOWN]}, {'that of this checkout' if same else 'not that of this checkout'}"
+
+
+def evaluated_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Link]:
+    """Reference statistics and the evaluator's weights, or prompts and what scored the clips."""
+    if commands.is_video(run):
+        for what, path, found, recorded, command in scored_with(commands, run, record):
+            check = MISSING if found is None else matches(found, recorded)
+            yield Link(what, path, check, origin(path), command)
+        return
+    protocol = record.get("protocol", {})
+    expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
+    path = commands.reference_file(run)
+    yield Link("reference", path, compared(path, expected["reference"]), (), commands.reference(run))
+    path = commands.extractor_weights(run)
+    yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
+
+
+def samples_link(commands: Commands, run: Run, what: str) -> Link:
+    """The images of a run: every chunk against the lists that its jobs wrote."""
+    folder, images = commands.folder(run) / "samples", commands.profile["sampling"]["images"]
+    shards = profiles.shards(commands.profile, run.setting)
+    command = "; ".join(commands.sample(run, shard) for shard in shards[:1])
+    more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
+    try:
+        if commands.is_video(run):
+            facts = [clip_facts(commands, run, folder), *more]
+            return Link(what, folder, f"{OK}: every chunk has the sha256 of its list", tuple(facts), command)
+        listed = listed_shards(folder, images=images)
+        if failure := next((shard.failure for shard in listed if shard.failure), None):
+            return Link(what, folder, OK, (failure.text, *more), command)
+        chunks = [chunk for shard in listed for chunk in shard.chunks]
+        for shard in listed:
+            for chunk in shard.chunks:
+                read_chunk(folder, chunk, key=shard.key)
+        weights = sha256_file(commands.extractor_weights(run))
+        extractor = commands.model(run)["extractor"]
+        features = read_features(folder, images=images, extractor=extractor, weights_sha256=weights)
+    except (QditError, OSError) as problem:
+        return Link(what, folder, f"{DIFFERS if folder.is_dir() else MISSING}: {problem}", tuple(more), command)
+    facts = [f"{images} images in {len(chunks)} chunk files, key {listed[0].key[:SHOWN]}", *more]
+    facts.append(f"features of {len(features.features)} images by {extractor} {weights[:SHOWN]}")
+    return Link(what, folder, f"{OK}: every chunk has the sha256 of its list", tuple(facts), command)
+
+
+def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
+    """A checkpoint, as the run's own metrics.json knows it, and what it was made of."""
+    path = commands.checkpoint(run) / CONFIG_FILE
+    expected = checkpoint_of(read_record(commands.folder(run) / "metrics.json"))
+    if not path.is_file():
+        yield Link(what, path, MISSING, (), f"snakemake --cores all {path}")
+        return
+    config = read_json(path)
+    if failure := read_failure(path.parent):
+        yield Link(what, path, OK, (failure.text,))
+        return
+    record = config["record"]
+    kinds = list(record["calibration_sha256"])
+    bits = f"w{record['weight_bits']}a{record['activation_bits']}"
+    facts = (f"{record['method']} {bits}, scope {record['scope']}, options {record['options']}",)
+    yield Link(what, path, compared(path, expected), facts, commands.quantize(run, kinds))
+    tensors = path.with_name(TENSORS_FILE)
+    yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][TENSORS_FILE]))
+    if "base" in commands.profile["methods"][run.label]:
+        yield from checkpoint_links(commands, commands.base(run), "checkpoint that it corrects")
+    for kind, digest in record["calibration_sha256"].items():
+        data = commands.calibration_file(run, kind)
+        yield Link(f"calibration data {kind}", data, compared(data, digest), (), commands.calibrate(run, kind))
+    if (allocation := commands.allocation_file(run)) is not None:
+        yield allocation_link(commands, run, allocation, record["allocation_sha256"])
+    weights = commands.weights(run)
+    check = compared(weights, record["weights_sha256"])
+    yield Link("weights", weights, check, origin(weights), commands.imported_weights(run))
+
+
+def allocation_link(commands: Commands, run: Run, path: Path, expected: str | None) -> Link:
+    """The allocation of a run; what is recorded of it is the digest of its group sizes."""
+    place = profiles.search_of(commands.profile, run)
+    command = commands.search(place) if place else None
+    if not path.is_file():
+        return Link("allocation", path, MISSING, (), command)
+    found = sha256_json(read_json(path).get("groups"))
+    check = OK if found == expected else f"{DIFFERS}: group sizes {found[:SHOWN]}, recorded {str(expected)[:SHOWN]}"
+    return Link("allocation", path, check, (), command)
+
+
+def compared(path: Path, expected: str | None) -> str:
+    """Whether a file has the sha256 that another one records."""
+    if not path.is_file():
+        return MISSING
+    return matches(sha256_file(path), expected)
+
+
+def matches(found: str, expected: str | None) -> str:
+    """Whether a digest is the recorded one."""
+    if expected is None:
+        return f"sha256 {found[:SHOWN]}: {UNCHECKED}"
+    if found == expected:
+        return f"{OK}: sha256 {found[:SHOWN]}, as recorded"
+    return f"{DIFFERS}: sha256 {found[:SHOWN]}, recorded {expected[:SHOWN]}"
+
+
+def origin(path: Path) -> tuple[str, ...]:
+    """What a file of weights says about its own making."""
+    if not path.is_file() or path.suffix != ".safetensors":
+        return ()
+    try:
+        with safe_open(path, framework="np") as data:
+            return tuple(f"made by: {text}" for text in (data.metadata() or {}).values())
+    except SafetensorError as problem:
+        return (f"not readable: {' '.join(str(problem).split())}",)
+
+
+def listing(profile: Profile, table: str) -> str:
+    """The rows of a table with their numbers."""
+    find_run(profile, table, "1")
+    return "\n".join(f"{number:>3}  {run.path}" for number, run in enumerate(profiles.runs_of(profile, table), start=1))
+
+
+def explain_text(profile: Profile, table: str, row: str, results: Path) -> tuple[str, bool]:
+    """What `qdit explain` prints, and whether every link of the chain holds."""
+    run = find_run(profile, table, row)
+    links = list({link.what + str(link.path): link for link in chain(profile, table, run, results)}.values())
+    head = f"{table} of the profile {profile['profile']}: {run.path} ({profile['face']})"
+    whole = f"{sum(not link.broken for link in links)} of {len(links)} links hold"
+    return "\n\n".join([head, *(link.text() for link in links), whole]), not any(link.broken for link in links)

@@ -1,0 +1,61 @@
+"""The links behind a row of clips that a row of images does not have: prompts, what scored them, chunks of clips."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import DataError
+from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.metrics.samples import listed_shards
+from qdit.workflow import profile as profiles
+from qdit.workflow.commands import Commands
+from qdit.workflow.profile import Run
+
+Part = tuple[str, Path, str | None, str | None, str | None]
+"""What it is, its file, the digest it has and the recorded one, what makes it."""
+
+
+def scored_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Part]:
+    """The prompts of a run, their text embeddings if it reads these, and its instruments or VBench's results."""
+    protocol, model = record.get("protocol", {}), commands.model(run)
+    suite = Path(commands.profile["video"]["suite"])
+    yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
+    if (text := commands.text_file(run)) is not None:
+        yield "text embeddings", text, digest(text), None, commands.embed(run)
+    if "instruments" in model:
+        instruments = Path(model["instruments"])
+        yield "instruments", instruments, digest(instruments), protocol.get("evaluator", {}).get("sha256"), None
+        return
+    folder, judged = commands.folder(run), record.get("vbench", {})
+    for what, name in (("results of VBench", "vbench.json"), ("clips that VBench saw", "vbench/clips.json")):
+        path = folder / name
+        yield what, path, digest(path), judged.get("made_of", {}).get(name), f"snakemake --cores all {path}"
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, None if there is none."""
+    return sha256_file(path) if path.is_file() else None
+
+
+def suite_sha256(path: Path) -> str | None:
+    """Digest of the prompts and dimensions of a suite, as metrics.json records it; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return sha256_json([[row["prompt_en"], row["dimension"]] for row in read_json(path)])
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: not a list of prompts; write it with qdit video suite") from None
+
+
+def clip_facts(commands: Commands, run: Run, folder: Path) -> str:
+    """How many clips there are; DataError unless every listed chunk is there unchanged."""
+    clips = profiles.clips_of(commands.profile)
+    listed = listed_shards(folder, images=clips)
+    if failure := next((shard.failure for shard in listed if shard.failure), None):
+        return failure.text
+    chunks = [chunk for shard in listed for chunk in shard.chunks]
+    for chunk in chunks:
+        path = folder / chunk.file
+        if not path.is_file() or sha256_file(path) != chunk.sha256:
+            raise DataError(f"{path}: missing, or not the file that its shard lists; sample again")
+    return f"{clips} clips in {len(chunks)} chunk files, key {listed[0].key[:12]}"

@@ -1,0 +1,270 @@
+"""Files from elsewhere: what a profile needs of them, whether they are whole, and their download.
+
+Only `qdit fetch` calls `fetch`; nothing else in this repository opens a connection (`qdit vbench install` runs pip).
+"""
+
+import http.client
+import os
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from qdit.core.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from qdit.core.files import sha256_file, write_text
+from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.workflow.profile import Profile, encoder_files
+
+BLOCK = 1 << 20
+TIMEOUT = 60
+"""Seconds without a byte after which a server is given up."""
+
+SPARE = 1 << 28
+"""Bytes that stay free on a disk after a download."""
+
+Hub = Callable[..., str]
+"""`huggingface_hub.hf_hub_download`, or what a test puts in its place."""
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """A file that a profile needs: what for, and what the profile says about where it comes from."""
+
+    path: Path
+    uses: tuple[str, ...]
+    entry: Mapping[str, Any]
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest it must have, or the first characters of it; None if that is not known."""
+        return self.entry.get("sha256")
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        if "hub" in self.entry:
+            revision = f"@{self.entry['revision']}" if "revision" in self.entry else ""
+            return f"Hugging Face {self.entry['hub']}{revision}, {self.entry['file']}"
+        return str(self.entry.get("url", "this repository"))
+
+    @property
+    def about(self) -> str:
+        """Size, source, licence and digest in one line."""
+        if not self.entry:
+            return "part of this repository"
+        digest = f"sha256 {self.sha256}" if self.sha256 else "sha256 unknown"
+        megabytes = self.entry["megabytes"]
+        size = "size unknown," if megabytes is None else f"about {megabytes:g} MB"
+        member = f" (inside: {self.entry['member']})" if "member" in self.entry else ""
+        return f"{size} from {self.source}{member}, licence: {self.entry['licence']}, {digest}"
+
+
+def files_of(profile: Profile) -> list[NeededFile]:
+    """Every file that a profile needs, in its order."""
+    known = profile.get("files", {})
+    return [NeededFile(Path(path), tuple(uses), known.get(path, {})) for path, uses in needed_files(profile).items()]
+
+
+def needed_files(profile: Profile) -> dict[str, list[str]]:
+    """File → what it is for, and in which rules, of everything that a profile takes and no rule makes."""
+    found: dict[str, list[str]] = {}
+    known = profile.get("files", {})
+    for name, model in profile["models"].items():
+        for form, path in model["forms"].items():
+            rules = "import_weights" if path in known else "calibrate, quantize, search"
+            found.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
+        if "text_encoder" in model:  # a video model of latents
+            found.setdefault(model["vae"], []).append(f"VAE of {name} (sample_video)")
+            for path in encoder_files(profile, model["text_encoder"]):
+                found.setdefault(path, []).append(f"text encoder of {name} (embed_prompts)")
+        elif "vae" in model:
+            for path in (model["vae"], str(Path(model["vae"]).with_name("config.json"))):
+                found.setdefault(path, []).append(f"VAE of {name} (sample)")
+        if "instruments" in model:
+            found.setdefault(model["instruments"], []).append(f"instruments of {name} (evaluate_video)")
+    if "video" in profile:
+        found.setdefault(profile["video"]["suite"], []).append("prompts of clips (sample_video, evaluate_video)")
+    for name, path in profile["extractors"].items():
+        found.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
+    for name, path in profile.get("references", {}).items():
+        found.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+    if "vbench" in profile:
+        for dimension, names in WEIGHTS.items():
+            for name in names:
+                found.setdefault(f"{profile['vbench']['weights']}/{name}", []).append(f"VBench's {dimension} (vbench)")
+    if "fvd" in profile:
+        found.setdefault(profile["fvd"]["i3d"], []).append("I3D of FVD (qdit vbench fvd)")
+    return found
+
+
+def check_whole(path: Path, sha256: str | None) -> None:
+    """Raise CheckpointError unless a file is there, not empty, and has the digest (or its first characters)."""
+    if not path.is_file() or path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: missing; `qdit fetch` with the profile that needs it downloads it")
+    if sha256 is not None and not (found := sha256_file(path)).startswith(sha256):
+        raise CheckpointError(
+            f"{path}: sha256 is {found[:12]}…, the profile says {sha256[:12]}…: the file is damaged or another one;"
+            " remove it and fetch it again"
+        )
+
+
+def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
+    """The files that are named by path or file name, all that have a source if none is; ConfigError if unknown.
+
+    A file name that several files have means all of them.
+    """
+    known: dict[str, list[NeededFile]] = {}
+    for file in needed:
+        for name in (str(file.path), file.path.name) if file.entry else ():
+            known.setdefault(name, []).append(file)
+    for name in names:
+        if name not in known:
+            listed = ", ".join(str(file.path) for file in needed if file.entry) or "none"
+            raise ConfigError(f"{name}: not a file that can be fetched; these are {listed}{did_you_mean(name, known)}")
+    return [file for name in names for file in known[name]] if names else [file for file in needed if file.entry]
+
+
+def fetch(file: NeededFile, *, hub: Hub | None = None) -> bool:
+    """Download a file unless it is there and whole; returns whether it was downloaded.
+
+    A file that is there with another digest is an error and is left alone. Raises DataError if the download fails; what
+    has arrived stays in `<name>.part`, and the next call goes on from there.
+    """
+    if file.path.is_file() and file.path.stat().st_size:
+        check_whole(file.path, file.sha256)
+        return False
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    if "hub" in file.entry:
+        from_hub(file, hub)
+    else:
+        arrived = download(file.entry["url"], file.path.with_name(f"{file.path.name}.part"))
+        if "member" in file.entry:
+            unpack(arrived, file)
+        require_digest(arrived, file)
+        os.replace(arrived, file.path)
+        etag_file(arrived).unlink(missing_ok=True)
+    return True
+
+
+def unpack(arrived: Path, file: NeededFile) -> None:
+    """Put the one wanted file of an archive in the archive's place; DataError if what arrived has no such file."""
+    member = file.path.with_name(f"{file.path.name}.member")
+    try:
+        with zipfile.ZipFile(arrived) as archive, archive.open(file.entry["member"]) as found, member.open("wb") as out:
+            shutil.copyfileobj(found, out, BLOCK)
+        os.replace(member, arrived)
+    except (zipfile.BadZipFile, KeyError) as problem:
+        arrived.unlink()
+        etag_file(arrived).unlink(missing_ok=True)
+        raise DataError(
+            f"{file.source}: what arrived is no zip with {file.entry['member']} ({problem}); removed; look at the"
+            " address"
+        ) from None
+    finally:
+        member.unlink(missing_ok=True)
+
+
+def require_digest(arrived: Path, file: NeededFile) -> None:
+    """Raise DataError and remove what arrived if it is not the file that the profile means."""
+    if file.sha256 is not None and not (found := sha256_file(arrived)).startswith(file.sha256):
+        arrived.unlink()
+        etag_file(arrived).unlink(missing_ok=True)
+        raise DataError(
+            f"{file.source}: what arrived has sha256 {found[:12]}…, the profile says {file.sha256[:12]}…; removed;"
+            " look at the address, or correct the digest if the publisher changed the file"
+        )
+
+
+def from_hub(file: NeededFile, hub: Hub | None) -> None:
+    """Download from the Hugging Face hub, whose client resumes by itself."""
+    if hub is None:
+        from huggingface_hub import hf_hub_download
+
+        hub = hf_hub_download
+    entry = file.entry
+    revision = {"revision": entry["revision"]} if "revision" in entry else {}
+    try:
+        arrived = Path(hub(repo_id=entry["hub"], filename=entry["file"], local_dir=file.path.parent, **revision))
+    except Exception as problem:  # of the client's many kinds none is ours
+        raise DataError(
+            f"{file.source}: cannot be downloaded ({type(problem).__name__}: {' '.join(str(problem).split())[:200]});"
+            " see that HF_HUB_OFFLINE is not set, or put the file there by hand"
+        ) from None
+    require_digest(arrived, file)
+    if arrived != file.path:
+        os.replace(arrived, file.path)
+
+
+def etag_file(part: Path) -> Path:
+    """Beside a partial download: the server's name of the version that it is of."""
+    return part.with_name(f"{part.name}.etag")
+
+
+def download(url: str, part: Path) -> Path:
+    """Download to `part`, going on where an earlier call stopped if the server still has the same version."""
+    have = part.stat().st_size if part.is_file() else 0
+    etag = etag_file(part).read_text(encoding="utf-8") if etag_file(part).is_file() else ""
+    headers = {"User-Agent": "qdit", "Accept-Encoding": "identity"}
+    if have and etag:
+        headers |= {"Range": f"bytes={have}-", "If-Range": etag}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+            resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+            have = have if resumed else 0
+            total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
+            require_space(part, (total or 0) - have)
+            write_text(etag_file(part), answer.headers.get("ETag", ""))
+            have += copy(answer, part, have=have, total=total)
+    except urllib.error.HTTPError as problem:
+        if problem.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return restarted(url, part)
+        raise DataError(f"{url}: the server answers {problem.code} {problem.reason}; look at the address") from None
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as problem:
+        raise DataError(f"{url}: {interrupted(problem, part)}") from None
+    if total is not None and have < total:
+        raise DataError(f"{url}: {interrupted(f'{have} of {total} bytes arrived', part)}")
+    return part
+
+
+def restarted(url: str, part: Path) -> Path:
+    """Download from the beginning: what is there is longer than the file."""
+    part.unlink()
+    etag_file(part).unlink(missing_ok=True)
+    return download(url, part)
+
+
+def interrupted(why: object, part: Path) -> str:
+    """What to do after a download that stopped."""
+    return f"the download stopped ({why}); run the same command again, it goes on from {part.name}"
+
+
+def require_space(part: Path, size: int) -> None:
+    """Raise DataError if a download of `size` bytes would fill the disk."""
+    free = shutil.disk_usage(part.parent).free
+    if size + SPARE > free:
+        raise DataError(
+            f"{part.parent}: {free / 1e9:.1f} GB are free, the download needs {(size + SPARE) / 1e9:.1f} GB; make room,"
+            " or choose another folder in the profile"
+        )
+
+
+def copy(answer: BinaryIO, part: Path, *, have: int, total: int | None) -> int:
+    """Append what the server sends after the first `have` bytes of `part`; returns the number of bytes."""
+    name, written = part.name.removesuffix(".part"), 0
+    bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1)
+    with part.open("r+b" if have else "wb") as data, bar:
+        data.seek(have)
+        data.truncate()
+        while block := answer.read(BLOCK):
+            data.write(block)
+            written += len(block)
+            bar.update(len(block))
+        data.flush()
+        os.fsync(data.fileno())
+    return written

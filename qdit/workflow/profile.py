@@ -1,0 +1,260 @@
+"""Profiles: the YAML file that says which models, settings, methods and tables there are, and its runs."""
+
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.repository import ROOT
+from qdit.workflow.method_index import method_sources
+from qdit.workflow.profile_checks import (
+    DIGITS_REFERENCES,
+    FULL_PRECISION,
+    PRINTED_KINDS,
+    SCHEMA,
+    Profile,
+    clips_of,
+    full_precision_label,
+    is_full,
+    is_video,
+    is_video_model,
+    validate,
+)
+from qdit.workflow.searches import SearchPlace, place_of
+
+__all__ = [
+    "DIGITS_REFERENCES",
+    "FULL_PRECISION",
+    "FULL_PRECISION_BITS",
+    "INTEGER",
+    "PRINTED_KINDS",
+    "SCHEMA",
+    "SIMULATE",
+    "Profile",
+    "Run",
+    "all_runs",
+    "clips_of",
+    "default_tables",
+    "embeddings_file",
+    "encoder_files",
+    "full_precision_label",
+    "full_precision_run",
+    "is_full",
+    "is_video",
+    "is_video_model",
+    "listing",
+    "load_profile",
+    "merge",
+    "profile_file",
+    "protocol_flags",
+    "read_yaml",
+    "runs_of",
+    "sampled",
+    "search_of",
+    "searches_of",
+    "shards",
+    "split_bits",
+    "validate",
+]
+
+FULL_PRECISION_BITS = "w16a16"
+SIMULATE, INTEGER = "simulate", "integer"
+"""Modes of a run."""
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """The unit of a table row: setting × form × method label × bits × scope, simulated or in integers.
+
+    An integer run has no checkpoint of its own: it samples from that of the simulated run.
+    """
+
+    setting: str
+    form: str
+    label: str
+    bits: str
+    scope: str
+    mode: str = SIMULATE
+
+    @property
+    def path(self) -> str:
+        """Folder of the run below `runs/`."""
+        mode = "" if self.mode == SIMULATE else f"-{self.mode}"
+        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
+
+
+def profile_file(name: str | Path) -> Path:
+    """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
+    named = ROOT / "config" / f"{name}.yaml"
+    return named if named.is_file() else Path(name)
+
+
+def load_profile(*names: str | Path) -> dict[str, Any]:
+    """Read a profile and, over it, its overlays, as Snakemake's --configfile does; then check the whole.
+
+    Mappings are merged key by key, everything else is replaced. ConfigError says in one line what is wrong.
+    """
+    profile: dict[str, Any] = {}
+    for name in names:
+        merge(profile, read_yaml(profile_file(name)))
+    validate(profile)
+    return profile
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        known = sorted(file.stem for file in (ROOT / "config").glob("*.yaml") if file != SCHEMA)
+        hint = did_you_mean(path.stem, known)
+        raise ConfigError(f"profile {path}: no such file; known by name are {', '.join(known)}{hint}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {reprlib.repr(content)}, expected a mapping (see config/mini.yaml)")
+    return content
+
+
+def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    """Lay `overlay` over `base`, in place."""
+    for key, value in overlay.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        elif value != {} or key not in base:  # Snakemake lets an empty mapping change nothing
+            base[key] = value
+
+
+def default_tables(profile: Profile) -> list[str]:
+    """Tables that are made without being asked for by name."""
+    return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
+
+
+def runs_of(profile: Profile, table: str) -> list[Run]:
+    """Runs that a table needs, without repetition, in the order of its rows.
+
+    The page of kind `qc` reads the simulated runs of all other default tables, then its own controls; a table of kind
+    `integer` shows every quantized run in both modes.
+    """
+    runs: dict[Run, None] = {}
+    if profile["tables"][table]["kind"] == "qc":
+        others = [name for name in default_tables(profile) if profile["tables"][name]["kind"] != "qc"]
+        runs |= {run: None for name in others for run in runs_of(profile, name) if run.mode == SIMULATE}
+    for block in profile["tables"][table]["blocks"]:
+        full = [label for label in block["methods"] if is_full(profile, label)]
+        others = [label for label in block["methods"] if label not in full]
+        rows = [(label, FULL_PRECISION_BITS) for label in full]
+        rows += [(label, bits) for bits in block["bits"] for label in others]
+        for label, bits in rows:
+            run = Run(block["setting"], block["form"], label, bits, block["scope"])
+            runs[run] = None
+            if profile["tables"][table]["kind"] == INTEGER and label not in full:
+                runs[replace(run, mode=INTEGER)] = None
+    return list(runs)
+
+
+def search_of(profile: Profile, run: Run) -> SearchPlace | None:
+    """The search whose allocation a run takes, or None."""
+    return place_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
+
+
+def searches_of(profile: Profile, table: str) -> list[SearchPlace]:
+    """Searches whose allocations the runs of a table take, without repetition."""
+    found = [search_of(profile, run) for run in runs_of(profile, table)]
+    return list(dict.fromkeys(place for place in found if place is not None))
+
+
+def all_runs(profile: Profile) -> list[Run]:
+    """Runs of the default tables, shared ones once."""
+    return list(dict.fromkeys(run for table in default_tables(profile) for run in runs_of(profile, table)))
+
+
+def listing(profile: Profile) -> str:
+    """Methods, settings, tables and runs as text."""
+    lines = ["methods (name, where it is written, rows of this profile):"]
+    for method, source in method_sources().items():
+        labels = [label for label, entry in profile["methods"].items() if entry["method"] == method]
+        lines.append(f"  {method:<10} {source.module:<20} {', '.join(labels) or '-'}")
+    lines.append("settings:")
+    for name, setting in profile["settings"].items():
+        lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
+    for table in profile["tables"]:
+        opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
+        lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
+    return "\n".join(lines)
+
+
+def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> list[str]:
+    """What decides every image of a setting, as flags of `qdit`; VAE and precision only where the profile has them.
+
+    Without `decoded` the VAE is left out, for steps that look at latents.
+    """
+    entry = profile["settings"][setting]
+    values = {"--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"], "--seed": profile["seed"]}
+    model, dtype = profile["models"][entry["model"]], profile.get("compute", {}).get("dtype")
+    if is_video_model(model):
+        values |= {f"--{side}": entry["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in entry}
+        values |= {"--shift": entry["shift"]} if "shift" in entry else {}
+        dtype = profile["video"].get("dtype", dtype)
+    else:
+        values = {"--sampler": entry["sampler"], **values}
+    if decoded and "vae" in model:
+        values["--vae"] = model["vae"]
+    if dtype is not None:
+        values["--dtype"] = dtype
+    return [str(part) for pair in values.items() for part in pair]
+
+
+def embeddings_file(profile: Profile, setting: str) -> str | None:
+    """Text embeddings that runs of a setting read, below the results; None where prompts are words."""
+    model = profile["settings"][setting]["model"]
+    return f"text/{model}.safetensors" if "text_encoder" in profile["models"][model] else None
+
+
+def encoder_files(profile: Profile, folder: str) -> list[str]:
+    """The files of a text encoder: those that the profile knows below its folder, else the one it cannot be without."""
+    known = [path for path in profile.get("files", {}) if Path(path).is_relative_to(folder)]
+    return known or [f"{folder}/text_encoder/config.json"]
+
+
+def resolution_flag(profile: Profile, reference: str) -> list[str]:
+    """Side of the images that models with this reference make, as a flag; none where the profile does not say it.
+
+    Eight pixels per cell of the latents, as every VAE that DiT was trained with has.
+    """
+    models = [model for model in profile["models"].values() if model.get("reference") == reference]
+    shapes = [(model["shape"], 8 if "vae" in model else 1) for model in models if "shape" in model]
+    sides = {shape.get("input_size", 32) * pixels for shape, pixels in shapes}
+    return ["--resolution", str(sides.pop())] if len(sides) == 1 else []
+
+
+def full_precision_run(profile: Profile, run: Run) -> Run:
+    """The full-precision run with the same noise as `run`."""
+    return Run(run.setting, run.form, full_precision_label(profile), FULL_PRECISION_BITS, run.scope)
+
+
+def split_bits(bits: str) -> tuple[int, int]:
+    """'w4a8' → (4, 8)."""
+    match = re.fullmatch(r"w(\d+)a(\d+)", bits)
+    if match is None:
+        raise ConfigError(f"bits {bits!r}: expected weight and activation bits (2 to 8, or 16), e.g. w4a8")
+    return int(match[1]), int(match[2])
+
+
+def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
+    """How many images or clips a run of a setting has, in which chunks and shards: images, chunk, chunks_per_shard."""
+    if not is_video(profile, setting):
+        return dict(profile["sampling"])
+    video = profile["video"]
+    return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
+
+
+def shards(profile: Profile, setting: str | None = None) -> range:
+    """Shard numbers of a run of a setting; without one, of a run of images."""
+    made = profile["sampling"] if setting is None else sampled(profile, setting)
+    return range(-(-made["images"] // (made["chunk"] * made["chunks_per_shard"])))

@@ -1,0 +1,82 @@
+"""VBench's own environment: a virtual environment with the locked packages, made only when it is asked for.
+
+The one command besides `qdit fetch` that downloads: from PyPI, 3.3 GB that become 6.1 GB (PyPI's torch has CUDA).
+VBench cannot live in the suite's environment: it needs transformers 4.33, numpy 1 and torch 2.5.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import read_json, sha256_file, write_json
+from qdit.core.repository import ROOT
+
+LOCK = ROOT / "rules" / "envs" / "vbench-lock.txt"
+MARK, SUITE = "qdit-vbench.json", "VBench_full_info.json"
+PYTHON = (3, 11)
+"""The version that the lock was resolved for; some of its packages exist for no later one."""
+NEEDED_GB = 12
+"""Free disk before: the environment and what the installer keeps while it works."""
+
+
+def python_of(folder: Path) -> Path:
+    """The Python of an environment."""
+    return folder / "bin" / "python"
+
+
+def is_installed(folder: Path) -> bool:
+    """Whether the environment was completed with this lock."""
+    mark = folder / MARK
+    return mark.is_file() and read_json(mark).get("lock_sha256") == sha256_file(LOCK)
+
+
+def install(folder: Path) -> bool:
+    """Make the environment; returns whether there was anything to do.
+
+    With uv if it lies beside this Python, else with `venv` and pip. A folder that holds something else is refused. What
+    a stopped installation has left is made anew. Raises ConfigError before, DataError if the installer fails.
+    """
+    if is_installed(folder):
+        return False
+    if sys.version_info[:2] != PYTHON or not sys.platform.startswith("linux"):
+        raise ConfigError(
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}: VBench's lock is for Python"
+            f" {PYTHON[0]}.{PYTHON[1]} on Linux; use conda with rules/envs/vbench.yaml"
+        )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
+        raise ConfigError(f"{folder}: holds something that is no Python environment; name a new folder")
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    if (free := shutil.disk_usage(place).free / 1e9) < NEEDED_GB:
+        raise ConfigError(f"{place}: {free:.1f} GB are free, VBench's environment needs {NEEDED_GB}; make room first")
+    (folder / MARK).unlink(missing_ok=True)
+    for command in installer(folder):
+        call(command)
+    found = next(folder.glob(f"lib/python*/site-packages/vbench/{SUITE}"))
+    shutil.copyfile(found, folder / SUITE)
+    write_json(folder / MARK, {"lock_sha256": sha256_file(LOCK), "python": sys.version.split()[0]})
+    return True
+
+
+def installer(folder: Path) -> list[list[str]]:
+    """The commands that make the environment and fill it."""
+    uv = Path(sys.executable).with_name("uv")
+    if uv.is_file():
+        made = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
+        return [made, [str(uv), "pip", "install", "--no-config", "--python", str(python_of(folder)), "-r", str(LOCK)]]
+    made = [sys.executable, "-m", "venv", "--clear", str(folder)]
+    return [made, [str(python_of(folder)), "-m", "pip", "install", "-r", str(LOCK)]]
+
+
+def call(command: Sequence[str]) -> None:
+    """Run an installer, its output shown; nothing of this Python's surroundings reaches it."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(command, env=outside, check=False)
+    if done.returncode:
+        raise DataError(
+            f"{' '.join(command[:3])} … failed with exit code {done.returncode}, see above; run the same command again,"
+            " it needs PyPI"
+        )

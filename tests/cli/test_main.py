@@ -1,0 +1,348 @@
+"""The command line: quick help that teaches, and one line on stderr with exit code 2 for whatever is wrong."""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.main import get_command
+
+from qdit import __version__
+from qdit.cli import images as cli_steps
+from qdit.cli import main as cli
+from qdit.core.errors import ConfigError
+from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
+from qdit.workflow.profile import load_profile
+
+NATURAL = "dit-digits-natural.safetensors"
+SMALL = ["--steps", "2"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Qdit = Callable[..., Outcome]
+
+
+@pytest.fixture
+def qdit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Qdit:
+    """Run a command in this process, with the exit code and output that the program would have."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["qdit", *map(str, arguments)])
+        monkeypatch.delenv(cli.DEBUG, raising=False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        assert isinstance(code, int)
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def weights(repository: Path) -> Path:
+    return repository / "weights" / NATURAL
+
+
+@pytest.fixture
+def trajectory(tmp_path: Path, weights: Path, qdit: Qdit) -> Path:
+    path = tmp_path / "trajectory.safetensors"
+    assert qdit("calibrate", weights, path, "--samples", 4, *SMALL).code == 0
+    return path
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("qdit: error: ")
+    assert outcome.err.count("\n") == 1
+    for part in parts:
+        assert part in outcome.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, qdit.cli.main; print(*sorted(set(sys.modules) & {'torch', 'numpy', 'pandas', 'scipy', 'yaml'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+def test_help_is_quick(record_property: Callable[[str, object], None]) -> None:
+    program = Path(sys.executable).with_name("qdit")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([str(program), "--help"], capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(time.perf_counter() - start)
+    assert "Exit codes" in done.stdout
+    record_property("seconds", min(seconds))
+    assert min(seconds) < 2  # 0.3 s on an idle machine; this one may be busy
+
+
+STEPS = {"calibrate", "quantize", "sample", "features", "reference", "evaluate"}
+STEPS |= {"table", "validate", "ls", "doctor", "train"}
+
+
+def commands(group: Any, *path: str) -> list[str]:
+    """Every command, as it is typed after `qdit`."""
+    if not hasattr(group, "commands"):
+        return [" ".join(path)]
+    return [found for name, command in group.commands.items() for found in commands(command, *path, name)]
+
+
+def test_program_shows_every_command(qdit: Qdit) -> None:
+    for arguments in (["--help"], ["-h"], []):
+        outcome = qdit(*arguments)
+        assert outcome.code == 0
+        assert set(re.findall(r"^  ([a-z]+) ", outcome.out.split("Commands:")[1], flags=re.MULTILINE)) >= STEPS
+    assert qdit("--version").out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("name", commands(get_command(cli.app)))
+def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: str) -> None:
+    text = qdit(*name.split(), "--help").out
+    examples = re.split(r"Examples?:\n", text)[1].split("\n\n")[0].replace("\\\n", " ")
+    for example in examples.strip().splitlines():
+        program, *arguments = shlex.split(example)
+        assert program == "qdit"
+        assert arguments[: len(name.split())] == name.split()
+        command: Any = get_command(cli.app)
+        while hasattr(command, "commands"):
+            command = command.commands[arguments.pop(0)]
+        command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("sampel", ["sampel", "sample"]),
+        ("sample", ["checkpoint", "qdit sample --help"]),
+        ("sample a b --stpes 2", ["--stpes", "--steps"]),
+        ("sample a b --steps two", ["--steps"]),
+        ("sample a b --steps 0", ["steps 0", "1 to 1000"]),
+        ("sample a b --sampler dim", ["'dim'", "ddim, ddpm"]),
+        ("sample a b --cfg-scale nan", ["cfg_scale nan"]),
+        ("sample a b --threads 0", ["--threads"]),
+        ("sample a b", ["a/config.json: ", "o such file"]),
+        ("quantize a b --method", ["--method"]),
+        ("quantize a b --method rtnn", ["'rtnn'", "did you mean 'rtn'?"]),
+        ("quantize a b --method rtn --bits w0a8", ["weight_bits 0", "2 to 8"]),
+        ("quantize a b --method rtn --bits 4/8", ["'4/8'", "w4a8"]),
+        ("quantize a b --method rtn --options {", ["--options", "not valid JSON"]),
+        ("quantize a b --method rtn --options []", ["--options", "JSON object"]),
+        ("quantize a b --method rtn --calibration x.safetensors", ["--calibration", "kind=path"]),
+        ("quantize a b --method rtn", ["a", "no such file"]),
+        ("calibrate a b --kind trajektory", ["a", "no such file"]),
+        ("table table9", ["'table9'", "table2, table3, table4"]),
+        ("table table2 --profile minni", ["minni", "did you mean 'mini'?"]),
+        ("validate nothing.yaml", ["nothing.yaml", "no such file"]),
+        ("doctor --profile nothing.yaml", ["nothing.yaml"]),
+        ("train", ["train --help"]),
+        ("train dti", ["dti"]),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    qdit: Qdit, arguments: str, parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(qdit(*arguments.split()), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["qdit", "--debug", "validate", "nothing.yaml"])
+    monkeypatch.setenv(cli.DEBUG, "")
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        cli.main()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(qdit: Qdit, weights: Path, tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.touch()
+    assert_one_line(qdit("calibrate", weights, occupied / "x.safetensors", "--samples", 1, *SMALL), str(occupied))
+
+
+def test_threads_come_from_the_flag_or_the_environment(qdit: Qdit, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(cli_steps, "use_threads", used.append)
+    monkeypatch.setattr("qdit.mini.digits_reference.make_digits_reference", lambda *arguments: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    qdit("reference", "out.npz")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    qdit("reference", "out.npz")
+    monkeypatch.setenv("QDIT_THREADS", "2")
+    qdit("reference", "out.npz")
+    qdit("reference", "out.npz", "--threads", 4)
+    assert used == [1, 3, 2, 4]
+
+
+def test_threads_are_torchs() -> None:
+    before = torch.get_num_threads()
+    try:
+        cli_steps.use_threads(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_step_by_hand(qdit: Qdit, weights: Path, repository: Path, trajectory: Path, tmp_path: Path) -> None:
+    full, own, reference = tmp_path / "fp", tmp_path / "q-dit", tmp_path / "reference.npz"
+    classifier = repository / "weights" / "digit-classifier.safetensors"
+    make = ["--calibration", f"trajectory={trajectory}", "--options", '{"group_size": 16}']
+    sampling = ["--images", 8, "--chunk", 4, *SMALL]
+    scoring = ["--images", 8, *SMALL, "--reference-file", reference, "--extractor-weights", classifier]
+    assert qdit("quantize", weights, full, "--method", "fp", "--bits", "w16a16").code == 0
+    assert qdit("quantize", weights, own, "--method", "q-dit", *make).code == 0
+    for folder in (full, own):
+        assert qdit("sample", folder, folder / "samples", *sampling).code == 0
+        assert qdit("features", folder / "samples", "--extractor-weights", classifier).code == 0
+    assert len(load_arrays(own / "samples" / "00001.npz")["images"]) == 4
+    assert qdit("reference", reference, "--extractor-weights", classifier).code == 0
+    score = qdit(
+        *("evaluate", own / "samples", tmp_path / "metrics.json", "--checkpoint", own, *scoring),
+        *("--fp-samples", full / "samples", "--label", "mine"),
+    )
+    assert score.code == 0
+    record = read_json(tmp_path / "metrics.json")
+    assert record["run"]["label"] == "mine"
+    assert record["run"]["method"] == "q-dit"
+    assert record["run"]["weight_bits"] == 4
+    assert record["metrics"]["mse_fp"] > 0
+    low, high = record["intervals"]["mse_fp"]
+    assert low <= record["metrics"]["mse_fp"] <= high and record["bootstrap"]["resampled"] == "images"
+    assert len(load_arrays(tmp_path / "bootstrap.npz")["fid"]) == 200
+
+
+def test_group_size_that_does_not_divide(qdit: Qdit, weights: Path, trajectory: Path, tmp_path: Path) -> None:
+    make = ["--calibration", f"trajectory={trajectory}", "--options", '{"group_size": 7}']
+    assert_one_line(qdit("quantize", weights, tmp_path / "out", "--method", "q-dit", *make), "7", "144")
+
+
+def test_missing_calibration_data(qdit: Qdit, weights: Path, tmp_path: Path) -> None:
+    outcome = qdit("quantize", weights, tmp_path / "out", "--method", "rtn")
+    assert_one_line(outcome, "trajectory", "qdit calibrate")
+
+
+def test_calibration_data_with_nan(qdit: Qdit, weights: Path, trajectory: Path, tmp_path: Path) -> None:
+    tensors, metadata = load_tensors(trajectory)
+    tensors["x"][1, 0, 3, 3] = np.nan
+    save_tensors(trajectory, tensors, metadata)
+    make = ["--calibration", f"trajectory={trajectory}"]
+    outcome = qdit("quantize", weights, tmp_path / "out", "--method", "rtn", *make)
+    assert_one_line(outcome, str(trajectory), "NaN")
+
+
+def test_zero_images(qdit: Qdit, weights: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fp"
+    assert qdit("quantize", weights, checkpoint, "--method", "fp", "--bits", "w16a16").code == 0
+    assert_one_line(qdit("sample", checkpoint, tmp_path / "samples", "--images", 0, *SMALL), "images 0")
+
+
+class Payload:
+    """What a malicious file does when it is unpickled: it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def bit_flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Payload(path.parent / "payload-ran")))
+
+
+def of_another_width(path: Path) -> None:
+    (path.parent / "manifest.json").unlink()
+    tensors, metadata = load_tensors(path)
+    metadata["model"]["hidden_size"] = 72
+    save_tensors(path, tensors, metadata)
+
+
+@pytest.mark.parametrize("damage", [truncated, bit_flipped, pickled, of_another_width])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_damaged_weights(
+    qdit: Qdit, weights: Path, tmp_path: Path, damage: Callable[[Path], None], suffix: str
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    path = folder / NATURAL
+    shutil.copy(weights, path)
+    shutil.copy(weights.with_name("manifest.json"), folder)
+    damage(path)
+    if suffix == ".pt":
+        path = path.rename(path.with_suffix(".pt"))
+    outcome = qdit("quantize", path, tmp_path / "out", "--method", "fp", "--bits", "w16a16")
+    assert_one_line(outcome, str(path))
+    assert not (folder / "payload-ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_payload_of_the_test_would_run_if_it_were_unpickled(tmp_path: Path) -> None:
+    pickled(tmp_path / "file")
+    pickle.loads((tmp_path / "file").read_bytes())
+    assert (tmp_path / "payload-ran").exists()
+
+
+def test_validate_says_what_there_is(qdit: Qdit, tmp_path: Path) -> None:
+    assert f"mini: valid; {len(load_profile('mini')['tables'])} tables" in qdit("validate").out
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("sampling: {images: 0}\n")
+    assert_one_line(qdit("validate", "mini", overlay), "sampling.images", "found 0", "at least 4")
+
+
+def test_ls_shows_methods_settings_and_runs(qdit: Qdit) -> None:
+    out = qdit("ls").out
+    for part in ("q-dit", "baselines.rtn", "digits-cfg1.5-s20", "table4:", "/salient/rtn/w4a8-common"):
+        assert part in out
+
+
+def test_doctor_finds_what_is_missing_or_damaged(
+    qdit: Qdit, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    healthy = qdit("doctor")
+    assert healthy.code == 0
+    assert healthy.out.count("ok  ") == 9
+    assert "torch" in healthy.out
+    shutil.copytree(repository / "weights", tmp_path / "weights")
+    bit_flipped(tmp_path / "weights" / NATURAL)
+    overlay = {
+        "models": {"dit-digits": {"forms": {"natural": str(tmp_path / "weights" / NATURAL)}}},
+        "extractors": {"digit-classifier": "weights/nothing.safetensors"},
+    }
+    path = tmp_path / "overlay.json"
+    path.write_text(json.dumps(overlay))
+    ill = qdit("doctor", "--profile", "mini", "--profile", path)
+    assert ill.code == 1
+    assert ill.out.count("FAIL") == 2
+    assert "sha256" in ill.out
+    assert "weights/nothing.safetensors: no such file" in ill.out

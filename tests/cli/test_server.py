@@ -1,0 +1,133 @@
+"""Commands of the warm server behave as ordinary ones: output, exit code, folder, environment, and they end with it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WARM = ROOT / "qdit" / "cli" / "server.py"
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the warm server needs Linux")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    address = tmp_path_factory.mktemp("warm") / "own" / "socket"
+    running = subprocess.Popen([sys.executable, str(WARM), "serve", str(address)], stdin=subprocess.PIPE)
+    wait_until(address.exists)
+    yield running, address
+    if running.stdin is not None:
+        running.stdin.close()
+    running.wait(timeout=30)
+
+
+def wait_until(condition) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def command(address: Path, *arguments: str, sources: Path = ROOT) -> list[str]:
+    assert (sources / "qdit").is_dir()
+    return [sys.executable, "-SE", str(WARM), "run", str(address), *arguments]
+
+
+def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str, str]:
+    environment = os.environ | {"PYTHONPATH": str(sources)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["evaluate", "nothing", "out.json", "--checkpoint", "no"],
+        ["no-such-command"],
+        ["quantize", "nothing.safetensors", "out", "--method", "rtn", "--bits", "w4a8"],
+    ],
+)
+def test_output_and_exit_code_are_those_of_the_ordinary_command(server, arguments, tmp_path):
+    warm = outcome(command(server[1], *arguments), cwd=tmp_path)
+    assert warm == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
+    assert warm == outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path), "without a server"
+
+
+def stand_in(folder: Path, body: str) -> Path:
+    """Sources whose command line does something else."""
+    (folder / "qdit").mkdir(parents=True, exist_ok=True)
+    (folder / "qdit" / "__init__.py").write_text("")
+    (folder / "qdit" / "cli.py").write_text(f"import os, sys, time\ndef main():\n    {body}\n")
+    return folder
+
+
+def test_every_command_runs_the_sources_as_they_are_now(server, tmp_path):
+    for word in ("before", "after"):
+        sources = stand_in(tmp_path, f"print('{word}', sys.argv[1:], os.getcwd(), 'torch' in sys.modules)")
+        found = outcome(command(server[1], "a b", "c", sources=sources), sources, cwd=tmp_path)
+        assert found == (0, f"{word} ['a b', 'c'] {tmp_path} True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit('gone wrong')", 1, "gone wrong"),
+        ("raise RuntimeError('a bug')", 1, "RuntimeError: a bug"),
+        ("os.kill(os.getpid(), 9)", 137, ""),
+    ],
+)
+def test_failures_keep_their_exit_code_and_message(server, tmp_path, body, code, words):
+    found = outcome(command(server[1]), stand_in(tmp_path, body))
+    assert found[0] == code and words in found[2]
+
+
+def test_threads_are_those_of_the_job(server, tmp_path):
+    sources = stand_in(tmp_path, "import torch; print(torch.get_num_threads(), os.environ['OMP_NUM_THREADS'])")
+    environment = os.environ | {"PYTHONPATH": str(sources), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(server[1]), env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1 1\n"
+
+
+def alive(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def started_child(address: Path, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A client whose command sleeps, and the process of that command."""
+    mark = folder / "process"
+    body = f"open({str(mark)!r}, 'w').write(str(os.getpid()) + chr(10)); time.sleep(300)"
+    environment = os.environ | {"PYTHONPATH": str(stand_in(folder, body))}
+    client = subprocess.Popen(command(address), env=environment, stderr=subprocess.PIPE)
+    wait_until(lambda: mark.exists() and mark.read_text().endswith("\n"))
+    return client, int(mark.read_text())
+
+
+def test_a_command_ends_with_its_client(server, tmp_path):
+    client, process = started_child(server[1], tmp_path)
+    assert alive(process)
+    client.kill()
+    client.wait()
+    wait_until(lambda: not alive(process))
+
+
+def test_everything_ends_with_the_starter_of_the_server(tmp_path):
+    address = tmp_path / "own" / "socket"
+    running = subprocess.Popen([sys.executable, str(WARM), "serve", str(address)], stdin=subprocess.PIPE)
+    wait_until(address.exists)
+    client, process = started_child(address, tmp_path)
+    assert running.stdin is not None
+    running.stdin.close()
+    assert running.wait(timeout=30) == 0
+    assert client.wait(timeout=30) == 1
+    assert client.stderr is not None and b"run it again" in client.stderr.read()
+    wait_until(lambda: not alive(process))
+    assert not address.parent.exists()

@@ -1,0 +1,175 @@
+"""The commands of the mini video world: what they write, and one line with exit code 2 for whatever is wrong."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qdit.cli import main as cli
+from qdit.core.files import read_json, save_tensors
+from qdit.core.mp4 import write_mp4
+from qdit.core.seeds import Purpose, torch_generator
+from qdit.mini.training.video_instruments import initialize
+from qdit.mini.vbench.evaluate import load_clips, reference_clips
+from qdit.mini.vbench.networks import Instruments
+from qdit.mini.vbench.suites import all_prompts, full_info, suite_prompts
+from qdit.models.loading import save_model
+from tests.small_video_models import TINY_VIDEO, random_stdit3
+
+
+@pytest.fixture
+def qdit(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qdit", *map(str, arguments)])
+        monkeypatch.delenv(cli.DEBUG, raising=False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def instruments(tmp_path):
+    network = Instruments()
+    initialize(network, torch_generator(0, Purpose.TRAINING))
+    save_tensors(tmp_path / "mini-vbench.safetensors", network.state_dict())
+    return tmp_path / "mini-vbench.safetensors"
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps(full_info(suite_prompts("scene", 2))))
+    return path
+
+
+def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
+    clips, out = tmp_path / "clips.npz", tmp_path / "scores.json"
+    assert qdit("video", "clips", clips, "--suite", suite, "--samples", 1)[0] == 0
+    assert len(load_clips(clips).frames) == 2
+    options = ("--out", out, "--suite", suite, "--samples", 1, "--instruments", instruments)
+    code, text, _ = qdit("video", "evaluate", clips, *options)
+    assert code == 0 and text.startswith("mini-VBench (moving digits)")
+    found = read_json(out)
+    assert found["protocol"] == "mini-VBench (moving digits)" and set(found["scores"]) == {
+        "scene",
+        "background_consistency",
+    }
+
+
+def test_the_default_suite_is_vbench_json(qdit, tmp_path):
+    assert qdit("video", "suite", tmp_path / "suite.json", "--prompts", 1)[0] == 0
+    rows = read_json(tmp_path / "suite.json")
+    assert all({"prompt_en", "dimension"} <= set(row) for row in rows)
+
+
+def refused(outcome, *parts):
+    """Whether a command ended with one line that says these things."""
+    code, _, err = outcome
+    return code == 2 and err.count("\n") == 1 and all(part in err for part in parts)
+
+
+def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
+    out = tmp_path / "scores.json"
+    clips = tmp_path / "clips.npz"
+    prompts = suite_prompts("scene", 2)
+    whole = reference_clips(prompts, samples=1)
+    whole.save(clips)
+    options = ("--out", out, "--suite", suite, "--instruments", instruments)
+    missing = qdit("video", "evaluate", clips, *options, "--samples", 2)
+    assert refused(missing, "2 of 4 are missing", "nothing is scored on fewer")
+    assert refused(qdit("video", "evaluate", tmp_path / "absent.npz", *options), "absent.npz", "no such file")
+    absent = ("--out", out, "--suite", suite, "--instruments", tmp_path / "absent.safetensors")
+    assert refused(qdit("video", "evaluate", clips, *absent, "--samples", 1), "absent.safetensors", "no such file")
+    clips.write_bytes(clips.read_bytes()[:-500])
+    assert refused(qdit("video", "evaluate", clips, *options), "not a readable npz")
+    suite.write_text('[{"prompt_en": "a red cow, standing still", "dimension": ["scene"]}]')
+    assert refused(qdit("video", "clips", clips, "--suite", suite), "unknown word 'cow'", str(suite))
+    assert not out.exists()
+
+
+def test_mp4_files_are_scored_like_the_arrays_and_bad_ones_are_one_line(qdit, tmp_path, suite, instruments):
+    prompts = suite_prompts("scene", 2)
+    whole = reference_clips(prompts, samples=1)
+    whole.save(tmp_path / "clips.npz")
+    folder = tmp_path / "clips"
+    assert qdit("video", "clips", folder, "--suite", suite, "--samples", 1)[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{prompt.text}-0.mp4" for prompt in prompts)
+    options = ("--suite", suite, "--samples", 1, "--instruments", instruments)
+    for clips in (tmp_path / "clips.npz", folder):
+        assert (
+            qdit("video", "evaluate", clips, "--out", tmp_path / f"{clips.stem}{clips.suffix}.json", *options)[0] == 0
+        )
+    assert read_json(tmp_path / "clips.json")["scores"] == read_json(tmp_path / "clips.npz.json")["scores"]
+    out = ("--out", tmp_path / "bad.json")
+    first, second = sorted(folder.iterdir())
+    kept = first.read_bytes()
+    first.unlink()
+    assert refused(
+        qdit("video", "evaluate", folder, *out, *options), "1 of 2 are missing", "nothing is scored on fewer"
+    )
+    write_mp4(first, np.zeros((7, 16, 16, 3), np.uint8), fps=8, lossless=True)
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "has 7 frames, allowed are exactly 8")
+    write_mp4(first, np.zeros((8, 32, 16, 3), np.uint8), fps=8, lossless=True)
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "frames are (32, 16), allowed is (16, 16)")
+    first.write_bytes(kept[: len(kept) // 2])
+    assert refused(qdit("video", "evaluate", folder, *out, *options), str(first))
+    first.unlink()
+    second.rename(folder / "clip.mp4")
+    assert refused(qdit("video", "evaluate", folder, *out, *options), "'<prompt>-<number>.mp4'")
+    assert not (tmp_path / "bad.json").exists()
+
+
+def test_the_shipped_suite_is_the_default_one():
+    shipped = Path(__file__).parents[2] / "config" / "mini-vbench.json"
+    assert read_json(shipped) == full_info(all_prompts())
+
+
+def test_a_table_without_clips_has_no_mp4(qdit, tmp_path):
+    assert refused(qdit("video", "mp4", "table2", tmp_path / "clips", "--results", tmp_path), "shows no clips")
+
+
+def test_other_weights_are_refused(qdit, tmp_path, instruments):
+    assert refused(qdit("video", "ship", instruments, "--weights", tmp_path / "w"), "not a training checkpoint")
+    assert refused(qdit("train", "video", tmp_path, "--model", "stdit4"), "unknown model 'stdit4'")
+    natural = Path(__file__).parents[2] / "weights" / "dit-digits-natural.safetensors"
+    assert refused(qdit("video", "clips", tmp_path / "c.npz", "--weights", natural), "a video model")
+
+
+def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instruments):
+    """Every step by its command: calibration of the flow, W4A8, clips, scores beside full precision."""
+    config = replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
+    weights, data = tmp_path / "model.safetensors", tmp_path / "trajectory.safetensors"
+    save_model(weights, random_stdit3(config))
+    flow = ("--steps", 2, "--cfg-scale", 1.5)
+    assert qdit("video", "calibrate", weights, data, "--samples", 4, *flow)[0] == 0
+    for name, method, bits in (("fp", "fp", "w16a16"), ("rtn", "rtn", "w4a8")):
+        options = ("--method", method, "--bits", bits, "--calibration", f"trajectory={data}")
+        assert qdit("quantize", weights, tmp_path / name, *options)[0] == 0
+        prompts = ("--suite", suite, "--samples", 1, *flow)
+        assert qdit("video", "sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
+    out = tmp_path / "metrics.json"
+    given = (
+        "--checkpoint",
+        tmp_path / "rtn",
+        "--fp-samples",
+        tmp_path / "fp" / "samples",
+        "--instruments",
+        instruments,
+    )
+    assert qdit("video", "score", tmp_path / "rtn" / "samples", out, *given, *prompts)[0] == 0
+    found = read_json(out)
+    assert found["run"]["weight_bits"] == 4 and found["protocol"]["steps"] == 2
+    assert found["metrics"]["mse_fp"] > 0 and 0 <= found["metrics"]["scene"] <= 1
+    code, _, err = qdit("calibrate", weights, data)
+    assert code == 2 and "qdit video calibrate" in err and err.count("\n") == 1
+    code, _, err = qdit("sample", tmp_path / "rtn", tmp_path / "images")
+    assert code == 2 and "video model" in err and err.count("\n") == 1

@@ -1,0 +1,126 @@
+"""From chunks of clips to metrics.json: all scores or none, paired with full precision, failures handed on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure
+from qdit.core.files import read_json, save_tensors
+from qdit.core.intervals import read_replicates
+from qdit.core.seeds import Purpose, torch_generator
+from qdit.metrics.run import RunName
+from qdit.mini.training.video_instruments import initialize
+from qdit.mini.vbench.evaluate import ClipSet
+from qdit.mini.vbench.networks import Instruments
+from qdit.mini.vbench.run import asked_by, evaluate_video_run, paired_errors, read_clips
+from qdit.mini.vbench.suites import suite_prompts
+from qdit.quant.checkpoint import Quantized, save_checkpoint
+from qdit.quant.folder import write_failure
+from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.video_run import sample_video_checkpoint
+from tests.small_video_models import TINY_VIDEO, random_stdit3
+
+CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
+PROTOCOL = FlowProtocol(frames=8, height=16, width=16, fps=8, steps=1, cfg_scale=1.0, shift=2.5)
+PROMPTS = suite_prompts("scene", 2)
+RECORD = {
+    "method": "rtn",
+    "weight_bits": 4,
+    "activation_bits": 8,
+    "scope": "common",
+    "options": {},
+    "allocation_sha256": None,
+    "code": "0",
+    "weights_sha256": "1",
+    "calibration_sha256": {},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Checkpoints, chunks of two models, and instruments without training."""
+    folder = tmp_path_factory.mktemp("video-run")
+    for name, seed in (("own", 1), ("full", 0)):
+        save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD)
+        sample_video_checkpoint(folder / name, folder / name / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+    network = Instruments()
+    initialize(network, torch_generator(0, Purpose.TRAINING))
+    save_tensors(folder / "instruments.safetensors", network.state_dict())
+    return folder
+
+
+def evaluated(made, out, *, own="own", **changes):
+    given = {"clips_per_prompt": 2, "fp_samples": made / "full" / "samples", **changes}
+    evaluate_video_run(
+        made / own / "samples",
+        made / own,
+        out,
+        name=RunName(setting="a", model="b", form="natural", label="c"),
+        protocol=PROTOCOL,
+        prompts=PROMPTS,
+        instruments=made / "instruments.safetensors",
+        **given,
+    )
+    return read_json(out)
+
+
+def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_path):
+    found = evaluated(made, tmp_path / "metrics.json")
+    assert set(found["metrics"]) == {"background_consistency", "scene", "mfvd", "fd_fp", "mse_fp"}
+    assert set(found["intervals"]) == set(found["metrics"])
+    assert all(low <= found["metrics"][name] <= high for name, (low, high) in found["intervals"].items())
+    assert found["metrics"]["fd_fp"] > 0 and found["size"]["paper_mb"] > 0 < found["protocol"]["clip_flops"]
+    kept = read_replicates(tmp_path)
+    assert (
+        kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
+    )
+    own, full = (read_clips(made / name / "samples", clips=4)[0].frames.numpy() / 255 for name in ("own", "full"))
+    assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
+    assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
+    assert found["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
+    assert found["protocol"]["images"] == 4 and found["protocol"]["prompts"]["count"] == 2
+    assert set(found["real_clips"]) == {"background_consistency", "scene"}
+
+
+def test_full_precision_is_at_distance_zero_from_itself(made, tmp_path):
+    itself = evaluated(made, tmp_path / "a.json", own="full")["metrics"]
+    assert itself["mse_fp"] == itself["fd_fp"] == 0
+    alone = evaluated(made, tmp_path / "b.json", fp_samples=None)["metrics"]
+    assert alone["mse_fp"] is alone["fd_fp"] is None
+
+
+def test_equal_inputs_give_equal_bytes(made, tmp_path):
+    for name in ("a.json", "b.json"):
+        evaluated(made, tmp_path / name)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
+    with pytest.raises(DataError, match="is a run of 4 images, 6 were asked for"):
+        evaluated(made, tmp_path / "a.json", clips_per_prompt=3)
+    folder = made / "half"
+    save_checkpoint(folder, Quantized(random_stdit3(CONFIG)), RECORD)
+    options = {"chunk": 3, "chunks_per_shard": 1, "shard": 0}
+    sample_video_checkpoint(folder, folder / "samples", PROTOCOL, asked_by(PROMPTS, 2), **options)
+    with pytest.raises(DataError, match="holds 3 clips, 4 were asked for"):
+        evaluated(made, tmp_path / "a.json", own="half")
+    (folder / "samples" / "00000.npz").write_bytes(b"cut off")
+    with pytest.raises(DataError, match="not the file that its shard lists"):
+        evaluated(made, tmp_path / "a.json", own="half")
+
+
+def test_clips_of_other_prompts_are_not_paired():
+    frames = torch.zeros(1, 3, 8, 16, 16, dtype=torch.uint8)
+    one, other = (ClipSet(frames, (text,), (0,)) for text in ("a red 2, moving up", "a red 4, moving up"))
+    with pytest.raises(DataError, match="different prompts"):
+        paired_errors(one, other)
+
+
+def test_a_recorded_failure_is_the_result(made, tmp_path):
+    failure = Failure("quantize", "unsupported", "rtn: no")
+    write_failure(made / "failed", failure)
+    sample_video_checkpoint(made / "failed", made / "failed" / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+    assert evaluated(made, tmp_path / "metrics.json", own="failed") == {"error": failure.text}

@@ -1,0 +1,206 @@
+"""The four formats: all of them say what they are, escape what they must, and are the same bytes every time."""
+
+import csv
+import html.parser
+import io
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qdit.core.files import load_arrays, save_arrays
+from qdit.report.data.metrics_json import RunKey
+from qdit.report.pages.build import build_table
+from qdit.report.pages.table_page import html_text
+from qdit.report.render.figure import NAMES, VALUES, WIDTH, Axis, axis
+from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, difference, strip_image
+from qdit.report.render.text import tex, tex_number
+from qdit.report.tables.kinds import load_table
+
+FACE = "mini profile: handwritten digits, not ImageNet"
+MISSING = RunKey("digits-cfg1.0-s20", "natural", "g4w+p4a", 4, 8, "common")
+
+
+def test_four_files_per_table(built: dict[str, str]) -> None:
+    assert set(built) == {
+        f"{table}.{suffix}" for table in ("table2", "table4") for suffix in ("csv", "md", "tex", "html")
+    }
+
+
+@pytest.mark.parametrize("table", ["table2", "table4"])
+def test_every_format_says_what_it_is(built: dict[str, str], table: str) -> None:
+    """Pages say it before the numbers and again behind them; the CSV in every row."""
+    for suffix, first_number in (("md", "Size (MB)"), ("tex", "Size (MB)"), ("html", "Size (MB)")):
+        before, after = built[f"{table}.{suffix}"].split(first_number, 1)
+        assert FACE in before and FACE in after
+    rows = list(csv.DictReader(io.StringIO(built[f"{table}.csv"])))
+    assert rows and all(row["face"] == FACE for row in rows)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "md", "tex", "html"])
+def test_missing_runs_and_fitted_rows_are_visible(built: dict[str, str], suffix: str) -> None:
+    assert "missing: no metrics.json" in built[f"table2.{suffix}"]
+    assert "fitted" in built[f"table4.{suffix}"] and "fitted" not in built["table2.md"]
+    assert "not run" in built[f"table4.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex", "html"])
+def test_footer_names_protocol_and_versions(built: dict[str, str], suffix: str) -> None:
+    text = built[f"table2.{suffix}"]
+    for fact in ("20 DDIM steps", "1024 images in chunks of 64", "seed 0", "127.5 x + 128", "torch 2.15.0", "simulate"):
+        assert fact in text, fact
+    assert "e" * 12 in text and "e" * 13 not in text  # the evaluator's digest, shortened
+
+
+def test_csv_reads_back_with_blanks_for_unknown(built: dict[str, str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(built["table2.csv"])))
+    rtn = next(row for row in rows if row["label"] == "rtn" and row["weight_bits"] == "4")
+    assert float(rtn["fid"]) == 2.3 and rtn["published_fid"] == "" and rtn["published_is"] == ""
+    missing = next(row for row in rows if row["status"] != "ok")
+    assert missing["fid"] == "" and missing["published_fid"] == "25.48"
+
+
+def test_two_builds_are_the_same_bytes(results: Path, profile: dict[str, Any], tmp_path: Path) -> None:
+    for table in ("table2", "table4"):
+        first = [path.read_bytes() for path in build_table(profile, table, results, tmp_path / "a" / table)]
+        moved = tmp_path / "elsewhere" / "mini"
+        if not moved.exists():
+            shutil.copytree(results, moved)
+        second = [path.read_bytes() for path in build_table(profile, table, moved, tmp_path / "b" / table)]
+        assert first == second
+
+
+def test_markdown_has_one_table_per_block_with_whole_rows(built: dict[str, str]) -> None:
+    lines = [line for line in built["table2.md"].splitlines() if line.startswith("|")]
+    assert len(lines) == (7 + 7 + 4) + 3 * 2  # rows, and a header and a rule for each block
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert re.search(
+        r"\| W4A8 +\| common +\| Q-DiT, g 16 .*\*\*2\.03\*\* \(\+0\.03\) \| +6\.40 \(\+1\.09\) \|", built["table2.md"]
+    )
+
+
+def test_latex_rows_have_as_many_cells_as_columns(built: dict[str, str]) -> None:
+    for name in ("table2.tex", "table4.tex"):
+        text = built[name]
+        assert r"\toprule" in text and r"\bottomrule" in text
+        count = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1])  # type: ignore[index]
+        body = text.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
+        rows = [line for line in body if line.endswith(r"\\") and r"\multicolumn" not in line]
+        assert rows and all(len(re.findall(r"(?<!\\)&", row)) == count - 1 for row in rows)
+        assert text.isascii() or set(re.findall(r"[^\x00-\x7f]", text)) == {"é"}
+
+
+def test_latex_escapes() -> None:
+    assert tex(r"a_b & 50% {x} #1 $2 ~ ^ \y") == (
+        r"a\_b \& 50\% \{x\} \#1 \$2 \textasciitilde{} \textasciicircum{} \textbackslash{}y"
+    )
+    assert tex_number("9.80e-4") == r"$9.80\cdot10^{-4}$"
+    assert tex_number("-0.05") == "$-0.05$" and tex_number("±0.00") == r"$\pm 0.00$"
+    assert tex_number("–") == "--"
+
+
+def test_markup_in_a_reason_stays_text(results: Path, profile: dict[str, Any], change_record: Callable) -> None:
+    change_record(MISSING, lambda record: record.update(error="<script>alert(1)</script> | 50% of a_b"))
+    table = load_table(profile, "table2", results)
+    page = html_text(table, results)
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags and everything that could be loaded from outside."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_whole_and_self_contained(built: dict[str, str]) -> None:
+    for name in ("table2.html", "table4.html"):
+        page = Page()
+        page.feed(built[name])
+        assert page.open == []
+        assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
+        assert not {"script", "link", "iframe"} & set(page.counts)
+        assert "http" not in built[name] and "url(" not in built[name] and "@import" not in built[name]
+        assert "prefers-color-scheme: dark" in built[name] and "width=device-width" in built[name]
+
+
+def test_html_shows_a_strip_and_a_difference_per_row(built: dict[str, str]) -> None:
+    page = Page()
+    page.feed(built["table2.html"])
+    rows, full, missing = 18, 3, 1
+    assert page.counts["img"] == 2 * (rows - missing) - full
+    assert built["table2.html"].count("no samples") == missing
+    assert page.counts["svg"] == 3
+
+
+def test_strips_show_the_samples_of_the_run(results: Path, profile: dict[str, Any]) -> None:
+    block = load_table(profile, "table2", results).blocks[1]
+    sheet = contact_sheet(block, results)
+    assert [strip.row["label"] for strip in sheet.strips] == [row["label"] for row in block.rows]
+    assert sheet.labels == tuple(index % 10 for index in range(24))
+    worst = next(n for n, row in enumerate(block.rows) if row["label"] == "rtn" and row["weight_bits"] == 4)
+    pixels = np.asarray(Image.open(io.BytesIO(sheet.strips[worst].samples or b"")))
+    images = load_arrays(block.rows[worst]["key"].folder(results) / "samples" / "00000.npz")["images"]
+    step, edge = sheet.tile + sheet.gap, sheet.tile // 8
+    for index in (0, 7, 23):
+        tile = pixels[edge // 2 :: edge, index * step + edge // 2 : index * step + sheet.tile : edge, 0]
+        np.testing.assert_array_equal(tile, images[index, 0])
+
+
+def test_difference_is_amplified_clipped_and_needs_pairs(results: Path, profile: dict[str, Any]) -> None:
+    full = np.full((1, 1, 8, 8), 100, np.uint8)
+    other = full.copy()
+    other[0, 0, 0, :3] = (99, 101, 250)
+    shown = difference(other, full)[0, 0, 0]
+    assert list(shown[:4]) == [AMPLIFICATION, AMPLIFICATION, 255, 0]
+    key = RunKey("digits-cfg1.5-s20", "natural", "q-dit", 4, 8, "common")
+    path = key.folder(results) / "samples" / "00000.npz"
+    arrays = load_arrays(path)
+    save_arrays(path, arrays | {"labels": arrays["labels"][::-1]})
+    sheet = contact_sheet(load_table(profile, "table2", results).blocks[1], results)
+    unpaired = [strip for strip in sheet.strips if strip.difference is None]
+    assert [strip.row["label"] for strip in unpaired] == ["fp", "q-dit"] and "same labels" in unpaired[1].note
+
+
+def test_colour_images_become_thumbnails() -> None:
+    images = np.zeros((2, 3, 256, 256), np.uint8)
+    images[1, 2] = 200
+    strip = np.asarray(strip_image(images, tile=120))
+    assert strip.shape == (120, 242, 4)
+    assert list(strip[60, 60]) == [0, 0, 0, 255] and list(strip[60, 180]) == [0, 0, 200, 255]
+    assert strip[60, 121, 3] == 0
+
+
+def test_dots_lie_on_a_common_logarithmic_axis(results: Path, profile: dict[str, Any]) -> None:
+    table = load_table(profile, "table2", results)
+    shared = axis(table)
+    assert shared == Axis(-3, 1)  # FD-FP from 0.002 to 4
+    assert shared.x(1e-3) == NAMES and shared.x(10) == WIDTH - VALUES
+    assert math.isclose(shared.x(0.1), (NAMES + WIDTH - VALUES) / 2)
+    page = html_text(table, results)
+    dots = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', page)]
+    expected = [shared.x(row["fd_fp"]) for row in table.rows if row["fd_fp"] is not None]
+    assert dots == [pytest.approx(x, abs=0.051) for x in expected]

@@ -1,0 +1,211 @@
+"""The estimate: closed forms, a brute-force schedule, counts that the workflow's own plan confirms elsewhere."""
+
+import itertools
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from qdit.core.errors import ConfigError
+from qdit.core.files import write_json
+from qdit.methods.method import registry
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.stdit3_flops import forward_flops
+from qdit.workflow import profile as profiles
+from qdit.workflow.cost import (
+    GPUS,
+    Speed,
+    calibration_kinds,
+    calibration_samples,
+    cost_text,
+    disk_bytes,
+    evaluations,
+    jobs_of,
+    measured_speed,
+    memory_bytes,
+    quantize_evaluations,
+    search_evaluations,
+    speed_of,
+)
+from qdit.workflow.cost_figure import chain, draw
+from qdit.workflow.cost_models import evaluation_flops, model_config, network_of
+from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
+from qdit.workflow.profile import Profile, Run, load_profile
+
+SPEED = Speed(1e12, "a test")
+
+
+@pytest.fixture(scope="module")
+def paper() -> Profile:
+    return load_profile("paper")
+
+
+def test_operations_of_the_network() -> None:
+    # DiT's paper prints 118.64 and 524.60 billion multiply-adds for DiT-XL/2 at 256 and 512.
+    assert evaluation_flops(DiTConfig()) / 2e9 == pytest.approx(118.64, rel=1e-3)
+    assert evaluation_flops(DiTConfig(input_size=64)) / 2e9 == pytest.approx(524.60, rel=1e-3)
+
+
+def test_shapes_come_from_the_profile_or_the_weights(paper: Profile, repository: Path, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    assert model_config(paper, "dit-xl-2-512") == DiTConfig(input_size=64)
+    mini = load_profile("mini")
+    assert model_config(mini, "dit-digits").hidden_size == 144
+    assert isinstance(small := model_config(mini, "stdit3-moving-digits"), STDiT3Config) and small.depth == 2
+    assert model_config(paper, "stdit3-opensora") == STDiT3Config()
+    del paper["models"]["dit-xl-2-256"]["shape"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"models\.dit-xl-2-256: its shape is not known"):
+        model_config(paper, "dit-xl-2-256")
+    paper["models"]["dit-xl-2-256"]["shape"] = {"input_size": 32}
+
+
+def test_evaluations_of_every_step(paper: Profile) -> None:
+    plain, guided = "dit-256-cfg1.0-s100", "dit-256-cfg1.5-s100"
+    assert evaluations(paper, plain, 10_000) == 1_000_000
+    assert evaluations(paper, guided, 10_000) == 2_000_000
+    rtn, learned = (Run(guided, "natural", label, "w4a8", "common") for label in ("rtn", "ptq4dit"))
+    assert quantize_evaluations(paper, rtn, ["trajectory"]) == 3 * 256
+    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    place = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
+    assert place is not None and place.setting == "dit-256-cfg1.0-s50"
+    assert search_evaluations(paper, place) == (500 + 3) * 500 * 50
+
+
+def test_kinds_of_calibration_data_are_the_methods() -> None:
+    for name, method in registry().items():
+        assert calibration_kinds(name) == method.calibration, name
+
+
+def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
+    jobs = jobs_of(paper, SPEED)
+    counts = Counter(job.rule for job in jobs)
+    runs = profiles.all_runs(paper)
+    assert counts["quantize"] == len(runs)
+    assert counts["sample"] == sum(len(profiles.shards(paper, run.setting)) for run in runs)
+    assert counts["search"] == 3
+    names = {job.name for job in jobs}
+    assert len(names) == len(jobs)
+    assert all(need in names for job in jobs for need in job.needs)
+    total = sum(
+        evaluations(paper, run.setting, profiles.sampled(paper, run.setting)["images"])
+        * network_of(paper, run.setting).flops
+        for run in runs
+    )
+    assert sum(job.seconds for job in jobs if job.rule == "sample") == pytest.approx(total / SPEED.flops)
+
+
+def shortest(jobs: list[Job], gpus: int) -> float:
+    """The least wall time over all orders in which jobs may be taken, by trying every one."""
+    best = float("inf")
+    for order in itertools.permutations(jobs):
+        ends: dict[str, float] = {}
+        free = [0.0] * gpus
+        for job in order:
+            if any(need not in ends for need in job.needs):
+                break
+            start = max([min(free), *(ends[need] for need in job.needs)])
+            free[free.index(min(free))] = ends[job.name] = start + job.seconds
+        else:
+            best = min(best, max(ends.values()))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_makespan_lies_between_the_bounds(seed: int) -> None:
+    draw = random.Random(seed)
+    jobs: list[Job] = []
+    for index in range(6):
+        needs = tuple(job.name for job in jobs if draw.random() < 0.3)
+        jobs.append(Job(str(index), "sample", float(draw.randint(1, 9)), needs))
+    for gpus in (1, 2, 3):
+        found = makespan(jobs, gpus).seconds
+        least = shortest(jobs, gpus)
+        assert least <= found <= (2 - 1 / gpus) * least  # Graham's bound of list scheduling
+    assert makespan(jobs, 1).seconds == pytest.approx(sum(job.seconds for job in jobs))
+    assert makespan(jobs, 6).seconds == pytest.approx(max(critical_paths(jobs).values()))
+
+
+def test_makespan_of_known_schedules() -> None:
+    chain = [Job("a", "search", 3.0), Job("b", "quantize", 2.0, ("a",)), Job("c", "sample", 1.0, ("b",))]
+    assert makespan(chain, 8).seconds == 6.0
+    assert makespan(chain, 8).efficiency == pytest.approx(6 / 48)
+    wide = [Job(str(index), "sample", 1.0) for index in range(10)]
+    assert [makespan(wide, gpus).seconds for gpus in (1, 3, 10, 20)] == [10.0, 4.0, 1.0, 1.0]
+    assert makespan([], 4).seconds == 0.0
+    assert without_searches([*chain, *wide]) == wide
+
+
+def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    mini = load_profile("mini")
+    assert speed_of(mini, tmp_path, 3.0) == Speed(3e12, "given")
+    assert speed_of(mini, tmp_path, None).source.startswith("assumed")
+    run = profiles.all_runs(mini)[0]
+    write_json(tmp_path / "runs" / run.path / "logs" / "sample-000.json", {"seconds": 8.0})
+    measured = measured_speed(mini, tmp_path)
+    config = model_config(mini, mini["settings"][run.setting]["model"])
+    expected = evaluations(mini, run.setting, mini["sampling"]["images"]) * evaluation_flops(config) / 8.0
+    assert measured is not None and measured.flops == pytest.approx(expected)
+    assert speed_of(mini, tmp_path, None) == measured
+
+
+def test_disk_and_memory(paper: Profile) -> None:
+    disk = disk_bytes(paper)
+    runs = [run for run in profiles.all_runs(paper) if not profiles.is_video(paper, run.setting)]
+    images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in runs)
+    assert disk["images"] == images
+    assert disk["features"] == len(runs) * 10_000 * 4 * 5079
+    assert disk["clips"] == disk["clips as MP4"] == 3 * 4720 * 3 * 51 * 240 * 424
+    memory = memory_bytes(paper)
+    assert memory["import_weights"] == pytest.approx(2 * 4 * 1_207_640_000, rel=1e-3), "STDiT3 is the largest"
+    images = {**paper, "tables": {"table1": paper["tables"]["table1"]}}
+    weights, memory = 4 * 676_014_368, memory_bytes(images)
+    assert memory["import_weights"] == pytest.approx(2 * weights, rel=1e-3)
+    assert all(size > weights for size in memory.values())
+
+
+CLIPS = "opensora-51x240x426-cfg7.0-s30"
+
+
+def test_clips_of_the_full_size_are_counted_with_their_latents_and_both_branches(paper: Profile) -> None:
+    network = network_of(paper, CLIPS)
+    assert network.tokens == 6075 and network.cells == 4 * 15 * 30 * 53 and network.pixels == 3 * 51 * 240 * 424
+    assert network.flops == forward_flops(STDiT3Config(), (15, 30, 53), 300)
+    # Of each token at least its multiply-adds with the 1.2 billion weights of the blocks.
+    assert network.flops > 2 * 1.1e9 * 6075
+    assert evaluations(paper, CLIPS, 4720) == 4720 * 30 * 2
+    assert calibration_samples(paper, CLIPS, "trajectory") == paper["video"]["calibration"]["trajectory"]
+    jobs = [job for job in jobs_of(paper, SPEED) if CLIPS in job.name]
+    assert Counter(job.rule for job in jobs) == {"calibrate": 2, "quantize": 3, "sample": 3 * 118}
+    sampled = sum(job.seconds for job in jobs if job.rule == "sample")
+    assert sampled == pytest.approx(3 * 4720 * 60 * network.flops / SPEED.flops)
+
+
+def test_vbenchs_hours_are_not_guessed(paper: Profile) -> None:
+    text = cost_text(paper, SPEED)
+    assert "48 jobs score 14,160 clips besides; their hours are unknown" in text
+    assert "VBench" not in cost_text({**paper, "tables": {"table1": paper["tables"]["table1"]}}, SPEED)
+
+
+def test_the_text_says_what_it_assumes(paper: Profile) -> None:
+    text = cost_text(paper, Speed(50e12, "given"), GPUS)
+    assert "50 TFLOP/s per GPU (given)" in text
+    for count in GPUS:
+        assert f"{count:>4} GPUs:" in text
+    assert "without searches" in text
+    assert json.dumps(text)  # plain text, no numbers that are not finite
+    assert "nan" not in text and "inf " not in text
+
+
+def test_the_figure_names_the_longest_chain(paper: Profile, tmp_path: Path) -> None:
+    first, again = tmp_path / "first.svg", tmp_path / "again.svg"
+    draw(paper, Speed(50e12, "given"), first)
+    draw(paper, Speed(50e12, "given"), again)
+    text = first.read_text(encoding="utf-8")
+    assert text == again.read_text(encoding="utf-8")
+    assert "longest chain" in text
+    assert "paper profile" in text
+    jobs = [Job("a", "search", 3600.0), Job("b", "sample", 7200.0, ("a",)), Job("c", "sample", 360.0)]
+    assert chain(jobs) == "search 1.0 h, sample 2.0 h"

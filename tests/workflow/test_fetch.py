@@ -1,0 +1,261 @@
+"""Downloads from a local server and a hub of our own: whole, resumed, refused; never a real network."""
+
+import hashlib
+import http.server
+import io
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qdit.core.errors import CheckpointError, ConfigError, DataError
+from qdit.metrics.vbench.driver import SOURCES
+from qdit.workflow import fetch as fetching
+from qdit.workflow.fetch import NeededFile, check_whole, choose, fetch, files_of
+from qdit.workflow.profile import load_profile
+
+CONTENT = bytes(range(256)) * 8192
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; `cut` bytes at most are sent of each answer, `etag` names the version."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.etag, self.cut, self.ranges = CONTENT, '"one"', len(CONTENT), list[str | None]()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/weights.pt"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        if self.path != "/weights.pt":
+            self.send_error(404, "Not Found")
+            return
+        asked, current = self.headers.get("Range"), self.headers.get("If-Range") == self.server.etag
+        self.server.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and current else 0
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", self.server.etag)
+        self.end_headers()
+        self.wfile.write(body[: self.server.cut])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def needed(folder: Path, url: str, **entry: Any) -> NeededFile:
+    return NeededFile(
+        folder / "deep" / "weights.pt", ("tests",), {"url": url, "megabytes": 2, "licence": "none", **entry}
+    )
+
+
+def test_a_file_arrives_whole_once(server: Server, tmp_path: Path) -> None:
+    file = needed(tmp_path, server.url, sha256=SHA256[:8])
+    assert fetch(file)
+    assert file.path.read_bytes() == CONTENT
+    assert [path.name for path in file.path.parent.iterdir()] == ["weights.pt"]
+    assert not fetch(file)
+    assert server.ranges == [None]
+
+
+def test_a_download_that_stopped_goes_on(server: Server, tmp_path: Path) -> None:
+    file, server.cut = needed(tmp_path, server.url, sha256=SHA256), 500_000
+    for arrived in (500_000, 1_000_000):
+        with pytest.raises(DataError, match=r"it goes on from weights\.pt\.part") as raised:
+            fetch(file)
+        assert "\n" not in str(raised.value)
+        assert not file.path.exists()
+        assert file.path.with_name("weights.pt.part").stat().st_size == arrived
+    server.cut = len(CONTENT)
+    assert fetch(file)
+    assert file.path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=500000-", "bytes=1000000-"]
+
+
+def test_another_version_is_downloaded_from_the_beginning(server: Server, tmp_path: Path) -> None:
+    file, server.cut = needed(tmp_path, server.url), 500_000
+    with pytest.raises(DataError):
+        fetch(file)
+    server.content, server.etag, server.cut = CONTENT[::-1], '"two"', len(CONTENT)
+    assert fetch(file)
+    assert file.path.read_bytes() == CONTENT[::-1]
+
+
+def test_a_part_that_is_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
+    file = needed(tmp_path, server.url)
+    file.path.parent.mkdir()
+    part = file.path.with_name("weights.pt.part")
+    part.write_bytes(CONTENT + b"more")
+    fetching.etag_file(part).write_text(server.etag)
+    assert fetch(file)
+    assert file.path.read_bytes() == CONTENT
+
+
+def test_what_arrives_must_be_what_is_meant(server: Server, tmp_path: Path) -> None:
+    file = needed(tmp_path, server.url, sha256="0" * 64)
+    with pytest.raises(DataError, match="removed; look") as raised:
+        fetch(file)
+    assert "\n" not in str(raised.value)
+    assert not list(file.path.parent.iterdir())
+
+
+def test_a_file_that_is_there_is_never_overwritten(server: Server, tmp_path: Path) -> None:
+    file = needed(tmp_path, server.url, sha256=SHA256)
+    file.path.parent.mkdir()
+    file.path.write_bytes(b"another")
+    with pytest.raises(CheckpointError, match="damaged or another one"):
+        fetch(file)
+    assert file.path.read_bytes() == b"another"
+    assert server.ranges == []
+
+
+def test_servers_that_do_not_answer(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="404"):
+        fetch(needed(tmp_path, server.url.replace("weights", "nothing")))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(DataError, match="run the same command again"):
+            fetch(needed(tmp_path, f"http://127.0.0.1:{closed.getsockname()[1]}/weights.pt"))
+
+
+def test_a_full_disk_is_noticed_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "SPARE", 1 << 60)
+    with pytest.raises(DataError, match="make room"):
+        fetch(needed(tmp_path, server.url))
+    assert not (tmp_path / "deep" / "weights.pt.part").exists()
+
+
+def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def hub(**arguments: Any) -> str:
+        asked.append(arguments)
+        path = Path(arguments["local_dir"], arguments["filename"])
+        path.write_bytes(CONTENT)
+        return str(path)
+
+    entry = {"hub": "owner/name", "file": "model.safetensors", "revision": "main", "megabytes": 2, "licence": "none"}
+    file = NeededFile(tmp_path / "vae.safetensors", ("tests",), {**entry, "sha256": SHA256})
+    assert fetch(file, hub=hub)
+    assert file.path.read_bytes() == CONTENT
+    expected = {"repo_id": "owner/name", "filename": "model.safetensors", "revision": "main", "local_dir": tmp_path}
+    assert asked == [expected]
+    assert file.source == "Hugging Face owner/name@main, model.safetensors"
+
+    def offline(**arguments: Any) -> str:
+        raise OSError("offline mode\nis on")
+
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE") as raised:
+        fetch(NeededFile(tmp_path / "other", ("tests",), entry), hub=offline)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_of_the_profiles() -> None:
+    paper = files_of(load_profile("paper"))
+    vbench = {str(file.path.relative_to("weights/paper/vbench")): file for file in paper if "vbench" in file.path.parts}
+    video = [file.path for file in paper if any("video" in use or "embed" in use for use in file.uses)]
+    assert len(video) == 10 and Path("weights/paper/VBench_full_info.json") in video
+    assert len(paper) == 7 + 1 + len(video) + len(vbench) + 1 and set(vbench) == set(SOURCES)
+    assert all(file.entry and file.uses for file in paper)
+    folders = [file.path.parent.name for file in choose(paper, ["config.json"])]
+    assert folders == ["sd-vae-ft-mse", "text_encoder", "bert-base-uncased"]
+    assert len(choose(paper, [str(paper[0].path)])) == 1
+    assert choose(paper, []) == paper
+    with pytest.raises(ConfigError, match="did you mean 'config.json'"):
+        choose(paper, ["confg.json"])
+    mini = files_of(load_profile("mini"))
+    assert {file.about for file in mini} == {"part of this repository"}
+    assert choose(mini, []) == []
+    with pytest.raises(ConfigError, match="these are none"):
+        choose(mini, ["config.json"])
+
+
+def test_vbenchs_weights_come_from_where_vbench_gets_them() -> None:
+    for file in files_of(load_profile("paper")):
+        if file.path.is_relative_to("weights/paper/vbench"):
+            source = SOURCES[str(file.path.relative_to("weights/paper/vbench"))]
+            entry = file.entry
+            url = (
+                f"https://huggingface.co/{entry['hub']}/resolve/main/{entry['file']}"
+                if "hub" in entry
+                else entry["url"]
+            )
+            assert url == source and ("member" in entry) == source.endswith(".zip")
+            assert "size unknown" in file.about or "about " in file.about
+
+
+def test_one_file_of_an_archive(server: Server, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("models/other.pth", b"other")
+        archive.writestr("models/weights.pt", CONTENT[:5000])
+    server.content = data.getvalue()
+    digest = hashlib.sha256(CONTENT[:5000]).hexdigest()
+    file = needed(tmp_path, server.url, member="models/weights.pt", sha256=digest)
+    assert fetch(file) and not fetch(file)
+    assert file.path.read_bytes() == CONTENT[:5000]
+    assert [path.name for path in file.path.parent.iterdir()] == ["weights.pt"]
+    with pytest.raises(DataError, match="no zip with models/none"):
+        fetch(needed(tmp_path / "other", server.url, member="models/none"))
+    server.content = CONTENT
+    with pytest.raises(DataError, match="no zip with models/weights.pt") as raised:
+        fetch(needed(tmp_path / "third", server.url, member="models/weights.pt"))
+    assert "\n" not in str(raised.value)
+    assert not list((tmp_path / "third" / "deep").iterdir())
+
+
+def test_missing_empty_and_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    with pytest.raises(CheckpointError, match="qdit fetch"):
+        check_whole(path, None)
+    path.touch()
+    with pytest.raises(CheckpointError, match="qdit fetch"):
+        check_whole(path, None)
+    path.write_bytes(CONTENT)
+    for digest in (None, SHA256, SHA256[:8]):
+        check_whole(path, digest)
+    with pytest.raises(CheckpointError, match="sha256"):
+        check_whole(path, SHA256[:-1] + ("0" if SHA256[-1] != "0" else "1"))
+
+
+def test_nothing_else_opens_a_connection(repository: Path) -> None:
+    words = (
+        "urlopen",
+        "urlretrieve",
+        "hf_hub_download",
+        "snapshot_download",
+        "load_state_dict_from_url",
+        "import requests",
+    )
+    sources = [path for part in ("qdit", "baselines", "rules") for path in (repository / part).rglob("*.*")]
+    found = {
+        path.name for path in sources if path.suffix in (".py", ".smk") for word in words if word in path.read_text()
+    }
+    assert found == {"fetch.py"}
