@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError
-from qdit.kernels import building, dispatch, library, reference
+from qdit.kernels import backend, building, dispatch, library, reference
 from qdit.kernels.building import BuildError
 from qdit.kernels.packing import pack_weight
 from tests.kernels.cases import weight_of

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from qdit.cli.kernels import kernels_app
 from qdit.core.errors import ConfigError
-from qdit.kernels import building, library
+from qdit.kernels import backend, building, library
 from qdit.kernels.report import report
 from qdit.workflow import doctor
 
