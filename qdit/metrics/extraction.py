@@ -8,7 +8,7 @@ import numpy as np
 from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
 from qdit.core.files import save_arrays
-from qdit.metrics.extractor_names import extractor_module
+from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.features import Extraction, Extractor, Features, RunFeatures, features_path, is_current, save_features
 from qdit.metrics.samples import Chunk, Shard, read_chunk, read_shard, shard_path
@@ -19,7 +19,7 @@ BLOCK = 128
 
 def made_by(extractor: Extractor) -> Extraction:
     """What features of this extractor are made by, here and now."""
-    code = code_digest("qdit.metrics.extraction", extractor_module(extractor.name))
+    code = code_digest("qdit.metrics.extraction", *extractor_code(extractor.name))
     return Extraction(extractor.name, extractor.digest, extractor.classes_are_labels, code)
 
 

@@ -16,3 +16,8 @@ def extractor_module(name: str) -> str:
         allowed = ", ".join(EXTRACTORS)
         raise ConfigError(f"unknown extractor {name!r}; allowed are {allowed}{did_you_mean(name, EXTRACTORS)}")
     return EXTRACTORS[name]
+
+
+def extractor_code(name: str) -> tuple[str, ...]:
+    """Modules that a code digest must name for an extractor; none for one that a caller brought along."""
+    return (EXTRACTORS[name],) if name in EXTRACTORS else ()

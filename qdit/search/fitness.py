@@ -20,7 +20,7 @@ from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.pixels import UINT8_RULE
 from qdit.kernels.simulated import backend
-from qdit.metrics.extractor_names import extractor_module
+from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
@@ -188,7 +188,7 @@ class ImageFitness:
             "reference_sha256": target,
             "uint8": UINT8_RULE,
             "backend": backend(),
-            "code": code_digest("qdit.search.fitness", extractor_module(self.extractor.name)),
+            "code": code_digest("qdit.search.fitness", *extractor_code(self.extractor.name)),
         }
 
 

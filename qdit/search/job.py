@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from qdit.metrics.extractor_names import extractor_module
+from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
@@ -45,7 +45,7 @@ class SearchJob:
 
     def modules(self) -> tuple[str, ...]:
         """Modules that the fitness loads by name, for code digests."""
-        return (extractor_module(self.extractor),)
+        return extractor_code(self.extractor)
 
     def quantizer(self) -> LayerQuantizer:
         """How a layer is quantized."""

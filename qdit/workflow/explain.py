@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
-from qdit.metrics.extractor_names import EXTRACTORS
+from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
@@ -150,13 +150,12 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
     module = method_sources().get(record["run"]["method"])
     integer = record["mode"] == profiles.INTEGER
+    evaluator = str(record.get("protocol", {}).get("evaluator", {}).get("name"))
     clips = record.get("protocol", {}).get("sampler") == "rectified flow"
-    name = record.get("protocol", {}).get("evaluator", {}).get("name")
-    extractor = (EXTRACTORS[name],) if name in EXTRACTORS else ()
     modules = {
         "quantize": ("qdit.methods.method", module.module) if module else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
-        "features": ("qdit.metrics.extraction", *extractor),
+        "features": ("qdit.metrics.extraction", *extractor_code(evaluator)),
         "evaluate": ("qdit.metrics.run",),
     }
     scored = "qdit.metrics.vbench.run" if "vbench" in record else "qdit.mini.vbench.run"

@@ -1,34 +1,5 @@
-"""What several tests of the metrics share: the shipped classifier and the digits as uint8 images."""
+"""Fixtures that several tests of the metrics share."""
 
-from pathlib import Path
+from tests.shipped_classifier import digits, extractor, held_out, weights
 
-import numpy as np
-import pytest
-
-from qdit.core.pixels import to_uint8
-from qdit.mini.data.digits import load
-from qdit.mini.digit_classifier import DigitClassifierExtractor, load_digit_classifier
-
-WEIGHTS = Path(__file__).parents[2] / "weights" / "digit-classifier.safetensors"
-
-
-@pytest.fixture(scope="session")
-def weights() -> Path:
-    return WEIGHTS
-
-
-@pytest.fixture(scope="session")
-def extractor() -> DigitClassifierExtractor:
-    return load_digit_classifier(WEIGHTS)
-
-
-@pytest.fixture(scope="session")
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    data = load("all")
-    return to_uint8(data.images).numpy(), data.labels.numpy()
-
-
-@pytest.fixture(scope="session")
-def held_out() -> tuple[np.ndarray, np.ndarray]:
-    data = load("held_out")
-    return to_uint8(data.images).numpy(), data.labels.numpy()
+__all__ = ["digits", "extractor", "held_out", "weights"]

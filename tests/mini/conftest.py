@@ -1,0 +1,5 @@
+"""Fixtures that several tests of the miniature share."""
+
+from tests.shipped_classifier import digits, extractor, held_out, weights
+
+__all__ = ["digits", "extractor", "held_out", "weights"]
