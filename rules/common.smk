@@ -15,12 +15,15 @@ from snakemake.utils import min_version
 sys.path.insert(0, str(workflow.basedir))
 
 from qdit.workflow import profile as profiles
-from qdit.core.digest import code_digest
+from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_sources
 
 min_version("9.20")
+
+# Sources are read once for all digests of a plan.
+code_digest = Sources(Path(workflow.basedir)).digest
 
 try:
     profiles.validate(config)

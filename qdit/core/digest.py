@@ -2,7 +2,7 @@
 
 `code_digest` hashes the sources of the static import closure of some modules, within this repository's packages.
 Editing a file changes the digest of exactly the steps that import it, directly or not. A module that is loaded by
-name at run time (a method's) is not seen: give it as an argument of its own.
+name at run time (a method's, an extractor's) is not seen: give it as an argument of its own.
 """
 
 import ast
@@ -14,15 +14,6 @@ from qdit.core.errors import ConfigError
 from qdit.core.repository import ROOT
 
 PACKAGES = ("qdit", "baselines")
-
-
-def module_file(module: str, root: Path = ROOT) -> Path | None:
-    """Source file of one of our modules or packages, None if there is no such module below `root`."""
-    base = root.joinpath(*module.split("."))
-    for candidate in (base / "__init__.py", base.with_suffix(".py")):
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 @cache
@@ -42,35 +33,67 @@ def imported_names(source: str, package: str) -> frozenset[str]:
     return frozenset(name for name in names if name.partition(".")[0] in PACKAGES)
 
 
+class Sources:
+    """The sources below one root, each read once: many digests of one moment cost little more than one."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self.file_of = cache(self._file_of)
+        self.text_of = cache(self._text_of)
+        self.imports_of = cache(self._imports_of)
+        self.closure = cache(self._closure)
+        self.digest = cache(self._digest)
+
+    def _file_of(self, module: str) -> Path | None:
+        """Source file of a module or package, None if there is no such module below the root."""
+        base = self.root.joinpath(*module.split("."))
+        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+        return None
+
+    def _text_of(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def _imports_of(self, module: str) -> frozenset[str]:
+        """Modules that a module imports, and the package it lies in."""
+        path = self.file_of(module)
+        if path is None:
+            return frozenset()
+        parent = module.rpartition(".")[0]
+        package = module if path.name == "__init__.py" else parent
+        names = imported_names(self.text_of(path).decode(), package) | ({parent} if parent else set())
+        return frozenset(name for name in names if self.file_of(name) is not None)
+
+    def _closure(self, *modules: str) -> tuple[Path, ...]:
+        """Source files that the modules reach by imports, their packages included, sorted; ConfigError if absent."""
+        for module in modules:
+            if self.file_of(module) is None:
+                raise ConfigError(f"module {module!r}: no such file below {self.root}; check the name")
+        reached: set[str] = set()
+        waiting = set(modules)
+        while waiting:
+            reached |= waiting
+            waiting = {name for module in waiting for name in self.imports_of(module)} - reached
+        return tuple(sorted({path for module in reached if (path := self.file_of(module)) is not None}))
+
+    def _digest(self, *modules: str) -> str:
+        """sha256 over names and sources of the modules' import closure; ConfigError for a module that is absent."""
+        digest = hashlib.sha256()
+        for path in self.closure(*modules):
+            digest.update(f"{path.relative_to(self.root).as_posix()}\0".encode())
+            digest.update(self.text_of(path) + b"\0")
+        return digest.hexdigest()
+
+
 def import_closure(*modules: str, root: Path = ROOT) -> list[Path]:
-    """Source files that the modules reach by imports, the modules and the packages they lie in included, sorted.
+    """Source files that the modules reach by imports now, the modules and the packages they lie in included, sorted.
 
     Raises ConfigError for a module that does not exist.
     """
-    found: set[Path] = set()
-    seen: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        path = module_file(module, root)
-        if path is None:
-            if module in modules:
-                raise ConfigError(f"module {module!r}: no such file below {root}; check the name")
-            continue
-        found.add(path)
-        parent = module.rpartition(".")[0]
-        package = module if path.name == "__init__.py" else parent
-        waiting += [*imported_names(path.read_text(encoding="utf-8"), package), *([parent] if parent else [])]
-    return sorted(found)
+    return list(Sources(root).closure(*modules))
 
 
 def code_digest(*modules: str, root: Path = ROOT) -> str:
     """sha256 over names and sources of the modules' import closure; ConfigError for a module that does not exist."""
-    digest = hashlib.sha256()
-    for path in import_closure(*modules, root=root):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return Sources(root).digest(*modules)
