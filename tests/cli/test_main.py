@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,16 +84,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_help_is_quick(record_property: Callable[[str, object], None]) -> None:
-    program = Path(sys.executable).with_name("qdit")
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([str(program), "--help"], capture_output=True, text=True, check=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-    assert "Exit codes" in done.stdout
-    record_property("seconds", min(seconds))
-    assert min(seconds) < 2  # 0.3 s on an idle machine; this one may be busy
+def test_help_imports_nothing_that_takes_seconds() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "qdit", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "Exit codes" in done.stdout and "typer" in imported
+    assert not imported & {"torch", "scipy", "sklearn", "pandas", "matplotlib", "snakemake", "diffusers"}
 
 
 STEPS = {"calibrate", "quantize", "sample", "features", "reference", "evaluate"}

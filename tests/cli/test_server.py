@@ -62,9 +62,10 @@ def test_output_and_exit_code_are_those_of_the_ordinary_command(server, argument
 
 def stand_in(folder: Path, body: str) -> Path:
     """Sources whose command line does something else."""
-    (folder / "qdit").mkdir(parents=True, exist_ok=True)
+    (folder / "qdit" / "cli").mkdir(parents=True, exist_ok=True)
     (folder / "qdit" / "__init__.py").write_text("")
-    (folder / "qdit" / "cli.py").write_text(f"import os, sys, time\ndef main():\n    {body}\n")
+    (folder / "qdit" / "cli" / "__init__.py").write_text("")
+    (folder / "qdit" / "cli" / "main.py").write_text(f"import os, sys, time\ndef main():\n    {body}\n")
     return folder
 
 

@@ -16,7 +16,7 @@ from qdit.core.gpu_lease import check_device, leased, lock_folder, name_of, visi
 HOLD = """
 import sys, time
 from pathlib import Path
-from qdit.lease import leased
+from qdit.core.gpu_lease import leased
 with leased(sys.argv[1], count=lambda: int(sys.argv[2]), folder=Path(sys.argv[3])) as device:
     print(device, flush=True)
     time.sleep(600)
