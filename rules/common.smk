@@ -17,13 +17,14 @@ sys.path.insert(0, str(workflow.basedir))
 from qdit.workflow import profile as profiles
 from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
+from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_sources
 
 min_version("9.20")
 
 # Sources are read once for all digests of a plan.
-code_digest = Sources(Path(workflow.basedir)).digest
+code_digest = Sources().digest
 
 try:
     profiles.validate(config)
@@ -64,7 +65,7 @@ JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one server that has torch imported (qdit/cli/server.py); elsewhere each imports it itself.
-WARM = Path(workflow.basedir, "qdit", "cli", "server.py")
+WARM = PACKAGE / "cli" / "server.py"
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
 QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(WARM))} run {SOCKET}"
 shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{{{ {QDIT} "$@"; }}}}; ')

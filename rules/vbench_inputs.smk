@@ -6,7 +6,7 @@ VBENCH_FOLDER = VBENCH.get("weights", "weights/vbench")
 VBENCH_ENV = f"{RESULTS}/envs/vbench"
 VBENCH_PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(VBENCH.get("python", f"{VBENCH_ENV}/bin/python"))
 VBENCH_DRIVER, VBENCH_LAUNCH = (
-    shlex.quote(str(Path(workflow.basedir, "qdit", "metrics", "vbench", f"{name}.py"))) for name in ("driver", "launch")
+    shlex.quote(str(PACKAGE / "metrics" / "vbench" / f"{name}.py")) for name in ("driver", "launch")
 )
 VBENCH_THERE = (
     f"{{ command -v {VBENCH_PYTHON} > /dev/null || {{ echo 'vbench: error: no VBench environment at '{VBENCH_PYTHON}'; make"

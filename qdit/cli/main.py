@@ -19,6 +19,7 @@ from qdit.cli import images as cli_steps
 from qdit.cli import kernels as cli_kernels
 from qdit.cli import paper as cli_paper
 from qdit.cli import report as cli_report
+from qdit.cli import run as cli_run
 from qdit.cli import search as cli_search
 from qdit.cli import vbench as cli_vbench
 from qdit.cli import video as cli_video
@@ -79,6 +80,7 @@ SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
 REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.report, cli_report.compare, cli_paper.explain)
 PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)
 for step in (
+    cli_run.run,
     *SAMPLING,
     *SCORING,
     *REPORTING,

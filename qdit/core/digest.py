@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from qdit.core.errors import ConfigError
-from qdit.core.repository import ROOT
+from qdit.core.repository import folder_of
 
 PACKAGES = ("qdit", "baselines")
 
@@ -34,10 +34,13 @@ def imported_names(source: str, package: str) -> frozenset[str]:
 
 
 class Sources:
-    """The sources below one root, each read once: many digests of one moment cost little more than one."""
+    """Our sources, each read once: many digests of one moment cost little more than one.
 
-    def __init__(self, root: Path = ROOT) -> None:
-        self.root = root
+    Without `root` they are those of this installation, wherever its two packages lie.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.roots = {package: root or folder_of(package) for package in PACKAGES}
         self.file_of = cache(self._file_of)
         self.text_of = cache(self._text_of)
         self.imports_of = cache(self._imports_of)
@@ -46,11 +49,22 @@ class Sources:
 
     def _file_of(self, module: str) -> Path | None:
         """Source file of a module or package, None if there is no such module below the root."""
-        base = self.root.joinpath(*module.split("."))
+        names = module.split(".")
+        if names[0] not in self.roots:
+            return None
+        base = self.roots[names[0]].joinpath(*names)
         for candidate in (base / "__init__.py", base.with_suffix(".py")):
             if candidate.is_file():
                 return candidate
         return None
+
+    def _root_of(self, module: str) -> Path:
+        return self.roots.get(module.partition(".")[0], self.roots[PACKAGES[0]])
+
+    def _name_of(self, path: Path) -> str:
+        """`qdit/core/digest.py`, wherever the package lies."""
+        roots = [root for package, root in self.roots.items() if path.is_relative_to(root / package)]
+        return path.relative_to(roots[0]).as_posix()
 
     def _text_of(self, path: Path) -> bytes:
         return path.read_bytes()
@@ -69,7 +83,7 @@ class Sources:
         """Source files that the modules reach by imports, their packages included, sorted; ConfigError if absent."""
         for module in modules:
             if self.file_of(module) is None:
-                raise ConfigError(f"module {module!r}: no such file below {self.root}; check the name")
+                raise ConfigError(f"module {module!r}: no such file below {self._root_of(module)}; check the name")
         reached: set[str] = set()
         waiting = set(modules)
         while waiting:
@@ -81,12 +95,12 @@ class Sources:
         """sha256 over names and sources of the modules' import closure; ConfigError for a module that is absent."""
         digest = hashlib.sha256()
         for path in self.closure(*modules):
-            digest.update(f"{path.relative_to(self.root).as_posix()}\0".encode())
+            digest.update(f"{self._name_of(path)}\0".encode())
             digest.update(self.text_of(path) + b"\0")
         return digest.hexdigest()
 
 
-def import_closure(*modules: str, root: Path = ROOT) -> list[Path]:
+def import_closure(*modules: str, root: Path | None = None) -> list[Path]:
     """Source files that the modules reach by imports now, the modules and the packages they lie in included, sorted.
 
     Raises ConfigError for a module that does not exist.
@@ -94,6 +108,6 @@ def import_closure(*modules: str, root: Path = ROOT) -> list[Path]:
     return list(Sources(root).closure(*modules))
 
 
-def code_digest(*modules: str, root: Path = ROOT) -> str:
+def code_digest(*modules: str, root: Path | None = None) -> str:
     """sha256 over names and sources of the modules' import closure; ConfigError for a module that does not exist."""
     return Sources(root).digest(*modules)

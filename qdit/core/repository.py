@@ -1,6 +1,37 @@
-"""Where the checkout lies: the folder that holds qdit/, baselines/, config/, rules/, weights/ and results/."""
+"""Where the files beside the library lie: in the checkout, or in the copy that an installed wheel carries.
 
+A wheel holds them in `qdit/suite/`: Snakefile, rules/, config/, profiles/, baselines/, weights/, results/published/ and
+what else a run reads. Results are written below the folder in which a command runs, in both cases.
+"""
+
+import importlib.util
+import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout."""
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder `qdit/`."""
+CHECKOUT = PACKAGE.parent
+SUITE = PACKAGE / "suite"
+"""Made by setup.py when a wheel is built; a checkout has none."""
+
+ROOT = SUITE if (SUITE / "Snakefile").is_file() else CHECKOUT
+"""The folder with Snakefile, config/, baselines/, weights/ and results/published/."""
+
+
+def folder_of(package: str) -> Path:
+    """The folder in which one of our two packages, `qdit` or `baselines`, lies."""
+    return CHECKOUT if package == "qdit" else ROOT
+
+
+def make_baselines_importable() -> None:
+    """Let `import baselines` find our own package, which a wheel does not install at the top level."""
+    if "baselines" in sys.modules:
+        return
+    folder = ROOT / "baselines"
+    spec = importlib.util.spec_from_file_location(
+        "baselines", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["baselines"] = module
+    spec.loader.exec_module(module)

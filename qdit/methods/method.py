@@ -14,6 +14,7 @@ from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, Unsupported, did_you_mean
 from qdit.core.files import sha256_file, sha256_json
+from qdit.core.repository import make_baselines_importable
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
@@ -67,6 +68,7 @@ class Method(ABC):
 @cache
 def registry() -> dict[str, Method]:
     """Every method by name: all `Method` subclasses of `baselines/*` and of `qdit.methods.q_dit`."""
+    make_baselines_importable()
     package = importlib.import_module("baselines")
     modules = [f"baselines.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
     methods: dict[str, Method] = {}

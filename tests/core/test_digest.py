@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qdit.core.digest import ROOT, code_digest, import_closure
+from qdit.core.digest import code_digest, import_closure
 from qdit.core.errors import ConfigError
+from qdit.core.repository import ROOT
 
 SOURCES = {
     "qdit/__init__.py": "",
