@@ -15,14 +15,12 @@ def run(
         list[str], typer.Option("--profile", "--config", help="Profile: a name or a file; again for overlays.")
     ] = ["mini"],  # noqa: B006
     cores: Annotated[str, typer.Option(help="Processor cores to use: a number, or all.")] = "all",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the rows to make and the command; run nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the rows and the command; run nothing.")] = False,
 ) -> None:
     """Make tables: every step that is missing, from the weights to the page.
 
-    Prints the snakemake call and runs it. Results go to results/<profile>/ below the current folder. A second call makes
-    only what is missing; a killed one goes on where it was.
+    Prints the snakemake call and runs it. Results go to results/<profile>/ below the current folder. A second call
+    makes only what is missing; a killed one goes on where it was.
 
     \b
     Example:

@@ -48,7 +48,7 @@ def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
 
 
 def plan_text(profile: Profile, tables: Sequence[str], results: Path) -> str:
-    """Rows of each table: how many there are, how many are measured already; rows of two tables count once in the sum."""
+    """Rows of each table, and how many are measured already; the sum counts a row of two tables once."""
     lines = [f"{'table':<16} rows  measured"]
     every: set[Run] = set()
     for table in tables:
