@@ -14,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.core.metrics import modules_of_images
+from qdit.core.metrics_record import FLOW
+from qdit.core.run import INTEGER, Run
 from qdit.metrics.extractor_names import EXTRACTORS
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
@@ -23,7 +26,7 @@ from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
 from qdit.workflow.method_index import method_sources
-from qdit.workflow.profile import Profile, Run
+from qdit.workflow.profile import Profile
 
 OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
 """What a check found."""
@@ -149,15 +152,15 @@ def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
 def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
     module = method_sources().get(record["run"]["method"])
-    integer = record["mode"] == profiles.INTEGER
-    clips = record.get("protocol", {}).get("sampler") == "rectified flow"
+    integer = record["mode"] == INTEGER
+    clips = record.get("protocol", {}).get("sampler") == FLOW
     name = record.get("protocol", {}).get("evaluator", {}).get("name")
     extractor = (EXTRACTORS[name],) if name in EXTRACTORS else ()
     modules = {
         "quantize": ("qdit.methods.method", module.module) if module else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
         "features": ("qdit.metrics.extraction", *extractor),
-        "evaluate": ("qdit.metrics.run",),
+        "evaluate": ("qdit.metrics.run", *modules_of_images()),
     }
     scored = "qdit.metrics.vbench.run" if "vbench" in record else "qdit.mini.vbench.run"
     modules |= {"sample": ("qdit.sampling.video_run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}

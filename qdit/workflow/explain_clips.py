@@ -6,10 +6,10 @@ from typing import Any
 
 from qdit.core.errors import DataError
 from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.core.run import Run
 from qdit.metrics.samples import listed_shards
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
-from qdit.workflow.profile import Run
 
 Part = tuple[str, Path, str | None, str | None, str | None]
 """What it is, its file, the digest it has and the recorded one, what makes it."""

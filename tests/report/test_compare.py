@@ -13,8 +13,9 @@ import pytest
 
 from qdit.core.errors import DataError
 from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
-from qdit.report.data.metrics_json import RunKey, read_folder, read_run
+from qdit.report.data.metrics_json import read_folder, read_run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.compare import COLUMNS, compare_text
 from qdit.report.pages.leaderboard import EXTRA, build_leaderboard, leaderboard
@@ -24,11 +25,11 @@ from qdit.report.tables.kinds import load_table
 
 PLAIN = "digits-cfg1.0-s20"
 LABELS = ("rtn", "g4w+p4a", "q-dit")  # FD-FP 0.3, 0.15 and 0.03 at W4A8
-Change = Callable[[RunKey, Callable[[dict[str, Any]], None]], None]
+Change = Callable[[Run, Callable[[dict[str, Any]], None]], None]
 
 
-def key_of(label: str) -> RunKey:
-    return RunKey(PLAIN, "natural", label, *((16, 16) if label == "fp" else (4, 8)), "common")
+def key_of(label: str) -> Run:
+    return Run(PLAIN, "natural", label, "w16a16" if label == "fp" else "w4a8", "common")
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_the_leaderboard_has_every_run_once_best_first(results: Path, profile: d
         for bits in {row["weight_bits"] for row in quantized}:
             scores = [row["fd_fp"] for row in quantized if (row["weight_bits"], row["activation_bits"]) == (bits, 8)]
             assert scores == sorted(scores)
-    guided = RunKey("digits-cfg1.5-s20", "natural", "rtn", 4, 8, "common")
+    guided = Run("digits-cfg1.5-s20", "natural", "rtn", "w4a8", "common")
     shared = next(row for row in table.rows if row["key"] == guided)
     assert shared["tables"] == "table2 table4" and shared["published_fid"] == 225.50
     salient = [row for row in table.rows if row["form"] == "salient" and row["label"] == "rtn"]

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import RunKey, parse_bits, read_run
+from qdit.core.run import Run, split_bits
+from qdit.report.data.metrics_json import read_run
 from qdit.report.render.notes import notes
 from qdit.report.render.text import csv_text, latex_text, markdown_text
 from qdit.report.tables.kinds import load_table
 
-KEY = RunKey("digits-cfg1.0-s20", "natural", "q-dit", 4, 8, "common")
+KEY = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a8", "common")
 
 
 def test_row_of_a_measured_run(results: Path) -> None:
@@ -80,7 +81,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def test_no_damage_to_a_record_can_crash_a_table(results: Path, profile: dict[str, Any]) -> None:
     """Every place of a metrics.json, replaced by every kind of junk: the table is built and names the row."""
     profile["tables"] = {"table2": profile["tables"]["table2"] | {"blocks": [profile["tables"]["table2"]["blocks"][2]]}}
-    key = RunKey("digits-cfg1.0-s20", "natural", "q-dit", 4, 4, "common")
+    key = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a4", "common")
     path = key.folder(results) / "metrics.json"
     good = json.loads(path.read_text())
     for place in list(places(good)):
@@ -98,7 +99,7 @@ def test_no_damage_to_a_record_can_crash_a_table(results: Path, profile: dict[st
 
 
 def test_bits_are_parsed_or_refused() -> None:
-    assert parse_bits("w16a8") == (16, 8)
+    assert split_bits("w16a8") == (16, 8)
     for wrong in ("w0a8", "W4A8", "4/8", "w4a8 "):
         with pytest.raises(ConfigError, match="w4a8"):
-            parse_bits(wrong)
+            split_bits(wrong)

@@ -14,10 +14,10 @@ from PIL import Image
 from qdit.core.errors import ConfigError
 from qdit.core.files import save_arrays
 from qdit.core.intervals import Replicates, read_replicates, write_replicates
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
+from qdit.core.run import Run
 from qdit.report.claims.claims import judge, load_claims
 from qdit.report.claims.sources import Measured
-from qdit.report.data.metrics_json import RunKey
 from qdit.report.data.published import read_published
 from qdit.report.pages.build import build_table
 from qdit.report.pages.clip_files import write_clip_files
@@ -43,9 +43,9 @@ def video(profile: Profile) -> Profile:
     return profile
 
 
-def key_of(label: str) -> RunKey:
-    bits = (16, 16) if label == "fp" else (4, 8)
-    return RunKey(SETTING, "natural", label, *bits, "common")
+def key_of(label: str) -> Run:
+    bits = "w16a16" if label == "fp" else "w4a8"
+    return Run(SETTING, "natural", label, bits, "common")
 
 
 def scores_of(label: str) -> dict[str, float]:
@@ -224,7 +224,7 @@ def test_quality_control_knows_rows_of_clips(video: Profile, clips: Path) -> Non
     record = json.loads((key_of("rtn").folder(clips) / "metrics.json").read_text())
     record["run"] |= {"weight_bits": 2, "activation_bits": 2}
     record["metrics"] |= {"fd_fp": 4.0, "mse_fp": 1.0}  # the distances of rtn at W4A8 are 6.0 and 0.006
-    folder = RunKey(SETTING, "natural", "rtn", 2, 2, "common").folder(clips)
+    folder = Run(SETTING, "natural", "rtn", "w2a2", "common").folder(clips)
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(record))
     checks = {(row["label"], row["weight_bits"]): row["check"] for row in load_table(video, "qc", clips).rows}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
+from qdit.core.run import Run, split_bits
 from qdit.methods.method import registry
 from qdit.report.data.rows import run_keys
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import (
-    Run,
     all_runs,
     default_tables,
     full_precision_run,
@@ -29,7 +29,6 @@ from qdit.workflow.profile import (
     profile_file,
     runs_of,
     shards,
-    split_bits,
     validate,
 )
 

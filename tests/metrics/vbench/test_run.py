@@ -12,7 +12,7 @@ from qdit.core.errors import DataError
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_arrays, sha256_file, write_json
 from qdit.core.intervals import read_replicates
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.run import RunName
 from qdit.metrics.vbench.clips import write_clips
 from qdit.metrics.vbench.results import gather, normalised

@@ -16,7 +16,7 @@ from PIL import Image
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import save_arrays
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.votes.ab_page import Page, read_page, scramble, unscramble, write_page
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Samples, Trial, contests_of, draw_trials
@@ -36,7 +36,7 @@ def with_controls() -> dict[str, Any]:
     return profile
 
 
-def pixels(key: RunKey) -> np.ndarray:
+def pixels(key: Run) -> np.ndarray:
     """Images that say which run they are of."""
     shade = TABLE2_METHODS.index(key.label) * 50 + key.weight_bits
     images = np.full((IMAGES, 1, 8, 8), shade, np.uint8)
@@ -48,8 +48,8 @@ def pixels(key: RunKey) -> np.ndarray:
 def sampled(tmp_path: Path) -> Path:
     """Runs at W4A4 and the controls, with all their chunks."""
     folder, profile = tmp_path / "results" / "mini", with_controls()
-    keys = [RunKey(PLAIN, "natural", label, 4, 4, "common") for label in TABLE2_METHODS if label != "fp"]
-    keys += [RunKey(PLAIN, "natural", "fp", 16, 16, "common"), RunKey(PLAIN, "natural", "rtn", 2, 2, "common")]
+    keys = [Run(PLAIN, "natural", label, "w4a4", "common") for label in TABLE2_METHODS if label != "fp"]
+    keys += [Run(PLAIN, "natural", "fp", "w16a16", "common"), Run(PLAIN, "natural", "rtn", "w2a2", "common")]
     for key in keys:
         value = record(key, profile)
         value["protocol"] |= {"images": IMAGES, "chunk": CHUNK}
@@ -166,8 +166,8 @@ def test_a_changed_page_is_refused(sampled: Path) -> None:
 
 
 def test_runs_that_are_not_there_are_left_out_and_named(sampled: Path) -> None:
-    shutil.rmtree(RunKey(PLAIN, "natural", "rtn", 2, 2, "common").folder(sampled))
-    shutil.rmtree(RunKey(PLAIN, "natural", "q-dit", 4, 4, "common").folder(sampled) / "samples")
+    shutil.rmtree(Run(PLAIN, "natural", "rtn", "w2a2", "common").folder(sampled))
+    shutil.rmtree(Run(PLAIN, "natural", "q-dit", "w4a4", "common").folder(sampled) / "samples")
     trials, notes = draw(sampled)
     assert {trial.kind for trial in trials} == {PAIR, SAME}
     assert "q-dit" not in {key.label for trial in trials for key in (trial.left, trial.right)}
@@ -178,14 +178,14 @@ def test_runs_that_are_not_there_are_left_out_and_named(sampled: Path) -> None:
 
 
 def test_runs_of_two_protocols_are_refused(sampled: Path) -> None:
-    key = RunKey(PLAIN, "natural", "q-dit", 4, 4, "common")
+    key = Run(PLAIN, "natural", "q-dit", "w4a4", "common")
     write_record(sampled, key, record(key, with_controls()) | {"protocol_sha256": "0" * 64})
     with pytest.raises(DataError, match="not sampled by one protocol"):
         draw(sampled)
 
 
 def test_clips_and_lost_images_are_refused(sampled: Path) -> None:
-    path = RunKey(PLAIN, "natural", "fp", 16, 16, "common").folder(sampled) / "samples" / "00000.npz"
+    path = Run(PLAIN, "natural", "fp", "w16a16", "common").folder(sampled) / "samples" / "00000.npz"
     save_arrays(path, {"images": np.zeros((8, 3, 4, 8, 8), np.uint8), "labels": np.arange(8)})
     with pytest.raises(DataError, match=r"00000\.npz: holds uint8 of shape \(3, 4, 8, 8\), no images"):
         make(sampled, each=20)
