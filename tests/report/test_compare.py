@@ -22,6 +22,7 @@ from qdit.report.pages.leaderboard import EXTRA, build_leaderboard, leaderboard
 from qdit.report.render.display import best_cells, tied_cells
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import of_another_protocol
 
 PLAIN = "digits-cfg1.0-s20"
 LABELS = ("rtn", "g4w+p4a", "q-dit")  # FD-FP 0.3, 0.15 and 0.03 at W4A8
@@ -164,7 +165,7 @@ def test_two_versions_of_the_suite(results: Path, change_record: Change, tmp_pat
     same, _ = compare_text(before, results)
     assert "23 runs in both, 0 only in a, 0 only in b" in same and key_of("rtn").label not in same.split("FD-FP")[1]
     change_record(key_of("rtn"), lambda record: record["metrics"].update(fid=9.0))
-    change_record(key_of("q-dit"), lambda record: record.update(protocol_sha256="0" * 64))
+    change_record(key_of("q-dit"), of_another_protocol)
     shutil.rmtree(key_of("g4w+p4a").folder(results))
     key = key_of("fp").folder(results) / "metrics.json"
     key.write_text(json.dumps({"error": "failed in sample: out of paper"}))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qdit.core.errors import ConfigError
-from qdit.core.files import save_arrays
+from qdit.core.files import save_arrays, sha256_json
 from qdit.core.intervals import Replicates, read_replicates, write_replicates
 from qdit.core.metrics import DIMENSIONS
 from qdit.core.run import Run
@@ -61,12 +61,25 @@ def write_run(results: Path, label: str, *, spread: float = 0.005) -> None:
     key, hurt = key_of(label), {"fp": 0.0, "rtn": 60.0, "g4w+p4a": 30.0, "q-dit": 10.0}[label]
     metrics = scores_of(label) | {"quality": 0.7, "semantic": 0.6, "total": 0.68, "mfvd": 1 + hurt}
     metrics |= {"fd_fp": hurt / 10, "mse_fp": hurt / 1e4}
-    protocol = {"model": "stdit3", "sampler": "rectified flow", "steps": 15, "cfg_scale": 2.5, "images": CLIPS}
+    protocol = {
+        "model": "stdit3",
+        "sampler": "rectified flow",
+        "steps": 15,
+        "cfg_scale": 2.5,
+        "shift": 2.5,
+        "images": CLIPS,
+    }
     protocol |= {"chunk": 8, "seed": 0, "uint8": "u", "decoder": "none", "prompts": {"count": 6, "sha256": "p"}}
     protocol |= {"clip_flops": 9_300_000_000, "evaluator": {"name": "mini-VBench (moving digits)", "sha256": "e" * 64}}
     run = {"setting": SETTING, "form": "natural", "label": label, "method": label, "scope": "common", "options": {}}
     run |= {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits, "allocation_sha256": None}
-    record = {"run": run, "protocol": protocol, "protocol_sha256": "f" * 64, "mode": "simulate", "backend": "torch"}
+    record = {
+        "run": run,
+        "protocol": protocol,
+        "protocol_sha256": sha256_json(protocol),
+        "mode": "simulate",
+        "backend": "torch",
+    }
     record |= {"inputs": {"weights_sha256": "a" * 64, "checkpoint_sha256": label, "calibration_sha256": {}}}
     record |= {"code": {"quantize": "1", "sample": "2", "evaluate": "3"}, "packages": {"torch": "2"}}
     record |= {"metrics": metrics, "size": {"paper_mb": 3.3, "actual_mb": 3.4}, "intervals": {"scene": [0.1, 0.9]}}

@@ -15,6 +15,7 @@ from qdit.report.data.rows import Block
 from qdit.report.render.display import best_cells, columns
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import of_another_protocol
 
 LEADING = ["setting", "form", "method", "weight_bits", "activation_bits", "scope", "fid", "sfid", "is", "precision"]
 LEADING += ["fd_fp", "mse_fp", "size_mb"]
@@ -91,7 +92,7 @@ def test_group_sizes_of_both_models_are_named(results: Path, profile: dict[str, 
     assert table.blocks[0].rows[2]["name"] == "+ Group size 16 (paper’s 128)"
     grouped = table.frame[table.frame.label == "rtn-g16-dynamic"]
     assert set(zip(grouped.group_size, grouped.paper_group_size, strict=True)) == {(16, 128)}
-    profile["models"]["dit-digits"]["reference"] = "imagenet"
+    profile.pop("miniature")
     assert set(load_table(profile, "table4", results).frame.paper_group_size.dropna()) == {16}
 
 
@@ -132,7 +133,7 @@ def test_rows_under_different_protocols_are_reported(
     results: Path, profile: dict[str, Any], change_record: Any
 ) -> None:
     key = Run("digits-cfg1.5-s20", "natural", "q-dit", "w4a8", "common")
-    change_record(key, lambda record: record.update(protocol_sha256="0" * 64))
+    change_record(key, of_another_protocol)
     (warning,) = notes(load_table(profile, "table2", results)).warnings
     assert "2 protocols" in warning and "guidance (cfg) 1.5" in warning
 
@@ -177,7 +178,7 @@ def test_three_significant_digits(value: float, text: str) -> None:
 
 def test_warnings_about_the_miniature_are_only_for_it(results: Path, profile: dict[str, Any]) -> None:
     assert "not monotone" in " ".join(notes(load_table(profile, "table2", results)).reading)
-    profile["models"]["dit-digits"]["reference"] = "imagenet"
+    profile.pop("miniature")
     text = " ".join(notes(load_table(profile, "table2", results)).reading)
     assert "not monotone" not in text and "different data sets" not in text
 

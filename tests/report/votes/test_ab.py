@@ -22,7 +22,7 @@ from qdit.report.votes.ab_page import Page, read_page, scramble, unscramble, wri
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Samples, Trial, contests_of, draw_trials
 from qdit.report.votes.statistics import Ballot, read_ballot
 from qdit.report.votes.votes_report import votes_text
-from tests.report.conftest import PLAIN, TABLE2_METHODS, make_profile, record, write_record
+from tests.report.conftest import PLAIN, TABLE2_METHODS, make_profile, of_another_protocol, record, write_record
 
 IMAGES, CHUNK = 20, 8
 CHROMIUM = shutil.which("chromium")
@@ -179,7 +179,9 @@ def test_runs_that_are_not_there_are_left_out_and_named(sampled: Path) -> None:
 
 def test_runs_of_two_protocols_are_refused(sampled: Path) -> None:
     key = Run(PLAIN, "natural", "q-dit", "w4a4", "common")
-    write_record(sampled, key, record(key, with_controls()) | {"protocol_sha256": "0" * 64})
+    content = record(key, with_controls())
+    of_another_protocol(content)
+    write_record(sampled, key, content)
     with pytest.raises(DataError, match="not sampled by one protocol"):
         draw(sampled)
 
