@@ -12,7 +12,7 @@ from qdit.cli import main as cli
 from qdit.core.files import save_arrays, write_json
 from qdit.core.run import Run
 from qdit.report.votes.ab_page import read_page
-from tests.report.conftest import record, write_record
+from tests.report.conftest import change_protocol, record, write_record
 
 SETTING = "digits-cfg1.0-s20"
 Called = Callable[..., str]
@@ -43,7 +43,7 @@ def results(tmp_path: Path) -> Path:
     for label in ("rtn", "q-dit"):
         key = Run(SETTING, "natural", label, "w4a4", "common")
         value = record(key, profile | {"methods": {label: {"method": label}}})
-        value["protocol"] |= {"images": 8, "chunk": 8}
+        change_protocol(value, images=8, chunk=8)
         write_record(folder, key, value)
         images = np.full((8, 1, 8, 8), len(label), np.uint8)
         save_arrays(key.folder(folder) / "samples" / "00000.npz", {"images": images, "labels": np.arange(8)})

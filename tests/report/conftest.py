@@ -147,7 +147,12 @@ def record(key: Run, profile: dict[str, Any]) -> dict[str, Any]:
 
 def of_another_protocol(content: dict[str, Any]) -> None:
     """Make a metrics.json one of images that were rounded in another way, in place."""
-    content["protocol"]["uint8"] = "round(127.5 x + 127.5)"
+    change_protocol(content, uint8="round(127.5 x + 127.5)")
+
+
+def change_protocol(content: dict[str, Any], **values: Any) -> None:
+    """Set parts of a record's protocol, and its digest."""
+    content["protocol"] |= values
     content["protocol_sha256"] = sha256_json(content["protocol"])
 
 

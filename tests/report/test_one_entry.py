@@ -126,3 +126,4 @@ def test_every_entry_can_be_computed_and_written() -> None:
             assert callable(metrics.resolve(path))
         assert not metric.bounded or metric.resampled or metric.of == "clips"
     assert sum(metric.ranks for metric in METRICS.values()) == 1
+    assert [m.name for m in METRICS.values() if m.total] == list(metrics.DIMENSIONS) and len(metrics.DIMENSIONS) == 16

@@ -23,6 +23,7 @@ from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
+from tests.report.conftest import change_protocol
 
 GUIDED, PLAIN = "digits-cfg1.5-s20", "digits-cfg1.0-s20"
 VOID = ("meta", "img", "input", "br")
@@ -163,6 +164,7 @@ def test_an_opt_in_table_is_shown_once_it_has_rows_of_its_own(results: Path, pro
     target = Run(PLAIN, "natural", "rtn-g16-static", "w4a8", "common")
     record = json.loads((source.folder(results) / "metrics.json").read_text(encoding="utf-8"))
     record["run"]["setting"] = PLAIN
+    change_protocol(record, cfg_scale=1.0)
     target.folder(results).mkdir(parents=True)
     (target.folder(results) / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
     assert [part.table.name for part in load_index(profile, results).parts] == ["more", "table2", "table4"]

@@ -137,6 +137,7 @@ def scored_by_vbench(video: Profile, clips: Path) -> Path:
         record = json.loads((folder / "metrics.json").read_text())
         record["metrics"] |= {"mfvd": None, "fd_fp": None} | ({"mse_fp": None} if label == "fp" else {})
         record["protocol"]["evaluator"]["name"] = "VBench 0.1.5"
+        record["protocol_sha256"] = sha256_json(record["protocol"])
         (folder / "metrics.json").write_text(json.dumps(record))
         found = read_replicates(folder)
         assert found is not None

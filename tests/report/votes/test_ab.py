@@ -22,7 +22,15 @@ from qdit.report.votes.ab_page import Page, read_page, scramble, unscramble, wri
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Samples, Trial, contests_of, draw_trials
 from qdit.report.votes.statistics import Ballot, read_ballot
 from qdit.report.votes.votes_report import votes_text
-from tests.report.conftest import PLAIN, TABLE2_METHODS, make_profile, of_another_protocol, record, write_record
+from tests.report.conftest import (
+    PLAIN,
+    TABLE2_METHODS,
+    change_protocol,
+    make_profile,
+    of_another_protocol,
+    record,
+    write_record,
+)
 
 IMAGES, CHUNK = 20, 8
 CHROMIUM = shutil.which("chromium")
@@ -52,7 +60,7 @@ def sampled(tmp_path: Path) -> Path:
     keys += [Run(PLAIN, "natural", "fp", "w16a16", "common"), Run(PLAIN, "natural", "rtn", "w2a2", "common")]
     for key in keys:
         value = record(key, profile)
-        value["protocol"] |= {"images": IMAGES, "chunk": CHUNK}
+        change_protocol(value, images=IMAGES, chunk=CHUNK)
         write_record(folder, key, value)
         for chunk, first in enumerate(range(0, IMAGES, CHUNK)):
             arrays = {"images": pixels(key)[first : first + CHUNK], "labels": np.arange(IMAGES)[first:][:CHUNK] % 10}
