@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+MINIATURE = "handwritten digits, not ImageNet"
+"""What config/mini.yaml says of itself."""
+
+
 def profile_file(name: str | Path) -> Path:
     """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
     named = ROOT / "config" / f"{name}.yaml"
@@ -71,7 +75,15 @@ def load_profile(*names: str | Path) -> dict[str, Any]:
     for name in names:
         merge(profile, read_yaml(profile_file(name)))
     validate(profile)
+    say_miniature(profile)
     return profile
+
+
+def say_miniature(profile: dict[str, Any]) -> None:
+    """Let a profile of digits that does not say so itself (one from before the key `miniature`) say it, in place."""
+    models = profile["models"].values()
+    if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
+        profile.setdefault("miniature", MINIATURE)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

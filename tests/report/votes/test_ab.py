@@ -1,6 +1,7 @@
 """The blind A/B page: what is drawn, that nothing names a method, and that its votes come back and are counted."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -19,7 +20,7 @@ from qdit.core.files import save_arrays
 from qdit.core.run import Run
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.votes.ab_page import Page, read_page, scramble, unscramble, write_page
-from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Samples, Trial, contests_of, draw_trials
+from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, contests_of, draw_trials, drawn
 from qdit.report.votes.statistics import Ballot, read_ballot
 from qdit.report.votes.votes_report import votes_text
 from tests.report.conftest import (
@@ -300,3 +301,17 @@ def test_in_a_browser_votes_are_kept_revealed_at_the_end_and_saved(sampled: Path
     found = read_ballot(votes)
     assert found.voter == "Anna" and found.page == read_page(page).digest
     assert found.votes == {0: "left", 1: "right", 2: "tie"} | dict.fromkeys(range(3, 20), "right")
+
+
+def test_a_rename_moves_no_draw() -> None:
+    """What a draw hashes is fixed, so that pages that were made before are made again."""
+    run = Run("s", "natural", "q-dit", "w4a8", "common")
+    text = "RunKey(setting='s', form='natural', label='q-dit', weight_bits=4, activation_bits=8, scope='common',"
+    text += " mode='simulate')"
+    number = int.from_bytes(hashlib.blake2b(f"0/ab/side/{text}".encode(), digest_size=8).digest(), "little")
+    assert drawn(0, "side", run) == number
+    trial = Trial("pair", Contest("s", "natural", "w4a8", "common", ("rtn", "q-dit")), run, run, 3)
+    contest = "Contest(setting='s', form='natural', bits='w4a8', scope='common', labels=('rtn', 'q-dit'))"
+    whole = f"0/ab/order/Trial(kind='pair', contest={contest}, left={text}, right={text}, image=3)"
+    number = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "little")
+    assert drawn(0, "order", trial) == number
