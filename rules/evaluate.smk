@@ -2,6 +2,7 @@
 # compared image by image with full precision's of the same noise.
 from qdit.core.metrics import modules_of_images
 
+
 rule evaluate:
     input:
         samples=lambda w: shard_files(own_run(w)) + feature_files(own_run(w)),
