@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from qdit.core.errors import Unsupported
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.sampling.calibration import CalibrationSet
 
@@ -38,6 +38,6 @@ class FullPrecision(Method):
         options: FullPrecisionOptions,
     ) -> Quantized:
         """A copy of the model."""
-        if (weight_bits, activation_bits) != (FULL_PRECISION, FULL_PRECISION):
+        if (weight_bits, activation_bits) != (FULL_PRECISION_BITS, FULL_PRECISION_BITS):
             raise Unsupported(f"fp: W{weight_bits}A{activation_bits} is not full precision; ask for w16a16")
         return Quantized(deepcopy(model))

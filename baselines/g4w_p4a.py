@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.allocation import layer_group_sizes
@@ -66,11 +66,11 @@ class G4wP4a(Method):
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             sizes = layer_group_sizes(input_widths(model, weighted), options.group_size, None)
             batches = calibration["trajectory"].batches(HESSIAN_BATCH)
             gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             batches = calibration["ndtc"].batches(ACTIVATION_BATCH)
             calibrate_static_threshold(model, core, batches, bits=activation_bits)
         return Quantized(model)

@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
@@ -88,16 +88,16 @@ class Ptq4dit(Method):
             balance(model, with_roles(weighted, *BALANCED), initial, options)
         reference = deepcopy(model)
         sites = weighted if scope == "common" else [*weighted, *operands(model)]
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             round_weights(model, weighted, bits=weight_bits, rule=percentile_search)
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             bits = site_bits(sites, activation_bits)
             calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=percentile_search)
-        if options.iterations == 0 or weight_bits == activation_bits == FULL_PRECISION:
+        if options.iterations == 0 or weight_bits == activation_bits == FULL_PRECISION_BITS:
             return Quantized(model)
         learn: Literal["both", "rounding", "scales"] = "both"
-        if FULL_PRECISION in (weight_bits, activation_bits):
-            learn = "scales" if weight_bits == FULL_PRECISION else "rounding"
+        if FULL_PRECISION_BITS in (weight_bits, activation_bits):
+            learn = "scales" if weight_bits == FULL_PRECISION_BITS else "rounding"
         config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
         log = reconstruct(model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn=learn)
         return Quantized(model, log={"reconstruction": log})

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static_threshold, round_weights
 from qdit.quant.layers import layers, operands, site_bits
@@ -64,11 +64,11 @@ class Ptq4dm(Method):
         """Weights first, then activation ranges of the weight-quantized model."""
         model = deepcopy(model)
         weighted = layers(model, scope)
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             round_weights(
                 model, weighted, bits=site_bits(weighted, weight_bits, edges=EDGE_BITS), rule=threshold_search
             )
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             data = calibration["ndtc"]
             data = mislabelled(data) if options.as_released else data
             sites = weighted if scope == "common" else [*weighted, *operands(model)]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 
 from baselines.q_diffusion import QDiffusion, QDiffusionOptions
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
 from qdit.sampling.calibration import CalibrationSet, predictor
@@ -57,7 +57,7 @@ class Ptqd(Method):
             calibration=calibration,
             options=options,
         )
-        exact = weight_bits == activation_bits == FULL_PRECISION
+        exact = weight_bits == activation_bits == FULL_PRECISION_BITS
         return quantized if exact else self.correct(model, quantized, calibration)
 
     def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
@@ -67,7 +67,7 @@ class QDiffusion(Method):
         weighted = layers(model, scope)
         data = calibration["per-step"].spread(STEPS, PER_STEP)
         log = {}
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             bits = site_bits(weighted, weight_bits, edges=EDGE_BITS)
             round_weights(model, weighted, bits=bits, rule=shrink_search)
             if options.iterations:
@@ -76,7 +76,7 @@ class QDiffusion(Method):
                 log["reconstruction"] = reconstruct(
                     model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
                 )
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             sites = weighted if scope == "common" else [*weighted, *operands(model)]
             initial = data.scattered(INITIAL_SAMPLES)
             bits = site_bits(sites, activation_bits, edges=EDGE_BITS)

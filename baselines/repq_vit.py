@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
@@ -72,11 +72,11 @@ class RepqVit(Method):
         modulated = [site for site in sites if isinstance(site.fold_source, ModulationRows | SharedModulation)]
         normed = modulated if options.reparametrize else []
         folded = {}
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             folded = reparametrize(model, normed, batches, bits=activation_bits)
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             round_weights(model, sites, bits=weight_bits, rule=percentile_search)
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             rest = [site for site in sites if site not in folded]
             factors = operands(model) if scope == "own" else []
             probabilities = with_roles(factors, "p")

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 from qdit.core.errors import ConfigError
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
@@ -67,12 +67,12 @@ class Rtn(Method):
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = {site.name: options.group_size for site in sites}
-        if activation_bits < FULL_PRECISION and options.activation == "static":
+        if activation_bits < FULL_PRECISION_BITS and options.activation == "static":
             batches = calibration["trajectory"].batches(CALIBRATION_BATCH)
             calibrate_static_minmax(model, sites, batches, bits=activation_bits, group_sizes=sizes)
-        elif activation_bits < FULL_PRECISION:
+        elif activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes, include_zero=options.include_zero)
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, sites, bits=weight_bits, rule=rule, group_sizes=sizes)
         return Quantized(model)

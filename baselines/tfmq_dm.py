@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, select
@@ -81,7 +81,7 @@ class TfmqDm(Method):
         core = select(model.sites(), roles=CORE_ROLES)
         data = calibration["per-step"]
         log: dict[str, Any] = {}
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             config = Reconstruction(max(1, options.iterations), options.batch, rounding_rate=options.rate)
             round_weights(model, temporal, bits=weight_bits, rule=shrink_search)
             if options.iterations and options.tiar:
@@ -92,7 +92,7 @@ class TfmqDm(Method):
                 log["reconstruction"] = reconstruct(
                     model, reference, block_units(core), lambda: part.batches(CAPTURE_BATCH), config, learn="rounding"
                 )
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]
             calibrate(model, sites, data, site_bits(sites, activation_bits), options)
         return Quantized(model, log=log)

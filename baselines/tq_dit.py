@@ -22,7 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import Attention
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
@@ -97,9 +97,9 @@ class TqDit(Method):
             for site in own:
                 if site.kind == "linear":
                     quantize_linear(model, site, found[site.name], weight_bits, activation_bits, options)
-            if activation_bits < FULL_PRECISION and block is not None:
+            if activation_bits < FULL_PRECISION_BITS and block is not None:
                 search_attention(model, own, found, data, group, activation_bits, options)
-        if scope == "own" and weight_bits < FULL_PRECISION:
+        if scope == "own" and weight_bits < FULL_PRECISION_BITS:
             for site in select(model.sites(), roles=("patch_embed",)):
                 weight = linear_of(model, site).weight.detach().flatten(1)
                 scale = signed_scale(weight[:, None], weight_bits, per=0)
@@ -144,9 +144,9 @@ def quantize_linear(
         twin=twin,
         rounds=options.rounds,
     )
-    if weight_bits < FULL_PRECISION:
+    if weight_bits < FULL_PRECISION_BITS:
         quantize_site(model, site, weight=symmetric_weight(weight, scale_w, weight_bits))
-    if activation_bits < FULL_PRECISION:
+    if activation_bits < FULL_PRECISION_BITS:
         gelu = TwinGeluActivation(bits=activation_bits, positive_scale=scale_x)
         quantize_site(model, site, activation=gelu if twin else symmetric_activation(scale_x, activation_bits))
 

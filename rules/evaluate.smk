@@ -1,5 +1,8 @@
 # Features and images → metrics.json and the resampled values behind its intervals, without torch; every run is
 # compared image by image with full precision's of the same noise.
+from qdit.core.metrics import modules_of_images
+
+
 rule evaluate:
     input:
         samples=lambda w: shard_files(own_run(w)) + feature_files(own_run(w)),
@@ -19,7 +22,7 @@ rule evaluate:
         ENVIRONMENT
     threads: 1
     params:
-        code=code_digest("qdit.metrics.run"),
+        code=code_digest("qdit.metrics.run", *modules_of_images()),
         protocol=protocol_flags,
         images=config["sampling"]["images"],
         resamples=config["sampling"].get("resamples", 200),

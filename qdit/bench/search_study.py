@@ -21,7 +21,7 @@ from qdit.search.job import SearchJob
 from qdit.search.journal import Journal
 from qdit.search.options import Kind, parse_search_options
 from qdit.search.result import finite
-from qdit.search.run import Bench, Search, bench, check, identity_of, measured_by, noise_seed
+from qdit.search.run import Measuring, Search, check, identity_of, measured_by, measuring, noise_seed
 from qdit.search.space import Genome
 
 KINDS: tuple[Kind, ...] = ("evolution", "response", "racing", "random")
@@ -88,7 +88,7 @@ def run_study(
         check(study.search(kind, 0), workers)
     plan = study.to_dict()
     clock = Clock(folder / "times.json", sha256_json(plan), workers=workers)
-    with bench(study.wide, workers) as at:
+    with measuring(study.wide, workers) as at:
         plan["score_images"] = {kind: score_images(study, kind, at) for kind in study.kinds}
         found = [
             searched_once(study.search(kind, seed), at, folder, clock, show)
@@ -113,7 +113,7 @@ def run_study(
     return content
 
 
-def score_images(study: Study, kind: Kind, at: Bench) -> float:
+def score_images(study: Study, kind: Kind, at: Measuring) -> float:
     """Work of the scores of layers that a search looks at, in images: passes through the model over those of one image.
 
     A backward pass counts as two forward ones. The calibration samples themselves are not counted.
@@ -126,7 +126,7 @@ def score_images(study: Study, kind: Kind, at: Bench) -> float:
     return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
 
 
-def searched_once(search: Search, at: Bench, folder: Path, clock: Clock, show: bool) -> dict[str, Any]:
+def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, show: bool) -> dict[str, Any]:
     """One search: its winner, and the genomes that were best for a while with the images sampled until then."""
     identity = identity_of(search, at)
     path = folder / f"{search.kind}-{search.seed}.{sha256_json(identity)[:12]}.jsonl"
@@ -173,7 +173,7 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
 
 
 def on_held_out(
-    study: Study, at: Bench, found: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
+    study: Study, at: Measuring, found: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
 ) -> dict[str, Any]:
     """Add the held-out fitness to all winners and incumbents, in place; return that of the uniform reference."""
     seed = noise_seed(study.job, Purpose.HELD_OUT)

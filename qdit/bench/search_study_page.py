@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from qdit.core.files import atomic_path, write_text
+from qdit.core.metrics import METRICS
 
 NAMES = {"evolution": "Algorithm 1", "response": "linear response", "racing": "racing", "random": "random search"}
 COLOURS = {"evolution": "#d1690e", "response": "#1a7f37", "racing": "#1f6feb", "random": "#6e7781"}
-METRICS = {"fd_fp": "FD-FP", "fid": "FID"}
 CHEAP = ("response", "racing")
 """Kinds that sample fewer images."""
 POINTS = 200
@@ -62,7 +62,7 @@ def bound(value: float) -> str:
 def page_text(study: Mapping[str, Any], figure: Path) -> str:
     """The whole page as Markdown."""
     plan, uniform = study["plan"], study["uniform"]["held_out"]
-    metric = METRICS[plan["metric"]]
+    metric = METRICS[plan["metric"]].title
     protocol = plan["protocol"]
     lines = [
         "# The study of the searches",
@@ -150,7 +150,7 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
             axes.fill_between(places[known], low, high, color=COLOURS[kind], alpha=0.15, linewidth=0)
             axes.scatter([places[-1]], [curves[:, -1].mean()], color=COLOURS[kind], s=18)
         axes.axhline(study["uniform"]["held_out_curve"], color="#1b1f24", linestyle="--", linewidth=1)
-        metric = METRICS[plan["metric"]]
+        metric = METRICS[plan["metric"]].title
         axes.set(xscale="log", xlabel="images sampled", ylabel=f"{metric} on {plan['curve_images']} held-out images")
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)

@@ -134,10 +134,10 @@ def quantize(
         --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
     """
     from qdit.core.failure import raised_in, recording
+    from qdit.core.run import split_bits
     from qdit.methods.method import find_method, quantize_weights_file
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
-    from qdit.workflow.profile import split_bits
 
     use_threads(threads)
     chosen = parse_json_object(options, "--options")

@@ -72,9 +72,9 @@ def make_job(
     device: str = "cpu",
 ) -> "SearchJob":
     """The job of the flags."""
+    from qdit.core.run import split_bits
     from qdit.methods.method import check_bits
     from qdit.search.job import SearchJob
-    from qdit.workflow.profile import split_bits
 
     if metric not in ("fd_fp", "fid"):
         raise ConfigError(f"--metric {metric!r}: allowed are fd_fp, fid")

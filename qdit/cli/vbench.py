@@ -132,7 +132,7 @@ def check(
     Example:
       qdit vbench check mp4 --suite results/paper/envs/vbench/VBench_full_info.json --frames 51
     """
-    from qdit.core.metric_names import DIMENSIONS
+    from qdit.core.metrics import DIMENSIONS
     from qdit.metrics.vbench.clips import check_clips
     from qdit.metrics.vbench.results import known_dimension
 

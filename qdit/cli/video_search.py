@@ -48,11 +48,11 @@ def search(
     Example:
       qdit video search weights/stdit3-moving-digits-natural.safetensors racing.json --workers 2
     """
+    from qdit.core.run import split_bits
     from qdit.methods.method import check_bits
     from qdit.mini.video_fitness import VideoSearchJob
     from qdit.search.options import parse_kind, parse_search_options
     from qdit.search.run import Search, run_search
-    from qdit.workflow.profile import split_bits
 
     chosen = parse_kind(kind)
     sets = parse_pairs(calibration or [], "--calibration")

@@ -12,12 +12,9 @@ import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays, save_arrays
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import METRICS
 
 LEVEL = 0.95
-MEANS = ("precision", "class_accuracy", "mse_fp", *DIMENSIONS, *TOTALS)
-"""Metrics that are means over images or clips."""
-
 FILE = "bootstrap.npz"
 PAIRING = "pairing"
 """Array of the file that says how was resampled; only values of equal pairings may be compared elementwise."""
@@ -32,14 +29,14 @@ class Replicates:
 
 
 def centred(metric: str, value: float, resampled: np.ndarray) -> np.ndarray:
-    """Resampled values (B,) of a metric, shifted so that their mean is the measured value; of `MEANS` as they are.
+    """Resampled values (B,) of a metric, shifted so that their mean is the measured value; of means as they are.
 
     A distance is never negative, so resampling inflates it, by about as much as having few images does. The shift takes
     that out; what is left is how much the value changes from one set of images of this size to the next. A mean over
     images has no such bias, and often few distinct values, which must stay what they are.
     """
     values = np.asarray(resampled, np.float64)
-    return values if metric in MEANS else values - values.mean() + value
+    return values if metric in METRICS and METRICS[metric].mean else values - values.mean() + value
 
 
 def interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]:

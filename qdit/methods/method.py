@@ -15,18 +15,17 @@ from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, Unsupported, did_you_mean
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.repository import make_baselines_importable
+from qdit.core.run import BITS, FULL_PRECISION_BITS
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.sampling.precision import torch_device
 
-__all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
+__all__ = ["FULL_PRECISION_BITS", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
 
 Scope = Literal["common", "own"]
 SCOPES: tuple[Scope, ...] = ("common", "own")
-FULL_PRECISION = 16
-BITS = (*range(2, 9), FULL_PRECISION)
 
 
 class Method(ABC):

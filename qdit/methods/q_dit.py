@@ -24,7 +24,7 @@ from functools import partial
 from typing import Literal
 
 from qdit.core.errors import ConfigError
-from qdit.methods.method import FULL_PRECISION, Method, Quantized, Scope
+from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Sharing
@@ -83,7 +83,7 @@ class QDit(Method):
         extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)
         sizes = layer_group_sizes(input_widths(model, core), options.group_size, options.allocation)
         sizes |= layer_group_sizes(input_widths(model, extra), options.group_size, None)
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(
                 model,
                 core,
@@ -92,10 +92,10 @@ class QDit(Method):
                 sharing=options.sharing,
                 include_zero=options.include_zero,
             )
-        if weight_bits < FULL_PRECISION and options.rounding == "nearest":
+        if weight_bits < FULL_PRECISION_BITS and options.rounding == "nearest":
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
-        elif weight_bits < FULL_PRECISION:
+        elif weight_bits < FULL_PRECISION_BITS:
             gptq_weights(
                 model,
                 [*core, *extra],

@@ -25,11 +25,12 @@ import numpy as np
 
 from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates, centred, interval
-from qdit.metrics.evaluate import FullPrecision
-from qdit.metrics.features import Features, RunFeatures
+from qdit.core.metrics import METRICS, of_images, resolve
+from qdit.metrics.features import RunFeatures
 from qdit.metrics.frechet import square_root
+from qdit.metrics.images import FullPrecision, Images
 from qdit.metrics.reference import Reference
-from qdit.metrics.scores import SPLIT_SIZE, log_probabilities, realistic, score_of
+from qdit.metrics.scores import SPLIT_SIZE
 from qdit.metrics.statistics import Moments
 
 RESAMPLES = 200
@@ -54,18 +55,14 @@ def multiplicities(images: int, resamples: int) -> np.ndarray:
 def bootstrap(
     run: RunFeatures, *, reference: Reference, fp: FullPrecision | None, resamples: int = RESAMPLES
 ) -> Replicates:
-    """Resampled values of fid, sfid, is, precision, class_accuracy, and with `fp` of fd_fp and mse_fp.
+    """Resampled values of the metrics whose entry in the registry names how; the paired ones only with `fp`.
 
-    Arguments as of `evaluate`, which checks them. Recall has none: its balls around generated images shrink where an
-    image occurs twice. 512 images of 64 + 112 features take 0.5 s of one core.
+    Arguments as of `evaluate`, which checks them. 512 images of 64 + 112 features take 0.5 s of one core.
     """
-    counts = multiplicities(len(run.features), resamples)
-    values = _distances(run.features, counts, reference) | _means(run, counts, reference)
-    if fp is not None:
-        same = not fp.errors.any()
-        values["fd_fp"] = np.zeros(resamples) if same else paired(run.features.pool, fp.run.features.pool, counts)
-        values["mse_fp"] = counts @ fp.errors / len(fp.errors)
-    return Replicates(values, pairing(counts))
+    counts, images = multiplicities(len(run.features), resamples), Images(run, reference, fp)
+    named = {name: metric.resampled for name, metric in METRICS.items() if of_images(metric) and metric.resampled}
+    values = {name: resolve(function)(images, counts) for name, function in named.items()}
+    return Replicates({name: column for name, column in values.items() if column is not None}, pairing(counts))
 
 
 def pairing(counts: np.ndarray) -> str:
@@ -81,12 +78,6 @@ def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> di
         for name, value in known.items()
         if value is not None
     }
-
-
-def _distances(features: Features, counts: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
-    """FID and sFID of every resample."""
-    pairs = {"fid": (features.pool, reference.pool), "sfid": (features.spatial, reference.spatial)}
-    return {name: to_reference(np.asarray(own, np.float64), counts, real) for name, (own, real) in pairs.items()}
 
 
 def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
@@ -135,16 +126,3 @@ def _overlap(matrix: np.ndarray) -> float:
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     floor = np.finfo(np.float64).eps * len(values) * max(float(values[-1]), 0.0)
     return float(np.sqrt(values[values > floor]).sum())
-
-
-def _means(run: RunFeatures, counts: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
-    """What is a mean over images or nearly: inception score, precision, class accuracy."""
-    log_p = log_probabilities(run.features.logits)
-    parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
-    scores = [[score_of(log_p[part], row[part]) for part in parts] for row in counts]
-    found = {"is": np.mean(scores, axis=1)}
-    if reference.pool_features is not None:
-        found["precision"] = counts @ realistic(reference.pool_features, run.features.pool) / len(log_p)
-    if run.made_by.classes_are_labels:
-        found["class_accuracy"] = counts @ (run.features.logits.argmax(axis=1) == run.labels) / len(log_p)
-    return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.bootstrap import RESAMPLES, SEED, multiplicities, paired, to_reference
 from qdit.metrics.statistics import Moments
 from qdit.metrics.vbench_totals import scaled_between, totals

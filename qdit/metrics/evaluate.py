@@ -1,53 +1,27 @@
-"""All metrics of one run: FID, sFID, IS, precision, recall, class accuracy, and the paired FD-FP and MSE-FP."""
-
-from dataclasses import dataclass
+"""All metrics of one run of images, as the registry names them, after a check that they mean something."""
 
 import numpy as np
 
 from qdit.core.errors import DataError
-from qdit.metrics.features import Features, RunFeatures
-from qdit.metrics.frechet import frechet_distance
+from qdit.core.metrics import METRICS, of_images, resolve
+from qdit.metrics.features import RunFeatures
+from qdit.metrics.images import FullPrecision, Images
 from qdit.metrics.reference import Reference
-from qdit.metrics.scores import inception_score, precision_recall
-from qdit.metrics.statistics import moments
-
-
-@dataclass(frozen=True)
-class FullPrecision:
-    """A run beside the full-precision run of the same setting: the latter's features, and for each pair of images
-    the mean squared difference (N,) (`qdit.metrics.paired`)."""
-
-    run: RunFeatures
-    errors: np.ndarray
 
 
 def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None) -> dict[str, float | None]:
-    """Metrics of N ≥ 4 images by their features.
+    """Metrics of N ≥ 4 images by their features, those of the registry that are of images.
 
-    fid, sfid, is, precision and recall follow guided-diffusion's evaluator. class_accuracy is the fraction of
-    images in which the classifier sees the asked label, None if its classes are not the labels. fd_fp is the
-    Fréchet distance of the pool features to those of `fp`, mse_fp the mean squared pixel difference on [0, 1] to
-    the image of the same index; both are None without `fp` and exactly 0 for the full-precision run itself.
-    Raises DataError on no images, counts or extractors that do not fit, and features that are not finite.
+    The paired ones are None without `fp` and exactly 0 for the full-precision run itself. Raises DataError on no
+    images, counts or extractors that do not fit, and features that are not finite.
     """
     _check(run, reference, fp)
-    pool = moments(run.features.pool)
-    precision, recall = _precision_recall(run.features, reference)
-    metrics: dict[str, float | None] = {
-        "fid": frechet_distance(pool, reference.pool),
-        "sfid": frechet_distance(moments(run.features.spatial), reference.spatial),
-        "is": inception_score(run.features.logits),
-        "precision": precision,
-        "recall": recall,
-        "class_accuracy": _class_accuracy(run) if run.made_by.classes_are_labels else None,
-        "fd_fp": None,
-        "mse_fp": None,
+    images = Images(run, reference, fp)
+    return {
+        name: resolve(metric.function)(images)
+        for name, metric in METRICS.items()
+        if of_images(metric) and metric.function
     }
-    if fp is not None:
-        same = not fp.errors.any()
-        metrics["fd_fp"] = 0.0 if same else frechet_distance(pool, moments(fp.run.features.pool))
-        metrics["mse_fp"] = float(fp.errors.mean())
-    return metrics
 
 
 def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> None:
@@ -76,13 +50,3 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
         )
     if fp.errors.shape != (count,):
         raise DataError(f"found {count} images and paired differences of shape {fp.errors.shape}; compare all images")
-
-
-def _precision_recall(features: Features, reference: Reference) -> tuple[float, float]:
-    if reference.pool_features is None:
-        raise DataError("reference has no pool features for precision and recall; import it with import_adm_reference")
-    return precision_recall(reference.pool_features, features.pool)
-
-
-def _class_accuracy(run: RunFeatures) -> float:
-    return float((run.features.logits.argmax(axis=1) == run.labels).mean())

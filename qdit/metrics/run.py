@@ -14,13 +14,16 @@ import numpy as np
 from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
 from qdit.core.failure import Failure, say
-from qdit.core.files import read_json, sha256_file, sha256_json, write_json
+from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.metrics import modules_of_images
+from qdit.core.metrics_record import MetricsRecord, Status, without_numbers, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.core.provenance import packages
 from qdit.metrics.bootstrap import RESAMPLES, bootstrap, intervals
-from qdit.metrics.evaluate import FullPrecision, evaluate
+from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
+from qdit.metrics.images import FullPrecision
 from qdit.metrics.paired import stream_errors
 from qdit.metrics.reference import load_reference
 from qdit.metrics.samples import Shard, listed_shards, stream_samples
@@ -69,10 +72,10 @@ def evaluate_run(
     compared. A failure that an earlier step recorded, of the run or of full precision, is written instead.
     """
     if failure := read_failure(checkpoint) or sampling_failure(samples, images):
-        write_error(out, failure.text)
+        write_error(out, failure)
         return
     if fp_samples is not None and (failure := sampling_failure(fp_samples, images)):
-        write_error(out, f"full precision: {failure.text}")
+        write_error(out, failure, of="full precision")
         return
     weights_sha256 = sha256_file(evaluator.extractor_weights)
 
@@ -103,13 +106,13 @@ def evaluate_run(
     code = {
         "sample": code_digest("qdit.sampling.integer" if shard.mode == "integer" else "qdit.sampling.run"),
         "features": run.made_by.code,
-        "evaluate": code_digest("qdit.metrics.run"),
+        "evaluate": code_digest("qdit.metrics.run", *modules_of_images()),
     }
     own = made_by(name, described, shard, checkpoint, code=code)
     own |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(shards)
     write_replicates(out.parent, replicates)
-    write_json(out, own if difference is None else own | {"difference": difference})
+    write_record(out, MetricsRecord(**own, difference=difference))
 
 
 def made_by(
@@ -182,10 +185,12 @@ def sampling_failure(samples: Path, images: int) -> Failure | None:
     return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
 
 
-def write_error(out: Path, text: str) -> None:
-    """A metrics.json without numbers: tables show the reason."""
+def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
+    """A metrics.json without numbers: tables show the reason. `of`: whose failure it is, if not the run's own."""
+    text = f"{of}: {failure.text}" if of else failure.text
+    status = Status.MISSING if of else Status(failure.kind)
     write_replicates(out.parent, Replicates({}, "none"))
-    write_json(out, {"error": text})
+    write_record(out, without_numbers(status, text))
     say(text)
 
 

@@ -1,12 +1,10 @@
 """VBench's three totals from its sixteen dimensions, for VBench itself and for mini-VBench."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from qdit.core.errors import DataError
-from qdit.core.metric_names import DIMENSIONS, QUALITY
+from qdit.core.metrics import DIMENSIONS, METRICS
 
-HALF = "dynamic_degree"
-"""The dimension with weight ½."""
 QUALITY_SHARE, SEMANTIC_SHARE = 4, 1
 """Weights of quality and semantic score in the total."""
 
@@ -18,12 +16,12 @@ def totals(scaled: Mapping[str, float]) -> dict[str, float]:
     """
     if absent := [dimension for dimension in DIMENSIONS if dimension not in scaled]:
         raise DataError(f"VBench's totals need all sixteen dimensions; missing are {', '.join(absent)}: score them too")
-    weight = {dimension: 0.5 if dimension == HALF else 1.0 for dimension in DIMENSIONS}
 
-    def mean(dimensions: Sequence[str]) -> float:
-        return sum(weight[d] * scaled[d] for d in dimensions) / sum(weight[d] for d in dimensions)
+    def mean(total: str) -> float:
+        own = sorted((m for m in METRICS.values() if m.total == total), key=lambda metric: metric.turn)
+        return sum(metric.weight * scaled[metric.name] for metric in own) / sum(metric.weight for metric in own)
 
-    quality, semantic = mean(QUALITY), mean([d for d in DIMENSIONS if d not in QUALITY])
+    quality, semantic = mean("quality"), mean("semantic")
     whole = (QUALITY_SHARE * quality + SEMANTIC_SHARE * semantic) / (QUALITY_SHARE + SEMANTIC_SHARE)
     return {"quality": quality, "semantic": semantic, "total": whole}
 

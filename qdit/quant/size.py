@@ -10,10 +10,10 @@ from pathlib import Path
 
 from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.core.grouping import check_group_size, packed_width
+from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
 
-FULL_PRECISION = 16
 PAIR_BYTES = 4
 """A float16 scale and a 16-bit zero point."""
 
@@ -123,10 +123,10 @@ def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_s
     precision, without U. The layers a method really leaves in floating point make no difference here. Raises
     ConfigError for bits or group sizes that are not possible.
     """
-    if weight_bits != FULL_PRECISION and not 1 <= weight_bits <= 8:
+    if weight_bits != FULL_PRECISION_BITS and not 1 <= weight_bits <= 8:
         raise ConfigError(f"weight_bits {weight_bits}: allowed are 1 to 8, or 16 for full precision")
     shape = shape_of(config)
-    if weight_bits == FULL_PRECISION:
+    if weight_bits == FULL_PRECISION_BITS:
         pairs = 0
     elif group_sizes is None:
         pairs = sum(linear.outputs for linear in shape.with_roles((*CORE_ROLES, "adaln", "t_block")))
@@ -153,7 +153,7 @@ def size_predicted_mb(
     in `float_bits`; with the position embedding if `positions`. Activation quantizers and file headers are not counted.
     """
     shape = shape_of(config)
-    chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION else []
+    chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
     rest = shape.parameters + (shape.positions if positions else 0)
     packed = 0
     for layer, size in sized(chosen, group_sizes):

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from qdit.core.affine import Granularity, fake_quantize
+from qdit.core.run import FULL_PRECISION_BITS
 from qdit.quant.activation import StaticActivation
 from qdit.quant.fisher import FRACTIONS, SPLITS, search_scale
 from qdit.quant.nonlinear import signed_scale, twin_gelu, twin_softmax
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
-FULL_PRECISION = 16
-
 
 def signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Symmetric quantize-dequantize; at 16 bits x itself."""
-    return x if bits == FULL_PRECISION else fake_quantize(x, scale, torch.zeros_like(scale), bits, symmetric=True)
+    return x if bits == FULL_PRECISION_BITS else fake_quantize(x, scale, torch.zeros_like(scale), bits, symmetric=True)
 
 
 def symmetric_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeight:
@@ -57,7 +56,7 @@ def search_linear(
     divided = weight.view(parts, -1)
 
     def of_x(scale: Tensor) -> Tensor:
-        twinned = twin and activation_bits < FULL_PRECISION
+        twinned = twin and activation_bits < FULL_PRECISION_BITS
         return twin_gelu(x, scale, activation_bits) if twinned else signed(x, scale, activation_bits)
 
     def of_weight(scale: Tensor) -> Tensor:
@@ -72,10 +71,10 @@ def search_linear(
     start_w = scale_w = signed_scale(divided, weight_bits, per=0)
     start_x = scale_x = signed_scale(x.clamp(min=0) if twin else x, activation_bits).reshape(1)
     for _ in range(rounds):
-        if weight_bits < FULL_PRECISION:
+        if weight_bits < FULL_PRECISION_BITS:
             fixed_x = of_x(scale_x)
             scale_w = search(start_w, lambda s, given=fixed_x: given @ of_weight(s).t(), parts)  # type: ignore[misc]
-        if activation_bits < FULL_PRECISION:
+        if activation_bits < FULL_PRECISION_BITS:
             fixed_w = of_weight(scale_w).t()
             scale_x = search(start_x, lambda s, given=fixed_w: of_x(s) @ given, 1)  # type: ignore[misc]
     return scale_w, scale_x

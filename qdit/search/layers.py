@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qdit.kernels.dense import DenseLinear
-from qdit.methods.method import FULL_PRECISION
+from qdit.methods.method import FULL_PRECISION_BITS
 from qdit.models.dit import DiT
 from qdit.models.roles import linear_of, replace
 from qdit.quant.activation import DynamicActivation
@@ -38,12 +38,12 @@ class LayerQuantizer:
     def layer(self, name: str, linear: nn.Linear, size: int) -> QuantizedLinear:
         """The quantized form of a linear of the full-precision model."""
         weight: QuantizedWeight | Tensor = linear.weight.detach()
-        if self.weight_bits < FULL_PRECISION:
+        if self.weight_bits < FULL_PRECISION_BITS:
             weight = self.round(linear.weight.detach(), size)
             if self.weights is not None:
                 weight = self.weights(name, linear.weight.detach(), size)
         activation = None
-        if self.activation_bits < FULL_PRECISION:
+        if self.activation_bits < FULL_PRECISION_BITS:
             activation = DynamicActivation(bits=self.activation_bits, group_size=size, symmetric=self.symmetric)
         return QuantizedLinear(weight=weight, bias=linear.bias, activation=activation)
 

@@ -113,7 +113,7 @@ def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Measuring:
     """Where genomes are measured; `own` is a fitness in this process, for its model, space and identity."""
 
     own: ImageFitness
@@ -136,15 +136,15 @@ class Bench:
 
 
 @contextmanager
-def bench(job: SearchJob, workers: int) -> Iterator[Bench]:
+def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
     """Genomes are measured here with one worker, in that many other processes with more."""
     torch.set_num_threads(1)  # as every worker does
     own = job.fitness()
     if workers == 1:
-        yield Bench(own, Noises(own), map)
+        yield Measuring(own, Noises(own), map)
         return
     with Workers(job.noises, workers) as crew:
-        yield Bench(own, crew, crew.spread)
+        yield Measuring(own, crew, crew.spread)
 
 
 def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def check(search: Search, workers: int) -> None:
 
 def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
     """The content of an allocation that was found by sampling images."""
-    with bench(search.job, workers) as at:
+    with measuring(search.job, workers) as at:
         identity = identity_of(search, at)
         key = sha256_json(identity)
         clock = Clock(times_path(out), key, workers=workers)
@@ -195,7 +195,7 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
         return content | {"fresh": on_fresh_noise(search, at, outcome, out)}
 
 
-def identity_of(search: Search, at: Bench) -> dict[str, Any]:
+def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
     """What decides a search that samples images."""
     fitness = at.identity(search.noise, search.job.images)
     found = search_identity(
@@ -206,7 +206,7 @@ def identity_of(search: Search, at: Bench) -> dict[str, Any]:
     return found
 
 
-def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
+def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
     """The search itself; the journal is the one of `Search.journal`."""
     space, kind = at.own.space, search.kind
     if isinstance(journal, FeatureJournal):
@@ -229,7 +229,7 @@ def measured_by(search: Search, at: Bench, journal: Journal) -> Outcome:
     return evolve(space, race, search.options.evolution, seed=search.seed, first=first)
 
 
-def responding(search: Search, at: Bench, journal: FeatureJournal) -> Responding:
+def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Responding:
     """A search by linear response, ready to run."""
     return Responding(
         at.own.space,
@@ -246,7 +246,7 @@ def responding(search: Search, at: Bench, journal: FeatureJournal) -> Responding
     )
 
 
-def on_fresh_noise(search: Search, at: Bench, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
+def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
     """The best genomes and the reference, measured once more on as many images of other noise; journalled as well."""
     if search.fresh == 0:
         return []

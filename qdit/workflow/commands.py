@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qdit.core.run import SIMULATE, Run
 from qdit.workflow import profile as profiles
-from qdit.workflow.profile import Profile, Run
+from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchPlace, needs_calibration
 
 
@@ -35,7 +36,7 @@ class Commands:
 
     def checkpoint(self, run: Run) -> Path:
         """Folder of a run's checkpoint; an integer run samples from that of the simulated one."""
-        return self.folder(replace(run, mode=profiles.SIMULATE)) / "checkpoint"
+        return self.folder(replace(run, mode=SIMULATE)) / "checkpoint"
 
     def weights(self, run: Run) -> Path:
         """Full-precision weights of a run: as shipped, or as they were converted once."""
@@ -213,7 +214,7 @@ class Commands:
 
     def base(self, run: Run) -> Run:
         """The run whose checkpoint this one corrects."""
-        return replace(run, label=self.profile["methods"][run.label]["base"], mode=profiles.SIMULATE)
+        return replace(run, label=self.profile["methods"][run.label]["base"], mode=SIMULATE)
 
     def allocation_file(self, run: Run) -> Path | None:
         """The allocation that a run takes, found by a search or given in the profile."""

@@ -23,13 +23,14 @@ from pathlib import Path
 
 from qdit.core.files import read_json
 from qdit.core.repository import ROOT
+from qdit.core.run import SIMULATE, Run, split_bits
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.method_index import method_sources
-from qdit.workflow.profile import Profile, Run, split_bits
+from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchPlace, needs_calibration
 
 LEARNED = {"iterations": 20_000, "batch": 32}
@@ -132,7 +133,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
         base = replace(run, label=entry["base"])
         needs.append(f"quantize {base.path}")
         yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
-    quantize = f"quantize {replace(run, mode=profiles.SIMULATE).path}"
+    quantize = f"quantize {replace(run, mode=SIMULATE).path}"
     yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
     for shard in profiles.shards(profile, run.setting):

@@ -4,16 +4,18 @@ table → metrics.json → features and images, reference, evaluator → checkpo
 Everything is read from the results folder; nothing is computed and no torch is loaded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.core.metrics import modules_of_images
+from qdit.core.metrics_record import MetricsRecord, Status, mismatch, read_record
+from qdit.core.run import INTEGER, Run
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
@@ -23,7 +25,7 @@ from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
 from qdit.workflow.method_index import method_sources
-from qdit.workflow.profile import Profile, Run
+from qdit.workflow.profile import Profile
 
 OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
 """What a check found."""
@@ -85,9 +87,9 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
     commands = Commands(profile, results)
     full = profiles.full_precision_run(profile, run)
     path = commands.folder(run) / "metrics.json"
-    record = read_record(path)
+    record, check = recorded(commands, run)
     yield table_link(commands, table, record)
-    yield Link("metrics", path, OK if record else MISSING, measured(record), commands.evaluate(run))
+    yield Link("metrics", path, check, measured(record) if record else (), commands.evaluate(run))
     if record:
         yield from evaluated_with(commands, run, record)
     for own in dict.fromkeys((run, full)):
@@ -97,21 +99,26 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
         yield from checkpoint_links(commands, own, "checkpoint" if own == run else "checkpoint of full precision")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A run's metrics.json; empty if there is none."""
-    record = read_json(path) if path.is_file() else {}
-    if not isinstance(record, dict):
-        raise DataError(f"{path}: holds a {type(record).__name__}, expected an object; evaluate the run again")
-    return record
+def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
+    """A run's metrics.json and what its check found; None if there is none, or none that can be believed."""
+    try:
+        record = read_record(commands.folder(run) / "metrics.json")
+    except FileNotFoundError:
+        return None, MISSING
+    except DataError as problem:
+        return None, f"{DIFFERS}: {problem}"
+    setting = commands.profile["settings"][run.setting]
+    other = mismatch(record, setting, commands.profile["seed"]) if record.status == Status.OK else ""
+    return record, f"{DIFFERS}: {other}" if other else OK
 
 
-def checkpoint_of(record: Mapping[str, Any]) -> str | None:
+def checkpoint_of(record: MetricsRecord | None) -> str | None:
     """The sha256 of the checkpoint that a metrics.json is of."""
-    found = record.get("inputs", {}).get("checkpoint_sha256")
+    found = record.inputs.get("checkpoint_sha256") if record else None
     return found if isinstance(found, str) else None
 
 
-def table_link(commands: Commands, table: str, record: Mapping[str, Any]) -> Link:
+def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> Link:
     """The rendered table, and whether it shows this metrics.json."""
     path = commands.results / "tables" / f"{table}.csv"
     command = commands.table(table)
@@ -120,47 +127,44 @@ def table_link(commands: Commands, table: str, record: Mapping[str, Any]) -> Lin
     digest = checkpoint_of(record)
     shown = digest is not None and digest in path.read_text(encoding="utf-8")
     stale = f"{DIFFERS}: it was rendered before this metrics.json"
-    return Link("table", path, OK if shown or "error" in record else stale, (), command)
+    return Link("table", path, OK if shown or (record and record.status != Status.OK) else stale, (), command)
 
 
-def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
+def measured(record: MetricsRecord) -> tuple[str, ...]:
     """The numbers of a metrics.json, and how they were measured."""
-    if "error" in record:
-        return (f"no numbers: {record['error']}",)
-    if not record:
-        return ()
-    limits = record.get("intervals") or {}
+    if record.status != Status.OK:
+        return (f"no numbers: {record.error}",)
+    limits = record.intervals
     numbers = [
         f"{name} {value:.6g}" + (" [{:.6g}, {:.6g}]".format(*limits[name]) if name in limits else "")
-        for name, value in record["metrics"].items()
+        for name, value in record.metrics.items()
         if value is not None
     ]
-    protocol = record["protocol"]
+    protocol = record.protocol
     names = ("sampler", "steps", "cfg_scale", "images", "chunk", "seed", "decoder", "uint8")
     return (
         ", ".join(numbers),
-        "protocol: " + ", ".join(f"{name} {protocol[name]}" for name in names),
-        f"mode {record['mode']}, backend {record['backend']}",
+        "protocol: " + ", ".join(f"{name} {protocol.get(name)}" for name in names),
+        f"mode {record.mode}, backend {record.backend}",
         *code_facts(record),
-        "packages: " + ", ".join(f"{name} {version}" for name, version in record["packages"].items()),
+        "packages: " + ", ".join(f"{name} {version}" for name, version in record.packages.items()),
     )
 
 
-def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
+def code_facts(record: MetricsRecord) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
-    module = method_sources().get(record["run"]["method"])
-    integer = record["mode"] == profiles.INTEGER
-    evaluator = str(record.get("protocol", {}).get("evaluator", {}).get("name"))
-    clips = record.get("protocol", {}).get("sampler") == "rectified flow"
+    module = method_sources().get(record.run["method"])
+    integer = record.mode == INTEGER
+    clips, evaluator = record.is_of_clips, record.protocol["evaluator"].get("name")
     modules = {
         "quantize": ("qdit.methods.method", module.module) if module else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
-        "features": ("qdit.metrics.extraction", *extractor_code(evaluator)),
-        "evaluate": ("qdit.metrics.run",),
+        "features": ("qdit.metrics.extraction", *extractor_code(str(evaluator))),
+        "evaluate": ("qdit.metrics.run", *modules_of_images()),
     }
-    scored = "qdit.metrics.vbench.run" if "vbench" in record else "qdit.mini.vbench.run"
+    scored = "qdit.metrics.vbench.run" if record.vbench else "qdit.mini.vbench.run"
     modules |= {"sample": ("qdit.sampling.video_run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
-    for step, digest in record["code"].items():
+    for step, digest in record.code.items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"
             continue
@@ -168,14 +172,14 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"code of {step}: {digest[:SHOWN]}, {'that of this checkout' if same else 'not that of this checkout'}"
 
 
-def evaluated_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Link]:
+def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
     """Reference statistics and the evaluator's weights, or prompts and what scored the clips."""
     if commands.is_video(run):
         for what, path, found, recorded, command in scored_with(commands, run, record):
             check = MISSING if found is None else matches(found, recorded)
             yield Link(what, path, check, origin(path), command)
         return
-    protocol = record.get("protocol", {})
+    protocol = record.protocol
     expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
     path = commands.reference_file(run)
     yield Link("reference", path, compared(path, expected["reference"]), (), commands.reference(run))
@@ -213,7 +217,7 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
 def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     """A checkpoint, as the run's own metrics.json knows it, and what it was made of."""
     path = commands.checkpoint(run) / CONFIG_FILE
-    expected = checkpoint_of(read_record(commands.folder(run) / "metrics.json"))
+    expected = checkpoint_of(recorded(commands, run)[0])
     if not path.is_file():
         yield Link(what, path, MISSING, (), f"snakemake --cores all {path}")
         return

@@ -1,23 +1,23 @@
 """The links behind a row of clips that a row of images does not have: prompts, what scored them, chunks of clips."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from qdit.core.errors import DataError
 from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.core.metrics_record import MetricsRecord
+from qdit.core.run import Run
 from qdit.metrics.samples import listed_shards
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
-from qdit.workflow.profile import Run
 
 Part = tuple[str, Path, str | None, str | None, str | None]
 """What it is, its file, the digest it has and the recorded one, what makes it."""
 
 
-def scored_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iterator[Part]:
+def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Part]:
     """The prompts of a run, their text embeddings if it reads these, and its instruments or VBench's results."""
-    protocol, model = record.get("protocol", {}), commands.model(run)
+    protocol, model = record.protocol, commands.model(run)
     suite = Path(commands.profile["video"]["suite"])
     yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
     if (text := commands.text_file(run)) is not None:
@@ -26,7 +26,7 @@ def scored_with(commands: Commands, run: Run, record: Mapping[str, Any]) -> Iter
         instruments = Path(model["instruments"])
         yield "instruments", instruments, digest(instruments), protocol.get("evaluator", {}).get("sha256"), None
         return
-    folder, judged = commands.folder(run), record.get("vbench", {})
+    folder, judged = commands.folder(run), record.vbench or {}
     for what, name in (("results of VBench", "vbench.json"), ("clips that VBench saw", "vbench/clips.json")):
         path = folder / name
         yield what, path, digest(path), judged.get("made_of", {}).get(name), f"snakemake --cores all {path}"

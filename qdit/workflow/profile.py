@@ -1,9 +1,8 @@
 """Profiles: the YAML file that says which models, settings, methods and tables there are, and its runs."""
 
-import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import yaml
 
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
+from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile_checks import (
     DIGITS_REFERENCES,
-    FULL_PRECISION,
     PRINTED_KINDS,
     SCHEMA,
     Profile,
@@ -29,14 +28,9 @@ from qdit.workflow.searches import SearchPlace, place_of
 
 __all__ = [
     "DIGITS_REFERENCES",
-    "FULL_PRECISION",
-    "FULL_PRECISION_BITS",
-    "INTEGER",
     "PRINTED_KINDS",
     "SCHEMA",
-    "SIMULATE",
     "Profile",
-    "Run",
     "all_runs",
     "clips_of",
     "default_tables",
@@ -58,34 +52,12 @@ __all__ = [
     "search_of",
     "searches_of",
     "shards",
-    "split_bits",
     "validate",
 ]
 
-FULL_PRECISION_BITS = "w16a16"
-SIMULATE, INTEGER = "simulate", "integer"
-"""Modes of a run."""
 
-
-@dataclass(frozen=True, order=True)
-class Run:
-    """The unit of a table row: setting × form × method label × bits × scope, simulated or in integers.
-
-    An integer run has no checkpoint of its own: it samples from that of the simulated run.
-    """
-
-    setting: str
-    form: str
-    label: str
-    bits: str
-    scope: str
-    mode: str = SIMULATE
-
-    @property
-    def path(self) -> str:
-        """Folder of the run below `runs/`."""
-        mode = "" if self.mode == SIMULATE else f"-{self.mode}"
-        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
+MINIATURE = "handwritten digits, not ImageNet"
+"""What config/mini.yaml says of itself."""
 
 
 def profile_file(name: str | Path) -> Path:
@@ -103,7 +75,15 @@ def load_profile(*names: str | Path) -> dict[str, Any]:
     for name in names:
         merge(profile, read_yaml(profile_file(name)))
     validate(profile)
+    say_miniature(profile)
     return profile
+
+
+def say_miniature(profile: dict[str, Any]) -> None:
+    """Let a profile of digits that does not say so itself (one from before the key `miniature`) say it, in place."""
+    models = profile["models"].values()
+    if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
+        profile.setdefault("miniature", MINIATURE)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -148,7 +128,7 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
     for block in profile["tables"][table]["blocks"]:
         full = [label for label in block["methods"] if is_full(profile, label)]
         others = [label for label in block["methods"] if label not in full]
-        rows = [(label, FULL_PRECISION_BITS) for label in full]
+        rows = [(label, UNQUANTIZED) for label in full]
         rows += [(label, bits) for bits in block["bits"] for label in others]
         for label, bits in rows:
             run = Run(block["setting"], block["form"], label, bits, block["scope"])
@@ -235,15 +215,7 @@ def resolution_flag(profile: Profile, reference: str) -> list[str]:
 
 def full_precision_run(profile: Profile, run: Run) -> Run:
     """The full-precision run with the same noise as `run`."""
-    return Run(run.setting, run.form, full_precision_label(profile), FULL_PRECISION_BITS, run.scope)
-
-
-def split_bits(bits: str) -> tuple[int, int]:
-    """'w4a8' → (4, 8)."""
-    match = re.fullmatch(r"w(\d+)a(\d+)", bits)
-    if match is None:
-        raise ConfigError(f"bits {bits!r}: expected weight and activation bits (2 to 8, or 16), e.g. w4a8")
-    return int(match[1]), int(match[2])
+    return Run(run.setting, run.form, full_precision_label(profile), UNQUANTIZED, run.scope)
 
 
 def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:

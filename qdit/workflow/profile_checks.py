@@ -15,13 +15,11 @@ from jsonschema.validators import extend
 
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
+from qdit.core.run import FULL_PRECISION_METHOD, RECTIFIED_FLOW
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.searches import check_method_search, check_searches, place_of
 
 SCHEMA = ROOT / "config" / "schema.yaml"
-FULL_PRECISION = "fp"
-RECTIFIED_FLOW = "rectified-flow"
-"""Sampler of video models."""
 VIDEO_KEYS: Mapping[str, tuple[str, ...]] = {"instruments": (), "text_encoder": ("vae",)}
 """What makes a model a video model → what it needs besides: one of pixels that instruments score, or one of latents."""
 
@@ -274,7 +272,7 @@ def check_kind(profile: Profile, definition: Mapping[str, Any], table: str) -> N
 
 def is_full(profile: Profile, label: str) -> bool:
     """Whether a label is full precision."""
-    return bool(profile["methods"].get(label, {}).get("method") == FULL_PRECISION)
+    return bool(profile["methods"].get(label, {}).get("method") == FULL_PRECISION_METHOD)
 
 
 def check_method(entry: Mapping[str, Any], where: str) -> None:
@@ -302,7 +300,7 @@ def check_method(entry: Mapping[str, Any], where: str) -> None:
 def full_precision_label(profile: Profile) -> str:
     """Label of the method `fp`, with which every run is compared image by image."""
     for label, entry in profile["methods"].items():
-        if entry["method"] == FULL_PRECISION:
+        if entry["method"] == FULL_PRECISION_METHOD:
             return str(label)
     raise ConfigError(
         "methods: no entry with method fp, found none; add `fp: {method: fp}`, all runs are compared to it"

@@ -10,9 +10,9 @@ import pytest
 
 from qdit.cli import main as cli
 from qdit.core.files import save_arrays, write_json
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.votes.ab_page import read_page
-from tests.report.conftest import record, write_record
+from tests.report.conftest import change_protocol, record, write_record
 
 SETTING = "digits-cfg1.0-s20"
 Called = Callable[..., str]
@@ -41,9 +41,9 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results" / "mini"
     profile = {"settings": {SETTING: {"model": "dit-digits", "sampler": "ddim", "steps": 20, "cfg_scale": 1.0}}}
     for label in ("rtn", "q-dit"):
-        key = RunKey(SETTING, "natural", label, 4, 4, "common")
+        key = Run(SETTING, "natural", label, "w4a4", "common")
         value = record(key, profile | {"methods": {label: {"method": label}}})
-        value["protocol"] |= {"images": 8, "chunk": 8}
+        change_protocol(value, images=8, chunk=8)
         write_record(folder, key, value)
         images = np.full((8, 1, 8, 8), len(label), np.uint8)
         save_arrays(key.folder(folder) / "samples" / "00000.npz", {"images": images, "labels": np.arange(8)})

@@ -176,7 +176,7 @@ def test_a_method_that_fails_goes_through_all_steps(runs: Runs, monkeypatch: pyt
     for name, (problem, text) in cases.items():
         monkeypatch.setattr(type(find_method("fp")), "quantize", failing(problem))
         assert runs.quantize(name) == 0
-        assert runs.all_steps(name, "good") == {"error": text}
+        assert runs.all_steps(name, "good") == {"error": text, "status": text.split(" ")[0].rstrip(":")}
         listing = read_json(runs.samples(name) / "shard-000.json")
         assert listing["chunks"] == [] and listing["failure"]["step"] == "quantize"
         assert load_arrays(runs.samples(name) / "features-000.npz") == {}
@@ -201,7 +201,7 @@ def test_images_that_diverge_are_recorded_for_the_run_and_its_pairs(runs: Runs) 
     assert not list(runs.samples("wild").glob("shard-*"))
     error = runs.all_steps("wild", "good")["error"]
     assert error.startswith("failed in sample: ") and "NaN or infinity" in error
-    assert runs.evaluate("good", "wild") == {"error": f"full precision: {error}"}
+    assert runs.evaluate("good", "wild") == {"error": f"full precision: {error}", "status": "missing"}
 
 
 def test_the_machine_fails_the_job(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

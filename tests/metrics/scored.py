@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from qdit.metrics.evaluate import FullPrecision
 from qdit.metrics.extraction import made_by
 from qdit.metrics.features import Extractor, RunFeatures
+from qdit.metrics.images import FullPrecision
 from qdit.metrics.paired import mse_per_image
 
 

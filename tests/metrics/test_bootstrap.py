@@ -10,9 +10,10 @@ from qdit.core.errors import DataError
 from qdit.core.intervals import FILE, Replicates, centred, interval, read_replicates, write_replicates
 from qdit.metrics import bootstrap as module
 from qdit.metrics.bootstrap import bootstrap, intervals, multiplicities, pairing
-from qdit.metrics.evaluate import FullPrecision, evaluate
+from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import Extraction, Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.images import FullPrecision
 from qdit.metrics.reference import Reference
 from qdit.metrics.statistics import Moments, moments
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.clip_bootstrap import Paired, clip_bootstrap, resampled_means
 from qdit.metrics.statistics import moments
 from qdit.metrics.vbench_totals import scaled_between, totals

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-from qdit.core.files import save_arrays
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.files import save_arrays, sha256_json
+from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.workflow.profile import merge
 
 FACE = "mini profile: handwritten digits, not ImageNet"
 PLAIN, GUIDED = "digits-cfg1.0-s20", "digits-cfg1.5-s20"
-MISSING = RunKey(PLAIN, "natural", "g4w+p4a", 4, 8, "common")
+MISSING = Run(PLAIN, "natural", "g4w+p4a", "w4a8", "common")
 TABLE2_METHODS = ["fp", "rtn", "g4w+p4a", "q-dit"]
 TABLE4_METHODS = ["fp", "rtn", "rtn-g16-static", "rtn-g16-dynamic"]
 
@@ -35,6 +35,7 @@ def make_profile() -> dict[str, Any]:
         "profile": "mini",
         "seed": 0,
         "face": FACE,
+        "miniature": "handwritten digits, not ImageNet",
         "models": {"dit-digits": {"extractor": "digit-classifier", "reference": "digits"}},
         "settings": {
             PLAIN: {"model": "dit-digits", "sampler": "ddim", "steps": 20, "cfg_scale": 1.0},
@@ -83,21 +84,20 @@ def wide() -> dict[str, Any]:
     return make_wide_profile()
 
 
-def all_keys(profile: dict[str, Any]) -> list[RunKey]:
+def all_keys(profile: dict[str, Any]) -> list[Run]:
     """Runs of all tables of the profile, spelled out here independently of the code under test."""
     keys = []
     for table in profile["tables"].values():
         for block in table["blocks"]:
             where = (block["setting"], block["form"])
-            keys.append(RunKey(*where, "fp", 16, 16, block["scope"]))
+            keys.append(Run(*where, "fp", "w16a16", block["scope"]))
             for bits in block["bits"]:
-                weight_bits, activation_bits = map(int, bits.removeprefix("w").split("a"))
                 labels = [label for label in block["methods"] if label != "fp"]
-                keys += [RunKey(*where, label, weight_bits, activation_bits, block["scope"]) for label in labels]
+                keys += [Run(*where, label, bits, block["scope"]) for label in labels]
     return list(dict.fromkeys(keys))
 
 
-def damage(key: RunKey) -> float:
+def damage(key: Run) -> float:
     """0 for full precision, else a made-up but plausible amount of damage."""
     if key.label == "fp":
         return 0.0
@@ -108,7 +108,7 @@ def damage(key: RunKey) -> float:
     return amount * (90.0 if key.form == "salient" and key.label == "rtn" else 1.0)
 
 
-def record(key: RunKey, profile: dict[str, Any]) -> dict[str, Any]:
+def record(key: Run, profile: dict[str, Any]) -> dict[str, Any]:
     """A metrics.json as `qdit evaluate` writes it."""
     setting, entry, hurt = profile["settings"][key.setting], profile["methods"][key.label], damage(key)
     paired = {"fd_fp": None, "mse_fp": None} if key.label == "fp" else {"fd_fp": hurt, "mse_fp": hurt / 300}
@@ -130,7 +130,7 @@ def record(key: RunKey, profile: dict[str, Any]) -> dict[str, Any]:
             "allocation_sha256": None,
         },
         "protocol": protocol,
-        "protocol_sha256": f"{zlib.crc32(key.setting.encode()):08x}" * 8,
+        "protocol_sha256": sha256_json(protocol),
         "mode": "simulate",
         "backend": "torch",
         "inputs": {
@@ -143,6 +143,17 @@ def record(key: RunKey, profile: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics | paired | {"recall": 0.7, "class_accuracy": 0.99},
         "size": {"paper_mb": 4.123 * key.weight_bits / 16, "actual_mb": 4.5 * key.weight_bits / 16},
     }
+
+
+def of_another_protocol(content: dict[str, Any]) -> None:
+    """Make a metrics.json one of images that were rounded in another way, in place."""
+    change_protocol(content, uint8="round(127.5 x + 127.5)")
+
+
+def change_protocol(content: dict[str, Any], **values: Any) -> None:
+    """Set parts of a record's protocol, and its digest."""
+    content["protocol"] |= values
+    content["protocol_sha256"] = sha256_json(content["protocol"])
 
 
 def save_samples(folder: Path, hurt: float, *, images: int = 32) -> None:
@@ -196,7 +207,7 @@ def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 
-def write_record(results: Path, key: RunKey, value: Any) -> Path:
+def write_record(results: Path, key: Run, value: Any) -> Path:
     path = key.folder(results) / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
@@ -207,7 +218,7 @@ def write_record(results: Path, key: RunKey, value: Any) -> Path:
 def log_reconstruction() -> Callable[..., dict[str, Any]]:
     """Write a checkpoint whose log says how learned rounding went; later blocks have larger losses."""
 
-    def write(results: Path, key: RunKey, *, units: int = 7, iterations: int = 500) -> dict[str, Any]:
+    def write(results: Path, key: Run, *, units: int = 7, iterations: int = 500) -> dict[str, Any]:
         steps = range(0, iterations + 1, 25)
         losses = [[0.001 * 2**n * (0.2 + 0.8 * 0.97 ** (step / 5)) for step in steps] for n in range(units)]
         logged = [
@@ -225,10 +236,10 @@ def log_reconstruction() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def change_record(results: Path, profile: dict[str, Any]) -> Callable[[RunKey, Callable[[dict[str, Any]], None]], None]:
+def change_record(results: Path, profile: dict[str, Any]) -> Callable[[Run, Callable[[dict[str, Any]], None]], None]:
     """Rewrite one run's metrics.json after an edit."""
 
-    def change(key: RunKey, edit: Callable[[dict[str, Any]], None]) -> None:
+    def change(key: Run, edit: Callable[[dict[str, Any]], None]) -> None:
         value = record(key, profile)
         edit(value)
         write_record(results, key, value)

@@ -16,10 +16,10 @@ import yaml
 
 from qdit.core.errors import ConfigError
 from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, judge_all, load_claims
 from qdit.report.claims.report import COLUMNS, csv_of, load_report, summary, text_of, write_report
 from qdit.report.claims.sources import Measured, Printed, printed_keys
-from qdit.report.data.metrics_json import RunKey
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.pages.claims_page import claims_page
 from qdit.workflow.profile import load_profile
@@ -85,7 +85,7 @@ EXPECTED = {
 }
 
 CLAIMS = load_claims(REPOSITORY_COPY / FILE)
-Resample = Callable[[RunKey, float], None]
+Resample = Callable[[Run, float], None]
 
 
 def test_printed_numbers_give_the_verdicts_that_the_tables_imply() -> None:
@@ -132,7 +132,7 @@ def test_contradictions_point_at_lines_of_the_differences() -> None:
 def resample(results: Path) -> Resample:
     """Give a run resampled FD-FP: the spread is that of all runs together plus `own`, which pairing cannot remove."""
 
-    def write(key: RunKey, own: float) -> None:
+    def write(key: Run, own: float) -> None:
         draw = np.random.default_rng(0)
         shared = draw.normal(size=200) * 0.05
         private = np.random.default_rng(zlib.crc32(key.label.encode())).normal(size=200) * own
@@ -145,7 +145,7 @@ def test_a_ranking_of_a_run_is_told_by_the_interval_of_the_paired_metric(
     results: Path, profile: dict[str, Any], resample: Resample
 ) -> None:
     claim = "fid-reduced-by-1.09"  # FD-FP of g4w+p4a at W6A8 is 0.010, of q-dit 0.002
-    keys = [RunKey(GUIDED, "natural", label, 6, 8, "common") for label in ("g4w+p4a", "q-dit")]
+    keys = [Run(GUIDED, "natural", label, "w6a8", "common") for label in ("g4w+p4a", "q-dit")]
     bare = judge_all(CLAIMS, Measured(profile, results))[claim]
     assert (bare.word, bare.metrics) == (HOLDS, ("FD-FP",)) and "without an interval" in bare.why
     for key in keys:
@@ -161,7 +161,7 @@ def test_a_ranking_of_a_run_is_told_by_the_interval_of_the_paired_metric(
 
 def test_a_number_of_the_paper_cannot_be_told_from_a_miniature(results: Path, profile: dict[str, Any]) -> None:
     assert "miniature" in judge_all(CLAIMS, Measured(profile, results))["w4a8-numbers"].why
-    profile["models"]["dit-digits"]["reference"] = "imagenet"
+    profile.pop("miniature")
     full_size = judge_all(CLAIMS, Measured(profile, results))
     assert full_size["w4a8-numbers"].word == FAILS
     assert full_size["lowest-fid-w4a8"].metrics == ("FID",)
@@ -172,7 +172,7 @@ def test_missing_runs_say_why_and_one_that_decides_is_enough(results: Path, prof
     assert verdicts["lowest-fid-w4a8"].word == OPEN
     assert "no such row (ptq4dm w4a8 256)" in " ".join(p.reason for p in verdicts["lowest-fid-w4a8"].evidence)
     assert verdicts["scene-is-the-exception"].why == "this profile has no table3 in the natural form"
-    shutil.rmtree(RunKey(GUIDED, "natural", "g4w+p4a", 6, 8, "common").folder(results))
+    shutil.rmtree(Run(GUIDED, "natural", "g4w+p4a", "w6a8", "common").folder(results))
     assert "missing: no metrics.json" in judge_all(CLAIMS, Measured(profile, results))["fid-reduced-by-1.09"].why
 
 
@@ -234,10 +234,10 @@ def test_group_sizes_that_were_not_searched_are_said(
     assert remark in text_of(report) and remark in claims_page(report)
     for setting in (GUIDED, "digits-cfg1.0-s20"):
         for bits in (8, 6, 4):
-            key = RunKey(setting, "natural", "q-dit", bits, 8, "common")
+            key = Run(setting, "natural", "q-dit", f"w{bits}a8", "common")
             if key.folder(results).is_dir():
                 change_record(key, lambda record: record["run"].update(allocation_sha256="a" * 64))
-    key = RunKey("digits-cfg1.0-s20", "natural", "q-dit", 4, 4, "common")
+    key = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a4", "common")
     change_record(key, lambda record: record["run"].update(allocation_sha256="a" * 64))
     assert load_report(profile, results).remarks == ()
 

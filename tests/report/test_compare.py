@@ -13,22 +13,24 @@ import pytest
 
 from qdit.core.errors import DataError
 from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
-from qdit.report.data.metrics_json import RunKey, read_folder, read_run
+from qdit.report.data.metrics_json import read_folder, read_run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.compare import COLUMNS, compare_text
 from qdit.report.pages.leaderboard import EXTRA, build_leaderboard, leaderboard
 from qdit.report.render.display import best_cells, tied_cells
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import of_another_protocol
 
 PLAIN = "digits-cfg1.0-s20"
 LABELS = ("rtn", "g4w+p4a", "q-dit")  # FD-FP 0.3, 0.15 and 0.03 at W4A8
-Change = Callable[[RunKey, Callable[[dict[str, Any]], None]], None]
+Change = Callable[[Run, Callable[[dict[str, Any]], None]], None]
 
 
-def key_of(label: str) -> RunKey:
-    return RunKey(PLAIN, "natural", label, *((16, 16) if label == "fp" else (4, 8)), "common")
+def key_of(label: str) -> Run:
+    return Run(PLAIN, "natural", label, "w16a16" if label == "fp" else "w4a8", "common")
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_the_leaderboard_has_every_run_once_best_first(results: Path, profile: d
         for bits in {row["weight_bits"] for row in quantized}:
             scores = [row["fd_fp"] for row in quantized if (row["weight_bits"], row["activation_bits"]) == (bits, 8)]
             assert scores == sorted(scores)
-    guided = RunKey("digits-cfg1.5-s20", "natural", "rtn", 4, 8, "common")
+    guided = Run("digits-cfg1.5-s20", "natural", "rtn", "w4a8", "common")
     shared = next(row for row in table.rows if row["key"] == guided)
     assert shared["tables"] == "table2 table4" and shared["published_fid"] == 225.50
     salient = [row for row in table.rows if row["form"] == "salient" and row["label"] == "rtn"]
@@ -163,7 +165,7 @@ def test_two_versions_of_the_suite(results: Path, change_record: Change, tmp_pat
     same, _ = compare_text(before, results)
     assert "23 runs in both, 0 only in a, 0 only in b" in same and key_of("rtn").label not in same.split("FD-FP")[1]
     change_record(key_of("rtn"), lambda record: record["metrics"].update(fid=9.0))
-    change_record(key_of("q-dit"), lambda record: record.update(protocol_sha256="0" * 64))
+    change_record(key_of("q-dit"), of_another_protocol)
     shutil.rmtree(key_of("g4w+p4a").folder(results))
     key = key_of("fp").folder(results) / "metrics.json"
     key.write_text(json.dumps({"error": "failed in sample: out of paper"}))

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs, runs_of
 
 PLAIN = "digits-cfg1.0-s20"
 METHODS = ["fp", "rtn", "q-dit"]
-SIMULATED = RunKey(PLAIN, "natural", "q-dit", 4, 8, "common")
+SIMULATED = Run(PLAIN, "natural", "q-dit", "w4a8", "common")
 DIFFERENCE = {"images": 64, "largest": 0.02, "mean": 5e-4}
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.display import columns
@@ -133,7 +133,7 @@ def test_variants_are_named_by_what_they_are_and_measured_by_their_base(wide_res
 
 
 def test_without_the_base_there_is_no_ratio(wide_results: Path, wide: Profile) -> None:
-    (RunKey(PLAIN, "natural", "ptq4dit", 4, 8, "common").folder(wide_results) / "metrics.json").unlink()
+    (Run(PLAIN, "natural", "ptq4dit", "w4a8", "common").folder(wide_results) / "metrics.json").unlink()
     rows = load_table(wide, "ablations", wide_results).rows
     assert {row["ratio_fd_fp"] for row in rows if row["key"].bits == "w4a8"} == {None}
     assert {row["ratio_fd_fp"] for row in rows if row["key"].bits == "w4a4"} == {1.0, 1.5, 4.0}
@@ -162,12 +162,12 @@ def test_qc_reads_every_default_run_and_its_controls(wide_results: Path, wide: P
 
 
 def test_qc_says_what_lies_outside_and_what_is_missing(wide_results: Path, wide: Profile) -> None:
-    outside = RunKey(PLAIN, "natural", "q-dit", 4, 4, "common")
+    outside = Run(PLAIN, "natural", "q-dit", "w4a4", "common")
     path = outside.folder(wide_results) / "metrics.json"
     path.write_text(path.read_text().replace('"fd_fp": 0.4', '"fd_fp": 400.0'))
-    missing = RunKey(PLAIN, "natural", "g4w+p4a", 6, 8, "common")
+    missing = Run(PLAIN, "natural", "g4w+p4a", "w6a8", "common")
     (missing.folder(wide_results) / "metrics.json").unlink()
-    refused = RunKey(PLAIN, "natural", "rtn", 6, 8, "common")
+    refused = Run(PLAIN, "natural", "rtn", "w6a8", "common")
     (refused.folder(wide_results) / "metrics.json").write_text('{"error": "unsupported: rtn cannot <this>"}')
     table = load_table(wide, "qc", wide_results)
     found = checks(wide, wide_results)
@@ -196,7 +196,7 @@ def test_qc_is_sorted_and_shows_both_controls(wide_results: Path, wide: Profile)
 
 
 def test_qc_without_a_measured_negative_control_checks_nothing(wide_results: Path, wide: Profile) -> None:
-    (RunKey(PLAIN, "natural", "rtn", 2, 2, "common").folder(wide_results) / "metrics.json").unlink()
+    (Run(PLAIN, "natural", "rtn", "w2a2", "common").folder(wide_results) / "metrics.json").unlink()
     table = load_table(wide, "qc", wide_results)
     assert {row["check"] for row in table.blocks[0].rows} == {"control", "no controls"}
     assert table.summary[1] == "1 of the controls is missing too."
@@ -206,7 +206,7 @@ def test_reconstruction_is_a_figure_and_a_note(
     wide_results: Path, wide: Profile, log_reconstruction: Callable[..., Profile]
 ) -> None:
     assert "Reconstruction" not in html_text(load_table(wide, "table5", wide_results), wide_results)
-    key = RunKey(GUIDED, "natural", "tfmq-dm", 16, 8, "common")
+    key = Run(GUIDED, "natural", "tfmq-dm", "w16a8", "common")
     log_reconstruction(wide_results, key)
     table = load_table(wide, "table5", wide_results)
     assert "TFMQ-DM: 500 iterations per block, batch 32." in reading(wide, "table5", wide_results)

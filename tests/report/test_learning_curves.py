@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qdit.core.run import Run
 from qdit.report.data.learning_curves import HEIGHT, LINE, TOP, Axes, axes, panel, read_reconstruction, spread
-from qdit.report.data.metrics_json import RunKey
 
-KEY = RunKey("digits-cfg1.0-s20", "natural", "tfmq-dm", 4, 8, "common")
+KEY = Run("digits-cfg1.0-s20", "natural", "tfmq-dm", "w4a8", "common")
 Write = Callable[..., dict[str, Any]]
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import RunKey, parse_bits, read_run
+from qdit.core.metrics_record import Status
+from qdit.core.run import Run
+from qdit.report.data.metrics_json import read_run
 from qdit.report.render.notes import notes
 from qdit.report.render.text import csv_text, latex_text, markdown_text
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import change_protocol
 
-KEY = RunKey("digits-cfg1.0-s20", "natural", "q-dit", 4, 8, "common")
+KEY = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a8", "common")
 
 
 def test_row_of_a_measured_run(results: Path) -> None:
@@ -80,7 +82,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def test_no_damage_to_a_record_can_crash_a_table(results: Path, profile: dict[str, Any]) -> None:
     """Every place of a metrics.json, replaced by every kind of junk: the table is built and names the row."""
     profile["tables"] = {"table2": profile["tables"]["table2"] | {"blocks": [profile["tables"]["table2"]["blocks"][2]]}}
-    key = RunKey("digits-cfg1.0-s20", "natural", "q-dit", 4, 4, "common")
+    key = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a4", "common")
     path = key.folder(results) / "metrics.json"
     good = json.loads(path.read_text())
     for place in list(places(good)):
@@ -97,8 +99,29 @@ def test_no_damage_to_a_record_can_crash_a_table(results: Path, profile: dict[st
             assert csv_text(table) and markdown_text(table) and latex_text(table)
 
 
-def test_bits_are_parsed_or_refused() -> None:
-    assert parse_bits("w16a8") == (16, 8)
-    for wrong in ("w0a8", "W4A8", "4/8", "w4a8 "):
-        with pytest.raises(ConfigError, match="w4a8"):
-            parse_bits(wrong)
+REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "steps": (lambda r: change_protocol(r, steps=50), "made with steps 50 instead of 20, which the profile says"),
+    "guidance": (lambda r: change_protocol(r, cfg_scale=7.5), "made with cfg_scale 7.5 instead of 1.0"),
+    "seed": (lambda r: change_protocol(r, seed=9), "made with seed 9 instead of 0"),
+    "sampler": (lambda r: change_protocol(r, sampler="ddpm"), "made with sampler ddpm instead of ddim"),
+    "digest": (lambda r: r.update(protocol_sha256="0" * 64), "protocol_sha256 is 000000000000…"),
+    "interval": (
+        lambda r: r["metrics"].update(fd_fp=1e-9) or r.update(intervals={"fd_fp": [0.01, 0.02]}),
+        "fd_fp is 1e-09, outside of its interval 0.01 to 0.02",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_record_that_contradicts_itself_or_the_profile_is_refused(
+    change_record: Callable, results: Path, profile: dict[str, Any], what: str
+) -> None:
+    """The row says why, is among the warnings, and is never bold, whatever number its file holds."""
+    edit, why = REFUSALS[what]
+    change_record(KEY, edit)
+    row = read_run(results, KEY, profile)
+    assert row["state"] is Status.REFUSED and row["status"].startswith(f"refused: {why}") and "fd_fp" not in row
+    table = load_table(profile, "table2", results)
+    lines = [line for line in markdown_text(table).splitlines() if line.startswith("| W4A8") and "Q-DiT" in line]
+    assert "**" not in lines[0] and "refused" in lines[0] and any(why in note for note in notes(table).warnings)
+    assert csv_text(table) and latex_text(table)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from qdit.core.files import load_arrays, save_arrays
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.figure import NAMES, VALUES, WIDTH, Axis, axis
@@ -24,7 +24,7 @@ from qdit.report.render.text import tex, tex_number
 from qdit.report.tables.kinds import load_table
 
 FACE = "mini profile: handwritten digits, not ImageNet"
-MISSING = RunKey("digits-cfg1.0-s20", "natural", "g4w+p4a", 4, 8, "common")
+MISSING = Run("digits-cfg1.0-s20", "natural", "g4w+p4a", "w4a8", "common")
 
 
 def test_four_files_per_table(built: dict[str, str]) -> None:
@@ -176,7 +176,7 @@ def test_difference_is_amplified_clipped_and_needs_pairs(results: Path, profile:
     other[0, 0, 0, :3] = (99, 101, 250)
     shown = difference(other, full)[0, 0, 0]
     assert list(shown[:4]) == [AMPLIFICATION, AMPLIFICATION, 255, 0]
-    key = RunKey("digits-cfg1.5-s20", "natural", "q-dit", 4, 8, "common")
+    key = Run("digits-cfg1.5-s20", "natural", "q-dit", "w4a8", "common")
     path = key.folder(results) / "samples" / "00000.npz"
     arrays = load_arrays(path)
     save_arrays(path, arrays | {"labels": arrays["labels"][::-1]})

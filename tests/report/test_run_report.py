@@ -13,7 +13,7 @@ import pytest
 
 from qdit.core.errors import DataError
 from qdit.core.intervals import Replicates, write_replicates
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.pages.benches import STUDIES, bench_files, read_bench
 from qdit.report.pages.claims_page import MARKS
 from qdit.report.pages.pairs import BETTER, CHANCE, SELF, UNSURE, WORSE, rankings
@@ -23,6 +23,7 @@ from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
+from tests.report.conftest import change_protocol
 
 GUIDED, PLAIN = "digits-cfg1.5-s20", "digits-cfg1.0-s20"
 VOID = ("meta", "img", "input", "br")
@@ -125,7 +126,7 @@ def test_findings_say_what_the_printed_tables_do_not_support(results: Path, prof
 
 
 def test_a_partial_run_says_what_is_missing_and_why(results: Path, profile: dict[str, Any]) -> None:
-    shutil.rmtree(RunKey(PLAIN, "natural", "g4w+p4a", 4, 8, "common").folder(results))
+    shutil.rmtree(Run(PLAIN, "natural", "g4w+p4a", "w4a8", "common").folder(results))
     words = Page(index_text(load_index(profile, results))).words
     total = len(all_runs(profile))
     assert f"This run is partial: {total - 1} of {total} runs were measured (1 missing: no metrics.json)." in words
@@ -159,10 +160,11 @@ def test_an_opt_in_table_is_shown_once_it_has_rows_of_its_own(results: Path, pro
     assert [part.table.name for part in load_index(profile, results).parts] == ["table2", "table4"]
     profile["tables"]["more"]["blocks"] = [block | {"methods": ["fp", "rtn-g16-static"]}]
     assert "more" not in [part.table.name for part in load_index(profile, results).parts]
-    source = RunKey(GUIDED, "natural", "rtn-g16-static", 4, 8, "common")
-    target = RunKey(PLAIN, "natural", "rtn-g16-static", 4, 8, "common")
+    source = Run(GUIDED, "natural", "rtn-g16-static", "w4a8", "common")
+    target = Run(PLAIN, "natural", "rtn-g16-static", "w4a8", "common")
     record = json.loads((source.folder(results) / "metrics.json").read_text(encoding="utf-8"))
     record["run"]["setting"] = PLAIN
+    change_protocol(record, cfg_scale=1.0)
     target.folder(results).mkdir(parents=True)
     (target.folder(results) / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
     assert [part.table.name for part in load_index(profile, results).parts] == ["more", "table2", "table4"]
@@ -185,7 +187,7 @@ def test_every_run_names_the_command_that_explains_it(results: Path, profile: di
 
 def resample(results: Path, label: str, own: float) -> None:
     """Resampled FD-FP of a method at W4A8: noise that all runs share, and `own` that pairing cannot remove."""
-    key = RunKey(PLAIN, "natural", label, 4, 8, "common")
+    key = Run(PLAIN, "natural", label, "w4a8", "common")
     shared = np.random.default_rng(0).normal(size=200) * 0.05
     private = np.random.default_rng(len(label)).normal(size=200) * own
     write_replicates(key.folder(results), Replicates({"fd_fp": 1 + shared + private}, "200x1024"))

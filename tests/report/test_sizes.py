@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qdit.report.render.display import columns, lines, printed_size
+from qdit.core.metrics import printed_size
+from qdit.report.render.display import columns, lines
 from qdit.report.render.text import markdown_text
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import load_profile

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from qdit.core.errors import ConfigError
-from qdit.core.files import save_arrays
+from qdit.core.files import save_arrays, sha256_json
 from qdit.core.intervals import Replicates, read_replicates, write_replicates
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
+from qdit.core.run import Run
 from qdit.report.claims.claims import judge, load_claims
 from qdit.report.claims.sources import Measured
-from qdit.report.data.metrics_json import RunKey
 from qdit.report.data.published import read_published
 from qdit.report.pages.build import build_table
 from qdit.report.pages.clip_files import write_clip_files
@@ -43,9 +43,9 @@ def video(profile: Profile) -> Profile:
     return profile
 
 
-def key_of(label: str) -> RunKey:
-    bits = (16, 16) if label == "fp" else (4, 8)
-    return RunKey(SETTING, "natural", label, *bits, "common")
+def key_of(label: str) -> Run:
+    bits = "w16a16" if label == "fp" else "w4a8"
+    return Run(SETTING, "natural", label, bits, "common")
 
 
 def scores_of(label: str) -> dict[str, float]:
@@ -61,12 +61,25 @@ def write_run(results: Path, label: str, *, spread: float = 0.005) -> None:
     key, hurt = key_of(label), {"fp": 0.0, "rtn": 60.0, "g4w+p4a": 30.0, "q-dit": 10.0}[label]
     metrics = scores_of(label) | {"quality": 0.7, "semantic": 0.6, "total": 0.68, "mfvd": 1 + hurt}
     metrics |= {"fd_fp": hurt / 10, "mse_fp": hurt / 1e4}
-    protocol = {"model": "stdit3", "sampler": "rectified flow", "steps": 15, "cfg_scale": 2.5, "images": CLIPS}
+    protocol = {
+        "model": "stdit3",
+        "sampler": "rectified flow",
+        "steps": 15,
+        "cfg_scale": 2.5,
+        "shift": 2.5,
+        "images": CLIPS,
+    }
     protocol |= {"chunk": 8, "seed": 0, "uint8": "u", "decoder": "none", "prompts": {"count": 6, "sha256": "p"}}
     protocol |= {"clip_flops": 9_300_000_000, "evaluator": {"name": "mini-VBench (moving digits)", "sha256": "e" * 64}}
     run = {"setting": SETTING, "form": "natural", "label": label, "method": label, "scope": "common", "options": {}}
     run |= {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits, "allocation_sha256": None}
-    record = {"run": run, "protocol": protocol, "protocol_sha256": "f" * 64, "mode": "simulate", "backend": "torch"}
+    record = {
+        "run": run,
+        "protocol": protocol,
+        "protocol_sha256": sha256_json(protocol),
+        "mode": "simulate",
+        "backend": "torch",
+    }
     record |= {"inputs": {"weights_sha256": "a" * 64, "checkpoint_sha256": label, "calibration_sha256": {}}}
     record |= {"code": {"quantize": "1", "sample": "2", "evaluate": "3"}, "packages": {"torch": "2"}}
     record |= {"metrics": metrics, "size": {"paper_mb": 3.3, "actual_mb": 3.4}, "intervals": {"scene": [0.1, 0.9]}}
@@ -124,6 +137,7 @@ def scored_by_vbench(video: Profile, clips: Path) -> Path:
         record = json.loads((folder / "metrics.json").read_text())
         record["metrics"] |= {"mfvd": None, "fd_fp": None} | ({"mse_fp": None} if label == "fp" else {})
         record["protocol"]["evaluator"]["name"] = "VBench 0.1.5"
+        record["protocol_sha256"] = sha256_json(record["protocol"])
         (folder / "metrics.json").write_text(json.dumps(record))
         found = read_replicates(folder)
         assert found is not None
@@ -224,7 +238,7 @@ def test_quality_control_knows_rows_of_clips(video: Profile, clips: Path) -> Non
     record = json.loads((key_of("rtn").folder(clips) / "metrics.json").read_text())
     record["run"] |= {"weight_bits": 2, "activation_bits": 2}
     record["metrics"] |= {"fd_fp": 4.0, "mse_fp": 1.0}  # the distances of rtn at W4A8 are 6.0 and 0.006
-    folder = RunKey(SETTING, "natural", "rtn", 2, 2, "common").folder(clips)
+    folder = Run(SETTING, "natural", "rtn", "w2a2", "common").folder(clips)
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(record))
     checks = {(row["label"], row["weight_bits"]): row["check"] for row in load_table(video, "qc", clips).rows}

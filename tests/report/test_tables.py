@@ -8,12 +8,14 @@ import pytest
 import yaml
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.metrics import significant
+from qdit.core.run import Run
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.data.rows import Block
-from qdit.report.render.display import best_cells, columns, significant
+from qdit.report.render.display import best_cells, columns
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import of_another_protocol
 
 LEADING = ["setting", "form", "method", "weight_bits", "activation_bits", "scope", "fid", "sfid", "is", "precision"]
 LEADING += ["fd_fp", "mse_fp", "size_mb"]
@@ -90,7 +92,7 @@ def test_group_sizes_of_both_models_are_named(results: Path, profile: dict[str, 
     assert table.blocks[0].rows[2]["name"] == "+ Group size 16 (paper’s 128)"
     grouped = table.frame[table.frame.label == "rtn-g16-dynamic"]
     assert set(zip(grouped.group_size, grouped.paper_group_size, strict=True)) == {(16, 128)}
-    profile["models"]["dit-digits"]["reference"] = "imagenet"
+    profile.pop("miniature")
     assert set(load_table(profile, "table4", results).frame.paper_group_size.dropna()) == {16}
 
 
@@ -103,7 +105,7 @@ def test_a_column_the_paper_does_not_print_is_not_shown(results: Path, profile: 
 
 
 def test_a_missing_run_is_a_row_with_its_published_numbers(results: Path, profile: dict[str, Any]) -> None:
-    key = RunKey("digits-cfg1.0-s20", "natural", "g4w+p4a", 4, 8, "common")
+    key = Run("digits-cfg1.0-s20", "natural", "g4w+p4a", "w4a8", "common")
     (key.folder(results) / "metrics.json").unlink()
     table = load_table(profile, "table2", results)
     row = table.frame[(table.frame.label == "g4w+p4a") & (table.frame.weight_bits == 4)].iloc[0]
@@ -114,7 +116,7 @@ def test_a_missing_run_is_a_row_with_its_published_numbers(results: Path, profil
 
 
 def test_without_full_precision_there_is_no_change(results: Path, profile: dict[str, Any]) -> None:
-    key = RunKey("digits-cfg1.5-s20", "natural", "fp", 16, 16, "common")
+    key = Run("digits-cfg1.5-s20", "natural", "fp", "w16a16", "common")
     (key.folder(results) / "metrics.json").unlink()
     frame = load_table(profile, "table2", results).frame
     block = frame[frame.setting == "digits-cfg1.5-s20"]
@@ -130,8 +132,8 @@ def test_nothing_measured_still_makes_a_table(profile: dict[str, Any], tmp_path:
 def test_rows_under_different_protocols_are_reported(
     results: Path, profile: dict[str, Any], change_record: Any
 ) -> None:
-    key = RunKey("digits-cfg1.5-s20", "natural", "q-dit", 4, 8, "common")
-    change_record(key, lambda record: record.update(protocol_sha256="0" * 64))
+    key = Run("digits-cfg1.5-s20", "natural", "q-dit", "w4a8", "common")
+    change_record(key, of_another_protocol)
     (warning,) = notes(load_table(profile, "table2", results)).warnings
     assert "2 protocols" in warning and "guidance (cfg) 1.5" in warning
 
@@ -139,7 +141,7 @@ def test_rows_under_different_protocols_are_reported(
 def test_best_is_per_bits_without_full_precision_and_shared_by_equal_prints(
     results: Path, profile: dict[str, Any], change_record: Any
 ) -> None:
-    rtn = RunKey("digits-cfg1.5-s20", "natural", "rtn", 4, 8, "common")
+    rtn = Run("digits-cfg1.5-s20", "natural", "rtn", "w4a8", "common")
     change_record(rtn, lambda record: record["metrics"].update(fid=0.504, precision=0.99, sfid=3.0601))
     block = load_table(profile, "table2", results).blocks[1]
     labels = [(row["label"], row["weight_bits"]) for row in block.rows]
@@ -176,7 +178,7 @@ def test_three_significant_digits(value: float, text: str) -> None:
 
 def test_warnings_about_the_miniature_are_only_for_it(results: Path, profile: dict[str, Any]) -> None:
     assert "not monotone" in " ".join(notes(load_table(profile, "table2", results)).reading)
-    profile["models"]["dit-digits"]["reference"] = "imagenet"
+    profile.pop("miniature")
     text = " ".join(notes(load_table(profile, "table2", results)).reading)
     assert "not monotone" not in text and "different data sets" not in text
 

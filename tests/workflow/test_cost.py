@@ -10,6 +10,7 @@ import pytest
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import write_json
+from qdit.core.run import Run
 from qdit.methods.method import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
@@ -32,7 +33,7 @@ from qdit.workflow.cost import (
 from qdit.workflow.cost_figure import chain, draw
 from qdit.workflow.cost_models import evaluation_flops, model_config, network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
-from qdit.workflow.profile import Profile, Run, load_profile
+from qdit.workflow.profile import Profile, load_profile
 
 SPEED = Speed(1e12, "a test")
 

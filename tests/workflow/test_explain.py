@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from qdit.core.errors import ConfigError
+from qdit.core.run import Run
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain import DIFFERS, MISSING, chain, explain_text, find_run, listing
-from qdit.workflow.profile import Profile, Run, load_profile
+from qdit.workflow.profile import Profile, load_profile
 from tests.workflow.checkout import Checkout
 
 ROW = "q-dit w4a8"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from qdit.core.files import load_arrays, read_json
+from qdit.core.run import Run
 from qdit.sampling.video_run import sample_video_checkpoint
 from qdit.workflow.commands import Commands
-from qdit.workflow.profile import Run, load_profile, shards
+from qdit.workflow.profile import load_profile, shards
 from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.test_explain import words

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from qdit.core.errors import ConfigError
+from qdit.core.run import Run
 from qdit.report.data.published import read_published
 from qdit.workflow.commands import Commands
 from qdit.workflow.fetch import needed_files
-from qdit.workflow.profile import Run, all_runs, default_tables, load_profile, runs_of, validate
+from qdit.workflow.profile import all_runs, default_tables, load_profile, runs_of, validate
 
 Profile = dict[str, Any]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
+from qdit.core.run import Run
 from qdit.models import text_encoder
 from qdit.sampling.rectified_flow import FlowProtocol, timestep_shift
 from qdit.workflow import profile as profiles
@@ -16,7 +17,7 @@ from qdit.workflow.commands import Commands
 from qdit.workflow.doctor import text_packages, vbench_environment
 from qdit.workflow.explain_clips import scored_with
 from qdit.workflow.fetch import needed_files
-from qdit.workflow.profile import Run, clips_of, load_profile, validate
+from qdit.workflow.profile import clips_of, load_profile, validate
 
 Profile = dict[str, Any]
 MODEL, SETTING = "stdit3-opensora", "opensora-51x240x426-cfg7.0-s30"

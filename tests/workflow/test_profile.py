@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
+from qdit.core.run import Run
 from qdit.methods.method import registry
 from qdit.report.data.rows import run_keys
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import (
-    Run,
     all_runs,
     default_tables,
     full_precision_run,
@@ -29,7 +29,6 @@ from qdit.workflow.profile import (
     profile_file,
     runs_of,
     shards,
-    split_bits,
     validate,
 )
 
@@ -333,10 +332,3 @@ def test_full_precision_is_run_once_and_every_run_has_its_own(profile: Profile) 
 def test_shards_cover_the_images(profile: Profile, images: int, chunk: int, per_shard: int, count: int) -> None:
     profile["sampling"] = {"images": images, "chunk": chunk, "chunks_per_shard": per_shard}
     assert list(shards(profile)) == list(range(count))
-
-
-def test_bits_are_split_and_anything_else_refused() -> None:
-    assert split_bits("w4a16") == (4, 16)
-    for text in ("4a8", "w4", "w4a8 ", "W4A8", "w-4a8"):
-        with pytest.raises(ConfigError, match=re.escape(repr(text))):
-            split_bits(text)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.workflow.profile import Run, load_profile, runs_of, search_of, searches_of, validate
+from qdit.core.run import Run
+from qdit.workflow.profile import load_profile, runs_of, search_of, searches_of, validate
 from qdit.workflow.searches import SearchPlace, layer_place, needs_calibration, place_of
 
 PLAIN = "digits-cfg1.0-s20"

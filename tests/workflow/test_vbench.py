@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qdit.core.files import read_json
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.core.mp4 import read_mp4
 from qdit.workflow.explain import chain, explain_text, find_run
 from qdit.workflow.profile import load_profile

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qdit.core.files import read_json
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.core.mp4 import read_mp4
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands

@@ -5,7 +5,7 @@ import os
 import venv
 from pathlib import Path
 
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench.driver import SOURCES, VERSION
 from tests.small_latent_video import PROMPTS, write_embeddings, write_latent_video
 

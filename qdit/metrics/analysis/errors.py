@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from qdit.core.errors import ConfigError, QditError
 from qdit.core.files import save_arrays
+from qdit.core.metrics_record import Status
 from qdit.metrics.analysis.trajectory import Followed, Start, follow, inputs_along, start
 from qdit.models.dit import DiT, DiTBlock
 from qdit.quant.checkpoint import Checkpoint, load_checkpoint
@@ -35,7 +36,6 @@ from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import predicted_noise
 
 PARTS = ("q and k", "attention", "fc1", "MLP")
-OK = "ok"
 LAYER_STEPS = 10
 
 
@@ -141,7 +141,7 @@ def compare(
             loaded = load()
             loaded.model.to(device_of(full))
             found.append(one_method(full, loaded, protocol, begin, right))
-            status.append(OK)
+            status.append(Status.OK.value)
         except (QditError, RuntimeError) as problem:
             found.append(tuple(np.full(shape, np.nan) for shape in shapes))  # type: ignore[arg-type]
             status.append(" ".join(str(problem).split()))

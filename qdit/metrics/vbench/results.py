@@ -10,7 +10,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench import driver as vbench_driver
 from qdit.metrics.vbench.driver import VERSION, WEIGHTS
 from qdit.metrics.vbench_totals import totals

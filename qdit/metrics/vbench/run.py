@@ -14,9 +14,10 @@ import numpy as np
 
 from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
-from qdit.core.files import read_json, sha256_file, sha256_json, write_json
+from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.intervals import LEVEL, Replicates, write_replicates
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
+from qdit.core.metrics_record import FLOW, MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.metrics.bootstrap import RESAMPLES, intervals, multiplicities
 from qdit.metrics.clip_bootstrap import Scores, resampled_means
@@ -60,10 +61,10 @@ def evaluate_vbench_run(
     all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
     """
     if failure := read_failure(checkpoint) or sampling_failure(samples, clips):
-        write_error(out, failure.text)
+        write_error(out, failure)
         return
     if fp_samples is not None and (failure := sampling_failure(fp_samples, clips)):
-        write_error(out, f"full precision: {failure.text}")
+        write_error(out, failure, of="full precision")
         return
     shards = listed_shards(samples, images=clips)
     check_made_so(shards, protocol)
@@ -86,7 +87,7 @@ def evaluate_vbench_run(
     write_replicates(out.parent, replicates)
     judged = {key: found[key] for key in ("weights_sha256", "packages", "skipped")}
     judged |= {"made_of": {"vbench.json": sha256_file(results), "vbench/clips.json": sha256_file(listing)}}
-    write_json(out, own | {"vbench": judged})
+    write_record(out, MetricsRecord(**own, vbench=judged))
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def described_protocol(
     asked = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {
         "model": name.model,
-        "sampler": "rectified flow",
+        "sampler": FLOW,
         **protocol.to_dict(),
         "images": shard.images,
         "prompts": {"count": len({text for text, _ in asked}), "sha256": sha256_json(asked)},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.mini.vbench.degradations import blurred, noisy
 from qdit.mini.vbench.evaluate import ClipSet, evaluate, means, noise_clips, reference_clips
 from qdit.mini.vbench.observation import Observer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays, save_arrays
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.core.mp4 import read_mp4, write_mp4
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments

@@ -9,8 +9,9 @@ import torch
 
 from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
-from qdit.core.files import read_json, sha256_json, write_json
+from qdit.core.files import read_json, sha256_json
 from qdit.core.intervals import LEVEL, write_replicates
+from qdit.core.metrics_record import FLOW, MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.metrics.bootstrap import RESAMPLES, intervals
 from qdit.metrics.clip_bootstrap import Paired, clip_bootstrap
@@ -70,10 +71,10 @@ def evaluate_video_run(
     """
     count = len(prompts) * clips_per_prompt
     if failure := read_failure(checkpoint) or sampling_failure(samples, count):
-        write_error(out, failure.text)
+        write_error(out, failure)
         return
     if fp_samples is not None and (failure := sampling_failure(fp_samples, count)):
-        write_error(out, f"full precision: {failure.text}")
+        write_error(out, failure, of="full precision")
         return
     clips, shard = read_clips(samples, clips=count)
     observer = Remembering(load_observer(instruments))
@@ -101,7 +102,7 @@ def evaluate_video_run(
     own |= {"intervals": intervals(metrics, replicates)}
     own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
     write_replicates(out.parent, replicates)
-    write_json(out, own | {key: found[key] for key in ("real_clips", "pixel_noise")})
+    write_record(out, MetricsRecord(**own, real_clips=found["real_clips"], pixel_noise=found["pixel_noise"]))
 
 
 def paired_with(observer: Observer, clips: ClipSet, full: ClipSet) -> Paired:
@@ -122,7 +123,7 @@ def described_protocol(
     suite = [[prompt.text, list(prompt.dimensions)] for prompt in prompts]
     return {
         "model": name.model,
-        "sampler": "rectified flow",
+        "sampler": FLOW,
         **protocol.to_dict(),
         "images": len(prompts) * clips_per_prompt,
         "prompts": {"count": len(prompts), "sha256": sha256_json(suite)},

@@ -8,7 +8,7 @@ from typing import Any
 
 from qdit.core.errors import DataError, did_you_mean
 from qdit.core.files import read_json
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.mini.data.moving_digits import draw_scenario
 from qdit.mini.data.moving_digits_prompts import (
     COLOURS,

@@ -3,8 +3,8 @@
     fid('q-dit', 'w4a8', s) < min(fid(m, 'w4a8', s) for m in baselines)
 
 Allowed are numbers, texts, names of sets and loop variables, + − * /, comparisons (also chains), and, or, not, the
-functions of `METRICS` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as the
-only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
+functions of `cell_functions` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as
+the only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
 """
 
 import ast
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.metrics import claim_functions
 from qdit.report.data.values import Quantity, Truth, Unknown, Value, combine, compare, count, every, some
 
 KEYS = {
@@ -29,17 +30,8 @@ KEYS = {
 }
 """Table → what names one of its rows (in Table 3: one of its cells)."""
 
-METRICS = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "inception_score": "IS",
-    "precision": "Precision",
-    "size_mb": "size",
-    "fd_fp": "FD-FP",
-    "mse_fp": "MSE-FP",
-    "score": "VBench",
-}
-"""Function → what a reader calls it."""
+SCORE = "score"
+"""Function that reads one of VBench's dimensions, which its last key names."""
 
 Key = str | int | float
 Bound = Mapping[str, Key]
@@ -59,7 +51,16 @@ SYMBOLS: dict[type[ast.AST], str] = {
 }
 NUMBERS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs}
 TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": some}
-FUNCTIONS = (*METRICS, *NUMBERS, *TRUTHS, "round", "count")
+
+
+def cell_functions() -> dict[str, str]:
+    """Function that reads a cell → what a reader calls its number: every metric, and VBench's dimensions."""
+    return {name: metric.title for name, metric in claim_functions().items()} | {SCORE: "VBench"}
+
+
+def functions() -> tuple[str, ...]:
+    """All functions of the language."""
+    return (*cell_functions(), *NUMBERS, *TRUTHS, "round", "count")
 
 
 class Source(Protocol):
@@ -106,8 +107,8 @@ class Evaluation:
             return combine(operator.neg, self.value(node.operand, bound))
         assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         name = node.func.id
-        if name in METRICS:
-            self.read[METRICS[name]] = None
+        if name in (titles := cell_functions()):
+            self.read[titles[name]] = None
             return self.source.cell(self.table, name, tuple(key_of(part, bound) for part in node.args))
         if name == "count":
             return count([self.truth(part, inner) for part, inner in self.each(node, bound)])
@@ -144,7 +145,8 @@ def say(node: ast.expr, value: Value, bound: Bound) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
-    text = re.sub("|".join(rf"\b{name}\(" for name in METRICS), lambda found: f"{METRICS[found[0][:-1]]}(", text)
+    titles = cell_functions()
+    text = re.sub("|".join(rf"\b{name}\(" for name in titles), lambda found: f"{titles[found[0][:-1]]}(", text)
     text = text.replace("'", "")
     if isinstance(value, Unknown):
         return f"{text} unknown"
@@ -210,7 +212,7 @@ class _Checker:
 
     def function(self, node: ast.Call, names: frozenset[str]) -> None:
         name = self.name_of(node)
-        if name in METRICS:
+        if name in cell_functions():
             self.keys(node, names)
         elif name == "count":
             self.call(node, names, self.truth)
@@ -221,7 +223,7 @@ class _Checker:
         elif name in NUMBERS:
             self.call(node, names, self.value)
         else:
-            self.refuse(node, f"one of {', '.join(FUNCTIONS)}{did_you_mean(name, FUNCTIONS)}")
+            self.refuse(node, f"one of {', '.join(functions())}{did_you_mean(name, functions())}")
 
     def call(self, node: ast.Call, names: frozenset[str], inside: Callable[[ast.expr, frozenset[str]], None]) -> None:
         """Arguments of a call: one generator, or expressions."""

@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qdit.report.claims.language import KEYS, METRICS, Key
+from qdit.core.metrics import claim_functions
+from qdit.report.claims.language import KEYS, Key, cell_functions
 from qdit.report.data.compare_rows import quantity
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import METHOD_NAMES, PublishedRow, read_published
@@ -15,9 +16,6 @@ from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import load_table
 from qdit.report.tables.table1 import RESOLUTIONS
 from qdit.report.tables.table4 import STEPS
-
-COLUMNS = {"inception_score": "is"}
-"""Metric of the language → column of a table, where they differ."""
 
 STEP_KEYS = ("fp", "rtn", "groups", "dynamic", "allocation")
 SEARCH_KEYS = {
@@ -30,6 +28,12 @@ LABELS = {name: label for label, name in METHOD_NAMES.items()}
 Keys = tuple[Key, ...]
 PRINTED_BITS = ("w16a16", "w4a8")
 """What Table 3 prints."""
+
+
+def column_of(function: str) -> str:
+    """Column of a table that a function of the language reads."""
+    known = claim_functions()
+    return known[function].name if function in known else function
 
 
 def setting_key(resolution: Any, cfg_scale: Any) -> str:
@@ -50,7 +54,7 @@ class Printed:
         """A printed number; Unknown for a blank cell, and for a row or a column that is not printed."""
         if table not in self.tables:
             self.tables[table] = {printed_keys(table, row): row for row in read_published(self.folder / f"{table}.csv")}
-        column = COLUMNS.get(metric, metric)
+        column = column_of(metric)
         if table == "table3":
             keys, column = keys[:1], str(keys[1])
         name = describe(table, keys)
@@ -58,7 +62,7 @@ class Printed:
         if row is None:
             return Unknown(f"no such row is printed ({name})")
         if column not in row:
-            return Unknown(f"{METRICS.get(metric, column)} is not printed in {table}")
+            return Unknown(f"{cell_functions().get(metric, column)} is not printed in {table}")
         value = row[column]
         return Quantity(float(value)) if isinstance(value, int | float) else Unknown(f"blank cell ({name}, {column})")
 
@@ -106,7 +110,7 @@ class Measured:
             self.tables[table] = self._rows(table)
         if not self.tables[table]:
             return Unknown(f"this profile has no {table} in the {self.form} form")
-        name, column = describe(table, keys), COLUMNS.get(metric, metric)
+        name, column = describe(table, keys), column_of(metric)
         if table == "table3":
             keys, column = keys[:1], str(keys[1])
         row = self.tables[table].get(keys)
@@ -115,7 +119,7 @@ class Measured:
         if not is_measured(row):
             return Unknown(f"{name}: {row['status']}")
         if row.get(column) is None:
-            return Unknown(f"{name} has no {METRICS.get(metric, metric)}")
+            return Unknown(f"{name} has no {cell_functions().get(metric, metric)}")
         self.fitted = self.fitted or row.get("fitted") is not None
         return Quantity(float(row[column])) if metric == "size_mb" else quantity(row, column)
 

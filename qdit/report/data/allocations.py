@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.report.data.metrics_json import Row, RunKey
+from qdit.core.run import Run
+from qdit.report.data.metrics_json import Row
 from qdit.workflow.searches import SearchPlace, layer_place, place_of
 
 COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
@@ -73,7 +74,7 @@ def _time(path: Path) -> dict[str, Any]:
         return {"seconds": None, "processor": "", "workers": None}
 
 
-def allocation_cells(profile: Mapping[str, Any], results: Path, key: RunKey, row: Row) -> Row:
+def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
     """Cells of a row about its allocation; a uniform size takes nothing, and as much of the budget as it costs.
 
     The hidden cell `found` is what the search left, None for a uniform size and for what is missing.

@@ -7,42 +7,48 @@ from typing import Any
 
 import pandas as pd
 
+from qdit.core import metrics
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.metrics_record import Status
+from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
 from qdit.report.data.learning_curves import read_reconstruction
-from qdit.report.data.metrics_json import NOT_RUN, OK, Row, RunKey, parse_bits, read_run
+from qdit.report.data.metrics_json import Row, read_run
 from qdit.report.data.published import METHOD_NAMES, PublishedRow
 
-COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
-"""What the paper prints too."""
-
-CHANGED = ("fid", "sfid", "is", "precision")
-"""What is also shown as a difference to the full-precision row of the block."""
-
-BOUNDED = ("fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp")
-"""What has a 95 % interval over the images of the run."""
-
-COLUMNS = (
-    *("setting", "form", "method", "weight_bits", "activation_bits", "scope"),
-    *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "size_mb"),
-    "published_method",
-    *(f"published_{name}" for name in COMPARED),
-    *(f"published_change_{name}" for name in CHANGED),
-    *("label", "step", "group_size", "paper_group_size", "recall", "class_accuracy", "size_actual_mb"),
-    *(f"change_{name}" for name in CHANGED),
-    *(f"difference_{name}" for name in COMPARED),
-    *(f"{name}_{end}" for name in BOUNDED for end in ("low", "high")),
+IDENTITY = ("setting", "form", "method", "weight_bits", "activation_bits", "scope")
+GROUPS = ("label", "step", "group_size", "paper_group_size")
+PROVENANCE = (
     *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
     *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
     *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
     *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
 )
-"""Columns of every table's CSV, in order. `change_*` is against full precision, `difference_*` is ours − published."""
-
-METRICS = (*COMPARED, "fd_fp", "mse_fp")
-"""What a rendered table shows unless its kind says otherwise: the paper's columns, the paired metrics last."""
+"""What a CSV says of a row besides its numbers: which run it is, where it stands, and how it came about."""
 
 GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 """Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
+
+
+def csv_columns() -> tuple[str, ...]:
+    """Columns of every table's CSV, in order.
+
+    `change_*` is against full precision, `difference_*` is ours − published.
+    """
+    measured = metrics.chosen(lambda metric: metrics.of_images(metric) or metric.of == "checkpoint")
+    front = [name for name in measured if metrics.METRICS[name].in_front]
+    return (
+        *IDENTITY,
+        *front,
+        "published_method",
+        *(f"published_{name}" for name in metrics.compared()),
+        *(f"published_change_{name}" for name in metrics.changed()),
+        *GROUPS,
+        *(name for name in measured if name not in front),
+        *(f"change_{name}" for name in metrics.changed()),
+        *(f"difference_{name}" for name in metrics.compared()),
+        *(end for name in metrics.bounded_of_images() for end in metrics.METRICS[name].low_and_high),
+        *PROVENANCE,
+    )
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class Table:
     """A table ready to be rendered.
 
     `paper_protocol` is empty where nothing printed stands beside ours; `metrics` are the columns of a rendered page,
-    `extra` those that the CSV has beyond `COLUMNS`; `summary` stands at the top, `remarks` among the notes. Too many
-    columns for one width are `parts`: (title, metrics) of tables that stand one below the other.
+    `extra` those that the CSV has beyond `csv_columns`; `summary` stands at the top, `remarks` among the notes. Too
+    many columns for one width are `parts`: (title, metrics) of tables that stand one below the other.
     """
 
     name: str
@@ -87,7 +93,7 @@ class Table:
     shows_bits: bool
     blocks: tuple[Block, ...]
     unmatched: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = field(default_factory=lambda: metrics.shown_on("paper"))
     extra: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -102,7 +108,7 @@ class Table:
         """(title, table of these columns) of the parts, or the table itself without a title."""
         if not self.parts:
             return [("", self)]
-        return [(title, replace(self, metrics=metrics, parts=())) for title, metrics in self.parts]
+        return [(title, replace(self, metrics=names, parts=())) for title, names in self.parts]
 
     @property
     def rows(self) -> list[Row]:
@@ -111,21 +117,21 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line per row with exactly `COLUMNS` and `extra`; what is unknown is None."""
-        names = (*COLUMNS, *self.extra)
+        """One line per row with exactly `csv_columns` and `extra`; what is unknown is None."""
+        names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
 
 
-def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[RunKey]:
+def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
     """Runs of a block in the order of its rows: full precision once, then every method at each of the bits."""
     methods = {label: _method(profile, label) for label in block["methods"]}
-    full = [label for label, method in methods.items() if method == "fp"]
-    keys = [RunKey(block["setting"], block["form"], label, 16, 16, block["scope"]) for label in full]
+    full = [label for label, method in methods.items() if method == FULL_PRECISION_METHOD]
+    keys = [Run(block["setting"], block["form"], label, UNQUANTIZED, block["scope"]) for label in full]
     for bits in block["bits"]:
         for label in methods:
             if label not in full:
-                keys.append(RunKey(block["setting"], block["form"], label, *parse_bits(bits), block["scope"]))
+                keys.append(Run(block["setting"], block["form"], label, bits, block["scope"]))
     return keys
 
 
@@ -140,14 +146,14 @@ def _method(profile: Mapping[str, Any], label: str) -> str:
 
 
 def make_row(
-    profile: Mapping[str, Any], results: Path, key: RunKey, *, fitted: bool, published: PublishedRow | None
+    profile: Mapping[str, Any], results: Path, key: Run, *, fitted: bool, published: PublishedRow | None
 ) -> Row:
     """A run's row with the published one beside it.
 
     Method and options come from the run where there is one, from the profile where it is missing.
     """
     entry = profile["methods"][key.label]
-    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key)
+    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
     asked = row["options"].get("group_size")
     group_size = asked if isinstance(asked, int) else None
     reconstruction = read_reconstruction(key.folder(results))
@@ -170,7 +176,7 @@ def published_cells(published: PublishedRow | None) -> Row:
     """The `published_*` columns of a printed row; what is not printed stays None."""
     if published is None:
         return {}
-    cells: Row = {f"published_{name}": published.get(name) for name in COMPARED}
+    cells: Row = {f"published_{name}": published.get(name) for name in metrics.compared()}
     return cells | {"published_method": published.get("method", published.get("step"))}
 
 
@@ -182,21 +188,18 @@ def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int 
 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
-    """Whether the models are small ones of handwritten digits, so that published numbers are of another kind."""
-    return any(
-        model.get("reference") in ("digits", "digits-16") or "instruments" in model
-        for model in profile["models"].values()
-    )
+    """Whether the profile says that it is a miniature: published numbers are of other models and data."""
+    return bool(profile.get("miniature"))
 
 
 def with_differences(rows: list[Row]) -> tuple[Row, ...]:
     """Add ours − published, and both changes against the block's full-precision row (the one of 16/16 bits)."""
-    full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == 16), {})
+    full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == FULL_PRECISION_BITS), {})
     for row in rows:
-        for name in COMPARED:
+        for name in metrics.compared():
             row[f"difference_{name}"] = _minus(row.get(name), row.get(f"published_{name}"))
         if row is not full:
-            for name in CHANGED:
+            for name in metrics.changed():
                 row[f"change_{name}"] = _minus(row.get(name), full.get(name))
                 printed = f"published_{name}"
                 row[f"published_change_{name}"] = _minus(row.get(printed), full.get(printed))
@@ -236,9 +239,14 @@ def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
 
 def is_measured(row: Row) -> bool:
     """Whether the row holds a result."""
-    return bool(row["status"] == OK)
+    return bool(row["state"] == Status.OK)
 
 
 def is_missing(row: Row) -> bool:
     """Whether the row should hold a result and does not: its run is missing, failed or is not supported."""
-    return row["status"] not in (OK, NOT_RUN)
+    return row["state"] not in (Status.OK, Status.NOT_RUN)
+
+
+def is_full_precision(row: Row) -> bool:
+    """Whether the row's method quantizes nothing."""
+    return bool(row.get("method") == FULL_PRECISION_METHOD)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qdit.core.errors import DataError
-from qdit.workflow.profile import Profile, Run, runs_of
+from qdit.core.run import Run
+from qdit.workflow.profile import Profile, runs_of
 
 STEPS = ("quantize", "sample")
 

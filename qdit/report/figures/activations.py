@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qdit.core.metrics import significant
 from qdit.report.figures.plan import Planned
 from qdit.report.figures.source import Arrays, Source, require, samples_of
 from qdit.report.figures.style import BLUE, GREY, MAP, ORANGE, SKY, VERMILLION, Sketch, plain, time_axis
 from qdit.report.render.allocation_figures import INK
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qdit.core.metrics import significant
+from qdit.core.metrics_record import Status
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.figures.activations import even
 from qdit.report.figures.plan import Comparison, Planned, comparisons
 from qdit.report.figures.source import Arrays, Missing, Source, require, samples_of
 from qdit.report.figures.style import Look, Sketch, legend, log_axis, looks, time_axis
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-OK = "ok"
 PARTS = {"q and k": "q and k", "attention": "attention", "fc1": "fc1", "MLP": "MLP"}
 
 
@@ -55,7 +55,7 @@ def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
             absent.append(str(problem))
             continue
         state = dict(zip(map(str, labels), map(str, status), strict=True))
-        known = tuple(label for label in comparison.labels if state.get(label) == OK)
+        known = tuple(label for label in comparison.labels if state.get(label) == Status.OK)
         lost = [name_of(label) for label in comparison.labels if label not in known]
         absent += [f"{comparison.bits.upper()} {', '.join(lost)}: no values"] if lost else []
         if known:

@@ -4,19 +4,17 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, is_measured
 from qdit.report.figures.plan import Planned, place_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import BLUE, GREY, VERMILLION, Sketch, legend_below
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
-
-OURS = (("fid", "FID"), ("fd_fp", "FD-FP"))
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
     names = [place.model for place in settings]
     groups = [("FID", "FID, as printed", [printed_curve(block) for block in blocks])]
     groups += [
-        (metric, f"{metric}, ours", [our_curve(block, name, key) for block, name in zip(blocks, names, strict=True)])
-        for key, metric in OURS
+        (title, f"{title}, ours", [our_curve(block, name, key) for block, name in zip(blocks, names, strict=True)])
+        for key, title in ((key, METRICS[key].title) for key in shown_on("figures"))
     ]
     shown = [
         (metric, title, [curve for curve in own if any(v is not None for v in curve.values)])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdit.core.errors import ConfigError, did_you_mean
-from qdit.workflow.profile import Profile, Run, default_tables, is_full, is_video, split_bits
+from qdit.core.run import Run, split_bits
+from qdit.workflow.profile import Profile, default_tables, is_full, is_video
 
 GROUPS = ("data", "methods", "samples", "search")
 """In the order of a report."""

@@ -3,20 +3,19 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import is_measured
+from qdit.report.data.rows import is_full_precision, is_measured
 from qdit.report.figures.errors import name_of
 from qdit.report.figures.plan import Planned, blocks_of, place_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import GREY, Look, Sketch, legend_below, log_axis, looks
 from qdit.report.render.allocation_figures import INK
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-METRICS = {"fid": "FID", "fd_fp": "FD-FP"}
 AREA = 3.2
 """Square points of a bubble for each bit operation of a multiplication."""
 
@@ -29,15 +28,15 @@ def sizes(source: Source, figure: Planned) -> Sketch:
     assert figure.place is not None
     scope = source.block(figure)["scope"]
     rows = rows_at(source, figure, scope)
-    measured = [row for row in rows if is_measured(row) and row["method"] != "fp"]
-    full = next((row for row in rows if is_measured(row) and row["method"] == "fp"), None)
+    measured = [row for row in rows if is_measured(row) and not is_full_precision(row)]
+    full = next((row for row in rows if is_measured(row) and is_full_precision(row)), None)
     if not measured:
         raise Missing(f"no run of {figure.place.setting}, {figure.place.form} form, has metrics yet")
     shared = looks(list(dict.fromkeys(row["label"] for row in measured)))
 
     def draw(drawing: "Drawing") -> None:
-        for number, (metric, name) in enumerate(METRICS.items()):
-            axes = drawing.add_subplot(1, 2, number + 1)
+        for number, metric in enumerate(shown_on("figures")):
+            axes = drawing.add_subplot(1, len(shown_on("figures")), number + 1)
             bubbles(axes, measured, metric, shared)
             limits = [bound for row in measured for bound in bounds(row, metric)]
             if metric == "fid" and full is not None:
@@ -45,7 +44,10 @@ def sizes(source: Source, figure: Planned) -> Sketch:
                 limits.append(full["fid"])
             log_axis(axes, limits)
             named_columns(axes, measured)
-            axes.set(xlabel="size of the model (MB, as the papers count)", ylabel=f"{name} (lower is better)")
+            axes.set(
+                xlabel="size of the model (MB, as the papers count)",
+                ylabel=label_of(metric),
+            )
         keys(drawing, shared, full)
 
     bits = list(dict.fromkeys(bits_of(row) for row in measured))
@@ -64,6 +66,11 @@ def sizes(source: Source, figure: Planned) -> Sketch:
         (8.8, 3.9),
         draw,
     )
+
+
+def label_of(metric: str) -> str:
+    """Label of an axis: the metric and which way is better."""
+    return f"{METRICS[metric].title} ({METRICS[metric].better} is better)"
 
 
 def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:

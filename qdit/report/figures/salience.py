@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qdit.core.metrics import significant
 from qdit.report.figures.activations import NAMES, boxes, even, roles_of
 from qdit.report.figures.plan import Planned
 from qdit.report.figures.source import Source, require, samples_of
 from qdit.report.figures.style import BLUE, GREY, VERMILLION, Sketch, time_axis
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

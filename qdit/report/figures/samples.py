@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qdit.core.metrics import significant
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import is_measured
+from qdit.report.data.rows import is_full_precision, is_measured
 from qdit.report.figures.plan import Planned, hardest
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import Sketch
-from qdit.report.render.display import significant
 from qdit.report.render.sheets import AMPLIFICATION, Images, Labels, difference, images_of
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def samples(source: Source, figure: Planned) -> Sketch:
     rows = [
         row
         for row in source.table(figure.table).blocks[figure.block].rows
-        if row["method"] == "fp" or f"w{row['weight_bits']}a{row['activation_bits']}" == bits
+        if is_full_precision(row) or f"w{row['weight_bits']}a{row['activation_bits']}" == bits
     ]
     found: list[tuple[Row, tuple[Images, Labels] | str]] = [(row, images_of(source.results, row)) for row in rows]
     known = [(row, images) for row, images in found if not isinstance(images, str)]
     if not known:
         raise Missing(f"no samples of {figure.place.setting}, {figure.place.form} form")
-    full = next((images[0] for row, images in known if row["method"] == "fp"), None)
+    full = next((images[0] for row, images in known if is_full_precision(row)), None)
     labels = known[0][1][1]
     count = COUNT if known[0][1][0].shape[-1] <= LARGE_SIDE else LARGE_COUNT
     count = min(count, *(len(images[0]) for _, images in known))
@@ -79,14 +79,14 @@ def samples(source: Source, figure: Planned) -> Sketch:
 def words(row: Row) -> str:
     """A method's name and its FD-FP."""
     name = str(row["short"]).removeprefix(f"W{row['weight_bits']}A{row['activation_bits']} ")
-    if row["method"] == "fp":
+    if is_full_precision(row):
         return "full precision"
     return f"{name}\nFD-FP {significant(row['fd_fp'])}" if is_measured(row) and row["fd_fp"] is not None else name
 
 
 def extremes(rows: list[Row]) -> str:
     """Which methods are nearest to full precision and farthest from it."""
-    measured = [row for row in rows if is_measured(row) and row["method"] != "fp" and row["fd_fp"] is not None]
+    measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
     if len(measured) < 2:
         return ""
     near, far = (pick(measured, key=lambda row: row["mse_fp"]) for pick in (min, max))

@@ -8,8 +8,8 @@ from typing import Any
 
 from qdit.core.errors import DataError
 from qdit.core.files import read_json
+from qdit.core.metrics import significant
 from qdit.core.repository import ROOT
-from qdit.report.render.display import significant
 
 STUDIES = ROOT / "results" / "studies"
 TITLES = {

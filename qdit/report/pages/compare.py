@@ -1,32 +1,19 @@
 """Two runs, or two results folders (two versions of the suite), side by side, with what chance explains of the gap."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from tabulate import tabulate
 
 from qdit.core.errors import DataError
+from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.compare_rows import Difference, difference
 from qdit.report.data.metrics_json import Row, read_folder
-from qdit.report.render.display import FORMATS, signed, significant
+from qdit.report.render.display import signed
 
-METRICS = ("fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp")
-FOLDER_METRICS = ("fid", "fd_fp", "mse_fp")
-"""What is shown of each run where there are many."""
-
-HIGHER_IS_BETTER = ("is", "precision", "class_accuracy")
-NAMES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "is": "IS",
-    "precision": "Precision",
-    "class_accuracy": "Class accuracy",
-    "fd_fp": "FD-FP",
-    "mse_fp": "MSE-FP",
-}
 IDENTITY = (
     "setting",
     "form",
@@ -56,10 +43,10 @@ class Compared:
     verdict: str
 
 
-def compare_runs(a: Row, b: Row, name: str, metrics: Sequence[str] = METRICS) -> list[Compared]:
-    """Every metric that both rows have; paired if both were resampled alike."""
+def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) -> list[Compared]:
+    """Every metric of a page that both rows have; paired if both were resampled alike."""
     found = []
-    for metric in metrics:
+    for metric in shown_on(page):
         gap = difference(b, a, metric)
         if gap is not None:
             found.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
@@ -74,7 +61,7 @@ def verdict(gap: Difference, metric: str) -> str:
         return UNSURE
     if gap.is_chance:
         return CHANCE
-    return BETTER if (gap.value > 0) == (metric in HIGHER_IS_BETTER) else WORSE
+    return BETTER if (gap.value > 0) == (not METRICS[metric].lower_is_better) else WORSE
 
 
 def compare_text(a: Path, b: Path) -> tuple[str, pd.DataFrame]:
@@ -101,14 +88,14 @@ def _kind(path: Path) -> str:
 
 def _two_runs(a: Path, b: Path) -> tuple[list[str], list[Compared]]:
     first, second = read_folder(a), read_folder(b)
-    compared = compare_runs(first, second, str(second["label"]))
+    compared = compare_runs(first, second, str(second["label"]), "runs")
     lines = [
         f"{name}: {first.get(name)} | {second.get(name)}" for name in IDENTITY if first.get(name) != second.get(name)
     ]
     lines += [_doubt(first, second)] if _doubt(first, second) else []
     differing = [name for name in PROVENANCE if first.get(name) != second.get(name)]
     lines.append(f"differ in: {', '.join(differing) or 'nothing'}")
-    body = [[NAMES[c.metric], *_cells(c)] for c in compared]
+    body = [[METRICS[c.metric].title, *_cells(c)] for c in compared]
     return [*lines, "", str(tabulate(body, ["", "a", "b", "b − a", "95 %", ""], disable_numparse=True))], compared
 
 
@@ -124,13 +111,13 @@ def _two_folders(a: Path, b: Path) -> tuple[list[str], list[Compared]]:
         except DataError as problem:
             broken.append(str(problem))
             continue
-        compared += compare_runs(first, second, name, FOLDER_METRICS)
+        compared += compare_runs(first, second, name, "folders")
         if doubt := _doubt(first, second):
             doubts.append(f"{name}: {doubt}")
     counts = Counter((c.metric, c.verdict) for c in compared)
     words = (BETTER, WORSE, CHANCE, SAME, UNSURE)
-    summary = [[NAMES[m], *(counts[m, word] for word in words)] for m in FOLDER_METRICS]
-    changed = [[c.run, NAMES[c.metric], *_cells(c)] for c in compared if c.verdict not in (SAME, CHANCE)]
+    summary = [[METRICS[m].title, *(counts[m, word] for word in words)] for m in shown_on("folders")]
+    changed = [[c.run, METRICS[c.metric].title, *_cells(c)] for c in compared if c.verdict not in (SAME, CHANCE)]
     lines = [f"{len(names)} runs in both, {len(runs[0] - runs[1])} only in a, {len(runs[1] - runs[0])} only in b", ""]
     lines += [str(tabulate(summary, ["runs of b that are", *words])), ""]
     if changed:
@@ -153,6 +140,6 @@ def _doubt(a: Row, b: Row) -> str:
 
 
 def _cells(c: Compared) -> list[str]:
-    style = FORMATS.get(c.metric, FORMATS["precision"])
+    style = METRICS[c.metric].write
     limits = "–" if c.gap.interval is None else " … ".join(signed(significant, limit) for limit in c.gap.interval)
     return [style(c.a), style(c.b), signed(significant, c.gap.value), limits, c.verdict]

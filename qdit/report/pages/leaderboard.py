@@ -6,26 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.files import write_text
+from qdit.core.metrics import METRICS, ranking_metric, shown_on
+from qdit.core.run import INTEGER, Run
 from qdit.report.data.compare_rows import Difference, difference
-from qdit.report.data.metrics_json import Row, RunKey, parse_bits
+from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import published_folder
-from qdit.report.data.rows import Block, Table, describe_setting, is_measured, is_miniature, make_row, with_differences
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    is_full_precision,
+    is_measured,
+    is_miniature,
+    make_row,
+    with_differences,
+)
 from qdit.report.pages.table_page import html_text
-from qdit.report.render.display import FORMATS
 from qdit.report.render.text import csv_text
 from qdit.report.tables.kinds import load_table
-from qdit.workflow.profile import INTEGER, PRINTED_KINDS, default_tables, runs_of
+from qdit.workflow.profile import PRINTED_KINDS, default_tables, runs_of
 
-METRICS = ("rank", "fd_fp", "fd_fp_interval", "mse_fp", "fid", "fid_interval", "sfid", "is", "precision", "size_mb")
 EXTRA = ("rank", "rank_low", "rank_high", "change_fid_low", "change_fid_high", "tables")
-RANKED_BY = "fd_fp"
 NAME = "leaderboard"
+
+
+def shown_columns() -> tuple[str, ...]:
+    """The rank, the metric that ranks, the other paired ones, what is measured, the size; intervals beside them."""
+    shown = shown_on("leaderboard")
+    order = sorted(shown, key=lambda name: (not METRICS[name].ranks, not METRICS[name].paired))
+    beside = [(name, f"{name}_interval") if METRICS[name].board_interval else (name,) for name in order]
+    return ("rank", *(column for columns in beside for column in columns))
 
 
 def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
     """One row for each run of the default tables, and of the others where it was measured.
 
-    Rows stand in blocks of the same setting, form and scope, ordered by bits and FD-FP.
+    Rows stand in blocks of the same setting, form and scope, ordered by bits and the ranking metric.
     """
     tables = _tables_of(profile)
     printed = _printed(profile, results)
@@ -46,11 +62,11 @@ def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
         paper_protocol="the paper’s protocol of the table that a run belongs to",
         shows_bits=True,
         blocks=tuple(blocks),
-        metrics=METRICS,
+        metrics=shown_columns(),
         extra=EXTRA,
         remarks=(
-            "Rank: by FD-FP among the rows of equal bits in a block. 2–4 means that one row is certainly better and"
-            " that two more may be equal: 95 % intervals of paired differences, each by itself.",
+            f"Rank: by {ranking_metric().title} among the rows of equal bits in a block. 2–4 means that one row is"
+            " certainly better and that two more may be equal: 95 % intervals of paired differences, each by itself.",
             "95 %: interval over the images of the run, shifted to the measured value. Two of them may overlap although"
             " the difference is certain, because all rows share their noise.",
         ),
@@ -68,21 +84,20 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
     return list(paths.values())
 
 
-def _tables_of(profile: Mapping[str, Any]) -> dict[RunKey, list[str]]:
+def _tables_of(profile: Mapping[str, Any]) -> dict[Run, list[str]]:
     """Run → tables it is in; the page of the controls lists all runs and does not count."""
-    found: dict[RunKey, list[str]] = {}
+    found: dict[Run, list[str]] = {}
     for name, definition in profile["tables"].items():
         for run in runs_of(profile, name):
-            key = RunKey(run.setting, run.form, run.label, *parse_bits(run.bits), run.scope, run.mode)
-            names = found.setdefault(key, [])
+            names = found.setdefault(run, [])
             if definition["kind"] != "qc":
                 names.append(name)
     return {key: names or ["qc"] for key, names in found.items()}
 
 
-def _printed(profile: Mapping[str, Any], results: Path) -> dict[RunKey, Row]:
+def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
     """Printed numbers beside a run and whether its cells were fitted, from the tables that have such."""
-    found: dict[RunKey, Row] = {}
+    found: dict[Run, Row] = {}
     if not published_folder(results).is_dir():
         return found
     for name, definition in profile["tables"].items():
@@ -100,9 +115,9 @@ def _printed(profile: Mapping[str, Any], results: Path) -> dict[RunKey, Row]:
 def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:
     """Where a row stands: setting in the profile's order, form, scope, bits from many to few, FD-FP, label."""
     settings = list(profile["settings"])
-    full = row["method"] != "fp"
+    full = not is_full_precision(row)
     bits = (-row["weight_bits"], -row["activation_bits"])
-    score = row.get(RANKED_BY)
+    score = row.get(ranking_metric().name)
     known = (score is None, score if score is not None else 0.0)
     return (settings.index(row["setting"]), row["form"], row["scope"], full, *bits, *known, row["label"])
 
@@ -111,9 +126,9 @@ def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
     first = rows[0]
     for row in rows:
         row["short"] = f"{row['key'].bits.upper()} {row['short']}"
-        for metric in ("fid", RANKED_BY):
+        for metric in (name for name in shown_on("leaderboard") if METRICS[name].board_interval):
             row[f"{metric}_interval"] = interval_text(row, metric)
-    full = next((row for row in rows if row["method"] == "fp" and is_measured(row)), None)
+    full = next((row for row in rows if is_full_precision(row) and is_measured(row)), None)
     for row in rows:
         gap = difference(row, full, "fid") if full is not None and row is not full else None
         low, high = gap.interval if gap is not None and gap.interval is not None else (None, None)
@@ -128,17 +143,17 @@ def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
 def interval_text(row: Row, metric: str) -> str | None:
     """`0.31 … 0.35` in the metric's own style."""
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
-    return None if low is None or high is None else f"{FORMATS[metric](low)} … {FORMATS[metric](high)}"
+    return None if low is None or high is None else f"{METRICS[metric].write(low)} … {METRICS[metric].write(high)}"
 
 
 def ranks(row: Row, rows: list[Row]) -> Row:
     """Rank of a row among the quantized ones of equal bits: the best and the worst that chance leaves possible."""
     bits = (row["weight_bits"], row["activation_bits"])
-    if row["method"] == "fp" or row.get(RANKED_BY) is None:
+    if is_full_precision(row) or row.get(ranking_metric().name) is None:
         return {}
-    rivals = [other for other in rows if other is not row and other["method"] != "fp"]
+    rivals = [other for other in rows if other is not row and not is_full_precision(other)]
     of_bits = [other for other in rivals if (other["weight_bits"], other["activation_bits"]) == bits]
-    gaps = [gap for other in of_bits if (gap := difference(row, other, RANKED_BY)) is not None]
+    gaps = [gap for other in of_bits if (gap := difference(row, other, ranking_metric().name)) is not None]
     low = 1 + sum(_certain(gap) and gap.value > 0 for gap in gaps)
     high = 1 + len(gaps) - sum(_certain(gap) and gap.value < 0 for gap in gaps)
     return {"rank": f"{low}" if low == high else f"{low}–{high}", "rank_low": low, "rank_high": high}
@@ -149,5 +164,5 @@ def _certain(gap: Difference) -> bool:
     return gap.value != 0 if gap.is_chance is None else not gap.is_chance
 
 
-def _detail(row: Row, key: RunKey) -> str:
+def _detail(row: Row, key: Run) -> str:
     return f"integer, {row['backend']}" if key.mode == INTEGER and is_measured(row) else ""

@@ -6,11 +6,12 @@ All rows of a block share their noise, so the interval of a difference is narrow
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from qdit.core.metrics import ranking_metric, significant
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Block, Table
-from qdit.report.pages.leaderboard import RANKED_BY, interval_text, ranks
-from qdit.report.render.display import bits_text, significant
+from qdit.report.data.rows import Block, Table, is_full_precision
+from qdit.report.pages.leaderboard import interval_text, ranks
+from qdit.report.render.display import bits_text
 from qdit.report.render.fragments import number
 
 BETTER, WORSE, CHANCE, UNSURE, SELF = "<", ">", "≈", "?", "·"
@@ -78,9 +79,15 @@ def rankings(table: Table) -> list[Ranking]:
 
 
 def _of_block(block: Block) -> Iterable[Ranking]:
-    rows = [row for row in block.rows if row.get("method") != "fp" and row.get(RANKED_BY) is not None and "key" in row]
+    rows = [
+        row
+        for row in block.rows
+        if not is_full_precision(row) and row.get(ranking_metric().name) is not None and "key" in row
+    ]
     for bits in dict.fromkeys(map(bits_text, rows)):
-        rivals = sorted((row for row in rows if bits_text(row) == bits), key=lambda row: float(row[RANKED_BY]))
+        rivals = sorted(
+            (row for row in rows if bits_text(row) == bits), key=lambda row: float(row[ranking_metric().name])
+        )
         if len(rivals) > 1:
             yield Ranking(block, bits, tuple(_ranked(row, rivals) for row in rivals))
 
@@ -90,8 +97,8 @@ def _ranked(row: Row, rivals: list[Row]) -> Ranked:
         row=row,
         name=_name(row),
         rank=str(ranks(row, rivals)["rank"]),
-        value=number(significant(float(row[RANKED_BY]))),
-        interval=number(interval_text(row, RANKED_BY) or ""),
+        value=number(significant(float(row[ranking_metric().name]))),
+        interval=number(interval_text(row, ranking_metric().name) or ""),
         marks=tuple(_mark(row, other) for other in rivals),
     )
 
@@ -104,7 +111,7 @@ def _name(row: Row) -> str:
 def _mark(row: Row, other: Row) -> Mark:
     if row is other:
         return Mark(SELF, "")
-    gap = difference(row, other, RANKED_BY)
+    gap = difference(row, other, ranking_metric().name)
     assert gap is not None
     names = f"{_name(row)} − {_name(other)}"
     if gap.interval is None:

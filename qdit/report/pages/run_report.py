@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from qdit.core.files import write_text
+from qdit.core.run import Run
 from qdit.report.claims.report import load_report
-from qdit.report.data.metrics_json import RunKey
 from qdit.report.data.rows import Block, Table, is_measured
 from qdit.report.pages.benches import Bench, Grid, bench_files, read_bench
 from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, short_title
@@ -122,7 +122,7 @@ def _part(table: Table, kind: str) -> Part:
 
 def _sheets(tables: Sequence[Table], results: Path, room: int) -> list[Sheets]:
     """Samples of every table; a block whose runs another one has shown already is not shown again."""
-    seen: list[set[RunKey]] = []
+    seen: list[set[Run]] = []
     found = []
     for table in tables:
         if not table.shows_samples:
@@ -136,7 +136,7 @@ def _sheets(tables: Sequence[Table], results: Path, room: int) -> list[Sheets]:
     return found
 
 
-def _keys(block: Block) -> set[RunKey]:
+def _keys(block: Block) -> set[Run]:
     return {row["key"] for row in block.rows if "key" in row}
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from qdit.report.data.rows import CHANGED, Table
+from qdit.core.metrics import changed
+from qdit.report.data.rows import Table
 from qdit.report.render.fragments import (
     SHEETS_ABOUT,
     drawings_html,
@@ -67,7 +68,7 @@ def html_text(table: Table, results: Path) -> str:
         table=table,
         css=Markup(CSS),
         warnings=notes(table).warnings,
-        changes=any(metric in CHANGED for metric in table.metrics),
+        changes=any(metric in changed() for metric in table.metrics),
         rows=rows_html(table),
         panels=panels_html(table),
         drawings=drawings_html(table),

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qdit.core.metrics import significant
 from qdit.report.data.allocations import Found, by_role
 from qdit.report.data.rows import Figure
-from qdit.report.render.display import significant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

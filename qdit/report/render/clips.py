@@ -13,8 +13,9 @@ from PIL import Image
 
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays
+from qdit.core.metrics_record import Status
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Block, is_measured
+from qdit.report.data.rows import Block, is_full_precision, is_measured
 from qdit.report.render.sheets import GAP, Sheet, Strip, difference
 
 Frames = NDArray[np.uint8]
@@ -47,7 +48,7 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without clips has a note instead."""
     found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
     some = next((clips for _, clips in found if isinstance(clips, Shown)), None)
-    full = next((clips for row, clips in found if row["method"] == "fp" and isinstance(clips, Shown)), None)
+    full = next((clips for row, clips in found if is_full_precision(row) and isinstance(clips, Shown)), None)
     zoom = TILE / some.frames.shape[-2] if some else 1.0
     return Sheet(
         strips=tuple(_strip(row, clips, full) for row, clips in found),
@@ -62,7 +63,7 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
 
 def clips_of(row: Row, results: Path) -> Shown | str:
     """The run's shown clips, or why there are none; one that failed has none, whatever is left in its folder."""
-    if not is_measured(row) and not row["status"].startswith("missing"):
+    if not is_measured(row) and row["state"] != Status.MISSING:
         return str(row["status"])
     paths = sorted((row["key"].folder(results) / "samples").glob("[0-9]*.npz"))
     if not paths:
@@ -100,7 +101,7 @@ def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:
     if isinstance(clips, str):
         return Strip(row, None, None, clips)
     picture = gif(strip_frames(clips.frames))
-    if row["method"] == "fp":
+    if is_full_precision(row):
         return Strip(row, picture, None)
     if full is None or full.frames.shape != clips.frames.shape or full.prompts != clips.prompts:
         return Strip(row, picture, None, "no full-precision clips of the same prompts to compare with")

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.intervals import LEVEL
+from qdit.core.metrics import METRICS, changed
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import CHANGED, Block, Table, is_measured
+from qdit.report.data.rows import Block, Table, is_full_precision, is_measured
 
 BLANK = "–"
 TIED_MARK = "≈"
@@ -22,94 +23,15 @@ SHAPE_ON_DISK: Source = "DiT-XL/2 on disk"
 FITTED_MARK = "†"
 
 
-def fixed(decimals: int) -> Callable[[float], str]:
-    """Formatter with a fixed number of decimals."""
-    return lambda value: f"{value:.{decimals}f}"
+OTHER_HEADINGS = {"check": "Between", "rank": "Rank"}
+"""Headings of columns of words."""
 
 
-def significant(value: float) -> str:
-    """Three significant digits without an exponent where that is readable: 0.0352, 12.3, 1870."""
-    if value == 0 or 1e-4 <= abs(value) < 100:
-        return f"{value:#.3g}"
-    return f"{value:.0f}" if abs(value) >= 100 else scientific(value)
-
-
-def scientific(value: float) -> str:
-    """Three significant digits and an exponent: 9.80e-4; 0 for what is exactly that."""
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def size(value: float) -> str:
-    """Megabytes on disk: whole ones, two decimals below 100."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def printed_size(value: float) -> str:
-    """Megabytes as the paper counts and prints them: whole ones, truncated (`qdit.quant.size.printed_mb`)."""
-    return f"{int(value)}" if value >= 100 else size(value)
-
-
-FORMATS: dict[str, Callable[[float], str]] = {
-    "size_mb": lambda value: printed_size(value),
-    "size_actual_mb": lambda value: size(value),
-    "fid": fixed(2),
-    "sfid": fixed(2),
-    "is": fixed(2),
-    "precision": fixed(4),
-    "fd_fp": significant,
-    "mse_fp": scientific,
-    **dict.fromkeys((*DIMENSIONS, *TOTALS), fixed(4)),
-    "mfvd": significant,
-    "ratio_fd_fp": significant,
-    "latent_largest": scientific,
-    "latent_mean": scientific,
-    "images_sampled": fixed(0),
-    "search_seconds": fixed(0),
-    "budget_used": lambda value: f"{value:.1%}",
-    "harmonic_mean_group_size": fixed(1),
-}
-
-LOWER_IS_BETTER = {"fid": True, "sfid": True, "is": False, "precision": False, "fd_fp": True, "mse_fp": True}
-LOWER_IS_BETTER |= dict.fromkeys((*DIMENSIONS, *TOTALS), False) | {"mfvd": True}
-
-OWN = (
-    "ratio_fd_fp",
-    "latent_largest",
-    "latent_mean",
-    "images_sampled",
-    "search_seconds",
-    "budget_used",
-    "harmonic_mean_group_size",
-)
-"""Numbers that no paper prints: their headings need not say whose they are."""
-
-HEADINGS = {
-    "size_mb": "Size (MB)",
-    "fid": "FID ↓",
-    "sfid": "sFID ↓",
-    "is": "IS ↑",
-    "precision": "Precision ↑",
-    "fd_fp": "FD-FP ↓",
-    "mse_fp": "MSE-FP ↓",
-    **{name: f"{name.replace('_', ' ').capitalize()} ↑" for name in DIMENSIONS},
-    **{name: f"{name.capitalize()} total ↑" for name in ("quality", "semantic")},
-    "total": "Total ↑",
-    "mfvd": "mFVD ↓",
-    "ratio_fd_fp": "FD-FP ÷ base",
-    "latent_largest": "Latents: largest difference",
-    "latent_mean": "Latents: mean difference",
-    "images_sampled": "Images sampled",
-    "search_seconds": "Search (s)",
-    "budget_used": "Budget used",
-    "harmonic_mean_group_size": "Mean g",
-    "check": "Between",
-    "rank": "Rank",
-    "fd_fp_interval": "95 % of FD-FP",
-    "fid_interval": "95 % of FID",
-}
+def heading_of(column: str) -> str:
+    """Heading of a metric, of its interval, or of a column of words."""
+    if column.endswith("_interval"):
+        return f"{round(100 * LEVEL)} % of {METRICS[column.removesuffix('_interval')].title}"
+    return METRICS[column].column_heading if column in METRICS else OTHER_HEADINGS[column]
 
 
 @dataclass(frozen=True)
@@ -123,17 +45,17 @@ class Column:
     @property
     def heading(self) -> str:
         """Heading shared with the neighbours of the same metric."""
-        return HEADINGS[self.metric]
+        return heading_of(self.metric)
 
     @property
     def under(self) -> str:
         """Whose number it is, where that is not plain from the heading."""
-        return self.source if self.metric in FORMATS and self.metric not in OWN else ""
+        return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property
     def change(self) -> str | None:
         """The row's cell with the difference to full precision, if that is shown."""
-        if self.metric not in CHANGED:
+        if self.metric not in changed():
             return None
         return f"change_{self.metric}" if self.source == OURS else f"published_change_{self.metric}"
 
@@ -230,7 +152,7 @@ def _cell(row: Row, column: Column, *, best: bool, tied: bool) -> Cell:
         return Cell(BLANK, source=column.source)
     if isinstance(value, str):
         return Cell(value, source=column.source)
-    style = FORMATS["size_actual_mb" if column.source in (ON_DISK, SHAPE_ON_DISK) else column.metric]
+    style = METRICS["size_actual_mb" if column.source in (ON_DISK, SHAPE_ON_DISK) else column.metric].write
     change = row.get(column.change) if column.change else None
     gap = row.get(f"difference_{column.metric}") if column.source == OURS else None
     change, gap = ("" if value is None else signed(style, value) for value in (change, gap))
@@ -248,14 +170,14 @@ def signed(style: Callable[[float], str], value: float) -> str:
 def best_cells(block: Block) -> set[tuple[int, str]]:
     """(row number, cell) of the best of our values among the quantized rows of equal bits; equal print, equal rank."""
     best: set[tuple[int, str]] = set()
-    quantized = [(n, row) for n, row in enumerate(block.rows) if row.get("method") != "fp"]
+    quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]
     for bits in dict.fromkeys((row["weight_bits"], row["activation_bits"]) for _, row in quantized):
         rivals = [(n, row) for n, row in quantized if (row["weight_bits"], row["activation_bits"]) == bits]
-        for metric, lower in LOWER_IS_BETTER.items():
-            values = {n: row[metric] for n, row in rivals if row.get(metric) is not None}
+        for metric in (metric for metric in METRICS.values() if metric.better):
+            values = {n: row[metric.name] for n, row in rivals if row.get(metric.name) is not None}
             if len(values) > 1:
-                winner = FORMATS[metric](min(values.values()) if lower else max(values.values()))
-                best |= {(n, metric) for n, value in values.items() if FORMATS[metric](value) == winner}
+                winner = metric.write(min(values.values()) if metric.lower_is_better else max(values.values()))
+                best |= {(n, metric.name) for n, value in values.items() if metric.write(value) == winner}
     return best
 
 
@@ -265,7 +187,7 @@ def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]
     for n, row in enumerate(block.rows):
         for winner, metric in best:
             other = block.rows[winner]
-            rivals = row.get("method") != "fp" and all(
+            rivals = not is_full_precision(row) and all(
                 row[name] == other[name] for name in ("weight_bits", "activation_bits")
             )
             gap = difference(row, other, metric) if rivals and (n, metric) not in best else None

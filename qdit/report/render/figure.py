@@ -1,12 +1,12 @@
-"""FD-FP of every quantized row as dots on a logarithmic axis: inline SVG in the colours of the page around it."""
+"""The ranking metric (FD-FP) of quantized rows as dots on a logarithmic axis: inline SVG in the colours of its page."""
 
 import math
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
+from qdit.core.metrics import ranking_metric, significant
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Block, Table
-from qdit.report.render.display import significant
+from qdit.report.data.rows import Block, Table, is_full_precision
 
 WIDTH = 344
 NAMES = 128
@@ -39,8 +39,8 @@ class Axis:
 
 
 def axis(table: Table) -> Axis | None:
-    """The decades around all FD-FP values, or None if there is none to draw."""
-    values = [row["fd_fp"] for row in table.rows if _drawn(row)]
+    """The decades around all values, or None if there is none to draw."""
+    values = [row[ranking_metric().name] for row in table.rows if _drawn(row)]
     if not values:
         return None
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -49,15 +49,16 @@ def axis(table: Table) -> Axis | None:
 
 
 def _drawn(row: Row) -> bool:
-    return row.get("fd_fp") is not None and row["fd_fp"] > 0
+    value = row.get(ranking_metric().name)
+    return value is not None and value > 0
 
 
 def panel(block: Block, shared: Axis) -> str:
     """SVG of one block; a row without a value keeps its place and says so."""
-    rows = [row for row in block.rows if row.get("method") != "fp" and "key" in row]
+    rows = [row for row in block.rows if not is_full_precision(row) and "key" in row]
     bottom = TOP + LINE * len(rows)
     size = f'viewBox="0 0 {WIDTH} {bottom + BOTTOM}" width="{WIDTH}" height="{bottom + BOTTOM}"'
-    label = quoteattr(f"FD-FP by method: {block.title}")
+    label = quoteattr(f"{ranking_metric().title} by method: {block.title}")
     parts = [f'<svg {size} role="img" aria-label={label}>']
     for decade in _ticks(shared):
         x = shared.x(10.0**decade)
@@ -71,14 +72,15 @@ def panel(block: Block, shared: Axis) -> str:
 def _line(row: Row, shared: Axis, y: float) -> list[str]:
     parts = [f'<text class="name" x="{shared.left - 10:.1f}" y="{y + 4:.1f}">{escape(row["short"])}</text>']
     if not _drawn(row):
-        why = "0" if row.get("fd_fp") == 0 else "missing"
+        why = "0" if row.get(ranking_metric().name) == 0 else "missing"
         return [*parts, f'<text class="value" x="{shared.left + 4:.1f}" y="{y + 4:.1f}">{why}</text>']
-    x = shared.x(row["fd_fp"])
+    value = row[ranking_metric().name]
+    x = shared.x(value)
     return [
         *parts,
         f'<line class="stem" x1="{shared.left:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
         f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
-        f'<text class="value" x="{x + 9:.1f}" y="{y + 4:.1f}">{significant(row["fd_fp"])}</text>',
+        f'<text class="value" x="{x + 9:.1f}" y="{y + 4:.1f}">{significant(value)}</text>',
     ]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from qdit.core.metrics import METRICS
+from qdit.core.metrics_record import Status
 from qdit.report.data import learning_curves as reconstruction
-from qdit.report.data.metrics_json import NOT_RUN
 from qdit.report.data.rows import Block, Figure, Table
 from qdit.report.render.clips import clip_sheet, shows_clips
 from qdit.report.render.display import (
@@ -34,9 +35,9 @@ from qdit.report.render.figure import axis, panel
 from qdit.report.render.notes import notes
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, data_uri
 
-PAIRED = ("fd_fp", "mse_fp")
-CLASSES = {"✓": "good", "✗": "bad", "m": "bad", "f": "bad", "u": "bad"}
-"""First character of a check (the letters are of missing, failed, unsupported) → how it looks."""
+CLASSES = {"✓": "good", "✗": "bad"}
+CLASSES |= {status[0]: "bad" for status in Status if status not in (Status.OK, Status.NOT_RUN)}
+"""First character of a check (the letters are of the statuses without numbers) → how it looks."""
 
 ROWS = """{% macro sorts(column, label) %}{% if interactive %} data-sort="{{ column }}" data-label="{{ label }}"\
 {% endif %}{% endmacro %}
@@ -183,7 +184,7 @@ def rows_html(table: Table, *, interactive: bool = False) -> Markup:
         table=table,
         interactive=interactive,
         mark=FITTED_MARK,
-        not_run=NOT_RUN,
+        not_run=Status.NOT_RUN.value,
         lead=lead(table),
         columns=shown,
         headings=headings(shown),
@@ -298,12 +299,12 @@ def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
 
 def _state(status: str) -> tuple[str, str]:
     """Class and word for a status: what is missing is alarming, what is not run is not."""
-    return ("muted", status) if status == NOT_RUN else ("bad", status.split(":")[0])
+    return ("muted", status) if status == Status.NOT_RUN else ("bad", status.split(":")[0])
 
 
 def _look(column: Column) -> Markup:
     """Class attribute of a column's cells."""
-    paired = " paired" if column.metric in PAIRED else ""
+    paired = " paired" if column.metric in METRICS and METRICS[column.metric].paired else ""
     first = " edge" if column.source == OURS else ""
     return Markup(' class="{}{}{}"').format(column.source.replace(" ", "-"), first, paired)
 

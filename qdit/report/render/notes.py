@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdit.report.data.metrics_json import FLOW, NOT_RUN, Row
-from qdit.report.data.rows import CHANGED, Table, describe_protocol, is_measured, is_missing
+from qdit.core.metrics import changed
+from qdit.core.metrics_record import FLOW, Status
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import Table, describe_protocol, is_measured, is_missing
 from qdit.report.render.display import TIED_MARK
 
 SHORT = 12
@@ -40,7 +42,7 @@ def _reading(table: Table) -> Iterable[str]:
     printed = bool(table.paper_protocol)
     if printed:
         yield f"ours: this profile ({table.profile}). paper: as printed, {table.paper_protocol}; “–” is no number."
-    if any(metric in CHANGED for metric in table.metrics):
+    if any(metric in changed() for metric in table.metrics):
         yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
             f", ours to our FP, the paper’s to its own. The CSV also holds difference_* = ours − paper.{other}"
             if printed
@@ -91,7 +93,7 @@ def _method_notes(table: Table) -> Iterable[str]:
             "† fitted: this cell was used to choose the parameters of the salient form, so it is no evidence for"
             " the method."
         )
-    for step in dict.fromkeys(row["name"] for row in table.rows if row["status"] == NOT_RUN):
+    for step in dict.fromkeys(row["name"] for row in table.rows if row["state"] == Status.NOT_RUN):
         yield f"“{step}” is not run: no method of this profile fills the step yet."
     if table.unmatched:
         yield f"The paper also prints {', '.join(table.unmatched)}; they are not rows of this table."

@@ -16,8 +16,9 @@ from PIL import Image
 
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays
+from qdit.core.metrics_record import Status
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Block, is_measured
+from qdit.report.data.rows import Block, is_full_precision, is_measured
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -67,7 +68,7 @@ def contact_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without samples has a note instead."""
     samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
     found = [images for _, images in samples if not isinstance(images, str)]
-    full = next((images for row, images in samples if row["method"] == "fp" and not isinstance(images, str)), None)
+    full = next((images for row, images in samples if is_full_precision(row) and not isinstance(images, str)), None)
     strips = tuple(_strip(row, images, full) for row, images in samples)
     tile = _tile(found[0][0]) if found else SMALL_TILE
     return Sheet(strips=strips, labels=tuple(int(label) for label in found[0][1]) if found else (), tile=tile)
@@ -75,7 +76,7 @@ def contact_sheet(block: Block, results: Path) -> Sheet:
 
 def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
     """The run's first images; one that failed has none, whatever an earlier run left in its folder."""
-    return _first_images(results, row) if is_measured(row) or row["status"].startswith("missing") else row["status"]
+    return _first_images(results, row) if is_measured(row) or row["state"] == Status.MISSING else row["status"]
 
 
 def _first_images(results: Path, row: Row) -> tuple[Images, Labels] | str:
@@ -110,7 +111,7 @@ def _strip(row: Row, samples: tuple[Images, Labels] | str, full: tuple[Images, L
         return Strip(row, None, None, samples)
     images, labels = samples
     picture = png(strip_image(images, tile=_tile(images)))
-    if row["method"] == "fp":
+    if is_full_precision(row):
         return Strip(row, picture, None)
     if full is None or full[0].shape != images.shape or not np.array_equal(full[1], labels):
         return Strip(row, picture, None, "no full-precision images with the same labels to compare with")

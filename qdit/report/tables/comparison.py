@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.metrics import compared
+from qdit.core.run import Run
 from qdit.report.data.published import METHOD_NAMES, PublishedRow, find, read_published
 from qdit.report.data.rows import (
-    COMPARED,
     Block,
     Table,
     describe_protocol,
@@ -126,7 +126,7 @@ def _block(
 
 
 def _match(
-    specification: Specification, printed: list[PublishedRow], block: Mapping[str, Any], key: RunKey
+    specification: Specification, printed: list[PublishedRow], block: Mapping[str, Any], key: Run
 ) -> PublishedRow | None:
     """The printed row of a run: same protocol (as the block says), bits and method name."""
     if "published" not in block or key.label not in METHOD_NAMES:
@@ -158,7 +158,7 @@ def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], made: Bloc
 
 def _blanks(printed: list[PublishedRow]) -> tuple[str, ...]:
     """The note about printed numbers that nobody gave us, if there are any."""
-    unknown = any(row[name] is None for row in printed for name in COMPARED if name in row)
+    unknown = any(row[name] is None for row in printed for name in compared() if name in row)
     return ("Published cells not available to us stay blank.",) if unknown else ()
 
 

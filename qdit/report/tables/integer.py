@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qdit.report.data.metrics_json import Row, RunKey
+from qdit.core.metrics import shown_on
+from qdit.core.run import Run
+from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import (
     Block,
     Table,
     describe_setting,
     fitted_labels,
+    is_full_precision,
     is_measured,
     is_miniature,
     make_row,
@@ -18,7 +21,6 @@ from qdit.report.data.rows import (
     with_differences,
 )
 
-METRICS = ("fid", "fd_fp", "mse_fp", "latent_largest", "latent_mean")
 EXTRA = ("latent_images", "latent_largest", "latent_mean")
 """Columns of the CSV beyond those of every table."""
 
@@ -38,7 +40,7 @@ def integer(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         paper_protocol="",
         shows_bits=True,
         blocks=blocks,
-        metrics=METRICS,
+        metrics=shown_on("integer"),
         extra=EXTRA,
         remarks=(
             "Simulated: values are quantized and dequantized and multiplied in floating point. Integer: codes are"
@@ -56,7 +58,7 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
     rows = []
     for key in run_keys(profile, block):
         simulated = make_row(profile, results, key, fitted=key.label in fitted, published=None)
-        if simulated["method"] == "fp":
+        if is_full_precision(simulated):
             rows.append(simulated)
             continue
         own = replace(key, mode="integer")
@@ -71,7 +73,7 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
     )
 
 
-def _named(row: Row, mode: str, key: RunKey) -> Row:
+def _named(row: Row, mode: str, key: Run) -> Row:
     """The row with its mode, and what computed it, beside the method's name."""
     backend = f", {row['backend']}" if is_measured(row) else ""
     short = f"{key.bits.upper()} {row['short']}"

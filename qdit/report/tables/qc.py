@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.report.data.metrics_json import Row, RunKey
+from qdit.core.metrics import METRICS, paired, shown_on
+from qdit.core.run import FULL_PRECISION_METHOD, Run
+from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, Table, describe_setting, is_measured, is_miniature, is_missing, make_row
-from qdit.workflow.profile import FULL_PRECISION, Run, default_tables, runs_of, split_bits
+from qdit.workflow.profile import default_tables, runs_of
 
-METRICS = ("fd_fp", "mse_fp", "check")
-PAIRED = {"fd_fp": "FD-FP", "mse_fp": "MSE-FP"}
 EXTRA = ("check", "control", "tables")
 """Columns of the CSV beyond those of every table."""
 
@@ -70,7 +70,7 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
         paper_protocol="",
         shows_bits=True,
         blocks=blocks,
-        metrics=METRICS,
+        metrics=(*shown_on("qc"), "check"),
         extra=EXTRA,
         summary=tuple(summary),
         remarks=(
@@ -99,14 +99,13 @@ def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
     }
     rows = []
     for run, where in shown.items():
-        key = RunKey(run.setting, run.form, run.label, *split_bits(run.bits), run.scope)
-        row = make_row(profile, results, key, fitted=False, published=None)
-        positive = profile["methods"][run.label]["method"] == FULL_PRECISION
+        row = make_row(profile, results, run, fitted=False, published=None)
+        positive = profile["methods"][run.label]["method"] == FULL_PRECISION_METHOD
         is_control = (run.setting, run.form, run.label, run.bits, run.scope) in negative
         row["control"] = POSITIVE if positive else NEGATIVE if is_control else None
         row |= {"tables": " ".join(where), "short": f"{run.bits.upper()} {row['short']}"}
         if positive and is_measured(row):
-            row |= dict.fromkeys(PAIRED, 0.0)
+            row |= dict.fromkeys(paired(), 0.0)
         rows.append(row)
     return rows
 
@@ -139,11 +138,11 @@ def _check(row: Row, negative: Row | None) -> str:
         return str(row["status"]).split(":")[0]
     if negative is None or is_missing(negative):
         return UNCHECKED
-    limits = {name: negative.get(name) for name in PAIRED}
+    limits = {name: negative.get(name) for name in paired()}
     known = all(row.get(name) is not None and limit is not None for name, limit in limits.items())
     if not known:
         return UNCHECKED
-    outside = [PAIRED[name] for name, limit in limits.items() if not 0 <= row[name] <= limit]
+    outside = [METRICS[name].title for name, limit in limits.items() if not 0 <= row[name] <= limit]
     return f"{FAIL} {', '.join(outside)}" if outside else PASS
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qdit.core.metrics import compared, shown_on
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -20,8 +21,6 @@ from qdit.report.data.rows import (
 RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
 """Reference data of a model → the paper's resolution that it is, or stands for."""
 
-METRICS = ("size_mb", "fid", "sfid", "is", "precision", "fd_fp", "mse_fp")
-
 
 def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
     """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
@@ -36,7 +35,7 @@ def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path
         paper_protocol="DiT-XL/2 on ImageNet; bits, steps and guidance are not stated",
         shows_bits=True,
         blocks=tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"]),
-        metrics=METRICS,
+        metrics=shown_on("table1"),
         remarks=(
             "Weights are rounded to nearest, activations quantized dynamically per token and group, as a search for"
             " group sizes does it. That the paper’s rows are W4A8 without guidance is inferred from its Table 2.",
@@ -76,6 +75,6 @@ def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Ro
     cells: Row = {"name": words, "short": f"g {size}"}
     found = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
     if found is not None:
-        cells |= {f"published_{metric}": found[metric] for metric in ("fid", "sfid")}
+        cells |= {f"published_{metric}": found[metric] for metric in compared() if metric in found}
         cells["published_method"] = f"Group size {paper}"
     return cells

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, METRICS, chosen, shown_on
+from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
-from qdit.report.data.metrics_json import Row, RunKey
+from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import METHOD_NAMES, PublishedRow, find, read_published
 from qdit.report.data.rows import (
     Block,
@@ -34,17 +35,27 @@ WINNER, RIVAL = "q-dit", "g4w+p4a"
 
 FIRST, SECOND = DIMENSIONS[:8], DIMENSIONS[8:]
 HALVES = (("First half of the dimensions", FIRST), ("Second half of the dimensions", SECOND))
-MINI_REST = ("Totals, distances, size", (*TOTALS, "mfvd", "fd_fp", "mse_fp", "size_mb"))
-VBENCH_REST = ("Totals, distance, size", (*TOTALS, "mse_fp", "size_mb"))
-SCORES = (*DIMENSIONS, *TOTALS, "mfvd")
-EXTRA = (
-    *SCORES,
-    *(f"published_{name}" for name in DIMENSIONS),
-    *(f"difference_{name}" for name in DIMENSIONS),
-    *(f"{name}_{end}" for name in SCORES for end in ("low", "high")),
-    *("prompts", "clip_flops", "won", "won_certain", "lost_certain"),
-)
-"""Columns of the CSV beyond those of every table."""
+COUNTED = ("prompts", "clip_flops", "won", "won_certain", "lost_certain")
+
+
+def extra_columns() -> tuple[str, ...]:
+    """Columns of the CSV beyond those of every table: what only clips have."""
+    scores = chosen(lambda metric: metric.of == "clips")
+    printed = [name for name in scores if METRICS[name].printed]
+    return (
+        *scores,
+        *(f"published_{name}" for name in printed),
+        *(f"difference_{name}" for name in printed),
+        *(end for name in scores if METRICS[name].bounded for end in METRICS[name].low_and_high),
+        *COUNTED,
+    )
+
+
+def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
+    """Title and columns of the part after the dimensions; VBench gives no features, so no distances of them."""
+    names = [name for name in shown_on("table3") if name not in DIMENSIONS]
+    shown = tuple(name for name in names if mini or not METRICS[name].of_features)
+    return f"Totals, distance{'s' if mini else ''}, size", shown
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path
     printed = read_published(published / "table3.csv")
     mini = is_mini_vbench(profile, definition)
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
-    parts = (*HALVES, MINI_REST if mini else VBENCH_REST)
+    parts = (*HALVES, rest_of(mini=mini))
     return Table(
         name=name,
         title=definition.get("title", "Video generation after quantization (Q-DiT, Table 3)"),
@@ -95,7 +106,7 @@ def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path
         shows_bits=True,
         blocks=blocks,
         metrics=tuple(metric for _, metrics in parts for metric in metrics),
-        extra=EXTRA,
+        extra=extra_columns(),
         summary=tuple(_summary(blocks, printed)),
         remarks=tuple(remarks(blocks, printed, name, mini=mini)),
         samples_are="clip",
@@ -143,7 +154,7 @@ def _block(
     )
 
 
-def _beside(printed: list[PublishedRow], key: RunKey) -> Row:
+def _beside(printed: list[PublishedRow], key: Run) -> Row:
     """The printed cells of a method at these bits; those that we do not know stay blank."""
     bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
     found = find(printed, method=METHOD_NAMES.get(key.label), **bits)

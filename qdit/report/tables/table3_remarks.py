@@ -1,6 +1,6 @@
 """What stands below Table 3: whose scores these are, what they mean, what the clips cost."""
 
-from qdit.core.metric_names import DIMENSIONS
+from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench.driver import VERSION
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.metrics_json import NOT_RUN, Row, RunKey, parse_bits
+from qdit.core.metrics_record import Status
+from qdit.core.run import Run, split_bits
+from qdit.report.data.metrics_json import Row, with_status
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
     Block,
@@ -53,8 +55,13 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, 10,000 images",
         shows_bits=False,
         blocks=blocks,
-        remarks=(ALLOCATED,) if any(row["step"] == STEPS[-1] and row["status"] != NOT_RUN for row in rows) else (),
+        remarks=(ALLOCATED,) if any(map(_is_allocated, rows)) else (),
     )
+
+
+def _is_allocated(row: Row) -> bool:
+    """Whether the row is the last step, and the profile has a method for it."""
+    return bool(row["step"] == STEPS[-1] and row["state"] != Status.NOT_RUN)
 
 
 def _block(
@@ -85,7 +92,7 @@ def _block(
     )
 
 
-def _match(printed: list[PublishedRow], step: str, key: RunKey) -> PublishedRow | None:
+def _match(printed: list[PublishedRow], step: str, key: Run) -> PublishedRow | None:
     """The printed row of a step; it stands beside ours only at the bits it was measured at."""
     bits = (key.weight_bits, key.activation_bits)
     return find(printed, step=step) if bits in (PUBLISHED_BITS, (16, 16)) else None
@@ -102,9 +109,9 @@ def _name(step: str, row: Row) -> str:
 
 def _not_run(profile: Mapping[str, Any], block: Mapping[str, Any], step: str, printed: list[PublishedRow]) -> Row:
     """A step that no method of the profile fills yet, with what the paper prints for it."""
-    weight_bits, activation_bits = parse_bits(block["bits"][0])
+    weight_bits, activation_bits = split_bits(block["bits"][0])
     row: Row = {"setting": block["setting"], "form": block["form"], "scope": block["scope"]}
     row |= {"weight_bits": weight_bits, "activation_bits": activation_bits, "step": step, "name": step}
     row |= {"profile": profile["profile"], "face": profile["face"]}
-    key = RunKey(row["setting"], row["form"], "", weight_bits, activation_bits, row["scope"])
-    return row | published_cells(_match(printed, step, key)) | {"status": NOT_RUN}
+    key = Run(row["setting"], row["form"], "", block["bits"][0], row["scope"])
+    return row | published_cells(_match(printed, step, key)) | with_status(Status.NOT_RUN)

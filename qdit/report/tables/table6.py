@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qdit.core.metrics import METRICS, shown_on
 from qdit.report.data.allocations import COLUMNS, Found, allocation_cells, searched_with
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
@@ -20,16 +21,11 @@ from qdit.report.data.rows import (
 )
 from qdit.report.render.allocation_figures import fresh_noise, heat_maps, kept
 
-METRICS = (
-    *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp"),
-    *("images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size"),
-)
 PRINTED = {"ilp": "ILP", "hessian": "Hessian-based", "evolution": "Evolutionary (Q-DiT)"}
 """Kind of search → the row that the paper prints for it."""
 
 PRINTED_UNIFORM = "Group size = 128"
 PUBLISHED_BITS = (4, 8)
-METRIC_NAMES = {"fd_fp": "FD-FP", "fid": "FID"}
 
 
 def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -38,7 +34,8 @@ def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path
     printed = read_published(published / "table6.csv")
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
     shared = profile.get("allocation", {})
-    metric = METRIC_NAMES.get(shared.get("metric", ""), "fitness")
+    measured = shared.get("metric", "")
+    metric = METRICS[measured].title if measured in METRICS else "fitness"
     return Table(
         name=name,
         title=definition.get("title", "Ways to choose group sizes (Q-DiT, Table 6)"),
@@ -48,7 +45,7 @@ def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, W4A8, 10,000 images",
         shows_bits=True,
         blocks=blocks,
-        metrics=METRICS,
+        metrics=shown_on("table6"),
         extra=COLUMNS,
         figures=kept(
             [

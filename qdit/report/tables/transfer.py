@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
+from qdit.core.metrics import shown_on
 from qdit.report.data.allocations import COLUMNS, allocation_cells
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import (
@@ -20,7 +21,6 @@ from qdit.report.data.rows import (
 )
 from qdit.report.render.allocation_figures import kept, matrix
 
-METRICS = ("fid", "sfid", "fd_fp", "mse_fp", "ratio_fd_fp", "budget_used", "harmonic_mean_group_size")
 HOME = "home"
 
 
@@ -37,7 +37,7 @@ def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         paper_protocol="",
         shows_bits=True,
         blocks=blocks,
-        metrics=METRICS,
+        metrics=shown_on("transfer"),
         extra=(*COLUMNS, "base", "ratio_fd_fp"),
         figures=kept([_matrix(definition["blocks"], blocks)]),
         remarks=(

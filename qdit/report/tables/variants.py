@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
+from qdit.core.metrics import shown_on
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.data.rows import (
@@ -19,7 +20,6 @@ from qdit.report.data.rows import (
     with_differences,
 )
 
-METRICS = ("fid", "sfid", "is", "precision", "fd_fp", "mse_fp", "ratio_fd_fp")
 EXTRA = ("base", "about", "ratio_fd_fp")
 """Columns of the CSV beyond those of every table."""
 
@@ -36,7 +36,7 @@ def variants(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         paper_protocol="",
         shows_bits=True,
         blocks=tuple(_block(profile, name, block, results) for block in definition["blocks"]),
-        metrics=METRICS,
+        metrics=shown_on("variants"),
         extra=EXTRA,
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the block’s base method at the same bits; above 1 the"

@@ -18,14 +18,13 @@ from markupsafe import Markup
 
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json, write_text
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import UNQUANTIZED, Run
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.render.sheets import SMALL_SIDE, png
 from qdit.report.render.style import CSS
 from qdit.report.votes.ab_script import AB_CSS, SCRIPT
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, draw_trials, picture
 from qdit.report.votes.statistics import TIE
-from qdit.workflow.profile import FULL_PRECISION_BITS
 
 FORMAT = "qdit-ab-1"
 LARGEST_MB = 40
@@ -179,14 +178,14 @@ def _encoded(image: np.ndarray) -> str:
 
 def _question(trial: Trial) -> list[str]:
     left, right = (_name(trial, key) for key in (trial.left, trial.right))
-    full = "left" if trial.left.bits == FULL_PRECISION_BITS else "right"
+    full = "left" if trial.left.bits == UNQUANTIZED else "right"
     answer = {PAIR: "", SAME: TIE, CONTROL: full}[trial.kind]
     return [trial.kind, trial.contest.title, left, right, answer]
 
 
-def _name(trial: Trial, key: RunKey) -> str:
+def _name(trial: Trial, key: Run) -> str:
     """A run's label; with its bits where they are not those of the contest, so that two bits are never one method."""
-    own = key.bits not in (trial.contest.bits, FULL_PRECISION_BITS)
+    own = key.bits not in (trial.contest.bits, UNQUANTIZED)
     return f"{key.label} {key.bits.upper()}" if own else key.label
 
 

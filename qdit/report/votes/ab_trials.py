@@ -17,8 +17,10 @@ from PIL import Image
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import load_arrays
-from qdit.report.data.metrics_json import OK, Row, RunKey, parse_bits, read_run
-from qdit.workflow.profile import FULL_PRECISION_BITS, full_precision_label, is_full, split_bits
+from qdit.core.metrics_record import Status
+from qdit.core.run import UNQUANTIZED, Run, split_bits
+from qdit.report.data.metrics_json import Row, read_run, with_status
+from qdit.workflow.profile import full_precision_label, is_full
 
 PAIR, SAME, CONTROL = "pair", "same", "control"
 """Kinds of trials: two methods; twice the same image; full precision against images that are destroyed."""
@@ -47,15 +49,27 @@ class Trial:
 
     kind: str
     contest: Contest
-    left: RunKey
-    right: RunKey
+    left: Run
+    right: Run
     image: int
 
 
 def drawn(seed: int, *what: object) -> int:
     """A number that is random in `what`, the same for equal arguments."""
-    text = "/".join(map(str, (seed, "ab", *what)))
+    text = "/".join(map(_drawn_from, (seed, "ab", *what)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _drawn_from(what: object) -> str:
+    """What is hashed for a draw. Runs and trials have texts of their own here, so that no rename moves a draw."""
+    if isinstance(what, Run):
+        bits = f"weight_bits={what.weight_bits}, activation_bits={what.activation_bits}"
+        names = f"setting={what.setting!r}, form={what.form!r}, label={what.label!r}"
+        return f"RunKey({names}, {bits}, scope={what.scope!r}, mode={what.mode!r})"
+    if isinstance(what, Trial):
+        sides = f"left={_drawn_from(what.left)}, right={_drawn_from(what.right)}"
+        return f"Trial(kind={what.kind!r}, contest={what.contest!r}, {sides}, image={what.image!r})"
+    return str(what)
 
 
 def contests_of(
@@ -94,19 +108,19 @@ def _fits(word: str, allowed: Sequence[str]) -> bool:
     return not allowed or word in allowed
 
 
-def key_of(profile: Mapping[str, Any], contest: Contest, label: str) -> RunKey:
+def key_of(profile: Mapping[str, Any], contest: Contest, label: str) -> Run:
     """The run of a label in a contest."""
-    bits = FULL_PRECISION_BITS if is_full(profile, label) else contest.bits
-    return RunKey(contest.setting, contest.form, label, *parse_bits(bits), contest.scope)
+    bits = UNQUANTIZED if is_full(profile, label) else contest.bits
+    return Run(contest.setting, contest.form, label, bits, contest.scope)
 
 
-def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> RunKey | None:
+def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> Run | None:
     """The run that the quality-control page uses as negative control of the contest's setting and form."""
     for definition in profile["tables"].values():
         for block in definition["blocks"] if definition["kind"] == "qc" else ():
             if (block["setting"], block["form"]) == (contest.setting, contest.form):
                 label = next(label for label in block["methods"] if not is_full(profile, label))
-                return RunKey(contest.setting, contest.form, label, *parse_bits(block["bits"][0]), block["scope"])
+                return Run(contest.setting, contest.form, label, block["bits"][0], block["scope"])
     return None
 
 
@@ -115,22 +129,23 @@ class Samples:
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        self.rows: dict[RunKey, Row] = {}
+        self.rows: dict[Run, Row] = {}
         self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
 
-    def row(self, key: RunKey) -> Row:
+    def row(self, key: Run) -> Row:
         """The run's row; its status says why it cannot be shown, if so."""
         if key not in self.rows:
             row = read_run(self.results, key)
             first = key.folder(self.results) / "samples" / "00000.npz"
-            self.rows[key] = row if row["status"] != OK or first.is_file() else row | {"status": "missing: no samples"}
+            absent = row["state"] == Status.OK and not first.is_file()
+            self.rows[key] = row | with_status(Status.MISSING, "no samples") if absent else row
         return self.rows[key]
 
-    def is_there(self, key: RunKey) -> bool:
+    def is_there(self, key: Run) -> bool:
         """Whether the run has metrics and images."""
-        return bool(self.row(key)["status"] == OK)
+        return bool(self.row(key)["state"] == Status.OK)
 
-    def image(self, key: RunKey, number: int) -> tuple[NDArray[np.uint8], int]:
+    def image(self, key: Run, number: int) -> tuple[NDArray[np.uint8], int]:
         """Image (C, H, W) and label of a run."""
         row = self.row(key)
         path = key.folder(self.results) / "samples" / f"{number // row['chunk']:05d}.npz"
@@ -198,7 +213,7 @@ def _catch_trials(
     return found
 
 
-def _images(samples: Samples, keys: Sequence[RunKey]) -> int:
+def _images(samples: Samples, keys: Sequence[Run]) -> int:
     """How many images all runs have; they must be of one protocol, or equal numbers would not be equal noise."""
     rows = [samples.row(key) for key in keys]
     if len({(row["protocol_sha256"], row["chunk"]) for row in rows}) > 1:
@@ -212,6 +227,6 @@ def _numbers(seed: int, images: int, each: int, *what: object) -> list[int]:
     return sorted(range(images), key=lambda number: drawn(seed, PAIR, *what, number))[:each]
 
 
-def _sided(seed: int, kind: str, contest: Contest, pair: tuple[RunKey, RunKey], number: int) -> Trial:
+def _sided(seed: int, kind: str, contest: Contest, pair: tuple[Run, Run], number: int) -> Trial:
     left, right = pair if drawn(seed, "side", kind, contest.title, *pair, number) % 2 else pair[::-1]
     return Trial(kind, contest, left, right, number)

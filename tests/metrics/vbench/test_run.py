@@ -12,7 +12,7 @@ from qdit.core.errors import DataError
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_arrays, sha256_file, write_json
 from qdit.core.intervals import read_replicates
-from qdit.core.metric_names import DIMENSIONS, TOTALS
+from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.run import RunName
 from qdit.metrics.vbench.clips import write_clips
 from qdit.metrics.vbench.results import gather, normalised
@@ -224,10 +224,10 @@ def test_dimensions_of_two_runs_are_not_gathered(place: Path) -> None:
 def test_a_recorded_failure_is_the_result(place: Path, checkpoint: Path) -> None:
     failure = Failure("sample", "failed", "it diverges")
     change(place / "samples" / "shard-000.json", **failure.to_dict(), chunks=[])
-    assert evaluated(place, checkpoint) == {"error": failure.text}
+    assert evaluated(place, checkpoint) == {"error": failure.text, "status": failure.kind}
     listing = write_clips(place / "samples", place / "none", clips=CLIPS, fps=24)
     assert listing == failure.to_dict() and not (place / "none").exists()
     write_json(place / "a.json", {"dimension": "scene", **listing})
     assert gather([place / "a.json"]) == {"protocol": "VBench 0.1.5", **failure.to_dict()}
     write_failure(place / "unsupported", Failure("quantize", "unsupported", "no"))
-    assert evaluated(place, place / "unsupported") == {"error": "unsupported: no"}
+    assert evaluated(place, place / "unsupported") == {"error": "unsupported: no", "status": "unsupported"}

@@ -123,4 +123,4 @@ def test_a_recorded_failure_is_the_result(made, tmp_path):
     failure = Failure("quantize", "unsupported", "rtn: no")
     write_failure(made / "failed", failure)
     sample_video_checkpoint(made / "failed", made / "failed" / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
-    assert evaluated(made, tmp_path / "metrics.json", own="failed") == {"error": failure.text}
+    assert evaluated(made, tmp_path / "metrics.json", own="failed") == {"error": failure.text, "status": failure.kind}

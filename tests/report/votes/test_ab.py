@@ -1,6 +1,7 @@
 """The blind A/B page: what is drawn, that nothing names a method, and that its votes come back and are counted."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -16,13 +17,21 @@ from PIL import Image
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import save_arrays
-from qdit.report.data.metrics_json import RunKey
+from qdit.core.run import Run
 from qdit.report.data.published import METHOD_NAMES
 from qdit.report.votes.ab_page import Page, read_page, scramble, unscramble, write_page
-from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Samples, Trial, contests_of, draw_trials
+from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, contests_of, draw_trials, drawn
 from qdit.report.votes.statistics import Ballot, read_ballot
 from qdit.report.votes.votes_report import votes_text
-from tests.report.conftest import PLAIN, TABLE2_METHODS, make_profile, record, write_record
+from tests.report.conftest import (
+    PLAIN,
+    TABLE2_METHODS,
+    change_protocol,
+    make_profile,
+    of_another_protocol,
+    record,
+    write_record,
+)
 
 IMAGES, CHUNK = 20, 8
 CHROMIUM = shutil.which("chromium")
@@ -36,7 +45,7 @@ def with_controls() -> dict[str, Any]:
     return profile
 
 
-def pixels(key: RunKey) -> np.ndarray:
+def pixels(key: Run) -> np.ndarray:
     """Images that say which run they are of."""
     shade = TABLE2_METHODS.index(key.label) * 50 + key.weight_bits
     images = np.full((IMAGES, 1, 8, 8), shade, np.uint8)
@@ -48,11 +57,11 @@ def pixels(key: RunKey) -> np.ndarray:
 def sampled(tmp_path: Path) -> Path:
     """Runs at W4A4 and the controls, with all their chunks."""
     folder, profile = tmp_path / "results" / "mini", with_controls()
-    keys = [RunKey(PLAIN, "natural", label, 4, 4, "common") for label in TABLE2_METHODS if label != "fp"]
-    keys += [RunKey(PLAIN, "natural", "fp", 16, 16, "common"), RunKey(PLAIN, "natural", "rtn", 2, 2, "common")]
+    keys = [Run(PLAIN, "natural", label, "w4a4", "common") for label in TABLE2_METHODS if label != "fp"]
+    keys += [Run(PLAIN, "natural", "fp", "w16a16", "common"), Run(PLAIN, "natural", "rtn", "w2a2", "common")]
     for key in keys:
         value = record(key, profile)
-        value["protocol"] |= {"images": IMAGES, "chunk": CHUNK}
+        change_protocol(value, images=IMAGES, chunk=CHUNK)
         write_record(folder, key, value)
         for chunk, first in enumerate(range(0, IMAGES, CHUNK)):
             arrays = {"images": pixels(key)[first : first + CHUNK], "labels": np.arange(IMAGES)[first:][:CHUNK] % 10}
@@ -166,8 +175,8 @@ def test_a_changed_page_is_refused(sampled: Path) -> None:
 
 
 def test_runs_that_are_not_there_are_left_out_and_named(sampled: Path) -> None:
-    shutil.rmtree(RunKey(PLAIN, "natural", "rtn", 2, 2, "common").folder(sampled))
-    shutil.rmtree(RunKey(PLAIN, "natural", "q-dit", 4, 4, "common").folder(sampled) / "samples")
+    shutil.rmtree(Run(PLAIN, "natural", "rtn", "w2a2", "common").folder(sampled))
+    shutil.rmtree(Run(PLAIN, "natural", "q-dit", "w4a4", "common").folder(sampled) / "samples")
     trials, notes = draw(sampled)
     assert {trial.kind for trial in trials} == {PAIR, SAME}
     assert "q-dit" not in {key.label for trial in trials for key in (trial.left, trial.right)}
@@ -178,14 +187,16 @@ def test_runs_that_are_not_there_are_left_out_and_named(sampled: Path) -> None:
 
 
 def test_runs_of_two_protocols_are_refused(sampled: Path) -> None:
-    key = RunKey(PLAIN, "natural", "q-dit", 4, 4, "common")
-    write_record(sampled, key, record(key, with_controls()) | {"protocol_sha256": "0" * 64})
+    key = Run(PLAIN, "natural", "q-dit", "w4a4", "common")
+    content = record(key, with_controls())
+    of_another_protocol(content)
+    write_record(sampled, key, content)
     with pytest.raises(DataError, match="not sampled by one protocol"):
         draw(sampled)
 
 
 def test_clips_and_lost_images_are_refused(sampled: Path) -> None:
-    path = RunKey(PLAIN, "natural", "fp", 16, 16, "common").folder(sampled) / "samples" / "00000.npz"
+    path = Run(PLAIN, "natural", "fp", "w16a16", "common").folder(sampled) / "samples" / "00000.npz"
     save_arrays(path, {"images": np.zeros((8, 3, 4, 8, 8), np.uint8), "labels": np.arange(8)})
     with pytest.raises(DataError, match=r"00000\.npz: holds uint8 of shape \(3, 4, 8, 8\), no images"):
         make(sampled, each=20)
@@ -290,3 +301,17 @@ def test_in_a_browser_votes_are_kept_revealed_at_the_end_and_saved(sampled: Path
     found = read_ballot(votes)
     assert found.voter == "Anna" and found.page == read_page(page).digest
     assert found.votes == {0: "left", 1: "right", 2: "tie"} | dict.fromkeys(range(3, 20), "right")
+
+
+def test_a_rename_moves_no_draw() -> None:
+    """What a draw hashes is fixed, so that pages that were made before are made again."""
+    run = Run("s", "natural", "q-dit", "w4a8", "common")
+    text = "RunKey(setting='s', form='natural', label='q-dit', weight_bits=4, activation_bits=8, scope='common',"
+    text += " mode='simulate')"
+    number = int.from_bytes(hashlib.blake2b(f"0/ab/side/{text}".encode(), digest_size=8).digest(), "little")
+    assert drawn(0, "side", run) == number
+    trial = Trial("pair", Contest("s", "natural", "w4a8", "common", ("rtn", "q-dit")), run, run, 3)
+    contest = "Contest(setting='s', form='natural', bits='w4a8', scope='common', labels=('rtn', 'q-dit'))"
+    whole = f"0/ab/order/Trial(kind='pair', contest={contest}, left={text}, right={text}, image=3)"
+    number = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "little")
+    assert drawn(0, "order", trial) == number

@@ -1,0 +1,292 @@
+"""All metrics, one entry each: what a reader calls it, which way is better, how it is written, who prints and shows it.
+
+Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry; there is no other list
+of metrics. A new metric of images is one entry whose `function` (and `resampled`, for an interval) names how it is
+computed.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qdit.core.errors import ConfigError
+
+Of = Literal["images", "clips", "both", "checkpoint", "row"]
+"""What is measured: images, clips, either, the stored checkpoint, or what a table derives for its rows."""
+Better = Literal["lower", "higher", ""]
+Page = Literal["paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
+               "folders", "figures"]  # fmt: skip
+"""`paper` are the papers' comparisons and Table 4; `runs` and `folders` are the two forms of `qdit compare`."""
+
+
+def fixed(decimals: int) -> Callable[[float], str]:
+    """Formatter with a fixed number of decimals."""
+    return lambda value: f"{value:.{decimals}f}"
+
+
+four_decimals = fixed(4)
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent where that is readable: 0.0352, 12.3, 1870."""
+    if value == 0 or 1e-4 <= abs(value) < 100:
+        return f"{value:#.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else scientific(value)
+
+
+def scientific(value: float) -> str:
+    """Three significant digits and an exponent: 9.80e-4; 0 for what is exactly that."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def size(value: float) -> str:
+    """Megabytes on disk: whole ones, two decimals below 100."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def printed_size(value: float) -> str:
+    """Megabytes as the paper counts and prints them: whole ones, truncated (`qdit.quant.size.printed_mb`)."""
+    return f"{int(value)}" if value >= 100 else size(value)
+
+
+def percent(value: float) -> str:
+    """A fraction as per cent with one decimal."""
+    return f"{value:.1%}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    `title` is what a reader calls it. `function` computes it of images and `resampled` its bootstrap, both as
+    `module:name` below the room `metrics` (`qdit.metrics.image_metrics` has the signatures); metrics of clips come from
+    their scorer. `stored` is its place in metrics.json, `section.key`, where that is not `metrics.<name>`.
+    """
+
+    name: str
+    title: str
+    of: Of
+    better: Better = ""
+    write: Callable[[float], str] = four_decimals
+    heading: str = ""
+    """Of a column; the title with its arrow unless given."""
+    function: str = ""
+    resampled: str = ""
+    stored: str = ""
+    optional: bool = False
+    """Whether a run may have no value (null)."""
+    of_features: bool = False
+    """Whether it needs features of the samples, which VBench does not give."""
+    paired: bool = False
+    """Whether it compares with full precision's samples of the same noise."""
+    bounded: bool = False
+    """Whether it has a 95 % interval by bootstrap."""
+    mean: bool = False
+    """Whether it is a mean over images or clips, whose resampled values are not shifted."""
+    printed: tuple[str, ...] = ()
+    """Papers that print it."""
+    shows_change: bool = False
+    """Whether the difference to full precision stands beside it."""
+    in_front: bool = False
+    """Whether the CSV has it among its first columns."""
+    ranks: bool = False
+    """Whether the leaderboard is ordered by it; one metric only."""
+    board_interval: bool = False
+    """Whether the leaderboard shows its interval."""
+    pages: tuple[Page, ...] = ()
+    claim: str = ""
+    """Function of the language of claims; the name unless given."""
+    total: Literal["quality", "semantic", ""] = ""
+    """VBench's total that a dimension belongs to."""
+    weight: float = 1.0
+    """Of a dimension in its total."""
+    turn: int = 0
+    """When a dimension is added to its total (the last bits of a sum depend on it); equal ones in order of columns."""
+
+    @property
+    def column_heading(self) -> str:
+        """Heading of a column: the title and which way is better."""
+        return self.heading or f"{self.title}{ {'lower': ' ↓', 'higher': ' ↑', '': ''}[self.better] }"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether smaller values are better."""
+        return self.better == "lower"
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(section, key) in metrics.json."""
+        section, _, key = (self.stored or f"metrics.{self.name}").partition(".")
+        return section, key
+
+    @property
+    def low_and_high(self) -> tuple[str, str]:
+        """Columns of its interval."""
+        return f"{self.name}_low", f"{self.name}_high"
+
+
+IMAGE_PAPERS = ("Q-DiT", "PTQ4DiT", "TQ-DiT")
+HERE = "qdit.metrics.image_metrics"
+
+
+def _dimension(name: str, total: Literal["quality", "semantic"], turn: int = 0, weight: float = 1.0) -> Metric:
+    """One of VBench's sixteen dimensions."""
+    title = name.replace("_", " ").capitalize()
+    return Metric(name, title, "clips", "higher", optional=True, bounded=True, mean=True, printed=("Q-DiT",),
+                  pages=("table3",), total=total, weight=weight, turn=turn)  # fmt: skip
+
+
+def _total(name: str, title: str) -> Metric:
+    """One of VBench's totals."""
+    return Metric(name, title, "clips", "higher", optional=True, bounded=True, mean=True, pages=("table3",))
+
+
+ENTRIES = (
+    Metric("fid", "FID", "images", "lower", fixed(2), function=f"{HERE}:fid", resampled=f"{HERE}:resampled_fid",
+           bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True, board_interval=True,
+           pages=("paper", "table1", "table6", "integer", "variants", "transfer", "leaderboard", "runs", "folders",
+                  "figures")),
+    Metric("sfid", "sFID", "images", "lower", fixed(2), function=f"{HERE}:sfid", resampled=f"{HERE}:resampled_sfid",
+           bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True,
+           pages=("paper", "table1", "table6", "variants", "transfer", "leaderboard", "runs")),
+    Metric("is", "IS", "images", "higher", fixed(2), function=f"{HERE}:inception",
+           resampled=f"{HERE}:resampled_inception",
+           bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True, claim="inception_score",
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs")),
+    Metric("precision", "Precision", "images", "higher", function=f"{HERE}:precision",
+           resampled=f"{HERE}:resampled_precision", bounded=True, mean=True, printed=IMAGE_PAPERS, shows_change=True,
+           in_front=True, pages=("paper", "table1", "table6", "variants", "leaderboard", "runs")),
+    Metric("recall", "Recall", "images", "higher", function=f"{HERE}:recall", optional=True),
+    Metric("class_accuracy", "Class accuracy", "images", "higher", function=f"{HERE}:class_accuracy",
+           resampled=f"{HERE}:resampled_class_accuracy", optional=True, bounded=True, mean=True, pages=("runs",)),
+    _dimension("subject_consistency", "quality", turn=1),
+    _dimension("overall_consistency", "semantic"),
+    _dimension("temporal_style", "semantic"),
+    _dimension("appearance_style", "semantic"),
+    _dimension("scene", "semantic"),
+    _dimension("spatial_relationship", "semantic"),
+    _dimension("color", "semantic"),
+    _dimension("human_action", "semantic"),
+    _dimension("multiple_objects", "semantic"),
+    _dimension("object_class", "semantic"),
+    _dimension("imaging_quality", "quality", turn=6),
+    _dimension("aesthetic_quality", "quality", turn=5),
+    _dimension("dynamic_degree", "quality", turn=7, weight=0.5),
+    _dimension("motion_smoothness", "quality", turn=4),
+    _dimension("temporal_flickering", "quality", turn=3),
+    _dimension("background_consistency", "quality", turn=2),
+    _total("quality", "Quality total"),
+    _total("semantic", "Semantic total"),
+    _total("total", "Total"),
+    Metric("mfvd", "mFVD", "clips", "lower", significant, of_features=True, optional=True, bounded=True,
+           pages=("table3",)),
+    Metric("fd_fp", "FD-FP", "both", "lower", significant, function=f"{HERE}:distance_to_full_precision",
+           resampled=f"{HERE}:resampled_distance_to_full_precision", optional=True, of_features=True, paired=True,
+           bounded=True, in_front=True, ranks=True, board_interval=True,
+           pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
+                  "folders", "figures")),
+    Metric("mse_fp", "MSE-FP", "both", "lower", scientific, function=f"{HERE}:error_to_full_precision",
+           resampled=f"{HERE}:resampled_error_to_full_precision", optional=True, paired=True, bounded=True, mean=True,
+           in_front=True,
+           pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
+                  "folders")),
+    Metric("size_mb", "size", "checkpoint", write=printed_size, heading="Size (MB)", stored="size.paper_mb",
+           printed=("Q-DiT", "PTQ4DiT"), in_front=True, pages=("paper", "table1", "table3", "leaderboard")),
+    Metric("size_actual_mb", "size on disk", "checkpoint", write=size, heading="Size (MB)", stored="size.actual_mb",
+           optional=True),
+    Metric("ratio_fd_fp", "FD-FP ÷ base", "row", write=significant, pages=("variants", "transfer")),
+    Metric("latent_largest", "Latents: largest difference", "row", write=scientific, pages=("integer",)),
+    Metric("latent_mean", "Latents: mean difference", "row", write=scientific, pages=("integer",)),
+    Metric("images_sampled", "Images sampled", "row", write=fixed(0), pages=("table6",)),
+    Metric("search_seconds", "Search (s)", "row", write=fixed(0), pages=("table6",)),
+    Metric("budget_used", "Budget used", "row", write=percent, pages=("table6", "transfer")),
+    Metric("harmonic_mean_group_size", "Mean g", "row", write=fixed(1), pages=("table6", "transfer")),
+)  # fmt: skip
+"""In the order of columns."""
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in ENTRIES}
+"""Name → metric, in the order of columns."""
+
+DIMENSIONS = tuple(metric.name for metric in ENTRIES if metric.total)
+"""VBench's sixteen, in the order of Q-DiT's Table 3: its two halves are the first and the last eight."""
+TOTALS = ("quality", "semantic", "total")
+"""VBench's totals."""
+
+
+def chosen(which: Callable[[Metric], bool]) -> tuple[str, ...]:
+    """Names of the metrics for which `which` is true, in the order of columns."""
+    return tuple(name for name, metric in METRICS.items() if which(metric))
+
+
+def of_images(metric: Metric) -> bool:
+    """Whether a run of images has it."""
+    return metric.of in ("images", "both")
+
+
+def of_clips(metric: Metric) -> bool:
+    """Whether a run of clips has it."""
+    return metric.of in ("clips", "both")
+
+
+def shown_on(page: Page) -> tuple[str, ...]:
+    """Columns of a page in the order of columns; the paper's comparisons begin with the size, as printed."""
+    names = chosen(lambda metric: page in metric.pages)
+    return sizes_first(names) if page in ("paper", "table1") else names
+
+
+def sizes_first(names: Iterable[str]) -> tuple[str, ...]:
+    """What is stored before what is measured."""
+    return tuple(sorted(names, key=lambda name: METRICS[name].of != "checkpoint"))
+
+
+def compared() -> tuple[str, ...]:
+    """What papers of images print: the size first."""
+    return sizes_first(chosen(lambda metric: bool(metric.printed) and metric.of != "clips"))
+
+
+def changed() -> tuple[str, ...]:
+    """What is also shown as a difference to the full-precision row of the block."""
+    return chosen(lambda metric: metric.shows_change)
+
+
+def bounded_of_images() -> tuple[str, ...]:
+    """What of images has a 95 % interval."""
+    return chosen(lambda metric: metric.bounded and of_images(metric))
+
+
+def paired() -> tuple[str, ...]:
+    """What compares with full precision's samples of the same noise."""
+    return chosen(lambda metric: metric.paired)
+
+
+def ranking_metric() -> Metric:
+    """The metric that orders the leaderboard."""
+    return next(metric for metric in METRICS.values() if metric.ranks)
+
+
+def claim_functions() -> dict[str, Metric]:
+    """Function of the language of claims → the metric that it reads."""
+    readable = [metric for metric in METRICS.values() if metric.of in ("images", "both", "checkpoint")]
+    return {metric.claim or metric.name: metric for metric in readable}
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """The function that an entry names as `module:function`; ConfigError if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as problem:
+        raise ConfigError(f"metric function {path!r}: {problem}; name it as module:function") from None
+    if not callable(found):
+        raise ConfigError(f"metric function {path!r}: is no function; name one as module:function")
+    return found
+
+
+def modules_of_images() -> tuple[str, ...]:
+    """Modules in which metrics of images are computed: their code is part of what decides a number."""
+    named = [path.partition(":")[0] for metric in METRICS.values() for path in (metric.function, metric.resampled)]
+    return tuple(dict.fromkeys(name for name in named if name))

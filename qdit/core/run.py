@@ -1,0 +1,71 @@
+"""Names that every room shares: a run of a table, its bits, full precision, the sampler of clips."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from qdit.core.errors import ConfigError
+
+FULL_PRECISION_BITS = 16
+"""Bits at which weights or activations stay as they are."""
+FULL_PRECISION_METHOD = "fp"
+"""Method that quantizes nothing."""
+UNQUANTIZED = f"w{FULL_PRECISION_BITS}a{FULL_PRECISION_BITS}"
+"""Bits of a run of full precision, as in its path."""
+BITS = (*range(2, 9), FULL_PRECISION_BITS)
+"""Bits that weights and activations can have."""
+
+SIMULATE, INTEGER = "simulate", "integer"
+"""Modes of a run."""
+
+RECTIFIED_FLOW = "rectified-flow"
+"""Sampler of clips, as a profile names it."""
+
+
+def recorded_sampler(sampler: str) -> str:
+    """A profile's sampler as a protocol writes it: `rectified flow` (digests of protocols hold it), else the same."""
+    return sampler.replace("-", " ")
+
+
+def split_bits(bits: str) -> tuple[int, int]:
+    """`w4a8` → (4, 8); ConfigError for another form, and for bits that nothing can have."""
+    match = re.fullmatch(r"w(0|[1-9]\d?)a(0|[1-9]\d?)", bits) if isinstance(bits, str) else None
+    pair = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not set(pair) <= set(BITS):
+        raise ConfigError(f"bits {bits!r}: expected weight and activation bits (2 to 8, or 16), e.g. w4a8")
+    return pair
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """The unit of a table row: setting × form × method label × bits × scope, simulated or in integers.
+
+    An integer run has no checkpoint of its own: it samples from that of the simulated run.
+    """
+
+    setting: str
+    form: str
+    label: str
+    bits: str
+    scope: str
+    mode: str = SIMULATE
+
+    @property
+    def path(self) -> str:
+        """Folder of the run below `runs/`."""
+        mode = "" if self.mode == SIMULATE else f"-{self.mode}"
+        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the weights."""
+        return split_bits(self.bits)[0]
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the activations."""
+        return split_bits(self.bits)[1]
+
+    def folder(self, results: Path) -> Path:
+        """Folder of the run below the results of its profile."""
+        return results / "runs" / self.path

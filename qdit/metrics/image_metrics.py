@@ -1,0 +1,101 @@
+"""The metrics of images. Each is a function of `Images`; None is "this run has none".
+
+A `resampled_*` function gives a metric's values (B,) for `counts` (B, N), how often each image occurs in each resample.
+The registry (`qdit.core.metrics`) names both. Recall has no resampled values: its balls around generated images shrink
+where an image occurs twice.
+"""
+
+import numpy as np
+
+from qdit.metrics.bootstrap import paired, to_reference
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.images import Images
+from qdit.metrics.scores import SPLIT_SIZE, inception_score, realistic, score_of
+from qdit.metrics.statistics import moments
+
+
+def fid(images: Images) -> float:
+    """Fréchet distance of the pool features to the reference's, as guided-diffusion's evaluator."""
+    return frechet_distance(images.pool, images.reference.pool)
+
+
+def resampled_fid(images: Images, counts: np.ndarray) -> np.ndarray:
+    """FID of every resample."""
+    return to_reference(np.asarray(images.run.features.pool, np.float64), counts, images.reference.pool)
+
+
+def sfid(images: Images) -> float:
+    """The same of the spatial features."""
+    return frechet_distance(moments(images.run.features.spatial), images.reference.spatial)
+
+
+def resampled_sfid(images: Images, counts: np.ndarray) -> np.ndarray:
+    """sFID of every resample."""
+    return to_reference(np.asarray(images.run.features.spatial, np.float64), counts, images.reference.spatial)
+
+
+def inception(images: Images) -> float:
+    """Inception score of the logits."""
+    return inception_score(images.run.features.logits)
+
+
+def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
+    """Inception score of every resample, split as the score itself."""
+    log_p = images.log_probabilities
+    parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
+    scores = [[score_of(log_p[part], row[part]) for part in parts] for row in counts]
+    return np.asarray(np.mean(scores, axis=1))
+
+
+def precision(images: Images) -> float:
+    """Fraction of images within the reference's manifold (Kynkäänniemi et al. 2019)."""
+    return images.precision_recall[0]
+
+
+def resampled_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Precision of every resample."""
+    if images.reference.pool_features is None:
+        return None
+    inside = realistic(images.reference.pool_features, images.run.features.pool)
+    return np.asarray(counts @ inside / counts.shape[1])
+
+
+def recall(images: Images) -> float:
+    """Fraction of the reference within the images' manifold."""
+    return images.precision_recall[1]
+
+
+def class_accuracy(images: Images) -> float | None:
+    """Fraction of images in which the classifier sees the asked label; None if its classes are not the labels."""
+    return float(images.is_asked_class.mean()) if images.run.made_by.classes_are_labels else None
+
+
+def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Class accuracy of every resample."""
+    return counts @ images.is_asked_class / counts.shape[1] if images.run.made_by.classes_are_labels else None
+
+
+def distance_to_full_precision(images: Images) -> float | None:
+    """Fréchet distance of the pool features to full precision's; exactly 0 for its own images."""
+    if images.fp is None:
+        return None
+    return 0.0 if images.fp.is_same else frechet_distance(images.pool, moments(images.fp.run.features.pool))
+
+
+def resampled_distance_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """FD-FP of every resample, full precision resampled alike."""
+    if images.fp is None:
+        return None
+    if images.fp.is_same:
+        return np.zeros(len(counts))
+    return paired(images.run.features.pool, images.fp.run.features.pool, counts)
+
+
+def error_to_full_precision(images: Images) -> float | None:
+    """Mean squared pixel difference on [0, 1] to full precision's image of the same index."""
+    return None if images.fp is None else float(images.fp.errors.mean())
+
+
+def resampled_error_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """MSE-FP of every resample."""
+    return None if images.fp is None else np.asarray(counts @ images.fp.errors / len(images.fp.errors))

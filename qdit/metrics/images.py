@@ -1,0 +1,59 @@
+"""The images of a run as its metrics see them: features, the reference, full precision of the same noise."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from qdit.core.errors import DataError
+from qdit.metrics.features import RunFeatures
+from qdit.metrics.reference import Reference
+from qdit.metrics.scores import log_probabilities, precision_recall
+from qdit.metrics.statistics import Moments, moments
+
+
+@dataclass(frozen=True)
+class FullPrecision:
+    """A run beside the full-precision run of the same setting: the latter's features, and for each pair of images
+    the mean squared difference (N,) (`qdit.metrics.paired`)."""
+
+    run: RunFeatures
+    errors: np.ndarray
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the images are full precision's own."""
+        return not self.errors.any()
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images by their features; what several metrics need is computed once."""
+
+    run: RunFeatures
+    reference: Reference
+    fp: FullPrecision | None
+
+    @cached_property
+    def pool(self) -> Moments:
+        """Mean and covariance of the pool features."""
+        return moments(self.run.features.pool)
+
+    @cached_property
+    def precision_recall(self) -> tuple[float, float]:
+        """Of the pool features against the reference's; DataError if it has statistics only."""
+        if self.reference.pool_features is None:
+            raise DataError(
+                "reference has no pool features for precision and recall; import it with import_adm_reference"
+            )
+        return precision_recall(self.reference.pool_features, self.run.features.pool)
+
+    @cached_property
+    def log_probabilities(self) -> np.ndarray:
+        """(N, classes), of the extractor's logits."""
+        return log_probabilities(self.run.features.logits)
+
+    @cached_property
+    def is_asked_class(self) -> np.ndarray:
+        """(N,) bool: whether the classifier sees the asked label."""
+        return np.asarray(self.run.features.logits.argmax(axis=1) == self.run.labels)
