@@ -65,7 +65,7 @@ def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Check
 
 TOY = '''"""A method for a test."""
 
-from qdit.method import Method
+from qdit.methods.method import Method
 
 
 class Toy(Method):
