@@ -134,7 +134,8 @@ def quantize(
         --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
     """
     from qdit.core.failure import raised_in, recording
-    from qdit.methods.method import find_method, quantize_weights_file
+    from qdit.methods.quantize import quantize_weights_file
+    from qdit.methods.registry import find_method
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
     from qdit.workflow.profile import split_bits

@@ -72,7 +72,7 @@ def make_job(
     device: str = "cpu",
 ) -> "SearchJob":
     """The job of the flags."""
-    from qdit.methods.method import check_bits
+    from qdit.methods.quantize import check_bits
     from qdit.search.job import SearchJob
     from qdit.workflow.profile import split_bits
 

@@ -48,7 +48,7 @@ def search(
     Example:
       qdit video search weights/stdit3-moving-digits-natural.safetensors racing.json --workers 2
     """
-    from qdit.methods.method import check_bits
+    from qdit.methods.quantize import check_bits
     from qdit.mini.video_fitness import VideoSearchJob
     from qdit.search.options import parse_kind, parse_search_options
     from qdit.search.run import Search, run_search

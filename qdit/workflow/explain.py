@@ -18,6 +18,7 @@ from qdit.metrics.extractor_names import EXTRACTORS
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.methods.sources import STEP
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
@@ -148,13 +149,13 @@ def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
-    module = method_sources().get(record["run"]["method"])
+    method = method_sources().get(record["run"]["method"])
     integer = record["mode"] == profiles.INTEGER
     clips = record.get("protocol", {}).get("sampler") == "rectified flow"
     name = record.get("protocol", {}).get("evaluator", {}).get("name")
     extractor = (EXTRACTORS[name],) if name in EXTRACTORS else ()
     modules = {
-        "quantize": ("qdit.methods.method", module.module) if module else (),
+        "quantize": (STEP, method.module) if method else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
         "features": ("qdit.metrics.extraction", *extractor),
         "evaluate": ("qdit.metrics.run",),

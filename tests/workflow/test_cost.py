@@ -10,7 +10,7 @@ import pytest
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import write_json
-from qdit.methods.method import registry
+from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
 from qdit.workflow import profile as profiles

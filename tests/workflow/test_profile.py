@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
-from qdit.methods.method import registry
+from qdit.methods.registry import registry
 from qdit.report.data.rows import run_keys
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import (
