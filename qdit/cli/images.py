@@ -107,7 +107,7 @@ def calibrate(
 def quantize(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
-    method: Annotated[str, typer.Option(help="Method; `qdit ls` shows them.")],
+    method: Annotated[str, typer.Option(help="Method; `qdit methods` shows them.")],
     bits: Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")] = "w4a8",
     scope: Annotated[
         str, typer.Option(help="common: four linears of a block; own: all that the paper does.")

@@ -46,7 +46,7 @@ class Method(ABC):
     learns_rounding: ClassVar[bool] = False
     """Whether it learns how to round over `iterations` of `batch` samples (options): what makes it costly."""
     common_weights_are_core: ClassVar[bool] = False
-    """Whether scope `common` quantizes the weights of a block's four linears and no others: sizes follow from shapes."""
+    """Whether scope `common` quantizes weights of a block's four linears only, so that sizes follow from shapes."""
     color: ClassVar[str | None] = None
     """Colour in plots, `#rrggbb`; None: one of those that are free."""
     marker: ClassVar[str | None] = None

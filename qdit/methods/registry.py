@@ -73,7 +73,7 @@ def add(methods: dict[str, Method], method: Method) -> None:
     path = Path(inspect.getfile(type(method)))
     name = getattr(method, "name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"{shown(path)}: class {type(method).__name__} has no name; add name = \"…\"")
+        raise ConfigError(f'{shown(path)}: class {type(method).__name__} has no name; add name = "…"')
     if name in methods:
         raise ConfigError(f"{shown(path)}: a method named {name!r} exists already; choose another name")
     for attribute in ("citation", "Options"):

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
+from qdit.methods.sources import STEP
 from qdit.metrics.extractor_names import EXTRACTORS
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
-from qdit.methods.sources import STEP
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands

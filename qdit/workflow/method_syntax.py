@@ -55,6 +55,16 @@ class SourceFile:
             return None
         return imported_class(module, name) if module and name else None
 
+    def constant(self, name: str) -> ast.expr | None:
+        """What a name stands for on the top level, here or in the file from which it is imported; None if unknown."""
+        if name in self.constants:
+            return self.constants[name]
+        module, original = self.imported.get(name, (None, None))
+        path = module_file(module) if module and original else None
+        if path is None or module is None or original is None or module == self.module:
+            return None
+        return SourceFile(module, path).constants.get(original)
+
     def module_of(self, expression: ast.expr) -> str | None:
         """The module that an expression names: `a.b` after `import a.b`, or a name of an import."""
         text = ast.unparse(expression)
@@ -108,7 +118,8 @@ class ClassSource:
         below = [*self.node.body[1:], None]
         for line, following in zip(self.node.body, below, strict=True):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                kind = ast.unparse(line.annotation)
+                alias = self.source.constant(line.annotation.id) if isinstance(line.annotation, ast.Name) else None
+                kind = ast.unparse(alias or line.annotation)
                 if kind.partition("[")[0].rpartition(".")[2] == "ClassVar":
                     continue
                 value, known = self.constant(line.value)
@@ -116,7 +127,7 @@ class ClassSource:
         return found
 
     def ancestors(self) -> list["ClassSource"]:
-        """The class and its base classes as far as their files are known, in the order in which attributes are found."""
+        """The class and its base classes as far as their files are known, in the order of look-up."""
         found, waiting = [self], list(self.node.bases)
         sources = [self.source] * len(waiting)
         while waiting:
@@ -149,7 +160,7 @@ class ClassSource:
     def constant(self, expression: ast.expr | None) -> tuple[Any, bool]:
         """Value of a default, a constant of its file included, and whether it is known; else its text."""
         if isinstance(expression, ast.Name):
-            expression = self.source.constants.get(expression.id, expression)
+            expression = self.source.constant(expression.id) or expression
         if expression is None:
             return "(required)", False
         try:

@@ -10,7 +10,7 @@ import pandas as pd
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.report.data.learning_curves import read_reconstruction
 from qdit.report.data.metrics_json import NOT_RUN, OK, Row, RunKey, parse_bits, read_run
-from qdit.report.data.published import METHOD_NAMES, PublishedRow
+from qdit.report.data.published import PublishedRow, method_names, printed_name
 
 COMPARED = ("size_mb", "fid", "sfid", "is", "precision")
 """What the paper prints too."""
@@ -155,8 +155,8 @@ def make_row(
         "group_size": group_size,
         "paper_group_size": paper_group_size(profile, group_size),
         "fitted": "fitted" if fitted else None,
-        "name": METHOD_NAMES.get(key.label, entry.get("about", key.label)),
-        "short": METHOD_NAMES.get(key.label, key.label),
+        "name": method_names().get(key.label, entry.get("about", key.label)),
+        "short": printed_name(key.label),
         "key": key,
         "reconstruction": reconstruction,
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
