@@ -106,8 +106,8 @@ def test_a_group_size_that_does_not_divide_is_refused():
 
 OVERLAY = Template("""\
 # Over config/mini.yaml: $name beside round to nearest, on few images and steps.
-# It says that everything works, not which method is better: for numbers that mean something remove profile, sampling and
-# settings, and use a setting of config/mini.yaml.
+# It says that everything works, not which method is better. For numbers that mean something use a setting of
+# config/mini.yaml and remove profile, sampling and settings here.
 #   snakemake --cores all $table --configfile config/mini.yaml $stem.yaml
 profile: $stem
 sampling: {images: 64}
