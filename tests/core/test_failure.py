@@ -74,7 +74,7 @@ def test_what_is_recordable_is_written_with_its_traceback(capsys: pytest.Capture
 def test_where_an_exception_came_from() -> None:
     with pytest.raises(ConfigError) as caught:
         find_method("nothing")
-    assert raised_in(caught.value, "qdit.methods.method")
+    assert raised_in(caught.value, "qdit.methods.registry")
     assert not raised_in(caught.value, "qdit.methods.q_dit")
 
 

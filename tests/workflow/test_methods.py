@@ -1,4 +1,4 @@
-"""Methods in a checkout: one bad file stops no other, a new one begins with a command, and a rule file where it is due."""
+"""One checkout: a bad file stops no other, a command begins a new one, rule files are for what is special."""
 
 import os
 import re
