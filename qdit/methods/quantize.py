@@ -91,11 +91,11 @@ def quantize_weights_file(
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
-    model, place = load_model(weights), torch_device(device)
+    model, target = load_model(weights), torch_device(device)
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
-    model = model.to(place)
+    model = model.to(target)
     paths = calibration or {}
-    loaded = {kind: load_calibration(path, model.config).to(place) for kind, path in paths.items()}
+    loaded = {kind: load_calibration(path, model.config).to(target) for kind, path in paths.items()}
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
@@ -122,8 +122,9 @@ def quantize_weights_file(
             options=options,
         )
     else:
-        made = load_base(base, chosen, record)
-        quantized = chosen.correct(model, replace(made, model=made.model.to(place)), loaded)
+        uncorrected = load_base(base, chosen, record)
+        uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
+        quantized = chosen.correct(model, uncorrected, loaded)
     save_checkpoint(out, quantized, record)
 
 
@@ -132,7 +133,9 @@ def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quanti
     model, correction, config = read_checkpoint(folder)
     wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
     for key, value in wanted.items():
-        found = config["record"].get(key)
-        if found != value:
-            raise ConfigError(f"{folder}: {key} is {found!r}, {method.name} needs {value!r}; give another checkpoint")
+        recorded = config["record"].get(key)
+        if recorded != value:
+            raise ConfigError(
+                f"{folder}: {key} is {recorded!r}, {method.name} needs {value!r}; give another checkpoint"
+            )
     return Quantized(model, correction, config["log"])

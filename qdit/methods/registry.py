@@ -30,42 +30,42 @@ def load_registry() -> Registry:
     """Import every module of methods."""
     methods: dict[str, Method] = {}
     broken: list[BrokenFile] = []
-    for place in method_modules():
+    for origin in method_modules():
         try:
-            for method in methods_of(place):
+            for method in methods_of(origin):
                 add(methods, method)
         except ConfigError as problem:
-            broken.append(BrokenFile(str(problem), claimed_names(place.path)))
+            broken.append(BrokenFile(str(problem), claimed_names(origin.path)))
     return Registry(methods, tuple(broken))
 
 
-def methods_of(place: MethodModule) -> list[Method]:
+def methods_of(origin: MethodModule) -> list[Method]:
     """Import a module and make its methods; ConfigError in one line where that fails."""
-    syntax_of(place)
+    syntax_of(origin)
     try:
-        module = importlib.import_module(place.module)
+        module = importlib.import_module(origin.module)
     except (Exception, SystemExit) as problem:
-        raise ConfigError(import_problem(place, problem)) from None
-    if place.class_name is not None:
-        classes = [getattr(module, place.class_name, None)]
+        raise ConfigError(import_problem(origin, problem)) from None
+    if origin.class_name is not None:
+        classes = [getattr(module, origin.class_name, None)]
         if not (inspect.isclass(classes[0]) and issubclass(classes[0], Method)):
-            raise ConfigError(f"{place.where}: {place.class_name} is no subclass of Method; correct the entry point")
+            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
     else:
         classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Method)]
-        classes = [value for value in classes if value.__module__ == place.module]
+        classes = [value for value in classes if value.__module__ == origin.module]
     try:
         return [value() for value in classes if value is not None and not inspect.isabstract(value)]
     except Exception as problem:
-        raise ConfigError(import_problem(place, problem)) from None
+        raise ConfigError(import_problem(origin, problem)) from None
 
 
-def import_problem(place: MethodModule, problem: BaseException) -> str:
+def import_problem(origin: MethodModule, problem: BaseException) -> str:
     """One line for an import that failed: the line of the module's own file at which it did, and the error."""
     frames = traceback.extract_tb(problem.__traceback__)
-    lines = [frame.lineno for frame in frames if place.path is not None and Path(frame.filename) == place.path]
+    lines = [frame.lineno for frame in frames if origin.path is not None and Path(frame.filename) == origin.path]
     at = f" line {lines[-1]}" if lines else ""
     text = " ".join(str(problem).split()) or "no message"
-    return f"{place.where}{at}: {type(problem).__name__}: {text}; correct the file"
+    return f"{origin.where}{at}: {type(problem).__name__}: {text}; correct the file"
 
 
 def add(methods: dict[str, Method], method: Method) -> None:

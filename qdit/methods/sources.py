@@ -67,11 +67,11 @@ def claimed_names(path: Path | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or (path.stem.replace("_", "-"),)
 
 
-def syntax_of(place: MethodModule) -> ast.Module:
+def syntax_of(origin: MethodModule) -> ast.Module:
     """Syntax tree of a module of methods; ConfigError in one line for a file that is missing or no Python."""
-    if place.path is None:
-        raise ConfigError(f"module {place.module}: no source file found for this entry point of {GROUP}; reinstall it")
-    return parse_source(place.path)
+    if origin.path is None:
+        raise ConfigError(f"module {origin.module}: no source file found for this entry point of {GROUP}; reinstall it")
+    return parse_source(origin.path)
 
 
 def needed_kinds(

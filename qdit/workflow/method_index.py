@@ -103,16 +103,16 @@ def method_index() -> MethodIndex:
     """Every method by what its source says."""
     methods: dict[str, MethodFacts] = {}
     broken: list[BrokenFile] = []
-    for place in method_modules():
+    for origin in method_modules():
         try:
-            for facts in facts_in(place):
+            for facts in facts_in(origin):
                 if facts.name in methods:
                     raise ConfigError(
-                        f"{place.where}: a method named {facts.name!r} exists already; choose another name"
+                        f"{origin.where}: a method named {facts.name!r} exists already; choose another name"
                     )
                 methods[facts.name] = facts
         except ConfigError as problem:
-            names = tuple(name for name in claimed_names(place.path) if name not in methods)
+            names = tuple(name for name in claimed_names(origin.path) if name not in methods)
             broken.append(BrokenFile(str(problem), names))
     return MethodIndex(methods, tuple(broken))
 
@@ -135,9 +135,9 @@ def planned_code(name: str) -> str:
     index = method_index()
     if name in index.methods:
         return index.methods[name].code
-    for place in method_modules():
-        if place.path is not None and name in claimed_names(place.path):
-            return sha256_file(place.path)
+    for origin in method_modules():
+        if origin.path is not None and name in claimed_names(origin.path):
+            return sha256_file(origin.path)
     raise unknown_method(name, index.methods, index.broken)
 
 
@@ -147,26 +147,28 @@ def planned_kinds(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     return known[name].calibration_for(options) if name in known else ()
 
 
-def facts_in(place: MethodModule) -> list[MethodFacts]:
+def facts_in(origin: MethodModule) -> list[MethodFacts]:
     """The methods of a module; ConfigError in one line for what cannot be read."""
-    syntax_of(place)
-    assert place.path is not None
-    source = SourceFile(place.module, place.path)
-    if place.class_name is None:
+    syntax_of(origin)
+    assert origin.path is not None
+    source = SourceFile(origin.module, origin.path)
+    if origin.class_name is None:
         chains = [ClassSource(source, node).ancestors() for node in source.classes.values()]
         chains = [chain for chain in chains if is_method(chain)]
     else:
-        named = source.resolve(ast.Name(place.class_name))
+        named = source.resolve(ast.Name(origin.class_name))
         chains = [] if named is None else [named.ancestors()]
         if not chains or not is_method(chains[0]):
-            raise ConfigError(f"{place.where}: {place.class_name} is no subclass of Method; correct the entry point")
+            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
     return [facts_of(chain) for chain in chains]
 
 
 def is_method(chain: list[ClassSource]) -> bool:
     """Whether a class and its bases are a method that can be used: it reaches the contract and does what it asks."""
-    ends = [number for number, found in enumerate(chain) if found.identity == CONTRACT]
-    return bool(ends) and any("quantize" in found.methods or "name" in found.values for found in chain[: ends[0]])
+    ends = [number for number, ancestor in enumerate(chain) if ancestor.identity == CONTRACT]
+    return bool(ends) and any(
+        "quantize" in ancestor.methods or "name" in ancestor.values for ancestor in chain[: ends[0]]
+    )
 
 
 def facts_of(chain: list[ClassSource]) -> MethodFacts:
@@ -194,11 +196,11 @@ def facts_of(chain: list[ClassSource]) -> MethodFacts:
 
 def attribute(chain: list[ClassSource], name: str) -> Any:
     """A class attribute's literal, from the first class that has it; None if no class gives it one."""
-    for found in chain:
-        if name in found.values:
-            value = found.literal(name)
+    for ancestor in chain:
+        if name in ancestor.values:
+            value = ancestor.literal(name)
             if not isinstance(value, TYPES[name]) or (isinstance(value, bool) and bool not in TYPES[name]):
-                raise ConfigError(f"{found.line_of(name)}: {name} is {value!r}, expected {type_words(name)}")
+                raise ConfigError(f"{ancestor.line_of(name)}: {name} is {value!r}, expected {type_words(name)}")
             return value
     return None
 
@@ -211,13 +213,13 @@ def type_words(name: str) -> str:
 
 def options_of(chain: list[ClassSource]) -> tuple[Mapping[str, Option] | None, str]:
     """The options of a method and what their class says of them; None where it cannot be read."""
-    for found in chain:
-        if "Options" in found.values:
-            written = found.source.resolve(found.values["Options"])
+    for ancestor in chain:
+        if "Options" in ancestor.values:
+            written = ancestor.source.resolve(ancestor.values["Options"])
             if written is None:
                 return None, ""
             fields: dict[str, Option] = {}
-            for ancestor in reversed(written.ancestors()):
-                fields |= ancestor.fields
+            for dataclass_source in reversed(written.ancestors()):
+                fields |= dataclass_source.fields
             return fields, written.docstring
     return None, ""

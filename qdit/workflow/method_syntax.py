@@ -114,7 +114,7 @@ class ClassSource:
     @property
     def fields(self) -> dict[str, Option]:
         """Annotated fields of a dataclass, with the texts that stand below them."""
-        found = {}
+        options = {}
         below = [*self.node.body[1:], None]
         for line, following in zip(self.node.body, below, strict=True):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
@@ -123,20 +123,20 @@ class ClassSource:
                 if kind.partition("[")[0].rpartition(".")[2] == "ClassVar":
                     continue
                 value, known = self.constant(line.value)
-                found[line.target.id] = Option(kind, value, text_of(following), known)
-        return found
+                options[line.target.id] = Option(kind, value, text_of(following), known)
+        return options
 
     def ancestors(self) -> list["ClassSource"]:
         """The class and its base classes as far as their files are known, in the order of look-up."""
-        found, waiting = [self], list(self.node.bases)
+        chain, waiting = [self], list(self.node.bases)
         sources = [self.source] * len(waiting)
         while waiting:
             base, source = waiting.pop(0), sources.pop(0)
             written = source.resolve(base)
-            if written is not None and written.identity not in [known.identity for known in found]:
-                found.append(written)
+            if written is not None and written.identity not in [known.identity for known in chain]:
+                chain.append(written)
                 waiting, sources = [*written.node.bases, *waiting], [written.source] * len(written.node.bases) + sources
-        return found
+        return chain
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -171,13 +171,13 @@ class ClassSource:
 
 def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
     """Name → expression of the assignments of a body, `a: int = 1` included."""
-    found: dict[str, ast.expr] = {}
+    values: dict[str, ast.expr] = {}
     for line in body:
         if isinstance(line, ast.Assign):
-            found |= {target.id: line.value for target in line.targets if isinstance(target, ast.Name)}
+            values |= {target.id: line.value for target in line.targets if isinstance(target, ast.Name)}
         elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
-            found[line.target.id] = line.value
-    return found
+            values[line.target.id] = line.value
+    return values
 
 
 def text_of(line: ast.stmt | None) -> str:
