@@ -78,7 +78,11 @@ def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
 def calibrate(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
-    kind: Annotated[str, typer.Option(help="trajectory (Q-DiT) or ndtc (PTQ4DM).")] = "trajectory",
+    kind: Annotated[
+        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; see `qdit methods`.")
+    ] = "trajectory",
+        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; see `qdit methods`.")
+    ] = "trajectory",
     samples: Annotated[int, typer.Option(help="Number of noisy images; per-step shares them among steps.")] = 256,
     sampler: Sampler = "ddim",
     steps: Steps = 20,

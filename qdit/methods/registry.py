@@ -15,6 +15,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.modules import shown
 from qdit.methods.method import Method
 from qdit.methods.sources import BrokenFile, MethodModule, claimed_names, method_modules, syntax_of, unknown_method
+from qdit.sampling.calibration import KINDS
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def add(methods: dict[str, Method], method: Method) -> None:
     for attribute in ("citation", "Options"):
         if not hasattr(method, attribute):
             raise ConfigError(f"{shown(path)}: method {name!r} has no {attribute}; add it to the class")
+    if unknown := [kind for kind in method.calibration if kind not in KINDS]:
+        raise ConfigError(f"{shown(path)}: calibration {unknown[0]!r}: allowed are {', '.join(KINDS)}")
     methods[name] = method
 
 

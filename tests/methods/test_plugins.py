@@ -102,3 +102,12 @@ def test_an_import_that_fails_is_named_with_its_line(tmp_path: Path, monkeypatch
         with pytest.raises(ConfigError, match=r"plain\.py line 5: ModuleNotFoundError: No module named 'no_such_p"):
             find_method("plain")
         assert parse_options(find_method("rtn"), {}).activation == "static"
+
+
+def test_an_unknown_kind_of_calibration_data_is_refused(tmp_path: Path, monkeypatch) -> None:
+    method = METHOD.replace("    Options =", '    calibration = ("trajectry",)\n    Options =')
+    with (
+        installed(write_plugin(tmp_path, method=method), monkeypatch),
+        pytest.raises(ConfigError, match=r"plain\.py: calibration 'trajectry': allowed are trajectory, ndtc, "),
+    ):
+        find_method("plain")
