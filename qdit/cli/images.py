@@ -81,8 +81,6 @@ def calibrate(
     kind: Annotated[
         str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; see `qdit methods`.")
     ] = "trajectory",
-        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; see `qdit methods`.")
-    ] = "trajectory",
     samples: Annotated[int, typer.Option(help="Number of noisy images; per-step shares them among steps.")] = 256,
     sampler: Sampler = "ddim",
     steps: Steps = 20,
