@@ -104,8 +104,8 @@ def test_a_new_method_is_one_file_and_a_rule_only_where_it_wants_one(checkout: C
         method.write_text(TOY, encoding="utf-8")
         for name in ("quantize", "quantize_toy"):
             done = checkout.snakemake("--dry-run", overlays=overlays)
-            (inputs,) = re.findall(rf"^rule {name}:\n    input: (.*)", done.stdout + done.stderr, flags=re.MULTILINE)
-            planned[name] = inputs
+            pattern = rf"^rule {name}:\n    input: (.*)\n(?: {{4}}.*\n)*? {{4}}wildcards: .*label=toy,"
+            (planned[name],) = re.findall(pattern, done.stdout + done.stderr, flags=re.MULTILINE)
             rule.write_text(TOY_RULE, encoding="utf-8")
         jobs = checkout.plan(overlays=overlays)
     finally:
