@@ -19,6 +19,7 @@ class FullPrecision(Method):
     """The identity, at 16/16 bits only ("FP16" in the papers' tables; the mini profile computes in float32)."""
 
     name = "fp"
+    printed = "FP"
     citation = """@inproceedings{peebles2023dit,
   title = {Scalable Diffusion Models with Transformers},
   author = {Peebles, William and Xie, Saining},
@@ -26,6 +27,11 @@ class FullPrecision(Method):
   year = {2023}
 }"""
     Options = FullPrecisionOptions
+    common_weights_are_core = True
+    color = "#000000"  # black
+    marker = "*"
+    memory_mb = 16_000
+    minutes = 60
 
     def quantize(
         self,

@@ -37,6 +37,7 @@ class G4wP4a(Method):
     """GPTQ for weights and PTQ4DM for activations."""
 
     name = "g4w+p4a"
+    printed = "G4W+P4A"
     citation = """@inproceedings{frantar2023gptq,
   title = {{GPTQ}: Accurate Post-Training Quantization for Generative Pre-trained Transformers},
   author = {Frantar, Elias and Ashkboos, Saleh and Hoefler, Torsten and Alistarh, Dan},
@@ -51,6 +52,12 @@ class G4wP4a(Method):
 }"""
     calibration = ("trajectory", "ndtc")
     Options = G4wP4aOptions
+    common_weights_are_core = True
+    color = "#0072B2"  # blue
+    marker = "P"
+    line = "-."
+    memory_mb = 48_000
+    minutes = 120
 
     def quantize(
         self,

@@ -61,6 +61,7 @@ class Ptq4dit(Method):
     """Post-training quantization for diffusion transformers."""
 
     name = "ptq4dit"
+    printed = "PTQ4DiT"
     citation = """@inproceedings{wu2024ptq4dit,
   title = {{PTQ4DiT}: Post-training Quantization for Diffusion Transformers},
   author = {Wu, Junyi and Wang, Haoxuan and Shang, Yuzhang and Shah, Mubarak and Yan, Yan},
@@ -69,6 +70,12 @@ class Ptq4dit(Method):
 }"""
     calibration = ("per-step",)
     Options = Ptq4ditOptions
+    learns_rounding = True
+    common_weights_are_core = True
+    color = "#CC79A7"  # purple
+    marker = "v"
+    line = "--"
+    minutes = 1440
 
     def quantize(
         self,

@@ -42,6 +42,7 @@ class Ptq4dm(Method):
     """Post-training quantization on diffusion models."""
 
     name = "ptq4dm"
+    printed = "PTQ4DM"
     citation = """@inproceedings{shang2023ptq4dm,
   title = {Post-training Quantization on Diffusion Models},
   author = {Shang, Yuzhang and Yuan, Zhihang and Xie, Bin and Wu, Bingzhe and Yan, Yan},
@@ -50,6 +51,12 @@ class Ptq4dm(Method):
 }"""
     calibration = ("ndtc",)
     Options = Ptq4dmOptions
+    common_weights_are_core = True
+    color = "#E69F00"  # orange
+    marker = "s"
+    line = "--"
+    memory_mb = 48_000
+    minutes = 120
 
     def quantize(
         self,

@@ -28,6 +28,7 @@ class Ptqd(Method):
     """Accurate post-training quantization for diffusion models."""
 
     name = "ptqd"
+    printed = "PTQD"
     citation = """@inproceedings{he2023ptqd,
   title = {{PTQD}: Accurate Post-Training Quantization for Diffusion Models},
   author = {He, Yefei and Liu, Luping and Liu, Jing and Wu, Weijia and Zhou, Hong and Zhuang, Bohan},
@@ -36,7 +37,11 @@ class Ptqd(Method):
 }"""
     calibration = ("per-step",)
     Options = QDiffusionOptions
-    base = BASE.name
+    learns_rounding = True
+    color = "#009E73"  # green
+    marker = ">"
+    line = "--"
+    base = "q-diffusion"
 
     def quantize(
         self,

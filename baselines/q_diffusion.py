@@ -42,6 +42,7 @@ class QDiffusion(Method):
     """Q-Diffusion."""
 
     name = "q-diffusion"
+    printed = "Q-Diffusion"
     citation = """@inproceedings{li2023qdiffusion,
   title = {{Q-Diffusion}: Quantizing Diffusion Models},
   author = {Li, Xiuyu and Liu, Yijiang and Lian, Long and Yang, Huanrui and Dong, Zhen and Kang, Daniel and
@@ -51,6 +52,11 @@ class QDiffusion(Method):
 }"""
     calibration = ("per-step",)
     Options = QDiffusionOptions
+    learns_rounding = True
+    color = "#56B4E9"  # sky
+    marker = "<"
+    line = ":"
+    minutes = 1440
 
     def quantize(
         self,

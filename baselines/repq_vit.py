@@ -45,6 +45,7 @@ class RepqVit(Method):
     """Scale reparameterization for post-training quantization of vision transformers."""
 
     name = "repq-vit"
+    printed = "RepQ-ViT"
     citation = """@inproceedings{li2023repqvit,
   title = {{RepQ-ViT}: Scale Reparameterization for Post-Training Quantization of Vision Transformers},
   author = {Li, Zhikai and Xiao, Junrui and Yang, Lianwei and Gu, Qingyi},
@@ -53,6 +54,11 @@ class RepqVit(Method):
 }"""
     calibration = ("uniform",)
     Options = RepqVitOptions
+    common_weights_are_core = True
+    color = "#56B4E9"  # sky
+    marker = "^"
+    memory_mb = 24_000
+    minutes = 60
 
     def quantize(
         self,

@@ -42,6 +42,7 @@ class Rtn(Method):
     """Round to nearest."""
 
     name = "rtn"
+    printed = "RTN"
     citation = """@inproceedings{chen2025qdit,
   title = {Q-DiT: Accurate Post-Training Quantization for Diffusion Transformers},
   author = {Chen, Lei and Meng, Yuan and Tang, Chen and Ma, Xinzhu and Jiang, Jingyan and Wang, Xin and
@@ -51,7 +52,14 @@ class Rtn(Method):
   note = {RTN row of Table 4}
 }"""
     calibration = ("trajectory",)
+    calibration_unused = (("trajectory", "activation", "dynamic"),)
     Options = RtnOptions
+    common_weights_are_core = True
+    color = "#5d6670"  # grey
+    marker = "x"
+    line = ":"
+    memory_mb = 24_000
+    minutes = 60
 
     def quantize(
         self,

@@ -56,6 +56,7 @@ class TfmqDm(Method):
     """Temporal feature maintenance quantization for diffusion models."""
 
     name = "tfmq-dm"
+    printed = "TFMQ-DM"
     citation = """@inproceedings{huang2024tfmqdm,
   title = {{TFMQ-DM}: Temporal Feature Maintenance Quantization for Diffusion Models},
   author = {Huang, Yushi and Gong, Ruihao and Liu, Jing and Chen, Tianlong and Liu, Xianglong},
@@ -64,6 +65,11 @@ class TfmqDm(Method):
 }"""
     calibration = ("per-step",)
     Options = TfmqDmOptions
+    learns_rounding = True
+    color = "#009E73"  # green
+    marker = "D"
+    line = "-."
+    minutes = 1440
 
     def quantize(
         self,

@@ -67,6 +67,7 @@ class TqDit(Method):
     """Efficient time-aware quantization for diffusion transformers."""
 
     name = "tq-dit"
+    printed = "TQ-DiT"
     citation = """@article{hwang2025tqdit,
   title = {{TQ-DiT}: Efficient Time-Aware Quantization for Diffusion Transformers},
   author = {Hwang, Younghye and Lee, Hyojin and Kang, Joonhyuk},
@@ -75,6 +76,9 @@ class TqDit(Method):
 }"""
     calibration = ("per-step",)
     Options = TqDitOptions
+    color = "#0072B2"  # blue
+    marker = "h"
+    minutes = 1440
 
     def quantize(
         self,

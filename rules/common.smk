@@ -19,7 +19,7 @@ from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
-from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_index import method_index, planned_code, planned_kinds
 
 min_version("9.20")
 
@@ -31,6 +31,9 @@ try:
 except ConfigError as problem:
     print(f"qdit: error: {problem}", file=sys.stderr)
     sys.exit(2)
+
+for line in profiles.broken_lines(config):
+    print(f"qdit: {line}", file=sys.stderr)
 
 RESULTS = f"results/{config['profile']}"
 RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"
@@ -162,7 +165,7 @@ def protocol_flags(wildcards, decoded=True):
 
 def quantize_code(wildcards):
     """Digest of the contract's code and the method's own file: editing one method replans only its rows."""
-    return code_digest("qdit.methods.method", method_sources()[method_of(wildcards)].module)
+    return planned_code(method_of(wildcards))
 
 
 def labels_of(*methods):
@@ -171,19 +174,23 @@ def labels_of(*methods):
 
 
 def methods_without_rules():
-    """Methods without a file in rules/baselines/: the generic rule makes them, without calibration data."""
+    """Methods without a file in rules/baselines/: the generic rule makes them, as their classes say."""
     own = {file.stem for file in Path(workflow.basedir, "rules", "baselines").glob("*.smk")}
-    return [name for name, source in method_sources().items() if source.module.split(".")[-1] not in own]
+    return [name for name in method_index().names if re.sub(r"\W+", "_", name) not in own]
 
 
 def quantize_inputs(*kinds):
-    """Input function: weights, one calibration set per kind for the run's form and setting, allocation if given."""
+    """Input function: weights, one calibration set per kind for the run's form and setting, allocation if given.
+
+    Without kinds those that the method's class asks for under the label's options.
+    """
 
     def files(wildcards):
         folder = f"{RESULTS}/calibration/{model_of(wildcards)}/{wildcards.form}/{wildcards.setting}"
         entry = config["methods"][wildcards.label]
         instead = entry.get("calibration", {})
-        found = {kind: f"{folder}/{instead.get(kind, kind)}.safetensors" for kind in kinds}
+        wanted = kinds or planned_kinds(entry["method"], entry.get("options", {}))
+        found = {kind: f"{folder}/{instead.get(kind, kind)}.safetensors" for kind in wanted}
         if base := entry.get("base"):
             found["base"] = f"{run_folder(replace(own_run(wildcards), label=base))}/checkpoint/config.json"
         if allocation := entry.get("allocation"):
@@ -193,6 +200,17 @@ def quantize_inputs(*kinds):
         return found | {"weights": weights_of(wildcards)}
 
     return files
+
+
+def cluster_resource(name):
+    """Memory or time that a method's class asks for on a cluster, and again as much at each further attempt."""
+    default = {"memory_mb": 16000, "minutes": 60}[name]
+
+    def amount(wildcards, attempt):
+        facts = method_index().methods.get(method_of(wildcards))
+        return attempt * (default if facts is None else getattr(facts, name))
+
+    return amount
 
 
 def input_flags(wildcards, input):

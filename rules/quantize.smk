@@ -1,5 +1,5 @@
-# Weights → packed checkpoint. A method's file in rules/baselines/ inherits this rule and says which calibration data it
-# needs; methods without such a file (full precision) need none and are made by the rule as it stands. A method that
+# Weights → packed checkpoint. Which calibration data a method needs, and how much memory and time on a cluster, its class
+# says. A file in rules/baselines/ inherits this rule for a method that wants other inputs or resources. A method that
 # fails leaves a folder that says why, so that its rows of the tables say so and the others are made.
 rule quantize:
     input:
@@ -16,6 +16,8 @@ rule quantize:
     threads: 1
     resources:
         gpu=GPUS,
+        mem_mb=cluster_resource("memory_mb"),
+        runtime=cluster_resource("minutes"),
     params:
         code=quantize_code,
         method=method_of,

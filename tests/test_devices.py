@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdit.methods.method import quantize_model, registry
+from qdit.methods.quantize import quantize_model
+from qdit.methods.registry import registry
 from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.sites import prepare_inference

@@ -9,7 +9,7 @@ import torch
 
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.core.files import load_tensors, sha256_file, write_json
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from tests.small_models import TINY, calibration_set, inputs, random_dit

@@ -22,7 +22,8 @@ from torch import nn
 from qdit.bench.memory import peak_bytes
 from qdit.core.errors import DataError, did_you_mean
 from qdit.core.files import load_tensors, read_json, write_json
-from qdit.methods.method import quantize_model, quantize_weights_file, registry
+from qdit.methods.quantize import quantize_model, quantize_weights_file
+from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import WEIGHTS_FILE
 from qdit.models.dit import DiT, sincos_positions

@@ -78,7 +78,9 @@ def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
 def calibrate(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
-    kind: Annotated[str, typer.Option(help="trajectory (Q-DiT) or ndtc (PTQ4DM).")] = "trajectory",
+    kind: Annotated[
+        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; see `qdit methods`.")
+    ] = "trajectory",
     samples: Annotated[int, typer.Option(help="Number of noisy images; per-step shares them among steps.")] = 256,
     sampler: Sampler = "ddim",
     steps: Steps = 20,
@@ -107,7 +109,7 @@ def calibrate(
 def quantize(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
-    method: Annotated[str, typer.Option(help="Method; `qdit ls` shows them.")],
+    method: Annotated[str, typer.Option(help="Method; `qdit methods` shows them.")],
     bits: Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")] = "w4a8",
     scope: Annotated[
         str, typer.Option(help="common: four linears of a block; own: all that the paper does.")
@@ -135,7 +137,8 @@ def quantize(
     """
     from qdit.core.failure import raised_in, recording
     from qdit.core.run import split_bits
-    from qdit.methods.method import find_method, quantize_weights_file
+    from qdit.methods.quantize import quantize_weights_file
+    from qdit.methods.registry import find_method
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
 

@@ -17,6 +17,7 @@ from qdit.cli import bench as cli_bench
 from qdit.cli import figures as cli_figures
 from qdit.cli import images as cli_steps
 from qdit.cli import kernels as cli_kernels
+from qdit.cli import methods as cli_methods
 from qdit.cli import paper as cli_paper
 from qdit.cli import report as cli_report
 from qdit.cli import run as cli_run
@@ -84,6 +85,7 @@ for step in (
     *SAMPLING,
     *SCORING,
     *REPORTING,
+    cli_methods.methods,
     cli_ab.ab,
     cli_ab.votes,
     *PAPER,
@@ -149,10 +151,12 @@ def validate(
     Example:
       qdit validate mini my-overlay.yaml
     """
-    from qdit.workflow.profile import all_runs, load_profile
+    from qdit.workflow.profile import all_runs, broken_lines, load_profile
 
     loaded = load_profile(*profile)
     typer.echo(f"{' + '.join(profile)}: valid; {len(loaded['tables'])} tables, {len(all_runs(loaded))} runs")
+    for line in broken_lines(loaded):
+        typer.echo(line)
 
 
 @app.command()
@@ -289,6 +293,7 @@ train_app.command("video")(cli_video.train_video)
 train_app.command("instruments")(cli_video.train_instruments)
 train_app.command("video-quality")(cli_video.train_video_quality)
 app.add_typer(train_app, name="train")
+app.add_typer(cli_methods.new_app, name="new")
 app.add_typer(cli_video.app, name="video")
 app.add_typer(cli_vbench.app, name="vbench")
 app.add_typer(cli_kernels.kernels_app, name="kernels")

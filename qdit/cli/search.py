@@ -73,7 +73,7 @@ def make_job(
 ) -> "SearchJob":
     """The job of the flags."""
     from qdit.core.run import split_bits
-    from qdit.methods.method import check_bits
+    from qdit.methods.quantize import check_bits
     from qdit.search.job import SearchJob
 
     if metric not in ("fd_fp", "fid"):

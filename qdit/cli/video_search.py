@@ -49,7 +49,7 @@ def search(
       qdit video search weights/stdit3-moving-digits-natural.safetensors racing.json --workers 2
     """
     from qdit.core.run import split_bits
-    from qdit.methods.method import check_bits
+    from qdit.methods.quantize import check_bits
     from qdit.mini.video_fitness import VideoSearchJob
     from qdit.search.options import parse_kind, parse_search_options
     from qdit.search.run import Search, run_search

@@ -57,6 +57,7 @@ class QDit(Method):
     """Q-DiT with a given allocation; the search for one is a step of its own."""
 
     name = "q-dit"
+    printed = "Q-DiT"
     citation = """@inproceedings{chen2025qdit,
   title = {Q-DiT: Accurate Post-Training Quantization for Diffusion Transformers},
   author = {Chen, Lei and Meng, Yuan and Tang, Chen and Ma, Xinzhu and Jiang, Jingyan and Wang, Xin and
@@ -65,7 +66,14 @@ class QDit(Method):
   year = {2025}
 }"""
     calibration = ("trajectory",)
+    calibration_unused = (("trajectory", "rounding", "nearest"),)
     Options = QDitOptions
+    common_weights_are_core = True
+    color = "#D55E00"  # vermillion
+    marker = "o"
+    emphasized = True
+    memory_mb = 48_000
+    minutes = 120
 
     def quantize(
         self,

@@ -14,29 +14,22 @@ counted: the VAE, Inception, the text encoder, evaluating and rendering (they ne
 loading, and VBench, whose networks nobody here could time.
 """
 
-import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from qdit.core.files import read_json
-from qdit.core.repository import ROOT
 from qdit.core.run import SIMULATE, Run, split_bits
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
-from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_index import method_sources, planned_kinds
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchPlace, needs_calibration
 
-LEARNED = {"iterations": 20_000, "batch": 32}
-"""Options of learned rounding where a profile gives none."""
-
-RECONSTRUCTING = ("ptq4dit", "q-diffusion", "tfmq-dm")
 FEATURE_BYTES = 4 * (2048 + 2023 + 1008)
 """Of one image: pool, spatial and logits of Inception in float32."""
 
@@ -65,28 +58,22 @@ def calibration_samples(profile: Profile, setting: str, kind: str) -> int:
     return int(counts["calibration"][kind])
 
 
-@cache
-def calibration_kinds(method: str) -> tuple[str, ...]:
-    """Kinds of calibration data that a method asks for, read from its source without importing it."""
-    source = ROOT / (method_sources()[method].module.replace(".", "/") + ".py")
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == "calibration"
-        ):
-            return tuple(ast.literal_eval(node.value))
-    return ()
+def calibration_kinds(profile: Profile, label: str) -> list[str]:
+    """Kinds of calibration data that the runs of a label take."""
+    entry = profile["methods"][label]
+    kinds = planned_kinds(entry["method"], entry.get("options", {}))
+    return [entry.get("calibration", {}).get(kind, kind) for kind in kinds]
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
     """Evaluations that quantizing takes, in whole passes of the network."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(calibration_samples(profile, run.setting, kind) for kind in kinds)
-    if entry["method"] not in RECONSTRUCTING:
+    method = method_sources().get(entry["method"])
+    if method is None or not method.learns_rounding or "base" in entry:  # a base's rounding is learned already
         return passes
-    learned = LEARNED | {name: value for name, value in entry.get("options", {}).items() if name in LEARNED}
-    return int(passes + 3 * learned["iterations"] * learned["batch"])
+    options = method.all_options(entry.get("options", {}))
+    return int(passes + 3 * options["iterations"] * options["batch"])
 
 
 def search_evaluations(profile: Profile, place: SearchPlace) -> int:
@@ -120,7 +107,7 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     """Calibration, search, quantization and sampling of one run."""
     entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
-    kinds = [entry.get("calibration", {}).get(kind, kind) for kind in calibration_kinds(entry["method"])]
+    kinds = calibration_kinds(profile, run.label)
     cost = network_of(profile, run.setting).flops / speed.flops
     needs = []
     for kind in kinds:
@@ -198,7 +185,7 @@ def disk_bytes(profile: Profile) -> dict[str, float]:
         bits, _ = split_bits(run.bits)
         size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
         found["checkpoints"] += 1e6 * size
-        for kind in calibration_kinds(profile["methods"][run.label]["method"]):
+        for kind in calibration_kinds(profile, run.label):
             sets.add((run.setting, run.form, kind, network.cells))
     for setting, _, kind, cells in sets:
         found["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)

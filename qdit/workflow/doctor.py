@@ -10,6 +10,7 @@ from qdit.core.errors import CheckpointError, Unsupported
 from qdit.core.provenance import machine, packages
 from qdit.kernels.dense import backend
 from qdit.kernels.report import report
+from qdit.methods.registry import load_registry, registry
 from qdit.models.manifest import check_file
 from qdit.models.text_encoder import require_packages
 from qdit.workflow.cost import disk_bytes, scored_by_vbench
@@ -30,7 +31,14 @@ def examine(profile: Profile, results: Path) -> list[Finding]:
     """Every needed file (found and whole, or what is wrong with it), then packages, devices and disk."""
     found = [look_at(file) for file in files_of(profile)]
     packages_of = [*text_packages(profile), *vbench_environment(profile, results)]
-    return [*found, *packages_of, *device(profile), *disk(profile, results)]
+    return [*found, *method_files(), *packages_of, *device(profile), *disk(profile, results)]
+
+
+def method_files() -> list[Finding]:
+    """Whether every file of methods can be read and imported."""
+    broken = load_registry().broken
+    whole = Finding(True, f"{len(registry())} methods can be imported  [quantize]")
+    return [Finding(False, f"{file.reason}  [quantize]") for file in broken] or [whole]
 
 
 def look_at(file: NeededFile) -> Finding:

@@ -16,6 +16,7 @@ from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, Status, mismatch, read_record
 from qdit.core.run import INTEGER, Run
+from qdit.methods.sources import STEP
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
@@ -153,11 +154,11 @@ def measured(record: MetricsRecord) -> tuple[str, ...]:
 
 def code_facts(record: MetricsRecord) -> Iterator[str]:
     """Digests of the code of each step, and whether this checkout's is the same."""
-    module = method_sources().get(record.run["method"])
+    method = method_sources().get(record.run["method"])
     integer = record.mode == INTEGER
     clips, evaluator = record.is_of_clips, record.protocol["evaluator"].get("name")
     modules = {
-        "quantize": ("qdit.methods.method", module.module) if module else (),
+        "quantize": (STEP, method.module) if method else (),
         "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
         "features": ("qdit.metrics.extraction", *extractor_code(str(evaluator))),
         "evaluate": ("qdit.metrics.run", *modules_of_images()),

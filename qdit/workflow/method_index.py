@@ -1,43 +1,225 @@
-"""Where each method is written, read from the sources without importing them (torch takes seconds)."""
+"""What every method says of itself, read from the sources without importing them (torch takes seconds).
+
+The class attributes of `qdit.methods.method.Method` are literals; those that a class does not have come from its base
+classes, which may stand in other files. A file that cannot be read takes away its own methods and no others.
+"""
 
 import ast
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
 
-from qdit.core.repository import ROOT
+from qdit.core.digest import code_digest
+from qdit.core.errors import ConfigError
+from qdit.core.files import sha256_file
+from qdit.methods.sources import (
+    STEP,
+    BrokenFile,
+    MethodModule,
+    claimed_names,
+    method_modules,
+    needed_kinds,
+    syntax_of,
+    unknown_method,
+)
+from qdit.workflow.method_syntax import ClassSource, Option, SourceFile
+
+CONTRACT = "qdit.methods.method", "Method"
+OPTIONAL_TEXTS = ("printed", "base", "color", "marker")
+TYPES: Mapping[str, tuple[type, ...]] = {
+    **{name: (str, type(None)) for name in OPTIONAL_TEXTS},
+    **dict.fromkeys(("name", "citation", "line"), (str,)),
+    **dict.fromkeys(("learns_rounding", "common_weights_are_core", "emphasized"), (bool,)),
+    **dict.fromkeys(("memory_mb", "minutes"), (int,)),
+    **dict.fromkeys(("calibration", "calibration_unused"), (tuple, list)),
+}
+"""Class attribute → types that it may have."""
 
 
 @dataclass(frozen=True)
-class MethodSource:
-    """Where a method is written, and the names of its options (None if they are not written in the same file)."""
+class MethodFacts:
+    """What a method's class says of it (`qdit.methods.method.Method` explains each), and where it is written.
 
+    `options` is empty for a method without any; None where the class of its options cannot be read.
+    """
+
+    name: str
+    printed: str
+    citation: str
+    calibration: tuple[str, ...]
+    calibration_unused: tuple[tuple[str, str, Any], ...]
+    base: str | None
+    learns_rounding: bool
+    common_weights_are_core: bool
+    color: str | None
+    marker: str | None
+    line: str
+    emphasized: bool
+    memory_mb: int
+    minutes: int
     module: str
-    options: tuple[str, ...] | None
+    path: Path
+    about: str
+    options: Mapping[str, Option] | None
+    options_about: str
+
+    def calibration_for(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Kinds of calibration data that the method needs under these options, as the class itself says it."""
+        return needed_kinds(self.calibration, self.calibration_unused, self.all_options(options))
+
+    def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """These options and the known defaults of the others."""
+        return {name: option.default for name, option in (self.options or {}).items() if option.known} | dict(options)
+
+    @property
+    def rule_file(self) -> str:
+        """Name of its file in rules/baselines/, without the suffix, if it has one: `g4w_p4a` of g4w+p4a."""
+        return re.sub(r"\W+", "_", self.name)
+
+    @property
+    def code(self) -> str:
+        """Digest of the quantize step with this method's code."""
+        return code_digest(STEP, self.module)
+
+
+@dataclass(frozen=True)
+class MethodIndex:
+    """Every method by name, and the files that hold none because something is wrong with them."""
+
+    methods: Mapping[str, MethodFacts]
+    broken: tuple[BrokenFile, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names that a profile may use: also those of broken files, whose rows alone fail."""
+        return tuple(dict.fromkeys([*self.methods, *(name for file in self.broken for name in file.names)]))
 
 
 @cache
-def method_sources() -> dict[str, MethodSource]:
-    """Method name → where it is written, read from the sources without importing them (torch takes seconds)."""
-    found: dict[str, MethodSource] = {}
-    for file in [*sorted((ROOT / "baselines").glob("*.py")), ROOT / "qdit" / "methods" / "q_dit.py"]:
-        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-        for node in classes.values():
-            values = {
-                line.targets[0].id: line.value
-                for line in node.body
-                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
-            }
-            name, options = values.get("name"), values.get("Options")
-            if node.bases and isinstance(name, ast.Constant):
-                written = classes.get(options.id) if isinstance(options, ast.Name) else None
-                found[str(name.value)] = MethodSource(module, option_names(written) if written else None)
-    return found
+def method_index() -> MethodIndex:
+    """Every method by what its source says."""
+    methods: dict[str, MethodFacts] = {}
+    broken: list[BrokenFile] = []
+    for origin in method_modules():
+        try:
+            for facts in facts_in(origin):
+                if facts.name in methods:
+                    raise ConfigError(
+                        f"{origin.where}: a method named {facts.name!r} exists already; choose another name"
+                    )
+                methods[facts.name] = facts
+        except ConfigError as problem:
+            names = tuple(name for name in claimed_names(origin.path) if name not in methods)
+            broken.append(BrokenFile(str(problem), names))
+    return MethodIndex(methods, tuple(broken))
 
 
-def option_names(options: ast.ClassDef) -> tuple[str, ...]:
-    """Fields of a dataclass."""
-    return tuple(
-        line.target.id for line in options.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+def method_sources() -> Mapping[str, MethodFacts]:
+    """Every method whose source can be read, by name."""
+    return method_index().methods
+
+
+def method_facts(name: str) -> MethodFacts:
+    """What is known of a method; ConfigError with a suggestion, or with what is wrong with its file."""
+    index = method_index()
+    if name not in index.methods:
+        raise unknown_method(name, index.methods, index.broken)
+    return index.methods[name]
+
+
+def planned_code(name: str) -> str:
+    """Digest of a method's code for planning; that of its file alone where it is broken, so that a mended one runs."""
+    index = method_index()
+    if name in index.methods:
+        return index.methods[name].code
+    for origin in method_modules():
+        if origin.path is not None and name in claimed_names(origin.path):
+            return sha256_file(origin.path)
+    raise unknown_method(name, index.methods, index.broken)
+
+
+def planned_kinds(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Kinds of calibration data to plan for a method; none for a broken one, which fails before it looks at any."""
+    known = method_sources()
+    return known[name].calibration_for(options) if name in known else ()
+
+
+def facts_in(origin: MethodModule) -> list[MethodFacts]:
+    """The methods of a module; ConfigError in one line for what cannot be read."""
+    syntax_of(origin)
+    assert origin.path is not None
+    source = SourceFile(origin.module, origin.path)
+    if origin.class_name is None:
+        chains = [ClassSource(source, node).ancestors() for node in source.classes.values()]
+        chains = [chain for chain in chains if is_method(chain)]
+    else:
+        named = source.resolve(ast.Name(origin.class_name))
+        chains = [] if named is None else [named.ancestors()]
+        if not chains or not is_method(chains[0]):
+            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
+    return [facts_of(chain) for chain in chains]
+
+
+def is_method(chain: list[ClassSource]) -> bool:
+    """Whether a class and its bases are a method that can be used: it reaches the contract and does what it asks."""
+    ends = [number for number, ancestor in enumerate(chain) if ancestor.identity == CONTRACT]
+    return bool(ends) and any(
+        "quantize" in ancestor.methods or "name" in ancestor.values for ancestor in chain[: ends[0]]
     )
+
+
+def facts_of(chain: list[ClassSource]) -> MethodFacts:
+    """Facts of a class, from its attributes and those of its base classes; a class hides its bases' values."""
+    own = chain[0]
+    values = {name: attribute(chain, name) for name in TYPES}
+    if not values["name"]:
+        raise ConfigError(f"{own.where}: class {own.node.name} has no name; add it as a literal")
+    options, about = options_of(chain)
+    return MethodFacts(
+        **values
+        | {
+            "printed": values["printed"] or values["name"],
+            "citation": values["citation"] or "",
+            "calibration": tuple(values["calibration"]),
+            "calibration_unused": tuple(tuple(triple) for triple in values["calibration_unused"]),
+        },
+        module=own.source.module,
+        path=own.source.path,
+        about=own.docstring,
+        options=options,
+        options_about=about,
+    )
+
+
+def attribute(chain: list[ClassSource], name: str) -> Any:
+    """A class attribute's literal, from the first class that has it; None if no class gives it one."""
+    for ancestor in chain:
+        if name in ancestor.values:
+            value = ancestor.literal(name)
+            if not isinstance(value, TYPES[name]) or (isinstance(value, bool) and bool not in TYPES[name]):
+                raise ConfigError(f"{ancestor.line_of(name)}: {name} is {value!r}, expected {type_words(name)}")
+            return value
+    return None
+
+
+def type_words(name: str) -> str:
+    """What a class attribute must be, for a reader."""
+    words = {str: "a text", type(None): "None", bool: "True or False", int: "a whole number", tuple: "a tuple"}
+    return " or ".join(words[kind] for kind in TYPES[name] if kind in words)
+
+
+def options_of(chain: list[ClassSource]) -> tuple[Mapping[str, Option] | None, str]:
+    """The options of a method and what their class says of them; None where it cannot be read."""
+    for ancestor in chain:
+        if "Options" in ancestor.values:
+            written = ancestor.source.resolve(ancestor.values["Options"])
+            if written is None:
+                return None, ""
+            fields: dict[str, Option] = {}
+            for dataclass_source in reversed(written.ancestors()):
+                fields |= dataclass_source.fields
+            return fields, written.docstring
+    return None, ""

@@ -11,7 +11,7 @@ import yaml
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
 from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
-from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_index import method_index
 from qdit.workflow.profile_checks import (
     DIGITS_REFERENCES,
     PRINTED_KINDS,
@@ -32,6 +32,7 @@ __all__ = [
     "SCHEMA",
     "Profile",
     "all_runs",
+    "broken_lines",
     "clips_of",
     "default_tables",
     "embeddings_file",
@@ -157,9 +158,10 @@ def all_runs(profile: Profile) -> list[Run]:
 def listing(profile: Profile) -> str:
     """Methods, settings, tables and runs as text."""
     lines = ["methods (name, where it is written, rows of this profile):"]
-    for method, source in method_sources().items():
+    for method, facts in method_index().methods.items():
         labels = [label for label, entry in profile["methods"].items() if entry["method"] == method]
-        lines.append(f"  {method:<10} {source.module:<20} {', '.join(labels) or '-'}")
+        lines.append(f"  {method:<10} {facts.module:<20} {', '.join(labels) or '-'}")
+    lines += [f"  {line}" for line in broken_lines(profile)]
     lines.append("settings:")
     for name, setting in profile["settings"].items():
         lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
@@ -167,6 +169,15 @@ def listing(profile: Profile) -> str:
         opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
         lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
     return "\n".join(lines)
+
+
+def broken_lines(profile: Profile) -> list[str]:
+    """A line for each file of methods that cannot be used, with the rows of the profile that cannot be made."""
+    lines = []
+    for file in method_index().broken:
+        rows = [label for label, entry in profile["methods"].items() if entry["method"] in file.names]
+        lines.append(f"broken: {file.reason}" + (f" (no rows of {', '.join(rows)})" if rows else ""))
+    return lines
 
 
 def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> list[str]:

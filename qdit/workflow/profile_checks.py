@@ -16,7 +16,7 @@ from jsonschema.validators import extend
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
 from qdit.core.run import FULL_PRECISION_METHOD, RECTIFIED_FLOW
-from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_index import method_index, method_sources
 from qdit.workflow.searches import check_method_search, check_searches, place_of
 
 SCHEMA = ROOT / "config" / "schema.yaml"
@@ -280,8 +280,9 @@ def check_method(entry: Mapping[str, Any], where: str) -> None:
 
     Whether a group size divides is known only with the model: the quantize step says so.
     """
-    require(entry["method"], method_sources(), f"{where}.method")
-    known = method_sources()[entry["method"]].options
+    require(entry["method"], method_index().names, f"{where}.method")
+    facts = method_sources().get(entry["method"])
+    known = None if facts is None else facts.options
     options = entry.get("options", {})
     if known is not None:
         for option in [*options, *(["allocation"] if {"allocation", "search"} & entry.keys() else [])]:

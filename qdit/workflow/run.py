@@ -7,7 +7,8 @@ from pathlib import Path
 
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
-from qdit.workflow.profile import Profile, Run, default_tables, profile_file, runs_of
+from qdit.core.run import Run
+from qdit.workflow.profile import Profile, default_tables, profile_file, runs_of
 
 DEFAULT = "mini"
 """The profile that the Snakefile takes by itself."""

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError, QditError, Unsupported
-from qdit.methods.method import parse_options, quantize_model, registry
+from qdit.methods.quantize import parse_options, quantize_model
+from qdit.methods.registry import registry
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, quantized_sites, read_checkpoint, save_checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.ptq4dit import INITIAL_PER_STEP, Ptq4ditOptions, balance, chosen_samples
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import linear_of, select
 from qdit.quant.apply import collect_inputs
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience

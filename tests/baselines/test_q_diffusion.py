@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from baselines.ptqd import fit
-from qdit.methods.method import find_method, quantize_model
+from qdit.methods.quantize import quantize_model
+from qdit.methods.registry import find_method
 from qdit.models.roles import select
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.observe import observe_inputs

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.repq_vit import reparametrize
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import ModulationRows, linear_of, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import collect_inputs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.checkpoint import quantized_sites

@@ -5,7 +5,7 @@ import torch
 
 from baselines import tq_dit
 from baselines.tq_dit import TqDitOptions, time_groups
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.checkpoint import load_checkpoint, quantized_sites, save_checkpoint

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qdit.core.errors import Unsupported
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.roles import select
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES

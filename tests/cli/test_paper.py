@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qdit.cli import main as cli
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.loading import load_dit, save_model
 from qdit.quant.checkpoint import save_checkpoint

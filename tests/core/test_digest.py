@@ -99,7 +99,7 @@ def test_unknown_module_is_refused(tree: Path) -> None:
     "step",
     [
         "qdit.sampling.calibration",
-        "qdit.methods.method",
+        "qdit.methods.quantize",
         "qdit.sampling.run",
         "qdit.metrics.extraction",
         "qdit.mini.digits_reference",
@@ -126,6 +126,18 @@ def test_images_do_not_depend_on_how_they_are_scored() -> None:
 def test_sampling_does_not_depend_on_how_checkpoints_are_made() -> None:
     found = names(ROOT, "qdit.sampling.run")
     assert (
-        not {"qdit/methods/method.py", "qdit/quant/gptq.py", "qdit/metrics/run.py", "qdit/report/pages/build.py"}
+        not {
+            "qdit/methods/method.py",
+            "qdit/methods/quantize.py",
+            "qdit/quant/gptq.py",
+            "qdit/metrics/run.py",
+            "qdit/report/pages/build.py",
+        }
         & found
     )
+
+
+def test_a_file_that_is_no_python_is_named_with_its_line(tree: Path) -> None:
+    (tree / "qdit/part.py").write_text("tool = 1\ndef oops(:\n")
+    with pytest.raises(ConfigError, match=r"qdit/part\.py line 2: invalid syntax; correct the file"):
+        code_digest("qdit.step", root=tree)

@@ -14,7 +14,7 @@ from qdit.cli import main as cli
 from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
 from qdit.core.failure import Failure, is_of_the_machine, raised_in, recording
 from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
-from qdit.methods.method import find_method
+from qdit.methods.registry import find_method
 from qdit.quant.checkpoint import load_checkpoint
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure, write_failure
 
@@ -74,7 +74,7 @@ def test_what_is_recordable_is_written_with_its_traceback(capsys: pytest.Capture
 def test_where_an_exception_came_from() -> None:
     with pytest.raises(ConfigError) as caught:
         find_method("nothing")
-    assert raised_in(caught.value, "qdit.methods.method")
+    assert raised_in(caught.value, "qdit.methods.registry")
     assert not raised_in(caught.value, "qdit.methods.q_dit")
 
 

@@ -9,7 +9,7 @@ from qdit.bench.full_size_parts import FULL, QUICK, parts, run_part
 from qdit.bench.page import text_of, write_into, write_page
 from qdit.bench.record import read_record
 from qdit.core.errors import DataError
-from qdit.methods.method import registry
+from qdit.methods.registry import registry
 from tests.full_size.expected import faults
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from qdit.kernels.dense import DenseLinear, backend
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.quant.sites import prepare_inference
 from tests.small_models import inputs, random_dit
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from qdit.core.affine import Granularity
 from qdit.core.errors import ConfigError, Unsupported
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.dit import ModulatedLayerNorm
 from qdit.models.roles import CORE_ROLES, SharedModulation, Site, ValueRows, replace, select
 from qdit.models.stdit3 import STDIT3_XL_2, STDiT3

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qdit.core.errors import CheckpointError
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint

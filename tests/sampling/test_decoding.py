@@ -12,7 +12,7 @@ from qdit.core import disk
 from qdit.core.errors import CheckpointError, ConfigError, DataError
 from qdit.core.files import load_arrays
 from qdit.core.pixels import to_uint8
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.image_vae import load_image_vae
 from qdit.models.network import Network
 from qdit.quant.checkpoint import save_checkpoint

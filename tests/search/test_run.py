@@ -11,7 +11,7 @@ import torch
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import read_json
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.quant.allocation import read_allocation
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.calibration import calibrate_weights_file

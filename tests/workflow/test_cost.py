@@ -11,7 +11,8 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.files import write_json
 from qdit.core.run import Run
-from qdit.methods.method import registry
+from qdit.methods.quantize import parse_options
+from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
 from qdit.workflow import profile as profiles
@@ -74,9 +75,19 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
     assert search_evaluations(paper, place) == (500 + 3) * 500 * 50
 
 
-def test_kinds_of_calibration_data_are_the_methods() -> None:
-    for name, method in registry().items():
-        assert calibration_kinds(name) == method.calibration, name
+def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(paper: Profile) -> None:
+    for label, entry in paper["methods"].items():
+        method = registry()[entry["method"]]
+        kinds = method.calibration_for(parse_options(method, entry.get("options", {})))
+        instead = entry.get("calibration", {})
+        assert calibration_kinds(paper, label) == [instead.get(kind, kind) for kind in kinds], label
+
+
+def test_a_method_that_corrects_a_checkpoint_does_not_learn_its_rounding_again(paper: Profile) -> None:
+    run = Run("dit-256-cfg1.5-s100", "natural", "ptqd", "w4a8", "common")
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120
+    del paper["methods"]["ptqd"]["base"]
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
 
 
 def test_jobs_are_those_of_the_plan(paper: Profile) -> None:

@@ -11,7 +11,7 @@ TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "index"
 
 def test_edited_method_replans_its_own_rows(checkout: Checkout) -> None:
     with checkout.edited("baselines/rtn.py"):
-        own = {Job(rule, "rtn") for rule in ("quantize_rtn", "sample", "evaluate")}
+        own = {Job(rule, "rtn") for rule in ("quantize", "sample", "evaluate")}
         assert checkout.plan() == own | TABLES | {Job("analyze_errors", None)}
 
 
@@ -57,7 +57,7 @@ def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Check
     done = checkout.snakemake("--dry-run", "table4", "table6", overlays=tiny)
     searches = re.findall(r"output: results/tiny/search/\S+/natural/(\w+)/w4a8\.json", done.stdout + done.stderr)
     assert sorted(searches) == ["evolution", "hessian", "ilp", "racing", "random", "response"]
-    assert Job("quantize_q_dit", "allocated-racing") in checkout.plan("table6", overlays=tiny)
+    assert Job("quantize", "allocated-racing") in checkout.plan("table6", overlays=tiny)
     assert not any(job.rule == "search" for job in checkout.plan("table1", "table2", overlays=tiny))
     transfer = checkout.snakemake("--dry-run", "transfer", overlays=tiny)
     assert len(re.findall(r"output: results/tiny/search/\S+/racing/", transfer.stdout + transfer.stderr)) == 4
@@ -65,19 +65,24 @@ def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Check
 
 TOY = '''"""A method for a test."""
 
-from qdit.method import Method
+from qdit.methods.method import Method
 
 
 class Toy(Method):
     """Nothing."""
 
     name = "toy"
+    calibration = ("ndtc",)
+    Options = None
+
+    def quantize(self, model, **_):
+        """Nothing."""
 '''
 
 TOY_RULE = """
 use rule quantize as quantize_toy with:
     input:
-        unpack(quantize_inputs("ndtc")),
+        unpack(quantize_inputs("uniform")),
     wildcard_constraints:
         label=labels_of("toy"),
 """
@@ -89,17 +94,23 @@ tables: {table2: {blocks: [
 """
 
 
-def test_new_method_is_one_file_and_one_rule(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_new_method_is_one_file_and_a_rule_only_where_it_wants_one(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "toy.yaml"
     overlay.write_text(TOY_OVERLAY, encoding="utf-8")
     overlays = (*OVERLAYS, str(overlay))
     method, rule = checkout.root / "baselines" / "toy.py", checkout.root / "rules" / "baselines" / "toy.smk"
+    planned = {}
     try:
         method.write_text(TOY, encoding="utf-8")
-        rule.write_text(TOY_RULE, encoding="utf-8")
-        planned = checkout.plan(overlays=overlays)
+        for name in ("quantize", "quantize_toy"):
+            done = checkout.snakemake("--dry-run", overlays=overlays)
+            pattern = rf"^rule {name}:\n    input: (.*)\n(?: {{4}}.*\n)*? {{4}}wildcards: .*label=toy,"
+            (planned[name],) = re.findall(pattern, done.stdout + done.stderr, flags=re.MULTILINE)
+            rule.write_text(TOY_RULE, encoding="utf-8")
+        jobs = checkout.plan(overlays=overlays)
     finally:
         method.unlink()
         rule.unlink(missing_ok=True)
-    assert {Job("quantize_toy", "toy"), Job("calibrate", None)} <= planned
-    assert {job.label for job in planned} == {"toy", None}
+    assert "/ndtc.safetensors" in planned["quantize"] and "/uniform.safetensors" in planned["quantize_toy"]
+    assert {Job("quantize_toy", "toy"), Job("calibrate", None)} <= jobs
+    assert {job.label for job in jobs} == {"toy", None}

@@ -1,7 +1,6 @@
 """Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
 
 import copy
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -16,9 +15,7 @@ from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
-from qdit.methods.method import registry
 from qdit.report.data.rows import run_keys
-from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import (
     all_runs,
     default_tables,
@@ -279,16 +276,6 @@ def test_overlays_merge_as_snakemake_merges_them(base: Profile, overlay: Profile
     merge(ours, overlay)
     update_config(theirs, overlay)
     assert ours == theirs
-
-
-def test_methods_read_from_the_sources_are_the_registered_ones() -> None:
-    sources = method_sources()
-    assert set(sources) == set(registry())
-    for name, method in registry().items():
-        assert sources[name].module == type(method).__module__
-        written_here = method.Options.__module__ == type(method).__module__
-        options = tuple(field.name for field in dataclasses.fields(method.Options))
-        assert sources[name].options == (options if written_here else None)
 
 
 def test_runs_are_the_rows_of_the_tables(profile: Profile) -> None:

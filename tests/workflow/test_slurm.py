@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qdit.workflow.method_index import method_facts
 from tests.workflow.checkout import Checkout
 
 COMPUTING = ("calibrate", "quantize", "sample", "search")
@@ -30,9 +31,19 @@ def test_every_rule_that_computes_gets_a_gpu(cluster, repository: Path) -> None:
     computing = {rule for rule in known - mini if rule.partition("_")[0] in COMPUTING}
     others = {"reference_adm", "embed_prompts", "vbench_dimension"}
     assert {rule for rule, resources in given.items() if resources.get("gpu") == 1} == computing | others
-    assert all(
-        {"mem_mb", "runtime", "cpus_per_gpu"} <= given[rule].keys() for rule in computing | others - {"reference_adm"}
-    )
+    sized = {rule for rule in computing | others - {"reference_adm"} if not rule.startswith("quantize")}
+    assert all({"mem_mb", "runtime", "cpus_per_gpu"} <= given[rule].keys() for rule in sized)
+
+
+def quantizations(printed: str) -> dict[str, tuple[int, int]]:
+    """Label → megabytes and minutes of the planned quantizations."""
+    blocks = re.findall(r"^rule quantize:\n((?: {4}.*\n)*)", printed, flags=re.MULTILINE)
+    found = {}
+    for block in blocks:
+        label, memory, minutes = (re.search(rf"{name}=([^,\s]+)", block) for name in ("label", "mem_mb", "runtime"))
+        assert label and memory and minutes
+        found[label[1]] = int(memory[1]), int(minutes[1])
+    return found
 
 
 def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout) -> None:
@@ -43,3 +54,8 @@ def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout) -> None:
     assert block is not None
     for resource in ("gpu=1", "mem_mb=32000", "runtime=240", "cpus_per_gpu=4"):
         assert resource in block[1]
+    methods = yaml.safe_load((checkout.root / "config" / "paper.yaml").read_text(encoding="utf-8"))["methods"]
+    asked = quantizations(done.stdout + done.stderr)
+    facts = {label: method_facts(methods[label]["method"]) for label in asked}
+    assert asked == {label: (known.memory_mb, known.minutes) for label, known in facts.items()}
+    assert asked["fp"] == (16_000, 60) and asked["ptq4dit"] == (64_000, 1440)

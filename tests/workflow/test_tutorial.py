@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 DOCUMENT = "docs/add-a-method.md"
-FILES = {"baselines/smoothquant.py", "rules/baselines/smoothquant.smk", "smoothquant.yaml"}
+METHOD, LINE, TABLE = "baselines/smoothquant.py", "smoothquant.yaml", "smoothquant-table.yaml"
+RULE = "rules/baselines/smoothquant.smk"
+"""What only a method with other inputs or resources needs."""
 SAVED = "test_quantize_save_load_gives_the_same_bits"
 
 
@@ -24,14 +26,16 @@ class Followed:
     printed: dict[str, str]
 
 
-def files_of(document: str) -> dict[str, str]:
-    """Path → content of every code block whose opening line names a file."""
-    return dict(re.findall(r'^```\w+ title="([^"\n]+)"\n(.*?)^```$', document, flags=re.MULTILINE | re.DOTALL))
-
-
-def commands_of(document: str) -> list[str]:
-    """Every line of the shell blocks."""
-    return "".join(re.findall(r"^```sh\n(.*?)^```$", document, flags=re.MULTILINE | re.DOTALL)).splitlines()
+def blocks_of(document: str) -> list[tuple[str | None, str]]:
+    """(file, content) of every code block that names one and (None, command) of the shell blocks' lines, in order."""
+    blocks: list[tuple[str | None, str]] = []
+    pattern = r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$'
+    for language, name, content in re.findall(pattern, document, flags=re.MULTILINE | re.DOTALL):
+        if name:
+            blocks.append((name, content))
+        elif language == "sh":
+            blocks += [(None, command) for command in content.splitlines()]
+    return blocks
 
 
 def not_cloned(folder: str, names: list[str]) -> set[str]:
@@ -60,15 +64,36 @@ def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Foll
     document = (repository / DOCUMENT).read_text(encoding="utf-8")
     root = tmp_path_factory.mktemp("tutorial") / "checkout"
     shutil.copytree(repository, root, ignore=not_cloned)
-    for name, content in files_of(document).items():
+    printed = {}
+    for name, content in blocks_of(document):
+        if name is None:
+            printed[content] = run(content, root)
+            continue
         assert not (root / name).exists(), f"{DOCUMENT} says how to write {name}, which is there already"
         (root / name).write_text(content, encoding="utf-8")
-    return Followed(root, {command: run(command, root) for command in commands_of(document)})
+    return Followed(root, printed)
 
 
 def test_the_document_has_all_files_and_every_kind_of_command(repository: Path, followed: Followed) -> None:
-    assert set(files_of((repository / DOCUMENT).read_text(encoding="utf-8"))) == FILES
+    names = [name for name, _ in blocks_of((repository / DOCUMENT).read_text(encoding="utf-8")) if name]
+    assert names == [METHOD, LINE, TABLE, RULE]
     assert {command.split()[0] for command in followed.printed} == {"ruff", "snakefmt", "pytest", "qdit", "snakemake"}
+
+
+def test_a_method_is_one_python_file_and_one_line_of_configuration(followed: Followed) -> None:
+    """Before any other file is there, its row is planned, with the calibration data that its class names."""
+    (output,) = (text for command, text in followed.printed.items() if "results/mini/runs" in command)
+    assert len((followed.root / LINE).read_text(encoding="utf-8").splitlines()) == 1
+    jobs = re.findall(r"^rule (\w+):\n    input: (.*)\n", output, flags=re.MULTILINE)
+    (inputs,) = (inputs for rule, inputs in jobs if rule == "quantize" and "uniform.safetensors" in inputs)
+    assert "calibration/dit-digits/natural/digits-cfg1.0-s20/uniform.safetensors" in inputs
+    assert {"calibrate", "quantize", "sample", "evaluate"} <= {rule for rule, _ in jobs}
+
+
+def test_a_rule_file_takes_the_place_of_the_generic_rule(followed: Followed) -> None:
+    (output,) = (text for command, text in followed.printed.items() if "--forceall" in command)
+    (job,) = re.findall(r"^rule quantize_smoothquant:\n((?: {4}.*\n)*)", output, flags=re.MULTILINE)
+    assert "uniform.safetensors" in job and "label=smoothquant" in job
 
 
 def test_the_contract_tests_find_the_method_and_it_passes(followed: Followed) -> None:
@@ -94,5 +119,5 @@ def test_the_table_has_a_row_with_numbers(followed: Followed) -> None:
 
 
 def test_its_row_alone_is_already_there(followed: Followed) -> None:
-    command, output = list(followed.printed.items())[-1]
-    assert "smoothquant/w4a8-common/metrics.json" in command and "Nothing to be done" in output
+    (output,) = (text for command, text in followed.printed.items() if "results/tutorial/runs" in command)
+    assert "Nothing to be done" in output

@@ -71,7 +71,7 @@ def test_editing_the_suite_plans_clips_and_scores_again_and_no_checkpoint(made: 
     finally:
         suite.write_text(before, encoding="utf-8")
     assert rules >= {"sample_video", "evaluate_video", "table"}
-    assert not rules & {"calibrate_video", "quantize", "quantize_q_dit", "sample", "evaluate"}
+    assert not rules & {"calibrate_video", "quantize", "sample", "evaluate"}
 
 
 def test_commands_and_chains_are_the_workflows(there: Checkout) -> None:

@@ -9,7 +9,7 @@ from qdit.core.metrics import claim_functions
 from qdit.report.claims.language import KEYS, Key, cell_functions
 from qdit.report.data.compare_rows import quantity
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.published import METHOD_NAMES, PublishedRow, read_published
+from qdit.report.data.published import PublishedRow, method_names, read_published
 from qdit.report.data.rows import is_measured, is_miniature
 from qdit.report.data.values import Quantity, Unknown, Value
 from qdit.report.tables.comparison import COMPARISONS
@@ -24,7 +24,6 @@ SEARCH_KEYS = {
     "Hessian-based": "hessian",
     "Evolutionary (Q-DiT)": "evolution",
 }
-LABELS = {name: label for label, name in METHOD_NAMES.items()}
 Keys = tuple[Key, ...]
 PRINTED_BITS = ("w16a16", "w4a8")
 """What Table 3 prints."""
@@ -73,7 +72,8 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
         {printed: ours for ours, printed in COMPARISONS[table].printed_names.items()} if table in COMPARISONS else {}
     )
     method = str(row.get("method"))
-    label = LABELS.get(names.get(method, method), method)
+    labels = {name: label for label, name in method_names().items()}
+    label = labels.get(names.get(method, method), method)
     bits = f"w{row.get('weight_bits')}a{row.get('activation_bits')}"
     found: dict[str, Key] = {"method": label, "bits": bits}
     if table == "table1":

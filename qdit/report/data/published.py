@@ -4,30 +4,29 @@ A blank cell is a number that is not known to us; it stays blank everywhere.
 """
 
 import csv
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from qdit.core.errors import ConfigError, DataError, did_you_mean
 from qdit.core.repository import ROOT
+from qdit.workflow.method_index import method_sources
 
 Value = float | int | str | None
 PublishedRow = dict[str, Value]
 
-METHOD_NAMES = {
-    "fp": "FP",
-    "rtn": "RTN",
-    "ptq4dm": "PTQ4DM",
-    "repq-vit": "RepQ-ViT",
-    "tfmq-dm": "TFMQ-DM",
-    "ptq4dit": "PTQ4DiT",
-    "g4w+p4a": "G4W+P4A",
-    "tq-dit": "TQ-DiT",
-    "q-diffusion": "Q-Diffusion",
-    "ptqd": "PTQD",
-    "q-dit": "Q-DiT",
-}
-"""Method label of a profile → name the papers print; other labels (`rtn-g16-static`) have no printed row."""
-
 REPOSITORY_COPY = ROOT / "results" / "published"
+
+
+@cache
+def method_names() -> Mapping[str, str]:
+    """Method → name that its class says the papers print; other labels (`rtn-g16-static`) have no printed row."""
+    return {name: facts.printed for name, facts in method_sources().items() if facts.printed != name}
+
+
+def printed_name(label: str) -> str:
+    """A method as the papers print it; a label that is no method's name stays as it is."""
+    return method_names().get(label, label)
 
 
 def published_folder(results: Path) -> Path:

@@ -13,7 +13,7 @@ from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
 from qdit.report.data.learning_curves import read_reconstruction
 from qdit.report.data.metrics_json import Row, read_run
-from qdit.report.data.published import METHOD_NAMES, PublishedRow
+from qdit.report.data.published import PublishedRow, method_names, printed_name
 
 IDENTITY = ("setting", "form", "method", "weight_bits", "activation_bits", "scope")
 GROUPS = ("label", "step", "group_size", "paper_group_size")
@@ -161,8 +161,8 @@ def make_row(
         "group_size": group_size,
         "paper_group_size": paper_group_size(profile, group_size),
         "fitted": "fitted" if fitted else None,
-        "name": METHOD_NAMES.get(key.label, entry.get("about", key.label)),
-        "short": METHOD_NAMES.get(key.label, key.label),
+        "name": method_names().get(key.label, entry.get("about", key.label)),
+        "short": printed_name(key.label),
         "key": key,
         "reconstruction": reconstruction,
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,

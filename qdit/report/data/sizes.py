@@ -9,15 +9,13 @@ from typing import Any
 from qdit.models.config import DiTConfig
 from qdit.quant.size import size_paper_mb, size_predicted_mb
 from qdit.report.data.metrics_json import Row
+from qdit.workflow.method_index import method_sources
 
 DIT_XL_2 = DiTConfig()
 """Of both resolutions: they differ in positions only, which neither accounting counts."""
 
 REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
 """Columns of a table that has them."""
-
-WITHIN_CORE = ("fp", "rtn", "ptq4dm", "repq-vit", "ptq4dit", "g4w+p4a", "q-dit")
-"""Methods whose weights in scope `common` are those of the four linears of a block and no others."""
 
 
 def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
@@ -31,6 +29,7 @@ def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
     if searched or row["weight_bits"] not in (*range(1, 9), 16):
         return {}
     cells: Row = {"shape_size_mb": size_paper_mb(DIT_XL_2, **grouped)}
-    if row["scope"] == "common" and entry["method"] in WITHIN_CORE:
+    method = method_sources().get(entry["method"])
+    if row["scope"] == "common" and method is not None and method.common_weights_are_core:
         cells["shape_actual_mb"] = size_predicted_mb(DIT_XL_2, **grouped, float_bits=32, positions=False)
     return cells

@@ -8,7 +8,7 @@ import numpy as np
 
 from qdit.core.metrics import significant
 from qdit.core.metrics_record import Status
-from qdit.report.data.published import METHOD_NAMES
+from qdit.report.data.published import printed_name
 from qdit.report.figures.activations import even
 from qdit.report.figures.plan import Comparison, Planned, comparisons
 from qdit.report.figures.source import Arrays, Missing, Source, require, samples_of
@@ -56,18 +56,13 @@ def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
             continue
         state = dict(zip(map(str, labels), map(str, status), strict=True))
         known = tuple(label for label in comparison.labels if state.get(label) == Status.OK)
-        lost = [name_of(label) for label in comparison.labels if label not in known]
+        lost = [printed_name(label) for label in comparison.labels if label not in known]
         absent += [f"{comparison.bits.upper()} {', '.join(lost)}: no values"] if lost else []
         if known:
             found.append(Panel(comparison, arrays, known))
     if not found:
         raise Missing("; ".join(absent) or "no method was compared here")
     return found, absent
-
-
-def name_of(label: str) -> str:
-    """A method as the papers print it."""
-    return METHOD_NAMES.get(label, label)
 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
@@ -89,7 +84,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
             grid[0][column].set_title(panel.title)
         grid[0][0].set_ylabel("relative error of ε\n(at full precision’s xₜ)")
         grid[1][0].set_ylabel("squared distance\nof the trajectories")
-        legend(drawing, {name_of(label): look for label, look in shared.items()})
+        legend(drawing, {printed_name(label): look for label, look in shared.items()})
 
     caption = (
         f"Above: ‖ε_q(xₜ) − ε(xₜ)‖² ÷ ‖ε(xₜ)‖² with xₜ of full precision’s own trajectory, the median of"
@@ -127,7 +122,7 @@ def layers(source: Source, figure: Planned) -> Sketch:
                 if row == len(panels) - 1:
                     axes.set_xlabel("block")
             grid[row][0].set_ylabel(f"{panel.title}\nrelative error of the output")
-        legend(drawing, {name_of(label): look for label, look in shared.items()})
+        legend(drawing, {printed_name(label): look for label, look in shared.items()})
 
     caption = (
         f"‖y_q − y‖² ÷ ‖y‖² over timesteps and {samples_of(panels[0].arrays)} images, each branch of a block given full"
@@ -147,8 +142,8 @@ def layers(source: Source, figure: Planned) -> Sketch:
 def lines(axes: "Axes", curves: Mapping[str, np.ndarray], shared: Mapping[str, Look]) -> None:
     """A line for each method, with some of its markers."""
     for label, curve in curves.items():
-        own = shared[label]
-        axes.plot(curve, **own.style, markevery=max(len(curve) // 10, 1), linewidth=2 if label == "q-dit" else 1.3)
+        look = shared[label]
+        axes.plot(curve, **look.style, markevery=max(len(curve) // 10, 1), linewidth=2 if look.emphasized else 1.3)
     log_axis(axes, [float(value) for curve in curves.values() for value in curve])
 
 
@@ -164,8 +159,8 @@ def ranking(panels: list[Panel]) -> str:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
         best, worst = min(mean, key=mean.__getitem__), max(mean, key=mean.__getitem__)
         words.append(
-            f"{panel.title}: smallest mean over the steps {name_of(best)} ({significant(mean[best])}), largest"
-            f" {name_of(worst)} ({significant(mean[worst])})."
+            f"{panel.title}: smallest mean over the steps {printed_name(best)} ({significant(mean[best])}), largest"
+            f" {printed_name(worst)} ({significant(mean[worst])})."
         )
     return " ".join(words)
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.published import printed_name
 from qdit.report.data.rows import is_full_precision, is_measured
-from qdit.report.figures.errors import name_of
 from qdit.report.figures.plan import Planned, blocks_of, place_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import GREY, Look, Sketch, legend_below, log_axis, looks
@@ -152,7 +152,7 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], label=name_of(label), color=look.colour, marker=look.marker, linestyle="none", markersize=7)
+        Line2D([], [], label=printed_name(label), color=look.colour, marker=look.marker, linestyle="none", markersize=7)
         for label, look in shared.items()
     ]
     if full is not None:
@@ -168,5 +168,5 @@ def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
         own = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
         if own:
             first = min(own, key=lambda row: row["fd_fp"])
-            words.append(f"{name} {name_of(first['label'])} ({significant(first['fd_fp'])})")
+            words.append(f"{name} {printed_name(first['label'])} ({significant(first['fd_fp'])})")
     return f"Lowest FD-FP: {', '.join(words)}." if words else ""

@@ -8,9 +8,11 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qdit.report.render.allocation_figures import STYLE as TABLE_STYLE
+from qdit.workflow.method_index import method_sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +57,7 @@ class Look:
     colour: str
     marker: str
     line: str = "-"
+    emphasized: bool = False
 
     @property
     def style(self) -> dict[str, Any]:
@@ -62,28 +65,25 @@ class Look:
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
-LOOKS = {
-    "fp": Look(BLACK, "*"),
-    "rtn": Look(GREY, "x", ":"),
-    "ptq4dm": Look(ORANGE, "s", "--"),
-    "repq-vit": Look(SKY, "^"),
-    "tfmq-dm": Look(GREEN, "D", "-."),
-    "ptq4dit": Look(PURPLE, "v", "--"),
-    "g4w+p4a": Look(BLUE, "P", "-."),
-    "q-dit": Look(VERMILLION, "o"),
-    "q-diffusion": Look(SKY, "<", ":"),
-    "ptqd": Look(GREEN, ">", "--"),
-    "tq-dit": Look(BLUE, "h"),
-}
-"""Method → look; a label that is no method's name takes one of the rest."""
+FREE = [Look(colour, marker) for colour, marker in zip((BLACK, ORANGE, BLUE, GREEN), "dXp8", strict=True)]
+"""Looks for labels that are no method's name, and for methods whose class names none."""
 
-OTHERS = [Look(colour, marker) for colour, marker in zip((BLACK, ORANGE, BLUE, GREEN), "dXp8", strict=True)]
+
+@cache
+def method_looks() -> Mapping[str, Look]:
+    """Method → look, where its class says both colour and marker."""
+    return {
+        name: Look(facts.color, facts.marker, facts.line, emphasized=facts.emphasized)
+        for name, facts in method_sources().items()
+        if facts.color is not None and facts.marker is not None
+    }
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for each label; those that are no method's name get the others in turn."""
-    unknown = [label for label in labels if label not in LOOKS]
-    return {label: LOOKS[label] if label in LOOKS else OTHERS[unknown.index(label) % len(OTHERS)] for label in labels}
+    """A look for each label: its method's, or one of the free ones in turn."""
+    known = method_looks()
+    unknown = [label for label in labels if label not in known]
+    return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
 
 
 @dataclass(frozen=True)

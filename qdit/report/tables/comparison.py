@@ -8,7 +8,7 @@ from typing import Any
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import compared
 from qdit.core.run import Run
-from qdit.report.data.published import METHOD_NAMES, PublishedRow, find, read_published
+from qdit.report.data.published import PublishedRow, find, method_names, read_published
 from qdit.report.data.rows import (
     Block,
     Table,
@@ -129,7 +129,7 @@ def _match(
     specification: Specification, printed: list[PublishedRow], block: Mapping[str, Any], key: Run
 ) -> PublishedRow | None:
     """The printed row of a run: same protocol (as the block says), bits and method name."""
-    if "published" not in block or key.label not in METHOD_NAMES:
+    if "published" not in block or key.label not in method_names():
         return None
     if set(block["published"]) != PUBLISHED_KEYS:
         raise ConfigError(
@@ -137,7 +137,7 @@ def _match(
             f" expected {', '.join(sorted(PUBLISHED_KEYS))}; correct the profile"
         )
     bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
-    name = METHOD_NAMES[key.label]
+    name = method_names()[key.label]
     return find(printed, **block["published"], **bits, method=specification.printed_names.get(name, name))
 
 

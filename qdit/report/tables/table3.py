@@ -9,7 +9,7 @@ from qdit.core.metrics import DIMENSIONS, METRICS, chosen, shown_on
 from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.published import METHOD_NAMES, PublishedRow, find, read_published
+from qdit.report.data.published import PublishedRow, find, method_names, printed_name, read_published
 from qdit.report.data.rows import (
     Block,
     Table,
@@ -157,7 +157,7 @@ def _block(
 def _beside(printed: list[PublishedRow], key: Run) -> Row:
     """The printed cells of a method at these bits; those that we do not know stay blank."""
     bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
-    found = find(printed, method=METHOD_NAMES.get(key.label), **bits)
+    found = find(printed, method=method_names().get(key.label), **bits)
     if found is None:
         return {}
     return {f"published_{name}": found.get(name) for name in DIMENSIONS} | {"published_method": found["method"]}
@@ -171,7 +171,7 @@ def _pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str]:
     """One sentence for each pair of rows, beside what the paper says."""
-    names = f"{METHOD_NAMES[WINNER]} against {METHOD_NAMES[RIVAL]}"
+    names = f"{printed_name(WINNER)} against {printed_name(RIVAL)}"
     found = []
     for block in blocks:
         for row, rival in _pairs(list(block.rows)):
@@ -188,4 +188,4 @@ def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str
 
 
 def _printed(printed: list[PublishedRow], label: str) -> PublishedRow:
-    return find(printed, method=METHOD_NAMES[label], weight_bits=4, activation_bits=8) or {}
+    return find(printed, method=printed_name(label), weight_bits=4, activation_bits=8) or {}

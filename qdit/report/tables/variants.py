@@ -7,7 +7,7 @@ from typing import Any
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import shown_on
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.published import METHOD_NAMES
+from qdit.report.data.published import printed_name
 from qdit.report.data.rows import (
     Block,
     Table,
@@ -59,7 +59,7 @@ def _block(profile: Mapping[str, Any], name: str, block: Mapping[str, Any], resu
         row |= {"base": base, "about": about, "detail": _detail(row, base), "ratio_fd_fp": _ratio(row, rows, base)}
         if len(block["bits"]) > 1:
             row["short"] = f"{row['key'].bits.upper()} {row['short']}"
-    base_name = METHOD_NAMES.get(base, base)
+    base_name = printed_name(base)
     bits = ", ".join(bits.upper() for bits in block["bits"])
     return Block(
         title=f"{base_name} · {bits} · {describe_setting(profile, block)} · {block['form']} form",
@@ -75,7 +75,7 @@ def _ordered(methods: list[str], base: str) -> list[str]:
 
 def _detail(row: Row, base: str) -> str:
     """The label, where the name is a text of its own; the group size of the base."""
-    if row["name"] not in (row["label"], METHOD_NAMES.get(row["label"])):
+    if row["name"] not in (row["label"], printed_name(row["label"])):
         return str(row["label"])
     group = group_text(row) if row["group_size"] is not None else ""
     return ", ".join(part for part in ("base" if row["label"] == base else "", group) if part)

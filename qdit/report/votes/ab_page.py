@@ -19,7 +19,7 @@ from markupsafe import Markup
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json, write_text
 from qdit.core.run import UNQUANTIZED, Run
-from qdit.report.data.published import METHOD_NAMES
+from qdit.report.data.published import printed_name
 from qdit.report.render.sheets import SMALL_SIDE, png
 from qdit.report.render.style import CSS
 from qdit.report.votes.ab_script import AB_CSS, SCRIPT
@@ -191,7 +191,7 @@ def _name(trial: Trial, key: Run) -> str:
 
 def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str]:
     labels = {_name(trial, key): key.label for trial in trials for key in (trial.left, trial.right)}
-    return {name: name.replace(label, METHOD_NAMES.get(label, label), 1) for name, label in labels.items()}
+    return {name: name.replace(label, printed_name(label), 1) for name, label in labels.items()}
 
 
 def scramble(text: str, digest: str) -> str:

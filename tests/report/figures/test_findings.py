@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from qdit.core.intervals import Replicates
-from qdit.report.data.published import METHOD_NAMES
 from qdit.report.data.rows import Block
 from qdit.report.figures.activations import across, even, growth
 from qdit.report.figures.errors import panels_of, ranking
@@ -19,7 +18,8 @@ from qdit.report.figures.quality import places_of
 from qdit.report.figures.salience import correlation
 from qdit.report.figures.samples import tiled
 from qdit.report.figures.source import Source
-from qdit.report.figures.style import LOOKS, between, looks, plain, wrapped
+from qdit.report.figures.style import between, looks, method_looks, plain, wrapped
+from qdit.workflow.method_index import method_sources
 
 
 def rows(*values: float | None, paired: tuple[float, ...] | None = None) -> Block:
@@ -94,11 +94,13 @@ def test_methods_of_one_size_stand_side_by_side() -> None:
 
 
 def test_every_method_has_a_look_of_its_own() -> None:
-    assert set(METHOD_NAMES) == set(LOOKS)
-    assert len({(look.marker, look.line) for look in LOOKS.values()}) == len(LOOKS)
-    assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
+    own = method_looks()
+    assert set(own) == set(method_sources())
+    assert len({(look.marker, look.line) for look in own.values()}) == len(own)
+    assert len({look.marker for look in own.values()}) == len(own)
     others = looks(["mine", "q-dit", "yours"])
-    assert others["q-dit"] == LOOKS["q-dit"] and others["mine"] != others["yours"]
+    assert others["q-dit"] == own["q-dit"] and others["mine"] != others["yours"]
+    assert [name for name, look in own.items() if look.emphasized] == ["q-dit"]
 
 
 def test_pictures_keep_their_pixels() -> None:

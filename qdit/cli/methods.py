@@ -1,0 +1,45 @@
+"""Commands about methods: list them, and begin a new one."""
+
+from typing import Annotated
+
+import typer
+
+new_app = typer.Typer(rich_markup_mode=None, help="Begin something of your own.")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Method; default: all in a line each.")] = None,
+) -> None:
+    """List methods, or one method's options.
+
+    Calibration data, whether rounding is learned, options with types and defaults, file and citation.
+
+    \b
+    Examples:
+      qdit methods
+      qdit methods q-dit
+    """
+    from qdit.workflow.method_pages import method_text, methods_text
+
+    typer.echo(methods_text() if name is None else method_text(name))
+
+
+@new_app.command("method")
+def method(
+    name: Annotated[str, typer.Argument(help="Name in configurations and tables, e.g. my-method.")],
+) -> None:
+    """Begin a method.
+
+    Writes a method that works, a test of it and an overlay that runs, for you to change (docs/add-a-method.md).
+
+    \b
+    Example:
+      qdit new method my-method
+    """
+    from qdit.core.modules import shown
+    from qdit.workflow.new_method import new_method
+
+    for path in (paths := new_method(name)):
+        typer.echo(shown(path))
+    stem = paths[0].stem
+    typer.echo(f"its row: snakemake --cores all {stem}_table --configfile config/mini.yaml {stem}.yaml")

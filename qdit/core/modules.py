@@ -1,0 +1,73 @@
+"""Source files of modules, found without importing anything, and what their source says is wrong with them."""
+
+import ast
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from qdit.core.errors import ConfigError
+from qdit.core.repository import ROOT, folder_of
+
+PACKAGES = ("qdit", "baselines")
+"""Our own packages: a checkout or a wheel holds them."""
+
+
+def module_file(module: str, root: Path | None = None) -> Path | None:
+    """Source file of a module or package; None if there is none.
+
+    Modules of our packages lie below `root`, by default in this installation; those of other packages where Python
+    would find them.
+    """
+    package = module.partition(".")[0]
+    if package not in PACKAGES:
+        return installed_file(module)
+    base = (root or folder_of(package)).joinpath(*module.split("."))
+    for candidate in (base / "__init__.py", base.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def installed_file(module: str) -> Path | None:
+    """Source file of a module of another package; unlike `find_spec`, it does not import the packages around it."""
+    top, *rest = module.split(".")
+    try:
+        spec: ModuleSpec | None = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    name = top
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
+
+
+def shown(path: Path) -> str:
+    """A source file for a reader: relative to the checkout where it lies in it."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def parse_source(path: Path) -> ast.Module:
+    """Syntax tree of a source file; ConfigError names file, line and reason where it cannot be read as Python."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{shown(path)}: cannot be read as text ({problem}); correct the file") from None
+    return parse_text(source, path)
+
+
+@cache
+def parse_text(source: str, path: Path) -> ast.Module:
+    """Syntax tree of a text that stands in the file `path`."""
+    try:
+        return ast.parse(source, str(path))
+    except SyntaxError as problem:
+        line = problem.lineno or 1
+        raise ConfigError(f"{shown(path)} line {line}: {problem.msg}; correct the file") from None
+    except (ValueError, RecursionError, MemoryError) as problem:  # null bytes; expressions nested too deeply
+        raise ConfigError(f"{shown(path)} line 1: {problem}; correct the file") from None

@@ -1,0 +1,142 @@
+"""The step weights → quantized checkpoint: checks what was asked for, quantizes by the named method, saves."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qdit.core.digest import code_digest
+from qdit.core.disk import require_room
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.files import sha256_file, sha256_json
+from qdit.core.run import BITS
+from qdit.methods.method import SCOPES, Method, Scope
+from qdit.methods.registry import find_method
+from qdit.methods.sources import STEP
+from qdit.models.loading import load_model
+from qdit.models.network import Network
+from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
+from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
+from qdit.sampling.precision import torch_device
+
+
+def parse_options(method: Method, given: Mapping[str, Any]) -> Any:
+    """The method's options dataclass from plain JSON; unknown names and wrong types raise ConfigError."""
+    fields = {field.name: field for field in dataclasses.fields(method.Options)}
+    for key in given:
+        if key not in fields:
+            hint = did_you_mean(key, fields)
+            raise ConfigError(f"{method.name}: option {key!r}: allowed are {', '.join(fields) or 'none'}{hint}")
+    try:
+        return method.Options(**given)
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"{method.name}: options {dict(given)}: {problem}") from None
+
+
+def check_bits(weight_bits: int, activation_bits: int) -> None:
+    """Raise ConfigError for bit widths outside 2…8 and 16."""
+    for what, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
+        if bits not in BITS:
+            raise ConfigError(f"{what} {bits}: allowed are 2 to 8, or 16 for full precision")
+
+
+def quantize_model(
+    model: Network,
+    method: str,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    scope: Scope = "common",
+    calibration: Mapping[str, CalibrationSet] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Quantized:
+    """Quantized copy of a model by the named method; checks bits, scope, options and calibration first."""
+    chosen = find_method(method)
+    check_bits(weight_bits, activation_bits)
+    if scope not in SCOPES:
+        raise ConfigError(f"scope {scope!r}: allowed are {', '.join(SCOPES)}")
+    calibration = calibration or {}
+    parsed = parse_options(chosen, options or {})
+    if missing := [kind for kind in chosen.calibration_for(parsed) if kind not in calibration]:
+        raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
+    quantized = chosen.quantize(
+        model,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        scope=scope,
+        calibration=calibration,
+        options=parsed,
+    )
+    quantized.model.eval()
+    return quantized
+
+
+def quantize_weights_file(
+    weights: Path,
+    out: Path,
+    method: str,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    scope: Scope = "common",
+    calibration: Mapping[str, Path] | None = None,
+    options: Mapping[str, Any] | None = None,
+    base: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """The step weights (+ calibration files) → quantized checkpoint in the folder `out`.
+
+    All is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base, made with the same
+    weights, data, bits, scope and options.
+    """
+    chosen = find_method(method)
+    check_bits(weight_bits, activation_bits)
+    model, target = load_model(weights), torch_device(device)
+    require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
+    model = model.to(target)
+    paths = calibration or {}
+    loaded = {kind: load_calibration(path, model.config).to(target) for kind, path in paths.items()}
+    for kind, data in loaded.items():
+        if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
+            raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
+    allocated = (options or {}).get("allocation") is not None
+    record = {
+        "method": method,
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "scope": scope,
+        "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
+        "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
+        "code": code_digest(STEP, type(chosen).__module__),
+        "weights_sha256": sha256_file(weights),
+        "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
+    }
+    if base is None:
+        quantized = quantize_model(
+            model,
+            method,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=loaded,
+            options=options,
+        )
+    else:
+        uncorrected = load_base(base, chosen, record)
+        uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
+        quantized = chosen.correct(model, uncorrected, loaded)
+    save_checkpoint(out, quantized, record)
+
+
+def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:
+    """The checkpoint that a method corrects; ConfigError unless it was made the same way by the method's base."""
+    model, correction, config = read_checkpoint(folder)
+    wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
+    for key, value in wanted.items():
+        recorded = config["record"].get(key)
+        if recorded != value:
+            raise ConfigError(
+                f"{folder}: {key} is {recorded!r}, {method.name} needs {value!r}; give another checkpoint"
+            )
+    return Quantized(model, correction, config["log"])

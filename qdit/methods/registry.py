@@ -1,0 +1,100 @@
+"""The registry of all methods: the classes of `baselines/`, of `qdit.methods.q_dit` and of installed packages.
+
+A file that cannot be imported takes away its own methods and no others; whoever asks for one of these is told why.
+"""
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from qdit.core.errors import ConfigError
+from qdit.core.modules import shown
+from qdit.core.repository import make_baselines_importable
+from qdit.methods.method import Method
+from qdit.methods.sources import BrokenFile, MethodModule, claimed_names, method_modules, syntax_of, unknown_method
+from qdit.sampling.calibration import KINDS
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Every method by name, and the files that hold none because something is wrong with them."""
+
+    methods: Mapping[str, Method]
+    broken: tuple[BrokenFile, ...]
+
+
+@cache
+def load_registry() -> Registry:
+    """Import every module of methods."""
+    methods: dict[str, Method] = {}
+    broken: list[BrokenFile] = []
+    make_baselines_importable()
+    for origin in method_modules():
+        try:
+            for method in methods_of(origin):
+                add(methods, method)
+        except ConfigError as problem:
+            broken.append(BrokenFile(str(problem), claimed_names(origin.path)))
+    return Registry(methods, tuple(broken))
+
+
+def methods_of(origin: MethodModule) -> list[Method]:
+    """Import a module and make its methods; ConfigError in one line where that fails."""
+    syntax_of(origin)
+    try:
+        module = importlib.import_module(origin.module)
+    except (Exception, SystemExit) as problem:
+        raise ConfigError(import_problem(origin, problem)) from None
+    if origin.class_name is not None:
+        classes = [getattr(module, origin.class_name, None)]
+        if not (inspect.isclass(classes[0]) and issubclass(classes[0], Method)):
+            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
+    else:
+        classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Method)]
+        classes = [value for value in classes if value.__module__ == origin.module]
+    try:
+        return [value() for value in classes if value is not None and not inspect.isabstract(value)]
+    except Exception as problem:
+        raise ConfigError(import_problem(origin, problem)) from None
+
+
+def import_problem(origin: MethodModule, problem: BaseException) -> str:
+    """One line for an import that failed: the line of the module's own file at which it did, and the error."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    lines = [frame.lineno for frame in frames if origin.path is not None and Path(frame.filename) == origin.path]
+    at = f" line {lines[-1]}" if lines else ""
+    text = " ".join(str(problem).split()) or "no message"
+    return f"{origin.where}{at}: {type(problem).__name__}: {text}; correct the file"
+
+
+def add(methods: dict[str, Method], method: Method) -> None:
+    """Put a method into the registry; ConfigError for one without a name or with a name that is taken."""
+    path = Path(inspect.getfile(type(method)))
+    name = getattr(method, "name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f'{shown(path)}: class {type(method).__name__} has no name; add name = "…"')
+    if name in methods:
+        raise ConfigError(f"{shown(path)}: a method named {name!r} exists already; choose another name")
+    for attribute in ("citation", "Options"):
+        if not hasattr(method, attribute):
+            raise ConfigError(f"{shown(path)}: method {name!r} has no {attribute}; add it to the class")
+    if unknown := [kind for kind in method.calibration if kind not in KINDS]:
+        raise ConfigError(f"{shown(path)}: calibration {unknown[0]!r}: allowed are {', '.join(KINDS)}")
+    methods[name] = method
+
+
+def registry() -> Mapping[str, Method]:
+    """Every method by name."""
+    return load_registry().methods
+
+
+def find_method(name: str) -> Method:
+    """Method of that name; ConfigError with a suggestion for an unknown one, with the reason for a broken one."""
+    loaded = load_registry()
+    if name not in loaded.methods:
+        raise unknown_method(name, loaded.methods, loaded.broken)
+    return loaded.methods[name]

@@ -1,0 +1,187 @@
+"""Classes as their source writes them: literals of attributes, fields of dataclasses, base classes in other files."""
+
+import ast
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError
+from qdit.core.modules import module_file, parse_source, shown
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a method: its type as it is written, its default, and what the line below it says.
+
+    `known` is False where the default is no literal: then `default` is its source text.
+    """
+
+    type: str
+    default: Any
+    about: str = ""
+    known: bool = True
+
+
+class SourceFile:
+    """A module's syntax tree: the classes, constants and imports on its top level."""
+
+    def __init__(self, module: str, path: Path) -> None:
+        tree = parse_source(path)
+        self.module, self.path, self.where = module, path, shown(path)
+        package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        self.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self.constants = assigned(tree.body)
+        self.imported: dict[str, tuple[str, str | None]] = {}
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom):
+                parents = package[: len(package) - node.level + 1] if node.level else []
+                origin = ".".join([*parents, *([node.module] if node.module else [])])
+                self.imported |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                self.imported |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
+
+    def resolve(self, expression: ast.expr) -> "ClassSource | None":
+        """The class that an expression names, here or in the file from which it is imported; None if unknown."""
+        if isinstance(expression, ast.Subscript):  # Generic[T]
+            return self.resolve(expression.value)
+        if isinstance(expression, ast.Name):
+            if expression.id in self.classes:
+                return ClassSource(self, self.classes[expression.id])
+            module, name = self.imported.get(expression.id, (None, None))
+        elif isinstance(expression, ast.Attribute):
+            module, name = self.module_of(expression.value), expression.attr
+        else:
+            return None
+        return imported_class(module, name) if module and name else None
+
+    def constant(self, name: str) -> ast.expr | None:
+        """What a name stands for on the top level, here or in the file from which it is imported; None if unknown."""
+        if name in self.constants:
+            return self.constants[name]
+        module, original = self.imported.get(name, (None, None))
+        path = module_file(module) if module and original else None
+        if path is None or module is None or original is None or module == self.module:
+            return None
+        return SourceFile(module, path).constants.get(original)
+
+    def module_of(self, expression: ast.expr) -> str | None:
+        """The module that an expression names: `a.b` after `import a.b`, or a name of an import."""
+        text = ast.unparse(expression)
+        module, name = self.imported.get(text, (None, None))
+        return f"{module}.{name}" if module and name else module
+
+
+def imported_class(module: str, name: str) -> "ClassSource | None":
+    """A class of another module, found without importing it; None if there is no such class."""
+    path = module_file(module)
+    if path is None:
+        return None
+    source = SourceFile(module, path)
+    if name in source.classes:
+        return ClassSource(source, source.classes[name])
+    again = source.imported.get(name)
+    return imported_class(*again) if again and again[1] and again != (module, name) else None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ClassSource:
+    """A class as it is written."""
+
+    source: SourceFile
+    node: ast.ClassDef
+
+    @cached_property
+    def values(self) -> dict[str, ast.expr]:
+        """Class attribute → expression."""
+        return assigned(self.node.body)
+
+    @property
+    def where(self) -> str:
+        """File and line of the class."""
+        return f"{self.source.where} line {self.node.lineno}"
+
+    @property
+    def methods(self) -> set[str]:
+        """Names of the functions that it defines."""
+        return {line.name for line in self.node.body if isinstance(line, ast.FunctionDef)}
+
+    @property
+    def docstring(self) -> str:
+        """Its docstring, without indents; empty if it has none."""
+        return ast.get_docstring(self.node) or ""
+
+    @property
+    def fields(self) -> dict[str, Option]:
+        """Annotated fields of a dataclass, with the texts that stand below them."""
+        options = {}
+        below = [*self.node.body[1:], None]
+        for line, following in zip(self.node.body, below, strict=True):
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                alias = self.source.constant(line.annotation.id) if isinstance(line.annotation, ast.Name) else None
+                kind = ast.unparse(alias or line.annotation)
+                if kind.partition("[")[0].rpartition(".")[2] == "ClassVar":
+                    continue
+                value, known = self.constant(line.value)
+                options[line.target.id] = Option(kind, value, text_of(following), known)
+        return options
+
+    def ancestors(self) -> list["ClassSource"]:
+        """The class and its base classes as far as their files are known, in the order of look-up."""
+        chain, waiting = [self], list(self.node.bases)
+        sources = [self.source] * len(waiting)
+        while waiting:
+            base, source = waiting.pop(0), sources.pop(0)
+            written = source.resolve(base)
+            if written is not None and written.identity not in [known.identity for known in chain]:
+                chain.append(written)
+                waiting, sources = [*written.node.bases, *waiting], [written.source] * len(written.node.bases) + sources
+        return chain
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Module and name."""
+        return self.source.module, self.node.name
+
+    def line_of(self, name: str) -> str:
+        """File and line of a class attribute."""
+        return f"{self.source.where} line {self.values[name].lineno}"
+
+    def literal(self, name: str) -> Any:
+        """Value of a class attribute; ConfigError if it is no literal."""
+        try:
+            return ast.literal_eval(self.values[name])
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            raise ConfigError(
+                f"{self.line_of(name)}: {name} = {ast.unparse(self.values[name])}: expected a literal, since it is"
+                " read without importing the file; write the value itself"
+            ) from None
+
+    def constant(self, expression: ast.expr | None) -> tuple[Any, bool]:
+        """Value of a default, a constant of its file included, and whether it is known; else its text."""
+        if isinstance(expression, ast.Name):
+            expression = self.source.constant(expression.id) or expression
+        if expression is None:
+            return "(required)", False
+        try:
+            return ast.literal_eval(expression), True
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return ast.unparse(expression), False
+
+
+def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
+    """Name → expression of the assignments of a body, `a: int = 1` included."""
+    values: dict[str, ast.expr] = {}
+    for line in body:
+        if isinstance(line, ast.Assign):
+            values |= {target.id: line.value for target in line.targets if isinstance(target, ast.Name)}
+        elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            values[line.target.id] = line.value
+    return values
+
+
+def text_of(line: ast.stmt | None) -> str:
+    """The text of a line that is nothing but a string."""
+    if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str):
+        return " ".join(line.value.value.split())
+    return ""

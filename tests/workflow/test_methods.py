@@ -1,0 +1,164 @@
+"""One checkout: a bad file stops no other, a command begins a new one, rule files are for what is special."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.checkout import OVERLAYS, Checkout, Job, copied
+
+WEIGHTS = "weights/dit-digits-natural.safetensors"
+DYNAMIC = ("--method", "rtn", "--options", '{"activation": "dynamic"}')
+
+
+@pytest.fixture(scope="module")
+def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy in which nothing has run, with the tests of methods."""
+    root = copied(repository, tmp_path_factory.mktemp("methods"))
+    for name in ("baselines", "conftest.py", "small_models.py", "small_video_models.py"):
+        source, target = repository / "tests" / name, root / "tests" / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+    shutil.copy2(repository / "pyproject.toml", root)
+    return Checkout(root)
+
+
+def python(copy: Checkout, *arguments: str, code: int = 0) -> str:
+    """What `python -m …` in the copy prints; fails unless it exits with `code`, or with a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=copy.root,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(copy.root)},
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == code and "Traceback" not in text, text
+    return text
+
+
+@pytest.fixture
+def bad_files(copy: Checkout):
+    """No Python in PTQD's file, a package that is not there in TQ-DiT's, and a name that is no literal in a new one."""
+    baselines = copy.root / "baselines"
+    texts = {name: (baselines / name).read_text(encoding="utf-8") for name in ("ptqd.py", "tq_dit.py")}
+    (baselines / "ptqd.py").write_text(texts["ptqd.py"] + "\ndef oops(:\n", encoding="utf-8")
+    (baselines / "tq_dit.py").write_text(f"import no_such_package\n{texts['tq_dit.py']}", encoding="utf-8")
+    unread = "from qdit.methods.method import Method\n\n\nclass Late(Method):\n    name = 'late' + 'ly'\n"
+    (baselines / "late.py").write_text(unread, encoding="utf-8")
+    yield len(texts["ptqd.py"].splitlines()) + 2
+    for name, text in texts.items():
+        (baselines / name).write_text(text, encoding="utf-8")
+    (baselines / "late.py").unlink()
+
+
+def test_a_bad_file_is_one_line_and_stops_no_other_method(copy: Checkout, bad_files: int, tmp_path: Path) -> None:
+    ptqd = f"baselines/ptqd.py line {bad_files}: invalid syntax; correct the file"
+    late = "baselines/late.py line 5: name = 'late' + 'ly': expected a literal"
+    for command in (("ls",), ("validate", "mini")):
+        printed = python(copy, "qdit", *command)
+        assert f"broken: {ptqd} (no rows of ptqd)\n" in printed and late in printed
+    assert ptqd in python(copy, "qdit", "methods") and ptqd in python(copy, "qdit", "methods", "ptqd", code=2)
+    python(copy, "qdit", "quantize", WEIGHTS, str(tmp_path / "rtn"), *DYNAMIC)
+    for method, words in (("ptqd", ptqd), ("tq-dit", "baselines/tq_dit.py line 1: ModuleNotFoundError: No module")):
+        printed = python(copy, "qdit", "quantize", WEIGHTS, str(tmp_path / method), "--method", method, code=2)
+        assert words in printed and len(printed.splitlines()) == 1
+    examined = python(copy, "qdit", "doctor", code=1)
+    assert f"FAIL  {ptqd}" in examined and "FAIL  baselines/tq_dit.py line 1: ModuleNotFoundError" in examined
+
+
+def test_the_workflow_plans_the_other_rows_and_says_which_cannot_be_made(copy: Checkout, bad_files: int) -> None:
+    done = copy.snakemake("--dry-run", overlays=OVERLAYS[:1])
+    assert f"qdit: broken: baselines/ptqd.py line {bad_files}: invalid syntax" in done.stdout + done.stderr
+    labels = {job.label for job in copy.plan(overlays=OVERLAYS[:1])}
+    assert {"fp", "rtn", "tq-dit", "q-dit", "ptqd"} <= labels
+
+
+RULE = """
+use rule quantize as quantize_rtn with:
+    input:
+        unpack(quantize_inputs("ndtc")),
+    wildcard_constraints:
+        label=labels_of("rtn"),
+    resources:
+        mem_mb=12345,
+"""
+
+
+def test_a_rule_file_gives_a_method_other_inputs_and_resources(copy: Checkout) -> None:
+    assert Job("quantize", "rtn") in copy.plan()
+    rule = copy.root / "rules" / "baselines" / "rtn.smk"
+    rule.write_text(RULE, encoding="utf-8")
+    try:
+        done = copy.snakemake("--dry-run", "--printshellcmds")
+    finally:
+        rule.unlink()
+    (job,) = re.findall(r"^rule quantize_rtn:\n((?:[ ].*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+    assert "mem_mb=12345" in job and "ndtc.safetensors" in job and "trajectory" not in job
+
+
+def test_calibration_data_are_planned_as_the_options_say(copy: Checkout) -> None:
+    done = copy.snakemake("--dry-run", overlays=OVERLAYS[:1])
+    blocks = re.findall(r"^rule quantize:\n((?:[ ].*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+    kinds = {}
+    for block in blocks:
+        inputs, label = re.search(r"input: (.*)", block), re.search(r"label=([^,\n]+)", block)
+        assert inputs and label
+        kinds.setdefault(label[1], set()).update(re.findall(r"([\w-]+)\.safetensors", inputs[1]))
+    weights = {"dit-digits-natural", "dit-digits-salient", "dit-digits-16-natural"}
+    assert {label: found - weights for label, found in kinds.items() if label.startswith(("rtn", "g4w", "fp"))} == {
+        "fp": set(),
+        "rtn": {"trajectory"},
+        "rtn-g16-static": {"trajectory"},
+        "rtn-g16-dynamic": set(),
+        "rtn-g36-dynamic": set(),
+        "g4w+p4a": {"trajectory", "ndtc"},
+    }
+
+
+def test_a_new_method_works_as_it_is_written(copy: Checkout, tmp_path: Path) -> None:
+    printed = python(copy, "qdit", "new", "method", "my-method").splitlines()
+    files = ["baselines/my_method.py", "tests/baselines/test_my_method.py", "my_method.yaml"]
+    assert printed[:3] == files
+    try:
+        command = re.fullmatch(r"its row: snakemake --cores all (\S+) --configfile (.+)", printed[3])
+        assert command is not None
+        planned = copy.plan(command[1], overlays=tuple(command[2].split()))
+        assert {Job("quantize", "my-method"), Job("sample", "my-method"), Job("table", None)} <= planned
+        assert "my_method.yaml: valid" in python(copy, "qdit", "validate", "mini", "my_method.yaml")
+        assert "group_size  int | None  null" in python(copy, "qdit", "methods", "my-method")
+        python(copy, "qdit", "quantize", WEIGHTS, str(tmp_path / "checkpoint"), "--method", "my-method")
+        outcomes = python(
+            copy, "pytest", "-q", "tests/baselines", "-k", "my-method or my_method", "-p", "no:cacheprovider"
+        )
+        assert re.search(r"^\d\d+ passed", outcomes, flags=re.MULTILINE) and "failed" not in outcomes
+        for tool in (("check",), ("format", "--check")):
+            python(copy, "ruff", *tool, *files[:2])
+        assert "exists already" in python(copy, "qdit", "new", "method", "my-method", code=2)
+    finally:
+        for name in files:
+            (copy.root / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("rtn", "a method named 'rtn' exists already"),
+        ("q.dit", "allowed are lower-case letters and digits"),
+        ("g4w-p4a", "a method named 'g4w+p4a' exists already"),
+        ("Mine", "allowed are lower-case letters and digits"),
+        ("../x", "allowed are lower-case letters and digits"),
+        ("x" * 41, "at most 40 characters"),
+        ("import", "means something else in Python"),
+        ("null", "means something else in Python, YAML"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_in_one_line(copy: Checkout, name: str, words: str) -> None:
+    before = sorted(copy.root.rglob("*.py"))
+    printed = python(copy, "qdit", "new", "method", name, code=2)
+    assert words in printed and len(printed.splitlines()) == 1
+    assert sorted(copy.root.rglob("*.py")) == before
