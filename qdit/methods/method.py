@@ -1,6 +1,5 @@
 """The contract of a quantization method, the registry of all methods, and the step weights → quantized checkpoint."""
 
-import dataclasses
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, Unsupported, did_you_mean
 from qdit.core.files import sha256_file, sha256_json
+from qdit.core.options import parse_options
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
@@ -42,7 +42,7 @@ class Method(ABC):
     calibration: ClassVar[tuple[str, ...]] = ()
     """Kinds of calibration data the method needs (`qdit.sampling.calibration.KINDS`)."""
     Options: ClassVar[type]
-    """Frozen dataclass of the method's options."""
+    """Frozen dataclass of the method's options, of `CheckedOptions`: its annotations say which values are allowed."""
     base: ClassVar[str | None] = None
     """Method whose result this one only corrects: its checkpoint may be given instead of being made again."""
 
@@ -91,19 +91,6 @@ def find_method(name: str) -> Method:
     return methods[name]
 
 
-def parse_options(method: Method, given: Mapping[str, Any]) -> Any:
-    """The method's options dataclass from plain JSON; unknown names and wrong types raise ConfigError."""
-    fields = {field.name: field for field in dataclasses.fields(method.Options)}
-    for key in given:
-        if key not in fields:
-            hint = did_you_mean(key, fields)
-            raise ConfigError(f"{method.name}: option {key!r}: allowed are {', '.join(fields) or 'none'}{hint}")
-    try:
-        return method.Options(**given)
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{method.name}: options {dict(given)}: {problem}") from None
-
-
 def check_bits(weight_bits: int, activation_bits: int) -> None:
     """Raise ConfigError for bit widths outside 2…8 and 16."""
     for what, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
@@ -129,7 +116,7 @@ def quantize_model(
     calibration = calibration or {}
     if missing := [kind for kind in chosen.calibration if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
-    parsed = parse_options(chosen, options or {})
+    parsed = parse_options(chosen.name, chosen.Options, options or {})
     quantized = chosen.quantize(
         model,
         weight_bits=weight_bits,
