@@ -17,15 +17,19 @@ sys.path.insert(0, str(workflow.basedir))
 from qdit.workflow import profile as profiles
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
+from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_sources
 
 min_version("9.20")
 
+# The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
 try:
-    profiles.validate(config)
+    profile = profiles.load_profile(*workflow.overwrite_configfiles, values=workflow.config_settings.config)
 except ConfigError as problem:
     print(f"qdit: error: {problem}", file=sys.stderr)
     sys.exit(2)
+config.clear()
+config.update(profile)
 
 RESULTS = f"results/{config['profile']}"
 RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"

@@ -116,7 +116,7 @@ def quantize_model(
     calibration = calibration or {}
     if missing := [kind for kind in chosen.calibration if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
-    parsed = parse_options(chosen.name, chosen.Options, options or {})
+    parsed: Any = parse_options(chosen.name, chosen.Options, options or {})
     quantized = chosen.quantize(
         model,
         weight_bits=weight_bits,
