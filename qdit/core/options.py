@@ -6,9 +6,11 @@ never converted: "16", 16.0 and true are no whole numbers. A list stands for a t
 
 import collections.abc
 import dataclasses
+import math
 import reprlib
 import types
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -133,7 +135,22 @@ def expected(annotation: Any, value: Any) -> str:
     """What an annotation allows, as the end of a message: `, expected a number above 0` or `; allowed are a, b`."""
     if names := choices(annotation):
         return f"; allowed are {', '.join(names)}{did_you_mean(str(value), names)}"
-    return f", expected {words(annotation)}"
+    return f", expected {words(annotation)}{spelling(value, words(annotation))}"
+
+
+def spelling(value: Any, wanted: str) -> str:
+    """How YAML wants a text that looks like a number (it takes 1e-3 for a text), and a number that is meant as a text."""
+    if wanted == "a text" and isinstance(value, int | float):
+        return "; put it in quotes"
+    if not isinstance(value, str) or not wanted.startswith(("a whole number", "a number")):
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    if wanted.startswith("a whole number"):
+        return f"; write {int(number)}" if number.is_integer() else ""
+    return f"; write {Decimal(value):f}" if math.isfinite(number) else ""
 
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}

@@ -149,6 +149,7 @@ def quantize_weights_file(
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
+    parse_options(chosen.name, chosen.Options, options or {})  # before anything is loaded
     model, place = load_model(weights), torch_device(device)
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(place)

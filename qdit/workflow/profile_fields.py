@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.options import spelling
 
 T = TypeVar("T")
 OWN = "profile"
@@ -146,7 +147,6 @@ LIMIT_WORDS = {
     "greater_than": "more than {gt}",
     "string_too_short": "a text of at least {min_length} characters",
 }
-LENGTH_WORDS = {"Tuple": "a list of length at least {}", "Dictionary": "a mapping with at least {} entries"}
 
 
 def check(model: type[T], content: Any) -> T:
@@ -176,20 +176,10 @@ def describe(problem: ErrorDetails) -> str:
         allowed = re.findall(r"'([^']*)'", limits["expected"])
         return f"{found}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}"
     if kind in TYPE_WORDS:
-        return f"{found}, expected {TYPE_WORDS[kind]}{number_hint(value, TYPE_WORDS[kind])}"
+        return f"{found}, expected {TYPE_WORDS[kind]}{spelling(value, TYPE_WORDS[kind])}"
     if kind in LIMIT_WORDS:
         return f"{found}, expected {LIMIT_WORDS[kind].format(**limits)}"
     if kind == "too_short":
-        return f"{found}, expected {LENGTH_WORDS[limits['field_type']].format(limits['min_length'])}"
+        holds = "a mapping with at least {} entries" if isinstance(value, Mapping) else "a list of length at least {}"
+        return f"{found}, expected {holds.format(limits['min_length'])}"
     return f"{found}: {problem['msg']}"
-
-
-def number_hint(value: Any, wanted: str) -> str:
-    """What to write instead of a text that looks like the wanted number: YAML takes 1e-3 for a text."""
-    if not isinstance(value, str) or "number" not in wanted:
-        return ""
-    try:
-        number = float(value)
-    except ValueError:
-        return ""
-    return f"; write {int(number) if number.is_integer() and 'whole' in wanted else number!r} without quotes"

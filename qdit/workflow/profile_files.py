@@ -14,6 +14,8 @@ from qdit.workflow.profile_models import ProfileModel
 
 DEFAULT = "mini"
 """Profile that overlays are laid over."""
+MOST_VALUES, MOST_LEVELS = 1_000_000, 50
+"""Values of a file, with each alias written out, and levels of lists and mappings."""
 
 
 class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -100,6 +102,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise ConfigError(f"{path}: not valid {kind} ({' '.join(str(problem).split())}); correct the file") from None
+    if is_endless(content):
+        raise ConfigError(
+            f"{path}: with its aliases written out it holds more than {MOST_VALUES:,} values, or {MOST_LEVELS} levels;"
+            " no profile is that large, correct the file"
+        )
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: found {reprlib.repr(content)}, expected a mapping (see config/mini.yaml)")
     return content
@@ -110,6 +117,19 @@ def parsed(text: str, *, is_json: bool) -> Any:
     if is_json:
         return json.loads(text, object_pairs_hook=unique_keys)
     return yaml.load(text, Loader=UniqueKeyLoader)  # a safe loader
+
+
+def is_endless(content: Any) -> bool:
+    """Whether aliases within aliases make a file larger than any profile is."""
+    waiting, values = [(content, 0)], 0
+    while waiting:
+        outer, level = waiting.pop()
+        below = list(outer.values()) if isinstance(outer, dict) else outer if isinstance(outer, list) else []
+        values += len(below)
+        if values > MOST_VALUES or level > MOST_LEVELS:
+            return True
+        waiting += [(inner, level + 1) for inner in below]
+    return False
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

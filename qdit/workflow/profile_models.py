@@ -1,5 +1,6 @@
 """What a profile may say: a model for each of its parts. Their references to each other: `profile_references`."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -271,3 +272,9 @@ class ProfileModel(Part):
     allocation: AllocationBudget | None = None
     searches: dict[Name, Search] = Field(default_factory=dict)
     tables: Annotated[dict[Name, Table], Field(min_length=1)]
+
+
+def json_schema() -> str:
+    """The JSON schema of a profile, for editors: what it says without the references between parts."""
+    schema = ProfileModel.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

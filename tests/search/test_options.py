@@ -6,14 +6,11 @@ import pytest
 
 from qdit.core.errors import ConfigError
 from qdit.search.options import KINDS, SAMPLED, RaceOptions, SearchOptions, doubled, parse_kind, parse_search_options
-from qdit.workflow.searches import SEARCH_OPTIONS
 
 
-def test_profiles_know_the_options_of_the_program():
-    assert {kind: set(SearchOptions().of(kind)) for kind in KINDS} == {
-        kind: set(names) for kind, names in SEARCH_OPTIONS.items()
-    }
-    assert {"evolution", "racing", "response", "random"} == set(SAMPLED)
+def test_kinds_that_sample_are_kinds():
+    assert set(SAMPLED) < set(KINDS)
+    assert all(isinstance(SearchOptions().of(kind), dict) for kind in KINDS)
 
 
 def test_given_options_reach_their_part():

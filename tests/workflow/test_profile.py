@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.utils import update_config
@@ -25,13 +24,15 @@ from qdit.workflow.profile import (
     full_precision_run,
     listing,
     load_profile,
-    merge,
     profile_file,
     runs_of,
     shards,
     split_bits,
     validate,
 )
+from qdit.workflow.profile_fields import Part
+from qdit.workflow.profile_files import merged
+from qdit.workflow.profile_models import ProfileModel
 
 PLAIN, CLIPS = "digits-cfg1.0-s20", "clips-cfg2.5-s15"
 Profile = dict[str, Any]
@@ -122,7 +123,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: block(p)["methods"].append("rtnn"),
         r"tables\.table2\.blocks\[0\]\.methods: 'rtnn' .* did you mean 'rtn'\?",
     ),
-    "label twice": (lambda p: block(p)["methods"].append("rtn"), "non-unique"),
+    "label twice": (
+        lambda p: block(p)["methods"].append("rtn"),
+        r"tables\.table2\.blocks\[0\]\.methods: found 'rtn' twice, expected a list without repetition",
+    ),
     "unknown fitted label": (lambda p: p["tables"]["table4"]["fitted"].append("x"), r"tables\.table4\.fitted: 'x'"),
     "unknown method": (
         lambda p: p["methods"]["rtn"].update(method="q-ditt"),
@@ -222,22 +226,34 @@ def test_shipped_profile_is_valid_and_every_check_starts_from_it(profile: Profil
     assert profile["profile"] == "mini"
 
 
-def schemas(schema: Any) -> list[Any]:
-    """Every sub-schema that describes a mapping."""
-    found = []
-    if isinstance(schema, dict):
-        found += [schema] if schema.get("type") == "object" else []
-        found += [sub for value in schema.values() for sub in schemas(value)]
-    elif isinstance(schema, list):
-        found += [sub for value in schema for sub in schemas(value)]
-    return found
+def parts(part: type[Part] = Part) -> list[type[Part]]:
+    """Every model of a profile."""
+    return [one for below in part.__subclasses__() for one in [below, *parts(below)]]
 
 
-def test_schema_closes_every_mapping_but_the_options(repository: Path) -> None:
-    schema = yaml.safe_load((repository / "config" / "schema.yaml").read_text(encoding="utf-8"))
-    open_ones = [part for part in schemas(schema) if "additionalProperties" not in part]
-    assert len(schemas(schema)) > 10
-    assert open_ones == [{"type": "object"}] * 2, "options of methods and of searches, which their own code checks"
+def test_models_close_every_mapping_and_convert_nothing() -> None:
+    assert len(parts()) > 15
+    for part in parts():
+        config = part.model_config
+        assert config["extra"] == "forbid" and config["strict"] and config["frozen"] and not config["allow_inf_nan"]
+
+
+def open_mappings(schema: Any) -> list[str]:
+    """Titles of the sub-schemas that describe a mapping with any content."""
+    if isinstance(schema, list):
+        return [title for inner in schema for title in open_mappings(inner)]
+    if not isinstance(schema, dict):
+        return []
+    here = (
+        [schema.get("title", "")]
+        if schema.get("type") == "object" and schema.get("additionalProperties") is True
+        else []
+    )
+    return here + [title for inner in schema.values() for title in open_mappings(inner)]
+
+
+def test_only_options_are_open_which_their_own_classes_check() -> None:
+    assert open_mappings(ProfileModel.model_json_schema()) == ["Options"] * 2
 
 
 def test_names_and_paths_of_profiles(tmp_path: Path, repository: Path) -> None:
@@ -276,10 +292,9 @@ nested = st.recursive(
 
 @given(base=st.dictionaries(st.sampled_from("abc"), nested), overlay=st.dictionaries(st.sampled_from("abc"), nested))
 def test_overlays_merge_as_snakemake_merges_them(base: Profile, overlay: Profile) -> None:
-    ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
-    merge(ours, overlay)
+    theirs = copy.deepcopy(base)
     update_config(theirs, overlay)
-    assert ours == theirs
+    assert merged(base, overlay) == theirs
 
 
 def test_methods_read_from_the_sources_are_the_registered_ones() -> None:
