@@ -19,12 +19,13 @@ from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_sources
+from qdit.workflow.profile_files import command_values
 
 min_version("9.20")
 
 # The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
 try:
-    profile = profiles.load_profile(*workflow.overwrite_configfiles, values=workflow.config_settings.config)
+    profile = profiles.load_profile(*workflow.overwrite_configfiles, values=command_values(workflow.config_settings.config))
 except ConfigError as problem:
     print(f"qdit: error: {problem}", file=sys.stderr)
     sys.exit(2)

@@ -139,7 +139,7 @@ def expected(annotation: Any, value: Any) -> str:
 
 
 def spelling(value: Any, wanted: str) -> str:
-    """How YAML wants a text that looks like a number (it takes 1e-3 for a text), and a number that is meant as a text."""
+    """How YAML wants a text that looks like a number (it takes 1e-3 for a text), and a number that is to be a text."""
     if wanted == "a text" and isinstance(value, int | float):
         return "; put it in quotes"
     if not isinstance(value, str) or not wanted.startswith(("a whole number", "a number")):

@@ -113,10 +113,10 @@ def quantize_model(
     check_bits(weight_bits, activation_bits)
     if scope not in SCOPES:
         raise ConfigError(f"scope {scope!r}: allowed are {', '.join(SCOPES)}")
+    parsed: Any = parse_options(chosen.name, chosen.Options, options or {})
     calibration = calibration or {}
     if missing := [kind for kind in chosen.calibration if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
-    parsed: Any = parse_options(chosen.name, chosen.Options, options or {})
     quantized = chosen.quantize(
         model,
         weight_bits=weight_bits,

@@ -119,6 +119,24 @@ def parsed(text: str, *, is_json: bool) -> Any:
     return yaml.load(text, Loader=UniqueKeyLoader)  # a safe loader
 
 
+def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `snakemake --config`, which leaves numbers and truth values inside a mapping as texts."""
+    return {key: value if isinstance(value, str) else retyped(value) for key, value in values.items()}
+
+
+def retyped(value: Any) -> Any:
+    """Plain data whose texts are read as YAML reads a word."""
+    if isinstance(value, Mapping):
+        return {key: retyped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [retyped(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    scalar = yaml.SafeLoader("").resolve(yaml.ScalarNode, value, (True, False))
+    is_word = scalar.removeprefix("tag:yaml.org,2002:") in ("int", "float", "bool", "null")
+    return yaml.safe_load(value) if is_word else value
+
+
 def is_endless(content: Any) -> bool:
     """Whether aliases within aliases make a file larger than any profile is."""
     waiting, values = [(content, 0)], 0
