@@ -4,6 +4,7 @@
 # Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 
+
 include: "rules/common.smk"
 include: "rules/paper.smk"
 include: "rules/reference.smk"

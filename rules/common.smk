@@ -25,7 +25,9 @@ min_version("9.20")
 
 # The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
 try:
-    profile = profiles.load_profile(*workflow.overwrite_configfiles, values=command_values(workflow.config_settings.config))
+    profile = profiles.load_profile(
+        *workflow.overwrite_configfiles, values=command_values(workflow.config_settings.config)
+    )
 except ConfigError as problem:
     print(f"qdit: error: {problem}", file=sys.stderr)
     sys.exit(2)

@@ -1,17 +1,12 @@
 """Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
 
-import copy
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
 from qdit.methods.method import registry
@@ -24,14 +19,12 @@ from qdit.workflow.profile import (
     full_precision_run,
     listing,
     load_profile,
-    profile_file,
     runs_of,
     shards,
     split_bits,
     validate,
 )
 from qdit.workflow.profile_fields import Part
-from qdit.workflow.profile_files import merged
 from qdit.workflow.profile_models import ProfileModel
 
 PLAIN, CLIPS = "digits-cfg1.0-s20", "clips-cfg2.5-s15"
@@ -208,6 +201,19 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         "the workflow runs no searches on clips",
     ),
     "no tables": (lambda p: p.update(tables={}), "tables: found {}, expected a mapping with at least 1"),
+    "null for an option key": (
+        lambda p: p["methods"]["rtn"].update(base=None),
+        r"methods\.rtn\.base: found None; give a value, or leave the key out",
+    ),
+    "exponent without a point": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale="1e1"),
+        r"cfg_scale: found '1e1', expected a number; write 10",
+    ),
+    "infinite guidance": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale=float("inf")),
+        "found inf, expected a number",
+    ),
+    "name that is a number": (lambda p: p.update(profile=12), "profile: found 12, expected a text; put it in quotes"),
     "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),
 }
 
@@ -254,47 +260,6 @@ def open_mappings(schema: Any) -> list[str]:
 
 def test_only_options_are_open_which_their_own_classes_check() -> None:
     assert open_mappings(ProfileModel.model_json_schema()) == ["Options"] * 2
-
-
-def test_names_and_paths_of_profiles(tmp_path: Path, repository: Path) -> None:
-    assert profile_file("mini") == repository / "config" / "mini.yaml"
-    assert profile_file("config/mini.yaml") == Path("config/mini.yaml")
-    with pytest.raises(ConfigError, match=r"profile minni: no such file; .* did you mean 'mini'\?"):
-        load_profile("minni")
-    for text in ("", "[1]", "a: [", "a: !!python/object/apply:os.getpid []"):
-        path = tmp_path / "profile.yaml"
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
-            load_profile(path)
-        assert "\n" not in str(caught.value)
-
-
-def test_overlay_changes_what_it_names_and_replaces_lists(tmp_path: Path, profile: Profile) -> None:
-    overlay = tmp_path / "few.yaml"
-    overlay.write_text("sampling: {images: 64}\ntables: {table4: {fitted: [rtn]}}\n")
-    merged = load_profile("mini", overlay)
-    assert merged["sampling"] == profile["sampling"] | {"images": 64}
-    assert merged["tables"]["table4"]["fitted"] == ["rtn"]
-    assert merged["tables"]["table2"] == profile["tables"]["table2"]
-
-
-def test_profile_as_json_is_the_same_profile(tmp_path: Path, profile: Profile) -> None:
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps(profile))
-    assert load_profile(path) == profile
-
-
-nested = st.recursive(
-    st.integers() | st.lists(st.integers(), max_size=2),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-)
-
-
-@given(base=st.dictionaries(st.sampled_from("abc"), nested), overlay=st.dictionaries(st.sampled_from("abc"), nested))
-def test_overlays_merge_as_snakemake_merges_them(base: Profile, overlay: Profile) -> None:
-    theirs = copy.deepcopy(base)
-    update_config(theirs, overlay)
-    assert merged(base, overlay) == theirs
 
 
 def test_methods_read_from_the_sources_are_the_registered_ones() -> None:
