@@ -4,10 +4,6 @@
 # Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 
-if not config.get("standalone"):  # a whole profile, such as config/paper.yaml, takes nothing of the default one
-
-    configfile: f"{workflow.basedir}/config/mini.yaml"
-
 
 include: "rules/common.smk"
 include: "rules/paper.smk"

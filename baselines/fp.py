@@ -5,13 +5,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from qdit.core.errors import Unsupported
+from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.sampling.calibration import CalibrationSet
 
 
 @dataclass(frozen=True)
-class FullPrecisionOptions:
+class FullPrecisionOptions(CheckedOptions):
     """There is nothing to choose."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
@@ -27,10 +28,10 @@ ACTIVATION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class G4wP4aOptions:
+class G4wP4aOptions(CheckedOptions):
     """`group_size` of the weights; None is per output channel."""
 
-    group_size: int | None = 128
+    group_size: GroupSize | None = 128
 
 
 class G4wP4a(Method):

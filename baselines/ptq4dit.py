@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
@@ -45,16 +46,16 @@ BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
 
 
 @dataclass(frozen=True)
-class Ptq4ditOptions:
+class Ptq4ditOptions(CheckedOptions):
     """`csb`, `ssc` and `iterations` (0) switch the parts off; `batch` and `rate` are those of the rounding."""
 
     csb: bool = True
     ssc: bool = True
     salience: Literal["sample", "timestep"] = "sample"
     first_classes: bool = False
-    iterations: int = 20_000
-    batch: int = 32
-    rate: float = 1e-3
+    iterations: CountOrNone = 20_000
+    batch: Count = 32
+    rate: Positive = 1e-3
 
 
 class Ptq4dit(Method):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static_threshold, round_weights
@@ -31,7 +32,7 @@ EDGE_BITS = 8
 
 
 @dataclass(frozen=True)
-class Ptq4dmOptions:
+class Ptq4dmOptions(CheckedOptions):
     """`two_dimensional`: search zero points as well; `as_released`: mislabelled timesteps (detail 4)."""
 
     two_dimensional: bool = False

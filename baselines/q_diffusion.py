@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
@@ -30,12 +31,12 @@ EDGE_BITS = 8
 
 
 @dataclass(frozen=True)
-class QDiffusionOptions:
+class QDiffusionOptions(CheckedOptions):
     """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it."""
 
-    iterations: int = 20_000
-    batch: int = 32
-    rate: float = 1e-3
+    iterations: CountOrNone = 20_000
+    batch: Count = 32
+    rate: Positive = 1e-3
 
 
 class QDiffusion(Method):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
@@ -35,7 +36,7 @@ SMALLEST_RATIO = 1e-4
 
 
 @dataclass(frozen=True)
-class RepqVitOptions:
+class RepqVitOptions(CheckedOptions):
     """`reparametrize=False` quantizes post-LayerNorm inputs per tensor like all others (ablation)."""
 
     reparametrize: bool = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from qdit.core.errors import ConfigError
+from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
@@ -26,16 +26,12 @@ CALIBRATION_BATCH = 16
 
 
 @dataclass(frozen=True)
-class RtnOptions:
+class RtnOptions(CheckedOptions):
     """`group_size` None is per channel for weights, per tensor (static) or per token (dynamic) for activations."""
 
-    group_size: int | None = None
+    group_size: GroupSize | None = None
     activation: Literal["static", "dynamic"] = "static"
     include_zero: bool = True
-
-    def __post_init__(self) -> None:
-        if self.activation not in ("static", "dynamic"):
-            raise ConfigError(f"rtn: activation {self.activation!r}: allowed are static, dynamic")
 
 
 class Rtn(Method):

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
@@ -42,14 +43,14 @@ LABELS = 32
 
 
 @dataclass(frozen=True)
-class TfmqDmOptions:
+class TfmqDmOptions(CheckedOptions):
     """`tiar` and `iterations` (0) switch reconstruction off; `fsc` says whose ranges depend on the timestep."""
 
     tiar: bool = True
     fsc: Literal["all", "tib", "none"] = "all"
-    iterations: int = 20_000
-    batch: int = 32
-    rate: float = 1e-3
+    iterations: CountOrNone = 20_000
+    batch: Count = 32
+    rate: Positive = 1e-3
 
 
 class TfmqDm(Method):

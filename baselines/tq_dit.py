@@ -22,6 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from qdit.core.options import CheckedOptions, Count, CountOrNone
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import Attention
 from qdit.models.network import Network
@@ -49,15 +50,15 @@ PARTS = {"qkv": 3, "cross_kv": 2}
 
 
 @dataclass(frozen=True)
-class TqDitOptions:
+class TqDitOptions(CheckedOptions):
     """`groups` of sampling steps (1: no TGQ), `per_group` samples of each, `rounds` of the search (0: start values).
 
     `mrq=False` quantizes softmax and GELU outputs like all others.
     """
 
-    groups: int = 10
-    per_group: int = 32
-    rounds: int = 3
+    groups: Count = 10
+    per_group: Count = 32
+    rounds: CountOrNone = 3
     mrq: bool = True
     twin: Literal["piecewise", "sum"] = "piecewise"
     fisher: Fisher = "gauss-newton"

@@ -20,17 +20,23 @@ from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_index, planned_code, planned_kinds
+from qdit.workflow.profile_files import command_values
 
 min_version("9.20")
 
 # Sources are read once for all digests of a plan.
 code_digest = Sources().digest
 
+# The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
 try:
-    profiles.validate(config)
+    profile = profiles.load_profile(
+        *workflow.overwrite_configfiles, values=command_values(workflow.config_settings.config)
+    )
 except ConfigError as problem:
     print(f"qdit: error: {problem}", file=sys.stderr)
     sys.exit(2)
+config.clear()
+config.update(profile)
 
 for line in profiles.broken_lines(config):
     print(f"qdit: {line}", file=sys.stderr)

@@ -8,7 +8,7 @@ rule profile:
     conda:
         ENVIRONMENT
     params:
-        profile=json.dumps(config, sort_keys=True),
+        profile=lambda w: json.dumps(config, sort_keys=True),  # a function: its braces are no wildcards
     shell:
         "printf '%s\\n' {params.profile:q} > {output} 2> {log}"
 

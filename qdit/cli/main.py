@@ -142,17 +142,23 @@ def times(
 @app.command()
 def validate(
     profile: Annotated[list[str], typer.Argument(help="Profile, by name or file, then its overlays.")] = ["mini"],  # noqa: B006
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of profiles, for editors.")] = False,
 ) -> None:
     """Check a profile.
 
-    Unknown keys, names, methods and options, bits, counts; nothing is run.
+    Unknown keys, names, methods and options, bits, counts; nothing is run. Overlays lie over the mini profile, as
+    `snakemake --configfile` lays them.
 
     \b
     Example:
-      qdit validate mini my-overlay.yaml
+      qdit validate my-overlay.yaml
     """
     from qdit.workflow.profile import all_runs, broken_lines, load_profile
+    from qdit.workflow.profile_models import json_schema
 
+    if schema:
+        typer.echo(json_schema(), nl=False)
+        return
     loaded = load_profile(*profile)
     typer.echo(f"{' + '.join(profile)}: valid; {len(loaded['tables'])} tables, {len(all_runs(loaded))} runs")
     for line in broken_lines(loaded):

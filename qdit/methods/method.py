@@ -39,7 +39,7 @@ class Method(ABC):
     calibration_unused: ClassVar[tuple[tuple[str, str, Any], ...]] = ()
     """(kind, option, value): with this value of this option the method does not look at this kind."""
     Options: ClassVar[type]
-    """Frozen dataclass of the method's options."""
+    """Frozen dataclass of the method's options, of `CheckedOptions`: its annotations say which values are allowed."""
     base: ClassVar[str | None] = None
     """Method whose result this one only corrects: its checkpoint may be given instead of being made again."""
     learns_rounding: ClassVar[bool] = False

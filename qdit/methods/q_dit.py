@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from qdit.core.errors import ConfigError
+from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
@@ -38,19 +38,15 @@ HESSIAN_BATCH = 32
 
 
 @dataclass(frozen=True)
-class QDitOptions:
+class QDitOptions(CheckedOptions):
     """`allocation` (layer → group size) overrides `group_size` for the layers of the four roles."""
 
-    group_size: int | None = 128
-    allocation: Mapping[str, int] | None = None
+    group_size: GroupSize | None = 128
+    allocation: Mapping[str, GroupSize] | None = None
     sharing: Sharing = "token"
     include_zero: bool = True
     stale_groups: bool = True
     rounding: Literal["gptq", "nearest"] = "gptq"
-
-    def __post_init__(self) -> None:
-        if self.rounding not in ("gptq", "nearest"):
-            raise ConfigError(f"q-dit: rounding {self.rounding!r}: allowed are gptq, nearest")
 
 
 class QDit(Method):

@@ -1,6 +1,5 @@
 """The step weights → quantized checkpoint: checks what was asked for, quantizes by the named method, saves."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
-from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
+from qdit.core.options import parse_options
 from qdit.core.run import BITS
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
@@ -21,17 +21,9 @@ from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
 from qdit.sampling.precision import torch_device
 
 
-def parse_options(method: Method, given: Mapping[str, Any]) -> Any:
-    """The method's options dataclass from plain JSON; unknown names and wrong types raise ConfigError."""
-    fields = {field.name: field for field in dataclasses.fields(method.Options)}
-    for key in given:
-        if key not in fields:
-            hint = did_you_mean(key, fields)
-            raise ConfigError(f"{method.name}: option {key!r}: allowed are {', '.join(fields) or 'none'}{hint}")
-    try:
-        return method.Options(**given)
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{method.name}: options {dict(given)}: {problem}") from None
+def options_of(method: Method, given: Mapping[str, Any]) -> Any:
+    """The method's options dataclass from plain JSON; unknown names and bad values raise ConfigError."""
+    return parse_options(method.name, method.Options, given)
 
 
 def check_bits(weight_bits: int, activation_bits: int) -> None:
@@ -57,7 +49,7 @@ def quantize_model(
     if scope not in SCOPES:
         raise ConfigError(f"scope {scope!r}: allowed are {', '.join(SCOPES)}")
     calibration = calibration or {}
-    parsed = parse_options(chosen, options or {})
+    parsed = options_of(chosen, options or {})
     if missing := [kind for kind in chosen.calibration_for(parsed) if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
     quantized = chosen.quantize(
@@ -92,6 +84,7 @@ def quantize_weights_file(
     """
     chosen = find_method(method)
     check_bits(weight_bits, activation_bits)
+    options_of(chosen, options or {})  # before anything is loaded
     model, target = load_model(weights), torch_device(device)
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(target)

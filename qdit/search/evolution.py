@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from qdit.core.errors import ConfigError
+from qdit.search.option_classes import EvolutionOptions
 from qdit.search.space import Genome, SearchSpace
 
 ATTEMPTS = 10
@@ -40,35 +41,6 @@ class Evaluation:
 
 Measure = Callable[[Sequence[Genome], Sequence[Evaluation]], Sequence[Reading]]
 """(a generation, everything measured before it) → one reading per genome. Genomes are independent of each other."""
-
-
-@dataclass(frozen=True)
-class EvolutionOptions:
-    """The values of the released script; the paper prints none.
-
-    `reseed` restarts the random stream after every accepted genome, as the released program does by accident.
-    """
-
-    population: int = 50
-    parents: int = 10
-    crossover: int = 25
-    mutation: int = 25
-    iterations: int = 10
-    mutation_probability: float = 0.1
-    reseed: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.population, self.parents, self.iterations) < 1 or min(self.crossover, self.mutation) < 0:
-            raise ConfigError("population, parents, iterations: must be at least 1; crossover, mutation: at least 0")
-        if self.crossover + self.mutation > self.population:
-            raise ConfigError(f"crossover {self.crossover} + mutation {self.mutation}: at most {self.population} fit")
-        if not 0 <= self.mutation_probability <= 1:
-            raise ConfigError(f"mutation_probability {self.mutation_probability}: allowed are 0 to 1")
-
-    @property
-    def evaluations(self) -> int:
-        """Genomes measured by a whole search."""
-        return self.population * self.iterations
 
 
 @dataclass(frozen=True)

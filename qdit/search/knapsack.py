@@ -6,16 +6,13 @@ The costs are integers (`SearchSpace.costs`), so that a dynamic programme is exa
 and the other way round.
 """
 
-from typing import Literal
-
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, kron
 
 from qdit.core.errors import ConfigError
+from qdit.search.option_classes import Solver
 from qdit.search.space import Genome, SearchSpace
-
-Solver = Literal["dp", "milp"]
 
 LARGEST_TABLE = 200_000_000
 """Cells of the dynamic programme (layers · (limit + 1)); DiT-XL/2 with the paper's sizes has 0.34 million."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge
 
 from qdit.core.errors import ConfigError, did_you_mean
-from qdit.search.evolution import EvolutionOptions
-from qdit.search.knapsack import Solver
-from qdit.search.racing import RacingOptions
-from qdit.search.respond import ResponseOptions
+from qdit.core.options import CheckedOptions, Count, Fraction, parse_options, refuse_unknown
+from qdit.search.option_classes import EvolutionOptions, RacingOptions, ResponseOptions, Solver
 
 Kind = Literal["evolution", "racing", "response", "random", "ilp", "hessian", "uniform", "chance"]
 """Algorithm 1; by racing; linear response; random search; two knapsacks; the reference everywhere; a random genome."""
@@ -25,22 +25,23 @@ RESEED = {"reseed": True}
 
 
 @dataclass(frozen=True)
-class RaceOptions:
+class RaceOptions(CheckedOptions):
     """What `racing` has beside Algorithm 1's options: those of `RacingOptions`, and whose scores order candidates.
 
     Without `rungs`: the chunk, doubled until it reaches all images. `surrogate`: scores of the rival `ilp` or
     `hessian`, or `none`; the allocation that is best by them is then in the first generation and runs to the end.
     """
 
-    rungs: tuple[int, ...] = ()
-    keep: float = 0.25
-    margin: float = 0.1
+    rungs: tuple[Count, ...] = ()
+    keep: Fraction = 0.25
+    margin: Annotated[float, Ge(0)] = 0.1
     surrogate: Surrogate = "none"
-    surrogate_keep: float = 0.5
+    surrogate_keep: Fraction = 0.5
 
     def __post_init__(self) -> None:
-        if self.surrogate not in get_args(Surrogate):
-            raise ConfigError(f"surrogate {self.surrogate!r}: allowed are {', '.join(get_args(Surrogate))}")
+        super().__post_init__()
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
 
     def of(self, *, images: int, chunk: int, parents: int) -> RacingOptions:
         """Options of a race over that many images in such chunks."""
@@ -53,32 +54,24 @@ class RaceOptions:
 
 
 @dataclass(frozen=True)
-class RandomOptions:
+class RandomOptions(CheckedOptions):
     """`evaluations`: genomes measured, the reference among them."""
 
-    evaluations: int = 500
-
-    def __post_init__(self) -> None:
-        if self.evaluations < 1:
-            raise ConfigError(f"evaluations {self.evaluations}: must be at least 1")
+    evaluations: Count = 500
 
 
 @dataclass(frozen=True)
-class KnapsackOptions:
+class KnapsackOptions(CheckedOptions):
     """`solver`: dynamic programme (dp) or branch and bound (milp)."""
 
     solver: Solver = "dp"
-
-    def __post_init__(self) -> None:
-        if self.solver not in get_args(Solver):
-            raise ConfigError(f"solver {self.solver!r}: allowed are {', '.join(get_args(Solver))}")
 
 
 @dataclass(frozen=True)
 class HessianOptions(KnapsackOptions):
     """`probes`: draws of random signs for the diagonal of the Gauss–Newton matrix."""
 
-    probes: int = 8
+    probes: Count = 8
 
 
 @dataclass(frozen=True)
@@ -118,37 +111,13 @@ def parse_kind(kind: str) -> Kind:
     raise ConfigError(f"search kind {kind!r}: allowed are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
 
 
-def parse_search_options(kind: Kind, given: Mapping[str, Any]) -> SearchOptions:
-    """Options of a kind from plain JSON; ConfigError for names that the kind does not have and wrong types."""
-    defaults = SearchOptions()
-    known = defaults.of(kind)
-    for name, value in given.items():
-        if name not in known:
-            allowed = f"allowed are {', '.join(known)}{did_you_mean(name, known)}" if known else "it has none"
-            raise ConfigError(f"{kind} has no option {name!r}; {allowed}")
-        check_type(kind, name, value, known[name])
-    parts = {}
-    for part in PARTS[kind]:
-        default = getattr(defaults, part)
-        names = {one.name for one in fields(default)}
-        chosen = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
-        }
-        parts[part] = type(default)(**chosen)
-    return SearchOptions(**parts)
-
-
-def check_type(kind: str, name: str, value: Any, default: Any) -> None:
-    """Raise ConfigError unless a value is of its default's type (a whole number may stand for a fraction)."""
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    if isinstance(default, tuple):
-        good, words = isinstance(value, list | tuple) and all(type(one) is int for one in value), "a list of numbers"
-    elif isinstance(default, float):
-        good, words = type(value) in (int, float), wanted[float]
-    else:
-        good, words = type(value) is type(default), wanted[type(default)]
-    if not good:
-        raise ConfigError(f"{kind}: option {name} is {value!r}, expected {words} (default {default!r})")
+def parse_search_options(kind: Kind, given: Mapping[str, Any], *, place: str = "") -> SearchOptions:
+    """Options of a kind from plain JSON, which stand at `place` of a profile; ConfigError as of `parse_options`."""
+    classes = {part: type(getattr(SearchOptions(), part)) for part in PARTS[kind]}
+    names = {part: [one.name for one in fields(options)] for part, options in classes.items()}
+    refuse_unknown(kind, given, [name for known in names.values() for name in known], place=place)
+    chosen = {part: {name: given[name] for name in known if name in given} for part, known in names.items()}
+    return SearchOptions(**{part: parse_options(kind, classes[part], chosen[part], place=place) for part in classes})
 
 
 def doubled(first: int, last: int) -> list[int]:

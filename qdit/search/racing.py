@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from qdit.core.errors import ConfigError
 from qdit.search.evolution import Evaluation, Reading, ranked
 from qdit.search.journal import Journal, Spread
+from qdit.search.option_classes import RacingOptions
 from qdit.search.space import Genome
 
 PrefixFitness = Callable[[Genome, int], float]
@@ -21,40 +21,6 @@ PrefixFitness = Callable[[Genome, int], float]
 
 Surrogate = Callable[[Genome], float]
 """A guess of the fitness that needs no images; only its order counts."""
-
-
-@dataclass(frozen=True)
-class RacingOptions:
-    """`rungs`: numbers of images, ascending, the last one the full budget.
-
-    keep            fraction of a generation that goes from one rung to the next (rounded up)
-    margin          a candidate may be that much worse than the weakest of the K best, relatively, and go on
-    parents         K
-    surrogate_keep  fraction that is sampled at all when there is a surrogate
-    """
-
-    rungs: tuple[int, ...]
-    keep: float = 0.25
-    margin: float = 0.1
-    parents: int = 10
-    surrogate_keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
-            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
-        if not (0 < self.keep <= 1 and 0 < self.surrogate_keep <= 1):
-            raise ConfigError(f"keep {self.keep}, surrogate_keep {self.surrogate_keep}: allowed are above 0 to 1")
-        if not self.margin >= 0 or self.parents < 1:
-            raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
-
-    def most_images(self, population: int, *, surrogate: bool = False) -> int:
-        """Images of a generation in which nobody is below the bar, protected genomes apart."""
-        left = math.ceil(self.surrogate_keep * population) if surrogate else population
-        total, before = 0, 0
-        for rung in self.rungs:
-            total += left * (rung - before)
-            left, before = math.ceil(self.keep * left), rung
-        return total
 
 
 @dataclass(frozen=True)

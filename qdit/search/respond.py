@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qdit.core.errors import ConfigError, DataError
+from qdit.core.errors import DataError
 from qdit.core.seeds import Purpose, derive_seed
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
-from qdit.search.evolution import Evaluation, EvolutionOptions, Nursery, Outcome, Reading, evolve
+from qdit.search.evolution import Evaluation, Nursery, Outcome, Reading, evolve
 from qdit.search.feature_journal import EXACT, FeatureJournal, Features
 from qdit.search.journal import Spread
 from qdit.search.knapsack import allocate
+from qdit.search.option_classes import EvolutionOptions, ResponseOptions
 from qdit.search.response import Response
 from qdit.search.space import Genome, SearchSpace
 from qdit.search.tangent import Shift, Tangent
@@ -30,35 +31,6 @@ IMAGINED = EvolutionOptions(
 
 REMEMBERED = 10
 """Measured genomes, the best by the model, with which it begins."""
-
-
-@dataclass(frozen=True)
-class ResponseOptions:
-    """`genomes` of each round that see one chunk of images, then `finalists` of each round that see all of them.
-
-    pool    chunks that candidates take in turn; so many of full precision are sampled once
-    apart   layers at least in which the genomes of a round differ
-    probes  draws of random signs for the sensitivities that the model starts from
-    """
-
-    genomes: tuple[int, ...] = (32, 8, 8, 8)
-    finalists: tuple[int, ...] = (4, 2)
-    pool: int = 16
-    apart: int = 4
-    probes: int = 2
-
-    def __post_init__(self) -> None:
-        if not self.genomes or not self.finalists or min(*self.genomes, *self.finalists, self.pool, self.probes) < 1:
-            raise ConfigError(
-                f"genomes {list(self.genomes)}, finalists {list(self.finalists)}, pool {self.pool}, probes"
-                f" {self.probes}: each must be at least 1, and there must be a round of both"
-            )
-        if self.genomes[0] < 3 or self.apart < 1:
-            raise ConfigError(f"genomes {list(self.genomes)}, apart {self.apart}: allowed are 3 at first, 1 apart")
-
-    def most_images(self, *, images: int, chunk: int) -> int:
-        """Images that are sampled at most."""
-        return sum(self.genomes) * chunk + sum(self.finalists) * images
 
 
 @dataclass

@@ -26,9 +26,10 @@ from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.job import SearchJob
 from qdit.search.journal import Journal, Listener, Spread, search_identity
 from qdit.search.knapsack import allocate
+from qdit.search.option_classes import RacingOptions
 from qdit.search.options import SAMPLED, Kind, SearchOptions
 from qdit.search.progress import Progress
-from qdit.search.racing import PrefixFitness, Race, RacingOptions
+from qdit.search.racing import PrefixFitness, Race
 from qdit.search.respond import Responding
 from qdit.search.result import allocation, finite, searched, write_allocation
 from qdit.search.sensitivity import hessian_scores, output_scores, predicted_loss

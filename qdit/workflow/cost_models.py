@@ -18,7 +18,7 @@ from qdit.core.errors import ConfigError
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
 from qdit.workflow.profile import Profile, is_video
-from qdit.workflow.profile_checks import is_video_model
+from qdit.workflow.profile_facts import is_video_model
 
 PIXELS_PER_CELL = 8
 """Along a side, of the images that a VAE decodes."""

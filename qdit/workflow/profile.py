@@ -1,35 +1,29 @@
 """Profiles: the YAML file that says which models, settings, methods and tables there are, and its runs."""
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from qdit.core.errors import ConfigError, did_you_mean
-from qdit.core.repository import ROOT
 from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
 from qdit.workflow.method_index import method_index
-from qdit.workflow.profile_checks import (
+from qdit.workflow.profile_facts import (
     DIGITS_REFERENCES,
-    PRINTED_KINDS,
-    SCHEMA,
-    Profile,
     clips_of,
     full_precision_label,
     is_full,
     is_video,
     is_video_model,
-    validate,
 )
+from qdit.workflow.profile_fields import check
+from qdit.workflow.profile_files import profile_file, read_layers
+from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel
+from qdit.workflow.profile_references import check_references
 from qdit.workflow.searches import SearchPlace, place_of
 
 __all__ = [
     "DIGITS_REFERENCES",
     "PRINTED_KINDS",
-    "SCHEMA",
     "Profile",
     "all_runs",
     "broken_lines",
@@ -44,10 +38,8 @@ __all__ = [
     "is_video_model",
     "listing",
     "load_profile",
-    "merge",
     "profile_file",
     "protocol_flags",
-    "read_yaml",
     "runs_of",
     "sampled",
     "search_of",
@@ -57,24 +49,19 @@ __all__ = [
 ]
 
 
+Profile = Mapping[str, Any]
+
 MINIATURE = "handwritten digits, not ImageNet"
 """What config/mini.yaml says of itself."""
 
 
-def profile_file(name: str | Path) -> Path:
-    """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
-    named = ROOT / "config" / f"{name}.yaml"
-    return named if named.is_file() else Path(name)
+def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a profile and its overlays, by name or path, and check the whole: for the Snakefile and for every command.
 
-
-def load_profile(*names: str | Path) -> dict[str, Any]:
-    """Read a profile and, over it, its overlays, as Snakemake's --configfile does; then check the whole.
-
-    Mappings are merged key by key, everything else is replaced. ConfigError says in one line what is wrong.
+    Overlays are laid over the default profile, config/mini.yaml, unless a file is a whole profile (`standalone`, or all
+    its parts are there). `values` go over all files (`snakemake --config`). ConfigError says in one line what is wrong.
     """
-    profile: dict[str, Any] = {}
-    for name in names:
-        merge(profile, read_yaml(profile_file(name)))
+    profile = read_layers(*names, values=values)
     validate(profile)
     say_miniature(profile)
     return profile
@@ -87,28 +74,11 @@ def say_miniature(profile: dict[str, Any]) -> None:
         profile.setdefault("miniature", MINIATURE)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        known = sorted(file.stem for file in (ROOT / "config").glob("*.yaml") if file != SCHEMA)
-        hint = did_you_mean(path.stem, known)
-        raise ConfigError(f"profile {path}: no such file; known by name are {', '.join(known)}{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: found {reprlib.repr(content)}, expected a mapping (see config/mini.yaml)")
-    return content
-
-
-def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> None:
-    """Lay `overlay` over `base`, in place."""
-    for key, value in overlay.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        elif value != {} or key not in base:  # Snakemake lets an empty mapping change nothing
-            base[key] = value
+def validate(profile: Any) -> ProfileModel:
+    """A profile as its models; ConfigError for anything that they or the references between its parts do not allow."""
+    model = check(ProfileModel, profile)
+    check_references(model)
+    return model
 
 
 def default_tables(profile: Profile) -> list[str]:

@@ -1,28 +1,14 @@
-"""The searches of a profile: what their options are called, and where the allocation of a run comes from.
-
-Known without importing the searches themselves, which need torch.
-"""
+"""The searches of a profile: what they may say, and where the allocation of a run comes from."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qdit.core.errors import ConfigError, did_you_mean
-
-EVOLUTION = ("population", "parents", "crossover", "mutation", "iterations", "mutation_probability", "reseed")
-RACE = ("rungs", "keep", "margin", "surrogate", "surrogate_keep")
-SEARCH_OPTIONS: dict[str, tuple[str, ...]] = {
-    "evolution": EVOLUTION,
-    "racing": (*EVOLUTION, *RACE),
-    "response": ("genomes", "finalists", "pool", "apart", "probes"),
-    "random": ("evaluations",),
-    "ilp": ("solver",),
-    "hessian": ("solver", "probes"),
-    "uniform": (),
-    "chance": (),
-}
-"""Kind of search → its options; the test of `qdit.search.options` compares them with the program's."""
+from qdit.search.options import SearchOptions, parse_search_options
+from qdit.workflow.profile_fields import Keyed
+from qdit.workflow.profile_models import AllocationBudget, ProfileModel
 
 
 @dataclass(frozen=True, order=True)
@@ -40,12 +26,12 @@ class SearchPlace:
         return f"{self.setting}/{self.form}/{self.search}/{self.bits}"
 
 
-def place_of(profile: Mapping[str, Any], *, setting: str, form: str, label: str, bits: str) -> SearchPlace | None:
+def place_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchPlace | None:
     """The search whose allocation a run takes, or None: at the run's own place unless `searched_at` says where."""
     entry = profile["methods"][label]
     if "search" not in entry:
         return None
-    at = {"setting": setting, "form": form, "bits": bits} | entry.get("searched_at", {})
+    at = {"setting": setting, "form": form, "bits": bits} | dict(entry.get("searched_at", {}))
     return SearchPlace(search=entry["search"], **at)
 
 
@@ -56,51 +42,56 @@ def needs_calibration(search: Mapping[str, Any]) -> bool:
     )
 
 
-def check_searches(profile: Mapping[str, Any]) -> None:
+def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError unless `word` is one of the allowed names."""
+    if word not in allowed:
+        names = ", ".join(allowed) or "none"
+        raise ConfigError(f"{where}: {word!r} is not defined; allowed are {names}{did_you_mean(word, allowed)}")
+
+
+def check_searches(profile: ProfileModel) -> None:
     """Raise ConfigError for options that a kind does not have, and for images that are not whole chunks."""
-    searches = profile.get("searches", {})
-    if searches and "allocation" not in profile:
-        raise ConfigError("profile: missing allocation, which searches need; add it (config/mini.yaml shows one)")
-    for name, search in searches.items():
-        known = SEARCH_OPTIONS[search["kind"]]
-        for option in search.get("options", {}):
-            if option not in known:
-                allowed = f"allowed are {', '.join(known)}{did_you_mean(option, known)}" if known else "it has none"
-                raise ConfigError(f"searches.{name}.options: {search['kind']} has no option {option!r}; {allowed}")
-    shared = profile.get("allocation")
-    if shared and shared["images"] % shared["chunk"]:
-        raise ConfigError(
-            f"allocation.images: found {shared['images']}, expected a multiple of the chunk, {shared['chunk']}"
-        )
+    budget = profile.allocation
+    if budget is not None and budget.images % budget.chunk:
+        raise ConfigError(f"allocation.images: found {budget.images}, expected a multiple of the chunk, {budget.chunk}")
+    for name, search in profile.searches.items():
+        if budget is None:
+            raise ConfigError("profile: missing allocation, which searches need; add it (config/mini.yaml shows one)")
+        place = f"searches.{name}.options"
+        options = parse_search_options(search.kind, search.options, place=place)
+        if search.kind == "racing":
+            check_rungs(options, budget, place)
 
 
-def check_method_search(profile: Mapping[str, Any], label: str) -> None:
+def check_rungs(options: SearchOptions, budget: AllocationBudget, place: str) -> None:
+    """Raise ConfigError unless the last rung of a race is all images."""
+    try:
+        options.race.of(images=budget.images, chunk=budget.chunk, parents=options.evolution.parents)
+    except ConfigError as problem:
+        raise ConfigError(f"{place}: {problem} (allocation.images)") from None
+
+
+def check_method_search(profile: ProfileModel, label: str) -> None:
     """Raise ConfigError for a method entry whose search does not exist, or that has it beside what excludes it."""
-    entry, where = profile["methods"][label], f"methods.{label}"
-    searches = profile.get("searches", {})
-    if "search" not in entry:
-        if "searched_at" in entry:
+    entry, where = profile.methods[label], f"methods.{label}"
+    at = entry.searched_at
+    if entry.search is None:
+        if at is not None:
             raise ConfigError(f"{where}.searched_at: only entries with a search have one; remove it or add search")
         return
-    if entry["search"] not in searches:
-        hint = did_you_mean(entry["search"], searches)
-        raise ConfigError(
-            f"{where}.search: {entry['search']!r} is not defined; allowed are {', '.join(searches) or 'none'}{hint}"
-        )
-    if "allocation" in entry:
+    require(entry.search, profile.searches, f"{where}.search")
+    if entry.allocation is not None:
         raise ConfigError(f"{where}: found both allocation and search; keep one of them")
-    at = entry.get("searched_at", {})
-    if "setting" in at and at["setting"] not in profile["settings"]:
-        hint = did_you_mean(at["setting"], profile["settings"])
-        raise ConfigError(
-            f"{where}.searched_at.setting: {at['setting']!r} is not defined;"
-            f" allowed are {', '.join(profile['settings'])}{hint}"
-        )
-    if "setting" in at and "form" in at:
-        forms = profile["models"][profile["settings"][at["setting"]]["model"]]["forms"]
-        if at["form"] not in forms:
+    if at is None:
+        return
+    if not at.model_fields_set:
+        raise ConfigError(f"{where}.searched_at: found {{}}, expected setting, form or bits; add one, or remove it")
+    if at.setting is not None:
+        require(at.setting, profile.settings, f"{where}.searched_at.setting")
+        forms = profile.models[profile.settings[at.setting].model].forms
+        if at.form is not None and at.form not in forms:
             raise ConfigError(
-                f"{where}.searched_at.form: {at['form']!r} is not a form of that model; allowed are {', '.join(forms)}"
+                f"{where}.searched_at.form: {at.form!r} is not a form of that model; allowed are {', '.join(forms)}"
             )
 
 

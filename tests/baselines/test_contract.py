@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError, QditError, Unsupported
-from qdit.methods.quantize import parse_options, quantize_model
+from qdit.core.options import parse_options
+from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import registry
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
@@ -205,8 +206,8 @@ def test_the_input_model_is_untouched(family, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_options_round_trip_through_json(name):
     method = registry()[name]
-    options = parse_options(method, options_for(name))
-    assert parse_options(method, json.loads(json.dumps(dataclasses.asdict(options)))) == options
+    options = parse_options(name, method.Options, options_for(name))
+    assert parse_options(name, method.Options, json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
 @on_every_family

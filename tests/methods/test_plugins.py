@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.core.digest import code_digest, sources
+from qdit.core.digest import Sources, code_digest
 from qdit.core.errors import ConfigError
-from qdit.methods.quantize import parse_options, quantize_model
+from qdit.methods.quantize import options_of, quantize_model
 from qdit.methods.registry import find_method, load_registry, registry
 from qdit.methods.sources import STEP
 from qdit.workflow.method_index import method_facts, method_index
@@ -54,7 +54,7 @@ def test_the_registry_loads_it_and_it_quantizes_as_its_class_says(tmp_path: Path
 
 def test_its_digest_covers_its_file_and_what_that_imports_of_its_package(tmp_path: Path, monkeypatch) -> None:
     with installed(write_plugin(tmp_path), monkeypatch):
-        before, files = code_digest(STEP, MODULE), sources(STEP, MODULE)
+        before, files = code_digest(STEP, MODULE), Sources().files(STEP, MODULE)
         assert method_facts("plain").code == before
         names = {place.as_posix() for place in files}
         assert {f"{PACKAGE}/inner/plain.py", f"{PACKAGE}/helper.py", "baselines/rtn.py"} <= names
@@ -65,7 +65,7 @@ def test_its_digest_covers_its_file_and_what_that_imports_of_its_package(tmp_pat
             assert code_digest(STEP, MODULE) != before, name
             path.write_text(text, encoding="utf-8")
         assert code_digest(STEP, MODULE) == before
-        assert not any(name.startswith(PACKAGE) for name in map(str, sources(STEP, "baselines.rtn")))
+        assert not any(name.startswith(PACKAGE) for name in map(str, Sources().files(STEP, "baselines.rtn")))
 
 
 def test_a_class_that_a_package_hands_on_is_found_where_it_is_written(tmp_path: Path, monkeypatch) -> None:
@@ -101,7 +101,7 @@ def test_an_import_that_fails_is_named_with_its_line(tmp_path: Path, monkeypatch
         assert "plain" in method_index().methods  # what is read needs no import
         with pytest.raises(ConfigError, match=r"plain\.py line 5: ModuleNotFoundError: No module named 'no_such_p"):
             find_method("plain")
-        assert parse_options(find_method("rtn"), {}).activation == "static"
+        assert options_of(find_method("rtn"), {}).activation == "static"
 
 
 def test_an_unknown_kind_of_calibration_data_is_refused(tmp_path: Path, monkeypatch) -> None:

@@ -14,7 +14,7 @@ import yaml
 from qdit.core.files import save_arrays, sha256_json
 from qdit.core.run import Run
 from qdit.report.pages.build import build_table
-from qdit.workflow.profile import merge
+from qdit.workflow.profile_files import merged
 
 FACE = "mini profile: handwritten digits, not ImageNet"
 PLAIN, GUIDED = "digits-cfg1.0-s20", "digits-cfg1.5-s20"
@@ -69,9 +69,8 @@ def make_profile() -> dict[str, Any]:
 
 def make_wide_profile() -> dict[str, Any]:
     """The same with every kind of table, and more methods and settings."""
-    wide = make_profile()
-    merge(wide, yaml.safe_load((Path(__file__).parent / "wide.yaml").read_text(encoding="utf-8")))
-    return wide
+    wide = yaml.safe_load((Path(__file__).parent / "wide.yaml").read_text(encoding="utf-8"))
+    return merged(make_profile(), wide)
 
 
 @pytest.fixture

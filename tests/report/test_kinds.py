@@ -5,10 +5,9 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-import yaml
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
@@ -19,8 +18,10 @@ from qdit.report.render.notes import notes
 from qdit.report.render.text import latex_text, markdown_text
 from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import KINDS, load_table
-from qdit.workflow.profile import PRINTED_KINDS, SCHEMA, load_profile, runs_of
-from qdit.workflow.profile_checks import check_kind, validator
+from qdit.workflow.profile import PRINTED_KINDS, load_profile, runs_of
+from qdit.workflow.profile_fields import check
+from qdit.workflow.profile_models import ProfileModel, TableKind
+from qdit.workflow.profile_references import check_kind
 
 FACE = "mini profile: handwritten digits, not ImageNet"
 PLAIN, GUIDED = "digits-cfg1.0-s20", "digits-cfg1.5-s20"
@@ -32,20 +33,18 @@ def reading(profile: Profile, name: str, results: Path) -> str:
     return " ".join(notes(load_table(profile, name, results)).reading)
 
 
-def test_kinds_of_the_schema_the_program_and_the_published_numbers_agree() -> None:
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    allowed = schema["properties"]["tables"]["additionalProperties"]["properties"]["kind"]["enum"]
-    assert set(allowed) == set(KINDS)
+def test_kinds_of_profiles_the_program_and_the_published_numbers_agree() -> None:
+    assert set(get_args(TableKind)) == set(KINDS)
     assert set(PRINTED_KINDS) == {*COMPARISONS, "table1", "table3", "table4", "table6"}
 
 
-def test_wide_tables_are_allowed_by_the_schema(wide: Profile) -> None:
+def test_wide_tables_are_allowed_by_the_models(wide: Profile) -> None:
     profile = load_profile("mini")
     for part in ("settings", "methods", "tables"):
         profile[part] |= wide[part]
-    assert [problem.message for problem in validator().iter_errors(profile)] == []
-    for name, definition in profile["tables"].items():
-        check_kind(profile, definition, name)
+    model = check(ProfileModel, profile)
+    for name, table in model.tables.items():
+        check_kind(model, table, name)
 
 
 @pytest.mark.parametrize("name", NEW)

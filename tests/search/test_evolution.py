@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.search.evolution import EvolutionOptions, Nursery, evolve, random_search
+from qdit.search.evolution import Nursery, evolve, random_search
 from qdit.search.journal import Journal, in_full
+from qdit.search.option_classes import EvolutionOptions
 from qdit.search.space import Layer, SearchSpace
 from tests.search.toys import SPACE, Counted, loss
 

@@ -20,11 +20,12 @@ from qdit.quant.apply import insert_dynamic, round_weights
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.run import sample_images
-from qdit.search.evolution import EvolutionOptions, evolve
+from qdit.search.evolution import evolve
 from qdit.search.fitness import ImageFitness
 from qdit.search.journal import Journal, in_full, search_identity
 from qdit.search.layers import LayerQuantizer, SwappableModel
-from qdit.search.racing import Race, RacingOptions
+from qdit.search.option_classes import EvolutionOptions, RacingOptions
+from qdit.search.racing import Race
 from qdit.search.result import allocation, searched, write_allocation
 from qdit.search.space import SearchSpace
 from tests.small_models import inputs, random_dit

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.search.evolution import EvolutionOptions, Outcome, evolve
+from qdit.search.evolution import Outcome, evolve
 from qdit.search.journal import Journal, in_full, search_identity
-from qdit.search.racing import Race, RacingOptions
+from qdit.search.option_classes import EvolutionOptions, RacingOptions
+from qdit.search.racing import Race
 from tests.search.toys import SPACE, Counted, noisy
 
 OPTIONS = EvolutionOptions(population=8, parents=3, crossover=3, mutation=3, iterations=3)

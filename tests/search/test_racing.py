@@ -6,9 +6,10 @@ from collections import defaultdict
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.search.evolution import Evaluation, EvolutionOptions, evolve, random_search
+from qdit.search.evolution import Evaluation, evolve, random_search
 from qdit.search.journal import Journal, in_full
-from qdit.search.racing import Race, RacingOptions
+from qdit.search.option_classes import EvolutionOptions, RacingOptions
+from qdit.search.racing import Race
 from tests.search.toys import SPACE, loss, noisy
 
 IMAGES = 64

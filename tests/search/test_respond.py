@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.search.evolution import EvolutionOptions, Nursery, Outcome
+from qdit.search.evolution import Nursery, Outcome
 from qdit.search.feature_journal import EXACT, FeatureJournal, Sampled
-from qdit.search.respond import Responding, ResponseOptions
+from qdit.search.option_classes import EvolutionOptions, ResponseOptions
+from qdit.search.respond import Responding
 from qdit.search.space import Genome
 from tests.search.toys import SPACE
 
@@ -152,7 +153,7 @@ def test_full_precision_must_be_finite() -> None:
     "wrong", ({"genomes": ()}, {"finalists": (0,)}, {"genomes": (2,)}, {"pool": 0}, {"apart": 0}, {"probes": 0})
 )
 def test_options_out_of_range(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="at least 1|allowed"):
+    with pytest.raises(ConfigError, match="at least [13]"):
         ResponseOptions(**wrong)  # type: ignore[arg-type]
 
 

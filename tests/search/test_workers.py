@@ -12,10 +12,11 @@ import pytest
 
 from qdit.core.errors import ConfigError, QditError
 from qdit.sampling.protocol import Protocol
-from qdit.search.evolution import EvolutionOptions, evolve
+from qdit.search.evolution import evolve
 from qdit.search.job import SearchJob
 from qdit.search.journal import Journal
-from qdit.search.racing import Race, RacingOptions
+from qdit.search.option_classes import EvolutionOptions, RacingOptions
+from qdit.search.racing import Race
 from qdit.search.workers import Workers
 
 

@@ -11,7 +11,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.files import write_json
 from qdit.core.run import Run
-from qdit.methods.quantize import parse_options
+from qdit.methods.quantize import options_of
 from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
@@ -78,7 +78,7 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
 def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(paper: Profile) -> None:
     for label, entry in paper["methods"].items():
         method = registry()[entry["method"]]
-        kinds = method.calibration_for(parse_options(method, entry.get("options", {})))
+        kinds = method.calibration_for(options_of(method, entry.get("options", {})))
         instead = entry.get("calibration", {})
         assert calibration_kinds(paper, label) == [instead.get(kind, kind) for kind in kinds], label
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.methods.quantize import parse_options
+from qdit.methods.quantize import options_of
 from qdit.methods.registry import load_registry, registry
 from qdit.methods.sources import MethodModule
 from qdit.sampling.calibration import KINDS
@@ -66,7 +66,7 @@ def test_planned_kinds_are_those_that_the_step_asks_for(name: str) -> None:
     values = {option: [*known, getattr(method.Options(), option)] for option, known in values.items()}
     for chosen in itertools.product(*values.values()):
         options = dict(zip(values, chosen, strict=True))
-        assert planned_kinds(name, options) == method.calibration_for(parse_options(method, options))
+        assert planned_kinds(name, options) == method.calibration_for(options_of(method, options))
 
 
 def test_reading_imports_neither_torch_nor_a_method() -> None:

@@ -1,17 +1,10 @@
 """Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
 
-import copy
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from snakemake.utils import update_config
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
@@ -22,12 +15,12 @@ from qdit.workflow.profile import (
     full_precision_run,
     listing,
     load_profile,
-    merge,
-    profile_file,
     runs_of,
     shards,
     validate,
 )
+from qdit.workflow.profile_fields import Part
+from qdit.workflow.profile_models import ProfileModel
 
 PLAIN, CLIPS = "digits-cfg1.0-s20", "clips-cfg2.5-s15"
 Profile = dict[str, Any]
@@ -118,7 +111,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: block(p)["methods"].append("rtnn"),
         r"tables\.table2\.blocks\[0\]\.methods: 'rtnn' .* did you mean 'rtn'\?",
     ),
-    "label twice": (lambda p: block(p)["methods"].append("rtn"), "non-unique"),
+    "label twice": (
+        lambda p: block(p)["methods"].append("rtn"),
+        r"tables\.table2\.blocks\[0\]\.methods: found 'rtn' twice, expected a list without repetition",
+    ),
     "unknown fitted label": (lambda p: p["tables"]["table4"]["fitted"].append("x"), r"tables\.table4\.fitted: 'x'"),
     "unknown method": (
         lambda p: p["methods"]["rtn"].update(method="q-ditt"),
@@ -200,6 +196,19 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         "the workflow runs no searches on clips",
     ),
     "no tables": (lambda p: p.update(tables={}), "tables: found {}, expected a mapping with at least 1"),
+    "null for an option key": (
+        lambda p: p["methods"]["rtn"].update(base=None),
+        r"methods\.rtn\.base: found None; give a value, or leave the key out",
+    ),
+    "exponent without a point": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale="1e1"),
+        r"cfg_scale: found '1e1', expected a number; write 10",
+    ),
+    "infinite guidance": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale=float("inf")),
+        "found inf, expected a number",
+    ),
+    "name that is a number": (lambda p: p.update(profile=12), "profile: found 12, expected a text; put it in quotes"),
     "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),
 }
 
@@ -218,64 +227,34 @@ def test_shipped_profile_is_valid_and_every_check_starts_from_it(profile: Profil
     assert profile["profile"] == "mini"
 
 
-def schemas(schema: Any) -> list[Any]:
-    """Every sub-schema that describes a mapping."""
-    found = []
-    if isinstance(schema, dict):
-        found += [schema] if schema.get("type") == "object" else []
-        found += [sub for value in schema.values() for sub in schemas(value)]
-    elif isinstance(schema, list):
-        found += [sub for value in schema for sub in schemas(value)]
-    return found
+def parts(part: type[Part] = Part) -> list[type[Part]]:
+    """Every model of a profile."""
+    return [one for below in part.__subclasses__() for one in [below, *parts(below)]]
 
 
-def test_schema_closes_every_mapping_but_the_options(repository: Path) -> None:
-    schema = yaml.safe_load((repository / "config" / "schema.yaml").read_text(encoding="utf-8"))
-    open_ones = [part for part in schemas(schema) if "additionalProperties" not in part]
-    assert len(schemas(schema)) > 10
-    assert open_ones == [{"type": "object"}] * 2, "options of methods and of searches, which their own code checks"
+def test_models_close_every_mapping_and_convert_nothing() -> None:
+    assert len(parts()) > 15
+    for part in parts():
+        config = part.model_config
+        assert config["extra"] == "forbid" and config["strict"] and config["frozen"] and not config["allow_inf_nan"]
 
 
-def test_names_and_paths_of_profiles(tmp_path: Path, repository: Path) -> None:
-    assert profile_file("mini") == repository / "config" / "mini.yaml"
-    assert profile_file("config/mini.yaml") == Path("config/mini.yaml")
-    with pytest.raises(ConfigError, match=r"profile minni: no such file; .* did you mean 'mini'\?"):
-        load_profile("minni")
-    for text in ("", "[1]", "a: [", "a: !!python/object/apply:os.getpid []"):
-        path = tmp_path / "profile.yaml"
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
-            load_profile(path)
-        assert "\n" not in str(caught.value)
+def open_mappings(schema: Any) -> list[str]:
+    """Titles of the sub-schemas that describe a mapping with any content."""
+    if isinstance(schema, list):
+        return [title for inner in schema for title in open_mappings(inner)]
+    if not isinstance(schema, dict):
+        return []
+    here = (
+        [schema.get("title", "")]
+        if schema.get("type") == "object" and schema.get("additionalProperties") is True
+        else []
+    )
+    return here + [title for inner in schema.values() for title in open_mappings(inner)]
 
 
-def test_overlay_changes_what_it_names_and_replaces_lists(tmp_path: Path, profile: Profile) -> None:
-    overlay = tmp_path / "few.yaml"
-    overlay.write_text("sampling: {images: 64}\ntables: {table4: {fitted: [rtn]}}\n")
-    merged = load_profile("mini", overlay)
-    assert merged["sampling"] == profile["sampling"] | {"images": 64}
-    assert merged["tables"]["table4"]["fitted"] == ["rtn"]
-    assert merged["tables"]["table2"] == profile["tables"]["table2"]
-
-
-def test_profile_as_json_is_the_same_profile(tmp_path: Path, profile: Profile) -> None:
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps(profile))
-    assert load_profile(path) == profile
-
-
-nested = st.recursive(
-    st.integers() | st.lists(st.integers(), max_size=2),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-)
-
-
-@given(base=st.dictionaries(st.sampled_from("abc"), nested), overlay=st.dictionaries(st.sampled_from("abc"), nested))
-def test_overlays_merge_as_snakemake_merges_them(base: Profile, overlay: Profile) -> None:
-    ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
-    merge(ours, overlay)
-    update_config(theirs, overlay)
-    assert ours == theirs
+def test_only_options_are_open_which_their_own_classes_check() -> None:
+    assert open_mappings(ProfileModel.model_json_schema()) == ["Options"] * 2
 
 
 def test_runs_are_the_rows_of_the_tables(profile: Profile) -> None:

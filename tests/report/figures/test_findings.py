@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from qdit.core.intervals import Replicates
+from qdit.core.metrics_record import Status
 from qdit.report.data.rows import Block
 from qdit.report.figures.activations import across, even, growth
 from qdit.report.figures.errors import panels_of, ranking
@@ -28,7 +29,7 @@ def rows(*values: float | None, paired: tuple[float, ...] | None = None) -> Bloc
     made = []
     for number, (size, value) in enumerate(zip(sizes, values, strict=False)):
         row = {"group_size": size, "paper_group_size": 8 * size, "published_fid": value, "fid": value}
-        row |= {"status": "ok" if value is not None else "missing: no metrics.json", "short": f"g {size}"}
+        row |= {"state": Status.OK if value is not None else Status.MISSING, "short": f"g {size}"}
         if paired and value is not None:
             noise = paired[number] * np.sin(np.arange(200) * (number + 1))
             row["replicates"] = Replicates({"fid": value + noise}, "same")

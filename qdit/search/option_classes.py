@@ -1,0 +1,100 @@
+"""Options of the searches, one frozen dataclass each, without anything that computes: profiles read them as well."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
+
+from qdit.core.errors import ConfigError
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Probability
+
+Solver = Literal["dp", "milp"]
+"""Dynamic programme, or branch and bound."""
+Rounds = Annotated[tuple[Count, ...], MinLen(1)]
+"""How many in each round; there is at least one round."""
+
+
+@dataclass(frozen=True)
+class EvolutionOptions(CheckedOptions):
+    """The values of the released script; the paper prints none.
+
+    `reseed` restarts the random stream after every accepted genome, as the released program does by accident.
+    """
+
+    population: Count = 50
+    parents: Count = 10
+    crossover: CountOrNone = 25
+    mutation: CountOrNone = 25
+    iterations: Count = 10
+    mutation_probability: Probability = 0.1
+    reseed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crossover + self.mutation > self.population:
+            raise ConfigError(f"crossover {self.crossover} + mutation {self.mutation}: at most {self.population} fit")
+
+    @property
+    def evaluations(self) -> int:
+        """Genomes measured by a whole search."""
+        return self.population * self.iterations
+
+
+@dataclass(frozen=True)
+class RacingOptions:
+    """`rungs`: numbers of images, ascending, the last one the full budget.
+
+    keep            fraction of a generation that goes from one rung to the next (rounded up)
+    margin          a candidate may be that much worse than the weakest of the K best, relatively, and go on
+    parents         K
+    surrogate_keep  fraction that is sampled at all when there is a surrogate
+    """
+
+    rungs: tuple[int, ...]
+    keep: float = 0.25
+    margin: float = 0.1
+    parents: int = 10
+    surrogate_keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
+            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
+        if not (0 < self.keep <= 1 and 0 < self.surrogate_keep <= 1):
+            raise ConfigError(f"keep {self.keep}, surrogate_keep {self.surrogate_keep}: allowed are above 0 to 1")
+        if not self.margin >= 0 or self.parents < 1:
+            raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
+
+    def most_images(self, population: int, *, surrogate: bool = False) -> int:
+        """Images of a generation in which nobody is below the bar, protected genomes apart."""
+        left = math.ceil(self.surrogate_keep * population) if surrogate else population
+        total, before = 0, 0
+        for rung in self.rungs:
+            total += left * (rung - before)
+            left, before = math.ceil(self.keep * left), rung
+        return total
+
+
+@dataclass(frozen=True)
+class ResponseOptions(CheckedOptions):
+    """`genomes` of each round that see one chunk of images, then `finalists` of each round that see all of them.
+
+    pool    chunks that candidates take in turn; so many of full precision are sampled once
+    apart   layers at least in which the genomes of a round differ
+    probes  draws of random signs for the sensitivities that the model starts from
+    """
+
+    genomes: Rounds = (32, 8, 8, 8)
+    finalists: Rounds = (4, 2)
+    pool: Count = 16
+    apart: Count = 4
+    probes: Count = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.genomes[0] < 3:
+            raise ConfigError(f"genomes {list(self.genomes)}: found {self.genomes[0]} at first, expected at least 3")
+
+    def most_images(self, *, images: int, chunk: int) -> int:
+        """Images that are sampled at most."""
+        return sum(self.genomes) * chunk + sum(self.finalists) * images

@@ -1,0 +1,185 @@
+"""Values of a profile: strict, never converted, and one line for every value that is not allowed."""
+
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.options import spelling
+
+T = TypeVar("T")
+OWN = "profile"
+"""Type of the errors that say everything themselves."""
+
+
+def refused(message: str) -> PydanticCustomError:
+    """An error whose whole text is given."""
+    return PydanticCustomError(OWN, "{text}", {"text": message})
+
+
+def matching(pattern: str, description: str) -> AfterValidator:
+    """Texts of a form only; `pattern` is matched as a whole."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise refused(f"found {reprlib.repr(text)}, expected {description}")
+        return text
+
+    return AfterValidator(check)
+
+
+def as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """The value itself once it is checked, so that 1 does not become 1.0."""
+    check(value)
+    return value
+
+
+def without_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse values that occur twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise refused(f"found {reprlib.repr(value)} twice, expected a list without repetition (non-unique)")
+    return values
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple; anything else is left to be refused."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Name = Annotated[
+    str,
+    matching(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", "a name of letters, digits and . + _ - (it becomes part of paths)"),
+]
+Bits = Annotated[
+    str,
+    matching("w([2-8]|16)a([2-8]|16)", "weight bits 2 to 8 or 16 and activation bits 2 to 8 or 16, e.g. w4a8"),
+]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, WrapValidator(as_written)]
+Unique = Annotated[tuple[T, ...], AfterValidator(without_repetition), BeforeValidator(as_tuple)]
+Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+
+
+class Part(BaseModel):
+    """A mapping of a profile: a key for each field, and no others.
+
+    It reads as an object (`part.steps`) and as a mapping of the keys that are given (`part["steps"]`).
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_by_name=False, validate_by_alias=True
+    )
+
+    @classmethod
+    def names(cls) -> dict[str, str]:
+        """Key → field."""
+        return {field.alias or name: name for name, field in cls.model_fields.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def has_its_keys(cls, content: Any) -> Any:
+        """Refuse unknown and missing keys, in words."""
+        if not isinstance(content, Mapping):
+            return content
+        known = cls.names()
+        for key in content:
+            if key not in known:
+                hint = did_you_mean(str(key), known)
+                raise refused(f": unknown key {key!r}; allowed are {', '.join(known)}{hint}")
+        missing = [key for key, name in known.items() if cls.model_fields[name].is_required() and key not in content]
+        if missing:
+            raise refused(f": missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}")
+        for key in content:
+            if content[key] is None and cls.model_fields[known[key]].default is None:
+                raise refused(f".{key}: found None; give a value, or leave the key out")
+        return content
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise KeyError(key)
+        return getattr(self, self.names()[key])
+
+    def __contains__(self, key: object) -> bool:
+        return any(name in self.model_fields_set for alias, name in self.names().items() if alias == key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default` where the profile does not have it."""
+        return self[key] if key in self else default  # noqa: SIM401
+
+    def keys(self) -> Iterator[str]:
+        """The keys that the profile has."""
+        return (key for key in self.names() if key in self)
+
+
+Keyed = Mapping[str, Any] | Part
+"""What is read by names: a plain mapping, or a part."""
+
+TYPE_WORDS = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+}
+LIMIT_WORDS = {
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt}",
+    "string_too_short": "a text of at least {min_length} characters",
+}
+
+
+def check(model: type[T], content: Any) -> T:
+    """A model from plain YAML or JSON; ConfigError for the first thing that it does not allow."""
+    try:
+        return model.model_validate(content)  # type: ignore[attr-defined]
+    except ValidationError as problem:
+        raise ConfigError(describe(problem.errors(include_url=False)[0])) from None
+
+
+def place(path: Sequence[Any]) -> str:
+    """Where in the profile: `tables.table2.blocks[0].bits`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "profile"
+
+
+def describe(problem: ErrorDetails) -> str:
+    """One line for a value that is not allowed: where, what was found, what is allowed."""
+    path, kind, limits = list(problem["loc"]), problem["type"], problem.get("ctx", {})
+    if path and path[-1] == "[key]":
+        path = path[:-2]
+    where, value = place(path), problem["input"]
+    found = f"{where}: found {reprlib.repr(value)}"
+    if kind == OWN:
+        return f"{where}: {limits['text']}" if limits["text"][0] not in ".:" else f"{where}{limits['text']}"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", limits["expected"])
+        return f"{found}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}"
+    if kind in TYPE_WORDS:
+        return f"{found}, expected {TYPE_WORDS[kind]}{spelling(value, TYPE_WORDS[kind])}"
+    if kind in LIMIT_WORDS:
+        return f"{found}, expected {LIMIT_WORDS[kind].format(**limits)}"
+    if kind == "too_short":
+        holds = "a mapping with at least {} entries" if isinstance(value, Mapping) else "a list of length at least {}"
+        return f"{found}, expected {holds.format(limits['min_length'])}"
+    return f"{found}: {problem['msg']}"

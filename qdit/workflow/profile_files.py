@@ -1,0 +1,160 @@
+"""Profiles as files: YAML or JSON without repeated keys, and overlays that are laid over the default profile."""
+
+import json
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.repository import ROOT
+from qdit.workflow.profile_models import ProfileModel
+
+DEFAULT = "mini"
+"""Profile that overlays are laid over."""
+MOST_VALUES, MOST_LEVELS = 1_000_000, 50
+"""Values of a file, with each alias written out, and levels of lists and mappings."""
+
+
+class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML whose mappings name every key once; YAML itself lets the last one win without a word."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse repeated keys, before `<<` brings in others, which may be overwritten."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise ConfigError(
+                        f"key {key.value!r} stands in line {lines[key.value]} and again in line {line}; keep one"
+                    )
+                lines[key.value] = line
+        super().flatten_mapping(node)
+
+
+def profile_file(name: str | Path) -> Path:
+    """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
+    named = ROOT / "config" / f"{name}.yaml"
+    return named if named.is_file() else Path(name)
+
+
+def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Profiles and overlays, each laid over those before it, and `values` over all of them; not checked.
+
+    Below them lies the default profile, unless one of them is a whole profile. Mappings are merged key by key,
+    everything else is replaced.
+    """
+    layers = [read_mapping(profile_file(name)) for name in names]
+    if not any(map(is_whole, layers)):
+        layers.insert(0, read_mapping(profile_file(DEFAULT)))
+    profile: dict[str, Any] = {}
+    for layer in [*layers, values or {}]:
+        profile = merged(profile, layer)
+    return profile
+
+
+def is_whole(content: Mapping[str, Any]) -> bool:
+    """Whether a file is a profile that takes nothing of the default one: it says so, or has all required parts.
+
+    What a run wrote down, results/<profile>/profile.json, is one of these.
+    """
+    required = {name for name, field in ProfileModel.model_fields.items() if field.is_required()}
+    return content.get("standalone") is True or required <= content.keys()
+
+
+def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`overlay` laid over `base`, as Snakemake does it; a copy that shares nothing with either.
+
+    Mappings that a YAML alias makes one (`options: *learned`) are therefore changed one by one.
+    """
+    result = {key: unshared(value) for key, value in base.items()}
+    for key, value in overlay.items():
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            result[key] = merged(below, value)
+        elif value != {} or key not in result:  # an empty mapping changes nothing
+            result[key] = unshared(value)
+    return result
+
+
+def unshared(value: Any) -> Any:
+    """A copy of plain data in which no two places are the same object."""
+    if isinstance(value, Mapping):
+        return {key: unshared(inner) for key, inner in value.items()}
+    return [unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping; ConfigError if it is not there, not valid, or names a key twice."""
+    try:
+        content = parsed(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
+    except (FileNotFoundError, IsADirectoryError):
+        known = sorted(file.stem for file in (ROOT / "config").glob("*.yaml"))
+        hint = did_you_mean(path.stem, known)
+        raise ConfigError(f"profile {path}: no such file; known by name are {', '.join(known)}{hint}") from None
+    except OSError as problem:
+        raise ConfigError(f"{path}: cannot be read ({problem.strerror}); make it readable") from None
+    except ConfigError as problem:
+        raise ConfigError(f"{path}: {problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ConfigError(f"{path}: not valid {kind} ({' '.join(str(problem).split())}); correct the file") from None
+    if is_endless(content):
+        raise ConfigError(
+            f"{path}: with its aliases written out it holds more than {MOST_VALUES:,} values, or {MOST_LEVELS} levels;"
+            " no profile is that large, correct the file"
+        )
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {reprlib.repr(content)}, expected a mapping (see config/mini.yaml)")
+    return content
+
+
+def parsed(text: str, *, is_json: bool) -> Any:
+    """Content of a file."""
+    if is_json:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    return yaml.load(text, Loader=UniqueKeyLoader)  # a safe loader
+
+
+def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `snakemake --config`, which leaves numbers and truth values inside a mapping as texts."""
+    return {key: value if isinstance(value, str) else retyped(value) for key, value in values.items()}
+
+
+def retyped(value: Any) -> Any:
+    """Plain data whose texts are read as YAML reads a word."""
+    if isinstance(value, Mapping):
+        return {key: retyped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [retyped(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    scalar = yaml.SafeLoader("").resolve(yaml.ScalarNode, value, (True, False))
+    is_word = scalar.removeprefix("tag:yaml.org,2002:") in ("int", "float", "bool", "null")
+    return yaml.safe_load(value) if is_word else value
+
+
+def is_endless(content: Any) -> bool:
+    """Whether aliases within aliases make a file larger than any profile is."""
+    waiting, values = [(content, 0)], 0
+    while waiting:
+        outer, level = waiting.pop()
+        below = list(outer.values()) if isinstance(outer, dict) else outer if isinstance(outer, list) else []
+        values += len(below)
+        if values > MOST_VALUES or level > MOST_LEVELS:
+            return True
+        waiting += [(inner, level + 1) for inner in below]
+    return False
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, each of whose keys stands there once."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"key {twice!r} stands in one object twice; keep one of them")
+    return content

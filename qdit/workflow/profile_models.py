@@ -1,0 +1,282 @@
+"""What a profile may say: a model for each of its parts. Their references to each other: `profile_references`."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from qdit.search.options import Kind
+from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Several, Text, Unique, matching
+
+PRINTED_KINDS = ("table1", "table2", "table3", "table4", "table5", "table6", "ptq4dit_table1", "tq_dit")
+"""Kinds of tables with printed numbers in results/published/<kind>.csv."""
+
+TableKind = Literal[
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "ptq4dit_table1",
+    "tq_dit",
+    "variants",
+    "transfer",
+    "integer",
+    "qc",
+]
+"""What a table is: one of a paper, variants of a method, transfer of allocations, both modes, the controls."""
+Extractor = Literal["digit-classifier", "digit-classifier-16", "inception-adm"]
+
+
+class Compute(Part):
+    """Where the steps compute, and in which precision they sample."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    dtype: Literal["float32", "float16"] | None = None
+
+
+class Shape(Part):
+    """What differs from DiT-XL/2 at 256×256, for the plan and to refuse weights of another model."""
+
+    input_size: Count = 32
+    patch_size: Count = 2
+    in_channels: Count = 4
+    hidden_size: Count = 1152
+    depth: Count = 28
+    num_heads: Count = 16
+    mlp_ratio: Count = 4
+    num_classes: Count = 1000
+
+
+class Model(Part):
+    """Forms (name → weights) of a model; further an image model has an extractor and a reference, a video model has
+    instruments, or a text encoder and a VAE.
+    """
+
+    forms: Annotated[dict[Name, Text], Field(min_length=1)]
+    extractor: str | None = None
+    reference: str | None = None
+    """`digits`, `digits-16` or a name under `references`."""
+    instruments: Text | None = None
+    """Networks that score clips, of a model of the mini video world."""
+    text_encoder: Text | None = None
+    """Folder of T5, of a video model of latents, whose clips VBench scores."""
+    shape: Shape | None = None
+    vae: Text | None = None
+    """Weights that decode latents, config.json beside them; none: the model makes pixels."""
+
+
+class FetchedFile(Part):
+    """Where a file comes from that is not part of the repository; only `qdit fetch` downloads it."""
+
+    url: Annotated[str, matching(r"https?://\S+", "a web address that begins with https://")] | None = None
+    hub: (
+        Annotated[str, matching(r"[\w.-]+/[\w.-]+", "a repository on the Hugging Face hub such as owner/name")] | None
+    ) = None
+    file: Text | None = None
+    """Of the hub's repository."""
+    revision: Text | None = None
+    sha256: (
+        Annotated[str, matching("[0-9a-f]{8,64}", "a hex digest, or its first 8 or more characters, as text in quotes")]
+        | None
+    ) = None
+    member: Text | None = None
+    """Of the zip at the url: the file itself."""
+    megabytes: Annotated[Number, Field(ge=0)] | None
+    """About; for the plan. Null: unknown."""
+    licence: Text
+
+
+class Sampling(Part):
+    """Images of a run, in which chunks (a batch, a file) and shards (a job)."""
+
+    images: Annotated[int, Field(ge=4)]
+    chunk: Count
+    chunks_per_shard: Count
+    resamples: Annotated[int, Field(ge=20)] = 200
+    """Of the bootstrap behind the intervals."""
+
+
+class Calibration(Part):
+    """Noisy images or clips of each kind."""
+
+    trajectory: Count
+    ndtc: Count
+    ndtc_wide: Count = Field(alias="ndtc-wide")
+    uniform: Count
+    per_step: Count = Field(alias="per-step")
+
+
+class VBench(Part):
+    """VBench itself, for runs of tables of kind table3 (docs/vbench.md)."""
+
+    weights: Text
+    """Folder."""
+    python: Text | None = None
+    """Of VBench's environment; default results/<profile>/envs/vbench/bin/python."""
+
+
+class Fvd(Part):
+    """The network of FVD: TorchScript; a whole sha256 under files, or it is not opened."""
+
+    i3d: Text
+
+
+class Video(Part):
+    """Clips of every run of a video model."""
+
+    suite: Text
+    """Prompts and the dimensions each is scored in, in VBench's full_info schema."""
+    prompts: Count | None = None
+    """Distinct ones of the suite, for a plan while its file is not there."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Of what samples clips, instead of compute.dtype."""
+    clips: Count
+    """Of each prompt."""
+    chunk: Count
+    chunks_per_shard: Count
+    calibration: Calibration
+
+
+class Clip(Part):
+    """What a video model of latents makes; without `shift` its size decides that."""
+
+    frames: Count
+    height: Count
+    """In pixels."""
+    width: Count
+    fps: Count
+
+
+class Setting(Part):
+    """A protocol: model, sampler, steps and guidance."""
+
+    model: str
+    sampler: Literal["ddim", "ddpm", "rectified-flow"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    cfg_scale: Annotated[Number, Field(ge=0)]
+    shift: Annotated[Number, Field(gt=0)] | None = None
+    """Of the timesteps of rectified flow towards noise."""
+    clip: Clip | None = None
+
+
+class SearchedAt(Part):
+    """The place of a search, as far as it is not the run's own."""
+
+    setting: str | None = None
+    form: str | None = None
+    bits: Bits | None = None
+
+
+class OtherCalibration(Part):
+    """Another kind of calibration data in the place of the one that the method asks for."""
+
+    ndtc: Literal["ndtc", "ndtc-wide"] | None = None
+
+
+class MethodEntry(Part):
+    """A row: a method and its options."""
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    allocation: Text | None = None
+    """A file in the repository: layer → group size."""
+    search: str | None = None
+    """The allocation that this search finds, for each setting, form and bits of a run."""
+    searched_at: SearchedAt | None = None
+    base: str | None = None
+    """Label whose checkpoints this method corrects instead of making its own (ptqd)."""
+    calibration: OtherCalibration | None = None
+    about: Text | None = None
+    """What tables print for a label that is no method of a paper."""
+
+
+class AllocationBudget(Part):
+    """What all searches share: their budget, and how an allocation is measured."""
+
+    sizes: Annotated[Unique[Count], Field(min_length=1)]
+    reference: Count
+    images: Annotated[int, Field(ge=2)]
+    chunk: Count
+    metric: Literal["fd_fp", "fid"]
+    fresh: Annotated[int, Field(ge=0)] = 0
+
+
+class Search(Part):
+    """A search for group sizes."""
+
+    kind: Kind
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of its own draws and of which noise it sees."""
+    as_released: bool = False
+    """Mean-group constraint, symmetric quantizers, replayed draws."""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Published(Part):
+    """Which printed rows a block is compared with."""
+
+    resolution: int
+    steps: int
+    cfg_scale: Number
+
+
+class Block(Part):
+    """Rows of a table at one setting, form and scope."""
+
+    setting: str
+    form: str
+    scope: Literal["common", "own"]
+    bits: Annotated[Unique[Bits], Field(min_length=1)]
+    methods: Annotated[Unique[str], Field(min_length=1)]
+    fitted: Unique[str] = ()
+    base: str | None = None
+    """Of kind variants: the method that the others of the block are variants of."""
+    published: Published | None = None
+
+
+class Table(Part):
+    """A table of the report."""
+
+    kind: TableKind
+    title: Text | None = None
+    """Instead of the kind's own."""
+    opt_in: bool = False
+    """Made only when asked for by name (snakemake --cores all NAME)."""
+    fitted: Unique[str] = ()
+    blocks: Several[Block]
+
+
+class ProfileModel(Part):
+    """A whole profile."""
+
+    profile: Name
+    standalone: bool = False
+    """A whole profile, nothing of config/mini.yaml is taken."""
+    compute: Compute | None = None
+    seed: Annotated[int, Field(ge=0)]
+    face: Text
+    miniature: Text | None = None
+    """What the miniature is made of; tables then say that published numbers are of another kind."""
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    extractors: Annotated[dict[Extractor, Text], Field(min_length=1)]
+    references: dict[Name, Text] = Field(default_factory=dict)
+    """Name → an ADM batch: mu, sigma, mu_s, sigma_s, arr_0."""
+    files: dict[Text, FetchedFile] = Field(default_factory=dict)
+    sampling: Sampling
+    calibration: Calibration
+    vbench: VBench | None = None
+    fvd: Fvd | None = None
+    video: Video | None = None
+    settings: Annotated[dict[Name, Setting], Field(min_length=1)]
+    methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
+    allocation: AllocationBudget | None = None
+    searches: dict[Name, Search] = Field(default_factory=dict)
+    tables: Annotated[dict[Name, Table], Field(min_length=1)]
+
+
+def json_schema() -> str:
+    """The JSON schema of a profile, for editors: what it says without the references between parts."""
+    schema = ProfileModel.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

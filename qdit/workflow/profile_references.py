@@ -1,0 +1,192 @@
+"""References between the parts of a profile: every name that one part uses is defined by another, and fits there."""
+
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+from qdit.core.errors import ConfigError
+from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_options import check_method_options
+from qdit.workflow.profile_facts import (
+    DIGITS_REFERENCES,
+    VIDEO_KEYS,
+    clips_of,
+    full_precision_label,
+    is_full,
+    is_video,
+    is_video_model,
+)
+from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
+from qdit.workflow.searches import check_method_search, check_searches, place_of, require
+
+RECTIFIED_FLOW = "rectified-flow"
+"""Sampler of video models."""
+MOST_BITS = dict.fromkeys(("table1", "table4", "table6", "transfer", "qc"), 1)
+"""Kinds of tables whose blocks have one bit width."""
+METHODS: dict[str, tuple[int, int | None]] = {"table4": (1, 5), "qc": (2, 2)}
+"""Kinds of tables → how many methods a block has: the five steps of the printed table, the two controls."""
+
+
+def check_references(profile: ProfileModel) -> None:
+    """Raise ConfigError unless every name that one part uses is defined by another."""
+    for name, model in profile.models.items():
+        check_model(profile, model, f"models.{name}")
+    for name, setting in profile.settings.items():
+        require(setting.model, profile.models, f"settings.{name}.model")
+        check_sampler(profile, name, setting)
+    if profile.video is not None:
+        clips_of(profile)
+    check_files(profile)
+    check_searches(profile)
+    for label, entry in profile.methods.items():
+        check_method(entry, f"methods.{label}")
+        check_method_search(profile, label)
+        if entry.base is not None:
+            require(entry.base, profile.methods, f"methods.{label}.base")
+    full_precision_label(profile)
+    for name, table in profile.tables.items():
+        check_table(profile, table, f"tables.{name}")
+
+
+def check_table(profile: ProfileModel, table: Table, place: str) -> None:
+    """Raise unless the blocks of a table are such as its kind has, and use what is defined."""
+    check_kind(profile, table, place)
+    for label in table.fitted:
+        require(label, profile.methods, f"{place}.fitted")
+    for index, block in enumerate(table.blocks):
+        where = f"{place}.blocks[{index}]"
+        require(block.setting, profile.settings, f"{where}.setting")
+        require(block.form, profile.models[profile.settings[block.setting].model].forms, f"{where}.form")
+        for label in [*block.methods, *block.fitted]:
+            require(label, profile.methods, f"{where}.methods")
+        check_family(profile, table, block, where)
+
+
+def check_model(profile: ProfileModel, model: Model, where: str) -> None:
+    """Raise unless a model says how its images or its clips are made and scored: with an extractor and a reference,
+    with instruments, or (clips of latents, which VBench scores) with a text encoder and a VAE.
+    """
+    if is_video_model(model):
+        check_video_model(profile, model, where)
+        return
+    if missing := [name for name in ("extractor", "reference") if name not in model]:
+        raise ConfigError(
+            f"{where}: missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}, or instruments if it"
+            " is a video model"
+        )
+    require(model["extractor"], list(profile.extractors), f"{where}.extractor")
+    require(model["reference"], [*DIGITS_REFERENCES, *profile.references], f"{where}.reference")
+
+
+def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
+    """Raise unless a video model has what it needs and nothing else."""
+    mark = next(name for name in VIDEO_KEYS if name in model)
+    needed = [mark, *VIDEO_KEYS[mark]]
+    if excess := [name for name in sorted(model.model_fields_set) if name not in ("forms", *needed)]:
+        raise ConfigError(
+            f"{where}: found {mark} and {', '.join(excess)}; such a video model has {' and '.join(needed)} only"
+        )
+    if missing := [name for name in needed if name not in model]:
+        raise ConfigError(f"{where}: has a {mark}, so it makes latents of clips, and no {missing[0]}; add it")
+    if profile.video is None:
+        raise ConfigError(f"{where}: has {mark}, so it is a video model, and there is no `video`; add it")
+
+
+def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
+    """Raise unless a video model is sampled by rectified flow, and only that."""
+    video, flows = is_video(profile, name), setting.sampler == RECTIFIED_FLOW
+    if video != flows:
+        kind, allowed = ("a video", RECTIFIED_FLOW) if video else ("an image", "ddim, ddpm")
+        raise ConfigError(
+            f"settings.{name}.sampler: found {setting.sampler!r}; {setting.model} is {kind} model, allowed are"
+            f" {allowed}"
+        )
+    if setting.shift is not None and not video:
+        raise ConfigError(f"settings.{name}.shift: only rectified flow has one; remove it")
+    of_latents = profile.models[setting.model].text_encoder is not None
+    if of_latents and setting.clip is None:
+        raise ConfigError(f"settings.{name}: missing clip, what a video model of latents makes; add it")
+    if setting.clip is not None and not of_latents:
+        raise ConfigError(f"settings.{name}.clip: found one; only video models of latents have it, remove it")
+
+
+def check_family(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
+    """Raise for a block of clips in a table of images or the other way round, and for a search on clips."""
+    video = is_video(profile, block.setting)
+    if video != (table.kind == "table3") and not (video and table.kind == "qc"):
+        what, others = ("clips", "table3 and qc") if video else ("images", "all but table3")
+        raise ConfigError(
+            f"{where}.setting: {block.setting!r} makes {what}, the table is of kind {table.kind}; tables of {what} are"
+            f" of kind {others}"
+        )
+    for label in block.methods:
+        for bits in block.bits:
+            search = place_of(profile, setting=block.setting, form=block.form, label=label, bits=bits)
+            if search is not None and is_video(profile, search.setting):
+                raise ConfigError(
+                    f"{where}.methods: {label} takes the allocation of a search at {search.setting}, and the"
+                    " workflow runs no searches on clips; give group_size, or an allocation file"
+                )
+
+
+def check_files(profile: ProfileModel) -> None:
+    """Raise for an entry of `files` that does not say where its file is from; one that nothing needs is no mistake."""
+    for path, entry in profile.files.items():
+        if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
+            raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
+
+
+def check_kind(profile: ProfileModel, table: Table, place: str) -> None:
+    """Raise for a block that lacks or has what only blocks of another kind of table have."""
+    controlled = set()
+    for index, block in enumerate(table.blocks):
+        where = f"{place}.blocks[{index}]"
+        check_length(block.bits, (1, MOST_BITS.get(table.kind)), f"{where}.bits")
+        check_length(block.methods, METHODS.get(table.kind, (1, None)), f"{where}.methods")
+        if block.published is not None and table.kind not in PRINTED_KINDS:
+            raise ConfigError(f"{where}.published: tables of kind {table.kind} have no printed numbers; remove it")
+        check_base(profile, table, block, where)
+        if table.kind == "qc":
+            check_controls(profile, block, where)
+            if (pair := (block.setting, block.form)) in controlled:
+                raise ConfigError(f"{where}: {' '.join(pair)} has controls already; one pair for each, remove a block")
+            controlled.add(pair)
+
+
+def check_length(values: Iterable[Any], limits: tuple[int, int | None], where: str) -> None:
+    """Raise unless a list has at least and at most so many values."""
+    values, (least, most) = list(values), limits
+    if len(values) < least:
+        raise ConfigError(f"{where}: found {reprlib.repr(values)}, expected a list of length at least {least}")
+    if most is not None and len(values) > most:
+        raise ConfigError(f"{where}: found {reprlib.repr(values)}, expected a list of length at most {most}")
+
+
+def check_base(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
+    """Raise unless blocks of kind variants, and only these, have a base among their methods."""
+    if table.kind != "variants":
+        if block.base is not None:
+            raise ConfigError(f"{where}.base: found {block.base!r}; only blocks of kind variants have one, remove it")
+        return
+    if block.base is None:
+        raise ConfigError(f"{where}: missing base; add it")
+    require(block.base, [label for label in block.methods if not is_full(profile, label)], f"{where}.base")
+
+
+def check_controls(profile: ProfileModel, block: Block, where: str) -> None:
+    """Raise unless one of the two controls is full precision."""
+    if sum(is_full(profile, label) for label in block.methods) != 1:
+        raise ConfigError(
+            f"{where}.methods: found {reprlib.repr(list(block.methods))}, expected two controls:"
+            f" {full_precision_label(profile)} and a method that destroys the images at these bits"
+        )
+
+
+def check_method(entry: MethodEntry, where: str) -> None:
+    """Raise for an unknown method, an option that it does not have, or a value that the option cannot have.
+
+    Whether a group size divides is known only with the model: the quantize step says so.
+    """
+    require(entry.method, method_sources(), f"{where}.method")
+    allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}
+    check_method_options(entry.method, entry.options | allocated, place=f"{where}.options")
