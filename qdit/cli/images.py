@@ -1,6 +1,5 @@
 """The steps of the workflow as commands of `qdit`: calibrate, quantize, sample, features, reference, evaluate."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from qdit.cli.options import Device, Dtype, Vae, on_device
 from qdit.core.errors import ConfigError, QditError, Unsupported
+from qdit.core.files import parse_json
 
 if TYPE_CHECKING:
     from qdit.sampling.protocol import Protocol
@@ -56,8 +56,8 @@ def protocol(
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
     """The JSON object that a flag holds."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as problem:
+        value = parse_json(text)
+    except ValueError as problem:
         raise ConfigError(f"{flag} {text!r}: not valid JSON ({problem}); example: '{{\"group_size\": 16}}'") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{flag} {text!r}: expected a JSON object; example: '{{\"group_size\": 16}}'")

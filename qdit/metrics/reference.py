@@ -7,8 +7,8 @@ import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.files import save_arrays
+from qdit.core.npz import member_names, read_member, stream_member
 from qdit.metrics.features import Extractor, Images
-from qdit.metrics.npz import member_names, read_member, stream_member
 from qdit.metrics.statistics import Moments, moments
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from qdit.core.errors import CheckpointError, ConfigError
-from qdit.core.files import load_tensors, save_tensors, sha256_file
+from qdit.core.files import load_tensors, one_line, save_tensors, sha256_file
 from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import from_diffusers, read_folder, to_diffusers, use_original_frequencies
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, verify_manifest, write_manifest
 from qdit.models.network import Network, NetworkConfig, config_class, family_of, require_dit
-from qdit.models.state import build, check_values, infer_config, one_line, read_config, require_plain
+from qdit.models.state import build, check_values, infer_config, read_config, require_plain
 from qdit.models.stdit3_state import (
     build_stdit3,
     infer_stdit3_config,

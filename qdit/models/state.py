@@ -40,12 +40,6 @@ PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
 }
 
 
-def one_line(problem: object, limit: int = 160) -> str:
-    """The text of a foreign error as one line of at most `limit` characters."""
-    text = " ".join(str(problem).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def listed(names: Collection[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(sorted(names)[:limit])

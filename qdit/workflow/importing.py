@@ -6,8 +6,8 @@ from typing import Any
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
 from qdit.core.files import sha256_file
+from qdit.core.npz import stream_member
 from qdit.metrics.extractors import load_extractor
-from qdit.metrics.npz import stream_member
 from qdit.metrics.reference import import_adm_reference, save_reference
 from qdit.models.loading import load_dit, load_model, save_model
 from qdit.models.network import config_class, require_stdit3
