@@ -31,11 +31,12 @@ from torch import Tensor
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.core.files import save_tensors, write_json
 from qdit.models.config import DiTConfig
-from qdit.models.diffusers_format import CONFIG_FILE, REQUIRED, WEIGHTS_FILE
+from qdit.models.diffusers_format import REQUIRED, WEIGHTS_FILE
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
-from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, compact, load_checkpoint
+from qdit.models.weights_files import CONFIG_FILE
+from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, load_checkpoint, stored_tensors
 
 DESCRIBED = ("format", "model", "sites", "record")
 """What of a checkpoint's configuration an exported folder keeps: how to build the modules, and what made them."""
@@ -152,7 +153,8 @@ class QditQuantizer(DiffusersQuantizer):
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The packed tensors, as `qdit export` writes them."""
-        return stored_tensors({name.removeprefix("network."): t for name, t in state_dict.items()}), {}
+        state = {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
+        return stored_tensors(state, DiTConfig(**self.checkpoint["model"]["config"])), {}
 
     @property
     def is_serializable(self) -> bool:
@@ -191,11 +193,6 @@ def take(model: Any, network: DiT) -> None:
     model.network = network.requires_grad_(False)
 
 
-def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's state as it is stored: without positions, in half precision where that loses nothing."""
-    return {name: compact(tensor) for name, tensor in state.items() if name != "pos_embed"}
-
-
 def from_checkpoint(folder: Path | str) -> DiTTransformer2DModel:
     """The DiTTransformer2DModel of a checkpoint folder that `qdit quantize` wrote; CheckpointError as there.
 
@@ -223,7 +220,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
     loaded = load_checkpoint(checkpoint)
     require_no_correction(loaded, str(checkpoint))
     values = {"_class_name": DiTTransformer2DModel.__name__, **diffusers_config(loaded.model.config)}
-    save_tensors(folder / WEIGHTS_FILE, stored_tensors(loaded.model.state_dict()))
+    save_tensors(folder / WEIGHTS_FILE, stored_tensors(loaded.model.state_dict(), loaded.model.config))
     write_json(folder / CONFIG_FILE, values | {"quantization_config": QditConfig(described(loaded)).to_dict()})
     return [folder / CONFIG_FILE, folder / WEIGHTS_FILE, write_manifest(folder)]
 

@@ -14,7 +14,7 @@ from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, Unsupported, did_you_mean
 from qdit.core.files import sha256_file, sha256_json
-from qdit.models.loading import load_model
+from qdit.models.loading import load_model, weights_sha256
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
@@ -179,7 +179,7 @@ def quantize_weights_file(
         "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
         "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
         "code": code_digest("qdit.methods.method", type(chosen).__module__),
-        "weights_sha256": sha256_file(weights),
+        "weights_sha256": weights_sha256(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
     if base is None:
