@@ -264,27 +264,6 @@ def features(
         extract_file(samples, shard, extractor, extractor_weights, device=place)
 
 
-def reference(
-    out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
-    data: Annotated[str, typer.Option(help="digits (8×8) or digits-16 (upsampled to 16×16).")] = "digits",
-    extractor: Extractor = "digit-classifier",
-    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
-    threads: Threads = 1,
-) -> None:
-    """Compute the statistics of real images.
-
-    FID, sFID, precision and recall compare with them: all 1,797 digits.
-
-    \b
-    Example:
-      qdit reference reference.npz
-    """
-    from qdit.mini.digits_reference import make_digits_reference
-
-    use_threads(threads)
-    make_digits_reference(data, extractor, extractor_weights, out)
-
-
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Folder of chunks and features.")],
     out: Annotated[Path, typer.Argument(help="metrics.json to write.")],

@@ -19,6 +19,7 @@ from qdit.cli import images as cli_steps
 from qdit.cli import kernels as cli_kernels
 from qdit.cli import paper as cli_paper
 from qdit.cli import report as cli_report
+from qdit.cli import samples as cli_samples
 from qdit.cli import search as cli_search
 from qdit.cli import vbench as cli_vbench
 from qdit.cli import video as cli_video
@@ -75,12 +76,14 @@ def options(
 
 
 SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
-SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
+SCORING = (cli_steps.features, cli_samples.reference, cli_steps.evaluate)
+EXCHANGE = (cli_samples.import_samples, cli_samples.export_samples)
 REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.report, cli_report.compare, cli_paper.explain)
 PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)
 for step in (
     *SAMPLING,
     *SCORING,
+    *EXCHANGE,
     *REPORTING,
     cli_ab.ab,
     cli_ab.votes,

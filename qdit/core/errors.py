@@ -1,7 +1,8 @@
 """The errors a user can meet: one line saying what is wrong, the value found, what is allowed, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class QditError(Exception):
@@ -22,6 +23,15 @@ class DataError(QditError):
 
 class Unsupported(QditError):
     """A method cannot do what was asked of it (bit width, model, mode); tables show the reason."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Inside this context the message of every error begins with the name of what it is about (a layer, a file)."""
+    try:
+        yield
+    except QditError as problem:
+        raise type(problem)(f"{what}: {problem}") from None
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

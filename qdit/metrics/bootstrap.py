@@ -84,8 +84,10 @@ def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> di
 
 
 def _distances(features: Features, counts: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
-    """FID and sFID of every resample."""
-    pairs = {"fid": (features.pool, reference.pool), "sfid": (features.spatial, reference.spatial)}
+    """FID and, if the reference has what it needs, sFID of every resample."""
+    pairs = {"fid": (features.pool, reference.pool)}
+    if reference.spatial is not None:
+        pairs["sfid"] = (features.spatial, reference.spatial)
     return {name: to_reference(np.asarray(own, np.float64), counts, real) for name, (own, real) in pairs.items()}
 
 

@@ -9,7 +9,7 @@ from qdit.metrics.features import Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.reference import Reference
 from qdit.metrics.scores import inception_score, precision_recall
-from qdit.metrics.statistics import moments
+from qdit.metrics.statistics import Moments, moments
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class FullPrecision:
 def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None) -> dict[str, float | None]:
     """Metrics of N ≥ 4 images by their features.
 
-    fid, sfid, is, precision and recall follow guided-diffusion's evaluator. class_accuracy is the fraction of
-    images in which the classifier sees the asked label, None if its classes are not the labels. fd_fp is the
-    Fréchet distance of the pool features to those of `fp`, mse_fp the mean squared pixel difference on [0, 1] to
+    fid, sfid, is, precision and recall follow guided-diffusion's evaluator; sfid, precision and recall are None where
+    the reference was made of ready statistics without what they need. class_accuracy is the fraction of images in which
+    the classifier sees the asked label, None if its classes are not the labels or an image has no label (−1). fd_fp is
+    the Fréchet distance of the pool features to those of `fp`, mse_fp the mean squared pixel difference on [0, 1] to
     the image of the same index; both are None without `fp` and exactly 0 for the full-precision run itself.
     Raises DataError on no images, counts or extractors that do not fit, and features that are not finite.
     """
@@ -35,7 +36,7 @@ def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None
     precision, recall = _precision_recall(run.features, reference)
     metrics: dict[str, float | None] = {
         "fid": frechet_distance(pool, reference.pool),
-        "sfid": frechet_distance(moments(run.features.spatial), reference.spatial),
+        "sfid": None if reference.spatial is None else _sfid(run.features, reference.spatial),
         "is": inception_score(run.features.logits),
         "precision": precision,
         "recall": recall,
@@ -78,11 +79,19 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
         raise DataError(f"found {count} images and paired differences of shape {fp.errors.shape}; compare all images")
 
 
-def _precision_recall(features: Features, reference: Reference) -> tuple[float, float]:
-    if reference.pool_features is None:
+def _sfid(features: Features, spatial: Moments) -> float:
+    return frechet_distance(moments(features.spatial), spatial)
+
+
+def _precision_recall(features: Features, reference: Reference) -> tuple[float | None, float | None]:
+    if reference.pool_features is None and reference.extractor_digest == "":
         raise DataError("reference has no pool features for precision and recall; import it with import_adm_reference")
+    if reference.pool_features is None:
+        return None, None
     return precision_recall(reference.pool_features, features.pool)
 
 
-def _class_accuracy(run: RunFeatures) -> float:
+def _class_accuracy(run: RunFeatures) -> float | None:
+    if (run.labels < 0).any():
+        return None
     return float((run.features.logits.argmax(axis=1) == run.labels).mean())

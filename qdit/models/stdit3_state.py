@@ -70,16 +70,16 @@ def infer_stdit3_config(
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         return shape_of(shapes, name, dimensions, of="an STDiT3", where=where)
 
-    hidden, channels, frame_patch, patch, _ = shape("x_embedder.proj.weight", 5)
+    width, channels, frame_patch, patch, _ = shape("x_embedder.proj.weight", 5)
     text_tokens, text_width = shape("y_embedder.y_embedding", 2)
     values = {
         "in_channels": channels,
         "patch_size": patch,
         "frame_patch": frame_patch,
-        "hidden_size": hidden,
+        "hidden_size": width,
         "depth": len({name.split(".")[1] for name in shapes if name.startswith("spatial_blocks.")}),
-        "num_heads": hidden // shape("spatial_blocks.0.attn.q_norm.weight", 1)[0],
-        "mlp_ratio": shape("spatial_blocks.0.mlp.fc1.weight", 2)[0] // hidden,
+        "num_heads": width // shape("spatial_blocks.0.attn.q_norm.weight", 1)[0],
+        "mlp_ratio": shape("spatial_blocks.0.mlp.fc1.weight", 2)[0] // width,
         "text_width": text_width,
         "text_tokens": text_tokens,
         "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],

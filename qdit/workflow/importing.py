@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
-from qdit.core.npz import stream_member
 from qdit.metrics.extractors import load_extractor
-from qdit.metrics.reference import import_adm_reference, save_reference
+from qdit.metrics.reference import (
+    Reference,
+    check_adm_images,
+    import_adm_reference,
+    make_reference,
+    save_reference,
+)
 from qdit.models.config import STDiT3Config
 from qdit.models.loading import read_model, save_import
 from qdit.models.network import config_class, require_dit, require_stdit3
@@ -71,12 +76,21 @@ def import_reference_file(
     both before any feature is computed.
     """
     check_whole(batch, sha256)
-    for first in stream_member(batch, "arr_0", rows=1):
-        height, width = first.shape[1:3]
-        if resolution not in (None, height) or width != height:
-            raise DataError(
-                f"{batch}: holds images of {height}×{width} pixels, the models that it is the reference of make"
-                f" {resolution}×{resolution}; give the batch of that resolution"
-            )
-        break
+    height, width = check_adm_images(batch)
+    if resolution not in (None, height) or width != height:
+        raise DataError(
+            f"{batch}: holds images of {height}×{width} pixels, the models that it is the reference of make"
+            f" {resolution or height}×{resolution or height}; give the batch of that resolution"
+        )
     save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights, device=device)))
+
+
+def make_reference_file(data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu") -> Reference:
+    """A user's own images (a folder of PNGs, an npz) or ready statistics → our reference file."""
+    if not data.exists():
+        raise DataError(
+            f"{data}: no such file or folder; give a folder of PNGs, an npz of images, or one of statistics"
+        )
+    reference = make_reference(data, load_extractor(extractor, weights, device=device))
+    save_reference(out, reference)
+    return reference
