@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from qdit.core.errors import ConfigError, did_you_mean
-from qdit.report.data.learning_curves import read_reconstruction
+from qdit.report.data.learning_curves import read_reconstruction, read_silent_layers
 from qdit.report.data.metrics_json import NOT_RUN, OK, Row, RunKey, parse_bits, read_run
 from qdit.report.data.published import METHOD_NAMES, PublishedRow
 
@@ -159,6 +159,7 @@ def make_row(
         "short": METHOD_NAMES.get(key.label, key.label),
         "key": key,
         "reconstruction": reconstruction,
+        "rounded_to_nearest": read_silent_layers(key.folder(results)),
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
         "profile": profile["profile"],
         "face": profile["face"],
