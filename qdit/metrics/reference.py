@@ -168,6 +168,11 @@ def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
 
 def check_adm_images(path: Path) -> tuple[int, int]:
     """(height, width) of a batch's images; DataError unless there are enough, as uint8 (N, H, W, C)."""
+    if "arr_0" not in (names := member_names(path)):
+        raise DataError(
+            f"{path}: has no images (arr_0), found {', '.join(names)}; `qdit reference OUT --data {path.name}` takes"
+            " ready statistics without images"
+        )
     shape, dtype = member_shape(path, "arr_0")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in CHANNELS:
         raise DataError(

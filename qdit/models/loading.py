@@ -91,6 +91,7 @@ def read_model(
     sha256: str | None = None,
     settings: Mapping[str, Any] | None = None,
     usual: Mapping[str, Any] | None = None,
+    family: str | None = None,
 ) -> Loaded:
     """DiT or STDiT3 in eval mode and float32 from a file or folder of weights, and what had to be assumed.
 
@@ -100,6 +101,7 @@ def read_model(
     sha256      hex digest that the file must have; without it, a `manifest.json` beside the file that lists it
                 is used.
     settings    fields of the configuration that the caller knows. They must agree with what the file says.
+    family      `dit` or `stdit3` if the caller needs one of them.
     usual       what to assume of an STDiT3 where neither says it; without it only Open-Sora's own shape is assumed.
 
     A diffusers folder gives the original's function, not diffusers' (see qdit/models/diffusers_format.py).
@@ -118,8 +120,11 @@ def read_model(
         check_file(path, sha256)
         state, metadata = read_file(path)
         config, assumed = described_config(state, metadata, path, stated, usual or {})
+    if family not in (None, family_of(config)):
+        what = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}[family_of(config)]
+        raise ConfigError(f"{path}: holds {what}, asked for is the family {family}; give weights of that family")
     for name, value in stated.items():
-        if (said := getattr(config, name, value)) != value:  # a setting of the other family is the caller's to refuse
+        if (said := getattr(config, name, None)) != value:
             raise ConfigError(f"{path}: {name} {value} was asked for, the file says {said}; leave it out")
     where = str(path)
     if isinstance(config, DiTConfig):

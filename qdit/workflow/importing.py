@@ -16,7 +16,7 @@ from qdit.metrics.reference import (
 )
 from qdit.models.config import STDiT3Config
 from qdit.models.loading import read_model, save_import
-from qdit.models.network import config_class, require_dit, require_stdit3
+from qdit.models.network import config_class
 from qdit.models.stdit3_state import HIDDEN
 from qdit.workflow.fetch import check_whole
 
@@ -45,8 +45,7 @@ def import_weights_file(
         check_whole(source, sha256)
     unseen = ("num_heads",) if family == "dit" else HIDDEN
     stated = {name: shape[name] for name in unseen if name in shape}
-    loaded = read_model(source, settings=stated, usual=OPEN_SORA)
-    (require_dit if family == "dit" else require_stdit3)(loaded.model, where=str(source))
+    loaded = read_model(source, settings=stated, usual=OPEN_SORA, family=family)
     expected = usual | dict(shape)
     wrong = {
         name: (value, expected[name])
