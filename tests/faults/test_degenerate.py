@@ -1,4 +1,4 @@
-"""Silent and nearly silent layers, by every method on images and clips: a finite model, or an error that names a layer."""
+"""Silent and nearly silent layers, by every method on images and clips: finite models, and errors name the layer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.methods.method import quantize_model, registry
+from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.quant.apply import SILENT
 from qdit.sampling.calibration import KINDS
@@ -27,7 +28,7 @@ INPUTS: dict[str, Callable[[], tuple[torch.Tensor, ...]]] = {"image": inputs, "v
 
 
 def first_block(model: Any) -> Any:
-    return model.blocks[0] if hasattr(model, "blocks") else model.spatial_blocks[0]
+    return model.blocks[0] if isinstance(model, DiT) else model.spatial_blocks[0]
 
 
 def tiny_row(block: Any) -> None:
