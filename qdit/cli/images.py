@@ -8,7 +8,6 @@ import typer
 
 from qdit.cli.options import Device, Dtype, Vae, on_device
 from qdit.core.errors import ConfigError, QditError, Unsupported
-from qdit.core.files import parse_json
 
 if TYPE_CHECKING:
     from qdit.sampling.protocol import Protocol
@@ -55,6 +54,8 @@ def protocol(
 
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
     """The JSON object that a flag holds."""
+    from qdit.core.files import parse_json
+
     try:
         value = parse_json(text)
     except ValueError as problem:

@@ -1,12 +1,21 @@
 """The errors a user can meet: one line saying what is wrong, the value found, what is allowed, what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class QditError(Exception):
-    """Base of every error that the CLI prints as one line before exiting with code 2."""
+    """Base of every error that the CLI prints as one line before exiting with code 2.
+
+    Names out of a file may hold line breaks and a terminal's escape codes: they become blanks.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(CONTROL.sub(" ", str(message)))
 
 
 class ConfigError(QditError):
