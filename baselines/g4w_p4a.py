@@ -74,11 +74,12 @@ class G4wP4a(Method):
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))
+        log: dict[str, list[str]] = {}
         if weight_bits < FULL_PRECISION_BITS:
             sizes = layer_group_sizes(input_widths(model, weighted), options.group_size, None)
             batches = calibration["trajectory"].batches(HESSIAN_BATCH)
-            gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
+            log = gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
         if activation_bits < FULL_PRECISION_BITS:
             batches = calibration["ndtc"].batches(ACTIVATION_BATCH)
             calibrate_static_threshold(model, core, batches, bits=activation_bits)
-        return Quantized(model)
+        return Quantized(model, log=log)

@@ -22,6 +22,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, CountOrNone
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import Attention
@@ -108,7 +109,9 @@ class TqDit(Method):
             for site in select(model.sites(), roles=("patch_embed",)):
                 weight = linear_of(model, site).weight.detach().flatten(1)
                 scale = signed_scale(weight[:, None], weight_bits, per=0)
-                quantize_site(model, site, weight=symmetric_weight(weight, scale, weight_bits))
+                with naming(site.name):
+                    stored = symmetric_weight(weight, scale, weight_bits)
+                quantize_site(model, site, weight=stored)
         return Quantized(model)
 
 
@@ -150,7 +153,9 @@ def quantize_linear(
         rounds=options.rounds,
     )
     if weight_bits < FULL_PRECISION_BITS:
-        quantize_site(model, site, weight=symmetric_weight(weight, scale_w, weight_bits))
+        with naming(site.name):
+            stored = symmetric_weight(weight, scale_w, weight_bits)
+        quantize_site(model, site, weight=stored)
     if activation_bits < FULL_PRECISION_BITS:
         gelu = TwinGeluActivation(bits=activation_bits, positive_scale=scale_x)
         quantize_site(model, site, activation=gelu if twin else symmetric_activation(scale_x, activation_bits))

@@ -9,7 +9,8 @@
 diffusers has no entry points for quantizers, so the import itself enters ours in its two tables. An exported folder
 holds the same packed tensors as the checkpoint; the loaded object is a DiTTransformer2DModel whose layers are our own
 DiT's, so that every method, scope and kind of site works and the output bits are those of `load_checkpoint`. What
-reaches into diffusers' own blocks (LoRA, attention processors, gradient checkpointing) does not work on it, and it
+Loaded, its weights are float32 beside their codes; `pack(transformer)` keeps only the codes and gives the same bits.
+What reaches into diffusers' own blocks (LoRA, attention processors, gradient checkpointing) does not work on it, and it
 computes in float32. How DiTPipeline's images differ from those of `qdit sample`: docs/diffusers.md.
 """
 
@@ -31,11 +32,13 @@ from torch import Tensor
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.core.files import save_tensors, write_json
 from qdit.models.config import DiTConfig
-from qdit.models.diffusers_format import CONFIG_FILE, REQUIRED, WEIGHTS_FILE
+from qdit.models.diffusers_format import REQUIRED, WEIGHTS_FILE
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
-from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, compact, load_checkpoint
+from qdit.models.weights_files import CONFIG_FILE
+from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, load_checkpoint, stored_tensors
+from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
 """What of a checkpoint's configuration an exported folder keeps: how to build the modules, and what made them."""
@@ -152,7 +155,8 @@ class QditQuantizer(DiffusersQuantizer):
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The packed tensors, as `qdit export` writes them."""
-        return stored_tensors({name.removeprefix("network."): t for name, t in state_dict.items()}), {}
+        state = {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
+        return stored_tensors(state, DiTConfig(**self.checkpoint["model"]["config"])), {}
 
     @property
     def is_serializable(self) -> bool:
@@ -191,15 +195,23 @@ def take(model: Any, network: DiT) -> None:
     model.network = network.requires_grad_(False)
 
 
-def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's state as it is stored: without positions, in half precision where that loses nothing."""
-    return {name: compact(tensor) for name, tensor in state.items() if name != "pos_embed"}
+def pack(transformer: Any) -> Any:
+    """Make a loaded quantized transformer small in memory, in place: its weights stay packed; the outputs keep their
+    bits, and every forward pass unpacks each layer. Raises Unsupported for a transformer that is not quantized here.
+    """
+    if not isinstance(transformer, QuantizedTransformer):
+        raise Unsupported(
+            f"a {type(transformer).__name__} that is not quantized cannot be packed; load a folder of `qdit export`"
+        )
+    keep_packed(transformer.network)
+    return transformer
 
 
-def from_checkpoint(folder: Path | str) -> DiTTransformer2DModel:
+def from_checkpoint(folder: Path | str, *, packed: bool = False) -> DiTTransformer2DModel:
     """The DiTTransformer2DModel of a checkpoint folder that `qdit quantize` wrote; CheckpointError as there.
 
-    Raises Unsupported where a correction belongs to the checkpoint (PTQD): a pipeline has no place for it.
+    With `packed` its weights stay packed in memory (see `pack`). Raises Unsupported where a correction belongs to the
+    checkpoint (PTQD): a pipeline has no place for it.
     """
     loaded = load_checkpoint(Path(folder))
     require_no_correction(loaded, str(folder))
@@ -211,7 +223,7 @@ def from_checkpoint(folder: Path | str) -> DiTTransformer2DModel:
     take(model, loaded.model)
     model.hf_quantizer = quantizer
     model.register_to_config(quantization_config=config)
-    return model.eval()
+    return pack(model.eval()) if packed else model.eval()
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
@@ -223,7 +235,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
     loaded = load_checkpoint(checkpoint)
     require_no_correction(loaded, str(checkpoint))
     values = {"_class_name": DiTTransformer2DModel.__name__, **diffusers_config(loaded.model.config)}
-    save_tensors(folder / WEIGHTS_FILE, stored_tensors(loaded.model.state_dict()))
+    save_tensors(folder / WEIGHTS_FILE, stored_tensors(loaded.model.state_dict(), loaded.model.config))
     write_json(folder / CONFIG_FILE, values | {"quantization_config": QditConfig(described(loaded)).to_dict()})
     return [folder / CONFIG_FILE, folder / WEIGHTS_FILE, write_manifest(folder)]
 

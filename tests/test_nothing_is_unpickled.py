@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OFFICIAL_IMPORT = "qdit/models/loading.py"
+OFFICIAL_IMPORT = "qdit/models/weights_files.py"
 """The one place where official .pt weights are read, with weights_only=True."""
 
 I3D = "qdit/metrics/vbench/i3d_process.py"

@@ -12,9 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from qdit.core.errors import ConfigError
-from qdit.core.files import sha256_file, sha256_json, write_json
+from qdit.core.files import sha256_json, write_json
 from qdit.core.provenance import commit, machine, packages
 from qdit.core.seeds import Purpose, generator
+from qdit.models.loading import weights_sha256
 from qdit.sampling.calibration import load_calibration
 from qdit.search.clock import Clock
 from qdit.search.job import SearchJob
@@ -65,7 +66,7 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON."""
         return {
-            "weights": {"file": self.job.weights.name, "sha256": sha256_file(self.job.weights)},
+            "weights": {"file": self.job.weights.name, "sha256": weights_sha256(self.job.weights)},
             "sizes": list(self.job.sizes),
             "reference": self.job.reference,
             "bits": f"w{self.job.weight_bits}a{self.job.activation_bits}",

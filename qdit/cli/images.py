@@ -1,6 +1,5 @@
 """The steps of the workflow as commands of `qdit`: calibrate, quantize, sample, features, reference, evaluate."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,9 +54,11 @@ def protocol(
 
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
     """The JSON object that a flag holds."""
+    from qdit.core.files import parse_json
+
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as problem:
+        value = parse_json(text)
+    except ValueError as problem:
         raise ConfigError(f"{flag} {text!r}: not valid JSON ({problem}); example: '{{\"group_size\": 16}}'") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{flag} {text!r}: expected a JSON object; example: '{{\"group_size\": 16}}'")
@@ -265,27 +266,6 @@ def features(
     use_threads(threads)
     with on_device(device) as place:
         extract_file(samples, shard, extractor, extractor_weights, device=place)
-
-
-def reference(
-    out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
-    data: Annotated[str, typer.Option(help="digits (8×8) or digits-16 (upsampled to 16×16).")] = "digits",
-    extractor: Extractor = "digit-classifier",
-    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
-    threads: Threads = 1,
-) -> None:
-    """Compute the statistics of real images.
-
-    FID, sFID, precision and recall compare with them: all 1,797 digits.
-
-    \b
-    Example:
-      qdit reference reference.npz
-    """
-    from qdit.mini.digits_reference import make_digits_reference
-
-    use_threads(threads)
-    make_digits_reference(data, extractor, extractor_weights, out)
 
 
 def evaluate(

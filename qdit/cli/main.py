@@ -21,6 +21,7 @@ from qdit.cli import methods as cli_methods
 from qdit.cli import paper as cli_paper
 from qdit.cli import report as cli_report
 from qdit.cli import run as cli_run
+from qdit.cli import samples as cli_samples
 from qdit.cli import search as cli_search
 from qdit.cli import vbench as cli_vbench
 from qdit.cli import video as cli_video
@@ -77,13 +78,15 @@ def options(
 
 
 SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
-SCORING = (cli_steps.features, cli_steps.reference, cli_steps.evaluate)
+SCORING = (cli_steps.features, cli_samples.reference, cli_steps.evaluate)
+EXCHANGE = (cli_samples.import_samples, cli_samples.export_samples)
 REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.report, cli_report.compare, cli_paper.explain)
 PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)
 for step in (
     cli_run.run,
     *SAMPLING,
     *SCORING,
+    *EXCHANGE,
     *REPORTING,
     cli_methods.methods,
     cli_ab.ab,

@@ -113,7 +113,8 @@ def import_weights(
     """Convert official weights once.
 
     The file is checked, read without running anything in it, and written in our format. Weights of another model than
-    the expected one are an error.
+    the expected one are an error. What no tensor shows (num_heads of a DiT; base_size, pixels_per_cell, fps and
+    frame_positions of an STDiT3) is taken from --shape, and what has to be assumed is printed.
 
     \b
     Examples:
@@ -121,9 +122,12 @@ def import_weights(
       qdit import-weights OpenSora-STDiT-v3/model.safetensors stdit3.safetensors --family stdit3
     """
     from qdit.cli.images import parse_json_object
+    from qdit.models.loading import assumption
     from qdit.workflow.importing import import_weights_file
 
-    import_weights_file(source, out, shape=parse_json_object(shape, "--shape"), sha256=sha256, family=family)
+    given = parse_json_object(shape, "--shape")
+    if assumed := import_weights_file(source, out, shape=given, sha256=sha256, family=family):
+        typer.echo(f"{out}: {assumption(assumed)}")
 
 
 def import_reference(

@@ -126,19 +126,31 @@ def check(
 ) -> None:
     """Check that a folder holds every clip that VBench will ask for.
 
-    Whole files, one number of frames, one size: VBench scores whatever it finds.
+    Whole files, one number of frames, one size: VBench scores whatever it finds. Says which dimensions were looked at,
+    for which the suite has no prompt, and which clips no prompt asks for. A dimension that is named and has no prompt
+    is an error.
 
     \b
     Example:
       qdit vbench check mp4 --suite results/paper/envs/vbench/VBench_full_info.json --frames 51
     """
+    from qdit.core.errors import DataError
     from qdit.core.metrics import DIMENSIONS
-    from qdit.metrics.vbench.clips import check_clips
+    from qdit.metrics.vbench.clips import check_clips, coverage
     from qdit.metrics.vbench.results import known_dimension
 
     chosen = [known_dimension(name) for name in dimension or DIMENSIONS]
-    count, found = check_clips(clips, suite, chosen, samples=samples, frames=frames)
-    typer.echo(f"{clips}: {count} clips of {found} frames")
+    found = coverage(clips, suite, chosen, samples=samples)
+    if dimension and found.without_prompts:
+        lacking = ", ".join(found.without_prompts)
+        raise DataError(f"{suite}: has no prompt for {lacking}; give the suite of these dimensions")
+    count, length = check_clips(clips, suite, list(found.clips) or chosen, samples=samples, frames=frames)
+    typer.echo(f"{clips}: {count} clips of {length} frames")
+    typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in found.clips.items())}")
+    if found.without_prompts:
+        typer.echo(f"not looked at, no prompt in {suite.name}: {', '.join(found.without_prompts)}")
+    if found.unasked:
+        typer.echo(f"not looked at, no prompt asks for: {len(found.unasked)} clips, first {found.unasked[0]!r}")
 
 
 @app.command()

@@ -1,11 +1,21 @@
 """The errors a user can meet: one line saying what is wrong, the value found, what is allowed, what to do."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class QditError(Exception):
-    """Base of every error that the CLI prints as one line before exiting with code 2."""
+    """Base of every error that the CLI prints as one line before exiting with code 2.
+
+    Names out of a file may hold line breaks and a terminal's escape codes: they become blanks.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(CONTROL.sub(" ", str(message)))
 
 
 class ConfigError(QditError):
@@ -22,6 +32,15 @@ class DataError(QditError):
 
 class Unsupported(QditError):
     """A method cannot do what was asked of it (bit width, model, mode); tables show the reason."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Inside this context the message of every error begins with the name of what it is about (a layer, a file)."""
+    try:
+        yield
+    except QditError as problem:
+        raise type(problem)(f"{what}: {problem}") from None
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

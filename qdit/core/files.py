@@ -9,16 +9,17 @@ import hashlib
 import json
 import math
 import os
-import zipfile
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from qdit.core.errors import CheckpointError, DataError, QditError
+from qdit.core.errors import CheckpointError, ConfigError, DataError, QditError
+from qdit.core.npz import read_members
 
 if TYPE_CHECKING:
     import torch
@@ -29,16 +30,48 @@ METADATA_KEY = "qdit"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Temporary path beside `path`; renamed to it on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Temporary path beside `path`; renamed to it on success, removed on failure.
+
+    Raises ConfigError if `path` is there and no regular file (a folder, a device, a pipe), OSError with the name
+    `path` where the system cannot write it.
+    """
+    require_replaceable(path)
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except Exception as problem:
+        if (refused := system_error(problem, temporary)) is None:
+            raise
+        raise OSError(refused.errno, os.strerror(refused.errno or 0), str(path)) from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder could not be made there is nothing to remove
+            temporary.unlink(missing_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise ConfigError unless an output can take this path: nothing is there, or a regular file."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ConfigError(f"{path}: is {kind}, the output is a file that replaces it; give the path of a file")
+
+
+def system_error(problem: BaseException, temporary: Path) -> OSError | None:
+    """The system's refusal to write `temporary` behind an error; None if the error is about something else.
+
+    A full disk is an OSError without a name in numpy, one behind a ValueError in zipfile, and a text in safetensors.
+    """
+    behind: BaseException | None = problem
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.filename in (None, str(temporary)) and behind.errno is not None:
+            return behind
+        if isinstance(behind, SafetensorError) and (number := re.search(r"os error (\d+)", str(behind))):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        behind = None if isinstance(behind, QditError) else behind.__cause__ or behind.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,11 +99,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, *, error: type[QditError] = DataError) -> Any:
     """Read JSON; a missing or malformed file raises `error` with one clear line."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; check the path or run the step that makes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except ValueError as problem:
         raise error(f"{path}: not valid JSON ({problem}); make the file again") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError for what is none, also for one that is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sha256_text(text: str) -> str:
@@ -117,10 +158,10 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt") as data:
             header = (data.metadata() or {}).get(METADATA_KEY)
-            return {name: data.get_tensor(name) for name in data.keys()}, json.loads(header or "null")  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
+            return {name: data.get_tensor(name) for name in data.keys()}, parse_json(header or "null")  # noqa: SIM118
+    except Exception as problem:  # besides its own error safetensors passes on those of torch and of the system
         raise error(
-            f"{path}: not a readable safetensors file ({problem}); found {path.stat().st_size} bytes;"
+            f"{path}: not a readable safetensors file ({one_line(problem)}); found {path.stat().st_size} bytes;"
             " restore it or make it again (pickled weights are never opened here)"
         ) from None
 
@@ -132,14 +173,14 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an npz without ever unpickling."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path or run the step that makes it") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as problem:
-        raise DataError(f"{path}: not a readable npz without pickles ({problem}); make it again") from None
+    """Read an npz without ever unpickling; DataError for anything else than a whole one."""
+    return read_members(path)
+
+
+def one_line(problem: object, limit: int = 160) -> str:
+    """The text of a foreign error as one line of at most `limit` characters, without a terminal's escape codes."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(problem)).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def require_finite(name: str, tensor: "torch.Tensor", *, error: type[QditError] = DataError) -> None:

@@ -87,6 +87,7 @@ class QDit(Method):
         extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)
         sizes = layer_group_sizes(input_widths(model, core), options.group_size, options.allocation)
         sizes |= layer_group_sizes(input_widths(model, extra), options.group_size, None)
+        log: dict[str, list[str]] = {}
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(
                 model,
@@ -100,7 +101,7 @@ class QDit(Method):
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
         elif weight_bits < FULL_PRECISION_BITS:
-            gptq_weights(
+            log = gptq_weights(
                 model,
                 [*core, *extra],
                 calibration["trajectory"].batches(HESSIAN_BATCH),
@@ -108,4 +109,4 @@ class QDit(Method):
                 group_sizes=sizes,
                 stale_groups=options.stale_groups,
             )
-        return Quantized(model)
+        return Quantized(model, log=log)

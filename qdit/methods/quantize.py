@@ -14,7 +14,7 @@ from qdit.core.run import BITS
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
 from qdit.methods.sources import STEP
-from qdit.models.loading import load_model
+from qdit.models.loading import load_model, weights_sha256
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
@@ -102,7 +102,7 @@ def quantize_weights_file(
         "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
         "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
         "code": code_digest(STEP, type(chosen).__module__),
-        "weights_sha256": sha256_file(weights),
+        "weights_sha256": weights_sha256(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
     if base is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from qdit.core.errors import DataError
-from qdit.core.files import load_arrays, save_arrays
+from qdit.core.files import load_arrays, parse_json, save_arrays
 from qdit.metrics.samples import Shard, listed_shards
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
         raise DataError(f"{path}: no such file; run {_command(folder)} --shard {shard.number}")
     arrays = load_arrays(path)
     try:
-        made_of = json.loads(str(arrays["origin"]))
+        made_of = parse_json(str(arrays["origin"]))
         chunks = made_of.pop("chunks")
         found = RunFeatures(
             Features(arrays["pool"], arrays["spatial"], arrays["logits"]), arrays["labels"], Extraction(**made_of)

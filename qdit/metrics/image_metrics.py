@@ -24,13 +24,17 @@ def resampled_fid(images: Images, counts: np.ndarray) -> np.ndarray:
     return to_reference(np.asarray(images.run.features.pool, np.float64), counts, images.reference.pool)
 
 
-def sfid(images: Images) -> float:
-    """The same of the spatial features."""
+def sfid(images: Images) -> float | None:
+    """The same of the spatial features; None where the reference has none."""
+    if images.reference.spatial is None:
+        return None
     return frechet_distance(moments(images.run.features.spatial), images.reference.spatial)
 
 
-def resampled_sfid(images: Images, counts: np.ndarray) -> np.ndarray:
+def resampled_sfid(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """sFID of every resample."""
+    if images.reference.spatial is None:
+        return None
     return to_reference(np.asarray(images.run.features.spatial, np.float64), counts, images.reference.spatial)
 
 
@@ -47,8 +51,8 @@ def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(scores, axis=1))
 
 
-def precision(images: Images) -> float:
-    """Fraction of images within the reference's manifold (Kynkäänniemi et al. 2019)."""
+def precision(images: Images) -> float | None:
+    """Fraction of images within the reference's manifold (Kynkäänniemi et al. 2019); None for ready statistics."""
     return images.precision_recall[0]
 
 
@@ -60,19 +64,22 @@ def resampled_precision(images: Images, counts: np.ndarray) -> np.ndarray | None
     return np.asarray(counts @ inside / counts.shape[1])
 
 
-def recall(images: Images) -> float:
-    """Fraction of the reference within the images' manifold."""
+def recall(images: Images) -> float | None:
+    """Fraction of the reference within the images' manifold; None for ready statistics."""
     return images.precision_recall[1]
 
 
 def class_accuracy(images: Images) -> float | None:
-    """Fraction of images in which the classifier sees the asked label; None if its classes are not the labels."""
-    return float(images.is_asked_class.mean()) if images.run.made_by.classes_are_labels else None
+    """Fraction of images in which the classifier sees the asked label.
+
+    None if its classes are not the labels, or an image has no label (−1).
+    """
+    return float(images.is_asked_class.mean()) if images.has_classes else None
 
 
 def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """Class accuracy of every resample."""
-    return counts @ images.is_asked_class / counts.shape[1] if images.run.made_by.classes_are_labels else None
+    return counts @ images.is_asked_class / counts.shape[1] if images.has_classes else None
 
 
 def distance_to_full_precision(images: Images) -> float | None:

@@ -40,18 +40,28 @@ class Images:
         return moments(self.run.features.pool)
 
     @cached_property
-    def precision_recall(self) -> tuple[float, float]:
-        """Of the pool features against the reference's; DataError if it has statistics only."""
-        if self.reference.pool_features is None:
+    def precision_recall(self) -> tuple[float | None, float | None]:
+        """Of the pool features against the reference's; None where it was made of ready statistics.
+
+        DataError for ADM's file as it is, whose images are there and were not looked at.
+        """
+        if self.reference.pool_features is None and self.reference.extractor_digest == "":
             raise DataError(
                 "reference has no pool features for precision and recall; import it with import_adm_reference"
             )
+        if self.reference.pool_features is None:
+            return None, None
         return precision_recall(self.reference.pool_features, self.run.features.pool)
 
     @cached_property
     def log_probabilities(self) -> np.ndarray:
         """(N, classes), of the extractor's logits."""
         return log_probabilities(self.run.features.logits)
+
+    @cached_property
+    def has_classes(self) -> bool:
+        """Whether the classifier's classes are the labels, and every image has one."""
+        return bool(self.run.made_by.classes_are_labels and (self.run.labels >= 0).all())
 
     @cached_property
     def is_asked_class(self) -> np.ndarray:

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from qdit.core.errors import CheckpointError
-from qdit.core.files import load_tensors, sha256_file
+from qdit.core.files import load_tensors, one_line, sha256_file
 from qdit.metrics.batches import extract_in_batches, require_images
 from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
-from qdit.models.loading import OFFICIAL_SUFFIXES, read_official
 from qdit.models.manifest import check_file
-from qdit.models.state import one_line
+from qdit.models.weights_files import OFFICIAL_SUFFIXES, read_official
 
 NAME = "inception-adm"
 BATCH = 32

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError, ConfigError
-from qdit.core.files import load_tensors, require_finite, sha256_file
+from qdit.core.files import load_tensors, one_line, require_finite, sha256_file
 from qdit.metrics.batches import extract_in_batches, require_images
 from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
 from qdit.models.manifest import check_file
-from qdit.models.state import one_line
 
 NAMES = {8: "digit-classifier", 16: "digit-classifier-16"}
 """Side of the images in pixels → name of the extractor, which is that of its weights file."""

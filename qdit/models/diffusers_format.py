@@ -23,10 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError, Unsupported
-from qdit.core.files import load_tensors, read_json, save_tensors, write_json
+from qdit.core.files import read_json, save_tensors, write_json
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT, sincos_positions
-from qdit.models.manifest import check_file
 from qdit.models.state import (
     build,
     check_names,
@@ -37,10 +36,9 @@ from qdit.models.state import (
     positive_integers,
     require_plain,
 )
+from qdit.models.weights_files import CONFIG_FILE, read_weights
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-INDEX_FILE = "diffusion_pytorch_model.safetensors.index.json"
 
 CLASS_NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
 REQUIRED = {
@@ -164,35 +162,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
     config = config_from_diffusers(
         read_json(folder / CONFIG_FILE, error=CheckpointError), where=str(folder / CONFIG_FILE)
     )
-    state = read_weights(folder, WEIGHTS_FILE, INDEX_FILE)
+    state = read_weights(folder, WEIGHTS_FILE)
     return state_from_diffusers(state, config, where=str(folder)), config
-
-
-def read_weights(folder: Path, weights: str, index: str) -> dict[str, Tensor]:
-    """Tensors of a model folder, from one file or from all that an index lists, each checked against a manifest."""
-    if (folder / index).is_file():
-        content = read_json(folder / index, error=CheckpointError)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not all(is_file_name(f) for f in weight_map.values()):
-            raise CheckpointError(f"{folder / index}: weight_map must give a file of this folder for every tensor")
-        files = sorted(set(weight_map.values()))
-    elif (folder / weights).is_file():
-        files = [weights]
-    else:
-        raise CheckpointError(
-            f"{folder}: has neither {weights} nor its index (pickled .bin weights are never opened);"
-            " save the model with safe_serialization=True"
-        )
-    state: dict[str, Tensor] = {}
-    for file in files:
-        check_file(folder / file)
-        state |= load_tensors(folder / file)[0]
-    return state
-
-
-def is_file_name(name: Any) -> bool:
-    """Whether this names a file of the folder itself."""
-    return isinstance(name, str) and Path(name).name == name
 
 
 def use_original_frequencies(module: nn.Module) -> None:
@@ -212,8 +183,12 @@ def require_convertible(model: DiT) -> None:
             f" {FREQUENCY_SIZE} and {MLP_RATIO}; keep such a model in our own format"
         )
     positions = sincos_positions(config.hidden_size, config.input_size // config.patch_size)
-    if not torch.allclose(model.pos_embed.float().cpu(), positions, atol=1e-4):
-        raise Unsupported("pos_embed is not the fixed sin-cos table, which diffusers recomputes; use our own format")
+    if not torch.equal(model.pos_embed.float().cpu(), positions):
+        distance = float((model.pos_embed.float().cpu() - positions).abs().max())
+        raise Unsupported(
+            f"pos_embed differs by up to {distance:.2g} from the sin-cos table that diffusers computes anew, so its"
+            " model would compute another function; keep such a model in our own format"
+        )
 
 
 def to_diffusers(model: DiT, folder: Path | None = None) -> nn.Module:

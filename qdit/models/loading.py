@@ -1,17 +1,16 @@
 """Loading and saving of weights: our safetensors, the official .pt, published folders; anything else is refused.
 
-Whatever is wrong with a file is a CheckpointError of one line. Nothing in a file is ever executed: safetensors hold
-no code, and official .pt files are read with torch's weights-only unpickler, here and nowhere else in the repository.
+Whatever is wrong with a file is a CheckpointError of one line. What a file does not say (the heads of a DiT, the
+positions of an STDiT3) is taken from what the caller states; without that it is assumed only for the published models,
+and said. Reading of the files themselves: qdit/models/weights_files.py.
 """
 
-import argparse
-import warnings
-import zipfile
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qdit.core.errors import CheckpointError, ConfigError
@@ -21,24 +20,28 @@ from qdit.models.diffusers_format import from_diffusers, read_folder, to_diffuse
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, verify_manifest, write_manifest
 from qdit.models.network import Network, NetworkConfig, config_class, family_of, require_dit
-from qdit.models.state import build, check_values, infer_config, one_line, read_config, require_plain
+from qdit.models.state import build, check_values, infer_config, listed, read_config, require_plain
 from qdit.models.stdit3_state import (
     build_stdit3,
     infer_stdit3_config,
     is_official_folder,
     is_stdit3_state,
     read_official_folder,
+    said_by_folder,
 )
+from qdit.models.weights_files import OFFICIAL_SUFFIXES, model_folder, read_official, weights_sha256, without_wrappers
 
 __all__ = [
     "from_diffusers",
     "import_official",
     "load_dit",
     "load_model",
+    "read_model",
     "save_model",
     "to_diffusers",
     "use_original_frequencies",
     "verify_manifest",
+    "weights_sha256",
     "write_manifest",
 ]
 
@@ -48,7 +51,13 @@ CONFIG_KEY = "model"
 FAMILY_KEY = "family"
 """Metadata key of the model's family; files without it hold a DiT."""
 
-OFFICIAL_SUFFIXES = (".pt", ".pth")
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and those of its settings that neither the file nor the caller says: setting → value that is assumed."""
+
+    model: Network
+    assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_dit(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> DiT:
@@ -57,75 +66,109 @@ def load_dit(path: Path, *, sha256: str | None = None, num_heads: int | None = N
 
 
 def load_model(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> Network:
-    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights.
+    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights; what is assumed is logged.
 
-    path        our `.safetensors` (its metadata holds family and configuration), an official state dict as `.pt` or
-                `.safetensors` (a train.py checkpoint too, whose `ema` is taken), a diffusers DiTTransformer2DModel
-                folder, or an STDiT3 folder as published.
+    `num_heads` are the attention heads of a file that does not say them. Otherwise as `read_model`.
+    """
+    loaded = read_model(path, sha256=sha256, settings={} if num_heads is None else {"num_heads": num_heads})
+    if loaded.assumed:
+        logging.getLogger("qdit").warning("qdit: note: %s: %s", path, assumption(loaded.assumed))
+    return loaded.model
+
+
+def assumption(assumed: Mapping[str, Any]) -> str:
+    """What was assumed, and how to state something else, in one line."""
+    listed = ", ".join(f"{name} {value}" for name, value in assumed.items())
+    return (
+        f"the file does not say {', '.join(assumed)}; assumed as in the published model of this shape: {listed}; if"
+        " that is wrong, state them in qdit import-weights --shape"
+    )
+
+
+def read_model(
+    path: Path,
+    *,
+    sha256: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    usual: Mapping[str, Any] | None = None,
+    family: str | None = None,
+) -> Loaded:
+    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights, and what had to be assumed.
+
+    path        our `.safetensors` (its metadata holds family and configuration), a state dict as `.pt` or
+                `.safetensors`, also under `ema`, `model` or `state_dict` and with the prefixes of wrappers, a diffusers
+                DiTTransformer2DModel folder or its pipeline's, or an STDiT3 folder as published.
     sha256      hex digest that the file must have; without it, a `manifest.json` beside the file that lists it
                 is used.
-    num_heads   attention heads, for files that do not store the configuration and are none of DiT-S, B, L, XL.
+    settings    fields of the configuration that the caller knows. They must agree with what the file says.
+    family      `dit` or `stdit3` if the caller needs one of them.
+    usual       what to assume of an STDiT3 where neither says it; without it only Open-Sora's own shape is assumed.
 
     A diffusers folder gives the original's function, not diffusers' (see qdit/models/diffusers_format.py).
-    Raises CheckpointError for a missing, damaged, foreign or malicious file, and for tensors that are missing, not
-    expected, of another shape, not floating point or not finite.
+    Raises CheckpointError for a missing, damaged, foreign or malicious file, for tensors that are missing, not
+    expected, of another shape, not floating point or not finite, and for settings that neither the file nor the caller
+    says; ConfigError where the two contradict each other.
     """
-    where = str(path)
-    config: NetworkConfig
+    stated = dict(settings or {})
+    assumed: Mapping[str, Any] = {}
     if path.is_dir():
         if sha256 is not None:
             raise ConfigError(f"{path}: sha256 is for single files; a folder is checked by its manifest.json")
-        state, config = read_official_folder(path) if is_official_folder(path) else read_folder(path)
+        folder = model_folder(path)
+        state, config = read_official_folder(folder) if is_official_folder(folder) else read_folder(folder)
     else:
         check_file(path, sha256)
-        if path.suffix == ".safetensors":
-            state, metadata = load_tensors(path)
-        elif path.suffix in OFFICIAL_SUFFIXES:
-            state, metadata = read_official(path), None
-        else:
-            raise CheckpointError(
-                f"{path}: unknown kind of weights {path.suffix!r}; allowed are .safetensors, .pt and diffusers folders"
-            )
-        config = stored_config(state, metadata, where=where, num_heads=num_heads)
-    if num_heads not in (None, config.num_heads):
-        raise ConfigError(
-            f"{path}: num_heads {num_heads} was asked for, the file says {config.num_heads}; leave it out"
-        )
+        state, metadata = read_file(path)
+        config, assumed = described_config(state, metadata, path, stated, usual or {})
+    if family not in (None, family_of(config)):
+        what = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}[family_of(config)]
+        raise ConfigError(f"{path}: holds {what}, asked for is the family {family}; give weights of that family")
+    for name, value in stated.items():
+        if (said := getattr(config, name, None)) != value:
+            raise ConfigError(f"{path}: {name} {value} was asked for, the file says {said}; leave it out")
+    where = str(path)
     if isinstance(config, DiTConfig):
-        return build(state, config, where=where)
-    return build_stdit3(state, config, where=where)
+        return Loaded(build(state, config, where=where), assumed)
+    return Loaded(build_stdit3(state, config, where=where), assumed)
 
 
-def stored_config(state: Mapping[str, Any], metadata: Any, *, where: str, num_heads: int | None) -> NetworkConfig:
-    """Configuration from a file's metadata, or from the shapes if it has none."""
+def read_file(path: Path) -> tuple[dict[str, Any], Any]:
+    """(tensors by their own names, our metadata) of a single file."""
+    if path.suffix == ".safetensors":
+        state, metadata = load_tensors(path)
+    elif path.suffix in OFFICIAL_SUFFIXES:
+        state, metadata = read_official(path), None
+    else:
+        raise CheckpointError(
+            f"{path}: unknown kind of weights {path.suffix!r}; allowed are .safetensors, .pt and diffusers folders"
+        )
+    state = without_wrappers(state)
+    if any(name.startswith("transformer_blocks.") for name in state):
+        raise CheckpointError(
+            f"{path}: holds tensors with diffusers' names, whose shape is in the config.json beside them; give the"
+            f" folder, here {path.parent}"
+        )
+    return state, metadata
+
+
+def described_config(
+    state: Mapping[str, Any], metadata: Any, path: Path, stated: Mapping[str, Any], usual: Mapping[str, Any]
+) -> tuple[NetworkConfig, Mapping[str, Any]]:
+    """Configuration from a file's metadata, or from the shapes and what is stated; and what is assumed of it."""
+    where = str(path)
     if isinstance(metadata, Mapping) and CONFIG_KEY in metadata:
         kind = config_class(metadata.get(FAMILY_KEY, "dit"), error=CheckpointError)
-        return read_config(metadata[CONFIG_KEY], kind, where=where)
+        return read_config(metadata[CONFIG_KEY], kind, where=where), {}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    if is_stdit3_state(shapes):
-        return infer_stdit3_config(shapes, where=where)
-    return infer_config(shapes, where=where, num_heads=num_heads)
-
-
-def read_official(path: Path) -> dict[str, Any]:
-    """State dict of an official `.pt` file, or the moving average (`ema`) of a train.py checkpoint."""
-    try:
-        # train.py stores its argparse.Namespace beside the weights: a plain holder of attributes, safe to rebuild.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about the same file that is refused in one line below
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as problem:  # a damaged or hostile pickle can raise anything
+    if not shapes:
         raise CheckpointError(
-            f"{path}: cannot be read as plain weights ({one_line(problem)}); only tensors are accepted and nothing in"
-            " the file was run; get the file again from its publisher"
-        ) from None
-    state = content.get("ema", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(
-            f"{path}: holds a {type(state).__name__}, expected a state dict (tensor name → tensor) or a dictionary"
-            " with one under 'ema'; give an official checkpoint"
+            f"{where}: holds no tensors by its own names, found the keys {listed(state) or 'none'}; save the state dict"
+            " alone, or under 'ema', 'model' or 'state_dict'"
         )
-    return dict(state)
+    if not is_stdit3_state(shapes):
+        return infer_config(shapes, where=where, num_heads=stated.get("num_heads"))
+    said = said_by_folder(path.parent) if is_official_folder(path.parent) else {}
+    return infer_stdit3_config(shapes, where=where, stated=said | dict(stated), usual=usual)
 
 
 def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None = None) -> None:
@@ -152,6 +195,12 @@ def model_metadata(config: NetworkConfig) -> dict[str, Any]:
 
 def import_official(source: Path, path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> None:
     """Convert official weights (or a diffusers folder) once to our format at `path`; the source is noted there."""
-    model = load_model(source, sha256=sha256, num_heads=num_heads)
+    settings = {} if num_heads is None else {"num_heads": num_heads}
+    save_import(source, path, read_model(source, sha256=sha256, settings=settings))
+
+
+def save_import(source: Path, path: Path, loaded: Loaded) -> None:
+    """Write a model in our format with the name and digest of its source, and what was assumed of it."""
     digest = sha256_file(source) if source.is_file() else None
-    save_model(path, model, metadata={"source": {"name": source.name, "sha256": digest}})
+    note = {"assumed": dict(loaded.assumed)} if loaded.assumed else {}
+    save_model(path, loaded.model, metadata={"source": {"name": source.name, "sha256": digest}, **note})

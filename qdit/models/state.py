@@ -40,12 +40,6 @@ PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
 }
 
 
-def one_line(problem: object, limit: int = 160) -> str:
-    """The text of a foreign error as one line of at most `limit` characters."""
-    text = " ".join(str(problem).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def listed(names: Collection[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(sorted(names)[:limit])
@@ -107,10 +101,13 @@ def shape_of(
     return found
 
 
-def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None) -> DiTConfig:
-    """Configuration of a state dict with the official names, from the shapes of its tensors.
+def infer_config(
+    shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None
+) -> tuple[DiTConfig, dict[str, int]]:
+    """(configuration of a state dict with the official names, from the shapes of its tensors, what is assumed of it).
 
-    `num_heads` is needed for widths and depths outside the official family (DiT-S, B, L, XL).
+    No shape shows `num_heads`: without it the heads of the published DiT of this width and depth are assumed, and
+    for any other width and depth there is a CheckpointError.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -118,11 +115,17 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads
 
     hidden, channels, patch, _ = shape("x_embedder.proj.weight", 4)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-    heads = num_heads or FAMILY_HEADS.get((hidden, depth))
-    if heads is None:
+    rows = shape("y_embedder.embedding_table.weight", 2)[0]
+    if rows < 2:
         raise CheckpointError(
-            f"{where}: {hidden} wide and {depth} deep is none of DiT-S, B, L, XL and the number of heads is not in the"
-            " file; pass num_heads"
+            f"{where}: the label table has {rows} row, a DiT has one for each class and one for no class (guidance);"
+            " an unconditional model cannot be used"
+        )
+    outputs, wanted = shape("final_layer.linear.weight", 2)[0], 2 * channels * patch**2
+    if outputs == wanted // 2:
+        raise CheckpointError(
+            f"{where}: final_layer.linear has {outputs} outputs, {wanted} are needed: this DiT was trained without"
+            " learned variance (learn_sigma=False); only DiTs with it can be used"
         )
     values = {
         "input_size": math.isqrt(shape("pos_embed", 3)[1]) * patch,
@@ -130,12 +133,18 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads
         "in_channels": channels,
         "hidden_size": hidden,
         "depth": depth,
-        "num_heads": heads,
+        "num_heads": num_heads or FAMILY_HEADS.get((hidden, depth)) or 1,
         "mlp_ratio": shape("blocks.0.mlp.fc1.weight", 2)[0] // hidden,
-        "num_classes": shape("y_embedder.embedding_table.weight", 2)[0] - 1,
+        "num_classes": rows - 1,
         "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],
     }
-    return checked_config(positive_integers(values, list(values), where=where), DiTConfig, where=where)
+    config = checked_config(positive_integers(values, list(values), where=where), DiTConfig, where=where)
+    if num_heads is None and (hidden, depth) not in FAMILY_HEADS:
+        raise CheckpointError(
+            f"{where}: {hidden} wide and {depth} deep is none of DiT-S, B, L, XL and the number of heads is not in the"
+            f" file: state it, as in qdit import-weights {where} OUT --shape '{{\"num_heads\": …}}', or pass num_heads"
+        )
+    return config, {} if num_heads else {"num_heads": config.num_heads}
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:

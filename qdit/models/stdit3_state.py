@@ -12,12 +12,11 @@ from torch import Tensor
 from qdit.core.errors import CheckpointError
 from qdit.core.files import read_json
 from qdit.models.config import STDiT3Config
-from qdit.models.diffusers_format import CONFIG_FILE, read_weights
 from qdit.models.state import checked_config, load_strictly, positive_integers, shape_of
 from qdit.models.stdit3 import STDiT3
+from qdit.models.weights_files import CONFIG_FILE, read_weights
 
 WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 REQUIRED = {"qk_norm": True, "pred_sigma": True, "skip_y_embedder": False}
 """Settings of the official configuration that the architecture here is written for."""
@@ -34,6 +33,13 @@ FIELDS = {
 """Names of the official configuration → ours, where the tensors show the same number."""
 
 
+PUBLISHED = STDiT3Config()
+"""Open-Sora 1.2."""
+FLAG = "frame_positions"
+HIDDEN = ("base_size", "pixels_per_cell", "fps", FLAG)
+"""Settings that no tensor shows."""
+
+
 def is_stdit3_state(names: Mapping[str, Any]) -> bool:
     """Whether tensors of these names are an STDiT3's."""
     return any(name.startswith("temporal_blocks.") for name in names)
@@ -48,28 +54,58 @@ def is_official_folder(folder: Path) -> bool:
     return any(name in ("STDiT3", ["STDiT3"]) for name in named)
 
 
-def infer_stdit3_config(shapes: Mapping[str, tuple[int, ...]], *, where: str, **known: int) -> STDiT3Config:
-    """Configuration of a state dict with the official names; `known` are the fields that no shape shows."""
+def infer_stdit3_config(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    where: str,
+    stated: Mapping[str, Any],
+    usual: Mapping[str, Any] | None = None,
+) -> tuple[STDiT3Config, dict[str, Any]]:
+    """(configuration of a state dict with the official names, what is assumed of it).
+
+    `stated` are fields that the caller knows; the `HIDDEN` ones are in no shape. Those that are not stated are taken
+    from `usual`; without it they are assumed for the published shape only, and a CheckpointError for others.
+    """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         return shape_of(shapes, name, dimensions, of="an STDiT3", where=where)
 
-    hidden, channels, frame_patch, patch, _ = shape("x_embedder.proj.weight", 5)
+    width, channels, frame_patch, patch, _ = shape("x_embedder.proj.weight", 5)
     text_tokens, text_width = shape("y_embedder.y_embedding", 2)
     values = {
         "in_channels": channels,
         "patch_size": patch,
         "frame_patch": frame_patch,
-        "hidden_size": hidden,
+        "hidden_size": width,
         "depth": len({name.split(".")[1] for name in shapes if name.startswith("spatial_blocks.")}),
-        "num_heads": hidden // shape("spatial_blocks.0.attn.q_norm.weight", 1)[0],
-        "mlp_ratio": shape("spatial_blocks.0.mlp.fc1.weight", 2)[0] // hidden,
+        "num_heads": width // shape("spatial_blocks.0.attn.q_norm.weight", 1)[0],
+        "mlp_ratio": shape("spatial_blocks.0.mlp.fc1.weight", 2)[0] // width,
         "text_width": text_width,
         "text_tokens": text_tokens,
         "frequency_size": shape("t_embedder.mlp.0.weight", 2)[1],
-        **known,
     }
-    return checked_config(positive_integers(values, list(values), where=where), STDiT3Config, where=where)
+    values = positive_integers(values, list(values), where=where)
+    unsaid = {name: (usual or {}).get(name, getattr(PUBLISHED, name)) for name in HIDDEN if name not in stated}
+    if unsaid and not usual and any(value != getattr(PUBLISHED, name) for name, value in values.items()):
+        example = ", ".join(f'"{name}": …' for name in unsaid)
+        raise CheckpointError(
+            f"{where}: {', '.join(unsaid)} of this model are not in the file, and it is not Open-Sora 1.2's; state"
+            f" them: qdit import-weights {where} OUT --family stdit3 --shape '{{{example}}}', or give the folder with"
+            " its config.json"
+        )
+    hidden = {name: stated[name] for name in HIDDEN if name in stated} | unsaid
+    numbers = [name for name in hidden if name != FLAG]
+    chosen = values | positive_integers(hidden, numbers, where=where) | {FLAG: hidden[FLAG]}
+    if type(hidden[FLAG]) is not bool:
+        raise CheckpointError(f"{where}: {FLAG} is {hidden[FLAG]!r:.60}, must be true or false; state it so")
+    return checked_config(chosen, STDiT3Config, where=where), unsaid
+
+
+def said_by_folder(folder: Path) -> dict[str, Any]:
+    """The `HIDDEN` settings of a published folder: those of its config.json, else Open-Sora's, whose format it is."""
+    values = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    said = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
+    return said | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})
 
 
 def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]:
@@ -81,10 +117,9 @@ def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]
             raise CheckpointError(
                 f"{where}: {name} is {values[name]!r:.60}, must be {wanted}; give Open-Sora 1.2's folder"
             )
-    known = {"base_size": values["input_sq_size"]} if "input_sq_size" in values else {}
-    state = read_weights(folder, WEIGHTS_FILE, INDEX_FILE)
+    state = read_weights(folder, WEIGHTS_FILE)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    config = infer_stdit3_config(shapes, where=str(folder), **known)
+    config, _ = infer_stdit3_config(shapes, where=str(folder), stated=said_by_folder(folder))
     shown = config.to_dict()
     pairs = [(name, values[name], shown[ours]) for name, ours in FIELDS.items() if name in values]
     if "patch_size" in values:

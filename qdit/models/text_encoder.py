@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from qdit.core.digest import code_digest
 from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
-from qdit.core.files import load_tensors, sha256_file, sha256_json
-from qdit.models.state import one_line
+from qdit.core.files import load_tensors, one_line, sha256_file, sha256_json
 from qdit.models.text_embeddings import TextEmbeddings, join, save_embeddings
 
 SUFFIX = " aesthetic score: 6.5."

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError, DataError
 from qdit.core.files import load_tensors, save_tensors
-from qdit.models.diffusers_format import read_weights
 from qdit.models.manifest import check_file
 from qdit.models.state import load_strictly
-from qdit.models.stdit3_state import INDEX_FILE, WEIGHTS_FILE
+from qdit.models.stdit3_state import WEIGHTS_FILE
 from qdit.models.video_vae_temporal import TemporalConfig, TemporalVAE
+from qdit.models.weights_files import read_weights
 
 SPATIAL_FACTOR = 0.18215
 """Multiplies the 2-D latents; hard-coded in the original."""
@@ -186,7 +186,7 @@ def load_video_vae(path: Path, config: VideoVAEConfig | None = None) -> VideoVAE
     configuration fixes them.
     """
     if path.is_dir():
-        state, metadata = read_weights(path, WEIGHTS_FILE, INDEX_FILE), None
+        state, metadata = read_weights(path, WEIGHTS_FILE), None
     else:
         check_file(path)
         state, metadata = load_tensors(path)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
+from qdit.core.errors import naming
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation
@@ -23,6 +24,7 @@ from qdit.quant.ranges import (
     threshold_parameters,
     threshold_range,
     threshold_range_2d,
+    zero_minmax,
 )
 from qdit.quant.sites import activation_of, quantize_site
 from qdit.quant.walk import BlockWalk
@@ -30,6 +32,9 @@ from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
 """Site name → group size; None is per channel (weights), per tensor (static) or per token (dynamic)."""
+
+SILENT = "rounded_to_nearest"
+"""Key of a method's log: the layers that GPTQ could not look at, since every calibration input of them is zero."""
 
 Bits = int | Mapping[str, int]
 """Bits of every site, or site name → bits."""
@@ -57,7 +62,8 @@ def round_weights(
     for site in sites:
         weight = linear_of(model, site).weight.detach().flatten(1)
         size = None if group_sizes is None else group_sizes[site.name]
-        quantized = quantize_weight(weight, bits=bits_of(bits, site), granularity=granularity(size), ranges=rule)
+        with naming(site.name):
+            quantized = quantize_weight(weight, bits=bits_of(bits, site), granularity=granularity(size), ranges=rule)
         quantize_site(model, site, weight=quantized)
 
 
@@ -70,14 +76,16 @@ def gptq_weights(
     group_sizes: GroupSizes,
     stale_groups: bool = True,
     sequential: bool = True,
-) -> None:
+) -> dict[str, list[str]]:
     """GPTQ block by block (sites outside the blocks first), holding the Hessians of one block only.
 
     `sequential`: the inputs of a block have come through all that was quantized before it; otherwise all Hessians are
     of the model as it was given. Inputs pass through a site's activation quantizer where it has one, as in Q-DiT's
-    release.
+    release. A site whose inputs are all zero (an MLP that was pruned) is rounded to nearest on GPTQ's grid. Returns the
+    method's log: the names of those sites under `rounded_to_nearest`, nothing if there are none.
     """
     data, stages = list(batches), blocks_of(sites)
+    silent: list[str] = []
     walk = None if sequential else BlockWalk(model, data)
     for stage in stages:
         hessians = {site.name: new_hessian(model, site) for site in stage}
@@ -94,15 +102,17 @@ def gptq_weights(
             if not sequential and stage is not stages[-1]:
                 walk.go(block + 1)
         for site in stage:
-            weight = linear_of(model, site).weight.detach()
-            quantized: QuantizedWeight = gptq(
-                weight,
-                hessians.pop(site.name).hessian,
-                bits=bits,
-                group_size=group_sizes[site.name],
-                stale_groups=stale_groups,
-            )
+            weight, hessian = linear_of(model, site).weight.detach(), hessians.pop(site.name).hessian
+            size = group_sizes[site.name]
+            quantized: QuantizedWeight
+            with naming(site.name):
+                if hessian.diagonal().any():
+                    quantized = gptq(weight, hessian, bits=bits, group_size=size, stale_groups=stale_groups)
+                else:
+                    quantized = quantize_weight(weight, bits=bits, granularity=granularity(size), ranges=zero_minmax)
+                    silent.append(site.name)
             quantize_site(model, site, weight=quantized)
+    return {SILENT: silent} if silent else {}
 
 
 def new_hessian(model: nn.Module, site: Site) -> HessianAccumulator:

@@ -16,7 +16,15 @@ from qdit.core.errors import CheckpointError, QditError
 from qdit.core.files import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT, sincos_positions
-from qdit.models.network import Network, config_class, empty_network, family_of, require_dit, require_stdit3
+from qdit.models.network import (
+    Network,
+    NetworkConfig,
+    config_class,
+    empty_network,
+    family_of,
+    require_dit,
+    require_stdit3,
+)
 from qdit.models.roles import replace
 from qdit.models.stdit3 import STDiT3
 from qdit.quant.correction import NoiseCorrection
@@ -24,6 +32,7 @@ from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.quant.sites import QuantizedSite, build_site
 
 FORMAT = 3
+POSITIONS = "pos_embed"
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
 def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
     """Write a model (quantized or not) and what made it; `record` is any JSON mapping."""
     model, correction = quantized.model, quantized.correction
-    tensors = {name: compact(t) for name, t in model.state_dict().items() if name != "pos_embed"}
+    tensors = stored_tensors(model.state_dict(), model.config)
     tensors |= {} if correction is None else correction.tensors()
     save_tensors(folder / TENSORS_FILE, tensors)
     config = {
@@ -77,6 +86,21 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
         "files": {TENSORS_FILE: sha256_file(folder / TENSORS_FILE)},
     }
     write_json(folder / CONFIG_FILE, config)
+
+
+def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """A model's state as it is stored: in half precision where that loses nothing, positions if they are no table.
+
+    The sin-cos table of a DiT is computed again; positions that differ from it in any bit (rounded, or trained) are
+    kept, so that the loaded model computes the same function.
+    """
+    computed = isinstance(config, DiTConfig) and torch.equal(state[POSITIONS].float().cpu(), table_of(config))
+    return {name: compact(tensor) for name, tensor in state.items() if not (computed and name == POSITIONS)}
+
+
+def table_of(config: DiTConfig) -> Tensor:
+    """The fixed positions of a DiT."""
+    return sincos_positions(config.hidden_size, config.input_size // config.patch_size)
 
 
 def compact(tensor: Tensor) -> Tensor:
@@ -137,8 +161,8 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
             rest[prefix + key] = tensor
     scales = {f"{name}.scale" for name in config["sites"]}
     rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
-    if isinstance(shape, DiTConfig):
-        rest["pos_embed"] = sincos_positions(shape.hidden_size, shape.input_size // shape.patch_size)
+    if isinstance(shape, DiTConfig) and POSITIONS not in rest:
+        rest[POSITIONS] = table_of(shape)
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
         raise CheckpointError(

@@ -74,7 +74,7 @@ def gptq(
         raise ConfigError("GPTQ: act_order with groups leaves no consecutive groups: use static_groups as well")
     if not hessian.diagonal().any():
         raise DataError(
-            "GPTQ: the Hessian is zero: no calibration inputs reached this layer; check the calibration set"
+            "GPTQ: the Hessian is zero: every calibration input of this layer is; round the layer to nearest"
         )
     found = solve(
         weight,

@@ -160,7 +160,9 @@ def optimize(
         error = difference.flatten(1, -2).sum(dim=1).mean() if difference.dim() > 2 else difference.sum(1).mean()
         error.backward()
         of_alphas.step(config.rounding_rate)
+        before = [scale.detach().clone() for scale in scales]
         of_scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
+        keep_positive(scales, before)
         recent.append(float(error.detach()))
         if (iteration + 1) % every == 0 or iteration + 1 == config.iterations:
             curve.points.append((iteration + 1, sum(recent) / len(recent)))
@@ -168,6 +170,13 @@ def optimize(
     if not all(a.isfinite().all() for a in alphas) or not all((s.isfinite() & (s > 0)).all() for s in scales):
         raise DataError(f"{name}: reconstruction diverged (a rounding is NaN or a scale not positive); lower its rates")
     return curve
+
+
+def keep_positive(scales: Sequence[nn.Parameter], before: Sequence[Tensor]) -> None:
+    """Halve, instead of the step, a scale that its step would take to zero or below: that of inputs next to zero."""
+    with torch.no_grad():
+        for scale, old in zip(scales, before, strict=True):
+            scale.copy_(torch.where(scale <= 0, old / 2, scale))  # a NaN stays, and is refused at the end
 
 
 def reconstruct(

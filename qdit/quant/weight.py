@@ -58,16 +58,19 @@ def quantize_weight(
     """Round a weight (out, in) to the nearest codes; `ranges` sees each set of weights that shares a scale as a row.
 
     The scale is rounded to `scale_dtype` before the codes are computed. With `symmetric`, `ranges` must return zero
-    point 0. Weights that are all zero in a row of `ranges` get scale 1, whatever the rule says. Raises ConfigError
-    (bits, granularity) or CheckpointError (weights, scales or zero points that cannot be stored).
+    point 0. Weights that are all zero in a row of `ranges` get scale 1, whatever the rule says; weights so near to zero
+    that their scale would be stored as 0 get the smallest scale there is, and a zero point that is a code. Raises
+    ConfigError (bits, granularity) or CheckpointError (weights, scales or zero points that cannot be stored).
     """
     check_weight(weight, bits)
     rows = shared_rows(weight.detach().float(), granularity)
     scale, zero_point = ranges(rows, bits)
     zero_point = zero_point + 2 ** (bits - 1) if symmetric else zero_point
     empty = (rows == 0).all(dim=1, keepdim=True)
-    scale = stored_scale(scale.masked_fill(empty, 1), scale_dtype)
-    zero_point = stored_zero_point(zero_point.masked_fill(empty, 2 ** (bits - 1) if symmetric else 0))
+    scale = scale.masked_fill(empty, 1)
+    zero_point = zero_point.masked_fill(empty, 2 ** (bits - 1) if symmetric else 0)
+    zero_point = torch.where(vanishes(scale, scale_dtype), zero_point.clamp(0, 2**bits - 1), zero_point)
+    scale, zero_point = stored_scale(scale, scale_dtype), stored_zero_point(zero_point)
     codes = quantize(rows, scale.float(), zero_point.float(), bits)
     pairs = 1 if granularity.kind == "tensor" else len(weight)
     return QuantizedWeight(
@@ -104,15 +107,25 @@ def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
             raise ConfigError(f"granularity {kind} of a weight: allowed are tensor, channel, group(<size>)")
 
 
+def smallest_scale(dtype: torch.dtype) -> float:
+    """The smallest positive number of a dtype, a subnormal one."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
+def vanishes(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether each scale is a positive number, or 0, that `dtype` rounds to 0: that of weights next to zero."""
+    return (scale >= 0) & (scale.to(dtype) == 0)
+
+
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`scale` rounded to `dtype`; raises CheckpointError if it is not a positive finite number there."""
-    stored = scale.to(dtype)
+    """`scale` in `dtype`, where it would be 0 the smallest number there; CheckpointError for others that do not fit."""
+    stored = scale.to(dtype).masked_fill(vanishes(scale, dtype), smallest_scale(dtype))
     bad = ~((stored > 0) & stored.isfinite())
     if bad.any():
-        limits = torch.finfo(dtype)
         raise CheckpointError(
-            f"scale {float(scale[bad][0]):g} cannot be stored as {dtype} ({limits.smallest_normal:g} to"
-            f" {limits.max:g}): rescale the weights or store float32 scales"
+            f"scale {float(scale[bad][0]):g} cannot be stored as {str(dtype).removeprefix('torch.')}, whose positive"
+            f" numbers go from {smallest_scale(dtype):.3g} to {torch.finfo(dtype).max:g}: the weights are too large;"
+            " rescale them, or clip the outlier"
         )
     return stored
 

@@ -258,8 +258,12 @@ def allocation_link(commands: Commands, run: Run, path: Path, expected: str | No
 
 def compared(path: Path, expected: str | None) -> str:
     """Whether a file has the sha256 that another one records."""
-    if not path.is_file():
+    if not path.exists():
         return MISSING
+    if path.is_dir():
+        from qdit.models.weights_files import weights_sha256  # loads torch, needed for folders of weights only
+
+        return matches(weights_sha256(path), expected)
     return matches(sha256_file(path), expected)
 
 

@@ -1,45 +1,62 @@
 """The steps that take files from elsewhere into a run: official weights, and ADM's statistics of real images."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
-from qdit.core.files import sha256_file
 from qdit.metrics.extractors import load_extractor
-from qdit.metrics.npz import stream_member
-from qdit.metrics.reference import import_adm_reference, save_reference
-from qdit.models.loading import load_dit, load_model, save_model
-from qdit.models.network import config_class, require_stdit3
+from qdit.metrics.reference import (
+    Reference,
+    check_adm_images,
+    import_adm_reference,
+    make_reference,
+    save_reference,
+)
+from qdit.models.config import STDiT3Config
+from qdit.models.loading import read_model, save_import
+from qdit.models.network import config_class
+from qdit.models.stdit3_state import HIDDEN
 from qdit.workflow.fetch import check_whole
+
+OPEN_SORA = {field.name: field.default for field in fields(STDiT3Config)}
+"""What is assumed of an STDiT3 where neither the file nor `--shape` says it."""
 
 
 def import_weights_file(
     source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None, family: str = "dit"
-) -> None:
+) -> Mapping[str, Any]:
     """Official weights (or a diffusers folder) → our format, with their name and digest in its metadata.
 
-    `shape` says what differs from DiT-XL/2 at 256×256 or, of the family `stdit3`, from Open-Sora 1.2's. CheckpointError
-    for a missing, damaged or other file, and for weights of another shape, ConfigError for those of another family.
+    `shape` says what differs from DiT-XL/2 at 256×256 or, of the family `stdit3`, from Open-Sora 1.2's; what it names
+    and the file does not say is taken from it. Returns the settings that neither says and that were assumed.
+    CheckpointError for a missing, damaged or other file, and for weights of another shape, ConfigError for those of
+    another family.
     """
     kind = config_class(family)
-    try:
-        expected = kind(**shape)
-    except TypeError as problem:
-        raise ConfigError(f"--shape {dict(shape)}: {problem}; allowed are the fields of {kind.__name__}") from None
+    usual = {field.name: field.default for field in fields(kind)}
+    if unknown := [name for name in shape if name not in usual]:
+        raise ConfigError(
+            f"--shape {dict(shape)}: unknown {', '.join(unknown)}; allowed are the fields of {kind.__name__}:"
+            f" {', '.join(usual)}"
+        )
     if not source.is_dir() or sha256 is not None:
         check_whole(source, sha256)
-    model = load_dit(source) if family == "dit" else require_stdit3(load_model(source), where=str(source))
+    unseen = ("num_heads",) if family == "dit" else HIDDEN
+    stated = {name: shape[name] for name in unseen if name in shape}
+    loaded = read_model(source, settings=stated, usual=OPEN_SORA, family=family)
+    expected = usual | dict(shape)
     wrong = {
-        name: (value, getattr(expected, name))
-        for name, value in model.config.to_dict().items()
-        if value != getattr(expected, name)
+        name: (value, expected[name])
+        for name, value in loaded.model.config.to_dict().items()
+        if value != expected[name] and name not in loaded.assumed
     }
     if wrong:
         said = ", ".join(f"{name} {found} instead of {value}" for name, (found, value) in wrong.items())
         raise CheckpointError(f"{source}: weights of another model, with {said}; fetch the ones that the profile names")
-    digest = sha256_file(source) if source.is_file() else None
-    save_model(out, model, metadata={"source": {"name": source.name, "sha256": digest}})
+    save_import(source, out, loaded)
+    return loaded.assumed
 
 
 def import_reference_file(
@@ -58,12 +75,21 @@ def import_reference_file(
     both before any feature is computed.
     """
     check_whole(batch, sha256)
-    for first in stream_member(batch, "arr_0", rows=1):
-        height, width = first.shape[1:3]
-        if resolution not in (None, height) or width != height:
-            raise DataError(
-                f"{batch}: holds images of {height}×{width} pixels, the models that it is the reference of make"
-                f" {resolution}×{resolution}; give the batch of that resolution"
-            )
-        break
+    height, width = check_adm_images(batch)
+    if resolution not in (None, height) or width != height:
+        raise DataError(
+            f"{batch}: holds images of {height}×{width} pixels, the models that it is the reference of make"
+            f" {resolution or height}×{resolution or height}; give the batch of that resolution"
+        )
     save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights, device=device)))
+
+
+def make_reference_file(data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu") -> Reference:
+    """A user's own images (a folder of PNGs, an npz) or ready statistics → our reference file."""
+    if not data.exists():
+        raise DataError(
+            f"{data}: no such file or folder; give a folder of PNGs, an npz of images, or one of statistics"
+        )
+    reference = make_reference(data, load_extractor(extractor, weights, device=device))
+    save_reference(out, reference)
+    return reference

@@ -96,7 +96,7 @@ def test_what_does_not_fit_together_is_refused(
     shuffled = replace(fp, run=replace(run, labels=labels[::-1].copy()))
     older = replace(fp, run=replace(run, made_by=replace(run.made_by, code="old")))
     other = replace(fp, run=replace(run, made_by=replace(run.made_by, weights_sha256="ffff")))
-    unnamed = replace(reference, pool_features=None)
+    unnamed = replace(reference, pool_features=None, extractor_digest="")
     stale = replace(reference, extractor_digest="ffff")
     cases = [
         (empty, reference, None, "found 0 images to evaluate"),

@@ -116,8 +116,10 @@ def test_pt_files_that_are_no_checkpoints(tmp_path, mini, one_line_error) -> Non
     for content, word in (([1, 2], "list"), ({"ema": 3}, "int"), ({1: torch.zeros(1)}, "state dict")):
         torch.save(content, path)
         one_line_error(CheckpointError, lambda: load_model(path), "x.pt", word, "state dict")
-    torch.save({"model": mini.state_dict()}, path)
-    one_line_error(CheckpointError, lambda: load_model(path), "x_embedder.proj.weight", "missing")
+    torch.save({"weights": mini.state_dict(), "epoch": 3}, path)
+    one_line_error(CheckpointError, lambda: load_model(path), "holds no tensors", "epoch, weights")
+    torch.save({"model": mini.state_dict(), "state_dict": mini.state_dict()}, path)
+    one_line_error(CheckpointError, lambda: load_model(path), "'model' and 'state_dict'", "alone")
     torch.save({**mini.state_dict(), "epoch": 3}, path)
     one_line_error(CheckpointError, lambda: load_model(path, num_heads=2), "epoch", "int", "tensor")
     path.write_bytes(b"PK\x03\x04 not an archive")

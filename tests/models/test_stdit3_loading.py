@@ -9,9 +9,10 @@ import torch
 
 from qdit.core.errors import CheckpointError, ConfigError, Unsupported
 from qdit.core.files import load_tensors, save_tensors
-from qdit.models.loading import import_official, load_dit, load_model, save_model
+from qdit.models.loading import import_official, load_dit, load_model, read_model, save_model
 from qdit.models.roles import select
 from qdit.models.stdit3 import STDiT3
+from qdit.models.stdit3_state import HIDDEN
 from qdit.quant.folding import fold
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs
 
@@ -32,6 +33,9 @@ OFFICIAL = {
     "qk_norm": True,
     "skip_y_embedder": False,
 }
+
+UNSEEN = {name: getattr(TINY_VIDEO, name) for name in HIDDEN}
+"""What no tensor of an STDiT3 shows."""
 
 
 @pytest.fixture
@@ -82,8 +86,15 @@ def test_official_folder_in_several_files(folder: Path, tiny: STDiT3) -> None:
 def test_bare_state_dict_tells_its_own_heads(tmp_path: Path, tiny: STDiT3, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     torch.save(tiny.state_dict(), path) if suffix == ".pt" else save_tensors(path, tiny.state_dict())
-    config = load_model(path).config
-    assert (config.num_heads, config.depth, config.text_tokens, config.base_size) == (2, 2, 7, 512)
+    assert read_model(path, settings=UNSEEN).model.config == TINY_VIDEO
+
+
+def test_what_no_tensor_shows_is_not_guessed(tmp_path: Path, tiny: STDiT3, one_line_error: Callable) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, tiny.state_dict())
+    one_line_error(CheckpointError, lambda: load_model(path), "base_size, pixels_per_cell, fps, frame_positions")
+    some = {name: UNSEEN[name] for name in ("base_size", "fps")}
+    one_line_error(CheckpointError, lambda: read_model(path, settings=some), ": pixels_per_cell, frame_positions of")
 
 
 def test_half_precision_becomes_float32_and_an_import_is_in_our_format(folder: Path, tiny: STDiT3) -> None:
@@ -136,7 +147,8 @@ def test_wrong_tensors_are_refused_in_one_line(
     damage(state, how)
     metadata = {"family": "stdit3", "model": TINY_VIDEO.to_dict()} if own else None
     save_tensors(tmp_path / "video.safetensors", state, metadata)
-    one_line_error(CheckpointError, lambda: load_model(tmp_path / "video.safetensors"), "temporal_blocks.1.")
+    path, hidden = tmp_path / "video.safetensors", {} if own else UNSEEN
+    one_line_error(CheckpointError, lambda: read_model(path, settings=hidden), "temporal_blocks.1.")
 
 
 @pytest.mark.parametrize(

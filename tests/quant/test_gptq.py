@@ -237,11 +237,11 @@ def test_what_cannot_be_solved_is_refused_in_one_line() -> None:
         gptq(weight, hessian, bits=9, group_size=16)
     with pytest.raises(DataError, match="NaN or infinite"):
         gptq(weight, hessian * torch.nan, bits=4, group_size=16)
-    with pytest.raises(DataError, match="no calibration inputs"):
+    with pytest.raises(DataError, match="the Hessian is zero"):
         gptq(weight, torch.zeros(48, 48), bits=4, group_size=16)
     with pytest.raises(DataError, match=r"must be \(48, 48\)"):
         gptq(weight, torch.eye(47), bits=4, group_size=16)
     with pytest.raises(CheckpointError, match="NaN or infinite"):
         gptq(weight * torch.inf, hessian, bits=4, group_size=16)
-    with pytest.raises(CheckpointError, match="cannot be stored as torch.float16"):
+    with pytest.raises(CheckpointError, match="cannot be stored as float16"):
         gptq(weight * 1e9, hessian, bits=4, group_size=16)

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from qdit.core.affine import fake_quantize
 from qdit.core.errors import ConfigError
-from qdit.core.files import save_arrays, sha256_file
+from qdit.core.files import save_arrays
 from qdit.metrics.analysis.trajectory import Followed, Start, follow, inputs_along, start
 from qdit.models.dit import DiT
-from qdit.models.loading import load_dit
+from qdit.models.loading import load_dit, weights_sha256
 from qdit.models.roles import Site, linear_of
 from qdit.quant.layers import layers
 from qdit.quant.quantiles import quantiles
@@ -177,6 +177,6 @@ def rounding_error(matrix: Tensor, bits: int, *, by_row: bool) -> Tensor:
 def analyze_weights_file(weights: Path, out: Path, protocol: Protocol, *, samples: int, device: str = "cpu") -> None:
     """The step weights → arrays of the figures about activations and weights."""
     model = load_dit(weights).to(torch_device(device))
-    record = {"weights_sha256": sha256_file(weights), "protocol": protocol.to_dict(), "samples": samples}
+    record = {"weights_sha256": weights_sha256(weights), "protocol": protocol.to_dict(), "samples": samples}
     arrays = analyze(model, protocol, samples=samples)
     save_arrays(out, arrays | {"record": np.array(json.dumps(record, sort_keys=True))})

@@ -1,6 +1,6 @@
 """Clips for VBench: the samples of a video run as MP4 files with VBench's names, and the check of a folder of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,31 @@ def check_clips(
         size = shape
     assert size is not None
     return len(names), size[0]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a suite asks for: dimension → its clips, the dimensions without a prompt, clips that nobody asks for."""
+
+    clips: Mapping[str, int]
+    without_prompts: tuple[str, ...]
+    unasked: tuple[str, ...]
+
+
+def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int) -> Coverage:
+    """What a check of these dimensions looks at, and what it cannot; DataError if the suite is none."""
+    try:
+        rows = read_suite(suite)
+        names = {dimension: clip_names(rows, dimension, samples) for dimension in dimensions}
+    except BadInput as problem:
+        raise DataError(str(problem)) from None
+    asked = {name for own in names.values() for name in own}
+    unasked = tuple(sorted(path.name for path in folder.glob("*.mp4") if path.name not in asked))
+    return Coverage(
+        clips={dimension: len(own) for dimension, own in names.items() if own},
+        without_prompts=tuple(dimension for dimension, own in names.items() if not own),
+        unasked=unasked,
+    )
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def read_suite(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such suite of prompts") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise BadInput(f"{path}: not valid JSON ({problem}); write the suite again") from None
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"{path}: not a list of prompts in VBench's full_info schema")
@@ -176,7 +176,7 @@ def read_listing(path: Path) -> dict[str, Any]:
     """The list of a run's clips: their sha256, or why there are none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise BadInput(f"{path}: no list of clips ({problem}); make it with qdit vbench clips --listing") from None
     if not isinstance(found, dict) or not {"clips", "failure"} & found.keys():
         raise BadInput(f"{path}: no list of clips; make it with qdit vbench clips --listing")

@@ -3,6 +3,7 @@
 The constants are those of VBench 0.1.5's scripts/constant.py. Q-DiT's Table 3 prints the scores as they are.
 """
 
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Dimension → the scores that become 0 and 1; all others stay as they are."""
 
+OF_A_HUNDRED = "imaging_quality"
+"""The dimension whose clips' scores go to 100 while its own goes to 1."""
+COSINES = ("overall_consistency", "temporal_style", "appearance_style")
+"""Dimensions that are cosines of embeddings, which may fall below 0; all others go from 0 to 1."""
+TOLERANCE = 1e-6
+
 SAME = ("samples", "suite_sha256", "packages")
 """What the dimensions of a run must have in common."""
 SCORE = frozenset({"score", "clips", "skipped", "clips_sha256", "weights_sha256", *SAME})
@@ -53,11 +60,48 @@ def read_result(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if (
         not isinstance(found, dict)
-        or found.get("dimension") not in WEIGHTS
+        or not isinstance(found.get("dimension"), str)
+        or found["dimension"] not in WEIGHTS
         or not ({"failure"} & found.keys() or SCORE <= found.keys())
     ):
         raise DataError(f"{path}: not the score of a VBench dimension; make it with qdit vbench run")
+    if "failure" not in found:
+        check_scores(found, path)
+        check_lists(found, path)
     return found
+
+
+def check_scores(found: Mapping[str, Any], path: Path) -> None:
+    """Raise DataError unless a dimension's score is a number that it can be, and the score of each clip a number."""
+    dimension, score, clips = found["dimension"], found["score"], found["clips"]
+    if not isinstance(clips, dict):
+        raise DataError(f"{path}: clips is a {type(clips).__name__}, must give a score for each clip; score it again")
+    least = -1.0 if dimension in COSINES else 0.0
+    if isinstance(score, bool) or not is_number(score) or not least - TOLERANCE <= score <= 1 + TOLERANCE:
+        raise DataError(
+            f"{path}: {dimension} has the score {score!r:.40}, must be a number from {least:g} to 1; score it again"
+        )
+    if bad := [name for name, value in clips.items() if not is_number(value)]:
+        raise DataError(
+            f"{path}: {dimension} has the score {clips[bad[0]]!r:.40} for {bad[0]!r}, no number; score it again"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, or true or false, which VBench gives to some clips."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def check_lists(found: Mapping[str, Any], path: Path) -> None:
+    """Raise DataError unless the rest of a dimension's JSON has the types that the driver writes."""
+    kinds = {"samples": int, "suite_sha256": str, "packages": dict, "skipped": list}
+    kinds |= {"clips_sha256": dict, "weights_sha256": dict}
+    for name, kind in kinds.items():
+        if type(found[name]) is not kind:
+            raise DataError(
+                f"{path}: {name} is a {type(found[name]).__name__}, must be a {kind.__name__}; make the file again with"
+                " qdit vbench run"
+            )
 
 
 def gather(paths: Sequence[Path]) -> dict[str, Any]:

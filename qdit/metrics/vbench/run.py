@@ -25,7 +25,7 @@ from qdit.metrics.clips import samples_sha256, stream_clip_errors
 from qdit.metrics.run import RunName, check_made_so, made_by, sampling_failure, write_error
 from qdit.metrics.samples import Shard, listed_shards
 from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
-from qdit.metrics.vbench.results import PROTOCOL, normalised
+from qdit.metrics.vbench.results import OF_A_HUNDRED, PROTOCOL, normalised
 from qdit.metrics.vbench_totals import totals
 from qdit.models.config import STDiT3Config
 from qdit.quant.folder import CONFIG_FILE, read_failure
@@ -33,8 +33,6 @@ from qdit.sampling.flops import clip_flops
 from qdit.sampling.rectified_flow import FlowProtocol
 from qdit.sampling.words import WORDS_MODULE
 
-OF_A_HUNDRED = "imaging_quality"
-"""The dimension whose clips' scores go to 100 while its own goes to 1."""
 SAME_MEAN = 1e-5
 """How far a score may be from the mean of its clips' scores to be that mean: VBench adds up in float32."""
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdit.core.errors import CheckpointError, DataError
-from qdit.core.files import load_tensors, require_finite, sha256_file
+from qdit.core.files import load_tensors, one_line, require_finite, sha256_file
 from qdit.mini.data.moving_digits import FRAMES, SIZE
 from qdit.mini.data.moving_digits_prompts import COLOURS, DIGITS, Scenario, tokens_of
 from qdit.mini.vbench.flow import flow_magnitude, midpoint_error
 from qdit.mini.vbench.networks import FrameReading, Instruments
 from qdit.models.manifest import check_file
-from qdit.models.state import one_line
 
 PROTOCOL = "mini-VBench (moving digits)"
 DETECTED = 0.5

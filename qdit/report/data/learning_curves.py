@@ -55,6 +55,15 @@ def read_reconstruction(folder: Path) -> Reconstruction | None:
         return None
 
 
+def read_silent_layers(folder: Path) -> tuple[str, ...]:
+    """Layers that GPTQ rounded to nearest since every calibration input of them is zero, by the run's log."""
+    try:
+        log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]
+        return tuple(map(str, log.get("rounded_to_nearest", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
 def _unit(entry: Mapping[str, Any]) -> Unit:
     points = tuple((float(iteration), float(loss)) for iteration, loss in entry["points"])
     drawn = tuple(point for point in points if all(map(math.isfinite, point)) and point[1] > 0)

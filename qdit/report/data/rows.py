@@ -11,7 +11,7 @@ from qdit.core import metrics
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
-from qdit.report.data.learning_curves import read_reconstruction
+from qdit.report.data.learning_curves import read_reconstruction, read_silent_layers
 from qdit.report.data.metrics_json import Row, read_run
 from qdit.report.data.published import PublishedRow, method_names, printed_name
 
@@ -165,6 +165,7 @@ def make_row(
         "short": printed_name(key.label),
         "key": key,
         "reconstruction": reconstruction,
+        "rounded_to_nearest": read_silent_layers(key.folder(results)),
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
         "profile": profile["profile"],
         "face": profile["face"],

@@ -77,6 +77,7 @@ def _reading(table: Table) -> Iterable[str]:
     yield from table.remarks
     yield from _method_notes(table)
     yield from _reconstruction_notes(table)
+    yield from _silent_layer_notes(table)
 
 
 def _method_notes(table: Table) -> Iterable[str]:
@@ -106,6 +107,16 @@ def _reconstruction_notes(table: Table) -> Iterable[str]:
     if efforts:
         texts = (f"{name}: {iterations} iterations per block, batch {batch}" for name, iterations, batch in efforts)
         yield f"Reconstruction (learned rounding). {'; '.join(texts)}."
+
+
+def _silent_layer_notes(table: Table) -> Iterable[str]:
+    """`Q-DiT W4A8: blocks.1.mlp.fc2`, layers that no calibration input reaches (pruned ones)."""
+    rows = [row for row in table.rows if row.get("rounded_to_nearest")]
+    texts = dict.fromkeys(
+        f"{row['name']} {row['key'].bits.upper()}: {', '.join(row['rounded_to_nearest'])}" for row in rows
+    )
+    if texts:
+        yield f"Rounded to nearest, since every calibration input of the layer is zero. {'; '.join(texts)}."
 
 
 def _warnings(table: Table) -> Iterable[str]:

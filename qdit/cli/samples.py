@@ -1,0 +1,90 @@
+"""Images in and out as commands of `qdit`: reference, import-samples, export-samples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli.images import EXTRACTOR_WEIGHTS, Extractor, ExtractorWeights, Threads, use_threads
+from qdit.cli.options import Device, on_device
+
+DIGITS = ("digits", "digits-16")
+
+Images = Annotated[Path, typer.Argument(help="Folder of PNGs, or npz of uint8 images (ADM's arr_0; labels in arr_1).")]
+
+
+def reference(
+    out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder of PNGs, npz of images or of statistics (mu, sigma); or digits, digits-16, which are built in."
+        ),
+    ] = "digits",
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Compute the statistics of real images.
+
+    FID, sFID, precision and recall compare with them. The images of an npz are uint8 (N, H, W), (N, H, W, C) or
+    (N, C, H, W) with 1 or 3 channels, at least 4. Statistics that are ready are taken as they are: those of FID alone
+    (mu, sigma) give no sFID, and without images beside them there is no precision and recall.
+
+    \b
+    Examples:
+      qdit reference reference.npz
+      qdit reference mine.npz --data my-images --extractor inception-adm --extractor-weights inception.pth
+    """
+    use_threads(threads)
+    if data in DIGITS:
+        from qdit.mini.digits_reference import make_digits_reference
+
+        make_digits_reference(data, extractor, extractor_weights, out)
+        return
+    from qdit.workflow.importing import make_reference_file
+
+    with on_device(device) as place:
+        made = make_reference_file(Path(data), out, extractor=extractor, weights=extractor_weights, device=place)
+    images = 0 if made.pool_features is None else len(made.pool_features)
+    lacks = ["sFID"] if made.spatial is None else []
+    lacks += ["precision and recall"] if made.pool_features is None else []
+    typer.echo(f"{out}: {images} images" + (f"; without {', '.join(lacks)}" if lacks else ""))
+
+
+def import_samples(
+    images: Images,
+    out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
+    chunk: Annotated[int, typer.Option(min=1, help="Images per file.")] = 64,
+) -> None:
+    """Take the images of any program as samples.
+
+    `qdit features` and the steps after it read them like those of `qdit sample`; their protocol is "imported", since
+    the files do not say how they were made. Images without labels have no class accuracy.
+
+    \b
+    Example:
+      qdit import-samples other-program.npz imported
+    """
+    from qdit.metrics.imported import import_images
+
+    count = import_images(images, out, chunk=chunk)
+    typer.echo(f"{out}: {count} images")
+
+
+def export_samples(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` or `import-samples` made.")],
+    out: Annotated[Path, typer.Argument(help="OUT.npz (ADM's batch: arr_0 uint8 NHWC, arr_1), or a folder of PNGs.")],
+) -> None:
+    """Write samples for other programs.
+
+    \b
+    Examples:
+      qdit export-samples q-dit-w4a8/samples q-dit.npz
+      qdit export-samples q-dit-w4a8/samples q-dit-png
+    """
+    from qdit.metrics.export import export_images
+
+    count = export_images(samples, out)
+    typer.echo(f"{out}: {count} images")

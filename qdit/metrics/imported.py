@@ -1,0 +1,58 @@
+"""Images of any program → sample chunks, so that they can be a row: their protocol is `imported`, no more is known."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.core.files import sha256_json
+from qdit.metrics.image_files import ImageSource, open_images
+from qdit.sampling.chunks import Arrays, Mode, Shard, make_chunks
+
+UNKNOWN_LABEL = -1
+"""Of an image whose class is not known."""
+
+
+def as_it_is(model: Any) -> Any:
+    """No model makes imported images."""
+    return model
+
+
+IMPORTED = Mode("imported", as_it_is, lambda: "none")
+
+
+def import_images(path: Path, folder: Path, *, chunk: int) -> int:
+    """Write the images of a folder of PNGs or of an npz as one shard of chunks in `folder`; returns their number.
+
+    The list says which file they came from. Chunks that are there for the same images are kept. DataError for images
+    that cannot be read (`qdit.metrics.image_files`).
+    """
+    source = open_images(path)
+    shard = Shard(source.count, chunk, 0, -(-source.count // chunk))
+    digest = source.sha256()
+    key = sha256_json({"imported": digest, "chunk": chunk})
+    reader = Reader(source, chunk)
+    chunks = make_chunks(shard, folder, key, ("images", "labels"), reader.chunk)
+    made_of = {"protocol": IMPORTED.name, "source": {"name": path.name, "sha256": digest}}
+    shard.write(folder, IMPORTED, {**shard.listing(key), "chunks": chunks, **made_of})
+    return source.count
+
+
+class Reader:
+    """Reads the images of a source once, from the first to the last; chunks that are kept are skipped."""
+
+    def __init__(self, source: ImageSource, chunk: int) -> None:
+        self.source, self.size = source, chunk
+        self.blocks = source.blocks(chunk)
+        self.next = 0
+
+    def chunk(self, path: Path, samples: range, count: int) -> Arrays:
+        """The images of one chunk and their labels, −1 where they are not known."""
+        number = samples.start // self.size
+        images = next(islice(self.blocks, number - self.next, None))
+        self.next = number + 1
+        labels = self.source.labels
+        numbers = slice(samples.start, samples.start + count)
+        known = np.full(count, UNKNOWN_LABEL, np.int64) if labels is None else labels[numbers]
+        return {"images": images[:count], "labels": known}

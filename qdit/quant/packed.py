@@ -1,0 +1,97 @@
+"""Quantized models that are small in memory too: packed codes stay packed, and each layer dequantizes as it computes.
+
+The simulated mode keeps the dequantized weight of every layer in float32 beside its codes. Here a layer has only the
+codes, scales and zero points of the checkpoint; its float weight exists while the layer computes. The arithmetic is
+that of the simulated mode, so the outputs have the same bits; every forward pass pays for the unpacking.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.models.roles import replace
+from qdit.quant.sites import QuantizedConv, QuantizedLinear
+from qdit.quant.weight import QuantizedWeight
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class PackedLinear(QuantizedLinear):
+    """A quantized linear without its float weight; (…, in) → (…, out)."""
+
+    def __init__(self, module: QuantizedLinear) -> None:
+        nn.Module.__init__(self)
+        self.weight_bits, self.activation, self.dense = module.weight_bits, module.activation, None
+        self.shape = (module.weight.shape[0], module.weight.shape[1])
+        for name in ("codes", "scale", "zero_point", "bias"):
+            self.register_buffer(name, getattr(module, name))
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The dequantized weight (out, in), float32, made anew at every call."""
+        codes = unpacked(self.codes, self.weight_bits, self.shape[1])
+        return QuantizedWeight(codes, self.scale, self.zero_point, self.weight_bits).dequantize()
+
+
+class PackedConv(PackedLinear, QuantizedConv):
+    """The same of a convolution whose patches do not overlap."""
+
+    def __init__(self, module: QuantizedConv) -> None:
+        PackedLinear.__init__(self, module)
+        self.kernel = module.kernel
+
+    forward = QuantizedConv.forward
+    spec = QuantizedConv.spec
+
+
+class HalfLinear(nn.Linear):
+    """A float linear whose weight is kept in float16, which holds it exactly; it computes in float32."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = module.in_features, module.out_features
+        self.weight = nn.Parameter(module.weight.detach().half(), requires_grad=False)
+        self.bias = module.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+def keep_packed(model: M) -> M:
+    """Let every quantized weight of a model stay packed, in place; float weights that float16 holds become float16.
+
+    The outputs keep their bits. The model can be saved and moved, not trained, and `prepare_inference` leaves it as it
+    is.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLinear) and module.weight_bits < 16 and not isinstance(module, PackedLinear):
+            packed = PackedConv(module) if isinstance(module, QuantizedConv) else PackedLinear(module)
+            replace(model, name, packed.train(module.training))
+        elif type(module) is nn.Linear and torch.equal(module.weight.half().float(), module.weight):
+            replace(model, name, HalfLinear(module).train(module.training))
+    return model
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers that a model holds in memory, shared storage once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in [*model.parameters(), *model.buffers()]
+    }
+    return sum(storages.values())
+
+
+def unpacked(packed: Tensor, bits: int, width: int) -> Tensor:
+    """Codes (rows, width) int16 of packed bytes (rows, ⌈width · bits / 8⌉), where the bytes are, without a check."""
+    if bits == 8:
+        return packed.to(torch.int16)
+    if 8 % bits == 0:
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
+        codes = packed[:, :, None].bitwise_right_shift(shifts).bitwise_and_(2**bits - 1)
+        return codes.flatten(1)[:, :width].to(torch.int16)
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    string = packed[:, :, None].bitwise_right_shift(shifts).bitwise_and_(1).flatten(1)[:, : width * bits]
+    powers = (2 ** torch.arange(bits, device=packed.device)).to(torch.int16)
+    return (string.unflatten(1, (width, bits)).to(torch.int16) * powers).sum(dim=2, dtype=torch.int16)

@@ -1,0 +1,107 @@
+"""Silent and nearly silent layers, by every method on images and clips: finite models, and errors name the layer."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from qdit.core.errors import CheckpointError, Unsupported
+from qdit.methods.method import quantize_model, registry
+from qdit.models.dit import DiT
+from qdit.models.network import Network
+from qdit.quant.apply import SILENT
+from qdit.sampling.calibration import KINDS
+from tests.small_models import calibration_set, inputs, random_dit
+from tests.small_video_models import TINY_VIDEO, random_stdit3, video_calibration_set, video_inputs
+
+METHODS = [name for name in sorted(registry()) if name != "fp"]
+SMALL = {"group_size": 8, "iterations": 3, "batch": 8, "per_group": 4, "rounds": 1}
+SHORT = dataclasses.replace(TINY_VIDEO, depth=1)
+DATA = {
+    "image": {kind: calibration_set(kind, samples=8) for kind in KINDS},
+    "video": {kind: video_calibration_set(kind, samples=8, config=SHORT) for kind in KINDS},
+}
+PRUNED = {"image": "blocks.0.mlp.fc2", "video": "spatial_blocks.0.mlp.fc2"}
+INPUTS: dict[str, Callable[[], tuple[torch.Tensor, ...]]] = {"image": inputs, "video": lambda: video_inputs(SHORT)}
+
+
+def first_block(model: Any) -> Any:
+    return model.blocks[0] if isinstance(model, DiT) else model.spatial_blocks[0]
+
+
+def tiny_row(block: Any) -> None:
+    block.attn.proj.weight[5] *= 1e-8
+
+
+def tiny_layer(block: Any) -> None:
+    block.attn.proj.weight.mul_(1e-7)
+
+
+def pruned(block: Any) -> None:
+    block.mlp.fc1.weight.zero_()
+    block.mlp.fc1.bias.zero_()
+
+
+def dead_columns(block: Any) -> None:
+    block.mlp.fc1.weight[:24].zero_()
+    block.mlp.fc1.bias[:24].zero_()
+
+
+def broken(family: str, edit: Callable[[Any], None]) -> Network:
+    model: Network = random_dit() if family == "image" else random_stdit3(SHORT)
+    with torch.no_grad():
+        edit(first_block(model))
+    return model
+
+
+def quantized(family: str, method: str, model: Network, scope: str) -> Any:
+    fields = {field.name for field in dataclasses.fields(registry()[method].Options)}
+    options = {key: value for key, value in SMALL.items() if key in fields}
+    try:
+        return quantize_model(
+            model,
+            method,
+            weight_bits=4,
+            activation_bits=8,
+            scope=scope,  # type: ignore[arg-type]
+            calibration=DATA[family],
+            options=options,
+        )
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("edit", [tiny_row, tiny_layer, pruned, dead_columns], ids=lambda edit: edit.__name__)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", DATA)
+def test_a_degenerate_layer_stops_no_method(family: str, method: str, edit: Callable[[Any], None]) -> None:
+    found = quantized(family, method, broken(family, edit), "common")
+    with torch.inference_mode():
+        assert found.model(*INPUTS[family]()).isfinite().all()
+
+
+@pytest.mark.parametrize("family", DATA)
+@pytest.mark.parametrize("method", ["q-dit", "g4w+p4a"])
+def test_the_log_names_a_layer_that_nothing_reaches(method: str, family: str) -> None:
+    assert quantized(family, method, broken(family, pruned), "common").log == {SILENT: [PRUNED[family]]}
+    assert SILENT not in quantized(family, method, broken(family, tiny_row), "common").log
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_names_the_layer(method: str) -> None:
+    def huge(block: Any) -> None:
+        block.mlp.fc2.weight[3, 7] = 1e9
+
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.mlp\.fc2: scale .* cannot be stored as float16"):
+        quantized("image", method, broken("image", huge), "common")
+
+
+def test_the_other_rows_of_a_layer_keep_their_bits() -> None:
+    whole = quantized("image", "rtn", random_dit(), "common").model.blocks[0].attn.proj
+    row = quantized("image", "rtn", broken("image", tiny_row), "common").model.blocks[0].attn.proj
+    others = torch.arange(48) != 5
+    for name in ("codes", "scale", "zero_point", "weight"):
+        assert torch.equal(getattr(whole, name)[others], getattr(row, name)[others])
+    assert row.weight[5].abs().max() <= 1e-7
