@@ -15,9 +15,9 @@ from snakemake.utils import min_version
 sys.path.insert(0, str(workflow.basedir))
 
 from qdit.workflow import profile as profiles
-from qdit.digest import code_digest
-from qdit.errors import ConfigError
-from qdit.method_sources import method_sources
+from qdit.core.digest import code_digest
+from qdit.core.errors import ConfigError
+from qdit.workflow.method_index import method_sources
 
 min_version("9.20")
 
