@@ -35,7 +35,8 @@ from qdit.models.diffusers_format import CONFIG_FILE, REQUIRED, WEIGHTS_FILE
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
-from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, compact, load_checkpoint
+from qdit.quant.checkpoint import Checkpoint, build_model, compact, load_checkpoint
+from qdit.quant.folder import FORMAT
 
 DESCRIBED = ("format", "model", "sites", "record")
 """What of a checkpoint's configuration an exported folder keeps: how to build the modules, and what made them."""

@@ -96,12 +96,12 @@ def calibrate(
     Example:
       qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
     """
-    from qdit.sampling.calibration import calibrate_weights_file
+    from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
     use_threads(threads)
     chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
     with on_device(device) as place:
-        calibrate_weights_file(weights, out, kind, chosen, samples=samples, device=place)
+        calibrate_weights_file(CalibrateJob(weights, out, kind, chosen, samples, device=place))
 
 
 def quantize(
@@ -210,6 +210,8 @@ def sample(
         --dtype float16 --device cuda
     """
     use_threads(threads)
+    from qdit.sampling.run import SampleJob
+
     if mode == "simulate":
         from qdit.sampling.run import sample_checkpoint as sample_in_mode
     elif mode == "integer":
@@ -223,16 +225,18 @@ def sample(
         )
     with on_device(device) as place:
         sample_in_mode(
-            checkpoint,
-            out,
-            protocol(sampler, steps, cfg_scale, seed, dtype),
-            images=images,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=chunks_per_shard,
-            record_failure=record_failure,
-            vae=vae,
-            device=place,
+            SampleJob(
+                checkpoint,
+                out,
+                protocol(sampler, steps, cfg_scale, seed, dtype),
+                images,
+                chunk,
+                shard,
+                chunks_per_shard,
+                vae=vae,
+                device=place,
+                record_failure=record_failure,
+            )
         )
         if extractor is not None:
             from qdit.metrics.extraction import extract_file

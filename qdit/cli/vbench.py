@@ -201,7 +201,7 @@ def score(
 
     from qdit.metrics.run import RunName
     from qdit.metrics.vbench.run import evaluate_vbench_run
-    from qdit.sampling.video_decoding import video_decoder_name
+    from qdit.sampling.clips import video_decoder_name
 
     clip = {"frames": frames, "height": height, "width": width, "fps": fps}
     flow = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}

@@ -15,7 +15,7 @@ from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from qdit.mini.vbench.suites import Prompt
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
 INSTRUMENTS = Path("weights/mini-vbench.safetensors")
 CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
@@ -55,7 +55,7 @@ ClipShift = Annotated[
 def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
     """Protocol of the sampling flags, for clips of the moving digits' size."""
     from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
     return FlowProtocol(
         frames=FRAMES,
@@ -73,7 +73,7 @@ def clip_flow(*, latents: bool, **given: Any) -> "FlowProtocol":
     """Protocol of the flags that are given; others are those of the mini world, or of Open-Sora 1.2 for latents."""
     from dataclasses import replace
 
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
     usual = FlowProtocol() if latents else flow(15, 2.5, 2.5, 0)
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
@@ -158,7 +158,7 @@ def calibrate(
     """
     from qdit.mini.data.moving_digits import draw_scenario
     from qdit.mini.data.moving_digits_prompts import encode
-    from qdit.sampling.calibration import calibrate_weights_file
+    from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
     use_threads(threads)
     protocol = clip_flow(
@@ -175,9 +175,7 @@ def calibrate(
     )
     text = encode(tuple(draw_scenario(CALIBRATION_SEED, index) for index in range(CALIBRATION_PROMPTS)))
     with on_device(device) as place:
-        calibrate_weights_file(
-            weights, out, kind, protocol, samples=samples, text=text, embeddings=text_embeddings, device=place
-        )
+        calibrate_weights_file(CalibrateJob(weights, out, kind, protocol, samples, text, text_embeddings, place))
 
 
 def sample(
@@ -213,7 +211,7 @@ def sample(
       qdit video sample q-dit-w4a8 q-dit-w4a8/samples --suite VBench_full_info.json --samples 5 --chunk 5 \\
         --text-embeddings text.safetensors --vae OpenSora-VAE-v1.2 --dtype bfloat16 --device cuda
     """
-    from qdit.sampling.video_run import sample_video_checkpoint
+    from qdit.sampling.run import SampleJob, sample_checkpoint
 
     use_threads(threads)
     latents = text_embeddings is not None
@@ -231,18 +229,20 @@ def sample(
     )
     asked = clips_asked_for(suite, samples, latents=latents)
     with on_device(device) as place:
-        sample_video_checkpoint(
-            checkpoint,
-            out,
-            protocol,
-            asked,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=chunks_per_shard,
-            record_failure=record_failure,
-            embeddings=text_embeddings,
-            vae=vae,
-            device=place,
+        sample_checkpoint(
+            SampleJob(
+                checkpoint,
+                out,
+                protocol,
+                chunk=chunk,
+                shard=shard,
+                chunks_per_shard=chunks_per_shard,
+                prompts=asked,
+                embeddings=text_embeddings,
+                vae=vae,
+                device=place,
+                record_failure=record_failure,
+            )
         )
 
 

@@ -160,7 +160,7 @@ def code_facts(record: Mapping[str, Any]) -> Iterator[str]:
         "evaluate": ("qdit.metrics.run",),
     }
     scored = "qdit.metrics.vbench.run" if "vbench" in record else "qdit.mini.vbench.run"
-    modules |= {"sample": ("qdit.sampling.video_run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
+    modules |= {"sample": ("qdit.sampling.run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
     for step, digest in record["code"].items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"

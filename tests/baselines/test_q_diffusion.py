@@ -6,9 +6,9 @@ import torch
 from baselines.ptqd import fit
 from qdit.methods.method import find_method, quantize_model
 from qdit.models.roles import select
+from qdit.sampling.batch import sample_images
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 from tests.small_models import TINY, calibration_set, random_dit
 
 DATA = calibration_set("per-step", samples=8)

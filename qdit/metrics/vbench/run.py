@@ -29,7 +29,7 @@ from qdit.metrics.vbench_totals import totals
 from qdit.models.config import STDiT3Config
 from qdit.quant.folder import CONFIG_FILE, read_failure
 from qdit.sampling.flops import clip_flops
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.words import WORDS_MODULE
 
 OF_A_HUNDRED = "imaging_quality"
@@ -77,7 +77,7 @@ def evaluate_vbench_run(
     replicates = vbench_bootstrap(scores, clip_scores(found, rows, clips_per_prompt), errors, clips, resamples)
     described = described_protocol(name, protocol, checkpoint, shards[0], rows, found)
     code = {
-        "sample": code_digest("qdit.sampling.video_run", WORDS_MODULE),
+        "sample": code_digest("qdit.sampling.run", WORDS_MODULE),
         "evaluate": code_digest("qdit.metrics.vbench.run"),
     }
     own = made_by(name, described, shards[0], checkpoint, code=code)

@@ -25,7 +25,7 @@ from qdit.mini.vbench.suites import Prompt
 from qdit.models.config import STDiT3Config
 from qdit.quant.folder import CONFIG_FILE, read_failure
 from qdit.sampling.flops import clip_flops
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.words import WORDS_MODULE
 
 
@@ -94,7 +94,7 @@ def evaluate_video_run(
     config = STDiT3Config(**read_json(checkpoint / CONFIG_FILE)["model"]["config"])
     described = described_protocol(name, protocol, config, observer, prompts, clips_per_prompt, shard)
     code = {
-        "sample": code_digest("qdit.sampling.video_run", WORDS_MODULE),
+        "sample": code_digest("qdit.sampling.run", WORDS_MODULE),
         "evaluate": code_digest("qdit.mini.vbench.run"),
     }
     own = made_by(name, described, shard, checkpoint, code=code) | {"metrics": metrics}

@@ -20,7 +20,7 @@ from qdit.metrics.vbench.run import evaluate_vbench_run
 from qdit.metrics.vbench_totals import totals
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.flow_protocol import FlowProtocol
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)

@@ -19,8 +19,8 @@ from qdit.mini.vbench.run import asked_by, evaluate_video_run, paired_errors, re
 from qdit.mini.vbench.suites import suite_prompts
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
-from qdit.sampling.rectified_flow import FlowProtocol
-from qdit.sampling.video_run import sample_video_checkpoint
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.run import SampleJob, sample_checkpoint
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
@@ -37,6 +37,7 @@ RECORD = {
     "weights_sha256": "1",
     "calibration_sha256": {},
 }
+ASKED = asked_by(PROMPTS, 2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("video-run")
     for name, seed in (("own", 1), ("full", 0)):
         save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD)
-        sample_video_checkpoint(folder / name, folder / name / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+        sample_checkpoint(SampleJob(folder / name, folder / name / "samples", PROTOCOL, chunk=3, prompts=ASKED))
     network = Instruments()
     initialize(network, torch_generator(0, Purpose.TRAINING))
     save_tensors(folder / "instruments.safetensors", network.state_dict())
@@ -104,7 +105,7 @@ def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
     folder = made / "half"
     save_checkpoint(folder, Quantized(random_stdit3(CONFIG)), RECORD)
     options = {"chunk": 3, "chunks_per_shard": 1, "shard": 0}
-    sample_video_checkpoint(folder, folder / "samples", PROTOCOL, asked_by(PROMPTS, 2), **options)
+    sample_checkpoint(SampleJob(folder, folder / "samples", PROTOCOL, prompts=ASKED, **options))
     with pytest.raises(DataError, match="holds 3 clips, 4 were asked for"):
         evaluated(made, tmp_path / "a.json", own="half")
     (folder / "samples" / "00000.npz").write_bytes(b"cut off")
@@ -122,5 +123,5 @@ def test_clips_of_other_prompts_are_not_paired():
 def test_a_recorded_failure_is_the_result(made, tmp_path):
     failure = Failure("quantize", "unsupported", "rtn: no")
     write_failure(made / "failed", failure)
-    sample_video_checkpoint(made / "failed", made / "failed" / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+    sample_checkpoint(SampleJob(made / "failed", made / "failed" / "samples", PROTOCOL, chunk=3, prompts=ASKED))
     assert evaluated(made, tmp_path / "metrics.json", own="failed") == {"error": failure.text}
