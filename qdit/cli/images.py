@@ -31,8 +31,15 @@ RecordFailure = Annotated[
 ]
 
 
+def check_threads(threads: int) -> None:
+    """ConfigError for more threads than this machine has cores: torch ends in a segfault or a standstill."""
+    if threads > (cores := os.cpu_count() or 1):
+        raise ConfigError(f"--threads {threads}: this machine has {cores} cores; give 1 to {cores}")
+
+
 def use_threads(threads: int) -> None:
     """Fix the number of CPU threads of torch."""
+    check_threads(threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -40,6 +47,7 @@ def use_threads(threads: int) -> None:
 
 def use_blas_threads(threads: int) -> None:
     """Fix the number of CPU threads of numpy, which reads it once, when it is imported."""
+    check_threads(threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
 
@@ -287,53 +295,3 @@ def reference(
 
     use_threads(threads)
     make_digits_reference(data, extractor, extractor_weights, out)
-
-
-def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder of chunks and features.")],
-    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
-    reference_file: Annotated[Path, typer.Option(help="Statistics that `qdit reference` made.")],
-    fp_samples: Annotated[Path | None, typer.Option(help="Samples of full precision with the same noise.")] = None,
-    images: Annotated[int, typer.Option(help="Images of the run.")] = 64,
-    extractor: Extractor = "digit-classifier",
-    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
-    reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
-    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
-    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
-    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
-    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
-    sampler: Sampler = "ddim",
-    steps: Steps = 20,
-    cfg_scale: CfgScale = 1.0,
-    seed: Seed = 0,
-    vae: Vae = None,
-    dtype: Dtype = "float32",
-    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
-    threads: Threads = 1,
-) -> None:
-    """Score samples.
-
-    FID, sFID, IS, precision and recall from the features that `qdit sample --extractor` or `qdit features` made; with
-    --fp-samples also FD-FP and MSE-FP, image by image.
-
-    \b
-    Example:
-      qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --images 256 --cfg-scale 1.5 \\
-        --reference-file reference.npz --fp-samples fp/samples
-    """
-    use_blas_threads(threads)
-
-    from qdit.metrics.run import Evaluator, RunName, evaluate_run
-
-    evaluate_run(
-        samples,
-        checkpoint,
-        out,
-        name=RunName(setting=setting, model=model, form=form, label=label),
-        protocol=protocol(sampler, steps, cfg_scale, seed, dtype, vae),
-        images=images,
-        evaluator=Evaluator(extractor, extractor_weights, reference_name, reference_file),
-        fp_samples=fp_samples,
-        resamples=resamples,
-    )

@@ -143,6 +143,7 @@ def family_for(protocol: Sampled) -> AnyFamily:
 def write_failed(job: SampleJob, failure: Failure) -> None:
     """The list of a shard whose checkpoint could not be made; its origin is the checkpoint's record of that."""
     shard = job.shard_of(family_for(job.protocol))
-    origin = {"checkpoint_sha256": checkpoint_sha256(job.checkpoint), "protocol": facts_of(job.protocol)}
+    facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
+    origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
     place = torch.device(job.device)
     shard.write(job.out, job.mode, {**shard.listing(origin), **failure.to_dict()}, device=place)

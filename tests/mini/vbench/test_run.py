@@ -11,7 +11,7 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_tensors
 from qdit.core.intervals import read_replicates
 from qdit.core.seeds import Purpose, torch_generator
-from qdit.metrics.run import RunName
+from qdit.metrics.job import EvaluateJob, RunName
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import ClipSet
 from qdit.mini.vbench.networks import Instruments
@@ -45,7 +45,8 @@ def made(tmp_path_factory):
     """Checkpoints, chunks of two models, and instruments without training."""
     folder = tmp_path_factory.mktemp("video-run")
     for name, seed in (("own", 1), ("full", 0)):
-        save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD)
+        bits = {} if name == "own" else {"method": "fp", "weight_bits": 16, "activation_bits": 16}
+        save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD | bits)
         sample_checkpoint(SampleJob(folder / name, folder / name / "samples", PROTOCOL, chunk=3, prompts=ASKED))
     network = Instruments()
     initialize(network, torch_generator(0, Purpose.TRAINING))
@@ -54,17 +55,11 @@ def made(tmp_path_factory):
 
 
 def evaluated(made, out, *, own="own", **changes):
-    given = {"clips_per_prompt": 2, "fp_samples": made / "full" / "samples", **changes}
-    evaluate_video_run(
-        made / own / "samples",
-        made / own,
-        out,
-        name=RunName(setting="a", model="b", form="natural", label="c"),
-        protocol=PROTOCOL,
-        prompts=PROMPTS,
-        instruments=made / "instruments.safetensors",
-        **given,
-    )
+    name = RunName(setting="a", model="b", form="natural", label="c")
+    each = changes.pop("clips_per_prompt", 2)
+    given = {"fp_samples": made / "full" / "samples", **changes}
+    job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
+    evaluate_video_run(job, PROMPTS, each, made / "instruments.safetensors")
     return read_json(out)
 
 
@@ -78,7 +73,7 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
     assert (
         kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
     )
-    own, full = (read_clips(made / name / "samples", clips=4)[0].frames.numpy() / 255 for name in ("own", "full"))
+    own, full = (read_clips(made / name / "samples", clips=4).frames.numpy() / 255 for name in ("own", "full"))
     assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
     assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
     assert found["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
@@ -100,7 +95,7 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 
 def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
-    with pytest.raises(DataError, match="is a run of 4 images, 6 were asked for"):
+    with pytest.raises(DataError, match="shows 4 clips of prompts .*asked for are 6"):
         evaluated(made, tmp_path / "a.json", clips_per_prompt=3)
     folder = made / "half"
     save_checkpoint(folder, Quantized(random_stdit3(CONFIG)), RECORD)
