@@ -5,18 +5,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qdit.cli.images import EXTRACTOR_WEIGHTS, Extractor, ExtractorWeights, Threads, use_blas_threads, use_threads
+from qdit.cli.images import (
+    EXTRACTOR_WEIGHTS,
+    Extractor,
+    ExtractorWeights,
+    Stated,
+    StatedCount,
+    StatedNumber,
+    StatedVae,
+    Threads,
+    use_blas_threads,
+    use_threads,
+)
 from qdit.cli.video_steps import INSTRUMENTS, Suite, prompts_of
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from qdit.metrics.job import EvaluateJob
 
-REPEATED = "Only to repeat what the samples say of themselves."
-Stated = Annotated[str | None, typer.Option(help=REPEATED)]
-StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
-StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
-StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
 Setting = Annotated[str, typer.Option(help="Name of the setting, for the record.")]
 Model = Annotated[str, typer.Option(help="Name of the model, for the record.")]
 Form = Annotated[str, typer.Option(help="Form of the weights, for the record.")]

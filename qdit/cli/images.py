@@ -25,6 +25,11 @@ Threads = Annotated[
 ]
 Extractor = Annotated[str, typer.Option(help="Network whose features score the images.")]
 ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+REPEATED = "Only to repeat what the files say of their sampling."
+Stated = Annotated[str | None, typer.Option(help=REPEATED)]
+StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
+StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
+StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
 RecordFailure = Annotated[
     bool,
     typer.Option("--record-failure", help="Write down what the method fails at as its result; exit code 0."),
@@ -127,6 +132,16 @@ def quantize(
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,
     record_failure: RecordFailure = False,
+    sampler: Stated = None,
+    steps: StatedCount = None,
+    cfg_scale: StatedNumber = None,
+    shift: StatedNumber = None,
+    seed: StatedCount = None,
+    frames: StatedCount = None,
+    height: StatedCount = None,
+    width: StatedCount = None,
+    fps: StatedCount = None,
+    dtype: Stated = None,
     device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -134,7 +149,8 @@ def quantize(
 
     The folder holds config.json and model.safetensors with packed integers; loading it needs no calibration data.
     With --record-failure (the workflow's way) a method that fails leaves a folder that says why, and the steps after
-    it hand that on to the tables.
+    it hand that on to the tables. Calibration data of other weights are refused; what is said of their sampling can
+    only repeat what the files say.
 
     \b
     Example:
@@ -145,6 +161,7 @@ def quantize(
     from qdit.methods.method import find_method, quantize_weights_file
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
+    from qdit.sampling.calibration_set import require_sampled_so
     from qdit.workflow.profile import split_bits
 
     use_threads(threads)
@@ -153,6 +170,9 @@ def quantize(
         chosen["allocation"] = read_allocation(allocation)
     weight_bits, activation_bits = split_bits(bits)
     sets = parse_pairs(calibration or [], "--calibration")
+    stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    for path in sets.values():
+        require_sampled_so(path, stated | {"frames": frames, "height": height, "width": width, "fps": fps})
     module = type(find_method(method)).__module__
 
     def recordable(problem: Exception) -> bool:

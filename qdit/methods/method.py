@@ -17,7 +17,9 @@ from qdit.core.files import sha256_file, sha256_json
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
-from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
+from qdit.sampling.calibration import NORMAL, CalibrationSet
+from qdit.sampling.calibration_set import load_calibration_of
+from qdit.sampling.origin import weights_sha256
 from qdit.sampling.precision import torch_device
 
 __all__ = ["FULL_PRECISION", "Method", "Quantized", "Scope", "find_method", "quantize_model", "registry"]
@@ -166,7 +168,7 @@ def quantize_weights_file(
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(place)
     paths = calibration or {}
-    loaded = {kind: load_calibration(path, model.config).to(place) for kind, path in paths.items()}
+    loaded = {kind: load_calibration_of(path, model.config, weights).to(place) for kind, path in paths.items()}
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
@@ -179,7 +181,7 @@ def quantize_weights_file(
         "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
         "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
         "code": code_digest("qdit.methods.method", type(chosen).__module__),
-        "weights_sha256": sha256_file(weights),
+        "weights_sha256": weights_sha256(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
     if base is None:

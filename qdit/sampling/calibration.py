@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.provenance import packages
 from qdit.core.seeds import Purpose, generator, normal
 from qdit.models.loading import load_model
 from qdit.models.network import Network
@@ -37,6 +39,7 @@ from qdit.sampling.calibration_set import (
 )
 from qdit.sampling.families import family_of
 from qdit.sampling.family import Predictor, Text
+from qdit.sampling.origin import weights_sha256
 from qdit.sampling.precision import device_of, round_linears, torch_device
 
 __all__ = [
@@ -191,4 +194,9 @@ def calibrate_weights_file(job: CalibrateJob) -> None:
         count = trajectories(job.kind, job.samples, job.protocol)
         text = family.embedded_text(model.config, job.embeddings, count)
     model = prepare_inference(round_linears(model.to(torch_device(job.device)), job.protocol.dtype))
-    save_calibration(job.out, collect(model, job.kind, job.protocol, samples=job.samples, text=text))
+    facts = {
+        "weights_sha256": weights_sha256(job.weights),
+        "code": code_digest("qdit.sampling.calibration", *family.modules),
+        "packages": packages(),
+    }
+    save_calibration(job.out, collect(model, job.kind, job.protocol, samples=job.samples, text=text), facts)

@@ -1,19 +1,22 @@
 """A calibration set: inputs of an image or a video model with the protocol they were sampled with, and its file."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qdit.core.errors import DataError, Unsupported
-from qdit.core.files import load_tensors, require_finite, save_tensors
+from qdit.core.files import METADATA_KEY, load_tensors, require_finite, save_tensors
 from qdit.models.network import NetworkConfig
 from qdit.sampling.families import family_named, family_of
 from qdit.sampling.family import AnyFamily
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.origin import PROTOCOLS, facts_of, require_repeated, weights_sha256
 from qdit.sampling.protocol import Protocol, Sampled
 
 KINDS = ("trajectory", "ndtc", "ndtc-wide", "uniform", "per-step")
@@ -32,7 +35,7 @@ class CalibrationSet:
 
     `conditions` are (label (N,) int64) of an image model, (text (N, L, text_width), mask (N, L)) of a video model.
     `unconditional` (N,) is true where they stand for no condition. `protocol` is what the trajectories were sampled
-    with.
+    with, `weights_sha256` the identity of the weights, None where it is not known.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class CalibrationSet:
     conditions: tuple[Tensor, ...]
     unconditional: Tensor
     protocol: AnyProtocol
+    weights_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -152,7 +156,30 @@ def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
     protocol = stored_protocol(path, metadata, family)
     check_shapes(path, tensors, family.shape(config, protocol))
     conditions, unconditional = family.stored_conditions(path, tensors, config)
-    return CalibrationSet(kind, tensors["x"], tensors["timestep"], conditions, unconditional, protocol)
+    weights = metadata.get("weights_sha256")
+    return CalibrationSet(kind, tensors["x"], tensors["timestep"], conditions, unconditional, protocol, weights)
+
+
+def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> CalibrationSet:
+    """The same; DataError unless it was made with these weights."""
+    loaded, digest = load_calibration(path, config), weights_sha256(weights)
+    if loaded.weights_sha256 != digest:
+        made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"
+        raise DataError(
+            f"{path}: holds calibration data of {made_with}, {weights} is {digest[:12]}…; calibrate with these weights"
+        )
+    return loaded
+
+
+def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
+    """ConfigError unless a calibration file says every stated fact of a protocol; None is not stated."""
+    try:
+        with safe_open(path, framework="np") as data:
+            metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))
+        protocol = PROTOCOLS["stdit3" if "fps" in metadata["protocol"] else "dit"](**metadata["protocol"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return  # whoever loads it says what is wrong with it
+    require_repeated(path, facts_of(protocol), stated, again="calibrate with these")
 
 
 def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) -> AnyProtocol:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.core.files import sha256_json
+from qdit.core.files import sha256_file, sha256_json
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.protocol import NO_DECODER, Protocol, Sampled
 
@@ -80,6 +80,14 @@ class Origin:
 def origin_key(origin: Mapping[str, Any]) -> str:
     """Digest of an origin as JSON."""
     return sha256_json(json.loads(json.dumps(origin)))
+
+
+def weights_sha256(weights: Path) -> str:
+    """Identity of full-precision weights: the digest of the file, or of the files of a folder."""
+    if not weights.is_dir():
+        return sha256_file(weights)
+    files = sorted(file for file in weights.iterdir() if file.suffix in (".json", ".safetensors"))
+    return sha256_json({file.name: sha256_file(file) for file in files})
 
 
 def flag_of(fact: str) -> str:
