@@ -17,6 +17,7 @@ sys.path.insert(0, str(workflow.basedir))
 from qdit.workflow import profile as profiles
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
+from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_sources
 
 min_version("9.20")
