@@ -77,6 +77,8 @@ class Family(ABC, Generic[N, C, P]):
     """What its samples are called."""
     model_is: ClassVar[str]
     """What its models are called, with an article."""
+    commands: ClassVar[str]
+    """Commands that sample it by its protocol."""
     pixels: ClassVar[str]
     """Column of a chunk file that holds the uint8 samples."""
     named: ClassVar[tuple[str, ...]]
@@ -92,7 +94,7 @@ class Family(ABC, Generic[N, C, P]):
         if not isinstance(protocol, self.protocol):
             raise ConfigError(
                 f"{self.model_is} model ({self.name}) cannot follow a {type(protocol).__name__}; give a"
-                f" {self.protocol.__name__}"
+                f" {self.protocol.__name__} ({self.commands})"
             )
         return protocol
 

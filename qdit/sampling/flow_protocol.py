@@ -64,7 +64,7 @@ class FlowProtocol(Sampled):
         for name in ("frames", "height", "width", "fps"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} {value!r}: allowed are whole numbers, at least 1")
+                raise ConfigError(f"{name} {value!r}: must be at least 1, a whole number")
         self.check()
         if self.shift is not None:
             if type(self.shift) not in (int, float) or not (math.isfinite(self.shift) and self.shift > 0):

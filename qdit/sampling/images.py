@@ -107,6 +107,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
     name: ClassVar[str] = "dit"
     unit: ClassVar[str] = "images"
     model_is: ClassVar[str] = "an image"
+    commands: ClassVar[str] = "qdit calibrate, qdit sample"
     pixels: ClassVar[str] = "images"
     named: ClassVar[tuple[str, ...]] = ("labels",)
     calibration_tensors: ClassVar[tuple[str, ...]] = ("x", "timestep", "label")

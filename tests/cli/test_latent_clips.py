@@ -105,8 +105,9 @@ def test_clips_are_the_vaes_of_what_the_model_makes(made: Path, qdit: Qdit, tmp_
     # A model prepared for inference rounds differently: a pixel may fall on the other side of a whole number.
     assert np.abs(found.astype(int) - expected).max() <= 1 and expected.std() > 5
     listing = read_json(tmp_path / "shard-000.json")
-    assert listing["decoder"] == video_decoder_name(made / "vae.safetensors") and listing["images"] == 6
-    assert len(listing["chunks"]) == 3 and "dtype" not in listing
+    protocol = listing["origin"]["protocol"]
+    assert protocol["decoder"] == video_decoder_name(made / "vae.safetensors") and listing["images"] == 6
+    assert len(listing["chunks"]) == 3 and protocol["dtype"] == "float32"
 
 
 def test_one_job_or_two_in_any_order_give_the_same_bytes(made: Path, qdit: Qdit, tmp_path: Path) -> None:
