@@ -18,7 +18,7 @@ EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
 Sampler = Annotated[str, typer.Option(help="ddim (η = 0) or ddpm (ancestral, learned variance).")]
 Steps = Annotated[int, typer.Option(help="Sampling steps, 1 to 1000.")]
-CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is without guidance.")]
+CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
 Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
 Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
