@@ -34,7 +34,7 @@ from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.sampling.calibration import CalibrationSet
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.flow_protocol import FlowProtocol
 
 STEPS, PER_STEP = 20, 256
 BATCH, CAPTURE_BATCH = 16, 64

@@ -37,7 +37,8 @@ from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
 from qdit.models.weights_files import CONFIG_FILE
-from qdit.quant.checkpoint import FORMAT, Checkpoint, build_model, load_checkpoint, stored_tensors
+from qdit.quant.checkpoint import Checkpoint, build_model, load_checkpoint, stored_tensors
+from qdit.quant.folder import FORMAT
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")

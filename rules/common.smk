@@ -224,6 +224,9 @@ def input_flags(wildcards, input):
     flags = {kind: f"--calibration {kind}=" for kind in config["calibration"]} | {"allocation": "--allocation "}
     given = [f"{flags[name]}{shlex.quote(path)}" for name, path in input.items() if name in flags]
     given += [f"--base {shlex.quote(str(Path(path).parent))}" for name, path in input.items() if name == "base"]
+    # What the calibration data must say that they were sampled with.
+    if any(name in config["calibration"] for name in input.keys()):
+        given += [protocol_flags(wildcards, decoded=False)]
     return " ".join(given)
 
 

@@ -82,7 +82,7 @@ rule sample_video:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.sampling.video_run", "qdit.mini.data.moving_digits_prompts"),
+        code=code_digest("qdit.sampling.run", "qdit.mini.data.moving_digits_prompts"),
         protocol=protocol_flags,
         shard=lambda w: int(w.shard),
         samples=VIDEO.get("clips"),

@@ -11,7 +11,7 @@ from qdit.models.loading import save_model
 from qdit.models.text_embeddings import join, save_embeddings
 from qdit.models.video_vae import VideoVAE, VideoVAEConfig, save_video_vae
 from qdit.models.video_vae_temporal import TemporalConfig
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.flow_protocol import FlowProtocol
 from tests.small_video_models import random_stdit3
 
 LATENT_VIDEO = STDiT3Config(

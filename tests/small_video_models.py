@@ -4,9 +4,10 @@ import torch
 
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3 import STDiT3
-from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, null_conditions, with_unconditional
+from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
 from qdit.sampling.calibration_set import schedule_of
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.sampling.families import CLIPS
+from qdit.sampling.flow_protocol import FlowProtocol
 
 TINY_VIDEO = STDiT3Config(
     in_channels=3,
@@ -73,4 +74,4 @@ def video_calibration_set(
     nowhere = torch.zeros(len(step), dtype=torch.bool)
     found = CalibrationSet(kind, x, schedule_of(protocol)[step], conditions, nowhere, protocol)
     guided = kind != "trajectory" and protocol.guided
-    return with_unconditional(found, null_conditions(random_stdit3(config), conditions)) if guided else found
+    return with_unconditional(found, CLIPS.null_conditions(random_stdit3(config), conditions)) if guided else found

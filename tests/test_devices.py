@@ -13,12 +13,11 @@ from qdit.methods.registry import registry
 from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.batch import Batches, sample_images
 from qdit.sampling.calibration import collect
+from qdit.sampling.clips import ClipDecoder, Prompted
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.rectified_flow import FlowProtocol
-from qdit.sampling.run import sample_images
-from qdit.sampling.video_decoding import ClipDecoder
-from qdit.sampling.video_run import clips_of
 from tests.pretended_gpu import OnGpu, pretended_gpu
 from tests.small_latent_video import LATENT_VIDEO, random_vae
 from tests.small_models import calibration_set, random_dit
@@ -67,7 +66,8 @@ def test_clips_of_a_model_of_latents_are_made_and_decoded_there() -> None:
     def made(device: torch.device) -> Tensor:
         model = prepare_inference(random_stdit3(LATENT_VIDEO).to(device))
         decoder = ClipDecoder(random_vae().to(device), 6, device=device)
-        return clips_of(model, flow, [("a", 0), ("b", 0)], range(2), texts=lambda _: (text, mask), decoder=decoder)
+        prompted = Prompted([("a", 0), ("b", 0)], lambda _: (text, mask))
+        return torch.from_numpy(Batches(model, flow, prompted, decoder).columns(range(2), 2)["frames"])
 
     here = made(torch.device("cpu"))
     with pretended_gpu() as gpu:

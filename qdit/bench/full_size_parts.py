@@ -32,9 +32,9 @@ from qdit.quant.checkpoint import Quantized, load_checkpoint, quantized_sites, s
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE
 from qdit.quant.sites import prepare_inference
 from qdit.quant.size import size_actual_mb, size_predicted_mb
-from qdit.sampling.calibration import calibrate_weights_file, collect
-from qdit.sampling.decoding import load_decoder
+from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file, collect
 from qdit.sampling.guidance import denoiser
+from qdit.sampling.images import load_decoder
 from qdit.sampling.noise import initial_noise
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import trajectory
@@ -177,7 +177,7 @@ def calibrate(folder: Path, scale: Scale, stage: Stages) -> Facts:
     path = folder / "trajectory.safetensors"
     with stage("calibrate"):
         calibrate_weights_file(
-            folder / "weights.safetensors", path, "trajectory", scale.protocol, samples=scale.samples
+            CalibrateJob(folder / "weights.safetensors", path, "trajectory", scale.protocol, scale.samples)
         )
     x = load_tensors(path)[0]["x"]
     return {"latents": len(x), "steps": scale.steps, "finite": bool(x.isfinite().all())}

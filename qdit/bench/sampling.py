@@ -13,8 +13,8 @@ from qdit.bench.modes import EAGER, FULL, INTEGER, MODES, PLAIN, SIMULATED, in_m
 from qdit.bench.record import ending, heading, judged_of, load, record, single_thread, verdicts
 from qdit.bench.timing import Timing, interleaved
 from qdit.models.config import DiTConfig
+from qdit.sampling.batch import sample_images
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=7, num_heads=6, num_classes=10)
 WIDE = DiTConfig(input_size=16, in_channels=1, hidden_size=192, depth=4, num_heads=6, num_classes=10)

@@ -17,21 +17,33 @@ EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
 Sampler = Annotated[str, typer.Option(help="ddim (η = 0) or ddpm (ancestral, learned variance).")]
 Steps = Annotated[int, typer.Option(help="Sampling steps, 1 to 1000.")]
-CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is without guidance.")]
+CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
 Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
 Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
 ]
 Extractor = Annotated[str, typer.Option(help="Network whose features score the images.")]
 ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+REPEATED = "Only to repeat what the files say of their sampling."
+Stated = Annotated[str | None, typer.Option(help=REPEATED)]
+StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
+StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
+StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
 RecordFailure = Annotated[
     bool,
     typer.Option("--record-failure", help="Write down what the method fails at as its result; exit code 0."),
 ]
 
 
+def check_threads(threads: int) -> None:
+    """ConfigError for more threads than this machine has cores: torch ends in a segfault or a standstill."""
+    if threads > (cores := os.cpu_count() or 1):
+        raise ConfigError(f"--threads {threads}: this machine has {cores} cores; give 1 to {cores}")
+
+
 def use_threads(threads: int) -> None:
     """Fix the number of CPU threads of torch."""
+    check_threads(threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -39,6 +51,7 @@ def use_threads(threads: int) -> None:
 
 def use_blas_threads(threads: int) -> None:
     """Fix the number of CPU threads of numpy, which reads it once, when it is imported."""
+    check_threads(threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
 
@@ -99,12 +112,12 @@ def calibrate(
     Example:
       qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
     """
-    from qdit.sampling.calibration import calibrate_weights_file
+    from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
     use_threads(threads)
     chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
     with on_device(device) as place:
-        calibrate_weights_file(weights, out, kind, chosen, samples=samples, device=place)
+        calibrate_weights_file(CalibrateJob(weights, out, kind, chosen, samples, device=place))
 
 
 def quantize(
@@ -122,6 +135,16 @@ def quantize(
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,
     record_failure: RecordFailure = False,
+    sampler: Stated = None,
+    steps: StatedCount = None,
+    cfg_scale: StatedNumber = None,
+    shift: StatedNumber = None,
+    seed: StatedCount = None,
+    frames: StatedCount = None,
+    height: StatedCount = None,
+    width: StatedCount = None,
+    fps: StatedCount = None,
+    dtype: Stated = None,
     device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -129,7 +152,8 @@ def quantize(
 
     The folder holds config.json and model.safetensors with packed integers; loading it needs no calibration data.
     With --record-failure (the workflow's way) a method that fails leaves a folder that says why, and the steps after
-    it hand that on to the tables.
+    it hand that on to the tables. Calibration data of other weights are refused; what is said of their sampling can
+    only repeat what the files say.
 
     \b
     Example:
@@ -142,6 +166,7 @@ def quantize(
     from qdit.methods.registry import find_method
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
+    from qdit.sampling.calibration_set import require_sampled_so
 
     use_threads(threads)
     chosen = parse_json_object(options, "--options")
@@ -149,6 +174,9 @@ def quantize(
         chosen["allocation"] = read_allocation(allocation)
     weight_bits, activation_bits = split_bits(bits)
     sets = parse_pairs(calibration or [], "--calibration")
+    stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    for path in sets.values():
+        require_sampled_so(path, stated | {"frames": frames, "height": height, "width": width, "fps": fps})
     module = type(find_method(method)).__module__
 
     def recordable(problem: Exception) -> bool:
@@ -214,6 +242,8 @@ def sample(
         --dtype float16 --device cuda
     """
     use_threads(threads)
+    from qdit.sampling.run import SampleJob
+
     if mode == "simulate":
         from qdit.sampling.run import sample_checkpoint as sample_in_mode
     elif mode == "integer":
@@ -227,16 +257,18 @@ def sample(
         )
     with on_device(device) as place:
         sample_in_mode(
-            checkpoint,
-            out,
-            protocol(sampler, steps, cfg_scale, seed, dtype),
-            images=images,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=chunks_per_shard,
-            record_failure=record_failure,
-            vae=vae,
-            device=place,
+            SampleJob(
+                checkpoint,
+                out,
+                protocol(sampler, steps, cfg_scale, seed, dtype),
+                images,
+                chunk,
+                shard,
+                chunks_per_shard,
+                vae=vae,
+                device=place,
+                record_failure=record_failure,
+            )
         )
         if extractor is not None:
             from qdit.metrics.extraction import extract_file
@@ -266,53 +298,3 @@ def features(
     use_threads(threads)
     with on_device(device) as place:
         extract_file(samples, shard, extractor, extractor_weights, device=place)
-
-
-def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder of chunks and features.")],
-    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
-    reference_file: Annotated[Path, typer.Option(help="Statistics that `qdit reference` made.")],
-    fp_samples: Annotated[Path | None, typer.Option(help="Samples of full precision with the same noise.")] = None,
-    images: Annotated[int, typer.Option(help="Images of the run.")] = 64,
-    extractor: Extractor = "digit-classifier",
-    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
-    reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
-    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
-    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
-    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
-    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
-    sampler: Sampler = "ddim",
-    steps: Steps = 20,
-    cfg_scale: CfgScale = 1.0,
-    seed: Seed = 0,
-    vae: Vae = None,
-    dtype: Dtype = "float32",
-    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
-    threads: Threads = 1,
-) -> None:
-    """Score samples.
-
-    FID, sFID, IS, precision and recall from the features that `qdit sample --extractor` or `qdit features` made; with
-    --fp-samples also FD-FP and MSE-FP, image by image.
-
-    \b
-    Example:
-      qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --images 256 --cfg-scale 1.5 \\
-        --reference-file reference.npz --fp-samples fp/samples
-    """
-    use_blas_threads(threads)
-
-    from qdit.metrics.run import Evaluator, RunName, evaluate_run
-
-    evaluate_run(
-        samples,
-        checkpoint,
-        out,
-        name=RunName(setting=setting, model=model, form=form, label=label),
-        protocol=protocol(sampler, steps, cfg_scale, seed, dtype, vae),
-        images=images,
-        evaluator=Evaluator(extractor, extractor_weights, reference_name, reference_file),
-        fp_samples=fp_samples,
-        resamples=resamples,
-    )

@@ -14,6 +14,7 @@ import typer
 
 from qdit import __version__
 from qdit.cli import bench as cli_bench
+from qdit.cli import evaluate as cli_evaluate
 from qdit.cli import figures as cli_figures
 from qdit.cli import images as cli_steps
 from qdit.cli import kernels as cli_kernels
@@ -78,7 +79,7 @@ def options(
 
 
 SAMPLING = (cli_steps.calibrate, cli_steps.quantize, cli_steps.sample)
-SCORING = (cli_steps.features, cli_samples.reference, cli_steps.evaluate)
+SCORING = (cli_steps.features, cli_samples.reference, cli_evaluate.evaluate)
 EXCHANGE = (cli_samples.import_samples, cli_samples.export_samples)
 REPORTING = (cli_report.claims, cli_report.leaderboard, cli_report.report, cli_report.compare, cli_paper.explain)
 PAPER = (cli_paper.fetch, cli_paper.import_weights, cli_paper.import_reference, cli_paper.check_file, cli_paper.export)

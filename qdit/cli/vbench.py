@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli import video_steps as steps_of
-from qdit.cli.images import Seed
+from qdit.cli.evaluate import score_by_vbench
 from qdit.cli.options import Device
 
 app = typer.Typer(rich_markup_mode=None, help="VBench of a video run, in its own environment; FVD (docs/vbench.md).")
@@ -172,66 +171,7 @@ def gather(
     write_json(out, gathered(results))
 
 
-@app.command()
-def score(
-    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit video sample` made.")],
-    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the clips came from.")],
-    results: Annotated[Path, typer.Option(help="All sixteen dimensions of the run, as qdit vbench gather wrote them.")],
-    listing: Annotated[Path, typer.Option(help="The list that qdit vbench clips wrote.")],
-    suite: Suite,
-    count: Annotated[int, typer.Option(min=1, help="Clips of the run.")],
-    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, max=5, help="Clips of each prompt.")] = 5,
-    fp_samples: Annotated[Path | None, typer.Option(help="Clips of full precision with the same noise.")] = None,
-    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
-    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
-    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
-    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
-    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
-    vae: steps_of.VideoVae = None,
-    frames: steps_of.Frames = None,
-    height: steps_of.Height = None,
-    width: steps_of.Width = None,
-    fps: steps_of.Fps = None,
-    steps: steps_of.ClipSteps = None,
-    cfg_scale: steps_of.ClipCfgScale = None,
-    shift: steps_of.ClipShift = None,
-    seed: Seed = 0,
-    dtype: steps_of.VideoDtype = "float32",
-) -> None:
-    """Make a run's metrics.json from VBench's results.
-
-    All sixteen dimensions, each of every clip that the suite asks for, of the very clips that this run made; with
-    --fp-samples also MSE-FP, clip by clip. The sampling flags are those that the clips were sampled with.
-
-    \b
-    Example:
-      qdit vbench score q-dit/samples metrics.json --checkpoint q-dit --results vbench.json --listing clips.json \\
-        --suite VBench_full_info.json --count 4720 --fp-samples fp/samples --vae OpenSora-VAE-v1.2 --dtype bfloat16
-    """
-    from dataclasses import replace
-
-    from qdit.metrics.run import RunName
-    from qdit.metrics.vbench.run import evaluate_vbench_run
-    from qdit.sampling.video_decoding import video_decoder_name
-
-    clip = {"frames": frames, "height": height, "width": width, "fps": fps}
-    flow = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
-    protocol = steps_of.clip_flow(latents=vae is not None, **clip, **flow)
-    evaluate_vbench_run(
-        samples,
-        checkpoint,
-        out,
-        name=RunName(setting=setting, model=model, form=form, label=label),
-        protocol=replace(protocol, decoder=video_decoder_name(vae)),
-        suite=suite,
-        clips=count,
-        clips_per_prompt=clips_per_prompt,
-        results=results,
-        listing=listing,
-        fp_samples=fp_samples,
-        resamples=resamples,
-    )
+app.command("score")(score_by_vbench)
 
 
 @app.command()

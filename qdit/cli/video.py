@@ -7,6 +7,7 @@ import typer
 
 from qdit.cli import video_search as cli_video_search
 from qdit.cli import video_steps as cli_video_steps
+from qdit.cli.evaluate import evaluate as evaluate_samples
 from qdit.cli.images import Threads, use_threads
 from qdit.cli.video_steps import INSTRUMENTS, Samples, Suite
 
@@ -18,7 +19,7 @@ app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their 
 app.command("embed")(cli_video_steps.embed)
 app.command("calibrate")(cli_video_steps.calibrate)
 app.command("sample")(cli_video_steps.sample)
-app.command("score")(cli_video_steps.score)
+app.command("score", hidden=True)(evaluate_samples)
 app.command("search")(cli_video_search.search)
 
 

@@ -15,7 +15,7 @@ from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from qdit.mini.vbench.suites import Prompt
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
 INSTRUMENTS = Path("weights/mini-vbench.safetensors")
 CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
@@ -55,7 +55,7 @@ ClipShift = Annotated[
 def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
     """Protocol of the sampling flags, for clips of the moving digits' size."""
     from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
     return FlowProtocol(
         frames=FRAMES,
@@ -73,7 +73,7 @@ def clip_flow(*, latents: bool, **given: Any) -> "FlowProtocol":
     """Protocol of the flags that are given; others are those of the mini world, or of Open-Sora 1.2 for latents."""
     from dataclasses import replace
 
-    from qdit.sampling.rectified_flow import FlowProtocol
+    from qdit.sampling.flow_protocol import FlowProtocol
 
     usual = FlowProtocol() if latents else flow(15, 2.5, 2.5, 0)
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
@@ -158,7 +158,7 @@ def calibrate(
     """
     from qdit.mini.data.moving_digits import draw_scenario
     from qdit.mini.data.moving_digits_prompts import encode
-    from qdit.sampling.calibration import calibrate_weights_file
+    from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
     use_threads(threads)
     protocol = clip_flow(
@@ -175,9 +175,7 @@ def calibrate(
     )
     text = encode(tuple(draw_scenario(CALIBRATION_SEED, index) for index in range(CALIBRATION_PROMPTS)))
     with on_device(device) as place:
-        calibrate_weights_file(
-            weights, out, kind, protocol, samples=samples, text=text, embeddings=text_embeddings, device=place
-        )
+        calibrate_weights_file(CalibrateJob(weights, out, kind, protocol, samples, text, text_embeddings, place))
 
 
 def sample(
@@ -213,7 +211,7 @@ def sample(
       qdit video sample q-dit-w4a8 q-dit-w4a8/samples --suite VBench_full_info.json --samples 5 --chunk 5 \\
         --text-embeddings text.safetensors --vae OpenSora-VAE-v1.2 --dtype bfloat16 --device cuda
     """
-    from qdit.sampling.video_run import sample_video_checkpoint
+    from qdit.sampling.run import SampleJob, sample_checkpoint
 
     use_threads(threads)
     latents = text_embeddings is not None
@@ -231,61 +229,18 @@ def sample(
     )
     asked = clips_asked_for(suite, samples, latents=latents)
     with on_device(device) as place:
-        sample_video_checkpoint(
-            checkpoint,
-            out,
-            protocol,
-            asked,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=chunks_per_shard,
-            record_failure=record_failure,
-            embeddings=text_embeddings,
-            vae=vae,
-            device=place,
+        sample_checkpoint(
+            SampleJob(
+                checkpoint,
+                out,
+                protocol,
+                chunk=chunk,
+                shard=shard,
+                chunks_per_shard=chunks_per_shard,
+                prompts=asked,
+                embeddings=text_embeddings,
+                vae=vae,
+                device=place,
+                record_failure=record_failure,
+            )
         )
-
-
-def score(
-    clips: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit video sample` made.")],
-    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the clips came from.")],
-    fp_samples: Annotated[Path | None, typer.Option(help="Clips of full precision with the same noise.")] = None,
-    suite: Suite = None,
-    samples: Samples = 3,
-    instruments: Annotated[Path, typer.Option(help="Networks of mini-VBench.")] = INSTRUMENTS,
-    setting: Annotated[str, typer.Option(help="Name of the setting, for the record.")] = "by-hand",
-    model: Annotated[str, typer.Option(help="Name of the model, for the record.")] = "by-hand",
-    form: Annotated[str, typer.Option(help="Form of the weights, for the record.")] = "natural",
-    label: Annotated[str, typer.Option(help="Label of the method, for the record.")] = "by-hand",
-    resamples: Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")] = 200,
-    steps: Steps = 15,
-    cfg_scale: CfgScale = 2.5,
-    shift: Shift = 2.5,
-    seed: Seed = 0,
-    threads: Threads = 1,
-) -> None:
-    """Score the clips of a run: mini-VBench (moving digits).
-
-    Sixteen dimensions and mFVD; with --fp-samples also FD-FP, and MSE-FP, clip by clip.
-
-    \b
-    Example:
-      qdit video score q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --fp-samples fp/samples
-    """
-    from qdit.metrics.run import RunName
-    from qdit.mini.vbench.run import evaluate_video_run
-
-    use_threads(threads)
-    evaluate_video_run(
-        clips,
-        checkpoint,
-        out,
-        name=RunName(setting=setting, model=model, form=form, label=label),
-        protocol=flow(steps, cfg_scale, shift, seed),
-        prompts=prompts_of(suite),
-        clips_per_prompt=samples,
-        instruments=instruments,
-        fp_samples=fp_samples,
-        resamples=resamples,
-    )

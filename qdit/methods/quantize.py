@@ -14,10 +14,12 @@ from qdit.core.run import BITS
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
 from qdit.methods.sources import STEP
-from qdit.models.loading import load_model, weights_sha256
+from qdit.models.loading import load_model
 from qdit.models.network import Network
+from qdit.models.weights_files import weights_sha256
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
-from qdit.sampling.calibration import NORMAL, CalibrationSet, load_calibration
+from qdit.sampling.calibration import NORMAL, CalibrationSet
+from qdit.sampling.calibration_set import load_calibration_of
 from qdit.sampling.precision import torch_device
 
 
@@ -89,7 +91,7 @@ def quantize_weights_file(
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(target)
     paths = calibration or {}
-    loaded = {kind: load_calibration(path, model.config).to(target) for kind, path in paths.items()}
+    loaded = {kind: load_calibration_of(path, model.config, weights).to(target) for kind, path in paths.items()}
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")

@@ -7,13 +7,20 @@ Nothing here loads torch.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays, sha256_file, sha256_json
+from qdit.core.pixels import UINT8_RULE
+from qdit.metrics.job import EvaluateJob, SampledRun
 from qdit.metrics.paired import stream_errors
-from qdit.metrics.samples import ListedChunk, listed_shards
+from qdit.metrics.samples import ListedChunk, check_origin, listed_shards
+from qdit.models.config import STDiT3Config
+from qdit.quant.folder import read_config
+from qdit.sampling.flops import clip_flops
+from qdit.sampling.flow_protocol import FlowProtocol
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,10 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
     unless exactly `clips` whole, unchanged clips are there.
     """
     shards = listed_shards(folder, images=clips)
-    listed = {chunk for shard in shards for chunk in shard.chunks}
+    listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
     found = 0
     for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
-        part = read_chunk(folder, chunk)
+        part = read_chunk(folder, chunk, key=listed[chunk])
         found += len(part.names)
         yield part
     if found != clips:
@@ -46,7 +53,7 @@ def samples_sha256(folder: Path, *, clips: int) -> str:
     return sha256_json(sorted({chunk for shard in listed_shards(folder, images=clips) for chunk in shard.chunks}))
 
 
-def read_chunk(folder: Path, listed: ListedChunk) -> ClipChunk:
+def read_chunk(folder: Path, listed: ListedChunk, *, key: str | None = None) -> ClipChunk:
     """One chunk file, checked against its entry in the list."""
     path = folder / listed.file
     if not path.is_file() or sha256_file(path) != listed.sha256:
@@ -54,6 +61,8 @@ def read_chunk(folder: Path, listed: ListedChunk) -> ClipChunk:
     arrays = load_arrays(path)
     if missing := {"frames", "prompts", "numbers"} - arrays.keys():
         raise DataError(f"{path}: has no {', '.join(sorted(missing))}; sample again")
+    if key is not None:
+        check_origin(path, arrays, key)
     frames, prompts, numbers = arrays["frames"], arrays["prompts"], arrays["numbers"]
     if frames.dtype != np.uint8 or frames.ndim != 5 or not len(frames) == len(prompts) == len(numbers):
         raise DataError(
@@ -82,3 +91,18 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
             " the same suite"
         )
     return errors
+
+
+def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:
+    """What decides every clip of a run, and what a clip costs, whoever scores it."""
+    config = STDiT3Config(**read_config(job.checkpoint)["model"]["config"])
+    return {
+        "model": job.name.model,
+        "sampler": "rectified flow",
+        **sampled.protocol.to_dict(),
+        "images": sampled.count,
+        "clip_flops": clip_flops(config, cast("FlowProtocol", sampled.protocol)),
+        "chunk": sampled.shards[0].chunk,
+        "decoder": sampled.protocol.decoder,
+        "uint8": UINT8_RULE,
+    }

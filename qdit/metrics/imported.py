@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from qdit.core.files import sha256_json
 from qdit.metrics.image_files import ImageSource, open_images
-from qdit.sampling.chunks import Arrays, Mode, Shard, make_chunks
+from qdit.sampling.chunks import Mode, Shard, make_chunks
+from qdit.sampling.family import Arrays
 
 UNKNOWN_LABEL = -1
 """Of an image whose class is not known."""
@@ -30,12 +30,10 @@ def import_images(path: Path, folder: Path, *, chunk: int) -> int:
     """
     source = open_images(path)
     shard = Shard(source.count, chunk, 0, -(-source.count // chunk))
-    digest = source.sha256()
-    key = sha256_json({"imported": digest, "chunk": chunk})
-    reader = Reader(source, chunk)
-    chunks = make_chunks(shard, folder, key, ("images", "labels"), reader.chunk)
-    made_of = {"protocol": IMPORTED.name, "source": {"name": path.name, "sha256": digest}}
-    shard.write(folder, IMPORTED, {**shard.listing(key), "chunks": chunks, **made_of})
+    origin = {"family": IMPORTED.name, "protocol": IMPORTED.name, "chunk": chunk}
+    origin |= {"source": {"name": path.name, "sha256": source.sha256()}}
+    chunks = make_chunks(shard, folder, origin, ("images", "labels"), Reader(source, chunk).chunk)
+    shard.write(folder, IMPORTED, {**shard.listing(origin), "chunks": chunks})
     return source.count
 
 
@@ -47,7 +45,7 @@ class Reader:
         self.blocks = source.blocks(chunk)
         self.next = 0
 
-    def chunk(self, path: Path, samples: range, count: int) -> Arrays:
+    def chunk(self, samples: range, count: int) -> Arrays:
         """The images of one chunk and their labels, −1 where they are not known."""
         number = samples.start // self.size
         images = next(islice(self.blocks, number - self.next, None))

@@ -7,41 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from typing import Protocol as Interface
 
 import numpy as np
 
 from qdit.core.digest import code_digest
-from qdit.core.errors import DataError
-from qdit.core.failure import Failure, say
-from qdit.core.files import read_json, sha256_file, sha256_json
-from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.files import sha256_file, sha256_json
+from qdit.core.intervals import LEVEL, write_replicates
 from qdit.core.metrics import modules_of_images
-from qdit.core.metrics_record import MetricsRecord, Status, without_numbers, write_record
+from qdit.core.metrics_record import MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.core.provenance import packages
-from qdit.metrics.bootstrap import RESAMPLES, bootstrap, intervals
+from qdit.metrics.bootstrap import bootstrap, intervals
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
+from qdit.metrics.job import EvaluateJob, RunName, open_run
 from qdit.metrics.paired import stream_errors
 from qdit.metrics.reference import load_reference
-from qdit.metrics.samples import Shard, listed_shards, stream_samples
+from qdit.metrics.samples import Shard, stream_samples
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
-from qdit.quant.folder import CONFIG_FILE, checkpoint_sha256, read_failure
+from qdit.quant.folder import checkpoint_sha256, read_config
 from qdit.quant.size import shape_of, size_actual_mb, size_paper_mb
-from qdit.sampling.protocol import NO_DECODER, Protocol
-
-
-@dataclass(frozen=True)
-class RunName:
-    """How a profile names a run: its setting, the form of the weights, the label of the method."""
-
-    setting: str
-    model: str
-    form: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -54,45 +41,28 @@ class Evaluator:
     reference_file: Path
 
 
-def evaluate_run(
-    samples: Path,
-    checkpoint: Path,
-    out: Path,
-    *,
-    name: RunName,
-    protocol: Protocol,
-    images: int,
-    evaluator: Evaluator,
-    fp_samples: Path | None,
-    resamples: int = RESAMPLES,
-) -> None:
-    """Evaluate the images of a run and write metrics.json; `fp_samples` are those of full precision, same noise.
+def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
+    """Evaluate the images of a run and write metrics.json.
 
-    Beside it goes `bootstrap.npz`, `resamples` values of each metric behind its interval, with which two runs can be
+    Beside it goes `bootstrap.npz`, the resampled values of each metric behind its interval, with which two runs can be
     compared. A failure that an earlier step recorded, of the run or of full precision, is written instead.
     """
-    if failure := read_failure(checkpoint) or sampling_failure(samples, images):
-        write_error(out, failure)
+    if (sampled := open_run(job)) is None:
         return
-    if fp_samples is not None and (failure := sampling_failure(fp_samples, images)):
-        write_error(out, failure, of="full precision")
-        return
+    images, protocol, shard = sampled.count, sampled.protocol, sampled.shards[0]
     weights_sha256 = sha256_file(evaluator.extractor_weights)
 
     def features_of(folder: Path) -> RunFeatures:
         return read_features(folder, images=images, extractor=evaluator.extractor, weights_sha256=weights_sha256)
 
-    run = features_of(samples)
+    run = features_of(job.samples)
     fp: FullPrecision | None = None
-    if fp_samples is not None:
-        fp = FullPrecision(features_of(fp_samples), paired_errors(samples, fp_samples, images))
+    if job.fp_samples is not None:
+        fp = FullPrecision(features_of(job.fp_samples), paired_errors(job.samples, job.fp_samples, images))
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(run, reference=reference, fp=fp)
-    shards = listed_shards(samples, images=images)
-    shard = shards[0]
-    check_made_so(shards, protocol)
     described = {
-        "model": name.model,
+        "model": job.name.model,
         **protocol.to_dict(),
         "images": images,
         "chunk": shard.chunk,
@@ -101,25 +71,25 @@ def evaluate_run(
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
-    replicates = bootstrap(run, reference=reference, fp=fp, resamples=resamples)
+    replicates = bootstrap(run, reference=reference, fp=fp, resamples=job.resamples)
     drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing}
     code = {
-        "sample": code_digest("qdit.sampling.integer" if shard.mode == "integer" else "qdit.sampling.run"),
+        "sample": sampled.code,
         "features": run.made_by.code,
         "evaluate": code_digest("qdit.metrics.run", *modules_of_images()),
     }
-    own = made_by(name, described, shard, checkpoint, code=code)
+    own = made_by(job.name, described, shard, job.checkpoint, code=code)
     own |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
-    difference = latent_difference(shards)
-    write_replicates(out.parent, replicates)
-    write_record(out, MetricsRecord(**own, difference=difference))
+    difference = latent_difference(sampled.shards)
+    write_replicates(job.out.parent, replicates)
+    write_record(job.out, MetricsRecord(**own, difference=difference))
 
 
 def made_by(
     name: RunName, described: dict[str, Any], shard: Shard, checkpoint: Path, *, code: dict[str, str]
 ) -> dict[str, Any]:
     """What metrics.json says of a run besides its numbers; `described` is the protocol, `code` digests by step."""
-    config = read_json(checkpoint / CONFIG_FILE)
+    config = read_config(checkpoint)
     record = config["record"]
     return {
         "run": {
@@ -143,27 +113,6 @@ def made_by(
     }
 
 
-class HowMade(Interface):
-    """What the protocols of images and of clips both say."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def decoder(self) -> str: ...
-
-
-def check_made_so(shards: Sequence[Shard], protocol: HowMade) -> None:
-    """Raise DataError unless the images were made in the precision and with the decoder that the protocol says."""
-    for shard in shards:
-        listing = read_json(shard.path)
-        for name, usual, flag in (("dtype", "float32", "--dtype"), ("decoder", NO_DECODER, "--vae")):
-            if (found := listing.get(name, usual)) != (asked := getattr(protocol, name)):
-                raise DataError(
-                    f"{shard.path}: images were made with {name} {found}, {asked} was asked for; give the {flag} they"
-                    " were sampled with, or sample again"
-                )
-
-
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
     own, full = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
@@ -178,20 +127,6 @@ def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
     images = sum(part["images"] for part in found)
     mean = sum(part["mean"] * part["images"] for part in found) / images
     return {"images": images, "largest": max(part["largest"] for part in found), "mean": mean}
-
-
-def sampling_failure(samples: Path, images: int) -> Failure | None:
-    """The first failure that a shard's list holds."""
-    return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
-
-
-def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
-    """A metrics.json without numbers: tables show the reason. `of`: whose failure it is, if not the run's own."""
-    text = f"{of}: {failure.text}" if of else failure.text
-    status = Status.MISSING if of else Status(failure.kind)
-    write_replicates(out.parent, Replicates({}, "none"))
-    write_record(out, without_numbers(status, text))
-    say(text)
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:

@@ -1,15 +1,17 @@
 """The images of a run, read back chunk by chunk and checked against the lists its sample jobs wrote."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.failure import Failure
 from qdit.core.files import load_arrays, read_json, sha256_file
+from qdit.sampling.origin import Origin, origin_key
 
 _AGAIN = "run the sample step again"
 
@@ -25,7 +27,8 @@ class ListedChunk(NamedTuple):
 class Shard:
     """One list of chunks: its number, the run's key, its number of images and chunk size, mode and kernel backend.
 
-    `difference` of the integer mode is that of its latents to simulated ones. `failure` says why there are no chunks,
+    `origin` says what the samples were made of; None in lists of older versions. `difference` of the integer mode is
+    that of its latents to simulated ones. `failure` says why there are no chunks,
     if sampling or quantizing failed and that was recorded.
     """
 
@@ -39,6 +42,11 @@ class Shard:
     difference: Mapping[str, float] | None
     chunks: tuple[ListedChunk, ...]
     failure: Failure | None
+    origin: Any = None
+
+    def made_of(self) -> Origin:
+        """What its samples were made of; DataError where the list does not say, or was changed."""
+        return Origin.read(self.origin, self.key, where=self.path)
 
 
 @dataclass(frozen=True)
@@ -70,23 +78,28 @@ def read_shard(path: Path) -> Shard:
             difference=listing.get("difference"),
             chunks=tuple(ListedChunk(str(entry["file"]), str(entry["sha256"])) for entry in listing["chunks"]),
             failure=Failure.within(listing),
+            origin=listing.get("origin"),
         )
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: not a list of sample chunks; {_AGAIN}") from None
 
 
-def listed_shards(folder: Path, *, images: int) -> list[Shard]:
+def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
     """The shards of the run that wrote shard 0; DataError if there is none, or of another number of images.
+
+    Without `images` the lists say how many there are.
 
     Lists of another key, chunk size or number of images are left over from a run with another configuration, and
     lists of chunks that are listed already from one with smaller shards.
     """
-    if images < 1:
+    if images is not None and images < 1:
         raise DataError(f"{folder}: {images} images were asked for, at least 1 is needed; raise sampling.images")
     everything = [read_shard(path) for path in sorted(folder.glob("shard-*.json"))]
     if not everything:
         raise DataError(f"{folder}: has no shard-*.json, at least one is needed; {_AGAIN}")
     run = everything[0]
+    if images is None:
+        images = run.images
     if run.images != images:
         raise DataError(f"{folder}: is a run of {run.images} images, {images} were asked for; {_AGAIN}")
     chosen: list[Shard] = []
@@ -138,4 +151,11 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
         raise DataError(f"{path}: has no {', '.join(sorted(missing))}; {_AGAIN}")
     if str(arrays["key"]) != key or len(arrays["images"]) != len(arrays["labels"]):
         raise DataError(f"{path}: its key or number of labels does not fit the list; {_AGAIN}")
+    check_origin(path, arrays, key)
     return Chunk(int(arrays["first"]), arrays["images"], arrays["labels"])
+
+
+def check_origin(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> None:
+    """DataError unless the origin that a chunk carries is that of its list's key."""
+    if "origin" in arrays and origin_key(json.loads(str(arrays["origin"]))) != key:
+        raise DataError(f"{path}: what it says of its samples is not what its list says; {_AGAIN}")

@@ -27,7 +27,8 @@ from qdit.mini.data.moving_digits_prompts import Scenario, encode
 from qdit.mini.vbench.observation import BATCH, Observer, load_observer, require_clips
 from qdit.models.loading import load_model
 from qdit.models.stdit3 import STDiT3
-from qdit.sampling.rectified_flow import FlowProtocol, clip_size, sample_clips
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.search.fitness import ImageFitness, Noises, digest
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
@@ -128,8 +129,7 @@ class VideoFitness(ImageFitness):
         """Features (chunk, d) of one batch of clips, None if one is not finite."""
         clips = self._numbers(chunk)
         text, mask = self.prompts(clips)
-        size = clip_size(model.config, self.protocol)
-        made = sample_clips(model, self.protocol, text, mask, clips, latent_size=size)
+        made = sample_clips(model, self.protocol, text, mask, clips)
         return self.extractor(self.decode(made)).pool if torch.isfinite(made).all() else None
 
     def identity(self) -> dict[str, Any]:

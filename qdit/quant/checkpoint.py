@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError, QditError
-from qdit.core.files import load_tensors, read_json, require_finite, save_tensors, sha256_file, write_json
+from qdit.core.files import load_tensors, require_finite, save_tensors, sha256_file, write_json
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT, sincos_positions
 from qdit.models.network import (
@@ -28,10 +28,9 @@ from qdit.models.network import (
 from qdit.models.roles import replace
 from qdit.models.stdit3 import STDiT3
 from qdit.quant.correction import NoiseCorrection
-from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.quant.folder import CONFIG_FILE, FORMAT, TENSORS_FILE, read_config, with_digest
 from qdit.quant.sites import QuantizedSite, build_site
 
-FORMAT = 3
 POSITIONS = "pos_embed"
 
 
@@ -85,7 +84,7 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
         "log": dict(quantized.log),
         "files": {TENSORS_FILE: sha256_file(folder / TENSORS_FILE)},
     }
-    write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CONFIG_FILE, with_digest(config))
 
 
 def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
@@ -126,12 +125,7 @@ def load_video_checkpoint(folder: Path) -> VideoCheckpoint:
 
 def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict[str, Any]]:
     """Model in eval mode, correction and configuration of a checkpoint folder, whatever the family."""
-    if failure := read_failure(folder):
-        raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
-    config = read_json(folder / CONFIG_FILE, error=CheckpointError)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{folder}: checkpoint format {found!r}, this version reads {FORMAT}; quantize again")
+    config = read_config(folder)
     try:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
         correction = NoiseCorrection.take(config["correction"], tensors)

@@ -1,12 +1,17 @@
 """The folder of a checkpoint as files, for steps that load no model: its names, its identity, a recorded failure."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qdit.core.errors import CheckpointError
 from qdit.core.failure import Failure
-from qdit.core.files import read_json, save_tensors, sha256_file, write_json
+from qdit.core.files import read_json, save_tensors, sha256_file, sha256_json, write_json
 
-FAILURE_FORMAT = 1
+FORMAT, FAILURE_FORMAT = 4, 1
+DIGEST_KEY = "sha256"
+"""Where a configuration says the digest of its own content."""
 TENSORS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
@@ -14,6 +19,33 @@ CONFIG_FILE = "config.json"
 def checkpoint_sha256(folder: Path) -> str:
     """The identity of a checkpoint: the digest of its configuration, which holds that of its tensors."""
     return sha256_file(folder / CONFIG_FILE)
+
+
+def own_digest(config: Mapping[str, Any]) -> str:
+    """Digest of a configuration's canonical content, itself left out."""
+    return sha256_json({name: value for name, value in config.items() if name != DIGEST_KEY})
+
+
+def with_digest(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as JSON, with the digest of its own content."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    return plain | {DIGEST_KEY: own_digest(plain)}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a checkpoint; CheckpointError where there is none, or one that was edited."""
+    if failure := read_failure(folder):
+        raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
+    config = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        stored = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{folder}: checkpoint format {stored!r}, this version reads {FORMAT}; quantize again")
+    if (stated := config.get(DIGEST_KEY)) != (digest := own_digest(config)):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: its content has sha256 {digest[:12]}…, it says {str(stated)[:12]}…: it was edited"
+            " by hand or damaged; quantize again"
+        )
+    return config
 
 
 def write_failure(folder: Path, failure: Failure) -> None:

@@ -13,42 +13,39 @@ A video model is sampled by its rectified flow whatever the kind, its prompts ta
 unconditional copies hold the tokens that stand for no text under the prompt's own mask.
 """
 
-from collections.abc import Callable, Iterator
-from math import prod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.provenance import packages
 from qdit.core.seeds import Purpose, generator, normal
-from qdit.models.dit import DiT
 from qdit.models.loading import load_model
 from qdit.models.network import Network
-from qdit.models.stdit3 import STDiT3
-from qdit.models.text_embeddings import TextEmbeddings, load_embeddings
+from qdit.models.weights_files import weights_sha256
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.calibration_set import (
     KINDS,
     AnyProtocol,
     CalibrationSet,
     load_calibration,
-    noise_shape,
     save_calibration,
     schedule_of,
     with_unconditional,
 )
-from qdit.sampling.guidance import denoiser
+from qdit.sampling.families import family_of
+from qdit.sampling.family import Predictor, Text
 from qdit.sampling.precision import device_of, round_linears, torch_device
-from qdit.sampling.protocol import Protocol
-from qdit.sampling.rectified_flow import FlowProtocol, flow_trajectory, guided_velocity
-from qdit.sampling.samplers import trajectory
-from qdit.sampling.schedule import respaced
 
 __all__ = [
     "KINDS",
     "NORMAL",
+    "CalibrateJob",
     "CalibrationSet",
     "calibrate_weights_file",
     "chosen_steps",
@@ -66,9 +63,6 @@ clips of STDiT3 at 51×240×426.
 """
 NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35)}
 """Mean and deviation as fractions of the number of steps: PTQ4DM's script, and the defaults of its code."""
-
-Text = tuple[Tensor, Tensor]
-"""Tokens (N, L, text_width) and their mask (N, L), of N prompts."""
 
 
 def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
@@ -104,15 +98,16 @@ def collect(
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
     samples = trajectories(kind, samples, protocol)
     chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
-    asked, schedule = draw_conditions(model, protocol, samples, text), schedule_of(protocol)
-    found_x, step, index = record(model, kind, protocol, asked, chosen)
+    family, schedule = family_of(model.config), schedule_of(protocol)
+    drawn = family.calibration_conditions(model.config, family.require(protocol), samples, text)
+    x, step, index = record(model, kind, protocol, drawn, chosen)
     order = index.argsort() if kind != "per-step" else step.argsort(descending=True, stable=True)
-    found_x, step, index = found_x[order], step[order], index[order]
+    x, step, index = x[order], step[order], index[order]
     nowhere = torch.zeros(len(index), dtype=torch.bool)
-    own = tuple(part[index] for part in asked)
-    found = CalibrationSet(kind, found_x.clone(), schedule[step], own, nowhere, protocol)
+    conditions = tuple(column[index] for column in drawn)
+    recorded = CalibrationSet(kind, x.clone(), schedule[step], conditions, nowhere, protocol)
     guided = kind != "trajectory" and protocol.guided
-    return with_unconditional(found, null_conditions(model, own)) if guided else found
+    return with_unconditional(recorded, family.null_conditions(model, conditions)) if guided else recorded
 
 
 def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
@@ -122,10 +117,7 @@ def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
 
 def together(model: Network, protocol: AnyProtocol) -> int:
     """How many trajectories run side by side."""
-    if isinstance(model, DiT):
-        tokens = model.config.tokens
-    else:
-        tokens = prod(model.grid(torch.Size(noise_shape(model.config, protocol)[1:])))
+    tokens = family_of(model.config).tokens(model, protocol)
     return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 
 
@@ -150,55 +142,20 @@ def record(
     return found_x, step, index
 
 
-def draw_conditions(model: Network, protocol: AnyProtocol, samples: int, text: Text | None) -> tuple[Tensor, ...]:
-    """What `samples` trajectories are asked for: random labels, or the given prompts in turn."""
-    if isinstance(model, DiT) != isinstance(protocol, Protocol):
-        raise ConfigError(
-            f"calibration: a {type(model).__name__} cannot follow a {type(protocol).__name__}; give a Protocol for an"
-            " image model (qdit calibrate), a FlowProtocol for a video model (qdit video calibrate)"
-        )
-    if isinstance(model, DiT):
-        draw = generator(protocol.seed, Purpose.CALIBRATION_LABEL)
-        return (torch.from_numpy(draw.integers(model.config.num_classes, size=samples)),)
-    if text is None or len(text[0]) == 0:
-        raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
-    if (width := text[0].shape[2]) != model.config.text_width:
-        raise ConfigError(
-            f"calibration: texts are {width} wide, the model takes {model.config.text_width}; give the tokens of its"
-            " own text encoder (--text-embeddings), or none for a model of the mini video world"
-        )
-    rows = torch.arange(samples) % len(text[0])
-    return text[0][rows], text[1][rows].bool()
-
-
-def predictor(
-    model: Network, conditions: tuple[Tensor, ...], protocol: AnyProtocol
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x, timestep) → what the sampler is given, after guidance: noise and variance of images, velocity of clips."""
-    if isinstance(model, DiT):
-        assert isinstance(protocol, Protocol)
-        return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
-    assert isinstance(protocol, FlowProtocol)
-    return guided_velocity(model, conditions[0], conditions[1], protocol)
-
-
 def own_trajectory(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], samples: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """(step, x_t) of the full-precision model from the calibration noise of these samples on, where the model is."""
-    seed, device = protocol.seed, device_of(model)
-    shape = noise_shape(model.config, protocol)
-    predict = predictor(model, tuple(part.to(device) for part in conditions), protocol)
+    family, seed, device = family_of(model.config), protocol.seed, device_of(model)
+    shape = family.shape(model.config, protocol)
+    predict = family.predictor(model, tuple(column.to(device) for column in conditions), protocol)
     noise = calibration_noise(shape, seed, samples).to(device)
-    if isinstance(protocol, FlowProtocol):
-        return flow_trajectory(predict, noise, protocol.timesteps)
-    ancestral = kind != "trajectory" and protocol.sampler == "ddpm"
-    return trajectory(
-        predict,
-        noise,
-        respaced(protocol.steps),
-        step_noise=(lambda step: calibration_noise(shape, seed, samples, step).to(device)) if ancestral else None,
-    )
+
+    def step_noise(step: int) -> Tensor:
+        return calibration_noise(shape, seed, samples, step).to(device)
+
+    ancestral = kind != "trajectory" and protocol.ancestral
+    return family.trajectory(predict, noise, protocol, step_noise=step_noise if ancestral else None)
 
 
 def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: int | None = None) -> Tensor:
@@ -207,37 +164,39 @@ def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: 
     return torch.stack([normal(shape, seed, Purpose.CALIBRATION_NOISE, int(i), *extra) for i in samples])
 
 
-def null_conditions(model: Network, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Conditions of the unconditional branch, as many: the null class, or no text under the prompts' masks."""
-    if isinstance(model, DiT):
-        return (torch.full_like(conditions[0], model.config.null_class),)
-    return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
+def predictor(model: Network, conditions: tuple[Tensor, ...], protocol: AnyProtocol) -> Predictor:
+    """(x, timestep) → what the sampler is given, after guidance: noise and variance of images, velocity of clips."""
+    return family_of(model.config).predictor(model, conditions, protocol)
 
 
-def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
-    """Tokens and mask of `count` prompts, or all, evenly spaced: suites list the prompts of one dimension together."""
-    chosen = np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
-    return embeddings.batch([embeddings.prompts[index] for index in chosen])
-
-
-def calibrate_weights_file(
-    weights: Path,
-    out: Path,
-    kind: str,
-    protocol: AnyProtocol,
-    *,
-    samples: int,
-    text: Text | None = None,
-    embeddings: Path | None = None,
-    device: str = "cpu",
-) -> None:
-    """The step weights → calibration set, computed on `device` (`cpu` or `cuda:N`).
+@dataclass(frozen=True)
+class CalibrateJob:
+    """The step weights → calibration set: `samples` of a kind, computed on `device` (`cpu` or `cuda:N`).
 
     A video model takes its prompts in turn from `text`, or from a file of `embeddings`, spread over it.
     """
-    model = load_model(weights)
-    if embeddings is not None and isinstance(model, STDiT3):
-        own = load_embeddings(embeddings, width=model.config.text_width, most=model.config.text_tokens)
-        text = spread_prompts(own, trajectories(kind, samples, protocol))
-    model = prepare_inference(round_linears(model.to(torch_device(device)), protocol.dtype))
-    save_calibration(out, collect(model, kind, protocol, samples=samples, text=text), protocol)
+
+    weights: Path
+    out: Path
+    kind: str
+    protocol: AnyProtocol
+    samples: int
+    text: Text | None = None
+    embeddings: Path | None = None
+    device: str = "cpu"
+
+
+def calibrate_weights_file(job: CalibrateJob) -> None:
+    """Do the step."""
+    model = load_model(job.weights)
+    family, text = family_of(model.config), job.text
+    if job.embeddings is not None:
+        count = trajectories(job.kind, job.samples, job.protocol)
+        text = family.embedded_text(model.config, job.embeddings, count)
+    model = prepare_inference(round_linears(model.to(torch_device(job.device)), job.protocol.dtype))
+    facts = {
+        "weights_sha256": weights_sha256(job.weights),
+        "code": code_digest("qdit.sampling.calibration", *family.modules),
+        "packages": packages(),
+    }
+    save_calibration(job.out, collect(model, job.kind, job.protocol, samples=job.samples, text=text), facts)

@@ -1,34 +1,33 @@
 """A calibration set: inputs of an image or a video model with the protocol they were sampled with, and its file."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qdit.core.errors import DataError, Unsupported
-from qdit.core.files import load_tensors, require_finite, save_tensors
-from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.core.files import METADATA_KEY, load_tensors, require_finite, save_tensors
 from qdit.models.network import NetworkConfig
-from qdit.sampling.protocol import Protocol
-from qdit.sampling.rectified_flow import FlowProtocol, clip_size
-from qdit.sampling.schedule import respaced
+from qdit.models.weights_files import weights_sha256
+from qdit.sampling.families import family_named, family_of
+from qdit.sampling.family import AnyFamily
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.origin import PROTOCOLS, facts_of, require_repeated
+from qdit.sampling.protocol import Protocol, Sampled
 
 KINDS = ("trajectory", "ndtc", "ndtc-wide", "uniform", "per-step")
-IMAGE_TENSORS, VIDEO_TENSORS = ("x", "timestep", "label"), ("x", "timestep", "text", "mask", "unconditional")
-"""What a file holds."""
 
 AnyProtocol = Protocol | FlowProtocol
-P = TypeVar("P", Protocol, FlowProtocol)
 
 
-def schedule_of(protocol: AnyProtocol) -> Tensor:
+def schedule_of(protocol: Sampled) -> Tensor:
     """(steps,) timesteps as the model sees them, 0 the least noisy: int64 on 0…999, of a flow float32 on 0…1000."""
-    if isinstance(protocol, FlowProtocol):
-        return torch.from_numpy(protocol.timesteps).float()
-    return torch.from_numpy(respaced(protocol.steps).timesteps.copy())
+    return torch.from_numpy(protocol.schedule.copy())
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class CalibrationSet:
 
     `conditions` are (label (N,) int64) of an image model, (text (N, L, text_width), mask (N, L)) of a video model.
     `unconditional` (N,) is true where they stand for no condition. `protocol` is what the trajectories were sampled
-    with.
+    with, `weights_sha256` the identity of the weights, None where it is not known.
     """
 
     kind: str
@@ -46,6 +45,7 @@ class CalibrationSet:
     conditions: tuple[Tensor, ...]
     unconditional: Tensor
     protocol: AnyProtocol
+    weights_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,7 +53,7 @@ class CalibrationSet:
     @property
     def label(self) -> Tensor:
         """Labels (N,) of a set of images; Unsupported for videos."""
-        if isinstance(self.protocol, FlowProtocol):
+        if len(self.conditions) != 1:
             raise Unsupported("calibration data of a video model has prompts instead of class labels")
         return self.conditions[0]
 
@@ -65,10 +65,7 @@ class CalibrationSet:
     @property
     def constants(self) -> tuple[Tensor, ...]:
         """Forward arguments that all samples share: frames per second, height and width of a clip."""
-        if not isinstance(self.protocol, FlowProtocol):
-            return ()
-        sizes = (self.protocol.fps, self.protocol.height, self.protocol.width)
-        return tuple(torch.tensor(float(size)) for size in sizes)
+        return tuple(torch.tensor(value) for value in self.protocol.constants)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Forward arguments in consecutive batches; the last may be smaller."""
@@ -138,85 +135,68 @@ def with_unconditional(found: CalibrationSet, null: Sequence[Tensor]) -> Calibra
     )
 
 
-def noise_shape(config: NetworkConfig, protocol: AnyProtocol) -> tuple[int, ...]:
-    """(C, L, L) of an image, (C, T, H, W) of a clip."""
-    if isinstance(config, DiTConfig):
-        return config.in_channels, config.input_size, config.input_size
-    assert isinstance(protocol, FlowProtocol)
-    return config.in_channels, *clip_size(config, protocol)
-
-
-def save_calibration(path: Path, calibration: CalibrationSet, protocol: AnyProtocol) -> None:
-    """Write a calibration set as safetensors."""
-    if isinstance(protocol, FlowProtocol):
-        own = (*calibration.conditions, calibration.unconditional)
-        tensors = dict(zip(VIDEO_TENSORS, (calibration.x, calibration.timestep, *own), strict=True))
-    else:
-        tensors = dict(zip(IMAGE_TENSORS, (calibration.x, calibration.timestep, calibration.label), strict=True))
-    save_tensors(path, tensors, {"kind": calibration.kind, "protocol": protocol.to_dict()})
+def save_calibration(path: Path, calibration: CalibrationSet, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a calibration set as safetensors, with its protocol and other `facts` of what it was made of."""
+    family = family_named(calibration.protocol.family)
+    kept = family.kept_tensors(calibration.conditions, calibration.unconditional)
+    tensors = dict(zip(family.calibration_tensors, (calibration.x, calibration.timestep, *kept), strict=True))
+    save_tensors(path, tensors, {"kind": calibration.kind, "protocol": calibration.protocol.to_dict(), **(facts or {})})
 
 
 def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
     """Read a calibration set and check that it fits the model: names, shapes, ranges, no NaN."""
     tensors, metadata = load_tensors(path, error=DataError)
+    family = family_of(config)
     kind = metadata.get("kind") if isinstance(metadata, dict) else None
-    of_images = isinstance(config, DiTConfig)
-    if set(tensors) != set(IMAGE_TENSORS if of_images else VIDEO_TENSORS) or kind not in KINDS:
+    if set(tensors) != set(family.calibration_tensors) or kind not in KINDS:
         raise DataError(
-            f"{path}: not a calibration set of {'an image' if of_images else 'a video'} model (kind {kind!r}, tensors"
-            f" {sorted(tensors)}); calibrate again"
+            f"{path}: not a calibration set of {family.model_is} model (kind {kind!r}, tensors {sorted(tensors)});"
+            " calibrate again"
         )
     require_finite(f"{path}: x", tensors["x"])
-    if isinstance(config, DiTConfig):
-        return image_set(path, metadata, tensors, config)
-    return video_set(path, metadata, tensors, config)
+    protocol = stored_protocol(path, metadata, family)
+    check_shapes(path, tensors, family.shape(config, protocol))
+    conditions, unconditional = family.stored_conditions(path, tensors, config)
+    weights = metadata.get("weights_sha256")
+    return CalibrationSet(kind, tensors["x"], tensors["timestep"], conditions, unconditional, protocol, weights)
 
 
-def stored_protocol(path: Path, metadata: Mapping[str, Any], family: type[P]) -> P:
+def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> CalibrationSet:
+    """The same; DataError unless it was made with these weights."""
+    loaded, digest = load_calibration(path, config), weights_sha256(weights)
+    if loaded.weights_sha256 != digest:
+        made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"
+        raise DataError(
+            f"{path}: holds calibration data of {made_with}, {weights} is {digest[:12]}…; calibrate with these weights"
+        )
+    return loaded
+
+
+def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
+    """ConfigError unless a calibration file says every stated fact of a protocol; None is not stated."""
+    try:
+        with safe_open(path, framework="np") as data:
+            metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))
+        protocol = PROTOCOLS["stdit3" if "fps" in metadata["protocol"] else "dit"](**metadata["protocol"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return  # whoever loads it says what is wrong with it
+    require_repeated(path, facts_of(protocol), stated, again="calibrate with these")
+
+
+def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) -> AnyProtocol:
     """The protocol that a file says it was sampled with."""
     try:
-        return family(**metadata["protocol"])
+        return cast("AnyProtocol", family.protocol(**metadata["protocol"]))
     except (KeyError, TypeError):
         raise DataError(f"{path}: does not say how it was sampled (no whole protocol); calibrate again") from None
 
 
-def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: tuple[int, ...], others: str) -> None:
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: tuple[int, ...]) -> None:
     """Raise DataError unless x is (N, *expected) with N ≥ 1 and all tensors have as many rows."""
     x = tensors["x"]
     if len(x) == 0 or tuple(x.shape[1:]) != expected or len({len(tensor) for tensor in tensors.values()}) > 1:
+        others = ", ".join(name for name in tensors if name != "x")
         raise DataError(
-            f"{path}: x has shape {tuple(x.shape)}, the model takes (N, {', '.join(map(str, expected))}) with N"
-            f" {others}; calibrate again for this model"
+            f"{path}: x has shape {tuple(x.shape)}, the model takes (N, {', '.join(map(str, expected))}) with N of each"
+            f" of {others}; calibrate again for this model"
         )
-
-
-def image_set(
-    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], config: DiTConfig
-) -> CalibrationSet:
-    """The set of a file of an image model."""
-    expected = (config.in_channels, config.input_size, config.input_size)
-    check_shapes(path, tensors, expected, "timesteps and labels")
-    x, timestep, label = (tensors[name] for name in IMAGE_TENSORS)
-    if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
-        raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
-    protocol = stored_protocol(path, metadata, Protocol)
-    return CalibrationSet(metadata["kind"], x, timestep, (label,), label == config.null_class, protocol)
-
-
-def video_set(
-    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], config: STDiT3Config
-) -> CalibrationSet:
-    """The set of a file of a video model."""
-    protocol = stored_protocol(path, metadata, FlowProtocol)
-    check_shapes(path, tensors, noise_shape(config, protocol), "timesteps, texts, masks and marks of no text")
-    x, timestep, text, mask, unconditional = (tensors[name] for name in VIDEO_TENSORS)
-    require_finite(f"{path}: text", text)
-    if text.shape[2:] != (config.text_width,) or mask.shape != text.shape[:2] or not mask.any(dim=1).all():
-        raise DataError(
-            f"{path}: text has shape {tuple(text.shape)}, the model takes (N, L, {config.text_width}) with a mask of at"
-            " least one token each; calibrate again for this model"
-        )
-    if not ((0 < timestep) & (timestep <= 1000)).all():
-        raise DataError(f"{path}: timesteps must lie in 0…1000, 0 excluded; calibrate again")
-    conditions = (text, mask.bool())
-    return CalibrationSet(metadata["kind"], x, timestep, conditions, unconditional.bool(), protocol)

@@ -1,10 +1,11 @@
-"""Chunks of samples, of images and of clips alike: files that are kept for a key, shards of them, lists with digests.
+"""Chunks of samples, of images and of clips alike: files that are kept for an origin, shards of them, their lists.
 
 A chunk is always one batch of its fixed size (the last one padded with samples that are then dropped). A job computes a
 shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job goes on where it was.
-Which GPU computes is no part of the key.
+Which GPU computes is no part of the key. Each file says what it was made of (`qdit.sampling.origin`).
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from tqdm import tqdm
 from qdit.core.errors import ConfigError, DataError, QditError, Unsupported
 from qdit.core.failure import Failure, say
 from qdit.core.files import load_arrays, save_arrays, sha256_file, write_json
+from qdit.core.provenance import packages
 from qdit.kernels.simulated import backend
 from qdit.quant.folder import read_failure
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.family import Arrays
+from qdit.sampling.origin import origin_key
 from qdit.sampling.precision import CPU, backend_on, kind_of_backend
-
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,10 @@ class Shard:
         """The number of its samples."""
         return min(self.chunks.stop * self.chunk, self.count) - self.chunks.start * self.chunk
 
-    def listing(self, key: str) -> dict[str, Any]:
+    def listing(self, origin: Mapping[str, Any]) -> dict[str, Any]:
         """What its list says of the run, without any chunk."""
-        return {"key": key, "images": self.count, "chunk": self.chunk, "chunks": []}
+        size = {"images": self.count, "chunk": self.chunk}
+        return {"key": origin_key(origin), "origin": dict(origin), "packages": packages(), **size, "chunks": []}
 
     def path(self, folder: Path) -> Path:
         """The list of its chunks."""
@@ -115,21 +118,22 @@ def is_current(path: Path, key: str, count: int, columns: tuple[str, ...]) -> bo
 def make_chunks(
     shard: Shard,
     folder: Path,
-    key: str,
+    origin: Mapping[str, Any],
     columns: tuple[str, ...],
-    make: Callable[[Path, range, int], Arrays],
+    make: Callable[[range, int], Arrays],
 ) -> list[dict[str, str]]:
     """Make those chunks of a shard that are missing; returns the list of all, with their digests.
 
-    `make(path, samples, count)` gives the columns of one chunk: of the whole batch `samples` the first `count`. `key`
-    identifies everything that they depend on; it is stored in each chunk.
+    `make(samples, count)` gives the columns of one chunk: of the whole batch `samples` the first `count`. `origin` is
+    everything that they depend on; it and its digest, the key, are stored in each chunk.
     """
+    key, stored = origin_key(origin), np.array(json.dumps(origin, sort_keys=True))
     for number in tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1):
         path, first = chunk_path(folder, number), number * shard.chunk
         count = min(shard.chunk, shard.count - first)
         if not is_current(path, key, count, columns):
-            made = make(path, range(first, first + shard.chunk), count)
-            save_arrays(path, {**made, "first": np.int64(first), "key": np.array(key)})
+            samples = make(range(first, first + shard.chunk), count)
+            save_arrays(path, {**samples, "first": np.int64(first), "key": np.array(key), "origin": stored})
     paths = [chunk_path(folder, number) for number in shard.chunks]
     return [{"file": path.name, "sha256": sha256_file(path)} for path in paths]
 

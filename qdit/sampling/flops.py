@@ -2,7 +2,7 @@
 
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
-from qdit.sampling.rectified_flow import FlowProtocol, clip_size
+from qdit.sampling.flow_protocol import FlowProtocol, clip_size
 
 
 def clip_flops(config: STDiT3Config, protocol: FlowProtocol) -> int:

@@ -1,20 +1,21 @@
 """Sampling in integer mode, and how far its latents are from the simulated ones of the same noise."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from qdit.core.digest import code_digest
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, write_json
-from qdit.models.dit import DiT
-from qdit.quant.checkpoint import Checkpoint, load_checkpoint
+from qdit.models.network import Network
+from qdit.quant.checkpoint import read_checkpoint
 from qdit.quant.integer import integer_backend, kernels_sha256, prepare_integer
 from qdit.quant.sites import prepare_inference
 from qdit.sampling import run
+from qdit.sampling.batch import sample_batch
 from qdit.sampling.chunks import Mode
-from qdit.sampling.protocol import Protocol
+from qdit.sampling.families import family_of
 
 INTEGER = Mode(
     "integer",
@@ -24,26 +25,29 @@ INTEGER = Mode(
 )
 
 
-def sample_checkpoint(checkpoint: Path, out: Path, protocol: Protocol, **options: Any) -> Path:
+def sample_checkpoint(job: run.SampleJob) -> Path:
     """As `qdit.sampling.run.sample_checkpoint`, in integers.
 
     The shard's list says in `difference` how far the latents of its first chunk are from simulated ones.
     """
-    path = run.sample_checkpoint(checkpoint, out, protocol, mode=INTEGER, **options)
+    path = run.sample_checkpoint(replace(job, mode=INTEGER))
     listing = read_json(path)
     if Failure.within(listing) is None:
-        first = options["shard"] * options["chunks_per_shard"] * options["chunk"]
-        images = range(first, min(first + options["chunk"], options["images"]))
-        write_json(path, listing | {"difference": difference(checkpoint, protocol, images)})
+        first = job.shard * job.chunks_per_shard * job.chunk
+        samples = range(first, min(first + job.chunk, job.count))
+        write_json(path, listing | {"difference": difference(job, samples)})
     return path
 
 
-def difference(checkpoint: Path, protocol: Protocol, images: range) -> dict[str, float]:
-    """Largest and mean absolute difference of the final latents (or pixels, without a VAE) of these images."""
+def difference(job: run.SampleJob, samples: range) -> dict[str, float]:
+    """Largest and mean absolute difference of the final latents (or pixels, without a VAE) of these samples."""
+    model, correction, _ = read_checkpoint(job.checkpoint)
+    other, _, _ = read_checkpoint(job.checkpoint)
+    family = family_of(model.config)
+    conditions = family.conditions(model.config, job.protocol, job.source).tensors(samples)
 
-    def sampled(loaded: Checkpoint, model: DiT) -> Tensor:
-        return run.sample_images(model, protocol, images, correction=loaded.correction)[0]
+    def sampled(ready: Network) -> Tensor:
+        return sample_batch(ready, job.protocol, conditions, samples, correction=correction)
 
-    one, other = load_checkpoint(checkpoint), load_checkpoint(checkpoint)
-    apart = (sampled(one, prepare_integer(one.model)) - sampled(other, prepare_inference(other.model))).abs()
-    return {"images": len(images), "largest": float(apart.max()), "mean": float(apart.mean())}
+    apart = (sampled(prepare_integer(model)) - sampled(prepare_inference(other))).abs()
+    return {"images": len(samples), "largest": float(apart.max()), "mean": float(apart.mean())}

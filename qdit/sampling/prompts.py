@@ -56,10 +56,10 @@ def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[
     return found.batch
 
 
-def texts_identity(embeddings: Path | None) -> dict[str, str]:
-    """The texts as a part of a run's key: nothing for words, which the prompts themselves are."""
+def texts_identity(embeddings: Path | None) -> str | None:
+    """Digest of the texts, for a run's origin: None for words, which the prompts themselves are."""
     if embeddings is None:
-        return {}
+        return None
     if not embeddings.is_file():
         raise DataError(f"{embeddings}: no such file; qdit video embed writes the embeddings of a suite's prompts")
-    return {"text": sha256_file(embeddings)}
+    return sha256_file(embeddings)

@@ -1,16 +1,21 @@
 """What is sampled and how: the part of a setting that decides every image."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from qdit.core.errors import ConfigError
 from qdit.models.vae_files import vae_sha256
-from qdit.sampling.schedule import TRAINING_STEPS
+from qdit.sampling.schedule import TRAINING_STEPS, respaced
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "float16")
+MOST_GUIDANCE, MOST_SEED = 100.0, 2**63 - 1
+"""Beyond such a guidance scale images are noise and float16 overflows; papers take at most 15."""
 NO_DECODER = "none"
 USUAL = {"dtype": "float32", "decoder": NO_DECODER}
 """What a protocol says only where it is otherwise."""
@@ -21,15 +26,87 @@ def decoder_name(vae: Path | None) -> str:
     return NO_DECODER if vae is None else f"AutoencoderKL sha256:{vae_sha256(vae)}"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Sampler (`ddim` is η = 0, `ddpm` ancestral with learned variance), steps, guidance scale, root seed.
+class Sampled:
+    """What the protocols of all families have in common: steps, guidance, seed, precision, decoder.
 
-    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model. `dtype` is the precision of the
-    network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its digest
-    (`decoder_name`). Where it computes is no part of a protocol.
+    The guidance scale is that of DiT: 1 is the plain conditional model. What is between 0 and 1 would be computed as 1,
+    so it is refused: what a record says is what was computed.
     """
 
+    family: ClassVar[str]
+    """Name of the family of networks that it is for."""
+    precisions: ClassVar[tuple[str, ...]]
+    steps: int
+    cfg_scale: float
+    seed: int
+    dtype: Any
+    decoder: str
+
+    @property
+    def schedule(self) -> np.ndarray:
+        """(steps,) timesteps as the model sees them; index 0 is the least noisy."""
+        raise NotImplementedError
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Forward arguments that all samples share."""
+        raise NotImplementedError
+
+    @property
+    def ancestral(self) -> bool:
+        """Whether each step adds noise of its own."""
+        return False
+
+    def check(self) -> None:
+        """Raise ConfigError for what no sampler can do."""
+        for name, least, most in (("steps", 1, TRAINING_STEPS), ("seed", 0, MOST_SEED)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ConfigError(f"{name} {value!r}: allowed are whole numbers from {least} to {most}")
+        scale = self.cfg_scale
+        if type(scale) not in (int, float) or not (math.isfinite(scale) and 1 <= scale <= MOST_GUIDANCE):
+            raise ConfigError(
+                f"cfg_scale {scale!r}: allowed are numbers from 1 (no guidance) to {MOST_GUIDANCE:g}; a scale below 1"
+                " would be computed as 1"
+            )
+        object.__setattr__(self, "cfg_scale", float(scale))
+        if self.dtype not in self.precisions:
+            raise ConfigError(f"dtype {self.dtype!r}: allowed are {', '.join(self.precisions)}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional branch is computed."""
+        return self.cfg_scale > 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for one sample."""
+        return self.steps * (2 if self.guided else 1)
+
+    def all_facts(self) -> dict[str, Any]:
+        """Every field, usual or not."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
+        return without_usual(self.all_facts())
+
+    def unusual(self) -> dict[str, str]:
+        """Precision and decoder, where they are not the usual ones."""
+        return {name: value for name, value in self.to_dict().items() if name in USUAL}
+
+
+@dataclass(frozen=True)
+class Protocol(Sampled):
+    """Sampler (`ddim` is η = 0, `ddpm` ancestral with learned variance), steps, guidance scale, root seed.
+
+    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model, less is refused. `dtype` is the
+    precision of the network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its
+    digest (`decoder_name`). Where it computes is no part of a protocol.
+    """
+
+    family: ClassVar[str] = "dit"
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     sampler: Literal["ddim", "ddpm"] = "ddim"
     steps: int = 50
     cfg_scale: float = 1.0
@@ -40,25 +117,22 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ConfigError(f"sampler {self.sampler!r}: allowed are {', '.join(SAMPLERS)}")
-        if not 1 <= self.steps <= TRAINING_STEPS:
-            raise ConfigError(f"steps {self.steps}: allowed are 1 to {TRAINING_STEPS}")
-        if not self.cfg_scale >= 0:
-            raise ConfigError(f"cfg_scale {self.cfg_scale}: must be a number ≥ 0 (1.0 means no guidance)")
-        if self.dtype not in PRECISIONS:
-            raise ConfigError(f"dtype {self.dtype!r}: allowed are {', '.join(PRECISIONS)}")
+        self.check()
 
     @property
-    def guided(self) -> bool:
-        """Whether the unconditional branch is computed."""
-        return self.cfg_scale > 1.0
+    def ancestral(self) -> bool:
+        """Whether each step adds noise of its own."""
+        return self.sampler == "ddpm"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
-        return without_usual(asdict(self))
+    @property
+    def schedule(self) -> np.ndarray:
+        """(steps,) int64 timesteps as the model sees them, on 0…999; index 0 is the least noisy."""
+        return respaced(self.steps).timesteps
 
-    def unusual(self) -> dict[str, str]:
-        """Precision and decoder, where they are not the usual ones."""
-        return {name: value for name, value in self.to_dict().items() if name in USUAL}
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Forward arguments that all samples share: none of images."""
+        return ()
 
 
 def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:

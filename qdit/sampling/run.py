@@ -1,148 +1,149 @@
-"""Sample chunks of images: fixed batches, one file each, the same bits whoever makes them (`qdit.sampling.chunks`)."""
+"""The step quantized checkpoint → chunks of samples: fixed batches, the same bits whoever makes them.
 
-from dataclasses import replace
+One road for images and clips; what differs is the family's (`qdit.sampling.family`), how chunks are kept is in
+`qdit.sampling.chunks`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
-from qdit.core.errors import DataError
 from qdit.core.failure import Failure, recording
 from qdit.core.files import sha256_json
-from qdit.models.dit import DiT
-from qdit.quant.checkpoint import load_checkpoint
-from qdit.quant.folder import checkpoint_sha256
-from qdit.sampling.chunks import SIMULATE, Arrays, Mode, Shard, handed_on, is_of_the_model, make_chunks
-from qdit.sampling.decoding import PIXELS, Decoder, load_decoder
-from qdit.sampling.guidance import denoiser
-from qdit.sampling.noise import initial_noise, labels, step_noise
-from qdit.sampling.precision import CPU, device_of, round_linears, torch_device
-from qdit.sampling.protocol import Protocol, decoder_name
-from qdit.sampling.samplers import Correction, sample
-from qdit.sampling.schedule import respaced
+from qdit.models.network import config_class
+from qdit.quant.checkpoint import read_checkpoint
+from qdit.quant.folder import checkpoint_sha256, read_config
+from qdit.sampling.batch import Batches
+from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, is_of_the_model, make_chunks
+from qdit.sampling.families import family_named
+from qdit.sampling.family import AnyFamily, Prompts, Source
+from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of
+from qdit.sampling.precision import device_of, round_linears, torch_device
+from qdit.sampling.prompts import texts_identity
+from qdit.sampling.protocol import Sampled
 
 
-def sample_images(
-    model: DiT, protocol: Protocol, images: range, *, correction: Correction | None = None
-) -> tuple[Tensor, Tensor]:
-    """x_0 (N, C, L, L) float32 and labels (N,) of the images with these indices, as one batch."""
-    device = device_of(model)
-    shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
-    asked = labels(model.config.num_classes, protocol.seed, images).to(device)
-    noise = initial_noise(shape, protocol.seed, images).to(device)
+@dataclass(frozen=True)
+class SampleJob:
+    """What one job samples: `samples` of a checkpoint in chunks, of which it makes the shard `shard`, into `out`.
 
-    def noise_of(step: int) -> Tensor:
-        return step_noise(shape, protocol.seed, images, step).to(device)
-
-    with torch.inference_mode():
-        x0 = sample(
-            denoiser(model, asked, protocol.cfg_scale, dtype=protocol.dtype),
-            noise,
-            respaced(protocol.steps),
-            step_noise=noise_of if protocol.sampler == "ddpm" else None,
-            correction=correction,
-        )
-    return x0.float().cpu(), asked.cpu()
-
-
-def sample_shard(
-    model: DiT,
-    correction: Correction | None,
-    protocol: Protocol,
-    *,
-    images: int,
-    chunk: int,
-    shard: int,
-    chunks_per_shard: int,
-    folder: Path,
-    key: str,
-    mode: Mode = SIMULATE,
-    decoder: Decoder = PIXELS,
-) -> Path:
-    """Compute the chunks of one shard that are missing and write `shard-<n>.json`, the list of them.
-
-    `key` identifies everything the images depend on; it is stored in each chunk. `decoder` makes images of x_0.
-    Raises ConfigError for counts below one or a shard beyond the last.
+    Clips need `prompts`, (prompt, number) of each, and their `samples` may be left out. A model of latents needs the
+    `vae` that decodes them (the protocol's `decoder` is taken from it), and of clips the `embeddings` of the prompts.
+    `device` is `cpu` or `cuda:N`.
     """
-    part = Shard(images, chunk, shard, chunks_per_shard)
 
-    def make(path: Path, batch: range, count: int) -> Arrays:
-        x0, asked = sample_images(model, protocol, batch, correction=correction)
-        if not torch.isfinite(x0[:count]).all():
-            raise DataError(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
-        return {"images": decoder(x0[:count]).numpy(), "labels": asked[:count].numpy()}
+    checkpoint: Path
+    out: Path
+    protocol: Sampled
+    samples: int = 0
+    chunk: int = 64
+    shard: int = 0
+    chunks_per_shard: int = 1_000_000
+    prompts: Prompts | None = None
+    embeddings: Path | None = None
+    vae: Path | None = None
+    mode: Mode = SIMULATE
+    device: str = "cpu"
+    record_failure: bool = False
 
-    made = make_chunks(part, folder, key, ("images", "labels"), make)
-    listing = {**part.listing(key), "chunks": made, **protocol.unusual()}
-    return part.write(folder, mode, listing, device=device_of(model))
+    @property
+    def source(self) -> Source:
+        """What conditions and decoder are made of."""
+        return Source(self.checkpoint, self.prompts, self.embeddings, self.vae)
+
+    @property
+    def count(self) -> int:
+        """Samples of the whole run."""
+        return self.samples if self.prompts is None else len(self.prompts)
+
+    def shard_of(self, family: AnyFamily) -> Shard:
+        """The part of the run; ConfigError for counts below one and shards beyond the last."""
+        return Shard(self.count, self.chunk, self.shard, self.chunks_per_shard, family.unit)
 
 
-def run_key(
-    checkpoint: Path, protocol: Protocol, chunk: int, mode: Mode = SIMULATE, *, device: torch.device = CPU
-) -> str:
-    """Identifies everything that the images of a run depend on.
+def sampling_code(*modules: str) -> str:
+    """Digest of the code that samples, and of modules that are loaded by name."""
+    return code_digest("qdit.sampling.run", *modules)
+
+
+def origin_of(job: SampleJob) -> Origin:
+    """Everything that the samples of a job's run depend on; its key is that of every chunk.
 
     What rounds differently does: the CPU's backend, or `cuda`, but not which GPU or how many.
     """
-    return sha256_json(
-        {
-            "checkpoint": checkpoint_sha256(checkpoint),
-            "protocol": protocol.to_dict(),
-            "chunk": chunk,
-            "mode": mode.on(device),
-            "code": code_digest("qdit.sampling.run"),
-        }
+    stored = read_config(job.checkpoint)
+    family = family_named(stored["model"]["family"])
+    config = config_class(family.name)(**stored["model"]["config"])
+    protocol = replace(family.require(job.protocol), decoder=family.decoder_name(job.vae))
+    prompts = None if job.prompts is None else [list(pair) for pair in job.prompts]
+    return Origin(
+        family=family.name,
+        protocol=facts_of(protocol),
+        shape=family.shape(config, protocol),
+        chunk=job.chunk,
+        checkpoint_sha256=checkpoint_sha256(job.checkpoint),
+        model={fact: stored["record"].get(fact) for fact in MODEL_FACTS},
+        mode=job.mode.on(torch.device(job.device)),
+        code=sampling_code(*family.modules),
+        prompts=None if prompts is None else {"count": len(prompts), "sha256": sha256_json(prompts)},
+        text_sha256=texts_identity(job.embeddings),
     )
 
 
-def sample_checkpoint(
-    checkpoint: Path,
-    out: Path,
-    protocol: Protocol,
-    *,
-    images: int,
-    chunk: int,
-    shard: int,
-    chunks_per_shard: int,
-    record_failure: bool = False,
-    mode: Mode = SIMULATE,
-    vae: Path | None = None,
-    device: str = "cpu",
-) -> Path:
-    """The step quantized checkpoint → sample chunks of one shard, in the folder `out`.
+def sample_checkpoint(job: SampleJob) -> Path:
+    """The samples of one shard, and the list of its chunks, whose path is returned.
 
-    `vae` decodes the latents of models that make them; the protocol's `decoder` is taken from it. `device` is `cpu` or
-    `cuda:N`. Where quantizing failed and that was recorded, the list of chunks is empty and says so. With
-    `record_failure` the same is done if the model cannot be run or its images are not finite; otherwise that is raised.
+    Chunks that are there for the same origin are kept. Where quantizing failed and that was recorded, the list of
+    chunks is empty and says so. With `record_failure` the same is done if the model cannot be run or its samples are
+    not finite; otherwise that is raised. Raises ConfigError for counts below one, a shard beyond the last and files of
+    another model, DataError for prompts without embeddings and a disk without room, all before anything is sampled.
     """
-    place, part = torch_device(device), Shard(images, chunk, shard, chunks_per_shard)
-    protocol = replace(protocol, decoder=decoder_name(vae))
-    key = run_key(checkpoint, protocol, chunk, mode, device=place)
+    place = torch_device(job.device)
+    if handed_on(job.checkpoint, partial(write_failed, job)):
+        return job.shard_of(family_for(job.protocol)).path(job.out)
+    origin = origin_of(job)
+    family = family_named(origin.family)
+    shard, protocol = job.shard_of(family), origin.sampled_by(job.checkpoint)
+    model, correction, _ = read_checkpoint(job.checkpoint)
+    conditions = family.conditions(model.config, protocol, job.source)
+    if correction is not None:
+        correction.check(protocol.steps)
+    decoder = family.decoder(job.vae, model.config, protocol, device=place)
+    require_room(job.out, shard.size * decoder.sample_bytes(origin.shape), f"the {family.unit} of a shard")
 
     def write(failure: Failure) -> None:
-        part.write(out, mode, {**part.listing(key), **protocol.unusual(), **failure.to_dict()}, device=place)
+        shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=place)
 
-    if handed_on(checkpoint, write):
-        return part.path(out)
-    loaded = load_checkpoint(checkpoint)
-    if loaded.correction is not None:
-        loaded.correction.check(protocol.steps)
-    decoder = load_decoder(vae, loaded.model.config, dtype=protocol.dtype, device=place)
-    require_room(out, part.size * decoder.image_bytes(loaded.model.config), "the images of a shard")
-    with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
-        sample_shard(
-            mode.prepare(round_linears(loaded.model.to(place), protocol.dtype)),
-            loaded.correction,
-            protocol,
-            images=images,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=chunks_per_shard,
-            folder=out,
-            key=key,
-            mode=mode,
-            decoder=decoder,
-        )
-    return part.path(out)
+    with recording("sample", write, recordable=lambda problem: job.record_failure and is_of_the_model(problem)):
+        ready = job.mode.prepare(round_linears(model.to(place), protocol.dtype))
+        batches = Batches(ready, protocol, conditions, decoder, correction)
+        sample_shard(batches, shard, job.out, origin.to_dict(), job.mode)
+    return shard.path(job.out)
+
+
+def sample_shard(
+    batches: Batches, shard: Shard, folder: Path, origin: dict[str, object], mode: Mode = SIMULATE
+) -> Path:
+    """Compute the chunks of one shard that are missing and write `shard-<n>.json`, the list of them."""
+    family = family_for(batches.protocol)
+    chunks = make_chunks(shard, folder, origin, (family.pixels, *family.named), batches.columns)
+    listing = {**shard.listing(origin), "chunks": chunks}
+    return shard.write(folder, mode, listing, device=device_of(batches.model))
+
+
+def family_for(protocol: Sampled) -> AnyFamily:
+    """The family that a protocol is for."""
+    return family_named(protocol.family)
+
+
+def write_failed(job: SampleJob, failure: Failure) -> None:
+    """The list of a shard whose checkpoint could not be made; its origin is the checkpoint's record of that."""
+    shard = job.shard_of(family_for(job.protocol))
+    facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
+    origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
+    place = torch.device(job.device)
+    shard.write(job.out, job.mode, {**shard.listing(origin), **failure.to_dict()}, device=place)

@@ -25,8 +25,8 @@ from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 from qdit.models.dit import DiT
-from qdit.sampling.decoding import PIXELS, Decoder
 from qdit.sampling.guidance import denoiser
+from qdit.sampling.images import PIXELS, Decoder
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import sample

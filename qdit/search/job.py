@@ -9,7 +9,7 @@ from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
-from qdit.sampling.decoding import load_decoder
+from qdit.sampling.images import load_decoder
 from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises

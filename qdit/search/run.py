@@ -17,7 +17,7 @@ from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.sampling.calibration import load_calibration
+from qdit.sampling.calibration_set import load_calibration_of
 from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
@@ -296,7 +296,8 @@ def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
     """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
     assert search.calibration is not None  # see check
     model = own.swappable.source
-    batches = list(load_calibration(search.calibration, model.config).to(device_of(model)).batches(SCORING_BATCH))
+    calibration = load_calibration_of(search.calibration, model.config, search.job.weights)
+    batches = list(calibration.to(device_of(model)).batches(SCORING_BATCH))
     quantizer = search.job.quantizer()
     if search.probes:
         return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=search.probes, seed=search.seed)

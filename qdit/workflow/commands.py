@@ -210,6 +210,8 @@ class Commands:
             options += ["--allocation", str(allocation)]
         if "base" in entry:
             options += ["--base", str(self.checkpoint(self.base(run)))]
+        if kinds:
+            options += self.protocol(run.setting, decoded=False)
         return line("quantize", self.weights(run), self.checkpoint(run), *options, "--record-failure")
 
     def base(self, run: Run) -> Run:

@@ -164,7 +164,7 @@ def code_facts(record: MetricsRecord) -> Iterator[str]:
         "evaluate": ("qdit.metrics.run", *modules_of_images()),
     }
     scored = "qdit.metrics.vbench.run" if record.vbench else "qdit.mini.vbench.run"
-    modules |= {"sample": ("qdit.sampling.video_run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
+    modules |= {"sample": ("qdit.sampling.run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
     for step, digest in record.code.items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"

@@ -7,9 +7,9 @@ from baselines.ptqd import fit
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import find_method
 from qdit.models.roles import select
+from qdit.sampling.batch import sample_images
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 from tests.small_models import TINY, calibration_set, random_dit
 
 DATA = calibration_set("per-step", samples=8)

@@ -12,7 +12,7 @@ from qdit.bench.search_study import Study, bootstrap, comparison, incumbents, ru
 from qdit.bench.search_study_page import cheap_verdict, curve, page_text, verdict, write_page
 from qdit.cli.search import EVOLUTION, RACING, RANDOM
 from qdit.core.errors import ConfigError
-from qdit.sampling.calibration import calibrate_weights_file
+from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 from qdit.sampling.protocol import Protocol
 from qdit.search.job import SearchJob
 
@@ -156,7 +156,7 @@ def study(repository, tmp_path_factory) -> Study:
     options = {"evolution": few, "racing": few | {"rungs": [2, 4], "keep": 0.5}, "random": {"evaluations": 6}}
     options["response"] = {"genomes": [3], "finalists": [1], "pool": 2, "probes": 1}
     trajectory = tmp_path_factory.mktemp("calibration") / "trajectory.safetensors"
-    calibrate_weights_file(job.weights, trajectory, "trajectory", job.protocol, samples=4)
+    calibrate_weights_file(CalibrateJob(job.weights, trajectory, "trajectory", job.protocol, 4))
     return Study(job, options, seeds=2, held_out=8, curve=4, calibration=trajectory)
 
 

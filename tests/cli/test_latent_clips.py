@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from qdit.models.text_embeddings import load_embeddings
 from qdit.models.video_vae import VideoVAEConfig, save_video_vae
 from qdit.models.video_vae_temporal import TemporalConfig
 from qdit.quant.checkpoint import Quantized, save_checkpoint
+from qdit.sampling.batch import sample_clips
 from qdit.sampling.calibration import load_calibration
-from qdit.sampling.rectified_flow import sample_clips
-from qdit.sampling.video_decoding import ClipDecoder, video_decoder_name
-from qdit.sampling.video_run import video_run_key
+from qdit.sampling.clips import ClipDecoder, video_decoder_name
+from qdit.sampling.run import SampleJob, origin_of
 from tests.small_latent_video import (
     CLIP,
     FLOW,
@@ -97,15 +98,16 @@ def test_clips_are_the_vaes_of_what_the_model_makes(made: Path, qdit: Qdit, tmp_
     qdit("video", "sample", made / "fp", tmp_path, *flags(made))
     text, mask = load_embeddings(made / "text.safetensors", width=12, most=7).batch([PROMPTS[2]] * 2)
     model = random_stdit3(LATENT_VIDEO)
-    latents = sample_clips(model, FLOW, text, mask, [4, 5], latent_size=(2, 2, 3))
+    latents = sample_clips(model, FLOW, text, mask, [4, 5])
     with torch.no_grad():
         expected = to_uint8(random_vae().decode(latents, 6)).numpy()
     found = load_arrays(tmp_path / "00002.npz")["frames"]
     # A model prepared for inference rounds differently: a pixel may fall on the other side of a whole number.
     assert np.abs(found.astype(int) - expected).max() <= 1 and expected.std() > 5
     listing = read_json(tmp_path / "shard-000.json")
-    assert listing["decoder"] == video_decoder_name(made / "vae.safetensors") and listing["images"] == 6
-    assert len(listing["chunks"]) == 3 and "dtype" not in listing
+    protocol = listing["origin"]["protocol"]
+    assert protocol["decoder"] == video_decoder_name(made / "vae.safetensors") and listing["images"] == 6
+    assert len(listing["chunks"]) == 3 and protocol["dtype"] == "float32"
 
 
 def test_one_job_or_two_in_any_order_give_the_same_bytes(made: Path, qdit: Qdit, tmp_path: Path) -> None:
@@ -142,9 +144,10 @@ def test_keys_know_texts_decoder_and_kind_of_device(made: Path, tmp_path: Path) 
     text, other = made / "text.safetensors", write_embeddings(tmp_path / "other.safetensors", PROMPTS[:1])
 
     def key(**changes: object) -> str:
-        return video_run_key(made / "fp", FLOW, asked, 2, **{"embeddings": text, **changes})  # type: ignore[arg-type]
+        job = SampleJob(made / "fp", tmp_path, FLOW, chunk=2, prompts=asked, embeddings=text)
+        return origin_of(replace(job, **changes)).key
 
-    gpus = {key(device=torch.device(f"cuda:{number}")) for number in (0, 3)}
+    gpus = {key(device=f"cuda:{number}") for number in (0, 3)}
     assert len(gpus) == 1 and len(gpus | {key(), key(embeddings=other), key(embeddings=None)}) == 4
     assert video_decoder_name(None) == "none"
     shutil.copy(made / "vae.safetensors", tmp_path / "model.safetensors")

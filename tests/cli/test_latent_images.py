@@ -130,15 +130,20 @@ def test_calibrate_quantize_sample_and_evaluate_through_the_vae(world: World, co
     assert found["protocol"]["decoder"] == decoder_name(world.vae)
     assert found["metrics"]["mse_fp"] > 0 and found["metrics"]["fid"] > 0
 
-    assert "made with decoder AutoencoderKL sha256:" in qdit("evaluate", samples, out, *flags, code=2)
+    before = out.read_bytes()
+    qdit("evaluate", samples, out, *flags)
+    assert out.read_bytes() == before, "the samples say which VAE decoded them"
     other = ("--vae", world.vae, "--dtype", "float16")
-    assert "made with dtype float32, float16 was asked for" in qdit("evaluate", samples, out, *flags, *other, code=2)
+    assert "made with dtype float32, --dtype says float16" in qdit("evaluate", samples, out, *flags, *other, code=2)
+    small = write_vae(folder / "small", sample_size=64)
+    error = qdit("evaluate", samples, out, *flags, "--vae", small, code=2)
+    assert "made with decoder AutoencoderKL sha256:" in error and "--vae says AutoencoderKL sha256:" in error
 
 
 def test_half_precision_is_another_protocol_and_runs_on_a_cpu(world: World, colours: list[Colours]) -> None:
     world.qdit("quantize", world.weights, world.folder / "fp" / "checkpoint", "--method", "fp", "--bits", "w16a16")
     listed = [read_json(world.sample("fp", "--dtype", dtype) / "shard-000.json") for dtype in ("float32", "float16")]
-    assert listed[0]["key"] != listed[1]["key"] and listed[1]["dtype"] == "float16"
+    assert listed[0]["key"] != listed[1]["key"] and listed[1]["origin"]["protocol"]["dtype"] == "float16"
     data = world.folder / "half.safetensors"
     world.qdit("calibrate", world.weights, data, "--samples", 2, "--dtype", "float16", *STEPS)
 

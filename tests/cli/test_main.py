@@ -97,7 +97,9 @@ STEPS |= {"table", "validate", "ls", "doctor", "train"}
 
 
 def commands(group: Any, *path: str) -> list[str]:
-    """Every command, as it is typed after `qdit`."""
+    """Every command, as it is typed after `qdit`; hidden ones are other names of those that are shown."""
+    if group.hidden:
+        return []
     if not hasattr(group, "commands"):
         return [" ".join(path)]
     return [found for name, command in group.commands.items() for found in commands(command, *path, name)]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from qdit.core.metrics import DIMENSIONS
 from torch import Tensor
 
 from qdit.core.files import save_tensors
+from qdit.core.metrics import DIMENSIONS
 from qdit.core.mp4 import write_mp4
 from qdit.core.pixels import to_uint8
 from qdit.metrics.extractors import load_extractor

@@ -16,11 +16,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from qdit.core.metrics import DIMENSIONS
 from safetensors.torch import save
 
 from qdit.core.errors import QditError
 from qdit.core.files import load_arrays, load_tensors, read_json
+from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.image_files import open_images
 from qdit.metrics.reference import load_reference
 from qdit.metrics.vbench.results import gather

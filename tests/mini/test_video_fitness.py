@@ -30,8 +30,9 @@ from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.allocation import read_allocation
 from qdit.quant.apply import insert_dynamic, round_weights
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.calibration import calibrate_weights_file
-from qdit.sampling.rectified_flow import FlowProtocol, sample_clips
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.search.fitness import Noises
 from qdit.search.layers import LayerQuantizer
 from qdit.search.options import parse_search_options
@@ -61,7 +62,7 @@ def clips_by_hand(genome: tuple[int, ...] | None, clips: range, seed: int = 4) -
         round_weights(model, sites, bits=4, group_sizes=sizes)
     text, mask = moving_digits_prompts(clips)
     flow = replace(FLOW, seed=seed)
-    return to_uint8(sample_clips(prepare_inference(model), flow, text, mask, clips, latent_size=(2, 4, 6)))
+    return to_uint8(sample_clips(prepare_inference(model), flow, text, mask, clips))
 
 
 def features_by_hand(genome: tuple[int, ...] | None, clips: int, seed: int = 4) -> np.ndarray:
@@ -154,7 +155,7 @@ def test_from_weights_to_an_allocation(job, tmp_path, kind, metric, options) -> 
     out, trajectory = tmp_path / "found.json", tmp_path / "trajectory.safetensors"
     if kind == "ilp":
         text = moving_digits_prompts(range(4))
-        calibrate_weights_file(job.weights, trajectory, "trajectory", job.protocol, samples=4, text=text)
+        calibrate_weights_file(CalibrateJob(job.weights, trajectory, "trajectory", job.protocol, 4, text))
     given = {"calibration": trajectory} if kind == "ilp" else {"fresh": 1}
     search = Search(kind, replace(job, metric=metric), parse_search_options(kind, options), **given)
     content = run_search(search, out, show=False)

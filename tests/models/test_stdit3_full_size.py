@@ -13,7 +13,8 @@ from qdit.models.video_vae import VideoVAEConfig
 from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import Quantized, load_video_checkpoint, save_checkpoint
 from qdit.quant.size import size_actual_mb
-from qdit.sampling.rectified_flow import FlowProtocol, sample_clips
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.flow_protocol import FlowProtocol
 
 CLIP = (51, 144, 256)
 LIMIT = 24 * 2**30
@@ -41,12 +42,13 @@ def test_one_step_and_a_quantized_copy_fit_into_24_gib(tmp_path: Path) -> None:
             if name.endswith("scale_shift_table"):
                 parameter.normal_(std=1152**-0.5, generator=draw)
     report("model made")
-    size = VideoVAEConfig().latent_size(*CLIP)
     text = torch.randn(1, 300, 4096, generator=draw)
     mask = torch.arange(300)[None] < 25
     protocol = FlowProtocol(*CLIP, steps=1, cfg_scale=1.0)
-    clip = sample_clips(model, protocol, text, mask, [0], latent_size=size)
-    assert clip.shape == (1, 4, 15, 18, 32) and torch.isfinite(clip).all()
+    clip = sample_clips(model, protocol, text, mask, [0])
+    assert (
+        clip.shape == (1, 4, *VideoVAEConfig().latent_size(*CLIP)) == (1, 4, 15, 18, 32) and torch.isfinite(clip).all()
+    )
     report("one denoising step, one branch")
 
     sites = select(model.sites(), roles=CORE_ROLES)

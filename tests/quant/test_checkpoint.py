@@ -11,6 +11,7 @@ from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.folder import with_digest
 from tests.small_models import calibration_set, inputs, random_dit
 
 
@@ -68,7 +69,7 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config["files"]["model.safetensors"] = sha256_file(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(with_digest(config)))
 
 
 def drop(tensors):
@@ -127,3 +128,21 @@ def test_saving_twice_gives_the_same_bytes(folder, tmp_path):
     save_checkpoint(tmp_path / "again", dynamic(random_dit()), {"method": "rtn"})
     for name in ("config.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_configuration_that_was_edited_is_refused(folder):
+    """Activation bits by hand: the model would compute in others than the record says."""
+    load_checkpoint(folder)
+    text = (folder / "config.json").read_text()
+    config = json.loads(text)
+    site = next(iter(config["sites"].values()))
+    site["activation"]["bits"] = 4
+    for changed in (
+        json.dumps(config),
+        json.dumps({key: value for key, value in json.loads(text).items() if key != "sha256"}),
+    ):
+        (folder / "config.json").write_text(changed)
+        with pytest.raises(CheckpointError, match=r"config\.json: its content has sha256 .*it was edited"):
+            load_checkpoint(folder)
+    (folder / "config.json").write_text(json.dumps(json.loads(text), indent=7))
+    load_checkpoint(folder)

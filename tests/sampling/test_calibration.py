@@ -163,7 +163,7 @@ def test_samples_can_be_taken_by_index_and_by_mask():
 def test_round_trip_and_determinism(tmp_path):
     protocol = Protocol(steps=4)
     for name in ("a", "b"):
-        save_calibration(tmp_path / name, collect(random_dit(), "ndtc", protocol, samples=5), protocol)
+        save_calibration(tmp_path / name, collect(random_dit(), "ndtc", protocol, samples=5))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     loaded = load_calibration(tmp_path / "a", TINY)
     made = collect(random_dit(), "ndtc", protocol, samples=5)
@@ -172,10 +172,13 @@ def test_round_trip_and_determinism(tmp_path):
     assert [len(batch[0]) for batch in loaded.batches(2)] == [2, 2, 1]
 
 
+METADATA = {"kind": "ndtc", "protocol": Protocol().to_dict()}
+
+
 def write(path, **changes):
     tensors = {"x": torch.zeros(2, 1, 8, 8), "timestep": torch.tensor([0, 999]), "label": torch.tensor([0, 10])}
     tensors |= changes
-    save_tensors(path, {key: value for key, value in tensors.items() if value is not None}, {"kind": "ndtc"})
+    save_tensors(path, {key: value for key, value in tensors.items() if value is not None}, METADATA)
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from qdit.sampling.calibration import (
     collect,
     load_calibration,
     save_calibration,
-    spread_prompts,
     together,
     trajectories,
 )
 from qdit.sampling.calibration_set import schedule_of
+from qdit.sampling.clips import spread_prompts
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.rectified_flow import FlowProtocol, flow_trajectory, guided_velocity
+from qdit.sampling.rectified_flow import flow_trajectory, guided_velocity
 from tests.small_models import TINY, calibration_set, random_dit
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs
 
@@ -95,7 +96,7 @@ def test_samples_of_a_step_and_spread_over_steps():
 
 def test_round_trip_and_determinism(tmp_path):
     for name in ("a", "b"):
-        save_calibration(tmp_path / name, collected("ndtc"), GUIDED)
+        save_calibration(tmp_path / name, collected("ndtc"))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     made, loaded = collected("ndtc"), load_calibration(tmp_path / "a", CONFIG)
     for name in ("x", "timestep", "unconditional"):
@@ -135,7 +136,7 @@ def test_sets_of_the_other_family_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a calibration set of an image model"):
         load_calibration(tmp_path / "video", TINY)
     images = calibration_set("ndtc")
-    save_calibration(tmp_path / "image", images, images.protocol)
+    save_calibration(tmp_path / "image", images)
     with pytest.raises(DataError, match="not a calibration set of a video model"):
         load_calibration(tmp_path / "image", CONFIG)
     with pytest.raises(Unsupported, match="prompts instead of class labels"):
@@ -143,9 +144,9 @@ def test_sets_of_the_other_family_are_refused(tmp_path):
 
 
 def test_models_protocols_and_texts_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="STDiT3 cannot follow a Protocol"):
+    with pytest.raises(ConfigError, match="video model .stdit3. cannot follow a Protocol"):
         collect(random_stdit3(CONFIG), "ndtc", Protocol(steps=4), samples=2, text=text())
-    with pytest.raises(ConfigError, match="DiT cannot follow a FlowProtocol"):
+    with pytest.raises(ConfigError, match="image model .dit. cannot follow a FlowProtocol"):
         collect(random_dit(), "ndtc", GUIDED, samples=2)
     with pytest.raises(ConfigError, match="found no prompts"):
         collect(random_stdit3(CONFIG), "ndtc", GUIDED, samples=2)

@@ -9,8 +9,9 @@ from qdit.core.files import load_arrays
 from qdit.core.pixels import to_uint8
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.correction import NoiseCorrection, fit_correction
+from qdit.sampling.batch import sample_images
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_checkpoint, sample_images
+from qdit.sampling.run import SampleJob, sample_checkpoint
 from qdit.sampling.samplers import sample
 from qdit.sampling.schedule import respaced
 
@@ -95,7 +96,7 @@ def test_an_error_beyond_the_samplers_own_noise_leaves_none():
 
 
 def shard(checkpoint, folder, protocol):
-    return sample_checkpoint(checkpoint, folder, protocol, images=2, chunk=2, shard=0, chunks_per_shard=1)
+    return sample_checkpoint(SampleJob(checkpoint, folder, protocol, 2, 2, 0, 1))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

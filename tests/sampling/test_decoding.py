@@ -1,6 +1,7 @@
 """From x_0 to uint8: through the VAE in small batches, with the original's rounding; float16; keys and lists."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,15 +18,16 @@ from qdit.models.image_vae import load_image_vae
 from qdit.models.network import Network
 from qdit.quant.checkpoint import save_checkpoint
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.decoding import BATCH, PIXELS, Decoder, load_decoder
+from qdit.sampling.batch import sample_images
+from qdit.sampling.images import BATCH, PIXELS, Decoder, load_decoder
 from qdit.sampling.precision import CPU, round_linears
 from qdit.sampling.protocol import Protocol, decoder_name
-from qdit.sampling.run import run_key, sample_checkpoint, sample_images
+from qdit.sampling.run import SampleJob, origin_of, sample_checkpoint
 from tests.small_latent_models import LATENT, autoencoder, write_vae
 from tests.small_models import calibration_set, random_dit
 
 PROTOCOL = Protocol("ddim", 3, 1.5, 0)
-ALL = {"images": 6, "chunk": 4, "shard": 0, "chunks_per_shard": 9}
+ALL = {"samples": 6, "chunk": 4, "shard": 0, "chunks_per_shard": 9}
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def test_images_are_decoded_a_few_at_a_time_and_truncated(vae: Path) -> None:
     with torch.no_grad():
         exact = autoencoder().decode(latents[:BATCH] / 0.18215).sample
     assert np.array_equal(found[:BATCH].numpy(), np.clip(np.trunc(127.5 * exact.double().numpy() + 128), 0, 255))
-    assert decoder.image_bytes(LATENT) == found[0].numel()
-    assert PIXELS.image_bytes(LATENT) == 4 * 8 * 8
+    assert decoder.sample_bytes((4, 8, 8)) == found[0].numel()
+    assert PIXELS.sample_bytes((4, 8, 8)) == 4 * 8 * 8
 
 
 def test_without_a_vae_x0_are_pixels() -> None:
@@ -82,23 +84,25 @@ def test_images_that_overflow_are_an_error_not_a_picture(vae: Path) -> None:
 
 
 def test_chunks_hold_decoded_images_and_say_so(checkpoint: Path, vae: Path, tmp_path: Path) -> None:
-    listing = json.loads(sample_checkpoint(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL).read_text())
-    assert listing["decoder"] == decoder_name(vae) and listing["decoder"].startswith("AutoencoderKL sha256:")
-    assert "dtype" not in listing
+    listing = json.loads(sample_checkpoint(SampleJob(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL)).read_text())
+    protocol = listing["origin"]["protocol"]
+    assert protocol["decoder"] == decoder_name(vae) and protocol["decoder"].startswith("AutoencoderKL sha256:")
+    assert protocol["dtype"] == "float32"
     chunks = [load_arrays(tmp_path / "s" / f"0000{n}.npz") for n in range(2)]
     assert [chunk["images"].shape for chunk in chunks] == [(4, 3, 16, 16), (2, 3, 16, 16)]
-    plain = json.loads(sample_checkpoint(checkpoint, tmp_path / "p", PROTOCOL, **ALL).read_text())
-    assert "decoder" not in plain and plain["key"] != listing["key"]
+    plain = json.loads(sample_checkpoint(SampleJob(checkpoint, tmp_path / "p", PROTOCOL, **ALL)).read_text())
+    assert plain["origin"]["protocol"]["decoder"] == "none" and plain["key"] != listing["key"]
     latents = load_arrays(tmp_path / "p" / "00000.npz")
     assert latents["images"].shape == (4, 4, 8, 8) and np.array_equal(latents["labels"], chunks[0]["labels"])
 
 
 def test_keys_know_precision_and_decoder_and_not_which_gpu(checkpoint: Path, vae: Path, tmp_path: Path) -> None:
     other = write_vae(tmp_path / "other", sample_size=64)
-    protocols = [PROTOCOL, Protocol("ddim", 3, 1.5, 0, "float16")]
-    protocols += [Protocol("ddim", 3, 1.5, 0, "float32", decoder_name(path)) for path in (vae, other)]
-    assert len({run_key(checkpoint, protocol, 4) for protocol in protocols}) == 4
-    gpus = {run_key(checkpoint, PROTOCOL, 4, device=torch.device(f"cuda:{n}")) for n in (0, 7)}
+    plain = SampleJob(checkpoint, tmp_path / "s", PROTOCOL, 6, 4)
+    half = replace(plain, protocol=Protocol("ddim", 3, 1.5, 0, "float16"))
+    jobs = [plain, half, *(replace(plain, vae=path) for path in (vae, other))]
+    assert len({origin_of(job).key for job in jobs}) == 4
+    gpus = {origin_of(replace(plain, device=f"cuda:{n}")).key for n in (0, 7)}
     assert len(gpus) == 1
     assert PROTOCOL.to_dict() == {"sampler": "ddim", "steps": 3, "cfg_scale": 1.5, "seed": 0}
     with pytest.raises(ConfigError, match="dtype 'half': allowed are float32, float16"):
@@ -128,13 +132,13 @@ def test_a_full_disk_is_one_line_before_anything_is_sampled(
 ) -> None:
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk.SPARE + 6 * 3 * 16 * 16 - 1))
     with pytest.raises(DataError, match=r"are free, the images of a shard need .* make room"):
-        sample_checkpoint(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL)
+        sample_checkpoint(SampleJob(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL))
     assert not (tmp_path / "s").exists()
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=disk.SPARE + 6 * 3 * 16 * 16))
-    sample_checkpoint(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL)
+    sample_checkpoint(SampleJob(checkpoint, tmp_path / "s", PROTOCOL, vae=vae, **ALL))
 
 
 def test_a_missing_vae_is_one_line_before_anything_is_sampled(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors: no such file"):
-        sample_checkpoint(checkpoint, tmp_path / "s", PROTOCOL, vae=tmp_path / "nothing.safetensors", **ALL)
+        sample_checkpoint(SampleJob(checkpoint, tmp_path / "s", PROTOCOL, vae=tmp_path / "nothing.safetensors", **ALL))
     assert not (tmp_path / "s").exists()

@@ -12,7 +12,7 @@ from qdit.metrics.run import latent_difference
 from qdit.metrics.samples import listed_shards, read_shard
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.activation import DynamicActivation
-from qdit.quant.checkpoint import Quantized, save_checkpoint
+from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from qdit.quant.ranges import minmax
 from qdit.quant.sites import quantize_site
 from qdit.quant.weight import quantize_weight
@@ -20,7 +20,7 @@ from qdit.sampling import integer, run
 from qdit.sampling.protocol import Protocol
 
 PROTOCOL = Protocol("ddim", 2, 1.0, 0)
-SIZES = {"images": 5, "chunk": 2, "shard": 0, "chunks_per_shard": 2}
+SIZES = {"samples": 5, "chunk": 2, "shard": 0, "chunks_per_shard": 2}
 
 
 def checkpoint(dit, folder: Path, **options) -> Path:
@@ -35,8 +35,8 @@ def checkpoint(dit, folder: Path, **options) -> Path:
 
 def test_integer_images_are_near_to_simulated_ones_of_the_same_noise(dit, tmp_path):
     folder = checkpoint(dit, tmp_path / "checkpoint")
-    simulated = run.sample_checkpoint(folder, tmp_path / "simulated", PROTOCOL, **SIZES)
-    made = integer.sample_checkpoint(folder, tmp_path / "integer", PROTOCOL, **SIZES)
+    simulated = run.sample_checkpoint(run.SampleJob(folder, tmp_path / "simulated", PROTOCOL, **SIZES))
+    made = integer.sample_checkpoint(run.SampleJob(folder, tmp_path / "integer", PROTOCOL, **SIZES))
     one, other = read_shard(simulated), read_shard(made)
     assert (one.mode, other.mode) == ("simulate", "integer")
     assert one.key != other.key and one.difference is None
@@ -48,7 +48,7 @@ def test_integer_images_are_near_to_simulated_ones_of_the_same_noise(dit, tmp_pa
 def test_the_difference_of_a_run_is_that_of_its_shards(dit, tmp_path):
     folder = checkpoint(dit, tmp_path / "checkpoint")
     for shard in (0, 1):
-        integer.sample_checkpoint(folder, tmp_path / "integer", PROTOCOL, **{**SIZES, "shard": shard})
+        integer.sample_checkpoint(run.SampleJob(folder, tmp_path / "integer", PROTOCOL, **{**SIZES, "shard": shard}))
     shards = listed_shards(tmp_path / "integer", images=5)
     assert [shard.difference["images"] for shard in shards] == [2, 1]
     found = latent_difference(shards)
@@ -63,7 +63,7 @@ def test_threads_change_no_bit_of_a_model(dit, tmp_path):
     outputs, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        model = integer.prepare_integer(integer.load_checkpoint(folder).model)
+        model = integer.prepare_integer(load_checkpoint(folder).model)
         torch.set_num_threads(1)
         with torch.inference_mode():
             x = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
@@ -75,8 +75,9 @@ def test_threads_change_no_bit_of_a_model(dit, tmp_path):
 def test_a_method_that_does_not_fit_says_so_or_is_recorded(dit, tmp_path):
     folder = checkpoint(dit, tmp_path / "checkpoint", include_zero=False)
     with pytest.raises(Unsupported, match=r"blocks\.0\.attn\.qkv: input ranges that leave zero out"):
-        integer.sample_checkpoint(folder, tmp_path / "integer", PROTOCOL, **SIZES)
-    path = integer.sample_checkpoint(folder, tmp_path / "recorded", PROTOCOL, record_failure=True, **SIZES)
+        integer.sample_checkpoint(run.SampleJob(folder, tmp_path / "integer", PROTOCOL, **SIZES))
+    job = run.SampleJob(folder, tmp_path / "recorded", PROTOCOL, record_failure=True, **SIZES)
+    path = integer.sample_checkpoint(job)
     listing = read_json(path)
     assert listing["mode"] == "integer" and listing["chunks"] == [] and "difference" not in listing
     assert listing["failure"]["kind"] == "unsupported"

@@ -13,7 +13,7 @@ from qdit.metrics.samples import stream_samples
 from qdit.models.loading import load_dit
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_checkpoint
+from qdit.sampling.run import SampleJob, sample_checkpoint
 
 PROTOCOL = Protocol("ddpm", 2, 1.5, 0)
 IMAGES, CHUNK = 64, 4
@@ -43,8 +43,8 @@ def start(checkpoint: Path, out: Path, *, shard: int, chunks_per_shard: int, kil
                 flush(descriptor)
 
             artifacts.os.fsync = fsync
-        size = {"images": IMAGES, "chunk": CHUNK, "shard": shard, "chunks_per_shard": chunks_per_shard}
-        sample_checkpoint(checkpoint, out, PROTOCOL, **size)
+        size = {"samples": IMAGES, "chunk": CHUNK, "shard": shard, "chunks_per_shard": chunks_per_shard}
+        sample_checkpoint(SampleJob(checkpoint, out, PROTOCOL, **size))
 
     process = FORK.Process(target=job)
     process.start()

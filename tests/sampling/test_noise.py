@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError
+from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.noise import initial_noise, labels, step_noise
 from qdit.sampling.protocol import Protocol
 
@@ -55,14 +56,32 @@ def test_noise_leaves_the_global_generators_alone() -> None:
         ({"sampler": "euler"}, "'euler'.*ddim, ddpm"),
         ({"steps": 0}, "steps 0.*1 to 1000"),
         ({"steps": 1001}, "steps 1001"),
+        ({"steps": 20.0}, "steps 20.0: allowed are whole numbers"),
+        ({"steps": True}, "steps True"),
+        ({"seed": -1}, "seed -1"),
         ({"cfg_scale": -1.0}, "cfg_scale -1"),
+        ({"cfg_scale": 0}, "cfg_scale 0.*1 .no guidance. to 100"),
+        ({"cfg_scale": 0.5}, "cfg_scale 0.5.*would be computed as 1"),
         ({"cfg_scale": float("nan")}, "cfg_scale nan"),
+        ({"cfg_scale": float("inf")}, "cfg_scale inf"),
+        ({"cfg_scale": 1e30}, "cfg_scale 1e[+]30"),
+        ({"cfg_scale": "2"}, "cfg_scale '2'"),
+        ({"dtype": "half"}, "dtype 'half'"),
     ],
 )
 def test_impossible_protocols_are_refused(changes, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as caught:
         Protocol(**changes)
+    assert "\n" not in str(caught.value)
+    if "sampler" not in changes:
+        with pytest.raises(ConfigError, match=words):
+            FlowProtocol(**changes)
+
+
+def test_whole_guidance_scales_are_the_same_protocol() -> None:
+    assert repr(Protocol(cfg_scale=2)) == repr(Protocol(cfg_scale=2.0))
+    assert repr(FlowProtocol(shift=2, cfg_scale=7)) == repr(FlowProtocol(shift=2.0))
 
 
 def test_guidance_starts_above_one() -> None:
-    assert [Protocol(cfg_scale=s).guided for s in (0.0, 1.0, 1.01, 4.0)] == [False, False, True, True]
+    assert [Protocol(cfg_scale=s).guided for s in (1.0, 1.01, 4.0)] == [False, True, True]

@@ -13,20 +13,13 @@ from qdit.core.errors import ConfigError
 from qdit.models.stdit3 import STDIT3_XL_2
 from qdit.models.video_vae import VideoVAEConfig
 from qdit.quant.correction import NoiseCorrection
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.flow_protocol import FlowProtocol, clip_size, flow_timesteps, timestep_shift
 from qdit.sampling.noise import initial_noise
-from qdit.sampling.rectified_flow import (
-    FlowProtocol,
-    clip_size,
-    flow_timesteps,
-    flow_trajectory,
-    guided_velocity,
-    sample_clips,
-    sample_flow,
-    timestep_shift,
-)
+from qdit.sampling.rectified_flow import flow_trajectory, guided_velocity, sample_flow
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs
 
-PROTOCOL = FlowProtocol(frames=3, height=8, width=12, fps=8, steps=4, cfg_scale=3.0, shift=2.0)
+PROTOCOL = FlowProtocol(frames=9, height=8, width=12, fps=8, steps=4, cfg_scale=3.0, shift=2.0)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +90,13 @@ def test_guidance_extrapolates_from_no_text_with_the_masks_of_the_prompts() -> N
 def test_clips_depend_on_their_index_and_text_only() -> None:
     model = random_stdit3()
     _, _, text, mask = video_inputs()
-    whole = sample_clips(model, PROTOCOL, text, mask, [4, 7, 9], latent_size=(3, 4, 6))
+    whole = sample_clips(model, PROTOCOL, text, mask, [4, 7, 9])
     assert whole.shape == (3, 3, 3, 4, 6) and whole.dtype == torch.float32
-    alone = sample_clips(model, PROTOCOL, text[1:2], mask[1:2], [7], latent_size=(3, 4, 6))
+    alone = sample_clips(model, PROTOCOL, text[1:2], mask[1:2], [7])
     torch.testing.assert_close(whole[1:2], alone, rtol=1e-3, atol=1e-3)
-    other = sample_clips(model, PROTOCOL, text[1:2], mask[1:2], [8], latent_size=(3, 4, 6))
+    other = sample_clips(model, PROTOCOL, text[1:2], mask[1:2], [8])
     assert (other - alone).abs().max() > 0.1
-    again = sample_clips(model, PROTOCOL, text, mask, [4, 7, 9], latent_size=(3, 4, 6))
+    again = sample_clips(model, PROTOCOL, text, mask, [4, 7, 9])
     assert torch.equal(again, whole)
 
 
@@ -115,14 +108,14 @@ def test_sampling_follows_the_trajectory_from_the_shared_noise() -> None:
     velocity = guided_velocity(model, text, mask, PROTOCOL)
     for now, after in zip(PROTOCOL.timesteps[::-1], before, strict=True):
         x = x + velocity(x, torch.full((3,), now)) * (now - after) / 1000
-    found = sample_clips(model, PROTOCOL, text, mask, range(3), latent_size=(3, 4, 6))
+    found = sample_clips(model, PROTOCOL, text, mask, range(3))
     torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
 
 
 def test_a_bfloat16_model_leaves_the_clip_in_float32() -> None:
     _, _, text, mask = video_inputs()
-    exact = sample_clips(random_stdit3(), PROTOCOL, text, mask, range(3), latent_size=(3, 4, 6))
-    found = sample_clips(random_stdit3().bfloat16(), PROTOCOL, text, mask, range(3), latent_size=(3, 4, 6))
+    exact = sample_clips(random_stdit3(), PROTOCOL, text, mask, range(3))
+    found = sample_clips(random_stdit3().bfloat16(), PROTOCOL, text, mask, range(3))
     assert found.dtype == torch.float32
     assert 0 < (found - exact).norm() / exact.norm() < 0.2
 

@@ -12,10 +12,14 @@ import torch
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import load_arrays, save_arrays, sha256_file
 from qdit.core.pixels import to_uint8
+from qdit.sampling.batch import Batches, sample_images
+from qdit.sampling.chunks import Shard
 from qdit.sampling.guidance import denoiser
+from qdit.sampling.images import PIXELS, Labels
 from qdit.sampling.noise import initial_noise, labels, step_noise
+from qdit.sampling.origin import origin_key
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images, sample_shard
+from qdit.sampling.run import sample_shard
 from qdit.sampling.samplers import sample
 from qdit.sampling.schedule import respaced
 
@@ -40,17 +44,8 @@ class Run:
 
     def shard(self, shard: int = 0, *, images: int = 12, chunk: int = 4, per_shard: int = 99, key: str = "k") -> Path:
         self.batches.clear()
-        return sample_shard(
-            self.model,
-            None,
-            self.protocol,
-            images=images,
-            chunk=chunk,
-            shard=shard,
-            chunks_per_shard=per_shard,
-            folder=self.folder,
-            key=key,
-        )
+        batches = Batches(self.model, self.protocol, Labels(10, self.protocol.seed), PIXELS)
+        return sample_shard(batches, Shard(images, chunk, shard, per_shard), self.folder, {"of": key})
 
     @property
     def chunks_computed(self) -> int:
@@ -108,13 +103,15 @@ def test_content_of_a_chunk_and_of_the_list(dit, tmp_path) -> None:
     chunk = load_arrays(tmp_path / "00002.npz")
     assert chunk["images"].dtype == np.uint8 and chunk["images"].shape == (3, 1, 4, 4)
     assert chunk["labels"].dtype == np.int64 and chunk["labels"].shape == (3,)
-    assert chunk["first"] == 8 and chunk["first"].shape == () and chunk["key"] == "abc"
+    assert chunk["first"] == 8 and chunk["first"].shape == () and chunk["key"] == origin_key({"of": "abc"})
+    assert json.loads(str(chunk["origin"])) == {"of": "abc"}
     x0, asked = sample_images(dit, run.protocol, range(8, 12))
     assert np.array_equal(chunk["images"], to_uint8(x0[:3]).numpy())
     assert np.array_equal(chunk["labels"], asked[:3].numpy())
     listing = json.loads(path.read_text())
     assert listing["chunks"] == [{"file": "00002.npz", "sha256": sha256_file(tmp_path / "00002.npz")}]
-    assert (listing["key"], listing["images"], listing["chunk"]) == ("abc", 11, 4)
+    assert (listing["key"], listing["images"], listing["chunk"]) == (origin_key({"of": "abc"}), 11, 4)
+    assert listing["origin"] == {"of": "abc"} and listing["packages"]["torch"] == torch.__version__.partition("+")[0]
 
 
 def test_the_last_chunk_is_computed_as_a_whole_batch(dit, tmp_path) -> None:
@@ -137,7 +134,7 @@ def test_current_chunks_are_kept_and_stale_ones_made_again(dit, tmp_path) -> Non
     assert [os.stat(tmp_path / name).st_ino for name in first] == inodes and run.files() == first
     run.shard(key="another")
     assert run.chunks_computed == 3
-    assert {str(load_arrays(tmp_path / name)["key"]) for name in first} == {"another"}
+    assert {str(load_arrays(tmp_path / name)["origin"]) for name in first} == {'{"of": "another"}'}
     run.shard(key="k")
     assert run.files() == first
 

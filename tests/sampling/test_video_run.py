@@ -12,14 +12,16 @@ from qdit.core.pixels import to_uint8
 from qdit.mini.data.moving_digits_prompts import encode, parse_prompt
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.correction import NoiseCorrection
-from qdit.sampling.rectified_flow import FlowProtocol, sample_clips
-from qdit.sampling.video_run import sample_video_checkpoint
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.run import SampleJob, sample_checkpoint
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
 PROTOCOL = FlowProtocol(frames=8, height=16, width=16, fps=8, steps=2, cfg_scale=2.0, shift=2.5)
 PROMPTS = ("a red 2, moving left", "a blue 7 on the left of a green 1, moving up, blinking")
 ASKED = [(prompt, number) for prompt in PROMPTS for number in range(2)] + [(PROMPTS[0], 2)]
+CATS = [("a red cat, moving left", 0)]
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def checkpoint(tmp_path):
 
 def sampled(checkpoint, folder, **options):
     given = {"chunk": 2, **options}
-    sample_video_checkpoint(checkpoint, folder, PROTOCOL, ASKED, **given)
+    sample_checkpoint(SampleJob(checkpoint, folder, PROTOCOL, prompts=ASKED, **given))
     return folder
 
 
@@ -41,7 +43,7 @@ def test_chunks_hold_the_clips_of_their_prompts_and_noise(checkpoint, tmp_path):
     named = [pair for chunk in chunks for pair in zip(chunk["prompts"], chunk["numbers"], strict=True)]
     assert [(str(prompt), int(number)) for prompt, number in named] == ASKED
     text, mask = encode(tuple(parse_prompt(prompt) for prompt, _ in ASKED[2:4]))
-    alone = sample_clips(random_stdit3(CONFIG), PROTOCOL, text, mask.bool(), [2, 3], latent_size=(8, 16, 16))
+    alone = sample_clips(random_stdit3(CONFIG), PROTOCOL, text, mask.bool(), [2, 3])
     # A model prepared for inference rounds differently: a pixel may fall on the other side of a whole number.
     assert (torch.from_numpy(chunks[1]["frames"]).int() - to_uint8(alone).int()).abs().max() <= 1
 
@@ -70,7 +72,7 @@ def test_a_correction_of_the_checkpoint_is_applied(checkpoint, tmp_path):
     assert (second - first).mean() < -1, "half a unit less velocity towards the data"
     with pytest.raises(ConfigError, match="made for 2 steps"):
         longer = dataclasses.replace(PROTOCOL, steps=3)
-        sample_video_checkpoint(tmp_path / "corrected", tmp_path / "c", longer, ASKED, chunk=2)
+        sample_checkpoint(SampleJob(tmp_path / "corrected", tmp_path / "c", longer, chunk=2, prompts=ASKED))
 
 
 def test_clips_that_diverge_are_an_error_or_a_record(tmp_path):
@@ -104,4 +106,4 @@ def test_models_of_latents_and_unknown_words_are_refused(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="makes latents"):
         sampled(tmp_path / "latent", tmp_path / "out")
     with pytest.raises(DataError, match="unknown word 'cat'"):
-        sample_video_checkpoint(checkpoint, tmp_path / "out", PROTOCOL, [("a red cat, moving left", 0)], chunk=1)
+        sample_checkpoint(SampleJob(checkpoint, tmp_path / "out", PROTOCOL, chunk=1, prompts=CATS))

@@ -18,8 +18,8 @@ from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.allocation import check_names, read_allocation
 from qdit.quant.apply import insert_dynamic, round_weights
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.batch import sample_images
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 from qdit.search.evolution import evolve
 from qdit.search.fitness import ImageFitness
 from qdit.search.journal import Journal, in_full, search_identity

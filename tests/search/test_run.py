@@ -14,7 +14,7 @@ from qdit.core.files import read_json
 from qdit.methods.quantize import quantize_model
 from qdit.quant.allocation import read_allocation
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.calibration import calibrate_weights_file
+from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 from qdit.sampling.protocol import Protocol
 from qdit.search.job import SearchJob
 from qdit.search.layers import SwappableModel
@@ -54,7 +54,7 @@ def job(repository) -> SearchJob:
 @pytest.fixture(scope="module")
 def trajectory(job, tmp_path_factory):
     path = tmp_path_factory.mktemp("calibration") / "trajectory.safetensors"
-    calibrate_weights_file(job.weights, path, "trajectory", PROTOCOL, samples=4)
+    calibrate_weights_file(CalibrateJob(job.weights, path, "trajectory", PROTOCOL, 4))
     return path
 
 

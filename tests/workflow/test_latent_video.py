@@ -11,7 +11,7 @@ import pytest
 
 from qdit.core.files import load_arrays, read_json
 from qdit.core.run import Run
-from qdit.sampling.video_run import sample_video_checkpoint
+from qdit.sampling.run import SampleJob, sample_checkpoint
 from qdit.workflow.commands import Commands
 from qdit.workflow.profile import load_profile, shards
 from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
@@ -40,12 +40,13 @@ def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout
 
 def test_the_clips_are_those_of_the_step_itself(made: Checkout, tmp_path: Path) -> None:
     listings = [read_json(made.root / target) for target in TARGETS]
+    protocols = [listing["origin"]["protocol"] for listing in listings]
     assert [len(listing["chunks"]) for listing in listings] == [2, 1]
-    assert all(listing["dtype"] == "bfloat16" and "OpenSoraVAE" in listing["decoder"] for listing in listings)
+    assert all(protocol["dtype"] == "bfloat16" and "OpenSoraVAE" in protocol["decoder"] for protocol in protocols)
     asked = [(prompt, number) for prompt in PROMPTS for number in range(2)]
     folder, files = made.root / SAMPLES, made.root / "latent-video"
     given = {"embeddings": made.root / TEXT, "vae": files / "vae.safetensors", "chunk": 2}
-    sample_video_checkpoint(folder.parent / "checkpoint", tmp_path, FLOW, asked, **given)
+    sample_checkpoint(SampleJob(folder.parent / "checkpoint", tmp_path, FLOW, prompts=asked, **given))
     for number in range(3):
         name = f"{number:05d}.npz"
         alone, found = (load_arrays(place / name) for place in (tmp_path, folder))

@@ -11,7 +11,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.models import text_encoder
-from qdit.sampling.rectified_flow import FlowProtocol, timestep_shift
+from qdit.sampling.flow_protocol import FlowProtocol, timestep_shift
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
 from qdit.workflow.doctor import text_packages, vbench_environment

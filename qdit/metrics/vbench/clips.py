@@ -12,7 +12,7 @@ from qdit.core.errors import DataError
 from qdit.core.files import sha256_file
 from qdit.core.mp4 import read_mp4, write_mp4
 from qdit.metrics.clips import samples_sha256, stream_clips
-from qdit.metrics.run import sampling_failure
+from qdit.metrics.job import sampling_failure
 from qdit.metrics.vbench.driver import BadInput, clip_names, read_suite, require_clips
 
 

@@ -7,6 +7,7 @@ time.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,75 +18,61 @@ from qdit.core.errors import DataError
 from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.intervals import LEVEL, Replicates, write_replicates
 from qdit.core.metrics import DIMENSIONS, TOTALS
-from qdit.core.metrics_record import FLOW, MetricsRecord, write_record
-from qdit.core.pixels import UINT8_RULE
-from qdit.metrics.bootstrap import RESAMPLES, intervals, multiplicities
+from qdit.core.metrics_record import MetricsRecord, write_record
+from qdit.metrics.bootstrap import intervals, multiplicities
 from qdit.metrics.clip_bootstrap import Scores, resampled_means
-from qdit.metrics.clips import samples_sha256, stream_clip_errors
-from qdit.metrics.run import RunName, check_made_so, made_by, sampling_failure, write_error
-from qdit.metrics.samples import Shard, listed_shards
+from qdit.metrics.clips import clip_protocol, samples_sha256, stream_clip_errors
+from qdit.metrics.job import EvaluateJob, open_run
+from qdit.metrics.run import made_by
 from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
 from qdit.metrics.vbench.results import OF_A_HUNDRED, PROTOCOL, normalised
 from qdit.metrics.vbench_totals import totals
-from qdit.models.config import STDiT3Config
-from qdit.quant.folder import CONFIG_FILE, read_failure
-from qdit.sampling.flops import clip_flops
-from qdit.sampling.rectified_flow import FlowProtocol
-from qdit.sampling.words import WORDS_MODULE
 
 SAME_MEAN = 1e-5
 """How far a score may be from the mean of its clips' scores to be that mean: VBench adds up in float32."""
 
 
-def evaluate_vbench_run(
-    samples: Path,
-    checkpoint: Path,
-    out: Path,
-    *,
-    name: RunName,
-    protocol: FlowProtocol,
-    suite: Path,
-    clips: int,
-    clips_per_prompt: int,
-    results: Path,
-    listing: Path,
-    fp_samples: Path | None,
-    resamples: int = RESAMPLES,
-) -> None:
-    """Write metrics.json of a run whose `clips` clips VBench scored, and `bootstrap.npz` beside it.
+@dataclass(frozen=True)
+class Scored:
+    """What VBench was asked, by the clips of each prompt of a suite, and what it said.
 
-    `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw, `fp_samples` the clips
-    of full precision with the same noise. A failure that an earlier step recorded is written instead. DataError unless
-    all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
+    `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw.
     """
-    if failure := read_failure(checkpoint) or sampling_failure(samples, clips):
-        write_error(out, failure)
+
+    suite: Path
+    clips_per_prompt: int
+    results: Path
+    listing: Path
+
+
+def evaluate_vbench_run(job: EvaluateJob, scored: Scored) -> None:
+    """Write metrics.json of a run whose clips VBench scored, and `bootstrap.npz` beside it.
+
+    A failure that an earlier step recorded is written instead. DataError unless all sixteen dimensions are there, each
+    of every clip that the suite asks for, of this run.
+    """
+    if (sampled := open_run(job)) is None:
         return
-    if fp_samples is not None and (failure := sampling_failure(fp_samples, clips)):
-        write_error(out, failure, of="full precision")
-        return
-    shards = listed_shards(samples, images=clips)
-    check_made_so(shards, protocol)
-    found, rows = read_results(results), rows_of(suite)
-    require_same_clips(found, results, read_json(listing), listing, samples_sha256(samples, clips=clips))
-    require_prompts(found, results, suite, rows, clips_per_prompt)
+    clips = sampled.count
+    found, rows = read_results(scored.results), rows_of(scored.suite)
+    digest = samples_sha256(job.samples, clips=clips)
+    require_same_clips(found, scored.results, read_json(scored.listing), scored.listing, digest)
+    require_prompts(found, scored.results, scored.suite, rows, scored.clips_per_prompt)
     scores = {dimension: float(found["scores"][dimension]) for dimension in DIMENSIONS}
-    errors = None if fp_samples is None else stream_clip_errors(samples, fp_samples, clips=clips)
+    errors = None if job.fp_samples is None else stream_clip_errors(job.samples, job.fp_samples, clips=clips)
     metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
     metrics["mse_fp"] = None if errors is None else float(errors.mean())
-    replicates = vbench_bootstrap(scores, clip_scores(found, rows, clips_per_prompt), errors, clips, resamples)
-    described = described_protocol(name, protocol, checkpoint, shards[0], rows, found)
-    code = {
-        "sample": code_digest("qdit.sampling.video_run", WORDS_MODULE),
-        "evaluate": code_digest("qdit.metrics.vbench.run"),
-    }
-    own = made_by(name, described, shards[0], checkpoint, code=code)
+    of_clips = clip_scores(found, rows, scored.clips_per_prompt)
+    replicates = vbench_bootstrap(scores, of_clips, errors, clips, job.resamples)
+    described = clip_protocol(job, sampled) | judged_by(rows, found)
+    code = {"sample": sampled.code, "evaluate": code_digest("qdit.metrics.vbench.run")}
+    own = made_by(job.name, described, sampled.shards[0], job.checkpoint, code=code)
     own |= {"metrics": metrics, "intervals": intervals(metrics, replicates)}
     own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
-    write_replicates(out.parent, replicates)
+    write_replicates(job.out.parent, replicates)
     judged = {key: found[key] for key in ("weights_sha256", "packages", "skipped")}
-    judged |= {"made_of": {"vbench.json": sha256_file(results), "vbench/clips.json": sha256_file(listing)}}
-    write_record(out, MetricsRecord(**own, vbench=judged))
+    files = {"vbench.json": sha256_file(scored.results), "vbench/clips.json": sha256_file(scored.listing)}
+    write_record(job.out, MetricsRecord(**own, vbench=judged | {"made_of": files}))
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -183,27 +170,11 @@ def vbench_bootstrap(
     return Replicates(values, f"vbench-{resamples}x{clips}-{sha256_json(counted)[:12]}")
 
 
-def described_protocol(
-    name: RunName,
-    protocol: FlowProtocol,
-    checkpoint: Path,
-    shard: Shard,
-    rows: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What decides every clip and every score, and what a clip costs."""
+def judged_by(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompts, and what scored their clips."""
     judged = {key: found[key] for key in ("weights_sha256", "packages", "suite_sha256")}
-    config = STDiT3Config(**read_json(checkpoint / CONFIG_FILE)["model"]["config"])
     asked = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {
-        "model": name.model,
-        "sampler": FLOW,
-        **protocol.to_dict(),
-        "images": shard.images,
         "prompts": {"count": len({text for text, _ in asked}), "sha256": sha256_json(asked)},
-        "clip_flops": clip_flops(config, protocol),
-        "chunk": shard.chunk,
-        "decoder": protocol.decoder,
-        "uint8": UINT8_RULE,
         "evaluator": {"name": PROTOCOL, "sha256": sha256_json(judged)},
     }

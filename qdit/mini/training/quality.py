@@ -28,8 +28,8 @@ from qdit.mini.training.dit import MINI_MODELS
 from qdit.models.dit import DiT
 from qdit.models.loading import load_dit
 from qdit.quant.sites import prepare_inference
+from qdit.sampling.batch import sample_images
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 
 HALF = 898
 """Images of one side of a split: half of the 1,797 digits."""

@@ -25,7 +25,8 @@ from qdit.mini.vbench.observation import Observation, Observer, load_observer
 from qdit.mini.vbench.scores import SCORES
 from qdit.mini.vbench.suites import SAMPLES, Prompt, all_prompts
 from qdit.models.stdit3 import STDiT3
-from qdit.sampling.rectified_flow import FlowProtocol, sample_clips
+from qdit.sampling.batch import sample_clips
+from qdit.sampling.flow_protocol import FlowProtocol
 
 PROTOCOL = FlowProtocol(frames=FRAMES, height=SIZE, width=SIZE, fps=FPS, steps=15, cfg_scale=2.5, shift=2.5, seed=1)
 """Steps, guidance and shift of the mini video model."""
@@ -45,7 +46,7 @@ def sample(model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol 
     for start in tqdm(range(0, len(scenarios), BATCH), desc="clips", unit="batch", mininterval=5):
         rows = range(start, min(start + BATCH, len(scenarios)))
         text, mask = encode(tuple(scenarios[row] for row in rows))
-        pixels = sample_clips(model, protocol, text, mask.bool(), list(rows), latent_size=(FRAMES, SIZE, SIZE))
+        pixels = sample_clips(model, protocol, text, mask.bool(), list(rows))
         parts.append(to_uint8(pixels))
     return torch.cat(parts)
 

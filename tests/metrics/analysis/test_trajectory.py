@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from qdit.metrics.analysis.trajectory import follow, inputs_along, start
+from qdit.sampling.batch import sample_images
 from qdit.sampling.protocol import Protocol
-from qdit.sampling.run import sample_images
 from qdit.sampling.schedule import respaced
 from tests.small_models import random_dit
 

@@ -23,7 +23,9 @@ from qdit.mini.vbench.suites import full_info, suite_prompts
 from qdit.models.loading import load_model
 from qdit.models.stdit3 import STDiT3
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.video_run import clips_of
+from qdit.sampling.batch import Batches
+from qdit.sampling.clips import CLIP_PIXELS, Prompted
+from qdit.sampling.prompts import words
 from qdit.workflow.vbench_env import SUITE, install, python_of
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.tiny_video import write_tiny_video
@@ -54,9 +56,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, flo
     asked = [(prompt.text, number) for prompt in prompts for number in range(SAMPLES)]
     model = load_model(WEIGHTS_FILE)
     assert isinstance(model, STDiT3)
-    clips = clips_of(prepare_inference(model), flow(15, 2.5, 2.5, 0), asked, range(len(asked)))
+    batches = Batches(prepare_inference(model), flow(15, 2.5, 2.5, 0), Prompted(asked, words), CLIP_PIXELS)
+    clips = batches.columns(range(len(asked)), len(asked))["frames"]
     expected = {}
-    for row, clip in enumerate(clips.permute(0, 2, 3, 4, 1).numpy()):
+    for row, clip in enumerate(clips.transpose(0, 2, 3, 4, 1)):
         frames = clip.repeat(4, axis=1).repeat(4, axis=2)
         name = f"{prompts[row // SAMPLES].text}-{row % SAMPLES}.mp4"
         write_mp4(folder / "clips" / name, frames, fps=8, lossless=True)

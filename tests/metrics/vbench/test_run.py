@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdit.core.errors import DataError
+from qdit.core.errors import ConfigError, DataError
 from qdit.core.failure import Failure
-from qdit.core.files import read_json, save_arrays, sha256_file, write_json
+from qdit.core.files import read_json, save_arrays, sha256_file, sha256_json, write_json
 from qdit.core.intervals import read_replicates
 from qdit.core.metrics import DIMENSIONS, TOTALS
-from qdit.metrics.run import RunName
+from qdit.metrics.job import EvaluateJob, RunName, open_run
 from qdit.metrics.vbench.clips import write_clips
 from qdit.metrics.vbench.results import gather, normalised
-from qdit.metrics.vbench.run import evaluate_vbench_run
+from qdit.metrics.vbench.run import Scored, evaluate_vbench_run
 from qdit.metrics.vbench_totals import totals
 from qdit.quant.checkpoint import Quantized, save_checkpoint
-from qdit.quant.folder import write_failure
-from qdit.sampling.rectified_flow import FlowProtocol
+from qdit.quant.folder import checkpoint_sha256, write_failure
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.origin import Origin, facts_of, origin_key
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
@@ -47,8 +48,19 @@ def write_samples(folder: Path, frames: np.ndarray, *, prompts: tuple[str, ...] 
         columns = {"frames": frames[first : first + chunk], "prompts": np.array([prompt for prompt, _ in own])}
         save_arrays(path, columns | {"numbers": np.array([number for _, number in own])})
         chunks.append({"file": path.name, "sha256": sha256_file(path)})
-    listing = {"key": "k", "images": CLIPS, "chunk": chunk, "mode": "simulate", "backend": "torch", "chunks": chunks}
+    listing = {"images": CLIPS, "chunk": chunk, "mode": "simulate", "backend": "torch", "chunks": chunks}
     write_json(folder / "shard-000.json", listing)
+    prompts = {"count": len(names), "sha256": sha256_json([list(pair) for pair in names])}
+    mode = {"name": "simulate", "backend": "torch"}
+    origin = Origin("stdit3", facts_of(PROTOCOL), (3, 4, 16, 16), chunk, "unknown", {}, mode, "0", prompts)
+    say_origin(folder, **origin.to_dict())
+
+
+def say_origin(folder: Path, **changes: Any) -> None:
+    """Write into the list of a folder what its samples were made of."""
+    path = folder / "shard-000.json"
+    origin = read_json(path).get("origin", {}) | changes
+    change(path, origin=origin, key=origin_key(origin))
 
 
 def dimension_result(dimension: str, place: Path, number: int) -> dict[str, Any]:
@@ -97,18 +109,14 @@ def change(path: Path, **values: Any) -> None:
 
 
 def evaluated(place: Path, checkpoint: Path, **changes: Any) -> dict[str, Any]:
-    given = {"clips_per_prompt": SAMPLES, "clips": CLIPS, "fp_samples": place / "fp-samples", "resamples": 40}
-    evaluate_vbench_run(
-        place / "samples",
-        checkpoint,
-        place / "metrics.json",
-        name=RunName(setting="a", model="b", form="natural", label="q-dit"),
-        protocol=PROTOCOL,
-        suite=place / "suite.json",
-        results=place / "vbench.json",
-        listing=place / "vbench" / "clips.json",
-        **(given | changes),
-    )
+    each = changes.pop("clips_per_prompt", SAMPLES)
+    given = {"fp_samples": place / "fp-samples", "resamples": 40, "count": CLIPS} | changes
+    for folder in (place / "samples", given["fp_samples"]):
+        if folder is not None:
+            say_origin(folder, checkpoint_sha256=checkpoint_sha256(checkpoint))
+    name = RunName(setting="a", model="b", form="natural", label="q-dit")
+    job = EvaluateJob(place / "samples", checkpoint, place / "metrics.json", name, **given)
+    evaluate_vbench_run(job, Scored(place / "suite.json", each, place / "vbench.json", place / "vbench" / "clips.json"))
     return dict(read_json(place / "metrics.json"))
 
 
@@ -196,13 +204,52 @@ def test_another_suite_and_another_number_of_clips(place: Path, checkpoint: Path
 
 def test_full_precision_of_other_prompts(place: Path, checkpoint: Path) -> None:
     write_samples(place / "fp-samples", frames_of(0), prompts=("a cat", *PROMPTS[1:]))
-    with pytest.raises(DataError, match="show different prompts; sample both with the same suite"):
+    with pytest.raises(DataError, match="have prompts .* and .*; sample full precision with the protocol of"):
         evaluated(place, checkpoint)
 
 
-def test_clips_of_another_precision(place: Path, checkpoint: Path) -> None:
-    change(place / "samples" / "shard-000.json", dtype="float16")
-    with pytest.raises(DataError, match="made with dtype float16, float32 was asked for"):
+def test_clips_of_another_protocol(place: Path, checkpoint: Path) -> None:
+    half = facts_of(dataclasses.replace(PROTOCOL, dtype="float16"))
+    say_origin(place / "samples", protocol=half)
+    with pytest.raises(DataError, match="were made with dtype float16 and float32; sample full precision"):
+        evaluated(place, checkpoint)
+    with pytest.raises(ConfigError, match="was made with dtype float16, --dtype says float32; leave the flag out"):
+        evaluated(place, checkpoint, fp_samples=None, stated={"dtype": "float32"})
+    found = evaluated(place, checkpoint, fp_samples=None, stated={"dtype": "float16", "steps": 3, "seed": None})
+    assert (found["protocol"]["dtype"], found["protocol"]["steps"]) == ("float16", 3)
+
+
+def test_lists_that_were_changed_or_do_not_say(place: Path, checkpoint: Path) -> None:
+    path = place / "samples" / "shard-000.json"
+    evaluated(place, checkpoint)
+    job = EvaluateJob(place / "samples", checkpoint, place / "metrics.json", RunName("a", "b", "natural", "c"))
+    listing = read_json(path)
+    change(path, origin=listing["origin"] | {"protocol": listing["origin"]["protocol"] | {"seed": 9}})
+    with pytest.raises(DataError, match="what it says of its samples was changed, its key is another"):
+        open_run(job)
+    change(path, origin=None)
+    with pytest.raises(DataError, match="does not say what its samples were made of"):
+        open_run(job)
+    write_json(path, listing)
+    say_origin(place / "samples", checkpoint_sha256="0" * 64)
+    with pytest.raises(DataError, match="was sampled from the checkpoint 000000000000…, .* is [0-9a-f]{12}…"):
+        open_run(job)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"weights_sha256": "2"}, "have weights_sha256 1 and 2"),
+        (
+            {"method": "rtn", "weight_bits": 4, "activation_bits": 8},
+            "was sampled from rtn w4a8, full precision",
+        ),
+    ],
+)
+def test_full_precision_that_is_none(place: Path, checkpoint: Path, model: dict[str, Any], words: str) -> None:
+    say_origin(place / "samples", model={"weights_sha256": "1"})
+    say_origin(place / "fp-samples", model={"weights_sha256": "1"} | model)
+    with pytest.raises(DataError, match=words):
         evaluated(place, checkpoint)
 
 

@@ -11,7 +11,7 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_tensors
 from qdit.core.intervals import read_replicates
 from qdit.core.seeds import Purpose, torch_generator
-from qdit.metrics.run import RunName
+from qdit.metrics.job import EvaluateJob, RunName
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import ClipSet
 from qdit.mini.vbench.networks import Instruments
@@ -19,8 +19,8 @@ from qdit.mini.vbench.run import asked_by, evaluate_video_run, paired_errors, re
 from qdit.mini.vbench.suites import suite_prompts
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
-from qdit.sampling.rectified_flow import FlowProtocol
-from qdit.sampling.video_run import sample_video_checkpoint
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.run import SampleJob, sample_checkpoint
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
@@ -37,6 +37,7 @@ RECORD = {
     "weights_sha256": "1",
     "calibration_sha256": {},
 }
+ASKED = asked_by(PROMPTS, 2)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,9 @@ def made(tmp_path_factory):
     """Checkpoints, chunks of two models, and instruments without training."""
     folder = tmp_path_factory.mktemp("video-run")
     for name, seed in (("own", 1), ("full", 0)):
-        save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD)
-        sample_video_checkpoint(folder / name, folder / name / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+        bits = {} if name == "own" else {"method": "fp", "weight_bits": 16, "activation_bits": 16}
+        save_checkpoint(folder / name, Quantized(random_stdit3(CONFIG, seed=seed)), RECORD | bits)
+        sample_checkpoint(SampleJob(folder / name, folder / name / "samples", PROTOCOL, chunk=3, prompts=ASKED))
     network = Instruments()
     initialize(network, torch_generator(0, Purpose.TRAINING))
     save_tensors(folder / "instruments.safetensors", network.state_dict())
@@ -53,17 +55,11 @@ def made(tmp_path_factory):
 
 
 def evaluated(made, out, *, own="own", **changes):
-    given = {"clips_per_prompt": 2, "fp_samples": made / "full" / "samples", **changes}
-    evaluate_video_run(
-        made / own / "samples",
-        made / own,
-        out,
-        name=RunName(setting="a", model="b", form="natural", label="c"),
-        protocol=PROTOCOL,
-        prompts=PROMPTS,
-        instruments=made / "instruments.safetensors",
-        **given,
-    )
+    name = RunName(setting="a", model="b", form="natural", label="c")
+    each = changes.pop("clips_per_prompt", 2)
+    given = {"fp_samples": made / "full" / "samples", **changes}
+    job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
+    evaluate_video_run(job, PROMPTS, each, made / "instruments.safetensors")
     return read_json(out)
 
 
@@ -77,7 +73,7 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
     assert (
         kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
     )
-    own, full = (read_clips(made / name / "samples", clips=4)[0].frames.numpy() / 255 for name in ("own", "full"))
+    own, full = (read_clips(made / name / "samples", clips=4).frames.numpy() / 255 for name in ("own", "full"))
     assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
     assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
     assert found["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
@@ -99,12 +95,12 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 
 def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
-    with pytest.raises(DataError, match="is a run of 4 images, 6 were asked for"):
+    with pytest.raises(DataError, match="shows 4 clips of prompts .*asked for are 6"):
         evaluated(made, tmp_path / "a.json", clips_per_prompt=3)
     folder = made / "half"
     save_checkpoint(folder, Quantized(random_stdit3(CONFIG)), RECORD)
     options = {"chunk": 3, "chunks_per_shard": 1, "shard": 0}
-    sample_video_checkpoint(folder, folder / "samples", PROTOCOL, asked_by(PROMPTS, 2), **options)
+    sample_checkpoint(SampleJob(folder, folder / "samples", PROTOCOL, prompts=ASKED, **options))
     with pytest.raises(DataError, match="holds 3 clips, 4 were asked for"):
         evaluated(made, tmp_path / "a.json", own="half")
     (folder / "samples" / "00000.npz").write_bytes(b"cut off")
@@ -122,5 +118,5 @@ def test_clips_of_other_prompts_are_not_paired():
 def test_a_recorded_failure_is_the_result(made, tmp_path):
     failure = Failure("quantize", "unsupported", "rtn: no")
     write_failure(made / "failed", failure)
-    sample_video_checkpoint(made / "failed", made / "failed" / "samples", PROTOCOL, asked_by(PROMPTS, 2), chunk=3)
+    sample_checkpoint(SampleJob(made / "failed", made / "failed" / "samples", PROTOCOL, chunk=3, prompts=ASKED))
     assert evaluated(made, tmp_path / "metrics.json", own="failed") == {"error": failure.text, "status": failure.kind}

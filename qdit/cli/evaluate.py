@@ -1,0 +1,175 @@
+"""The commands that make metrics.json of samples; flags about what was sampled can only repeat what the files say."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qdit.cli.images import (
+    EXTRACTOR_WEIGHTS,
+    Extractor,
+    ExtractorWeights,
+    Stated,
+    StatedCount,
+    StatedNumber,
+    StatedVae,
+    Threads,
+    use_blas_threads,
+    use_threads,
+)
+from qdit.cli.video_steps import INSTRUMENTS, Suite, prompts_of
+from qdit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.metrics.job import EvaluateJob
+
+Setting = Annotated[str, typer.Option(help="Name of the setting, for the record.")]
+Model = Annotated[str, typer.Option(help="Name of the model, for the record.")]
+Form = Annotated[str, typer.Option(help="Form of the weights, for the record.")]
+Label = Annotated[str, typer.Option(help="Label of the method, for the record.")]
+FpSamples = Annotated[Path | None, typer.Option(help="Samples of full precision with the same noise.")]
+Resamples = Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")]
+
+
+def family_of_samples(samples: Path) -> str:
+    """Name of the family that made the samples of a folder."""
+    from qdit.metrics.samples import listed_shards
+
+    origin = listed_shards(samples)[0].origin
+    return str(origin.get("family", "dit")) if isinstance(origin, dict) else "dit"
+
+
+def decoder_of(vae: Path | None, family: str) -> str | None:
+    """What a protocol says of a VAE that is given."""
+    if vae is None:
+        return None
+    from qdit.models.vae_files import vae_sha256, video_vae_sha256
+
+    kind, digest = ("AutoencoderKL", vae_sha256) if family == "dit" else ("OpenSoraVAE", video_vae_sha256)
+    return f"{kind} sha256:{digest(vae)}"
+
+
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks, of images with their features.")],
+    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
+    fp_samples: FpSamples = None,
+    reference_file: Annotated[
+        Path | None, typer.Option(help="Of images: statistics that `qdit reference` made.")
+    ] = None,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
+    suite: Suite = None,
+    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
+    instruments: Annotated[Path, typer.Option(help="Of clips: networks of mini-VBench.")] = INSTRUMENTS,
+    setting: Setting = "by-hand",
+    model: Model = "by-hand",
+    form: Form = "natural",
+    label: Label = "by-hand",
+    resamples: Resamples = 200,
+    images: StatedCount = None,
+    sampler: Stated = None,
+    steps: StatedCount = None,
+    cfg_scale: StatedNumber = None,
+    shift: StatedNumber = None,
+    seed: StatedCount = None,
+    frames: StatedCount = None,
+    height: StatedCount = None,
+    width: StatedCount = None,
+    fps: StatedCount = None,
+    vae: StatedVae = None,
+    dtype: Stated = None,
+    threads: Threads = 1,
+) -> None:
+    """Score samples, of images or clips.
+
+    What was sampled and how is read from the samples; flags about it can only repeat it. Images: FID, sFID, IS,
+    precision and recall from the features that `qdit sample --extractor` or `qdit features` made. Clips: mini-VBench's
+    sixteen dimensions and mFVD. With --fp-samples also FD-FP and MSE-FP, sample by sample.
+
+    \b
+    Examples:
+      qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --reference-file reference.npz \\
+        --fp-samples fp/samples
+      qdit evaluate clips metrics.json --checkpoint stdit3-w4a8 --fp-samples fp/clips
+    """
+    use_blas_threads(threads)
+
+    from qdit.metrics.job import EvaluateJob, RunName
+
+    family = family_of_samples(samples)
+    stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed}
+    stated |= {"frames": frames, "height": height, "width": width, "fps": fps}
+    stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
+    name = RunName(setting=setting, model=model, form=form, label=label)
+    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)
+    if family == "dit":
+        score_images(job, extractor, extractor_weights, reference_name, reference_file)
+    else:
+        score_clips(job, suite, clips_per_prompt, instruments, threads)
+
+
+def score_images(
+    job: "EvaluateJob", extractor: str, weights: Path, reference_name: str, reference_file: Path | None
+) -> None:
+    """By features and a reference; nothing loads torch."""
+    from qdit.metrics.run import Evaluator, evaluate_run
+
+    if reference_file is None:
+        raise ConfigError("--reference-file: images need the statistics of real ones; make them with qdit reference")
+    evaluate_run(job, Evaluator(extractor, weights, reference_name, reference_file))
+
+
+def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:
+    """By the instruments of mini-VBench."""
+    from qdit.mini.vbench.run import evaluate_video_run
+
+    use_threads(threads)
+    evaluate_video_run(job, prompts_of(suite), samples, instruments)
+
+
+def score_by_vbench(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` made.")],
+    out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the clips came from.")],
+    results: Annotated[Path, typer.Option(help="All sixteen dimensions of the run, as qdit vbench gather wrote them.")],
+    listing: Annotated[Path, typer.Option(help="The list that qdit vbench clips wrote.")],
+    suite: Annotated[Path, typer.Option(help="full_info JSON of the prompts.")],
+    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, max=5, help="Clips of each prompt.")] = 5,
+    fp_samples: FpSamples = None,
+    setting: Setting = "by-hand",
+    model: Model = "by-hand",
+    form: Form = "natural",
+    label: Label = "by-hand",
+    resamples: Resamples = 200,
+    count: StatedCount = None,
+    steps: StatedCount = None,
+    cfg_scale: StatedNumber = None,
+    shift: StatedNumber = None,
+    seed: StatedCount = None,
+    frames: StatedCount = None,
+    height: StatedCount = None,
+    width: StatedCount = None,
+    fps: StatedCount = None,
+    vae: StatedVae = None,
+    dtype: Stated = None,
+) -> None:
+    """Make a run's metrics.json from VBench's results.
+
+    All sixteen dimensions, each of every clip that the suite asks for, of the very clips that this run made; with
+    --fp-samples also MSE-FP, clip by clip. What was sampled and how is read from the clips.
+
+    \b
+    Example:
+      qdit vbench score q-dit/samples metrics.json --checkpoint q-dit --results vbench.json --listing clips.json \\
+        --suite VBench_full_info.json --fp-samples fp/samples
+    """
+    from qdit.metrics.job import EvaluateJob, RunName
+    from qdit.metrics.vbench.run import Scored, evaluate_vbench_run
+
+    stated: dict[str, Any] = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    stated |= {"frames": frames, "height": height, "width": width, "fps": fps, "decoder": decoder_of(vae, "stdit3")}
+    name = RunName(setting=setting, model=model, form=form, label=label)
+    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, count, stated)
+    evaluate_vbench_run(job, Scored(suite, clips_per_prompt, results, listing))

@@ -1,0 +1,144 @@
+"""The step samples → metrics.json for every family: what it is given, and what the samples say of themselves.
+
+Protocol, number of samples and checkpoint are read from the samples; whatever else is said of them can only repeat it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure, say
+from qdit.core.files import sha256_json
+from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.metrics_record import Status, without_numbers, write_record
+from qdit.metrics.bootstrap import RESAMPLES
+from qdit.metrics.samples import Shard, listed_shards
+from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.origin import Origin, difference, require_repeated
+from qdit.sampling.protocol import Protocol
+
+SHOWN = 12
+"""Digits of a digest in a message."""
+
+
+@dataclass(frozen=True)
+class RunName:
+    """How a profile names a run: its setting, the form of the weights, the label of the method."""
+
+    setting: str
+    model: str
+    form: str
+    label: str
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Samples of a checkpoint that are scored into `out`, beside those of full precision with the same noise.
+
+    `count` and `stated` (facts of the protocol) repeat what the samples say, if they are given. `resamples` values of
+    each metric stand behind its interval.
+    """
+
+    samples: Path
+    checkpoint: Path
+    out: Path
+    name: RunName
+    fp_samples: Path | None = None
+    resamples: int = RESAMPLES
+    count: int | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SampledRun:
+    """The lists of a run's chunks, and what its samples were made of."""
+
+    shards: Sequence[Shard]
+    origin: Origin
+    protocol: Protocol | FlowProtocol
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return self.shards[0].images
+
+    @property
+    def code(self) -> str:
+        """Digest of the code that sampled."""
+        return self.origin.mode.get("code", self.origin.code)
+
+
+def open_run(job: EvaluateJob) -> SampledRun | None:
+    """The run that a job scores; None, and its metrics.json says why, where an earlier step recorded a failure.
+
+    Raises DataError for samples of another checkpoint, changed files, and full-precision samples of another protocol or
+    other weights, ConfigError for stated facts that the samples contradict.
+    """
+    if failure := read_failure(job.checkpoint) or sampling_failure(job.samples, job.count):
+        write_error(job.out, failure)
+        return None
+    shards = listed_shards(job.samples, images=job.count)
+    if job.fp_samples is not None and (failure := sampling_failure(job.fp_samples, shards[0].images)):
+        write_error(job.out, failure, of="full precision")
+        return None
+    read_config(job.checkpoint)
+    origin = shards[0].made_of()
+    if origin.checkpoint_sha256 != (digest := checkpoint_sha256(job.checkpoint)):
+        raise DataError(
+            f"{job.samples}: was sampled from the checkpoint {origin.checkpoint_sha256[:SHOWN]}…, {job.checkpoint} is"
+            f" {digest[:SHOWN]}…; give the checkpoint it was sampled from, or sample again"
+        )
+    require_repeated(job.samples, origin.protocol, job.stated)
+    if job.fp_samples is not None:
+        full = listed_shards(job.fp_samples, images=shards[0].images)[0].made_of()
+        require_full_precision(job, origin, full)
+    return SampledRun(shards, origin, origin.sampled_by(job.samples))
+
+
+def require_full_precision(job: EvaluateJob, own: Origin, full: Origin) -> None:
+    """DataError unless the samples of full precision have the protocol, prompts and weights of the run."""
+    ends = f"sample full precision with the protocol of {job.samples}"
+    if (found := difference(own.protocol, full.protocol)) is not None:
+        raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {found}; {ends}")
+    pairs = {"prompts": (own.prompts, full.prompts), "text_sha256": (own.text_sha256, full.text_sha256)}
+    pairs["weights_sha256"] = own.model.get("weights_sha256"), full.model.get("weights_sha256")
+    for fact, (one, other) in pairs.items():
+        if one != other and (fact != "weights_sha256" or None not in (one, other)):
+            raise DataError(
+                f"{job.samples} and full precision ({job.fp_samples}) have {fact} {one} and {other}; {ends}"
+            )
+    bits = [full.model.get(name) for name in ("weight_bits", "activation_bits")]
+    if any(width not in (16, None) for width in bits):
+        raise DataError(
+            f"{job.fp_samples}: was sampled from {full.model.get('method')} w{bits[0]}a{bits[1]}, full precision is"
+            " w16a16; sample a checkpoint of --method fp --bits w16a16"
+        )
+
+
+def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[str, int]]) -> None:
+    """DataError unless the clips of a run are of these prompts and numbers, in this order."""
+    stated = {"count": len(prompts), "sha256": sha256_json([list(pair) for pair in prompts])}
+    if run.origin.prompts != stated:
+        sampled = run.origin.prompts or {"count": 0, "sha256": "none"}
+        raise DataError(
+            f"{job.samples}: shows {sampled['count']} clips of prompts {sampled['sha256'][:SHOWN]}…, asked for are"
+            f" {stated['count']} of {str(stated['sha256'])[:SHOWN]}…; give the suite and the clips of each prompt"
+            " that it was sampled with"
+        )
+
+
+def sampling_failure(samples: Path, images: int | None) -> Failure | None:
+    """The first failure that a shard's list holds."""
+    return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
+
+
+def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
+    """A metrics.json without numbers: tables show the reason. `of`: whose failure it is, if not the run's own."""
+    text = f"{of}: {failure.text}" if of else failure.text
+    status = Status.MISSING if of else Status(failure.kind)
+    write_replicates(out.parent, Replicates({}, "none"))
+    write_record(out, without_numbers(status, text))
+    say(text)

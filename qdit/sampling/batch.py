@@ -1,0 +1,91 @@
+"""Samples of one batch by their indices: the same noise and conditions for every method."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdit.core.errors import DataError
+from qdit.models.dit import DiT
+from qdit.models.network import Network
+from qdit.models.stdit3 import STDiT3
+from qdit.sampling.families import family_of
+from qdit.sampling.family import Arrays, Conditions, Decoding
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.images import Labels
+from qdit.sampling.noise import initial_noise, step_noise
+from qdit.sampling.precision import device_of
+from qdit.sampling.protocol import Protocol, Sampled
+from qdit.sampling.samplers import Correction
+
+
+def sample_batch(
+    model: Network,
+    protocol: Sampled,
+    conditions: tuple[Tensor, ...],
+    samples: Sequence[int],
+    *,
+    correction: Correction | None = None,
+) -> Tensor:
+    """Data (N, …) float32 on the CPU of the samples with these indices: latents, or pixels; a condition for each."""
+    family, device = family_of(model.config), device_of(model)
+    shape = family.shape(model.config, family.require(protocol))
+    noise = initial_noise(shape, protocol.seed, samples).to(device)
+
+    def noise_of(step: int) -> Tensor:
+        return step_noise(shape, protocol.seed, samples, step).to(device)
+
+    with torch.inference_mode():
+        predict = family.predictor(model, tuple(column.to(device) for column in conditions), protocol)
+        drawn = noise_of if family.require(protocol).ancestral else None
+        steps = family.trajectory(predict, noise, protocol, step_noise=drawn, correction=correction)
+        _, data = deque(steps, maxlen=1)[0]
+    return data.float().cpu()
+
+
+def sample_images(
+    model: DiT, protocol: Protocol, images: range, *, correction: Correction | None = None
+) -> tuple[Tensor, Tensor]:
+    """x_0 (N, C, L, L) float32 and labels (N,) of the images with these indices, as one batch."""
+    conditions = Labels(model.config.num_classes, protocol.seed).tensors(images)
+    return sample_batch(model, protocol, conditions, images, correction=correction), conditions[0]
+
+
+def sample_clips(
+    model: STDiT3,
+    protocol: FlowProtocol,
+    text: Tensor,
+    mask: Tensor,
+    clips: Sequence[int],
+    *,
+    correction: Correction | None = None,
+) -> Tensor:
+    """Latents (or pixels) (N, C, T, H, W) float32 of the clips with these indices, one per text, as one batch."""
+    return sample_batch(model, protocol, (text, mask), clips, correction=correction)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A model that is ready to sample, with all that a run's samples need."""
+
+    model: Network
+    protocol: Sampled
+    conditions: Conditions
+    decoder: Decoding
+    correction: Correction | None = None
+
+    def latents(self, samples: range) -> Tensor:
+        """What the model makes of these samples, as one batch."""
+        conditions = self.conditions.tensors(samples)
+        return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
+
+    def columns(self, samples: range, count: int) -> Arrays:
+        """The columns of a chunk file: of the whole batch the first `count`; DataError where these are not finite."""
+        family = family_of(self.model.config)
+        latents = self.latents(samples)[:count]
+        if not torch.isfinite(latents).all():
+            raise DataError(f"sampled {family.unit} hold NaN or infinity; the quantized model diverges at these bits")
+        named = self.conditions.columns(range(samples.start, samples.start + count))
+        return {family.pixels: self.decoder(latents).numpy(), **named}

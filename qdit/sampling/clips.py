@@ -1,0 +1,218 @@
+"""Clips: prompts, a rectified flow along a guided velocity, and uint8 clips, through Open-Sora's VAE from latents.
+
+Clip i shows its prompt, and its noise depends on (root seed, i) only. Models of the mini video world make pixels and
+read words; full-size ones make latents and read the tokens of a text encoder, computed once for all
+(`qdit.models.text_encoder`). What differs from images (`qdit.sampling.images`) and nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import require_finite
+from qdit.core.pixels import to_uint8
+from qdit.models.config import STDiT3Config
+from qdit.models.stdit3 import STDiT3
+from qdit.models.text_embeddings import TextEmbeddings, load_embeddings
+from qdit.models.vae_files import video_vae_sha256
+from qdit.models.video_vae import VideoVAE, load_video_vae
+from qdit.sampling.family import Arrays, Family, Predictor, Prompts, Source, StepNoise, Text
+from qdit.sampling.flow_protocol import FlowProtocol, clip_size
+from qdit.sampling.precision import CPU, DTYPES
+from qdit.sampling.prompts import Texts, check_sources, load_texts
+from qdit.sampling.protocol import NO_DECODER
+from qdit.sampling.rectified_flow import flow_trajectory, guided_velocity
+from qdit.sampling.samplers import Correction
+from qdit.sampling.words import WORDS_MODULE
+
+
+@dataclass(frozen=True)
+class ClipDecoder:
+    """What a model makes, float32 (N, C, T, H, W) on any device → uint8 clips (N, 3, frames, height, width) on the CPU.
+
+    With a VAE a clip is decoded at a time: `frames` frames, which its latents do not tell. DataError where a clip is
+    not finite.
+    """
+
+    vae: VideoVAE | None = None
+    frames: int = 0
+    dtype: str = "float32"
+    device: torch.device = CPU
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        if self.vae is None:
+            return to_uint8(latents)
+        return torch.cat([self.decoded(self.vae, clip) for clip in latents.split(1)])
+
+    def decoded(self, vae: VideoVAE, latents: Tensor) -> Tensor:
+        """One clip through the VAE."""
+        with torch.inference_mode():
+            pixels = vae.decode(latents.to(self.device, DTYPES[self.dtype]), self.frames).float().cpu()
+        if not torch.isfinite(pixels).all():
+            raise DataError(
+                f"decoded clips hold NaN or infinity, their latents (largest {float(latents.abs().max()):.3g}) do not;"
+                " take --dtype bfloat16 or float32 if they are of full precision"
+            )
+        return to_uint8(pixels)
+
+    def sample_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of one clip whose latents, or pixels, are (C, T, H, W)."""
+        size = shape[1], shape[2], shape[3]
+        frames, rows, columns = size if self.vae is None else self.vae.config.pixel_size(self.frames, size)
+        return 3 * frames * rows * columns
+
+
+CLIP_PIXELS = ClipDecoder()
+"""For models that make pixels."""
+
+
+def video_decoder_name(vae: Path | None) -> str:
+    """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+    return NO_DECODER if vae is None else f"OpenSoraVAE sha256:{video_vae_sha256(vae)}"
+
+
+def load_video_decoder(
+    vae: Path | None, config: STDiT3Config, protocol: FlowProtocol, *, device: torch.device
+) -> ClipDecoder:
+    """The decoder of what a model makes under a protocol; `CLIP_PIXELS` without a VAE.
+
+    Raises CheckpointError for files that are no video VAE, ConfigError for one of latents of another kind or size.
+    """
+    if vae is None:
+        return CLIP_PIXELS
+    loaded = load_video_vae(vae)
+    own, made = loaded.config, clip_size(config, protocol)
+    expected = own.latent_size(protocol.frames, protocol.height, protocol.width)
+    if own.temporal.channels != config.in_channels or expected != made:
+        raise ConfigError(
+            f"--vae {vae}: a clip of {protocol.frames}×{protocol.height}×{protocol.width} has latents of"
+            f" {own.temporal.channels} channels and {expected}, the model makes {config.in_channels} and {made}; give"
+            " the VAE that the model was trained with"
+        )
+    return ClipDecoder(loaded.to(device, DTYPES[protocol.dtype]), protocol.frames, protocol.dtype, device)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Prompts of clips by index, as tokens and masks; beyond the last they begin again."""
+
+    prompts: Prompts
+    texts: Texts
+
+    def tensors(self, samples: range) -> tuple[Tensor, ...]:
+        """(text (N, L, text_width), mask (N, L))."""
+        return self.texts([self.prompts[clip % len(self.prompts)][0] for clip in samples])
+
+    def columns(self, samples: range) -> Arrays:
+        """prompts and numbers (N,)."""
+        texts, numbers = zip(*(self.prompts[clip] for clip in samples), strict=True)
+        return {"prompts": np.array(texts), "numbers": np.array(numbers)}
+
+
+def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
+    """Tokens and mask of `count` prompts, or all, evenly spaced: suites list the prompts of one dimension together."""
+    chosen = np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
+    return embeddings.batch([embeddings.prompts[index] for index in chosen])
+
+
+class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
+    """STDiT3: prompts, velocity predicted, latents or pixels of clips."""
+
+    name: ClassVar[str] = "stdit3"
+    unit: ClassVar[str] = "clips"
+    model_is: ClassVar[str] = "a video"
+    commands: ClassVar[str] = "qdit video calibrate, qdit video sample"
+    pixels: ClassVar[str] = "frames"
+    named: ClassVar[tuple[str, ...]] = ("prompts", "numbers")
+    calibration_tensors: ClassVar[tuple[str, ...]] = ("x", "timestep", "text", "mask", "unconditional")
+    modules: ClassVar[tuple[str, ...]] = (WORDS_MODULE,)
+    protocol = FlowProtocol
+
+    def shape(self, config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, ...]:
+        """(C, T, H, W)."""
+        return config.in_channels, *clip_size(config, protocol)
+
+    def tokens(self, model: STDiT3, protocol: FlowProtocol) -> int:
+        """Patches of a clip."""
+        return prod(model.grid(torch.Size(self.shape(model.config, protocol)[1:])))
+
+    def conditions(self, config: STDiT3Config, protocol: FlowProtocol, source: Source) -> Prompted:
+        """The texts of the run's prompts, all of which the model must know."""
+        if not source.prompts:
+            raise ConfigError(f"{source.owner}: holds a video model (STDiT3), found no prompts; name a suite of them")
+        check_sources(source.owner, config, text=source.embeddings, vae=source.vae)
+        return Prompted(source.prompts, load_texts(source.embeddings, config, [text for text, _ in source.prompts]))
+
+    def decoder_name(self, vae: Path | None) -> str:
+        """`none`, or OpenSoraVAE and a digest."""
+        return video_decoder_name(vae)
+
+    def decoder(
+        self, vae: Path | None, config: STDiT3Config, protocol: FlowProtocol, *, device: torch.device
+    ) -> ClipDecoder:
+        """The decoder of the data's latents."""
+        return load_video_decoder(vae, config, protocol, device=device)
+
+    def predictor(self, model: STDiT3, conditions: tuple[Tensor, ...], protocol: FlowProtocol) -> Predictor:
+        """Velocity."""
+        return guided_velocity(model, conditions[0], conditions[1], protocol)
+
+    def trajectory(
+        self,
+        predict: Predictor,
+        noise: Tensor,
+        protocol: FlowProtocol,
+        *,
+        step_noise: StepNoise | None = None,
+        correction: Correction | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Euler steps; no step adds noise."""
+        return flow_trajectory(predict, noise, protocol.timesteps, correction=correction)
+
+    def calibration_conditions(
+        self, config: STDiT3Config, protocol: FlowProtocol, samples: int, text: Text | None
+    ) -> tuple[Tensor, ...]:
+        """The given prompts in turn."""
+        if text is None or len(text[0]) == 0:
+            raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
+        if (width := text[0].shape[2]) != config.text_width:
+            raise ConfigError(
+                f"calibration: texts are {width} wide, the model takes {config.text_width}; give the tokens of its"
+                " own text encoder (--text-embeddings), or none for a model of the mini video world"
+            )
+        rows = torch.arange(samples) % len(text[0])
+        return text[0][rows], text[1][rows].bool()
+
+    def null_conditions(self, model: STDiT3, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """No text under the prompts' own masks."""
+        return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
+
+    def embedded_text(self, config: STDiT3Config, embeddings: Path, count: int) -> Text | None:
+        """Prompts of a file of embeddings."""
+        return spread_prompts(load_embeddings(embeddings, width=config.text_width, most=config.text_tokens), count)
+
+    def stored_conditions(
+        self, path: Path, tensors: Mapping[str, Tensor], config: STDiT3Config
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Texts, masks and marks of a file."""
+        timestep, text, mask = (tensors[name] for name in ("timestep", "text", "mask"))
+        require_finite(f"{path}: text", text)
+        if text.shape[2:] != (config.text_width,) or mask.shape != text.shape[:2] or not mask.any(dim=1).all():
+            raise DataError(
+                f"{path}: text has shape {tuple(text.shape)}, the model takes (N, L, {config.text_width}) with a mask"
+                " of at least one token each; calibrate again for this model"
+            )
+        if not ((0 < timestep) & (timestep <= 1000)).all():
+            raise DataError(f"{path}: timesteps must lie in 0…1000, 0 excluded; calibrate again")
+        return (text, mask.bool()), tensors["unconditional"].bool()
+
+    def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
+        """Texts, masks and marks."""
+        return *conditions, unconditional

@@ -1,0 +1,21 @@
+"""Which family a network, a configuration or a name in a file belongs to."""
+
+from qdit.models.network import NetworkConfig, config_class
+from qdit.models.network import family_of as name_of
+from qdit.sampling.clips import ClipFamily
+from qdit.sampling.family import AnyFamily
+from qdit.sampling.images import ImageFamily
+
+IMAGES, CLIPS = ImageFamily(), ClipFamily()
+FAMILIES: dict[str, AnyFamily] = {family.name: family for family in (IMAGES, CLIPS)}
+
+
+def family_of(config: NetworkConfig) -> AnyFamily:
+    """The family of a network with this configuration."""
+    return FAMILIES[name_of(config)]
+
+
+def family_named(name: object) -> AnyFamily:
+    """The family that a file names; ConfigError with a suggestion for an unknown one."""
+    config_class(name)
+    return FAMILIES[str(name)]

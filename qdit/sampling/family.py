@@ -1,0 +1,163 @@
+"""What differs between images and clips, as one object: conditions, protocol, predictor, decoding, shapes.
+
+Chunks, sampling, calibration and scoring ask a family; none of them asks which family it is. The two families are
+`qdit.sampling.images` and `qdit.sampling.clips`, and `qdit.sampling.families` chooses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.errors import ConfigError
+from qdit.sampling.protocol import Sampled
+from qdit.sampling.samplers import Correction
+
+Arrays = Mapping[str, np.ndarray]
+Predictor = Callable[[Tensor, Tensor], Tensor]
+"""(x (N, …), timestep (N,)) → what the sampler is given, after guidance."""
+StepNoise = Callable[[int], Tensor]
+Text = tuple[Tensor, Tensor]
+"""Tokens (N, L, text_width) and their mask (N, L), of N prompts."""
+Prompts = Sequence[tuple[str, int]]
+"""(prompt, number of the clip among those of the same prompt) of every clip of a run."""
+
+N = TypeVar("N")
+C = TypeVar("C")
+P = TypeVar("P", bound=Sampled)
+
+
+class Conditions(Interface):
+    """What the samples of a run are asked for, by their index."""
+
+    def tensors(self, samples: range) -> tuple[Tensor, ...]:
+        """What stands after (x, timestep) in a forward, a row for each sample; beyond the last they begin again."""
+        ...
+
+    def columns(self, samples: range) -> Arrays:
+        """The same as a chunk file holds it."""
+        ...
+
+
+class Decoding(Interface):
+    """What a model makes → uint8 samples on the CPU."""
+
+    def __call__(self, latents: Tensor) -> Tensor: ...
+
+    def sample_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of one sample whose latents, or pixels, have this shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the conditions and the decoder of a run are made of: prompts, text embeddings and VAE, where there are any.
+
+    `owner` names the checkpoint or weights in errors.
+    """
+
+    owner: Path
+    prompts: Prompts | None = None
+    embeddings: Path | None = None
+    vae: Path | None = None
+
+
+class Family(ABC, Generic[N, C, P]):
+    """A family of networks N with configurations C, sampled by protocols P."""
+
+    name: ClassVar[str]
+    """As files say it: dit or stdit3."""
+    unit: ClassVar[str]
+    """What its samples are called."""
+    model_is: ClassVar[str]
+    """What its models are called, with an article."""
+    commands: ClassVar[str]
+    """Commands that sample it by its protocol."""
+    pixels: ClassVar[str]
+    """Column of a chunk file that holds the uint8 samples."""
+    named: ClassVar[tuple[str, ...]]
+    """Columns that say what the samples were asked for."""
+    calibration_tensors: ClassVar[tuple[str, ...]]
+    """What a calibration file holds."""
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules that are loaded by name, for digests of code."""
+    protocol: type[P]
+
+    def require(self, protocol: Sampled) -> P:
+        """The protocol as one of this family; ConfigError for that of another."""
+        if not isinstance(protocol, self.protocol):
+            raise ConfigError(
+                f"{self.model_is} model ({self.name}) cannot follow a {type(protocol).__name__}; give a"
+                f" {self.protocol.__name__} ({self.commands})"
+            )
+        return protocol
+
+    @abstractmethod
+    def shape(self, config: C, protocol: P) -> tuple[int, ...]:
+        """Shape of what the network makes of one sample."""
+
+    @abstractmethod
+    def tokens(self, model: N, protocol: P) -> int:
+        """Tokens of one sample."""
+
+    @abstractmethod
+    def conditions(self, config: C, protocol: P, source: Source) -> Conditions:
+        """What a run's samples are asked for; ConfigError or DataError for sources that do not fit the model."""
+
+    @abstractmethod
+    def decoder_name(self, vae: Path | None) -> str:
+        """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+
+    @abstractmethod
+    def decoder(self, vae: Path | None, config: C, protocol: P, *, device: torch.device) -> Decoding:
+        """The decoder of what a model makes; without a VAE these are pixels already.
+
+        Raises CheckpointError for files that are no VAE of this family, ConfigError for one of other latents.
+        """
+
+    @abstractmethod
+    def predictor(self, model: N, conditions: tuple[Tensor, ...], protocol: P) -> Predictor:
+        """The network as the sampler calls it, after guidance."""
+
+    @abstractmethod
+    def trajectory(
+        self,
+        predict: Predictor,
+        noise: Tensor,
+        protocol: P,
+        *,
+        step_noise: StepNoise | None = None,
+        correction: Correction | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (step, x_t) from the noisy end down to step 0, then (−1, data)."""
+
+    @abstractmethod
+    def calibration_conditions(self, config: C, protocol: P, samples: int, text: Text | None) -> tuple[Tensor, ...]:
+        """What `samples` calibration trajectories are asked for."""
+
+    @abstractmethod
+    def null_conditions(self, model: N, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Conditions of the unconditional branch, as many."""
+
+    @abstractmethod
+    def embedded_text(self, config: C, embeddings: Path, count: int) -> Text | None:
+        """Texts of at most `count` prompts of a file, spread over it; None where a model reads none."""
+
+    @abstractmethod
+    def stored_conditions(
+        self, path: Path, tensors: Mapping[str, Tensor], config: C
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Conditions and marks of no condition (N,) of a calibration file; DataError for what the model cannot take."""
+
+    @abstractmethod
+    def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
+        """What a calibration file holds after x and timestep."""
+
+
+AnyFamily = Family[Any, Any, Any]

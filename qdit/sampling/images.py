@@ -1,0 +1,183 @@
+"""Images: labels, DDIM or DDPM along a guided denoiser, and uint8 images of x_0, through a VAE where these are latents.
+
+What differs from clips (`qdit.sampling.clips`) and nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.pixels import to_uint8
+from qdit.core.seeds import Purpose, generator
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+from qdit.models.image_vae import ImageVAE, load_image_vae
+from qdit.sampling.family import Arrays, Family, Predictor, Source, StepNoise, Text
+from qdit.sampling.guidance import denoiser
+from qdit.sampling.noise import labels
+from qdit.sampling.precision import CPU, DTYPES
+from qdit.sampling.protocol import Protocol, decoder_name
+from qdit.sampling.samplers import Correction, trajectory
+from qdit.sampling.schedule import respaced
+
+BATCH = 4
+"""Latents decoded at a time: a 512×512 image takes the VAE about a gigabyte of activations in half precision."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """x_0 float32 (N, C, L, L) on any device → uint8 images on the CPU; without a VAE x_0 are pixels already.
+
+    With one, images come out f times as large in RGB, decoded `BATCH` at a time and rounded as the original does.
+    Raises DataError where a decoded image is not finite.
+    """
+
+    vae: ImageVAE | None = None
+    dtype: str = "float32"
+    device: torch.device = CPU
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        return torch.cat([to_uint8(part) for part in self.pixels(latents)])
+
+    def sample_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of one image whose x_0 has the shape (C, L, L)."""
+        channels, factor = (shape[0], 1) if self.vae is None else (3, self.vae.factor)
+        return channels * (factor * shape[1]) ** 2
+
+    def pixels(self, x0: Tensor) -> Iterator[Tensor]:
+        """Images float32 on the CPU, a few at a time."""
+        if self.vae is None:
+            yield x0.float().cpu()
+            return
+        for latents in x0.split(BATCH):
+            with torch.inference_mode():
+                images = self.vae(latents.to(self.device, DTYPES[self.dtype])).float().cpu()
+            if not torch.isfinite(images).all():
+                raise DataError(
+                    f"decoded images hold NaN or infinity, their latents (largest {float(latents.abs().max()):.3g}) do"
+                    " not; take --dtype float32 if they are of full precision"
+                )
+            yield images
+
+
+PIXELS = Decoder()
+"""For models that make pixels."""
+
+
+def load_decoder(vae: Path | None, config: DiTConfig, *, dtype: str, device: torch.device) -> Decoder:
+    """The decoder of a model's x_0; `PIXELS` without a VAE.
+
+    Raises CheckpointError for files that are no VAE of DiT, ConfigError for one of latents of another kind.
+    """
+    if vae is None:
+        return PIXELS
+    loaded = load_image_vae(vae)
+    if loaded.channels != config.in_channels:
+        raise ConfigError(
+            f"--vae {vae}: decodes latents of {loaded.channels} channels, the model makes {config.in_channels}; give"
+            " the VAE that the model was trained with, or none for a model of pixels"
+        )
+    return Decoder(loaded.to(device, DTYPES[dtype]), dtype, device)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of images by index: independent and uniform, as in DiT's sampling script."""
+
+    classes: int
+    seed: int
+
+    def tensors(self, samples: range) -> tuple[Tensor, ...]:
+        """(labels (N,),)."""
+        return (labels(self.classes, self.seed, samples),)
+
+    def columns(self, samples: range) -> Arrays:
+        """labels int64 (N,)."""
+        return {"labels": self.tensors(samples)[0].numpy()}
+
+
+class ImageFamily(Family[DiT, DiTConfig, Protocol]):
+    """DiT: class labels, noise and variance predicted, square latents or pixels."""
+
+    name: ClassVar[str] = "dit"
+    unit: ClassVar[str] = "images"
+    model_is: ClassVar[str] = "an image"
+    commands: ClassVar[str] = "qdit calibrate, qdit sample"
+    pixels: ClassVar[str] = "images"
+    named: ClassVar[tuple[str, ...]] = ("labels",)
+    calibration_tensors: ClassVar[tuple[str, ...]] = ("x", "timestep", "label")
+    protocol = Protocol
+
+    def shape(self, config: DiTConfig, protocol: Protocol) -> tuple[int, ...]:
+        """(C, L, L)."""
+        return config.in_channels, config.input_size, config.input_size
+
+    def tokens(self, model: DiT, protocol: Protocol) -> int:
+        """Patches of an image."""
+        return model.config.tokens
+
+    def conditions(self, config: DiTConfig, protocol: Protocol, source: Source) -> Labels:
+        """Labels; ConfigError where prompts or texts are given."""
+        if source.prompts is not None or source.embeddings is not None:
+            raise ConfigError(
+                f"{source.owner}: holds an image model (DiT), which reads no prompts; leave --suite and"
+                " --text-embeddings out"
+            )
+        return Labels(config.num_classes, protocol.seed)
+
+    def decoder_name(self, vae: Path | None) -> str:
+        """`none`, or AutoencoderKL and a digest."""
+        return decoder_name(vae)
+
+    def decoder(self, vae: Path | None, config: DiTConfig, protocol: Protocol, *, device: torch.device) -> Decoder:
+        """The decoder of x_0."""
+        return load_decoder(vae, config, dtype=protocol.dtype, device=device)
+
+    def predictor(self, model: DiT, conditions: tuple[Tensor, ...], protocol: Protocol) -> Predictor:
+        """Noise and variance."""
+        return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
+
+    def trajectory(
+        self,
+        predict: Predictor,
+        noise: Tensor,
+        protocol: Protocol,
+        *,
+        step_noise: StepNoise | None = None,
+        correction: Correction | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """DDIM without `step_noise`, DDPM with it."""
+        return trajectory(predict, noise, respaced(protocol.steps), step_noise=step_noise, correction=correction)
+
+    def calibration_conditions(
+        self, config: DiTConfig, protocol: Protocol, samples: int, text: Text | None
+    ) -> tuple[Tensor, ...]:
+        """Random labels."""
+        draw = generator(protocol.seed, Purpose.CALIBRATION_LABEL)
+        return (torch.from_numpy(draw.integers(config.num_classes, size=samples)),)
+
+    def null_conditions(self, model: DiT, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The null class."""
+        return (torch.full_like(conditions[0], model.config.null_class),)
+
+    def embedded_text(self, config: DiTConfig, embeddings: Path, count: int) -> Text | None:
+        """None: an image model reads labels."""
+        raise ConfigError(f"--text-embeddings {embeddings}: the weights are of an image model, which reads no text")
+
+    def stored_conditions(
+        self, path: Path, tensors: Mapping[str, Tensor], config: DiTConfig
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Labels of a file, null ones marked."""
+        timestep, label = tensors["timestep"], tensors["label"]
+        if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
+            raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
+        return (label,), label == config.null_class
+
+    def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
+        """The labels, which tell the marks."""
+        return conditions

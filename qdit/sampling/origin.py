@@ -1,0 +1,113 @@
+"""What samples were made of, as they carry it themselves: protocol, checkpoint, mode, code. Nothing here loads torch.
+
+Every chunk file and every list of chunks holds an origin and its digest, the key of the run. Later steps read the
+origin there; what a flag says can only repeat it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import sha256_json
+from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.protocol import NO_DECODER, Protocol, Sampled
+
+PROTOCOLS: dict[str, type[Protocol] | type[FlowProtocol]] = {kind.family: kind for kind in (Protocol, FlowProtocol)}
+MODEL_FACTS = ("method", "weight_bits", "activation_bits", "weights_sha256")
+"""What the record of a checkpoint says that its samples repeat."""
+AGAIN = "sample again"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Everything that a run's samples depend on.
+
+    family              name of the family of networks.
+    protocol            every field of the protocol, the decoder's digest included.
+    shape               of what the network makes of one sample.
+    chunk               samples computed as one batch.
+    checkpoint_sha256   identity of the checkpoint.
+    model               of its record: method, bits, digest of the weights; None where it does not say.
+    mode                name, kernel backend and what else the mode depends on.
+    code                digest of the code that samples.
+    prompts             count and digest of what clips were asked for; None of images.
+    text_sha256         digest of the text embeddings, if there are any.
+    """
+
+    family: str
+    protocol: Mapping[str, Any]
+    shape: tuple[int, ...]
+    chunk: int
+    checkpoint_sha256: str
+    model: Mapping[str, Any]
+    mode: Mapping[str, str]
+    code: str
+    prompts: Mapping[str, Any] | None = None
+    text_sha256: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of all of it."""
+        return origin_key(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return asdict(self) | {"shape": list(self.shape)}
+
+    @classmethod
+    def read(cls, stored: Any, key: str, *, where: Path) -> Self:
+        """The origin that a file holds; DataError where it holds none, or one that the key is not the digest of."""
+        if stored is None:
+            raise DataError(f"{where}: does not say what its samples were made of (an older version made it); {AGAIN}")
+        if not isinstance(stored, dict) or origin_key(stored) != key:
+            raise DataError(f"{where}: what it says of its samples was changed, its key is another; {AGAIN}")
+        try:
+            return cls(**stored | {"shape": tuple(stored["shape"])})
+        except (KeyError, TypeError):
+            raise DataError(f"{where}: does not say all that its samples were made of; {AGAIN}") from None
+
+    def sampled_by(self, where: Path) -> Protocol | FlowProtocol:
+        """The protocol as an object; DataError for one that this version does not know."""
+        try:
+            return PROTOCOLS[self.family](**self.protocol)
+        except (KeyError, TypeError, ConfigError) as problem:
+            raise DataError(f"{where}: says a protocol that this version does not know ({problem}); {AGAIN}") from None
+
+
+def origin_key(origin: Mapping[str, Any]) -> str:
+    """Digest of an origin as JSON."""
+    return sha256_json(json.loads(json.dumps(origin)))
+
+
+def flag_of(fact: str) -> str:
+    """The flag that gives a fact of a protocol."""
+    return "--vae" if fact == "decoder" else f"--{fact.replace('_', '-')}"
+
+
+def require_repeated(where: Path, protocol: Mapping[str, Any], given: Mapping[str, Any], *, again: str = AGAIN) -> None:
+    """ConfigError unless every given fact is the one that a file says; None is not given.
+
+    `again` is what to do where the file is not what was wanted.
+    """
+    for fact, value in given.items():
+        if value is not None and (fact not in protocol or protocol[fact] != value):
+            raise ConfigError(
+                f"{where}: was made with {fact} {protocol.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
+                f" flag out, or {again}"
+            )
+
+
+def difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first fact in which two protocols differ, with both values; None if there is none."""
+    for fact in sorted({*own, *other}):
+        if own.get(fact) != other.get(fact):
+            return f"{fact} {own.get(fact)} and {other.get(fact)}"
+    return None
+
+
+def facts_of(protocol: Sampled) -> dict[str, Any]:
+    """All facts of a protocol, as a file holds them."""
+    return {"dtype": "float32", "decoder": NO_DECODER} | protocol.all_facts()
