@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, Unsupported, did_you_mean
+from qdit.core.failure import method_code
 from qdit.core.files import sha256_file, sha256_json
 from qdit.models.loading import load_model
 from qdit.models.network import Network
@@ -130,14 +131,15 @@ def quantize_model(
     if missing := [kind for kind in chosen.calibration if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
     parsed = parse_options(chosen, options or {})
-    quantized = chosen.quantize(
-        model,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        scope=scope,
-        calibration=calibration,
-        options=parsed,
-    )
+    with method_code():
+        quantized = chosen.quantize(
+            model,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=calibration,
+            options=parsed,
+        )
     quantized.model.eval()
     return quantized
 
@@ -194,7 +196,9 @@ def quantize_weights_file(
         )
     else:
         made = load_base(base, chosen, record)
-        quantized = chosen.correct(model, replace(made, model=made.model.to(place)), loaded)
+        made = replace(made, model=made.model.to(place))
+        with method_code():
+            quantized = chosen.correct(model, made, loaded)
     save_checkpoint(out, quantized, record)
 
 

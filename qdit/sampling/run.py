@@ -8,13 +8,13 @@ from torch import Tensor
 
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
-from qdit.core.errors import DataError
+from qdit.core.errors import Diverged
 from qdit.core.failure import Failure, recording
 from qdit.core.files import sha256_json
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import load_checkpoint
 from qdit.quant.folder import checkpoint_sha256
-from qdit.sampling.chunks import SIMULATE, Arrays, Mode, Shard, handed_on, is_of_the_model, make_chunks
+from qdit.sampling.chunks import SIMULATE, Arrays, Mode, Shard, handed_on, make_chunks
 from qdit.sampling.decoding import PIXELS, Decoder, load_decoder
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import initial_noise, labels, step_noise
@@ -71,7 +71,7 @@ def sample_shard(
     def make(path: Path, batch: range, count: int) -> Arrays:
         x0, asked = sample_images(model, protocol, batch, correction=correction)
         if not torch.isfinite(x0[:count]).all():
-            raise DataError(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
+            raise Diverged(f"{path}: sampled images hold NaN or infinity; the quantized model diverges at these bits")
         return {"images": decoder(x0[:count]).numpy(), "labels": asked[:count].numpy()}
 
     made = make_chunks(part, folder, key, ("images", "labels"), make)
@@ -115,7 +115,7 @@ def sample_checkpoint(
 
     `vae` decodes the latents of models that make them; the protocol's `decoder` is taken from it. `device` is `cpu` or
     `cuda:N`. Where quantizing failed and that was recorded, the list of chunks is empty and says so. With
-    `record_failure` the same is done if the model cannot be run or its images are not finite; otherwise that is raised.
+    `record_failure` the same is done for a method's result (`qdit.core.failure.is_result`); all else is raised.
     """
     place, part = torch_device(device), Shard(images, chunk, shard, chunks_per_shard)
     protocol = replace(protocol, decoder=decoder_name(vae))
@@ -131,7 +131,7 @@ def sample_checkpoint(
         loaded.correction.check(protocol.steps)
     decoder = load_decoder(vae, loaded.model.config, dtype=protocol.dtype, device=place)
     require_room(out, part.size * decoder.image_bytes(loaded.model.config), "the images of a shard")
-    with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
+    with recording("sample", write, enabled=record_failure):
         sample_shard(
             mode.prepare(round_linears(loaded.model.to(place), protocol.dtype)),
             loaded.correction,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
-from qdit.core.errors import DataError
+from qdit.core.errors import Diverged
 from qdit.core.failure import Failure, recording
 from qdit.core.files import sha256_json
 from qdit.models.stdit3 import STDiT3
@@ -23,7 +23,7 @@ from qdit.quant.checkpoint import load_video_checkpoint
 from qdit.quant.correction import NoiseCorrection
 from qdit.quant.folder import checkpoint_sha256
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.chunks import SIMULATE, Arrays, Shard, handed_on, is_of_the_model, make_chunks
+from qdit.sampling.chunks import SIMULATE, Arrays, Shard, handed_on, make_chunks
 from qdit.sampling.precision import CPU, round_linears, torch_device
 from qdit.sampling.prompts import Texts, check_sources, load_texts, texts_identity, words
 from qdit.sampling.rectified_flow import FlowProtocol, clip_size, sample_clips
@@ -55,7 +55,7 @@ def clips_of(
     size = clip_size(model.config, protocol)
     made = sample_clips(model, protocol, text, mask, clips, latent_size=size, correction=correction)
     if not torch.isfinite(made).all():
-        raise DataError("sampled clips hold NaN or infinity; the quantized model diverges at these bits")
+        raise Diverged("sampled clips hold NaN or infinity; the quantized model diverges at these bits")
     return decoder(made[:count])
 
 
@@ -121,7 +121,7 @@ def sample_video_checkpoint(
     decoder = load_video_decoder(vae, config, protocol, device=place)
     require_room(out, part.size * decoder.clip_bytes(clip_size(config, protocol)), "the clips of a shard")
 
-    with recording("sample", write, recordable=lambda problem: record_failure and is_of_the_model(problem)):
+    with recording("sample", write, enabled=record_failure):
         model = prepare_inference(round_linears(loaded.model.to(place), protocol.dtype))
 
         def make(path: Path, batch: range, count: int) -> Arrays:
