@@ -16,6 +16,7 @@ from jsonschema.validators import extend
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
 from qdit.workflow.method_index import method_sources
+from qdit.workflow.paths import check_paths
 from qdit.workflow.searches import check_method_search, check_searches, place_of
 
 SCHEMA = ROOT / "config" / "schema.yaml"
@@ -115,7 +116,8 @@ def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -
 
 
 def check_references(profile: Profile) -> None:
-    """Raise unless every name that one part uses is defined by another."""
+    """Raise unless every name that one part uses is defined by another, and every path is of the checkout's data."""
+    check_paths(profile)
     for name, model in profile["models"].items():
         check_model(profile, model, f"models.{name}")
     for name, setting in profile["settings"].items():

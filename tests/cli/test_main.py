@@ -335,8 +335,10 @@ def test_doctor_finds_what_is_missing_or_damaged(
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")
     bit_flipped(tmp_path / "weights" / NATURAL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    shutil.copy2(repository / "config" / "mini-vbench.json", tmp_path / "config")
     overlay = {
-        "models": {"dit-digits": {"forms": {"natural": str(tmp_path / "weights" / NATURAL)}}},
         "extractors": {"digit-classifier": "weights/nothing.safetensors"},
     }
     path = tmp_path / "overlay.json"

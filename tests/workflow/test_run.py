@@ -111,11 +111,12 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
 
 
 def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.safetensors"
+    damaged = checkout.root / "data" / "damaged.safetensors"
+    damaged.parent.mkdir(exist_ok=True)
     damaged.write_bytes(b"no weights")
     overlay = tmp_path / "damaged.yaml"
     overlay.write_text(
-        f"profile: damaged\nmodels: {{dit-digits: {{forms: {{natural: {damaged}}}}}}}\n", encoding="utf-8"
+        "profile: damaged\nmodels: {dit-digits: {forms: {natural: data/damaged.safetensors}}}\n", encoding="utf-8"
     )
     target = f"results/damaged/{Q_DIT.replace('q-dit/w4a8', 'fp/w16a16')}/checkpoint/config.json"
     done = checkout.snakemake(target, overlays=("tests/workflow/tiny.yaml", str(overlay)), code=1)
