@@ -116,6 +116,40 @@ def table(
 
 
 @app.command()
+def check_rows(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables of the profile; default: all default ones.")
+    ] = None,
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write if no row failed: those that are unsupported.")
+    ] = None,
+) -> None:
+    """List the rows whose method failed.
+
+    With the reason and the log of each; exit code 1 if one failed for another reason than that its method says it
+    cannot. The workflow ends with it.
+
+    \b
+    Example:
+      qdit check-rows table2
+    """
+    from qdit.core.files import write_json
+    from qdit.workflow.profile import default_tables, load_profile
+    from qdit.workflow.rows import failed_rows, summary
+
+    loaded = load_profile(*profile)
+    rows = failed_rows(loaded, results or Path("results", loaded["profile"]), tables or default_tables(loaded))
+    for line in summary(rows):
+        typer.echo(line)
+    if not all(row.is_allowed for row in rows):
+        raise typer.Exit(1)
+    if out is not None:
+        write_json(out, {"unsupported": {row.path: row.failure.reason for row in rows}})
+
+
+@app.command()
 def times(
     profile: Profile = ["mini"],  # noqa: B006
     results: Annotated[Path, typer.Option(help="Folder results/<profile> of a finished run.")] = Path("results/mini"),

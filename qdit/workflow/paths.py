@@ -142,6 +142,16 @@ def loaded_part(path: str) -> str | None:
     return next(hidden, None) or next((part for part in folders if part in ("__pycache__", "site-packages")), None)
 
 
+def require_plain_folders(*folders: str | Path) -> None:
+    """Raise ConfigError for a checkout or working folder whose path Snakemake would read as a pattern."""
+    for folder in folders:
+        if set(str(folder)) & set("{}\n"):
+            raise ConfigError(
+                f"{folder}: Snakemake reads braces in a path as wildcards and no job could run; move the checkout to a"
+                " path without braces or line ends (spaces, quotes and $ are fine)"
+            )
+
+
 def require_python(path: str) -> None:
     """Raise ConfigError unless a profile names an interpreter that no download can have made."""
     if not PYTHON_NAME.fullmatch(PurePosixPath(path).name) or PurePosixPath(path).parts[0] in FETCHED_FOLDERS:

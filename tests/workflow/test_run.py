@@ -131,7 +131,13 @@ def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, t
     overlays = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml", str(overlay))
     undisturbed = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
     try:
-        checkout.snakemake("table2", overlays=overlays)
+        done = checkout.snakemake("table2", overlays=overlays, code=1)
+        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in done.stdout
+        assert f"(log: results/tiny/{Q_DIT}/logs/quantize.log)" in done.stdout and "(1):" in done.stdout
+        again = checkout.snakemake("table2", overlays=overlays, code=1)
+        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in again.stdout
+        assert "1 of 1 steps" not in again.stderr and "check_rows" in again.stdout + again.stderr
+        assert "rule quantize" not in again.stdout + again.stderr
         found = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
         assert [found[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
         status = found["q-dit"]["status"]
