@@ -106,11 +106,13 @@ def table(
     Example:
       qdit table table2
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.build import build_table
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
+    require_results(folder)
     for path in build_table(loaded, name, folder, out or folder / "tables" / name):
         typer.echo(path)
 
