@@ -211,12 +211,15 @@ def doctor(
     gpus: Annotated[list[int] | None, typer.Option(min=1, help="GPUs to estimate for; default 1, 8, 64, 512.")] = None,
     figure: Annotated[Path | None, typer.Option(help="SVG to write: wall time on more and more GPUs.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    details: Annotated[
+        bool, typer.Option("--all", help="Every file with size, source, licence and sha256, also those that are fine.")
+    ] = False,
 ) -> None:
     """Check that what a profile needs is there.
 
-    Files with size, source, licence and sha256, packages, devices, disk; exit code 1 if something is missing or
-    damaged. For a profile of files from elsewhere, or with --tflops, also what it costs: GPU-hours, wall time, disk,
-    memory. The speed is given, or measured by the finished jobs of its results.
+    Files, packages, devices, disk: the first line says whether all is there, then a line for each group of them; exit
+    code 1 if something is missing or damaged. For a profile of files from elsewhere, or with --tflops, also what it
+    costs: GPU-hours, wall time, disk, memory. The speed is given, or measured by the finished jobs of its results.
 
     \b
     Examples:
@@ -225,16 +228,16 @@ def doctor(
     """
     from qdit.workflow.cost import GPUS, cost_text, speed_of
     from qdit.workflow.cost_figure import draw
-    from qdit.workflow.doctor import examine, surroundings
+    from qdit.workflow.doctor import examine, needs_gpu, surroundings
+    from qdit.workflow.doctor_text import doctor_text
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
     findings = examine(loaded, folder)
-    for name, value in surroundings().items():
+    typer.echo(doctor_text(loaded, findings, details=details))
+    for name, value in surroundings(gpu_needed=needs_gpu(loaded)).items():
         typer.echo(f"{name}: {value}")
-    for finding in findings:
-        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
     if tflops or figure or "files" in loaded:
         speed = speed_of(loaded, folder, tflops)
         typer.echo(cost_text(loaded, speed, gpus or GPUS))
