@@ -39,6 +39,7 @@ rule all:
         [table_files(table) for table in profiles.default_tables(config)],
         REPORT,
         DEFAULT_FIGURES,
+        rules.check_all_rows.output,
 
 
 for table in config["tables"]:
@@ -48,3 +49,4 @@ for table in config["tables"]:
             table
         input:
             table_files(table),
+            f"<results>/rows/{table}.json",

@@ -16,11 +16,13 @@ sys.path.insert(0, str(workflow.basedir))
 
 from qdit.workflow import profile as profiles
 from qdit.core.digest import Sources
-from qdit.core.errors import ConfigError
+from qdit.core.errors import ConfigError, QditError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.method_index import method_index, planned_code, planned_kinds
 from qdit.workflow.profile_files import command_values
+from qdit.workflow.paths import require_plain_folders
+from qdit.workflow.rows import failed_rows, summary
 
 min_version("9.20")
 
@@ -29,6 +31,7 @@ code_digest = Sources().digest
 
 # The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
 try:
+    require_plain_folders(workflow.basedir, Path.cwd())
     profile = profiles.load_profile(
         *workflow.overwrite_configfiles, values=command_values(workflow.config_settings.config)
     )
@@ -60,6 +63,11 @@ pathvars:
     results=RESULTS,
 
 
+def literally(text):
+    """A text that Snakemake formats to itself: Python may lie under a path with braces."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 # A job's `qdit` is this checkout's, in Snakemake's own environment or in the one that --sdm conda made.
 DEPLOYED = str(getattr(workflow.deployment_settings, "deployment_method", ""))
 PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
@@ -77,7 +85,7 @@ EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 WARM = PACKAGE / "cli" / "server.py"
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
 QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(WARM))} run {SOCKET}"
-shell.prefix(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{{{ {QDIT} "$@"; }}}}; ')
+shell.prefix(literally(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{ {QDIT} "$@"; }}; '))
 
 
 def one_of(names):
@@ -319,9 +327,23 @@ onstart:
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS)
 
 
-onsuccess:
+def say_what_there_is():
+    """Rows without numbers, and the pages: the last lines of a run, however it ends."""
     asked = [file for table in profiles.default_tables(config) for file in table_files(table)] + REPORT
-    made = [file for file in asked if Path(file).exists()]
-    print(*(["\nTables:"] if made else []), *(f"  {Path(file).resolve()}" for file in made), sep="\n")
-    if INDEX in made:
+    pages = [file for file in asked if Path(file).exists()]
+    print(*(["\nTables:"] if pages else []), *(f"  {Path(file).resolve()}" for file in pages), sep="\n")
+    try:
+        lines = summary(failed_rows(config, Path(RESULTS), config["tables"]))
+    except QditError as problem:
+        lines = [f"qdit: error: {problem}"]
+    print(*(["", *lines] if lines else []), sep="\n")
+    if INDEX in pages:
         print(f"\nThe report, one page:\n  {Path(INDEX).resolve()}")
+
+
+onsuccess:
+    say_what_there_is()
+
+
+onerror:
+    say_what_there_is()

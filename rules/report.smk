@@ -85,3 +85,44 @@ rule index:
         code=code_digest("qdit.report.pages.run_report"),
     shell:
         "qdit report --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"
+
+
+# The last job of all: it fails if a row's method did, when every page is there. It is done again by the next call, which
+# so says the same until the cause is gone; rows that their method does not support are no error.
+rule check_all_rows:
+    input:
+        profile="<results>/profile.json",
+        metrics=default_metrics,
+        pages=lambda w: [file for table in profiles.default_tables(config) for file in table_files(table)]
+        + REPORT
+        + list(DEFAULT_FIGURES),
+    output:
+        "<results>/rows.json",
+    log:
+        "<results>/logs/rows.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("qdit.workflow.rows"),
+    shell:
+        "qdit check-rows --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"
+
+
+rule check_rows:
+    input:
+        profile="<results>/profile.json",
+        metrics=metrics_of,
+        pages=lambda w: table_files(w.table),
+    output:
+        "<results>/rows/{table}.json",
+    log:
+        "<results>/logs/rows-{table}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("qdit.workflow.rows"),
+    shell:
+        "qdit check-rows {wildcards.table} --profile {input.profile} --results $(dirname {input.profile})"
+        " --out {output} > {log} 2>&1"

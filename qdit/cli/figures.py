@@ -93,9 +93,12 @@ def figures(
       qdit figures
       qdit figures --results results/mini --only group-sizes
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.figures.build import build_figures
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    for path in build_figures(loaded, results or Path("results", loaded["profile"]), only=only):
+    folder = results or Path("results", loaded["profile"])
+    require_results(folder)
+    for path in build_figures(loaded, folder, only=only):
         typer.echo(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qdit.cli.options import Device, Dtype, Vae, on_device
-from qdit.core.errors import ConfigError, QditError, Unsupported
+from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from qdit.sampling.protocol import Protocol
@@ -160,10 +160,9 @@ def quantize(
       qdit quantize weights/dit-digits-natural.safetensors q-dit-w4a8 --method q-dit --bits w4a8 \\
         --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
     """
-    from qdit.core.failure import raised_in, recording
+    from qdit.core.failure import recording
     from qdit.core.run import split_bits
     from qdit.methods.quantize import quantize_weights_file
-    from qdit.methods.registry import find_method
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
     from qdit.sampling.calibration_set import require_sampled_so
@@ -177,18 +176,12 @@ def quantize(
     stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
     for path in sets.values():
         require_sampled_so(path, stated | {"frames": frames, "height": height, "width": width, "fps": fps})
-    module = type(find_method(method)).__module__
-
-    def recordable(problem: Exception) -> bool:
-        own = isinstance(problem, Unsupported) or not isinstance(problem, QditError) or raised_in(problem, module)
-        return record_failure and own
-
     if base is not None and record_failure and (failure := read_failure(base)):
         write_failure(out, failure)
         return
     with (
         on_device(device) as place,
-        recording("quantize", lambda failure: write_failure(out, failure), recordable=recordable),
+        recording("quantize", lambda failure: write_failure(out, failure), enabled=record_failure),
     ):
         quantize_weights_file(
             weights,

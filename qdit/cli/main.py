@@ -114,13 +114,49 @@ def table(
     Example:
       qdit table table2
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.build import build_table
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
+    require_results(folder)
     for path in build_table(loaded, name, folder, out or folder / "tables" / name):
         typer.echo(path)
+
+
+@app.command()
+def check_rows(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables of the profile; default: all default ones.")
+    ] = None,
+    profile: Profile = ["mini"],  # noqa: B006
+    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write if no row failed: those that are unsupported.")
+    ] = None,
+) -> None:
+    """List the rows whose method failed.
+
+    With the reason and the log of each; exit code 1 if one failed for another reason than that its method says it
+    cannot. The workflow ends with it.
+
+    \b
+    Example:
+      qdit check-rows table2
+    """
+    from qdit.core.files import write_json
+    from qdit.workflow.profile import default_tables, load_profile
+    from qdit.workflow.rows import failed_rows, summary
+
+    loaded = load_profile(*profile)
+    rows = failed_rows(loaded, results or Path("results", loaded["profile"]), tables or default_tables(loaded))
+    for line in summary(rows):
+        typer.echo(line)
+    if not all(row.is_allowed for row in rows):
+        raise typer.Exit(1)
+    if out is not None:
+        write_json(out, {"unsupported": {row.path: row.failure.reason for row in rows}})
 
 
 @app.command()
@@ -191,12 +227,15 @@ def doctor(
     gpus: Annotated[list[int] | None, typer.Option(min=1, help="GPUs to estimate for; default 1, 8, 64, 512.")] = None,
     figure: Annotated[Path | None, typer.Option(help="SVG to write: wall time on more and more GPUs.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    details: Annotated[
+        bool, typer.Option("--all", help="Every file with size, source, licence and sha256, also those that are fine.")
+    ] = False,
 ) -> None:
     """Check that what a profile needs is there.
 
-    Files with size, source, licence and sha256, packages, devices, disk; exit code 1 if something is missing or
-    damaged. For a profile of files from elsewhere, or with --tflops, also what it costs: GPU-hours, wall time, disk,
-    memory. The speed is given, or measured by the finished jobs of its results.
+    Files, packages, devices, disk: the first line says whether all is there, then a line for each group of them; exit
+    code 1 if something is missing or damaged. For a profile of files from elsewhere, or with --tflops, also what it
+    costs: GPU-hours, wall time, disk, memory. The speed is given, or measured by the finished jobs of its results.
 
     \b
     Examples:
@@ -205,16 +244,16 @@ def doctor(
     """
     from qdit.workflow.cost import GPUS, cost_text, speed_of
     from qdit.workflow.cost_figure import draw
-    from qdit.workflow.doctor import examine, surroundings
+    from qdit.workflow.doctor import examine, needs_gpu, surroundings
+    from qdit.workflow.doctor_text import doctor_text
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
     findings = examine(loaded, folder)
-    for name, value in surroundings().items():
+    typer.echo(doctor_text(loaded, findings, details=details))
+    for name, value in surroundings(gpu_needed=needs_gpu(loaded)).items():
         typer.echo(f"{name}: {value}")
-    for finding in findings:
-        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}")
     if tflops or figure or "files" in loaded:
         speed = speed_of(loaded, folder, tflops)
         typer.echo(cost_text(loaded, speed, gpus or GPUS))

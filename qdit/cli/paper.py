@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from qdit.cli.options import Device, on_device
+from qdit.core.errors import ConfigError
 
 
 def explain(
@@ -65,23 +66,44 @@ def fetch(
         list[str],
         typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
     ] = ["paper"],  # noqa: B006
+    allow_unverified: Annotated[
+        list[str] | None,
+        typer.Option(help="File, or folder of files, to download without a whole sha256 in the profile; repeatable."),
+    ] = None,
 ) -> None:
     """Download what a profile needs.
 
-    From the addresses that the profile gives, with progress; a download that was stopped goes on. Nothing else in this
-    program ever downloads, but for the packages of `qdit vbench install`. `qdit doctor` shows what there is.
+    From the addresses that the profile gives, over https only, with progress; a download that was stopped goes on. A
+    file whose whole sha256 the profile does not give must be named by --allow-unverified; its digest is printed, to be
+    put into the profile. Nothing else in this program ever downloads, but for the packages of `qdit vbench install`.
+    `qdit doctor` shows what there is; SECURITY.md says what a profile can and cannot do.
 
     \b
-    Example:
-      qdit fetch config.json --profile paper
+    Examples:
+      qdit fetch VBench_full_info.json --profile paper
+      qdit fetch --profile paper --allow-unverified weights/paper/sd-vae-ft-mse
     """
-    from qdit.workflow.fetch import choose, files_of
+    from qdit.core.files import sha256_file
+    from qdit.workflow.fetch import choose, files_of, is_named, unverified
     from qdit.workflow.fetch import fetch as fetch_file
     from qdit.workflow.profile import load_profile
 
-    for file in choose(files_of(load_profile(*profile)), names or []):
+    allowed = allow_unverified or []
+    chosen = choose(files_of(load_profile(*profile)), names or [])
+    refused = [file for file in unverified(chosen) if not is_named(file, allowed)]
+    for file in chosen:
+        if file in refused:
+            continue
         typer.echo(f"{file.path}: {file.about}")
-        typer.echo(f"{file.path}: {'downloaded' if fetch_file(file) else 'there already'}")
+        downloaded = fetch_file(file, allow_unverified=is_named(file, allowed))
+        arrived = f"downloaded; sha256 {sha256_file(file.path)}" if downloaded else "there already"
+        typer.echo(f"{file.path}: {arrived}")
+    if refused:
+        raise ConfigError(
+            f"{len(refused)} of {len(chosen)} files are not downloaded, since the profile does not give their whole"
+            f" sha256: {', '.join(str(file.path) for file in refused[:3])}{', …' if len(refused) > 3 else ''}; look at"
+            " where they are from (qdit doctor --all), then name them or their folder with --allow-unverified"
+        )
 
 
 def check_file(

@@ -28,11 +28,15 @@ def claims(
       qdit claims --results results/mini --out results/mini/claims.html
     """
     from qdit.report.claims.report import load_report, text_of, write_report
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.claims_page import claims_page
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    report = load_report(loaded, results or Path("results", loaded["profile"]))
+    folder = results or Path("results", loaded["profile"])
+    if results is not None:  # without the option the printed numbers alone are worth a look
+        require_results(folder)
+    report = load_report(loaded, folder)
     typer.echo(text_of(report), nl=False)
     if out is not None:
         for path in write_report(report, claims_page(report), out):
@@ -49,11 +53,14 @@ def leaderboard(profile: Profile = ["mini"], results: Results = None) -> None:  
     Example:
       qdit leaderboard --results results/mini
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.leaderboard import build_leaderboard
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    for path in build_leaderboard(loaded, results or Path("results", loaded["profile"])):
+    folder = results or Path("results", loaded["profile"])
+    require_results(folder)
+    for path in build_leaderboard(loaded, folder):
         typer.echo(path)
 
 
@@ -99,9 +106,11 @@ def report(
     Example:
       qdit report --results results/mini
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.run_report import NAME, build_index
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
+    require_results(folder)
     typer.echo(build_index(loaded, folder, out or folder / NAME))

@@ -30,6 +30,10 @@ class DataError(QditError):
     """A data file (calibration set, samples, statistics, metrics) cannot be used."""
 
 
+class Diverged(DataError):
+    """The images or clips of a model are not finite."""
+
+
 class Unsupported(QditError):
     """A method cannot do what was asked of it (bit width, model, mode); tables show the reason."""
 

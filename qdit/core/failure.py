@@ -1,9 +1,10 @@
 """A failure on record: why a run has no images, handed on from step to step, so that no method stops the others.
 
-What a method cannot do, or fails at, belongs to its row of the table. What the machine fails at (memory, files, a
-killed process) belongs to nobody's row: the job fails and is done again.
+What a method cannot do, or fails at, belongs to its row of the table. Everything else (a wrong option, a damaged file,
+memory, a device, a kernel library, a killed process) belongs to nobody's row: the job fails and is done again.
 """
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from qdit.core.errors import QditError, Unsupported
+from qdit.core.errors import CheckpointError, Diverged, QditError, Unsupported
 
 KEY = "failure"
 """Where a JSON file holds its failure."""
@@ -44,23 +45,80 @@ class Failure:
         where = "unsupported" if self.kind == "unsupported" else f"failed in {self.step}"
         return f"{where}: {self.reason}"
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The failure that a table shows as `text`, also behind "full precision: "; other texts failed somewhere."""
+        words = text.removeprefix("full precision: ")
+        if match := re.fullmatch(r"failed in (\w+): (.*)", words, re.DOTALL):
+            return cls(match[1], "failed", text)
+        return cls("", "unsupported" if words.startswith("unsupported: ") else "failed", text)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON."""
         return {KEY: asdict(self)}
 
 
-@contextmanager
-def recording(
-    step: str, write: Callable[[Failure], object], *, recordable: Callable[[Exception], bool]
-) -> Iterator[None]:
-    """Exceptions of a method become a written record; the traceback and one line go to stderr.
+MACHINE_TYPES = {
+    "AcceleratorError",  # torch: the device or its driver
+    "BadZipFile",
+    "BuildError",  # qdit.kernels.building
+    "CompilationError",  # triton
+    "DeferredCudaCallError",
+    "OutOfMemoryError",  # torch
+    "OutOfResources",  # triton
+    "SafetensorError",
+    "SubprocessError",
+}
+"""Names of exceptions, or of their bases, that no method is to blame for; by name: no torch here."""
 
-    Raised as ever: exceptions that are not `recordable`, those of the machine, and whatever is no Exception.
+MACHINE_WORDS = re.compile(
+    r"can't allocate memory|out of memory|CUDA error|CUDA driver|HIP error|no kernel image|device-side assert"
+    r"|same device|\b(CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|NCCL|HIPBLAS|MIOPEN)_STATUS_?|\bcu(BLAS|DNN|SOLVER)\b.*error"
+    r"|unable to find an engine|No CUDA GPUs|Torch not compiled with CUDA|NVML",
+    re.IGNORECASE,
+)
+"""What torch says in a plain RuntimeError when memory, a device or one of its libraries fails."""
+
+BY_METHOD = "_qdit_by_method"
+"""Attribute of an exception that a method's own code let out."""
+
+
+@contextmanager
+def method_code() -> Iterator[None]:
+    """A method's own code runs here: an exception that leaves it is marked as the method's."""
+    try:
+        yield
+    except Exception as problem:
+        setattr(problem, BY_METHOD, True)
+        raise
+
+
+def is_by_method(problem: BaseException) -> bool:
+    """Whether an exception left a method's own code (`method_code`)."""
+    return bool(getattr(problem, BY_METHOD, False))
+
+
+def is_result(problem: BaseException) -> bool:
+    """Whether an exception is the result of a method, and so of its row.
+
+    It is where the method says that it cannot (`Unsupported`), where the images are not finite (`Diverged`), and
+    where its own code failed at something other than the machine, a file or the installation. All else is not.
+    """
+    if not isinstance(problem, Exception) or is_of_the_machine(problem):
+        return False
+    return isinstance(problem, Unsupported | Diverged) or is_by_method(problem)
+
+
+@contextmanager
+def recording(step: str, write: Callable[[Failure], object], *, enabled: bool) -> Iterator[None]:
+    """What is a method's result (`is_result`) becomes a written record; the traceback and one line go to stderr.
+
+    Everything else is raised as ever, and so is everything if not `enabled`.
     """
     try:
         yield
     except Exception as problem:
-        if is_of_the_machine(problem) or not recordable(problem):
+        if not enabled or not is_result(problem):
             raise
         traceback.print_exc()
         failure = Failure.of(step, problem)
@@ -73,13 +131,12 @@ def say(text: str) -> None:
     sys.stderr.write(f"qdit: recorded: {text}\n")
 
 
-def is_of_the_machine(problem: Exception) -> bool:
-    """Memory (torch has two errors of its own for it), files and the system: another attempt may succeed."""
-    exhausted = type(problem).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(problem)
-    return exhausted or isinstance(problem, MemoryError | OSError)
-
-
-def raised_in(problem: BaseException, module: str) -> bool:
-    """Whether an exception came out of a function of this module, directly or from what it called."""
-    frames = traceback.walk_tb(problem.__traceback__)
-    return any(frame.f_globals.get("__name__") == module for frame, _ in frames)
+def is_of_the_machine(problem: BaseException) -> bool:
+    """Memory, devices, files, processes, kernel libraries, packages, also as the cause: another attempt may succeed."""
+    if isinstance(problem, MemoryError | OSError | EOFError | ImportError | CheckpointError):
+        return True
+    if any(base.__name__ in MACHINE_TYPES for base in type(problem).__mro__):
+        return True
+    if not isinstance(problem, QditError) and MACHINE_WORDS.search(str(problem)):
+        return True
+    return problem.__cause__ is not None and is_of_the_machine(problem.__cause__)

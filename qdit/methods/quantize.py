@@ -8,6 +8,7 @@ from typing import Any
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError
+from qdit.core.failure import method_code
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.options import parse_options
 from qdit.core.run import BITS
@@ -54,14 +55,15 @@ def quantize_model(
     parsed = options_of(chosen, options or {})
     if missing := [kind for kind in chosen.calibration_for(parsed) if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
-    quantized = chosen.quantize(
-        model,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        scope=scope,
-        calibration=calibration,
-        options=parsed,
-    )
+    with method_code():
+        quantized = chosen.quantize(
+            model,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=calibration,
+            options=parsed,
+        )
     quantized.model.eval()
     return quantized
 
@@ -120,7 +122,8 @@ def quantize_weights_file(
     else:
         uncorrected = load_base(base, chosen, record)
         uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
-        quantized = chosen.correct(model, uncorrected, loaded)
+        with method_code():
+            quantized = chosen.correct(model, uncorrected, loaded)
     save_checkpoint(out, quantized, record)
 
 

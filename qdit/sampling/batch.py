@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qdit.core.errors import DataError
+from qdit.core.errors import Diverged
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.models.stdit3 import STDiT3
@@ -82,10 +82,10 @@ class Batches:
         return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
 
     def columns(self, samples: range, count: int) -> Arrays:
-        """The columns of a chunk file: of the whole batch the first `count`; DataError where these are not finite."""
+        """The columns of a chunk file: of the whole batch the first `count`; Diverged where these are not finite."""
         family = family_of(self.model.config)
         latents = self.latents(samples)[:count]
         if not torch.isfinite(latents).all():
-            raise DataError(f"sampled {family.unit} hold NaN or infinity; the quantized model diverges at these bits")
+            raise Diverged(f"sampled {family.unit} hold NaN or infinity; the quantized model diverges at these bits")
         named = self.conditions.columns(range(samples.start, samples.start + count))
         return {family.pixels: self.decoder(latents).numpy(), **named}

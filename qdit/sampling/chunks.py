@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qdit.core.errors import ConfigError, DataError, QditError, Unsupported
+from qdit.core.errors import ConfigError
 from qdit.core.failure import Failure, say
 from qdit.core.files import load_arrays, save_arrays, sha256_file, write_json
 from qdit.core.provenance import packages
@@ -111,7 +111,7 @@ def is_current(path: Path, key: str, count: int, columns: tuple[str, ...]) -> bo
     try:
         arrays = load_arrays(path)
         return str(arrays["key"]) == key and all(len(arrays[column]) == count for column in columns)
-    except (DataError, KeyError):
+    except Exception:  # whatever is wrong with the file, the chunk is made again
         return False
 
 
@@ -146,8 +146,3 @@ def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
     write(failure)
     say(failure.text)
     return True
-
-
-def is_of_the_model(problem: Exception) -> bool:
-    """Whether sampling failed at the model (it crashes, or diverges) and not at what was asked for."""
-    return isinstance(problem, DataError | Unsupported) or not isinstance(problem, QditError)

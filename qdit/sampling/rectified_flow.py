@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdit.core.failure import method_code
 from qdit.models.stdit3 import STDiT3
 from qdit.sampling.flow_protocol import TRAINING_STEPS, FlowProtocol
 from qdit.sampling.precision import in_dtype
@@ -59,8 +60,11 @@ def flow_trajectory(
     for step in reversed(range(len(timesteps))):
         yield step, x
         now, after = float(timesteps[step]), float(timesteps[step - 1]) if step else 0.0
-        found = velocity(x, torch.full((len(x),), now, device=x.device))
-        x = flow_step(x, found if correction is None else correction.apply(found, step), now, after)
+        predicted = velocity(x, torch.full((len(x),), now, device=x.device))
+        if correction is not None:
+            with method_code():
+                predicted = correction.apply(predicted, step)
+        x = flow_step(x, predicted, now, after)
     yield -1, x
 
 

@@ -18,7 +18,7 @@ from qdit.models.network import config_class
 from qdit.quant.checkpoint import read_checkpoint
 from qdit.quant.folder import checkpoint_sha256, read_config
 from qdit.sampling.batch import Batches
-from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, is_of_the_model, make_chunks
+from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, make_chunks
 from qdit.sampling.families import family_named
 from qdit.sampling.family import AnyFamily, Prompts, Source
 from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of
@@ -98,9 +98,10 @@ def sample_checkpoint(job: SampleJob) -> Path:
     """The samples of one shard, and the list of its chunks, whose path is returned.
 
     Chunks that are there for the same origin are kept. Where quantizing failed and that was recorded, the list of
-    chunks is empty and says so. With `record_failure` the same is done if the model cannot be run or its samples are
-    not finite; otherwise that is raised. Raises ConfigError for counts below one, a shard beyond the last and files of
-    another model, DataError for prompts without embeddings and a disk without room, all before anything is sampled.
+    chunks is empty and says so. With `record_failure` the same is done for a method's result
+    (`qdit.core.failure.is_result`); all else is raised. Raises ConfigError for counts below one, a shard beyond the
+    last and files of another model, DataError for prompts without embeddings and a disk without room, all before
+    anything is sampled.
     """
     place = torch_device(job.device)
     if handed_on(job.checkpoint, partial(write_failed, job)):
@@ -118,7 +119,7 @@ def sample_checkpoint(job: SampleJob) -> Path:
     def write(failure: Failure) -> None:
         shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=place)
 
-    with recording("sample", write, recordable=lambda problem: job.record_failure and is_of_the_model(problem)):
+    with recording("sample", write, enabled=job.record_failure):
         ready = job.mode.prepare(round_linears(model.to(place), protocol.dtype))
         batches = Batches(ready, protocol, conditions, decoder, correction)
         sample_shard(batches, shard, job.out, origin.to_dict(), job.mode)

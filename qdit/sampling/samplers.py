@@ -11,6 +11,7 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor
 
+from qdit.core.failure import method_code
 from qdit.sampling.guidance import Denoiser
 from qdit.sampling.schedule import Schedule
 
@@ -29,7 +30,10 @@ class Correction(Interface):
 def predicted_noise(output: Tensor, correction: Correction | None, step: int) -> Tensor:
     """ε of a model output (N, 2C, L, L), corrected."""
     eps = output[:, : output.shape[1] // 2]
-    return eps if correction is None else correction.apply(eps, step)
+    if correction is None:
+        return eps
+    with method_code():
+        return correction.apply(eps, step)
 
 
 def ddim_step(x: Tensor, eps: Tensor, schedule: Schedule, step: int) -> Tensor:
@@ -86,8 +90,9 @@ def trajectory(
         if step_noise is None:
             x = ddim_step(x, eps, schedule, step)
         else:
-            own = 0.0 if correction is None else correction.variance(step)
-            x = ddpm_step(x, eps, output[:, eps.shape[1] :], schedule, step, step_noise(step), own)
+            with method_code():
+                noise_variance = 0.0 if correction is None else correction.variance(step)
+            x = ddpm_step(x, eps, output[:, eps.shape[1] :], schedule, step, step_noise(step), noise_variance)
     yield -1, x
 
 

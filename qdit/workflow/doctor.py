@@ -14,17 +14,50 @@ from qdit.methods.registry import load_registry, registry
 from qdit.models.manifest import check_file
 from qdit.models.text_encoder import require_packages
 from qdit.workflow.cost import disk_bytes, scored_by_vbench
-from qdit.workflow.fetch import NeededFile, check_whole, files_of
+from qdit.workflow.fetch import NeededFile, check_whole, files_of, is_there
 from qdit.workflow.profile import Profile, all_runs
 from qdit.workflow.vbench_env import is_installed, python_of
+
+VBENCH = "VBench's environment"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One needed thing: `ok` or not, and one line about it."""
+    """One needed thing: `ok` or not, one line about it, what it belongs to, and the file if it is one."""
 
     ok: bool
     text: str
+    group: str
+    file: NeededFile | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is a file that is not there at all."""
+        return not self.ok and self.file is not None and not is_there(self.file.path)
+
+    @property
+    def is_fetchable(self) -> bool:
+        """Whether it is missing and the profile says where it is from."""
+        return self.is_missing and self.file is not None and bool(self.file.entry)
+
+
+GROUPS = {
+    "weights of the extractor": "extractors",
+    "weights": "weights of models",
+    "VAE": "VAEs",
+    "text encoder": "text encoder",
+    "instruments": "instruments",
+    "prompts": "prompts",
+    "real images": "references",
+    "VBench": "VBench",
+    "I3D": "I3D (FVD, opt-in)",
+}
+"""How the first use of a file begins (`qdit.workflow.fetch.needed_files`) → its group."""
+
+
+def group_of(file: NeededFile) -> str:
+    """What a file belongs to."""
+    return next((group for words, group in GROUPS.items() if file.uses[0].startswith(words)), "other files")
 
 
 def examine(profile: Profile, results: Path) -> list[Finding]:
@@ -37,8 +70,8 @@ def examine(profile: Profile, results: Path) -> list[Finding]:
 def method_files() -> list[Finding]:
     """Whether every file of methods can be read and imported."""
     broken = load_registry().broken
-    whole = Finding(True, f"{len(registry())} methods can be imported  [quantize]")
-    return [Finding(False, f"{file.reason}  [quantize]") for file in broken] or [whole]
+    whole = Finding(True, f"{len(registry())} methods can be imported  [quantize]", "methods")
+    return [Finding(False, f"{file.reason}  [quantize]", "methods") for file in broken] or [whole]
 
 
 def look_at(file: NeededFile) -> Finding:
@@ -50,8 +83,9 @@ def look_at(file: NeededFile) -> Finding:
             check_whole(file.path, file.sha256)
         check_file(file.path)
     except CheckpointError as problem:
-        return Finding(False, f"{problem}{source}  [{uses}]")
-    return Finding(True, f"{file.path}  {file.path.stat().st_size / 1e6:.1f} MB  {uses}{source}")
+        return Finding(False, f"{problem}{source}  [{uses}]", group_of(file), file)
+    size = f"{file.path.stat().st_size / 1e6:.1f} MB"
+    return Finding(True, f"{file.path}  {size}  {uses}{source}", group_of(file), file)
 
 
 def text_packages(profile: Profile) -> list[Finding]:
@@ -61,8 +95,8 @@ def text_packages(profile: Profile) -> list[Finding]:
     try:
         require_packages()
     except Unsupported as problem:
-        return [Finding(False, f"{problem}  [embed_prompts]")]
-    return [Finding(True, "packages of text embeddings  [embed_prompts]")]
+        return [Finding(False, f"{problem}  [embed_prompts]", "packages")]
+    return [Finding(True, "packages of text embeddings  [embed_prompts]", "packages")]
 
 
 def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
@@ -72,19 +106,26 @@ def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
     given, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
     python = python_of(folder) if given is None else Path(given)
     if python.is_file() and (given is not None or is_installed(folder)):
-        return [Finding(True, f"{python}: VBench's environment  [vbench_dimension]")]
+        return [Finding(True, f"{python}: VBench's environment  [vbench_dimension]", VBENCH)]
     how = f"make it with qdit vbench install {folder}" if given is None else "correct vbench.python"
-    return [Finding(False, f"{python}: VBench's environment is missing; {how}, or use --sdm conda  [vbench_dimension]")]
+    text = f"{python}: VBench's environment is missing; {how}, or use --sdm conda  [vbench_dimension]"
+    return [Finding(False, text, VBENCH)]
 
 
 def device(profile: Profile) -> list[Finding]:
     """Whether there is the device that the profile wants."""
-    compute, found = profile.get("compute", {}), []
-    if compute.get("device") == "cuda":
-        count = torch.cuda.device_count()
-        text = f"{count} GPUs for compute.device cuda" if count else "compute.device is cuda and there is no GPU"
-        found.append(Finding(count > 0, text if count else f"{text}; run where there is one, or set it to cpu"))
-    return found
+    if not needs_gpu(profile):
+        return []
+    if count := torch.cuda.device_count():
+        return [Finding(True, f"{count} for compute.device cuda", "GPU")]
+    return [
+        Finding(False, "compute.device is cuda and there is no GPU; run where there is one, or set it to cpu", "GPU")
+    ]
+
+
+def needs_gpu(profile: Profile) -> bool:
+    """Whether a profile computes on GPUs."""
+    return bool(profile.get("compute", {}).get("device") == "cuda")
 
 
 def disk(profile: Profile, results: Path) -> list[Finding]:
@@ -94,16 +135,18 @@ def disk(profile: Profile, results: Path) -> list[Finding]:
     place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.is_dir())
     free, needed = shutil.disk_usage(place).free, sum(disk_bytes(profile).values())
     text = f"{place}: {free / 1e9:.0f} GB are free, the tables need about {needed / 1e9:.0f} GB"
-    return [Finding(free > needed, text if free > needed else f"{text}; make room or put results/ elsewhere")]
+    enough = free > needed
+    return [Finding(enough, text if enough else f"{text}; make room or put results/ elsewhere", "disk")]
 
 
-def surroundings() -> dict[str, str]:
+def surroundings(*, gpu_needed: bool = False) -> dict[str, str]:
     """Machine, devices, packages and what quantized layers run on, as text."""
+    without = "none, and this profile needs one" if gpu_needed else "none (this profile needs none)"
     here = machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "processor": f"{here['processor']}, {here['cores']} cores",
-        "GPU": ", ".join(gpus) or "none (none is needed)",
+        "GPU": ", ".join(gpus) or without,
         "system": here["system"],
         "packages": ", ".join(f"{name} {version}" for name, version in packages().items()),
         "backend": f"{backend()} (floating-point linears of the simulated mode)",

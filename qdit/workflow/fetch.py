@@ -19,6 +19,7 @@ from tqdm import tqdm
 from qdit.core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from qdit.core.files import sha256_file, write_text
 from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.workflow.paths import is_https, is_verified, require_fetchable
 from qdit.workflow.profile import Profile, encoder_files
 
 BLOCK = 1 << 20
@@ -30,6 +31,21 @@ SPARE = 1 << 28
 
 Hub = Callable[..., str]
 """`huggingface_hub.hf_hub_download`, or what a test puts in its place."""
+
+
+class SecureRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address only over https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request to the new address; DataError if it is not encrypted."""
+        if not is_https(newurl):
+            raise DataError(f"{req.full_url}: the server sends to {newurl}, which is not https; not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+OPENER = urllib.request.build_opener(SecureRedirects)
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,8 @@ class NeededFile:
         if not self.entry:
             return "part of this repository"
         digest = f"sha256 {self.sha256}" if self.sha256 else "sha256 unknown"
+        if not is_verified(self.entry):
+            digest += " (not whole: --allow-unverified)" if self.sha256 else " (--allow-unverified)"
         megabytes = self.entry["megabytes"]
         size = "size unknown," if megabytes is None else f"about {megabytes:g} MB"
         member = f" (inside: {self.entry['member']})" if "member" in self.entry else ""
@@ -130,15 +148,37 @@ def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
     return [file for name in names for file in known[name]] if names else [file for file in needed if file.entry]
 
 
-def fetch(file: NeededFile, *, hub: Hub | None = None) -> bool:
+def unverified(files: list[NeededFile]) -> list[NeededFile]:
+    """Files that would be downloaded although the profile does not give their whole sha256."""
+    return [file for file in files if not is_there(file.path) and not is_verified(file.entry)]
+
+
+def is_named(file: NeededFile, names: list[str]) -> bool:
+    """Whether a file is named by its path, its file name, or a folder that it lies in."""
+    return any(name in (str(file.path), file.path.name) or file.path.is_relative_to(name) for name in names)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = False) -> bool:
     """Download a file unless it is there and whole; returns whether it was downloaded.
 
-    A file that is there with another digest is an error and is left alone. Raises DataError if the download fails; what
-    has arrived stays in `<name>.part`, and the next call goes on from there.
+    A file that is there with another digest is an error and is left alone. Raises ConfigError for a path or an address
+    that no profile may name (`qdit.workflow.paths`), and for a file without its whole sha256 unless `allow_unverified`;
+    DataError if the download fails: what has arrived stays in `<name>.part`, and the next call goes on from there.
     """
+    require_fetchable(str(file.path), file.entry)
     if file.path.is_file() and file.path.stat().st_size:
         check_whole(file.path, file.sha256)
         return False
+    if not allow_unverified and not is_verified(file.entry):
+        raise ConfigError(
+            f"{file.path}: the profile does not give its whole sha256, so what arrives from {file.source} cannot be"
+            f" checked; put the digest in, or pass --allow-unverified {file.path}"
+        )
     file.path.parent.mkdir(parents=True, exist_ok=True)
     if "hub" in file.entry:
         from_hub(file, hub)
@@ -187,18 +227,20 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
         from huggingface_hub import hf_hub_download
 
         hub = hf_hub_download
-    entry = file.entry
+    entry, folder = file.entry, file.path.with_name(f".{file.path.name}.hub")  # nothing else lies there
     revision = {"revision": entry["revision"]} if "revision" in entry else {}
     try:
-        arrived = Path(hub(repo_id=entry["hub"], filename=entry["file"], local_dir=file.path.parent, **revision))
+        arrived = Path(hub(repo_id=entry["hub"], filename=entry["file"], local_dir=folder, **revision))
     except Exception as problem:  # of the client's many kinds none is ours
         raise DataError(
             f"{file.source}: cannot be downloaded ({type(problem).__name__}: {' '.join(str(problem).split())[:200]});"
             " see that HF_HUB_OFFLINE is not set, or put the file there by hand"
         ) from None
+    if not arrived.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{file.source}: the hub's client wrote {arrived}, expected a file below {folder}; not taken")
     require_digest(arrived, file)
-    if arrived != file.path:
-        os.replace(arrived, file.path)
+    os.replace(arrived, file.path)
+    shutil.rmtree(folder)
 
 
 def etag_file(part: Path) -> Path:
@@ -214,7 +256,7 @@ def download(url: str, part: Path) -> Path:
     if have and etag:
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+        with OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
             resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
             have = have if resumed else 0
             total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None

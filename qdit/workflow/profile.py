@@ -7,6 +7,7 @@ from typing import Any
 
 from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
 from qdit.workflow.method_index import method_index
+from qdit.workflow.paths import check_paths
 from qdit.workflow.profile_facts import (
     DIGITS_REFERENCES,
     clips_of,
@@ -78,6 +79,7 @@ def validate(profile: Any) -> ProfileModel:
     """A profile as its models; ConfigError for anything that they or the references between its parts do not allow."""
     model = check(ProfileModel, profile)
     check_references(model)
+    check_paths(profile)
     return model
 
 

@@ -70,7 +70,7 @@ class Model(Part):
 class FetchedFile(Part):
     """Where a file comes from that is not part of the repository; only `qdit fetch` downloads it."""
 
-    url: Annotated[str, matching(r"https?://\S+", "a web address that begins with https://")] | None = None
+    url: Annotated[str, matching(r"https://\S+", "a web address that begins with https://")] | None = None
     hub: (
         Annotated[str, matching(r"[\w.-]+/[\w.-]+", "a repository on the Hugging Face hub such as owner/name")] | None
     ) = None

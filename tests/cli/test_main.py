@@ -326,20 +326,25 @@ def test_doctor_finds_what_is_missing_or_damaged(
     qdit: Qdit, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository)
-    healthy = qdit("doctor")
+    healthy = qdit("doctor", "--all")
     assert healthy.code == 0
     assert healthy.out.count("ok  ") == 9
+    assert healthy.out.startswith("mini: ready\n") and qdit("doctor").out.count("ok  ") == 0
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")
     bit_flipped(tmp_path / "weights" / NATURAL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    shutil.copy2(repository / "config" / "mini-vbench.json", tmp_path / "config")
     overlay = {
-        "models": {"dit-digits": {"forms": {"natural": str(tmp_path / "weights" / NATURAL)}}},
         "extractors": {"digit-classifier": "weights/nothing.safetensors"},
     }
     path = tmp_path / "overlay.json"
     path.write_text(json.dumps(overlay))
     ill = qdit("doctor", "--profile", "mini", "--profile", path)
     assert ill.code == 1
+    first = "mini: NOT READY: 1 of 9 files missing (1 of unknown size); 1 of 9 files damaged or others"
+    assert ill.out.splitlines()[0] == first
     assert ill.out.count("FAIL") == 2
     assert "sha256" in ill.out
     assert "weights/nothing.safetensors: no such file" in ill.out

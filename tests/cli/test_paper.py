@@ -106,7 +106,15 @@ def test_import_weights_takes_a_shape(qdit: Qdit, tmp_path: Path) -> None:
 
 def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = qdit("doctor", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg")
+    code, out, _ = qdit("doctor", "--profile", "paper")
+    head = out.split("estimate at")[0].splitlines()
+    assert code == 1 and len(head) <= 26 and max(map(len, head)) < 260
+    assert head[0].startswith("paper: NOT READY: 37 of 37 files missing (about ") and "; no GPU" in head[0]
+    assert "GPU: none, and this profile needs one" in head and "none is needed" not in out
+    assert any("34 of 37 have no whole sha256" in line and "--allow-unverified" in line for line in head)
+    code, out, err = qdit(
+        "doctor", "--all", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg"
+    )
     assert (code, err) == (1, "")
     assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 25
     for part in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):

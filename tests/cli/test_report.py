@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from qdit.cli import main as cli
+from qdit.core.files import write_json
 from qdit.core.intervals import FILE
+from qdit.workflow.profile import load_profile, runs_of
 
 Printed = Callable[..., str]
 
@@ -41,14 +43,23 @@ def test_claims_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Path) ->
     assert {word for (_, source), word in verdicts.items() if source == "mini"} == {"cannot be told", "not checked"}
 
 
-def test_leaderboard_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Path) -> None:
+def one_failed_run(results: Path) -> None:
+    run = runs_of(load_profile("mini"), "table2")[1]
+    write_json(results / "runs" / run.path / "metrics.json", {"error": "unsupported: 3 bits"})
+
+
+def test_leaderboard_of_a_run_that_has_hardly_begun(printed: Printed, tmp_path: Path) -> None:
+    assert printed("leaderboard", "--results", "mine", code=2).startswith("qdit: error: mine: no such folder")
+    one_failed_run(tmp_path / "mine")
     assert printed("leaderboard", "--results", "mine").splitlines() == ["mine/leaderboard.csv", "mine/leaderboard.html"]
     with (tmp_path / "mine" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) > 50 and {row["status"] for row in rows} == {"missing: no metrics.json"}
+    assert len(rows) > 50 and {row["status"] for row in rows} == {"missing: no metrics.json", "unsupported: 3 bits"}
 
 
-def test_report_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Path) -> None:
+def test_report_of_a_run_that_has_hardly_begun(printed: Printed, tmp_path: Path) -> None:
+    assert printed("report", "--results", "mine", code=2).startswith("qdit: error: mine: no such folder")
+    one_failed_run(tmp_path / "mine")
     assert printed("report", "--results", "mine").splitlines() == ["mine/index.html"]
     assert "This run is partial: 0 of" in (tmp_path / "mine" / "index.html").read_text(encoding="utf-8")
     assert printed("report", "--results", "mine", "--out", "mail.html").splitlines() == ["mail.html"]

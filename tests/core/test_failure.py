@@ -1,21 +1,28 @@
 """What a method fails at is written down and handed on to the tables; what the machine fails at stays an error."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from qdit.cli import main as cli
-from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
-from qdit.core.failure import Failure, is_of_the_machine, raised_in, recording
+from qdit.core.errors import CheckpointError, ConfigError, DataError, Diverged, Unsupported
+from qdit.core.failure import Failure, is_result, method_code, recording
 from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
+from qdit.kernels.building import BuildError
 from qdit.methods.registry import find_method
-from qdit.quant.checkpoint import load_checkpoint
+from qdit.models.loading import load_model
+from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.correction import NoiseCorrection
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure, write_failure
 
 Qdit = Callable[..., int]
@@ -40,42 +47,90 @@ def test_a_failure_is_one_line_that_survives_json(problem: Exception, text: str)
         Failure.within({"failure": {"step": "sample"}})
 
 
-@pytest.mark.parametrize(
-    "problem",
-    [
-        MemoryError(),
-        OSError(28, "No space left on device"),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        KeyboardInterrupt(),
-        SystemExit(1),
-    ],
-)
-def test_what_the_machine_fails_at_is_raised(problem: BaseException) -> None:
+def caused(problem: Exception, cause: BaseException) -> Exception:
+    problem.__cause__ = cause
+    return problem
+
+
+class CompilationError(Exception):
+    """As triton's."""
+
+
+RESULTS = [  # (exception, is it a result where a method's own code let it out, is it one elsewhere)
+    (Unsupported("3 bits are too few"), True, True),
+    (Diverged("images hold NaN"), True, True),
+    (ValueError("no such group"), True, False),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), True, False),
+    (ZeroDivisionError("division by zero"), True, False),
+    (IndexError("index 9 is out of bounds"), True, False),
+    (torch.linalg.LinAlgError("the input is not positive-definite"), True, False),
+    (ConfigError("group_size 7 does not divide 144"), True, False),
+    (DataError("no calibration inputs reached this layer"), True, False),
+    (CheckpointError("model.safetensors: sha256 is another"), False, False),
+    (SafetensorError("header too large"), False, False),
+    (zipfile.BadZipFile("Bad CRC-32"), False, False),
+    (EOFError("compressed file ended"), False, False),
+    (OSError(28, "No space left on device"), False, False),
+    (ConnectionResetError("peer"), False, False),
+    (ModuleNotFoundError("No module named 'scipy'"), False, False),
+    (subprocess.CalledProcessError(1, ["c++"]), False, False),
+    (BuildError("no compiler"), False, False),
+    (caused(Unsupported("no kernel"), BuildError("no compiler")), False, False),
+    (caused(ValueError("cannot"), OSError(5, "Input/output error")), False, False),
+    (CompilationError("at 1:0"), False, False),
+    (MemoryError(), False, False),
+    (torch.OutOfMemoryError("CUDA out of memory"), False, False),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), False, False),
+    (RuntimeError("Expected all tensors to be on the same device, but found at least two devices"), False, False),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), False, False),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), False, False),
+    (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), False, False),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, False),
+    (RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR"), False, False),
+    (RuntimeError("no kernel image is available for execution on the device"), False, False),
+    (RuntimeError("Unable to find an engine to execute this computation"), False, False),
+    (RuntimeError("No CUDA GPUs are available"), False, False),
+    (KeyboardInterrupt(), False, False),
+    (SystemExit(1), False, False),
+]
+
+
+@pytest.mark.parametrize(("problem", "by_method", "elsewhere"), RESULTS, ids=lambda value: type(value).__name__)
+def test_what_is_a_methods_result(problem: BaseException, by_method: bool, elsewhere: bool) -> None:
+    assert is_result(problem) == elsewhere
     written: list[Failure] = []
-    with pytest.raises(type(problem)), recording("quantize", written.append, recordable=lambda _: True):
+    if elsewhere:
+        with recording("sample", written.append, enabled=True):
+            raise problem
+    else:
+        with pytest.raises(type(problem)), recording("sample", written.append, enabled=True):
+            raise problem
+    assert len(written) == elsewhere
+    with pytest.raises(type(problem)), method_code():
         raise problem
-    assert written == []
+    assert is_result(problem) == by_method
+    with pytest.raises(type(problem)), recording("quantize", written.append, enabled=False):
+        raise problem
+    assert len(written) == elsewhere
 
 
-def test_what_is_recordable_is_written_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_is_written_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     written: list[Failure] = []
-    with recording("quantize", written.append, recordable=lambda _: True):
+    with recording("quantize", written.append, enabled=True), method_code():
         raise ValueError("no such group")
     assert written == [Failure("quantize", "failed", "ValueError: no such group")]
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.endswith("qdit: recorded: failed in quantize: ValueError: no such group\n")
-    assert not is_of_the_machine(ValueError("no such group"))
-    with pytest.raises(ConfigError), recording("quantize", written.append, recordable=lambda _: False):
-        raise ConfigError("bits 9")
 
 
-def test_where_an_exception_came_from() -> None:
-    with pytest.raises(ConfigError) as caught:
-        find_method("nothing")
-    assert raised_in(caught.value, "qdit.methods.registry")
-    assert not raised_in(caught.value, "qdit.methods.q_dit")
+@pytest.mark.parametrize("failure", [Failure("quantize", "failed", "x: y"), Failure("sample", "unsupported", "z")])
+def test_a_tables_text_says_what_kind_of_failure_it_was(failure: Failure) -> None:
+    for text in (failure.text, f"full precision: {failure.text}"):
+        parsed = Failure.parse(text)
+        assert (parsed.kind, parsed.reason) == (failure.kind, text)
+        assert parsed.step == (failure.step if failure.kind == "failed" else "")
+    assert Failure.parse("something else").kind == "failed"
 
 
 def test_a_failed_folder_is_whole_and_no_checkpoint(tmp_path: Path) -> None:
@@ -210,10 +265,54 @@ def test_the_machine_fails_the_job(runs: Runs, monkeypatch: pytest.MonkeyPatch) 
     assert runs.quantize("full") == 2
     monkeypatch.setattr(fp, "quantize", failing(KeyboardInterrupt()))
     assert runs.quantize("full") != 0
-    monkeypatch.setattr(fp, "quantize", failing(MemoryError()))
-    with pytest.raises(MemoryError):
-        runs.quantize("full")
+    for problem in (
+        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED"),
+        BuildError("no compiler"),
+    ):
+        monkeypatch.setattr(fp, "quantize", failing(problem))
+        with pytest.raises(type(problem)):
+            runs.quantize("full")
     assert not (runs.folder / "full").exists()
+
+
+def test_damaged_files_and_wrong_options_are_nobodys_result(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.quantize("typo", "--options", '{"group_size": 16}') == 2
+    whole, runs.weights = runs.weights, runs.folder / "damaged.safetensors"
+    runs.weights.write_bytes(whole.read_bytes()[:1000])
+    assert runs.quantize("damaged") == 2
+    runs.weights = whole
+    assert not (runs.folder / "typo").exists() and not (runs.folder / "damaged").exists()
+    assert runs.quantize("good") == 0
+    (runs.folder / "good" / TENSORS_FILE).write_bytes(b"no tensors")
+    assert runs.sample("good", "--record-failure") == 2
+    assert not list(runs.samples("good").glob("shard-*"))
+    assert runs.quantize("good") == 0 and runs.sample("good", "--record-failure") == 0
+    chunk = runs.samples("good") / "00000.npz"
+    before = chunk.read_bytes()
+    chunk.write_bytes(re.sub(rb"(?<=PK\x01\x02....).", b"\x01", before, flags=re.DOTALL))  # "encrypted"
+    assert chunk.read_bytes() != before
+    assert runs.sample("good", "--record-failure") == 0
+    assert chunk.read_bytes() == before
+
+
+def test_a_correction_that_fails_is_the_methods_and_a_crash_of_the_network_is_not(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*arguments: object, **options: object) -> None:
+        raise RuntimeError("bad shapes")
+
+    model = load_model(runs.weights)
+    correction = NoiseCorrection(slope=torch.zeros(2), bias=torch.zeros(2, 1), residual=torch.zeros(2))
+    save_checkpoint(runs.folder / "corrected", Quantized(model, correction), {})
+    with monkeypatch.context() as broken:
+        broken.setattr(NoiseCorrection, "apply", crash)
+        assert runs.sample("corrected", "--record-failure") == 0
+    failure = read_json(runs.samples("corrected") / "shard-000.json")["failure"]
+    assert failure == {"step": "sample", "kind": "failed", "reason": "RuntimeError: bad shapes"}
+    monkeypatch.setattr(type(model), "forward", crash)
+    with pytest.raises(RuntimeError, match="bad shapes"):
+        runs.sample("corrected", "--record-failure")
 
 
 def test_bad_input_is_an_error_but_options_a_method_refuses_are_recorded(runs: Runs, qdit: Qdit) -> None:

@@ -5,6 +5,7 @@ import http.server
 import io
 import socket
 import threading
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from qdit.core.errors import CheckpointError, ConfigError, DataError
 from qdit.metrics.vbench.driver import SOURCES
 from qdit.workflow import fetch as fetching
-from qdit.workflow.fetch import NeededFile, check_whole, choose, fetch, files_of
+from qdit.workflow import paths
+from qdit.workflow.fetch import NeededFile, check_whole, choose, files_of, is_named, unverified
 from qdit.workflow.profile import load_profile
 
 CONTENT = bytes(range(256)) * 8192
@@ -70,10 +72,20 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, and the server of the test, which has no certificate, counts as https."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "is_https", lambda url: url.startswith("http"))
+
+
+def fetch(file: NeededFile, **options: Any) -> bool:
+    return fetching.fetch(file, allow_unverified=True, **options)
+
+
 def needed(folder: Path, url: str, **entry: Any) -> NeededFile:
-    return NeededFile(
-        folder / "deep" / "weights.pt", ("tests",), {"url": url, "megabytes": 2, "licence": "none", **entry}
-    )
+    path = Path("weights") / folder.relative_to(Path.cwd()) / "deep" / "weights.pt"
+    return NeededFile(path, ("tests",), {"url": url, "megabytes": 2, "licence": "none", **entry})
 
 
 def test_a_file_arrives_whole_once(server: Server, tmp_path: Path) -> None:
@@ -110,7 +122,7 @@ def test_another_version_is_downloaded_from_the_beginning(server: Server, tmp_pa
 
 def test_a_part_that_is_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
     file = needed(tmp_path, server.url)
-    file.path.parent.mkdir()
+    file.path.parent.mkdir(parents=True)
     part = file.path.with_name("weights.pt.part")
     part.write_bytes(CONTENT + b"more")
     fetching.etag_file(part).write_text(server.etag)
@@ -128,7 +140,7 @@ def test_what_arrives_must_be_what_is_meant(server: Server, tmp_path: Path) -> N
 
 def test_a_file_that_is_there_is_never_overwritten(server: Server, tmp_path: Path) -> None:
     file = needed(tmp_path, server.url, sha256=SHA256)
-    file.path.parent.mkdir()
+    file.path.parent.mkdir(parents=True)
     file.path.write_bytes(b"another")
     with pytest.raises(CheckpointError, match="damaged or another one"):
         fetch(file)
@@ -149,7 +161,7 @@ def test_a_full_disk_is_noticed_before(server: Server, tmp_path: Path, monkeypat
     monkeypatch.setattr(fetching, "SPARE", 1 << 60)
     with pytest.raises(DataError, match="make room"):
         fetch(needed(tmp_path, server.url))
-    assert not (tmp_path / "deep" / "weights.pt.part").exists()
+    assert not (tmp_path / "weights" / "deep" / "weights.pt.part").exists()
 
 
 def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
@@ -158,14 +170,20 @@ def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
     def hub(**arguments: Any) -> str:
         asked.append(arguments)
         path = Path(arguments["local_dir"], arguments["filename"])
+        path.parent.mkdir(parents=True)
         path.write_bytes(CONTENT)
         return str(path)
 
     entry = {"hub": "owner/name", "file": "model.safetensors", "revision": "main", "megabytes": 2, "licence": "none"}
-    file = NeededFile(tmp_path / "vae.safetensors", ("tests",), {**entry, "sha256": SHA256})
+    file = NeededFile(Path("weights/vae.safetensors"), ("tests",), {**entry, "sha256": SHA256})
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"of the user")
     assert fetch(file, hub=hub)
+    assert (tmp_path / "weights" / "model.safetensors").read_bytes() == b"of the user"
+    assert sorted(path.name for path in file.path.parent.iterdir()) == ["model.safetensors", "vae.safetensors"]
     assert file.path.read_bytes() == CONTENT
-    expected = {"repo_id": "owner/name", "filename": "model.safetensors", "revision": "main", "local_dir": tmp_path}
+    expected = {"repo_id": "owner/name", "filename": "model.safetensors", "revision": "main"}
+    expected["local_dir"] = Path("weights/.vae.safetensors.hub")
     assert asked == [expected]
     assert file.source == "Hugging Face owner/name@main, model.safetensors"
 
@@ -173,7 +191,7 @@ def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
         raise OSError("offline mode\nis on")
 
     with pytest.raises(DataError, match="HF_HUB_OFFLINE") as raised:
-        fetch(NeededFile(tmp_path / "other", ("tests",), entry), hub=offline)
+        fetch(NeededFile(Path("weights/other"), ("tests",), entry), hub=offline)
     assert "\n" not in str(raised.value)
 
 
@@ -228,7 +246,49 @@ def test_one_file_of_an_archive(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no zip with models/weights.pt") as raised:
         fetch(needed(tmp_path / "third", server.url, member="models/weights.pt"))
     assert "\n" not in str(raised.value)
-    assert not list((tmp_path / "third" / "deep").iterdir())
+    assert not list((tmp_path / "weights" / "third" / "deep").iterdir())
+
+
+def test_without_a_whole_digest_a_file_must_be_named(server: Server, tmp_path: Path) -> None:
+    for entry in ({}, {"sha256": SHA256[:16]}):
+        file = needed(tmp_path, server.url, **entry)
+        with pytest.raises(ConfigError, match="--allow-unverified weights/deep/weights.pt"):
+            fetching.fetch(file)
+        assert unverified([file]) == [file] and "--allow-unverified" in file.about
+    assert server.ranges == []
+    assert all(is_named(file, [name]) for name in ("weights.pt", "weights/deep", "weights/deep/weights.pt"))
+    assert not any(is_named(file, [name]) for name in ("weights/dee", "eights.pt", "weights/deep/weights.pt/x"))
+    assert fetching.fetch(needed(tmp_path, server.url, sha256=SHA256))
+    assert unverified([file]) == [], "a file that is there is not downloaded"
+
+
+def test_fetch_checks_paths_and_addresses_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = {"url": server.url, "megabytes": 2, "licence": "none", "sha256": SHA256}
+    for path in ("../x.pt", "/tmp/x.pt", "baselines/evil.py", "weights/evil.py", "results/x.pt"):
+        with pytest.raises(ConfigError):
+            fetch(NeededFile(Path(path), ("tests",), entry))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "out").symlink_to(tmp_path.parent)
+    with pytest.raises(ConfigError, match="a link out of weights/"):
+        fetch(NeededFile(Path("weights/out/x.pt"), ("tests",), entry))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="https://"):
+        fetch(needed(tmp_path, server.url, sha256=SHA256))
+    assert server.ranges == []
+
+
+def test_a_server_may_not_send_to_an_address_without_encryption() -> None:
+    follow = fetching.SecureRedirects().redirect_request
+    request = urllib.request.Request("https://example.org/a")
+    for address in ("http://example.org/b", "ftp://example.org/b", "file:///etc/passwd"):
+        with pytest.raises(DataError, match="not followed"):
+            follow(request, None, 302, "Found", {}, address)
+    followed = follow(request, None, 302, "Found", {}, "https://example.org/b")
+    assert followed is not None and followed.full_url == "https://example.org/b"
+    assert any(isinstance(handler, fetching.SecureRedirects) for handler in fetching.OPENER.handlers)
 
 
 def test_missing_empty_and_other_files(tmp_path: Path) -> None:
@@ -249,6 +309,7 @@ def test_nothing_else_opens_a_connection(repository: Path) -> None:
     words = (
         "urlopen",
         "urlretrieve",
+        "build_opener",
         "hf_hub_download",
         "snapshot_download",
         "load_state_dict_from_url",

@@ -29,8 +29,8 @@ TARGETS = [str(SAMPLES / f"shard-00{number}.json") for number in range(2)]
 def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which the clips of one run were made."""
     found = Checkout(copied(repository, tmp_path_factory.mktemp("latent-video")))
-    write_latent_video(found.root / "latent-video")
-    encoder = found.root / "latent-video" / "t5" / "text_encoder" / "config.json"
+    write_latent_video(found.root / "data/latent-video")
+    encoder = found.root / "data/latent-video" / "t5" / "text_encoder" / "config.json"
     encoder.parent.mkdir(parents=True)
     encoder.write_text("{}", encoding="utf-8")
     write_embeddings(found.root / TEXT)
@@ -44,7 +44,7 @@ def test_the_clips_are_those_of_the_step_itself(made: Checkout, tmp_path: Path) 
     assert [len(listing["chunks"]) for listing in listings] == [2, 1]
     assert all(protocol["dtype"] == "bfloat16" and "OpenSoraVAE" in protocol["decoder"] for protocol in protocols)
     asked = [(prompt, number) for prompt in PROMPTS for number in range(2)]
-    folder, files = made.root / SAMPLES, made.root / "latent-video"
+    folder, files = made.root / SAMPLES, made.root / "data/latent-video"
     given = {"embeddings": made.root / TEXT, "vae": files / "vae.safetensors", "chunk": 2}
     sample_checkpoint(SampleJob(folder.parent / "checkpoint", tmp_path, FLOW, prompts=asked, **given))
     for number in range(3):

@@ -135,11 +135,9 @@ def test_wrong_sources_of_files_are_one_line(changes: Profile, message: str, pap
 def test_every_path_can_be_changed_by_an_overlay(tmp_path: Path) -> None:
     overlay = tmp_path / "mine.yaml"
     mine = {
-        "models": {
-            "dit-xl-2-256": {"forms": {"natural": "/data/dit.safetensors"}, "vae": "/data/ema/model.safetensors"}
-        },
-        "references": {"imagenet-512": "/data/512.npz"},
-        "extractors": {"inception-adm": "/data/inception.pth"},
+        "models": {"dit-xl-2-256": {"forms": {"natural": "data/dit.safetensors"}, "vae": "data/ema/model.safetensors"}},
+        "references": {"imagenet-512": "data/512.npz"},
+        "extractors": {"inception-adm": "data/inception.pth"},
         "compute": {"device": "cpu"},
     }
     overlay.write_text(yaml.safe_dump(mine), encoding="utf-8")
@@ -148,10 +146,10 @@ def test_every_path_can_be_changed_by_an_overlay(tmp_path: Path) -> None:
         Commands(profile, Path("results/paper")),
         Run("dit-256-cfg1.0-s100", "natural", "fp", "w16a16", "common"),
     )
-    assert commands.weights(run) == Path("/data/dit.safetensors")
+    assert commands.weights(run) == Path("data/dit.safetensors")
     assert commands.imported_weights(run) is None
-    assert "--vae /data/ema/model.safetensors --dtype float16" in commands.sample(run, 0)
-    assert "/data/inception.pth" in commands.sample(run, 0)
+    assert "--vae data/ema/model.safetensors --dtype float16" in commands.sample(run, 0)
+    assert "data/inception.pth" in commands.sample(run, 0)
     needed = needed_files(profile)
-    assert {"/data/ema/config.json", "/data/512.npz"} <= needed.keys()
+    assert {"data/ema/config.json", "data/512.npz"} <= needed.keys()
     assert "weights/paper/DiT-XL-2-256x256.pt" not in needed

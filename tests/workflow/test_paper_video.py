@@ -124,7 +124,7 @@ def test_doctor_looks_for_vbenchs_environment(paper: Profile, tmp_path: Path) ->
 BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "no VAE": (lambda p: p["models"][MODEL].pop("vae"), "has a text_encoder, so it makes latents of clips, and no vae"),
     "both kinds of scores": (
-        lambda p: p["models"][MODEL].update(instruments="x"),
+        lambda p: p["models"][MODEL].update(instruments="weights/x"),
         "found instruments and text_encoder, vae; such a video model has instruments only",
     ),
     "an extractor": (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.workflow.checkout import OVERLAYS, Checkout, Job
 
-TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "index", "figures", "all")}
+TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "index", "figures", "check_all_rows", "all")}
 
 
 def test_edited_method_replans_its_own_rows(checkout: Checkout) -> None:
@@ -42,14 +42,35 @@ def test_more_images_keep_the_calibration_and_the_checkpoints(checkout: Checkout
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {images: 128}\n", encoding="utf-8")
     rules = {job.rule for job in checkout.plan(overlays=(*OVERLAYS, str(overlay)))}
-    assert rules == {"sample", "evaluate", "table", "profile", "claims", "leaderboard", "index", "figures", "all"}
+    assert rules == {
+        "sample",
+        "evaluate",
+        "table",
+        "profile",
+        "claims",
+        "leaderboard",
+        "index",
+        "figures",
+        "check_all_rows",
+        "all",
+    }
 
 
 def test_more_resamples_evaluate_again_and_sample_nothing(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {resamples: 60}\n", encoding="utf-8")
     rules = {job.rule for job in checkout.plan(overlays=(*OVERLAYS, str(overlay)))}
-    assert rules == {"evaluate", "table", "profile", "claims", "leaderboard", "index", "figures", "all"}
+    assert rules == {
+        "evaluate",
+        "table",
+        "profile",
+        "claims",
+        "leaderboard",
+        "index",
+        "figures",
+        "check_all_rows",
+        "all",
+    }
 
 
 def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Checkout) -> None:

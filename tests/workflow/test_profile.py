@@ -125,7 +125,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         r"methods\.q-dit\.options: q-dit has no option 'groupsize'; .* did you mean 'group_size'\?",
     ),
     "option of a method without": (lambda p: p["methods"]["fp"].update(options={"a": 1}), "fp has no option 'a'"),
-    "allocation of a method without": (lambda p: p["methods"]["rtn"].update(allocation="a.json"), "'allocation'"),
+    "allocation of a method without": (lambda p: p["methods"]["rtn"].update(allocation="data/a.json"), "'allocation'"),
     "group size 0": (
         lambda p: p["methods"]["q-dit"]["options"].update(group_size=0),
         r"methods\.q-dit\.options\.group_size: found 0, expected a whole number of at least 1",
@@ -183,13 +183,13 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         r"models\.dit-digits: missing reference; add it, or instruments if it is a video model",
     ),
     "model of both kinds": (
-        lambda p: p["models"]["dit-digits"].update(instruments="x"),
+        lambda p: p["models"]["dit-digits"].update(instruments="weights/x"),
         r"models\.dit-digits: found instruments and extractor, reference",
     ),
     "video model without video": (lambda p: drop(p, "video"), "there is no `video`; add it"),
     "suite that is not there": (
-        lambda p: p["video"].update(suite="nothing.json"),
-        r"video\.suite: nothing\.json cannot be read \(.*\); qdit video suite writes one",
+        lambda p: p["video"].update(suite="data/nothing.json"),
+        r"video\.suite: data/nothing\.json cannot be read \(.*\); qdit video suite writes one",
     ),
     "search on clips": (
         lambda p: p["tables"]["table3"]["blocks"][0]["methods"].append("allocated-racing"),

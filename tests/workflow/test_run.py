@@ -111,11 +111,12 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
 
 
 def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.safetensors"
+    damaged = checkout.root / "data" / "damaged.safetensors"
+    damaged.parent.mkdir(exist_ok=True)
     damaged.write_bytes(b"no weights")
     overlay = tmp_path / "damaged.yaml"
     overlay.write_text(
-        f"profile: damaged\nmodels: {{dit-digits: {{forms: {{natural: {damaged}}}}}}}\n", encoding="utf-8"
+        "profile: damaged\nmodels: {dit-digits: {forms: {natural: data/damaged.safetensors}}}\n", encoding="utf-8"
     )
     target = f"results/damaged/{Q_DIT.replace('q-dit/w4a8', 'fp/w16a16')}/checkpoint/config.json"
     done = checkout.snakemake(target, overlays=("tests/workflow/tiny.yaml", str(overlay)), code=1)
@@ -130,7 +131,13 @@ def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, t
     overlays = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml", str(overlay))
     undisturbed = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
     try:
-        checkout.snakemake("table2", overlays=overlays)
+        done = checkout.snakemake("table2", overlays=overlays, code=1)
+        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in done.stdout
+        assert f"(log: results/tiny/{Q_DIT}/logs/quantize.log)" in done.stdout and "(1):" in done.stdout
+        again = checkout.snakemake("table2", overlays=overlays, code=1)
+        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in again.stdout
+        assert "1 of 1 steps" not in again.stderr and "check_rows" in again.stdout + again.stderr
+        assert "rule quantize" not in again.stdout + again.stderr
         found = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
         assert [found[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
         status = found["q-dit"]["status"]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which Table 3 was made."""
     found = Checkout(copied(repository, tmp_path_factory.mktemp("vbench")))
-    write_tiny_vbench(found.root / "tiny-latent", found.results)
+    write_tiny_vbench(found.root / "results/tiny-latent", found.results)
     found.snakemake("--cores", "2", "table3", overlays=OVERLAYS)
     return found
 
@@ -90,9 +90,9 @@ def test_that_the_environment_is_missing_is_said_before_anything_is_sampled(made
     done = [run / "samples" / "shard-000.json", *run.glob("vbench/*.json"), run / "vbench.json", run / "metrics.json"]
     for path in done:
         path.unlink()
-    (made.root / "tiny-latent" / "env" / "bin" / "python").unlink()
+    (made.root / "results/tiny-latent" / "env" / "bin" / "python").unlink()
     failed = made.snakemake("--cores", "1", str(done[-1].relative_to(made.root)), overlays=OVERLAYS, code=1)
     text = failed.stdout + failed.stderr
-    line = "vbench: error: no VBench environment at tiny-latent/env/bin/python; make it with snakemake vbench_env"
+    line = "vbench: error: no VBench environment at results/tiny-latent/env/bin/python; make it with snakemake"
     assert line in text and text.index(line) < text.index("rule sample_video:"), "the first job, not the last"
     assert "rule vbench_dimension:" not in text and not done[-1].exists()

@@ -26,7 +26,7 @@ RUNS = "runs/clips-cfg2.5-s15"
 def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which Table 3 was made."""
     found = Checkout(copied(repository, tmp_path_factory.mktemp("video")))
-    write_tiny_video(found.root / "tiny-video")
+    write_tiny_video(found.root / "data/tiny-video")
     found.snakemake("--cores", "2", "table3", overlays=OVERLAYS)
     return found
 
@@ -61,7 +61,7 @@ def test_other_shards_keep_every_chunk(made: Checkout, tmp_path: Path) -> None:
 
 
 def test_editing_the_suite_plans_clips_and_scores_again_and_no_checkpoint(made: Checkout) -> None:
-    suite = made.root / "tiny-video" / "suite.json"
+    suite = made.root / "data/tiny-video" / "suite.json"
     before = suite.read_text(encoding="utf-8")
     prompts = json.loads(before)
     prompts[0]["dimension"] = [*prompts[0]["dimension"], "imaging_quality"]
@@ -90,7 +90,7 @@ def test_commands_and_chains_are_the_workflows(there: Checkout) -> None:
         load_profile(there.results / "profile.json"), "table3", "natural q-dit", commands.results
     )
     assert whole, text
-    assert "11 clips in 3 chunk files" in text and "prompts: tiny-video/suite.json" in text
+    assert "11 clips in 3 chunk files" in text and "prompts: data/tiny-video/suite.json" in text
 
 
 BAD = {
@@ -99,15 +99,15 @@ BAD = {
         1,
         "unknown word 'cow'",
     ),
-    "no prompts": ("[]", 2, "qdit: error: video.suite: tiny-video/suite.json holds no list of prompts"),
-    "no JSON": ("{", 2, "qdit: error: video.suite: tiny-video/suite.json cannot be read"),
+    "no prompts": ("[]", 2, "qdit: error: video.suite: data/tiny-video/suite.json holds no list of prompts"),
+    "no JSON": ("{", 2, "qdit: error: video.suite: data/tiny-video/suite.json cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_suite_is_one_line(made: Checkout, name: str) -> None:
     content, code, message = BAD[name]
-    suite = made.root / "tiny-video" / "suite.json"
+    suite = made.root / "data/tiny-video" / "suite.json"
     before = suite.read_text(encoding="utf-8")
     suite.write_text(content, encoding="utf-8")
     try:

@@ -100,7 +100,7 @@ def test_every_other_dimension_says_which_file_it_lacks(
 
 def test_the_workflow_goes_from_weights_to_vbenchs_json(python: Path, repository: Path, tmp_path: Path) -> None:
     made = Checkout(copied(repository, tmp_path))
-    write_tiny_video(made.root / "tiny-video")
+    write_tiny_video(made.root / "data/tiny-video")
     (made.root / "real.yaml").write_text(f"vbench: {{weights: weights/vbench, python: {json.dumps(str(python))}}}\n")
     overlays = ("tests/workflow/tiny.yaml", "tests/workflow/video.yaml", "real.yaml")
     run = made.results / "runs" / "clips-cfg2.5-s15" / "natural" / "fp" / "w16a16-common"

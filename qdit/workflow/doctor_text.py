@@ -1,0 +1,72 @@
+"""What `qdit doctor` says: whether all is there in the first line, then a line per group, then what is wrong."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from qdit.workflow.doctor import Finding
+from qdit.workflow.fetch import unverified
+from qdit.workflow.profile import Profile
+
+SHORT = {"GPU": "no GPU", "disk": "too little room on the disk"}
+"""Group → what its failure means, where that is not that something is missing."""
+
+
+def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False) -> str:
+    """Summary, groups, and problems of a profile; `details` adds every single finding.
+
+    A file that is missing and can be fetched is only counted; what is damaged or cannot be fetched is always shown.
+    """
+    name, failed = profile["profile"], [finding for finding in findings if not finding.ok]
+    lines = [f"{name}: {'ready' if not failed else 'NOT READY: ' + '; '.join(problems(findings))}"]
+    ordered = sorted(findings, key=lambda finding: [found.group for found in findings].index(finding.group))
+    groups = [(group, list(members)) for group, members in groupby(ordered, key=lambda finding: finding.group)]
+    width = max((len(group) for group, _ in groups), default=0)
+    for group, members in groups:
+        lines.append(f"  {group:{width}}  {group_text(members)}")
+    shown = findings if details else [finding for finding in failed if not finding.is_fetchable and finding.file]
+    lines += [f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}" for finding in shown]
+    return "\n".join([*lines, *next_steps(name, failed, details=details)])
+
+
+def problems(findings: Sequence[Finding]) -> Iterable[str]:
+    """What is wrong, in a few words each."""
+    files = [finding for finding in findings if finding.file]
+    bad = [finding for finding in files if not finding.ok]
+    if missing := [finding for finding in bad if finding.is_missing]:
+        yield f"{len(missing)} of {len(files)} files missing ({size_text(missing)})"
+    if damaged := [finding for finding in bad if not finding.is_missing]:
+        yield f"{len(damaged)} of {len(files)} files damaged or others"
+    others = (finding.group for finding in findings if not (finding.ok or finding.file))
+    yield from dict.fromkeys(SHORT.get(group, f"{group} missing") for group in others)
+
+
+def group_text(members: Sequence[Finding]) -> str:
+    """One line for what belongs together."""
+    if any(not finding.file for finding in members):
+        return "; ".join(f"{'' if finding.ok else 'FAIL: '}{finding.text}" for finding in members)
+    good, missing = [found for found in members if found.ok], [found for found in members if found.is_missing]
+    text = f"{len(good)} of {len(members)} files there and whole"
+    return f"{text}; missing {len(missing)}: {size_text(missing)}" if missing else text
+
+
+def size_text(findings: Sequence[Finding]) -> str:
+    """Size of files by what the profile says, with the number of those whose size it does not know."""
+    sizes = [finding.file.entry.get("megabytes") for finding in findings if finding.file]
+    known, unknown = [size for size in sizes if size is not None], sum(size is None for size in sizes)
+    total = sum(known)
+    parts = [f"about {total / 1000:.1f} GB" if total >= 100 else f"about {total:.0f} MB"] if known else []
+    return " and ".join([*parts, *([f"{unknown} of unknown size"] if unknown else [])])
+
+
+def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[str]:
+    """What to do about what is wrong."""
+    missing = [finding.file for finding in failed if finding.file and finding.is_fetchable]
+    lines = [f"next: qdit fetch --profile {name} downloads what is missing"] if missing else []
+    if undigested := unverified(missing):
+        lines.append(
+            f"      {len(undigested)} of {len(missing)} have no whole sha256 in the profile: fetch takes them only if"
+            " --allow-unverified names them or their folder (SECURITY.md)"
+        )
+    if failed and not details:
+        lines.append(f"every file with source, licence and sha256: qdit doctor --profile {name} --all")
+    return lines

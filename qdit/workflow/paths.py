@@ -1,0 +1,168 @@
+"""Where the paths of a profile may lead: a profile of a stranger must not choose what this program runs or overwrites.
+
+Every path is relative to the checkout and stays in its data folders; what is fetched comes over https or from the hub,
+into folders of inputs, under no name that Python, Snakemake or a shell would load. SECURITY.md says it for readers.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from qdit.core.errors import ConfigError
+from qdit.core.repository import ROOT
+from qdit.metrics.vbench.driver import SOURCES
+
+FETCHED_FOLDERS = ("weights", "data")
+DATA_FOLDERS = (*FETCHED_FOLDERS, "results")
+"""Folders of the checkout in which the files of a profile lie. Each may itself be a link to another disk."""
+
+PROMPT_FOLDER = "config"
+"""Suites of prompts and allocations may also be JSON files of this folder."""
+
+RESERVED_RESULTS = ("published", "studies", "gpu")
+"""Folders of results/ that belong to the repository, so no profile may have their names."""
+
+LOADED_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffixes in (
+        ("py", "pyc", "pyo", "pyd", "pyw", "pyz", "egg", "egg-link", "whl", "so", "dylib", "dll", "exe", "com", "smk"),
+        ("sh", "bash", "zsh", "fish", "ksh", "csh", "bat", "cmd", "ps1", "desktop", "service"),
+    )
+    for suffix in suffixes
+)
+LOADED_NAMES = frozenset({"snakefile", "makefile", "gnumakefile", "dockerfile"})
+PYTHON_NAME = re.compile(r"python(\d+(\.\d+)*)?")
+HUB = "https://huggingface.co/{hub}/resolve/main/{file}"
+WHOLE_DIGEST = 64
+
+
+def check_paths(profile: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first path of a profile that leads where no profile may."""
+    if profile["profile"] in RESERVED_RESULTS:
+        raise ConfigError(
+            f"profile: found {profile['profile']!r}, results/{profile['profile']} belongs to the repository; choose"
+            " another name"
+        )
+    for where, path, prompts in paths_of(profile):
+        require_data_path(path, where, prompts=prompts)
+    for path, entry in profile.get("files", {}).items():
+        require_fetchable(path, entry)
+    python = profile.get("vbench", {}).get("python")
+    if python is not None:
+        require_python(python)
+
+
+def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(where, path, whether it may also be a JSON file of config/) of every file or folder that a profile reads."""
+    for name, model in profile["models"].items():
+        for form, path in model["forms"].items():
+            yield f"models.{name}.forms.{form}", path, False
+        for key in ("vae", "text_encoder", "instruments"):
+            if key in model:
+                yield f"models.{name}.{key}", model[key], False
+    for part in ("extractors", "references"):
+        for name, path in profile.get(part, {}).items():
+            yield f"{part}.{name}", path, False
+    for label, entry in profile["methods"].items():
+        if "allocation" in entry:
+            yield f"methods.{label}.allocation", entry["allocation"], True
+    for part, key, prompts in (("video", "suite", True), ("vbench", "weights", False), ("fvd", "i3d", False)):
+        if part in profile:
+            yield f"{part}.{key}", profile[part][key], prompts
+
+
+def require_data_path(path: str, where: str, *, prompts: bool = False, folders: tuple[str, ...] = DATA_FOLDERS) -> None:
+    """Raise ConfigError unless `path` is relative, below one of the folders, and stays there through links.
+
+    With `prompts` a JSON file of config/ is allowed too.
+    """
+    parts, named = PurePosixPath(path).parts, f"{where}: found {path!r}"
+    allowed = ", ".join(f"{folder}/" for folder in folders) + (f" or {PROMPT_FOLDER}/*.json" if prompts else "")
+    expected = f"expected a path below {allowed} of the checkout; put the file there"
+    if not path.isprintable() or set(path) & set("{}\\"):
+        raise ConfigError(f"{named}, with a line end, a brace or a backslash; rename the file")
+    if path.startswith(("/", "~")) or ".." in parts or len(parts) < 2:
+        raise ConfigError(f"{named}, {expected}")
+    in_config = prompts and parts[0] == PROMPT_FOLDER and path.endswith(".json")
+    if parts[0] not in folders and not in_config:
+        raise ConfigError(f"{named}, {expected}")
+    for base in {ROOT, Path.cwd()}:
+        if not (base / path).resolve().is_relative_to((base / parts[0]).resolve()):
+            raise ConfigError(
+                f"{named}, which is a link out of {parts[0]}/ to {(base / path).resolve()}; put the file there, or make"
+                f" {parts[0]} itself the link"
+            )
+
+
+def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a file may be downloaded to `path` from where its entry says.
+
+    Files that VBench runs or unpickles come from VBench's own addresses only: there a digest of the profile proves
+    nothing, since who writes the address writes the digest.
+    """
+    where = f"files.{path}"
+    require_data_path(path, where, folders=FETCHED_FOLDERS)
+    if "url" in entry and not is_https(entry["url"]):
+        raise ConfigError(f"{where}.url: found {entry['url']!r}, expected an address that begins with https://")
+    if "file" in entry and not is_inside(entry["file"]):
+        raise ConfigError(f"{where}.file: found {entry['file']!r}, expected a path inside the hub's repository")
+    source = next((SOURCES[name] for name in SOURCES if f"/{path}".endswith(f"/{name}")), None)
+    given = HUB.format(**entry) if {"hub", "file"} <= entry.keys() else entry.get("url")
+    if source is not None and (given != source or entry.get("revision", "main") != "main"):
+        raise ConfigError(f"{where}: found {given}; VBench runs or unpickles this file, it comes from {source} only")
+    if source is None and (name := loaded_part(path)):
+        raise ConfigError(
+            f"{where}: {name!r} is a name that Python, Snakemake or a shell may load; only data are fetched, rename it"
+        )
+
+
+def is_https(url: str) -> bool:
+    """Whether an address is a web address with encryption and a host."""
+    try:
+        split = urlsplit(url)
+        return split.scheme == "https" and bool(split.hostname) and url.isprintable() and " " not in url
+    except ValueError:
+        return False
+
+
+def is_inside(file: str) -> bool:
+    """Whether a name stays inside the folder that it is relative to."""
+    path = PurePosixPath(file)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in file
+
+
+def loaded_part(path: str) -> str | None:
+    """The part of a path that makes it code or configuration of a program, if there is one."""
+    *folders, name = PurePosixPath(path).parts
+    if Path(name).suffix.lower() in LOADED_SUFFIXES or name.lower() in LOADED_NAMES:
+        return name
+    hidden = (part for part in (*folders, name) if part.startswith("."))
+    return next(hidden, None) or next((part for part in folders if part in ("__pycache__", "site-packages")), None)
+
+
+def require_plain_folders(*folders: str | Path) -> None:
+    """Raise ConfigError for a checkout or working folder whose path Snakemake would read as a pattern."""
+    for folder in folders:
+        if set(str(folder)) & set("{}\n"):
+            raise ConfigError(
+                f"{folder}: Snakemake reads braces in a path as wildcards and no job could run; move the checkout to a"
+                " path without braces or line ends (spaces, quotes and $ are fine)"
+            )
+
+
+def require_python(path: str) -> None:
+    """Raise ConfigError unless a profile names an interpreter that no download can have made."""
+    if not PYTHON_NAME.fullmatch(PurePosixPath(path).name) or PurePosixPath(path).parts[0] in FETCHED_FOLDERS:
+        raise ConfigError(
+            f"vbench.python: found {path!r}, expected a file named python, python3 or the like, outside"
+            f" {' and '.join(f'{folder}/' for folder in FETCHED_FOLDERS)}"
+        )
+    if ".." in PurePosixPath(path).parts or not path.isprintable():
+        raise ConfigError(f"vbench.python: found {path!r}, expected a path without ..")
+
+
+def is_verified(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of `files` gives the whole sha256, so that what arrives can be told from any other file."""
+    return len(entry.get("sha256") or "") == WHOLE_DIGEST

@@ -1,0 +1,78 @@
+"""Rows of a profile whose method failed or cannot: what the end of a run lists, and what makes its exit code."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qdit.core.errors import DataError
+from qdit.core.failure import Failure
+from qdit.core.files import read_json
+from qdit.core.run import SIMULATE, Run
+from qdit.workflow.profile import Profile, runs_of
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A run without numbers: its path below `runs/`, the failure, and the log that shows how it came about."""
+
+    path: str
+    failure: Failure
+    log: Path
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the method itself says that it cannot; any other failure makes the workflow's exit code 1."""
+        return self.failure.kind == "unsupported"
+
+    @property
+    def text(self) -> str:
+        """One line for a list."""
+        return f"{self.path}: {self.failure.reason} (log: {self.log})"
+
+
+def failed_rows(profile: Profile, results: Path, tables: Iterable[str]) -> list[FailedRow]:
+    """Rows of these tables whose metrics.json holds an error instead of numbers; runs without the file are left out."""
+    runs = dict.fromkeys(run for table in tables for run in runs_of(profile, table))
+    return [row for run in runs if (row := failed_row(run, results)) is not None]
+
+
+def failed_row(run: Run, results: Path) -> FailedRow | None:
+    """The failure that a run's metrics.json holds, if it does."""
+    folder = results / "runs" / run.path
+    metrics = folder / "metrics.json"
+    if not metrics.is_file():
+        return None
+    record = read_json(metrics)
+    if not isinstance(record, dict):
+        raise DataError(f"{metrics}: found no JSON object; remove it and run the workflow again")
+    if "error" not in record:
+        return None
+    failure = Failure.parse(str(record["error"]))
+    return FailedRow(run.path, failure, log_of(run, results, failure))
+
+
+def log_of(run: Run, results: Path, failure: Failure) -> Path:
+    """The log of the job that recorded the failure; an integer run is quantized by the simulated one."""
+    folder = results / "runs" / run.path / "logs"
+    quantized = results / "runs" / Run(run.setting, run.form, run.label, run.bits, run.scope, SIMULATE).path / "logs"
+    sampled = sorted(folder.glob("sample-*.log"))
+    recorded = [log for log in (quantized / "quantize.log", *sampled) if log.is_file() and says_recorded(log)]
+    if failure.step == "sample":
+        recorded = [log for log in recorded if log in sampled] or recorded
+    return recorded[0] if recorded else folder / "evaluate.log"
+
+
+def says_recorded(log: Path) -> bool:
+    """Whether a job's log has the line of a failure on record (`qdit.core.failure.say`)."""
+    return "qdit: recorded: " in log.read_text(encoding="utf-8", errors="replace")
+
+
+def summary(rows: list[FailedRow]) -> list[str]:
+    """Lines of the list at the end of a run, none if every row was measured."""
+    failed = [row for row in rows if not row.is_allowed]
+    unsupported = [row for row in rows if row.is_allowed]
+    lines = [f"Rows whose method failed ({len(failed)}):", *(f"  {row.text}" for row in failed)] if failed else []
+    if unsupported:
+        lines += [f"Rows that their method does not support ({len(unsupported)}):"]
+        lines += [f"  {row.text}" for row in unsupported]
+    return lines

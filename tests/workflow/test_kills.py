@@ -1,0 +1,65 @@
+"""Random SIGKILLs during the tiny workflow: the same command, called again and again, ends with the same bytes.
+
+Opt-in (slow, about 15 minutes on two cores). QDIT_KILLS, QDIT_KILLS_SEED and QDIT_KILLS_OVERLAYS change what is run.
+"""
+
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workflow.checkout import Checkout, copied
+
+KILLS = int(os.environ.get("QDIT_KILLS", "20"))
+SEED = int(os.environ.get("QDIT_KILLS_SEED", "20"))
+OVERLAYS = tuple(os.environ.get("QDIT_KILLS_OVERLAYS", "tests/workflow/tiny.yaml").split())
+RUN = ("--cores", "2")
+
+
+def killed_after(checkout: Checkout, seconds: float) -> bool:
+    """Run the workflow, and after a while kill it and all that it started; False if it was at its end before."""
+    command = checkout.command(*RUN, overlays=OVERLAYS)
+    with subprocess.Popen(command, cwd=checkout.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            running.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            program = psutil.Process(running.pid)
+            processes = [program, *program.children(recursive=True)]
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=30)
+            return True
+    assert running.returncode == 0, "a run that was not disturbed must succeed"
+    return False
+
+
+def outcome(results: Path) -> dict[str, bytes]:
+    """Everything that is a result: tables, CSV files, metrics, chunks of samples, checkpoints, allocations."""
+    kinds = ["tables/*.*", "*.csv", "runs/**/metrics.json", "runs/**/samples/*", "runs/**/checkpoint/*"]
+    kinds += ["search/**/*.json"]
+    return {str(file.relative_to(results)): file.read_bytes() for kind in kinds for file in results.glob(kind)}
+
+
+@pytest.mark.slow
+def test_random_kills_change_no_byte(repository: Path, tmp_path: Path) -> None:
+    undisturbed, killed = (Checkout(copied(repository, tmp_path / name)) for name in ("undisturbed", "killed"))
+    start = time.monotonic()
+    undisturbed.snakemake("--dry-run", *RUN, overlays=OVERLAYS)
+    planning = time.monotonic() - start
+    undisturbed.snakemake(*RUN, overlays=OVERLAYS)
+    working = max(1.0, time.monotonic() - start - 2 * planning)
+
+    moments, landed = random.Random(SEED), 0
+    for _ in range(KILLS):
+        landed += killed_after(killed, planning + moments.uniform(0, 2) * working / KILLS)
+    assert landed >= KILLS // 2, f"only {landed} of {KILLS} kills came before the end"
+    killed.snakemake(*RUN, overlays=OVERLAYS)
+    assert "Nothing to be done" in killed.snakemake(*RUN, overlays=OVERLAYS).stderr
+
+    first, second = outcome(undisturbed.results), outcome(killed.results)
+    assert len(first) > 10 and first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
