@@ -20,19 +20,19 @@ from qdit.report.pages.leaderboard import leaderboard
 from qdit.report.pages.origins import origins, run_path
 from qdit.report.pages.pairs import Ranking, rankings
 from qdit.report.pages.run_report_data import Index, Part, Sheets
-from qdit.report.pages.run_report_page import TEMPLATE, context
+from qdit.report.pages.run_report_page import context
 from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.fragments import (
     drawings_html,
     grid_html,
     panels_html,
-    render_text,
     rows_html,
     sheets_html,
     small_print_html,
 )
 from qdit.report.render.gallery import gallery
 from qdit.report.render.notes import notes
+from qdit.report.render.page_files import template_text
 from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs, default_tables
@@ -82,7 +82,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
 
 def index_text(index: Index) -> str:
     """The page, as one file without anything from outside."""
-    return render_text(TEMPLATE, **context(index))
+    return template_text("run_report.html.j2", **context(index))
 
 
 def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:

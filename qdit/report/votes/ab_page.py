@@ -13,81 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json, write_text
 from qdit.core.run import UNQUANTIZED, Run
 from qdit.report.data.published import printed_name
+from qdit.report.render.page_files import script, style_sheet, template_text
 from qdit.report.render.sheets import SMALL_SIDE, png
-from qdit.report.render.style import CSS
-from qdit.report.votes.ab_script import AB_CSS, SCRIPT
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, draw_trials, picture
 from qdit.report.votes.statistics import TIE
 
 FORMAT = "qdit-ab-1"
 LARGEST_MB = 40
 """A page above this is refused: browsers on phones would not open it."""
-
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Which is better?</title>
-<style>{{ css }}</style>
-</head>
-<body class="ab">
-<header>
-<h1>Which is better?</h1>
-<p class="face">{{ face }}</p>
-</header>
-<main>
-<section id="intro">
-<p>You will see {{ count }} pairs of images. Both images of a pair started from the same noise and were made by the same
-network, whose arithmetic was shortened in two ways. Choose the one that is the better picture of the class asked for;
-if you see no difference that matters, say so: that is an answer too.</p>
-<p>Some pairs are there to see whether one can tell at all. What made the images is shown when you are done.</p>
-<p class="keys">Keys: <kbd>←</kbd> left, <kbd>→</kbd> right, <kbd>space</kbd> cannot tell, <kbd>backspace</kbd>
-one back.</p>
-<p><label for="voter">Your name (optional; it is written into your file)</label>
-<input id="voter" maxlength="40" autocomplete="off"></p>
-<p><button id="start" class="strong">Start</button></p>
-<p class="muted" id="kept"></p>
-</section>
-<section id="trial" hidden>
-<p class="line"><span id="class"></span><span id="count" aria-live="polite"></span></p>
-<progress id="bar" max="{{ count }}" value="0" aria-label="Progress"></progress>
-<div class="pair">
-<button class="image" data-choice="left" aria-label="The left image is better"><img id="left" alt="Left image"></button>
-<button class="image" data-choice="right" aria-label="The right image is better"><img id="right" alt="Right image">\
-</button>
-</div>
-<div class="choices">
-<button data-choice="left">← Left</button>
-<button data-choice="tie">Cannot tell</button>
-<button data-choice="right">Right →</button>
-</div>
-<p class="line"><button id="back" class="plain">One back</button>
-<button id="stop" class="plain">Stop here and save</button></p>
-</section>
-<section id="end" hidden>
-<h2 id="thanks"></h2>
-<p>Your votes are in this browser only. Save them and send the file to whoever gave you this page.</p>
-<p><button id="save" class="strong">Save votes</button> <button id="on" class="plain">Go on voting</button>
-<button id="again" class="plain">Forget my votes</button></p>
-<p id="caught"></p>
-<div class="scroll" tabindex="0" role="region" aria-label="Your votes"><table id="result"></table></div>
-</section>
-<noscript><p class="bad">This page needs JavaScript.</p></noscript>
-</main>
-<footer><p class="muted">Page {{ digest[:12] }}, seed {{ seed }}. Nothing is sent anywhere.</p></footer>
-<script type="application/json" id="data">{{ data }}</script>
-<script>{{ script }}</script>
-</body>
-</html>
-"""
 
 
 @dataclass(frozen=True)
@@ -160,10 +99,10 @@ def page_text(profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samp
     key = {"questions": [_question(trial) for trial in trials], "names": _names(profile, trials)}
     digest = sha256_json(data | {"key": key})
     data |= {"digest": digest, "key": scramble(json.dumps(key, sort_keys=True), digest)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE).render(
-        css=Markup(CSS + AB_CSS),
-        script=Markup(SCRIPT),
+    return template_text(
+        "ab.html.j2",
+        css=style_sheet("ab.css"),
+        script=script("ab.js"),
         data=Markup(json.dumps(data, sort_keys=True).replace("<", "\\u003c")),
         face=profile["face"],
         count=len(trials),

@@ -1,35 +1,3 @@
-"""What the blind A/B page adds to the style of tables, and its script: shows trials, keeps votes, saves them."""
-
-AB_CSS = """
-.ab { max-width: 900px; }
-.ab [hidden] { display: none; }
-.ab button, .ab input { font: inherit; color: inherit; background: var(--ground); border: 1px solid var(--muted);
-  border-radius: 8px; padding: .55rem .9rem; }
-.ab button { cursor: pointer; touch-action: manipulation; }
-.ab button:hover { border-color: var(--accent); }
-.ab button:focus-visible, .ab input:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.ab button.strong { font-weight: 600; border-color: var(--accent); color: var(--accent); }
-.ab button.plain { border-color: transparent; padding: .35rem .2rem; color: var(--muted); text-decoration: underline; }
-.ab label { display: block; margin-bottom: .25rem; } .ab input { width: min(100%, 20rem); }
-.ab kbd { border: 1px solid var(--rule); border-radius: 4px; padding: 0 .35rem; background: var(--band); }
-.ab progress { width: 100%; height: .5rem; accent-color: var(--accent); }
-.ab .line { display: flex; justify-content: space-between; gap: 1rem; max-width: none; }
-.ab .line #class { font-weight: 600; } .ab .line #stop { margin-left: auto; }
-.ab .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; margin: .75rem 0; }
-.ab .image { padding: .4rem; } .ab .image img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
-.ab .pair.small { max-width: 25rem; margin-inline: auto; } .ab .pair.small img { image-rendering: pixelated; }
-.ab .choices { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: .5rem; }
-.ab .choices button { min-height: 3rem; }
-.ab .chosen { outline: 3px solid var(--accent); outline-offset: -1px; }
-.ab #result td, .ab #result th { white-space: nowrap; } .ab #result thead th { text-align: right; }
-.ab #result thead th.first { text-align: left; }
-@media (min-width: 700px) { .ab .pair:not(.small) { max-width: max(26rem, calc(2 * (100vh - 22rem)));
-  margin-inline: auto; } }
-@media (max-width: 640px) { .ab .keys { display: none; } .ab h1 { margin-bottom: .4rem; } .ab .pair { gap: .4rem; }
-  .ab .choices button { padding-inline: .2rem; } }
-"""
-
-SCRIPT = r"""
 "use strict";
 (() => {
   const at = id => document.getElementById(id);
@@ -169,4 +137,3 @@ SCRIPT = r"""
   document.addEventListener("keydown", pressed);
   document.addEventListener("keyup", pressed);
 })();
-"""

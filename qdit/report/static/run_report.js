@@ -1,6 +1,3 @@
-"""The script of the report: sortable tables, theme, what stands small below a value. The page reads well without."""
-
-SCRIPT = """
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -42,7 +39,7 @@ SCRIPT = """
   };
   const key = (row, column) => {
     const words = row.cells[column] ? text(row.cells[column]) : "";
-    const plain = words.replace(/[≈\\s]/g, "").replace(/−/g, "-");
+    const plain = words.replace(/[≈\s]/g, "").replace(/−/g, "-");
     const number = /^[+±-]?[0-9]/.test(plain) ? Number.parseFloat(plain.replace(/^[+±]/, "")) : NaN;
     return { words, number };
   };
@@ -123,4 +120,3 @@ SCRIPT = """
     if (section) watch.observe(section);
   }
 })();
-"""
