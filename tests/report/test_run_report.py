@@ -157,9 +157,9 @@ def test_ours_minus_paper_stands_in_the_cells(results: Path, profile: dict[str, 
 def test_an_opt_in_table_is_shown_once_it_has_rows_of_its_own(results: Path, profile: dict[str, Any]) -> None:
     block = {"setting": PLAIN, "form": "natural", "scope": "common", "bits": ["w4a8"], "methods": ["fp", "rtn"]}
     profile["tables"]["more"] = {"kind": "table2", "opt_in": True, "blocks": [block]}
-    assert [part.table.name for part in load_index(profile, results).parts] == ["table2", "table4"]
+    assert [rendered.table.name for rendered in load_index(profile, results).tables] == ["table2", "table4"]
     profile["tables"]["more"]["blocks"] = [block | {"methods": ["fp", "rtn-g16-static"]}]
-    assert "more" not in [part.table.name for part in load_index(profile, results).parts]
+    assert "more" not in [rendered.table.name for rendered in load_index(profile, results).tables]
     source = Run(GUIDED, "natural", "rtn-g16-static", "w4a8", "common")
     target = Run(PLAIN, "natural", "rtn-g16-static", "w4a8", "common")
     record = json.loads((source.folder(results) / "metrics.json").read_text(encoding="utf-8"))
@@ -167,7 +167,7 @@ def test_an_opt_in_table_is_shown_once_it_has_rows_of_its_own(results: Path, pro
     change_protocol(record, cfg_scale=1.0)
     target.folder(results).mkdir(parents=True)
     (target.folder(results) / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
-    assert [part.table.name for part in load_index(profile, results).parts] == ["more", "table2", "table4"]
+    assert [rendered.table.name for rendered in load_index(profile, results).tables] == ["more", "table2", "table4"]
 
 
 def test_the_page_of_choices_is_linked_where_it_is(results: Path, profile: dict[str, Any]) -> None:
@@ -331,7 +331,7 @@ def test_samples_that_another_table_shows_are_not_repeated(results: Path, profil
     block = {"setting": PLAIN, "form": "natural", "scope": "common", "bits": ["w4a8"], "methods": ["fp", "rtn"]}
     profile["tables"]["table5"] = {"kind": "table5", "blocks": [block]}
     index = load_index(profile, results)
-    assert [part.table.name for part in index.parts] == ["table2", "table4", "table5"]
+    assert [rendered.table.name for rendered in index.tables] == ["table2", "table4", "table5"]
     files = [sheets.file for sheets in index.sheets]
     assert files == ["tables/table2.html", "tables/table4.html"]
     blocks = len(profile["tables"]["table2"]["blocks"])

@@ -94,8 +94,8 @@ def load_claims(path: Path) -> Claims:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
     parts = ("documents", "sets", "claims", "contradictions")
     if not isinstance(content, dict) or set(content) != set(parts):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError(f"{path}: found {found}, expected {', '.join(parts)}; see docs/claims.md")
+        description = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f"{path}: found {description}, expected {', '.join(parts)}; see docs/claims.md")
     loaded = Claims(
         documents=content["documents"],
         sets=content["sets"],
@@ -112,13 +112,13 @@ def _claim(entry: Any, content: Mapping[str, Any], path: Path) -> Claim:
     where = f"{path.name}: claim {entry.get('id') if isinstance(entry, dict) else entry!r}"
     _fields(entry, REQUIRED, OPTIONAL, where)
     claim = Claim(**entry)
-    for word, allowed, part in ((claim.kind, KINDS, "kind"), (claim.source, content["documents"], "source")):
+    for word, allowed, field in ((claim.kind, KINDS, "kind"), (claim.source, content["documents"], "source")):
         if word not in allowed:
             raise ConfigError(
-                f"{where}: {part} {word!r}, allowed are {', '.join(allowed)}{did_you_mean(word, allowed)}"
+                f"{where}: {field} {word!r}, allowed are {', '.join(allowed)}{did_you_mean(word, allowed)}"
             )
-    given = bool(claim.table) + bool(claim.expression)
-    if given != (0 if claim.kind == HISTORICAL else 2):
+    checkable = bool(claim.table) + bool(claim.expression)
+    if checkable != (0 if claim.kind == HISTORICAL else 2):
         raise ConfigError(f"{where}: kind {claim.kind!r}; all kinds but historical have a table and an expression")
     if claim.kind == HISTORICAL:
         return claim
@@ -145,8 +145,8 @@ def _fields(entry: Any, required: Sequence[str], optional: Sequence[str], where:
     missing, allowed = [name for name in required if not entry.get(name)], (*required, *optional)
     unknown = [name for name in entry if name not in allowed]
     if missing or unknown:
-        found = f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(map(str, unknown))}"
-        raise ConfigError(f"{where}: {found}; allowed are {', '.join(allowed)}")
+        problem = f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(map(str, unknown))}"
+        raise ConfigError(f"{where}: {problem}; allowed are {', '.join(allowed)}")
 
 
 def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
@@ -184,8 +184,8 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
     forms: dict[str, Printed | Measured] = {}
     verdicts = {}
     for claim in claims.claims:
-        own = source
+        of_form = source
         if isinstance(source, Measured) and claim.form != source.form:
-            own = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
-        verdicts[claim.id] = judge(claim, claims.sets, own)
+            of_form = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
+        verdicts[claim.id] = judge(claim, claims.sets, of_form)
     return verdicts

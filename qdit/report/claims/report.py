@@ -61,8 +61,8 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
     published = published_folder(results)
     beside = published / FILE
     claims = load_claims(beside if beside.is_file() else REPOSITORY_COPY / FILE)
-    own = Measured(profile, results)
-    sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): own}
+    measured = Measured(profile, results)
+    sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): measured}
     paper = results.parent / PAPER_PROFILE
     if profile["profile"] != PAPER_PROFILE and (paper / "profile.json").is_file():
         other = read_json(paper / "profile.json")
@@ -72,7 +72,9 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
             raise ConfigError(f"{paper / 'profile.json'}: {problem}; run that profile again") from None
         sources[PAPER_PROFILE] = Measured(other, paper)
     verdicts = {name: judge_all(claims, source) for name, source in sources.items()}
-    return Report(claims, verdicts, str(profile["profile"]), str(profile["face"]), own.miniature, tuple(own.remarks))
+    return Report(
+        claims, verdicts, str(profile["profile"]), str(profile["face"]), measured.miniature, tuple(measured.remarks)
+    )
 
 
 def summary(report: Report) -> list[str]:

@@ -75,18 +75,18 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
     labels = {name: label for label, name in method_names().items()}
     label = labels.get(names.get(method, method), method)
     bits = f"w{row.get('weight_bits')}a{row.get('activation_bits')}"
-    found: dict[str, Key] = {"method": label, "bits": bits}
+    known: dict[str, Key] = {"method": label, "bits": bits}
     if table == "table1":
-        found |= {"group": row["group_size"], "resolution": row["resolution"]}  # type: ignore[dict-item]
+        known |= {"group": row["group_size"], "resolution": row["resolution"]}  # type: ignore[dict-item]
     if table == "table2":
-        found["setting"] = setting_key(row["resolution"], row["cfg_scale"])
+        known["setting"] = setting_key(row["resolution"], row["cfg_scale"])
     if table == "table4":
-        found["step"] = STEP_KEYS[STEPS.index(str(row["step"]))]
+        known["step"] = STEP_KEYS[STEPS.index(str(row["step"]))]
     if table == "table6":
-        found["search"] = SEARCH_KEYS[str(row["search"])]
+        known["search"] = SEARCH_KEYS[str(row["search"])]
     if table == "ptq4dit_table1":
-        found["steps"] = row["steps"]  # type: ignore[assignment]
-    return tuple(found[name] for name in KEYS[table] if name != "dimension")
+        known["steps"] = row["steps"]  # type: ignore[assignment]
+    return tuple(known[name] for name in KEYS[table] if name != "dimension")
 
 
 class Measured:
@@ -126,7 +126,12 @@ class Measured:
     @property
     def remarks(self) -> list[str]:
         """What to bear in mind about the rows that were read: group sizes that were not searched."""
-        rows = [(table, row) for table, found in self.tables.items() for row in found.values() if is_measured(row)]
+        rows = [
+            (table, row)
+            for table, rows_by_key in self.tables.items()
+            for row in rows_by_key.values()
+            if is_measured(row)
+        ]
         uniform = [table for table, row in rows if row["label"] == "q-dit" and row.get("allocation_sha256") is None]
         if not uniform:
             return []
@@ -134,19 +139,19 @@ class Measured:
         return [f"{where}: Q-DiT’s rows have one group size for all layers here; the paper’s have searched ones"]
 
     def _rows(self, kind: str) -> dict[Keys, Row]:
-        found: dict[Keys, Row] = {}
+        rows_by_key: dict[Keys, Row] = {}
         for name, definition in self.profile["tables"].items():
             if definition["kind"] != kind or kind not in KEYS:
                 continue
             places = _settings(definition)
             blocks = load_table(self.profile, name, self.results).blocks
-            for block, made in zip(definition["blocks"], blocks, strict=True):
+            for block, loaded in zip(definition["blocks"], blocks, strict=True):
                 if block["form"] == self.form:
-                    for row in made.rows:
+                    for row in loaded.rows:
                         if kind == "table3" and bits_of(row) not in PRINTED_BITS:
                             continue  # its claims do not name bits
-                        found.setdefault(self._keys(kind, block, row, places), row)
-        return found
+                        rows_by_key.setdefault(self._keys(kind, block, row, places), row)
+        return rows_by_key
 
     def _keys(self, kind: str, block: Mapping[str, Any], row: Row, places: Mapping[str, str]) -> Keys:
         printed = block.get("published", {})

@@ -26,9 +26,14 @@ class Remeasured:
     fresh: float
     reference: bool
 
+    @property
+    def finite(self) -> bool:
+        """Whether both values can be drawn."""
+        return math.isfinite(self.fitness) and math.isfinite(self.fresh)
+
 
 @dataclass(frozen=True)
-class Found:
+class SearchedAllocation:
     """What a search found, and what it took."""
 
     kind: str
@@ -42,12 +47,12 @@ class Found:
     remeasured: tuple[Remeasured, ...]
 
 
-def read_found(results: Path, place: SearchPlace) -> Found | None:
+def read_searched_allocation(results: Path, search: SearchPlace) -> SearchedAllocation | None:
     """The allocation of a search, or None if there is no whole one."""
-    path = results / "search" / f"{place.path}.json"
+    path = results / "search" / f"{search.path}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Found(
+        return SearchedAllocation(
             kind=str(data["identity"]["method"]),
             groups={str(name): int(size) for name, size in data["groups"].items()},
             images_sampled=int(data["images_sampled"]),
@@ -77,20 +82,20 @@ def _time(path: Path) -> dict[str, Any]:
 def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
     """Cells of a row about its allocation; a uniform size takes nothing, and as much of the budget as it costs.
 
-    The hidden cell `found` is what the search left, None for a uniform size and for what is missing.
+    The hidden cell `searched_allocation` is what the search left, None for a uniform size and for what is missing.
     """
-    place = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
-    if place is None:
-        return {"search": None, "found": None} | _uniform(profile, row)
-    found = read_found(results, place)
-    cells: Row = {"search": place.search, "searched_at": place.path, "found": found}
-    if found is None:
+    search = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
+    if search is None:
+        return {"search": None, "searched_allocation": None} | _uniform(profile, row)
+    allocation = read_searched_allocation(results, search)
+    cells: Row = {"search": search.search, "searched_at": search.path, "searched_allocation": allocation}
+    if allocation is None:
         return cells
     return cells | {
-        "images_sampled": found.images_sampled,
-        "search_seconds": found.seconds,
-        "budget_used": found.budget_used,
-        "harmonic_mean_group_size": found.harmonic_mean_group_size,
+        "images_sampled": allocation.images_sampled,
+        "search_seconds": allocation.seconds,
+        "budget_used": allocation.budget_used,
+        "harmonic_mean_group_size": allocation.harmonic_mean_group_size,
     }
 
 
@@ -106,19 +111,19 @@ def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
 
 def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
     """Role → group size in each block, in the order of the data; None for a block without that layer."""
-    places = {layer_place(name): size for name, size in groups.items()}
-    blocks = max(block for block, _ in places) + 1
+    sizes = {layer_place(name): size for name, size in groups.items()}
+    blocks = max(block for block, _ in sizes) + 1
     known = list(ROLES)
-    inner = sorted({within for _, within in places}, key=lambda name: (known.index(name) if name in ROLES else 9, name))
-    return {ROLES.get(within, within): [places.get((block, within)) for block in range(blocks)] for within in inner}
+    inner = sorted({within for _, within in sizes}, key=lambda name: (known.index(name) if name in ROLES else 9, name))
+    return {ROLES.get(within, within): [sizes.get((block, within)) for block in range(blocks)] for within in inner}
 
 
 def searched_with(rows: list[Row]) -> str:
     """What searches were timed on, for the notes; empty if nothing was."""
-    found = [row["found"] for row in rows if row.get("found") is not None]
+    allocations = [row["searched_allocation"] for row in rows if row.get("searched_allocation") is not None]
     machines = dict.fromkeys(
-        f"{one.workers} worker{'' if one.workers == 1 else 's'} on {one.processor}"
-        for one in found
-        if one.seconds is not None
+        f"{allocation.workers} worker{'' if allocation.workers == 1 else 's'} on {allocation.processor}"
+        for allocation in allocations
+        if allocation.seconds is not None
     )
     return "; ".join(machines)

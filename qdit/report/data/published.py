@@ -73,7 +73,7 @@ def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
         if rows and key not in rows[0]:
             columns = ", ".join(rows[0])
             raise ConfigError(f"published numbers have no column {key!r} (only {columns}){did_you_mean(key, rows[0])}")
-    found = [row for row in rows if all(row.get(key) == value for key, value in keys.items())]
-    if len(found) > 1:
-        raise DataError(f"published rows with {keys}: found {len(found)}, expected one; name more keys")
-    return found[0] if found else None
+    matches = [row for row in rows if all(row.get(key) == value for key, value in keys.items())]
+    if len(matches) > 1:
+        raise DataError(f"published rows with {keys}: found {len(matches)}, expected one; name more keys")
+    return matches[0] if matches else None

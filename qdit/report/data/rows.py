@@ -154,8 +154,8 @@ def make_row(
     """
     entry = profile["methods"][key.label]
     row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
-    asked = row["options"].get("group_size")
-    group_size = asked if isinstance(asked, int) else None
+    option = row["options"].get("group_size")
+    group_size = option if isinstance(option, int) else None
     reconstruction = read_reconstruction(key.folder(results))
     row |= {
         "group_size": group_size,

@@ -28,8 +28,8 @@ def times_text(profile: Profile, results: Path) -> str:
 def _run(results: Path, run: Run) -> dict[str, float]:
     """Step → seconds, its jobs added up; empty unless every step was measured."""
     folder = results / "runs" / run.path / "logs"
-    found = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
-    return {step: sum(times) for step, times in found.items()} if all(found.values()) else {}
+    seconds = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
+    return {step: sum(times) for step, times in seconds.items()} if all(seconds.values()) else {}
 
 
 def _seconds(file: Path) -> float:
@@ -54,6 +54,6 @@ def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
     yield "| method | runs | quantize (s, median) | sample (s, median) |"
     yield "|---|---:|---:|---:|"
     for label in dict.fromkeys(run.label for run in spent):
-        own = [times for run, times in spent.items() if run.label == label]
-        medians = [statistics.median(times[step] for times in own) for step in STEPS]
-        yield f"| {label} | {len(own)} | {medians[0]:.1f} | {medians[1]:.1f} |"
+        of_label = [times for run, times in spent.items() if run.label == label]
+        medians = [statistics.median(times[step] for times in of_label) for step in STEPS]
+        yield f"| {label} | {len(of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"

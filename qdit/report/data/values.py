@@ -79,36 +79,36 @@ class Truth:
         return Truth(None if self.value is None else not self.value, self.evidence)
 
 
-def combine(operation: Callable[..., float], *parts: Value) -> Value:
+def combine(operation: Callable[..., float], *values: Value) -> Value:
     """Arithmetic on numbers and, elementwise, on their resampled values; anything unknown makes the result so."""
-    known = [_number(part) for part in parts]
-    if unknown := [part for part in known if isinstance(part, Unknown)]:
+    known = [_number(value) for value in values]
+    if unknown := [value for value in known if isinstance(value, Unknown)]:
         return unknown[0]
-    quantities = [part for part in known if isinstance(part, Quantity)]
+    quantities = [value for value in known if isinstance(value, Quantity)]
     try:
-        value = float(operation(*(part.value for part in quantities)))
+        result = float(operation(*(value.value for value in quantities)))
     except ZeroDivisionError:
         return Unknown("division by zero")
-    measured = any(part.measured for part in quantities)
-    sampled = [part for part in quantities if part.samples is not None]
-    paired = len({part.pairing for part in sampled}) == 1
-    whole = all(part.samples is not None or not part.measured for part in quantities)
+    measured = any(value.measured for value in quantities)
+    sampled = [value for value in quantities if value.samples is not None]
+    paired = len({value.pairing for value in sampled}) == 1
+    whole = all(value.samples is not None or not value.measured for value in quantities)
     if not (sampled and paired and whole):
-        return Quantity(value, measured=measured)
+        return Quantity(result, measured=measured)
     length = len(sampled[0].samples) if sampled[0].samples is not None else 0
-    columns = [np.full(length, part.value) if part.samples is None else part.samples for part in quantities]
+    columns = [np.full(length, value.value) if value.samples is None else value.samples for value in quantities]
     try:
         rows = [operation(*map(float, row)) for row in zip(*columns, strict=True)]
     except ZeroDivisionError:
-        return Quantity(value, measured=measured)
-    return Quantity(value, np.array(rows), sampled[0].pairing, measured)
+        return Quantity(result, measured=measured)
+    return Quantity(result, np.array(rows), sampled[0].pairing, measured)
 
 
-def _number(part: Value) -> Quantity | Unknown:
+def _number(value: Value) -> Quantity | Unknown:
     """A count as a number, if it is known."""
-    if not isinstance(part, Count):
-        return part
-    return Quantity(part.low) if part.low == part.high else Unknown("; ".join(part.reasons))
+    if not isinstance(value, Count):
+        return value
+    return Quantity(value.low) if value.low == value.high else Unknown("; ".join(value.reasons))
 
 
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
@@ -134,7 +134,7 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
 
 def _margin(left: Value, right: Value, gap: float) -> float:
     """Difference relative to the larger of the two: which of several comparisons was the closest."""
-    sizes = [abs(part.value) for part in (left, right) if isinstance(part, Quantity)]
+    sizes = [abs(side.value) for side in (left, right) if isinstance(side, Quantity)]
     return abs(gap) / max(*sizes, 1e-300)
 
 
@@ -142,14 +142,14 @@ def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
     """Known if every number that the counts may still become gives the same answer."""
     bounds: list[tuple[int, int]] = []
     reasons: list[str] = []
-    for part in (left, right):
-        if isinstance(part, Unknown):
-            return Truth(None, (Evidence(text, None, reason=part.reason),))
-        if isinstance(part, Count):
-            bounds.append((part.low, part.high))
-            reasons += part.reasons
+    for side in (left, right):
+        if isinstance(side, Unknown):
+            return Truth(None, (Evidence(text, None, reason=side.reason),))
+        if isinstance(side, Count):
+            bounds.append((side.low, side.high))
+            reasons += side.reasons
         else:
-            bounds.append((int(part.value), int(part.value)))
+            bounds.append((int(side.value), int(side.value)))
     answers = {
         COMPARISONS[symbol](a, b)
         for a in range(bounds[0][0], bounds[0][1] + 1)

@@ -36,7 +36,7 @@ def sketch(source: Source, figure: Planned) -> Sketch:
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
-        where = source.describe(figure.place) if figure.place else f"table {figure.table}"
+        where = source.describe(figure.subject) if figure.subject else f"table {figure.table}"
         return missing_sketch(figure.title, where, str(problem))
 
 
@@ -86,6 +86,6 @@ def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
 def listed(path: Path) -> dict[str, dict[str, Any]]:
     """Entries of an existing list by name; nothing if there is none."""
     try:
-        return {str(one["name"]): one for one in read_json(path)}
+        return {str(entry["name"]): entry for entry in read_json(path)}
     except (DataError, TypeError, KeyError):
         return {}

@@ -13,11 +13,16 @@ TITLES = {"Allocations found": HEAT, "Fitness on fresh noise": FRESH}
 def search(source: Source, figure: Planned) -> Sketch:
     """A table's own figure; `Missing` where the allocations or runs that it shows are."""
     assert figure.table is not None
-    found = find(source.table(figure.table).figures, figure.title)
-    if found is None:
+    drawing = find(source.table(figure.table).figures, figure.title)
+    if drawing is None:
         raise Missing(f"the allocations or runs of {figure.table} are missing; `snakemake --cores all {figure.table}`")
     return Sketch(
-        found.title, f"table {figure.table}", found.about, f"{found.title}: {found.about}", found.inches, found.draw
+        drawing.title,
+        f"table {figure.table}",
+        drawing.about,
+        f"{drawing.title}: {drawing.about}",
+        drawing.inches,
+        drawing.draw,
     )
 
 

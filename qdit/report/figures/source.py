@@ -12,7 +12,7 @@ import numpy as np
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays
 from qdit.report.data.rows import Table, describe_setting
-from qdit.report.figures.plan import Place, Planned
+from qdit.report.figures.plan import Planned, Subject
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import Profile
 
@@ -50,12 +50,12 @@ class Source:
         except DataError:
             raise Missing(f"{path} cannot be read; delete it and run `snakemake --cores all figures`") from None
 
-    def describe(self, place: Place, *, form: bool = True) -> str:
+    def describe(self, subject: Subject, *, form: bool = True) -> str:
         """Model, form and protocol in words."""
-        text = describe_setting(self.profile, {"setting": place.setting})
-        if not text.startswith(place.model):
-            text = f"{place.model}: {text}"
-        return f"{text} · {place.form} form" if form else text
+        text = describe_setting(self.profile, {"setting": subject.setting})
+        if not text.startswith(subject.model):
+            text = f"{subject.model}: {text}"
+        return f"{text} · {subject.form} form" if form else text
 
     def block(self, figure: Planned) -> dict[str, Any]:
         """The table's block that a figure is of."""

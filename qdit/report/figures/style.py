@@ -170,8 +170,8 @@ def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
 def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> None:
     """Steps 0 … S − 1 of a trajectory from left to right, named by a few of their timesteps."""
     count = len(timesteps)
-    places = sorted({round(share * (count - 1) / 4) for share in range(5)})
-    axes.set_xticks(places, [str(timesteps[place]) for place in places])
+    steps = sorted({round(share * (count - 1) / 4) for share in range(5)})
+    axes.set_xticks(steps, [str(timesteps[step]) for step in steps])
     axes.set_xlim(-0.8, count - 0.2)
     if label:
         axes.set_xlabel("timestep t (from noise to image)")
@@ -209,8 +209,8 @@ def between(low: float, high: float) -> list[float]:
         tuple(float(digit) for digit in range(1, 10)),
         tuple(n / 10 for n in range(10, 100)),
     ):
-        found = [digit * 10.0**decade for decade in decades for digit in digits]
-        inside = [value for value in found if low <= value <= high]
+        candidates = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [value for value in candidates if low <= value <= high]
         if len(inside) >= 3:
             break
     return inside[:: max(len(inside) // 5, 1)]
@@ -239,7 +239,7 @@ def legend_below(drawing: "Drawing", handles: Sequence[Any], *, columns: int) ->
     engine: Any = drawing.get_layout_engine()
     left, bottom, width, inner = engine.get()["rect"]
     engine.set(rect=(left, bottom + height, width, inner - height))
-    made = drawing.legend(
+    below = drawing.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, bottom), ncols=columns, handlelength=2.6
     )
-    made.set_in_layout(False)
+    below.set_in_layout(False)

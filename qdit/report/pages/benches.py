@@ -56,9 +56,9 @@ def studies_folder(results: Path) -> Path:
 
 def bench_files(results: Path) -> list[Path]:
     """Records of benchmarks: those of the profile's own run, then those that were measured once."""
-    own = sorted((results / "bench").glob("*.json"))
+    of_run = sorted((results / "bench").glob("*.json"))
     kept = sorted(studies_folder(results).glob("bench-*.json"))
-    return [*own, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in own})]
+    return [*of_run, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in of_run})]
 
 
 def read_bench(path: Path) -> Bench:
@@ -93,17 +93,17 @@ def _kernels(content: Mapping[str, Any]) -> Grid:
     """Candidates: mean speed over the layers, and how many times torch's float32, by the number of rows."""
     speeds: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
     for entry in content["measured"]:
-        place = speeds.setdefault((entry["candidate"], entry["rows"]), {})
-        place[entry["inputs"], entry["outputs"]] = float(entry["gops"])
+        by_layer = speeds.setdefault((entry["candidate"], entry["rows"]), {})
+        by_layer[entry["inputs"], entry["outputs"]] = float(entry["gops"])
     counts = sorted({rows for _, rows in speeds})
     body = []
     for name in dict.fromkeys(candidate for candidate, _ in speeds):
         cells = []
         for rows in counts:
-            own, rival = speeds.get((name, rows), {}), speeds.get((FLOAT, rows), {})
-            shared = [layer for layer in own if layer in rival]
-            cells.append(significant(geometric_mean(own.values())) if own else "–")
-            cells.append(significant(geometric_mean(own[x] / rival[x] for x in shared)) if shared else "–")
+            ours, rival = speeds.get((name, rows), {}), speeds.get((FLOAT, rows), {})
+            shared = [layer for layer in ours if layer in rival]
+            cells.append(significant(geometric_mean(ours.values())) if ours else "–")
+            cells.append(significant(geometric_mean(ours[x] / rival[x] for x in shared)) if shared else "–")
         body.append((name, *cells))
     heads = [head for rows in counts for head in (f"{rows} rows: GOPS", f"÷ {FLOAT}")]
     return Grid(("Candidate", *heads), tuple(body), 1)
@@ -152,11 +152,13 @@ def _pivot(
     column: Callable[[Mapping[str, Any]], str],
 ) -> Grid:
     """Median milliseconds by two words of each entry."""
-    found: dict[str, dict[str, str]] = {}
+    by_row: dict[str, dict[str, str]] = {}
     for entry in measured:
-        found.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
-    columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
-    body = tuple((name, *(cells.get(place, "–") for place in columns)) for name, cells in found.items())
+        by_row.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
+    columns = list(dict.fromkeys(name for cells in by_row.values() for name in cells))
+    body = tuple(
+        (name, *(cells.get(name_of_column, "–") for name_of_column in columns)) for name, cells in by_row.items()
+    )
     return Grid((heading, *columns), body, 1)
 
 

@@ -45,12 +45,12 @@ class Compared:
 
 def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) -> list[Compared]:
     """Every metric of a page that both rows have; paired if both were resampled alike."""
-    found = []
+    compared = []
     for metric in shown_on(page):
         gap = difference(b, a, metric)
         if gap is not None:
-            found.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
-    return found
+            compared.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
+    return compared
 
 
 def verdict(gap: Difference, metric: str) -> str:

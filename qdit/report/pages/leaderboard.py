@@ -86,20 +86,20 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 def _tables_of(profile: Mapping[str, Any]) -> dict[Run, list[str]]:
     """Run → tables it is in; the page of the controls lists all runs and does not count."""
-    found: dict[Run, list[str]] = {}
+    tables_by_run: dict[Run, list[str]] = {}
     for name, definition in profile["tables"].items():
         for run in runs_of(profile, name):
-            names = found.setdefault(run, [])
+            names = tables_by_run.setdefault(run, [])
             if definition["kind"] != "qc":
                 names.append(name)
-    return {key: names or ["qc"] for key, names in found.items()}
+    return {key: names or ["qc"] for key, names in tables_by_run.items()}
 
 
 def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
     """Printed numbers beside a run and whether its cells were fitted, from the tables that have such."""
-    found: dict[Run, Row] = {}
+    cells_by_run: dict[Run, Row] = {}
     if not published_folder(results).is_dir():
-        return found
+        return cells_by_run
     for name, definition in profile["tables"].items():
         if definition["kind"] not in PRINTED_KINDS:
             continue
@@ -108,8 +108,8 @@ def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
             if row.get("fitted") is not None:
                 cells["fitted"] = row["fitted"]
             if "key" in row:
-                found[row["key"]] = cells | found.get(row["key"], {})
-    return found
+                cells_by_run[row["key"]] = cells | cells_by_run.get(row["key"], {})
+    return cells_by_run
 
 
 def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:

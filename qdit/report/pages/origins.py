@@ -70,10 +70,10 @@ def _row(row: Row, results: Path) -> tuple[str, ...]:
 def _seconds(logs: Path, step: str) -> str:
     """What the jobs of a step took together, from their benchmark files."""
     try:
-        found = [float(json.loads(file.read_text("utf-8"))["seconds"]) for file in sorted(logs.glob(f"{step}*.json"))]
+        times = [float(json.loads(file.read_text("utf-8"))["seconds"]) for file in sorted(logs.glob(f"{step}*.json"))]
     except (OSError, KeyError, TypeError, ValueError):
         return "–"
-    return f"{sum(found):.1f}" if found else "–"
+    return f"{sum(times):.1f}" if times else "–"
 
 
 def _distinct(rows: list[Row], name: str) -> str:

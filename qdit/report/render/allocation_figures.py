@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qdit.core.metrics import significant
-from qdit.report.data.allocations import Found, by_role
+from qdit.report.data.allocations import SearchedAllocation, by_role
 from qdit.report.data.rows import Figure
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def inline(svg: str, title: str) -> str:
     return element.replace(INK, "var(--ink)").replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figure | None:
+def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
     """The group size of every layer: a panel for each allocation, its rows roles, its columns blocks."""
     if not panels:
         return None
@@ -73,9 +73,9 @@ def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figu
     rows = math.ceil(len(panels) / columns)
 
     def draw(drawing: "Drawing") -> None:
-        for number, (title, found) in enumerate(panels, start=1):
+        for number, (title, allocation) in enumerate(panels, start=1):
             axes = drawing.add_subplot(rows, columns, number)
-            roles = by_role(found.groups)
+            roles = by_role(allocation.groups)
             cells = [[None if size is None else math.log2(size) for size in line] for line in roles.values()]
             numbers = [[math.nan if cell is None else cell for cell in line] for line in cells]
             limits = (math.log2(min(sizes)), math.log2(max(sizes)))
@@ -103,15 +103,17 @@ def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tup
 
 def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) -> None:
     """Coloured rectangles around whole numbers, the first row at the top; a value that is NaN has no colour."""
-    edges = [[place - 0.5 for place in range(count + 1)] for count in (len(values[0]), len(values))]
+    edges = [[number - 0.5 for number in range(count + 1)] for count in (len(values[0]), len(values))]
     axes.pcolormesh(*edges, values, cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.invert_yaxis()
     axes.tick_params(length=0)
 
 
-def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metric: str) -> Figure | None:
+def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
     """Fitness on the noise that the search saw against fitness on fresh noise: a panel for each block of the table."""
-    shown = [(title, [(name, found) for name, found in panel if found.remeasured]) for title, panel in blocks]
+    shown = [
+        (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
+    ]
     shown = [(title, panel) for title, panel in shown if panel]
     if not shown:
         return None
@@ -120,16 +122,16 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metri
         for number, (title, panel) in enumerate(shown, start=1):
             axes = drawing.add_subplot(1, len(shown), number)
             values: list[float] = []
-            for place, (name, found) in enumerate(panel):
-                points = [one for one in found.remeasured if math.isfinite(one.fitness) and math.isfinite(one.fresh)]
+            for number_of_search, (name, allocation) in enumerate(panel):
+                points = [genome for genome in allocation.remeasured if genome.finite]
                 style: dict[str, Any] = {
-                    "color": COLOURS[place % len(COLOURS)],
-                    "marker": MARKERS[place % len(MARKERS)],
+                    "color": COLOURS[number_of_search % len(COLOURS)],
+                    "marker": MARKERS[number_of_search % len(MARKERS)],
                 }
-                chosen = [one for one in points if not one.reference]
+                chosen = [genome for genome in points if not genome.reference]
                 axes.scatter([p.fitness for p in chosen], [p.fresh for p in chosen], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
-            reference = [one for _, found in panel for one in found.remeasured if one.reference]
+            reference = [genome for _, allocation in panel for genome in allocation.remeasured if genome.reference]
             if reference:
                 star = reference[0]
                 axes.scatter([star.fitness], [star.fresh], color=INK, marker="*", s=70, label="uniform reference")

@@ -46,12 +46,12 @@ def shows_clips(block: Block) -> bool:
 
 def clip_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without clips has a note instead."""
-    found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
-    some = next((clips for _, clips in found if isinstance(clips, Shown)), None)
-    full = next((clips for row, clips in found if is_full_precision(row) and isinstance(clips, Shown)), None)
+    clips_by_row = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
+    some = next((clips for _, clips in clips_by_row if isinstance(clips, Shown)), None)
+    full = next((clips for row, clips in clips_by_row if is_full_precision(row) and isinstance(clips, Shown)), None)
     zoom = TILE / some.frames.shape[-2] if some else 1.0
     return Sheet(
-        strips=tuple(_strip(row, clips, full) for row, clips in found),
+        strips=tuple(_strip(row, clips, full) for row, clips in clips_by_row),
         labels=tuple(range(1, len(some.prompts) + 1)) if some else (),
         tile=TILE,
         gap=round(GAP * zoom),
@@ -111,7 +111,7 @@ def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:
 def clip_difference(clips: Frames, full: Frames) -> Frames:
     """|clips − full| of every frame, amplified and coloured as for images: (n, 3, T, H, W) uint8."""
     count, _, frames, height, width = clips.shape
-    flat, other = (part.swapaxes(1, 2).reshape(-1, 3, height, width) for part in (clips, full))
+    flat, other = (batch.swapaxes(1, 2).reshape(-1, 3, height, width) for batch in (clips, full))
     return difference(flat, other).reshape(count, frames, 3, height, width).swapaxes(1, 2)
 
 

@@ -47,8 +47,8 @@ SHEETS_ABOUT = (
 def rows_html(table: Table, *, interactive: bool = False) -> Markup:
     """The numbers of a table. `interactive`: what a script can sort by and switch to, ours − paper."""
     if table.parts:
-        parts = [(title, rows_html(part, interactive=interactive)) for title, part in table.portions]
-        return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in parts)
+        rendered = [(title, rows_html(portion, interactive=interactive)) for title, portion in table.portions]
+        return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
     shown = columns(table)
     return template_markup(
         "rows.html.j2",

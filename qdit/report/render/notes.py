@@ -48,12 +48,12 @@ def _reading(table: Table) -> Iterable[str]:
             if printed
             else "."
         )
-    one, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
+    sample, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
     distance = f"FD-FP: Fréchet distance to the full-precision samples{features}. "
     paired = "Both are" if (has_distance := "fd_fp" in table.metrics or table.samples_are != "clip") else "It is"
     yield (
-        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {one}, pixels in [0, 1], to the"
-        f" full-precision {one} of the same index. {paired} paired: all rows share their noise."
+        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {sample}, pixels in [0, 1], to the"
+        f" full-precision {sample} of the same index. {paired} paired: all rows share their noise."
     )
     if table.miniature and "fid" in table.metrics:
         yield (
@@ -151,9 +151,9 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 def _protocol(row: Row) -> str:
     """One sentence with everything that decides the images."""
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
-    made = "clips" if row["sampler"] == FLOW else "images"
+    unit = "clips" if row["sampler"] == FLOW else "images"
     return (
-        f"model {row['model']}, {what}, {row['images']} {made} in chunks of {row['chunk']}, seed {row['seed']},"
+        f"model {row['model']}, {what}, {row['images']} {unit} in chunks of {row['chunk']}, seed {row['seed']},"
         f" uint8 by {row['uint8']}, decoder {row['decoder']}; sha256 {_short(row['protocol_sha256'])}"
     )
 

@@ -67,11 +67,11 @@ class Sheet:
 def contact_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without samples has a note instead."""
     samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
-    found = [images for _, images in samples if not isinstance(images, str)]
+    readable = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if is_full_precision(row) and not isinstance(images, str)), None)
     strips = tuple(_strip(row, images, full) for row, images in samples)
-    tile = _tile(found[0][0]) if found else SMALL_TILE
-    return Sheet(strips=strips, labels=tuple(int(label) for label in found[0][1]) if found else (), tile=tile)
+    tile = _tile(readable[0][0]) if readable else SMALL_TILE
+    return Sheet(strips=strips, labels=tuple(int(label) for label in readable[0][1]) if readable else (), tile=tile)
 
 
 def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:

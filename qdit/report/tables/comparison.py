@@ -87,7 +87,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         {**specification.protocol, **row} for row in read_published(published / f"{definition['kind']}.csv")
     ]  # what a CSV leaves unsaid is the same in all of its rows
     pairs = [(block, _block(profile, definition, block, results, printed)) for block in definition["blocks"]]
-    unmatched = [name for block, made in pairs for name in _unmatched(printed, block, made)]
+    unmatched = [name for block, loaded in pairs for name in _unmatched(printed, block, loaded)]
     return Table(
         name=name,
         title=definition.get("title", specification.title),
@@ -96,7 +96,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         miniature=is_miniature(profile),
         paper_protocol=specification.paper_protocol,
         shows_bits=True,
-        blocks=tuple(made for _, made in pairs),
+        blocks=tuple(loaded for _, loaded in pairs),
         unmatched=tuple(dict.fromkeys(unmatched)),
         remarks=(*specification.remarks, *_blanks(printed)),
         extra=REAL_SIZES if specification.real_sizes else (),
@@ -141,12 +141,12 @@ def _match(
     return find(printed, **block["published"], **bits, method=specification.printed_names.get(name, name))
 
 
-def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], made: Block) -> list[str]:
+def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], loaded: Block) -> list[str]:
     """Methods that the paper prints for a block at the bits it shows, and that are no rows of it."""
     wanted = block.get("published")
     if wanted is None:
         return []
-    shown = {(row.get("published_method"), row["weight_bits"], row["activation_bits"]) for row in made.rows}
+    shown = {(row.get("published_method"), row["weight_bits"], row["activation_bits"]) for row in loaded.rows}
     return [
         str(row["method"])
         for row in printed

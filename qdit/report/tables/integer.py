@@ -61,10 +61,10 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
         if is_full_precision(simulated):
             rows.append(simulated)
             continue
-        own = replace(key, mode="integer")
+        integer_key = replace(key, mode="integer")
         rows += [
             _named(simulated, "simulated", key),
-            _named(make_row(profile, results, own, fitted=key.label in fitted, published=None), "integer", key),
+            _named(make_row(profile, results, integer_key, fitted=key.label in fitted, published=None), "integer", key),
         ]
     return Block(
         title=f"{describe_setting(profile, block)} · {block['form']} form",

@@ -20,9 +20,6 @@ EXTRA = ("check", "control", "tables")
 
 PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positive", "negative"
 
-Place = tuple[str, str]
-"""Setting and form."""
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -55,8 +52,8 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
     definition = profile["tables"][name]
     controls = {(block["setting"], block["form"]): block for block in definition["blocks"]}
     rows = _rows(profile, name, results)
-    places = sorted({(row["setting"], row["form"]) for row in rows})
-    blocks = tuple(_block(profile, place, rows, controls.get(place)) for place in places)
+    pairs = sorted({(row["setting"], row["form"]) for row in rows})
+    blocks = tuple(_block(profile, setting, form, rows, controls.get((setting, form))) for setting, form in pairs)
     counts = Counts.of([row for block in blocks for row in block.rows])
     bad = [row for row in rows if row["control"] is not None and is_missing(row)]
     summary = [f"{counts.text}."]
@@ -110,7 +107,9 @@ def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
     return rows
 
 
-def _block(profile: Mapping[str, Any], place: Place, rows: list[Row], control: Mapping[str, Any] | None) -> Block:
+def _block(
+    profile: Mapping[str, Any], setting: str, form: str, rows: list[Row], control: Mapping[str, Any] | None
+) -> Block:
     """Rows of one setting and form: positive control, methods from many bits to few, negative control."""
     labels = list(profile["methods"])
     ranks = {POSITIVE: 0, None: 1, NEGATIVE: 2}
@@ -119,15 +118,15 @@ def _block(profile: Mapping[str, Any], place: Place, rows: list[Row], control: M
         bits = (-row["weight_bits"], -row["activation_bits"])
         return (ranks[row["control"]], *bits, row["scope"], labels.index(row["label"]))
 
-    own = sorted((row for row in rows if (row["setting"], row["form"]) == place), key=order)
-    negative = next((row for row in own if row["control"] == NEGATIVE), None)
-    mixed = len({row["scope"] for row in own}) > 1
-    for row in own:
+    ordered = sorted((row for row in rows if row["setting"] == setting and row["form"] == form), key=order)
+    negative = next((row for row in ordered if row["control"] == NEGATIVE), None)
+    mixed = len({row["scope"] for row in ordered}) > 1
+    for row in ordered:
         row |= {"check": _check(row, negative), "detail": _detail(row)}
         row["short"] += " (own)" if mixed and row["scope"] == "own" else ""
-    where = {"setting": place[0], "form": place[1]}
-    about = f"{place[0]}; no controls" if control is None else f"{place[0]}; {Counts.of(own).text}"
-    return Block(title=f"{describe_setting(profile, where)} · {place[1]} form", about=about, rows=tuple(own))
+    about = f"{setting}; no controls" if control is None else f"{setting}; {Counts.of(ordered).text}"
+    title = f"{describe_setting(profile, {'setting': setting})} · {form} form"
+    return Block(title=title, about=about, rows=tuple(ordered))
 
 
 def _check(row: Row, negative: Row | None) -> str:

@@ -73,8 +73,8 @@ def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Ro
         return {}
     words = f"Group size {size}" if paper in (None, size) else f"Group size {size} (paper’s {paper})"
     cells: Row = {"name": words, "short": f"g {size}"}
-    found = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
-    if found is not None:
-        cells |= {f"published_{metric}": found[metric] for metric in compared() if metric in found}
+    printed_row = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
+    if printed_row is not None:
+        cells |= {f"published_{metric}": printed_row[metric] for metric in compared() if metric in printed_row}
         cells["published_method"] = f"Group size {paper}"
     return cells

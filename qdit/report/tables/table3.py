@@ -157,34 +157,40 @@ def _block(
 def _beside(printed: list[PublishedRow], key: Run) -> Row:
     """The printed cells of a method at these bits; those that we do not know stay blank."""
     bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
-    found = find(printed, method=method_names().get(key.label), **bits)
-    if found is None:
+    printed_row = find(printed, method=method_names().get(key.label), **bits)
+    if printed_row is None:
         return {}
-    return {f"published_{name}": found.get(name) for name in DIMENSIONS} | {"published_method": found["method"]}
+    return {f"published_{name}": printed_row.get(name) for name in DIMENSIONS} | {
+        "published_method": printed_row["method"]
+    }
 
 
 def _pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
     """(Q-DiT, G4W+P4A) at each of the bits at which both were measured."""
-    own = {(row["label"], bits_text(row)): row for row in rows if is_measured(row)}
-    return [(row, own[RIVAL, bits]) for (label, bits), row in own.items() if label == WINNER and (RIVAL, bits) in own]
+    by_label = {(row["label"], bits_text(row)): row for row in rows if is_measured(row)}
+    return [
+        (row, by_label[RIVAL, bits])
+        for (label, bits), row in by_label.items()
+        if label == WINNER and (RIVAL, bits) in by_label
+    ]
 
 
 def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str]:
     """One sentence for each pair of rows, beside what the paper says."""
     names = f"{printed_name(WINNER)} against {printed_name(RIVAL)}"
-    found = []
+    sentences = []
     for block in blocks:
         for row, rival in _pairs(list(block.rows)):
             text = Wins.between(row, rival).text
-            found.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
+            sentences.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
     ours, other = ({**row} for row in (_printed(printed, WINNER), _printed(printed, RIVAL)))
     known = [name for name in DIMENSIONS if ours.get(name) is not None and other.get(name) is not None]
     better = sum(float(str(ours[name])) > float(str(other[name])) for name in known)
-    found.append(
+    sentences.append(
         f"Published, W4A8: {names} is ahead in {WON} of {WON_OF} dimensions of VBench; of the {len(known)} whose"
         f" numbers are known to us, in {better}."
     )
-    return found
+    return sentences
 
 
 def _printed(printed: list[PublishedRow], label: str) -> PublishedRow:

@@ -30,9 +30,9 @@ LINEARS = "In an STDiT3 a block has seven linears: qkv, projection, three of cro
 def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *, mini: bool) -> list[str]:
     """The notes of the table `name`; `mini` if its scores are of mini-VBench."""
     unknown = [dimension for dimension in DIMENSIONS if all(row.get(dimension) is None for row in printed)]
-    found = [*(MINI if mini else REAL), CHANCE if mini else f"{CHANCE} {MEANS}", LINEARS]
+    sentences = [*(MINI if mini else REAL), CHANCE if mini else f"{CHANCE} {MEANS}", LINEARS]
     if unknown:
-        found.append(
+        sentences.append(
             f"The published numbers of {len(unknown)} dimensions are not known to us and stay blank:"
             f" {', '.join(map(str, unknown)).replace('_', ' ')}."
         )
@@ -40,11 +40,11 @@ def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *
         (row["prompts"], row["images"], row["clip_flops"]) for block in blocks for row in block.rows if _told(row)
     }
     for prompts, clips, flops in sorted(budgets):
-        found.append(
+        sentences.append(
             f"Budget: {clips} clips a row ({prompts} prompts, {clips / prompts:g} of each);"
             f" {flops / 1e9:.1f} GFLOP a clip, {clips * flops / 1e12:.2f} TFLOP a row."
         )
-    return [*found, f"The clips shown are also MP4 files, in {name}-clips/."]
+    return [*sentences, f"The clips shown are also MP4 files, in {name}-clips/."]
 
 
 def _told(row: Row) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import METRICS, shown_on
-from qdit.report.data.allocations import COLUMNS, Found, allocation_cells, searched_with
+from qdit.report.data.allocations import COLUMNS, SearchedAllocation, allocation_cells, searched_with
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -49,8 +49,10 @@ def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path
         extra=COLUMNS,
         figures=kept(
             [
-                heat_maps([pair for block in blocks for pair in _found(block, titled=True)], shared.get("sizes", ())),
-                fresh_noise([(block.title, _found(block)) for block in blocks], metric),
+                heat_maps(
+                    [pair for block in blocks for pair in _searched(block, titled=True)], shared.get("sizes", ())
+                ),
+                fresh_noise([(block.title, _searched(block)) for block in blocks], metric),
             ]
         ),
         remarks=tuple(_remarks(profile, blocks, metric)),
@@ -88,14 +90,18 @@ def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow]) -
         name = PRINTED_UNIFORM if row["paper_group_size"] == 128 else None
     else:
         name = PRINTED.get(profile["searches"][row["search"]]["kind"])
-    found = None if name is None else find(printed, search=name)
-    return {} if found is None else published_cells(found | {"method": name})
+    printed_row = None if name is None else find(printed, search=name)
+    return {} if printed_row is None else published_cells(printed_row | {"method": name})
 
 
-def _found(block: Block, *, titled: bool = False) -> list[tuple[str, Found]]:
+def _searched(block: Block, *, titled: bool = False) -> list[tuple[str, SearchedAllocation]]:
     """(name, allocation) of the rows that have one."""
-    pairs = [(row["name"], row["found"], row["form"]) for row in block.rows if row.get("found") is not None]
-    return [(f"{name}, {form}" if titled else name, found) for name, found, form in pairs]
+    pairs = [
+        (row["name"], row["searched_allocation"], row["form"])
+        for row in block.rows
+        if row.get("searched_allocation") is not None
+    ]
+    return [(f"{name}, {form}" if titled else name, allocation) for name, allocation, form in pairs]
 
 
 def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str) -> list[str]:

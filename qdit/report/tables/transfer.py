@@ -63,8 +63,11 @@ def _block(profile: Mapping[str, Any], name: str, block: Mapping[str, Any], resu
         rows.append(row | {"short": row["name"]})
     base = _uniform(profile, rows, name)
     for row in rows:
-        own, against = row.get("fd_fp"), base.get("fd_fp")
-        row |= {"base": base["label"], "ratio_fd_fp": None if own is None or not against else round(own / against, 10)}
+        value, against = row.get("fd_fp"), base.get("fd_fp")
+        row |= {
+            "base": base["label"],
+            "ratio_fd_fp": None if value is None or not against else round(value / against, 10),
+        }
     bits = block["bits"][0].upper()
     return Block(
         title=f"{bits} · {describe_setting(profile, block)} · {block['form']} form",

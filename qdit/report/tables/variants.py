@@ -78,13 +78,13 @@ def _detail(row: Row, base: str) -> str:
     if row["name"] not in (row["label"], printed_name(row["label"])):
         return str(row["label"])
     group = group_text(row) if row["group_size"] is not None else ""
-    return ", ".join(part for part in ("base" if row["label"] == base else "", group) if part)
+    return ", ".join(text for text in ("base" if row["label"] == base else "", group) if text)
 
 
 def _ratio(row: Row, rows: list[Row], base: str) -> float | None:
     """FD-FP against the base row's of equal bits; None where either is unknown or the base's is 0."""
     bits = (row["weight_bits"], row["activation_bits"])
-    own = row.get("fd_fp")
+    value = row.get("fd_fp")
     against = next(
         (
             other.get("fd_fp")
@@ -93,4 +93,4 @@ def _ratio(row: Row, rows: list[Row], base: str) -> float | None:
         ),
         None,
     )
-    return None if own is None or not against else round(own / against, 10)
+    return None if value is None or not against else round(value / against, 10)

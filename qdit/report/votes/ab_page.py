@@ -124,8 +124,8 @@ def _question(trial: Trial) -> list[str]:
 
 def _name(trial: Trial, key: Run) -> str:
     """A run's label; with its bits where they are not those of the contest, so that two bits are never one method."""
-    own = key.bits not in (trial.contest.bits, UNQUANTIZED)
-    return f"{key.label} {key.bits.upper()}" if own else key.label
+    other_bits = key.bits not in (trial.contest.bits, UNQUANTIZED)
+    return f"{key.label} {key.bits.upper()}" if other_bits else key.label
 
 
 def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str]:
@@ -157,9 +157,9 @@ def read_page(path: Path) -> Page:
         raise DataError(f"{path}: no such file; `qdit ab` makes it, or give the page with --page") from None
     except UnicodeDecodeError:
         text = ""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     try:
-        data = json.loads(found[1] if found else "null")
+        data = json.loads(match[1] if match else "null")
         key = json.loads(unscramble(data.pop("key"), data["digest"]))
         digest = data.pop("digest")
         questions = tuple(Question(*map(str, question)) for question in key["questions"])

@@ -39,8 +39,8 @@ class Contest:
     @property
     def title(self) -> str:
         """`digits-cfg1.0-s20 natural W4A4`, with the scope where it is the method's own."""
-        own = "" if self.scope == "common" else f" scope {self.scope}"
-        return f"{self.setting} {self.form} {self.bits.upper()}{own}"
+        scope = "" if self.scope == "common" else f" scope {self.scope}"
+        return f"{self.setting} {self.form} {self.bits.upper()}{scope}"
 
 
 @dataclass(frozen=True)
@@ -85,23 +85,23 @@ def contests_of(
 
     Few bits are where images of different methods differ most. ConfigError if nothing fits.
     """
-    table = table or next((name for name, found in profile["tables"].items() if found["kind"] == "table2"), None)
+    table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
         raise ConfigError(f"table {table!r} is not in the profile; allowed are {', '.join(profile['tables'])}")
-    found = []
+    contests = []
     for block in profile["tables"][table]["blocks"]:
         labels = tuple(label for label in block["methods"] if not methods or label in methods)
         for some in block["bits"]:
             if _fits(block["setting"], settings) and _fits(block["form"], forms) and _fits(some, bits):
-                found.append(Contest(block["setting"], block["form"], some, block["scope"], labels))
-    found = [contest for contest in dict.fromkeys(found) if len(contest.labels) > 1]
-    if not found:
+                contests.append(Contest(block["setting"], block["form"], some, block["scope"], labels))
+    contests = [contest for contest in dict.fromkeys(contests) if len(contest.labels) > 1]
+    if not contests:
         raise ConfigError(
             f"no block of {table} has two of these methods at this choice of setting, form and bits; see qdit ls"
         )
     if settings or forms or bits:
-        return found
-    return [min(found, key=lambda contest: sum(split_bits(contest.bits)))]
+        return contests
+    return [min(contests, key=lambda contest: sum(split_bits(contest.bits)))]
 
 
 def _fits(word: str, allowed: Sequence[str]) -> bool:
@@ -151,13 +151,13 @@ class Samples:
         path = key.folder(self.results) / "samples" / f"{number // row['chunk']:05d}.npz"
         if path not in self.chunks:
             self.chunks[path] = load_arrays(path)
-        chunk, place = self.chunks[path], number % row["chunk"]
-        if len(chunk.get("images", ())) <= place or len(chunk.get("labels", ())) <= place:
-            raise DataError(f"{path}: holds no image {place} with a label; sample the run again")
-        image = chunk["images"][place]
+        chunk, row_of_chunk = self.chunks[path], number % row["chunk"]
+        if len(chunk.get("images", ())) <= row_of_chunk or len(chunk.get("labels", ())) <= row_of_chunk:
+            raise DataError(f"{path}: holds no image {row_of_chunk} with a label; sample the run again")
+        image = chunk["images"][row_of_chunk]
         if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
             raise DataError(f"{path}: holds {image.dtype} of shape {image.shape}, no images; choose a table of images")
-        return image, int(chunk["labels"][place])
+        return image, int(chunk["labels"][row_of_chunk])
 
 
 def picture(image: NDArray[np.uint8]) -> Image.Image:
@@ -196,21 +196,21 @@ def _catch_trials(
 ) -> list[Trial]:
     """Trials whose answer is known, spread over the contests."""
     contests = list(dict.fromkeys(trial.contest for trial in trials))
-    found = []
+    trials = []
     for turn in range(catch):
         contest = contests[turn % len(contests)]
         shown = [key for trial in trials if trial.contest == contest for key in (trial.left, trial.right)]
         there = sorted(dict.fromkeys(shown), key=lambda key: drawn(seed, SAME, turn, key))
         images = _images(samples, there)
-        found.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
+        trials.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
         full = key_of(profile, contest, full_precision_label(profile))
         destroyed = destroyed_of(profile, contest)
         if destroyed is None or not (samples.is_there(full) and samples.is_there(destroyed)):
             notes.append(f"{contest.title}: no trials against destroyed images; the table qc makes these runs")
             continue
         number = drawn(seed, CONTROL, "image", turn) % _images(samples, [full, destroyed])
-        found.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
-    return found
+        trials.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
+    return trials
 
 
 def _images(samples: Samples, keys: Sequence[Run]) -> int:

@@ -39,13 +39,13 @@ def rows(*values: float | None, paired: tuple[float, ...] | None = None) -> Bloc
 
 def test_printed_steps_that_make_it_worse() -> None:
     curve = printed_curve(rows(25.11, 17.87, 19.97, 17.64, 16.45))
-    assert [(rise.place, round(rise.by, 2), rise.is_chance) for rise in curve.rises] == [(2, 2.1, None)]
+    assert [(rise.index, round(rise.by, 2), rise.is_chance) for rise in curve.rises] == [(2, 2.1, None)]
     assert curve.name == "DiT-XL/2, 256×256" and curve.sizes == ("288", "128", "96", "64", "32")
 
 
 def test_our_steps_and_whether_chance_explains_them() -> None:
     curve = our_curve(rows(1.0, 2.0, 2.1, 1.5, 1.6, paired=(0.01, 0.01, 0.5, 0.01, 0.01)), "it", "fid")
-    assert [(rise.place, rise.is_chance) for rise in curve.rises] == [(1, False), (2, True), (4, False)]
+    assert [(rise.index, rise.is_chance) for rise in curve.rises] == [(1, False), (2, True), (4, False)]
     assert curve.sizes[0] == "36\n(288)"
 
 
