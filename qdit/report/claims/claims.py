@@ -1,4 +1,4 @@
-"""The claims of the papers, as data, and what the printed numbers and our own say about them.
+"""The papers' claims, as data, and the verdicts of the printed numbers and of runs on them.
 
 `results/published/claims.yaml` has one entry for each claim. A checkable one has an expression over one table
 (`qdit.report.claims.language`), which is evaluated on the printed numbers and on those of each run that there is.
@@ -34,7 +34,7 @@ OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: literal `words` of a document, where they stand, and how they are read and checked.
+    """A claim: literal `words` of a document, their `place` in it, how we read them and how they are checked.
 
     `miniature` is evaluated instead of `expression` on runs of a miniature profile, with its paired metrics.
     """
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Two statements that do not fit, each with its source; `differences` are numbers in docs/differences.md."""
+    """Two statements that contradict each other; `differences` are numbers in docs/differences.md."""
 
     id: str
     between: str
@@ -76,7 +76,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a source says about a claim; `metrics` are those that were read, `evidence` the comparisons that decide."""
+    """The verdict of one source on a claim, the metrics it read, and the comparisons that decide (`evidence`)."""
 
     word: str
     why: str = ""
@@ -174,13 +174,13 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The comparisons to show first: those that cannot be told, or else the closest ones."""
+    """The comparisons in the order to show: undecided ones if the verdict is open, the closest first."""
     shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 
 
 def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
-    """Claim id → verdict. A claim about another form of the weights than the source's is evaluated on that form."""
+    """Claim id → verdict. A claim about another form of the weights is evaluated on that form of the run."""
     forms: dict[str, Printed | Measured] = {}
     verdicts = {}
     for claim in claims.claims:

@@ -5,6 +5,9 @@
 Allowed are numbers, texts, names of sets and loop variables, + − * /, comparisons (also chains), and, or, not, the
 functions of `cell_functions` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as
 the only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
+
+It is a language and no Python predicates: a verdict needs three truth values, the interval of every difference and the
+text of every comparison, which `and`, `not`, chains and `all` of executed Python cannot give; and data cannot run code.
 """
 
 import ast
@@ -28,10 +31,10 @@ KEYS = {
     "ptq4dit_table1": ("method", "bits", "steps"),
     "tq_dit": ("method", "bits"),
 }
-"""Table → what names one of its rows (in Table 3: one of its cells)."""
+"""Table → the keys that identify a row (in Table 3: a cell)."""
 
 SCORE = "score"
-"""Function that reads one of VBench's dimensions, which its last key names."""
+"""Function that reads a dimension of VBench; its last key is the dimension."""
 
 Key = str | int | float
 Bound = Mapping[str, Key]
@@ -54,7 +57,7 @@ TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": so
 
 
 def cell_functions() -> dict[str, str]:
-    """Function that reads a cell → what a reader calls its number: every metric, and VBench's dimensions."""
+    """Function that reads a cell → printed title of the metric; it has every metric and VBench's dimensions."""
     return {name: metric.title for name, metric in claim_functions().items()} | {SCORE: "VBench"}
 
 
@@ -64,14 +67,14 @@ def functions() -> tuple[str, ...]:
 
 
 class Source(Protocol):
-    """Where cells come from: the printed tables, or those of a run."""
+    """A source of cells: the printed tables or those of a run."""
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
 
 
 @dataclass
 class Evaluation:
-    """Evaluates parsed expressions on one source; remembers which metrics it has read."""
+    """Evaluates parsed expressions on one source; `read` collects the titles of the metrics read."""
 
     source: Source
     table: str
@@ -121,7 +124,7 @@ class Evaluation:
         return combine(NUMBERS[name], *(self.value(argument, inner) for argument, inner in self.each(node, bound)))
 
     def each(self, node: ast.Call, bound: Bound) -> Iterator[tuple[ast.expr, Bound]]:
-        """Arguments of a call, a generator's element once for each of its bindings."""
+        """Arguments of a call; a generator gives its element once for each binding of its variables."""
         if not isinstance(node.args[0], ast.GeneratorExp):
             yield from ((argument, bound) for argument in node.args)
             return
@@ -133,7 +136,7 @@ class Evaluation:
 
 
 def key_of(node: ast.expr, bound: Bound) -> Key:
-    """A key of a row: a constant or what a loop variable stands for."""
+    """A key of a row: a constant, or the value of a loop variable."""
     if isinstance(node, ast.Name):
         return bound[node.id]
     assert isinstance(node, ast.Constant)
@@ -141,7 +144,7 @@ def key_of(node: ast.expr, bound: Bound) -> Key:
 
 
 def say(node: ast.expr, value: Value, bound: Bound) -> str:
-    """An expression with its loop variables filled in, and what it is worth unless it is a plain number."""
+    """An expression as text: loop variables replaced by their values, followed by its value."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
@@ -177,7 +180,7 @@ def parse(text: str, *, table: str, sets: Mapping[str, Sequence[Key]]) -> ast.ex
 
 @dataclass(frozen=True)
 class _Checker:
-    """Walks a tree as `Evaluation` does, and refuses what that would not understand."""
+    """Checks a tree before `Evaluation` reads it, and refuses everything that is not in the language."""
 
     text: str
     table: str

@@ -1,4 +1,4 @@
-"""Allocations as tables and figures see them: what the searches of a profile left below `search/`, as data."""
+"""Allocations of group sizes, read from the files that the searches of a profile wrote below `search/`."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from qdit.report.data.metrics_json import Row
 from qdit.workflow.searches import SearchPlace, layer_place, place_of
 
 COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
-"""Columns of a CSV about the allocation of each row."""
+"""Columns of the CSV that describe a row's allocation."""
 
 ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 """Name of a layer within its block → its role."""
@@ -20,7 +20,7 @@ ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2"
 
 @dataclass(frozen=True)
 class Remeasured:
-    """A genome's fitness on the noise of its search and on fresh noise; whether it is the uniform reference."""
+    """A genome's fitness on the noise of its search and on fresh noise; `reference` marks the uniform one."""
 
     fitness: float
     fresh: float
@@ -28,13 +28,13 @@ class Remeasured:
 
     @property
     def finite(self) -> bool:
-        """Whether both values can be drawn."""
+        """Whether both fitness values are finite numbers."""
         return math.isfinite(self.fitness) and math.isfinite(self.fresh)
 
 
 @dataclass(frozen=True)
 class SearchedAllocation:
-    """What a search found, and what it took."""
+    """The result of a search: group sizes, cost of the search, share of the budget, fitness on fresh noise."""
 
     kind: str
     groups: Mapping[str, int]
@@ -48,7 +48,7 @@ class SearchedAllocation:
 
 
 def read_searched_allocation(results: Path, search: SearchPlace) -> SearchedAllocation | None:
-    """The allocation of a search, or None if there is no whole one."""
+    """The allocation of a search; None if its file is missing or incomplete."""
     path = results / "search" / f"{search.path}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def _remeasured(entry: Mapping[str, Any], reference: int) -> Remeasured:
 
 
 def _time(path: Path) -> dict[str, Any]:
-    """Seconds, workers and processor; unknown where the file is lost."""
+    """Seconds, workers and processor of a search; None if their file is missing."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {"seconds": float(data["seconds"]), "processor": str(data["processor"]), "workers": int(data["workers"])}
@@ -80,9 +80,9 @@ def _time(path: Path) -> dict[str, Any]:
 
 
 def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
-    """Cells of a row about its allocation; a uniform size takes nothing, and as much of the budget as it costs.
+    """Cells of a row that describe its allocation.
 
-    The hidden cell `searched_allocation` is what the search left, None for a uniform size and for what is missing.
+    The hidden cell `searched_allocation` holds the search's result; None for a uniform size or a missing search.
     """
     search = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
     if search is None:
@@ -100,7 +100,7 @@ def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: R
 
 
 def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
-    """A uniform size: no images; the whole budget if it is the reference (others cost another part of it)."""
+    """Cells of a uniform group size: no sampled images; the budget is used up by the reference size."""
     size = row.get("group_size")
     if size is None or row["weight_bits"] == row["activation_bits"] == 16:
         return {}
@@ -119,7 +119,7 @@ def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
 
 
 def searched_with(rows: list[Row]) -> str:
-    """What searches were timed on, for the notes; empty if nothing was."""
+    """Workers and processors of the timed searches, for the notes; empty if no search was timed."""
     allocations = [row["searched_allocation"] for row in rows if row.get("searched_allocation") is not None]
     machines = dict.fromkeys(
         f"{allocation.workers} worker{'' if allocation.workers == 1 else 's'} on {allocation.processor}"

@@ -1,4 +1,4 @@
-"""Differences between two rows, with what chance explains of them: both were measured on the same noise."""
+"""Differences between two rows, with confidence intervals; both rows were measured on the same noise."""
 
 import operator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The papers' printed numbers (results/published/*.csv) and which printed row belongs to which of ours.
+"""The papers' printed numbers (results/published/*.csv), matched to our rows.
 
 A blank cell is a number that is not known to us; it stays blank everywhere.
 """
@@ -20,17 +20,17 @@ REPOSITORY_COPY = ROOT / "results" / "published"
 
 @cache
 def method_names() -> Mapping[str, str]:
-    """Method → name that its class says the papers print; other labels (`rtn-g16-static`) have no printed row."""
+    """Method → the name that papers print, as its class says; other labels (`rtn-g16-static`) have no printed row."""
     return {name: facts.printed for name, facts in method_sources().items() if facts.printed != name}
 
 
 def printed_name(label: str) -> str:
-    """A method as the papers print it; a label that is no method's name stays as it is."""
+    """The printed name of a method; a label that names no method is returned unchanged."""
     return method_names().get(label, label)
 
 
 def published_folder(results: Path) -> Path:
-    """Folder of the published numbers beside a profile's results, or else the one of this source tree."""
+    """Folder of the published numbers: beside the profile's results if it exists, else in the repository."""
     beside = results.parent / "published"
     return beside if beside.is_dir() else REPOSITORY_COPY
 
@@ -65,7 +65,7 @@ def _value(cell: str) -> Value:
 
 
 def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
-    """The one row with these cells, or None.
+    """The only row with these cells, or None.
 
     Raises ConfigError for a key that is no column, DataError for several rows (choosing would be guessing).
     """

@@ -1,4 +1,4 @@
-"""How long a finished workflow took, from the benchmark files of its jobs: by table and by method."""
+"""Times of a finished workflow, by table and by method, from the benchmark files of its jobs."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ STEPS = ("quantize", "sample")
 
 
 def times_text(profile: Profile, results: Path) -> str:
-    """Two Markdown tables of seconds of single-threaded jobs; runs without benchmark files are left out.
+    """Two Markdown tables: seconds of single-threaded jobs by table and by method; unmeasured runs are left out.
 
     Raises DataError if there is none at all.
     """
@@ -26,7 +26,7 @@ def times_text(profile: Profile, results: Path) -> str:
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
-    """Step → seconds, its jobs added up; empty unless every step was measured."""
+    """Step → seconds of all its jobs together; empty if a step has no benchmark file."""
     folder = results / "runs" / run.path / "logs"
     seconds = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
     return {step: sum(times) for step, times in seconds.items()} if all(seconds.values()) else {}

@@ -20,11 +20,11 @@ INPUT_OF = {
     "fc1": "input of fc1",
     "fc2": "input of fc2",
 }
-"""Role of a linear → where its activations are."""
+"""Role of a linear layer → name of its activations in words."""
 
 NAMES = {"qkv": "qkv", "attn_out": "attention’s projection", "fc1": "fc1", "fc2": "fc2"}
 MOST_BOXES = 25
-"""Of more timesteps an even choice is drawn."""
+"""Largest number of timesteps drawn; of more, an evenly spaced choice is drawn."""
 
 SHARED = ("roles", "chosen", "timesteps", "record")
 """What most figures need."""
@@ -68,7 +68,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
 
 
 def unevenness(arrays: Arrays, roles: list[str]) -> str:
-    """How much channels differ, in words."""
+    """A sentence on how much the channels differ."""
     middle = len(arrays["timesteps"]) // 2
     of_inputs = [across(arrays[f"salience_{role}"][middle]) for role in roles]
     of_weights = [across(arrays[f"weight_salience_{role}"]) for role in roles]
@@ -82,7 +82,7 @@ def unevenness(arrays: Arrays, roles: list[str]) -> str:
 
 
 def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, title: str) -> None:
-    """The scale of a heat map above it, from 0 to its maximum, and the title above that."""
+    """The colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
     bar = drawing.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=14, pad=0.02)
     bar.set_ticks([0, highest], labels=["0", plain(float(f"{highest:.2g}"))])
     bar.outline.set_visible(False)
@@ -101,7 +101,7 @@ def join(values: list[float]) -> str:
 
 
 def heat(axes: "Axes", values: np.ndarray, size: tuple[int, int] | None = None) -> Any:
-    """A matrix as an image from 0 to its maximum, its rows from the top; `size` is its real one (columns, rows)."""
+    """A matrix as an image, colours from 0 to its maximum; `size` is the full size (columns, rows) of the matrix."""
     columns, rows = size or (values.shape[1], values.shape[0])
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     image = axes.imshow(values, cmap=MAP, vmin=0, vmax=float(values.max()), aspect="auto", extent=extent)
@@ -147,7 +147,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
-    """How far the largest |x| of the chosen layers differs between timesteps, a factor for each role."""
+    """Ratio of the largest to the smallest max |x| over the timesteps, for the chosen layer of each role."""
     largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(chosen)]
     return [
         float(of_channels.max() / max(float(of_channels.min()), np.finfo(np.float32).tiny)) for of_channels in largest
@@ -155,7 +155,7 @@ def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Places of at most `most` of `count` steps, the first and the last among them."""
+    """Indices of at most `most` evenly spaced steps out of `count`, with the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
@@ -231,7 +231,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Q-DiT's second observation: the shift over time differs from image to image."""
+    """Q-DiT's second observation: the change of activations over time differs between images."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")

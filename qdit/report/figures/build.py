@@ -1,4 +1,4 @@
-"""Draw the figures of a profile into its results, with a list of them; what `qdit figures` calls."""
+"""Draw the figures of a profile and list them in figures.json (`qdit figures`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,11 +28,11 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
     "samples": samples.samples,
     "search": search.search,
 }
-"""What draws each kind of the plan."""
+"""Kind of a figure → function that draws it."""
 
 
 def sketch(source: Source, figure: Planned) -> Sketch:
-    """A figure, or one that says what its data lack."""
+    """A figure; if its data are missing, a picture that says so."""
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
@@ -84,7 +84,7 @@ def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
 
 
 def listed(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries of an existing list by name; nothing if there is none."""
+    """Entries of an existing figures.json by name; empty if there is none."""
     try:
         return {str(entry["name"]): entry for entry in read_json(path)}
     except (DataError, TypeError, KeyError):

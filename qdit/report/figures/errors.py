@@ -23,7 +23,7 @@ PARTS = {"q and k": "q and k", "attention": "attention", "fc1": "fc1", "MLP": "M
 
 @dataclass(frozen=True)
 class Panel:
-    """One bit width: the comparison, its arrays, and the methods of it that have values, in order."""
+    """The comparison at one bit width, its arrays, and its methods that have values, in order."""
 
     comparison: Comparison
     arrays: Arrays
@@ -35,13 +35,13 @@ class Panel:
         return self.comparison.bits.upper()
 
     def of(self, name: str, label: str) -> np.ndarray:
-        """A method's part of an array."""
+        """The values of one method in an array."""
         errors: np.ndarray = self.arrays[name][list(map(str, self.arrays["labels"])).index(label)]
         return errors
 
 
 def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
-    """(panels, what is missing of the others); `Missing` if there is none at all."""
+    """(panels, what the absent panels lack); raises `Missing` if there is no panel."""
     assert figure.subject is not None
     panels: list[Panel] = []
     absent: list[str] = []
@@ -102,7 +102,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def layers(source: Source, figure: Planned) -> Sketch:
-    """Relative error of the outputs of each block's parts, each branch given full precision's own input."""
+    """Relative output error of the branches of each block; every branch gets the input of full precision."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
     assert figure.subject is not None
@@ -153,7 +153,7 @@ def looks_of(panels: list[Panel]) -> dict[str, Look]:
 
 
 def ranking(panels: list[Panel]) -> str:
-    """Who has the smallest error over the whole trajectory, at each bit width."""
+    """The method with the smallest error over the trajectory, at each bit width."""
     words = []
     for panel in panels:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
@@ -166,7 +166,7 @@ def ranking(panels: list[Panel]) -> str:
 
 
 def worst(panels: list[Panel], branches: list[str]) -> str:
-    """Where the median method errs most, at each bit width."""
+    """The branch and block in which the median method has its largest error, at each bit width."""
     words = []
     for panel in panels:
         median = np.median([panel.of("layer_error", label) for label in panel.methods], axis=0)

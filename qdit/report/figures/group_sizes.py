@@ -1,4 +1,4 @@
-"""Q-DiT's Table 1 as curves: quality against one group size for all layers, its non-monotone steps marked."""
+"""Q-DiT's Table 1 as curves: quality against a uniform group size, with the non-monotone steps marked."""
 
 import textwrap
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rise:
-    """A step to a smaller group that makes the value worse: where, by how much, and whether chance may explain it."""
+    """A step to a smaller group that makes the value worse: index of the smaller size, by how much, chance or not."""
 
     index: int
     by: float
@@ -99,7 +99,7 @@ def quantized(block: Block) -> list[Row]:
 
 
 def label_of(row: Row) -> str:
-    """A group size, and below it the paper's that it stands for."""
+    """A group size, and below it the corresponding one of the paper."""
     paper = row["paper_group_size"]
     return str(row["group_size"]) if paper in (None, row["group_size"]) else f"{row['group_size']}\n({paper})"
 
@@ -115,7 +115,7 @@ def printed_curve(block: Block) -> Curve:
 
 
 def our_curve(block: Block, name: str, metric: str) -> Curve:
-    """Our values of a metric; a run without a value leaves a gap, and no step across it is judged."""
+    """Our values of a metric; a run without a value leaves a gap, and steps across a gap are not judged."""
     rows = quantized(block)
     values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
     limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)

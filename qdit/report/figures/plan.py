@@ -13,7 +13,7 @@ from qdit.core.run import Run, split_bits
 from qdit.workflow.profile import Profile, default_tables, is_full, is_video
 
 GROUPS = ("data", "methods", "samples", "search")
-"""In the order of a report."""
+"""Groups of figures in the order of a report."""
 
 COMPARED_KIND = "table2"
 HARDEST = 2
@@ -37,7 +37,7 @@ SIZES = "Quality against size"
 GROUP_SIZES = "Quality against group size"
 SAMPLES = "Samples of the same noise"
 OF_SEARCH = {"table6": ("Allocations found", "Fitness on fresh noise"), "transfer": ("Transfer of allocations",)}
-"""Kind of a table → titles of the figures that it has, in its own order."""
+"""Kind of a table → titles of its figures, in the order of the table."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Planned:
 def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """(table, number of the block, block) of the default tables, kind by kind; blocks about clips are left out.
 
-    Tables of a kind come by name: a profile that was written as JSON has lost the order it was given in.
+    Tables of a kind are sorted by name, since a profile that was saved as JSON does not keep their order.
     """
     for kind in kinds:
         for table in sorted(name for name in default_tables(profile) if profile["tables"][name]["kind"] == kind):
@@ -193,7 +193,7 @@ def _of_search(profile: Profile) -> Iterator[Planned]:
 
 
 def _slug(block: dict[str, Any]) -> str:
-    """Setting, form and hardest bits of a block, as a file name."""
+    """Setting, form and bits of a block (the bits with the fewest bit operations), as a file name."""
     return f"{block['setting']}-{block['form']}-{hardest(block)}"
 
 

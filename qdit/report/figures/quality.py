@@ -20,7 +20,7 @@ AREA = 3.2
 """Square points of a bubble for each bit operation of a multiplication."""
 
 LONGEST = 6.0
-"""Intervals are cut where they go beyond the value by this factor, since the axis is logarithmic."""
+"""Intervals are cut at this factor above and below the value, since the axis is logarithmic."""
 
 
 def sizes(source: Source, figure: Planned) -> Sketch:
@@ -89,7 +89,7 @@ def bits_of(row: Row) -> str:
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """The value and its interval, as far as they can be drawn on a logarithmic axis that is not stretched too far."""
+    """The value and the ends of its interval, cut for the logarithmic axis; empty if the value is not positive."""
     value = row[metric]
     if value is None or value <= 0:
         return ()
@@ -133,7 +133,7 @@ def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Lo
 
 
 def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
-    """The bits above each cluster of sizes; those that share a size share a name."""
+    """The bits above each group of sizes; bits of equal weight bits share one text."""
     by_weight: dict[int, list[Row]] = {}
     for row in rows:
         by_weight.setdefault(row["weight_bits"], []).append(row)
@@ -162,7 +162,7 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
 
 
 def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
-    """Who has the lowest FD-FP at each bit width."""
+    """The method with the lowest FD-FP at each bit width."""
     words = []
     for name in bits:
         ranked = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 ROLE = "fc1"
-"""The linear that is shown: one whose input channels PTQ4DiT balances."""
+"""Role of the linear layer that is shown: PTQ4DiT balances its input channels."""
 
 FRACTIONS = np.array([0, 0.01, 0.25, 0.5, 0.75, 0.99, 1])
 

@@ -19,7 +19,7 @@ COUNT = 10
 """Images of a row."""
 
 LARGE_SIDE, LARGE_COUNT, LARGE_PIXELS = 64, 5, 96
-"""Images with a side beyond the first number are fewer, and shrunk."""
+"""Images whose side is larger than the first number (pixels) are fewer, and reduced."""
 
 GAP = 1
 """Pixels between small images."""
@@ -52,8 +52,8 @@ def samples(source: Source, figure: Planned) -> Sketch:
         left.set_title(f"{bits.upper()} samples; every column starts from the same noise")
         if full is not None:
             apart = [
-                difference(images, full[:count]) if images.shape == full[:count].shape else images * 0
-                for images in pictures
+                difference(picture, full[:count]) if picture.shape == full[:count].shape else picture * 0
+                for picture in pictures
             ]
             right.imshow(tiled(apart, count), extent=(0, count, len(known), 0), aspect="equal")
         right.set_title(f"|difference to full precision| × {AMPLIFICATION}")
@@ -90,7 +90,7 @@ def words(row: Row) -> str:
 
 
 def extremes(rows: list[Row]) -> str:
-    """Which methods are nearest to full precision and farthest from it."""
+    """The methods nearest to full precision and farthest from it, by MSE-FP."""
     measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
     if len(measured) < 2:
         return ""
@@ -110,7 +110,7 @@ def tiled(rows: list[Images], count: int) -> Images:
 
 
 def shown(image: Images) -> Images:
-    """(C, H, W) → (H′, W′, 3): enlarged to whole multiples so that pixels stay hard, with a white edge."""
+    """(C, H, W) → (H′, W′, 3): enlarged by a whole factor, so that pixel edges stay sharp, with a white margin."""
     pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
     times = max(32 // image.shape[-1], 1)
     large = pixels.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,4 +1,4 @@
-"""Benchmarks of the kernels as tables of a report: the JSON that `qdit bench` wrote, read as data."""
+"""Benchmarks of the kernels as tables of the report, read from the JSON files of `qdit bench`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Bench:
-    """One record: goals and measured numbers as tables, and where it comes from."""
+    """One benchmark: goals and measured numbers as tables, and the command, machine and commit."""
 
     name: str
     title: str
@@ -49,20 +49,20 @@ class Bench:
 
 
 def studies_folder(results: Path) -> Path:
-    """Folder of what was measured once: beside a profile's results, or else the one of this source tree."""
+    """Folder of the studies, which are measured once: beside the profile's results, else in the repository."""
     beside = results.parent / "studies"
     return beside if beside.is_dir() else STUDIES
 
 
 def bench_files(results: Path) -> list[Path]:
-    """Records of benchmarks: those of the profile's own run, then those that were measured once."""
+    """Files of benchmarks: those of this profile's run, then those of the studies."""
     of_run = sorted((results / "bench").glob("*.json"))
     kept = sorted(studies_folder(results).glob("bench-*.json"))
     return [*of_run, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in of_run})]
 
 
 def read_bench(path: Path) -> Bench:
-    """A record as tables; DataError for a file that is not one."""
+    """Read a benchmark; DataError for a file of another format."""
     content = read_json(path)
     try:
         name, measured = str(content["bench"]), content.get("measured")
@@ -90,7 +90,7 @@ def _goal(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _kernels(content: Mapping[str, Any]) -> Grid:
-    """Candidates: mean speed over the layers, and how many times torch's float32, by the number of rows."""
+    """Speed of each candidate by number of rows: geometric mean over the layers, and its ratio to torch's float32."""
     speeds: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
     for entry in content["measured"]:
         by_layer = speeds.setdefault((entry["candidate"], entry["rows"]), {})
@@ -151,7 +151,7 @@ def _pivot(
     row: Callable[[Mapping[str, Any]], str],
     column: Callable[[Mapping[str, Any]], str],
 ) -> Grid:
-    """Median milliseconds by two words of each entry."""
+    """Median milliseconds as a table: `row` and `column` name the cell of each entry."""
     by_row: dict[str, dict[str, str]] = {}
     for entry in measured:
         by_row.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
@@ -163,7 +163,7 @@ def _pivot(
 
 
 def milliseconds(seconds: Mapping[str, Any]) -> str:
-    """The median."""
+    """The median, in milliseconds."""
     return significant(1000 * float(seconds["median"]))
 
 

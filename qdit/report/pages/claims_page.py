@@ -1,4 +1,4 @@
-"""The page of claims: what held, what did not, what cannot be told, and the numbers that say so."""
+"""The page of claims: each claim with its verdicts and the numbers that decide."""
 
 from markupsafe import Markup
 
@@ -11,7 +11,7 @@ CLASSES = {HOLDS: "good", FAILS: "bad"}
 
 
 def claims_page(report: Report) -> str:
-    """The page as one file without anything from outside."""
+    """The page as one self-contained HTML file."""
     return template_text(
         "claims.html.j2",
         report=report,
@@ -39,10 +39,10 @@ def claims_table(report: Report) -> Markup:
 
 
 def contradictions_list(report: Report) -> Markup:
-    """Statements that do not fit each other."""
+    """The list of contradicting statements."""
     return template_markup("contradictions.html.j2", report=report)
 
 
 def reading_items(report: Report) -> Markup:
-    """Items of a list: what kinds and verdicts mean."""
+    """Items of a list: the meaning of the kinds and of the verdicts."""
     return template_markup("claims_reading.html.j2", report=report, kinds=KINDS)

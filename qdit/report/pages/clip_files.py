@@ -1,4 +1,4 @@
-"""The clips that a table shows as MP4 files, a second of video several times."""
+"""The clips of a table as MP4 files; each repeats its video several times."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from qdit.report.render.sheets import GAP
 from qdit.report.tables.kinds import load_table
 
 HEIGHT, REPEATS = 128, 4
-"""Height of a clip, in pixels (of at least that, if it is larger), and how often it is shown."""
+"""Least height of a clip in pixels, and the number of repetitions."""
 
 
 def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The few findings that a report begins with, in words: every number in them is counted from the run's own rows."""
+"""The findings at the top of a report, as sentences; every number in them is counted from the run's rows."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ class Finding:
 def findings(
     report: Report, board: Table, ranked: Mapping[str, Sequence[Ranking]], control: Table | None
 ) -> list[Finding]:
-    """What the claims, the rankings of each table by its title, and the controls say."""
+    """Findings from the claims, from the rankings of each table (by its title), and from the controls."""
     listed = [_printed(report), *_run(report)]
     listed.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
     if control is not None:
@@ -49,7 +49,7 @@ def _printed(report: Report) -> Finding:
 
 
 def _run(report: Report) -> list[Finding]:
-    """One finding for each source of our own: what holds on it, and which claims fail there although print has them."""
+    """A finding for each run: how many claims hold, and which fail although they hold for the printed numbers."""
     listed = []
     for source, verdicts in report.verdicts.items():
         if source == PRINTED:

@@ -42,15 +42,15 @@ LIMIT = 15_000_000
 """Bytes that a page may have, so that it can be mailed."""
 
 SPARE = 300_000
-"""Bytes kept free for what is written around the pictures."""
+"""Bytes reserved for the text around the pictures."""
 
 
 PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1", "tq_dit")
-"""Kinds of tables that papers print, in the order in which they stand."""
+"""Kinds of tables that papers print, in the order of the page."""
 
 
 def load_index(profile: Mapping[str, Any], results: Path) -> Index:
-    """Read everything; pictures are left out, with a word, where they would make the page too large to mail."""
+    """Read all data of the page; pictures that would make it too large to mail are left out, and the page says so."""
     report, board = load_report(profile, results), leaderboard(profile, results)
     tables = _tables(profile, results)
     rendered_tables = [_rendered(table, profile["tables"][table.name]["kind"]) for table in tables]
@@ -80,7 +80,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
 
 
 def index_text(index: Index) -> str:
-    """The page, as one file without anything from outside."""
+    """The page as one self-contained HTML file."""
     return template_text("run_report.html.j2", **context(index))
 
 
@@ -91,7 +91,7 @@ def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
 
 
 def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
-    """The default tables, and of the others those that have a measured row of their own; the papers' tables first."""
+    """The default tables, and other tables with a measured run that no default table has; the papers' tables first."""
     default, chosen = default_tables(profile), []
     usual = {run.path for run in all_runs(profile)}
     for name in sorted(profile["tables"], key=lambda name: (_place(profile["tables"][name]["kind"]), name)):
@@ -103,7 +103,7 @@ def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
 
 
 def _place(kind: str) -> int:
-    """Where tables of a kind stand."""
+    """Sort key of a kind of table."""
     return PRINTED_FIRST.index(kind) if kind in PRINTED_FIRST else len(PRINTED_FIRST)
 
 
@@ -125,7 +125,7 @@ def _bytes(rendered: RenderedTable) -> int:
 
 
 def _sheets(tables: Sequence[Table], results: Path, room: int) -> list[Sheets]:
-    """Samples of every table; a block whose runs another one has shown already is not shown again."""
+    """Contact sheets of all tables; a block is left out if an earlier block shows the same runs."""
     seen: list[set[Run]] = []
     listed = []
     for table in tables:
@@ -145,7 +145,7 @@ def _keys(block: Block) -> set[Run]:
 
 
 def _least(ranked: Mapping[str, Sequence[Ranking]]) -> Markup | None:
-    """Which method damages least, table by table; None where nothing can be ranked."""
+    """The method with the lowest FD-FP, table by table; None if nothing can be ranked."""
     rows = [row for title, of in ranked.items() for row in least_damage(title, of)]
     return grid_html("Least damage", LEAST_HEADINGS, rows, texts=3) if rows else None
 

@@ -1,4 +1,4 @@
-"""What the report of a run shows."""
+"""Data of the report of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

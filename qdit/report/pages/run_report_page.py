@@ -1,4 +1,4 @@
-"""What the template of the report of a run, `templates/run_report.html.j2`, is filled with."""
+"""Context of the template `run_report.html.j2`, the report of a run."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""A table as one HTML file without anything from outside: numbers, figure, contact sheets, notes."""
+"""A table as one self-contained HTML file: numbers, figures, contact sheets, notes."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from qdit.report.render.page_files import style_sheet, template_text
 
 
 def html_text(table: Table, results: Path) -> str:
-    """The page of a table; `results` is the profile's folder, where the samples of its runs are."""
+    """The HTML of a table; `results` is the profile's folder, which holds the samples."""
     return template_text(
         "table.html.j2",
         table=table,

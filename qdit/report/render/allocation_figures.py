@@ -1,4 +1,4 @@
-"""Figures about allocations: the sizes per layer and role, fitness on other noise, and the matrix of transfer.
+"""Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
 matplotlib draws each once, as SVG (in the colours of the page around it) and as PNG; equal data give equal bytes.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 INK = "#1b1f24"
-"""Colour of lines and letters, in SVG the page's own."""
+"""Colour of lines and letters; in the SVG it becomes the page's text colour."""
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "qdit",
@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
 }
 
 COLOURS = ("#1f6feb", "#d1690e", "#1a7f37", "#8250df", "#b42318")
-"""One for each search of a panel."""
+"""Colour of each search in a panel."""
 
 MARKERS = "osD^v"
 
@@ -57,7 +57,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG file as an element of a page: no prologue, no metadata, no addresses, the page's ink."""
+    """An SVG file as an element of a page: without prologue, metadata and namespaces, in the page's text colour."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
@@ -102,7 +102,7 @@ def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tup
 
 
 def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) -> None:
-    """Coloured rectangles around whole numbers, the first row at the top; a value that is NaN has no colour."""
+    """Coloured cells centred at whole numbers, the first row at the top; a NaN has no colour."""
     edges = [[number - 0.5 for number in range(count + 1)] for count in (len(values[0]), len(values))]
     axes.pcolormesh(*edges, values, cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.invert_yaxis()
@@ -110,7 +110,7 @@ def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) 
 
 
 def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
-    """Fitness on the noise that the search saw against fitness on fresh noise: a panel for each block of the table."""
+    """Fitness on the search's noise against fitness on fresh noise: one panel per block of the table."""
     shown = [
         (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
     ]
@@ -152,7 +152,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
 def matrix(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, title: str, about: str
 ) -> Figure | None:
-    """A matrix of ratios, its colours logarithmic around 1; a value that is missing is a blank cell."""
+    """A matrix of ratios with colours logarithmic around 1; a missing value is a blank cell."""
     known = [value for line in values for value in line if value]
     if not known:
         return None
@@ -173,5 +173,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """Those that have something to show."""
+    """The figures without the empty ones (None)."""
     return tuple(figure for figure in figures if figure is not None)

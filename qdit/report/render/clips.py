@@ -26,9 +26,9 @@ COUNT = 8
 TILE = 64
 """Height of a clip on the page, in pixels."""
 FRAMES = 17
-"""About how many frames of a longer clip are shown: of the 51 of a full-size one, every third."""
+"""About this many frames of a longer clip are shown: every third of the 51 of a full-size clip."""
 MILLISECONDS = 125
-"""Of a frame."""
+"""Duration of a frame."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
 
 
 def clips_of(row: Row, results: Path) -> Shown | str:
-    """The run's shown clips, or why there are none; one that failed has none, whatever is left in its folder."""
+    """The run's shown clips, or why there are none; a failed run has none, even if old files are in its folder."""
     if not is_measured(row) and row["state"] != Status.MISSING:
         return str(row["status"])
     paths = sorted((row["key"].folder(results) / "samples").glob("[0-9]*.npz"))
@@ -78,7 +78,7 @@ def clips_of(row: Row, results: Path) -> Shown | str:
 
 
 def chosen_clips(paths: list[Path], count: int | None) -> Shown:
-    """The shown ones of `count` clips (of all without it); a full-size run has 27 GB, so only their chunks are read."""
+    """The shown clips out of `count` (None: all); only their chunks are read, since a full-size run has 27 GB."""
     size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
     total = count or size * (len(paths) - 1) + last
     frames, prompts = [], []
@@ -91,7 +91,7 @@ def chosen_clips(paths: list[Path], count: int | None) -> Shown:
 
 
 def thumbnails(frames: Frames) -> Frames:
-    """Clips (n, 3, T, H, W) with every so many pixels and frames: an animation of a large one would fill the page."""
+    """Clips (n, 3, T, H, W) with fewer pixels and frames: animations of full size would make the page too large."""
     side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
     small = frames[:, :, ::tempo, ::side, ::side]
     return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]

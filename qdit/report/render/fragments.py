@@ -1,4 +1,4 @@
-"""Parts of a page, each rendered by itself: the rows of a table, its drawings, its contact sheets, its small print.
+"""Fragments of pages: the rows of a table, its drawings, its contact sheets and its notes.
 
 The page of a table (`table_page`) and the report of a run (`run_report`) consist of them.
 """
@@ -35,7 +35,7 @@ from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, data_uri
 
 CLASSES = {"✓": "good", "✗": "bad"}
 CLASSES |= {status[0]: "bad" for status in Status if status not in (Status.OK, Status.NOT_RUN)}
-"""First character of a check (the letters are of the statuses without numbers) → how it looks."""
+"""First character of a check or of a status → CSS class."""
 
 
 SHEETS_ABOUT = (
@@ -45,7 +45,7 @@ SHEETS_ABOUT = (
 
 
 def rows_html(table: Table, *, interactive: bool = False) -> Markup:
-    """The numbers of a table. `interactive`: what a script can sort by and switch to, ours − paper."""
+    """The numbers of a table. `interactive` adds what the script needs: keys to sort by, and ours − paper."""
     if table.parts:
         rendered = [(title, rows_html(portion, interactive=interactive)) for title, portion in table.portions]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
@@ -88,7 +88,7 @@ def drawings_html(table: Table, *, level: str = "h2") -> Markup:
 
 @dataclass(frozen=True)
 class RenderedSheets:
-    """Contact sheets as markup, how many blocks they show, and how many had to be left out."""
+    """Contact sheets as markup, the number of blocks shown, and the number of blocks left out."""
 
     html: Markup
     shown: int
@@ -110,7 +110,7 @@ def sheets_html(blocks: Sequence[Block], results: Path, *, room: int | None = No
 
 
 def small_print_html(table: Table, *, level: str = "h2") -> Markup:
-    """How to read a table and how it was measured."""
+    """Notes on how to read a table, and how it was measured."""
     return template_markup("small_print.html.j2", small=notes(table), level=level)
 
 
@@ -129,12 +129,12 @@ def number(text: str) -> str:
 
 
 def _whole(heading: str) -> str:
-    """A heading that is not broken before its arrow, nor at a hyphen."""
+    """A heading without line breaks before its arrow or at a hyphen."""
     return heading.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑").replace("-", "\u2011")
 
 
 def _drawing(figure: Figure) -> Markup:
-    """The SVG, which we drew ourselves."""
+    """The SVG as markup: it is safe, since this package drew it."""
     return Markup(figure.svg)
 
 
@@ -159,7 +159,7 @@ def _curves(block: Block) -> list[tuple[str, Markup]]:
 
 
 def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
-    """A cell's number, good or bad for a mark; a row that was not measured says so in one of our cells."""
+    """A cell's number, or the mark of a check; an unmeasured row shows its status in one cell."""
     if line.status and column.cell == status_cell:
         return Markup('<span class="{}">{}</span>').format(*_state(line.status))
     if column.metric == "check":
@@ -171,7 +171,7 @@ def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
 
 
 def _state(status: str) -> tuple[str, str]:
-    """Class and word for a status: what is missing is alarming, what is not run is not."""
+    """CSS class and word of a status: a missing row is marked as bad, a row that is not run is not."""
     return ("muted", status) if status == Status.NOT_RUN else ("bad", status.split(":")[0])
 
 
@@ -183,5 +183,5 @@ def _look(column: Column) -> Markup:
 
 
 def _edge(column: Column) -> Markup:
-    """Class attribute of a column's heading: more room before the first column of a metric."""
+    """Class attribute of a column's heading: the first column of a metric has more space before it."""
     return Markup(' class="edge"') if column.source == OURS else Markup("")

@@ -1,4 +1,4 @@
-"""The small print of a table: what it compares, how it was measured, and what to be careful with."""
+"""Notes of a table: how to read it, warnings, and how it was measured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from qdit.report.data.rows import Table, describe_protocol, is_measured, is_miss
 from qdit.report.render.display import TIED_MARK
 
 SHORT = 12
-"""Characters of a digest that a rendered page shows; the CSV has all of them."""
+"""Number of characters of a digest on a page; the CSV has the whole digest."""
 
 
 SCOPES = {
@@ -149,7 +149,7 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 
 
 def _protocol(row: Row) -> str:
-    """One sentence with everything that decides the images."""
+    """The protocol of a row: everything that determines its images."""
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
     unit = "clips" if row["sampler"] == FLOW else "images"
     return (

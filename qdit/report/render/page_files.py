@@ -1,4 +1,4 @@
-"""The files that pages are made of: Jinja templates, style sheets and scripts, which are data of this package.
+"""Files of the pages: Jinja templates, style sheets and scripts, which are data of the package `qdit.report`.
 
 A template escapes every value that is not `Markup`; a name that it does not get is an error.
 """

@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes. (HTML is in page.py.)"""
+"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes."""
 
 import re
 
@@ -54,7 +54,7 @@ TEX_SIGN = {"": "", "+": "+", "-": "-", "±": r"\pm "}
 
 
 def csv_text(table: Table) -> str:
-    """Every cell with full precision, unknown ones empty."""
+    """All cells with full precision; an unknown cell is empty."""
     return str(table.frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -122,7 +122,7 @@ def tex_number(text: str) -> str:
 
 
 def latex_text(table: Table) -> str:
-    """A booktabs float; the face stands in its caption and at its end."""
+    """A booktabs float; the profile's face stands in the caption and at the end."""
     small = notes(table)
     face = rf"\textbf{{{tex(table.face)}}}."
     text = [

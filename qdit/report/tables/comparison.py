@@ -1,4 +1,4 @@
-"""The papers' tables of methods at several bits, one block per setting: they differ only in a small specification."""
+"""The papers' comparisons of methods at several bits, one block per setting; a specification describes each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from qdit.report.data.rows import (
 from qdit.report.data.sizes import REAL_SIZES, real_sizes
 
 PUBLISHED_KEYS = {"resolution", "steps", "cfg_scale"}
-"""What tells a paper's settings apart; a block names all of them or none."""
+"""Keys that identify a printed setting; a block gives all of them or none."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _match(
 
 
 def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], loaded: Block) -> list[str]:
-    """Methods that the paper prints for a block at the bits it shows, and that are no rows of it."""
+    """Methods that the paper prints at a block's bits and that the block does not have."""
     wanted = block.get("published")
     if wanted is None:
         return []
@@ -157,13 +157,13 @@ def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], loaded: Bl
 
 
 def _blanks(printed: list[PublishedRow]) -> tuple[str, ...]:
-    """The note about printed numbers that nobody gave us, if there are any."""
+    """The note about printed numbers that our copy of the paper lacks, if there are any."""
     unknown = any(row[name] is None for row in printed for name in compared() if name in row)
     return ("Published cells not available to us stay blank.",) if unknown else ()
 
 
 def _about(specification: Specification, block: Mapping[str, Any]) -> str:
-    """The setting's name, and what of the paper stands beside it."""
+    """The setting's name and the corresponding setting of the paper."""
     ours = f"{block['setting']}, scope {block['scope']}"
     wanted = block.get("published")
     if wanted is None:

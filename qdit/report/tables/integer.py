@@ -1,4 +1,4 @@
-"""Integer arithmetic beside its simulation: the same checkpoint, the same noise, two ways to compute."""
+"""Integer arithmetic beside its simulation: equal checkpoint and noise, two modes of computation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,7 +74,7 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
 
 
 def _named(row: Row, mode: str, key: Run) -> Row:
-    """The row with its mode, and what computed it, beside the method's name."""
+    """The row with its mode and kernel backend beside the method's name."""
     backend = f", {row['backend']}" if is_measured(row) else ""
     short = f"{key.bits.upper()} {row['short']}"
     return row | {"detail": mode + backend, "short": short if mode == "simulated" else f"{short} int"}

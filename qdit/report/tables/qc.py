@@ -23,7 +23,7 @@ PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positi
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows (controls are none) ended how."""
+    """Numbers of rows, without controls, by the outcome of their check."""
 
     passed: int
     failed: int
@@ -81,7 +81,7 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
 
 
 def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
-    """Rows of all runs that the page reads, with the tables they stand in and which control they are."""
+    """Rows of all runs, with their tables and the control that they are, if any."""
     tables = [table for table in default_tables(profile) if profile["tables"][table]["kind"] != "qc"]
     shown: dict[Run, list[str]] = {run: [] for run in runs_of(profile, name)}
     for table in tables:
@@ -130,7 +130,7 @@ def _block(
 
 
 def _check(row: Row, negative: Row | None) -> str:
-    """Mark of a row: between the controls, which of its distances are not, or why it cannot be said."""
+    """The check of a row: passed, or the distances that are not between the controls, or why it is unknown."""
     if row["control"] is not None:
         return "control"
     if is_missing(row):
@@ -146,7 +146,7 @@ def _check(row: Row, negative: Row | None) -> str:
 
 
 def _detail(row: Row) -> str:
-    """Which control a row is, or the tables it stands in."""
+    """The control that a row is, or the tables that show it."""
     if row["control"] is None:
         return str(row["tables"]).replace(" ", ", ")
     return "positive control" if row["control"] == POSITIVE else "negative control"

@@ -1,4 +1,4 @@
-"""Table 1 of Q-DiT: the same group size everywhere, from large groups to small ones, one block per model."""
+"""Table 1 of Q-DiT: one group size for all layers, from large to small; one block per model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from qdit.report.data.rows import (
 )
 
 RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
-"""Reference data of a model → the paper's resolution that it is, or stands for."""
+"""Reference data of a model → the resolution in the paper; the mini data stand for 256."""
 
 
 def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -67,7 +67,7 @@ def _block(
 
 
 def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Row:
-    """Name of a row by its size, and what the paper prints for the size that it stands for."""
+    """The name of a row, its group size, and the printed numbers of the corresponding group size."""
     size, paper = row["group_size"], row["paper_group_size"]
     if size is None:
         return {}

@@ -1,4 +1,4 @@
-"""What stands below Table 3: whose scores these are, what they mean, what the clips cost."""
+"""Notes of Table 3: the scorer, the meaning of the scores, the cost of the clips."""
 
 from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench.driver import VERSION
@@ -28,7 +28,7 @@ LINEARS = "In an STDiT3 a block has seven linears: qkv, projection, three of cro
 
 
 def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *, mini: bool) -> list[str]:
-    """The notes of the table `name`; `mini` if its scores are of mini-VBench."""
+    """The notes of the table `name`; `mini`: its scores are those of mini-VBench."""
     unknown = [dimension for dimension in DIMENSIONS if all(row.get(dimension) is None for row in printed)]
     sentences = [*(MINI if mini else REAL), CHANCE if mini else f"{CHANCE} {MEANS}", LINEARS]
     if unknown:
@@ -48,5 +48,5 @@ def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *
 
 
 def _told(row: Row) -> bool:
-    """Whether a row says what it cost."""
+    """Whether a row has a wall time or a peak memory."""
     return is_measured(row) and bool(row.get("prompts")) and bool(row.get("clip_flops"))

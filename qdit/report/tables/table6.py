@@ -1,4 +1,4 @@
-"""Table 6 of Q-DiT: ways to choose group sizes under one budget, with what each of them took."""
+"""Table 6 of Q-DiT: methods to choose group sizes under one budget, and the cost of each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +85,7 @@ def _block(
 
 
 def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow]) -> Row:
-    """The cells that the paper prints for the same way to choose."""
+    """The printed cells of the same search method, or of the uniform group size."""
     if row["search"] is None:
         name = PRINTED_UNIFORM if row["paper_group_size"] == 128 else None
     else:

@@ -1,4 +1,4 @@
-"""Allocations away from home: each one found for a model, form and bit width, measured on all the others."""
+"""Transfer of allocations: each is searched on one model, form and bit width, and measured on all others."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +89,7 @@ def _uniform(profile: Mapping[str, Any], rows: list[Row], name: str) -> Row:
 
 
 def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> Figure | None:
-    """Ratios of all blocks at once: where an allocation is from against where it is measured."""
+    """Matrix of the ratios of all blocks: origin of the allocation (rows) against where it is measured (columns)."""
     names = list(dict.fromkeys(row["name"] for block in blocks for row in block.rows if row["search"] is not None))
     columns = [f"{block['setting'].split('-')[0]}\n{block['form']} {block['bits'][0].upper()}" for block in definitions]
     cells = [{row["name"]: row.get("ratio_fd_fp") for row in block.rows} for block in blocks]

@@ -1,4 +1,4 @@
-"""The blind A/B page: one HTML file with images, questions and a hidden key; and reading it back to count votes.
+"""The blind A/B page: write one HTML file with images, questions and a hidden key; read it to count votes.
 
 Blind means that neither the visible page nor its source names a method in readable form before a voter is done. The
 key is in the file, scrambled, not encrypted: who wants to know can know, nobody finds out by looking.
@@ -26,7 +26,7 @@ from qdit.report.votes.statistics import TIE
 
 FORMAT = "qdit-ab-1"
 LARGEST_MB = 40
-"""A page above this is refused: browsers on phones would not open it."""
+"""Largest size of a page in MB: browsers on phones do not open larger ones."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Page:
-    """What votes are counted with: `digest` names the page, `questions` are its trials in order."""
+    """The key to count votes with: `digest` identifies the page, `questions` are its trials in order."""
 
     digest: str
     profile: str
@@ -63,7 +63,7 @@ def write_page(
     each: int = 2,
     catch: int = 4,
 ) -> list[str]:
-    """Draw the trials and write the page; lines that say what is in it. Equal results give equal bytes."""
+    """Draw the trials, write the page, and return lines about its content; equal results give equal bytes."""
     samples = Samples(results)
     trials, notes = draw_trials(profile, contests, samples, seed=seed, each=each, catch=catch)
     text = page_text(profile, trials, samples, seed=seed)
@@ -123,7 +123,7 @@ def _question(trial: Trial) -> list[str]:
 
 
 def _name(trial: Trial, key: Run) -> str:
-    """A run's label; with its bits where they are not those of the contest, so that two bits are never one method."""
+    """A run's label, followed by its bits if they are not those of the contest."""
     other_bits = key.bits not in (trial.contest.bits, UNQUANTIZED)
     return f"{key.label} {key.bits.upper()}" if other_bits else key.label
 
@@ -144,13 +144,13 @@ def unscramble(text: str, digest: str) -> str:
 
 
 def _mixed(data: bytes, digest: str) -> bytes:
-    """Exclusive or with the digest's bytes, over and over."""
+    """Exclusive or with the repeated bytes of the digest."""
     mask = np.resize(np.frombuffer(bytes.fromhex(digest), np.uint8), len(data))
     return (np.frombuffer(data, np.uint8) ^ mask).tobytes()
 
 
 def read_page(path: Path) -> Page:
-    """The questions of a page, checked against its digest. DataError for what is no such page or was changed."""
+    """Read the questions of a page; DataError if the file is no A/B page or does not match its digest."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

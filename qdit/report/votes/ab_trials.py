@@ -1,7 +1,7 @@
 """Trials of a blind A/B page: two images of the same noise and label by two methods, and catch trials among them.
 
-Everything that is drawn is a hash of (seed, what it is for): equal arguments give equal trials on every machine, and
-no generator's algorithm is part of it. `qdit.core.seeds` imports torch, which the report never does.
+Every draw is a hash of the seed and its purpose, so equal arguments give equal trials on every machine.
+`qdit.core.seeds` is not used, since it imports torch, which the report never does.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from qdit.report.data.metrics_json import Row, read_run, with_status
 from qdit.workflow.profile import full_precision_label, is_full
 
 PAIR, SAME, CONTROL = "pair", "same", "control"
-"""Kinds of trials: two methods; twice the same image; full precision against images that are destroyed."""
+"""Kinds of trials: two methods; the same image twice; full precision against destroyed images."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Trial:
 
 
 def drawn(seed: int, *what: object) -> int:
-    """A number that is random in `what`, the same for equal arguments."""
+    """A pseudo-random number of 64 bits, the same for equal arguments."""
     text = "/".join(map(_drawn_from, (seed, "ab", *what)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _drawn_from(what: object) -> str:
-    """What is hashed for a draw. Runs and trials have texts of their own here, so that no rename moves a draw."""
+    """The text that is hashed for a draw. Runs and trials have fixed texts, so that a rename changes no draw."""
     if isinstance(what, Run):
         bits = f"weight_bits={what.weight_bits}, activation_bits={what.activation_bits}"
         names = f"setting={what.setting!r}, form={what.form!r}, label={what.label!r}"
@@ -81,7 +81,7 @@ def contests_of(
     bits: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> list[Contest]:
-    """Blocks of a table (default: the first of kind table2) that fit; without a choice the one of the fewest bits.
+    """The matching blocks of a table (default: the first of kind table2); without a choice the one of fewest bits.
 
     Few bits are where images of different methods differ most. ConfigError if nothing fits.
     """
@@ -133,7 +133,7 @@ class Samples:
         self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
 
     def row(self, key: Run) -> Row:
-        """The run's row; its status says why it cannot be shown, if so."""
+        """The run's row; its status says why a run cannot be shown."""
         if key not in self.rows:
             row = read_run(self.results, key)
             first = key.folder(self.results) / "samples" / "00000.npz"
@@ -194,27 +194,27 @@ def draw_trials(
 def _catch_trials(
     profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samples, notes: list[str], *, seed: int, catch: int
 ) -> list[Trial]:
-    """Trials whose answer is known, spread over the contests."""
+    """Catch trials, whose answer is known, spread over the contests."""
     contests = list(dict.fromkeys(trial.contest for trial in trials))
-    trials = []
+    catch_trials = []
     for turn in range(catch):
         contest = contests[turn % len(contests)]
         shown = [key for trial in trials if trial.contest == contest for key in (trial.left, trial.right)]
         there = sorted(dict.fromkeys(shown), key=lambda key: drawn(seed, SAME, turn, key))
         images = _images(samples, there)
-        trials.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
+        catch_trials.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
         full = key_of(profile, contest, full_precision_label(profile))
         destroyed = destroyed_of(profile, contest)
         if destroyed is None or not (samples.is_there(full) and samples.is_there(destroyed)):
             notes.append(f"{contest.title}: no trials against destroyed images; the table qc makes these runs")
             continue
         number = drawn(seed, CONTROL, "image", turn) % _images(samples, [full, destroyed])
-        trials.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
-    return trials
+        catch_trials.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
+    return catch_trials
 
 
 def _images(samples: Samples, keys: Sequence[Run]) -> int:
-    """How many images all runs have; they must be of one protocol, or equal numbers would not be equal noise."""
+    """Number of images that all runs have; DataError if their protocols differ, since then their noise differs."""
     rows = [samples.row(key) for key in keys]
     if len({(row["protocol_sha256"], row["chunk"]) for row in rows}) > 1:
         names = ", ".join(f"{key.label} {key.bits}" for key in keys)

@@ -1,4 +1,4 @@
-"""Votes of the blind A/B page: their files, and what can be said from them about methods and about voters.
+"""Files of votes from the blind A/B page, and the statistics of methods and voters.
 
 The statistics know numbers only: shares with Wilson's interval, the sign test, Bradley–Terry scores with a bootstrap,
 Cohen's and Fleiss' kappa.
@@ -21,7 +21,7 @@ CHOICES = (LEFT, TIE, RIGHT)
 LEVEL = 0.95
 
 Counts = NDArray[np.float64]
-"""Wins (m, m) among m methods: entry i, j says how often i was preferred to j; a tie is half a win for both."""
+"""Wins (m, m) among m methods: entry (i, j) counts preferences of i over j; a tie is half a win for both."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Ballot:
 
 
 def read_ballots(paths: Sequence[Path]) -> list[Ballot]:
-    """The files of all voters. DataError, in one line, for one that is malformed, empty or given twice."""
+    """Read the files of all voters; DataError for a malformed, empty or repeated file."""
     seen: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
@@ -75,12 +75,12 @@ def wilson(wins: int, trials: int, *, level: float = LEVEL) -> tuple[float, floa
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided probability of a split at least this uneven if both sides were equally good; ties left out."""
+    """Exact two-sided p-value of the sign test, without ties: both sides equally good is the null hypothesis."""
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
 def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
-    """Scores (m,) of mean 0 that make the votes likeliest: i is preferred to j with probability σ(score_i − score_j).
+    """Maximum-likelihood scores (m,), mean 0: i is preferred to j with probability σ(score_i − score_j).
 
     `prior` is how many drawn votes against a method of score 0 are added for each: without them one that never lost
     has no finite score. Source: Bradley & Terry, Biometrika 1952.

@@ -1,4 +1,4 @@
-"""What voters said on blind A/B pages: voters and their reliability, pairs of methods, scores, agreement."""
+"""Results of blind A/B votes: reliability of the voters, pairs of methods, scores, agreement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from qdit.report.votes.statistics import (
 
 COLUMNS = ("contest", "a", "b", "votes", "a_better", "equal", "b_better", "share", "low", "high", "p")
 FEWEST = 5
-"""Votes of a pair below which the text says that there are few."""
+"""A pair with fewer votes is marked “few votes”."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
 
 
 def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
-    """The page that a file of votes belongs to. DataError if none of those given is it, or it has no such trial."""
+    """The page that a file of votes belongs to; DataError if it is not among `pages` or lacks a voted trial."""
     page = pages.get(ballot.page)
     if page is None:
         known = ", ".join(f"{digest[:12]}…" for digest in pages)
@@ -55,21 +55,21 @@ def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
 
 
 def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
-    """Catch trials of a kind that a voter answered as a reliable one does, and how many there were."""
+    """(correct answers, number) of a voter's catch trials of one kind."""
     answers = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
     right = [choice == question.answer for question, choice in answers if question.kind == kind]
     return sum(right), len(right)
 
 
 def reliability(ballot: Ballot, page: Page) -> float | None:
-    """Share of a voter's catch trials that were answered as expected; None without any."""
+    """Share of a voter's catch trials with the correct answer; None if there were none."""
     counts = [caught(ballot, page, kind) for kind in (SAME, CONTROL)]
     catch_trials = sum(number for _, number in counts)
     return sum(right for right, _ in counts) / catch_trials if catch_trials else None
 
 
 def tally(ballots: Sequence[tuple[Ballot, Page]]) -> dict[str, Tally]:
-    """Contest → its votes; catch trials are not among them."""
+    """Contest → its votes, without catch trials."""
     tallies: dict[str, Tally] = {}
     for _, page in ballots:
         for question in page.questions:
@@ -95,7 +95,7 @@ def _count(into: Tally, question: Question, choice: str, voter: str) -> None:
 
 
 def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.DataFrame:
-    """One line for each pair: votes, share of a among those who saw a difference, with Wilson's interval, sign test."""
+    """One line for each pair: votes, share of a among the votes for a or b, Wilson's interval, sign test."""
     lines = []
     for title, contest_votes in tallies.items():
         for (a, b), (better, equal, worse) in sorted(contest_votes.pairs.items()):
@@ -108,7 +108,7 @@ def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.Da
 
 
 def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
-    """Lines on how far voters of one page agree: Cohen's kappa for two, Fleiss' for more, on trials all have seen."""
+    """Agreement of the voters of each page on their common trials: Cohen's kappa for two, Fleiss' kappa for more."""
     lines = []
     for digest in dict.fromkeys(page.digest for _, page in ballots):
         (page, *_) = [page for _, page in ballots if page.digest == digest]
