@@ -18,10 +18,10 @@ from qdit.report.data.values import Evidence
 
 NUMERIC, ORDINAL, HISTORICAL, BY_CONSTRUCTION = "numeric", "ordinal", "historical", "by construction"
 KINDS = {
-    NUMERIC: "a number that the paper gives; a miniature cannot give it again",
-    ORDINAL: "which of two is better; on a run by the interval of the difference",
-    HISTORICAL: "quoted, not checked",
-    BY_CONSTRUCTION: "its cells were used to choose the salient form, so that it had to come out so",
+    NUMERIC: "a number of the paper; a miniature cannot reproduce it",
+    ORDINAL: "which of two is better; on a run the interval of the difference decides",
+    HISTORICAL: "quoted only, not checked",
+    BY_CONSTRUCTION: "the salient form was chosen with its cells, so the result was certain",
 }
 HOLDS, FAILS, OPEN, NOT_CHECKED = "holds", "does not hold", "cannot be told", "not checked"
 CONSTRUCTED = "by construction"
@@ -155,7 +155,7 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
         return Verdict(NOT_CHECKED, claim.remark)
     expression = claim.miniature if source.miniature and claim.miniature else claim.expression
     if source.miniature and claim.kind == NUMERIC and not claim.miniature:
-        return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot give")
+        return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot measure")
     if isinstance(source, Measured):
         source.fitted = False
     evaluation = Evaluation(source, claim.table, sets)
@@ -169,7 +169,7 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
         why = "without an interval: the run has no bootstrap.npz"
     word = WORDS[truth.value]
     if isinstance(source, Measured) and source.fitted and truth.value is not None:
-        word, why = CONSTRUCTED, f"{word}, but its cells were used to choose the {claim.form} form"
+        word, why = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells"
     return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence))
 
 

@@ -41,8 +41,8 @@ def _printed(report: Report) -> Finding:
     words = Counter(verdict.word for verdict in report.verdicts[PRINTED].values())
     checked = sum(words[word] for word in CHECKED)
     return Finding(
-        f"The papers’ own tables bear out {words[HOLDS]} of the {checked} claims that can be checked against them;"
-        f" {words[OPEN]} cannot be told from the cells we have, and {words[FAILS]} are not so"
+        f"The papers’ own tables support {words[HOLDS]} of the {checked} claims that can be checked with them;"
+        f" {words[OPEN]} cannot be told from the known cells, and {words[FAILS]} do not hold"
         + (":" if words[FAILS] else "."),
         _claims(report, PRINTED, FAILS),
     )
@@ -61,7 +61,7 @@ def _run(report: Report) -> list[Finding]:
         text += f", and {words[CONSTRUCTED]} come out by construction." if words[CONSTRUCTED] else "."
         printed = {claim.id for claim in _claims(report, PRINTED, HOLDS)}
         against = tuple(claim for claim in _claims(report, source, FAILS) if claim.id in printed)
-        listed.append(Finding(text + (" True of the printed numbers and not here:" if against else ""), against))
+        listed.append(Finding(text + (" These hold for the printed numbers but not here:" if against else ""), against))
     return listed
 
 
@@ -90,8 +90,8 @@ def _pairs(rankings: Sequence[Ranking]) -> Finding:
     if not total:
         return Finding("")
     return Finding(
-        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance; the"
-        f" order of the other {total - certain} says nothing."
+        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance. The"
+        f" order of the other {total - certain} may be chance."
     )
 
 

@@ -85,7 +85,9 @@ def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[
             axes.set_xticks(range(len(numbers[0])), [str(block) for block in range(len(numbers[0]))])
             axes.set(title=title, xlabel="block")
 
-    about = "Group size of each layer (columns are blocks, rows roles); dark is small, which is exact and dear."
+    about = (
+        "Group size of each layer; columns are blocks, rows are roles. Dark cells: small groups, exact but costly."
+    )
     return drawn(draw, inches=(10.5, 1.9 * rows + 0.2), title=HEAT, about=about)
 
 
@@ -143,8 +145,8 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
             axes.legend(fontsize=8)
 
     about = (
-        "The best genomes of each search and the uniform reference, measured on as many images of fresh noise. The"
-        " level differs from noise to noise: a winner generalizes if it is below the reference on fresh noise, too."
+        "The best genomes of each search and the uniform reference, measured again on fresh noise."
+        " All values depend on the noise: a winner generalizes if it is below the reference on fresh noise, too."
     )
     return drawn(draw, inches=(4.6 * len(shown), 3.6), title=FRESH, about=about)
 

@@ -25,7 +25,7 @@
     const [left, right, label] = data.trials[position];
     at("left").src = source(left);
     at("right").src = source(right);
-    at("class").textContent = "Class asked for: " + label;
+    at("class").textContent = "Class: " + label;
     at("count").textContent = (position + 1) + " of " + total;
     at("bar").value = position;
     at("back").hidden = position === 0;
@@ -52,7 +52,7 @@
     at("thanks").textContent = done === total ? "Done. Thank you!" : done + " of " + total + " done";
     at("on").hidden = done === total;
     at("result").replaceChildren();
-    at("caught").textContent = done === total ? "" : "The methods are shown when all pairs are done.";
+    at("caught").textContent = done === total ? "" : "The page shows the methods when all pairs are done.";
     if (done === total) tell(reveal());
     show("end");
   };
@@ -72,8 +72,8 @@
         if (vote === answer) caught[kind][0] += 1;
       }
     });
-    at("caught").textContent = "Pairs of one image twice, called equal: " + caught.same.join(" of ")
-      + ". Full precision found beside destroyed images: " + caught.control.join(" of ") + ".";
+    at("caught").textContent = "Pairs of identical images that you called equal: " + caught.same.join(" of ")
+      + ". Pairs with a destroyed image in which you chose full precision: " + caught.control.join(" of ") + ".";
     const row = (cells, tag) => {
       const line = document.createElement("tr");
       cells.forEach((cell, index) => {
@@ -113,16 +113,16 @@
   load();
   at("voter").value = voter;
   for (const image of document.querySelectorAll(".pair")) image.classList.toggle("small", data.small);
-  at("start").textContent = votes.length ? "Go on (" + votes.length + " of " + total + " done)" : "Start";
-  at("kept").textContent = keeps ? "Votes are kept in this browser; you can close the page and go on later."
-    : "This browser keeps nothing for this page: finish in one go.";
+  at("start").textContent = votes.length ? "Continue (" + votes.length + " of " + total + " done)" : "Start";
+  at("kept").textContent = keeps ? "This browser stores your votes; you can close the page and continue later."
+    : "This browser cannot store your votes: finish before you close the page.";
   at("start").addEventListener("click", begin);
   at("back").addEventListener("click", back);
   at("stop").addEventListener("click", finish);
   at("save").addEventListener("click", save);
   at("on").addEventListener("click", () => { position = votes.length; ask(); });
   at("again").addEventListener("click", () => {
-    if (confirm("Forget all votes on this page?")) { votes = []; position = 0; keep(); location.reload(); }
+    if (confirm("Delete all votes on this page?")) { votes = []; position = 0; keep(); location.reload(); }
   });
   for (const button of document.querySelectorAll("[data-choice]"))
     button.addEventListener("click", () => choose(button.dataset.choice));

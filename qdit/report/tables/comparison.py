@@ -159,7 +159,7 @@ def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], loaded: Bl
 def _blanks(printed: list[PublishedRow]) -> tuple[str, ...]:
     """The note about printed numbers that our copy of the paper lacks, if there are any."""
     unknown = any(row[name] is None for row in printed for name in compared() if name in row)
-    return ("Published cells not available to us stay blank.",) if unknown else ()
+    return ("Published cells that our copy of the paper lacks stay blank.",) if unknown else ()
 
 
 def _about(specification: Specification, block: Mapping[str, Any]) -> str:

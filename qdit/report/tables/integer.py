@@ -43,11 +43,11 @@ def integer(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         metrics=shown_on("integer"),
         extra=EXTRA,
         remarks=(
-            "Simulated: values are quantized and dequantized and multiplied in floating point. Integer: codes are"
-            " multiplied, sums of a group are exact. Both load the same checkpoint and start from the same noise.",
-            f"Latents: absolute difference of the final ones, integer against simulated, over {images} images of a run."
-            " One forward pass differs by rounding only; a value that falls on the other side of a rounding step then"
-            " takes another code, and sampling carries that on.",
+            "Simulated: values are quantized, dequantized and multiplied in floating point. Integer: integer codes are"
+            " multiplied, and the sums of a group are exact. Both use the same checkpoint and the same noise.",
+            f"Latents: absolute difference of the final latents, integer against simulated, over {images} images of a"
+            " run. One forward pass differs by rounding errors only. Some values then get another integer code, and the"
+            " following sampling steps enlarge the difference.",
         ),
         marks_best=False,
     )

@@ -72,8 +72,8 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
         summary=tuple(summary),
         remarks=(
             "Positive control: full precision, whose FD-FP and MSE-FP are 0 by definition. Negative control: a method"
-            " at bits at which little is left of the images. ✓: both distances lie between the two controls of the same"
-            " setting and form, 0 ≤ ours ≤ negative. ✗: the named ones do not.",
+            " at so few bits that its images are destroyed. ✓: both distances lie between the two controls of the same"
+            " setting and form, 0 ≤ ours ≤ negative. ✗: the distances named do not.",
         ),
         marks_best=False,
         shows_samples=False,

@@ -19,7 +19,7 @@ from qdit.report.data.rows import (
 )
 
 RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
-"""Reference data of a model → the resolution in the paper; the mini data stand for 256."""
+"""Reference data of a model → the resolution in the paper; the digits (8 and 16 pixels) stand for 256 and 512."""
 
 
 def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -37,9 +37,9 @@ def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path
         blocks=tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"]),
         metrics=shown_on("table1"),
         remarks=(
-            "Weights are rounded to nearest, activations quantized dynamically per token and group, as a search for"
-            " group sizes does it. That the paper’s rows are W4A8 without guidance is inferred from its Table 2.",
-            "The paper prints no full-precision row and neither IS nor Precision here.",
+            "Weights are rounded to nearest. Activations are quantized dynamically, per token and group, as in a search"
+            " for group sizes. We infer from the paper’s Table 2 that its rows are W4A8 without guidance.",
+            "This table of the paper has no full-precision row, no IS and no Precision.",
         ),
     )
 

@@ -10,18 +10,18 @@ MINI_VBENCH = "mini-VBench (moving digits), not VBench’s scores"
 VBENCH = f"clips scored by VBench {VERSION}"
 
 MINI = (
-    "Scores are of mini-VBench: VBench’s formulas with small networks that know moving digits (docs/video.md). They"
-    " are no scores of VBench, and no total or rank beside VBench’s means anything.",
-    "Totals: VBench’s weights, each dimension between pixel noise (0) and real clips of held-out digits (1) of the"
-    " same prompts. mFVD: Fréchet distance of clip features to those real clips.",
+    "The scores are those of mini-VBench: VBench’s formulas with small networks for moving digits (docs/video.md)."
+    " They are not scores of VBench: totals and ranks cannot be compared with VBench’s.",
+    "Totals: VBench’s weights; each dimension is scaled so that pixel noise has 0 and real clips of held-out digits"
+    " with the same prompts have 1. mFVD: Fréchet distance of clip features to these real clips.",
 )
 REAL = (
-    f"Scores are those of VBench {VERSION} itself, as it gives them; the totals are in its normalisation and with its"
-    " weights. Its static filter is not used, as in Open-Sora’s own evaluation (docs/vbench.md).",
+    f"VBench {VERSION} itself computes the scores; the totals use its normalisation and its weights."
+    " Its static filter is not used, as in the evaluation of Open-Sora (docs/vbench.md).",
 )
 CHANCE = (
-    "Ahead or behind: by the numbers; beyond chance: the 95 % interval of the paired difference, clips resampled,"
-    " leaves out 0. Each dimension has an interval of its own; of sixteen, about one leaves out 0 by chance."
+    "Ahead or behind: by the numbers. Beyond chance: the 95 % interval of the paired difference (bootstrap over clips)"
+    " excludes 0. Each dimension has its own interval; of sixteen, about one excludes 0 by chance."
 )
 MEANS = "A dimension has an interval only if its score is the mean of its clips’ scores."
 LINEARS = "In an STDiT3 a block has seven linears: qkv, projection, three of cross-attention, two of the MLP."
@@ -33,7 +33,7 @@ def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *
     sentences = [*(MINI if mini else REAL), CHANCE if mini else f"{CHANCE} {MEANS}", LINEARS]
     if unknown:
         sentences.append(
-            f"The published numbers of {len(unknown)} dimensions are not known to us and stay blank:"
+            f"Our copy of the paper lacks the numbers of {len(unknown)} dimensions; they stay blank:"
             f" {', '.join(map(str, unknown)).replace('_', ' ')}."
         )
     budgets = {
@@ -48,5 +48,5 @@ def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *
 
 
 def _told(row: Row) -> bool:
-    """Whether a row has a wall time or a peak memory."""
+    """Whether a row has the cost of its clips (floating-point operations)."""
     return is_measured(row) and bool(row.get("prompts")) and bool(row.get("clip_flops"))

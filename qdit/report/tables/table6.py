@@ -108,15 +108,15 @@ def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str)
     shared = profile.get("allocation", {})
     rows = [row for block in blocks for row in block.rows]
     remarks = [
-        "Weights are rounded to nearest and activations quantized dynamically in all rows, as while searching; the rows"
-        " differ in their group sizes only. Random search, racing and linear response are no rows of the paper.",
+        "All rows round weights to nearest and quantize activations dynamically, as the searches do; they differ in"
+        " their group sizes only. The paper has no rows for random search, racing and linear response.",
     ]
     if shared:
         remarks.append(
             f"Budget: bit operations of group size {shared['reference']} everywhere; sizes"
             f" {', '.join(map(str, sorted(shared['sizes'])))}. Searches measure {metric} on {shared['images']} images"
-            " per allocation, of noise that no row is measured on; Images sampled counts those of all allocations"
-            " that were tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
+            " per allocation, from noise that no row uses. Images sampled: those of all allocations that the search"
+            " tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
         )
     if machines := searched_with(rows):
         remarks.append(f"Search (s): wall time with {machines}; other jobs ran beside it.")

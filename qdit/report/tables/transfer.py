@@ -42,9 +42,9 @@ def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         figures=kept([_matrix(definition["blocks"], blocks)]),
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the uniform reference size on the same model, form and"
-            " bits; below 1 the allocation is better than uniform there. Home: the allocation was found there.",
-            "Layers correspond by block and role: both mini models have seven blocks of the same widths. Weights are"
-            " rounded to nearest in all rows; random allocations keep the same budget.",
+            " bits; below 1 the allocation is better than uniform there. Home: the allocation was searched there.",
+            "Layers correspond by block and role: both mini models have seven blocks of the same widths. All rows round"
+            " weights to nearest; random allocations have the same budget.",
         ),
     )
 
@@ -99,5 +99,5 @@ def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> 
         columns,
         values,
         title="FD-FP against that of uniform group sizes",
-        about="Rows: where an allocation is from. Columns: where it is measured. Below 1 (blue) it beats uniform.",
+        about="Rows: where an allocation was searched. Columns: where it is measured. Below 1 (blue): it beats uniform.",
     )

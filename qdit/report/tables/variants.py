@@ -40,7 +40,7 @@ def variants(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         extra=EXTRA,
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the block’s base method at the same bits; above 1 the"
-            " variant is farther from full precision than the method as it is.",
+            " variant is farther from full precision than the base method.",
         ),
     )
 
