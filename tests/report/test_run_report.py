@@ -335,4 +335,4 @@ def test_samples_that_another_table_shows_are_not_repeated(results: Path, profil
     files = [sheets.file for sheets in index.sheets]
     assert files == ["tables/table2.html", "tables/table4.html"]
     blocks = len(profile["tables"]["table2"]["blocks"])
-    assert str(index.sheets[0].html).count("class asked for") == blocks
+    assert str(index.sheets[0].html).count("given class") == blocks

@@ -43,9 +43,8 @@ def sketch(source: Source, figure: Planned) -> Sketch:
 def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
     """Write `figures/<name>.svg` and `.png` below `results`, and figures.json; equal data give equal bytes.
 
-    With `only`, these figures alone are drawn and their entries of an existing list replaced. Figures of tables that
-    are made when asked for (opt_in) are left out as long as they have nothing to show. Raises ConfigError for a name
-    that is no figure of the profile.
+    `only` limits the drawing to some figures and keeps the other entries of an existing list. A figure with `opt_in`
+    is left out while its table has no data. Raises ConfigError for a name that is no figure of the profile.
     """
     source, folder = Source(profile, results), results / FOLDER
     wanted = planned(profile) if only is None else [find(profile, name) for name in only]

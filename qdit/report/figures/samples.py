@@ -62,7 +62,7 @@ def samples(source: Source, figure: Planned) -> Sketch:
             axes.tick_params(length=0)
             for spine in axes.spines.values():
                 spine.set_visible(False)
-            axes.set_xlabel("asked class")
+            axes.set_xlabel("given class")
         left.set_yticks(np.arange(len(known)) + 0.5, [words(row) for row, _ in known], fontsize=8.5)
 
     lost = [f"{row['short']}: {why}" for row, why in images_by_row if isinstance(why, str)]

@@ -85,9 +85,7 @@ def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[
             axes.set_xticks(range(len(numbers[0])), [str(block) for block in range(len(numbers[0]))])
             axes.set(title=title, xlabel="block")
 
-    about = (
-        "Group size of each layer; columns are blocks, rows are roles. Dark cells: small groups, exact but costly."
-    )
+    about = "Group size of each layer; columns are blocks, rows are roles. Dark cells: small groups, exact but costly."
     return drawn(draw, inches=(10.5, 1.9 * rows + 0.2), title=HEAT, about=about)
 
 

@@ -51,7 +51,7 @@ class Strip:
 class Sheet:
     """Strips of a block; `tile` and `gap` are the pixels of one image and between two.
 
-    `labels` stand above the columns, `corner` says what they are, `captions` what was asked of each column; pictures
+    `labels` stand above the columns, `corner` says what they are, `captions` are the prompts of the columns; pictures
     are shown `height` pixels high, or as they are.
     """
 
@@ -59,7 +59,7 @@ class Sheet:
     labels: tuple[int, ...]
     tile: int
     gap: int = GAP
-    corner: str = "class asked for"
+    corner: str = "given class"
     captions: tuple[str, ...] = ()
     height: int = 0
 

@@ -2,17 +2,17 @@
 (() => {
   const at = id => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
-  const total = data.trials.length, place = "qdit-ab-" + data.digest;
+  const total = data.trials.length, storageKey = "qdit-ab-" + data.digest;
   let votes = [], voter = "", position = 0, shown = "intro", keeps = true;
 
   const load = () => {
     try {
-      const kept = JSON.parse(localStorage.getItem(place) || "null");
+      const kept = JSON.parse(localStorage.getItem(storageKey) || "null");
       if (kept && Array.isArray(kept.votes)) { votes = kept.votes.slice(0, total); voter = kept.voter || ""; }
     } catch { keeps = false; }
   };
   const keep = () => {
-    try { localStorage.setItem(place, JSON.stringify({ votes, voter })); } catch { keeps = false; }
+    try { localStorage.setItem(storageKey, JSON.stringify({ votes, voter })); } catch { keeps = false; }
   };
   const show = id => {
     shown = id;

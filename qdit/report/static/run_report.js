@@ -14,8 +14,8 @@
     button.setAttribute("aria-label", `Change to the ${other} theme`);
     button.title = `Change to the ${other} theme`;
   };
-  const asked = recall("qdit-theme");
-  if (asked === "light" || asked === "dark") root.dataset.theme = asked;
+  const stored = recall("qdit-theme");
+  if (stored === "light" || stored === "dark") root.dataset.theme = stored;
   button.hidden = false;
   button.addEventListener("click", () => {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
@@ -59,18 +59,18 @@
     const column = Number(heading.dataset.sort);
     for (const body of table.tBodies) {
       const rows = [...body.rows].filter((row) => !row.classList.contains("block"));
-      const place = (row) => Number(row.dataset.place);
-      if (order === "none") rows.sort((a, b) => place(a) - place(b));
+      const position = (row) => Number(row.dataset.position);
+      if (order === "none") rows.sort((a, b) => position(a) - position(b));
       else {
         const direction = order === "ascending" ? 1 : -1;
         const keys = new Map(rows.map((row) => [row, key(row, column)]));
-        rows.sort((a, b) => compare(keys.get(a), keys.get(b), direction) || place(a) - place(b));
+        rows.sort((a, b) => compare(keys.get(a), keys.get(b), direction) || position(a) - position(b));
       }
       body.append(...rows);
     }
   };
   for (const table of document.querySelectorAll("table.sortable")) {
-    for (const body of table.tBodies) [...body.rows].forEach((row, place) => { row.dataset.place = place; });
+    for (const body of table.tBodies) [...body.rows].forEach((row, position) => { row.dataset.position = position; });
     for (const heading of table.querySelectorAll("th[data-sort]")) {
       const control = document.createElement("button");
       control.type = "button";

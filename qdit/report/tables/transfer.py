@@ -99,5 +99,6 @@ def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> 
         columns,
         values,
         title="FD-FP against that of uniform group sizes",
-        about="Rows: where an allocation was searched. Columns: where it is measured. Below 1 (blue): it beats uniform.",
+        about="Rows: where an allocation was searched. Columns: where it is measured."
+        " Below 1 (blue): better than uniform.",
     )
