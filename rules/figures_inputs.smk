@@ -9,9 +9,9 @@ ANALYZED = {"activations": 16, "errors": 8}  # images that an analysis follows
 
 def compared_runs(wildcards):
     """Runs whose errors a file of the analysis holds."""
-    for place in figure_plan.places(config):
-        for comparison in figure_plan.comparisons(config, place):
-            if (place.setting, place.form, comparison.bits, comparison.scope) == tuple(
+    for subject in figure_plan.subjects(config):
+        for comparison in figure_plan.comparisons(config, subject):
+            if (subject.setting, subject.form, comparison.bits, comparison.scope) == tuple(
                 wildcards[name] for name in ("setting", "form", "bits", "scope")
             ):
                 return [comparison.run(label) for label in comparison.labels]
@@ -32,9 +32,9 @@ def checkpoint_flags(wildcards):
 
 def analyses(wildcards):
     """Arrays of all figures of the profile."""
-    places = figure_plan.places(config)
-    errors = [comparison.errors for place in places for comparison in figure_plan.comparisons(config, place)]
-    return [f"{RESULTS}/{file}" for file in [*(place.activations for place in places), *errors]]
+    subjects = figure_plan.subjects(config)
+    errors = [comparison.errors for subject in subjects for comparison in figure_plan.comparisons(config, subject)]
+    return [f"{RESULTS}/{file}" for file in [*(subject.activations for subject in subjects), *errors]]
 
 
 def figure_tables():

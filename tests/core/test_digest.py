@@ -141,3 +141,63 @@ def test_a_file_that_is_no_python_is_named_with_its_line(tree: Path) -> None:
     (tree / "qdit/part.py").write_text("tool = 1\ndef oops(:\n")
     with pytest.raises(ConfigError, match=r"qdit/part\.py line 2: invalid syntax; correct the file"):
         code_digest("qdit.step", root=tree)
+
+
+@pytest.fixture
+def tree_with_data(tree: Path) -> Path:
+    (tree / "qdit/part.py").write_text('import qdit.base\nPACKAGE_DATA = ("pages", "../qdit/styles")\n')
+    for name in ("pages/page.html", "styles/page.css", "unread/page.js"):
+        path = tree / "qdit" / name
+        path.parent.mkdir()
+        path.write_text(name)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [("pages/page.html", True), ("styles/page.css", True), ("unread/page.js", False)]
+)
+def test_digest_covers_the_data_that_a_module_of_the_closure_names(
+    tree_with_data: Path, name: str, inside: bool
+) -> None:
+    before = code_digest("qdit.step", root=tree_with_data)
+    assert (f"qdit/{name}" in names(tree_with_data, "qdit.step")) is inside
+    (tree_with_data / "qdit" / name).write_text("edited")
+    assert (code_digest("qdit.step", root=tree_with_data) != before) is inside
+    before = code_digest("qdit.step", root=tree_with_data)
+    (tree_with_data / "qdit" / name).with_suffix(".new").write_text("added")
+    assert (code_digest("qdit.step", root=tree_with_data) != before) is inside
+
+
+def test_data_belong_to_the_steps_that_import_their_module_only(tree_with_data: Path) -> None:
+    before = code_digest("baselines.other", root=tree_with_data)
+    (tree_with_data / "qdit/pages/page.html").write_text("edited")
+    assert code_digest("baselines.other", root=tree_with_data) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [('("page",)', "'page', no such folder"), ('"pages"', "line 1: .* tuple of texts"), ("(1,)", "tuple of texts")],
+)
+def test_wrong_package_data_are_refused(tree_with_data: Path, value: str, message: str) -> None:
+    (tree_with_data / "qdit/part.py").write_text(f"PACKAGE_DATA = {value}\n")
+    with pytest.raises(ConfigError, match=message):
+        code_digest("qdit.step", root=tree_with_data)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "qdit.report.pages.build",
+        "qdit.report.pages.claims_page",
+        "qdit.report.pages.leaderboard",
+        "qdit.report.pages.run_report",
+        "qdit.report.votes.ab_page",
+    ],
+)
+def test_steps_that_render_pages_depend_on_their_templates_and_styles(step: str) -> None:
+    report = ROOT / "qdit/report"
+    files = {
+        path.relative_to(ROOT).as_posix() for name in ("templates", "static") for path in (report / name).iterdir()
+    }
+    assert files and files <= names(ROOT, step)
+    assert not files & names(ROOT, "qdit.metrics.run")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.report.data.allocations import Found, Remeasured, by_role, read_found
+from qdit.report.data.allocations import Remeasured, SearchedAllocation, by_role, read_searched_allocation
 from qdit.report.pages.build import build_table
 from qdit.report.render.allocation_figures import fresh_noise, heat_maps, kept, matrix
 from qdit.report.render.display import columns
@@ -160,19 +160,19 @@ def test_transfer_compares_with_uniform_at_each_place(wide_results: Path, wide: 
 
 def test_allocations_are_read_whole_or_not_at_all(wide_results: Path, write: Write) -> None:
     place = SearchPlace(PLAIN, "natural", "racing", "w4a8")
-    assert read_found(wide_results, place) is None
+    assert read_searched_allocation(wide_results, place) is None
     path = write("racing", seconds=None)
-    found = read_found(wide_results, place)
+    found = read_searched_allocation(wide_results, place)
     assert found is not None and (found.seconds, found.workers) == (None, None)
     assert found.remeasured == (Remeasured(0.010, 0.012, False), Remeasured(0.015, 0.014, True))
     text = path.read_text()
     for damaged in ("", "[]", text[:-9], text.replace('"groups"', '"group"'), text.replace("640", '"many"')):
         path.write_text(damaged)
-        assert read_found(wide_results, place) is None
+        assert read_searched_allocation(wide_results, place) is None
 
 
-def found_with(*remeasured: Remeasured) -> Found:
-    return Found("racing", dict(zip(LAYERS, CHOSEN, strict=True)), 1, 1.0, "", 1, 0.9, 17.0, remeasured)
+def found_with(*remeasured: Remeasured) -> SearchedAllocation:
+    return SearchedAllocation("racing", dict(zip(LAYERS, CHOSEN, strict=True)), 1, 1.0, "", 1, 0.9, 17.0, remeasured)
 
 
 def test_layers_are_ordered_by_role_and_block() -> None:

@@ -69,7 +69,7 @@ def test_rows_no_worse_than_chance_are_marked_in_every_format(
     block = table.blocks[0]
     tied = {(block.rows[n]["label"], cell) for n, cell in tied_cells(block, best_cells(block))}
     assert tied == {("g4w+p4a", "fd_fp"), ("rtn", "fd_fp"), ("g4w+p4a", "fid"), ("rtn", "fid")}
-    assert "≈: no further from it than chance explains" in " ".join(notes(table).reading)
+    assert "≈: the difference to the best row may be chance" in " ".join(notes(table).reading)
     texts = {path.suffix: path.read_text() for path in build_table(profile, "table2", results, tmp_path / "t")}
     assert texts[".md"].count("| ≈ 0.300") == 1 or "≈ 0.300" in texts[".md"]
     assert r"$\approx$ $0.300$" in texts[".tex"] and "≈ 0.300" in texts[".html"]

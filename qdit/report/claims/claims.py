@@ -1,4 +1,4 @@
-"""The claims of the papers, as data, and what the printed numbers and our own say about them.
+"""The papers' claims, as data, and the verdicts of the printed numbers and of runs on them.
 
 `results/published/claims.yaml` has one entry for each claim. A checkable one has an expression over one table
 (`qdit.report.claims.language`), which is evaluated on the printed numbers and on those of each run that there is.
@@ -18,10 +18,10 @@ from qdit.report.data.values import Evidence
 
 NUMERIC, ORDINAL, HISTORICAL, BY_CONSTRUCTION = "numeric", "ordinal", "historical", "by construction"
 KINDS = {
-    NUMERIC: "a number that the paper gives; a miniature cannot give it again",
-    ORDINAL: "which of two is better; on a run by the interval of the difference",
-    HISTORICAL: "quoted, not checked",
-    BY_CONSTRUCTION: "its cells were used to choose the salient form, so that it had to come out so",
+    NUMERIC: "a number of the paper; a miniature cannot reproduce it",
+    ORDINAL: "which of two is better; on a run the interval of the difference decides",
+    HISTORICAL: "quoted only, not checked",
+    BY_CONSTRUCTION: "the salient form was chosen with its cells, so the result was certain",
 }
 HOLDS, FAILS, OPEN, NOT_CHECKED = "holds", "does not hold", "cannot be told", "not checked"
 CONSTRUCTED = "by construction"
@@ -34,7 +34,7 @@ OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: literal `words` of a document, where they stand, and how they are read and checked.
+    """A claim: literal `words` of a document, their `place` in it, how we read them and how they are checked.
 
     `miniature` is evaluated instead of `expression` on runs of a miniature profile, with its paired metrics.
     """
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Two statements that do not fit, each with its source; `differences` are numbers in docs/differences.md."""
+    """Two statements that contradict each other; `differences` are numbers in docs/differences.md."""
 
     id: str
     between: str
@@ -76,7 +76,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a source says about a claim; `metrics` are those that were read, `evidence` the comparisons that decide."""
+    """The verdict of one source on a claim, the metrics it read, and the comparisons that decide (`evidence`)."""
 
     word: str
     why: str = ""
@@ -94,8 +94,8 @@ def load_claims(path: Path) -> Claims:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
     parts = ("documents", "sets", "claims", "contradictions")
     if not isinstance(content, dict) or set(content) != set(parts):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError(f"{path}: found {found}, expected {', '.join(parts)}; see docs/claims.md")
+        description = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f"{path}: found {description}, expected {', '.join(parts)}; see docs/claims.md")
     loaded = Claims(
         documents=content["documents"],
         sets=content["sets"],
@@ -112,13 +112,13 @@ def _claim(entry: Any, content: Mapping[str, Any], path: Path) -> Claim:
     where = f"{path.name}: claim {entry.get('id') if isinstance(entry, dict) else entry!r}"
     _fields(entry, REQUIRED, OPTIONAL, where)
     claim = Claim(**entry)
-    for word, allowed, part in ((claim.kind, KINDS, "kind"), (claim.source, content["documents"], "source")):
+    for word, allowed, field in ((claim.kind, KINDS, "kind"), (claim.source, content["documents"], "source")):
         if word not in allowed:
             raise ConfigError(
-                f"{where}: {part} {word!r}, allowed are {', '.join(allowed)}{did_you_mean(word, allowed)}"
+                f"{where}: {field} {word!r}, allowed are {', '.join(allowed)}{did_you_mean(word, allowed)}"
             )
-    given = bool(claim.table) + bool(claim.expression)
-    if given != (0 if claim.kind == HISTORICAL else 2):
+    checkable = bool(claim.table) + bool(claim.expression)
+    if checkable != (0 if claim.kind == HISTORICAL else 2):
         raise ConfigError(f"{where}: kind {claim.kind!r}; all kinds but historical have a table and an expression")
     if claim.kind == HISTORICAL:
         return claim
@@ -145,8 +145,8 @@ def _fields(entry: Any, required: Sequence[str], optional: Sequence[str], where:
     missing, allowed = [name for name in required if not entry.get(name)], (*required, *optional)
     unknown = [name for name in entry if name not in allowed]
     if missing or unknown:
-        found = f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(map(str, unknown))}"
-        raise ConfigError(f"{where}: {found}; allowed are {', '.join(allowed)}")
+        problem = f"lacks {', '.join(missing)}" if missing else f"unknown {', '.join(map(str, unknown))}"
+        raise ConfigError(f"{where}: {problem}; allowed are {', '.join(allowed)}")
 
 
 def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
@@ -155,7 +155,7 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
         return Verdict(NOT_CHECKED, claim.remark)
     expression = claim.miniature if source.miniature and claim.miniature else claim.expression
     if source.miniature and claim.kind == NUMERIC and not claim.miniature:
-        return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot give")
+        return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot measure")
     if isinstance(source, Measured):
         source.fitted = False
     evaluation = Evaluation(source, claim.table, sets)
@@ -169,23 +169,23 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
         why = "without an interval: the run has no bootstrap.npz"
     word = WORDS[truth.value]
     if isinstance(source, Measured) and source.fitted and truth.value is not None:
-        word, why = CONSTRUCTED, f"{word}, but its cells were used to choose the {claim.form} form"
+        word, why = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells"
     return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence))
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The comparisons to show first: those that cannot be told, or else the closest ones."""
+    """The comparisons in the order to show: undecided ones if the verdict is open, the closest first."""
     shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 
 
 def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
-    """Claim id → verdict. A claim about another form of the weights than the source's is evaluated on that form."""
+    """Claim id → verdict. A claim about another form of the weights is evaluated on that form of the run."""
     forms: dict[str, Printed | Measured] = {}
     verdicts = {}
     for claim in claims.claims:
-        own = source
+        of_form = source
         if isinstance(source, Measured) and claim.form != source.form:
-            own = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
-        verdicts[claim.id] = judge(claim, claims.sets, own)
+            of_form = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
+        verdicts[claim.id] = judge(claim, claims.sets, of_form)
     return verdicts

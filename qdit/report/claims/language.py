@@ -5,6 +5,9 @@
 Allowed are numbers, texts, names of sets and loop variables, + − * /, comparisons (also chains), and, or, not, the
 functions of `cell_functions` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as
 the only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
+
+It is a language and no Python predicates: a verdict needs three truth values, the interval of every difference and the
+text of every comparison, which `and`, `not`, chains and `all` of executed Python cannot give; and data cannot run code.
 """
 
 import ast
@@ -28,10 +31,10 @@ KEYS = {
     "ptq4dit_table1": ("method", "bits", "steps"),
     "tq_dit": ("method", "bits"),
 }
-"""Table → what names one of its rows (in Table 3: one of its cells)."""
+"""Table → the keys that identify a row (in Table 3: a cell)."""
 
 SCORE = "score"
-"""Function that reads one of VBench's dimensions, which its last key names."""
+"""Function that reads a dimension of VBench; its last key is the dimension."""
 
 Key = str | int | float
 Bound = Mapping[str, Key]
@@ -54,7 +57,7 @@ TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": so
 
 
 def cell_functions() -> dict[str, str]:
-    """Function that reads a cell → what a reader calls its number: every metric, and VBench's dimensions."""
+    """Function that reads a cell → printed title of the metric; it has every metric and VBench's dimensions."""
     return {name: metric.title for name, metric in claim_functions().items()} | {SCORE: "VBench"}
 
 
@@ -64,14 +67,14 @@ def functions() -> tuple[str, ...]:
 
 
 class Source(Protocol):
-    """Where cells come from: the printed tables, or those of a run."""
+    """A source of cells: the printed tables or those of a run."""
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
 
 
 @dataclass
 class Evaluation:
-    """Evaluates parsed expressions on one source; remembers which metrics it has read."""
+    """Evaluates parsed expressions on one source; `read` collects the titles of the metrics read."""
 
     source: Source
     table: str
@@ -81,8 +84,8 @@ class Evaluation:
     def truth(self, node: ast.expr, bound: Bound) -> Truth:
         """Value of an expression that is true or false."""
         if isinstance(node, ast.BoolOp):
-            parts = [self.truth(part, bound) for part in node.values]
-            return every(parts) if isinstance(node.op, ast.And) else some(parts)
+            operands = [self.truth(operand, bound) for operand in node.values]
+            return every(operands) if isinstance(node.op, ast.And) else some(operands)
         if isinstance(node, ast.UnaryOp):
             return self.truth(node.operand, bound).negated
         if isinstance(node, ast.Compare):
@@ -95,7 +98,7 @@ class Evaluation:
                 ]
             )
         assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        return TRUTHS[node.func.id]([self.truth(part, inner) for part, inner in self.each(node, bound)])
+        return TRUTHS[node.func.id]([self.truth(operand, inner) for operand, inner in self.each(node, bound)])
 
     def value(self, node: ast.expr, bound: Bound) -> Value:
         """Value of an expression that is a number."""
@@ -109,31 +112,31 @@ class Evaluation:
         name = node.func.id
         if name in (titles := cell_functions()):
             self.read[titles[name]] = None
-            return self.source.cell(self.table, name, tuple(key_of(part, bound) for part in node.args))
+            return self.source.cell(self.table, name, tuple(key_of(argument, bound) for argument in node.args))
         if name == "count":
-            return count([self.truth(part, inner) for part, inner in self.each(node, bound)])
+            return count([self.truth(argument, inner) for argument, inner in self.each(node, bound)])
         if name == "round":
-            found, digits = self.value(node.args[0], bound), node.args[1]
+            number, digits = self.value(node.args[0], bound), node.args[1]
             assert isinstance(digits, ast.Constant)
-            if isinstance(found, Quantity) and found.measured:
-                return found  # a measured number is compared by its interval, not as it would be printed
-            return combine(lambda value: round(value, int(digits.value)), found)  # type: ignore[arg-type]
-        return combine(NUMBERS[name], *(self.value(part, inner) for part, inner in self.each(node, bound)))
+            if isinstance(number, Quantity) and number.measured:
+                return number  # a measured number is compared by its interval, not as it would be printed
+            return combine(lambda value: round(value, int(digits.value)), number)  # type: ignore[arg-type]
+        return combine(NUMBERS[name], *(self.value(argument, inner) for argument, inner in self.each(node, bound)))
 
     def each(self, node: ast.Call, bound: Bound) -> Iterator[tuple[ast.expr, Bound]]:
-        """Arguments of a call, a generator's element once for each of its bindings."""
+        """Arguments of a call; a generator gives its element once for each binding of its variables."""
         if not isinstance(node.args[0], ast.GeneratorExp):
-            yield from ((part, bound) for part in node.args)
+            yield from ((argument, bound) for argument in node.args)
             return
         bindings: list[Bound] = [bound]
         for loop in node.args[0].generators:
             assert isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Name)
-            bindings = [{**one, loop.target.id: key} for one in bindings for key in self.sets[loop.iter.id]]
-        yield from ((node.args[0].elt, one) for one in bindings)
+            bindings = [{**binding, loop.target.id: key} for binding in bindings for key in self.sets[loop.iter.id]]
+        yield from ((node.args[0].elt, binding) for binding in bindings)
 
 
 def key_of(node: ast.expr, bound: Bound) -> Key:
-    """A key of a row: a constant or what a loop variable stands for."""
+    """A key of a row: a constant, or the value of a loop variable."""
     if isinstance(node, ast.Name):
         return bound[node.id]
     assert isinstance(node, ast.Constant)
@@ -141,12 +144,12 @@ def key_of(node: ast.expr, bound: Bound) -> Key:
 
 
 def say(node: ast.expr, value: Value, bound: Bound) -> str:
-    """An expression with its loop variables filled in, and what it is worth unless it is a plain number."""
+    """An expression as text: loop variables replaced by their values, followed by its value."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
     titles = cell_functions()
-    text = re.sub("|".join(rf"\b{name}\(" for name in titles), lambda found: f"{titles[found[0][:-1]]}(", text)
+    text = re.sub("|".join(rf"\b{name}\(" for name in titles), lambda match: f"{titles[match[0][:-1]]}(", text)
     text = text.replace("'", "")
     if isinstance(value, Unknown):
         return f"{text} unknown"
@@ -177,7 +180,7 @@ def parse(text: str, *, table: str, sets: Mapping[str, Sequence[Key]]) -> ast.ex
 
 @dataclass(frozen=True)
 class _Checker:
-    """Walks a tree as `Evaluation` does, and refuses what that would not understand."""
+    """Checks a tree before `Evaluation` reads it, and refuses everything that is not in the language."""
 
     text: str
     table: str
@@ -185,13 +188,13 @@ class _Checker:
 
     def truth(self, node: ast.expr, names: frozenset[str]) -> None:
         if isinstance(node, ast.BoolOp):
-            for part in node.values:
-                self.truth(part, names)
+            for operand in node.values:
+                self.truth(operand, names)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             self.truth(node.operand, names)
         elif isinstance(node, ast.Compare) and all(type(op) in SYMBOLS for op in node.ops):
-            for part in (node.left, *node.comparators):
-                self.value(part, names)
+            for operand in (node.left, *node.comparators):
+                self.value(operand, names)
         elif isinstance(node, ast.Call) and self.name_of(node) in TRUTHS:
             self.call(node, names, self.truth)
         else:
@@ -231,8 +234,8 @@ class _Checker:
             self.refuse(node, "an argument")
         first = node.args[0]
         if not isinstance(first, ast.GeneratorExp):
-            for part in node.args:
-                inside(part, names)
+            for argument in node.args:
+                inside(argument, names)
             return
         for loop in first.generators:
             named = isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Name)
@@ -249,11 +252,11 @@ class _Checker:
         wanted = KEYS[self.table]
         if len(node.args) != len(wanted):
             self.refuse(node, f"{', '.join(wanted)} in {self.table}")
-        for part in node.args:
-            constant = isinstance(part, ast.Constant) and type(part.value) in (str, int, float)
-            if not constant and not (isinstance(part, ast.Name) and part.id in names):
+        for argument in node.args:
+            constant = isinstance(argument, ast.Constant) and type(argument.value) in (str, int, float)
+            if not constant and not (isinstance(argument, ast.Name) and argument.id in names):
                 self.refuse(
-                    part, f"a text, a number or a loop variable ({', '.join(sorted(names)) or 'there is none'})"
+                    argument, f"a text, a number or a loop variable ({', '.join(sorted(names)) or 'there is none'})"
                 )
 
     def name_of(self, node: ast.Call) -> str:

@@ -1,4 +1,4 @@
-"""The verdicts on all claims as text for a terminal and as CSV; the page is in claims_page.py."""
+"""The verdicts on all claims, as text for a terminal and as CSV."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ from qdit.workflow.profile import validate
 PRINTED = "printed"
 PAPER_PROFILE = "paper"
 SHOWN = 12
-"""Comparisons that a reader sees of each verdict; the CSV says how many there are."""
+"""Number of comparisons shown for each verdict; the CSV has their total number."""
 
 ORDER = (HOLDS, FAILS, OPEN, CONSTRUCTED, NOT_CHECKED)
 COLUMNS = (
@@ -43,7 +43,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """All claims and, for each source of numbers in order, the verdicts on them by id."""
+    """All claims, and for each source of numbers the verdicts by claim id."""
 
     claims: Claims
     verdicts: Mapping[str, Mapping[str, Verdict]]
@@ -56,13 +56,13 @@ class Report:
 def load_report(profile: Mapping[str, Any], results: Path) -> Report:
     """Evaluate all claims: on the printed numbers, on a profile's results, and on those of the paper's profile.
 
-    The last are those beside `results` in a folder `paper` with its profile.json, where there is one.
+    The paper's profile is read from the folder `paper` beside `results`, if that has a profile.json.
     """
     published = published_folder(results)
     beside = published / FILE
     claims = load_claims(beside if beside.is_file() else REPOSITORY_COPY / FILE)
-    own = Measured(profile, results)
-    sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): own}
+    measured = Measured(profile, results)
+    sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): measured}
     paper = results.parent / PAPER_PROFILE
     if profile["profile"] != PAPER_PROFILE and (paper / "profile.json").is_file():
         other = read_json(paper / "profile.json")
@@ -72,7 +72,9 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
             raise ConfigError(f"{paper / 'profile.json'}: {problem}; run that profile again") from None
         sources[PAPER_PROFILE] = Measured(other, paper)
     verdicts = {name: judge_all(claims, source) for name, source in sources.items()}
-    return Report(claims, verdicts, str(profile["profile"]), str(profile["face"]), own.miniature, tuple(own.remarks))
+    return Report(
+        claims, verdicts, str(profile["profile"]), str(profile["face"]), measured.miniature, tuple(measured.remarks)
+    )
 
 
 def summary(report: Report) -> list[str]:
@@ -85,7 +87,7 @@ def summary(report: Report) -> list[str]:
 
 
 def text_of(report: Report, *, width: int = 110) -> str:
-    """A block of lines for each claim: its words, then a line with each source's verdict and numbers."""
+    """Lines for each claim: its words, then the verdict and numbers of each source."""
     lines = [report.face, ""]
     for claim in report.claims.claims:
         lines += textwrap.wrap(f"{claim.id}: “{claim.words}” ({claim.source}, {claim.place})", width)
@@ -105,7 +107,7 @@ def text_of(report: Report, *, width: int = 110) -> str:
 
 
 def evidence_text(piece: Evidence) -> str:
-    """A comparison with its interval, and that it is not so where it is not."""
+    """A comparison with its interval; “: no” marks a comparison that is false."""
     text = piece.text + (": no" if piece.outcome is False else "")
     if piece.interval is None:
         return text

@@ -1,4 +1,4 @@
-"""Where the cells of claims come from: the printed tables, or the tables of a run, addressed by the same keys."""
+"""Sources of the cells of claims: the printed tables and the tables of a run, addressed by the same keys."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -26,11 +26,11 @@ SEARCH_KEYS = {
 }
 Keys = tuple[Key, ...]
 PRINTED_BITS = ("w16a16", "w4a8")
-"""What Table 3 prints."""
+"""The bits that Table 3 prints."""
 
 
 def column_of(function: str) -> str:
-    """Column of a table that a function of the language reads."""
+    """The column that a function of the claims language reads."""
     known = claim_functions()
     return known[function].name if function in known else function
 
@@ -50,7 +50,7 @@ class Printed:
         self.tables: dict[str, dict[Keys, PublishedRow]] = {}
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
-        """A printed number; Unknown for a blank cell, and for a row or a column that is not printed."""
+        """A printed number; Unknown for a blank cell, and for a row or a column that the paper does not print."""
         if table not in self.tables:
             self.tables[table] = {printed_keys(table, row): row for row in read_published(self.folder / f"{table}.csv")}
         column = column_of(metric)
@@ -75,22 +75,22 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
     labels = {name: label for label, name in method_names().items()}
     label = labels.get(names.get(method, method), method)
     bits = f"w{row.get('weight_bits')}a{row.get('activation_bits')}"
-    found: dict[str, Key] = {"method": label, "bits": bits}
+    known: dict[str, Key] = {"method": label, "bits": bits}
     if table == "table1":
-        found |= {"group": row["group_size"], "resolution": row["resolution"]}  # type: ignore[dict-item]
+        known |= {"group": row["group_size"], "resolution": row["resolution"]}  # type: ignore[dict-item]
     if table == "table2":
-        found["setting"] = setting_key(row["resolution"], row["cfg_scale"])
+        known["setting"] = setting_key(row["resolution"], row["cfg_scale"])
     if table == "table4":
-        found["step"] = STEP_KEYS[STEPS.index(str(row["step"]))]
+        known["step"] = STEP_KEYS[STEPS.index(str(row["step"]))]
     if table == "table6":
-        found["search"] = SEARCH_KEYS[str(row["search"])]
+        known["search"] = SEARCH_KEYS[str(row["search"])]
     if table == "ptq4dit_table1":
-        found["steps"] = row["steps"]  # type: ignore[assignment]
-    return tuple(found[name] for name in KEYS[table] if name != "dimension")
+        known["steps"] = row["steps"]  # type: ignore[assignment]
+    return tuple(known[name] for name in KEYS[table] if name != "dimension")
 
 
 class Measured:
-    """The tables of a run, of one form of the weights; remembers whether a fitted cell was read."""
+    """The tables of a run in one form of the weights; `fitted` becomes true when a fitted cell is read."""
 
     def __init__(self, profile: Mapping[str, Any], results: Path, *, form: str = "natural") -> None:
         self.profile = profile
@@ -101,11 +101,11 @@ class Measured:
 
     @cached_property
     def miniature(self) -> bool:
-        """Whether its numbers are of another kind than the printed ones."""
+        """Whether the profile is a miniature, whose numbers are not comparable with the printed ones."""
         return is_miniature(self.profile)
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
-        """A measured number with its resampled values; Unknown for a row that is not there or was not measured."""
+        """A measured number with its bootstrap samples; Unknown for a row that is absent or not measured."""
         if table not in self.tables:
             self.tables[table] = self._rows(table)
         if not self.tables[table]:
@@ -125,8 +125,13 @@ class Measured:
 
     @property
     def remarks(self) -> list[str]:
-        """What to bear in mind about the rows that were read: group sizes that were not searched."""
-        rows = [(table, row) for table, found in self.tables.items() for row in found.values() if is_measured(row)]
+        """Remarks on the rows that were read: tables whose Q-DiT rows have uniform group sizes."""
+        rows = [
+            (table, row)
+            for table, rows_by_key in self.tables.items()
+            for row in rows_by_key.values()
+            if is_measured(row)
+        ]
         uniform = [table for table, row in rows if row["label"] == "q-dit" and row.get("allocation_sha256") is None]
         if not uniform:
             return []
@@ -134,19 +139,19 @@ class Measured:
         return [f"{where}: Q-DiT’s rows have one group size for all layers here; the paper’s have searched ones"]
 
     def _rows(self, kind: str) -> dict[Keys, Row]:
-        found: dict[Keys, Row] = {}
+        rows_by_key: dict[Keys, Row] = {}
         for name, definition in self.profile["tables"].items():
             if definition["kind"] != kind or kind not in KEYS:
                 continue
             places = _settings(definition)
             blocks = load_table(self.profile, name, self.results).blocks
-            for block, made in zip(definition["blocks"], blocks, strict=True):
+            for block, loaded in zip(definition["blocks"], blocks, strict=True):
                 if block["form"] == self.form:
-                    for row in made.rows:
+                    for row in loaded.rows:
                         if kind == "table3" and bits_of(row) not in PRINTED_BITS:
                             continue  # its claims do not name bits
-                        found.setdefault(self._keys(kind, block, row, places), row)
-        return found
+                        rows_by_key.setdefault(self._keys(kind, block, row, places), row)
+        return rows_by_key
 
     def _keys(self, kind: str, block: Mapping[str, Any], row: Row, places: Mapping[str, str]) -> Keys:
         printed = block.get("published", {})
@@ -171,7 +176,7 @@ def bits_of(row: Row) -> str:
 
 
 def _settings(definition: Mapping[str, Any]) -> dict[str, str]:
-    """Setting of a profile → the paper's that it stands for, from the blocks that say so; others share it by name."""
+    """Setting of a profile → the paper's setting, for the blocks that give one."""
     return {
         block["setting"]: setting_key(block["published"]["resolution"], block["published"]["cfg_scale"])
         for block in definition["blocks"]
@@ -180,7 +185,7 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(table: str, keys: Keys) -> str:
-    """`q-dit w4a8 256-cfg1.5` or `group 128, resolution 256`: the keys of a row for a reader."""
+    """The keys of a row as text: `q-dit w4a8 256-cfg1.5` or `group 128, resolution 256`."""
     if table == "table1":
         return ", ".join(f"{name} {key}" for name, key in zip(KEYS[table], keys, strict=False))
     return " ".join(f"{key}" for key in keys)

@@ -1,1 +1,1 @@
-"""What result files hold, as rows and values."""
+"""Result files, read as rows and values."""

@@ -1,4 +1,4 @@
-"""Allocations as tables and figures see them: what the searches of a profile left below `search/`, as data."""
+"""Allocations of group sizes, read from the files that the searches of a profile wrote below `search/`."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from qdit.report.data.metrics_json import Row
 from qdit.workflow.searches import SearchPlace, layer_place, place_of
 
 COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
-"""Columns of a CSV about the allocation of each row."""
+"""Columns of the CSV that describe a row's allocation."""
 
 ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 """Name of a layer within its block → its role."""
@@ -20,16 +20,21 @@ ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2"
 
 @dataclass(frozen=True)
 class Remeasured:
-    """A genome's fitness on the noise of its search and on fresh noise; whether it is the uniform reference."""
+    """A genome's fitness on the noise of its search and on fresh noise; `reference` marks the uniform one."""
 
     fitness: float
     fresh: float
     reference: bool
 
+    @property
+    def finite(self) -> bool:
+        """Whether both fitness values are finite numbers."""
+        return math.isfinite(self.fitness) and math.isfinite(self.fresh)
+
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found, and what it took."""
+class SearchedAllocation:
+    """The result of a search: group sizes, cost of the search, share of the budget, fitness on fresh noise."""
 
     kind: str
     groups: Mapping[str, int]
@@ -42,12 +47,12 @@ class Found:
     remeasured: tuple[Remeasured, ...]
 
 
-def read_found(results: Path, place: SearchPlace) -> Found | None:
-    """The allocation of a search, or None if there is no whole one."""
-    path = results / "search" / f"{place.path}.json"
+def read_searched_allocation(results: Path, search: SearchPlace) -> SearchedAllocation | None:
+    """The allocation of a search; None if its file is missing or incomplete."""
+    path = results / "search" / f"{search.path}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Found(
+        return SearchedAllocation(
             kind=str(data["identity"]["method"]),
             groups={str(name): int(size) for name, size in data["groups"].items()},
             images_sampled=int(data["images_sampled"]),
@@ -66,7 +71,7 @@ def _remeasured(entry: Mapping[str, Any], reference: int) -> Remeasured:
 
 
 def _time(path: Path) -> dict[str, Any]:
-    """Seconds, workers and processor; unknown where the file is lost."""
+    """Seconds, workers and processor of a search; None if their file is missing."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {"seconds": float(data["seconds"]), "processor": str(data["processor"]), "workers": int(data["workers"])}
@@ -75,27 +80,27 @@ def _time(path: Path) -> dict[str, Any]:
 
 
 def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
-    """Cells of a row about its allocation; a uniform size takes nothing, and as much of the budget as it costs.
+    """Cells of a row that describe its allocation.
 
-    The hidden cell `found` is what the search left, None for a uniform size and for what is missing.
+    The hidden cell `searched_allocation` holds the search's result; None for a uniform size or a missing search.
     """
-    place = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
-    if place is None:
-        return {"search": None, "found": None} | _uniform(profile, row)
-    found = read_found(results, place)
-    cells: Row = {"search": place.search, "searched_at": place.path, "found": found}
-    if found is None:
+    search = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
+    if search is None:
+        return {"search": None, "searched_allocation": None} | _uniform(profile, row)
+    allocation = read_searched_allocation(results, search)
+    cells: Row = {"search": search.search, "searched_at": search.path, "searched_allocation": allocation}
+    if allocation is None:
         return cells
     return cells | {
-        "images_sampled": found.images_sampled,
-        "search_seconds": found.seconds,
-        "budget_used": found.budget_used,
-        "harmonic_mean_group_size": found.harmonic_mean_group_size,
+        "images_sampled": allocation.images_sampled,
+        "search_seconds": allocation.seconds,
+        "budget_used": allocation.budget_used,
+        "harmonic_mean_group_size": allocation.harmonic_mean_group_size,
     }
 
 
 def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
-    """A uniform size: no images; the whole budget if it is the reference (others cost another part of it)."""
+    """Cells of a uniform group size: no sampled images; the budget is used up by the reference size."""
     size = row.get("group_size")
     if size is None or row["weight_bits"] == row["activation_bits"] == 16:
         return {}
@@ -106,19 +111,19 @@ def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
 
 def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
     """Role → group size in each block, in the order of the data; None for a block without that layer."""
-    places = {layer_place(name): size for name, size in groups.items()}
-    blocks = max(block for block, _ in places) + 1
+    sizes = {layer_place(name): size for name, size in groups.items()}
+    blocks = max(block for block, _ in sizes) + 1
     known = list(ROLES)
-    inner = sorted({within for _, within in places}, key=lambda name: (known.index(name) if name in ROLES else 9, name))
-    return {ROLES.get(within, within): [places.get((block, within)) for block in range(blocks)] for within in inner}
+    inner = sorted({within for _, within in sizes}, key=lambda name: (known.index(name) if name in ROLES else 9, name))
+    return {ROLES.get(within, within): [sizes.get((block, within)) for block in range(blocks)] for within in inner}
 
 
 def searched_with(rows: list[Row]) -> str:
-    """What searches were timed on, for the notes; empty if nothing was."""
-    found = [row["found"] for row in rows if row.get("found") is not None]
+    """Workers and processors of the timed searches, for the notes; empty if no search was timed."""
+    allocations = [row["searched_allocation"] for row in rows if row.get("searched_allocation") is not None]
     machines = dict.fromkeys(
-        f"{one.workers} worker{'' if one.workers == 1 else 's'} on {one.processor}"
-        for one in found
-        if one.seconds is not None
+        f"{allocation.workers} worker{'' if allocation.workers == 1 else 's'} on {allocation.processor}"
+        for allocation in allocations
+        if allocation.seconds is not None
     )
     return "; ".join(machines)

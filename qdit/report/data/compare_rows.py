@@ -1,4 +1,4 @@
-"""Differences between two rows, with what chance explains of them: both were measured on the same noise."""
+"""Differences between two rows, with confidence intervals; both rows were measured on the same noise."""
 
 import operator
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ def difference(a: Row, b: Row, metric: str) -> Difference | None:
     """a − b of a metric; None where either has no number."""
     if a.get(metric) is None or b.get(metric) is None:
         return None
-    found = combine(operator.sub, quantity(a, metric), quantity(b, metric))
-    assert isinstance(found, Quantity)
-    return Difference(found.value, None if found.samples is None else interval(found.samples))
+    gap = combine(operator.sub, quantity(a, metric), quantity(b, metric))
+    assert isinstance(gap, Quantity)
+    return Difference(gap.value, None if gap.samples is None else interval(gap.samples))
 
 
 def quantity(row: Row, metric: str) -> Quantity:

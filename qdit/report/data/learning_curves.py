@@ -1,4 +1,6 @@
-"""How learned rounding went: the losses that a checkpoint's log holds, and their figure as inline SVG."""
+"""Losses of learned rounding, read from a checkpoint's log, and their figure as inline SVG.
+
+SVG is written here for the reason that `qdit.report.render.figure` gives; each line also has a tooltip."""
 
 import json
 import math
@@ -9,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 344, 44, 96, 8, 34
-"""Pixels: the whole, left of the axis for the decades, right of it for the names of the lines, above and below."""
+"""Pixels: whole width, margins left (decades), right (names of the lines), above and below."""
 
 HEIGHT = 150
 """Pixels of the axis; more where the names of the lines need them."""
@@ -18,12 +20,12 @@ LINE = 13
 """Pixels between two names."""
 
 HUES = (205, 345)
-"""Degrees of the first and the last line's colour; between them in the order of the model."""
+"""Hue (degrees) of the first and the last line; the lines between them follow the order of the model."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One reconstructed part: `points` are (iteration, mean loss without the regularizer)."""
+    """One reconstructed block or layer: `points` are (iteration, mean loss without the regularizer)."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -46,7 +48,7 @@ class Reconstruction:
 
 
 def read_reconstruction(folder: Path) -> Reconstruction | None:
-    """What checkpoint/config.json of a run's folder logs about reconstruction, or None if there is no such log."""
+    """The reconstruction log in checkpoint/config.json of a run's folder; None if there is none."""
     try:
         log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]["reconstruction"]
         units = tuple(map(_unit, log["units"]))
@@ -56,7 +58,7 @@ def read_reconstruction(folder: Path) -> Reconstruction | None:
 
 
 def read_silent_layers(folder: Path) -> tuple[str, ...]:
-    """Layers that GPTQ rounded to nearest since every calibration input of them is zero, by the run's log."""
+    """Layers whose calibration inputs are all zero: GPTQ rounded them to nearest, as the run's log says."""
     try:
         log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]
         return tuple(map(str, log.get("rounded_to_nearest", ())))
@@ -76,7 +78,7 @@ def _loss(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Axes:
-    """Iterations from 0 to `last`, losses over whole decades; the panels of one block share them."""
+    """Axes that the panels of a block share: iterations from 0 to `last`, losses over whole decades."""
 
     last: float
     low: int
@@ -144,7 +146,7 @@ def _decade(exponent: int) -> str:
 
 
 def spread(wanted: list[float], low: float, high: float) -> list[float]:
-    """Places near the wanted ones, inside low … high where they fit, none nearer than a line to the next."""
+    """Heights near the wanted ones, at least one line apart, inside low … high if they fit."""
     order = sorted(range(len(wanted)), key=lambda number: wanted[number])
     placed = [0.0] * len(wanted)
     ceiling = low

@@ -1,4 +1,4 @@
-"""One run's metrics.json as a flat row; a run without one is a row that says why, never a gap."""
+"""Read a run's metrics.json as a flat row; a run without metrics gives a row that says why."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) -> Row:
-    """Row of a run: identity, metrics, sizes, and everything that identifies how they came about.
+    """Row of a run: identity, metrics, sizes and provenance.
 
     `state` is a Status, `status` the text that tables show: "ok", or "missing: <why>", "failed: <why>" and so on; then
     the metrics are None. With `profile` a run that was made otherwise than its setting says is refused. Extra columns
@@ -37,14 +37,14 @@ def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) 
 
 
 def with_status(status: Status, why: str = "") -> Row:
-    """The cells `state` and `status`; an error that begins with its own status word is shown as it is."""
+    """The cells `state` and `status`; an error text that begins with the status word is not prefixed again."""
     if not why:
         return {"state": status, "status": status.value if status in (Status.OK, Status.NOT_RUN) else f"{status}: "}
     return {"state": status, "status": why if why.startswith(status) else f"{status}: {why}"}
 
 
 def read_folder(folder: Path) -> Row:
-    """Row of a run by its folder, wherever that is: as `read_run`, with the identity that metrics.json itself gives.
+    """Row of a run from its folder: like `read_run`, but the identity comes from metrics.json.
 
     Raises DataError where there is no metrics.json or it does not say which run it is of.
     """
@@ -63,7 +63,7 @@ def read_folder(folder: Path) -> Row:
 
 
 def _require(record: MetricsRecord, key: Run, profile: Mapping[str, Any] | None) -> None:
-    """DataError for a record of another run, Refused for one that was made otherwise than the profile says."""
+    """Check a record: DataError if it belongs to another run, Refused if its protocol is not the profile's."""
     for name in IDENTITY:
         if record.run.get(name) != getattr(key, name):
             raise DataError(f"metrics.json is of another run ({name} {record.run.get(name)!r})")

@@ -1,15 +1,15 @@
-"""Whether a folder of results holds anything, so that no command writes pages of missing rows by mistake."""
+"""Check that a results folder holds results: a command never writes a page whose rows are all missing."""
 
 from pathlib import Path
 
 from qdit.core.errors import DataError
 
 RESULT_PATTERNS = ("runs/*/*/*/*/metrics.json", "search/**/*.json", "analysis/**/*.npz")
-"""What steps of the workflow leave below results/<profile>; one file of these is a result."""
+"""Patterns of result files below results/<profile>: one matching file is enough."""
 
 
 def require_results(results: Path) -> None:
-    """Raise DataError unless one result is there; with some, rows without one say so in the pages."""
+    """Raise DataError if the folder holds no result; if some are missing, the rows of the pages say which."""
     if not results.is_dir():
         raise DataError(f"{results}: no such folder of results; {advice()}")
     if not any(next(results.glob(pattern), None) for pattern in RESULT_PATTERNS):
@@ -17,5 +17,5 @@ def require_results(results: Path) -> None:
 
 
 def advice() -> str:
-    """What to do next."""
+    """The command that makes results."""
     return "run snakemake --cores all first (with --configfile for another profile), or pass --results FOLDER"

@@ -1,4 +1,4 @@
-"""The papers' printed numbers (results/published/*.csv) and which printed row belongs to which of ours.
+"""The papers' printed numbers (results/published/*.csv), matched to our rows.
 
 A blank cell is a number that is not known to us; it stays blank everywhere.
 """
@@ -20,17 +20,17 @@ REPOSITORY_COPY = ROOT / "results" / "published"
 
 @cache
 def method_names() -> Mapping[str, str]:
-    """Method → name that its class says the papers print; other labels (`rtn-g16-static`) have no printed row."""
+    """Method → the name that papers print, as its class says; other labels (`rtn-g16-static`) have no printed row."""
     return {name: facts.printed for name, facts in method_sources().items() if facts.printed != name}
 
 
 def printed_name(label: str) -> str:
-    """A method as the papers print it; a label that is no method's name stays as it is."""
+    """The printed name of a method; a label that names no method is returned unchanged."""
     return method_names().get(label, label)
 
 
 def published_folder(results: Path) -> Path:
-    """Folder of the published numbers beside a profile's results, or else the one of this source tree."""
+    """Folder of the published numbers: beside the profile's results if it exists, else in the repository."""
     beside = results.parent / "published"
     return beside if beside.is_dir() else REPOSITORY_COPY
 
@@ -65,7 +65,7 @@ def _value(cell: str) -> Value:
 
 
 def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
-    """The one row with these cells, or None.
+    """The only row with these cells, or None.
 
     Raises ConfigError for a key that is no column, DataError for several rows (choosing would be guessing).
     """
@@ -73,7 +73,7 @@ def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
         if rows and key not in rows[0]:
             columns = ", ".join(rows[0])
             raise ConfigError(f"published numbers have no column {key!r} (only {columns}){did_you_mean(key, rows[0])}")
-    found = [row for row in rows if all(row.get(key) == value for key, value in keys.items())]
-    if len(found) > 1:
-        raise DataError(f"published rows with {keys}: found {len(found)}, expected one; name more keys")
-    return found[0] if found else None
+    matches = [row for row in rows if all(row.get(key) == value for key, value in keys.items())]
+    if len(matches) > 1:
+        raise DataError(f"published rows with {keys}: found {len(matches)}, expected one; name more keys")
+    return matches[0] if matches else None

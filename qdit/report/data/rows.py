@@ -23,7 +23,7 @@ PROVENANCE = (
     *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
     *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
 )
-"""What a CSV says of a row besides its numbers: which run it is, where it stands, and how it came about."""
+"""Columns of the CSV that are no metrics: the identity of the run, its block, and its provenance."""
 
 GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 """Mini group size → the group size of DiT-XL/2 that gives as many groups per row (width 144 against 1152)."""
@@ -53,9 +53,9 @@ def csv_columns() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of a page, in two formats of the same content; `about` says how to read it.
+    """A drawing of a page, as SVG and as PNG; `about` says how to read it.
 
-    `draw` draws it again, into an empty matplotlib figure of so many inches, for whoever wants another frame around it.
+    `draw` draws it into an empty matplotlib figure of size `inches`, so that a caller can add its own frame.
     """
 
     title: str
@@ -68,7 +68,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that share setting, form and scope; full precision, where it is among them, comes first."""
+    """Rows of one setting, form and scope; the full-precision row comes first."""
 
     title: str
     about: str
@@ -117,7 +117,7 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line per row with exactly `csv_columns` and `extra`; what is unknown is None."""
+        """One line per row with the columns `csv_columns` and `extra`; an unknown cell is None."""
         names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
@@ -154,8 +154,8 @@ def make_row(
     """
     entry = profile["methods"][key.label]
     row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
-    asked = row["options"].get("group_size")
-    group_size = asked if isinstance(asked, int) else None
+    option = row["options"].get("group_size")
+    group_size = option if isinstance(option, int) else None
     reconstruction = read_reconstruction(key.folder(results))
     row |= {
         "group_size": group_size,
@@ -174,7 +174,7 @@ def make_row(
 
 
 def published_cells(published: PublishedRow | None) -> Row:
-    """The `published_*` columns of a printed row; what is not printed stays None."""
+    """The `published_*` columns of a printed row; a number that is not printed is None."""
     if published is None:
         return {}
     cells: Row = {f"published_{name}": published.get(name) for name in metrics.compared()}
@@ -182,14 +182,14 @@ def published_cells(published: PublishedRow | None) -> Row:
 
 
 def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int | None:
-    """The group size of the paper's model that this one stands for."""
+    """The group size of the paper's model that corresponds to a group size of ours."""
     if group_size is None:
         return None
     return GROUPS_IN_THE_PAPER.get(group_size) if is_miniature(profile) else group_size
 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
-    """Whether the profile says that it is a miniature: published numbers are of other models and data."""
+    """Whether the profile is a miniature: the published numbers then belong to other models and data."""
     return bool(profile.get("miniature"))
 
 
@@ -213,13 +213,13 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
-    """Labels whose cells were used to choose the parameters of the block's form; the natural form has none."""
+    """Labels of fitted cells: the parameters of the block's form were chosen with them. The natural form has none."""
     of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
     return {*of_table, *block.get("fitted", ())}
 
 
 def group_text(row: Row) -> str:
-    """`g 16 (paper's 128)`: the group size and the one it stands for."""
+    """`g 16 (paper's 128)`: the group size and the corresponding one of the paper."""
     ours, paper = row["group_size"], row["paper_group_size"]
     return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
 

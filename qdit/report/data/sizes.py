@@ -1,4 +1,4 @@
-"""Sizes of DiT-XL/2 beside the printed ones, from its shapes alone: known before, and whether or not, anything is run.
+"""Sizes of DiT-XL/2, computed from its shapes to stand beside the printed sizes; no run is needed.
 
 A row of a small model is counted as the paper's model that it stands for: same bits, same number of groups per row.
 """
@@ -12,10 +12,10 @@ from qdit.report.data.metrics_json import Row
 from qdit.workflow.method_index import method_sources
 
 DIT_XL_2 = DiTConfig()
-"""Of both resolutions: they differ in positions only, which neither accounting counts."""
+"""The shapes at both resolutions: only the position embeddings differ, and neither size counts them."""
 
 REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
-"""Columns of a table that has them."""
+"""Columns that a table can show."""
 
 
 def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:

@@ -1,4 +1,4 @@
-"""How long a finished workflow took, from the benchmark files of its jobs: by table and by method."""
+"""Times of a finished workflow, by table and by method, from the benchmark files of its jobs."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ STEPS = ("quantize", "sample")
 
 
 def times_text(profile: Profile, results: Path) -> str:
-    """Two Markdown tables of seconds of single-threaded jobs; runs without benchmark files are left out.
+    """Two Markdown tables: seconds of single-threaded jobs by table and by method; unmeasured runs are left out.
 
     Raises DataError if there is none at all.
     """
@@ -26,10 +26,10 @@ def times_text(profile: Profile, results: Path) -> str:
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
-    """Step → seconds, its jobs added up; empty unless every step was measured."""
+    """Step → seconds of all its jobs together; empty if a step has no benchmark file."""
     folder = results / "runs" / run.path / "logs"
-    found = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
-    return {step: sum(times) for step, times in found.items()} if all(found.values()) else {}
+    seconds = {step: [_seconds(file) for file in sorted(folder.glob(f"{step}*.json"))] for step in STEPS}
+    return {step: sum(times) for step, times in seconds.items()} if all(seconds.values()) else {}
 
 
 def _seconds(file: Path) -> float:
@@ -54,6 +54,6 @@ def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
     yield "| method | runs | quantize (s, median) | sample (s, median) |"
     yield "|---|---:|---:|---:|"
     for label in dict.fromkeys(run.label for run in spent):
-        own = [times for run, times in spent.items() if run.label == label]
-        medians = [statistics.median(times[step] for times in own) for step in STEPS]
-        yield f"| {label} | {len(own)} | {medians[0]:.1f} | {medians[1]:.1f} |"
+        of_label = [times for run, times in spent.items() if run.label == label]
+        medians = [statistics.median(times[step] for times in of_label) for step in STEPS]
+        yield f"| {label} | {len(of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"

@@ -1,4 +1,4 @@
-"""What an expression of a claim can be worth: numbers with or without resampled values, unknown ones, and truths.
+"""Values of the claims language: numbers (with or without bootstrap samples), unknown numbers, and truth values.
 
 A truth has three values, because a cell may be blank and an interval may include zero; `None` is "cannot be told".
 """
@@ -24,7 +24,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number. `samples` (B,) are its centred resampled values, paired with those of equal `pairing`.
+    """A number. `samples` (B,) are its centred bootstrap values; values of equal `pairing` are paired.
 
     `measured` says that it comes from a run; then it has chance in it, whether or not there are samples.
     """
@@ -37,14 +37,14 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Unknown:
-    """No number, and why."""
+    """A number that is not known, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many truths of a list are known to be true, and how many more may be."""
+    """The number of true statements in a list: at least `low`, at most `high`, since some cannot be told."""
 
     low: int
     high: int
@@ -56,7 +56,7 @@ Value = Quantity | Unknown | Count
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison that was made: its words with numbers, the difference's interval if it has one, its outcome."""
+    """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one."""
 
     text: str
     outcome: bool | None
@@ -68,7 +68,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Truth:
-    """True, False or None (cannot be told), and the comparisons that made it so."""
+    """True, False or None (cannot be told), and the comparisons that decide."""
 
     value: bool | None
     evidence: tuple[Evidence, ...] = ()
@@ -79,36 +79,36 @@ class Truth:
         return Truth(None if self.value is None else not self.value, self.evidence)
 
 
-def combine(operation: Callable[..., float], *parts: Value) -> Value:
-    """Arithmetic on numbers and, elementwise, on their resampled values; anything unknown makes the result so."""
-    known = [_number(part) for part in parts]
-    if unknown := [part for part in known if isinstance(part, Unknown)]:
+def combine(operation: Callable[..., float], *values: Value) -> Value:
+    """Apply an operation to numbers and, elementwise, to their bootstrap samples; Unknown if one of them is unknown."""
+    known = [_number(value) for value in values]
+    if unknown := [value for value in known if isinstance(value, Unknown)]:
         return unknown[0]
-    quantities = [part for part in known if isinstance(part, Quantity)]
+    quantities = [value for value in known if isinstance(value, Quantity)]
     try:
-        value = float(operation(*(part.value for part in quantities)))
+        result = float(operation(*(value.value for value in quantities)))
     except ZeroDivisionError:
         return Unknown("division by zero")
-    measured = any(part.measured for part in quantities)
-    sampled = [part for part in quantities if part.samples is not None]
-    paired = len({part.pairing for part in sampled}) == 1
-    whole = all(part.samples is not None or not part.measured for part in quantities)
+    measured = any(value.measured for value in quantities)
+    sampled = [value for value in quantities if value.samples is not None]
+    paired = len({value.pairing for value in sampled}) == 1
+    whole = all(value.samples is not None or not value.measured for value in quantities)
     if not (sampled and paired and whole):
-        return Quantity(value, measured=measured)
+        return Quantity(result, measured=measured)
     length = len(sampled[0].samples) if sampled[0].samples is not None else 0
-    columns = [np.full(length, part.value) if part.samples is None else part.samples for part in quantities]
+    columns = [np.full(length, value.value) if value.samples is None else value.samples for value in quantities]
     try:
         rows = [operation(*map(float, row)) for row in zip(*columns, strict=True)]
     except ZeroDivisionError:
-        return Quantity(value, measured=measured)
-    return Quantity(value, np.array(rows), sampled[0].pairing, measured)
+        return Quantity(result, measured=measured)
+    return Quantity(result, np.array(rows), sampled[0].pairing, measured)
 
 
-def _number(part: Value) -> Quantity | Unknown:
-    """A count as a number, if it is known."""
-    if not isinstance(part, Count):
-        return part
-    return Quantity(part.low) if part.low == part.high else Unknown("; ".join(part.reasons))
+def _number(value: Value) -> Quantity | Unknown:
+    """A count as a number if both its bounds agree; other values unchanged."""
+    if not isinstance(value, Count):
+        return value
+    return Quantity(value.low) if value.low == value.high else Unknown("; ".join(value.reasons))
 
 
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
@@ -133,23 +133,23 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
 
 
 def _margin(left: Value, right: Value, gap: float) -> float:
-    """Difference relative to the larger of the two: which of several comparisons was the closest."""
-    sizes = [abs(part.value) for part in (left, right) if isinstance(part, Quantity)]
+    """Difference relative to the larger of the two; the closest comparison has the smallest margin."""
+    sizes = [abs(side.value) for side in (left, right) if isinstance(side, Quantity)]
     return abs(gap) / max(*sizes, 1e-300)
 
 
 def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
-    """Known if every number that the counts may still become gives the same answer."""
+    """Compare counts; the outcome is known if all numbers within their bounds agree."""
     bounds: list[tuple[int, int]] = []
     reasons: list[str] = []
-    for part in (left, right):
-        if isinstance(part, Unknown):
-            return Truth(None, (Evidence(text, None, reason=part.reason),))
-        if isinstance(part, Count):
-            bounds.append((part.low, part.high))
-            reasons += part.reasons
+    for side in (left, right):
+        if isinstance(side, Unknown):
+            return Truth(None, (Evidence(text, None, reason=side.reason),))
+        if isinstance(side, Count):
+            bounds.append((side.low, side.high))
+            reasons += side.reasons
         else:
-            bounds.append((int(part.value), int(part.value)))
+            bounds.append((int(side.value), int(side.value)))
     answers = {
         COMPARISONS[symbol](a, b)
         for a in range(bounds[0][0], bounds[0][1] + 1)
@@ -162,7 +162,7 @@ def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
 
 
 def every(truths: Sequence[Truth]) -> Truth:
-    """`all`: one that is false decides; without one, one that cannot be told leaves it open."""
+    """`all`: False if one truth is False, else None if one is None, else True."""
     for outcome in (False, None):
         deciding = [truth for truth in truths if truth.value is outcome]
         if deciding:
@@ -171,7 +171,7 @@ def every(truths: Sequence[Truth]) -> Truth:
 
 
 def some(truths: Sequence[Truth]) -> Truth:
-    """`any`: the mirror image of `every`."""
+    """`any`: True if one truth is True, else None if one is None, else False."""
     return every([truth.negated for truth in truths]).negated
 
 

@@ -20,11 +20,11 @@ INPUT_OF = {
     "fc1": "input of fc1",
     "fc2": "input of fc2",
 }
-"""Role of a linear → where its activations are."""
+"""Role of a linear layer → name of its activations in words."""
 
 NAMES = {"qkv": "qkv", "attn_out": "attention’s projection", "fc1": "fc1", "fc2": "fc2"}
 MOST_BOXES = 25
-"""Of more timesteps an even choice is drawn."""
+"""Largest number of timesteps drawn; of more, an evenly spaced choice is drawn."""
 
 SHARED = ("roles", "chosen", "timesteps", "record")
 """What most figures need."""
@@ -37,8 +37,8 @@ def roles_of(arrays: Arrays) -> list[str]:
 
 def channels(source: Source, figure: Planned) -> Sketch:
     """Fig. 2: |w| and |x| of the layer of each role whose input channels differ most."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     _, chosen, timesteps, _ = require(arrays, *SHARED)
     roles = roles_of(arrays)
     maps = [require(arrays, f"weight_map_{role}", f"input_map_{role}") for role in roles]
@@ -57,7 +57,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
 
     return Sketch(
         "Weights and activations by channel (Q-DiT, Fig. 2)",
-        f"{source.describe(figure.place)} · timestep {timesteps[len(timesteps) // 2]}",
+        f"{source.describe(figure.subject)} · timestep {timesteps[len(timesteps) // 2]}",
         "Weights (above) and the inputs of one image in the middle of its trajectory (below), of the block of each role"
         " whose input channels differ most; a cell that covers several values shows the largest."
         f" {unevenness(arrays, roles)}",
@@ -68,7 +68,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
 
 
 def unevenness(arrays: Arrays, roles: list[str]) -> str:
-    """How much channels differ, in words."""
+    """A sentence on how much the channels differ."""
     middle = len(arrays["timesteps"]) // 2
     of_inputs = [across(arrays[f"salience_{role}"][middle]) for role in roles]
     of_weights = [across(arrays[f"weight_salience_{role}"]) for role in roles]
@@ -82,7 +82,7 @@ def unevenness(arrays: Arrays, roles: list[str]) -> str:
 
 
 def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, title: str) -> None:
-    """The scale of a heat map above it, from 0 to its maximum, and the title above that."""
+    """The colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
     bar = drawing.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=14, pad=0.02)
     bar.set_ticks([0, highest], labels=["0", plain(float(f"{highest:.2g}"))])
     bar.outline.set_visible(False)
@@ -101,7 +101,7 @@ def join(values: list[float]) -> str:
 
 
 def heat(axes: "Axes", values: np.ndarray, size: tuple[int, int] | None = None) -> Any:
-    """A matrix as an image from 0 to its maximum, its rows from the top; `size` is its real one (columns, rows)."""
+    """A matrix as an image, colours from 0 to its maximum; `size` is the full size (columns, rows) of the matrix."""
     columns, rows = size or (values.shape[1], values.shape[0])
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     image = axes.imshow(values, cmap=MAP, vmin=0, vmax=float(values.max()), aspect="auto", extent=extent)
@@ -114,8 +114,8 @@ def heat(axes: "Axes", values: np.ndarray, size: tuple[int, int] | None = None) 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
     """Fig. 3: box plots of the inputs of one layer of each role at each timestep."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     _, chosen, times, _ = require(arrays, *SHARED)
     values, fractions = require(arrays, "quantiles", "fractions")
     roles = roles_of(arrays)
@@ -126,7 +126,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
             axes = drawing.add_subplot(2, 2, number + 1)
             boxes(axes, values[number, chosen[number]][shown], fractions)
             axes.set_title(f"{INPUT_OF[role]}, block {chosen[number]}")
-            time_axis(axes, [int(times[place]) for place in shown], label=number >= 2)
+            time_axis(axes, [int(times[step]) for step in shown], label=number >= 2)
             if number % 2 == 0:
                 axes.set_ylabel("value of x")
 
@@ -138,7 +138,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Activations over the timesteps (Q-DiT, Fig. 3)",
-        source.describe(figure.place),
+        source.describe(figure.subject),
         caption,
         "Box plots of the inputs of four layers at each timestep.",
         (8.6, 5.0),
@@ -147,16 +147,18 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
-    """How far the largest |x| of the chosen layers differs between timesteps, a factor for each role."""
+    """Ratio of the largest to the smallest max |x| over the timesteps, for the chosen layer of each role."""
     largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(chosen)]
-    return [float(one.max() / max(float(one.min()), np.finfo(np.float32).tiny)) for one in largest]
+    return [
+        float(of_channels.max() / max(float(of_channels.min()), np.finfo(np.float32).tiny)) for of_channels in largest
+    ]
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Places of at most `most` of `count` steps, the first and the last among them."""
+    """Indices of at most `most` evenly spaced steps out of `count`, with the first and the last."""
     if count <= most:
         return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [round(number * (count - 1) / (most - 1)) for number in range(most)]
 
 
 def boxes(axes: "Axes", quantiles: np.ndarray, fractions: np.ndarray) -> None:
@@ -185,8 +187,8 @@ def boxes(axes: "Axes", quantiles: np.ndarray, fractions: np.ndarray) -> None:
 
 def blocks(source: Source, figure: Planned) -> Sketch:
     """Fig. 4: standard deviation of the inputs of attention and MLP, by block and timestep."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "deviation", "record")
     roles = roles_of(arrays)
     parts = {"qkv": "Attention: ", "attn_out": "Attention: ", "fc1": "MLP: ", "fc2": "MLP: "}
@@ -198,7 +200,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
             axes = drawing.add_subplot(2, 2, number + 1)
             image = heat(axes, deviation[number])
             axes.set_title(f"{parts[role]}{INPUT_OF[role]}")
-            time_axis(axes, [int(one) for one in times], label=number >= 2)
+            time_axis(axes, [int(time) for time in times], label=number >= 2)
             axes.set_xlim(-0.5, len(times) - 0.5)
             axes.set_yticks(even(len(deviation[number]), 7))
             if number % 2 == 0:
@@ -220,7 +222,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Standard deviation of activations by block and timestep (Q-DiT, Fig. 4)",
-        source.describe(figure.place),
+        source.describe(figure.subject),
         caption,
         "Heat maps of the standard deviation of four kinds of activations, rows blocks, columns timesteps.",
         (8.6, 4.6),
@@ -229,18 +231,18 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Q-DiT's second observation: the shift over time differs from image to image."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    """Q-DiT's second observation: the change of activations over time differs between images."""
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")
     roles = roles_of(arrays)
     relative = deviation / deviation.mean(axis=3, keepdims=True)
     wide = relative.max(axis=3) / np.maximum(relative.min(axis=3), np.finfo(np.float32).tiny)
-    role, block, step = (int(one) for one in np.unravel_index(int(wide.argmax()), wide.shape))
+    role, block, step = (int(index) for index in np.unravel_index(int(wide.argmax()), wide.shape))
 
     def draw(drawing: "Drawing") -> None:
         left, right = drawing.subplots(1, 2)
-        over_time(left, deviation[role, block], step, [int(one) for one in times])
+        over_time(left, deviation[role, block], step, [int(time) for time in times])
         left.set_title(f"{INPUT_OF[roles[role]]}, block {block}: a line per image")
         at_one_time(right, relative[:, :, step], roles)
         right.set_title(f"standard deviation in all layers at timestep {times[step]}")
@@ -253,7 +255,7 @@ def spread(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Activations of different images at one timestep (Q-DiT, second observation)",
-        source.describe(figure.place),
+        source.describe(figure.subject),
         caption,
         "Lines of the standard deviation of each image over time, and marks for each image in every layer.",
         (9.2, 3.3),

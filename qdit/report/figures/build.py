@@ -1,4 +1,4 @@
-"""Draw the figures of a profile into its results, with a list of them; what `qdit figures` calls."""
+"""Draw the figures of a profile and list them in figures.json (`qdit figures`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,24 +28,23 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
     "samples": samples.samples,
     "search": search.search,
 }
-"""What draws each kind of the plan."""
+"""Kind of a figure → function that draws it."""
 
 
 def sketch(source: Source, figure: Planned) -> Sketch:
-    """A figure, or one that says what its data lack."""
+    """A figure; if its data are missing, a picture that says so."""
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
-        where = source.describe(figure.place) if figure.place else f"table {figure.table}"
+        where = source.describe(figure.subject) if figure.subject else f"table {figure.table}"
         return missing_sketch(figure.title, where, str(problem))
 
 
 def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
     """Write `figures/<name>.svg` and `.png` below `results`, and figures.json; equal data give equal bytes.
 
-    With `only`, these figures alone are drawn and their entries of an existing list replaced. Figures of tables that
-    are made when asked for (opt_in) are left out as long as they have nothing to show. Raises ConfigError for a name
-    that is no figure of the profile.
+    `only` limits the drawing to some figures and keeps the other entries of an existing list. A figure with `opt_in`
+    is left out while its table has no data. Raises ConfigError for a name that is no figure of the profile.
     """
     source, folder = Source(profile, results), results / FOLDER
     wanted = planned(profile) if only is None else [find(profile, name) for name in only]
@@ -84,8 +83,8 @@ def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
 
 
 def listed(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries of an existing list by name; nothing if there is none."""
+    """Entries of an existing figures.json by name; empty if there is none."""
     try:
-        return {str(one["name"]): one for one in read_json(path)}
+        return {str(entry["name"]): entry for entry in read_json(path)}
     except (DataError, TypeError, KeyError):
         return {}

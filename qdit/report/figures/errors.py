@@ -23,7 +23,7 @@ PARTS = {"q and k": "q and k", "attention": "attention", "fc1": "fc1", "MLP": "M
 
 @dataclass(frozen=True)
 class Panel:
-    """One bit width: the comparison, its arrays, and the methods of it that have values, in order."""
+    """The comparison at one bit width, its arrays, and its methods that have values, in order."""
 
     comparison: Comparison
     arrays: Arrays
@@ -35,17 +35,17 @@ class Panel:
         return self.comparison.bits.upper()
 
     def of(self, name: str, label: str) -> np.ndarray:
-        """A method's part of an array."""
-        found: np.ndarray = self.arrays[name][[str(one) for one in self.arrays["labels"]].index(label)]
-        return found
+        """The values of one method in an array."""
+        errors: np.ndarray = self.arrays[name][list(map(str, self.arrays["labels"])).index(label)]
+        return errors
 
 
 def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
-    """(panels, what is missing of the others); `Missing` if there is none at all."""
-    assert figure.place is not None
-    found: list[Panel] = []
+    """(panels, what the absent panels lack); raises `Missing` if there is no panel."""
+    assert figure.subject is not None
+    panels: list[Panel] = []
     absent: list[str] = []
-    for comparison in comparisons(source.profile, figure.place):
+    for comparison in comparisons(source.profile, figure.subject):
         try:
             arrays = source.arrays(comparison.errors)
             labels, status = require(
@@ -59,22 +59,22 @@ def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
         lost = [printed_name(label) for label in comparison.labels if label not in known]
         absent += [f"{comparison.bits.upper()} {', '.join(lost)}: no values"] if lost else []
         if known:
-            found.append(Panel(comparison, arrays, known))
-    if not found:
+            panels.append(Panel(comparison, arrays, known))
+    if not panels:
         raise Missing("; ".join(absent) or "no method was compared here")
-    return found, absent
+    return panels, absent
 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
     """Error of the predicted noise at full precision's x_t, and the distance of the trajectories, by timestep."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
-    assert figure.place is not None
+    assert figure.subject is not None
 
     def draw(drawing: "Drawing") -> None:
         grid = np.asarray(drawing.subplots(2, len(panels), squeeze=False, sharex="col"))
         for column, panel in enumerate(panels):
-            times = [int(one) for one in panel.arrays["timesteps"]]
+            times = [int(time) for time in panel.arrays["timesteps"]]
             for row, name in enumerate(("noise_error", "drift")):
                 axes = grid[row][column]
                 curves = {label: np.median(panel.of(name, label), axis=1) for label in panel.methods}
@@ -93,7 +93,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Error of the predicted noise by timestep",
-        f"{source.describe(figure.place)} · scope {panels[0].comparison.scope}",
+        f"{source.describe(figure.subject)} · scope {panels[0].comparison.scope}",
         caption + noted(absent),
         "Lines of the error of each method over the timesteps, one panel per bit width.",
         (8.6, 4.9),
@@ -102,23 +102,23 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def layers(source: Source, figure: Planned) -> Sketch:
-    """Relative error of the outputs of each block's parts, each branch given full precision's own input."""
+    """Relative output error of the branches of each block; every branch gets the input of full precision."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
-    assert figure.place is not None
-    parts = [str(part) for part in panels[0].arrays["parts"]]
+    assert figure.subject is not None
+    branches = [str(branch) for branch in panels[0].arrays["parts"]]
 
     def draw(drawing: "Drawing") -> None:
-        grid = np.asarray(drawing.subplots(len(panels), len(parts), squeeze=False, sharex=True, sharey="row"))
+        grid = np.asarray(drawing.subplots(len(panels), len(branches), squeeze=False, sharex=True, sharey="row"))
         for row, panel in enumerate(panels):
             everything = [float(v) for label in panel.methods for v in panel.of("layer_error", label).ravel()]
-            for column, part in enumerate(parts):
+            for column, branch in enumerate(branches):
                 axes = grid[row][column]
                 lines(axes, {label: panel.of("layer_error", label)[:, column] for label in panel.methods}, shared)
                 log_axis(axes, everything)
                 axes.set_xticks(even(panel.arrays["layer_error"].shape[1], 7))
                 if row == 0:
-                    axes.set_title(PARTS.get(part, part))
+                    axes.set_title(PARTS.get(branch, branch))
                 if row == len(panels) - 1:
                     axes.set_xlabel("block")
             grid[row][0].set_ylabel(f"{panel.title}\nrelative error of the output")
@@ -127,11 +127,11 @@ def layers(source: Source, figure: Planned) -> Sketch:
     caption = (
         f"‖y_q − y‖² ÷ ‖y‖² over timesteps and {samples_of(panels[0].arrays)} images, each branch of a block given full"
         f" precision’s own input: q and k behind qkv, attention behind its projection, fc1 before GELU, the MLP behind"
-        f" fc2. {worst(panels, parts)}"
+        f" fc2. {worst(panels, branches)}"
     )
     return Sketch(
         "Error of each layer’s output",
-        f"{source.describe(figure.place)} · scope {panels[0].comparison.scope}",
+        f"{source.describe(figure.subject)} · scope {panels[0].comparison.scope}",
         caption + noted(absent),
         "Lines of the relative output error of each method over the blocks, a panel for each part of a block.",
         (9.2, 1.1 + 1.9 * len(panels)),
@@ -153,7 +153,7 @@ def looks_of(panels: list[Panel]) -> dict[str, Look]:
 
 
 def ranking(panels: list[Panel]) -> str:
-    """Who has the smallest error over the whole trajectory, at each bit width."""
+    """The method with the smallest error over the trajectory, at each bit width."""
     words = []
     for panel in panels:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
@@ -165,14 +165,14 @@ def ranking(panels: list[Panel]) -> str:
     return " ".join(words)
 
 
-def worst(panels: list[Panel], parts: list[str]) -> str:
-    """Where the median method errs most, at each bit width."""
+def worst(panels: list[Panel], branches: list[str]) -> str:
+    """The branch and block in which the median method has its largest error, at each bit width."""
     words = []
     for panel in panels:
         median = np.median([panel.of("layer_error", label) for label in panel.methods], axis=0)
-        block, part = (int(one) for one in np.unravel_index(int(median.argmax()), median.shape))
+        block, branch = (int(index) for index in np.unravel_index(int(median.argmax()), median.shape))
         words.append(
-            f"{panel.title}: the median method errs most in {parts[part]} of block {block}"
+            f"{panel.title}: the median method errs most in {branches[branch]} of block {block}"
             f" ({significant(float(median.max()))})."
         )
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""Q-DiT's Table 1 as curves: quality against one group size for all layers, its non-monotone steps marked."""
+"""Q-DiT's Table 1 as curves: quality against a uniform group size, with the non-monotone steps marked."""
 
 import textwrap
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, is_measured
-from qdit.report.figures.plan import Planned, place_of_block
+from qdit.report.figures.plan import Planned, subject_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import BLUE, GREY, VERMILLION, Sketch, legend_below
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rise:
-    """A step to a smaller group that makes the value worse: where, by how much, and whether chance may explain it."""
+    """A step to a smaller group that makes the value worse: index of the smaller size, by how much, chance or not."""
 
-    place: int
+    index: int
     by: float
     is_chance: bool | None
 
@@ -43,37 +43,37 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
     """The curves of a table of kind `table1`: as printed, and ours by FID and FD-FP."""
     assert figure.table is not None
     blocks = source.table(figure.table).blocks
-    settings = [place_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
-    names = [place.model for place in settings]
+    settings = [subject_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
+    names = [subject.model for subject in settings]
     groups = [("FID", "FID, as printed", [printed_curve(block) for block in blocks])]
     groups += [
         (title, f"{title}, ours", [our_curve(block, name, key) for block, name in zip(blocks, names, strict=True)])
         for key, title in ((key, METRICS[key].title) for key in shown_on("figures"))
     ]
     shown = [
-        (metric, title, [curve for curve in own if any(v is not None for v in curve.values)])
-        for metric, title, own in groups
+        (metric, title, [curve for curve in curves if any(v is not None for v in curve.values)])
+        for metric, title, curves in groups
     ]
     shown = [group for group in shown if group[2]]
-    if not any(not curve.printed for _, _, own in shown for curve in own):
+    if not any(not curve.printed for _, _, curves in shown for curve in curves):
         raise Missing(f"no run of {figure.table} has metrics yet")
 
     def draw(drawing: "Drawing") -> None:
-        for number, (metric, title, own) in enumerate(shown):
+        for number, (metric, title, curves) in enumerate(shown):
             axes = drawing.add_subplot(1, len(shown), number + 1)
-            for place, curve in enumerate(own):
-                draw_curve(axes, curve, second=place % 2 == 1)
-            sizes = max((curve.sizes for curve in own), key=len)
+            for number_of_curve, curve in enumerate(curves):
+                draw_curve(axes, curve, second=number_of_curve % 2 == 1)
+            sizes = max((curve.sizes for curve in curves), key=len)
             stands_for = " (the paper’s)" if any("(" in size for size in sizes) else ""
             axes.set(title=title, xlabel=f"group size{stands_for}", ylabel=f"{metric} (lower is better)")
             axes.set_xticks(range(len(sizes)), sizes)
             axes.set_xlim(-0.4, len(sizes) - 0.6)
-            axes.set_ylim(0, axes.get_ylim()[1] * (1.08 + 0.12 * sum(named(curve).count("\n") + 1 for curve in own)))
+            axes.set_ylim(0, axes.get_ylim()[1] * (1.08 + 0.12 * sum(named(curve).count("\n") + 1 for curve in curves)))
             axes.grid(axis="y")
             axes.legend(loc="upper right")
         keys(drawing)
 
-    rises = [curve for _, _, own in shown for curve in own if curve.rises]
+    rises = [curve for _, _, curves in shown for curve in curves if curve.rises]
     finding = " is not monotone" if rises else ""
     bits = sorted({bits for block in source.profile["tables"][figure.table]["blocks"] for bits in block["bits"]})
     caption = (
@@ -83,7 +83,9 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         f"Quality against group size{finding} (Q-DiT, Table 1)",
-        " · ".join([*dict.fromkeys(source.describe(place, form=False) for place in settings), *map(str.upper, bits)]),
+        " · ".join(
+            [*dict.fromkeys(source.describe(subject, form=False) for subject in settings), *map(str.upper, bits)]
+        ),
         caption,
         "Lines of FID and FD-FP over group sizes; steps that make it worse are marked.",
         (9.2, 3.3),
@@ -97,7 +99,7 @@ def quantized(block: Block) -> list[Row]:
 
 
 def label_of(row: Row) -> str:
-    """A group size, and below it the paper's that it stands for."""
+    """A group size, and below it the corresponding one of the paper."""
     paper = row["paper_group_size"]
     return str(row["group_size"]) if paper in (None, row["group_size"]) else f"{row['group_size']}\n({paper})"
 
@@ -113,7 +115,7 @@ def printed_curve(block: Block) -> Curve:
 
 
 def our_curve(block: Block, name: str, metric: str) -> Curve:
-    """Our values of a metric; a run without a value leaves a gap, and no step across it is judged."""
+    """Our values of a metric; a run without a value leaves a gap, and steps across a gap are not judged."""
     rows = quantized(block)
     values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
     limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)
@@ -131,19 +133,17 @@ def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
     colour, marker, line = (GREY, "s", "--") if second else (BLUE, "o", "-")
     shift = 0.06 if second else -0.06
     values = [float("nan") if value is None else value for value in curve.values]
-    places = [n + shift for n in range(len(values))]
-    for place, limits in zip(places, curve.intervals, strict=True):
+    xs = [n + shift for n in range(len(values))]
+    for x, limits in zip(xs, curve.intervals, strict=True):
         if limits is not None:
-            axes.plot([place, place], [max(limits[0], 0), limits[1]], color=colour, linewidth=0.8)
-    axes.plot(places, values, color=colour, marker=marker, linestyle=line, label=named(curve))
+            axes.plot([x, x], [max(limits[0], 0), limits[1]], color=colour, linewidth=0.8)
+    axes.plot(xs, values, color=colour, marker=marker, linestyle=line, label=named(curve))
     for rise in curve.rises:
-        start, end = rise.place - 1, rise.place
-        axes.plot(places[start : end + 1], values[start : end + 1], color=VERMILLION, linewidth=2.2, zorder=3)
+        start, end = rise.index - 1, rise.index
+        axes.plot(xs[start : end + 1], values[start : end + 1], color=VERMILLION, linewidth=2.2, zorder=3)
         filled = rise.is_chance is False
         face = VERMILLION if filled else "white"
-        axes.plot(
-            places[end], values[end], marker="^", markersize=7.5, color=VERMILLION, markerfacecolor=face, zorder=4
-        )
+        axes.plot(xs[end], values[end], marker="^", markersize=7.5, color=VERMILLION, markerfacecolor=face, zorder=4)
 
 
 def named(curve: Curve) -> str:
@@ -169,10 +169,10 @@ def keys(drawing: "Drawing") -> None:
 def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
     """The rises in words, a sentence for each curve."""
     words = []
-    for _, title, own in shown:
-        for curve in own:
+    for _, title, curves in shown:
+        for curve in curves:
             steps = [
-                f"{flat(curve.sizes[rise.place - 1])} → {flat(curve.sizes[rise.place])} by {significant(rise.by)}"
+                f"{flat(curve.sizes[rise.index - 1])} → {flat(curve.sizes[rise.index])} by {significant(rise.by)}"
                 + (", more than chance" if rise.is_chance is False else "")
                 for rise in curve.rises
             ]

@@ -1,7 +1,7 @@
-"""Which figures a profile has: what the workflow declares, what is drawn, and what data each of them shows.
+"""The figures of a profile: the workflow declares them, `build` draws them; each names the data that it shows.
 
-Analyses are made for one setting of each model and form, the first one in the tables of kind `table2`: that is where
-all methods of Q-DiT's comparison run.
+Each model and form is analysed at one setting: the first in the tables of kind `table2`, where all methods of Q-DiT's
+comparison run.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from qdit.core.run import Run, split_bits
 from qdit.workflow.profile import Profile, default_tables, is_full, is_video
 
 GROUPS = ("data", "methods", "samples", "search")
-"""In the order of a report."""
+"""Groups of figures in the order of a report."""
 
 COMPARED_KIND = "table2"
 HARDEST = 2
-"""So many bit widths of a place are looked at step by step and layer by layer, those with the fewest bit operations."""
+"""The methods are analysed by timestep and by layer at this many bit widths: those with the fewest bit operations."""
 
 OF_ACTIVATIONS = {
     "channels": "Weights and activations by channel",
@@ -37,12 +37,12 @@ SIZES = "Quality against size"
 GROUP_SIZES = "Quality against group size"
 SAMPLES = "Samples of the same noise"
 OF_SEARCH = {"table6": ("Allocations found", "Fitness on fresh noise"), "transfer": ("Transfer of allocations",)}
-"""Kind of a table → titles of the figures that it has, in its own order."""
+"""Kind of a table → titles of its figures, in the order of the table."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A model in one form, and the setting it is looked at."""
+class Subject:
+    """What figures analyse: a model in one form, at one setting."""
 
     model: str
     form: str
@@ -50,7 +50,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """As figures are named."""
+        """The subject in the names of its figures."""
         return f"{self.model}-{self.form}"
 
     @property
@@ -61,9 +61,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods (labels of the profile, without full precision) at a place, in one bit width and scope."""
+    """The methods (labels of the profile, without full precision) of a subject at one bit width and scope."""
 
-    place: Place
+    subject: Subject
     bits: str
     scope: str
     labels: tuple[str, ...]
@@ -71,25 +71,27 @@ class Comparison:
     @property
     def errors(self) -> str:
         """File of the analysis below the results."""
-        return f"analysis/{self.place.setting}/{self.place.form}/errors-{self.bits}-{self.scope}.npz"
+        return f"analysis/{self.subject.setting}/{self.subject.form}/errors-{self.bits}-{self.scope}.npz"
 
     def run(self, label: str) -> Run:
         """The run of one of the methods."""
-        return Run(self.place.setting, self.place.form, label, self.bits, self.scope)
+        return Run(self.subject.setting, self.subject.form, label, self.bits, self.scope)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One figure: its file's name, what draws it, its place in a report; `table` and `block` say what of which table.
+    """One figure: the name of its file, the kind that draws it, its group in a report, and its data.
 
-    `opt_in` belongs to a table that is made when asked for: without its data there is no such figure.
+    `subject` is set for figures of one model and form, `table` and `block` for figures of a table.
+
+    `opt_in`: the table is rendered on request only, and the figure is left out while the table has no data.
     """
 
     name: str
     kind: str
     group: str
     title: str
-    place: Place | None = None
+    subject: Subject | None = None
     table: str | None = None
     block: int = 0
     opt_in: bool = False
@@ -97,13 +99,13 @@ class Planned:
     @property
     def labels(self) -> dict[str, str]:
         """What Snakemake's report shows beside it."""
-        return {"figure": self.title, "of": self.place.name if self.place else (self.table or "profile")}
+        return {"figure": self.title, "of": self.subject.name if self.subject else (self.table or "profile")}
 
 
 def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """(table, number of the block, block) of the default tables, kind by kind; blocks about clips are left out.
 
-    Tables of a kind come by name: a profile that was written as JSON has lost the order it was given in.
+    Tables of a kind are sorted by name, since a profile that was saved as JSON does not keep their order.
     """
     for kind in kinds:
         for table in sorted(name for name in default_tables(profile) if profile["tables"][name]["kind"] == kind):
@@ -112,30 +114,30 @@ def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[st
                     yield table, number, block
 
 
-def place_of_block(profile: Profile, block: dict[str, Any]) -> Place:
+def subject_of_block(profile: Profile, block: dict[str, Any]) -> Subject:
     """Model, form and setting of a table's block."""
-    return Place(str(profile["settings"][block["setting"]]["model"]), block["form"], block["setting"])
+    return Subject(str(profile["settings"][block["setting"]]["model"]), block["form"], block["setting"])
 
 
-def places(profile: Profile) -> list[Place]:
+def subjects(profile: Profile) -> list[Subject]:
     """The first setting of each model and form, in the order of the tables."""
-    found: dict[str, Place] = {}
+    by_name: dict[str, Subject] = {}
     for _, _, block in blocks_of(profile, COMPARED_KIND):
-        place = place_of_block(profile, block)
-        found.setdefault(place.name, place)
-    return list(found.values())
+        subject = subject_of_block(profile, block)
+        by_name.setdefault(subject.name, subject)
+    return list(by_name.values())
 
 
-def comparisons(profile: Profile, place: Place) -> list[Comparison]:
-    """What is compared step by step at a place: the hardest bit widths, hardest last."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+def comparisons(profile: Profile, subject: Subject) -> list[Comparison]:
+    """Comparisons of a subject at the bit widths with the fewest bit operations, the fewest last."""
+    labels_of: dict[tuple[str, str], dict[str, None]] = {}
     for _, _, block in blocks_of(profile, COMPARED_KIND):
-        if place_of_block(profile, block) == place:
+        if subject_of_block(profile, block) == subject:
             labels = {label: None for label in block["methods"] if not is_full(profile, label)}
             for bits in block["bits"]:
-                found.setdefault((bits, block["scope"]), {}).update(labels)
-    by_cost = sorted((key for key, labels in found.items() if labels), key=lambda key: -operations(key[0]))
-    return [Comparison(place, bits, scope, tuple(found[bits, scope])) for bits, scope in by_cost[-HARDEST:]]
+                labels_of.setdefault((bits, block["scope"]), {}).update(labels)
+    by_cost = sorted((key for key, labels in labels_of.items() if labels), key=lambda key: -operations(key[0]))
+    return [Comparison(subject, bits, scope, tuple(labels_of[bits, scope])) for bits, scope in by_cost[-HARDEST:]]
 
 
 def operations(bits: str) -> int:
@@ -146,15 +148,17 @@ def operations(bits: str) -> int:
 
 def planned(profile: Profile) -> list[Planned]:
     """Figures of a profile in the order of a report."""
-    found = places(profile)
+    analysed = subjects(profile)
     figures = [
-        Planned(f"{kind}-{place.name}", kind, "data", title, place)
-        for place in found
+        Planned(f"{kind}-{subject.name}", kind, "data", title, subject)
+        for subject in analysed
         for kind, title in OF_ACTIVATIONS.items()
     ]
-    figures += _of_methods(profile, found)
+    figures += _of_methods(profile, analysed)
     figures += [
-        Planned(f"samples-{_slug(block)}", "samples", "samples", SAMPLES, place_of_block(profile, block), table, number)
+        Planned(
+            f"samples-{_slug(block)}", "samples", "samples", SAMPLES, subject_of_block(profile, block), table, number
+        )
         for table, number, block in blocks_of(profile, COMPARED_KIND)
     ]
     figures += _of_search(profile)
@@ -162,21 +166,21 @@ def planned(profile: Profile) -> list[Planned]:
     return [figure for number, figure in enumerate(figures) if figure.name not in names[:number]]
 
 
-def _of_methods(profile: Profile, found: list[Place]) -> Iterator[Planned]:
-    """Quality against size and group size, then the errors of each place."""
+def _of_methods(profile: Profile, analysed: list[Subject]) -> Iterator[Planned]:
+    """Quality against size and group size, then the errors of each subject."""
     seen: set[tuple[str, str]] = set()
     for table, number, block in blocks_of(profile, COMPARED_KIND, "ptq4dit_table1", "tq_dit"):
-        place = place_of_block(profile, block)
-        if (place.name, block["scope"]) not in seen:
-            seen.add((place.name, block["scope"]))
-            yield Planned(f"sizes-{place.name}-{block['scope']}", "sizes", "methods", SIZES, place, table, number)
+        subject = subject_of_block(profile, block)
+        if (subject.name, block["scope"]) not in seen:
+            seen.add((subject.name, block["scope"]))
+            yield Planned(f"sizes-{subject.name}-{block['scope']}", "sizes", "methods", SIZES, subject, table, number)
     for table, number, _ in blocks_of(profile, "table1"):
         if number == 0:
             yield Planned(f"group-sizes-{table}", "group-sizes", "methods", GROUP_SIZES, None, table)
-    for place in found:
-        if comparisons(profile, place):
+    for subject in analysed:
+        if comparisons(profile, subject):
             for kind, title in OF_ERRORS.items():
-                yield Planned(f"{kind}-{place.name}", kind, "methods", title, place)
+                yield Planned(f"{kind}-{subject.name}", kind, "methods", title, subject)
 
 
 def _of_search(profile: Profile) -> Iterator[Planned]:
@@ -189,7 +193,7 @@ def _of_search(profile: Profile) -> Iterator[Planned]:
 
 
 def _slug(block: dict[str, Any]) -> str:
-    """Setting, form and hardest bits of a block, as a file name."""
+    """Setting, form and bits of a block (the bits with the fewest bit operations), as a file name."""
     return f"{block['setting']}-{block['form']}-{hardest(block)}"
 
 

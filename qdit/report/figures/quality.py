@@ -7,7 +7,7 @@ from qdit.core.metrics import METRICS, shown_on, significant
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import printed_name
 from qdit.report.data.rows import is_full_precision, is_measured
-from qdit.report.figures.plan import Planned, blocks_of, place_of_block
+from qdit.report.figures.plan import Planned, blocks_of, subject_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import GREY, Look, Sketch, legend_below, log_axis, looks
 from qdit.report.render.allocation_figures import INK
@@ -20,18 +20,18 @@ AREA = 3.2
 """Square points of a bubble for each bit operation of a multiplication."""
 
 LONGEST = 6.0
-"""Intervals are cut where they go beyond the value by this factor, since the axis is logarithmic."""
+"""Intervals are cut at this factor above and below the value, since the axis is logarithmic."""
 
 
 def sizes(source: Source, figure: Planned) -> Sketch:
     """Bubbles: FID and FD-FP of every method against the size of its weights."""
-    assert figure.place is not None
+    assert figure.subject is not None
     scope = source.block(figure)["scope"]
     rows = rows_at(source, figure, scope)
     measured = [row for row in rows if is_measured(row) and not is_full_precision(row)]
     full = next((row for row in rows if is_measured(row) and is_full_precision(row)), None)
     if not measured:
-        raise Missing(f"no run of {figure.place.setting}, {figure.place.form} form, has metrics yet")
+        raise Missing(f"no run of {figure.subject.setting}, {figure.subject.form} form, has metrics yet")
     shared = looks(list(dict.fromkeys(row["label"] for row in measured)))
 
     def draw(drawing: "Drawing") -> None:
@@ -60,7 +60,7 @@ def sizes(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "FID and FD-FP against model size",
-        f"{source.describe(figure.place)} · scope {scope}",
+        f"{source.describe(figure.subject)} · scope {scope}",
         caption,
         "Bubbles of all methods: quality against model size.",
         (8.8, 3.9),
@@ -74,13 +74,13 @@ def label_of(metric: str) -> str:
 
 
 def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
-    """Rows of all printed comparisons at a place and scope, each run once."""
-    found: dict[tuple[str, str], Row] = {}
+    """The rows of a subject and scope in all printed comparisons, each run once."""
+    rows: dict[tuple[str, str], Row] = {}
     for table, number, block in blocks_of(source.profile, "table2", "ptq4dit_table1", "tq_dit"):
-        if place_of_block(source.profile, block) == figure.place and block["scope"] == scope:
+        if subject_of_block(source.profile, block) == figure.subject and block["scope"] == scope:
             for row in source.table(table).blocks[number].rows:
-                found.setdefault((row["label"], bits_of(row)), row)
-    return list(found.values())
+                rows.setdefault((row["label"], bits_of(row)), row)
+    return list(rows.values())
 
 
 def bits_of(row: Row) -> str:
@@ -89,7 +89,7 @@ def bits_of(row: Row) -> str:
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """The value and its interval, as far as they can be drawn on a logarithmic axis that is not stretched too far."""
+    """The value and the ends of its interval, cut for the logarithmic axis; empty if the value is not positive."""
     value = row[metric]
     if value is None or value <= 0:
         return ()
@@ -97,28 +97,28 @@ def bounds(row: Row, metric: str) -> tuple[float, ...]:
     return (value,) if low is None or high is None else (max(low, value / LONGEST), value, min(high, value * LONGEST))
 
 
-def places_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """(label, bits) → horizontal place: the size, and side by side where methods of the same bits have the same one."""
+def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """(label, bits) → horizontal position: the size; methods of equal bits and size stand side by side."""
     width = 0.05 * min(row["size_mb"] for row in rows)
     alike: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         alike.setdefault((bits_of(row), round(row["size_mb"], 2)), []).append(row)
     return {
-        (row["label"], bits_of(row)): row["size_mb"] + (number - (len(own) - 1) / 2) * width
-        for own in alike.values()
-        for number, row in enumerate(own)
+        (row["label"], bits_of(row)): row["size_mb"] + (number - (len(rows_alike) - 1) / 2) * width
+        for rows_alike in alike.values()
+        for number, row in enumerate(rows_alike)
     }
 
 
 def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Look]) -> None:
     """A marker for each row, its area by its bit operations, with its interval."""
-    places = places_of(rows)
+    positions = positions_of(rows)
     for row in rows:
-        look, found = shared[row["label"]], bounds(row, metric)
-        if not found:
+        look, limits = shared[row["label"]], bounds(row, metric)
+        if not limits:
             continue
-        x = places[row["label"], bits_of(row)]
-        axes.plot([x, x], [found[0], found[-1]], color=look.colour, linewidth=0.8, zorder=2)
+        x = positions[row["label"], bits_of(row)]
+        axes.plot([x, x], [limits[0], limits[-1]], color=look.colour, linewidth=0.8, zorder=2)
         hollow = look.marker in "x+"
         axes.scatter(
             [x],
@@ -133,16 +133,16 @@ def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Lo
 
 
 def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
-    """The bits above each cluster of sizes; those that share a size share a name."""
+    """The bits above each group of sizes; bits of equal weight bits share one text."""
     by_weight: dict[int, list[Row]] = {}
     for row in rows:
         by_weight.setdefault(row["weight_bits"], []).append(row)
-    for weight_bits, own in sorted(by_weight.items()):
-        inputs = sorted({row["activation_bits"] for row in own}, reverse=True)
+    for weight_bits, of_weight in sorted(by_weight.items()):
+        inputs = sorted({row["activation_bits"] for row in of_weight}, reverse=True)
         name = " and ".join(f"W{weight_bits}A{bits}" for bits in inputs)
-        x = sum(row["size_mb"] for row in own) / len(own)
+        x = sum(row["size_mb"] for row in of_weight) / len(of_weight)
         axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", size=8, color=GREY)
-    values = list(places_of(rows).values())
+    values = list(positions_of(rows).values())
     room = 0.08 * max(max(values) - min(values), 0.6 * min(values))
     axes.set_xlim(min(values) - room, max(values) + room)
 
@@ -162,11 +162,11 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
 
 
 def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
-    """Who has the lowest FD-FP at each bit width."""
+    """The method with the lowest FD-FP at each bit width."""
     words = []
     for name in bits:
-        own = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
-        if own:
-            first = min(own, key=lambda row: row["fd_fp"])
+        ranked = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
+        if ranked:
+            first = min(ranked, key=lambda row: row["fd_fp"])
             words.append(f"{name} {printed_name(first['label'])} ({significant(first['fd_fp'])})")
     return f"Lowest FD-FP: {', '.join(words)}." if words else ""

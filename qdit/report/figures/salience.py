@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 ROLE = "fc1"
-"""The linear that is shown: one whose input channels PTQ4DiT balances."""
+"""Role of the linear layer that is shown: PTQ4DiT balances its input channels."""
 
 FRACTIONS = np.array([0, 0.01, 0.25, 0.5, 0.75, 0.99, 1])
 
 
 def salience(source: Source, figure: Planned) -> Sketch:
     """PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
     block, step = int(chosen[roles_of(arrays).index(ROLE)]), len(times) // 2
     names = ("salience", "weight_salience", "activation_error", "weight_error", "correlation")
@@ -54,7 +54,7 @@ def salience(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Salience and rounding error by channel (PTQ4DiT, Fig. 3)",
-        f"{source.describe(figure.place)} · {NAMES[ROLE]}, block {block}, timestep {times[step]}",
+        f"{source.describe(figure.subject)} · {NAMES[ROLE]}, block {block}, timestep {times[step]}",
         caption,
         "Bars of the largest magnitude of each channel of activations and weights, below them their rounding errors.",
         (8.6, 4.4),
@@ -79,15 +79,15 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0, the mean of them for equal values."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2)[places]
+    return ((ends - counts + ends - 1) / 2)[positions]
 
 
 def salience_timesteps(source: Source, figure: Planned) -> Sketch:
     """PTQ4DiT Fig. 4: the channels' largest |x| over the timesteps, and how it correlates with the weights'."""
-    assert figure.place is not None
-    arrays = source.arrays(figure.place.activations)
+    assert figure.subject is not None
+    arrays = source.arrays(figure.subject.activations)
     chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
     of_time, rho = require(arrays, f"salience_{ROLE}", f"correlation_{ROLE}")
     block = int(chosen[roles_of(arrays).index(ROLE)])
@@ -106,7 +106,7 @@ def salience_timesteps(source: Source, figure: Planned) -> Sketch:
         below.locator_params(axis="y", nbins=4)
         below.grid(axis="y")
         for axes in (above, below):
-            time_axis(axes, [int(times[place]) for place in shown], label=axes is below)
+            time_axis(axes, [int(times[step]) for step in shown], label=axes is below)
 
     largest = of_time.max(axis=1)
     swing = float(largest.max() / max(float(largest.min()), np.finfo(np.float32).tiny))
@@ -120,7 +120,7 @@ def salience_timesteps(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Salience of activation channels over the timesteps (PTQ4DiT, Fig. 4)",
-        f"{source.describe(figure.place)} · {NAMES[ROLE]}, block {block}",
+        f"{source.describe(figure.subject)} · {NAMES[ROLE]}, block {block}",
         caption,
         "Box plots of the channels' largest activations at each timestep, and a line of rank correlations.",
         (8.6, 4.2),

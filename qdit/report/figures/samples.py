@@ -19,7 +19,7 @@ COUNT = 10
 """Images of a row."""
 
 LARGE_SIDE, LARGE_COUNT, LARGE_PIXELS = 64, 5, 96
-"""Images with a side beyond the first number are fewer, and shrunk."""
+"""Images whose side is larger than the first number (pixels) are fewer, and reduced."""
 
 GAP = 1
 """Pixels between small images."""
@@ -27,17 +27,19 @@ GAP = 1
 
 def samples(source: Source, figure: Planned) -> Sketch:
     """Rows of images, full precision first; beside each the difference to full precision."""
-    assert figure.table is not None and figure.place is not None
+    assert figure.table is not None and figure.subject is not None
     bits = hardest(source.block(figure))
     rows = [
         row
         for row in source.table(figure.table).blocks[figure.block].rows
         if is_full_precision(row) or f"w{row['weight_bits']}a{row['activation_bits']}" == bits
     ]
-    found: list[tuple[Row, tuple[Images, Labels] | str]] = [(row, images_of(source.results, row)) for row in rows]
-    known = [(row, images) for row, images in found if not isinstance(images, str)]
+    images_by_row: list[tuple[Row, tuple[Images, Labels] | str]] = [
+        (row, images_of(source.results, row)) for row in rows
+    ]
+    known = [(row, images) for row, images in images_by_row if not isinstance(images, str)]
     if not known:
-        raise Missing(f"no samples of {figure.place.setting}, {figure.place.form} form")
+        raise Missing(f"no samples of {figure.subject.setting}, {figure.subject.form} form")
     full = next((images[0] for row, images in known if is_full_precision(row)), None)
     labels = known[0][1][1]
     count = COUNT if known[0][1][0].shape[-1] <= LARGE_SIDE else LARGE_COUNT
@@ -49,7 +51,10 @@ def samples(source: Source, figure: Planned) -> Sketch:
         left.imshow(tiled(pictures, count), extent=(0, count, len(known), 0), aspect="equal")
         left.set_title(f"{bits.upper()} samples; every column starts from the same noise")
         if full is not None:
-            apart = [difference(one, full[:count]) if one.shape == full[:count].shape else one * 0 for one in pictures]
+            apart = [
+                difference(picture, full[:count]) if picture.shape == full[:count].shape else picture * 0
+                for picture in pictures
+            ]
             right.imshow(tiled(apart, count), extent=(0, count, len(known), 0), aspect="equal")
         right.set_title(f"|difference to full precision| × {AMPLIFICATION}")
         for axes in (left, right):
@@ -57,10 +62,10 @@ def samples(source: Source, figure: Planned) -> Sketch:
             axes.tick_params(length=0)
             for spine in axes.spines.values():
                 spine.set_visible(False)
-            axes.set_xlabel("asked class")
+            axes.set_xlabel("given class")
         left.set_yticks(np.arange(len(known)) + 0.5, [words(row) for row, _ in known], fontsize=8.5)
 
-    lost = [f"{row['short']}: {why}" for row, why in found if isinstance(why, str)]
+    lost = [f"{row['short']}: {why}" for row, why in images_by_row if isinstance(why, str)]
     caption = (
         f"The first {count} images of each run at {bits.upper()}, all from the same noise and classes. Right: the"
         f" absolute difference to full precision, times {AMPLIFICATION}. {extremes([row for row, _ in known])}"
@@ -68,7 +73,7 @@ def samples(source: Source, figure: Planned) -> Sketch:
     )
     return Sketch(
         "Samples of all methods from the same noise (Q-DiT, Fig. 5)",
-        f"{source.describe(figure.place)} · {bits.upper()}",
+        f"{source.describe(figure.subject)} · {bits.upper()}",
         caption,
         "Rows of sampled images, one row per method, and beside them their differences to full precision.",
         (9.2, 0.75 + 0.37 * len(known) * 10 / max(count, 1)),
@@ -85,7 +90,7 @@ def words(row: Row) -> str:
 
 
 def extremes(rows: list[Row]) -> str:
-    """Which methods are nearest to full precision and farthest from it."""
+    """The methods nearest to full precision and farthest from it, by MSE-FP."""
     measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
     if len(measured) < 2:
         return ""
@@ -105,7 +110,7 @@ def tiled(rows: list[Images], count: int) -> Images:
 
 
 def shown(image: Images) -> Images:
-    """(C, H, W) → (H′, W′, 3): enlarged to whole multiples so that pixels stay hard, with a white edge."""
+    """(C, H, W) → (H′, W′, 3): enlarged by a whole factor, so that pixel edges stay sharp, with a white margin."""
     pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
     times = max(32 // image.shape[-1], 1)
     large = pixels.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,4 +1,4 @@
-"""The figures that tables about allocations have, in the frame of the others."""
+"""Figures of the tables of allocations, in the same frame as all other figures."""
 
 from qdit.report.data.rows import Figure
 from qdit.report.figures.plan import Planned
@@ -7,21 +7,26 @@ from qdit.report.figures.style import Sketch
 from qdit.report.render.allocation_figures import FRESH, HEAT
 
 TITLES = {"Allocations found": HEAT, "Fitness on fresh noise": FRESH}
-"""Title of the plan → that of the table's figure; the matrix of transfer is the only one of its table."""
+"""Title in the plan → title in the table; a table of transfer has one figure, so it needs no title."""
 
 
 def search(source: Source, figure: Planned) -> Sketch:
-    """A table's own figure; `Missing` where the allocations or runs that it shows are."""
+    """A figure that a table holds; raises `Missing` if its allocations or runs are missing."""
     assert figure.table is not None
-    found = find(source.table(figure.table).figures, figure.title)
-    if found is None:
+    drawing = find(source.table(figure.table).figures, figure.title)
+    if drawing is None:
         raise Missing(f"the allocations or runs of {figure.table} are missing; `snakemake --cores all {figure.table}`")
     return Sketch(
-        found.title, f"table {figure.table}", found.about, f"{found.title}: {found.about}", found.inches, found.draw
+        drawing.title,
+        f"table {figure.table}",
+        drawing.about,
+        f"{drawing.title}: {drawing.about}",
+        drawing.inches,
+        drawing.draw,
     )
 
 
 def find(figures: tuple[Figure, ...], title: str) -> Figure | None:
-    """The table's figure that the plan means."""
+    """The table's figure for a title of the plan, or None."""
     wanted = TITLES.get(title)
     return next((figure for figure in figures if wanted in (None, figure.title)), None)

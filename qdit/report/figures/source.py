@@ -1,4 +1,4 @@
-"""Where the figures' data are, and what is said when they are not there."""
+"""Data of the figures: tables and analyses below the results, and the message if they are missing."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays
 from qdit.report.data.rows import Table, describe_setting
-from qdit.report.figures.plan import Place, Planned
+from qdit.report.figures.plan import Planned, Subject
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import Profile
 
@@ -20,7 +20,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Missing(Exception):
-    """Data of a figure that are not there; the text completes "not drawn: …"."""
+    """A figure's data are missing; the message completes "not drawn: …"."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Source:
         return self._tables[name]
 
     def arrays(self, path: str) -> Arrays:
-        """An analysis below the results; `Missing` says what to run."""
+        """The arrays of an analysis; raises `Missing`, which says the command to run."""
         file = self.results / path
         if not file.is_file():
             raise Missing(f"{path} is missing; `snakemake --cores all figures` makes it")
@@ -50,26 +50,26 @@ class Source:
         except DataError:
             raise Missing(f"{path} cannot be read; delete it and run `snakemake --cores all figures`") from None
 
-    def describe(self, place: Place, *, form: bool = True) -> str:
+    def describe(self, subject: Subject, *, form: bool = True) -> str:
         """Model, form and protocol in words."""
-        text = describe_setting(self.profile, {"setting": place.setting})
-        if not text.startswith(place.model):
-            text = f"{place.model}: {text}"
-        return f"{text} · {place.form} form" if form else text
+        text = describe_setting(self.profile, {"setting": subject.setting})
+        if not text.startswith(subject.model):
+            text = f"{subject.model}: {text}"
+        return f"{text} · {subject.form} form" if form else text
 
     def block(self, figure: Planned) -> dict[str, Any]:
-        """The table's block that a figure is of."""
+        """The block of the table that a figure shows."""
         assert figure.table is not None
         return dict(self.profile["tables"][figure.table]["blocks"][figure.block])
 
 
 def samples_of(arrays: Arrays) -> int:
-    """Images that an analysis followed."""
+    """Number of images that an analysis followed."""
     return int(json.loads(str(arrays["record"]))["samples"])
 
 
 def require(arrays: Arrays, *names: str) -> list[np.ndarray]:
-    """Arrays of an analysis; `Missing` if it is of another version."""
+    """Arrays of an analysis by name; raises `Missing` if an older version wrote it without them."""
     absent = [name for name in names if name not in arrays]
     if absent:
         raise Missing(f"the analysis lacks {', '.join(absent)}; delete it and run `snakemake --cores all figures`")

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind people tell apart, a marker and a line for each method, the face.
+"""The common style of figures: a colour-blind-safe palette, a marker and line per method, the profile's face.
 
 A figure is first a `Sketch` (words and a function that draws), then a matplotlib figure, then the bytes of two files;
 equal data give equal bytes. Nothing here knows what is drawn.
@@ -22,11 +22,11 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73"),
     *("#0072B2", "#D55E00", "#CC79A7"),
 )
-"""Okabe and Ito's palette, without its yellow, which is hard to see on white."""
+"""The palette of Okabe and Ito without yellow, which is hard to see on white."""
 
 GREY, RULE = "#5d6670", "#d9dee3"
 MAP = "cividis"
-"""Colours of heat maps: dark is low; the same for most kinds of colour blindness, and readable in grey."""
+"""Colour map of heat maps: dark is low; it is safe for most kinds of colour blindness and in grey."""
 
 STYLE: dict[Any, Any] = {
     **TABLE_STYLE,
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
 DPI = 150
 TITLE_SIZE, SUBTITLE_SIZE, FACE_SIZE = 11, 8.5, 8
 MARGIN = 0.1
-"""Inches around everything."""
+"""Margin of a figure, in inches."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Look:
 
 
 FREE = [Look(colour, marker) for colour, marker in zip((BLACK, ORANGE, BLUE, GREEN), "dXp8", strict=True)]
-"""Looks for labels that are no method's name, and for methods whose class names none."""
+"""Looks for labels that name no method, and for methods whose class gives no look."""
 
 
 @cache
 def method_looks() -> Mapping[str, Look]:
-    """Method → look, where its class says both colour and marker."""
+    """Method → look, for the methods whose class gives colour and marker."""
     return {
         name: Look(facts.color, facts.marker, facts.line, emphasized=facts.emphasized)
         for name, facts in method_sources().items()
@@ -80,7 +80,7 @@ def method_looks() -> Mapping[str, Look]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for each label: its method's, or one of the free ones in turn."""
+    """Label → look: the method's own, else the free looks in turn."""
     known = method_looks()
     unknown = [label for label in labels if label not in known]
     return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
@@ -88,7 +88,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A figure before it is drawn: words, size of the drawing without its head (inches), and what draws it.
+    """A figure before it is drawn: texts, size of the drawing without its head (inches), and the drawing function.
 
     `missing` says what its data lack; then the picture is that sentence.
     """
@@ -131,13 +131,13 @@ def compose(sketch: Sketch, face: str) -> "Drawing":
 
 
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
-    """A text in lines that fit into so many inches."""
+    """A text wrapped to a width in inches."""
     character = size / 72 * (0.66 if bold else 0.57)
     return "\n".join(textwrap.wrap(text, max(int((width - 2 * MARGIN) / character), 10)))
 
 
 def lines_height(text: str, size: float) -> float:
-    """Inches that the lines of a text take."""
+    """Height of a text's lines, in inches."""
     return (text.count("\n") + 1 if text else 0) * size / 72 * 1.35
 
 
@@ -156,7 +156,7 @@ def encode(drawing: "Drawing") -> tuple[str, bytes]:
 
 
 def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
-    """A picture that says why there is none."""
+    """A picture with the reason why the figure is missing."""
     text = wrapped(f"Not drawn: {why}", 7.5, 10)
 
     def draw(drawing: "Drawing") -> None:
@@ -170,8 +170,8 @@ def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
 def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> None:
     """Steps 0 … S − 1 of a trajectory from left to right, named by a few of their timesteps."""
     count = len(timesteps)
-    places = sorted({round(share * (count - 1) / 4) for share in range(5)})
-    axes.set_xticks(places, [str(timesteps[place]) for place in places])
+    steps = sorted({round(share * (count - 1) / 4) for share in range(5)})
+    axes.set_xticks(steps, [str(timesteps[step]) for step in steps])
     axes.set_xlim(-0.8, count - 0.2)
     if label:
         axes.set_xlabel("timestep t (from noise to image)")
@@ -200,7 +200,7 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def between(low: float, high: float) -> list[float]:
-    """Round numbers within limits, for an axis of less than two decades; finer ones where there would be one only."""
+    """Round numbers between two limits, for an axis of less than two decades; at least three where possible."""
     import math
 
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
@@ -209,8 +209,8 @@ def between(low: float, high: float) -> list[float]:
         tuple(float(digit) for digit in range(1, 10)),
         tuple(n / 10 for n in range(10, 100)),
     ):
-        found = [digit * 10.0**decade for decade in decades for digit in digits]
-        inside = [value for value in found if low <= value <= high]
+        candidates = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [value for value in candidates if low <= value <= high]
         if len(inside) >= 3:
             break
     return inside[:: max(len(inside) // 5, 1)]
@@ -233,13 +233,13 @@ def legend(drawing: "Drawing", named: Mapping[str, Look], *, columns: int = 8) -
 
 
 def legend_below(drawing: "Drawing", handles: Sequence[Any], *, columns: int) -> None:
-    """A legend in a band of its own between the panels and the face."""
+    """A legend in a separate band between the panels and the face."""
     columns = min(columns, len(handles))
     height = (-(-len(handles) // columns) * 0.19 + 0.12) / drawing.get_figheight()
     engine: Any = drawing.get_layout_engine()
     left, bottom, width, inner = engine.get()["rect"]
     engine.set(rect=(left, bottom + height, width, inner - height))
-    made = drawing.legend(
+    below = drawing.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, bottom), ncols=columns, handlelength=2.6
     )
-    made.set_in_layout(False)
+    below.set_in_layout(False)

@@ -1,4 +1,4 @@
-"""Benchmarks of the kernels as tables of a report: the JSON that `qdit bench` wrote, read as data."""
+"""Benchmarks of the kernels as tables of the report, read from the JSON files of `qdit bench`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Bench:
-    """One record: goals and measured numbers as tables, and where it comes from."""
+    """One benchmark: goals and measured numbers as tables, and the command, machine and commit."""
 
     name: str
     title: str
@@ -49,20 +49,20 @@ class Bench:
 
 
 def studies_folder(results: Path) -> Path:
-    """Folder of what was measured once: beside a profile's results, or else the one of this source tree."""
+    """Folder of the studies, which are measured once: beside the profile's results, else in the repository."""
     beside = results.parent / "studies"
     return beside if beside.is_dir() else STUDIES
 
 
 def bench_files(results: Path) -> list[Path]:
-    """Records of benchmarks: those of the profile's own run, then those that were measured once."""
-    own = sorted((results / "bench").glob("*.json"))
+    """Files of benchmarks: those of this profile's run, then those of the studies."""
+    of_run = sorted((results / "bench").glob("*.json"))
     kept = sorted(studies_folder(results).glob("bench-*.json"))
-    return [*own, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in own})]
+    return [*of_run, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in of_run})]
 
 
 def read_bench(path: Path) -> Bench:
-    """A record as tables; DataError for a file that is not one."""
+    """Read a benchmark; DataError for a file of another format."""
     content = read_json(path)
     try:
         name, measured = str(content["bench"]), content.get("measured")
@@ -90,20 +90,20 @@ def _goal(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _kernels(content: Mapping[str, Any]) -> Grid:
-    """Candidates: mean speed over the layers, and how many times torch's float32, by the number of rows."""
+    """Speed of each candidate by number of rows: geometric mean over the layers, and its ratio to torch's float32."""
     speeds: dict[tuple[str, int], dict[tuple[int, int], float]] = {}
     for entry in content["measured"]:
-        place = speeds.setdefault((entry["candidate"], entry["rows"]), {})
-        place[entry["inputs"], entry["outputs"]] = float(entry["gops"])
+        by_layer = speeds.setdefault((entry["candidate"], entry["rows"]), {})
+        by_layer[entry["inputs"], entry["outputs"]] = float(entry["gops"])
     counts = sorted({rows for _, rows in speeds})
     body = []
     for name in dict.fromkeys(candidate for candidate, _ in speeds):
         cells = []
         for rows in counts:
-            own, rival = speeds.get((name, rows), {}), speeds.get((FLOAT, rows), {})
-            shared = [layer for layer in own if layer in rival]
-            cells.append(significant(geometric_mean(own.values())) if own else "–")
-            cells.append(significant(geometric_mean(own[x] / rival[x] for x in shared)) if shared else "–")
+            ours, rival = speeds.get((name, rows), {}), speeds.get((FLOAT, rows), {})
+            shared = [layer for layer in ours if layer in rival]
+            cells.append(significant(geometric_mean(ours.values())) if ours else "–")
+            cells.append(significant(geometric_mean(ours[x] / rival[x] for x in shared)) if shared else "–")
         body.append((name, *cells))
     heads = [head for rows in counts for head in (f"{rows} rows: GOPS", f"÷ {FLOAT}")]
     return Grid(("Candidate", *heads), tuple(body), 1)
@@ -151,17 +151,19 @@ def _pivot(
     row: Callable[[Mapping[str, Any]], str],
     column: Callable[[Mapping[str, Any]], str],
 ) -> Grid:
-    """Median milliseconds by two words of each entry."""
-    found: dict[str, dict[str, str]] = {}
+    """Median milliseconds as a table: `row` and `column` name the cell of each entry."""
+    by_row: dict[str, dict[str, str]] = {}
     for entry in measured:
-        found.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
-    columns = list(dict.fromkeys(name for cells in found.values() for name in cells))
-    body = tuple((name, *(cells.get(place, "–") for place in columns)) for name, cells in found.items())
+        by_row.setdefault(row(entry), {})[column(entry)] = milliseconds(entry["seconds"])
+    columns = list(dict.fromkeys(name for cells in by_row.values() for name in cells))
+    body = tuple(
+        (name, *(cells.get(name_of_column, "–") for name_of_column in columns)) for name, cells in by_row.items()
+    )
     return Grid((heading, *columns), body, 1)
 
 
 def milliseconds(seconds: Mapping[str, Any]) -> str:
-    """The median."""
+    """The median, in milliseconds."""
     return significant(1000 * float(seconds["median"]))
 
 

@@ -1,4 +1,4 @@
-"""Build one table of a profile in every format; what `qdit table` calls."""
+"""Build one table of a profile in every format (`qdit table`)."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The clips that a table shows as MP4 files, a second of video several times."""
+"""The clips of a table as MP4 files; each repeats its video several times."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from qdit.report.render.sheets import GAP
 from qdit.report.tables.kinds import load_table
 
 HEIGHT, REPEATS = 128, 4
-"""Height of a clip, in pixels (of at least that, if it is larger), and how often it is shown."""
+"""Least height of a clip in pixels, and the number of repetitions."""
 
 
 def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:
@@ -28,17 +28,17 @@ def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, fold
         raise ConfigError(f"table {table!r} shows no clips; give one of kind table3")
     written = []
     for block in loaded.blocks:
-        found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
+        clips_by_row = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
         strips = {
             f"{row['form']}-{row['label']}-{bits_text(row).lower()}": strip_frames(clips.frames)
-            for row, clips in found
+            for row, clips in clips_by_row
             if isinstance(clips, Shown)
         }
         if len({strip.shape for strip in strips.values()}) == 1:
             gap = np.full_like(next(iter(strips.values()))[:, :GAP], 255)
-            below = [part for strip in strips.values() for part in (strip, gap)][:-1]
+            below = [piece for strip in strips.values() for piece in (strip, gap)][:-1]
             strips[str(block.rows[0]["form"])] = np.concatenate(below, axis=1)
-        height = max((clips.frames.shape[-2] for _, clips in found if isinstance(clips, Shown)), default=HEIGHT)
+        height = max((clips.frames.shape[-2] for _, clips in clips_by_row if isinstance(clips, Shown)), default=HEIGHT)
         for name, strip in strips.items():
             written.append(folder / f"{name}.mp4")
             _write(written[-1], strip, zoom=max(1, HEIGHT // height))

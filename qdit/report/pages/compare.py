@@ -1,4 +1,4 @@
-"""Two runs, or two results folders (two versions of the suite), side by side, with what chance explains of the gap."""
+"""Compare two runs, or two results folders (two versions of the suite), with intervals of the differences."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ class Compared:
 
 
 def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) -> list[Compared]:
-    """Every metric of a page that both rows have; paired if both were resampled alike."""
-    found = []
+    """Compare every metric of a page that both rows have; equal bootstraps are paired."""
+    compared = []
     for metric in shown_on(page):
         gap = difference(b, a, metric)
         if gap is not None:
-            found.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
-    return found
+            compared.append(Compared(name, metric, a[metric], b[metric], gap, verdict(gap, metric)))
+    return compared
 
 
 def verdict(gap: Difference, metric: str) -> str:
@@ -65,7 +65,7 @@ def verdict(gap: Difference, metric: str) -> str:
 
 
 def compare_text(a: Path, b: Path) -> tuple[str, pd.DataFrame]:
-    """What `qdit compare` prints, and the same as a table with exactly `COLUMNS`.
+    """The text that `qdit compare` prints, and its numbers as a table with the columns `COLUMNS`.
 
     Both are folders of runs (with a metrics.json), or both are results folders (with runs/). DataError otherwise.
     """
@@ -132,7 +132,7 @@ def _runs_below(folder: Path) -> set[str]:
 
 
 def _doubt(a: Row, b: Row) -> str:
-    """Why the difference of two runs is not (only) one of methods, or empty."""
+    """A warning if two runs differ in more than their methods; empty otherwise."""
     pairings = [row["replicates"].pairing if row.get("replicates") else None for row in (a, b)]
     if None not in pairings and pairings[0] != pairings[1]:
         return "resampled in different ways (other numbers of images?), so there are no intervals"

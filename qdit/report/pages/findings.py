@@ -1,4 +1,4 @@
-"""The few findings that a report begins with, in words: every number in them is counted from the run's own rows."""
+"""The findings at the top of a report, as sentences; every number in them is counted from the run's rows."""
 
 import re
 from collections import Counter
@@ -25,12 +25,12 @@ class Finding:
 def findings(
     report: Report, board: Table, ranked: Mapping[str, Sequence[Ranking]], control: Table | None
 ) -> list[Finding]:
-    """What the claims, the rankings of each table by its title, and the controls say."""
-    found = [_printed(report), *_run(report)]
-    found.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
+    """Findings from the claims, from the rankings of each table (by its title), and from the controls."""
+    listed = [_printed(report), *_run(report)]
+    listed.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
     if control is not None:
-        found += [Finding(f"Quality control: {sentence}") for sentence in control.summary]
-    return [finding for finding in [*found, _complete(board)] if finding.text]
+        listed += [Finding(f"Quality control: {sentence}") for sentence in control.summary]
+    return [finding for finding in [*listed, _complete(board)] if finding.text]
 
 
 def _claims(report: Report, source: str, word: str) -> tuple[Claim, ...]:
@@ -41,16 +41,16 @@ def _printed(report: Report) -> Finding:
     words = Counter(verdict.word for verdict in report.verdicts[PRINTED].values())
     checked = sum(words[word] for word in CHECKED)
     return Finding(
-        f"The papers’ own tables bear out {words[HOLDS]} of the {checked} claims that can be checked against them;"
-        f" {words[OPEN]} cannot be told from the cells we have, and {words[FAILS]} are not so"
+        f"The papers’ own tables support {words[HOLDS]} of the {checked} claims that can be checked with them;"
+        f" {words[OPEN]} cannot be told from the known cells, and {words[FAILS]} do not hold"
         + (":" if words[FAILS] else "."),
         _claims(report, PRINTED, FAILS),
     )
 
 
 def _run(report: Report) -> list[Finding]:
-    """One finding for each source of our own: what holds on it, and which claims fail there although print has them."""
-    found = []
+    """A finding for each run: how many claims hold, and which fail although they hold for the printed numbers."""
+    listed = []
     for source, verdicts in report.verdicts.items():
         if source == PRINTED:
             continue
@@ -61,19 +61,19 @@ def _run(report: Report) -> list[Finding]:
         text += f", and {words[CONSTRUCTED]} come out by construction." if words[CONSTRUCTED] else "."
         printed = {claim.id for claim in _claims(report, PRINTED, HOLDS)}
         against = tuple(claim for claim in _claims(report, source, FAILS) if claim.id in printed)
-        found.append(Finding(text + (" True of the printed numbers and not here:" if against else ""), against))
-    return found
+        listed.append(Finding(text + (" These hold for the printed numbers but not here:" if against else ""), against))
+    return listed
 
 
 def short_title(table: Table) -> str:
     """`Q-DiT, Table 2`: what a title says in parentheses at its end, or all of it."""
-    found = re.search(r"\(([^()]+)\)$", table.title)
-    return found[1] if found else table.title
+    match = re.search(r"\(([^()]+)\)$", table.title)
+    return match[1] if match else table.title
 
 
 def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
     """Rows of a table: at each bits, the method with the lowest FD-FP in the most settings of the natural form."""
-    found: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = []
     natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
     for bits in dict.fromkeys(ranking.bits for ranking in natural):
         same = [ranking for ranking in natural if ranking.bits == bits]
@@ -81,8 +81,8 @@ def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...
         certain = Counter(ranking.ranked[0].name for ranking in same if ranking.first_is_certain)
         names, count = [name for name, n in firsts.items() if n == max(firsts.values())], max(firsts.values())
         chance = sum(certain[name] for name in names)
-        found.append((title, bits, ", ".join(names), f"{count} of {len(same)}", f"{chance}"))
-    return found
+        rows.append((title, bits, ", ".join(names), f"{count} of {len(same)}", f"{chance}"))
+    return rows
 
 
 def _pairs(rankings: Sequence[Ranking]) -> Finding:
@@ -90,8 +90,8 @@ def _pairs(rankings: Sequence[Ranking]) -> Finding:
     if not total:
         return Finding("")
     return Finding(
-        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance; the"
-        f" order of the other {total - certain} says nothing."
+        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance. The"
+        f" order of the other {total - certain} may be chance."
     )
 
 

@@ -1,4 +1,4 @@
-"""The leaderboard: every run of a profile once, ranked by its paired distance to full precision, with intervals."""
+"""The leaderboard: all runs of a profile, ranked by FD-FP (paired distance to full precision), with intervals."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -31,7 +31,7 @@ NAME = "leaderboard"
 
 
 def shown_columns() -> tuple[str, ...]:
-    """The rank, the metric that ranks, the other paired ones, what is measured, the size; intervals beside them."""
+    """Columns: rank, ranking metric, other paired metrics, other metrics, size; intervals beside their metrics."""
     shown = shown_on("leaderboard")
     order = sorted(shown, key=lambda name: (not METRICS[name].ranks, not METRICS[name].paired))
     beside = [(name, f"{name}_interval") if METRICS[name].board_interval else (name,) for name in order]
@@ -39,7 +39,7 @@ def shown_columns() -> tuple[str, ...]:
 
 
 def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
-    """One row for each run of the default tables, and of the others where it was measured.
+    """One row for each run of the default tables, and for each measured run of the other tables.
 
     Rows stand in blocks of the same setting, form and scope, ordered by bits and the ranking metric.
     """
@@ -85,21 +85,21 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def _tables_of(profile: Mapping[str, Any]) -> dict[Run, list[str]]:
-    """Run → tables it is in; the page of the controls lists all runs and does not count."""
-    found: dict[Run, list[str]] = {}
+    """Run → its tables; the table of controls has all runs, so it counts only for runs of no other table."""
+    tables_by_run: dict[Run, list[str]] = {}
     for name, definition in profile["tables"].items():
         for run in runs_of(profile, name):
-            names = found.setdefault(run, [])
+            names = tables_by_run.setdefault(run, [])
             if definition["kind"] != "qc":
                 names.append(name)
-    return {key: names or ["qc"] for key, names in found.items()}
+    return {key: names or ["qc"] for key, names in tables_by_run.items()}
 
 
 def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
-    """Printed numbers beside a run and whether its cells were fitted, from the tables that have such."""
-    found: dict[Run, Row] = {}
+    """Run → printed cells and the mark of fitted cells, from the tables that have printed numbers."""
+    cells_by_run: dict[Run, Row] = {}
     if not published_folder(results).is_dir():
-        return found
+        return cells_by_run
     for name, definition in profile["tables"].items():
         if definition["kind"] not in PRINTED_KINDS:
             continue
@@ -108,12 +108,12 @@ def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
             if row.get("fitted") is not None:
                 cells["fitted"] = row["fitted"]
             if "key" in row:
-                found[row["key"]] = cells | found.get(row["key"], {})
-    return found
+                cells_by_run[row["key"]] = cells | cells_by_run.get(row["key"], {})
+    return cells_by_run
 
 
 def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:
-    """Where a row stands: setting in the profile's order, form, scope, bits from many to few, FD-FP, label."""
+    """Sort key of a row: setting in the profile's order, form, scope, bits from many to few, FD-FP, label."""
     settings = list(profile["settings"])
     full = not is_full_precision(row)
     bits = (-row["weight_bits"], -row["activation_bits"])
@@ -147,7 +147,7 @@ def interval_text(row: Row, metric: str) -> str | None:
 
 
 def ranks(row: Row, rows: list[Row]) -> Row:
-    """Rank of a row among the quantized ones of equal bits: the best and the worst that chance leaves possible."""
+    """Rank of a row among the quantized rows of equal bits: the best and the worst rank that chance allows."""
     bits = (row["weight_bits"], row["activation_bits"])
     if is_full_precision(row) or row.get(ranking_metric().name) is None:
         return {}
@@ -160,7 +160,7 @@ def ranks(row: Row, rows: list[Row]) -> Row:
 
 
 def _certain(gap: Difference) -> bool:
-    """Whether chance is excluded; without intervals the numbers themselves rank, and equal ones share a rank."""
+    """Whether the difference is more than chance; without an interval, whether the numbers differ."""
     return gap.value != 0 if gap.is_chance is None else not gap.is_chance
 
 

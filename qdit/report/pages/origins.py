@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: versions, machine, commit, and for each row its digests and what explains it."""
+"""Provenance of a run's numbers: versions, machine, commit; for each row its digests and explaining command."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from qdit.report.render.notes import SHORT
 
 STEPS = ("quantize", "sample")
 DEFAULT = "results/mini"
-"""The folder that `qdit explain` looks at by itself."""
+"""The default results folder of `qdit explain`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def origins(profile: Mapping[str, Any], results: Path, board: Table) -> Origins:
 
 
 def explain_command(row: Row, results: Path) -> str:
-    """`qdit explain` for the row of a table that a run is in."""
+    """The `qdit explain` command of a run's row."""
     words = ["qdit", "explain", str(row["tables"]).split()[0], run_path(row)]
     return shlex.join(words if _shown(results) == DEFAULT else [*words, "--results", _shown(results)])
 
@@ -68,12 +68,12 @@ def _row(row: Row, results: Path) -> tuple[str, ...]:
 
 
 def _seconds(logs: Path, step: str) -> str:
-    """What the jobs of a step took together, from their benchmark files."""
+    """Seconds of all jobs of a step, from their benchmark files."""
     try:
-        found = [float(json.loads(file.read_text("utf-8"))["seconds"]) for file in sorted(logs.glob(f"{step}*.json"))]
+        times = [float(json.loads(file.read_text("utf-8"))["seconds"]) for file in sorted(logs.glob(f"{step}*.json"))]
     except (OSError, KeyError, TypeError, ValueError):
         return "–"
-    return f"{sum(found):.1f}" if found else "–"
+    return f"{sum(times):.1f}" if times else "–"
 
 
 def _distinct(rows: list[Row], name: str) -> str:
@@ -86,5 +86,5 @@ def _short(rows: list[Row], name: str) -> str:
 
 
 def _shown(results: Path) -> str:
-    """The folder as a reader of the repository names it: its last two parts."""
+    """The results folder relative to the repository: its last two names."""
     return Path(*results.resolve().parts[-2:]).as_posix()

@@ -1,4 +1,4 @@
-"""Whether one row is better than another one by more than chance: paired differences of FD-FP, every pair of a table.
+"""Rankings by paired differences of FD-FP: for every pair of rows, whether the difference is more than chance.
 
 All rows of a block share their noise, so the interval of a difference is narrower than the two intervals suggest.
 """
@@ -25,7 +25,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """How a row compares with another one, and the interval of row − other that says so."""
+    """The comparison of a row with another row: its sign, and the difference with its interval as text."""
 
     sign: str
     about: str
@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row, its rank as far as chance leaves it open, its FD-FP, and a mark for each row of the ranking."""
+    """A row with its rank (a range if chance leaves it open), its FD-FP, and a mark for each row of the ranking."""
 
     row: Row
     name: str
@@ -104,7 +104,7 @@ def _ranked(row: Row, rivals: list[Row]) -> Ranked:
 
 
 def _name(row: Row) -> str:
-    """The method, without the bits that all rivals share."""
+    """The method's name, without the bits that all rows of the ranking share."""
     return str(row["short"]).removeprefix(f"{bits_text(row)} ")
 
 

@@ -19,20 +19,20 @@ from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, s
 from qdit.report.pages.leaderboard import leaderboard
 from qdit.report.pages.origins import origins, run_path
 from qdit.report.pages.pairs import Ranking, rankings
-from qdit.report.pages.run_report_data import Index, Part, Sheets
-from qdit.report.pages.run_report_page import TEMPLATE, context
+from qdit.report.pages.run_report_data import Index, RenderedTable, Sheets
+from qdit.report.pages.run_report_page import context
 from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.fragments import (
     drawings_html,
     grid_html,
     panels_html,
-    render_text,
     rows_html,
     sheets_html,
     small_print_html,
 )
 from qdit.report.render.gallery import gallery
 from qdit.report.render.notes import notes
+from qdit.report.render.page_files import template_text
 from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs, default_tables
@@ -42,32 +42,31 @@ LIMIT = 15_000_000
 """Bytes that a page may have, so that it can be mailed."""
 
 SPARE = 300_000
-"""Bytes kept free for what is written around the pictures."""
+"""Bytes reserved for the text around the pictures."""
 
 
 PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1", "tq_dit")
-"""Kinds of tables that papers print, in the order in which they stand."""
+"""Kinds of tables that papers print, in the order of the page."""
 
 
 def load_index(profile: Mapping[str, Any], results: Path) -> Index:
-    """Read everything; pictures are left out, with a word, where they would make the page too large to mail."""
+    """Read all data of the page; pictures that would make it too large to mail are left out, and the page says so."""
     report, board = load_report(profile, results), leaderboard(profile, results)
     tables = _tables(profile, results)
-    parts = [_part(table, profile["tables"][table.name]["kind"]) for table in tables]
-    compared = [part.table for part in parts if part.kind in COMPARISONS]
-    ranked = {short_title(table): found for table in compared if (found := rankings(table))}
-    control = next((part.table for part in parts if part.kind == "qc"), None)
-    whole = _part(board, "leaderboard")
-    known = [whole, *parts]
-    room = LIMIT - SPARE - sum(len(text.encode()) for part in known for text in (part.rows, part.panels, part.drawings))
+    rendered_tables = [_rendered(table, profile["tables"][table.name]["kind"]) for table in tables]
+    compared = [rendered.table for rendered in rendered_tables if rendered.kind in COMPARISONS]
+    ranked = {short_title(table): table_rankings for table in compared if (table_rankings := rankings(table))}
+    control = next((rendered.table for rendered in rendered_tables if rendered.kind == "qc"), None)
+    rendered_board = _rendered(board, "leaderboard")
+    room = LIMIT - SPARE - sum(map(_bytes, [rendered_board, *rendered_tables]))
     pictures = gallery(results, room // 2)
     room -= sum(len(picture.uri or "") for _, of in pictures for picture in of)
     origin = origins(profile, results, board)
     return Index(
         report=report,
         findings=findings(report, board, ranked, control),
-        parts=parts,
-        board=whole,
+        tables=rendered_tables,
+        board=rendered_board,
         least=_least(ranked),
         rankings=ranked,
         pictures=pictures,
@@ -81,8 +80,8 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
 
 
 def index_text(index: Index) -> str:
-    """The page, as one file without anything from outside."""
-    return render_text(TEMPLATE, **context(index))
+    """The page as one self-contained HTML file."""
+    return template_text("run_report.html.j2", **context(index))
 
 
 def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
@@ -92,24 +91,24 @@ def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
 
 
 def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
-    """The default tables, and of the others those that have a measured row of their own; the papers' tables first."""
-    default, found = default_tables(profile), []
+    """The default tables, and other tables with a measured run that no default table has; the papers' tables first."""
+    default, chosen = default_tables(profile), []
     usual = {run.path for run in all_runs(profile)}
     for name in sorted(profile["tables"], key=lambda name: (_place(profile["tables"][name]["kind"]), name)):
         table = load_table(profile, name, results)
-        own = [row for row in table.rows if is_measured(row) and run_path(row) not in usual]
-        if name in default or own:
-            found.append(table)
-    return found
+        measured = [row for row in table.rows if is_measured(row) and run_path(row) not in usual]
+        if name in default or measured:
+            chosen.append(table)
+    return chosen
 
 
 def _place(kind: str) -> int:
-    """Where tables of a kind stand."""
+    """Sort key of a kind of table."""
     return PRINTED_FIRST.index(kind) if kind in PRINTED_FIRST else len(PRINTED_FIRST)
 
 
-def _part(table: Table, kind: str) -> Part:
-    return Part(
+def _rendered(table: Table, kind: str) -> RenderedTable:
+    return RenderedTable(
         table=table,
         kind=kind,
         rows=rows_html(table, interactive=True),
@@ -120,20 +119,25 @@ def _part(table: Table, kind: str) -> Part:
     )
 
 
+def _bytes(rendered: RenderedTable) -> int:
+    """Bytes of a table's rows, panels and drawings in the page."""
+    return sum(len(text.encode()) for text in (rendered.rows, rendered.panels, rendered.drawings))
+
+
 def _sheets(tables: Sequence[Table], results: Path, room: int) -> list[Sheets]:
-    """Samples of every table; a block whose runs another one has shown already is not shown again."""
+    """Contact sheets of all tables; a block is left out if an earlier block shows the same runs."""
     seen: list[set[Run]] = []
-    found = []
+    listed = []
     for table in tables:
         if not table.shows_samples:
             continue
         blocks = [block for block in table.blocks if not any(_keys(block) <= other for other in seen)]
         seen += map(_keys, blocks)
-        made = sheets_html(blocks, results, room=room)
-        room -= len(made.html)
+        rendered = sheets_html(blocks, results, room=room)
+        room -= len(rendered.html)
         if blocks:
-            found.append(Sheets(table.title, made.html, made.left_out, f"tables/{table.name}.html"))
-    return found
+            listed.append(Sheets(table.title, rendered.html, rendered.left_out, f"tables/{table.name}.html"))
+    return listed
 
 
 def _keys(block: Block) -> set[Run]:
@@ -141,7 +145,7 @@ def _keys(block: Block) -> set[Run]:
 
 
 def _least(ranked: Mapping[str, Sequence[Ranking]]) -> Markup | None:
-    """Which method damages least, table by table; None where nothing can be ranked."""
+    """The method with the lowest FD-FP, table by table; None if nothing can be ranked."""
     rows = [row for title, of in ranked.items() for row in least_damage(title, of)]
     return grid_html("Least damage", LEAST_HEADINGS, rows, texts=3) if rows else None
 

@@ -1,4 +1,4 @@
-"""What the report of a run shows."""
+"""Data of the report of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from qdit.report.render.gallery import Picture
 
 
 @dataclass(frozen=True)
-class Part:
-    """A table in the page: the rows, what to be careful with, its small print, its dots and curves, its drawings."""
+class RenderedTable:
+    """A table in the page: its rows, warnings, notes, panels (dots and curves) and drawings."""
 
     table: Table
     kind: str
@@ -43,8 +43,8 @@ class Index:
 
     report: Report
     findings: Sequence[Finding]
-    parts: Sequence[Part]
-    board: Part
+    tables: Sequence[RenderedTable]
+    board: RenderedTable
     least: Markup | None
     rankings: Mapping[str, Sequence[Ranking]]
     pictures: Sequence[tuple[str, Sequence[Picture]]]
@@ -55,10 +55,10 @@ class Index:
     origin_rows: Markup
     choice_page: str | None
 
-    def of(self, *kinds: str) -> list[Part]:
+    def of(self, *kinds: str) -> list[RenderedTable]:
         """The tables of some kinds."""
-        return [part for part in self.parts if part.kind in kinds]
+        return [rendered for rendered in self.tables if rendered.kind in kinds]
 
-    def but(self, *kinds: str) -> list[Part]:
+    def but(self, *kinds: str) -> list[RenderedTable]:
         """The tables of all other kinds."""
-        return [part for part in self.parts if part.kind not in kinds]
+        return [rendered for rendered in self.tables if rendered.kind not in kinds]

@@ -1,4 +1,4 @@
-"""The study of the searches, if it was made, as a table of a report: `studies/search.json`, read as data."""
+"""The study of the searches (`studies/search.json`) as a table of the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +22,14 @@ HEADINGS = (*("Search", "Images sampled", "Held-out metric", "÷ uniform", "Agai
 
 
 def study_grid(results: Path) -> tuple[list[str], Markup] | None:
-    """Sentences about the study and its table; None if it was not made."""
+    """Sentences about the study, and its table; None if there is no study."""
     path = studies_folder(results) / FILE
     if not path.is_file():
         return None
     study = read_json(path)
     try:
         plan, uniform = study["plan"], float(study["uniform"]["held_out"])
-        rows = [_row(kind, found, uniform) for kind, found in study["comparison"].items()]
+        rows = [_row(kind, comparison, uniform) for kind, comparison in study["comparison"].items()]
         about = [
             f"{plan['seeds']} seeds at {plan['bits'].upper()}, group size {plan['reference']} as the budget; every"
             f" winner measured on {plan['held_out_images']} images of other noise.",
@@ -43,11 +43,11 @@ def study_grid(results: Path) -> tuple[list[str], Markup] | None:
     return about, grid_html("Study of the searches", HEADINGS, rows)
 
 
-def _row(kind: str, found: Mapping[str, Any], uniform: float) -> tuple[str, ...]:
-    against, mean = found.get("against_evolution"), float(found["held_out_mean"])
+def _row(kind: str, comparison: Mapping[str, Any], uniform: float) -> tuple[str, ...]:
+    against, mean = comparison.get("against_evolution"), float(comparison["held_out_mean"])
     gap, limits = "–", "–"
     if against is not None:
         low, high = against["interval_95"]
         gap, limits = f"{against['mean']:+.1%}", f"{low:+.1%} … {high:+.1%}"
-    images = f"{found['images_sampled_mean']:.0f}"
+    images = f"{comparison['images_sampled_mean']:.0f}"
     return (NAMES.get(kind, kind), images, f"{mean:.5f}", f"{mean / uniform:.3f}", gap, limits)

@@ -1,1 +1,1 @@
-"""How values, images and tables are written as text, HTML and TeX."""
+"""Values, images and tables as text, HTML and TeX."""

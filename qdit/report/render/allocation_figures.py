@@ -1,4 +1,4 @@
-"""Figures about allocations: the sizes per layer and role, fitness on other noise, and the matrix of transfer.
+"""Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
 matplotlib draws each once, as SVG (in the colours of the page around it) and as PNG; equal data give equal bytes.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qdit.core.metrics import significant
-from qdit.report.data.allocations import Found, by_role
+from qdit.report.data.allocations import SearchedAllocation, by_role
 from qdit.report.data.rows import Figure
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 INK = "#1b1f24"
-"""Colour of lines and letters, in SVG the page's own."""
+"""Colour of lines and letters; in the SVG it becomes the page's text colour."""
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "qdit",
@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
 }
 
 COLOURS = ("#1f6feb", "#d1690e", "#1a7f37", "#8250df", "#b42318")
-"""One for each search of a panel."""
+"""Colour of each search in a panel."""
 
 MARKERS = "osD^v"
 
@@ -57,7 +57,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG file as an element of a page: no prologue, no metadata, no addresses, the page's ink."""
+    """An SVG file as an element of a page: without prologue, metadata and namespaces, in the page's text colour."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
@@ -65,7 +65,7 @@ def inline(svg: str, title: str) -> str:
     return element.replace(INK, "var(--ink)").replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figure | None:
+def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
     """The group size of every layer: a panel for each allocation, its rows roles, its columns blocks."""
     if not panels:
         return None
@@ -73,9 +73,9 @@ def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figu
     rows = math.ceil(len(panels) / columns)
 
     def draw(drawing: "Drawing") -> None:
-        for number, (title, found) in enumerate(panels, start=1):
+        for number, (title, allocation) in enumerate(panels, start=1):
             axes = drawing.add_subplot(rows, columns, number)
-            roles = by_role(found.groups)
+            roles = by_role(allocation.groups)
             cells = [[None if size is None else math.log2(size) for size in line] for line in roles.values()]
             numbers = [[math.nan if cell is None else cell for cell in line] for line in cells]
             limits = (math.log2(min(sizes)), math.log2(max(sizes)))
@@ -85,7 +85,7 @@ def heat_maps(panels: Sequence[tuple[str, Found]], sizes: Sequence[int]) -> Figu
             axes.set_xticks(range(len(numbers[0])), [str(block) for block in range(len(numbers[0]))])
             axes.set(title=title, xlabel="block")
 
-    about = "Group size of each layer (columns are blocks, rows roles); dark is small, which is exact and dear."
+    about = "Group size of each layer; columns are blocks, rows are roles. Dark cells: small groups, exact but costly."
     return drawn(draw, inches=(10.5, 1.9 * rows + 0.2), title=HEAT, about=about)
 
 
@@ -102,16 +102,18 @@ def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tup
 
 
 def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) -> None:
-    """Coloured rectangles around whole numbers, the first row at the top; a value that is NaN has no colour."""
-    edges = [[place - 0.5 for place in range(count + 1)] for count in (len(values[0]), len(values))]
+    """Coloured cells centred at whole numbers, the first row at the top; a NaN has no colour."""
+    edges = [[number - 0.5 for number in range(count + 1)] for count in (len(values[0]), len(values))]
     axes.pcolormesh(*edges, values, cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.invert_yaxis()
     axes.tick_params(length=0)
 
 
-def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metric: str) -> Figure | None:
-    """Fitness on the noise that the search saw against fitness on fresh noise: a panel for each block of the table."""
-    shown = [(title, [(name, found) for name, found in panel if found.remeasured]) for title, panel in blocks]
+def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
+    """Fitness on the search's noise against fitness on fresh noise: one panel per block of the table."""
+    shown = [
+        (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
+    ]
     shown = [(title, panel) for title, panel in shown if panel]
     if not shown:
         return None
@@ -120,16 +122,16 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metri
         for number, (title, panel) in enumerate(shown, start=1):
             axes = drawing.add_subplot(1, len(shown), number)
             values: list[float] = []
-            for place, (name, found) in enumerate(panel):
-                points = [one for one in found.remeasured if math.isfinite(one.fitness) and math.isfinite(one.fresh)]
+            for number_of_search, (name, allocation) in enumerate(panel):
+                points = [genome for genome in allocation.remeasured if genome.finite]
                 style: dict[str, Any] = {
-                    "color": COLOURS[place % len(COLOURS)],
-                    "marker": MARKERS[place % len(MARKERS)],
+                    "color": COLOURS[number_of_search % len(COLOURS)],
+                    "marker": MARKERS[number_of_search % len(MARKERS)],
                 }
-                chosen = [one for one in points if not one.reference]
+                chosen = [genome for genome in points if not genome.reference]
                 axes.scatter([p.fitness for p in chosen], [p.fresh for p in chosen], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
-            reference = [one for _, found in panel for one in found.remeasured if one.reference]
+            reference = [genome for _, allocation in panel for genome in allocation.remeasured if genome.reference]
             if reference:
                 star = reference[0]
                 axes.scatter([star.fitness], [star.fresh], color=INK, marker="*", s=70, label="uniform reference")
@@ -141,8 +143,8 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metri
             axes.legend(fontsize=8)
 
     about = (
-        "The best genomes of each search and the uniform reference, measured on as many images of fresh noise. The"
-        " level differs from noise to noise: a winner generalizes if it is below the reference on fresh noise, too."
+        "The best genomes of each search and the uniform reference, measured again on fresh noise."
+        " All values depend on the noise: a winner generalizes if it is below the reference on fresh noise, too."
     )
     return drawn(draw, inches=(4.6 * len(shown), 3.6), title=FRESH, about=about)
 
@@ -150,7 +152,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, Found]]]], metri
 def matrix(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, title: str, about: str
 ) -> Figure | None:
-    """A matrix of ratios, its colours logarithmic around 1; a value that is missing is a blank cell."""
+    """A matrix of ratios with colours logarithmic around 1; a missing value is a blank cell."""
     known = [value for line in values for value in line if value]
     if not known:
         return None
@@ -171,5 +173,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """Those that have something to show."""
+    """The figures without the empty ones (None)."""
     return tuple(figure for figure in figures if figure is not None)

@@ -26,9 +26,9 @@ COUNT = 8
 TILE = 64
 """Height of a clip on the page, in pixels."""
 FRAMES = 17
-"""About how many frames of a longer clip are shown: of the 51 of a full-size one, every third."""
+"""About this many frames of a longer clip are shown: every third of the 51 of a full-size clip."""
 MILLISECONDS = 125
-"""Of a frame."""
+"""Duration of a frame."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def shows_clips(block: Block) -> bool:
 
 def clip_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without clips has a note instead."""
-    found = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
-    some = next((clips for _, clips in found if isinstance(clips, Shown)), None)
-    full = next((clips for row, clips in found if is_full_precision(row) and isinstance(clips, Shown)), None)
+    clips_by_row = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
+    some = next((clips for _, clips in clips_by_row if isinstance(clips, Shown)), None)
+    full = next((clips for row, clips in clips_by_row if is_full_precision(row) and isinstance(clips, Shown)), None)
     zoom = TILE / some.frames.shape[-2] if some else 1.0
     return Sheet(
-        strips=tuple(_strip(row, clips, full) for row, clips in found),
+        strips=tuple(_strip(row, clips, full) for row, clips in clips_by_row),
         labels=tuple(range(1, len(some.prompts) + 1)) if some else (),
         tile=TILE,
         gap=round(GAP * zoom),
@@ -62,7 +62,7 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
 
 
 def clips_of(row: Row, results: Path) -> Shown | str:
-    """The run's shown clips, or why there are none; one that failed has none, whatever is left in its folder."""
+    """The run's shown clips, or why there are none; a failed run has none, even if old files are in its folder."""
     if not is_measured(row) and row["state"] != Status.MISSING:
         return str(row["status"])
     paths = sorted((row["key"].folder(results) / "samples").glob("[0-9]*.npz"))
@@ -78,7 +78,7 @@ def clips_of(row: Row, results: Path) -> Shown | str:
 
 
 def chosen_clips(paths: list[Path], count: int | None) -> Shown:
-    """The shown ones of `count` clips (of all without it); a full-size run has 27 GB, so only their chunks are read."""
+    """The shown clips out of `count` (None: all); only their chunks are read, since a full-size run has 27 GB."""
     size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
     total = count or size * (len(paths) - 1) + last
     frames, prompts = [], []
@@ -91,7 +91,7 @@ def chosen_clips(paths: list[Path], count: int | None) -> Shown:
 
 
 def thumbnails(frames: Frames) -> Frames:
-    """Clips (n, 3, T, H, W) with every so many pixels and frames: an animation of a large one would fill the page."""
+    """Clips (n, 3, T, H, W) with fewer pixels and frames: animations of full size would make the page too large."""
     side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
     small = frames[:, :, ::tempo, ::side, ::side]
     return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]
@@ -111,7 +111,7 @@ def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:
 def clip_difference(clips: Frames, full: Frames) -> Frames:
     """|clips − full| of every frame, amplified and coloured as for images: (n, 3, T, H, W) uint8."""
     count, _, frames, height, width = clips.shape
-    flat, other = (part.swapaxes(1, 2).reshape(-1, 3, height, width) for part in (clips, full))
+    flat, other = (batch.swapaxes(1, 2).reshape(-1, 3, height, width) for batch in (clips, full))
     return difference(flat, other).reshape(count, frames, 3, height, width).swapaxes(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""What a rendered table shows, before it is Markdown, LaTeX or HTML: columns, formatted cells, best values."""
+"""Columns, formatted cells and best values of a table, the same for Markdown, LaTeX and HTML."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def heading_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the row's cell it shows, the heading it stands under, and whose number it is."""
+    """One column: the row's cell that it shows, its heading, and the source of the number (ours or the paper)."""
 
     cell: str
     metric: str
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def under(self) -> str:
-        """Whose number it is, where that is not plain from the heading."""
+        """The source of the number, where the heading does not say it."""
         return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property
@@ -77,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row as shown; `status` is empty for a measured one and else says what is missing and why.
+    """One row as shown; `status` is empty for a measured row, else it says what is missing and why.
 
     `lead` are the cells before the method: bits (where the table shows them) and scope.
     """
@@ -141,7 +141,7 @@ def bits_text(row: Row) -> str:
 
 
 def status_column(shown: list[Column]) -> int:
-    """Index of the column in which a row that was not measured says so: our FID, or else the first of ours."""
+    """Index of the column in which an unmeasured row shows its status: our FID, else our first column."""
     ours = [n for n, column in enumerate(shown) if column.source == OURS]
     return next((n for n in ours if shown[n].metric == "fid"), ours[0])
 
@@ -168,7 +168,7 @@ def signed(style: Callable[[float], str], value: float) -> str:
 
 
 def best_cells(block: Block) -> set[tuple[int, str]]:
-    """(row number, cell) of the best of our values among the quantized rows of equal bits; equal print, equal rank."""
+    """(row number, cell) of our best values among quantized rows of equal bits; values that print equally tie."""
     best: set[tuple[int, str]] = set()
     quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]
     for bits in dict.fromkeys((row["weight_bits"], row["activation_bits"]) for _, row in quantized):
@@ -182,7 +182,7 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
 
 
 def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """(row number, cell) of values whose paired difference to the best one at equal bits has an interval with zero."""
+    """(row number, cell) of values tied with the best at equal bits: the interval of the difference includes 0."""
     tied: set[tuple[int, str]] = set()
     for n, row in enumerate(block.rows):
         for winner, metric in best:

@@ -35,7 +35,7 @@ def list_file(results: Path) -> Path:
 
 
 def gallery(results: Path, room: int) -> list[tuple[str, list[Picture]]]:
-    """Figures by their group, in the order of the list; `room`: bytes that they may take together.
+    """Figures by group, in the order of the list; together they take at most `room` bytes.
 
     Empty without a list. Raises DataError for a list that is not one, or a figure without its file.
     """
@@ -56,7 +56,7 @@ def gallery(results: Path, room: int) -> list[tuple[str, list[Picture]]]:
 
 
 def _picture(entry: Any, path: Path, room: int) -> Picture:
-    """The smaller one of both formats, if there is room."""
+    """A figure in the smaller of its two formats; without a URI if that exceeds `room` bytes."""
     lacking = [name for name in FIELDS if not isinstance(entry, Mapping) or not isinstance(entry.get(name), str)]
     if lacking:
         raise DataError(f"{path}: a figure lacks {', '.join(lacking)}; draw the figures again")

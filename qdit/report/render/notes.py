@@ -1,4 +1,4 @@
-"""The small print of a table: what it compares, how it was measured, and what to be careful with."""
+"""Notes of a table: how to read it, warnings, and how it was measured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from qdit.report.data.rows import Table, describe_protocol, is_measured, is_miss
 from qdit.report.render.display import TIED_MARK
 
 SHORT = 12
-"""Characters of a digest that a rendered page shows; the CSV has all of them."""
+"""Number of characters of a digest on a page; the CSV has the whole digest."""
 
 
 SCOPES = {
     "common": (
-        "Scope common: every method quantizes the four linears of a block, weights and inputs, plus only what it is"
-        " nothing without (TFMQ-DM’s time-embedding block, TQ-DiT’s softmax and GELU)."
+        "Scope common: every method quantizes weights and inputs of the four linear layers of a block. TFMQ-DM also"
+        " quantizes the time-embedding block, TQ-DiT the softmax and GELU, since these methods treat exactly these."
     ),
-    "own": "Scope own: every method quantizes all that its paper quantizes.",
+    "own": "Scope own: every method quantizes all layers that its paper quantizes.",
 }
 
 
@@ -38,22 +38,22 @@ def notes(table: Table) -> Notes:
 
 
 def _reading(table: Table) -> Iterable[str]:
-    other = " In this profile that compares different data sets and models." if table.miniature else ""
+    other = " In this profile ours and paper are of different data and models." if table.miniature else ""
     printed = bool(table.paper_protocol)
     if printed:
-        yield f"ours: this profile ({table.profile}). paper: as printed, {table.paper_protocol}; “–” is no number."
+        yield f"ours: this profile ({table.profile}). paper: the printed number ({table.paper_protocol}). –: none."
     if any(metric in changed() for metric in table.metrics):
         yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
-            f", ours to our FP, the paper’s to its own. The CSV also holds difference_* = ours − paper.{other}"
+            f"; ours to our FP, the paper’s to the paper’s FP. The CSV also has difference_* = ours − paper.{other}"
             if printed
             else "."
         )
-    one, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
+    sample, features = table.samples_are, ", of mFVD’s features" if table.samples_are == "clip" else ""
     distance = f"FD-FP: Fréchet distance to the full-precision samples{features}. "
     paired = "Both are" if (has_distance := "fd_fp" in table.metrics or table.samples_are != "clip") else "It is"
     yield (
-        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {one}, pixels in [0, 1], to the"
-        f" full-precision {one} of the same index. {paired} paired: all rows share their noise."
+        f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {sample}, pixels in [0, 1], to the"
+        f" full-precision {sample} of the same index. {paired} paired: all rows share their noise."
     )
     if table.miniature and "fid" in table.metrics:
         yield (
@@ -62,15 +62,15 @@ def _reading(table: Table) -> Iterable[str]:
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
-            f" {TIED_MARK}: no further from it than chance explains (the 95 % interval of the difference includes 0;"
-            f" paired bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
+            f" {TIED_MARK}: the difference to the best row may be chance (its 95 % interval includes 0; paired"
+            f" bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
             if any(row.get("replicates") is not None for row in table.rows)
             else ""
         )
     if "size_mb" in table.metrics:
         yield (
-            "Size: ours by the paper’s formula (every parameter at the weight bits, 4 bytes per group or channel), on"
-            " disk what the checkpoint really occupies, paper DiT-XL/2. MB = 10⁶ bytes."
+            "Size (ours): by the paper’s formula, every parameter at the weight bits, 4 bytes per group or channel."
+            " Size on disk: bytes of the checkpoint. Size (paper): DiT-XL/2. MB = 10⁶ bytes."
         )
     for scope in dict.fromkeys(row["scope"] for row in table.rows):
         yield SCOPES[scope]
@@ -91,8 +91,8 @@ def _method_notes(table: Table) -> Iterable[str]:
         yield "Q-DiT here uses one group size for all layers; the paper’s rows use searched ones per layer."
     if any(row.get("fitted") is not None for row in table.rows):
         yield (
-            "† fitted: this cell was used to choose the parameters of the salient form, so it is no evidence for"
-            " the method."
+            "† fitted: the parameters of the salient form were chosen with this cell, so it is no evidence for the"
+            " method."
         )
     for step in dict.fromkeys(row["name"] for row in table.rows if row["state"] == Status.NOT_RUN):
         yield f"“{step}” is not run: no method of this profile fills the step yet."
@@ -106,7 +106,7 @@ def _reconstruction_notes(table: Table) -> Iterable[str]:
     efforts = dict.fromkeys((name, log.iterations, log.batch) for name, log in logs)
     if efforts:
         texts = (f"{name}: {iterations} iterations per block, batch {batch}" for name, iterations, batch in efforts)
-        yield f"Reconstruction (learned rounding). {'; '.join(texts)}."
+        yield f"Reconstruction (learned rounding): {'; '.join(texts)}."
 
 
 def _silent_layer_notes(table: Table) -> Iterable[str]:
@@ -116,7 +116,7 @@ def _silent_layer_notes(table: Table) -> Iterable[str]:
         f"{row['name']} {row['key'].bits.upper()}: {', '.join(row['rounded_to_nearest'])}" for row in rows
     )
     if texts:
-        yield f"Rounded to nearest, since every calibration input of the layer is zero. {'; '.join(texts)}."
+        yield f"Layers rounded to nearest, since all their calibration inputs are zero: {'; '.join(texts)}."
 
 
 def _warnings(table: Table) -> Iterable[str]:
@@ -149,11 +149,11 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 
 
 def _protocol(row: Row) -> str:
-    """One sentence with everything that decides the images."""
+    """The protocol of a row: everything that determines its images."""
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
-    made = "clips" if row["sampler"] == FLOW else "images"
+    unit = "clips" if row["sampler"] == FLOW else "images"
     return (
-        f"model {row['model']}, {what}, {row['images']} {made} in chunks of {row['chunk']}, seed {row['seed']},"
+        f"model {row['model']}, {what}, {row['images']} {unit} in chunks of {row['chunk']}, seed {row['seed']},"
         f" uint8 by {row['uint8']}, decoder {row['decoder']}; sha256 {_short(row['protocol_sha256'])}"
     )
 

@@ -24,22 +24,22 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 SMALL_SIDE, SMALL_TILE, SMALL_COUNT = 32, 40, 24
-"""Images up to this side (pixels) are shown enlarged to a tile, this many in a strip."""
+"""Small images: largest side (pixels), side of the enlarged tile (pixels), images in a strip."""
 
 LARGE_TILE, LARGE_COUNT = 120, 8
-"""Larger images are shown as thumbnails."""
+"""Larger images: side of the thumbnail (pixels), images in a strip."""
 
 GAP = 2
 AMPLIFICATION = 16
-"""Factor of the shown absolute difference, the same everywhere so that strips can be compared."""
+"""Factor of the shown absolute difference; it is the same for all strips, so that they can be compared."""
 
 DIFFERENCE_COLOUR = np.array([255, 196, 84])
-"""Colour of a saturated difference: warm, so that nobody takes the strip for samples."""
+"""Colour of a saturated difference; samples rarely have it, so the strips are not mistaken for samples."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a sheet: PNG of the samples and of the difference (None for full precision), or a note why not."""
+    """One row of a sheet: PNG of samples and difference (None for full precision); `note` says why one is missing."""
 
     row: Row
     samples: bytes | None
@@ -51,7 +51,7 @@ class Strip:
 class Sheet:
     """Strips of a block; `tile` and `gap` are the pixels of one image and between two.
 
-    `labels` stand above the columns, `corner` says what they are, `captions` what was asked of each column; pictures
+    `labels` stand above the columns, `corner` says what they are, `captions` are the prompts of the columns; pictures
     are shown `height` pixels high, or as they are.
     """
 
@@ -59,7 +59,7 @@ class Sheet:
     labels: tuple[int, ...]
     tile: int
     gap: int = GAP
-    corner: str = "class asked for"
+    corner: str = "given class"
     captions: tuple[str, ...] = ()
     height: int = 0
 
@@ -67,20 +67,20 @@ class Sheet:
 def contact_sheet(block: Block, results: Path) -> Sheet:
     """Strips of the block's runs below `results`; a run without samples has a note instead."""
     samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
-    found = [images for _, images in samples if not isinstance(images, str)]
+    readable = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if is_full_precision(row) and not isinstance(images, str)), None)
     strips = tuple(_strip(row, images, full) for row, images in samples)
-    tile = _tile(found[0][0]) if found else SMALL_TILE
-    return Sheet(strips=strips, labels=tuple(int(label) for label in found[0][1]) if found else (), tile=tile)
+    tile = _tile(readable[0][0]) if readable else SMALL_TILE
+    return Sheet(strips=strips, labels=tuple(int(label) for label in readable[0][1]) if readable else (), tile=tile)
 
 
 def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
-    """The run's first images; one that failed has none, whatever an earlier run left in its folder."""
+    """The run's first images, or why there are none; a failed run has none, even if old files are in its folder."""
     return _first_images(results, row) if is_measured(row) or row["state"] == Status.MISSING else row["status"]
 
 
 def _first_images(results: Path, row: Row) -> tuple[Images, Labels] | str:
-    """Images (n, C, H, W) and labels (n,) from the start of a run, or why there are none."""
+    """The first images (n, C, H, W) and labels (n,) of a run, or why there are none."""
     path = row["key"].folder(results) / "samples" / "00000.npz"
     try:
         arrays = load_arrays(path)

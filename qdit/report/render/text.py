@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes. (HTML is in page.py.)"""
+"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes."""
 
 import re
 
@@ -54,7 +54,7 @@ TEX_SIGN = {"": "", "+": "+", "-": "-", "±": r"\pm "}
 
 
 def csv_text(table: Table) -> str:
-    """Every cell with full precision, unknown ones empty."""
+    """All cells with full precision; an unknown cell is empty."""
     return str(table.frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -73,9 +73,9 @@ def markdown_text(table: Table) -> str:
         text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
     for block in table.blocks:
         text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
-        for _, part in table.portions:
-            shown = columns(part)
-            text += [_markdown_block(lines(part, block, shown), shown, [*lead(part), "Method"]), ""]
+        for _, portion in table.portions:
+            shown = columns(portion)
+            text += [_markdown_block(lines(portion, block, shown), shown, [*lead(portion), "Method"]), ""]
     text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
     if small.warnings:
         text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
@@ -113,16 +113,16 @@ def tex(text: str) -> str:
 
 def tex_number(text: str) -> str:
     """A formatted number in math mode: −0.05, 9.8·10⁻⁴; anything else is escaped text."""
-    found = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
-    if found is None:
+    match = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
+    if match is None:
         return tex(text)
-    sign, mantissa, exponent = found.groups()
+    sign, mantissa, exponent = match.groups()
     power = rf"\cdot10^{{{exponent}}}" if exponent is not None else ""
     return f"${TEX_SIGN[sign]}{mantissa}{power}$"
 
 
 def latex_text(table: Table) -> str:
-    """A booktabs float; the face stands in its caption and at its end."""
+    """A booktabs float; the profile's face stands in the caption and at the end."""
     small = notes(table)
     face = rf"\textbf{{{tex(table.face)}}}."
     text = [
@@ -132,9 +132,9 @@ def latex_text(table: Table) -> str:
         rf"\caption{{{tex(table.title)}. {face}}}",
         rf"\label{{tab:{table.name}}}",
     ]
-    for number, (_, part) in enumerate(table.portions):
+    for number, (_, portion) in enumerate(table.portions):
         text += [r"\par\medskip"] if number else []
-        text += _latex_tabular(part)
+        text += _latex_tabular(portion)
     text += [r"\begin{flushleft}\footnotesize"]
     text += [tex(note) + r"\\" for note in (*table.summary, *small.reading, *small.warnings)]
     text += [tex(f"{name}: {what}.") + r"\\" for name, what in small.measured]

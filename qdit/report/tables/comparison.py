@@ -1,4 +1,4 @@
-"""The papers' tables of methods at several bits, one block per setting: they differ only in a small specification."""
+"""The papers' comparisons of methods at several bits, one block per setting; a specification describes each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from qdit.report.data.rows import (
 from qdit.report.data.sizes import REAL_SIZES, real_sizes
 
 PUBLISHED_KEYS = {"resolution", "steps", "cfg_scale"}
-"""What tells a paper's settings apart; a block names all of them or none."""
+"""Keys that identify a printed setting; a block gives all of them or none."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         {**specification.protocol, **row} for row in read_published(published / f"{definition['kind']}.csv")
     ]  # what a CSV leaves unsaid is the same in all of its rows
     pairs = [(block, _block(profile, definition, block, results, printed)) for block in definition["blocks"]]
-    unmatched = [name for block, made in pairs for name in _unmatched(printed, block, made)]
+    unmatched = [name for block, loaded in pairs for name in _unmatched(printed, block, loaded)]
     return Table(
         name=name,
         title=definition.get("title", specification.title),
@@ -96,7 +96,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         miniature=is_miniature(profile),
         paper_protocol=specification.paper_protocol,
         shows_bits=True,
-        blocks=tuple(made for _, made in pairs),
+        blocks=tuple(loaded for _, loaded in pairs),
         unmatched=tuple(dict.fromkeys(unmatched)),
         remarks=(*specification.remarks, *_blanks(printed)),
         extra=REAL_SIZES if specification.real_sizes else (),
@@ -141,12 +141,12 @@ def _match(
     return find(printed, **block["published"], **bits, method=specification.printed_names.get(name, name))
 
 
-def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], made: Block) -> list[str]:
-    """Methods that the paper prints for a block at the bits it shows, and that are no rows of it."""
+def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], loaded: Block) -> list[str]:
+    """Methods that the paper prints at a block's bits and that the block does not have."""
     wanted = block.get("published")
     if wanted is None:
         return []
-    shown = {(row.get("published_method"), row["weight_bits"], row["activation_bits"]) for row in made.rows}
+    shown = {(row.get("published_method"), row["weight_bits"], row["activation_bits"]) for row in loaded.rows}
     return [
         str(row["method"])
         for row in printed
@@ -157,13 +157,13 @@ def _unmatched(printed: list[PublishedRow], block: Mapping[str, Any], made: Bloc
 
 
 def _blanks(printed: list[PublishedRow]) -> tuple[str, ...]:
-    """The note about printed numbers that nobody gave us, if there are any."""
+    """The note about printed numbers that our copy of the paper lacks, if there are any."""
     unknown = any(row[name] is None for row in printed for name in compared() if name in row)
-    return ("Published cells not available to us stay blank.",) if unknown else ()
+    return ("Published cells that our copy of the paper lacks stay blank.",) if unknown else ()
 
 
 def _about(specification: Specification, block: Mapping[str, Any]) -> str:
-    """The setting's name, and what of the paper stands beside it."""
+    """The setting's name and the corresponding setting of the paper."""
     ours = f"{block['setting']}, scope {block['scope']}"
     wanted = block.get("published")
     if wanted is None:

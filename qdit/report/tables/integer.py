@@ -1,4 +1,4 @@
-"""Integer arithmetic beside its simulation: the same checkpoint, the same noise, two ways to compute."""
+"""Integer arithmetic beside its simulation: equal checkpoint and noise, two modes of computation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,11 +43,11 @@ def integer(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         metrics=shown_on("integer"),
         extra=EXTRA,
         remarks=(
-            "Simulated: values are quantized and dequantized and multiplied in floating point. Integer: codes are"
-            " multiplied, sums of a group are exact. Both load the same checkpoint and start from the same noise.",
-            f"Latents: absolute difference of the final ones, integer against simulated, over {images} images of a run."
-            " One forward pass differs by rounding only; a value that falls on the other side of a rounding step then"
-            " takes another code, and sampling carries that on.",
+            "Simulated: values are quantized, dequantized and multiplied in floating point. Integer: integer codes are"
+            " multiplied, and the sums of a group are exact. Both use the same checkpoint and the same noise.",
+            f"Latents: absolute difference of the final latents, integer against simulated, over {images} images of a"
+            " run. One forward pass differs by rounding errors only. Some values then get another integer code, and the"
+            " following sampling steps enlarge the difference.",
         ),
         marks_best=False,
     )
@@ -61,10 +61,10 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
         if is_full_precision(simulated):
             rows.append(simulated)
             continue
-        own = replace(key, mode="integer")
+        integer_key = replace(key, mode="integer")
         rows += [
             _named(simulated, "simulated", key),
-            _named(make_row(profile, results, own, fitted=key.label in fitted, published=None), "integer", key),
+            _named(make_row(profile, results, integer_key, fitted=key.label in fitted, published=None), "integer", key),
         ]
     return Block(
         title=f"{describe_setting(profile, block)} · {block['form']} form",
@@ -74,7 +74,7 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
 
 
 def _named(row: Row, mode: str, key: Run) -> Row:
-    """The row with its mode, and what computed it, beside the method's name."""
+    """The row with its mode and kernel backend beside the method's name."""
     backend = f", {row['backend']}" if is_measured(row) else ""
     short = f"{key.bits.upper()} {row['short']}"
     return row | {"detail": mode + backend, "short": short if mode == "simulated" else f"{short} int"}

@@ -1,4 +1,4 @@
-"""Kinds of tables, and how one is loaded."""
+"""Load a table by its kind."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     "integer": integer,
     "qc": qc,
 }
-"""Layouts that a profile's `tables:` entry can ask for."""
+"""Kind of a table (`kind` in a profile's `tables:` entry) → function that builds it."""
 
 
 def load_table(profile: Mapping[str, Any], table: str, results: Path) -> Table:

@@ -20,13 +20,10 @@ EXTRA = ("check", "control", "tables")
 
 PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positive", "negative"
 
-Place = tuple[str, str]
-"""Setting and form."""
-
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows (controls are none) ended how."""
+    """Numbers of rows, without controls, by the outcome of their check."""
 
     passed: int
     failed: int
@@ -55,8 +52,8 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
     definition = profile["tables"][name]
     controls = {(block["setting"], block["form"]): block for block in definition["blocks"]}
     rows = _rows(profile, name, results)
-    places = sorted({(row["setting"], row["form"]) for row in rows})
-    blocks = tuple(_block(profile, place, rows, controls.get(place)) for place in places)
+    pairs = sorted({(row["setting"], row["form"]) for row in rows})
+    blocks = tuple(_block(profile, setting, form, rows, controls.get((setting, form))) for setting, form in pairs)
     counts = Counts.of([row for block in blocks for row in block.rows])
     bad = [row for row in rows if row["control"] is not None and is_missing(row)]
     summary = [f"{counts.text}."]
@@ -75,8 +72,8 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
         summary=tuple(summary),
         remarks=(
             "Positive control: full precision, whose FD-FP and MSE-FP are 0 by definition. Negative control: a method"
-            " at bits at which little is left of the images. ✓: both distances lie between the two controls of the same"
-            " setting and form, 0 ≤ ours ≤ negative. ✗: the named ones do not.",
+            " at so few bits that its images are destroyed. ✓: both distances lie between the two controls of the same"
+            " setting and form, 0 ≤ ours ≤ negative. ✗: the distances named do not.",
         ),
         marks_best=False,
         shows_samples=False,
@@ -84,7 +81,7 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
 
 
 def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
-    """Rows of all runs that the page reads, with the tables they stand in and which control they are."""
+    """Rows of all runs, with their tables and the control that they are, if any."""
     tables = [table for table in default_tables(profile) if profile["tables"][table]["kind"] != "qc"]
     shown: dict[Run, list[str]] = {run: [] for run in runs_of(profile, name)}
     for table in tables:
@@ -110,7 +107,9 @@ def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
     return rows
 
 
-def _block(profile: Mapping[str, Any], place: Place, rows: list[Row], control: Mapping[str, Any] | None) -> Block:
+def _block(
+    profile: Mapping[str, Any], setting: str, form: str, rows: list[Row], control: Mapping[str, Any] | None
+) -> Block:
     """Rows of one setting and form: positive control, methods from many bits to few, negative control."""
     labels = list(profile["methods"])
     ranks = {POSITIVE: 0, None: 1, NEGATIVE: 2}
@@ -119,19 +118,19 @@ def _block(profile: Mapping[str, Any], place: Place, rows: list[Row], control: M
         bits = (-row["weight_bits"], -row["activation_bits"])
         return (ranks[row["control"]], *bits, row["scope"], labels.index(row["label"]))
 
-    own = sorted((row for row in rows if (row["setting"], row["form"]) == place), key=order)
-    negative = next((row for row in own if row["control"] == NEGATIVE), None)
-    mixed = len({row["scope"] for row in own}) > 1
-    for row in own:
+    ordered = sorted((row for row in rows if row["setting"] == setting and row["form"] == form), key=order)
+    negative = next((row for row in ordered if row["control"] == NEGATIVE), None)
+    mixed = len({row["scope"] for row in ordered}) > 1
+    for row in ordered:
         row |= {"check": _check(row, negative), "detail": _detail(row)}
         row["short"] += " (own)" if mixed and row["scope"] == "own" else ""
-    where = {"setting": place[0], "form": place[1]}
-    about = f"{place[0]}; no controls" if control is None else f"{place[0]}; {Counts.of(own).text}"
-    return Block(title=f"{describe_setting(profile, where)} · {place[1]} form", about=about, rows=tuple(own))
+    about = f"{setting}; no controls" if control is None else f"{setting}; {Counts.of(ordered).text}"
+    title = f"{describe_setting(profile, {'setting': setting})} · {form} form"
+    return Block(title=title, about=about, rows=tuple(ordered))
 
 
 def _check(row: Row, negative: Row | None) -> str:
-    """Mark of a row: between the controls, which of its distances are not, or why it cannot be said."""
+    """The check of a row: passed, or the distances that are not between the controls, or why it is unknown."""
     if row["control"] is not None:
         return "control"
     if is_missing(row):
@@ -147,7 +146,7 @@ def _check(row: Row, negative: Row | None) -> str:
 
 
 def _detail(row: Row) -> str:
-    """Which control a row is, or the tables it stands in."""
+    """The control that a row is, or the tables that show it."""
     if row["control"] is None:
         return str(row["tables"]).replace(" ", ", ")
     return "positive control" if row["control"] == POSITIVE else "negative control"

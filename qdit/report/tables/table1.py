@@ -1,4 +1,4 @@
-"""Table 1 of Q-DiT: the same group size everywhere, from large groups to small ones, one block per model."""
+"""Table 1 of Q-DiT: one group size for all layers, from large to small; one block per model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from qdit.report.data.rows import (
 )
 
 RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-16": 512}
-"""Reference data of a model → the paper's resolution that it is, or stands for."""
+"""Reference data of a model → the resolution in the paper; the digits (8 and 16 pixels) stand for 256 and 512."""
 
 
 def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -37,9 +37,9 @@ def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path
         blocks=tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"]),
         metrics=shown_on("table1"),
         remarks=(
-            "Weights are rounded to nearest, activations quantized dynamically per token and group, as a search for"
-            " group sizes does it. That the paper’s rows are W4A8 without guidance is inferred from its Table 2.",
-            "The paper prints no full-precision row and neither IS nor Precision here.",
+            "Weights are rounded to nearest. Activations are quantized dynamically, per token and group, as in a search"
+            " for group sizes. We infer from the paper’s Table 2 that its rows are W4A8 without guidance.",
+            "This table of the paper has no full-precision row, no IS and no Precision.",
         ),
     )
 
@@ -67,14 +67,14 @@ def _block(
 
 
 def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Row:
-    """Name of a row by its size, and what the paper prints for the size that it stands for."""
+    """The name of a row, its group size, and the printed numbers of the corresponding group size."""
     size, paper = row["group_size"], row["paper_group_size"]
     if size is None:
         return {}
     words = f"Group size {size}" if paper in (None, size) else f"Group size {size} (paper’s {paper})"
     cells: Row = {"name": words, "short": f"g {size}"}
-    found = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
-    if found is not None:
-        cells |= {f"published_{metric}": found[metric] for metric in compared() if metric in found}
+    printed_row = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
+    if printed_row is not None:
+        cells |= {f"published_{metric}": printed_row[metric] for metric in compared() if metric in printed_row}
         cells["published_method"] = f"Group size {paper}"
     return cells

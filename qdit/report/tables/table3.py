@@ -1,4 +1,4 @@
-"""Table 3 of Q-DiT: VBench's sixteen dimensions of clips, in two halves, and how many of them Q-DiT wins."""
+"""Table 3 of Q-DiT: the sixteen dimensions of VBench, in two halves, and the number in which Q-DiT is better."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PAPER = (
     " guidance (cfg) 7, VBench’s prompts"
 )
 WON, WON_OF = 15, 16
-"""What the paper's text says Q-DiT wins against G4W+P4A (Section 6.2)."""
+"""The paper's statement (Section 6.2): Q-DiT is better than G4W+P4A in this many dimensions."""
 WINNER, RIVAL = "q-dit", "g4w+p4a"
 
 FIRST, SECOND = DIMENSIONS[:8], DIMENSIONS[8:]
@@ -39,7 +39,7 @@ COUNTED = ("prompts", "clip_flops", "won", "won_certain", "lost_certain")
 
 
 def extra_columns() -> tuple[str, ...]:
-    """Columns of the CSV beyond those of every table: what only clips have."""
+    """Additional columns of the CSV, for clips only."""
     scores = chosen(lambda metric: metric.of == "clips")
     printed = [name for name in scores if METRICS[name].printed]
     return (
@@ -52,7 +52,7 @@ def extra_columns() -> tuple[str, ...]:
 
 
 def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and columns of the part after the dimensions; VBench gives no features, so no distances of them."""
+    """Title and columns of the part after the dimensions; with VBench it has no feature distances."""
     names = [name for name in shown_on("table3") if name not in DIMENSIONS]
     shown = tuple(name for name in names if mini or not METRICS[name].of_features)
     return f"Totals, distance{'s' if mini else ''}, size", shown
@@ -60,7 +60,7 @@ def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Wins:
-    """Of so many dimensions: where one method is ahead, behind, and how many of each are more than chance."""
+    """Numbers of dimensions in which one method is better or worse than another, and of those beyond chance."""
 
     of: int
     ahead: int
@@ -115,13 +115,13 @@ def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path
 
 
 def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> bool:
-    """Whether the table's clips are scored by a model's own instruments and not by VBench."""
+    """Whether mini-VBench, not VBench, scores the table's clips."""
     models = (profile["models"][profile["settings"][block["setting"]]["model"]] for block in definition["blocks"])
     return any("instruments" in model for model in models)
 
 
 def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
-    """What stands on the table's face: also whose scores these are."""
+    """The table's face: the profile's, and the scorer (VBench or mini-VBench)."""
     return f"{profile['face']}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
 
 
@@ -155,36 +155,42 @@ def _block(
 
 
 def _beside(printed: list[PublishedRow], key: Run) -> Row:
-    """The printed cells of a method at these bits; those that we do not know stay blank."""
+    """The printed cells of a method at these bits; cells that our copy lacks are blank."""
     bits = {"weight_bits": key.weight_bits, "activation_bits": key.activation_bits}
-    found = find(printed, method=method_names().get(key.label), **bits)
-    if found is None:
+    printed_row = find(printed, method=method_names().get(key.label), **bits)
+    if printed_row is None:
         return {}
-    return {f"published_{name}": found.get(name) for name in DIMENSIONS} | {"published_method": found["method"]}
+    return {f"published_{name}": printed_row.get(name) for name in DIMENSIONS} | {
+        "published_method": printed_row["method"]
+    }
 
 
 def _pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
     """(Q-DiT, G4W+P4A) at each of the bits at which both were measured."""
-    own = {(row["label"], bits_text(row)): row for row in rows if is_measured(row)}
-    return [(row, own[RIVAL, bits]) for (label, bits), row in own.items() if label == WINNER and (RIVAL, bits) in own]
+    by_label = {(row["label"], bits_text(row)): row for row in rows if is_measured(row)}
+    return [
+        (row, by_label[RIVAL, bits])
+        for (label, bits), row in by_label.items()
+        if label == WINNER and (RIVAL, bits) in by_label
+    ]
 
 
 def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str]:
-    """One sentence for each pair of rows, beside what the paper says."""
+    """One sentence for each pair of rows, beside the paper's statement."""
     names = f"{printed_name(WINNER)} against {printed_name(RIVAL)}"
-    found = []
+    sentences = []
     for block in blocks:
         for row, rival in _pairs(list(block.rows)):
             text = Wins.between(row, rival).text
-            found.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
+            sentences.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
     ours, other = ({**row} for row in (_printed(printed, WINNER), _printed(printed, RIVAL)))
     known = [name for name in DIMENSIONS if ours.get(name) is not None and other.get(name) is not None]
     better = sum(float(str(ours[name])) > float(str(other[name])) for name in known)
-    found.append(
+    sentences.append(
         f"Published, W4A8: {names} is ahead in {WON} of {WON_OF} dimensions of VBench; of the {len(known)} whose"
         f" numbers are known to us, in {better}."
     )
-    return found
+    return sentences
 
 
 def _printed(printed: list[PublishedRow], label: str) -> PublishedRow:

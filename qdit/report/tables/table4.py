@@ -28,10 +28,10 @@ STEPS = (
     "+ Sample-wise dynamic activation quantization",
     "+ Automatic quantization granularity allocation",
 )
-"""The rows as printed. A block's methods fill them from the top; steps left over are shown as not run."""
+"""The printed steps. A block's methods fill them in order; the remaining steps are shown as not run."""
 
 SHORT_NAMES = ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation")
-"""The steps where there is little room."""
+"""Short names of the steps."""
 
 PUBLISHED_BITS = (4, 8)
 ALLOCATED = (
@@ -93,13 +93,13 @@ def _block(
 
 
 def _match(printed: list[PublishedRow], step: str, key: Run) -> PublishedRow | None:
-    """The printed row of a step; it stands beside ours only at the bits it was measured at."""
+    """The printed row of a step, or None at bits that the paper does not print."""
     bits = (key.weight_bits, key.activation_bits)
     return find(printed, step=step) if bits in (PUBLISHED_BITS, (16, 16)) else None
 
 
 def _name(step: str, row: Row) -> str:
-    """The printed name of a step with our own bits and group size in it."""
+    """The printed name of a step with our bits and group size."""
     if step == STEPS[1]:
         return f"{row['key'].bits.upper()} RTN"
     if step == STEPS[2] and row["group_size"] is not None:
@@ -108,7 +108,7 @@ def _name(step: str, row: Row) -> str:
 
 
 def _not_run(profile: Mapping[str, Any], block: Mapping[str, Any], step: str, printed: list[PublishedRow]) -> Row:
-    """A step that no method of the profile fills yet, with what the paper prints for it."""
+    """The row of a step without a method in the profile: printed numbers only."""
     weight_bits, activation_bits = split_bits(block["bits"][0])
     row: Row = {"setting": block["setting"], "form": block["form"], "scope": block["scope"]}
     row |= {"weight_bits": weight_bits, "activation_bits": activation_bits, "step": step, "name": step}

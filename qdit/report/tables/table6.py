@@ -1,11 +1,11 @@
-"""Table 6 of Q-DiT: ways to choose group sizes under one budget, with what each of them took."""
+"""Table 6 of Q-DiT: methods to choose group sizes under one budget, and the cost of each."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import METRICS, shown_on
-from qdit.report.data.allocations import COLUMNS, Found, allocation_cells, searched_with
+from qdit.report.data.allocations import COLUMNS, SearchedAllocation, allocation_cells, searched_with
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -49,8 +49,10 @@ def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path
         extra=COLUMNS,
         figures=kept(
             [
-                heat_maps([pair for block in blocks for pair in _found(block, titled=True)], shared.get("sizes", ())),
-                fresh_noise([(block.title, _found(block)) for block in blocks], metric),
+                heat_maps(
+                    [pair for block in blocks for pair in _searched(block, titled=True)], shared.get("sizes", ())
+                ),
+                fresh_noise([(block.title, _searched(block)) for block in blocks], metric),
             ]
         ),
         remarks=tuple(_remarks(profile, blocks, metric)),
@@ -83,34 +85,38 @@ def _block(
 
 
 def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow]) -> Row:
-    """The cells that the paper prints for the same way to choose."""
+    """The printed cells of the same search method, or of the uniform group size."""
     if row["search"] is None:
         name = PRINTED_UNIFORM if row["paper_group_size"] == 128 else None
     else:
         name = PRINTED.get(profile["searches"][row["search"]]["kind"])
-    found = None if name is None else find(printed, search=name)
-    return {} if found is None else published_cells(found | {"method": name})
+    printed_row = None if name is None else find(printed, search=name)
+    return {} if printed_row is None else published_cells(printed_row | {"method": name})
 
 
-def _found(block: Block, *, titled: bool = False) -> list[tuple[str, Found]]:
+def _searched(block: Block, *, titled: bool = False) -> list[tuple[str, SearchedAllocation]]:
     """(name, allocation) of the rows that have one."""
-    pairs = [(row["name"], row["found"], row["form"]) for row in block.rows if row.get("found") is not None]
-    return [(f"{name}, {form}" if titled else name, found) for name, found, form in pairs]
+    pairs = [
+        (row["name"], row["searched_allocation"], row["form"])
+        for row in block.rows
+        if row.get("searched_allocation") is not None
+    ]
+    return [(f"{name}, {form}" if titled else name, allocation) for name, allocation, form in pairs]
 
 
 def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str) -> list[str]:
     shared = profile.get("allocation", {})
     rows = [row for block in blocks for row in block.rows]
     remarks = [
-        "Weights are rounded to nearest and activations quantized dynamically in all rows, as while searching; the rows"
-        " differ in their group sizes only. Random search, racing and linear response are no rows of the paper.",
+        "All rows round weights to nearest and quantize activations dynamically, as the searches do; they differ in"
+        " their group sizes only. The paper has no rows for random search, racing and linear response.",
     ]
     if shared:
         remarks.append(
             f"Budget: bit operations of group size {shared['reference']} everywhere; sizes"
             f" {', '.join(map(str, sorted(shared['sizes'])))}. Searches measure {metric} on {shared['images']} images"
-            " per allocation, of noise that no row is measured on; Images sampled counts those of all allocations"
-            " that were tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
+            " per allocation, from noise that no row uses. Images sampled: those of all allocations that the search"
+            " tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
         )
     if machines := searched_with(rows):
         remarks.append(f"Search (s): wall time with {machines}; other jobs ran beside it.")

@@ -1,4 +1,4 @@
-"""Allocations away from home: each one found for a model, form and bit width, measured on all the others."""
+"""Transfer of allocations: each is searched on one model, form and bit width, and measured on all others."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +42,9 @@ def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         figures=kept([_matrix(definition["blocks"], blocks)]),
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the uniform reference size on the same model, form and"
-            " bits; below 1 the allocation is better than uniform there. Home: the allocation was found there.",
-            "Layers correspond by block and role: both mini models have seven blocks of the same widths. Weights are"
-            " rounded to nearest in all rows; random allocations keep the same budget.",
+            " bits; below 1 the allocation is better than uniform there. Home: the allocation was searched there.",
+            "Layers correspond by block and role: both mini models have seven blocks of the same widths. All rows round"
+            " weights to nearest; random allocations have the same budget.",
         ),
     )
 
@@ -63,8 +63,11 @@ def _block(profile: Mapping[str, Any], name: str, block: Mapping[str, Any], resu
         rows.append(row | {"short": row["name"]})
     base = _uniform(profile, rows, name)
     for row in rows:
-        own, against = row.get("fd_fp"), base.get("fd_fp")
-        row |= {"base": base["label"], "ratio_fd_fp": None if own is None or not against else round(own / against, 10)}
+        value, against = row.get("fd_fp"), base.get("fd_fp")
+        row |= {
+            "base": base["label"],
+            "ratio_fd_fp": None if value is None or not against else round(value / against, 10),
+        }
     bits = block["bits"][0].upper()
     return Block(
         title=f"{bits} · {describe_setting(profile, block)} · {block['form']} form",
@@ -86,7 +89,7 @@ def _uniform(profile: Mapping[str, Any], rows: list[Row], name: str) -> Row:
 
 
 def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> Figure | None:
-    """Ratios of all blocks at once: where an allocation is from against where it is measured."""
+    """Matrix of the ratios of all blocks: origin of the allocation (rows) against where it is measured (columns)."""
     names = list(dict.fromkeys(row["name"] for block in blocks for row in block.rows if row["search"] is not None))
     columns = [f"{block['setting'].split('-')[0]}\n{block['form']} {block['bits'][0].upper()}" for block in definitions]
     cells = [{row["name"]: row.get("ratio_fd_fp") for row in block.rows} for block in blocks]
@@ -96,5 +99,6 @@ def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> 
         columns,
         values,
         title="FD-FP against that of uniform group sizes",
-        about="Rows: where an allocation is from. Columns: where it is measured. Below 1 (blue) it beats uniform.",
+        about="Rows: where an allocation was searched. Columns: where it is measured."
+        " Below 1 (blue): better than uniform.",
     )

@@ -1,4 +1,4 @@
-"""Variants of a method beside the method itself: ablations, and switches between the paper and the released code."""
+"""Variants of a method beside the method: ablations, and options that follow the paper or the released code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ def variants(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         extra=EXTRA,
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the block’s base method at the same bits; above 1 the"
-            " variant is farther from full precision than the method as it is.",
+            " variant is farther from full precision than the base method.",
         ),
     )
 
@@ -74,17 +74,17 @@ def _ordered(methods: list[str], base: str) -> list[str]:
 
 
 def _detail(row: Row, base: str) -> str:
-    """The label, where the name is a text of its own; the group size of the base."""
+    """Details of a row: its label if the name does not show it, whether it is the base, its group size."""
     if row["name"] not in (row["label"], printed_name(row["label"])):
         return str(row["label"])
     group = group_text(row) if row["group_size"] is not None else ""
-    return ", ".join(part for part in ("base" if row["label"] == base else "", group) if part)
+    return ", ".join(text for text in ("base" if row["label"] == base else "", group) if text)
 
 
 def _ratio(row: Row, rows: list[Row], base: str) -> float | None:
-    """FD-FP against the base row's of equal bits; None where either is unknown or the base's is 0."""
+    """FD-FP divided by that of the base row at equal bits; None if one is unknown or the base's is 0."""
     bits = (row["weight_bits"], row["activation_bits"])
-    own = row.get("fd_fp")
+    value = row.get("fd_fp")
     against = next(
         (
             other.get("fd_fp")
@@ -93,4 +93,4 @@ def _ratio(row: Row, rows: list[Row], base: str) -> float | None:
         ),
         None,
     )
-    return None if own is None or not against else round(own / against, 10)
+    return None if value is None or not against else round(value / against, 10)

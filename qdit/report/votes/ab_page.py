@@ -1,4 +1,4 @@
-"""The blind A/B page: one HTML file with images, questions and a hidden key; and reading it back to count votes.
+"""The blind A/B page: write one HTML file with images, questions and a hidden key; read it to count votes.
 
 Blind means that neither the visible page nor its source names a method in readable form before a voter is done. The
 key is in the file, scrambled, not encrypted: who wants to know can know, nobody finds out by looking.
@@ -13,81 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json, write_text
 from qdit.core.run import UNQUANTIZED, Run
 from qdit.report.data.published import printed_name
+from qdit.report.render.page_files import script, style_sheet, template_text
 from qdit.report.render.sheets import SMALL_SIDE, png
-from qdit.report.render.style import CSS
-from qdit.report.votes.ab_script import AB_CSS, SCRIPT
 from qdit.report.votes.ab_trials import CONTROL, PAIR, SAME, Contest, Samples, Trial, draw_trials, picture
 from qdit.report.votes.statistics import TIE
 
 FORMAT = "qdit-ab-1"
 LARGEST_MB = 40
-"""A page above this is refused: browsers on phones would not open it."""
-
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Which is better?</title>
-<style>{{ css }}</style>
-</head>
-<body class="ab">
-<header>
-<h1>Which is better?</h1>
-<p class="face">{{ face }}</p>
-</header>
-<main>
-<section id="intro">
-<p>You will see {{ count }} pairs of images. Both images of a pair started from the same noise and were made by the same
-network, whose arithmetic was shortened in two ways. Choose the one that is the better picture of the class asked for;
-if you see no difference that matters, say so: that is an answer too.</p>
-<p>Some pairs are there to see whether one can tell at all. What made the images is shown when you are done.</p>
-<p class="keys">Keys: <kbd>←</kbd> left, <kbd>→</kbd> right, <kbd>space</kbd> cannot tell, <kbd>backspace</kbd>
-one back.</p>
-<p><label for="voter">Your name (optional; it is written into your file)</label>
-<input id="voter" maxlength="40" autocomplete="off"></p>
-<p><button id="start" class="strong">Start</button></p>
-<p class="muted" id="kept"></p>
-</section>
-<section id="trial" hidden>
-<p class="line"><span id="class"></span><span id="count" aria-live="polite"></span></p>
-<progress id="bar" max="{{ count }}" value="0" aria-label="Progress"></progress>
-<div class="pair">
-<button class="image" data-choice="left" aria-label="The left image is better"><img id="left" alt="Left image"></button>
-<button class="image" data-choice="right" aria-label="The right image is better"><img id="right" alt="Right image">\
-</button>
-</div>
-<div class="choices">
-<button data-choice="left">← Left</button>
-<button data-choice="tie">Cannot tell</button>
-<button data-choice="right">Right →</button>
-</div>
-<p class="line"><button id="back" class="plain">One back</button>
-<button id="stop" class="plain">Stop here and save</button></p>
-</section>
-<section id="end" hidden>
-<h2 id="thanks"></h2>
-<p>Your votes are in this browser only. Save them and send the file to whoever gave you this page.</p>
-<p><button id="save" class="strong">Save votes</button> <button id="on" class="plain">Go on voting</button>
-<button id="again" class="plain">Forget my votes</button></p>
-<p id="caught"></p>
-<div class="scroll" tabindex="0" role="region" aria-label="Your votes"><table id="result"></table></div>
-</section>
-<noscript><p class="bad">This page needs JavaScript.</p></noscript>
-</main>
-<footer><p class="muted">Page {{ digest[:12] }}, seed {{ seed }}. Nothing is sent anywhere.</p></footer>
-<script type="application/json" id="data">{{ data }}</script>
-<script>{{ script }}</script>
-</body>
-</html>
-"""
+"""Largest size of a page in MB: browsers on phones do not open larger ones."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Page:
-    """What votes are counted with: `digest` names the page, `questions` are its trials in order."""
+    """The key to count votes with: `digest` identifies the page, `questions` are its trials in order."""
 
     digest: str
     profile: str
@@ -124,7 +63,7 @@ def write_page(
     each: int = 2,
     catch: int = 4,
 ) -> list[str]:
-    """Draw the trials and write the page; lines that say what is in it. Equal results give equal bytes."""
+    """Draw the trials, write the page, and return lines about its content; equal results give equal bytes."""
     samples = Samples(results)
     trials, notes = draw_trials(profile, contests, samples, seed=seed, each=each, catch=catch)
     text = page_text(profile, trials, samples, seed=seed)
@@ -160,10 +99,10 @@ def page_text(profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samp
     key = {"questions": [_question(trial) for trial in trials], "names": _names(profile, trials)}
     digest = sha256_json(data | {"key": key})
     data |= {"digest": digest, "key": scramble(json.dumps(key, sort_keys=True), digest)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE).render(
-        css=Markup(CSS + AB_CSS),
-        script=Markup(SCRIPT),
+    return template_text(
+        "ab.html.j2",
+        css=style_sheet("ab.css"),
+        script=script("ab.js"),
         data=Markup(json.dumps(data, sort_keys=True).replace("<", "\\u003c")),
         face=profile["face"],
         count=len(trials),
@@ -184,9 +123,9 @@ def _question(trial: Trial) -> list[str]:
 
 
 def _name(trial: Trial, key: Run) -> str:
-    """A run's label; with its bits where they are not those of the contest, so that two bits are never one method."""
-    own = key.bits not in (trial.contest.bits, UNQUANTIZED)
-    return f"{key.label} {key.bits.upper()}" if own else key.label
+    """A run's label, followed by its bits if they are not those of the contest."""
+    other_bits = key.bits not in (trial.contest.bits, UNQUANTIZED)
+    return f"{key.label} {key.bits.upper()}" if other_bits else key.label
 
 
 def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str]:
@@ -205,22 +144,22 @@ def unscramble(text: str, digest: str) -> str:
 
 
 def _mixed(data: bytes, digest: str) -> bytes:
-    """Exclusive or with the digest's bytes, over and over."""
+    """Exclusive or with the repeated bytes of the digest."""
     mask = np.resize(np.frombuffer(bytes.fromhex(digest), np.uint8), len(data))
     return (np.frombuffer(data, np.uint8) ^ mask).tobytes()
 
 
 def read_page(path: Path) -> Page:
-    """The questions of a page, checked against its digest. DataError for what is no such page or was changed."""
+    """Read the questions of a page; DataError if the file is no A/B page or does not match its digest."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `qdit ab` makes it, or give the page with --page") from None
     except UnicodeDecodeError:
         text = ""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     try:
-        data = json.loads(found[1] if found else "null")
+        data = json.loads(match[1] if match else "null")
         key = json.loads(unscramble(data.pop("key"), data["digest"]))
         digest = data.pop("digest")
         questions = tuple(Question(*map(str, question)) for question in key["questions"])

@@ -1,7 +1,7 @@
 """Trials of a blind A/B page: two images of the same noise and label by two methods, and catch trials among them.
 
-Everything that is drawn is a hash of (seed, what it is for): equal arguments give equal trials on every machine, and
-no generator's algorithm is part of it. `qdit.core.seeds` imports torch, which the report never does.
+Every draw is a hash of the seed and its purpose, so equal arguments give equal trials on every machine.
+`qdit.core.seeds` is not used, since it imports torch, which the report never does.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from qdit.report.data.metrics_json import Row, read_run, with_status
 from qdit.workflow.profile import full_precision_label, is_full
 
 PAIR, SAME, CONTROL = "pair", "same", "control"
-"""Kinds of trials: two methods; twice the same image; full precision against images that are destroyed."""
+"""Kinds of trials: two methods; the same image twice; full precision against destroyed images."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Contest:
     @property
     def title(self) -> str:
         """`digits-cfg1.0-s20 natural W4A4`, with the scope where it is the method's own."""
-        own = "" if self.scope == "common" else f" scope {self.scope}"
-        return f"{self.setting} {self.form} {self.bits.upper()}{own}"
+        scope = "" if self.scope == "common" else f" scope {self.scope}"
+        return f"{self.setting} {self.form} {self.bits.upper()}{scope}"
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Trial:
 
 
 def drawn(seed: int, *what: object) -> int:
-    """A number that is random in `what`, the same for equal arguments."""
+    """A pseudo-random number of 64 bits, the same for equal arguments."""
     text = "/".join(map(_drawn_from, (seed, "ab", *what)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _drawn_from(what: object) -> str:
-    """What is hashed for a draw. Runs and trials have texts of their own here, so that no rename moves a draw."""
+    """The text that is hashed for a draw. Runs and trials have fixed texts, so that a rename changes no draw."""
     if isinstance(what, Run):
         bits = f"weight_bits={what.weight_bits}, activation_bits={what.activation_bits}"
         names = f"setting={what.setting!r}, form={what.form!r}, label={what.label!r}"
@@ -81,27 +81,27 @@ def contests_of(
     bits: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> list[Contest]:
-    """Blocks of a table (default: the first of kind table2) that fit; without a choice the one of the fewest bits.
+    """The matching blocks of a table (default: the first of kind table2); without a choice the one of fewest bits.
 
     Few bits are where images of different methods differ most. ConfigError if nothing fits.
     """
-    table = table or next((name for name, found in profile["tables"].items() if found["kind"] == "table2"), None)
+    table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
         raise ConfigError(f"table {table!r} is not in the profile; allowed are {', '.join(profile['tables'])}")
-    found = []
+    contests = []
     for block in profile["tables"][table]["blocks"]:
         labels = tuple(label for label in block["methods"] if not methods or label in methods)
         for some in block["bits"]:
             if _fits(block["setting"], settings) and _fits(block["form"], forms) and _fits(some, bits):
-                found.append(Contest(block["setting"], block["form"], some, block["scope"], labels))
-    found = [contest for contest in dict.fromkeys(found) if len(contest.labels) > 1]
-    if not found:
+                contests.append(Contest(block["setting"], block["form"], some, block["scope"], labels))
+    contests = [contest for contest in dict.fromkeys(contests) if len(contest.labels) > 1]
+    if not contests:
         raise ConfigError(
             f"no block of {table} has two of these methods at this choice of setting, form and bits; see qdit ls"
         )
     if settings or forms or bits:
-        return found
-    return [min(found, key=lambda contest: sum(split_bits(contest.bits)))]
+        return contests
+    return [min(contests, key=lambda contest: sum(split_bits(contest.bits)))]
 
 
 def _fits(word: str, allowed: Sequence[str]) -> bool:
@@ -133,7 +133,7 @@ class Samples:
         self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
 
     def row(self, key: Run) -> Row:
-        """The run's row; its status says why it cannot be shown, if so."""
+        """The run's row; its status says why a run cannot be shown."""
         if key not in self.rows:
             row = read_run(self.results, key)
             first = key.folder(self.results) / "samples" / "00000.npz"
@@ -151,13 +151,13 @@ class Samples:
         path = key.folder(self.results) / "samples" / f"{number // row['chunk']:05d}.npz"
         if path not in self.chunks:
             self.chunks[path] = load_arrays(path)
-        chunk, place = self.chunks[path], number % row["chunk"]
-        if len(chunk.get("images", ())) <= place or len(chunk.get("labels", ())) <= place:
-            raise DataError(f"{path}: holds no image {place} with a label; sample the run again")
-        image = chunk["images"][place]
+        chunk, row_of_chunk = self.chunks[path], number % row["chunk"]
+        if len(chunk.get("images", ())) <= row_of_chunk or len(chunk.get("labels", ())) <= row_of_chunk:
+            raise DataError(f"{path}: holds no image {row_of_chunk} with a label; sample the run again")
+        image = chunk["images"][row_of_chunk]
         if image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3):
             raise DataError(f"{path}: holds {image.dtype} of shape {image.shape}, no images; choose a table of images")
-        return image, int(chunk["labels"][place])
+        return image, int(chunk["labels"][row_of_chunk])
 
 
 def picture(image: NDArray[np.uint8]) -> Image.Image:
@@ -194,27 +194,27 @@ def draw_trials(
 def _catch_trials(
     profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samples, notes: list[str], *, seed: int, catch: int
 ) -> list[Trial]:
-    """Trials whose answer is known, spread over the contests."""
+    """Catch trials, whose answer is known, spread over the contests."""
     contests = list(dict.fromkeys(trial.contest for trial in trials))
-    found = []
+    catch_trials = []
     for turn in range(catch):
         contest = contests[turn % len(contests)]
         shown = [key for trial in trials if trial.contest == contest for key in (trial.left, trial.right)]
         there = sorted(dict.fromkeys(shown), key=lambda key: drawn(seed, SAME, turn, key))
         images = _images(samples, there)
-        found.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
+        catch_trials.append(Trial(SAME, contest, there[0], there[0], drawn(seed, SAME, "image", turn) % images))
         full = key_of(profile, contest, full_precision_label(profile))
         destroyed = destroyed_of(profile, contest)
         if destroyed is None or not (samples.is_there(full) and samples.is_there(destroyed)):
             notes.append(f"{contest.title}: no trials against destroyed images; the table qc makes these runs")
             continue
         number = drawn(seed, CONTROL, "image", turn) % _images(samples, [full, destroyed])
-        found.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
-    return found
+        catch_trials.append(_sided(seed, CONTROL, contest, (full, destroyed), number))
+    return catch_trials
 
 
 def _images(samples: Samples, keys: Sequence[Run]) -> int:
-    """How many images all runs have; they must be of one protocol, or equal numbers would not be equal noise."""
+    """Number of images that all runs have; DataError if their protocols differ, since then their noise differs."""
     rows = [samples.row(key) for key in keys]
     if len({(row["protocol_sha256"], row["chunk"]) for row in rows}) > 1:
         names = ", ".join(f"{key.label} {key.bits}" for key in keys)

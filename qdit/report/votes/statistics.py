@@ -1,10 +1,9 @@
-"""Votes of the blind A/B page: their files, and what can be said from them about methods and about voters.
+"""Files of votes from the blind A/B page, and the statistics of methods and voters.
 
 The statistics know numbers only: shares with Wilson's interval, the sign test, Bradley–Terry scores with a bootstrap,
 Cohen's and Fleiss' kappa.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ CHOICES = (LEFT, TIE, RIGHT)
 LEVEL = 0.95
 
 Counts = NDArray[np.float64]
-"""Wins (m, m) among m methods: entry i, j says how often i was preferred to j; a tie is half a win for both."""
+"""Wins (m, m) among m methods: entry (i, j) counts preferences of i over j; a tie is half a win for both."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Ballot:
 
 
 def read_ballots(paths: Sequence[Path]) -> list[Ballot]:
-    """The files of all voters. DataError, in one line, for one that is malformed, empty or given twice."""
+    """Read the files of all voters; DataError for a malformed, empty or repeated file."""
     seen: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
@@ -52,11 +51,11 @@ def read_ballot(path: Path) -> Ballot:
     hint = "save it from the page again"
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: not a file of votes (format {FORMAT!r} expected); {hint}")
-    page, voter, given = record.get("page"), record.get("voter"), record.get("votes")
-    if not isinstance(page, str) or not isinstance(voter, str) or not isinstance(given, list):
+    page, voter, entries = record.get("page"), record.get("voter"), record.get("votes")
+    if not isinstance(page, str) or not isinstance(voter, str) or not isinstance(entries, list):
         raise DataError(f"{path}: lacks page, voter or votes; {hint}")
     votes: dict[int, str] = {}
-    for entry in given:
+    for entry in entries:
         trial = entry.get("trial") if isinstance(entry, dict) else None
         choice = entry.get("choice") if isinstance(entry, dict) else None
         if type(trial) is not int or trial < 0 or trial in votes or choice not in CHOICES:
@@ -67,24 +66,21 @@ def read_ballot(path: Path) -> Ballot:
     return Ballot(str(path), page, voter, votes)
 
 
-def wilson(wins: float, trials: float, *, level: float = LEVEL) -> tuple[float, float]:
+def wilson(wins: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval of a share wins / trials (Wilson, 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf((1 + level) / 2))
-    share, extra = wins / trials, z * z / trials
-    middle = (share + extra / 2) / (1 + extra)
-    half = z / (1 + extra) * math.sqrt(share * (1 - share) / trials + extra / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    limits = stats.binomtest(wins, trials).proportion_ci(level, method="wilson")
+    return float(limits.low), float(limits.high)
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided probability of a split at least this uneven if both sides were equally good; ties left out."""
+    """Exact two-sided p-value of the sign test, without ties: both sides equally good is the null hypothesis."""
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
 def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
-    """Scores (m,) of mean 0 that make the votes likeliest: i is preferred to j with probability σ(score_i − score_j).
+    """Maximum-likelihood scores (m,), mean 0: i is preferred to j with probability σ(score_i − score_j).
 
     `prior` is how many drawn votes against a method of score 0 are added for each: without them one that never lost
     has no finite score. Source: Bradley & Terry, Biometrika 1952.
@@ -98,8 +94,8 @@ def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
         slope = pull.sum(axis=0) - pull.sum(axis=1) + prior * (special.expit(scores) - 0.5)
         return value, slope
 
-    found = optimize.minimize(loss, np.zeros(len(wins)), jac=True, method="L-BFGS-B", options={"ftol": 1e-14})
-    return np.asarray(found.x - found.x.mean(), np.float64)
+    optimum = optimize.minimize(loss, np.zeros(len(wins)), jac=True, method="L-BFGS-B", options={"ftol": 1e-14})
+    return np.asarray(optimum.x - optimum.x.mean(), np.float64)
 
 
 def bootstrap_scores(
@@ -114,9 +110,9 @@ def bootstrap_scores(
     for draw in range(draws):
         wins = np.zeros((methods, methods))
         for voter in generator.integers(len(votes), size=len(votes)):
-            own = votes[voter]
-            for place in generator.integers(len(own), size=len(own)):
-                i, j, share = own[place]
+            voter_votes = votes[voter]
+            for number in generator.integers(len(voter_votes), size=len(voter_votes)):
+                i, j, share = voter_votes[number]
                 wins[i, j] += share
                 wins[j, i] += 1 - share
         scores[draw] = bradley_terry(wins)
@@ -125,24 +121,22 @@ def bootstrap_scores(
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Agreement of two voters beyond chance on the same trials (Cohen, 1960); None where chance explains all."""
-    if not first:
+    if len({*first, *second}) < 2:
         return None
-    categories = sorted({*first, *second})
-    table = np.array([[a == one for one in categories] for a in first], np.float64)
-    other = np.array([[b == one for one in categories] for b in second], np.float64)
-    observed = float((table * other).sum() / len(first))
-    return _beyond(observed, float(table.mean(axis=0) @ other.mean(axis=0)))
+    from sklearn.metrics import cohen_kappa_score  # half a second, which the page itself does not need
+
+    return float(cohen_kappa_score(first, second))
 
 
 def fleiss_kappa(counts: NDArray[np.float64]) -> float | None:
-    """Agreement of n voters beyond chance; counts (trials, categories), rows sum to n ≥ 2 (Fleiss, 1971)."""
+    """Agreement of n voters beyond chance; counts (trials, categories), rows sum to n ≥ 2 (Fleiss, 1971).
+
+    Computed here: neither scipy nor scikit-learn has it.
+    """
     if not len(counts):
         return None
     voters = counts[0].sum()
     agreed = ((counts**2).sum(axis=1) - voters) / (voters * (voters - 1))
     shares = counts.sum(axis=0) / counts.sum()
-    return _beyond(float(agreed.mean()), float(shares @ shares))
-
-
-def _beyond(observed: float, expected: float) -> float | None:
+    observed, expected = float(agreed.mean()), float(shares @ shares)
     return None if expected >= 1 - 1e-12 else (observed - expected) / (1 - expected)

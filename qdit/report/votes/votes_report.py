@@ -1,4 +1,4 @@
-"""What voters said on blind A/B pages: voters and their reliability, pairs of methods, scores, agreement."""
+"""Results of blind A/B votes: reliability of the voters, pairs of methods, scores, agreement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from qdit.report.votes.statistics import (
 
 COLUMNS = ("contest", "a", "b", "votes", "a_better", "equal", "b_better", "share", "low", "high", "p")
 FEWEST = 5
-"""Votes of a pair below which the text says that there are few."""
+"""A pair with fewer votes is marked “few votes”."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
 
 
 def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
-    """The page that a file of votes belongs to. DataError if none of those given is it, or it has no such trial."""
+    """The page that a file of votes belongs to; DataError if it is not among `pages` or lacks a voted trial."""
     page = pages.get(ballot.page)
     if page is None:
         known = ", ".join(f"{digest[:12]}…" for digest in pages)
@@ -55,50 +55,50 @@ def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
 
 
 def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
-    """Catch trials of a kind that a voter answered as a reliable one does, and how many there were."""
-    asked = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
-    right = [choice == question.answer for question, choice in asked if question.kind == kind]
+    """(correct answers, number) of a voter's catch trials of one kind."""
+    answers = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
+    right = [choice == question.answer for question, choice in answers if question.kind == kind]
     return sum(right), len(right)
 
 
 def reliability(ballot: Ballot, page: Page) -> float | None:
-    """Share of a voter's catch trials that were answered as expected; None without any."""
+    """Share of a voter's catch trials with the correct answer; None if there were none."""
     counts = [caught(ballot, page, kind) for kind in (SAME, CONTROL)]
-    asked = sum(number for _, number in counts)
-    return sum(right for right, _ in counts) / asked if asked else None
+    catch_trials = sum(number for _, number in counts)
+    return sum(right for right, _ in counts) / catch_trials if catch_trials else None
 
 
 def tally(ballots: Sequence[tuple[Ballot, Page]]) -> dict[str, Tally]:
-    """Contest → its votes; catch trials are not among them."""
-    found: dict[str, Tally] = {}
+    """Contest → its votes, without catch trials."""
+    tallies: dict[str, Tally] = {}
     for _, page in ballots:
         for question in page.questions:
             if question.kind == PAIR:
-                names = found.setdefault(question.contest, Tally()).names
+                names = tallies.setdefault(question.contest, Tally()).names
                 names += [name for name in (question.left, question.right) if name not in names]
-    for one in found.values():
-        one.names.sort()
+    for counted in tallies.values():
+        counted.names.sort()
     for ballot, page in ballots:
         for trial, choice in sorted(ballot.votes.items()):
             if page.questions[trial].kind == PAIR:
-                _count(found[page.questions[trial].contest], page.questions[trial], choice, ballot.file)
-    return {title: one for title, one in found.items() if one.pairs}
+                _count(tallies[page.questions[trial].contest], page.questions[trial], choice, ballot.file)
+    return {title: counted for title, counted in tallies.items() if counted.pairs}
 
 
 def _count(into: Tally, question: Question, choice: str, voter: str) -> None:
     a, b = sorted((question.left, question.right))
     preferred = {LEFT: question.left, RIGHT: question.right, TIE: ""}[choice]
-    place = 1 if choice == TIE else 0 if preferred == a else 2
-    into.pairs.setdefault((a, b), [0, 0, 0])[place] += 1
-    vote = (into.names.index(a), into.names.index(b), 1 - place / 2)
+    outcome = 1 if choice == TIE else 0 if preferred == a else 2
+    into.pairs.setdefault((a, b), [0, 0, 0])[outcome] += 1
+    vote = (into.names.index(a), into.names.index(b), 1 - outcome / 2)
     into.of_voters.setdefault(voter, []).append(vote)
 
 
 def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.DataFrame:
-    """One line for each pair: votes, share of a among those who saw a difference, with Wilson's interval, sign test."""
+    """One line for each pair: votes, share of a among the votes for a or b, Wilson's interval, sign test."""
     lines = []
-    for title, one in tallies.items():
-        for (a, b), (better, equal, worse) in sorted(one.pairs.items()):
+    for title, contest_votes in tallies.items():
+        for (a, b), (better, equal, worse) in sorted(contest_votes.pairs.items()):
             decided = better + worse
             share = better / decided if decided else None
             low, high = wilson(better, decided)
@@ -108,39 +108,39 @@ def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.Da
 
 
 def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
-    """Lines on how far voters of one page agree: Cohen's kappa for two, Fleiss' for more, on trials all have seen."""
+    """Agreement of the voters of each page on their common trials: Cohen's kappa for two, Fleiss' kappa for more."""
     lines = []
     for digest in dict.fromkeys(page.digest for _, page in ballots):
         (page, *_) = [page for _, page in ballots if page.digest == digest]
-        own = [ballot.votes for ballot, seen in ballots if seen.digest == digest]
-        asked = [number for number, question in enumerate(page.questions) if question.kind == PAIR]
-        shared = [trial for trial in asked if all(trial in votes for votes in own)]
-        if len(own) < 2:
+        of_page = [ballot.votes for ballot, seen in ballots if seen.digest == digest]
+        pair_trials = [number for number, question in enumerate(page.questions) if question.kind == PAIR]
+        shared = [trial for trial in pair_trials if all(trial in votes for votes in of_page)]
+        if len(of_page) < 2:
             continue
-        if len(own) == 2:
-            first, second = ([votes[trial] for trial in shared] for votes in own)
+        if len(of_page) == 2:
+            first, second = ([votes[trial] for trial in shared] for votes in of_page)
             name, kappa = "Cohen", cohen_kappa(first, second)
         else:
-            rows = [[sum(votes[trial] == choice for votes in own) for choice in CHOICES] for trial in shared]
+            rows = [[sum(votes[trial] == choice for votes in of_page) for choice in CHOICES] for trial in shared]
             name, kappa = "Fleiss", fleiss_kappa(np.array(rows, np.float64))
         value = "cannot be told" if kappa is None else f"{kappa:.2f}"
-        lines.append(f"  page {digest[:12]}: {name}'s kappa {value} of {len(own)} voters on {len(shared)} trials")
+        lines.append(f"  page {digest[:12]}: {name}'s kappa {value} of {len(of_page)} voters on {len(shared)} trials")
     return lines or ["  one voter for each page: nothing to compare"]
 
 
-def scores_lines(one: Tally, names: Mapping[str, str], *, draws: int) -> list[str]:
+def scores_lines(contest_votes: Tally, names: Mapping[str, str], *, draws: int) -> list[str]:
     """Bradley–Terry scores, best first, with 95 % intervals of a bootstrap over voters and their votes."""
-    wins = np.zeros((len(one.names), len(one.names)))
-    for votes in one.of_voters.values():
+    wins = np.zeros((len(contest_votes.names), len(contest_votes.names)))
+    for votes in contest_votes.of_voters.values():
         for i, j, share in votes:
             wins[i, j] += share
             wins[j, i] += 1 - share
     scores = bradley_terry(wins)
-    resampled = bootstrap_scores(list(one.of_voters.values()), len(one.names), draws=draws)
+    resampled = bootstrap_scores(list(contest_votes.of_voters.values()), len(contest_votes.names), draws=draws)
     lines = []
-    for place in sorted(range(len(scores)), key=lambda place: (-scores[place], one.names[place])):
-        low, high = interval(resampled[:, place])
-        lines.append(f"  {names[one.names[place]]:<24} {scores[place]:+.2f}  {low:+.2f} … {high:+.2f}")
+    for index in sorted(range(len(scores)), key=lambda index: (-scores[index], contest_votes.names[index])):
+        low, high = interval(resampled[:, index])
+        lines.append(f"  {names[contest_votes.names[index]]:<24} {scores[index]:+.2f}  {low:+.2f} … {high:+.2f}")
     return lines
 
 
@@ -166,7 +166,7 @@ def votes_text(
     if not tallies:
         raise DataError(f"no votes on two methods by {len(counted)} voters; lower --least or give more files")
     frame = pairs_frame(tallies, names)
-    for title, one in tallies.items():
+    for title, contest_votes in tallies.items():
         lines += ["", title, "  pair: better, equal, worse; share of decided votes, 95 % (Wilson); sign test p"]
         for row in frame[frame["contest"] == title].itertuples():
             few = "  few votes" if row.votes < FEWEST else ""
@@ -175,5 +175,5 @@ def votes_text(
                 f"  {row.a} against {row.b}: {row.a_better}, {row.equal}, {row.b_better};"
                 f" {share}, {row.low:.2f} … {row.high:.2f}; {row.p:.3f}{few}"
             )
-        lines += ["  Bradley–Terry scores, 95 % by a bootstrap", *scores_lines(one, names, draws=draws)]
+        lines += ["  Bradley–Terry scores, 95 % by a bootstrap", *scores_lines(contest_votes, names, draws=draws)]
     return "\n".join([*lines, "", "agreement", *agreement(counted)]) + "\n", frame

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qdit.core.files import save_arrays
-from qdit.report.figures.plan import comparisons, places
+from qdit.report.figures.plan import comparisons, subjects
 from qdit.report.figures.source import Source
 from tests.report.conftest import all_keys, damage, make_wide_profile, record, save_samples, write_record
 
@@ -73,9 +73,9 @@ def write_results(folder: Path, profile: dict[str, Any], **shape: int) -> Path:
         write_record(folder, key, record(key, profile))
         save_samples(key.folder(folder), damage(key))
     width = shape.pop("width")
-    for place in places(profile):
-        save_arrays(folder / place.activations, activations(width=width, **shape))
-        for comparison in comparisons(profile, place):
+    for subject in subjects(profile):
+        save_arrays(folder / subject.activations, activations(width=width, **shape))
+        for comparison in comparisons(profile, subject):
             save_arrays(folder / comparison.errors, errors(comparison.labels, **shape))
     return folder
 

@@ -15,7 +15,7 @@ from qdit.report.figures.activations import across, even, growth
 from qdit.report.figures.errors import panels_of, ranking
 from qdit.report.figures.group_sizes import our_curve, printed_curve
 from qdit.report.figures.plan import find
-from qdit.report.figures.quality import places_of
+from qdit.report.figures.quality import positions_of
 from qdit.report.figures.salience import correlation
 from qdit.report.figures.samples import tiled
 from qdit.report.figures.source import Source
@@ -39,13 +39,13 @@ def rows(*values: float | None, paired: tuple[float, ...] | None = None) -> Bloc
 
 def test_printed_steps_that_make_it_worse() -> None:
     curve = printed_curve(rows(25.11, 17.87, 19.97, 17.64, 16.45))
-    assert [(rise.place, round(rise.by, 2), rise.is_chance) for rise in curve.rises] == [(2, 2.1, None)]
+    assert [(rise.index, round(rise.by, 2), rise.is_chance) for rise in curve.rises] == [(2, 2.1, None)]
     assert curve.name == "DiT-XL/2, 256×256" and curve.sizes == ("288", "128", "96", "64", "32")
 
 
 def test_our_steps_and_whether_chance_explains_them() -> None:
     curve = our_curve(rows(1.0, 2.0, 2.1, 1.5, 1.6, paired=(0.01, 0.01, 0.5, 0.01, 0.01)), "it", "fid")
-    assert [(rise.place, rise.is_chance) for rise in curve.rises] == [(1, False), (2, True), (4, False)]
+    assert [(rise.index, rise.is_chance) for rise in curve.rises] == [(1, False), (2, True), (4, False)]
     assert curve.sizes[0] == "36\n(288)"
 
 
@@ -89,7 +89,7 @@ def test_the_caption_names_the_best_and_the_worst(mini: Source) -> None:
 def test_methods_of_one_size_stand_side_by_side() -> None:
     row = {"weight_bits": 4, "activation_bits": 8}
     same = [row | {"label": label, "size_mb": 2.0} for label in ("a", "b", "c")]
-    found = places_of([*same, row | {"label": "d", "size_mb": 4.0}])
+    found = positions_of([*same, row | {"label": "d", "size_mb": 4.0}])
     assert found["b", "W4A8"] == 2.0 and found["d", "W4A8"] == 4.0
     assert found["a", "W4A8"] == pytest.approx(1.9) and found["c", "W4A8"] == pytest.approx(2.1)
 

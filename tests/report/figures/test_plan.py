@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.report.figures.plan import GROUPS, Place, comparisons, find, places, planned
+from qdit.report.figures.plan import GROUPS, Subject, comparisons, find, planned, subjects
 from qdit.workflow.profile import load_profile
 from tests.report.figures.conftest import make_profile
 
@@ -26,22 +26,22 @@ def test_shipped_profiles(name: str) -> None:
     groups = [figure.group for figure in figures]
     assert list(dict.fromkeys(groups)) == list(GROUPS) and groups == sorted(groups, key=GROUPS.index)
     assert all(name.replace("-", "").replace(".", "").replace("_", "").isalnum() for name in names)
-    for place in places(profile):
-        assert profile["settings"][place.setting]["model"] == place.model
-        assert len(comparisons(profile, place)) in (1, 2)
+    for subject in subjects(profile):
+        assert profile["settings"][subject.setting]["model"] == subject.model
+        assert len(comparisons(profile, subject)) in (1, 2)
 
 
 def test_a_place_is_the_first_setting_of_a_model_and_form(profile: dict[str, Any]) -> None:
-    assert places(profile) == [Place("dit-digits", "natural", "digits-cfg1.0-s20")]
-    assert places(profile)[0].activations == "analysis/digits-cfg1.0-s20/natural/activations.npz"
+    assert subjects(profile) == [Subject("dit-digits", "natural", "digits-cfg1.0-s20")]
+    assert subjects(profile)[0].activations == "analysis/digits-cfg1.0-s20/natural/activations.npz"
     salient = copy.deepcopy(profile["tables"]["table2"]["blocks"][1]) | {"form": "salient"}
     profile["tables"]["table2"]["blocks"].append(salient)
-    assert places(profile)[1] == Place("dit-digits", "salient", "digits-cfg1.5-s20")
+    assert subjects(profile)[1] == Subject("dit-digits", "salient", "digits-cfg1.5-s20")
 
 
 def test_the_hardest_bits_are_compared(profile: dict[str, Any]) -> None:
-    (place,) = places(profile)
-    found = comparisons(profile, place)
+    (subject,) = subjects(profile)
+    found = comparisons(profile, subject)
     assert [(one.bits, one.scope) for one in found] == [("w4a8", "common"), ("w4a4", "common")]
     assert all("fp" not in one.labels and len(one.labels) == 7 for one in found)
     assert found[1].errors == "analysis/digits-cfg1.0-s20/natural/errors-w4a4-common.npz"

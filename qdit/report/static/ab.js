@@ -1,50 +1,18 @@
-"""What the blind A/B page adds to the style of tables, and its script: shows trials, keeps votes, saves them."""
-
-AB_CSS = """
-.ab { max-width: 900px; }
-.ab [hidden] { display: none; }
-.ab button, .ab input { font: inherit; color: inherit; background: var(--ground); border: 1px solid var(--muted);
-  border-radius: 8px; padding: .55rem .9rem; }
-.ab button { cursor: pointer; touch-action: manipulation; }
-.ab button:hover { border-color: var(--accent); }
-.ab button:focus-visible, .ab input:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.ab button.strong { font-weight: 600; border-color: var(--accent); color: var(--accent); }
-.ab button.plain { border-color: transparent; padding: .35rem .2rem; color: var(--muted); text-decoration: underline; }
-.ab label { display: block; margin-bottom: .25rem; } .ab input { width: min(100%, 20rem); }
-.ab kbd { border: 1px solid var(--rule); border-radius: 4px; padding: 0 .35rem; background: var(--band); }
-.ab progress { width: 100%; height: .5rem; accent-color: var(--accent); }
-.ab .line { display: flex; justify-content: space-between; gap: 1rem; max-width: none; }
-.ab .line #class { font-weight: 600; } .ab .line #stop { margin-left: auto; }
-.ab .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; margin: .75rem 0; }
-.ab .image { padding: .4rem; } .ab .image img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
-.ab .pair.small { max-width: 25rem; margin-inline: auto; } .ab .pair.small img { image-rendering: pixelated; }
-.ab .choices { display: grid; grid-template-columns: 1fr 1fr 1fr; gap: .5rem; }
-.ab .choices button { min-height: 3rem; }
-.ab .chosen { outline: 3px solid var(--accent); outline-offset: -1px; }
-.ab #result td, .ab #result th { white-space: nowrap; } .ab #result thead th { text-align: right; }
-.ab #result thead th.first { text-align: left; }
-@media (min-width: 700px) { .ab .pair:not(.small) { max-width: max(26rem, calc(2 * (100vh - 22rem)));
-  margin-inline: auto; } }
-@media (max-width: 640px) { .ab .keys { display: none; } .ab h1 { margin-bottom: .4rem; } .ab .pair { gap: .4rem; }
-  .ab .choices button { padding-inline: .2rem; } }
-"""
-
-SCRIPT = r"""
 "use strict";
 (() => {
   const at = id => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
-  const total = data.trials.length, place = "qdit-ab-" + data.digest;
+  const total = data.trials.length, storageKey = "qdit-ab-" + data.digest;
   let votes = [], voter = "", position = 0, shown = "intro", keeps = true;
 
   const load = () => {
     try {
-      const kept = JSON.parse(localStorage.getItem(place) || "null");
+      const kept = JSON.parse(localStorage.getItem(storageKey) || "null");
       if (kept && Array.isArray(kept.votes)) { votes = kept.votes.slice(0, total); voter = kept.voter || ""; }
     } catch { keeps = false; }
   };
   const keep = () => {
-    try { localStorage.setItem(place, JSON.stringify({ votes, voter })); } catch { keeps = false; }
+    try { localStorage.setItem(storageKey, JSON.stringify({ votes, voter })); } catch { keeps = false; }
   };
   const show = id => {
     shown = id;
@@ -57,7 +25,7 @@ SCRIPT = r"""
     const [left, right, label] = data.trials[position];
     at("left").src = source(left);
     at("right").src = source(right);
-    at("class").textContent = "Class asked for: " + label;
+    at("class").textContent = "Class: " + label;
     at("count").textContent = (position + 1) + " of " + total;
     at("bar").value = position;
     at("back").hidden = position === 0;
@@ -84,7 +52,7 @@ SCRIPT = r"""
     at("thanks").textContent = done === total ? "Done. Thank you!" : done + " of " + total + " done";
     at("on").hidden = done === total;
     at("result").replaceChildren();
-    at("caught").textContent = done === total ? "" : "The methods are shown when all pairs are done.";
+    at("caught").textContent = done === total ? "" : "The page shows the methods when all pairs are done.";
     if (done === total) tell(reveal());
     show("end");
   };
@@ -104,8 +72,8 @@ SCRIPT = r"""
         if (vote === answer) caught[kind][0] += 1;
       }
     });
-    at("caught").textContent = "Pairs of one image twice, called equal: " + caught.same.join(" of ")
-      + ". Full precision found beside destroyed images: " + caught.control.join(" of ") + ".";
+    at("caught").textContent = "Pairs of identical images that you called equal: " + caught.same.join(" of ")
+      + ". Pairs with a destroyed image in which you chose full precision: " + caught.control.join(" of ") + ".";
     const row = (cells, tag) => {
       const line = document.createElement("tr");
       cells.forEach((cell, index) => {
@@ -145,16 +113,16 @@ SCRIPT = r"""
   load();
   at("voter").value = voter;
   for (const image of document.querySelectorAll(".pair")) image.classList.toggle("small", data.small);
-  at("start").textContent = votes.length ? "Go on (" + votes.length + " of " + total + " done)" : "Start";
-  at("kept").textContent = keeps ? "Votes are kept in this browser; you can close the page and go on later."
-    : "This browser keeps nothing for this page: finish in one go.";
+  at("start").textContent = votes.length ? "Continue (" + votes.length + " of " + total + " done)" : "Start";
+  at("kept").textContent = keeps ? "This browser stores your votes; you can close the page and continue later."
+    : "This browser cannot store your votes: finish before you close the page.";
   at("start").addEventListener("click", begin);
   at("back").addEventListener("click", back);
   at("stop").addEventListener("click", finish);
   at("save").addEventListener("click", save);
   at("on").addEventListener("click", () => { position = votes.length; ask(); });
   at("again").addEventListener("click", () => {
-    if (confirm("Forget all votes on this page?")) { votes = []; position = 0; keep(); location.reload(); }
+    if (confirm("Delete all votes on this page?")) { votes = []; position = 0; keep(); location.reload(); }
   });
   for (const button of document.querySelectorAll("[data-choice]"))
     button.addEventListener("click", () => choose(button.dataset.choice));
@@ -169,4 +137,3 @@ SCRIPT = r"""
   document.addEventListener("keydown", pressed);
   document.addEventListener("keyup", pressed);
 })();
-"""

@@ -1,6 +1,3 @@
-"""The script of the report: sortable tables, theme, what stands small below a value. The page reads well without."""
-
-SCRIPT = """
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -17,8 +14,8 @@ SCRIPT = """
     button.setAttribute("aria-label", `Change to the ${other} theme`);
     button.title = `Change to the ${other} theme`;
   };
-  const asked = recall("qdit-theme");
-  if (asked === "light" || asked === "dark") root.dataset.theme = asked;
+  const stored = recall("qdit-theme");
+  if (stored === "light" || stored === "dark") root.dataset.theme = stored;
   button.hidden = false;
   button.addEventListener("click", () => {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
@@ -42,7 +39,7 @@ SCRIPT = """
   };
   const key = (row, column) => {
     const words = row.cells[column] ? text(row.cells[column]) : "";
-    const plain = words.replace(/[≈\\s]/g, "").replace(/−/g, "-");
+    const plain = words.replace(/[≈\s]/g, "").replace(/−/g, "-");
     const number = /^[+±-]?[0-9]/.test(plain) ? Number.parseFloat(plain.replace(/^[+±]/, "")) : NaN;
     return { words, number };
   };
@@ -62,18 +59,18 @@ SCRIPT = """
     const column = Number(heading.dataset.sort);
     for (const body of table.tBodies) {
       const rows = [...body.rows].filter((row) => !row.classList.contains("block"));
-      const place = (row) => Number(row.dataset.place);
-      if (order === "none") rows.sort((a, b) => place(a) - place(b));
+      const position = (row) => Number(row.dataset.position);
+      if (order === "none") rows.sort((a, b) => position(a) - position(b));
       else {
         const direction = order === "ascending" ? 1 : -1;
         const keys = new Map(rows.map((row) => [row, key(row, column)]));
-        rows.sort((a, b) => compare(keys.get(a), keys.get(b), direction) || place(a) - place(b));
+        rows.sort((a, b) => compare(keys.get(a), keys.get(b), direction) || position(a) - position(b));
       }
       body.append(...rows);
     }
   };
   for (const table of document.querySelectorAll("table.sortable")) {
-    for (const body of table.tBodies) [...body.rows].forEach((row, place) => { row.dataset.place = place; });
+    for (const body of table.tBodies) [...body.rows].forEach((row, position) => { row.dataset.position = position; });
     for (const heading of table.querySelectorAll("th[data-sort]")) {
       const control = document.createElement("button");
       control.type = "button";
@@ -123,4 +120,3 @@ SCRIPT = """
     if (section) watch.observe(section);
   }
 })();
-"""

@@ -1,0 +1,51 @@
+"""Files of the pages: Jinja templates, style sheets and scripts, which are data of the package `qdit.report`.
+
+A template escapes every value that is not `Markup`; a name that it does not get is an error.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+PACKAGE_DATA = ("../templates", "../static")
+"""The folders, relative to this module: the code digest of every step that imports it covers their files."""
+
+
+def template_text(name: str, **context: Any) -> str:
+    """A rendered template of `templates/`; its context must hold every name that it uses."""
+    return _environment().get_template(name).render(**context)
+
+
+def template_markup(name: str, **context: Any) -> Markup:
+    """A rendered template as part of another page."""
+    return Markup(template_text(name, **context))
+
+
+def style_sheet(*names: str) -> Markup:
+    """The style sheet of all pages (colours and tables), followed by sheets of `static/`."""
+    colours = template_text("colours.css.j2")
+    return Markup("\n".join(["", colours, *(_read("static", name) for name in ("table.css", *names))]))
+
+
+def script(name: str) -> Markup:
+    """A script of `static/`."""
+    return Markup("\n" + _read("static", name))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(lambda name: _read("templates", name)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _read(folder: str, name: str) -> str:
+    return files("qdit.report").joinpath(folder, name).read_text(encoding="utf-8")
