@@ -9,9 +9,9 @@ ANALYZED = {"activations": 16, "errors": 8}  # images that an analysis follows
 
 def compared_runs(wildcards):
     """Runs whose errors a file of the analysis holds."""
-    for place in figure_plan.places(config):
-        for comparison in figure_plan.comparisons(config, place):
-            if (place.setting, place.form, comparison.bits, comparison.scope) == tuple(
+    for point in figure_plan.places(config):
+        for comparison in figure_plan.comparisons(config, point):
+            if (point.setting, point.form, comparison.bits, comparison.scope) == tuple(
                 wildcards[name] for name in ("setting", "form", "bits", "scope")
             ):
                 return [comparison.run(label) for label in comparison.labels]
@@ -32,9 +32,9 @@ def checkpoint_flags(wildcards):
 
 def analyses(wildcards):
     """Arrays of all figures of the profile."""
-    places = figure_plan.places(config)
-    errors = [comparison.errors for place in places for comparison in figure_plan.comparisons(config, place)]
-    return [f"{RESULTS}/{file}" for file in [*(place.activations for place in places), *errors]]
+    points = figure_plan.places(config)
+    errors = [comparison.errors for point in points for comparison in figure_plan.comparisons(config, point)]
+    return [f"{RESULTS}/{file}" for file in [*(point.activations for point in points), *errors]]
 
 
 def figure_tables():
@@ -50,4 +50,4 @@ def figure_runs(wildcards):
 
 def figure_allocations(wildcards):
     """Allocations of these tables."""
-    return [search_file(place) for table in figure_tables() for place in profiles.searches_of(config, table)]
+    return [search_file(search) for table in figure_tables() for search in profiles.searches_of(config, table)]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, on_device
+from qdit.cli.options import Device, on_device, parse_json_object
 from qdit.core.errors import ConfigError
 
 
@@ -143,7 +143,6 @@ def import_weights(
       qdit import-weights DiT-XL-2-512x512.pt dit-xl-2-512.safetensors --shape '{"input_size": 64}'
       qdit import-weights OpenSora-STDiT-v3/model.safetensors stdit3.safetensors --family stdit3
     """
-    from qdit.cli.images import parse_json_object
     from qdit.models.loading import assumption
     from qdit.workflow.importing import import_weights_file
 

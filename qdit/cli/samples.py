@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.images import EXTRACTOR_WEIGHTS, Extractor, ExtractorWeights, Threads, use_threads
-from qdit.cli.options import Device, on_device
+from qdit.cli.options import EXTRACTOR_WEIGHTS, Device, Extractor, ExtractorWeights, Threads, on_device, use_threads
 
 DIGITS = ("digits", "digits-16")
 

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qdit.cli.images import (
+from qdit.cli.options import (
     EXTRACTOR_WEIGHTS,
     CfgScale,
+    Device,
+    Dtype,
     Extractor,
     ExtractorWeights,
     Sampler,
     Seed,
     Steps,
+    Vae,
     Weights,
+    on_device,
     parse_json_object,
     parse_pairs,
-    protocol,
 )
-from qdit.cli.options import Device, Dtype, Vae, on_device
+from qdit.cli.sampling import protocol
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qdit.cli.images import Seed, parse_json_object, parse_pairs
+from qdit.cli.options import CfgScale, Seed, Steps, parse_json_object, parse_pairs
+from qdit.cli.sampling import INSTRUMENTS, Shift, flow
 from qdit.cli.search import SIZES, Bits, Chunk, ReferenceSize, Sizes, WorkerCount, parse_sizes
-from qdit.cli.video_steps import INSTRUMENTS, CfgScale, Shift, Steps, flow
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:

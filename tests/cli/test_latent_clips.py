@@ -77,7 +77,7 @@ def test_calibrate_quantize_and_sample(made: Path, qdit: Qdit, tmp_path: Path) -
     weights = made / "stdit3.safetensors"
     given = ["--text-embeddings", made / "text.safetensors", *CLIP]
     for kind, samples in (("trajectory", 3), ("ndtc", 3)):
-        qdit("video", "calibrate", weights, tmp_path / kind, "--kind", kind, "--samples", samples, *given)
+        qdit("calibrate", weights, tmp_path / kind, "--kind", kind, "--samples", samples, *given)
     data = load_calibration(tmp_path / "trajectory", LATENT_VIDEO)
     embeddings = load_embeddings(made / "text.safetensors", width=12, most=7)
     text, mask = embeddings.batch(PROMPTS)
@@ -87,7 +87,7 @@ def test_calibrate_quantize_and_sample(made: Path, qdit: Qdit, tmp_path: Path) -
     for method, extra in (("fp", ["--bits", "w16a16"]), ("q-dit", ["--options", '{"group_size": 8}'])):
         sets = [f"--calibration={kind}={tmp_path / kind}" for kind in ("trajectory", "ndtc")]
         qdit("quantize", weights, tmp_path / method, "--method", method, *sets, *extra)
-        qdit("video", "sample", tmp_path / method, tmp_path / method / "samples", *flags(made))
+        qdit("sample", tmp_path / method, tmp_path / method / "samples", *flags(made))
     full, low = (load_arrays(tmp_path / method / "samples" / "00001.npz") for method in ("fp", "q-dit"))
     assert full["frames"].shape == (2, 3, 6, 16, 24) and full["frames"].dtype == np.uint8
     assert list(full["prompts"]) == [PROMPTS[1]] * 2 and list(full["numbers"]) == [0, 1] and full["first"] == 2
@@ -95,7 +95,7 @@ def test_calibrate_quantize_and_sample(made: Path, qdit: Qdit, tmp_path: Path) -
 
 
 def test_clips_are_the_vaes_of_what_the_model_makes(made: Path, qdit: Qdit, tmp_path: Path) -> None:
-    qdit("video", "sample", made / "fp", tmp_path, *flags(made))
+    qdit("sample", made / "fp", tmp_path, *flags(made))
     text, mask = load_embeddings(made / "text.safetensors", width=12, most=7).batch([PROMPTS[2]] * 2)
     model = random_stdit3(LATENT_VIDEO)
     latents = sample_clips(model, FLOW, text, mask, [4, 5])
@@ -112,15 +112,15 @@ def test_clips_are_the_vaes_of_what_the_model_makes(made: Path, qdit: Qdit, tmp_
 
 def test_one_job_or_two_in_any_order_give_the_same_bytes(made: Path, qdit: Qdit, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    qdit("video", "sample", made / "fp", one, *flags(made))
+    qdit("sample", made / "fp", one, *flags(made))
     for shard in (1, 0):
-        qdit("video", "sample", made / "fp", two, *flags(made), "--chunks-per-shard", 2, "--shard", shard)
+        qdit("sample", made / "fp", two, *flags(made), "--chunks-per-shard", 2, "--shard", shard)
     chunks = {path.name: path.read_bytes() for path in sorted(one.glob("*.npz"))}
     assert list(chunks) == ["00000.npz", "00001.npz", "00002.npz"]
     assert {path.name: path.read_bytes() for path in sorted(two.glob("*.npz"))} == chunks
     kept = {path: path.stat().st_mtime_ns for path in two.glob("*.npz")}
     (two / "00001.npz").write_bytes(b"cut off")
-    qdit("video", "sample", made / "fp", two, *flags(made))
+    qdit("sample", made / "fp", two, *flags(made))
     assert (two / "00001.npz").read_bytes() == chunks["00001.npz"]
     assert {path.name for path, time in kept.items() if path.stat().st_mtime_ns != time} == {"00001.npz"}
 
@@ -128,14 +128,14 @@ def test_one_job_or_two_in_any_order_give_the_same_bytes(made: Path, qdit: Qdit,
 def test_half_precision_is_near_float32_and_not_it(made: Path, qdit: Qdit, tmp_path: Path) -> None:
     frames, keys = {}, set()
     for dtype in ("float32", "float16", "bfloat16"):
-        qdit("video", "sample", made / "fp", tmp_path / dtype, *flags(made), "--dtype", dtype)
+        qdit("sample", made / "fp", tmp_path / dtype, *flags(made), "--dtype", dtype)
         frames[dtype] = load_arrays(tmp_path / dtype / "00000.npz")["frames"].astype(int)
         keys.add(read_json(tmp_path / dtype / "shard-000.json")["key"])
     assert len(keys) == 3
     for dtype in ("float16", "bfloat16"):
         assert 0 < np.abs(frames[dtype] - frames["float32"]).mean() < 3
     given = ("--samples", 2, "--dtype", "bfloat16", "--text-embeddings", made / "text.safetensors", *CLIP)
-    qdit("video", "calibrate", made / "stdit3.safetensors", tmp_path / "half", *given)
+    qdit("calibrate", made / "stdit3.safetensors", tmp_path / "half", *given)
     assert load_tensors(tmp_path / "half")[1]["protocol"]["dtype"] == "bfloat16"
 
 
@@ -192,20 +192,20 @@ def test_what_does_not_fit_is_one_line_before_anything_is_sampled(
     ]
     for changes, words in wrong:
         chosen = [part for pair in ({**usual, **changes}).items() if pair[1] is not None for part in pair]
-        error = qdit("video", "sample", made / "fp", out, *CLIP, *chosen, code=2)
+        error = qdit("sample", made / "fp", out, *CLIP, *chosen, code=2)
         assert error.startswith("qdit: error: ") and error.count("\n") == 1 and words in error, (changes, error)
-    error = qdit("video", "sample", tmp_path / "fp", out, *flags(made), code=2)
+    error = qdit("sample", tmp_path / "fp", out, *flags(made), code=2)
     assert "fp" in error and error.count("\n") == 1
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    for command in ("sample", "calibrate", "embed"):
+    for command in ("sample", "calibrate", "video embed"):
         arguments = {"sample": (made / "fp", out), "calibrate": (made / "stdit3.safetensors", out)}
         named = arguments.get(command, (made / "suite.json", out, "--encoder", tmp_path))
-        more = () if command == "embed" else ("--text-embeddings", text)
+        more = () if command == "video embed" else ("--text-embeddings", text)
         suite = ("--suite", made / "suite.json") if command == "sample" else ()
-        error = qdit("video", command, *named, *more, *suite, "--device", "cuda", code=2)
+        error = qdit(*command.split(), *named, *more, *suite, "--device", "cuda", code=2)
         assert error.startswith("qdit: error: device cuda: there is no GPU here") and error.count("\n") == 1
     monkeypatch.setattr(disk, "SPARE", 1 << 60)
-    error = qdit("video", "sample", made / "fp", out, *flags(made), code=2)
+    error = qdit("sample", made / "fp", out, *flags(made), code=2)
     assert "the clips of a shard need" in error and "make room" in error
     assert not out.exists()
 
@@ -213,10 +213,10 @@ def test_what_does_not_fit_is_one_line_before_anything_is_sampled(
 def test_models_of_pixels_take_neither_texts_nor_vae(made: Path, qdit: Qdit, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY_VIDEO, pixels_per_cell=1)
     save_checkpoint(tmp_path / "pixels", Quantized(random_stdit3(config)), {})
-    error = qdit("video", "sample", tmp_path / "pixels", tmp_path / "out", *flags(made), code=2)
+    error = qdit("sample", tmp_path / "pixels", tmp_path / "out", *flags(made), code=2)
     assert "--text-embeddings and --vae" in error and "leave them out" in error and error.count("\n") == 1
     weights = made / "stdit3.safetensors"
-    error = qdit("video", "calibrate", weights, tmp_path / "out", "--samples", 2, code=2)
+    error = qdit("calibrate", weights, tmp_path / "out", "--samples", 2, code=2)
     assert "texts are 64 wide, the model takes 12" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

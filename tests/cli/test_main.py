@@ -19,8 +19,8 @@ import torch
 from typer.main import get_command
 
 from qdit import __version__
-from qdit.cli import images as cli_steps
 from qdit.cli import main as cli
+from qdit.cli import options
 from qdit.core.errors import ConfigError
 from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
 from qdit.workflow.profile import load_profile
@@ -141,7 +141,7 @@ def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: st
         ("sample a b", ["a/config.json: ", "o such file"]),
         ("quantize a b --method", ["--method"]),
         ("quantize a b --method rtnn", ["'rtnn'", "did you mean 'rtn'?"]),
-        ("quantize a b --method rtn --bits w0a8", ["weight_bits 0", "2 to 8"]),
+        ("quantize a b --method rtn --bits w0a8", ["bits 'w0a8'", "2 to 8"]),
         ("quantize a b --method rtn --bits 4/8", ["'4/8'", "w4a8"]),
         ("quantize a b --method rtn --options {", ["--options", "not valid JSON"]),
         ("quantize a b --method rtn --options []", ["--options", "JSON object"]),
@@ -194,7 +194,7 @@ def test_threads_come_from_the_flag_or_the_environment(qdit: Qdit, monkeypatch: 
 def test_threads_are_torchs() -> None:
     before = torch.get_num_threads()
     try:
-        cli_steps.use_threads(2)
+        options.use_threads(2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -328,7 +328,8 @@ def test_doctor_finds_what_is_missing_or_damaged(
     monkeypatch.chdir(repository)
     healthy = qdit("doctor", "--all")
     assert healthy.code == 0
-    assert healthy.out.count("ok  ") == 9
+    assert healthy.out.count("ok  ") == 9 + 1  # files, and the line of the methods
+    assert healthy.out.count("ok    11 methods can be imported") == 1
     assert healthy.out.startswith("mini: ready\n") and qdit("doctor").out.count("ok  ") == 0
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")

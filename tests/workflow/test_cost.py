@@ -165,7 +165,7 @@ def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tm
 
 def test_disk_and_memory(paper: Profile) -> None:
     disk = disk_bytes(paper)
-    runs = [run for run in profiles.all_runs(paper) if not profiles.is_video(paper, run.setting)]
+    runs = [run for run in profiles.all_runs(paper) if profiles.family_at(paper, run.setting).samples == "images"]
     images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in runs)
     assert disk["images"] == images
     assert disk["features"] == len(runs) * 10_000 * 4 * 5079

@@ -12,7 +12,7 @@ import pytest
 from qdit.core.files import load_arrays, read_json
 from qdit.core.run import Run
 from qdit.sampling.run import SampleJob, sample_checkpoint
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.profile import load_profile, shards
 from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
 from tests.workflow.checkout import Checkout, copied
@@ -61,9 +61,11 @@ def test_a_second_run_finds_nothing_to_do(made: Checkout) -> None:
 def test_commands_are_the_workflows(made: Checkout) -> None:
     done = made.snakemake("--dry-run", "--forceall", "--printshellcmds", *TARGETS, overlays=OVERLAYS)
     shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
-    printed = {found for found in map(words, shells) if found is not None and found[1] == "video"}
+    printed = {
+        line for line in map(words, shells) if line is not None and line[1] in ("calibrate", "sample", "video")
+    }
     profile = load_profile("mini", *(made.root / overlay for overlay in OVERLAYS))
     commands = Commands(profile, Path("results", "tiny"))
     lines = [commands.sample(RUN, shard) for shard in shards(profile, RUN.setting)]
-    lines += [commands.calibrate(RUN, "trajectory"), str(commands.embed(RUN))]
-    assert printed == {words(line) for line in lines}
+    lines += [commands.calibrate(RUN.setting, RUN.form, "trajectory"), commands.embed("stdit3-latents")]
+    assert printed == {words(shown(line)) for line in lines}

@@ -11,8 +11,8 @@ from qdit.core.files import read_json
 from qdit.core.metrics import DIMENSIONS
 from qdit.core.mp4 import read_mp4
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
-from qdit.workflow.explain import explain_text
+from qdit.workflow.commands import Commands, shown
+from qdit.workflow.explain import calibrated, explain_text
 from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.test_explain import words
@@ -71,21 +71,23 @@ def test_editing_the_suite_plans_clips_and_scores_again_and_no_checkpoint(made: 
     finally:
         suite.write_text(before, encoding="utf-8")
     assert rules >= {"sample_video", "evaluate_video", "table"}
-    assert not rules & {"calibrate_video", "quantize", "sample", "evaluate"}
+    assert not rules & {"calibrate", "quantize", "sample", "evaluate"}
 
 
 def test_commands_and_chains_are_the_workflows(there: Checkout) -> None:
     done = there.snakemake("--dry-run", "--forceall", "--printshellcmds", "table3", overlays=OVERLAYS)
     shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
-    printed = {found for found in map(words, shells) if found is not None and found[1] == "video"}
+    printed = {
+        line for line in map(words, shells) if line is not None and line[1] in ("calibrate", "sample", "evaluate")
+    }
     profile = load_profile("mini", *(there.root / overlay for overlay in OVERLAYS))
     commands = Commands(profile, Path("results", "tiny"))
     runs = profiles.runs_of(profile, "table3")
-    expected = {words(commands.evaluate(run)) for run in runs}
-    expected |= {words(commands.sample(run, shard)) for run in runs for shard in profiles.shards(profile, run.setting)}
-    assert {found for found in printed if found[2] in ("sample", "score")} == expected
-    calibrated = {words(commands.calibrate(run, kind)) for run in runs for kind in ("trajectory", "ndtc")}
-    assert {found for found in printed if found[2] == "calibrate"} <= calibrated
+    lines = {commands.evaluate(run) for run in runs}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting)}
+    assert {line for line in printed if line[1] != "calibrate"} == {words(shown(line)) for line in lines}
+    data = {calibrated(commands, run, kind) for run in runs for kind in ("trajectory", "ndtc")}
+    assert {line for line in printed if line[1] == "calibrate"} <= set(map(words, data))
     text, whole = explain_text(
         load_profile(there.results / "profile.json"), "table3", "natural q-dit", commands.results
     )
