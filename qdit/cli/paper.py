@@ -146,8 +146,8 @@ def import_weights(
     from qdit.models.loading import assumption
     from qdit.workflow.importing import import_weights_file
 
-    given = parse_json_object(shape, "--shape")
-    if assumed := import_weights_file(source, out, shape=given, sha256=sha256, family=family):
+    fields = parse_json_object(shape, "--shape")
+    if assumed := import_weights_file(source, out, shape=fields, sha256=sha256, family=family):
         typer.echo(f"{out}: {assumption(assumed)}")
 
 
@@ -171,7 +171,7 @@ def import_reference(
     """
     from qdit.workflow.importing import import_reference_file
 
-    with on_device(device) as place:
+    with on_device(device) as name:
         import_reference_file(
             batch,
             out,
@@ -179,5 +179,5 @@ def import_reference(
             weights=extractor_weights,
             sha256=sha256,
             resolution=resolution,
-            device=place,
+            device=name,
         )

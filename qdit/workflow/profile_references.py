@@ -46,13 +46,13 @@ def check_references(profile: ProfileModel) -> None:
         check_table(profile, table, f"tables.{name}")
 
 
-def check_table(profile: ProfileModel, table: Table, place: str) -> None:
-    """Raise unless the blocks of a table are such as its kind has, and use what is defined."""
-    check_kind(profile, table, place)
+def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
+    """Raise unless the blocks of a table fit its kind and name only what the profile defines."""
+    check_kind(profile, table, table_path)
     for label in table.fitted:
-        require(label, profile.methods, f"{place}.fitted")
+        require(label, profile.methods, f"{table_path}.fitted")
     for index, block in enumerate(table.blocks):
-        where = f"{place}.blocks[{index}]"
+        where = f"{table_path}.blocks[{index}]"
         require(block.setting, profile.settings, f"{where}.setting")
         require(block.form, profile.models[profile.settings[block.setting].model].forms, f"{where}.form")
         for label in [*block.methods, *block.fitted]:
@@ -134,11 +134,11 @@ def check_files(profile: ProfileModel) -> None:
             raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
 
 
-def check_kind(profile: ProfileModel, table: Table, place: str) -> None:
+def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
     """Raise for a block that lacks or has what only blocks of another kind of table have."""
     controlled = set()
     for index, block in enumerate(table.blocks):
-        where = f"{place}.blocks[{index}]"
+        where = f"{table_path}.blocks[{index}]"
         check_length(block.bits, (1, MOST_BITS.get(table.kind)), f"{where}.bits")
         check_length(block.methods, METHODS.get(table.kind, (1, None)), f"{where}.methods")
         if block.published is not None and table.kind not in PRINTED_KINDS:
@@ -187,4 +187,4 @@ def check_method(entry: MethodEntry, where: str) -> None:
     """
     require(entry.method, method_sources(), f"{where}.method")
     allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}
-    check_method_options(entry.method, entry.options | allocated, place=f"{where}.options")
+    check_method_options(entry.method, entry.options | allocated, where=f"{where}.options")

@@ -69,13 +69,13 @@ def trajectory(tmp_path: Path, weights: Path, qdit: Qdit) -> Path:
     return path
 
 
-def assert_one_line(outcome: Outcome, *parts: str) -> None:
+def assert_one_line(outcome: Outcome, *messages: str) -> None:
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.startswith("qdit: error: ")
     assert outcome.err.count("\n") == 1
-    for part in parts:
-        assert part in outcome.err
+    for words in messages:
+        assert words in outcome.err
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -102,7 +102,7 @@ def commands(group: Any, *path: str) -> list[str]:
         return []
     if not hasattr(group, "commands"):
         return [" ".join(path)]
-    return [found for name, command in group.commands.items() for found in commands(command, *path, name)]
+    return [line for name, command in group.commands.items() for line in commands(command, *path, name)]
 
 
 def test_program_shows_every_command(qdit: Qdit) -> None:
@@ -201,20 +201,20 @@ def test_threads_are_torchs() -> None:
 
 
 def test_every_step_by_hand(qdit: Qdit, weights: Path, repository: Path, trajectory: Path, tmp_path: Path) -> None:
-    full, own, reference = tmp_path / "fp", tmp_path / "q-dit", tmp_path / "reference.npz"
+    full, quantized, reference = tmp_path / "fp", tmp_path / "q-dit", tmp_path / "reference.npz"
     classifier = repository / "weights" / "digit-classifier.safetensors"
     make = ["--calibration", f"trajectory={trajectory}", "--options", '{"group_size": 16}']
     sampling = ["--images", 8, "--chunk", 4, *SMALL]
     scoring = ["--images", 8, *SMALL, "--reference-file", reference, "--extractor-weights", classifier]
     assert qdit("quantize", weights, full, "--method", "fp", "--bits", "w16a16").code == 0
-    assert qdit("quantize", weights, own, "--method", "q-dit", *make).code == 0
-    for folder in (full, own):
+    assert qdit("quantize", weights, quantized, "--method", "q-dit", *make).code == 0
+    for folder in (full, quantized):
         assert qdit("sample", folder, folder / "samples", *sampling).code == 0
         assert qdit("features", folder / "samples", "--extractor-weights", classifier).code == 0
-    assert len(load_arrays(own / "samples" / "00001.npz")["images"]) == 4
+    assert len(load_arrays(quantized / "samples" / "00001.npz")["images"]) == 4
     assert qdit("reference", reference, "--extractor-weights", classifier).code == 0
     score = qdit(
-        *("evaluate", own / "samples", tmp_path / "metrics.json", "--checkpoint", own, *scoring),
+        *("evaluate", quantized / "samples", tmp_path / "metrics.json", "--checkpoint", quantized, *scoring),
         *("--fp-samples", full / "samples", "--label", "mine"),
     )
     assert score.code == 0

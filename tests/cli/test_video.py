@@ -68,8 +68,8 @@ def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
     options = ("--out", out, "--suite", suite, "--samples", 1, "--instruments", instruments)
     code, text, _ = qdit("video", "evaluate", clips, *options)
     assert code == 0 and text.startswith("mini-VBench (moving digits)")
-    found = read_json(out)
-    assert found["protocol"] == "mini-VBench (moving digits)" and set(found["scores"]) == {
+    record = read_json(out)
+    assert record["protocol"] == "mini-VBench (moving digits)" and set(record["scores"]) == {
         "scene",
         "background_consistency",
     }
@@ -81,10 +81,10 @@ def test_the_default_suite_is_vbench_json(qdit, tmp_path):
     assert all({"prompt_en", "dimension"} <= set(row) for row in rows)
 
 
-def refused(outcome, *parts):
+def refused(outcome, *messages):
     """Whether a command ended with one line that says these things."""
     code, _, err = outcome
-    return code == 2 and err.count("\n") == 1 and all(part in err for part in parts)
+    return code == 2 and err.count("\n") == 1 and all(words in err for words in messages)
 
 
 def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
@@ -167,7 +167,7 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
         prompts = ("--suite", suite, "--samples", 1, *flow)
         assert qdit("sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
     out = tmp_path / "metrics.json"
-    given = (
+    options = (
         "--checkpoint",
         tmp_path / "rtn",
         "--fp-samples",
@@ -175,10 +175,10 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
         "--instruments",
         instruments,
     )
-    assert qdit("evaluate", tmp_path / "rtn" / "samples", out, *given, *prompts)[0] == 0
-    found = read_json(out)
-    assert found["run"]["weight_bits"] == 4 and found["protocol"]["steps"] == 2
-    assert found["metrics"]["mse_fp"] > 0 and 0 <= found["metrics"]["scene"] <= 1
+    assert qdit("evaluate", tmp_path / "rtn" / "samples", out, *options, *prompts)[0] == 0
+    record = read_json(out)
+    assert record["run"]["weight_bits"] == 4 and record["protocol"]["steps"] == 2
+    assert record["metrics"]["mse_fp"] > 0 and 0 <= record["metrics"]["scene"] <= 1
     again = tmp_path / "again.safetensors"
     assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow)[0] == 0
     assert again.read_bytes() == data.read_bytes(), "the old name of the same command"

@@ -101,19 +101,16 @@ def test_rows_are_found_by_number_or_words(there: Profile) -> None:
 
 def words(shell: str) -> tuple[str, ...] | None:
     """A job's shell command without its log, its benchmark and its $(dirname …); None if it is none of qdit."""
-    plain = re.sub(r"\$\(dirname ([^)]*)\)", lambda found: str(Path(found[1]).parent), shell)
+    plain = re.sub(r"\$\(dirname ([^)]*)\)", lambda match: str(Path(match[1]).parent), shell)
     plain = re.sub(r"--benchmark \S+ ", "", plain.partition(" > ")[0])
     parts = tuple(shlex.split(plain))
     return parts if parts[:1] == ("qdit",) else None
 
 
-def test_commands_are_the_workflows(checkout: Checkout) -> None:
-    overlays = ("tests/workflow/tiny.yaml",)
-    targets = ("all", "transfer", "integer", "differences")
-    done = checkout.snakemake("--dry-run", "--forceall", "--printshellcmds", *targets, overlays=overlays)
-    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+def test_commands_are_the_workflows(checkout: Checkout, tiny_plan: str) -> None:
+    shells = re.findall(r"^Shell command: (.*)$", tiny_plan, flags=re.MULTILINE)
     printed = set(map(words, shells))
-    profile = load_profile("mini", checkout.root / overlays[0])
+    profile = load_profile("mini", checkout.root / "tests/workflow/tiny.yaml")
     commands = Commands(profile, Path("results", "tiny"))
     runs = {run for table in profile["tables"] if table not in OTHERS for run in profiles.runs_of(profile, table)}
     lines = {commands.evaluate(run) for run in runs}
@@ -124,7 +121,8 @@ def test_commands_are_the_workflows(checkout: Checkout) -> None:
     searches = {search for run in runs if (search := profiles.search_of(profile, run)) is not None}
     lines |= {f"{commands.search(search)} --workers 1" for search in searches}
     expected = {words(shown(line)) for line in lines}
-    seen = {command[1] for command in printed if command} - {"claims", "leaderboard", "report", "figures", "analyze"}
+    pages = {"claims", "leaderboard", "report", "figures", "analyze", "check-rows"}
+    seen = {command[1] for command in printed if command} - pages
     assert seen == {"table", "evaluate", "reference", "sample", "quantize", "calibrate", "search"}
     for name in ("table", "evaluate", "reference", "sample", "search"):
         assert {c for c in printed if c and c[1] == name} == {c for c in expected if c and c[1] == name}

@@ -64,9 +64,9 @@ def test_commands_have_texts_vae_size_and_precision(paper: Profile) -> None:
 
 def test_the_chain_of_a_row_names_the_text_embeddings(paper: Profile) -> None:
     commands = Commands(paper, Path("results/paper"))
-    found = {what: (path, made_by) for what, path, _, _, made_by in scored_with(commands, RUN, MetricsRecord())}
-    assert found["text embeddings"] == (commands.text_file(SETTING), shown(commands.embed("stdit3-opensora")))
-    assert "instruments" not in found
+    links = {what: (path, made_by) for what, path, _, _, made_by in scored_with(commands, RUN, MetricsRecord())}
+    assert links["text embeddings"] == (commands.text_file(SETTING), shown(commands.embed("stdit3-opensora")))
+    assert "instruments" not in links
 
 
 def test_clips_are_counted_by_prompts_before_the_suite_is_there(paper: Profile, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_nothing_changes_for_models_of_pixels() -> None:
 
 def test_doctor_looks_for_the_packages_of_text_embeddings(paper: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_encoder, "find_spec", lambda module: None if module == "ftfy" else object())
-    found = text_packages(paper)
-    assert not found[0].ok and "ftfy, not installed here" in found[0].text and "[embed_prompts]" in found[0].text
+    (finding,) = text_packages(paper)
+    assert not finding.ok and "ftfy, not installed here" in finding.text and "[embed_prompts]" in finding.text
     monkeypatch.setattr(text_encoder, "find_spec", lambda module: object())
     assert text_packages(paper)[0].ok and text_packages(load_profile("mini")) == []
 
@@ -116,9 +116,9 @@ def test_doctor_looks_for_vbenchs_environment(paper: Profile, tmp_path: Path) ->
     assert not missing.ok and f"make it with qdit vbench install {tmp_path}/envs/vbench" in missing.text
     python = tmp_path / "python"
     paper["vbench"]["python"] = str(python)
-    assert [found.ok for found in vbench_environment(paper, tmp_path)] == [False]
+    assert [finding.ok for finding in vbench_environment(paper, tmp_path)] == [False]
     python.touch()
-    assert [found.ok for found in vbench_environment(paper, tmp_path)] == [True]
+    assert [finding.ok for finding in vbench_environment(paper, tmp_path)] == [True]
     assert vbench_environment(load_profile("mini"), tmp_path) == []
 
 
