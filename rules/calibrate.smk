@@ -1,22 +1,22 @@
-# Calibration data from the full-precision model's own trajectories.
+# Calibration data from the full-precision model's own trajectories, of images and of clips.
+CALIBRATION_CODE = {"dit": (), "stdit3": ("qdit.mini.data.moving_digits",)}  # what reads the prompts of clips
+
+
 rule calibrate:
     input:
-        weights_of,
+        weights=weights_of,
+        text=text_of,
     output:
         CALIBRATION,
     log:
         "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
-    wildcard_constraints:
-        model=one_of(IMAGE_MODELS),
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.sampling.calibration"),
-        protocol=lambda w: protocol_flags(w, decoded=False),
-        samples=lambda w: config["calibration"][w.kind],
+        code=lambda w: code_digest("qdit.sampling.calibration", *CALIBRATION_CODE[COMMANDS.family(w.setting).name]),
+        command=lambda w: COMMANDS.calibrate(w.setting, w.form, w.kind),
     shell:
-        "qdit --benchmark {log}.json calibrate {input:q} {output} --kind {wildcards.kind} --samples {params.samples}"
-        " {params.protocol} > {log} 2>&1"
+        "qdit --benchmark {log}.json {params.command} > {log} 2>&1"

@@ -15,6 +15,8 @@ from snakemake.utils import min_version
 sys.path.insert(0, str(workflow.basedir))
 
 from qdit.workflow import profile as profiles
+from qdit.workflow.commands import Commands
+from qdit.workflow.families import CLIPS
 from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError, QditError
 from qdit.core.repository import PACKAGE
@@ -81,20 +83,30 @@ JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("
 # GPUs that a job which runs networks takes; the job finds out which one itself (qdit/core/gpu_lease.py).
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
-# Local jobs are children of one server that has torch imported (qdit/cli/server.py); elsewhere each imports it itself.
-WARM = PACKAGE / "cli" / "server.py"
+# Local jobs are children of one command server that has torch imported; elsewhere each job imports it itself.
+SERVER = PACKAGE / "cli" / "server.py"
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
-QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(WARM))} run {SOCKET}"
+QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(SERVER))} run {SOCKET}"
 shell.prefix(literally(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{ {QDIT} "$@"; }}; '))
+
+
+def repository(path):
+    """Inputs of a profile lie in the repository, wherever the results go; relative, so that a checkout can be moved."""
+    file = Path(workflow.basedir, path)
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+# Files and commands of the jobs, which `qdit explain` shows as well.
+COMMANDS = Commands(config, Path(RESULTS), repository)
 
 
 def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-# Runs of clips have rules of their own (rules/video.smk).
-IMAGE_SETTINGS = [name for name in config["settings"] if not profiles.is_video(config, name)]
-IMAGE_MODELS = [name for name, model in config["models"].items() if not profiles.is_video_model(model)]
+# Samples and scores of clips have rules of their own (rules/video.smk, rules/vbench.smk).
+IMAGE_SETTINGS = [name for name in config["settings"] if COMMANDS.family(name) is not CLIPS]
+VIDEO_SETTINGS = [name for name in config["settings"] if name not in IMAGE_SETTINGS]
 
 
 wildcard_constraints:
@@ -111,50 +123,31 @@ wildcard_constraints:
     table=one_of(config["tables"]),
 
 
-def repository(path):
-    """Inputs of a profile lie in the repository, wherever the results go; relative, so that a checkout can be moved."""
-    file = Path(workflow.basedir, path)
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
-
-
 def model_of(wildcards):
-    return config["settings"][wildcards.setting]["model"]
+    return COMMANDS.model_name(wildcards.setting)
 
 
 def weights_of(wildcards):
     """Weights as they are shipped, or as they were converted once (rules/paper.smk)."""
-    model = wildcards.get("model", None) or model_of(wildcards)
-    path = config["models"][model]["forms"][wildcards.form]
-    fetched = path in config.get("files", {})
-    return f"{RESULTS}/weights/{model}-{wildcards.form}.safetensors" if fetched else repository(path)
+    return str(COMMANDS.model_weights(wildcards.get("model", None) or model_of(wildcards), wildcards.form))
 
 
 def vae_of(wildcards):
-    """The VAE that decodes a model's latents, that of images with its configuration; nothing where it makes pixels."""
-    model = config["models"][model_of(wildcards)]
-    path = model.get("vae")
-    beside = [] if profiles.is_video_model(model) else ["config.json"]
-    return [repository(path), *(repository(Path(path).with_name(name)) for name in beside)] if path else []
+    """Files of the VAE that decodes a model's latents; nothing where it makes pixels."""
+    return list(map(str, COMMANDS.vae_files(wildcards.setting)))
 
 
 def text_of(wildcards):
     """Text embeddings of the prompts that a model of latents reads (rules/video.smk); nothing where these are words."""
-    path = profiles.embeddings_file(config, wildcards.setting)
-    return f"{RESULTS}/{path}" if path else []
-
-
-def text_flag(wildcards, input):
-    return f"--text-embeddings {shlex.quote(str(input.text))}" if input.text else ""
-
-
-def sha256_flag(path):
-    """The digest that a file from elsewhere must have, if the profile gives one."""
-    digest = config.get("files", {}).get(path, {}).get("sha256")
-    return f"--sha256 {digest}" if digest else ""
+    return str(COMMANDS.text_file(wildcards.setting) or "") or []
 
 
 def extractor_of(wildcards):
     return config["models"][model_of(wildcards)]["extractor"]
+
+
+def extractor_file(wildcards):
+    return str(COMMANDS.extractor_weights(extractor_of(wildcards)))
 
 
 def extraction_code(wildcards):
@@ -163,7 +156,8 @@ def extraction_code(wildcards):
 
 
 def reference_of(wildcards):
-    return config["models"][model_of(wildcards)]["reference"]
+    """Statistics of the real images that a setting's images are compared with."""
+    return str(COMMANDS.reference_file(wildcards.setting))
 
 
 def method_of(wildcards):
@@ -171,10 +165,8 @@ def method_of(wildcards):
 
 
 def protocol_flags(wildcards, decoded=True):
-    """What decides every image of a setting, as flags; without the VAE what decides latents."""
-    flags = profiles.protocol_flags(config, wildcards.setting, decoded=decoded)
-    pairs = zip(flags[::2], flags[1::2])
-    return " ".join(f"{flag} {shlex.quote(repository(value) if flag == '--vae' else value)}" for flag, value in pairs)
+    """Flags that decide every sample of a setting; without the VAE those that decide its latents."""
+    return shlex.join(COMMANDS.protocol(wildcards.setting, decoded=decoded))
 
 
 def quantize_code(wildcards):
@@ -189,8 +181,8 @@ def labels_of(*methods):
 
 def methods_without_rules():
     """Methods without a file in rules/baselines/: the generic rule makes them, as their classes say."""
-    own = {file.stem for file in Path(workflow.basedir, "rules", "baselines").glob("*.smk")}
-    return [name for name in method_index().names if re.sub(r"\W+", "_", name) not in own]
+    written = {file.stem for file in Path(workflow.basedir, "rules", "baselines").glob("*.smk")}
+    return [name for name in method_index().names if re.sub(r"\W+", "_", name) not in written]
 
 
 def quantize_inputs(*kinds):
@@ -200,18 +192,13 @@ def quantize_inputs(*kinds):
     """
 
     def files(wildcards):
-        folder = f"{RESULTS}/calibration/{model_of(wildcards)}/{wildcards.form}/{wildcards.setting}"
-        entry = config["methods"][wildcards.label]
-        instead = entry.get("calibration", {})
-        wanted = kinds or planned_kinds(entry["method"], entry.get("options", {}))
-        found = {kind: f"{folder}/{instead.get(kind, kind)}.safetensors" for kind in wanted}
-        if base := entry.get("base"):
-            found["base"] = f"{run_folder(replace(own_run(wildcards), label=base))}/checkpoint/config.json"
-        if allocation := entry.get("allocation"):
-            found["allocation"] = repository(allocation)
-        if place := profiles.search_of(config, own_run(wildcards)):
-            found["allocation"] = search_file(place)
-        return found | {"weights": weights_of(wildcards)}
+        run, entry = run_of(wildcards), config["methods"][wildcards.label]
+        inputs = COMMANDS.calibration_files(run, kinds or planned_kinds(entry["method"], entry.get("options", {})))
+        if base := COMMANDS.base(run):
+            inputs["base"] = COMMANDS.checkpoint(base) / "config.json"
+        if allocation := COMMANDS.allocation_file(run):
+            inputs["allocation"] = allocation
+        return {name: str(path) for name, path in inputs.items()} | {"weights": weights_of(wildcards)}
 
     return files
 
@@ -227,36 +214,31 @@ def cluster_resource(name):
     return amount
 
 
-def input_flags(wildcards, input):
-    """Calibration data, allocation and the checkpoint to build on of a quantize job, as flags."""
-    flags = {kind: f"--calibration {kind}=" for kind in config["calibration"]} | {"allocation": "--allocation "}
-    given = [f"{flags[name]}{shlex.quote(path)}" for name, path in input.items() if name in flags]
-    given += [f"--base {shlex.quote(str(Path(path).parent))}" for name, path in input.items() if name == "base"]
-    # What the calibration data must say that they were sampled with.
-    if any(name in config["calibration"] for name in input.keys()):
-        given += [protocol_flags(wildcards, decoded=False)]
-    return " ".join(given)
+def quantize_command(wildcards, input):
+    """Weights → checkpoint, with the calibration data among the inputs."""
+    data = {name: path for name, path in input.items() if name in config["calibration"]}
+    return COMMANDS.quantize(run_of(wildcards), data)
 
 
-def search_file(place):
+def search_file(search):
     """The allocation that a search finds at a setting, form and bits."""
-    return f"{RESULTS}/search/{place.path}.json"
+    return str(COMMANDS.search_file(search))
 
 
 def run_folder(run):
-    return f"{RESULTS}/runs/{run.path}"
+    return str(COMMANDS.folder(run))
 
 
-def own_run(wildcards):
-    return profiles.Run(**{part: wildcards[part] for part in ("setting", "form", "label", "bits", "scope")})
+def run_of(wildcards):
+    return profiles.Run(**{name: wildcards[name] for name in ("setting", "form", "label", "bits", "scope")})
 
 
 def integer_run(wildcards):
-    return replace(own_run(wildcards), mode=profiles.INTEGER)
+    return replace(run_of(wildcards), mode=profiles.INTEGER)
 
 
 def full_precision_run(wildcards):
-    return profiles.full_precision_run(config, own_run(wildcards))
+    return profiles.full_precision_run(config, run_of(wildcards))
 
 
 def shard_files(run):
@@ -271,9 +253,9 @@ def feature_files(run):
 
 def table_files(table):
     """A table in its formats, and the folder of MP4 files where it shows clips."""
-    made = [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
+    formats = [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]
     clips = [f"{RESULTS}/tables/{table}-clips"] if config["tables"][table]["kind"] == "table3" else []
-    return made + clips
+    return formats + clips
 
 
 def published_of(wildcards):
@@ -285,7 +267,7 @@ def published_of(wildcards):
 def allocations_of(wildcards):
     """The allocations that a table shows."""
     shows = config["tables"][wildcards.table]["kind"] in ("table6", "transfer")
-    return [search_file(place) for place in profiles.searches_of(config, wildcards.table)] if shows else []
+    return [search_file(search) for search in profiles.searches_of(config, wildcards.table)] if shows else []
 
 
 def default_metrics(wildcards):
@@ -317,20 +299,20 @@ def default_allocations(wildcards):
     tables = [
         name for name in profiles.default_tables(config) if config["tables"][name]["kind"] in ("table6", "transfer")
     ]
-    return list(dict.fromkeys(search_file(p) for name in tables for p in profiles.searches_of(config, name)))
+    return list(dict.fromkeys(search_file(search) for name in tables for search in profiles.searches_of(config, name)))
 
 
 onstart:
     if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
-        serve = [sys.executable, str(WARM), "serve", str(SOCKET)]
+        serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
         # It stops when this process is gone, since its standard input then closes.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS)
 
 
 def say_what_there_is():
     """Rows without numbers, and the pages: the last lines of a run, however it ends."""
-    asked = [file for table in profiles.default_tables(config) for file in table_files(table)] + REPORT
-    pages = [file for file in asked if Path(file).exists()]
+    planned = [file for table in profiles.default_tables(config) for file in table_files(table)] + REPORT
+    pages = [file for file in planned if Path(file).exists()]
     print(*(["\nTables:"] if pages else []), *(f"  {Path(file).resolve()}" for file in pages), sep="\n")
     try:
         lines = summary(failed_rows(config, Path(RESULTS), config["tables"]))

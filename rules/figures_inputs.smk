@@ -50,4 +50,4 @@ def figure_runs(wildcards):
 
 def figure_allocations(wildcards):
     """Allocations of these tables."""
-    return [search_file(place) for table in figure_tables() for place in profiles.searches_of(config, table)]
+    return [search_file(search) for table in figure_tables() for search in profiles.searches_of(config, table)]

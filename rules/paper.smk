@@ -29,11 +29,9 @@ rule import_weights:
     threads: 1
     params:
         code=code_digest("qdit.workflow.importing"),
-        sha256=lambda w: sha256_flag(config["models"][w.model]["forms"][w.form]),
-        shape=lambda w: json.dumps(config["models"][w.model].get("shape", {}), sort_keys=True),
-        family=lambda w: "--family stdit3" if profiles.is_video_model(config["models"][w.model]) else "",
+        command=lambda w: COMMANDS.import_weights(w.model, w.form),
     shell:
-        "qdit import-weights {input:q} {output} {params.family} --shape {params.shape:q} {params.sha256} > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"
 
 
 rule reference_adm:
@@ -54,11 +52,9 @@ rule reference_adm:
         gpu=GPUS,
     params:
         code=code_digest("qdit.workflow.importing", "qdit.metrics.inception"),
-        resolution=lambda w: " ".join(profiles.resolution_flag(config, w.reference)),
-        sha256=lambda w: sha256_flag(config["references"][w.reference]),
+        command=lambda w: COMMANDS.reference(w.extractor, w.reference),
     shell:
-        "qdit import-reference {input.batch:q} {output} --extractor {wildcards.extractor}"
-        " --extractor-weights {input.extractor:q} {params.resolution} {params.sha256} > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"
 
 
 ruleorder: reference_adm > reference

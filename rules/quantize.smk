@@ -20,10 +20,6 @@ rule quantize:
         runtime=cluster_resource("minutes"),
     params:
         code=quantize_code,
-        method=method_of,
-        options=lambda w: json.dumps(config["methods"][w.label].get("options", {}), sort_keys=True),
-        inputs=input_flags,
+        command=quantize_command,
     shell:
-        "qdit --benchmark $(dirname {log})/quantize.json quantize {input.weights:q} $(dirname {output.config}) --method {params.method:q}"
-        " --bits {wildcards.bits} --scope {wildcards.scope} --options {params.options:q}"
-        " {params.inputs} --record-failure > {log} 2>&1"
+        "qdit --benchmark $(dirname {log})/quantize.json {params.command} > {log} 2>&1"

@@ -11,6 +11,6 @@ rule reference:
     threads: 1
     params:
         code=lambda w: code_digest("qdit.mini.digits_reference", extractor_module(w.extractor)),
+        command=lambda w: COMMANDS.reference(w.extractor, w.reference),
     shell:
-        "qdit reference {output} --data {wildcards.reference} --extractor {wildcards.extractor}"
-        " --extractor-weights {input:q} > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"

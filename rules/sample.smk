@@ -5,7 +5,7 @@ rule sample:
     input:
         config=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
-        extractor=lambda w: repository(config["extractors"][extractor_of(w)]),
+        extractor=extractor_file,
         vae=vae_of,
     output:
         chunks=f"{RUN}/samples/shard-{{shard}}.json",
@@ -21,18 +21,9 @@ rule sample:
         gpu=GPUS,
     params:
         code=lambda w: code_digest("qdit.sampling.run", *extraction_code(w)),
-        protocol=protocol_flags,
-        extractor=extractor_of,
-        shard=lambda w: int(w.shard),
-        images=config["sampling"]["images"],
-        chunk=config["sampling"]["chunk"],
-        chunks_per_shard=config["sampling"]["chunks_per_shard"],
-        mode=profiles.SIMULATE,
+        command=lambda w: COMMANDS.sample(run_of(w), int(w.shard)),
     shell:
-        "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json sample $(dirname {input.config}) $(dirname {output.chunks}) {params.protocol}"
-        " --images {params.images} --chunk {params.chunk} --shard {params.shard}"
-        " --chunks-per-shard {params.chunks_per_shard} --mode {params.mode} --extractor {params.extractor}"
-        " --extractor-weights {input.extractor:q} --record-failure > {log} 2>&1"
+        "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json {params.command} > {log} 2>&1"
 
 
 # The same checkpoint in integer arithmetic (table integer).
@@ -44,4 +35,4 @@ use rule sample as sample_integer with:
         f"{RUN}-integer/logs/sample-{{shard}}.log",
     params:
         code=lambda w: code_digest("qdit.sampling.integer", *extraction_code(w)),
-        mode=profiles.INTEGER,
+        command=lambda w: COMMANDS.sample(integer_run(w), int(w.shard)),

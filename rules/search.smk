@@ -15,12 +15,10 @@ rule search:
         gpu=GPUS,
     params:
         code=lambda w: code_digest("qdit.search.run", *extraction_code(w)),
-        protocol=protocol_flags,
-        flags=search_flags,
-        extractor=extractor_of,
+        command=search_command,
     shell:
-        "qdit --benchmark $(dirname {log})/{wildcards.bits}.benchmark.json search {input.weights:q} {output} --bits {wildcards.bits} {params.flags} {params.protocol}"
-        " --extractor {params.extractor} --extractor-weights {input.extractor:q} --workers {threads} > {log} 2>&1"
+        "qdit --benchmark $(dirname {log})/{wildcards.bits}.benchmark.json {params.command} --workers {threads}"
+        " > {log} 2>&1"
 
 
 # Opt-in: the searches over several seeds (docs/search-study.md), 36 minutes once. A study that was

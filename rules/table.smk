@@ -42,5 +42,6 @@ rule table:
     threads: 1
     params:
         code=code_digest("qdit.report.pages.build"),
+        command=lambda w: COMMANDS.table(w.table),
     shell:
-        "qdit table {wildcards.table} --profile {input.profile} --results $(dirname {input.profile}) > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"

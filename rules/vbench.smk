@@ -38,7 +38,7 @@ rule vbench_ready:
 
 rule vbench_clips:
     input:
-        lambda w: shard_files(own_run(w)),
+        lambda w: shard_files(run_of(w)),
     output:
         f"{RUN}/vbench/clips.json",
     log:
@@ -51,7 +51,7 @@ rule vbench_clips:
     params:
         code=code_digest("qdit.metrics.vbench.clips"),
         number=lambda w: profiles.clips_of(config),
-        samples=lambda w: f"{run_folder(own_run(w))}/samples",
+        samples=lambda w: f"{run_folder(run_of(w))}/samples",
         fps=lambda w: config["settings"][w.setting].get("clip", {}).get("fps", 8),
     shell:
         "qdit vbench clips {params.samples} $(dirname {output})/clips --count {params.number} --fps {params.fps}"
@@ -111,7 +111,7 @@ rule vbench_run:
 # A row of Table 3 where VBench scores the clips.
 rule evaluate_vbench:
     input:
-        samples=lambda w: shard_files(own_run(w)),
+        samples=lambda w: shard_files(run_of(w)),
         full_precision=lambda w: shard_files(full_precision_run(w)),
         checkpoint=f"{RUN}/checkpoint/config.json",
         suite=lambda w: repository(VIDEO["suite"]),
@@ -130,18 +130,9 @@ rule evaluate_vbench:
     threads: 1
     params:
         code=code_digest("qdit.metrics.vbench.run"),
-        protocol=protocol_flags,
-        number=lambda w: profiles.clips_of(config),
-        samples=VIDEO.get("clips"),
-        full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
-        model=model_of,
-        resamples=config["sampling"].get("resamples", 200),
+        command=lambda w: COMMANDS.evaluate(run_of(w)),
     shell:
-        "qdit vbench score $(dirname {output.metrics})/samples {output.metrics}"
-        " --checkpoint $(dirname {input.checkpoint}) --results {input.results} --listing {input.clips}"
-        " --fp-samples {params.full_precision} --suite {input.suite:q} --count {params.number}"
-        " --samples {params.samples} --resamples {params.resamples} {params.protocol} --setting {wildcards.setting}"
-        " --model {params.model} --form {wildcards.form} --label {wildcards.label} > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"
 
 
 rule vbench:

@@ -25,8 +25,8 @@ def vbench_weights(wildcards):
 def vbench_flags(wildcards):
     """Folder of the weights, and the digests that the profile gives."""
     names = VBENCH_WEIGHTS[wildcards.dimension]
-    given = {name: config.get("files", {}).get(f"{VBENCH_FOLDER}/{name}", {}).get("sha256") for name in names}
-    digests = [f"--sha256 {shlex.quote(f'{name}={digest}')}" for name, digest in given.items() if digest]
+    known = {name: config.get("files", {}).get(f"{VBENCH_FOLDER}/{name}", {}).get("sha256") for name in names}
+    digests = [f"--sha256 {shlex.quote(f'{name}={digest}')}" for name, digest in known.items() if digest]
     return " ".join([f"--weights {shlex.quote(repository(VBENCH_FOLDER))}", *digests]) if names else ""
 
 

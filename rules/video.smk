@@ -1,9 +1,7 @@
-# The steps of a video model (docs/video.md): text embeddings (of a model of latents), calibration data, clips, scores.
-# Weights become checkpoints by the rules of rules/quantize.smk, whatever the model. Guarantees are those of images: a
-# shard's chunks stay when a job is killed, and the next one keeps those whose key still holds.
-VIDEO_SETTINGS = [name for name in config["settings"] if profiles.is_video(config, name)]
-VIDEO_MODELS = [name for name in config["models"] if name not in IMAGE_MODELS]
-LATENT_VIDEO_MODELS = [name for name in VIDEO_MODELS if "text_encoder" in config["models"][name]]
+# The steps that only clips have (docs/video.md): text embeddings of a model of latents, clips of prompts, their scores.
+# Calibration data and checkpoints are made by the rules for images. Guarantees are those of images: a shard's chunks stay
+# when a job is killed, and the next one keeps those whose key still holds.
+LATENT_VIDEO_MODELS = [name for name, model in config["models"].items() if "text_encoder" in model]
 VIDEO = config.get("video", {})
 # Settings whose clips the model's own instruments score; those of others are VBench's (rules/vbench.smk).
 INSTRUMENT_SETTINGS = [
@@ -33,34 +31,9 @@ rule embed_prompts:
         gpu=GPUS,
     params:
         code=code_digest("qdit.models.text_encoder", "qdit.metrics.vbench.prompts"),
-        encoder=lambda w: repository(config["models"][w.model]["text_encoder"]),
+        command=lambda w: COMMANDS.embed(w.model),
     shell:
-        "qdit --benchmark {log}.json video embed {input.suite:q} {output} --encoder {params.encoder:q} > {log} 2>&1"
-
-
-rule calibrate_video:
-    input:
-        weights=weights_of,
-        text=text_of,
-    output:
-        CALIBRATION,
-    log:
-        "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
-    wildcard_constraints:
-        model=one_of(VIDEO_MODELS),
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        gpu=GPUS,
-    params:
-        code=code_digest("qdit.sampling.calibration", "qdit.mini.data.moving_digits"),
-        protocol=lambda w: protocol_flags(w, decoded=False),
-        samples=lambda w: VIDEO["calibration"][w.kind],
-        text=text_flag,
-    shell:
-        "qdit --benchmark {log}.json video calibrate {input.weights:q} {output} --kind {wildcards.kind}"
-        " --samples {params.samples} {params.text} {params.protocol} > {log} 2>&1"
+        "qdit --benchmark {log}.json {params.command} > {log} 2>&1"
 
 
 rule sample_video:
@@ -83,22 +56,14 @@ rule sample_video:
         gpu=GPUS,
     params:
         code=code_digest("qdit.sampling.run", "qdit.mini.data.moving_digits_prompts"),
-        protocol=protocol_flags,
-        shard=lambda w: int(w.shard),
-        samples=VIDEO.get("clips"),
-        chunk=VIDEO.get("chunk"),
-        chunks_per_shard=VIDEO.get("chunks_per_shard"),
-        text=text_flag,
+        command=lambda w: COMMANDS.sample(run_of(w), int(w.shard)),
     shell:
-        "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json video sample $(dirname {input.config})"
-        " $(dirname {output}) --suite {input.suite:q} --samples {params.samples} --chunk {params.chunk}"
-        " --shard {params.shard} --chunks-per-shard {params.chunks_per_shard} {params.text} {params.protocol}"
-        " --record-failure > {log} 2>&1"
+        "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json {params.command} > {log} 2>&1"
 
 
 rule evaluate_video:
     input:
-        samples=lambda w: shard_files(own_run(w)),
+        samples=lambda w: shard_files(run_of(w)),
         full_precision=lambda w: shard_files(full_precision_run(w)),
         checkpoint=f"{RUN}/checkpoint/config.json",
         suite=lambda w: repository(VIDEO["suite"]),
@@ -115,16 +80,9 @@ rule evaluate_video:
     threads: 1
     params:
         code=code_digest("qdit.mini.vbench.run"),
-        protocol=protocol_flags,
-        samples=VIDEO.get("clips"),
-        full_precision=lambda w: f"{run_folder(full_precision_run(w))}/samples",
-        model=model_of,
-        resamples=config["sampling"].get("resamples", 200),
+        command=lambda w: COMMANDS.evaluate(run_of(w)),
     shell:
-        "qdit video score $(dirname {output.metrics})/samples {output.metrics} --checkpoint $(dirname {input.checkpoint})"
-        " --fp-samples {params.full_precision} --suite {input.suite:q} --samples {params.samples}"
-        " --resamples {params.resamples} --instruments {input.instruments:q} {params.protocol} --setting {wildcards.setting} --model {params.model}"
-        " --form {wildcards.form} --label {wildcards.label} > {log} 2>&1"
+        "qdit {params.command} > {log} 2>&1"
 
 
 # The clips that a table shows, for players and slides; the page itself has them as animations.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qdit.cli.images import (
+from qdit.cli.options import (
     EXTRACTOR_WEIGHTS,
     Extractor,
     ExtractorWeights,
@@ -17,7 +17,7 @@ from qdit.cli.images import (
     use_blas_threads,
     use_threads,
 )
-from qdit.cli.video_steps import INSTRUMENTS, Suite, prompts_of
+from qdit.cli.sampling import INSTRUMENTS, Suite, prompts_of
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:

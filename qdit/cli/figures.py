@@ -5,8 +5,20 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.images import CfgScale, Sampler, Seed, Steps, Threads, Weights, parse_pairs, protocol, use_threads
-from qdit.cli.options import Device, Dtype, on_device
+from qdit.cli.options import (
+    CfgScale,
+    Device,
+    Dtype,
+    Sampler,
+    Seed,
+    Steps,
+    Threads,
+    Weights,
+    on_device,
+    parse_pairs,
+    use_threads,
+)
+from qdit.cli.sampling import protocol
 
 Samples = Annotated[int, typer.Option(min=2, help="Images to follow, those with which every run begins.")]
 Out = Annotated[Path, typer.Argument(help="Arrays to write (.npz).")]
@@ -39,8 +51,8 @@ def activations(
 
     use_threads(threads)
     chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
-    with on_device(device) as place:
-        analyze_weights_file(weights, out, chosen, samples=samples, device=place)
+    with on_device(device) as name:
+        analyze_weights_file(weights, out, chosen, samples=samples, device=name)
 
 
 @analyze_app.command("errors")
@@ -69,10 +81,10 @@ def errors(
     from qdit.metrics.analysis.errors import compare_folders
 
     use_threads(threads)
-    found = parse_pairs(checkpoint or [], "--checkpoint")
+    checkpoints = parse_pairs(checkpoint or [], "--checkpoint")
     chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
-    with on_device(device) as place:
-        compare_folders(full, found, out, chosen, samples=samples, device=place)
+    with on_device(device) as name:
+        compare_folders(full, checkpoints, out, chosen, samples=samples, device=name)
 
 
 def figures(

@@ -30,15 +30,15 @@ def build(
         folder = building.cache_folder()
         if again:
             building.build(building.SOURCES, folder, again=True)
-            made = library.load(building.SOURCES, folder)
+            loaded = library.load(building.SOURCES, folder)
         else:
-            made = library.load(building.SOURCES, building.SHIPPED, folder)
+            loaded = library.load(building.SOURCES, building.SHIPPED, folder)
     except building.BuildError as problem:
         if not optional:
             raise ConfigError(f"{problem}; without the library torch computes, more slowly") from problem
         typer.echo(f"quantized kernels run in plain torch, which is slow: {problem}")
         return
-    typer.echo(f"{made.built.path}: {', '.join(library.variants_of(made))}")
+    typer.echo(f"{loaded.built.path}: {', '.join(library.variants_of(loaded))}")
 
 
 @kernels_app.command()

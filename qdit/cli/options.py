@@ -1,28 +1,90 @@
-"""Options of the steps that run networks: device, precision and VAE; and the GPU that a command holds while it runs."""
+"""Options that several commands share, and how their texts are read."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from qdit.core.errors import ConfigError
 from qdit.core.gpu_lease import leased
+
+EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
+
+Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
+Sampler = Annotated[str, typer.Option(help="ddim (no added noise) or ddpm (ancestral, learned variance).")]
+Steps = Annotated[int, typer.Option(help="Number of sampling steps, 1 to 1000.")]
+CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
+Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
+Threads = Annotated[
+    int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
+]
+Extractor = Annotated[str, typer.Option(help="Name of the network whose features score the images.")]
+ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+REPEATED = "Checked against the value that the files record; it cannot change it."
+Stated = Annotated[str | None, typer.Option(help=REPEATED)]
+StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
+StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
+StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
+RecordFailure = Annotated[
+    bool,
+    typer.Option("--record-failure", help="If the method fails, write the reason as the result and exit with 0."),
+]
+
+
+def check_threads(threads: int) -> None:
+    """ConfigError for more threads than this machine has cores: torch ends in a segfault or a standstill."""
+    if threads > (cores := os.cpu_count() or 1):
+        raise ConfigError(f"--threads {threads}: this machine has {cores} cores; give 1 to {cores}")
+
+
+def use_threads(threads: int) -> None:
+    """Fix the number of CPU threads of torch."""
+    check_threads(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def use_blas_threads(threads: int) -> None:
+    """Fix the number of CPU threads of numpy, which reads it once, when it is imported."""
+    check_threads(threads)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
 
 Device = Annotated[
     str,
     typer.Option(
         envvar="QDIT_DEVICE",
-        help="cpu, cuda (a GPU that no other command holds) or cuda:N; changes nothing of what is computed.",
+        help="cpu, cuda (a GPU that no other command uses) or cuda:N. A GPU rounds differently from a CPU, so samples"
+        " record which of the two made them.",
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="Precision of the network's matrix products and the VAE: float32, float16.")]
-Vae = Annotated[Path | None, typer.Option(help="Weights of the VAE that decodes latents, its config.json beside them.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the network's matrix products and of the VAE: float32, float16; clips bfloat16 too."
+    ),
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(help="Weights of the VAE that decodes latents; of images with config.json beside them."),
+]
+Profile = Annotated[
+    list[str],
+    typer.Option(
+        "--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file. Repeat it for each overlay."
+    ),
+]
+Results = Annotated[Path | None, typer.Option(help="Folder of the profile's results; default results/PROFILE.")]
 
 
 @contextmanager
 def on_device(device: str) -> Iterator[str]:
-    """Inside this context the command has a device: `cpu`, or `cuda:N` that it shares with no other command."""
+    """Hold a device inside this context: `cpu`, or `cuda:N` that no other command of the suite uses."""
 
     def count() -> int:
         import torch
@@ -31,3 +93,27 @@ def on_device(device: str) -> Iterator[str]:
 
     with leased(device, count=count) as name:
         yield name
+
+
+def parse_json_object(text: str, flag: str) -> dict[str, Any]:
+    """The JSON object that a flag holds."""
+    from qdit.core.files import parse_json
+
+    try:
+        value = parse_json(text)
+    except ValueError as problem:
+        raise ConfigError(f"{flag} {text!r}: not valid JSON ({problem}); example: '{{\"group_size\": 16}}'") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{flag} {text!r}: expected a JSON object; example: '{{\"group_size\": 16}}'")
+    return value
+
+
+def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
+    """`kind=path` flags as a dictionary."""
+    paths = {}
+    for pair in pairs:
+        kind, separator, path = pair.partition("=")
+        if not (separator and path):
+            raise ConfigError(f"{flag} {pair!r}: expected kind=path, e.g. trajectory=trajectory.safetensors")
+        paths[kind] = Path(path)
+    return paths

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, on_device
+from qdit.cli.options import Device, on_device, parse_json_object
 from qdit.core.errors import ConfigError
 
 
@@ -143,12 +143,11 @@ def import_weights(
       qdit import-weights DiT-XL-2-512x512.pt dit-xl-2-512.safetensors --shape '{"input_size": 64}'
       qdit import-weights OpenSora-STDiT-v3/model.safetensors stdit3.safetensors --family stdit3
     """
-    from qdit.cli.images import parse_json_object
     from qdit.models.loading import assumption
     from qdit.workflow.importing import import_weights_file
 
-    given = parse_json_object(shape, "--shape")
-    if assumed := import_weights_file(source, out, shape=given, sha256=sha256, family=family):
+    fields = parse_json_object(shape, "--shape")
+    if assumed := import_weights_file(source, out, shape=fields, sha256=sha256, family=family):
         typer.echo(f"{out}: {assumption(assumed)}")
 
 
@@ -172,7 +171,7 @@ def import_reference(
     """
     from qdit.workflow.importing import import_reference_file
 
-    with on_device(device) as place:
+    with on_device(device) as name:
         import_reference_file(
             batch,
             out,
@@ -180,5 +179,5 @@ def import_reference(
             weights=extractor_weights,
             sha256=sha256,
             resolution=resolution,
-            device=place,
+            device=name,
         )

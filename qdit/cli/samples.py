@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.images import EXTRACTOR_WEIGHTS, Extractor, ExtractorWeights, Threads, use_threads
-from qdit.cli.options import Device, on_device
+from qdit.cli.options import EXTRACTOR_WEIGHTS, Device, Extractor, ExtractorWeights, Threads, on_device, use_threads
 
 DIGITS = ("digits", "digits-16")
 
@@ -45,11 +44,11 @@ def reference(
         return
     from qdit.workflow.importing import make_reference_file
 
-    with on_device(device) as place:
-        made = make_reference_file(Path(data), out, extractor=extractor, weights=extractor_weights, device=place)
-    images = 0 if made.pool_features is None else len(made.pool_features)
-    lacks = ["sFID"] if made.spatial is None else []
-    lacks += ["precision and recall"] if made.pool_features is None else []
+    with on_device(device) as name:
+        statistics = make_reference_file(Path(data), out, extractor=extractor, weights=extractor_weights, device=name)
+    images = 0 if statistics.pool_features is None else len(statistics.pool_features)
+    lacks = ["sFID"] if statistics.spatial is None else []
+    lacks += ["precision and recall"] if statistics.pool_features is None else []
     typer.echo(f"{out}: {images} images" + (f"; without {', '.join(lacks)}" if lacks else ""))
 
 

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qdit.cli.images import (
+from qdit.cli.options import (
     EXTRACTOR_WEIGHTS,
     CfgScale,
+    Device,
+    Dtype,
     Extractor,
     ExtractorWeights,
     Sampler,
     Seed,
     Steps,
+    Vae,
     Weights,
+    on_device,
     parse_json_object,
     parse_pairs,
-    protocol,
 )
-from qdit.cli.options import Device, Dtype, Vae, on_device
+from qdit.cli.sampling import protocol
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ WorkerCount = Annotated[int, typer.Option(help="Processes that measure genomes s
 def parse_sizes(text: str) -> tuple[int, ...]:
     """`36,24,16` as numbers."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(word) for word in text.split(","))
     except ValueError:
         raise ConfigError(f"--sizes {text!r}: expected whole numbers separated by commas, e.g. {SIZES}") from None
 
@@ -162,9 +165,9 @@ def search(
     from qdit.search.run import Search, run_search
 
     chosen = parse_kind(kind)
-    given = parse_json_object(options, "--options")
+    values = parse_json_object(options, "--options")
     if as_released and chosen in ("evolution", "racing"):
-        given = RESEED | given
+        values = RESEED | values
     sets = parse_pairs(calibration or [], "--calibration")
     if wrong := sorted(set(sets) - {"trajectory"}):
         raise ConfigError(f"--calibration {wrong[0]}=…: a search takes trajectory=FILE")
@@ -185,21 +188,21 @@ def search(
         vae=vae,
         device=device,
     )
-    parsed = parse_search_options(chosen, given)
-    with on_device(device) as place:
-        own = Search(
+    parsed = parse_search_options(chosen, values)
+    with on_device(device) as name:
+        task = Search(
             chosen,
-            replace(job, device=place),
+            replace(job, device=name),
             parsed,
             seed=search_seed,
             calibration=sets.get("trajectory"),
             fresh=fresh,
         )
-        found = run_search(own, out, workers=workers)
-    used = found["budget"] / found["budget_limit"]
+        allocation = run_search(task, out, workers=workers)
+    used = allocation["budget"] / allocation["budget_limit"]
     typer.echo(
-        f"{out}: harmonic mean group size {found['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
-        f" {found['images_sampled']} images sampled"
+        f"{out}: harmonic mean group size {allocation['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
+        f" {allocation['images_sampled']} images sampled"
     )
 
 
@@ -273,8 +276,8 @@ def search_study(
         calibration=calibration,
     )
     command = shlex.join(["qdit", *sys.argv[1:]])
-    found = run_study(study, work, out, workers=workers, command=command)
+    outcome = run_study(study, work, out, workers=workers, command=command)
     if page is not None:
-        write_page(found, page, page.parent / "images" / f"{page.stem}.svg")
-    for kind, numbers in found["comparison"].items():
+        write_page(outcome, page, page.parent / "images" / f"{page.stem}.svg")
+    for kind, numbers in outcome["comparison"].items():
         typer.echo(f"{kind}: held out {numbers['held_out_mean']:.5f}, {numbers['images_sampled_mean']:.0f} images")

@@ -103,10 +103,10 @@ def received(source: RawIOBase, length: int) -> bytes:
     """All of a request, or nothing if its client ended too early."""
     text = b""
     while len(text) < length:
-        part = source.read(length - len(text))
-        if not part:
+        block = source.read(length - len(text))
+        if not block:
             return b""
-        text += part
+        text += block
     return text
 
 
@@ -131,13 +131,13 @@ def become_command(streams: list[int], request: dict[str, Any]) -> NoReturn:
     """In the child: take over the client's place and run the command."""
     code = 1
     try:
-        for own, theirs in zip((1, 2), streams, strict=True):
-            os.dup2(theirs, own)
+        for descriptor, theirs in zip((1, 2), streams, strict=True):
+            os.dup2(theirs, descriptor)
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = ["qdit", *request["arguments"]]
-        sys.path[:0] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+        sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
         torch = sys.modules.get("torch")
         if torch is not None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -53,9 +53,9 @@ def clips(
     from qdit.core.files import write_json
     from qdit.metrics.vbench.clips import write_clips
 
-    found = write_clips(samples, folder, clips=count, fps=fps, enlarge=enlarge, lossless=lossless)
+    entries = write_clips(samples, folder, clips=count, fps=fps, enlarge=enlarge, lossless=lossless)
     if listing:
-        write_json(listing, found)
+        write_json(listing, entries)
     typer.echo(f"{folder}: {count} clips")
 
 
@@ -105,14 +105,14 @@ def run(
     from qdit.metrics.vbench.results import known_dimension, run_driver
 
     known_dimension(dimension)
-    given = [str(clips), str(suite), dimension, str(out), "--samples", str(samples)]
-    given += ["--weights", str(weights)] if weights else []
-    given += [part for pair in sha256 or [] for part in ("--sha256", pair)]
+    arguments = [str(clips), str(suite), dimension, str(out), "--samples", str(samples)]
+    arguments += ["--weights", str(weights)] if weights else []
+    arguments += [word for pair in sha256 or [] for word in ("--sha256", pair)]
     if listing is None:
         check_clips(clips, suite, [dimension], samples=samples, frames=frames)
     else:  # which has the sha256 of every clip
-        given += ["--listing", str(listing)]
-    run_driver(python, given, device=device)
+        arguments += ["--listing", str(listing)]
+    run_driver(python, arguments, device=device)
 
 
 @app.command()
@@ -139,17 +139,17 @@ def check(
     from qdit.metrics.vbench.results import known_dimension
 
     chosen = [known_dimension(name) for name in dimension or DIMENSIONS]
-    found = coverage(clips, suite, chosen, samples=samples)
-    if dimension and found.without_prompts:
-        lacking = ", ".join(found.without_prompts)
+    covered = coverage(clips, suite, chosen, samples=samples)
+    if dimension and covered.without_prompts:
+        lacking = ", ".join(covered.without_prompts)
         raise DataError(f"{suite}: has no prompt for {lacking}; give the suite of these dimensions")
-    count, length = check_clips(clips, suite, list(found.clips) or chosen, samples=samples, frames=frames)
+    count, length = check_clips(clips, suite, list(covered.clips) or chosen, samples=samples, frames=frames)
     typer.echo(f"{clips}: {count} clips of {length} frames")
-    typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in found.clips.items())}")
-    if found.without_prompts:
-        typer.echo(f"not looked at, no prompt in {suite.name}: {', '.join(found.without_prompts)}")
-    if found.unasked:
-        typer.echo(f"not looked at, no prompt asks for: {len(found.unasked)} clips, first {found.unasked[0]!r}")
+    typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in covered.clips.items())}")
+    if covered.without_prompts:
+        typer.echo(f"not looked at, no prompt in {suite.name}: {', '.join(covered.without_prompts)}")
+    if covered.unasked:
+        typer.echo(f"not looked at, no prompt asks for: {len(covered.unasked)} clips, first {covered.unasked[0]!r}")
 
 
 @app.command()
@@ -197,6 +197,6 @@ def fvd(
     from qdit.metrics.vbench.i3d import fvd as distance
 
     extractor = I3d(i3d, sha256)
-    found, other = clips_in(clips, frames=frames), clips_in(reference, frames=frames)
-    value = distance(extractor, found, other)
-    write_json(out, {"metric": "fvd", "fvd": value, "clips": [len(found), len(other)], "i3d_sha256": sha256})
+    scored, other = clips_in(clips, frames=frames), clips_in(reference, frames=frames)
+    value = distance(extractor, scored, other)
+    write_json(out, {"metric": "fvd", "fvd": value, "clips": [len(scored), len(other)], "i3d_sha256": sha256})

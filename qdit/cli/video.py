@@ -5,22 +5,52 @@ from typing import Annotated
 
 import typer
 
+from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
-from qdit.cli import video_steps as cli_video_steps
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.images import Threads, use_threads
-from qdit.cli.video_steps import INSTRUMENTS, Samples, Suite
+from qdit.cli.options import Device, Threads, on_device, use_threads
+from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
 
 Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
 
 app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
-app.command("embed")(cli_video_steps.embed)
-app.command("calibrate")(cli_video_steps.calibrate)
-app.command("sample")(cli_video_steps.sample)
+# Names of before one command served images and clips.
+app.command("calibrate", hidden=True)(steps.calibrate)
+app.command("sample", hidden=True)(steps.sample)
 app.command("score", hidden=True)(evaluate_samples)
 app.command("search")(cli_video_search.search)
+
+
+@app.command()
+def embed(
+    suite: Annotated[Path, typer.Argument(help="full_info JSON of the prompts, as VBench has it.")],
+    out: Annotated[Path, typer.Argument(help="Embeddings to write (.safetensors).")],
+    encoder: Annotated[Path, typer.Option(help="Folder of T5 in safetensors, with its tokenizer.")],
+    dtype: Annotated[str, typer.Option(help="Precision of the encoder: bfloat16 (Open-Sora's own) or float32.")] = (
+        "bfloat16"
+    ),
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Compute the text embeddings of a suite.
+
+    Each prompt goes through T5 once, so that sampling needs no text encoder. If the command was stopped, it continues
+    from the parts beside OUT.
+
+    \b
+    Example:
+      qdit video embed VBench_full_info.json text.safetensors --encoder pixart_sigma_sdxlvae_T5_diffusers
+    """
+    from qdit.metrics.vbench.prompts import suite_prompts
+    from qdit.models.text_encoder import embed_suite
+    from qdit.sampling.precision import torch_device
+
+    use_threads(threads)
+    prompts = suite_prompts(suite)
+    with on_device(device) as name:
+        embed_suite(prompts, encoder, out, device=str(torch_device(name)), dtype=dtype)
 
 
 @app.command()
@@ -45,7 +75,7 @@ def clips(
     out: Annotated[Path, typer.Argument(help="npz of clips to write, or a folder for MP4 files of VBench's names.")],
     weights: Annotated[Path | None, typer.Option(help="Model that makes them; default: real clips, held out.")] = None,
     suite: Suite = None,
-    samples: Samples = 3,
+    samples: ClipsPerPrompt = 3,
     threads: Threads = 1,
 ) -> None:
     """Make the clips of a suite.
@@ -59,12 +89,11 @@ def clips(
     """
     from qdit.mini.training.video_quality import generated_clips
     from qdit.mini.vbench.evaluate import reference_clips
-    from qdit.mini.vbench.suites import all_prompts, read_full_info
 
     use_threads(threads)
-    prompts = all_prompts() if suite is None else read_full_info(suite)
-    made = reference_clips(prompts, samples=samples) if weights is None else generated_clips(weights, prompts, samples)
-    made.save(out)
+    prompts = prompts_of(suite)
+    clips = reference_clips(prompts, samples=samples) if weights is None else generated_clips(weights, prompts, samples)
+    clips.save(out)
 
 
 @app.command()
@@ -72,7 +101,7 @@ def evaluate(
     clips: Annotated[Path, typer.Argument(help="npz or folder of MP4 files, as qdit video clips writes them.")],
     out: Annotated[Path, typer.Option(help="JSON to write.")],
     suite: Suite = None,
-    samples: Samples = 3,
+    samples: ClipsPerPrompt = 3,
     instruments: Instruments = INSTRUMENTS,
     threads: Threads = 1,
 ) -> None:
@@ -87,14 +116,12 @@ def evaluate(
     from qdit.core.files import write_json
     from qdit.mini.vbench.evaluate import load_clips, report
     from qdit.mini.vbench.observation import load_observer
-    from qdit.mini.vbench.suites import all_prompts, read_full_info
 
     use_threads(threads)
-    prompts = all_prompts() if suite is None else read_full_info(suite)
-    found = report(load_observer(instruments), load_clips(clips), prompts, samples=samples)
-    write_json(out, found)
-    typer.echo(found["protocol"])
-    for dimension, score in found["scores"].items():
+    scores = report(load_observer(instruments), load_clips(clips), prompts_of(suite), samples=samples)
+    write_json(out, scores)
+    typer.echo(scores["protocol"])
+    for dimension, score in scores["scores"].items():
         typer.echo(f"{dimension:24} {score:.4f}")
 
 

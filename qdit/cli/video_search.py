@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qdit.cli.images import Seed, parse_json_object, parse_pairs
+from qdit.cli.options import CfgScale, Seed, Steps, parse_json_object, parse_pairs
+from qdit.cli.sampling import INSTRUMENTS, Shift, flow
 from qdit.cli.search import SIZES, Bits, Chunk, ReferenceSize, Sizes, WorkerCount, parse_sizes
-from qdit.cli.video_steps import INSTRUMENTS, CfgScale, Shift, Steps, flow
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def search(
         instruments=instruments,
         metric=metric,
     )
-    found = run_search(
+    allocation = run_search(
         Search(
             chosen,
             cast("SearchJob", job),  # the same verbs
@@ -84,8 +84,8 @@ def search(
         out,
         workers=workers,
     )
-    used = found["budget"] / found["budget_limit"]
+    used = allocation["budget"] / allocation["budget_limit"]
     typer.echo(
-        f"{out}: harmonic mean group size {found['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
-        f" {found['images_sampled']} clips sampled"
+        f"{out}: harmonic mean group size {allocation['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
+        f" {allocation['images_sampled']} clips sampled"
     )

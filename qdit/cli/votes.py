@@ -75,7 +75,7 @@ def votes(
     from qdit.report.votes.statistics import read_ballots
     from qdit.report.votes.votes_report import votes_text
 
-    pages = {found.digest: found for found in map(read_page, page)}
+    pages = {read.digest: read for read in map(read_page, page)}
     text, frame = votes_text(read_ballots(files), pages, least=least, draws=draws)
     typer.echo(text, nl=False)
     if out is not None:

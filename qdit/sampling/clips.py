@@ -128,7 +128,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
     name: ClassVar[str] = "stdit3"
     unit: ClassVar[str] = "clips"
     model_is: ClassVar[str] = "a video"
-    commands: ClassVar[str] = "qdit video calibrate, qdit video sample"
+    commands: ClassVar[str] = "qdit calibrate, qdit sample"
     pixels: ClassVar[str] = "frames"
     named: ClassVar[tuple[str, ...]] = ("prompts", "numbers")
     calibration_tensors: ClassVar[tuple[str, ...]] = ("x", "timestep", "text", "mask", "unconditional")

@@ -1,248 +1,193 @@
-"""The commands of the workflow's jobs, for one run: what Snakemake would call to make each of its files.
+"""The commands of the workflow's jobs: what the rules run and what `qdit explain` shows is built here, once.
 
-A test compares them with what `snakemake --dry-run --printshellcmds` prints, so that they cannot drift apart.
+Each method gives the words after `qdit` as a text for a shell. A rule puts it behind `qdit`, with the file of its log.
 """
 
 import json
 import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qdit.core.run import SIMULATE, Run
 from qdit.workflow import profile as profiles
+from qdit.workflow.families import CLIPS, ProfileFamily, family_at
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchPlace, needs_calibration
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands of a profile whose results lie in `results`; each is one line for a shell in the repository."""
+    """Files and commands of a profile whose results lie in `results`.
+
+    `locate` turns a path of the profile, which is relative to the repository, into one that the command can open.
+    """
 
     profile: Profile
     results: Path
+    locate: Callable[[str], str] = str
 
-    def model(self, run: Run) -> dict[str, Any]:
-        """The model's entry of a run's setting."""
-        return dict(self.profile["models"][self.model_name(run.setting)])
+    def file(self, path: str) -> Path:
+        """A file of the repository."""
+        return Path(self.locate(path))
+
+    def model(self, setting: str) -> dict[str, Any]:
+        """Entry of a setting's model."""
+        return dict(self.profile["models"][self.model_name(setting)])
 
     def model_name(self, setting: str) -> str:
-        """Model of a setting."""
+        """Name of a setting's model."""
         return str(self.profile["settings"][setting]["model"])
+
+    def family(self, setting: str) -> ProfileFamily:
+        """Family of a setting's model."""
+        return family_at(self.profile, setting)
+
+    # Files
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
         return self.results / "runs" / run.path
 
+    def samples(self, run: Run) -> Path:
+        """Folder of a run's samples."""
+        return self.folder(run) / "samples"
+
     def checkpoint(self, run: Run) -> Path:
-        """Folder of a run's checkpoint; an integer run samples from that of the simulated one."""
+        """Folder of a run's checkpoint. An integer run samples from that of the simulated one."""
         return self.folder(replace(run, mode=SIMULATE)) / "checkpoint"
 
-    def weights(self, run: Run) -> Path:
-        """Full-precision weights of a run: as shipped, or as they were converted once."""
-        path = self.model(run)["forms"][run.form]
-        if path in self.profile.get("files", {}):
-            return self.results / "weights" / f"{self.model_name(run.setting)}-{run.form}.safetensors"
-        return Path(path)
+    def weights(self, setting: str, form: str) -> Path:
+        """Full-precision weights: as shipped, or as they were converted once."""
+        return self.model_weights(self.model_name(setting), form)
 
-    def imported_weights(self, run: Run) -> str | None:
-        """Conversion of official weights; None where they are taken as they are shipped."""
-        source = self.model(run)["forms"][run.form]
-        if source not in self.profile.get("files", {}):
-            return None
-        shape = json.dumps(self.model(run).get("shape", {}), sort_keys=True)
-        family = ["--family", "stdit3"] if self.is_video(run) else []
-        return line("import-weights", source, self.weights(run), *family, "--shape", shape, *self.sha256(source))
+    def model_weights(self, model: str, form: str) -> Path:
+        """The same of a model that is known by its name."""
+        path = self.profile["models"][model]["forms"][form]
+        if path in self.profile.get("files", {}):
+            return self.results / "weights" / f"{model}-{form}.safetensors"
+        return self.file(path)
+
+    def vae_files(self, setting: str) -> list[Path]:
+        """Files of the VAE that decodes a model's latents: its weights, of images with their configuration."""
+        path = self.model(setting).get("vae")
+        if path is None:
+            return []
+        beside = [] if self.family(setting) is CLIPS else [str(Path(path).with_name("config.json"))]
+        return [self.file(file) for file in (path, *beside)]
+
+    def extractor_weights(self, extractor: str) -> Path:
+        """Weights of a network whose features score images."""
+        return self.file(self.profile["extractors"][extractor])
+
+    def reference_file(self, setting: str) -> Path:
+        """Statistics of the real images that a setting's images are compared with."""
+        model = self.model(setting)
+        return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
+
+    def calibration_kind(self, label: str, kind: str) -> str:
+        """Kind of the calibration data that a method's entry takes in the place of `kind`."""
+        return str(self.profile["methods"][label].get("calibration", {}).get(kind, kind))
+
+    def calibration_file(self, setting: str, form: str, kind: str) -> Path:
+        """Calibration data of a setting, form and kind."""
+        return self.results / "calibration" / self.model_name(setting) / form / setting / f"{kind}.safetensors"
+
+    def calibration_files(self, run: Run, kinds: Iterable[str]) -> dict[str, Path]:
+        """Kind → the calibration data that a run takes for it."""
+        return {
+            kind: self.calibration_file(run.setting, run.form, self.calibration_kind(run.label, kind)) for kind in kinds
+        }
+
+    def search_file(self, search: SearchPlace) -> Path:
+        """The allocation that a search finds."""
+        return self.results / "search" / f"{search.path}.json"
+
+    def allocation_file(self, run: Run) -> Path | None:
+        """The allocation that a run takes: found by a search, or a file of the profile."""
+        if search := profiles.search_of(self.profile, run):
+            return self.search_file(search)
+        path = self.profile["methods"][run.label].get("allocation")
+        return None if path is None else self.file(path)
+
+    def text_file(self, setting: str) -> Path | None:
+        """Text embeddings that a setting reads. None for images and for prompts that are words."""
+        path = profiles.embeddings_file(self.profile, setting)
+        return None if path is None else self.results / path
+
+    def base(self, run: Run) -> Run | None:
+        """The run whose checkpoint this one corrects, if its method's entry has a base."""
+        label = self.profile["methods"][run.label].get("base")
+        return None if label is None else replace(run, label=label, mode=SIMULATE)
+
+    # Flags
+
+    def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
+        """Flags that decide every sample of a setting. Without `decoded` those that decide its latents."""
+        words = profiles.protocol_flags(self.profile, setting, decoded=decoded)
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return flags({flag: self.file(value) if flag == "--vae" else value for flag, value in pairs})
 
     def sha256(self, path: str) -> list[str]:
-        """The digest that a file from elsewhere must have, as a flag, if the profile gives one."""
+        """Flag with the digest that a file from elsewhere must have, if the profile gives it."""
         digest = self.profile.get("files", {}).get(path, {}).get("sha256")
         return ["--sha256", digest] if digest else []
 
-    def extractor_weights(self, run: Run) -> Path:
-        """Weights of the network whose features score a run."""
-        return Path(self.profile["extractors"][self.model(run)["extractor"]])
+    def extractor(self, setting: str) -> dict[str, Any]:
+        """Flags of the network whose features score a setting's images."""
+        name = self.model(setting)["extractor"]
+        return {"--extractor": name, "--extractor-weights": self.extractor_weights(name)}
 
-    def reference_file(self, run: Run) -> Path:
-        """Statistics of real images that a run is compared with."""
-        model = self.model(run)
-        return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
-
-    def calibration_file(self, run: Run, kind: str) -> Path:
-        """Calibration data of a run: those of `kind`, or what its method's entry takes instead."""
-        instead = self.profile["methods"][run.label].get("calibration", {}).get(kind, kind)
-        return self.calibration_folder(run.setting, run.form) / f"{instead}.safetensors"
-
-    def calibration_folder(self, setting: str, form: str) -> Path:
-        """Folder of the calibration data of a setting and form."""
-        return self.results / "calibration" / self.model_name(setting) / form / setting
-
-    def search_file(self, place: SearchPlace) -> Path:
-        """The allocation that a search finds."""
-        return self.results / "search" / f"{place.path}.json"
-
-    def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
-        """What decides every image of a setting, as flags; without the VAE what decides latents."""
-        return profiles.protocol_flags(self.profile, setting, decoded=decoded)
-
-    def table(self, name: str) -> str:
-        """Rendering of a table."""
-        return line("table", name, "--profile", self.results / "profile.json", "--results", self.results)
-
-    def is_video(self, run: Run) -> bool:
-        """Whether a run makes clips."""
-        return profiles.is_video(self.profile, run.setting)
+    def text(self, setting: str) -> list[str]:
+        """Flag of the text embeddings, if the setting reads them."""
+        path = self.text_file(setting)
+        return [] if path is None else ["--text-embeddings", str(path)]
 
     def names(self, run: Run) -> list[str]:
-        """What metrics.json calls a run, as flags."""
+        """Flags of the names by which metrics.json knows a run."""
         named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
         return flags(named | {"--form": run.form, "--label": run.label})
 
-    def score_clips(self, run: Run) -> str:
-        """Clips → metrics.json, by the model's own instruments or from VBench's results."""
-        folder, model = self.folder(run), self.model(run)
-        by_vbench = "instruments" not in model
-        given: dict[str, Any] = {"--checkpoint": self.checkpoint(run)}
-        if by_vbench:
-            given |= {"--results": folder / "vbench.json", "--listing": folder / "vbench" / "clips.json"}
-        given |= {
-            "--fp-samples": self.folder(profiles.full_precision_run(self.profile, run)) / "samples",
-            "--suite": self.profile["video"]["suite"],
-        }
-        given |= {"--count": profiles.clips_of(self.profile)} if by_vbench else {}
-        given |= {"--samples": self.profile["video"]["clips"]}
-        given |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
-        given |= {} if by_vbench else {"--instruments": model["instruments"]}
-        options = [*flags(given), *self.protocol(run.setting), *self.names(run)]
-        kind = "vbench" if by_vbench else "video"
-        return line(kind, "score", folder / "samples", folder / "metrics.json", *options)
+    # Commands
 
-    def text_file(self, run: Run) -> Path | None:
-        """Text embeddings that a run reads; None where its prompts are words, and of images."""
-        path = profiles.embeddings_file(self.profile, run.setting)
-        return None if path is None else self.results / path
+    def import_weights(self, model: str, form: str) -> str:
+        """Official weights → the suite's format."""
+        entry = self.profile["models"][model]
+        source, shape = entry["forms"][form], json.dumps(entry.get("shape", {}), sort_keys=True)
+        options = [*profiles.family_of(entry).import_flags, "--shape", shape, *self.sha256(source)]
+        return command("import-weights", self.file(source), self.model_weights(model, form), *options)
 
-    def text(self, run: Run) -> list[str]:
-        """The same as a flag."""
-        path = self.text_file(run)
-        return [] if path is None else ["--text-embeddings", str(path)]
+    def reference(self, extractor: str, reference: str) -> str:
+        """Real images, or the statistics of a batch of them → a reference file."""
+        path = self.results / "reference" / extractor / f"{reference}.npz"
+        batch = self.profile.get("references", {}).get(reference)
+        chosen = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
+        if batch is None:
+            return command("reference", path, *flags({"--data": reference} | chosen))
+        resolution = profiles.resolution_flag(self.profile, reference)
+        return command("import-reference", self.file(batch), path, *flags(chosen), *resolution, *self.sha256(batch))
 
-    def embed(self, run: Run) -> str | None:
-        """Prompts → text embeddings; None where there are none."""
-        path = self.text_file(run)
-        if path is None:
-            return None
-        given = (self.profile["video"]["suite"], path, "--encoder", self.model(run)["text_encoder"])
-        return line("video", "embed", *given)
+    def embed(self, model: str) -> str:
+        """Prompts → text embeddings of a model."""
+        encoder = self.file(self.profile["models"][model]["text_encoder"])
+        path = self.results / profiles.embeddings_path(model)
+        return command("video", "embed", self.file(self.profile["video"]["suite"]), path, "--encoder", encoder)
 
-    def sample_clips(self, run: Run, shard: int) -> str:
-        """Checkpoint → clips of a shard."""
-        video = self.profile["video"]
-        given = {
-            "--suite": video["suite"],
-            "--samples": video["clips"],
-            "--chunk": video["chunk"],
-            "--shard": shard,
-            "--chunks-per-shard": video["chunks_per_shard"],
-        }
-        options = [*flags(given), *self.text(run), *self.protocol(run.setting), "--record-failure"]
-        return line("video", "sample", self.checkpoint(run), self.folder(run) / "samples", *options)
-
-    def evaluate(self, run: Run) -> str:
-        """Features and images, or clips → metrics.json."""
-        if self.is_video(run):
-            return self.score_clips(run)
-        folder, model = self.folder(run), self.model(run)
-        full = self.folder(profiles.full_precision_run(self.profile, run))
-        given = {
-            "--checkpoint": self.checkpoint(run),
-            "--reference-file": self.reference_file(run),
-            "--reference-name": model["reference"],
-            "--extractor": model["extractor"],
-            "--extractor-weights": self.extractor_weights(run),
-            "--fp-samples": full / "samples",
-            "--images": self.profile["sampling"]["images"],
-            "--resamples": self.profile["sampling"].get("resamples", 200),
-        }
-        options = [*flags(given), *self.protocol(run.setting), *self.names(run)]
-        return line("evaluate", folder / "samples", folder / "metrics.json", *options)
-
-    def reference(self, run: Run) -> str:
-        """Real images → their statistics."""
-        model, path = self.model(run), self.reference_file(run)
-        batch = self.profile.get("references", {}).get(model["reference"])
-        extractor = {"--extractor": model["extractor"], "--extractor-weights": self.extractor_weights(run)}
-        if batch is not None:
-            resolution = profiles.resolution_flag(self.profile, model["reference"])
-            return line("import-reference", batch, path, *flags(extractor), *resolution, *self.sha256(batch))
-        return line("reference", path, *flags({"--data": model["reference"]} | extractor))
-
-    def sample(self, run: Run, shard: int) -> str:
-        """Checkpoint → images of a shard and their features, or clips."""
-        if self.is_video(run):
-            return self.sample_clips(run, shard)
-        sampling = self.profile["sampling"]
-        given = {
-            "--images": sampling["images"],
-            "--chunk": sampling["chunk"],
-            "--shard": shard,
-            "--chunks-per-shard": sampling["chunks_per_shard"],
-            "--mode": run.mode,
-            "--extractor": self.model(run)["extractor"],
-            "--extractor-weights": self.extractor_weights(run),
-        }
-        options = [*self.protocol(run.setting), *flags(given), "--record-failure"]
-        return line("sample", self.checkpoint(run), self.folder(run) / "samples", *options)
-
-    def quantize(self, run: Run, kinds: list[str]) -> str:
-        """Weights → checkpoint, with calibration data of these kinds."""
-        entry = self.profile["methods"][run.label]
-        given = {
-            "--method": entry["method"],
-            "--bits": run.bits,
-            "--scope": run.scope,
-            "--options": json.dumps(entry.get("options", {}), sort_keys=True),
-        }
-        options = flags(given)
-        for kind in kinds:
-            options += ["--calibration", f"{kind}={self.calibration_file(run, kind)}"]
-        if (allocation := self.allocation_file(run)) is not None:
-            options += ["--allocation", str(allocation)]
-        if "base" in entry:
-            options += ["--base", str(self.checkpoint(self.base(run)))]
-        if kinds:
-            options += self.protocol(run.setting, decoded=False)
-        return line("quantize", self.weights(run), self.checkpoint(run), *options, "--record-failure")
-
-    def base(self, run: Run) -> Run:
-        """The run whose checkpoint this one corrects."""
-        return replace(run, label=self.profile["methods"][run.label]["base"], mode=SIMULATE)
-
-    def allocation_file(self, run: Run) -> Path | None:
-        """The allocation that a run takes, found by a search or given in the profile."""
-        if place := profiles.search_of(self.profile, run):
-            return self.search_file(place)
-        given = self.profile["methods"][run.label].get("allocation")
-        return None if given is None else Path(given)
-
-    def calibrate(self, run: Run, kind: str) -> str:
+    def calibrate(self, setting: str, form: str, kind: str) -> str:
         """Weights → calibration data."""
-        path = self.calibration_file(run, kind)
-        video = self.is_video(run)
-        counts = self.profile["video" if video else "calibration"]
-        given = {"--kind": path.stem, "--samples": (counts["calibration"] if video else counts)[path.stem]}
-        options = [*flags(given), *self.text(run), *self.protocol(run.setting, decoded=False)]
-        return line(*(["video"] if video else []), "calibrate", self.weights(run), path, *options)
+        path, counts = self.calibration_file(setting, form, kind), self.family(setting).calibration(self.profile)
+        options = [*flags({"--kind": kind, "--samples": counts[kind]}), *self.text(setting)]
+        return command("calibrate", self.weights(setting, form), path, *options, *self.protocol(setting, decoded=False))
 
-    def search(self, place: SearchPlace) -> str:
+    def search(self, search: SearchPlace) -> str:
         """Weights → allocation."""
-        run = Run(place.setting, place.form, "", place.bits, "common")
-        search, shared, model = self.profile["searches"][place.search], self.profile["allocation"], self.model(run)
-        given = {
-            "--bits": place.bits,
-            "--kind": search["kind"],
-            "--options": json.dumps(search.get("options", {}), sort_keys=True),
-            "--search-seed": search.get("seed", 0),
+        entry, shared = self.profile["searches"][search.search], self.profile["allocation"]
+        values = {
+            "--bits": search.bits,
+            "--kind": entry["kind"],
+            "--options": json.dumps(entry.get("options", {}), sort_keys=True),
+            "--search-seed": entry.get("seed", 0),
             "--sizes": ",".join(map(str, shared["sizes"])),
             "--reference-size": shared["reference"],
             "--images": shared["images"],
@@ -250,22 +195,92 @@ class Commands:
             "--metric": shared["metric"],
             "--fresh": shared.get("fresh", 0),
         }
-        if needs_calibration(search):
-            folder = self.calibration_folder(place.setting, place.form)
-            given["--calibration"] = f"trajectory={folder / 'trajectory.safetensors'}"
+        if needs_calibration(entry):
+            values["--calibration"] = f"trajectory={self.calibration_file(search.setting, search.form, 'trajectory')}"
         if shared["metric"] == "fid":
-            given["--reference-file"] = self.reference_file(run)
-        released = ["--as-released"] if search.get("as_released") else []
-        extractor = {"--extractor": model["extractor"], "--extractor-weights": self.extractor_weights(run)}
-        options = [*flags(given), *released, *self.protocol(place.setting), *flags(extractor), "--workers", "1"]
-        return line("search", self.weights(run), self.search_file(place), *options)
+            values["--reference-file"] = self.reference_file(search.setting)
+        released = ["--as-released"] if entry.get("as_released") else []
+        options = [*flags(values), *released, *self.protocol(search.setting), *flags(self.extractor(search.setting))]
+        return command("search", self.weights(search.setting, search.form), self.search_file(search), *options)
+
+    def quantize(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
+        """Weights → checkpoint, with these files of calibration data by kind."""
+        entry = self.profile["methods"][run.label]
+        values = {
+            "--method": entry["method"],
+            "--bits": run.bits,
+            "--scope": run.scope,
+            "--options": json.dumps(entry.get("options", {}), sort_keys=True),
+        }
+        options = flags(values)
+        for kind, path in calibration.items():
+            options += ["--calibration", f"{kind}={path}"]
+        if (allocation := self.allocation_file(run)) is not None:
+            options += ["--allocation", str(allocation)]
+        if (base := self.base(run)) is not None:
+            options += ["--base", str(self.checkpoint(base))]
+        if calibration:
+            options += self.protocol(run.setting, decoded=False)
+        return command(
+            "quantize", self.weights(run.setting, run.form), self.checkpoint(run), *options, "--record-failure"
+        )
+
+    def sample(self, run: Run, shard: int) -> str:
+        """Checkpoint → samples of a shard, of images with their features."""
+        counts = profiles.sampled(self.profile, run.setting)
+        values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
+        if self.family(run.setting) is CLIPS:
+            video = self.profile["video"]
+            values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]} | values
+        else:
+            values = {"--images": counts["images"]} | values | {"--mode": run.mode} | self.extractor(run.setting)
+        options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), "--record-failure"]
+        return command("sample", self.checkpoint(run), self.samples(run), *options)
+
+    def evaluate(self, run: Run) -> str:
+        """Samples → metrics.json: of images by their features, of clips by instruments or from VBench's results."""
+        score = self.scored_clips if self.family(run.setting) is CLIPS else self.scored_images
+        words, values = score(run)
+        values = {"--checkpoint": self.checkpoint(run)} | values
+        values |= {"--fp-samples": self.samples(profiles.full_precision_run(self.profile, run))}
+        values |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
+        options = [*flags(values), *self.protocol(run.setting), *self.names(run)]
+        return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
+
+    def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Words of the command that scores images, and its flags."""
+        values = {
+            "--reference-file": self.reference_file(run.setting),
+            "--reference-name": self.model(run.setting)["reference"],
+            "--images": self.profile["sampling"]["images"],
+        }
+        return ("evaluate",), values | self.extractor(run.setting)
+
+    def scored_clips(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Words of the command that scores clips, and its flags."""
+        video, model = self.profile["video"], self.model(run.setting)
+        values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]}
+        if "instruments" in model:
+            return ("evaluate",), values | {"--instruments": self.file(model["instruments"])}
+        folder = self.folder(run)
+        values |= {"--results": folder / "vbench.json", "--listing": folder / "vbench" / "clips.json"}
+        return ("vbench", "score"), values | {"--count": profiles.clips_of(self.profile)}
+
+    def table(self, name: str) -> str:
+        """Metrics → a table."""
+        return command("table", name, "--profile", self.results / "profile.json", "--results", self.results)
 
 
-def flags(values: dict[str, Any]) -> list[str]:
+def flags(values: Mapping[str, Any]) -> list[str]:
     """Flags and their values, one after the other."""
-    return [str(part) for pair in values.items() for part in pair]
+    return [str(word) for pair in values.items() for word in pair]
 
 
-def line(*words: object) -> str:
-    """A command of `qdit` as a line for a shell."""
-    return shlex.join(["qdit", *map(str, words)])
+def command(*words: object) -> str:
+    """Words as a text for a shell."""
+    return shlex.join(map(str, words))
+
+
+def shown(command: str) -> str:
+    """A command as a user types it."""
+    return f"qdit {command}"

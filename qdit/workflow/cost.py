@@ -26,6 +26,7 @@ from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
+from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources, planned_kinds
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchPlace, needs_calibration
@@ -54,8 +55,7 @@ def evaluations(profile: Profile, setting: str, images: int) -> int:
 
 def calibration_samples(profile: Profile, setting: str, kind: str) -> int:
     """Noisy images or clips of a kind of calibration data."""
-    counts = profile["video"] if profiles.is_video(profile, setting) else profile
-    return int(counts["calibration"][kind])
+    return int(profiles.family_at(profile, setting).calibration(profile)[kind])
 
 
 def calibration_kinds(profile: Profile, label: str) -> list[str]:
@@ -76,23 +76,23 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
     return int(passes + 3 * options["iterations"] * options["batch"])
 
 
-def search_evaluations(profile: Profile, place: SearchPlace) -> int:
+def search_evaluations(profile: Profile, search_place: SearchPlace) -> int:
     """Evaluations of a search, an upper bound where it stops early on a genome (racing)."""
-    search, shared = profile["searches"][place.search], profile["allocation"]
+    search, shared = profile["searches"][search_place.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
     if search["kind"] == "ilp":
         return int(samples * (1 + len(shared["sizes"])))
     if search["kind"] == "hessian":
         return int(3 * options.get("probes", 8) * samples)
     if search["kind"] == "response":
-        one, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
-        images = one * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
-        return evaluations(profile, place.setting, images) + int(3 * options.get("probes", 2) * samples)
+        single, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
+        images = single * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
+        return evaluations(profile, search_place.setting, images) + int(3 * options.get("probes", 2) * samples)
     if search["kind"] in ("evolution", "racing"):
         genomes = options.get("population", 50) * options.get("iterations", 10)
     else:
         genomes = options.get("evaluations", 500) if search["kind"] == "random" else 1
-    return evaluations(profile, place.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
+    return evaluations(profile, search_place.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
@@ -113,9 +113,9 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     for kind in kinds:
         needs.append(f"calibrate {run.setting} {run.form} {kind}")
         yield calibration_job(profile, run.setting, kind, needs[-1], cost)
-    if place := profiles.search_of(profile, run):
-        needs.append(f"search {place.path}")
-        yield from search_jobs(profile, place, needs[-1], speed)
+    if search_place := profiles.search_of(profile, run):
+        needs.append(f"search {search_place.path}")
+        yield from search_jobs(profile, search_place, needs[-1], speed)
     if "base" in entry:
         base = replace(run, label=entry["base"])
         needs.append(f"quantize {base.path}")
@@ -128,14 +128,14 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
         yield Job(f"sample {run.path} {shard}", "sample", evaluations(profile, run.setting, images) * cost, (quantize,))
 
 
-def search_jobs(profile: Profile, place: SearchPlace, name: str, speed: Speed) -> Iterator[Job]:
+def search_jobs(profile: Profile, search_place: SearchPlace, name: str, speed: Speed) -> Iterator[Job]:
     """A search, and the calibration data that it looks at."""
-    cost = network_of(profile, place.setting).flops / speed.flops
+    cost = network_of(profile, search_place.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
-    if needs_calibration(profile["searches"][place.search]):
-        needs = (f"calibrate {place.setting} {place.form} trajectory",)
-        yield calibration_job(profile, place.setting, "trajectory", needs[0], cost)
-    yield Job(name, "search", search_evaluations(profile, place) * cost, needs)
+    if needs_calibration(profile["searches"][search_place.search]):
+        needs = (f"calibrate {search_place.setting} {search_place.form} trajectory",)
+        yield calibration_job(profile, search_place.setting, "trajectory", needs[0], cost)
+    yield Job(name, "search", search_evaluations(profile, search_place) * cost, needs)
 
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
@@ -173,29 +173,28 @@ def disk_bytes(profile: Profile) -> dict[str, float]:
 
     VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
     """
-    found, sets = defaultdict[str, float](float), set()
+    sizes, sets = defaultdict[str, float](float), set()
     for run in profiles.all_runs(profile):
         model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
-        made = profiles.sampled(profile, run.setting)["images"] * network.pixels
-        images = 0 if profiles.is_video(profile, run.setting) else profile["sampling"]["images"]
-        found["images" if images else "clips"] += made
+        family, samples = profiles.family_at(profile, run.setting), profiles.sampled(profile, run.setting)["images"]
+        sizes[family.samples] += samples * network.pixels
         if scored_by_vbench(profile, run):
-            found["clips as MP4"] += made
-        found["features"] += images * FEATURE_BYTES if "vae" in model else 0
+            sizes["clips as MP4"] += samples * network.pixels
+        sizes["features"] += samples * FEATURE_BYTES if family.has_features and "vae" in model else 0
         bits, _ = split_bits(run.bits)
         size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
-        found["checkpoints"] += 1e6 * size
+        sizes["checkpoints"] += 1e6 * size
         for kind in calibration_kinds(profile, run.label):
             sets.add((run.setting, run.form, kind, network.cells))
     for setting, _, kind, cells in sets:
-        found["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)
-    return {name: size for name, size in found.items() if size}
+        sizes["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)
+    return {name: size for name, size in sizes.items() if size}
 
 
 def scored_by_vbench(profile: Profile, run: Run) -> bool:
     """Whether a run's metrics come from VBench: clips of a model without instruments of its own."""
     model = profile["models"][profile["settings"][run.setting]["model"]]
-    return profiles.is_video(profile, run.setting) and "instruments" not in model
+    return profiles.family_of(model) is CLIPS and "instruments" not in model
 
 
 def memory_bytes(profile: Profile) -> dict[str, float]:
@@ -204,28 +203,27 @@ def memory_bytes(profile: Profile) -> dict[str, float]:
     Learned rounding keeps inputs and outputs of one block for all of its samples in float32; Hessians keep the
     widest layer's inputs.
     """
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
     dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
     for setting in dict.fromkeys(run.setting for run in profiles.all_runs(profile)):
         network, chunk = network_of(profile, setting), profiles.sampled(profile, setting)["chunk"]
-        config, video = network.config, profiles.is_video(profile, setting)
+        config, family = network.config, profiles.family_at(profile, setting)
         weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
         cells = network.tokens * config.hidden_size
-        rows = chunk if video else 2 * chunk  # the branches of a clip's guidance run one after the other
-        batch = rows * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
+        batch = family.guided_rows * chunk * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
         kept = max(
             calibration_samples(profile, setting, "per-step") * 2 * cells,
             calibration_samples(profile, setting, "trajectory") * config.mlp_ratio * cells,
         )
-        own = {
+        peaks = {
             "import_weights": 2 * weights,
             "calibrate": weights + batch,
             "quantize": 2 * weights + 4 * kept,
             "sample": weights + batch,
-            "search": 0.0 if video else 2 * weights + batch,  # the workflow runs none on clips
+            "search": 2 * weights + batch if family.is_searched else 0.0,
         }
-        found = {rule: max(size, found.get(rule, 0.0)) for rule, size in own.items()}
-    return found
+        largest = {rule: max(size, largest.get(rule, 0.0)) for rule, size in peaks.items()}
+    return largest
 
 
 def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str:
@@ -245,10 +243,10 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     searches = [job for job in jobs if job.rule == "search"]
     longest = max(critical_paths(jobs).values(), default=0.0)
     for count in gpus:
-        found, without = makespan(jobs, count), makespan(without_searches(jobs), count)
+        complete, without = makespan(jobs, count), makespan(without_searches(jobs), count)
         beside = f"; without searches {without.seconds / 3600:.1f} hours, {without.efficiency:.0%}" if searches else ""
         lines.append(
-            f"  {count:>4} GPUs: {found.seconds / 3600:.1f} hours, {found.efficiency:.0%} of them used{beside}"
+            f"  {count:>4} GPUs: {complete.seconds / 3600:.1f} hours, {complete.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
     lines += vbench_lines(profile)

@@ -22,9 +22,9 @@ def draw(profile: Profile, speed: Speed, path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "qdit", "font.size": 9, "svg.fonttype": "none"}):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         for (name, chosen), style in zip(series.items(), ("o-", "s--"), strict=True):
-            found = [makespan(chosen, count) for count in COUNTS]
-            left.plot(COUNTS, [one.seconds / 3600 for one in found], style, label=name, markersize=4)
-            right.plot(COUNTS, [100 * one.efficiency for one in found], style, label=name, markersize=4)
+            schedules = [makespan(chosen, count) for count in COUNTS]
+            left.plot(COUNTS, [schedule.seconds / 3600 for schedule in schedules], style, label=name, markersize=4)
+            right.plot(COUNTS, [100 * schedule.efficiency for schedule in schedules], style, label=name, markersize=4)
         longest = max(critical_paths(jobs).values(), default=0.0) / 3600
         left.axhline(longest, color="0.6", linewidth=1)
         left.annotate(f"longest chain, {longest:.1f} h: {chain(jobs)}", (1, longest), va="top", fontsize=7, color="0.4")

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from qdit.core.errors import ConfigError
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
-from qdit.workflow.profile import Profile, is_video
-from qdit.workflow.profile_facts import is_video_model
+from qdit.workflow.families import family_at, family_of
+from qdit.workflow.profile import Profile
 
 PIXELS_PER_CELL = 8
 """Along a side, of the images that a VAE decodes."""
@@ -40,12 +40,13 @@ class Network:
 
 def network_of(profile: Profile, setting: str) -> Network:
     """The model of a setting."""
-    name = profile["settings"][setting]["model"]
-    return clip_network(profile, setting) if is_video(profile, setting) else image_network(profile, name)
+    networks = {"dit": image_network, "stdit3": clip_network}
+    return networks[family_at(profile, setting).name](profile, setting)
 
 
-def image_network(profile: Profile, name: str) -> Network:
+def image_network(profile: Profile, setting: str) -> Network:
     """A DiT on one image."""
+    name = profile["settings"][setting]["model"]
     config = model_config(profile, name)
     assert isinstance(config, DiTConfig)
     cells = config.in_channels * config.input_size**2
@@ -61,15 +62,15 @@ def clip_network(profile: Profile, setting: str) -> Network:
     config = model_config(profile, profile["settings"][setting]["model"])
     assert isinstance(config, STDiT3Config)
     clip = profile["settings"][setting].get("clip")
-    size, made = (FRAMES, SIZE, SIZE), (FRAMES, SIZE, SIZE)
+    size, decoded = (FRAMES, SIZE, SIZE), (FRAMES, SIZE, SIZE)
     if clip is not None:
         vae = VideoVAEConfig()
         size = vae.latent_size(clip["frames"], clip["height"], clip["width"])
-        made = vae.pixel_size(clip["frames"], size)
+        decoded = vae.pixel_size(clip["frames"], size)
     frames, height, width = size
     tokens = -(-frames // config.frame_patch) * -(-height // config.patch_size) * -(-width // config.patch_size)
     cells = config.in_channels * frames * height * width
-    return Network(config, float(forward_flops(config, size, config.text_tokens)), tokens, cells, 3 * volume(made))
+    return Network(config, float(forward_flops(config, size, config.text_tokens)), tokens, cells, 3 * volume(decoded))
 
 
 def volume(size: tuple[int, int, int]) -> int:
@@ -92,10 +93,9 @@ def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
     if "shape" in entry:
         return DiTConfig(**entry["shape"])
     path = next(iter(entry["forms"].values()))
-    family = STDiT3Config if is_video_model(entry) else DiTConfig
     try:
         with safe_open(path, framework="np") as data:
-            return family(**json.loads(data.metadata()["qdit"])["model"])
+            return family_of(entry).config(**json.loads(data.metadata()["qdit"])["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise ConfigError(
             f"models.{name}: its shape is not known from {path}; add a key shape, {{}} for DiT-XL/2"

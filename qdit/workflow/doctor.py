@@ -62,9 +62,9 @@ def group_of(file: NeededFile) -> str:
 
 def examine(profile: Profile, results: Path) -> list[Finding]:
     """Every needed file (found and whole, or what is wrong with it), then packages, devices and disk."""
-    found = [look_at(file) for file in files_of(profile)]
+    files = [look_at(file) for file in files_of(profile)]
     packages_of = [*text_packages(profile), *vbench_environment(profile, results)]
-    return [*found, *method_files(), *packages_of, *device(profile), *disk(profile, results)]
+    return [*files, *method_files(), *packages_of, *device(profile), *disk(profile, results)]
 
 
 def method_files() -> list[Finding]:
@@ -103,11 +103,11 @@ def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
     """Whether VBench's own environment is there, where it scores clips of the default tables."""
     if not any(scored_by_vbench(profile, run) for run in all_runs(profile)):
         return []
-    given, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
-    python = python_of(folder) if given is None else Path(given)
-    if python.is_file() and (given is not None or is_installed(folder)):
+    named, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
+    python = python_of(folder) if named is None else Path(named)
+    if python.is_file() and (named is not None or is_installed(folder)):
         return [Finding(True, f"{python}: VBench's environment  [vbench_dimension]", VBENCH)]
-    how = f"make it with qdit vbench install {folder}" if given is None else "correct vbench.python"
+    how = f"make it with qdit vbench install {folder}" if named is None else "correct vbench.python"
     text = f"{python}: VBench's environment is missing; {how}, or use --sdm conda  [vbench_dimension]"
     return [Finding(False, text, VBENCH)]
 
@@ -132,9 +132,9 @@ def disk(profile: Profile, results: Path) -> list[Finding]:
     """Whether the disk of the results has room for what the default tables leave there."""
     if "files" not in profile:
         return []
-    place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.is_dir())
-    free, needed = shutil.disk_usage(place).free, sum(disk_bytes(profile).values())
-    text = f"{place}: {free / 1e9:.0f} GB are free, the tables need about {needed / 1e9:.0f} GB"
+    existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.is_dir())
+    free, needed = shutil.disk_usage(existing).free, sum(disk_bytes(profile).values())
+    text = f"{existing}: {free / 1e9:.0f} GB are free, the tables need about {needed / 1e9:.0f} GB"
     enough = free > needed
     return [Finding(enough, text if enough else f"{text}; make room or put results/ elsewhere", "disk")]
 

@@ -18,7 +18,8 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
     """
     name, failed = profile["profile"], [finding for finding in findings if not finding.ok]
     lines = [f"{name}: {'ready' if not failed else 'NOT READY: ' + '; '.join(problems(findings))}"]
-    ordered = sorted(findings, key=lambda finding: [found.group for found in findings].index(finding.group))
+    order = list(dict.fromkeys(finding.group for finding in findings))
+    ordered = sorted(findings, key=lambda finding: order.index(finding.group))
     groups = [(group, list(members)) for group, members in groupby(ordered, key=lambda finding: finding.group)]
     width = max((len(group) for group, _ in groups), default=0)
     for group, members in groups:
@@ -44,7 +45,8 @@ def group_text(members: Sequence[Finding]) -> str:
     """One line for what belongs together."""
     if any(not finding.file for finding in members):
         return "; ".join(f"{'' if finding.ok else 'FAIL: '}{finding.text}" for finding in members)
-    good, missing = [found for found in members if found.ok], [found for found in members if found.is_missing]
+    good = [finding for finding in members if finding.ok]
+    missing = [finding for finding in members if finding.is_missing]
     text = f"{len(good)} of {len(members)} files there and whole"
     return f"{text}; missing {len(missing)}: {size_text(missing)}" if missing else text
 

@@ -23,8 +23,9 @@ from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.explain_clips import clip_facts, scored_with
+from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
 
@@ -70,15 +71,17 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
     if row.isdigit():
         return runs[int(row) - 1]
     words = row.replace("/", " ").split()
-    found = [run for run in runs if set(words) <= {*run.path.replace("/", " ").split(), *parts(run)}]
-    if len(found) != 1:
-        listed = found or runs
+    fitting = [run for run in runs if set(words) <= {*run.path.replace("/", " ").split(), *words_of(run)}]
+    if len(fitting) != 1:
+        listed = fitting or runs
         names = "; ".join(f"{runs.index(run) + 1} {run.path}" for run in listed)
-        raise ConfigError(f"{table}: {len(found)} rows fit {row!r}, expected one; give a number or more words: {names}")
-    return found[0]
+        raise ConfigError(
+            f"{table}: {len(fitting)} rows fit {row!r}, expected one; give a number or more words: {names}"
+        )
+    return fitting[0]
 
 
-def parts(run: Run) -> set[str]:
+def words_of(run: Run) -> set[str]:
     """The words that name a run."""
     return {run.setting, run.form, run.label, run.bits, run.scope, run.mode}
 
@@ -90,14 +93,14 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
     path = commands.folder(run) / "metrics.json"
     record, check = recorded(commands, run)
     yield table_link(commands, table, record)
-    yield Link("metrics", path, check, measured(record) if record else (), commands.evaluate(run))
+    yield Link("metrics", path, check, measured(record) if record else (), shown(commands.evaluate(run)))
     if record:
         yield from evaluated_with(commands, run, record)
-    for own in dict.fromkeys((run, full)):
-        role = "images" if own == run else "images of full precision"
-        yield samples_link(commands, own, role)
-    for own in dict.fromkeys((run, full)):
-        yield from checkpoint_links(commands, own, "checkpoint" if own == run else "checkpoint of full precision")
+    roles = {full: " of full precision"} | {run: ""}
+    for sampled in dict.fromkeys((run, full)):
+        yield samples_link(commands, sampled, f"images{roles[sampled]}")
+    for quantized in dict.fromkeys((run, full)):
+        yield from checkpoint_links(commands, quantized, f"checkpoint{roles[quantized]}")
 
 
 def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
@@ -115,20 +118,20 @@ def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
 
 def checkpoint_of(record: MetricsRecord | None) -> str | None:
     """The sha256 of the checkpoint that a metrics.json is of."""
-    found = record.inputs.get("checkpoint_sha256") if record else None
-    return found if isinstance(found, str) else None
+    digest = record.inputs.get("checkpoint_sha256") if record else None
+    return digest if isinstance(digest, str) else None
 
 
 def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> Link:
     """The rendered table, and whether it shows this metrics.json."""
     path = commands.results / "tables" / f"{table}.csv"
-    command = commands.table(table)
+    command = shown(commands.table(table))
     if not path.is_file():
         return Link("table", path, MISSING, (), command)
     digest = checkpoint_of(record)
-    shown = digest is not None and digest in path.read_text(encoding="utf-8")
+    is_rendered = digest is not None and digest in path.read_text(encoding="utf-8")
     stale = f"{DIFFERS}: it was rendered before this metrics.json"
-    return Link("table", path, OK if shown or (record and record.status != Status.OK) else stale, (), command)
+    return Link("table", path, OK if is_rendered or (record and record.status != Status.OK) else stale, (), command)
 
 
 def measured(record: MetricsRecord) -> tuple[str, ...]:
@@ -175,27 +178,28 @@ def code_facts(record: MetricsRecord) -> Iterator[str]:
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
     """Reference statistics and the evaluator's weights, or prompts and what scored the clips."""
-    if commands.is_video(run):
-        for what, path, found, recorded, command in scored_with(commands, run, record):
-            check = MISSING if found is None else matches(found, recorded)
+    if commands.family(run.setting) is CLIPS:
+        for what, path, digest, recorded, command in scored_with(commands, run, record):
+            check = MISSING if digest is None else matches(digest, recorded)
             yield Link(what, path, check, origin(path), command)
         return
     protocol = record.protocol
     expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
-    path = commands.reference_file(run)
-    yield Link("reference", path, compared(path, expected["reference"]), (), commands.reference(run))
-    path = commands.extractor_weights(run)
+    path, model = commands.reference_file(run.setting), commands.model(run.setting)
+    command = shown(commands.reference(model["extractor"], model["reference"]))
+    yield Link("reference", path, compared(path, expected["reference"]), (), command)
+    path = commands.extractor_weights(model["extractor"])
     yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
 
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
     """The images of a run: every chunk against the lists that its jobs wrote."""
-    folder, images = commands.folder(run) / "samples", commands.profile["sampling"]["images"]
+    folder, images = commands.samples(run), commands.profile["sampling"]["images"]
     shards = profiles.shards(commands.profile, run.setting)
-    command = "; ".join(commands.sample(run, shard) for shard in shards[:1])
+    command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
     more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
     try:
-        if commands.is_video(run):
+        if commands.family(run.setting) is CLIPS:
             facts = [clip_facts(commands, run, folder), *more]
             return Link(what, folder, f"{OK}: every chunk has the sha256 of its list", tuple(facts), command)
         listed = listed_shards(folder, images=images)
@@ -205,8 +209,8 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
         for shard in listed:
             for chunk in shard.chunks:
                 read_chunk(folder, chunk, key=shard.key)
-        weights = sha256_file(commands.extractor_weights(run))
-        extractor = commands.model(run)["extractor"]
+        extractor = commands.model(run.setting)["extractor"]
+        weights = sha256_file(commands.extractor_weights(extractor))
         features = read_features(folder, images=images, extractor=extractor, weights_sha256=weights)
     except (QditError, OSError) as problem:
         return Link(what, folder, f"{DIFFERS if folder.is_dir() else MISSING}: {problem}", tuple(more), command)
@@ -227,32 +231,44 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
         yield Link(what, path, OK, (failure.text,))
         return
     record = config["record"]
-    kinds = list(record["calibration_sha256"])
+    data = commands.calibration_files(run, record["calibration_sha256"])
     bits = f"w{record['weight_bits']}a{record['activation_bits']}"
     facts = (f"{record['method']} {bits}, scope {record['scope']}, options {record['options']}",)
-    yield Link(what, path, compared(path, expected), facts, commands.quantize(run, kinds))
+    yield Link(what, path, compared(path, expected), facts, shown(commands.quantize(run, data)))
     tensors = path.with_name(TENSORS_FILE)
     yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][TENSORS_FILE]))
-    if "base" in commands.profile["methods"][run.label]:
-        yield from checkpoint_links(commands, commands.base(run), "checkpoint that it corrects")
+    if (base := commands.base(run)) is not None:
+        yield from checkpoint_links(commands, base, "checkpoint that it corrects")
     for kind, digest in record["calibration_sha256"].items():
-        data = commands.calibration_file(run, kind)
-        yield Link(f"calibration data {kind}", data, compared(data, digest), (), commands.calibrate(run, kind))
+        check = compared(data[kind], digest)
+        yield Link(f"calibration data {kind}", data[kind], check, (), calibrated(commands, run, kind))
     if (allocation := commands.allocation_file(run)) is not None:
         yield allocation_link(commands, run, allocation, record["allocation_sha256"])
-    weights = commands.weights(run)
+    weights = commands.weights(run.setting, run.form)
     check = compared(weights, record["weights_sha256"])
-    yield Link("weights", weights, check, origin(weights), commands.imported_weights(run))
+    yield Link("weights", weights, check, origin(weights), imported(commands, run))
+
+
+def calibrated(commands: Commands, run: Run, kind: str) -> str:
+    """The command that makes the calibration data that a run takes for a kind."""
+    return shown(commands.calibrate(run.setting, run.form, commands.calibration_kind(run.label, kind)))
+
+
+def imported(commands: Commands, run: Run) -> str | None:
+    """The command that converts the weights of a run. None if they are used as they are shipped."""
+    model = commands.model_name(run.setting)
+    is_converted = commands.model(run.setting)["forms"][run.form] in commands.profile.get("files", {})
+    return shown(commands.import_weights(model, run.form)) if is_converted else None
 
 
 def allocation_link(commands: Commands, run: Run, path: Path, expected: str | None) -> Link:
     """The allocation of a run; what is recorded of it is the digest of its group sizes."""
-    place = profiles.search_of(commands.profile, run)
-    command = commands.search(place) if place else None
+    search = profiles.search_of(commands.profile, run)
+    command = shown(commands.search(search)) if search else None
     if not path.is_file():
         return Link("allocation", path, MISSING, (), command)
-    found = sha256_json(read_json(path).get("groups"))
-    check = OK if found == expected else f"{DIFFERS}: group sizes {found[:SHOWN]}, recorded {str(expected)[:SHOWN]}"
+    digest = sha256_json(read_json(path).get("groups"))
+    check = OK if digest == expected else f"{DIFFERS}: group sizes {digest[:SHOWN]}, recorded {str(expected)[:SHOWN]}"
     return Link("allocation", path, check, (), command)
 
 
@@ -267,13 +283,13 @@ def compared(path: Path, expected: str | None) -> str:
     return matches(sha256_file(path), expected)
 
 
-def matches(found: str, expected: str | None) -> str:
+def matches(digest: str, expected: str | None) -> str:
     """Whether a digest is the recorded one."""
     if expected is None:
-        return f"sha256 {found[:SHOWN]}: {UNCHECKED}"
-    if found == expected:
-        return f"{OK}: sha256 {found[:SHOWN]}, as recorded"
-    return f"{DIFFERS}: sha256 {found[:SHOWN]}, recorded {expected[:SHOWN]}"
+        return f"sha256 {digest[:SHOWN]}: {UNCHECKED}"
+    if digest == expected:
+        return f"{OK}: sha256 {digest[:SHOWN]}, as recorded"
+    return f"{DIFFERS}: sha256 {digest[:SHOWN]}, recorded {expected[:SHOWN]}"
 
 
 def origin(path: Path) -> tuple[str, ...]:

@@ -9,21 +9,22 @@ from qdit.core.metrics_record import MetricsRecord
 from qdit.core.run import Run
 from qdit.metrics.samples import listed_shards
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 
-Part = tuple[str, Path, str | None, str | None, str | None]
-"""What it is, its file, the digest it has and the recorded one, what makes it."""
+Evidence = tuple[str, Path, str | None, str | None, str | None]
+"""What it is, its file, the digest it has, the recorded digest, the command that makes it."""
 
 
-def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Part]:
+def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Evidence]:
     """The prompts of a run, their text embeddings if it reads these, and its instruments or VBench's results."""
-    protocol, model = record.protocol, commands.model(run)
-    suite = Path(commands.profile["video"]["suite"])
+    protocol, model = record.protocol, commands.model(run.setting)
+    suite = commands.file(commands.profile["video"]["suite"])
     yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
-    if (text := commands.text_file(run)) is not None:
-        yield "text embeddings", text, digest(text), None, commands.embed(run)
+    if (text := commands.text_file(run.setting)) is not None:
+        command = shown(commands.embed(commands.model_name(run.setting)))
+        yield "text embeddings", text, digest(text), None, command
     if "instruments" in model:
-        instruments = Path(model["instruments"])
+        instruments = commands.file(model["instruments"])
         yield "instruments", instruments, digest(instruments), protocol.get("evaluator", {}).get("sha256"), None
         return
     folder, judged = commands.folder(run), record.vbench or {}

@@ -91,43 +91,43 @@ def files_of(profile: Profile) -> list[NeededFile]:
 
 def needed_files(profile: Profile) -> dict[str, list[str]]:
     """File → what it is for, and in which rules, of everything that a profile takes and no rule makes."""
-    found: dict[str, list[str]] = {}
+    uses: dict[str, list[str]] = {}
     known = profile.get("files", {})
     for name, model in profile["models"].items():
         for form, path in model["forms"].items():
             rules = "import_weights" if path in known else "calibrate, quantize, search"
-            found.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
+            uses.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
         if "text_encoder" in model:  # a video model of latents
-            found.setdefault(model["vae"], []).append(f"VAE of {name} (sample_video)")
+            uses.setdefault(model["vae"], []).append(f"VAE of {name} (sample_video)")
             for path in encoder_files(profile, model["text_encoder"]):
-                found.setdefault(path, []).append(f"text encoder of {name} (embed_prompts)")
+                uses.setdefault(path, []).append(f"text encoder of {name} (embed_prompts)")
         elif "vae" in model:
             for path in (model["vae"], str(Path(model["vae"]).with_name("config.json"))):
-                found.setdefault(path, []).append(f"VAE of {name} (sample)")
+                uses.setdefault(path, []).append(f"VAE of {name} (sample)")
         if "instruments" in model:
-            found.setdefault(model["instruments"], []).append(f"instruments of {name} (evaluate_video)")
+            uses.setdefault(model["instruments"], []).append(f"instruments of {name} (evaluate_video)")
     if "video" in profile:
-        found.setdefault(profile["video"]["suite"], []).append("prompts of clips (sample_video, evaluate_video)")
+        uses.setdefault(profile["video"]["suite"], []).append("prompts of clips (sample_video, evaluate_video)")
     for name, path in profile["extractors"].items():
-        found.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
+        uses.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
     for name, path in profile.get("references", {}).items():
-        found.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+        uses.setdefault(path, []).append(f"real images of {name} (reference_adm)")
     if "vbench" in profile:
         for dimension, names in WEIGHTS.items():
             for name in names:
-                found.setdefault(f"{profile['vbench']['weights']}/{name}", []).append(f"VBench's {dimension} (vbench)")
+                uses.setdefault(f"{profile['vbench']['weights']}/{name}", []).append(f"VBench's {dimension} (vbench)")
     if "fvd" in profile:
-        found.setdefault(profile["fvd"]["i3d"], []).append("I3D of FVD (qdit vbench fvd)")
-    return found
+        uses.setdefault(profile["fvd"]["i3d"], []).append("I3D of FVD (qdit vbench fvd)")
+    return uses
 
 
 def check_whole(path: Path, sha256: str | None) -> None:
     """Raise CheckpointError unless a file is there, not empty, and has the digest (or its first characters)."""
     if not path.is_file() or path.stat().st_size == 0:
         raise CheckpointError(f"{path}: missing; `qdit fetch` with the profile that needs it downloads it")
-    if sha256 is not None and not (found := sha256_file(path)).startswith(sha256):
+    if sha256 is not None and not (digest := sha256_file(path)).startswith(sha256):
         raise CheckpointError(
-            f"{path}: sha256 is {found[:12]}…, the profile says {sha256[:12]}…: the file is damaged or another one;"
+            f"{path}: sha256 is {digest[:12]}…, the profile says {sha256[:12]}…: the file is damaged or another one;"
             " remove it and fetch it again"
         )
 
@@ -196,8 +196,12 @@ def unpack(arrived: Path, file: NeededFile) -> None:
     """Put the one wanted file of an archive in the archive's place; DataError if what arrived has no such file."""
     member = file.path.with_name(f"{file.path.name}.member")
     try:
-        with zipfile.ZipFile(arrived) as archive, archive.open(file.entry["member"]) as found, member.open("wb") as out:
-            shutil.copyfileobj(found, out, BLOCK)
+        with (
+            zipfile.ZipFile(arrived) as archive,
+            archive.open(file.entry["member"]) as content,
+            member.open("wb") as out,
+        ):
+            shutil.copyfileobj(content, out, BLOCK)
         os.replace(member, arrived)
     except (zipfile.BadZipFile, KeyError) as problem:
         arrived.unlink()
@@ -212,11 +216,11 @@ def unpack(arrived: Path, file: NeededFile) -> None:
 
 def require_digest(arrived: Path, file: NeededFile) -> None:
     """Raise DataError and remove what arrived if it is not the file that the profile means."""
-    if file.sha256 is not None and not (found := sha256_file(arrived)).startswith(file.sha256):
+    if file.sha256 is not None and not (digest := sha256_file(arrived)).startswith(file.sha256):
         arrived.unlink()
         etag_file(arrived).unlink(missing_ok=True)
         raise DataError(
-            f"{file.source}: what arrived has sha256 {found[:12]}…, the profile says {file.sha256[:12]}…; removed;"
+            f"{file.source}: what arrived has sha256 {digest[:12]}…, the profile says {file.sha256[:12]}…; removed;"
             " look at the address, or correct the digest if the publisher changed the file"
         )
 
@@ -243,15 +247,15 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
     shutil.rmtree(folder)
 
 
-def etag_file(part: Path) -> Path:
+def etag_file(partial: Path) -> Path:
     """Beside a partial download: the server's name of the version that it is of."""
-    return part.with_name(f"{part.name}.etag")
+    return partial.with_name(f"{partial.name}.etag")
 
 
-def download(url: str, part: Path) -> Path:
+def download(url: str, partial: Path) -> Path:
     """Download to `part`, going on where an earlier call stopped if the server still has the same version."""
-    have = part.stat().st_size if part.is_file() else 0
-    etag = etag_file(part).read_text(encoding="utf-8") if etag_file(part).is_file() else ""
+    have = partial.stat().st_size if partial.is_file() else 0
+    etag = etag_file(partial).read_text(encoding="utf-8") if etag_file(partial).is_file() else ""
     headers = {"User-Agent": "qdit", "Accept-Encoding": "identity"}
     if have and etag:
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
@@ -260,47 +264,47 @@ def download(url: str, part: Path) -> Path:
             resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
             have = have if resumed else 0
             total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
-            require_space(part, (total or 0) - have)
-            write_text(etag_file(part), answer.headers.get("ETag", ""))
-            have += copy(answer, part, have=have, total=total)
+            require_space(partial, (total or 0) - have)
+            write_text(etag_file(partial), answer.headers.get("ETag", ""))
+            have += copy(answer, partial, have=have, total=total)
     except urllib.error.HTTPError as problem:
         if problem.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return restarted(url, part)
+            return restarted(url, partial)
         raise DataError(f"{url}: the server answers {problem.code} {problem.reason}; look at the address") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as problem:
-        raise DataError(f"{url}: {interrupted(problem, part)}") from None
+        raise DataError(f"{url}: {interrupted(problem, partial)}") from None
     if total is not None and have < total:
-        raise DataError(f"{url}: {interrupted(f'{have} of {total} bytes arrived', part)}")
-    return part
+        raise DataError(f"{url}: {interrupted(f'{have} of {total} bytes arrived', partial)}")
+    return partial
 
 
-def restarted(url: str, part: Path) -> Path:
+def restarted(url: str, partial: Path) -> Path:
     """Download from the beginning: what is there is longer than the file."""
-    part.unlink()
-    etag_file(part).unlink(missing_ok=True)
-    return download(url, part)
+    partial.unlink()
+    etag_file(partial).unlink(missing_ok=True)
+    return download(url, partial)
 
 
-def interrupted(why: object, part: Path) -> str:
+def interrupted(why: object, partial: Path) -> str:
     """What to do after a download that stopped."""
-    return f"the download stopped ({why}); run the same command again, it goes on from {part.name}"
+    return f"the download stopped ({why}); run the same command again, it goes on from {partial.name}"
 
 
-def require_space(part: Path, size: int) -> None:
+def require_space(partial: Path, size: int) -> None:
     """Raise DataError if a download of `size` bytes would fill the disk."""
-    free = shutil.disk_usage(part.parent).free
+    free = shutil.disk_usage(partial.parent).free
     if size + SPARE > free:
         raise DataError(
-            f"{part.parent}: {free / 1e9:.1f} GB are free, the download needs {(size + SPARE) / 1e9:.1f} GB; make room,"
-            " or choose another folder in the profile"
+            f"{partial.parent}: {free / 1e9:.1f} GB are free, the download needs {(size + SPARE) / 1e9:.1f} GB; make"
+            " room, or choose another folder in the profile"
         )
 
 
-def copy(answer: BinaryIO, part: Path, *, have: int, total: int | None) -> int:
+def copy(answer: BinaryIO, partial: Path, *, have: int, total: int | None) -> int:
     """Append what the server sends after the first `have` bytes of `part`; returns the number of bytes."""
-    name, written = part.name.removesuffix(".part"), 0
+    name, written = partial.name.removesuffix(".part"), 0
     bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1)
-    with part.open("r+b" if have else "wb") as data, bar:
+    with partial.open("r+b" if have else "wb") as data, bar:
         data.seek(have)
         data.truncate()
         while block := answer.read(BLOCK):

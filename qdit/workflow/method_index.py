@@ -173,10 +173,10 @@ def is_method(chain: list[ClassSource]) -> bool:
 
 def facts_of(chain: list[ClassSource]) -> MethodFacts:
     """Facts of a class, from its attributes and those of its base classes; a class hides its bases' values."""
-    own = chain[0]
+    source = chain[0]
     values = {name: attribute(chain, name) for name in TYPES}
     if not values["name"]:
-        raise ConfigError(f"{own.where}: class {own.node.name} has no name; add it as a literal")
+        raise ConfigError(f"{source.where}: class {source.node.name} has no name; add it as a literal")
     options, about = options_of(chain)
     return MethodFacts(
         **values
@@ -186,9 +186,9 @@ def facts_of(chain: list[ClassSource]) -> MethodFacts:
             "calibration": tuple(values["calibration"]),
             "calibration_unused": tuple(tuple(triple) for triple in values["calibration_unused"]),
         },
-        module=own.source.module,
-        path=own.source.path,
-        about=own.docstring,
+        module=source.source.module,
+        path=source.source.path,
+        about=source.docstring,
         options=options,
         options_about=about,
     )

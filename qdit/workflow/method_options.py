@@ -24,14 +24,14 @@ class NotReadable(Exception):
     """A definition that cannot be had without importing its file."""
 
 
-def check_method_options(method: str, given: Mapping[str, Any], *, place: str) -> None:
+def check_method_options(method: str, values: Mapping[str, Any], *, where: str) -> None:
     """ConfigError unless the method takes these options, given at `place` of a profile.
 
     Of a method whose options cannot be read without importing it, the quantize step checks them.
     """
     options = options_class(method)
     if options is not None:
-        parse_options(method, options, given, place=place)
+        parse_options(method, options, values, place=where)
 
 
 @cache
@@ -39,8 +39,8 @@ def options_class(method: str) -> type | None:
     """A copy of the options dataclass of a method; None if it cannot be had without importing the method's file."""
     module = method_sources()[method].module
     try:
-        found = next(node for node in classes(module) if constant(attribute(node, "name")) == method)
-        return options_of(module, found)
+        definition_node = next(node for node in classes(module) if constant(attribute(node, "name")) == method)
+        return options_of(module, definition_node)
     except (NotReadable, StopIteration):
         return None
 
@@ -49,9 +49,9 @@ def options_of(module: str, method: ast.ClassDef) -> type:
     """The `Options` of a class, its own or those of its first base."""
     named = attribute(method, "Options")
     if isinstance(named, ast.Name):
-        found = definition(module, named.id)
-        if isinstance(found, type):
-            return found
+        options = definition(module, named.id)
+        if isinstance(options, type):
+            return options
     for base in method.bases:
         if isinstance(base, ast.Name):
             home, node = source_of(module, base.id)

@@ -62,15 +62,15 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
         for key in ("vae", "text_encoder", "instruments"):
             if key in model:
                 yield f"models.{name}.{key}", model[key], False
-    for part in ("extractors", "references"):
-        for name, path in profile.get(part, {}).items():
-            yield f"{part}.{name}", path, False
+    for section in ("extractors", "references"):
+        for name, path in profile.get(section, {}).items():
+            yield f"{section}.{name}", path, False
     for label, entry in profile["methods"].items():
         if "allocation" in entry:
             yield f"methods.{label}.allocation", entry["allocation"], True
-    for part, key, prompts in (("video", "suite", True), ("vbench", "weights", False), ("fvd", "i3d", False)):
-        if part in profile:
-            yield f"{part}.{key}", profile[part][key], prompts
+    for section, key, prompts in (("video", "suite", True), ("vbench", "weights", False), ("fvd", "i3d", False)):
+        if section in profile:
+            yield f"{section}.{key}", profile[section][key], prompts
 
 
 def require_data_path(path: str, where: str, *, prompts: bool = False, folders: tuple[str, ...] = DATA_FOLDERS) -> None:
@@ -109,9 +109,9 @@ def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
     if "file" in entry and not is_inside(entry["file"]):
         raise ConfigError(f"{where}.file: found {entry['file']!r}, expected a path inside the hub's repository")
     source = next((SOURCES[name] for name in SOURCES if f"/{path}".endswith(f"/{name}")), None)
-    given = HUB.format(**entry) if {"hub", "file"} <= entry.keys() else entry.get("url")
-    if source is not None and (given != source or entry.get("revision", "main") != "main"):
-        raise ConfigError(f"{where}: found {given}; VBench runs or unpickles this file, it comes from {source} only")
+    address = HUB.format(**entry) if {"hub", "file"} <= entry.keys() else entry.get("url")
+    if source is not None and (address != source or entry.get("revision", "main") != "main"):
+        raise ConfigError(f"{where}: found {address}; VBench runs or unpickles this file, it comes from {source} only")
     if source is None and (name := loaded_part(path)):
         raise ConfigError(
             f"{where}: {name!r} is a name that Python, Snakemake or a shell may load; only data are fetched, rename it"
@@ -138,8 +138,10 @@ def loaded_part(path: str) -> str | None:
     *folders, name = PurePosixPath(path).parts
     if Path(name).suffix.lower() in LOADED_SUFFIXES or name.lower() in LOADED_NAMES:
         return name
-    hidden = (part for part in (*folders, name) if part.startswith("."))
-    return next(hidden, None) or next((part for part in folders if part in ("__pycache__", "site-packages")), None)
+    hidden = (folder for folder in (*folders, name) if folder.startswith("."))
+    return next(hidden, None) or next(
+        (folder for folder in folders if folder in ("__pycache__", "site-packages")), None
+    )
 
 
 def require_plain_folders(*folders: str | Path) -> None:

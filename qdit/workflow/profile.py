@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
+from qdit.workflow.families import family_at, family_of
 from qdit.workflow.method_index import method_index
 from qdit.workflow.paths import check_paths
 from qdit.workflow.profile_facts import (
@@ -13,8 +14,6 @@ from qdit.workflow.profile_facts import (
     clips_of,
     full_precision_label,
     is_full,
-    is_video,
-    is_video_model,
 )
 from qdit.workflow.profile_fields import check
 from qdit.workflow.profile_files import profile_file, read_layers
@@ -32,11 +31,11 @@ __all__ = [
     "default_tables",
     "embeddings_file",
     "encoder_files",
+    "family_at",
+    "family_of",
     "full_precision_label",
     "full_precision_run",
     "is_full",
-    "is_video",
-    "is_video_model",
     "listing",
     "load_profile",
     "profile_file",
@@ -118,8 +117,8 @@ def search_of(profile: Profile, run: Run) -> SearchPlace | None:
 
 def searches_of(profile: Profile, table: str) -> list[SearchPlace]:
     """Searches whose allocations the runs of a table take, without repetition."""
-    found = [search_of(profile, run) for run in runs_of(profile, table)]
-    return list(dict.fromkeys(place for place in found if place is not None))
+    searches = [search_of(profile, run) for run in runs_of(profile, table)]
+    return list(dict.fromkeys(search for search in searches if search is not None))
 
 
 def all_runs(profile: Profile) -> list[Run]:
@@ -158,25 +157,25 @@ def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> l
     Without `decoded` the VAE is left out, for steps that look at latents.
     """
     entry = profile["settings"][setting]
-    values = {"--steps": entry["steps"], "--cfg-scale": entry["cfg_scale"], "--seed": profile["seed"]}
-    model, dtype = profile["models"][entry["model"]], profile.get("compute", {}).get("dtype")
-    if is_video_model(model):
-        values |= {f"--{side}": entry["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in entry}
-        values |= {"--shift": entry["shift"]} if "shift" in entry else {}
-        dtype = profile["video"].get("dtype", dtype)
-    else:
-        values = {"--sampler": entry["sampler"], **values}
+    model = profile["models"][entry["model"]]
+    family = family_of(model)
+    values = family.protocol(profile, entry)
     if decoded and "vae" in model:
         values["--vae"] = model["vae"]
-    if dtype is not None:
+    if (dtype := family.dtype(profile)) is not None:
         values["--dtype"] = dtype
-    return [str(part) for pair in values.items() for part in pair]
+    return [str(word) for pair in values.items() for word in pair]
 
 
 def embeddings_file(profile: Profile, setting: str) -> str | None:
     """Text embeddings that runs of a setting read, below the results; None where prompts are words."""
     model = profile["settings"][setting]["model"]
-    return f"text/{model}.safetensors" if "text_encoder" in profile["models"][model] else None
+    return embeddings_path(model) if "text_encoder" in profile["models"][model] else None
+
+
+def embeddings_path(model: str) -> str:
+    """Text embeddings of a model, below the results."""
+    return f"text/{model}.safetensors"
 
 
 def encoder_files(profile: Profile, folder: str) -> list[str]:
@@ -203,13 +202,10 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 
 def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
     """How many images or clips a run of a setting has, in which chunks and shards: images, chunk, chunks_per_shard."""
-    if not is_video(profile, setting):
-        return dict(profile["sampling"])
-    video = profile["video"]
-    return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
+    return family_at(profile, setting).sampled(profile)
 
 
 def shards(profile: Profile, setting: str | None = None) -> range:
     """Shard numbers of a run of a setting; without one, of a run of images."""
-    made = profile["sampling"] if setting is None else sampled(profile, setting)
-    return range(-(-made["images"] // (made["chunk"] * made["chunks_per_shard"])))
+    counts = profile["sampling"] if setting is None else sampled(profile, setting)
+    return range(-(-counts["images"] // (counts["chunk"] * counts["chunks_per_shard"])))

@@ -1,4 +1,4 @@
-"""What follows from a profile, as it is read or as its models: which models make clips, how many, full precision."""
+"""Facts that follow from a profile, as it is read or as its models: clips of a run, label of full precision."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,8 @@ from qdit.core.repository import ROOT
 from qdit.core.run import FULL_PRECISION_METHOD
 from qdit.workflow.profile_fields import Keyed
 
-VIDEO_KEYS: dict[str, tuple[str, ...]] = {"instruments": (), "text_encoder": ("vae",)}
-"""What makes a model a video model → what it needs besides: one of pixels that instruments score, or one of latents."""
 DIGITS_REFERENCES = ("digits", "digits-16")
 """References that are made of scikit-learn's digits; others are files under `references`."""
-
-
-def is_video(profile: Keyed, setting: str) -> bool:
-    """Whether a setting makes clips."""
-    return is_video_model(profile["models"][profile["settings"][setting]["model"]])
-
-
-def is_video_model(model: Keyed) -> bool:
-    """Whether a model makes clips: pixels that instruments score, or latents whose texts an encoder gives."""
-    return any(name in model for name in VIDEO_KEYS)
 
 
 def is_full(profile: Keyed, label: str) -> bool:
@@ -42,14 +30,18 @@ def full_precision_label(profile: Keyed) -> str:
 
 
 def clips_of(profile: Keyed) -> int:
-    """Clips of a video run: so many of each distinct prompt of the suite, a file of the repository or a fetched one."""
+    """Clips of a run: distinct prompts of the suite times clips of a prompt.
+
+    The suite is a file of the repository or a fetched one; before it is fetched `video.prompts` gives its prompts.
+    ConfigError for a suite that cannot be read or has another number of prompts than the profile says.
+    """
     video = profile["video"]
     expected, path = video.get("prompts"), Path(video["suite"])
-    there = next((file for file in (path, ROOT / path) if file.is_file()), None)
-    if there is None and expected is not None:
+    suite = next((file for file in (path, ROOT / path) if file.is_file()), None)
+    if suite is None and expected is not None:
         return int(expected) * int(video["clips"])
     try:
-        prompts: Any = json.loads((there or path).read_text(encoding="utf-8"))
+        prompts: Any = json.loads((suite or path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ConfigError(
             f"video.suite: {path} cannot be read ({' '.join(str(problem).split())}); qdit video suite writes one"

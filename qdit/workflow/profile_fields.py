@@ -50,8 +50,8 @@ def as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 def without_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
     """Refuse values that occur twice."""
-    for place, value in enumerate(values):
-        if value in values[:place]:
+    for position, value in enumerate(values):
+        if value in values[:position]:
             raise refused(f"found {reprlib.repr(value)} twice, expected a list without repetition (non-unique)")
     return values
 
@@ -159,7 +159,7 @@ def check(model: type[T], content: Any) -> T:
 
 def place(path: Sequence[Any]) -> str:
     """Where in the profile: `tables.table2.blocks[0].bits`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".") or "profile"
 
 
@@ -169,17 +169,17 @@ def describe(problem: ErrorDetails) -> str:
     if path and path[-1] == "[key]":
         path = path[:-2]
     where, value = place(path), problem["input"]
-    found = f"{where}: found {reprlib.repr(value)}"
+    begin = f"{where}: found {reprlib.repr(value)}"
     if kind == OWN:
         return f"{where}: {limits['text']}" if limits["text"][0] not in ".:" else f"{where}{limits['text']}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", limits["expected"])
-        return f"{found}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}"
+        return f"{begin}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}"
     if kind in TYPE_WORDS:
-        return f"{found}, expected {TYPE_WORDS[kind]}{spelling(value, TYPE_WORDS[kind])}"
+        return f"{begin}, expected {TYPE_WORDS[kind]}{spelling(value, TYPE_WORDS[kind])}"
     if kind in LIMIT_WORDS:
-        return f"{found}, expected {LIMIT_WORDS[kind].format(**limits)}"
+        return f"{begin}, expected {LIMIT_WORDS[kind].format(**limits)}"
     if kind == "too_short":
         holds = "a mapping with at least {} entries" if isinstance(value, Mapping) else "a list of length at least {}"
-        return f"{found}, expected {holds.format(limits['min_length'])}"
-    return f"{found}: {problem['msg']}"
+        return f"{begin}, expected {holds.format(limits['min_length'])}"
+    return f"{begin}: {problem['msg']}"

@@ -5,16 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from qdit.core.errors import ConfigError
+from qdit.workflow.families import CLIP_KEYS, CLIPS, family_at, family_of
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.method_options import check_method_options
 from qdit.workflow.profile_facts import (
     DIGITS_REFERENCES,
-    VIDEO_KEYS,
     clips_of,
     full_precision_label,
     is_full,
-    is_video,
-    is_video_model,
 )
 from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
 from qdit.workflow.searches import check_method_search, check_searches, place_of, require
@@ -48,13 +46,13 @@ def check_references(profile: ProfileModel) -> None:
         check_table(profile, table, f"tables.{name}")
 
 
-def check_table(profile: ProfileModel, table: Table, place: str) -> None:
-    """Raise unless the blocks of a table are such as its kind has, and use what is defined."""
-    check_kind(profile, table, place)
+def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
+    """Raise unless the blocks of a table fit its kind and name only what the profile defines."""
+    check_kind(profile, table, table_path)
     for label in table.fitted:
-        require(label, profile.methods, f"{place}.fitted")
+        require(label, profile.methods, f"{table_path}.fitted")
     for index, block in enumerate(table.blocks):
-        where = f"{place}.blocks[{index}]"
+        where = f"{table_path}.blocks[{index}]"
         require(block.setting, profile.settings, f"{where}.setting")
         require(block.form, profile.models[profile.settings[block.setting].model].forms, f"{where}.form")
         for label in [*block.methods, *block.fitted]:
@@ -66,7 +64,7 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
     """Raise unless a model says how its images or its clips are made and scored: with an extractor and a reference,
     with instruments, or (clips of latents, which VBench scores) with a text encoder and a VAE.
     """
-    if is_video_model(model):
+    if family_of(model) is CLIPS:
         check_video_model(profile, model, where)
         return
     if missing := [name for name in ("extractor", "reference") if name not in model]:
@@ -80,8 +78,8 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
     """Raise unless a video model has what it needs and nothing else."""
-    mark = next(name for name in VIDEO_KEYS if name in model)
-    needed = [mark, *VIDEO_KEYS[mark]]
+    mark = next(name for name in CLIP_KEYS if name in model)
+    needed = [mark, *CLIP_KEYS[mark]]
     if excess := [name for name in sorted(model.model_fields_set) if name not in ("forms", *needed)]:
         raise ConfigError(
             f"{where}: found {mark} and {', '.join(excess)}; such a video model has {' and '.join(needed)} only"
@@ -94,14 +92,14 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
     """Raise unless a video model is sampled by rectified flow, and only that."""
-    video, flows = is_video(profile, name), setting.sampler == RECTIFIED_FLOW
-    if video != flows:
-        kind, allowed = ("a video", RECTIFIED_FLOW) if video else ("an image", "ddim, ddpm")
+    family = family_at(profile, name)
+    if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
+        allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
         raise ConfigError(
-            f"settings.{name}.sampler: found {setting.sampler!r}; {setting.model} is {kind} model, allowed are"
-            f" {allowed}"
+            f"settings.{name}.sampler: found {setting.sampler!r}; {setting.model} is {family.model_is} model, allowed"
+            f" are {allowed}"
         )
-    if setting.shift is not None and not video:
+    if setting.shift is not None and family is not CLIPS:
         raise ConfigError(f"settings.{name}.shift: only rectified flow has one; remove it")
     of_latents = profile.models[setting.model].text_encoder is not None
     if of_latents and setting.clip is None:
@@ -112,17 +110,17 @@ def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
 
 def check_family(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
     """Raise for a block of clips in a table of images or the other way round, and for a search on clips."""
-    video = is_video(profile, block.setting)
-    if video != (table.kind == "table3") and not (video and table.kind == "qc"):
-        what, others = ("clips", "table3 and qc") if video else ("images", "all but table3")
+    family = family_at(profile, block.setting)
+    kinds = "table3 and qc" if family is CLIPS else "all but table3"
+    if (family is CLIPS) != (table.kind == "table3") and not (family is CLIPS and table.kind == "qc"):
         raise ConfigError(
-            f"{where}.setting: {block.setting!r} makes {what}, the table is of kind {table.kind}; tables of {what} are"
-            f" of kind {others}"
+            f"{where}.setting: {block.setting!r} makes {family.samples}, the table is of kind {table.kind}; tables of"
+            f" {family.samples} are of kind {kinds}"
         )
     for label in block.methods:
         for bits in block.bits:
             search = place_of(profile, setting=block.setting, form=block.form, label=label, bits=bits)
-            if search is not None and is_video(profile, search.setting):
+            if search is not None and not family_at(profile, search.setting).is_searched:
                 raise ConfigError(
                     f"{where}.methods: {label} takes the allocation of a search at {search.setting}, and the"
                     " workflow runs no searches on clips; give group_size, or an allocation file"
@@ -136,11 +134,11 @@ def check_files(profile: ProfileModel) -> None:
             raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
 
 
-def check_kind(profile: ProfileModel, table: Table, place: str) -> None:
+def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
     """Raise for a block that lacks or has what only blocks of another kind of table have."""
     controlled = set()
     for index, block in enumerate(table.blocks):
-        where = f"{place}.blocks[{index}]"
+        where = f"{table_path}.blocks[{index}]"
         check_length(block.bits, (1, MOST_BITS.get(table.kind)), f"{where}.bits")
         check_length(block.methods, METHODS.get(table.kind, (1, None)), f"{where}.methods")
         if block.published is not None and table.kind not in PRINTED_KINDS:
@@ -189,4 +187,4 @@ def check_method(entry: MethodEntry, where: str) -> None:
     """
     require(entry.method, method_sources(), f"{where}.method")
     allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}
-    check_method_options(entry.method, entry.options | allocated, place=f"{where}.options")
+    check_method_options(entry.method, entry.options | allocated, where=f"{where}.options")

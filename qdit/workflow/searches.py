@@ -57,18 +57,18 @@ def check_searches(profile: ProfileModel) -> None:
     for name, search in profile.searches.items():
         if budget is None:
             raise ConfigError("profile: missing allocation, which searches need; add it (config/mini.yaml shows one)")
-        place = f"searches.{name}.options"
-        options = parse_search_options(search.kind, search.options, place=place)
+        where = f"searches.{name}.options"
+        options = parse_search_options(search.kind, search.options, place=where)
         if search.kind == "racing":
-            check_rungs(options, budget, place)
+            check_rungs(options, budget, where)
 
 
-def check_rungs(options: SearchOptions, budget: AllocationBudget, place: str) -> None:
+def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) -> None:
     """Raise ConfigError unless the last rung of a race is all images."""
     try:
         options.race.of(images=budget.images, chunk=budget.chunk, parents=options.evolution.parents)
     except ConfigError as problem:
-        raise ConfigError(f"{place}: {problem} (allocation.images)") from None
+        raise ConfigError(f"{where}: {problem} (allocation.images)") from None
 
 
 def check_method_search(profile: ProfileModel, label: str) -> None:
@@ -97,7 +97,7 @@ def check_method_search(profile: ProfileModel, label: str) -> None:
 
 def layer_place(name: str) -> tuple[int, str]:
     """(block, name within it) of a layer: `blocks.3.mlp.fc1` → (3, `mlp.fc1`)."""
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if found is None:
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if match is None:
         raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME")
-    return int(found[1]), found[2]
+    return int(match[1]), match[2]

@@ -49,14 +49,16 @@ def install(folder: Path) -> bool:
         )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
         raise ConfigError(f"{folder}: holds something that is no Python environment; name a new folder")
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
-    if (free := shutil.disk_usage(place).free / 1e9) < NEEDED_GB:
-        raise ConfigError(f"{place}: {free:.1f} GB are free, VBench's environment needs {NEEDED_GB}; make room first")
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    if (free := shutil.disk_usage(existing).free / 1e9) < NEEDED_GB:
+        raise ConfigError(
+            f"{existing}: {free:.1f} GB are free, VBench's environment needs {NEEDED_GB}; make room first"
+        )
     (folder / MARK).unlink(missing_ok=True)
     for command in installer(folder):
         call(command)
-    found = next(folder.glob(f"lib/python*/site-packages/vbench/{SUITE}"))
-    shutil.copyfile(found, folder / SUITE)
+    suite = next(folder.glob(f"lib/python*/site-packages/vbench/{SUITE}"))
+    shutil.copyfile(suite, folder / SUITE)
     write_json(folder / MARK, {"lock_sha256": sha256_file(LOCK), "python": sys.version.split()[0]})
     return True
 
@@ -65,10 +67,13 @@ def installer(folder: Path) -> list[list[str]]:
     """The commands that make the environment and fill it."""
     uv = Path(sys.executable).with_name("uv")
     if uv.is_file():
-        made = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
-        return [made, [str(uv), "pip", "install", "--no-config", "--python", str(python_of(folder)), "-r", str(LOCK)]]
-    made = [sys.executable, "-m", "venv", "--clear", str(folder)]
-    return [made, [str(python_of(folder)), "-m", "pip", "install", "-r", str(LOCK)]]
+        creation = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
+        return [
+            creation,
+            [str(uv), "pip", "install", "--no-config", "--python", str(python_of(folder)), "-r", str(LOCK)],
+        ]
+    creation = [sys.executable, "-m", "venv", "--clear", str(folder)]
+    return [creation, [str(python_of(folder)), "-m", "pip", "install", "-r", str(LOCK)]]
 
 
 def call(command: Sequence[str]) -> None:

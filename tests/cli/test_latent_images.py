@@ -112,23 +112,23 @@ def test_calibrate_quantize_sample_and_evaluate_through_the_vae(world: World, co
     data = folder / "trajectory.safetensors"
     qdit("calibrate", world.weights, data, "--samples", 6, "--device", "cpu", *STEPS)
     qdit("quantize", world.weights, folder / "fp" / "checkpoint", "--method", "fp", "--bits", "w16a16")
-    given = ("--calibration", f"trajectory={data}", "--options", '{"group_size": 16}', "--device", "cpu")
-    qdit("quantize", world.weights, folder / "q-dit" / "checkpoint", "--method", "q-dit", *given)
+    options = ("--calibration", f"trajectory={data}", "--options", '{"group_size": 16}', "--device", "cpu")
+    qdit("quantize", world.weights, folder / "q-dit" / "checkpoint", "--method", "q-dit", *options)
     for name in ("fp", "q-dit"):
         samples = world.sample(name)
         chunk = load_arrays(samples / "00001.npz")
         assert chunk["images"].shape == (4, 3, 16, 16) and chunk["images"].dtype == np.uint8
         assert chunk["images"].std() > 0
-    assert {size for one in colours for size in one.sizes} == {(3, 16, 16)}
+    assert {size for picture in colours for size in picture.sizes} == {(3, 16, 16)}
 
     samples = folder / "q-dit" / "samples"
     flags = ("--checkpoint", folder / "q-dit" / "checkpoint", "--images", 8, *STEPS, *world.extractor)
     flags += ("--reference-file", real_images(world, colours[0]), "--fp-samples", folder / "fp" / "samples")
     out = folder / "metrics.json"
     qdit("evaluate", samples, out, *flags, "--vae", world.vae)
-    found = read_json(out)
-    assert found["protocol"]["decoder"] == decoder_name(world.vae)
-    assert found["metrics"]["mse_fp"] > 0 and found["metrics"]["fid"] > 0
+    record = read_json(out)
+    assert record["protocol"]["decoder"] == decoder_name(world.vae)
+    assert record["metrics"]["mse_fp"] > 0 and record["metrics"]["fid"] > 0
 
     before = out.read_bytes()
     qdit("evaluate", samples, out, *flags)
@@ -156,9 +156,9 @@ def test_a_search_looks_at_decoded_images(metric: str, world: World, colours: li
     if metric == "fid":
         flags += ["--reference-file", real_images(world, Colours("x"))]
     world.qdit("search", world.weights, out, *flags)
-    assert {size for one in colours for size in one.sizes} == {(3, 16, 16)}
-    found = read_json(out)
-    assert len(found["groups"]) == 8
+    assert {size for picture in colours for size in picture.sizes} == {(3, 16, 16)}
+    record = read_json(out)
+    assert len(record["groups"]) == 8
     journals = [path.read_text().splitlines()[0] for path in world.folder.glob("found.*.jsonl")]
     assert decoder_name(world.vae) in json.dumps([json.loads(line) for line in journals])
 

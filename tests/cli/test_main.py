@@ -19,8 +19,8 @@ import torch
 from typer.main import get_command
 
 from qdit import __version__
-from qdit.cli import images as cli_steps
 from qdit.cli import main as cli
+from qdit.cli import options
 from qdit.core.errors import ConfigError
 from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
 from qdit.workflow.profile import load_profile
@@ -69,13 +69,13 @@ def trajectory(tmp_path: Path, weights: Path, qdit: Qdit) -> Path:
     return path
 
 
-def assert_one_line(outcome: Outcome, *parts: str) -> None:
+def assert_one_line(outcome: Outcome, *messages: str) -> None:
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.startswith("qdit: error: ")
     assert outcome.err.count("\n") == 1
-    for part in parts:
-        assert part in outcome.err
+    for words in messages:
+        assert words in outcome.err
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -102,7 +102,7 @@ def commands(group: Any, *path: str) -> list[str]:
         return []
     if not hasattr(group, "commands"):
         return [" ".join(path)]
-    return [found for name, command in group.commands.items() for found in commands(command, *path, name)]
+    return [line for name, command in group.commands.items() for line in commands(command, *path, name)]
 
 
 def test_program_shows_every_command(qdit: Qdit) -> None:
@@ -141,7 +141,7 @@ def test_every_command_shows_an_example_that_it_understands(qdit: Qdit, name: st
         ("sample a b", ["a/config.json: ", "o such file"]),
         ("quantize a b --method", ["--method"]),
         ("quantize a b --method rtnn", ["'rtnn'", "did you mean 'rtn'?"]),
-        ("quantize a b --method rtn --bits w0a8", ["weight_bits 0", "2 to 8"]),
+        ("quantize a b --method rtn --bits w0a8", ["bits 'w0a8'", "2 to 8"]),
         ("quantize a b --method rtn --bits 4/8", ["'4/8'", "w4a8"]),
         ("quantize a b --method rtn --options {", ["--options", "not valid JSON"]),
         ("quantize a b --method rtn --options []", ["--options", "JSON object"]),
@@ -194,27 +194,27 @@ def test_threads_come_from_the_flag_or_the_environment(qdit: Qdit, monkeypatch: 
 def test_threads_are_torchs() -> None:
     before = torch.get_num_threads()
     try:
-        cli_steps.use_threads(2)
+        options.use_threads(2)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_every_step_by_hand(qdit: Qdit, weights: Path, repository: Path, trajectory: Path, tmp_path: Path) -> None:
-    full, own, reference = tmp_path / "fp", tmp_path / "q-dit", tmp_path / "reference.npz"
+    full, quantized, reference = tmp_path / "fp", tmp_path / "q-dit", tmp_path / "reference.npz"
     classifier = repository / "weights" / "digit-classifier.safetensors"
     make = ["--calibration", f"trajectory={trajectory}", "--options", '{"group_size": 16}']
     sampling = ["--images", 8, "--chunk", 4, *SMALL]
     scoring = ["--images", 8, *SMALL, "--reference-file", reference, "--extractor-weights", classifier]
     assert qdit("quantize", weights, full, "--method", "fp", "--bits", "w16a16").code == 0
-    assert qdit("quantize", weights, own, "--method", "q-dit", *make).code == 0
-    for folder in (full, own):
+    assert qdit("quantize", weights, quantized, "--method", "q-dit", *make).code == 0
+    for folder in (full, quantized):
         assert qdit("sample", folder, folder / "samples", *sampling).code == 0
         assert qdit("features", folder / "samples", "--extractor-weights", classifier).code == 0
-    assert len(load_arrays(own / "samples" / "00001.npz")["images"]) == 4
+    assert len(load_arrays(quantized / "samples" / "00001.npz")["images"]) == 4
     assert qdit("reference", reference, "--extractor-weights", classifier).code == 0
     score = qdit(
-        *("evaluate", own / "samples", tmp_path / "metrics.json", "--checkpoint", own, *scoring),
+        *("evaluate", quantized / "samples", tmp_path / "metrics.json", "--checkpoint", quantized, *scoring),
         *("--fp-samples", full / "samples", "--label", "mine"),
     )
     assert score.code == 0
@@ -328,7 +328,8 @@ def test_doctor_finds_what_is_missing_or_damaged(
     monkeypatch.chdir(repository)
     healthy = qdit("doctor", "--all")
     assert healthy.code == 0
-    assert healthy.out.count("ok  ") == 9
+    assert healthy.out.count("ok  ") == 9 + 1  # files, and the line of the methods
+    assert healthy.out.count("ok    11 methods can be imported") == 1
     assert healthy.out.startswith("mini: ready\n") and qdit("doctor").out.count("ok  ") == 0
     assert "torch" in healthy.out
     shutil.copytree(repository / "weights", tmp_path / "weights")

@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def samples_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Calibration data, checkpoints, samples of 3 steps without guidance, and of full precision with and without."""
     folder, before = tmp_path_factory.mktemp("records"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -59,18 +59,18 @@ def qdit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-def evaluate(made: Path, out: Path, *, checkpoint: str = "q", samples: str = "s") -> tuple[object, ...]:
-    reference = ("--reference-file", made / "ref.npz")
-    return ("evaluate", made / samples, out, "--checkpoint", made / checkpoint, *reference)
+def evaluate(samples_folder: Path, out: Path, *, checkpoint: str = "q", samples: str = "s") -> tuple[object, ...]:
+    reference = ("--reference-file", samples_folder / "ref.npz")
+    return ("evaluate", samples_folder / samples, out, "--checkpoint", samples_folder / checkpoint, *reference)
 
 
-def test_a_record_takes_its_facts_from_the_samples(made: Path, qdit: Qdit, tmp_path: Path) -> None:
-    assert qdit(*evaluate(made, tmp_path / "a.json"), "--fp-samples", made / "f")[0] == 0
+def test_a_record_takes_its_facts_from_the_samples(samples_folder: Path, qdit: Qdit, tmp_path: Path) -> None:
+    assert qdit(*evaluate(samples_folder, tmp_path / "a.json"), "--fp-samples", samples_folder / "f")[0] == 0
     protocol = read_json(tmp_path / "a.json")["protocol"]
     facts = {name: protocol[name] for name in ("sampler", "steps", "cfg_scale", "seed", "images", "chunk")}
     assert facts == {"sampler": "ddim", "steps": 3, "cfg_scale": 1.0, "seed": 0, "images": 16, "chunk": 8}
     same = ("--steps", 3, "--cfg-scale", 1, "--seed", 0, "--sampler", "ddim", "--dtype", "float32", "--images", 16)
-    assert qdit(*evaluate(made, tmp_path / "b.json"), "--fp-samples", made / "f", *same)[0] == 0
+    assert qdit(*evaluate(samples_folder, tmp_path / "b.json"), "--fp-samples", samples_folder / "f", *same)[0] == 0
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
@@ -88,42 +88,48 @@ def test_a_record_takes_its_facts_from_the_samples(made: Path, qdit: Qdit, tmp_p
         ("--images", 64, "is a run of 16 images, 64 were asked for"),
     ],
 )
-def test_flags_can_only_repeat(made: Path, qdit: Qdit, tmp_path: Path, flag: str, value: object, words: str) -> None:
-    code, error = qdit(*evaluate(made, tmp_path / "m.json"), flag, value)
+def test_flags_can_only_repeat(
+    samples_folder: Path, qdit: Qdit, tmp_path: Path, flag: str, value: object, words: str
+) -> None:
+    code, error = qdit(*evaluate(samples_folder, tmp_path / "m.json"), flag, value)
     assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "m.json").exists()
 
 
-def test_samples_of_another_checkpoint_and_other_full_precision(made: Path, qdit: Qdit, tmp_path: Path) -> None:
+def test_samples_of_another_checkpoint_and_other_full_precision(
+    samples_folder: Path, qdit: Qdit, tmp_path: Path
+) -> None:
     out = tmp_path / "m.json"
-    code, error = qdit(*evaluate(made, out, checkpoint="fp"))
+    code, error = qdit(*evaluate(samples_folder, out, checkpoint="fp"))
     assert code == 2 and "was sampled from the checkpoint" in error
-    code, error = qdit(*evaluate(made, out), "--fp-samples", made / "guided")
+    code, error = qdit(*evaluate(samples_folder, out), "--fp-samples", samples_folder / "guided")
     assert code == 2 and "were made with cfg_scale 1.0 and 1.5" in error
-    code, error = qdit(*evaluate(made, out, checkpoint="fp", samples="f"), "--fp-samples", made / "s")
+    code, error = qdit(
+        *evaluate(samples_folder, out, checkpoint="fp", samples="f"), "--fp-samples", samples_folder / "s"
+    )
     assert code == 2 and "was sampled from q-dit w4a8, full precision is w16a16" in error
 
 
-def test_every_file_says_what_it_was_made_of(made: Path) -> None:
-    listing = read_json(made / "s" / "shard-000.json")
-    chunks = [load_arrays(made / "s" / f"0000{number}.npz") for number in range(2)]
+def test_every_file_says_what_it_was_made_of(samples_folder: Path) -> None:
+    listing = read_json(samples_folder / "s" / "shard-000.json")
+    chunks = [load_arrays(samples_folder / "s" / f"0000{number}.npz") for number in range(2)]
     assert {str(chunk["key"]) for chunk in chunks} == {listing["key"]} == {origin_key(listing["origin"])}
     assert all(json.loads(str(chunk["origin"])) == listing["origin"] for chunk in chunks)
     assert listing["origin"]["model"]["method"] == "q-dit" and listing["packages"]["torch"]
-    metadata = load_tensors(made / "t")[1]
+    metadata = load_tensors(samples_folder / "t")[1]
     assert metadata["weights_sha256"] == listing["origin"]["model"]["weights_sha256"]
     assert metadata["code"] and metadata["packages"]["torch"]
 
 
-def test_calibration_data_of_other_weights_or_sampling(made: Path, qdit: Qdit, tmp_path: Path) -> None:
-    given = (*Q_DIT, "--calibration", f"trajectory={made / 't'}")
-    code, error = qdit("quantize", SALIENT, tmp_path / "q", *given)
+def test_calibration_data_of_other_weights_or_sampling(samples_folder: Path, qdit: Qdit, tmp_path: Path) -> None:
+    options = (*Q_DIT, "--calibration", f"trajectory={samples_folder / 't'}")
+    code, error = qdit("quantize", SALIENT, tmp_path / "q", *options)
     assert code == 2 and "holds calibration data of" in error and "calibrate with these weights" in error
     for flag, value, words in (
         ("--steps", 20, "steps 3, --steps says 20"),
         ("--cfg-scale", 1.5, "cfg_scale 1.0, --cfg-scale says 1.5"),
     ):
-        code, error = qdit("quantize", WEIGHTS, tmp_path / "q", *given, flag, value)
+        code, error = qdit("quantize", WEIGHTS, tmp_path / "q", *options, flag, value)
         assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "q").exists()
 
@@ -149,13 +155,16 @@ def test_what_cannot_be_sampled_is_one_line(
     assert not (tmp_path / "t").exists()
 
 
-def test_an_edited_configuration_is_refused(made: Path, qdit: Qdit, tmp_path: Path) -> None:
-    path = made / "q" / "config.json"
+def test_an_edited_configuration_is_refused(samples_folder: Path, qdit: Qdit, tmp_path: Path) -> None:
+    path = samples_folder / "q" / "config.json"
     text = path.read_text(encoding="utf-8")
     assert '"bits": 8' in text
     try:
         path.write_text(text.replace('"bits": 8', '"bits": 4'), encoding="utf-8")
-        for line in (("sample", made / "q", tmp_path / "s", *SMALL), evaluate(made, tmp_path / "m.json")):
+        for line in (
+            ("sample", samples_folder / "q", tmp_path / "s", *SMALL),
+            evaluate(samples_folder, tmp_path / "m.json"),
+        ):
             code, error = qdit(*line)
             assert code == 2 and "it was edited by hand" in error and error.count("\n") == 1
     finally:

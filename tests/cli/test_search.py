@@ -49,7 +49,7 @@ NATURAL = "weights/dit-digits-natural.safetensors"
         ("--metric fvd", ["'fvd'", "fd_fp, fid"]),
         ("--metric fid", ["--reference-file", "qdit reference"]),
         ("--metric fid --reference-file none.npz", ["none.npz"]),
-        ("--bits w1a8", ["weight_bits 1", "2 to 8"]),
+        ("--bits w1a8", ["bits 'w1a8'", "2 to 8"]),
         ("--bits 4/8", ["'4/8'", "w4a8"]),
         ("--options {", ["--options", "not valid JSON"]),
         ('--options {"population":0}', ["population", "at least 1"]),
@@ -75,7 +75,7 @@ def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: s
     [
         ("--seeds 0", ["seeds 0"]),
         ("--curve 4096", ["must not descend"]),
-        ('--calibration a --random {"evaluations":0}', ["evaluations 0"]),
+        ('--calibration a --random {"evaluations":0}', ["evaluations is 0"]),
         ("--racing []", ["--racing", "JSON object"]),
         ("", ["response: needs calibration data", "--calibration"]),
         ("--calibration a --weights none.safetensors", ["none.safetensors"]),

@@ -55,9 +55,9 @@ def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str
     ],
 )
 def test_output_and_exit_code_are_those_of_the_ordinary_command(server, arguments, tmp_path):
-    warm = outcome(command(server[1], *arguments), cwd=tmp_path)
-    assert warm == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
-    assert warm == outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path), "without a server"
+    served = outcome(command(server[1], *arguments), cwd=tmp_path)
+    assert served == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
+    assert served == outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path), "without a server"
 
 
 def stand_in(folder: Path, body: str) -> Path:
@@ -72,8 +72,8 @@ def stand_in(folder: Path, body: str) -> Path:
 def test_every_command_runs_the_sources_as_they_are_now(server, tmp_path):
     for word in ("before", "after"):
         sources = stand_in(tmp_path, f"print('{word}', sys.argv[1:], os.getcwd(), 'torch' in sys.modules)")
-        found = outcome(command(server[1], "a b", "c", sources=sources), sources, cwd=tmp_path)
-        assert found == (0, f"{word} ['a b', 'c'] {tmp_path} True\n", "")
+        result = outcome(command(server[1], "a b", "c", sources=sources), sources, cwd=tmp_path)
+        assert result == (0, f"{word} ['a b', 'c'] {tmp_path} True\n", "")
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_every_command_runs_the_sources_as_they_are_now(server, tmp_path):
     ],
 )
 def test_failures_keep_their_exit_code_and_message(server, tmp_path, body, code, words):
-    found = outcome(command(server[1]), stand_in(tmp_path, body))
-    assert found[0] == code and words in found[2]
+    result = outcome(command(server[1]), stand_in(tmp_path, body))
+    assert result[0] == code and words in result[2]
 
 
 def test_threads_are_those_of_the_job(server, tmp_path):

@@ -12,12 +12,15 @@ from qdit.cli import main as cli
 from qdit.core.files import read_json, save_tensors
 from qdit.core.mp4 import write_mp4
 from qdit.core.seeds import Purpose, torch_generator
+from qdit.methods.quantize import quantize_weights_file
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import load_clips, reference_clips
 from qdit.mini.vbench.networks import Instruments
 from qdit.mini.vbench.suites import all_prompts, full_info, suite_prompts
 from qdit.models.loading import save_model
 from tests.small_video_models import TINY_VIDEO, random_stdit3
+
+NATURAL = Path(__file__).parents[2] / "weights" / "dit-digits-natural.safetensors"
 
 
 @pytest.fixture
@@ -44,6 +47,13 @@ def instruments(tmp_path):
     return tmp_path / "mini-vbench.safetensors"
 
 
+@pytest.fixture(scope="module")
+def image_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("image") / "fp"
+    quantize_weights_file(NATURAL, folder, "fp", weight_bits=16, activation_bits=16)
+    return folder
+
+
 @pytest.fixture
 def suite(tmp_path):
     path = tmp_path / "suite.json"
@@ -58,8 +68,8 @@ def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
     options = ("--out", out, "--suite", suite, "--samples", 1, "--instruments", instruments)
     code, text, _ = qdit("video", "evaluate", clips, *options)
     assert code == 0 and text.startswith("mini-VBench (moving digits)")
-    found = read_json(out)
-    assert found["protocol"] == "mini-VBench (moving digits)" and set(found["scores"]) == {
+    record = read_json(out)
+    assert record["protocol"] == "mini-VBench (moving digits)" and set(record["scores"]) == {
         "scene",
         "background_consistency",
     }
@@ -71,10 +81,10 @@ def test_the_default_suite_is_vbench_json(qdit, tmp_path):
     assert all({"prompt_en", "dimension"} <= set(row) for row in rows)
 
 
-def refused(outcome, *parts):
+def refused(outcome, *messages):
     """Whether a command ended with one line that says these things."""
     code, _, err = outcome
-    return code == 2 and err.count("\n") == 1 and all(part in err for part in parts)
+    return code == 2 and err.count("\n") == 1 and all(words in err for words in messages)
 
 
 def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
@@ -150,14 +160,14 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
     weights, data = tmp_path / "model.safetensors", tmp_path / "trajectory.safetensors"
     save_model(weights, random_stdit3(config))
     flow = ("--steps", 2, "--cfg-scale", 1.5)
-    assert qdit("video", "calibrate", weights, data, "--samples", 4, *flow)[0] == 0
+    assert qdit("calibrate", weights, data, "--samples", 4, *flow)[0] == 0
     for name, method, bits in (("fp", "fp", "w16a16"), ("rtn", "rtn", "w4a8")):
         options = ("--method", method, "--bits", bits, "--calibration", f"trajectory={data}")
         assert qdit("quantize", weights, tmp_path / name, *options)[0] == 0
         prompts = ("--suite", suite, "--samples", 1, *flow)
-        assert qdit("video", "sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
+        assert qdit("sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
     out = tmp_path / "metrics.json"
-    given = (
+    options = (
         "--checkpoint",
         tmp_path / "rtn",
         "--fp-samples",
@@ -165,11 +175,46 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
         "--instruments",
         instruments,
     )
-    assert qdit("video", "score", tmp_path / "rtn" / "samples", out, *given, *prompts)[0] == 0
-    found = read_json(out)
-    assert found["run"]["weight_bits"] == 4 and found["protocol"]["steps"] == 2
-    assert found["metrics"]["mse_fp"] > 0 and 0 <= found["metrics"]["scene"] <= 1
-    code, _, err = qdit("calibrate", weights, data)
-    assert code == 2 and "qdit video calibrate" in err and err.count("\n") == 1
-    code, _, err = qdit("sample", tmp_path / "rtn", tmp_path / "images")
-    assert code == 2 and "video model" in err and err.count("\n") == 1
+    assert qdit("evaluate", tmp_path / "rtn" / "samples", out, *options, *prompts)[0] == 0
+    record = read_json(out)
+    assert record["run"]["weight_bits"] == 4 and record["protocol"]["steps"] == 2
+    assert record["metrics"]["mse_fp"] > 0 and 0 <= record["metrics"]["scene"] <= 1
+    again = tmp_path / "again.safetensors"
+    assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow)[0] == 0
+    assert again.read_bytes() == data.read_bytes(), "the old name of the same command"
+    for flag, value in (
+        ("--sampler", "ddim"),
+        ("--images", 4),
+        ("--extractor", "digit-classifier"),
+        ("--mode", "integer"),
+    ):
+        outcome = qdit("sample", tmp_path / "rtn", tmp_path / "other", flag, value)
+        assert refused(outcome, f"{flag}: {tmp_path / 'rtn'} holds a video model (STDiT3), which makes clips")
+    outcome = qdit("calibrate", weights, tmp_path / "other", "--sampler", "ddim")
+    assert refused(outcome, f"--sampler: {weights} holds a video model (STDiT3)", "leave it out")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--suite", "suite.json"),
+        ("--samples", 2),
+        ("--text-embeddings", "text.safetensors"),
+        ("--shift", 2.0),
+        ("--frames", 8),
+        ("--height", 16),
+        ("--width", 16),
+        ("--fps", 8),
+    ],
+)
+def test_images_have_no_options_of_clips(qdit, tmp_path, image_checkpoint, flag, value):
+    outcome = qdit("sample", image_checkpoint, tmp_path / "out", flag, value)
+    assert refused(
+        outcome, f"{flag}: {image_checkpoint} holds an image model (DiT), which makes images", "leave it out"
+    )
+    if flag not in ("--suite", "--samples"):
+        assert refused(
+            qdit("calibrate", NATURAL, tmp_path / "out", flag, value), f"{flag}: {NATURAL} holds an image model"
+        )
+    assert not (tmp_path / "out").exists()

@@ -51,8 +51,8 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_from_samples_to_counted_votes(called: Called, results: Path, tmp_path: Path) -> None:
-    made = called("ab", "--each", 3, "--catch", 1, "--seed", 5)
-    assert "4 trials (3 pair, 1 same)" in made and "ptq4dm w4a4: missing: no metrics.json" in made
+    outcome = called("ab", "--each", 3, "--catch", 1, "--seed", 5)
+    assert "4 trials (3 pair, 1 same)" in outcome and "ptq4dm w4a4: missing: no metrics.json" in outcome
     page = read_page(results / "ab.html")
     sides = [{question.left: "left", question.right: "right"}.get("q-dit", "tie") for question in page.questions]
     votes = [{"trial": trial, "choice": choice} for trial, choice in enumerate(sides)]

@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 import pytest
 
-from qdit.cli.images import calibrate
+from qdit.cli.steps import calibrate
 from qdit.core.errors import ConfigError
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import find_method

@@ -48,16 +48,18 @@ class Checkout:
 
     def plan(self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS) -> set[Job]:
         """Jobs that a dry run shows."""
+        return jobs_of(self.dry_run(*arguments, overlays=overlays))
+
+    def dry_run(self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS) -> str:
+        """What a dry run prints."""
         done = self.snakemake("--dry-run", *arguments, overlays=overlays)
-        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
-        found = {(rule, re.search(r"wildcards: .*?label=([^,\n]+)", text)) for rule, text in blocks}
-        return {Job(rule, match[1] if match else None) for rule, match in found}
+        return done.stdout + done.stderr
 
     def tables(self) -> dict[str, bytes]:
         """Every rendered table."""
-        found = {path.name: path.read_bytes() for path in (self.results / "tables").iterdir()}
-        assert len(found) == 8
-        return found
+        contents = {path.name: path.read_bytes() for path in (self.results / "tables").iterdir()}
+        assert len(contents) == 8
+        return contents
 
     @contextmanager
     def edited(self, *names: str) -> Iterator[None]:
@@ -70,6 +72,13 @@ class Checkout:
         finally:
             for name, text in before.items():
                 (self.root / name).write_text(text, encoding="utf-8")
+
+
+def jobs_of(printed: str) -> set[Job]:
+    """Jobs that the output of a dry run shows."""
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", printed, flags=re.MULTILINE)
+    matches = {(rule, re.search(r"wildcards: .*?label=([^,\n]+)", text)) for rule, text in blocks}
+    return {Job(rule, match[1] if match else None) for rule, match in matches}
 
 
 def copied(repository: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The checkout in which the workflow has run on few images, once for all tests of this folder."""
+"""The checkout in which the workflow has run on few images, and plans that several tests read: each is made once."""
 
 from pathlib import Path
 
@@ -6,10 +6,27 @@ import pytest
 
 from tests.workflow.checkout import Checkout, copied
 
+SPECIAL_TABLES = ("transfer", "integer", "differences")
+"""Tables that are made only when they are named."""
+
 
 @pytest.fixture(scope="session")
 def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The copy, after an undisturbed run."""
-    made = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
-    made.snakemake("--cores", "2")
-    return made
+    copy = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
+    copy.snakemake("--cores", "2")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(checkout: Checkout) -> str:
+    """Every job of the tiny profile with its command."""
+    arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
+    return checkout.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",))
+
+
+@pytest.fixture(scope="session")
+def paper_plan(checkout: Checkout) -> str:
+    """Every job of the full reproduction with its command, as it is planned for a cluster."""
+    arguments = ("--printshellcmds", "--workflow-profile", "profiles/slurm")
+    return checkout.dry_run(*arguments, overlays=("config/paper.yaml",))

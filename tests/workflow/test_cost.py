@@ -70,9 +70,9 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
     rtn, learned = (Run(guided, "natural", label, "w4a8", "common") for label in ("rtn", "ptq4dit"))
     assert quantize_evaluations(paper, rtn, ["trajectory"]) == 3 * 256
     assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
-    place = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
-    assert place is not None and place.setting == "dit-256-cfg1.0-s50"
-    assert search_evaluations(paper, place) == (500 + 3) * 500 * 50
+    search = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
+    assert search is not None and search.setting == "dit-256-cfg1.0-s50"
+    assert search_evaluations(paper, search) == (500 + 3) * 500 * 50
 
 
 def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(paper: Profile) -> None:
@@ -132,9 +132,9 @@ def test_makespan_lies_between_the_bounds(seed: int) -> None:
         needs = tuple(job.name for job in jobs if draw.random() < 0.3)
         jobs.append(Job(str(index), "sample", float(draw.randint(1, 9)), needs))
     for gpus in (1, 2, 3):
-        found = makespan(jobs, gpus).seconds
+        seconds = makespan(jobs, gpus).seconds
         least = shortest(jobs, gpus)
-        assert least <= found <= (2 - 1 / gpus) * least  # Graham's bound of list scheduling
+        assert least <= seconds <= (2 - 1 / gpus) * least  # Graham's bound of list scheduling
     assert makespan(jobs, 1).seconds == pytest.approx(sum(job.seconds for job in jobs))
     assert makespan(jobs, 6).seconds == pytest.approx(max(critical_paths(jobs).values()))
 
@@ -165,7 +165,7 @@ def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tm
 
 def test_disk_and_memory(paper: Profile) -> None:
     disk = disk_bytes(paper)
-    runs = [run for run in profiles.all_runs(paper) if not profiles.is_video(paper, run.setting)]
+    runs = [run for run in profiles.all_runs(paper) if profiles.family_at(paper, run.setting).samples == "images"]
     images = sum(10_000 * 3 * (512 if "512" in run.setting else 256) ** 2 for run in runs)
     assert disk["images"] == images
     assert disk["features"] == len(runs) * 10_000 * 4 * 5079

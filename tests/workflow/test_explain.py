@@ -11,7 +11,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.explain import DIFFERS, MISSING, chain, explain_text, find_run, listing
 from qdit.workflow.profile import Profile, load_profile
 from tests.workflow.checkout import Checkout
@@ -101,27 +101,28 @@ def test_rows_are_found_by_number_or_words(there: Profile) -> None:
 
 def words(shell: str) -> tuple[str, ...] | None:
     """A job's shell command without its log, its benchmark and its $(dirname …); None if it is none of qdit."""
-    plain = re.sub(r"\$\(dirname ([^)]*)\)", lambda found: str(Path(found[1]).parent), shell)
+    plain = re.sub(r"\$\(dirname ([^)]*)\)", lambda match: str(Path(match[1]).parent), shell)
     plain = re.sub(r"--benchmark \S+ ", "", plain.partition(" > ")[0])
     parts = tuple(shlex.split(plain))
     return parts if parts[:1] == ("qdit",) else None
 
 
-def test_commands_are_the_workflows(checkout: Checkout) -> None:
-    overlays = ("tests/workflow/tiny.yaml",)
-    targets = ("all", "transfer", "integer", "differences")
-    done = checkout.snakemake("--dry-run", "--forceall", "--printshellcmds", *targets, overlays=overlays)
-    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+def test_commands_are_the_workflows(checkout: Checkout, tiny_plan: str) -> None:
+    shells = re.findall(r"^Shell command: (.*)$", tiny_plan, flags=re.MULTILINE)
     printed = set(map(words, shells))
-    profile = load_profile("mini", checkout.root / overlays[0])
+    profile = load_profile("mini", checkout.root / "tests/workflow/tiny.yaml")
     commands = Commands(profile, Path("results", "tiny"))
     runs = {run for table in profile["tables"] if table not in OTHERS for run in profiles.runs_of(profile, table)}
-    expected = set(map(words, {*map(commands.evaluate, runs), *map(commands.reference, runs)}))
-    expected |= {words(commands.sample(run, shard)) for run in runs for shard in profiles.shards(profile)}
-    expected |= {words(commands.table(table)) for table in profile["tables"] if table not in OTHERS}
-    places = {place for run in runs if (place := profiles.search_of(profile, run)) is not None}
-    expected |= {words(commands.search(place)) for place in places}
-    seen = {command[1] for command in printed if command} - {"claims", "leaderboard", "report", "figures", "analyze"}
+    lines = {commands.evaluate(run) for run in runs}
+    models = [commands.model(run.setting) for run in runs]
+    lines |= {commands.reference(model["extractor"], model["reference"]) for model in models}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile)}
+    lines |= {commands.table(table) for table in profile["tables"] if table not in OTHERS}
+    searches = {search for run in runs if (search := profiles.search_of(profile, run)) is not None}
+    lines |= {f"{commands.search(search)} --workers 1" for search in searches}
+    expected = {words(shown(line)) for line in lines}
+    pages = {"claims", "leaderboard", "report", "figures", "analyze", "check-rows"}
+    seen = {command[1] for command in printed if command} - pages
     assert seen == {"table", "evaluate", "reference", "sample", "quantize", "calibrate", "search"}
     for name in ("table", "evaluate", "reference", "sample", "search"):
         assert {c for c in printed if c and c[1] == name} == {c for c in expected if c and c[1] == name}
@@ -137,7 +138,8 @@ def check_inputs(printed: set[tuple[str, ...] | None], commands: Commands, runs:
         command = quantized.pop(str(commands.checkpoint(run)))
         pairs = [after for word, after in pairwise(command) if word == "--calibration"]
         kinds = [pair.partition("=")[0] for pair in pairs]
-        assert words(commands.quantize(run, kinds)) == command
-        needed |= {words(commands.calibrate(run, kind)) for kind in kinds}
+        data = commands.calibration_files(run, kinds)
+        assert words(shown(commands.quantize(run, data))) == command
+        needed |= {words(calibrated(commands, run, kind)) for kind in kinds}
     assert not quantized
     assert needed <= calibrated

@@ -45,9 +45,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/weights.pt":
             self.send_error(404, "Not Found")
             return
-        asked, current = self.headers.get("Range"), self.headers.get("If-Range") == self.server.etag
-        self.server.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and current else 0
+        span, current = self.headers.get("Range"), self.headers.get("If-Range") == self.server.etag
+        self.server.ranges.append(span)
+        start = int(span.removeprefix("bytes=").removesuffix("-")) if span and current else 0
         if start >= len(self.server.content):
             self.send_error(416)
             return
@@ -123,9 +123,9 @@ def test_another_version_is_downloaded_from_the_beginning(server: Server, tmp_pa
 def test_a_part_that_is_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
     file = needed(tmp_path, server.url)
     file.path.parent.mkdir(parents=True)
-    part = file.path.with_name("weights.pt.part")
-    part.write_bytes(CONTENT + b"more")
-    fetching.etag_file(part).write_text(server.etag)
+    partial = file.path.with_name("weights.pt.part")
+    partial.write_bytes(CONTENT + b"more")
+    fetching.etag_file(partial).write_text(server.etag)
     assert fetch(file)
     assert file.path.read_bytes() == CONTENT
 
@@ -165,10 +165,10 @@ def test_a_full_disk_is_noticed_before(server: Server, tmp_path: Path, monkeypat
 
 
 def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def hub(**arguments: Any) -> str:
-        asked.append(arguments)
+        requests.append(arguments)
         path = Path(arguments["local_dir"], arguments["filename"])
         path.parent.mkdir(parents=True)
         path.write_bytes(CONTENT)
@@ -184,7 +184,7 @@ def test_the_hub_is_asked_for_one_file(tmp_path: Path) -> None:
     assert file.path.read_bytes() == CONTENT
     expected = {"repo_id": "owner/name", "filename": "model.safetensors", "revision": "main"}
     expected["local_dir"] = Path("weights/.vae.safetensors.hub")
-    assert asked == [expected]
+    assert requests == [expected]
     assert file.source == "Hugging Face owner/name@main, model.safetensors"
 
     def offline(**arguments: Any) -> str:
@@ -315,8 +315,8 @@ def test_nothing_else_opens_a_connection(repository: Path) -> None:
         "load_state_dict_from_url",
         "import requests",
     )
-    sources = [path for part in ("qdit", "baselines", "rules") for path in (repository / part).rglob("*.*")]
-    found = {
+    sources = [path for folder in ("qdit", "baselines", "rules") for path in (repository / folder).rglob("*.*")]
+    files = {
         path.name for path in sources if path.suffix in (".py", ".smk") for word in words if word in path.read_text()
     }
-    assert found == {"fetch.py"}
+    assert files == {"fetch.py"}

@@ -62,14 +62,14 @@ def test_a_video_model_is_converted_and_checked_like_an_image_model(tmp_path: Pa
     with torch.no_grad():
         assert torch.equal(load_model(out)(x, t, text, mask), random_stdit3(LATENT_VIDEO)(x, t, text, mask))
     assert load_tensors(out)[1]["source"] == {"name": "model.safetensors", "sha256": sha256_file(source)}
-    for family, given, error, words in [
+    for family, shape, error, words in [
         ("stdit3", {}, CheckpointError, "weights of another model, with hidden_size 24 instead of 1152"),
         ("stdit3", {"input_size": 8}, ConfigError, "allowed are the fields of STDiT3Config"),
         ("dit", {}, ConfigError, "holds a video model"),
         ("unet", {}, ConfigError, "allowed are dit, stdit3"),
     ]:
         with pytest.raises(error, match=words) as raised:
-            import_weights_file(source, tmp_path / "no.safetensors", shape=given, sha256=None, family=family)
+            import_weights_file(source, tmp_path / "no.safetensors", shape=shape, sha256=None, family=family)
         assert "\n" not in str(raised.value)
     assert not (tmp_path / "no.safetensors").exists()
 
@@ -120,11 +120,11 @@ def test_an_adm_batch_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.M
     digest = sha256_file(tmp_path / "batch.npz")
     out = tmp_path / "reference.npz"
     import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=tmp_path, sha256=digest)
-    found = load_reference(out)
-    np.testing.assert_array_equal(found.pool.mean, statistics["mu"])
-    np.testing.assert_array_equal(found.spatial.covariance, statistics["sigma_s"])
-    np.testing.assert_allclose(found.pool_features[:, :3], images.mean(axis=(1, 2)), rtol=1e-6)
-    assert found.extractor_digest == "d" * 64
+    reference = load_reference(out)
+    np.testing.assert_array_equal(reference.pool.mean, statistics["mu"])
+    np.testing.assert_array_equal(reference.spatial.covariance, statistics["sigma_s"])
+    np.testing.assert_allclose(reference.pool_features[:, :3], images.mean(axis=(1, 2)), rtol=1e-6)
+    assert reference.extractor_digest == "d" * 64
     import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=tmp_path, sha256=None, resolution=8)
     monkeypatch.setattr(importing, "load_extractor", lambda *_, **__: pytest.fail("looked at the images first"))
     with pytest.raises(DataError, match=r"holds images of 8×8 pixels, the models .* make 256×256; give the batch"):

@@ -12,7 +12,7 @@ import pytest
 from qdit.core.files import load_arrays, read_json
 from qdit.core.run import Run
 from qdit.sampling.run import SampleJob, sample_checkpoint
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.profile import load_profile, shards
 from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
 from tests.workflow.checkout import Checkout, copied
@@ -26,44 +26,44 @@ TARGETS = [str(SAMPLES / f"shard-00{number}.json") for number in range(2)]
 
 
 @pytest.fixture(scope="module")
-def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def sampled(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which the clips of one run were made."""
-    found = Checkout(copied(repository, tmp_path_factory.mktemp("latent-video")))
-    write_latent_video(found.root / "data/latent-video")
-    encoder = found.root / "data/latent-video" / "t5" / "text_encoder" / "config.json"
+    copy = Checkout(copied(repository, tmp_path_factory.mktemp("latent-video")))
+    write_latent_video(copy.root / "data/latent-video")
+    encoder = copy.root / "data/latent-video" / "t5" / "text_encoder" / "config.json"
     encoder.parent.mkdir(parents=True)
     encoder.write_text("{}", encoding="utf-8")
-    write_embeddings(found.root / TEXT)
-    found.snakemake("--cores", "2", *TARGETS, overlays=OVERLAYS)
-    return found
+    write_embeddings(copy.root / TEXT)
+    copy.snakemake("--cores", "2", *TARGETS, overlays=OVERLAYS)
+    return copy
 
 
-def test_the_clips_are_those_of_the_step_itself(made: Checkout, tmp_path: Path) -> None:
-    listings = [read_json(made.root / target) for target in TARGETS]
+def test_the_clips_are_those_of_the_step_itself(sampled: Checkout, tmp_path: Path) -> None:
+    listings = [read_json(sampled.root / target) for target in TARGETS]
     protocols = [listing["origin"]["protocol"] for listing in listings]
     assert [len(listing["chunks"]) for listing in listings] == [2, 1]
     assert all(protocol["dtype"] == "bfloat16" and "OpenSoraVAE" in protocol["decoder"] for protocol in protocols)
-    asked = [(prompt, number) for prompt in PROMPTS for number in range(2)]
-    folder, files = made.root / SAMPLES, made.root / "data/latent-video"
-    given = {"embeddings": made.root / TEXT, "vae": files / "vae.safetensors", "chunk": 2}
-    sample_checkpoint(SampleJob(folder.parent / "checkpoint", tmp_path, FLOW, prompts=asked, **given))
+    clips = [(prompt, number) for prompt in PROMPTS for number in range(2)]
+    folder, files = sampled.root / SAMPLES, sampled.root / "data/latent-video"
+    sources = {"embeddings": sampled.root / TEXT, "vae": files / "vae.safetensors", "chunk": 2}
+    sample_checkpoint(SampleJob(folder.parent / "checkpoint", tmp_path, FLOW, prompts=clips, **sources))
     for number in range(3):
         name = f"{number:05d}.npz"
-        alone, found = (load_arrays(place / name) for place in (tmp_path, folder))
-        assert list(found["prompts"]) == [PROMPTS[number]] * 2
-        assert np.abs(found["frames"].astype(int) - alone["frames"]).mean() < 3, "but for bfloat16"
+        alone, content = (load_arrays(place / name) for place in (tmp_path, folder))
+        assert list(content["prompts"]) == [PROMPTS[number]] * 2
+        assert np.abs(content["frames"].astype(int) - alone["frames"]).mean() < 3, "but for bfloat16"
 
 
-def test_a_second_run_finds_nothing_to_do(made: Checkout) -> None:
-    assert "Nothing to be done" in made.snakemake("--cores", "1", *TARGETS, overlays=OVERLAYS).stderr
+def test_a_second_run_finds_nothing_to_do(sampled: Checkout) -> None:
+    assert "Nothing to be done" in sampled.snakemake("--cores", "1", *TARGETS, overlays=OVERLAYS).stderr
 
 
-def test_commands_are_the_workflows(made: Checkout) -> None:
-    done = made.snakemake("--dry-run", "--forceall", "--printshellcmds", *TARGETS, overlays=OVERLAYS)
+def test_commands_are_the_workflows(sampled: Checkout) -> None:
+    done = sampled.snakemake("--dry-run", "--forceall", "--printshellcmds", *TARGETS, overlays=OVERLAYS)
     shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
-    printed = {found for found in map(words, shells) if found is not None and found[1] == "video"}
-    profile = load_profile("mini", *(made.root / overlay for overlay in OVERLAYS))
+    printed = {line for line in map(words, shells) if line is not None and line[1] in ("calibrate", "sample", "video")}
+    profile = load_profile("mini", *(sampled.root / overlay for overlay in OVERLAYS))
     commands = Commands(profile, Path("results", "tiny"))
     lines = [commands.sample(RUN, shard) for shard in shards(profile, RUN.setting)]
-    lines += [commands.calibrate(RUN, "trajectory"), str(commands.embed(RUN))]
-    assert printed == {words(line) for line in lines}
+    lines += [commands.calibrate(RUN.setting, RUN.form, "trajectory"), commands.embed("stdit3-latents")]
+    assert printed == {words(shown(line)) for line in lines}

@@ -118,8 +118,8 @@ def test_a_method_without_a_name_is_one_line(tmp_path: Path) -> None:
 def test_the_readme_names_every_method_with_its_calibration_data(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| \[[^]]+\]\(([^)]+\.py)\) .* \| ([^|]+) \|$", text, flags=re.MULTILINE)
-    found = {name: (file, tuple(re.findall(r"`([^`]+)`", kinds))) for name, file, kinds in rows}
-    assert found == {
+    listed = {name: (file, tuple(re.findall(r"`([^`]+)`", kinds))) for name, file, kinds in rows}
+    assert listed == {
         name: (facts.path.relative_to(repository).as_posix(), facts.calibration)
         for name, facts in method_sources().items()
     }

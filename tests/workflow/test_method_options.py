@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qdit.core.errors import ConfigError
 from qdit.core.options import field_types, parse_options
-from qdit.methods.method import registry
+from qdit.methods.registry import registry
 from qdit.search.options import KINDS, Kind, SearchOptions, parse_search_options
 from qdit.workflow import method_index, method_options
 from qdit.workflow.method_options import check_method_options, options_class
@@ -54,9 +54,9 @@ def test_the_class_that_a_profile_reads_is_the_method_s_own(method: str) -> None
 def test_a_profile_and_the_method_give_the_same_verdict(method: str, data: st.DataObject) -> None:
     names = [field.name for field in dataclasses.fields(registry()[method].Options)]
     options = data.draw(st.dictionaries(st.sampled_from([*names, "other"]), VALUES, max_size=3))
-    place = "methods.x.options"
-    by_profile = verdict(lambda: check_method_options(method, options, place=place))
-    assert by_profile == verdict(lambda: parse_options(method, registry()[method].Options, options, place=place))
+    where = "methods.x.options"
+    by_profile = verdict(lambda: check_method_options(method, options, where=where))
+    assert by_profile == verdict(lambda: parse_options(method, registry()[method].Options, options, place=where))
     in_python = verdict(lambda: registry()[method].Options(**options)) if "other" not in options else by_profile
     assert bool(in_python) == bool(by_profile)
 
@@ -150,11 +150,11 @@ def test_options_are_followed_through_modules_classes_and_functions(
     (folder / "toykinds.py").write_text(KINDS_OF_TOY)
     monkeypatch.syspath_prepend(str(tmp_path))
     pretend(monkeypatch, "toys.toy")
-    found = method_options.options_class.__wrapped__("toy")
-    assert found is not None and found().count == 5
+    toy_options = method_options.options_class.__wrapped__("toy")
+    assert toy_options is not None and toy_options().count == 5
 
     def message(options: dict[str, Any]) -> str:
-        return verdict(lambda: parse_options("toy", found, options))
+        return verdict(lambda: parse_options("toy", toy_options, options))
 
     assert message({"count": 4, "kind": "b"}) == ""
     assert message({"count": 3}) == "toy: option count is 3, expected a whole number of at least 4"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.checkout import OVERLAYS, Checkout, Job, copied
+from tests.workflow.checkout import OVERLAYS, Checkout, Job, copied, jobs_of
 
 WEIGHTS = "weights/dit-digits-natural.safetensors"
 DYNAMIC = ("--method", "rtn", "--options", '{"activation": "dynamic"}')
@@ -72,9 +72,9 @@ def test_a_bad_file_is_one_line_and_stops_no_other_method(copy: Checkout, bad_fi
 
 
 def test_the_workflow_plans_the_other_rows_and_says_which_cannot_be_made(copy: Checkout, bad_files: int) -> None:
-    done = copy.snakemake("--dry-run", overlays=OVERLAYS[:1])
-    assert f"qdit: broken: baselines/ptqd.py line {bad_files}: invalid syntax" in done.stdout + done.stderr
-    labels = {job.label for job in copy.plan(overlays=OVERLAYS[:1])}
+    printed = copy.dry_run(overlays=OVERLAYS[:1])
+    assert f"qdit: broken: baselines/ptqd.py line {bad_files}: invalid syntax" in printed
+    labels = {job.label for job in jobs_of(printed)}
     assert {"fp", "rtn", "tq-dit", "q-dit", "ptqd"} <= labels
 
 
@@ -89,28 +89,33 @@ use rule quantize as quantize_rtn with:
 """
 
 
-def test_a_rule_file_gives_a_method_other_inputs_and_resources(copy: Checkout) -> None:
-    assert Job("quantize", "rtn") in copy.plan()
+def test_a_rule_file_gives_a_method_other_inputs_and_resources(copy: Checkout, tiny_plan: str) -> None:
+    assert Job("quantize", "rtn") in jobs_of(tiny_plan)
     rule = copy.root / "rules" / "baselines" / "rtn.smk"
     rule.write_text(RULE, encoding="utf-8")
     try:
-        done = copy.snakemake("--dry-run", "--printshellcmds")
+        printed = copy.dry_run("--printshellcmds")
     finally:
         rule.unlink()
-    (job,) = re.findall(r"^rule quantize_rtn:\n((?:[ ].*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+    (job,) = re.findall(r"^rule quantize_rtn:\n((?:[ ].*\n)*)", printed, flags=re.MULTILINE)
     assert "mem_mb=12345" in job and "ndtc.safetensors" in job and "trajectory" not in job
+    (command,) = re.findall(r"^Shell command: (.* --method rtn .*)$", printed, flags=re.MULTILINE)
+    assert "--calibration ndtc=results/tiny/" in command and "trajectory" not in command
 
 
-def test_calibration_data_are_planned_as_the_options_say(copy: Checkout) -> None:
-    done = copy.snakemake("--dry-run", overlays=OVERLAYS[:1])
-    blocks = re.findall(r"^rule quantize:\n((?:[ ].*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+def test_calibration_data_are_planned_as_the_options_say(tiny_plan: str) -> None:
+    blocks = re.findall(r"^rule quantize:\n((?:[ ].*\n)*)", tiny_plan, flags=re.MULTILINE)
     kinds = {}
     for block in blocks:
         inputs, label = re.search(r"input: (.*)", block), re.search(r"label=([^,\n]+)", block)
         assert inputs and label
         kinds.setdefault(label[1], set()).update(re.findall(r"([\w-]+)\.safetensors", inputs[1]))
     weights = {"dit-digits-natural", "dit-digits-salient", "dit-digits-16-natural"}
-    assert {label: found - weights for label, found in kinds.items() if label.startswith(("rtn", "g4w", "fp"))} == {
+    assert {
+        label: kinds_of_label - weights
+        for label, kinds_of_label in kinds.items()
+        if label.startswith(("rtn", "g4w", "fp"))
+    } == {
         "fp": set(),
         "rtn": {"trajectory"},
         "rtn-g16-static": {"trajectory"},

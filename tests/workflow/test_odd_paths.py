@@ -12,16 +12,16 @@ TARGET = "results/tiny/runs/digits-cfg1.0-s20/natural/fp/w16a16-common/checkpoin
 
 
 def test_a_job_runs_under_any_path_without_braces(repository: Path, tmp_path: Path) -> None:
-    made = Checkout(copied(repository, tmp_path / "$HOME 'b' \"c\" `id` ;& *"))
-    made.snakemake("--cores", "1", f"{TARGET}/config.json")
-    assert (made.root / TARGET / "model.safetensors").is_file()
+    copy = Checkout(copied(repository, tmp_path / "$HOME 'b' \"c\" `id` ;& *"))
+    copy.snakemake("--cores", "1", f"{TARGET}/config.json")
+    assert (copy.root / TARGET / "model.safetensors").is_file()
 
 
 def test_a_path_with_braces_is_refused_in_one_line(repository: Path, tmp_path: Path) -> None:
-    made = Checkout(copied(repository, tmp_path / "{a}"))
-    done = made.snakemake("--dry-run", code=2)
+    copy = Checkout(copied(repository, tmp_path / "{a}"))
+    done = copy.snakemake("--dry-run", code=2)
     line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"qdit: error: {made.root}: Snakemake reads braces in a path as wildcards")
+    assert line.startswith(f"qdit: error: {copy.root}: Snakemake reads braces in a path as wildcards")
     assert "Traceback" not in done.stderr
     require_plain_folders("/home/a b/'c'", Path("/x$y"))
     with pytest.raises(ConfigError, match="line ends"):

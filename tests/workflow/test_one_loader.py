@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qdit.cli.main import app
 from qdit.core.errors import ConfigError
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.workflow.profile import load_profile
@@ -140,8 +140,8 @@ def snakemake_sees(folder: Path, repository: Path, *arguments: str) -> dict[str,
     name = next(word for word in arguments if word.startswith("results/"))
     done = subprocess.run([executable, *common, *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return content
 
 
 def test_snakemake_sees_what_python_loads_and_its_record_is_read_as_it_is(tmp_path: Path, repository: Path) -> None:

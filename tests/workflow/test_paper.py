@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.cost import Speed, jobs_of
 from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout
 from tests.workflow.test_explain import words
 
 PAPER = ("config/paper.yaml",)
-JOBS = 4161
+JOBS = 4162
 """Jobs of the whole plan, as docs/paper-profile.md says."""
 
 FILE = "weights/paper/sd-vae-ft-mse/config.json"
@@ -22,8 +22,7 @@ FILE = "weights/paper/sd-vae-ft-mse/config.json"
 
 @pytest.fixture(scope="module")
 def planned(checkout: Checkout) -> str:
-    done = checkout.snakemake("--dry-run", "all", "searched", overlays=PAPER)
-    return done.stdout + done.stderr
+    return checkout.dry_run("all", "searched", overlays=PAPER)
 
 
 def counts(text: str) -> Counter[str]:
@@ -36,32 +35,31 @@ def test_every_table_is_planned(planned: str) -> None:
     profile = load_profile("paper")
     for table in profile["tables"]:
         assert f"results/paper/tables/{table}.html" in planned, table
-    found = counts(planned)
-    assert found["table"] == len(profile["tables"])
-    assert found["import_weights"] == 3 and found["reference_adm"] == 2
-    assert not any(rule.startswith("train") for rule in found)
+    planned_jobs = counts(planned)
+    assert planned_jobs["table"] == len(profile["tables"])
+    assert planned_jobs["import_weights"] == 3 and planned_jobs["reference_adm"] == 2
+    assert not any(rule.startswith("train") for rule in planned_jobs)
 
 
-def test_the_estimate_counts_the_jobs_of_the_plan(checkout: Checkout) -> None:
-    done = checkout.snakemake("--dry-run", overlays=PAPER)
-    found = counts(done.stdout + done.stderr)
-    assert found.pop("total") == JOBS
+def test_the_estimate_counts_the_jobs_of_the_plan(paper_plan: str) -> None:
+    planned_jobs = counts(paper_plan)
+    assert planned_jobs.pop("total") == JOBS
     estimated = Counter(job.rule for job in jobs_of(load_profile("paper"), Speed(1e12, "a test")))
     by_rule = Counter[str]()
-    for rule, count in found.items():
+    for rule, count in planned_jobs.items():
         by_rule[rule.partition("_")[0]] += count
     for rule in ("calibrate", "quantize", "search", "sample"):
         assert by_rule[rule] == estimated[rule], rule
-    assert found["evaluate"] + found["evaluate_vbench"] == len(profiles.all_runs(load_profile("paper")))
+    assert planned_jobs["evaluate"] + planned_jobs["evaluate_vbench"] == len(profiles.all_runs(load_profile("paper")))
 
 
 def test_table_3_is_scored_by_vbench(planned: str) -> None:
-    found, runs = counts(planned), profiles.runs_of(load_profile("paper"), "table3")
+    planned_jobs, runs = counts(planned), profiles.runs_of(load_profile("paper"), "table3")
     assert [run.label for run in runs] == ["fp", "g4w+p4a", "q-dit"]
-    expected = {"embed_prompts": 1, "calibrate_video": 2, "sample_video": 3 * 118, "vbench_clips": 3, "vbench_run": 3}
+    expected = {"embed_prompts": 1, "sample_video": 3 * 118, "vbench_clips": 3, "vbench_run": 3}
     expected |= {"vbench_ready": 16, "vbench_dimension": 3 * 16, "evaluate_vbench": 3}
-    assert {rule: found[rule] for rule in expected} == expected
-    assert not found["evaluate_video"] and not found["vbench_env"]
+    assert {rule: planned_jobs[rule] for rule in expected} == expected
+    assert not planned_jobs["evaluate_video"] and not planned_jobs["vbench_env"]
 
 
 def test_the_documented_number_of_jobs(repository: Path) -> None:
@@ -87,22 +85,21 @@ def test_a_missing_file_stops_at_once_and_a_present_one_is_never_touched(checkou
         path.unlink()
 
 
-def test_jobs_may_not_download(checkout: Checkout) -> None:
+def test_jobs_may_not_download(checkout: Checkout, paper_plan: str) -> None:
     text = (checkout.root / "rules" / "common.smk").read_text(encoding="utf-8")
     assert '"HF_HUB_OFFLINE": "1"' in text
-    done = checkout.snakemake("--dry-run", "--printshellcmds", overlays=PAPER)
-    text = done.stdout + done.stderr
-    assert "qdit fetch" not in text and "vbench install" not in text
+    assert "qdit fetch" not in paper_plan and "vbench install" not in paper_plan
 
 
-def test_commands_of_table_3_are_those_that_explain_shows(checkout: Checkout) -> None:
-    done = checkout.snakemake("--dry-run", "--printshellcmds", "table3", overlays=PAPER)
-    shells = re.findall(r"^Shell command: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+def test_commands_of_table_3_are_those_that_explain_shows(paper_plan: str) -> None:
+    shells = re.findall(r"^Shell command: (.*)$", paper_plan, flags=re.MULTILINE)
     profile = load_profile("paper")
     commands, runs = Commands(profile, Path("results/paper")), profiles.runs_of(profile, "table3")
-    printed = {found for found in map(words, shells) if found is not None}
-    expected = {words(commands.evaluate(run)) for run in runs}
-    expected |= {words(commands.sample(run, shard)) for run in runs for shard in profiles.shards(profile, run.setting)}
-    assert {found for found in printed if found[2] in ("sample", "score")} == expected
+    printed = {line for line in map(words, shells) if line is not None}
+    lines = {commands.evaluate(run) for run in runs}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting)}
+    clips_sampled = {line for line in printed if line[1] == "sample" and "--text-embeddings" in line}
+    scored = clips_sampled | {line for line in printed if line[1:3] == ("vbench", "score")}
+    assert scored == {words(shown(line)) for line in lines}
     clips = [line for line in shells if " vbench clips " in line]
     assert len(clips) == 3 and all("--count 4720 --fps 24 --lossless" in line for line in clips)

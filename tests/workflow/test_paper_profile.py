@@ -12,6 +12,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.report.data.published import read_published
 from qdit.workflow.commands import Commands
+from qdit.workflow.explain import imported
 from qdit.workflow.fetch import needed_files
 from qdit.workflow.profile import all_runs, default_tables, load_profile, runs_of, validate
 
@@ -62,14 +63,12 @@ def test_every_file_that_is_not_in_the_repository_says_where_it_is_from(paper: P
 def test_commands_name_the_converted_weights_and_the_batch(paper: Profile) -> None:
     commands = Commands(paper, Path("results/paper"))
     run = Run("dit-512-cfg1.5-s50", "natural", "q-dit", "w4a8", "common")
-    assert str(commands.weights(run)) == "results/paper/weights/dit-xl-2-512-natural.safetensors"
-    command = commands.imported_weights(run)
-    assert command is not None and command.split()[:3] == [
-        "qdit",
-        "import-weights",
-        "weights/paper/DiT-XL-2-512x512.pt",
-    ]
-    assert "import-reference weights/paper/VIRTUAL_imagenet512.npz" in commands.reference(run)
+    assert str(commands.weights(run.setting, run.form)) == "results/paper/weights/dit-xl-2-512-natural.safetensors"
+    command = commands.import_weights("dit-xl-2-512", run.form)
+    assert command.startswith("import-weights weights/paper/DiT-XL-2-512x512.pt results/paper/weights/")
+    model = commands.model(run.setting)
+    reference = commands.reference(model["extractor"], model["reference"])
+    assert reference.startswith("import-reference weights/paper/VIRTUAL_imagenet512.npz")
     sample = commands.sample(run, 3)
     for flag in ("--vae weights/paper/sd-vae-ft-mse/", "--dtype float16", "--shard 3"):
         assert flag in sample
@@ -146,8 +145,8 @@ def test_every_path_can_be_changed_by_an_overlay(tmp_path: Path) -> None:
         Commands(profile, Path("results/paper")),
         Run("dit-256-cfg1.0-s100", "natural", "fp", "w16a16", "common"),
     )
-    assert commands.weights(run) == Path("data/dit.safetensors")
-    assert commands.imported_weights(run) is None
+    assert commands.weights(run.setting, run.form) == Path("data/dit.safetensors")
+    assert imported(commands, run) is None
     assert "--vae data/ema/model.safetensors --dtype float16" in commands.sample(run, 0)
     assert "data/inception.pth" in commands.sample(run, 0)
     needed = needed_files(profile)

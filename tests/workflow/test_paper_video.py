@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
+from qdit.core.metrics_record import MetricsRecord
 from qdit.core.run import Run
 from qdit.models import text_encoder
 from qdit.sampling.flow_protocol import FlowProtocol, timestep_shift
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands
+from qdit.workflow.commands import Commands, shown
 from qdit.workflow.doctor import text_packages, vbench_environment
 from qdit.workflow.explain_clips import scored_with
 from qdit.workflow.fetch import needed_files
@@ -38,7 +39,7 @@ def test_the_setting_is_open_soras_default(paper: Profile) -> None:
     setting = paper["settings"][SETTING]
     assert FlowProtocol(**setting["clip"], steps=setting["steps"], cfg_scale=setting["cfg_scale"]) == FlowProtocol()
     assert "shift" not in setting and timestep_shift(51, 240, 426) == pytest.approx(2.4187, abs=1e-4)
-    assert profiles.is_video(paper, SETTING)
+    assert profiles.family_at(paper, SETTING).samples == "clips"
 
 
 def test_commands_have_texts_vae_size_and_precision(paper: Profile) -> None:
@@ -48,24 +49,24 @@ def test_commands_have_texts_vae_size_and_precision(paper: Profile) -> None:
     vae = "--vae weights/paper/OpenSora-VAE-v1.2/model.safetensors"
     assert f"{text} {clip} {vae} --dtype bfloat16 --record-failure" in commands.sample(RUN, 3)
     assert "--suite weights/paper/VBench_full_info.json --samples 5 --chunk 5 --shard 3" in commands.sample(RUN, 3)
-    calibrate = commands.calibrate(RUN, "trajectory")
-    assert calibrate.startswith("qdit video calibrate results/paper/weights/stdit3-opensora-natural.safetensors")
+    calibrate = commands.calibrate(RUN.setting, RUN.form, "trajectory")
+    assert calibrate.startswith("calibrate results/paper/weights/stdit3-opensora-natural.safetensors")
     assert calibrate.endswith(f"--samples 64 {text} {clip} --dtype bfloat16")
-    assert commands.embed(RUN) == (
-        "qdit video embed weights/paper/VBench_full_info.json results/paper/text/stdit3-opensora.safetensors"
+    assert commands.embed("stdit3-opensora") == (
+        "video embed weights/paper/VBench_full_info.json results/paper/text/stdit3-opensora.safetensors"
         " --encoder weights/paper/t5-v1_1-xxl"
     )
-    assert "weights/paper/OpenSora-STDiT-v3/model.safetensors" in str(commands.imported_weights(RUN))
-    assert "--family stdit3 --shape '{}'" in str(commands.imported_weights(RUN))
-    image = Run("dit-256-cfg1.0-s100", "natural", "fp", "w16a16", "common")
-    assert commands.embed(image) is None and commands.text(image) == []
+    assert "weights/paper/OpenSora-STDiT-v3/model.safetensors" in commands.import_weights("stdit3-opensora", "natural")
+    assert "--family stdit3 --shape '{}'" in commands.import_weights("stdit3-opensora", "natural")
+    image = "dit-256-cfg1.0-s100"
+    assert commands.text_file(image) is None and commands.text(image) == []
 
 
 def test_the_chain_of_a_row_names_the_text_embeddings(paper: Profile) -> None:
     commands = Commands(paper, Path("results/paper"))
-    found = {what: (path, made_by) for what, path, _, _, made_by in scored_with(commands, RUN, {})}
-    assert found["text embeddings"] == (commands.text_file(RUN), commands.embed(RUN))
-    assert "instruments" not in found
+    links = {what: (path, made_by) for what, path, _, _, made_by in scored_with(commands, RUN, MetricsRecord())}
+    assert links["text embeddings"] == (commands.text_file(SETTING), shown(commands.embed("stdit3-opensora")))
+    assert "instruments" not in links
 
 
 def test_clips_are_counted_by_prompts_before_the_suite_is_there(paper: Profile, tmp_path: Path) -> None:
@@ -95,17 +96,17 @@ def test_the_text_encoders_files_are_those_below_its_folder(paper: Profile) -> N
 
 def test_nothing_changes_for_models_of_pixels() -> None:
     mini = load_profile("mini")
-    setting = next(name for name in mini["settings"] if profiles.is_video(mini, name))
+    setting = next(name for name in mini["settings"] if profiles.family_at(mini, name).samples == "clips")
     flags = ["--steps", "15", "--cfg-scale", "2.5", "--seed", "0", "--shift", "2.5"]
     assert profiles.protocol_flags(mini, setting) == flags and profiles.embeddings_file(mini, setting) is None
-    assert profiles.is_video_model(mini["models"]["stdit3-moving-digits"])
-    assert not profiles.is_video_model(mini["models"]["dit-digits"])
+    assert profiles.family_of(mini["models"]["stdit3-moving-digits"]).samples == "clips"
+    assert profiles.family_of(mini["models"]["dit-digits"]).samples == "images"
 
 
 def test_doctor_looks_for_the_packages_of_text_embeddings(paper: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_encoder, "find_spec", lambda module: None if module == "ftfy" else object())
-    found = text_packages(paper)
-    assert not found[0].ok and "ftfy, not installed here" in found[0].text and "[embed_prompts]" in found[0].text
+    (finding,) = text_packages(paper)
+    assert not finding.ok and "ftfy, not installed here" in finding.text and "[embed_prompts]" in finding.text
     monkeypatch.setattr(text_encoder, "find_spec", lambda module: object())
     assert text_packages(paper)[0].ok and text_packages(load_profile("mini")) == []
 
@@ -115,9 +116,9 @@ def test_doctor_looks_for_vbenchs_environment(paper: Profile, tmp_path: Path) ->
     assert not missing.ok and f"make it with qdit vbench install {tmp_path}/envs/vbench" in missing.text
     python = tmp_path / "python"
     paper["vbench"]["python"] = str(python)
-    assert [found.ok for found in vbench_environment(paper, tmp_path)] == [False]
+    assert [finding.ok for finding in vbench_environment(paper, tmp_path)] == [False]
     python.touch()
-    assert [found.ok for found in vbench_environment(paper, tmp_path)] == [True]
+    assert [finding.ok for finding in vbench_environment(paper, tmp_path)] == [True]
     assert vbench_environment(load_profile("mini"), tmp_path) == []
 
 

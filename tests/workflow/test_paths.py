@@ -148,10 +148,10 @@ def test_a_profile_chooses_an_installed_python_and_no_other_program() -> None:
     ],
 )
 def test_validation_refuses_it_in_every_place(paper: Profile, where: tuple[str, ...], value: Any) -> None:
-    part: Any = paper
+    section: Any = paper
     for key in where[:-1]:
-        part = part[key]
-    part[where[-1]] = value
+        section = section[key]
+    section[where[-1]] = value
     assert where[0] in refused(validate, paper)
 
 

@@ -4,15 +4,15 @@ import os
 import re
 from pathlib import Path
 
-from tests.workflow.checkout import OVERLAYS, Checkout, Job
+from tests.workflow.checkout import OVERLAYS, Checkout, Job, jobs_of
 
 TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "index", "figures", "check_all_rows", "all")}
 
 
 def test_edited_method_replans_its_own_rows(checkout: Checkout) -> None:
     with checkout.edited("baselines/rtn.py"):
-        own = {Job(rule, "rtn") for rule in ("quantize", "sample", "evaluate")}
-        assert checkout.plan() == own | TABLES | {Job("analyze_errors", None)}
+        of_rtn = {Job(rule, "rtn") for rule in ("quantize", "sample", "evaluate")}
+        assert checkout.plan() == of_rtn | TABLES | {Job("analyze_errors", None)}
 
 
 def test_edited_metric_replans_no_images(checkout: Checkout) -> None:
@@ -73,15 +73,14 @@ def test_more_resamples_evaluate_again_and_sample_nothing(checkout: Checkout, tm
     }
 
 
-def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Checkout) -> None:
-    tiny = OVERLAYS[:1]
-    done = checkout.snakemake("--dry-run", "table4", "table6", overlays=tiny)
-    searches = re.findall(r"output: results/tiny/search/\S+/natural/(\w+)/w4a8\.json", done.stdout + done.stderr)
-    assert sorted(searches) == ["evolution", "hessian", "ilp", "racing", "random", "response"]
-    assert Job("quantize", "allocated-racing") in checkout.plan("table6", overlays=tiny)
-    assert not any(job.rule == "search" for job in checkout.plan("table1", "table2", overlays=tiny))
-    transfer = checkout.snakemake("--dry-run", "transfer", overlays=tiny)
-    assert len(re.findall(r"output: results/tiny/search/\S+/racing/", transfer.stdout + transfer.stderr)) == 4
+def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Checkout, tiny_plan: str) -> None:
+    searches = re.findall(r"output: results/tiny/search/(\S+)/(\w+)/(w\da\d)\.json", tiny_plan)
+    assert len(searches) == len(set(searches))
+    tables = sorted(kind for place, kind, bits in searches if (place, bits) == ("digits-cfg1.0-s20/natural", "w4a8"))
+    assert tables == ["evolution", "hessian", "ilp", "racing", "random", "response"], "of table4 and table6"
+    assert len([kind for _, kind, _ in searches if kind == "racing"]) == 4, "of the table transfer"
+    assert Job("quantize", "allocated-racing") in jobs_of(tiny_plan)
+    assert not any(job.rule == "search" for job in checkout.plan("table1", "table2", overlays=OVERLAYS[:1]))
 
 
 TOY = '''"""A method for a test."""
@@ -124,14 +123,14 @@ def test_a_new_method_is_one_file_and_a_rule_only_where_it_wants_one(checkout: C
     try:
         method.write_text(TOY, encoding="utf-8")
         for name in ("quantize", "quantize_toy"):
-            done = checkout.snakemake("--dry-run", overlays=overlays)
+            printed = checkout.dry_run(overlays=overlays)
             pattern = rf"^rule {name}:\n    input: (.*)\n(?: {{4}}.*\n)*? {{4}}wildcards: .*label=toy,"
-            (planned[name],) = re.findall(pattern, done.stdout + done.stderr, flags=re.MULTILINE)
+            (planned[name],) = re.findall(pattern, printed, flags=re.MULTILINE)
             rule.write_text(TOY_RULE, encoding="utf-8")
-        jobs = checkout.plan(overlays=overlays)
     finally:
         method.unlink()
         rule.unlink(missing_ok=True)
     assert "/ndtc.safetensors" in planned["quantize"] and "/uniform.safetensors" in planned["quantize_toy"]
+    jobs = jobs_of(printed)
     assert {Job("quantize_toy", "toy"), Job("calibrate", None)} <= jobs
     assert {job.label for job in jobs} == {"toy", None}

@@ -32,16 +32,16 @@ def profile() -> Profile:
 
 
 def block(profile: Profile) -> Profile:
-    found: Profile = profile["tables"]["table2"]["blocks"][0]
-    return found
+    block: Profile = profile["tables"]["table2"]["blocks"][0]
+    return block
 
 
 def add_table(profile: Profile, kind: str, **keys: Any) -> Profile:
     """A table more, of one block with one method (for kind qc: with the two controls)."""
-    made = {"setting": PLAIN, "form": "natural", "scope": "common", "bits": ["w2a2"], "methods": ["fp", "rtn"]}
-    profile["tables"]["more"] = {"kind": kind, "blocks": [made | keys]}
-    found: Profile = profile["tables"]["more"]
-    return found
+    block = {"setting": PLAIN, "form": "natural", "scope": "common", "bits": ["w2a2"], "methods": ["fp", "rtn"]}
+    profile["tables"]["more"] = {"kind": kind, "blocks": [block | keys]}
+    table: Profile = profile["tables"]["more"]
+    return table
 
 
 def drop(profile: Profile, *path: str) -> None:

@@ -113,17 +113,17 @@ def test_small_numbers_of_a_record_stay_numbers(tmp_path: Path, profile: Profile
 
 def test_a_merged_profile_shares_nothing(profile: Profile) -> None:
     shared = {"x": [1]}
-    found = merged({"a": shared, "b": shared}, {"c": shared, "b": {"x": [2]}})
-    found["c"]["x"].append(3)
-    assert found == {"a": {"x": [1]}, "b": {"x": [2]}, "c": {"x": [1, 3]}} and shared == {"x": [1]}
+    expected = merged({"a": shared, "b": shared}, {"c": shared, "b": {"x": [2]}})
+    expected["c"]["x"].append(3)
+    assert expected == {"a": {"x": [1]}, "b": {"x": [2]}, "c": {"x": [1, 3]}} and shared == {"x": [1]}
     profile["methods"]["ptq4dit"]["options"]["iterations"] = 9
     assert profile["methods"]["tfmq-dm"]["options"]["iterations"] == 500
 
 
 def test_values_of_a_command_are_numbers_also_inside_mappings() -> None:
-    given = {"seed": 3, "profile": "7", "sampling": {"images": "64", "x": ["true", "a: b", "1.5", "w4a8"]}}
-    found = {"seed": 3, "profile": "7", "sampling": {"images": 64, "x": [True, "a: b", 1.5, "w4a8"]}}
-    assert command_values(given) == found
+    values = {"seed": 3, "profile": "7", "sampling": {"images": "64", "x": ["true", "a: b", "1.5", "w4a8"]}}
+    expected = {"seed": 3, "profile": "7", "sampling": {"images": 64, "x": [True, "a: b", 1.5, "w4a8"]}}
+    assert command_values(values) == expected
 
 
 def test_models_read_as_objects_and_as_mappings_of_what_is_given(profile: Profile) -> None:

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from qdit.core.files import load_arrays
 from tests.workflow.checkout import Checkout
@@ -22,21 +21,21 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_every_table_is_there_in_every_format_and_has_its_rows(checkout: Checkout) -> None:
     assert set(checkout.tables()) == {f"{table}.{suffix}" for table in ("table2", "table4") for suffix in FORMATS}
-    found = rows(checkout.results / "tables" / "table2.csv")
-    assert [(row["label"], row["weight_bits"], row["status"]) for row in found] == [
+    table = rows(checkout.results / "tables" / "table2.csv")
+    assert [(row["label"], row["weight_bits"], row["status"]) for row in table] == [
         ("fp", "16", "ok"),
         ("rtn", "4", "ok"),
         ("q-dit", "4", "ok"),
     ]
-    assert all(float(row["fid"]) > 0 for row in found)
-    assert [float(row["mse_fp"]) > 0 for row in found] == [False, True, True]
-    assert len({row["protocol_sha256"] for row in found}) == 1
+    assert all(float(row["fid"]) > 0 for row in table)
+    assert [float(row["mse_fp"]) > 0 for row in table] == [False, True, True]
+    assert len({row["protocol_sha256"] for row in table}) == 1
 
 
 def test_claims_and_leaderboard_are_part_of_all(checkout: Checkout) -> None:
-    found = rows(checkout.results / "leaderboard.csv")
-    assert [(row["label"], row["status"]) for row in found] == [("fp", "ok"), ("q-dit", "ok"), ("rtn", "ok")]
-    for row in found[1:]:
+    leaderboard = rows(checkout.results / "leaderboard.csv")
+    assert [(row["label"], row["status"]) for row in leaderboard] == [("fp", "ok"), ("q-dit", "ok"), ("rtn", "ok")]
+    for row in leaderboard[1:]:
         assert float(row["fd_fp_low"]) <= float(row["fd_fp"]) <= float(row["fd_fp_high"]) and row["rank"]
     claims = {(row["id"], row["evaluated_on"]): row for row in rows(checkout.results / "claims.csv")}
     assert claims["lowest-fid-w4a8", "printed"]["verdict"] == "holds"
@@ -49,7 +48,7 @@ def test_claims_and_leaderboard_are_part_of_all(checkout: Checkout) -> None:
 
 def test_intervals_come_from_as_many_resamples_as_the_profile_says(checkout: Checkout) -> None:
     values = load_arrays(checkout.results / Q_DIT / "bootstrap.npz")
-    assert {len(found) for name, found in values.items() if name != "pairing"} == {50}
+    assert {len(resampled) for name, resampled in values.items() if name != "pairing"} == {50}
 
 
 def test_the_report_is_one_page_and_its_path_is_the_last_thing_said(checkout: Checkout) -> None:
@@ -106,8 +105,8 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
     checkout.snakemake("--report", str(report))
     text = report.read_text(encoding="utf-8")
     files = ("table2.html", "table4.csv", "claims.html", "leaderboard.csv", "index.html")
-    for part in (*files, "Tables", "Claims", "Leaderboard", "Report", "handwritten digits, not ImageNet"):
-        assert part in text
+    for words in (*files, "Tables", "Claims", "Leaderboard", "Report", "handwritten digits, not ImageNet"):
+        assert words in text
 
 
 def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
@@ -138,9 +137,9 @@ def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, t
         assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in again.stdout
         assert "1 of 1 steps" not in again.stderr and "check_rows" in again.stdout + again.stderr
         assert "rule quantize" not in again.stdout + again.stderr
-        found = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
-        assert [found[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
-        status = found["q-dit"]["status"]
+        by_label = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
+        assert [by_label[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
+        status = by_label["q-dit"]["status"]
         assert "failed in quantize: " in status and "group_size 7" in status and "144" in status
         assert "Traceback" in (checkout.results / Q_DIT / "logs" / "quantize.log").read_text(encoding="utf-8")
     finally:
@@ -152,21 +151,12 @@ def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, t
     )
 
 
-@pytest.mark.parametrize(
-    ("overlay", "parts"),
-    [
-        ("smapling: {images: 8}", ["unknown key 'smapling'", "did you mean 'sampling'?"]),
-        ("methods: {rtn: {method: rtnn}}", ["methods.rtn.method", "'rtnn'", "did you mean 'rtn'?"]),
-    ],
-)
-def test_bad_profile_stops_snakemake_with_one_line(
-    checkout: Checkout, tmp_path: Path, overlay: str, parts: list[str]
-) -> None:
+def test_bad_profile_stops_snakemake_with_one_line(checkout: Checkout, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(overlay, encoding="utf-8")
+    path.write_text("methods: {rtn: {method: rtnn}}", encoding="utf-8")
     done = checkout.snakemake("--dry-run", overlays=(str(path),), code=2)
     line = done.stderr.splitlines()[-1]
     assert line.startswith("qdit: error: ")
-    for part in parts:
-        assert part in line
+    for words in ("methods.rtn.method", "'rtnn'", "did you mean 'rtn'?"):
+        assert words in line
     assert "Traceback" not in done.stdout + done.stderr

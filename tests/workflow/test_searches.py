@@ -34,12 +34,12 @@ def test_an_allocation_is_that_of_the_run_s_own_place_unless_the_profile_says_wh
 def test_a_table_names_each_search_once(profile: Profile) -> None:
     places = searches_of(profile, "table6")
     assert len(places) == len(set(places)) == 12
-    assert {place.form for place in places} == {"natural", "salient"}
+    assert {search.form for search in places} == {"natural", "salient"}
     assert set(searches_of(profile, "table4")) <= set(places)
     assert searches_of(profile, "table2") == []
-    sources = {place for place in searches_of(profile, "transfer") if place.search == "racing"}
+    sources = {search for search in searches_of(profile, "transfer") if search.search == "racing"}
     homes = {(block["setting"], block["form"], block["bits"][0]) for block in profile["tables"]["transfer"]["blocks"]}
-    assert {(place.setting, place.form, place.bits) for place in sources} == homes
+    assert {(search.setting, search.form, search.bits) for search in sources} == homes
 
 
 def test_uniform_rows_are_shared_with_the_other_tables(profile: Profile) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from qdit.workflow.method_index import method_facts
 from tests.workflow.checkout import Checkout
+from tests.workflow.test_paper import JOBS
 
 COMPUTING = ("calibrate", "quantize", "sample", "search")
 
@@ -24,38 +25,36 @@ def rules(repository: Path) -> set[str]:
 
 
 def test_every_rule_that_computes_gets_a_gpu(cluster, repository: Path) -> None:
-    known, given = rules(repository), cluster["set-resources"]
-    assert set(given) <= known
+    known, resources_of = rules(repository), cluster["set-resources"]
+    assert set(resources_of) <= known
     # Of the mini profile only:
     mini = {"sample_integer", "evaluate_integer", "search_study"}
     computing = {rule for rule in known - mini if rule.partition("_")[0] in COMPUTING}
     others = {"reference_adm", "embed_prompts", "vbench_dimension"}
-    assert {rule for rule, resources in given.items() if resources.get("gpu") == 1} == computing | others
+    assert {rule for rule, resources in resources_of.items() if resources.get("gpu") == 1} == computing | others
     sized = {rule for rule in computing | others - {"reference_adm"} if not rule.startswith("quantize")}
-    assert all({"mem_mb", "runtime", "cpus_per_gpu"} <= given[rule].keys() for rule in sized)
+    assert all({"mem_mb", "runtime", "cpus_per_gpu"} <= resources_of[rule].keys() for rule in sized)
 
 
 def quantizations(printed: str) -> dict[str, tuple[int, int]]:
     """Label → megabytes and minutes of the planned quantizations."""
     blocks = re.findall(r"^rule quantize:\n((?: {4}.*\n)*)", printed, flags=re.MULTILINE)
-    found = {}
+    amounts = {}
     for block in blocks:
         label, memory, minutes = (re.search(rf"{name}=([^,\s]+)", block) for name in ("label", "mem_mb", "runtime"))
         assert label and memory and minutes
-        found[label[1]] = int(memory[1]), int(minutes[1])
-    return found
+        amounts[label[1]] = int(memory[1]), int(minutes[1])
+    return amounts
 
 
-def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout) -> None:
-    arguments = ("--dry-run", "--workflow-profile", "profiles/slurm")
-    done = checkout.snakemake(*arguments, overlays=("config/paper.yaml",))
-    assert re.search(r"^total +4161$", done.stdout + done.stderr, flags=re.MULTILINE)
-    block = re.search(r"^rule sample:\n((?: {4}.*\n)*)", done.stdout + done.stderr, flags=re.MULTILINE)
+def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout, paper_plan: str) -> None:
+    assert re.search(rf"^total +{JOBS}$", paper_plan, flags=re.MULTILINE)
+    block = re.search(r"^rule sample:\n((?: {4}.*\n)*)", paper_plan, flags=re.MULTILINE)
     assert block is not None
     for resource in ("gpu=1", "mem_mb=32000", "runtime=240", "cpus_per_gpu=4"):
         assert resource in block[1]
     methods = yaml.safe_load((checkout.root / "config" / "paper.yaml").read_text(encoding="utf-8"))["methods"]
-    asked = quantizations(done.stdout + done.stderr)
-    facts = {label: method_facts(methods[label]["method"]) for label in asked}
-    assert asked == {label: (known.memory_mb, known.minutes) for label, known in facts.items()}
-    assert asked["fp"] == (16_000, 60) and asked["ptq4dit"] == (64_000, 1440)
+    requested = quantizations(paper_plan)
+    facts = {label: method_facts(methods[label]["method"]) for label in requested}
+    assert requested == {label: (known.memory_mb, known.minutes) for label, known in facts.items()}
+    assert requested["fp"] == (16_000, 60) and requested["ptq4dit"] == (64_000, 1440)

@@ -40,19 +40,19 @@ def blocks_of(document: str) -> list[tuple[str | None, str]]:
 
 def not_cloned(folder: str, names: list[str]) -> set[str]:
     """Hidden files, caches and results of runs: what no fresh clone has."""
-    made = {"results": set(names) - {"published", "studies"}}.get(Path(folder).name, set())
-    return made | {name for name in names if name.startswith(".") or name == "__pycache__"}
+    produced = {"results": set(names) - {"published", "studies"}}.get(Path(folder).name, set())
+    return produced | {name for name in names if name.startswith(".") or name == "__pycache__"}
 
 
 def run(command: str, root: Path) -> str:
     """Run a command as a user does who has installed this copy; fails unless it succeeds."""
-    own = {
+    environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root),
         "PYTEST_ADDOPTS": "--verbose --color=no",
     }
     done = subprocess.run(
-        command, shell=True, cwd=root, env={**os.environ, **own}, capture_output=True, text=True, timeout=600
+        command, shell=True, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr

@@ -47,6 +47,6 @@ def write_tiny_vbench(folder: Path, results: Path) -> None:
         (site / f"{name}-{version}.dist-info").mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         (site / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata)
-    made = write_embeddings(results / "text" / "stdit3-latents.safetensors")
+    text = write_embeddings(results / "text" / "stdit3-latents.safetensors")
     newer = max(path.stat().st_mtime for path in folder.rglob("*")) + 1
-    os.utime(made, (newer, newer))
+    os.utime(text, (newer, newer))

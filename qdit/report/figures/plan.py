@@ -10,7 +10,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.run import Run, split_bits
-from qdit.workflow.profile import Profile, default_tables, is_full, is_video
+from qdit.workflow.profile import Profile, default_tables, family_at, is_full
 
 GROUPS = ("data", "methods", "samples", "search")
 """Groups of figures in the order of a report."""
@@ -110,7 +110,7 @@ def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[st
     for kind in kinds:
         for table in sorted(name for name in default_tables(profile) if profile["tables"][name]["kind"] == kind):
             for number, block in enumerate(profile["tables"][table]["blocks"]):
-                if not is_video(profile, block["setting"]):
+                if family_at(profile, block["setting"]).samples == "images":
                     yield table, number, block
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdit.cli.video_steps import flow
+from qdit.cli.sampling import flow
 from qdit.core.errors import DataError
 from qdit.core.files import read_json
 from qdit.core.mp4 import read_mp4, write_mp4

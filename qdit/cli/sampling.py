@@ -1,0 +1,194 @@
+"""How flags say what is sampled: the model's family, the protocol and the prompts, for images and for clips."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qdit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.mini.vbench.suites import Prompt
+    from qdit.sampling.flow_protocol import FlowProtocol
+    from qdit.sampling.protocol import Protocol, Sampled
+
+INSTRUMENTS = Path("weights/mini-vbench.safetensors")
+MODELS = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}
+"""Name of a family, as files say it → what its models are called."""
+SAMPLES = {"dit": "images", "stdit3": "clips"}
+CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
+
+Suite = Annotated[Path | None, typer.Option(help="full_info JSON of the prompts of clips; default: mini-VBench's own.")]
+ClipsPerPrompt = Annotated[int, typer.Option("--samples", min=1, help="Number of clips of each prompt.")]
+Shift = Annotated[float, typer.Option(help="Shift of the timesteps towards noise; 1 spaces them evenly.")]
+
+TextEmbeddings = Annotated[
+    Path | None, typer.Option(help="Clips of latents: tokens of the prompts, a file of `qdit video embed`.")
+]
+AnySampler = Annotated[
+    str | None, typer.Option("--sampler", help="Images: ddim (no added noise) or ddpm (ancestral); default ddim.")
+]
+AnySteps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps", help="Number of sampling steps, 1 to 1000; default 20, of clips 15, of clips of latents 30."
+    ),
+]
+AnyCfgScale = Annotated[
+    float | None,
+    typer.Option("--cfg-scale", help="Guidance scale, 1 (no guidance) to 100; default 1, of clips 2.5, of latents 7."),
+]
+AnyShift = Annotated[
+    float | None,
+    typer.Option("--shift", help="Clips: shift of the timesteps towards noise; default 2.5, of latents by their size."),
+]
+Frames = Annotated[int | None, typer.Option(help="Clips: number of frames; default 8, of latents 51.")]
+Height = Annotated[int | None, typer.Option(help="Clips: height in pixels; default 16, of latents 240.")]
+Width = Annotated[int | None, typer.Option(help="Clips: width in pixels; default 16, of latents 426.")]
+Fps = Annotated[int | None, typer.Option(help="Clips: frames per second; default 8, of latents 24.")]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of a command that samples; None means that a flag is not set.
+
+    `common`, `images` and `clips` are fields of the protocols: of both, of images, of clips. `for_images` and
+    `for_clips` are the other flags that only one family has.
+    """
+
+    owner: Path
+    common: Mapping[str, Any]
+    images: Mapping[str, Any]
+    clips: Mapping[str, Any]
+    for_images: Mapping[str, Any] = field(default_factory=dict)
+    for_clips: Mapping[str, Any] = field(default_factory=dict)
+
+    def family(self, named: str | None) -> str:
+        """The model's family; of a file that cannot be read the family that the flags fit.
+
+        ConfigError names the first flag that the family does not have.
+        """
+        clips = {**self.clips, **self.for_clips}
+        if named is None:
+            return "stdit3" if any(value is not None for value in clips.values()) else "dit"
+        foreign = clips if named == "dit" else {**self.images, **self.for_images}
+        for name, value in foreign.items():
+            if value is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: {self.owner} holds {MODELS[named]}, which makes {SAMPLES[named]} and"
+                    " has no such option; leave it out"
+                )
+        return named
+
+    def protocol(self, family: str, *, latents: bool) -> "Sampled":
+        """The protocol of the family with these flags; what is not set has the family's usual value."""
+        if family == "stdit3":
+            return clip_protocol(latents=latents, **self.common, **self.clips)
+        return image_protocol(**self.common, **self.images)
+
+
+def image_protocol(**values: Any) -> "Protocol":
+    """Protocol of images. A value that is None is the usual one: 20 steps of DDIM without guidance."""
+    from qdit.sampling.protocol import Protocol
+
+    usual: dict[str, Any] = {"sampler": "ddim", "steps": 20, "cfg_scale": 1.0}
+    return Protocol(**usual | {name: value for name, value in values.items() if value is not None})
+
+
+def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
+    """Protocol of clips. A value that is None is that of the moving digits, of latents that of Open-Sora 1.2."""
+    from dataclasses import replace
+
+    from qdit.sampling.flow_protocol import FlowProtocol
+
+    usual = FlowProtocol() if latents else flow(15, 2.5, 2.5, 0)
+    return replace(usual, **{name: value for name, value in values.items() if value is not None})
+
+
+def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
+    """Protocol of clips of the moving digits' size."""
+    from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
+    from qdit.sampling.flow_protocol import FlowProtocol
+
+    size: dict[str, Any] = {"frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS}
+    return FlowProtocol(**size, steps=steps, cfg_scale=cfg_scale, shift=shift, seed=seed)
+
+
+def protocol(
+    sampler: str, steps: int, cfg_scale: float, seed: int, dtype: str = "float32", vae: Path | None = None
+) -> "Protocol":
+    """Protocol of images from flags that are all set."""
+    from qdit.sampling.protocol import Protocol, decoder_name
+
+    return Protocol(sampler, steps, cfg_scale, seed, dtype, decoder_name(vae))  # type: ignore[arg-type]
+
+
+def family_of_checkpoint(folder: Path) -> str | None:
+    """Family of a quantized checkpoint; None if the folder does not say it, which the step itself reports."""
+    from qdit.core.errors import QditError
+    from qdit.quant.folder import read_config
+
+    try:
+        family = read_config(folder)["model"]["family"]
+    except (QditError, OSError, KeyError, TypeError):
+        return None
+    return family if family in MODELS else None
+
+
+def family_of_weights(path: Path) -> str | None:
+    """Family of full-precision weights; None if the file cannot be read, which the step itself reports.
+
+    Of safetensors only the header is read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from qdit.core.errors import QditError
+    from qdit.core.files import METADATA_KEY, parse_json
+    from qdit.models.loading import FAMILY_KEY, read_file
+    from qdit.models.stdit3_state import is_official_folder, is_stdit3_state
+    from qdit.models.weights_files import model_folder
+
+    try:
+        if path.is_dir():
+            return "stdit3" if is_official_folder(model_folder(path)) else "dit"
+        if path.suffix != ".safetensors":
+            return "stdit3" if is_stdit3_state(read_file(path)[0]) else "dit"
+        with safe_open(path, framework="np") as data:
+            header, names = parse_json((data.metadata() or {}).get(METADATA_KEY, "null")), list(data.keys())
+    except (QditError, SafetensorError, OSError, ValueError):
+        return None
+    if isinstance(header, dict) and header.get(FAMILY_KEY) in MODELS:
+        return str(header[FAMILY_KEY])
+    return "stdit3" if is_stdit3_state(dict.fromkeys(names)) else "dit"
+
+
+def prompts_of(suite: Path | None) -> "list[Prompt]":
+    """The prompts of a suite; without a file those of mini-VBench."""
+    from qdit.mini.vbench.suites import all_prompts, read_full_info
+
+    return all_prompts() if suite is None else read_full_info(suite)
+
+
+def clips_of_suite(suite: Path | None, count: int, *, latents: bool) -> list[tuple[str, int]]:
+    """(prompt, number) of every clip of a run, `count` of each prompt.
+
+    ConfigError for a model of latents without a suite.
+    """
+    from qdit.metrics.vbench.prompts import asked_for, suite_prompts
+    from qdit.mini.vbench.run import asked_by
+
+    if not latents:
+        return asked_by(prompts_of(suite), count)
+    if suite is None:
+        raise ConfigError("--text-embeddings without --suite: name the full_info JSON whose prompts were embedded")
+    return asked_for(suite_prompts(suite), count)
+
+
+def training_texts() -> Any:
+    """Texts of prompts that calibration takes in turn: drawn like those of training, with a seed that no suite has."""
+    from qdit.mini.data.moving_digits import draw_scenario
+    from qdit.mini.data.moving_digits_prompts import encode
+
+    return encode(tuple(draw_scenario(CALIBRATION_SEED, index) for index in range(CALIBRATION_PROMPTS)))

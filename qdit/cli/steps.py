@@ -1,0 +1,315 @@
+"""The steps from weights to samples, for images and for clips: calibrate, quantize, sample, features."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qdit.cli.options import (
+    EXTRACTOR_WEIGHTS,
+    Device,
+    Dtype,
+    Extractor,
+    ExtractorWeights,
+    RecordFailure,
+    Seed,
+    Stated,
+    StatedCount,
+    StatedNumber,
+    Threads,
+    Vae,
+    Weights,
+    on_device,
+    parse_json_object,
+    parse_pairs,
+    use_threads,
+)
+from qdit.cli.sampling import (
+    AnyCfgScale,
+    AnySampler,
+    AnyShift,
+    AnySteps,
+    Flags,
+    Fps,
+    Frames,
+    Height,
+    Suite,
+    TextEmbeddings,
+    Width,
+    clips_of_suite,
+    family_of_checkpoint,
+    family_of_weights,
+    training_texts,
+)
+from qdit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qdit.sampling.run import SampleJob
+
+
+def calibrate(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
+    kind: Annotated[
+        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; `qdit methods` explains them.")
+    ] = "trajectory",
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Number of noisy images or clips; per-step divides it by the steps. Default 256, clips 64."),
+    ] = None,
+    sampler: AnySampler = None,
+    steps: AnySteps = None,
+    cfg_scale: AnyCfgScale = None,
+    shift: AnyShift = None,
+    text_embeddings: TextEmbeddings = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    fps: Fps = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Record calibration data.
+
+    The full-precision model samples images or clips, and the noisy samples on the way are recorded with their
+    timesteps and their labels or texts. The weights say whether the model makes images or clips.
+
+    \b
+    Examples:
+      qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
+      qdit calibrate stdit3.safetensors trajectory.safetensors --text-embeddings text.safetensors --device cuda
+    """
+    from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
+
+    use_threads(threads)
+    flags = Flags(
+        weights,
+        {"steps": steps, "cfg_scale": cfg_scale, "seed": seed, "dtype": dtype},
+        {"sampler": sampler},
+        {"shift": shift, "frames": frames, "height": height, "width": width, "fps": fps},
+        for_clips={"text_embeddings": text_embeddings},
+    )
+    family = flags.family(family_of_weights(weights))
+    chosen = flags.protocol(family, latents=text_embeddings is not None)
+    texts = training_texts() if family == "stdit3" else None
+    count = samples if samples is not None else 64 if family == "stdit3" else 256
+    with on_device(device) as name:
+        calibrate_weights_file(CalibrateJob(weights, out, kind, chosen, count, texts, text_embeddings, name))  # type: ignore[arg-type]
+
+
+def quantize(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write.")],
+    method: Annotated[str, typer.Option(help="Name of the method; `qdit methods` lists them.")],
+    bits: Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")] = "w4a8",
+    scope: Annotated[
+        str,
+        typer.Option(
+            help="common: the four linears of a block that all methods quantize; own: those of the method's paper."
+        ),
+    ] = "common",
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="Calibration data as kind=path. Repeat it for each kind.")
+    ] = None,
+    options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
+    allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
+    ] = None,
+    record_failure: RecordFailure = False,
+    sampler: Stated = None,
+    steps: StatedCount = None,
+    cfg_scale: StatedNumber = None,
+    shift: StatedNumber = None,
+    seed: StatedCount = None,
+    frames: StatedCount = None,
+    height: StatedCount = None,
+    width: StatedCount = None,
+    fps: StatedCount = None,
+    dtype: Stated = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Quantize weights into a checkpoint.
+
+    The folder holds config.json and model.safetensors with packed integers. Loading it needs no calibration data.
+    The workflow uses --record-failure: a method that fails leaves a folder with the reason, and later steps pass the
+    reason on to the tables. Calibration data of other weights are refused.
+
+    \b
+    Example:
+      qdit quantize weights/dit-digits-natural.safetensors q-dit-w4a8 --method q-dit --bits w4a8 \\
+        --calibration trajectory=trajectory.safetensors --options '{"group_size": 16}'
+    """
+    from qdit.core.failure import recording
+    from qdit.core.run import split_bits
+    from qdit.methods.quantize import quantize_weights_file
+    from qdit.quant.allocation import read_allocation
+    from qdit.quant.folder import read_failure, write_failure
+    from qdit.sampling.calibration_set import require_sampled_so
+
+    use_threads(threads)
+    chosen = parse_json_object(options, "--options")
+    if allocation is not None:
+        chosen["allocation"] = read_allocation(allocation)
+    weight_bits, activation_bits = split_bits(bits)
+    sets = parse_pairs(calibration or [], "--calibration")
+    stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
+    for path in sets.values():
+        require_sampled_so(path, stated | {"frames": frames, "height": height, "width": width, "fps": fps})
+    if base is not None and record_failure and (failure := read_failure(base)):
+        write_failure(out, failure)
+        return
+    with (
+        on_device(device) as name,
+        recording("quantize", lambda failure: write_failure(out, failure), enabled=record_failure),
+    ):
+        quantize_weights_file(
+            weights,
+            out,
+            method,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,  # type: ignore[arg-type]
+            calibration=sets,
+            options=chosen,
+            base=base,
+            device=name,
+        )
+
+
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `qdit quantize` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the chunks of images or clips.")],
+    images: Annotated[int | None, typer.Option(help="Images: number of images of the whole run; default 64.")] = None,
+    suite: Suite = None,
+    clips_per_prompt: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Clips: number of clips of each prompt; default 3.")
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Samples in a batch and a file. Another size gives other bits. Default 64, clips 21."),
+    ] = None,
+    shard: Annotated[int, typer.Option(help="Number of the shard to compute, from 0.")] = 0,
+    chunks_per_shard: Annotated[int, typer.Option(min=1, help="Number of chunks in a shard.")] = 1_000_000,
+    extractor: Annotated[
+        str | None, typer.Option(help="Images: also extract features with this network; default: no features.")
+    ] = None,
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    record_failure: RecordFailure = False,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: simulate (quantize and dequantize in floating point, the default) or integer (packed"
+            " integers)."
+        ),
+    ] = None,
+    text_embeddings: TextEmbeddings = None,
+    sampler: AnySampler = None,
+    steps: AnySteps = None,
+    cfg_scale: AnyCfgScale = None,
+    shift: AnyShift = None,
+    frames: Frames = None,
+    height: Height = None,
+    width: Width = None,
+    fps: Fps = None,
+    seed: Seed = 0,
+    vae: Vae = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Sample images or clips from a checkpoint.
+
+    The checkpoint says whether its model makes images or clips. Chunks of the same checkpoint, prompts and protocol
+    that are already there are kept. With --extractor the features of the images are extracted as `qdit features` does.
+    In integer mode the first chunk is also sampled in simulate mode, and the list of chunks records how far the latents
+    differ. A quantizer without an integer kernel is an error.
+
+    \b
+    Examples:
+      qdit sample q-dit-w4a8 q-dit-w4a8/samples --images 256 --cfg-scale 1.5 --extractor digit-classifier
+      qdit sample q-dit-w4a8 q-dit-w4a8/integer --images 256 --mode integer
+      qdit sample fp-xl fp-xl/samples --chunk 50 --vae sd-vae-ft-mse/diffusion_pytorch_model.safetensors \\
+        --dtype float16 --device cuda
+      qdit sample clips-w4a8 clips-w4a8/samples --suite VBench_full_info.json --samples 5 --chunk 5 \\
+        --text-embeddings text.safetensors --vae OpenSora-VAE-v1.2 --dtype bfloat16 --device cuda
+    """
+    use_threads(threads)
+    from qdit.sampling.run import SampleJob
+
+    flags = Flags(
+        checkpoint,
+        {"steps": steps, "cfg_scale": cfg_scale, "seed": seed, "dtype": dtype},
+        {"sampler": sampler},
+        {"shift": shift, "frames": frames, "height": height, "width": width, "fps": fps},
+        for_images={"images": images, "extractor": extractor, "mode": mode},
+        for_clips={"suite": suite, "samples": clips_per_prompt, "text_embeddings": text_embeddings},
+    )
+    family, latents = flags.family(family_of_checkpoint(checkpoint)), text_embeddings is not None
+    if mode == "integer" and (dtype, device) != ("float32", "cpu"):
+        raise ConfigError(
+            f"--mode integer with --dtype {dtype} and --device {device}: images are sampled in integers in float32 on"
+            " the CPU only; `qdit bench` times the kernels of GPUs"
+        )
+    sample_in_mode = sampler_of_mode(mode or "simulate")
+    is_clips = family == "stdit3"
+    with on_device(device) as name:
+        sample_in_mode(
+            SampleJob(
+                checkpoint,
+                out,
+                flags.protocol(family, latents=latents),
+                0 if is_clips else 64 if images is None else images,
+                chunk if chunk is not None else 21 if is_clips else 64,
+                shard,
+                chunks_per_shard,
+                prompts=clips_of_suite(suite, clips_per_prompt or 3, latents=latents) if is_clips else None,
+                embeddings=text_embeddings,
+                vae=vae,
+                device=name,
+                record_failure=record_failure,
+            )
+        )
+        if extractor is not None:
+            from qdit.metrics.extraction import extract_file
+
+            extract_file(out, shard, extractor, extractor_weights, device=name)
+
+
+def sampler_of_mode(mode: str) -> "Callable[[SampleJob], object]":
+    """The function that samples in a mode; ConfigError for another word."""
+    if mode == "simulate":
+        from qdit.sampling.run import sample_checkpoint
+    elif mode == "integer":
+        from qdit.sampling.integer import sample_checkpoint
+    else:
+        raise ConfigError(f"--mode {mode!r}: allowed are simulate and integer")
+    return sample_checkpoint
+
+
+def features(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks that `qdit sample` made.")],
+    shard: Annotated[int | None, typer.Option(help="Number of the shard; default: all shards of the folder.")] = None,
+    extractor: Extractor = "digit-classifier",
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Extract the features of samples.
+
+    The features go to features-NNN.npz beside each shard's list of chunks, where `qdit evaluate` reads them. Features
+    of the same chunks and extractor that are already there are kept.
+
+    \b
+    Example:
+      qdit features q-dit-w4a8/samples --shard 0
+    """
+    from qdit.metrics.extraction import extract_file
+
+    use_threads(threads)
+    with on_device(device) as name:
+        extract_file(samples, shard, extractor, extractor_weights, device=name)

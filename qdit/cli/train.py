@@ -1,0 +1,112 @@
+"""The commands that make the small models: train, and ship the result."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdit.cli import video
+from qdit.cli.options import Seed, Threads, use_threads
+
+app = typer.Typer(rich_markup_mode=None, help="Train the small models. Opt-in: their weights are shipped.")
+
+
+@app.command("dit")
+def train_dit(
+    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    model: Annotated[str, typer.Option(help="dit-digits (8×8) or dit-digits-16 (upsampled to 16×16).")] = "dit-digits",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Train a mini DiT on the digits.
+
+    About 25 minutes on one core; can be stopped and started again.
+
+    \b
+    Example:
+      qdit train dit results/mini/training/dit-digits-16 --model dit-digits-16
+    """
+    from qdit.mini.training.dit import train_mini_dit
+
+    use_threads(threads)
+    typer.echo(train_mini_dit(model, out, device=device))
+
+
+@app.command("classifier")
+def train_classifier(
+    out: Annotated[Path, typer.Argument(help="Folder for the trained classifier.")],
+    size: Annotated[int, typer.Option(help="Side of its images: 8, or 16 for upsampled digits.")] = 8,
+    seed: Seed = 0,
+) -> None:
+    """Train a digit classifier.
+
+    Its features score the images; takes about 15 seconds at 8×8, a minute at 16×16.
+
+    \b
+    Example:
+      qdit train classifier results/mini/training/digit-classifier
+    """
+    from qdit.mini.digit_classifier import DigitClassifierConfig
+    from qdit.mini.training.classifier import train_classifier as train
+
+    typer.echo(train(out, seed=seed, config=DigitClassifierConfig(size=size)))
+
+
+@app.command("quality")
+def train_quality(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    model: Annotated[str, typer.Option(help="dit-digits or dit-digits-16.")] = "dit-digits",
+    weights: Annotated[Path | None, typer.Option(help="Weights to measure; default the model's shipped ones.")] = None,
+    extractor: Annotated[Path | None, typer.Option(help="Weights of its digit classifier; default shipped.")] = None,
+    pictures: Annotated[Path, typer.Option(help="Folder of its two pictures.")] = Path("docs/images"),
+    threads: Threads = 1,
+) -> None:
+    """Measure how good a mini DiT is.
+
+    FID against halves of the digits, classes, DDPM against DDIM, guidance, memorising; about 5 minutes. Pictures:
+    the distances to training digits (SVG), and held-out digits above samples (PNG).
+
+    \b
+    Examples:
+      qdit train quality results/studies/dit-digits-quality.json
+      qdit train quality results/studies/dit-digits-16-quality.json --model dit-digits-16
+    """
+    from qdit.mini.training.quality import measure_files, subject_of
+
+    use_threads(threads)
+    subject = subject_of(model)
+    command = f"qdit train quality {out}" + ("" if model == "dit-digits" else f" --model {model}")
+    measure_files(
+        model,
+        weights or Path("weights", f"{model}-natural.safetensors"),
+        extractor or Path("weights", f"{subject.extractor}.safetensors"),
+        out,
+        pictures=pictures,
+        command=command,
+    )
+
+
+app.command("video")(video.train_video)
+app.command("instruments")(video.train_instruments)
+app.command("video-quality")(video.train_video_quality)
+
+
+def ship(
+    checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint of the mini DiT.")],
+    weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "dit-digits",
+    salient: Annotated[bool, typer.Option(help="Make the salient form too.")] = True,
+) -> None:
+    """Make the shipped weights of a training.
+
+    Natural and salient form in half precision, and the manifest of all files beside them.
+
+    \b
+    Examples:
+      qdit ship results/mini/training/dit-digits/checkpoint.safetensors
+      qdit ship results/mini/training/dit-digits-16/checkpoint.safetensors --name dit-digits-16 --no-salient
+    """
+    from qdit.mini.training.salient import SalientConfig
+    from qdit.mini.training.shipping import ship_dit
+
+    ship_dit(checkpoint, weights, name=name, salient=SalientConfig() if salient else None)

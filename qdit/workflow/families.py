@@ -1,0 +1,144 @@
+"""Images and clips as a profile describes them: all that the workflow does differently for the two kinds of models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.workflow.profile_facts import clips_of
+from qdit.workflow.profile_fields import Keyed
+
+CLIP_KEYS: dict[str, tuple[str, ...]] = {"instruments": (), "text_encoder": ("vae",)}
+"""Key that makes an entry of `models` a model of clips → the keys that it needs besides.
+
+A model of pixels is scored by its instruments, a model of latents reads the texts of an encoder.
+"""
+
+Profile = Mapping[str, Any]
+
+
+class ProfileFamily(ABC):
+    """What differs between images and clips in the plan of a profile."""
+
+    name: ClassVar[str]
+    """Name of the family in files: dit or stdit3."""
+    samples: ClassVar[str]
+    """What its models make, in the plural."""
+    model_is: ClassVar[str]
+    """What its models are called, with an article."""
+    config: ClassVar[type[DiTConfig] | type[STDiT3Config]]
+    """Class of its models' shapes."""
+    has_features: ClassVar[bool]
+    """Whether sampling extracts features, by which the samples are scored."""
+    is_searched: ClassVar[bool]
+    """Whether the workflow searches group sizes for its models."""
+    guided_rows: ClassVar[int]
+    """Rows of a batch for each guided sample: 2 where both branches run together, 1 where they run in turn."""
+    import_flags: ClassVar[tuple[str, ...]]
+    """Flags of `qdit import-weights`."""
+
+    @abstractmethod
+    def sampled(self, profile: Profile) -> dict[str, Any]:
+        """Samples of a run, samples in a chunk, chunks in a shard: `images`, `chunk`, `chunks_per_shard`."""
+
+    @abstractmethod
+    def calibration(self, profile: Profile) -> Mapping[str, int]:
+        """Kind of calibration data → number of noisy samples."""
+
+    @abstractmethod
+    def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """Flags that decide the samples of a setting, without VAE and precision."""
+
+    @abstractmethod
+    def dtype(self, profile: Profile) -> str | None:
+        """Precision that the profile asks for, if it does."""
+
+
+class ImageFamily(ProfileFamily):
+    """DiT."""
+
+    name = "dit"
+    samples = "images"
+    model_is = "an image"
+    config = DiTConfig
+    has_features = True
+    is_searched = True
+    guided_rows = 2
+    import_flags = ()
+
+    def sampled(self, profile: Profile) -> dict[str, Any]:
+        """The profile's `sampling`."""
+        return dict(profile["sampling"])
+
+    def calibration(self, profile: Profile) -> Mapping[str, int]:
+        """The profile's `calibration`."""
+        counts: Mapping[str, int] = profile["calibration"]
+        return counts
+
+    def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """Sampler, steps, guidance and seed."""
+        return {"--sampler": setting["sampler"], **common_protocol(profile, setting)}
+
+    def dtype(self, profile: Profile) -> str | None:
+        """The profile's `compute.dtype`."""
+        return common_dtype(profile)
+
+
+class ClipFamily(ProfileFamily):
+    """STDiT3."""
+
+    name = "stdit3"
+    samples = "clips"
+    model_is = "a video"
+    config = STDiT3Config
+    has_features = False
+    is_searched = False
+    guided_rows = 1
+    import_flags = ("--family", "stdit3")
+
+    def sampled(self, profile: Profile) -> dict[str, Any]:
+        """Every clip of every prompt, in the chunks of the profile's `video`."""
+        video = profile["video"]
+        return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
+
+    def calibration(self, profile: Profile) -> Mapping[str, int]:
+        """The `calibration` of the profile's `video`."""
+        counts: Mapping[str, int] = profile["video"]["calibration"]
+        return counts
+
+    def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """Steps, guidance, seed, and the clip's size and shift where the setting has them."""
+        flags = common_protocol(profile, setting)
+        flags |= {
+            f"--{side}": setting["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in setting
+        }
+        return flags | {"--shift": setting["shift"]} if "shift" in setting else flags
+
+    def dtype(self, profile: Profile) -> str | None:
+        """The `dtype` of the profile's `video`, else its `compute.dtype`."""
+        dtype: str | None = profile["video"].get("dtype", common_dtype(profile))
+        return dtype
+
+
+IMAGES, CLIPS = ImageFamily(), ClipFamily()
+
+
+def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of both families."""
+    return {"--steps": setting["steps"], "--cfg-scale": setting["cfg_scale"], "--seed": profile["seed"]}
+
+
+def common_dtype(profile: Profile) -> str | None:
+    """Precision of images, and of clips whose `video` names none."""
+    dtype: str | None = profile.get("compute", {}).get("dtype")
+    return dtype
+
+
+def family_of(model: Keyed) -> ProfileFamily:
+    """Family of an entry of `models`: clips if it has instruments or a text encoder."""
+    return CLIPS if any(key in model for key in CLIP_KEYS) else IMAGES
+
+
+def family_at(profile: Keyed, setting: str) -> ProfileFamily:
+    """Family of a setting's model."""
+    return family_of(profile["models"][profile["settings"][setting]["model"]])
