@@ -171,7 +171,7 @@ def protocol_flags(wildcards, decoded=True):
 
 def quantize_code(wildcards):
     """Digest of the contract's code and the method's own file: editing one method replans only its rows."""
-    return planned_code(method_of(wildcards))
+    return planned_code(method_of(wildcards), digest=code_digest)
 
 
 def labels_of(*methods):

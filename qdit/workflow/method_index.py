@@ -6,7 +6,7 @@ classes, which may stand in other files. A file that cannot be read takes away i
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -130,11 +130,14 @@ def method_facts(name: str) -> MethodFacts:
     return index.methods[name]
 
 
-def planned_code(name: str) -> str:
-    """Digest of a method's code for planning; that of its file alone where it is broken, so that a mended one runs."""
+def planned_code(name: str, *, digest: Callable[..., str] = code_digest) -> str:
+    """Digest of a method's code for planning; that of its file alone where it is broken, so that a mended one runs.
+
+    `digest` computes it; a plan gives `Sources().digest`, which reads every source once.
+    """
     index = method_index()
     if name in index.methods:
-        return index.methods[name].code
+        return digest(STEP, index.methods[name].module)
     for origin in method_modules():
         if origin.path is not None and name in claimed_names(origin.path):
             return sha256_file(origin.path)

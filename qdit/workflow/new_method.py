@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
@@ -34,10 +35,10 @@ from qdit.sampling.calibration import CalibrationSet
 
 
 @dataclass(frozen=True)
-class ${camel}Options:
-    """Every field is a key that `options:` of a profile may hold."""
+class ${camel}Options(CheckedOptions):
+    """Every field is a key that `options:` of a profile may hold; its annotation says which values are allowed."""
 
-    group_size: int | None = None
+    group_size: GroupSize | None = None
     """Input channels that share a scale; None: all of them."""
 
 
