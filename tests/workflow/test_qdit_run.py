@@ -1,5 +1,7 @@
 """`qdit run`: which snakemake call it makes, and what it refuses."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,14 @@ def test_the_plan_counts_rows_and_what_is_measured(tmp_path: Path) -> None:
     (tmp_path / "runs" / first.path / "metrics.json").write_text("{}")
     lines = plan_text(profile, ["table5"], tmp_path).splitlines()
     assert lines[1].split() == ["table5", str(len(runs_of(profile, "table5"))), "1"]
+
+
+def test_a_template_that_snakemake_would_execute_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(f"__use_yte__: true\nprofile: ?open({str(mark)!r}, 'w').name\n", encoding="utf-8")
+    for command in (["validate", str(overlay)], ["run", "table5", "--profile", "mini", "--profile", str(overlay)]):
+        call = [sys.executable, "-m", "qdit", *command]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2 and "__use_yte__" in done.stderr and done.stderr.count("\n") == 1
+    assert not mark.exists() and not (tmp_path / "results").exists()
