@@ -184,8 +184,8 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
     forms: dict[str, Printed | Measured] = {}
     verdicts = {}
     for claim in claims.claims:
-        of_form = source
+        form_source = source
         if isinstance(source, Measured) and claim.form != source.form:
-            of_form = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
-        verdicts[claim.id] = judge(claim, claims.sets, of_form)
+            form_source = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
+        verdicts[claim.id] = judge(claim, claims.sets, form_source)
     return verdicts

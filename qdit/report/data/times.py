@@ -54,6 +54,6 @@ def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
     yield "| method | runs | quantize (s, median) | sample (s, median) |"
     yield "|---|---:|---:|---:|"
     for label in dict.fromkeys(run.label for run in spent):
-        of_label = [times for run, times in spent.items() if run.label == label]
-        medians = [statistics.median(times[step] for times in of_label) for step in STEPS]
-        yield f"| {label} | {len(of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"
+        times_of_label = [times for run, times in spent.items() if run.label == label]
+        medians = [statistics.median(times[step] for times in times_of_label) for step in STEPS]
+        yield f"| {label} | {len(times_of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"

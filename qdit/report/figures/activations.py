@@ -149,9 +149,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
     """Ratio of the largest to the smallest max |x| over the timesteps, for the chosen layer of each role."""
     largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(chosen)]
-    return [
-        float(of_channels.max() / max(float(of_channels.min()), np.finfo(np.float32).tiny)) for of_channels in largest
-    ]
+    return [float(maxima.max() / max(float(maxima.min()), np.finfo(np.float32).tiny)) for maxima in largest]
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:

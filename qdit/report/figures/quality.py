@@ -137,10 +137,10 @@ def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
     by_weight: dict[int, list[Row]] = {}
     for row in rows:
         by_weight.setdefault(row["weight_bits"], []).append(row)
-    for weight_bits, of_weight in sorted(by_weight.items()):
-        inputs = sorted({row["activation_bits"] for row in of_weight}, reverse=True)
+    for weight_bits, rows_of_weight in sorted(by_weight.items()):
+        inputs = sorted({row["activation_bits"] for row in rows_of_weight}, reverse=True)
         name = " and ".join(f"W{weight_bits}A{bits}" for bits in inputs)
-        x = sum(row["size_mb"] for row in of_weight) / len(of_weight)
+        x = sum(row["size_mb"] for row in rows_of_weight) / len(rows_of_weight)
         axes.text(x, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", size=8, color=GREY)
     values = list(positions_of(rows).values())
     room = 0.08 * max(max(values) - min(values), 0.6 * min(values))
@@ -165,8 +165,8 @@ def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
     """The method with the lowest FD-FP at each bit width."""
     words = []
     for name in bits:
-        ranked = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
-        if ranked:
-            first = min(ranked, key=lambda row: row["fd_fp"])
+        candidates = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
+        if candidates:
+            first = min(candidates, key=lambda row: row["fd_fp"])
             words.append(f"{name} {printed_name(first['label'])} ({significant(first['fd_fp'])})")
     return f"Lowest FD-FP: {', '.join(words)}." if words else ""

@@ -56,9 +56,10 @@ def studies_folder(results: Path) -> Path:
 
 def bench_files(results: Path) -> list[Path]:
     """Files of benchmarks: those of this profile's run, then those of the studies."""
-    of_run = sorted((results / "bench").glob("*.json"))
-    kept = sorted(studies_folder(results).glob("bench-*.json"))
-    return [*of_run, *(file for file in kept if file.stem.removeprefix("bench-") not in {path.stem for path in of_run})]
+    run_files = sorted((results / "bench").glob("*.json"))
+    study_files = sorted(studies_folder(results).glob("bench-*.json"))
+    names = {file.stem for file in run_files}
+    return [*run_files, *(file for file in study_files if file.stem.removeprefix("bench-") not in names)]
 
 
 def read_bench(path: Path) -> Bench:

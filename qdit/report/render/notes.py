@@ -17,7 +17,7 @@ SHORT = 12
 SCOPES = {
     "common": (
         "Scope common: every method quantizes weights and inputs of the four linear layers of a block. TFMQ-DM also"
-        " quantizes the time-embedding block, TQ-DiT the softmax and GELU, since these methods treat exactly these."
+        " quantizes the time-embedding block, TQ-DiT the softmax and GELU, which are what these methods are for."
     ),
     "own": "Scope own: every method quantizes all layers that its paper quantizes.",
 }
@@ -41,7 +41,7 @@ def _reading(table: Table) -> Iterable[str]:
     other = " In this profile ours and paper are of different data and models." if table.miniature else ""
     printed = bool(table.paper_protocol)
     if printed:
-        yield f"ours: this profile ({table.profile}). paper: the printed number ({table.paper_protocol}). –: none."
+        yield f"ours: this profile ({table.profile}). paper: as printed ({table.paper_protocol}). “–”: no number."
     if any(metric in changed() for metric in table.metrics):
         yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
             f"; ours to our FP, the paper’s to the paper’s FP. The CSV also has difference_* = ours − paper.{other}"

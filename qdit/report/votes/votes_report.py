@@ -112,19 +112,21 @@ def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
     lines = []
     for digest in dict.fromkeys(page.digest for _, page in ballots):
         (page, *_) = [page for _, page in ballots if page.digest == digest]
-        of_page = [ballot.votes for ballot, seen in ballots if seen.digest == digest]
+        page_votes = [ballot.votes for ballot, seen in ballots if seen.digest == digest]
         pair_trials = [number for number, question in enumerate(page.questions) if question.kind == PAIR]
-        shared = [trial for trial in pair_trials if all(trial in votes for votes in of_page)]
-        if len(of_page) < 2:
+        shared = [trial for trial in pair_trials if all(trial in votes for votes in page_votes)]
+        if len(page_votes) < 2:
             continue
-        if len(of_page) == 2:
-            first, second = ([votes[trial] for trial in shared] for votes in of_page)
+        if len(page_votes) == 2:
+            first, second = ([votes[trial] for trial in shared] for votes in page_votes)
             name, kappa = "Cohen", cohen_kappa(first, second)
         else:
-            rows = [[sum(votes[trial] == choice for votes in of_page) for choice in CHOICES] for trial in shared]
+            rows = [[sum(votes[trial] == choice for votes in page_votes) for choice in CHOICES] for trial in shared]
             name, kappa = "Fleiss", fleiss_kappa(np.array(rows, np.float64))
         value = "cannot be told" if kappa is None else f"{kappa:.2f}"
-        lines.append(f"  page {digest[:12]}: {name}'s kappa {value} of {len(of_page)} voters on {len(shared)} trials")
+        lines.append(
+            f"  page {digest[:12]}: {name}'s kappa {value} of {len(page_votes)} voters on {len(shared)} trials"
+        )
     return lines or ["  one voter for each page: nothing to compare"]
 
 
