@@ -75,14 +75,18 @@ class Sources:
         files: dict[PurePosixPath, Path] = {}
         for module in reached:
             if (path := self.file_of(module)) is not None:
-                place = PurePosixPath(*module.split("."))
-                files[place / path.name if path.name == "__init__.py" else place.with_name(f"{place.name}.py")] = path
+                module_path = PurePosixPath(*module.split("."))
+                files[
+                    module_path / path.name
+                    if path.name == "__init__.py"
+                    else module_path.with_name(f"{module_path.name}.py")
+                ] = path
         return dict(sorted(files.items()))
 
     def _digest(self, *modules: str) -> str:
         digest = hashlib.sha256()
-        for place, path in self.files(*modules).items():
-            digest.update(f"{place}\0".encode())
+        for name, path in self.files(*modules).items():
+            digest.update(f"{name}\0".encode())
             digest.update(self.content_of(path) + b"\0")
         return digest.hexdigest()
 

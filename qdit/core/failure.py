@@ -36,8 +36,8 @@ class Failure:
     @classmethod
     def within(cls, record: Any) -> Self | None:
         """The failure that a JSON value holds, if any; TypeError if it is not whole."""
-        found = record.get(KEY) if isinstance(record, Mapping) else None
-        return None if found is None else cls(**found)
+        details = record.get(KEY) if isinstance(record, Mapping) else None
+        return None if details is None else cls(**details)
 
     @property
     def text(self) -> str:

@@ -150,9 +150,9 @@ def load_tensors(
     """
     if not path.is_file():
         raise error(f"{path}: no such file; check the path or run the step that makes it")
-    if sha256 is not None and (found := sha256_file(path)) != sha256:
+    if sha256 is not None and (digest := sha256_file(path)) != sha256:
         raise error(
-            f"{path}: sha256 is {found[:12]}…, expected {sha256[:12]}…: the file is damaged or another one;"
+            f"{path}: sha256 is {digest[:12]}…, expected {sha256[:12]}…: the file is damaged or another one;"
             " restore it or make it again"
         )
     try:

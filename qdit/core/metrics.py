@@ -278,12 +278,12 @@ def resolve(path: str) -> Callable[..., Any]:
     """The function that an entry names as `module:function`; ConfigError if there is none."""
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as problem:
         raise ConfigError(f"metric function {path!r}: {problem}; name it as module:function") from None
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"metric function {path!r}: is no function; name one as module:function")
-    return found
+    return function
 
 
 def modules_of_images() -> tuple[str, ...]:

@@ -177,14 +177,14 @@ def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None
     Raises ConfigError if `metadata` has a key `model` or `family`, Unsupported for a quantized model, CheckpointError
     for weights that are not finite.
     """
-    own = model_metadata(model.config)
+    described = model_metadata(model.config)
     for key in (CONFIG_KEY, FAMILY_KEY):
         if metadata is not None and key in metadata:
             raise ConfigError(f"metadata key {key!r} is the model's configuration; choose another name")
     require_plain(model)
     state = model.state_dict()
     check_values(state, where=str(path))
-    save_tensors(path, state, {**(metadata or {}), **own})
+    save_tensors(path, state, {**(metadata or {}), **described})
 
 
 def model_metadata(config: NetworkConfig) -> dict[str, Any]:

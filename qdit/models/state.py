@@ -92,13 +92,13 @@ def shape_of(
     shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
 ) -> tuple[int, ...]:
     """Shape of a tensor that must be there with so many dimensions; `of` is what has one, in words."""
-    found = shapes.get(name)
-    if found is None or len(found) != dimensions or 0 in found:
+    shape = shapes.get(name)
+    if shape is None or len(shape) != dimensions or 0 in shape:
         raise CheckpointError(
-            f"{where}: tensor {name} is {'missing' if found is None else f'of shape {found}'}, {of} has one with"
+            f"{where}: tensor {name} is {'missing' if shape is None else f'of shape {shape}'}, {of} has one with"
             f" {dimensions} dimensions; found {len(shapes)} tensors ({listed(shapes)}): give the weights of {of}"
         )
-    return found
+    return shape
 
 
 def infer_config(
@@ -170,12 +170,12 @@ def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
             )
 
 
-def check_names(found: Collection[str], expected: Collection[str], *, where: str) -> None:
+def check_names(names: Collection[str], expected: Collection[str], *, where: str) -> None:
     """Raise unless exactly the expected tensors are there."""
     faults = []
-    if missing := set(expected) - set(found):
+    if missing := set(expected) - set(names):
         faults.append(f"{len(missing)} tensors are missing ({listed(missing)})")
-    if unexpected := set(found) - set(expected):
+    if unexpected := set(names) - set(expected):
         faults.append(f"{len(unexpected)} are not expected ({listed(unexpected)})")
     if faults:
         raise CheckpointError(

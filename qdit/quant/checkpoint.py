@@ -146,12 +146,12 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
         require_finite(name, tensor, error=CheckpointError)
     for name, spec in config["sites"].items():
         prefix = f"{name}."
-        own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+        site_tensors = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         try:
-            replace(model, name, build_site(spec, own, model.step_context))
+            replace(model, name, build_site(spec, site_tensors, model.step_context))
         except QditError as problem:
             raise CheckpointError(f"{name}: {problem}") from None
-        for key, tensor in own.items():
+        for key, tensor in site_tensors.items():
             rest[prefix + key] = tensor
     scales = {f"{name}.scale" for name in config["sites"]}
     rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
