@@ -1,4 +1,4 @@
-"""Room on the disk, looked at before a step computes for hours what it then cannot write."""
+"""Free space on the disk: a check before a step starts hours of computation."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read without executing anything.
+"""Files: every file is written whole or not at all, and reading a file never executes code.
 
 Every output goes to a temporary name in its own folder, is flushed, and is renamed when complete. Only JSON,
 safetensors, npz without pickles, CSV and safe YAML are read. torch is imported only where tensors are read or

@@ -1,4 +1,4 @@
-"""All metrics, one entry each: what a reader calls it, which way is better, how it is written, who prints and shows it.
+"""Registry of metrics: one entry has the name, direction, number format, and the papers and pages that show the metric.
 
 Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry; there is no other list
 of metrics. A new metric of images is one entry whose `function` (and `resampled`, for an interval) names how it is

@@ -1,4 +1,4 @@
-"""A run's metrics.json as one value: what was measured, under which protocol, of which files, by which code.
+"""The record of a run (metrics.json): the metrics, the protocol, and the digests of files and code.
 
 `MetricsRecord.from_json` checks all that a reader relies on; `to_json` is what the steps write.
 """

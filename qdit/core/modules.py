@@ -1,4 +1,4 @@
-"""Source files of modules, found without importing anything, and what their source says is wrong with them."""
+"""Source files of modules: they are located, and checked for errors, without importing them."""
 
 import ast
 from functools import cache

@@ -1,4 +1,4 @@
-"""Clips as MP4 files: written whole and with equal bytes for equal clips, read back frame by frame (PyAV, H.264)."""
+"""MP4 files of clips (PyAV, H.264): equal clips give equal bytes, and files are read frame by frame."""
 
 from fractions import Fraction
 from pathlib import Path

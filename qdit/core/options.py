@@ -1,4 +1,4 @@
-"""Options of methods and searches: frozen dataclasses whose annotations say what is allowed, checked in one place.
+"""Options of methods and searches: frozen dataclasses; their annotations define the allowed values.
 
 Whoever makes options (a profile, `--options` of a command, Python) meets the same check and the same words. A value is
 never converted: "16", 16.0 and true are no whole numbers. A list stands for a tuple, and a whole number for a fraction.

@@ -1,4 +1,4 @@
-"""Compiling `csrc/` into a library: which compiler, where the result lies, and that it lies there whole.
+"""Build of the kernels: a C++ compiler turns `csrc/` into a library with a checked digest.
 
 A library's name is the digest of sources, flags, machine and C library, not of the compiler: one that was built at
 install, or on another computer of the same kind with the same home, is found where there is no compiler.

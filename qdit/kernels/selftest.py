@@ -1,4 +1,4 @@
-"""A small case with every layout of a weight, computed by a backend and by the reference."""
+"""Self-test of a backend: it computes a small case with every weight layout and compares with the reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether Triton computes on a GPU: it is installed, the GPU multiplies 8-bit integers, and a small case is right."""
+"""Triton backend: used if Triton is installed, the GPU has 8-bit tensor cores, and the self-test passes."""
 
 import importlib.util
 import logging

@@ -126,10 +126,10 @@ def read_model(
         config, assumed = described_config(state, metadata, path, stated, usual or {})
     if family not in (None, family_of(config)):
         what = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}[family_of(config)]
-        raise ConfigError(f"{path}: holds {what}, asked for is the family {family}; give weights of that family")
+        raise ConfigError(f"{path}: holds {what}, this step needs the family {family}; give weights of that family")
     for name, value in stated.items():
         if (said := getattr(config, name, None)) != value:
-            raise ConfigError(f"{path}: {name} {value} was asked for, the file says {said}; leave it out")
+            raise ConfigError(f"{path}: {name} {value} is stated, the file says {said}; leave it out")
     return Loaded(BUILDERS[config.family](state, config, where=str(path)), assumed)
 
 

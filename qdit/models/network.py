@@ -1,4 +1,4 @@
-"""The two families of diffusion transformers under one name, for code that holds for both."""
+"""Families of diffusion transformers (DiT, STDiT3): one type and one registry for code that works with both."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Strict state dicts: the configuration of a DiT read from shapes, every tensor checked, the module built.
+"""State dicts of a DiT: tensor shapes give the configuration, and every tensor is checked before the model is built.
 
 Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
 is guessed, dropped or cast silently: whatever differs from what the configuration says is a CheckpointError that names
@@ -29,7 +29,7 @@ FAMILY_HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
 """(hidden_size, depth) → num_heads of DiT-S, B, L and XL: heads cannot be read from shapes."""
 
 LARGEST = 2**16
-"""No setting of a DiT is larger: a file that claims more is refused before memory is asked for."""
+"""No setting of a DiT is larger: a file that claims more is refused before memory is allocated."""
 
 PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear,),

@@ -1,4 +1,4 @@
-"""Strict state dicts of an STDiT3: its configuration from shapes or from an official folder, every tensor checked.
+"""State dicts of an STDiT3: shapes or an official folder give the configuration, and every tensor is checked.
 
 Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. What a file says and what its tensors show must agree.
 """

@@ -1,4 +1,4 @@
-"""Verbs that methods are made of: round weights, GPTQ weights, insert dynamic or calibrated activation quantizers.
+"""Steps that methods consist of: rounding, GPTQ, and dynamic or calibrated activation quantizers.
 
 Each works in place on a model of which the method holds a copy, on the linear sites it is given.
 """

@@ -1,4 +1,4 @@
-"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that keep a layer's output where the model is sensitive to it.
+"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that minimize the output error, weighted by sensitivity.
 
 The score of a candidate is −Σ (g ⊙ (o − ô))², o the layer's exact output, ô the quantized one and g a gradient at o:
 the diagonal of an approximate Hessian.

@@ -1,4 +1,4 @@
-"""Differentiable stand-ins for quantized sites: what reconstruction trains, and how it goes back into the model."""
+"""Differentiable quantized sites: reconstruction trains them, then replaces them by ordinary ones."""
 
 from collections.abc import Sequence
 from typing import Any

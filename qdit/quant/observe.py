@@ -1,4 +1,4 @@
-"""Looking at the inputs of sites while a model runs on calibration batches."""
+"""Observation of the inputs of sites while a model runs on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress

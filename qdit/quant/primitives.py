@@ -1,4 +1,4 @@
-"""One dictionary of every quantizer that has golden arrays, from the key of an array to the function that makes it.
+"""Quantizers with golden arrays: the key of an array maps to the function that computes it.
 
 The golden arrays (tests/golden) are outputs of the original programs on random inputs. A key is
 `file/name` with fields in braces, as in `qdit_fakequant/w_b{bits}_g{group}_sym{sym}_{range}`; the function takes the

@@ -1,4 +1,4 @@
-"""One block after the other: what reaches a block is kept, so that no pass goes through the whole model.
+"""Block-wise calibration: the inputs of one block are stored, so that each pass computes one block only.
 
 Looking at every block of a deep model by whole passes costs depth² blocks; a walk costs two runs of each block.
 """

@@ -104,7 +104,7 @@ def test_damaged_corrections_are_refused():
 def test_another_number_of_steps_is_refused():
     correction = example()
     correction.check(3)
-    with pytest.raises(ConfigError, match=r"made for 3 steps, 5 were asked for.*sample with 3 steps"):
+    with pytest.raises(ConfigError, match=r"made for 3 steps, sampling has 5.*sample with 3 steps"):
         correction.check(5)
 
 
