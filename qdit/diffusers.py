@@ -114,7 +114,7 @@ class QditQuantizer(DiffusersQuantizer):
             raise Unsupported(f"device_map over {len(places)} devices: a quantized DiT is kept whole; give one device")
 
     def update_device_map(self, device_map: Any) -> None:
-        """Remember the one device that is asked for; diffusers' own dispatch has nothing to place."""
+        """Store the one device that the caller wants; diffusers' own dispatch has nothing to place."""
         if isinstance(device_map, dict):
             self.validate_environment(device_map=device_map)
             self.device = next(iter(device_map.values()), "cpu")

@@ -66,12 +66,12 @@ def dispatch(function: Any, arguments: Any, options: Any) -> Any:
         goes = isinstance(arguments[0], OnGpu)
     inside = {key: "cpu" if key == "device" and value is not None else value for key, value in options.items()}
     of_inner = tree_map(lambda value: value.inner if isinstance(value, OnGpu) else value, (arguments, inside))
-    found = function(*of_inner[0], **of_inner[1])
+    result = function(*of_inner[0], **of_inner[1])
     if name.endswith("_") and isinstance(arguments[0], Tensor):
         return arguments[0]  # in place: what it holds has changed
     if not goes:
-        return found
-    return tree_map(lambda value: OnGpu(value) if isinstance(value, Tensor) else value, found)
+        return result
+    return tree_map(lambda value: OnGpu(value) if isinstance(value, Tensor) else value, result)
 
 
 class Pretending(TorchDispatchMode):

@@ -12,10 +12,11 @@ from qdit.core.files import load_tensors, sha256_file, write_json
 from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from tests.lazy import LazyModule
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
-diffusers = pytest.importorskip("diffusers")
-ours = pytest.importorskip("qdit.diffusers")
+diffusers = LazyModule("diffusers")
+ours = LazyModule("qdit.diffusers")
 
 IMAGENET = DiTConfig(input_size=8, in_channels=4, hidden_size=48, depth=2, num_heads=2, num_classes=1000)
 CASES = {  # method, bits, scope, options, kind of calibration: grouped, static, folded, per timestep, operands
@@ -26,7 +27,13 @@ CASES = {  # method, bits, scope, options, kind of calibration: grouped, static,
 }
 
 
-def made(folder: Path, method: str, config: DiTConfig = TINY) -> Path:
+@pytest.fixture(autouse=True)
+def _the_quantizer_is_entered() -> None:
+    """diffusers knows the quantizer once `qdit.diffusers` is imported."""
+    assert ours.QditQuantizer
+
+
+def saved_checkpoint(folder: Path, method: str, config: DiTConfig = TINY) -> Path:
     """A checkpoint of a small random model."""
     weights, activations, scope, options, kind = CASES[method]
     quantized = quantize_model(
@@ -44,7 +51,7 @@ def made(folder: Path, method: str, config: DiTConfig = TINY) -> Path:
 
 @pytest.mark.parametrize("method", CASES)
 def test_every_way_through_diffusers_gives_the_same_bits(method: str, tmp_path: Path) -> None:
-    checkpoint = made(tmp_path / "checkpoint", method)
+    checkpoint = saved_checkpoint(tmp_path / "checkpoint", method)
     x, t, y = inputs()
     with torch.no_grad():
         expected = load_checkpoint(checkpoint).model(x, t, y)
@@ -63,16 +70,18 @@ def test_every_way_through_diffusers_gives_the_same_bits(method: str, tmp_path: 
 
 
 def test_saved_folders_hold_the_packed_tensors(tmp_path: Path) -> None:
-    checkpoint = made(tmp_path / "checkpoint", "q-dit")
+    checkpoint = saved_checkpoint(tmp_path / "checkpoint", "q-dit")
     ours.export_checkpoint(checkpoint, tmp_path / "exported")
     model = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "exported")
     model.save_pretrained(tmp_path / "saved")
     stored, _ = load_tensors(checkpoint / "model.safetensors")
     for folder in ("exported", "saved"):
-        found, _ = load_tensors(tmp_path / folder / "diffusion_pytorch_model.safetensors")
-        assert found.keys() == stored.keys()
-        assert all(found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in stored.items())
-    assert found["blocks.0.mlp.fc1.codes"].numel() == 4 * 48 * 48 // 2  # two codes of four bits in a byte
+        stored_again, _ = load_tensors(tmp_path / folder / "diffusion_pytorch_model.safetensors")
+        assert stored_again.keys() == stored.keys()
+        assert all(
+            stored_again[name].dtype == t.dtype and torch.equal(stored_again[name], t) for name, t in stored.items()
+        )
+    assert stored_again["blocks.0.mlp.fc1.codes"].numel() == 4 * 48 * 48 // 2  # two codes of four bits in a byte
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["_class_name"] == "DiTTransformer2DModel"
     assert config["quantization_config"]["quant_method"] == "qdit"
@@ -86,7 +95,7 @@ def small_vae() -> torch.nn.Module:
 
 
 def test_it_runs_in_a_pipeline_that_can_be_saved(tmp_path: Path) -> None:
-    checkpoint = made(tmp_path / "checkpoint", "q-dit", IMAGENET)
+    checkpoint = saved_checkpoint(tmp_path / "checkpoint", "q-dit", IMAGENET)
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
 
     def images(transformer: torch.nn.Module, vae: torch.nn.Module) -> torch.Tensor:
@@ -108,7 +117,7 @@ def test_it_runs_in_a_pipeline_that_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_one_device_may_be_asked_for(tmp_path: Path) -> None:
-    ours.export_checkpoint(made(tmp_path / "checkpoint", "rtn"), tmp_path / "exported")
+    ours.export_checkpoint(saved_checkpoint(tmp_path / "checkpoint", "rtn"), tmp_path / "exported")
     model = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "exported", device_map="cpu")
     x, t, y = inputs()
     with torch.no_grad():
@@ -120,7 +129,7 @@ def test_one_device_may_be_asked_for(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "exported"
-    config_file, weights, manifest = ours.export_checkpoint(made(tmp_path / "checkpoint", "rtn"), folder)
+    config_file, weights, manifest = ours.export_checkpoint(saved_checkpoint(tmp_path / "checkpoint", "rtn"), folder)
     config = json.loads(config_file.read_text())
     arguments: dict[str, object] = {}
     if damage == "flipped bit":
@@ -173,6 +182,6 @@ def test_importing_enters_the_quantizer_and_nothing_else() -> None:
 
 
 def test_export_is_deterministic(tmp_path: Path) -> None:
-    checkpoint = made(tmp_path / "checkpoint", "q-dit")
+    checkpoint = saved_checkpoint(tmp_path / "checkpoint", "q-dit")
     first = [sha256_file(file) for file in ours.export_checkpoint(checkpoint, tmp_path / "a")]
     assert first == [sha256_file(file) for file in ours.export_checkpoint(checkpoint, tmp_path / "b")]

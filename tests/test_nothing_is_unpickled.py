@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from qdit.workflow.profile_files import UniqueKeyLoader
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL_IMPORT = "qdit/models/weights_files.py"
@@ -13,6 +16,12 @@ OFFICIAL_IMPORT = "qdit/models/weights_files.py"
 
 I3D = "qdit/metrics/vbench/i3d_process.py"
 """The process that opens I3D's TorchScript file, whose sha256 it has checked; nothing imports it to run it."""
+
+OPTIONS = "qdit/workflow/method_options.py"
+"""Executes the options dataclass of a method, which is the project's own source or an installed package's, no data."""
+
+PROFILES = "qdit/workflow/profile_files.py"
+"""Reads YAML with a safe loader of its own, which refuses repeated keys."""
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
@@ -54,12 +63,20 @@ def sources() -> list[Path]:
 
 
 def test_the_only_unpickling_is_the_weights_only_import() -> None:
-    found = {path.relative_to(ROOT).as_posix(): list(dangers(path.read_text(encoding="utf-8"))) for path in sources()}
-    assert len(found) > 10
-    official = found.pop(OFFICIAL_IMPORT)
+    calls = {path.relative_to(ROOT).as_posix(): list(dangers(path.read_text(encoding="utf-8"))) for path in sources()}
+    assert len(calls) > 10
+    official = calls.pop(OFFICIAL_IMPORT)
     assert len(official) == 1 and official[0].startswith("torch.load(") and "weights_only=True" in official[0]
-    assert len(i3d := found.pop(I3D)) == 1 and i3d[0].startswith("torch.jit.load(io.BytesIO(content)")
-    assert {name: what for name, what in found.items() if what} == {}
+    assert len(i3d := calls.pop(I3D)) == 1 and i3d[0].startswith("torch.jit.load(io.BytesIO(content)")
+    assert len(options := calls.pop(OPTIONS)) == 2 and options[0].startswith("exec(compile(ast.Module([node], [])")
+    assert calls.pop(PROFILES) == ["yaml.load(text, Loader=UniqueKeyLoader)"]
+    assert {name: what for name, what in calls.items() if what} == {}
+
+
+def test_the_loader_of_profiles_is_safe() -> None:
+    assert issubclass(UniqueKeyLoader, yaml.SafeLoader | yaml.CSafeLoader)
+    with pytest.raises(yaml.constructor.ConstructorError):
+        yaml.load("!!python/object/apply:os.getcwd []", Loader=UniqueKeyLoader)
 
 
 def test_rules_run_nothing_from_files() -> None:

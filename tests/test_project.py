@@ -1,5 +1,6 @@
 """The repository as a whole: style, types, layers, locked versions, and that what the documents name exists."""
 
+import ast
 import csv
 import hashlib
 import re
@@ -60,9 +61,9 @@ def normalized(name: str) -> str:
 
 
 def requirement_name(line: str) -> str:
-    found = re.match(r"[A-Za-z0-9._-]+", line)
-    assert found, line
-    return normalized(found[0])
+    name = re.match(r"[A-Za-z0-9._-]+", line)
+    assert name, line
+    return normalized(name[0])
 
 
 def locked(repository: Path) -> list[str]:
@@ -117,6 +118,60 @@ def test_the_house_has_thirteen_rooms_and_three_loose_files(repository: Path) ->
     assert rooms | {"diffusers"} == listed
 
 
+MOST_PARAMETERS, MOST_LINES, MOST_OLD_NAMES = 10, 350, 20
+
+TRITON_KERNELS = {"codes_kernel", "linear_kernel"}
+"""Triton passes each pointer, stride and constant of a kernel as a parameter of its own."""
+
+LONGER_FILES = {"qdit/metrics/vbench/driver.py"}
+"""VBench's environment runs the driver as one file, since it does not have this package."""
+
+OLD_NAMES = re.compile(r"\b(found|own|place|made|given) =|\basked\b")
+"""Names that do not say what they hold."""
+
+
+def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Number of parameters but `self` and `cls`."""
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    others = [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
+    return len([argument for argument in (*named, *others) if argument.arg not in ("self", "cls")])
+
+
+def sources(repository: Path, *folders: str) -> dict[str, str]:
+    """Path below the repository → text of every Python file."""
+    files = [file for folder in folders for file in sorted((repository / folder).rglob("*.py"))]
+    return {file.relative_to(repository).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+def test_functions_take_few_parameters(repository: Path) -> None:
+    """Commands of the CLI have one for each option; facts that several functions need travel as one object."""
+    too_many = [
+        f"{path}: {function.name}"
+        for path, text in sources(repository, "qdit", "baselines", "rules").items()
+        for function in ast.walk(ast.parse(text))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and parameters_of(function) > MOST_PARAMETERS
+        if not path.startswith("qdit/cli/") and function.name not in TRITON_KERNELS
+    ]
+    assert not too_many
+
+
+def test_files_are_short(repository: Path) -> None:
+    lines = {path: text.count("\n") for path, text in sources(repository, "qdit", "baselines", "rules").items()}
+    assert {path for path, count in lines.items() if count > MOST_LINES} <= LONGER_FILES
+
+
+@pytest.mark.skip(reason="switched on when all rooms are renamed")  # 319 when it was written
+def test_names_say_what_they_hold(repository: Path) -> None:
+    named = [
+        f"{path}: {line.strip()}"
+        for path, text in sources(repository, "qdit", "baselines").items()
+        for line in text.splitlines()
+        if OLD_NAMES.search(line)
+    ]
+    assert len(named) <= MOST_OLD_NAMES, "\n".join(named)
+
+
 def test_licence_is_apache_2(repository: Path) -> None:
     words = " ".join((repository / "LICENSE").read_text(encoding="utf-8").split())
     assert hashlib.sha256(words.encode()).hexdigest() == APACHE_2
@@ -149,8 +204,8 @@ def test_published_table_has_the_columns_of_the_paper(repository: Path, table: s
 
 
 def test_no_other_table_is_published(repository: Path) -> None:
-    found = {path.stem for path in (repository / "results" / "published").glob("*.csv")}
-    assert found == set(PUBLISHED_COLUMNS)
+    tables = {path.stem for path in (repository / "results" / "published").glob("*.csv")}
+    assert tables == set(PUBLISHED_COLUMNS)
 
 
 def make_targets(repository: Path) -> set[str]:

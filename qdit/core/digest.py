@@ -1,10 +1,11 @@
-"""Digest of code: what a result depends on but Snakemake cannot see, the modules that a step imports.
+"""Digest of code: one hash of the sources of all modules that a step imports, which Snakemake cannot see.
 
 `code_digest` hashes the sources of the static import closure of some modules, within this repository's packages and
 those of the modules themselves (a method may lie in another package). Editing a file changes the digest of exactly the
 steps that import it, directly or not. A module that is loaded by name at run time (a method's, an extractor's) is not
 seen: give it as an argument of its own. A module that reads data of its package (templates, style sheets) names their
 folders in `PACKAGE_DATA`, relative to its own; their files belong to the closure.
+seen: give it as an argument of its own. The digest is ours, since no library follows imports without running them.
 """
 
 import ast

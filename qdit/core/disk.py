@@ -1,4 +1,4 @@
-"""Room on the disk, looked at before a step computes for hours what it then cannot write."""
+"""Free space on the disk: a check before a step starts hours of computation."""
 
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ SPARE = 1 << 24
 
 def require_room(folder: Path, size: float, what: str) -> None:
     """Raise DataError if the disk on which `folder` is, or will be, has no room for `size` bytes of `what`."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
+    parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
+    free = shutil.disk_usage(parent).free
     if size + SPARE > free:
         raise DataError(
-            f"{there}: {free / 1e6:,.0f} MB are free, {what} need {(size + SPARE) / 1e6:,.0f} MB; make room, or put the"
-            " results on another disk"
+            f"{parent}: {free / 1e6:,.0f} MB are free, {what} need {(size + SPARE) / 1e6:,.0f} MB; make room, or put"
+            " the results on another disk"
         )

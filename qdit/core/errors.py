@@ -35,7 +35,7 @@ class Diverged(DataError):
 
 
 class Unsupported(QditError):
-    """A method cannot do what was asked of it (bit width, model, mode); tables show the reason."""
+    """A method does not support a bit width, model or mode; tables show the reason."""
 
 
 @contextmanager

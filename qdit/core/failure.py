@@ -1,4 +1,4 @@
-"""A failure on record: why a run has no images, handed on from step to step, so that no method stops the others.
+"""Recorded failures: a step that fails writes the reason, and later steps hand it on instead of stopping the workflow.
 
 What a method cannot do, or fails at, belongs to its row of the table. Everything else (a wrong option, a damaged file,
 memory, a device, a kernel library, a killed process) belongs to nobody's row: the job fails and is done again.
@@ -36,8 +36,8 @@ class Failure:
     @classmethod
     def within(cls, record: Any) -> Self | None:
         """The failure that a JSON value holds, if any; TypeError if it is not whole."""
-        found = record.get(KEY) if isinstance(record, Mapping) else None
-        return None if found is None else cls(**found)
+        details = record.get(KEY) if isinstance(record, Mapping) else None
+        return None if details is None else cls(**details)
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read without executing anything.
+"""Files: every file is written whole or not at all, and reading a file never executes code.
 
 Every output goes to a temporary name in its own folder, is flushed, and is renamed when complete. Only JSON,
 safetensors, npz without pickles, CSV and safe YAML are read. torch is imported only where tensors are read or
@@ -150,9 +150,9 @@ def load_tensors(
     """
     if not path.is_file():
         raise error(f"{path}: no such file; check the path or run the step that makes it")
-    if sha256 is not None and (found := sha256_file(path)) != sha256:
+    if sha256 is not None and (digest := sha256_file(path)) != sha256:
         raise error(
-            f"{path}: sha256 is {found[:12]}…, expected {sha256[:12]}…: the file is damaged or another one;"
+            f"{path}: sha256 is {digest[:12]}…, expected {sha256[:12]}…: the file is damaged or another one;"
             " restore it or make it again"
         )
     try:

@@ -1,7 +1,9 @@
-"""Which GPU a job computes on: jobs of one machine never share one, since each holds a lock on the GPU it took.
+"""Leases of GPUs: two jobs of one machine never compute on the same GPU.
 
-A lock is `flock` on a file per GPU in a folder of the user's own; the system releases it when the process ends, however
-it ends. Snakemake only counts GPUs and tells no job which one is its own. Nothing here loads torch.
+A job locks one file per GPU with `flock`, in a folder of the user's own. The system releases the lock when the process
+and its children end, however they end. Snakemake counts GPUs, but tells no job which one is its own. The locks are ours
+and not those of `filelock`: the Python of VBench's environment, which imports this module, has the standard library
+only, and forked workers of a search keep the lease of a parent that was killed, which `filelock` refuses.
 """
 
 import fcntl
@@ -57,8 +59,8 @@ def lock_folder() -> Path:
     name = f"qdit-gpus-{os.getuid()}" + (f"-{job}" if job.isalnum() else "")
     folder = Path(tempfile.gettempdir(), name)
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"{folder}: must be a folder that only you can open; remove it, or set another TMPDIR")
     return folder
 

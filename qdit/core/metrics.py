@@ -1,4 +1,4 @@
-"""All metrics, one entry each: what a reader calls it, which way is better, how it is written, who prints and shows it.
+"""Registry of metrics: one entry has the name, direction, number format, and the papers and pages that show the metric.
 
 Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry; there is no other list
 of metrics. A new metric of images is one entry whose `function` (and `resampled`, for an interval) names how it is
@@ -278,12 +278,12 @@ def resolve(path: str) -> Callable[..., Any]:
     """The function that an entry names as `module:function`; ConfigError if there is none."""
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as problem:
         raise ConfigError(f"metric function {path!r}: {problem}; name it as module:function") from None
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"metric function {path!r}: is no function; name one as module:function")
-    return found
+    return function
 
 
 def modules_of_images() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A run's metrics.json as one value: what was measured, under which protocol, of which files, by which code.
+"""The record of a run (metrics.json): the metrics, the protocol, and the digests of files and code.
 
 `MetricsRecord.from_json` checks all that a reader relies on; `to_json` is what the steps write.
 """
@@ -86,7 +86,7 @@ class MetricsRecord:
         """As the file holds it: without the parts that this run does not have."""
         if self.status != Status.OK:
             return {"status": self.status.value, "error": self.error}
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in parts.items() if value is not None} | {"status": self.status.value}
 
     @classmethod
@@ -149,8 +149,8 @@ def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> st
     """How a run was made otherwise than its profile's setting says, in one line; empty if it was not."""
     wanted = {name: setting[name] for name in ("model", "sampler", "steps", "cfg_scale", "shift") if name in setting}
     wanted |= {"sampler": recorded_sampler(str(setting.get("sampler", ""))), "seed": seed}
-    made = {name: record.protocol.get(name) for name in wanted}
-    other = [f"{name} {made[name]} instead of {wanted[name]}" for name in wanted if made[name] != wanted[name]]
+    recorded = {name: record.protocol.get(name) for name in wanted}
+    other = [f"{name} {recorded[name]} instead of {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
     return f"made with {', '.join(other)}, which the profile says; sample it again" if other else ""
 
 
@@ -172,10 +172,10 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = record.get(name)
-    if not isinstance(part, Mapping):
+    section = record.get(name)
+    if not isinstance(section, Mapping):
         raise DataError(f"metrics.json lacks {name!r}")
-    return part
+    return section
 
 
 def number(values: Mapping[str, Any], name: str, *, optional: bool = False) -> float | int | None:
@@ -199,20 +199,20 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: number(values, name) for name in values}
 
 
-def _numbers(found: Mapping[str, Mapping[str, Any]], *, clips: bool) -> dict[str, dict[str, float | None]]:
+def _numbers(sections: Mapping[str, Mapping[str, Any]], *, clips: bool) -> dict[str, dict[str, float | None]]:
     """The sections of numbers, every metric of the registry that such a run has checked."""
     checked: dict[str, dict[str, float | None]] = {"metrics": {}, "size": {}}
     for metric in METRICS.values():
         section, key = metric.place
         if metric.of == "checkpoint" or (of_clips if clips else of_images)(metric):
-            checked[section][key] = number(found[section], key, optional=metric.optional)
+            checked[section][key] = number(sections[section], key, optional=metric.optional)
     return checked
 
 
-def _intervals(found: Any) -> dict[str, tuple[float, float]]:
+def _intervals(record: Any) -> dict[str, tuple[float, float]]:
     """Metric → (low, high), both finite and in order."""
     limits: dict[str, tuple[float, float]] = {}
-    for name, pair in _object({} if found is None else found, "intervals").items():
+    for name, pair in _object({} if record is None else record, "intervals").items():
         whole = isinstance(pair, list | tuple) and len(pair) == 2
         if not whole or any(isinstance(end, bool) or not isinstance(end, int | float) for end in pair):
             raise DataError(f"the interval of {name} is {pair!r}")

@@ -1,4 +1,4 @@
-"""Source files of modules, found without importing anything, and what their source says is wrong with them."""
+"""Source files of modules: they are located, and checked for errors, without importing them."""
 
 import ast
 from functools import cache
@@ -37,10 +37,10 @@ def installed_file(module: str) -> Path | None:
     except (ImportError, ValueError):
         return None
     name = top
-    for part in rest:
+    for submodule in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        name = f"{name}.{part}"
+        name = f"{name}.{submodule}"
         spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None

@@ -1,4 +1,4 @@
-"""Clips as MP4 files: written whole and with equal bytes for equal clips, read back frame by frame (PyAV, H.264)."""
+"""MP4 files of clips (PyAV, H.264): equal clips give equal bytes, and files are read frame by frame."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -25,12 +25,12 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: float, lossless: bool = Fa
 
     Raises DataError on other shapes and types, and on odd sides unless `lossless` (colours are stored for 2×2 pixels).
     """
-    found = f"{path}: frames are {frames.dtype} {frames.shape}"
+    description = f"{path}: frames are {frames.dtype} {frames.shape}"
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise DataError(f"{found}, allowed is uint8 (frames, height, width, 3); convert them first")
+        raise DataError(f"{description}, allowed is uint8 (frames, height, width, 3); convert them first")
     _, height, width, _ = frames.shape
     if not lossless and (height % 2 or width % 2):
-        raise DataError(f"{found}; a side that is odd needs lossless=True, or crop the clip by one pixel")
+        raise DataError(f"{description}; a side that is odd needs lossless=True, or crop the clip by one pixel")
     rate = Fraction(fps).limit_denominator(1001)
     codec, pixels, options = ("libx264rgb", "rgb24", LOSSLESS) if lossless else ("libx264", "yuv420p", QUALITY)
     with atomic_path(path) as temporary, av.open(temporary, "w", format="mp4", options=BIT_EXACT) as container:

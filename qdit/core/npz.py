@@ -1,8 +1,8 @@
-"""Arrays of npz files, whole or as a stream of rows, read without pickles and without trusting what the file claims.
+"""Arrays of npz files: they are read whole or row by row, without pickles, and every size in a header is checked.
 
 A reference batch may be larger than memory, so single members are read and streamed. The size that an array's header
 claims must be the size of its member, and a member may not be larger than deflate can make of its compressed bytes:
-both are checked before memory is asked for.
+both are checked before memory is allocated.
 """
 
 import math

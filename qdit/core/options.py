@@ -1,4 +1,4 @@
-"""Options of methods and searches: frozen dataclasses whose annotations say what is allowed, checked in one place.
+"""Options of methods and searches: frozen dataclasses; their annotations define the allowed values.
 
 Whoever makes options (a profile, `--options` of a command, Python) meets the same check and the same words. A value is
 never converted: "16", 16.0 and true are no whole numbers. A list stands for a tuple, and a whole number for a fraction.
@@ -58,32 +58,32 @@ class Problem:
     expected: str
 
 
-def parse_options(owner: str, options: type[T], given: Mapping[str, Any], *, place: str = "") -> T:
+def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, place: str = "") -> T:
     """The options dataclass of `owner` (a method or a kind of search) from plain JSON.
 
     `place` is where they stand in a profile. ConfigError for names that it does not have, values that its annotations
     do not allow, and what the class itself refuses.
     """
-    values = checked(owner, options, given, place=place)
+    values = checked(owner, options, raw, place=place)
     try:
         return options(**values)
     except (TypeError, ValueError, ConfigError) as problem:
         raise ConfigError(f"{place or owner}: {problem}") from None
 
 
-def checked(owner: str, options: type, given: Mapping[str, Any], *, place: str = "") -> dict[str, Any]:
+def checked(owner: str, options: type, raw: Mapping[str, Any], *, place: str = "") -> dict[str, Any]:
     """The given values, lists as tuples where the annotation says so; ConfigError for the first that is not allowed."""
-    refuse_unknown(owner, given, [field.name for field in dataclasses.fields(options) if field.init], place=place)
-    values = {name: as_tuple(value, field_types(options)[name]) for name, value in given.items()}
+    refuse_unknown(owner, raw, [field.name for field in dataclasses.fields(options) if field.init], place=place)
+    values = {name: as_tuple(value, field_types(options)[name]) for name, value in raw.items()}
     if problem := problem_of(options, values):
-        found = f"{place}.{problem.name}: found" if place else f"{owner}: option {problem.name} is"
-        raise ConfigError(f"{found} {problem.value}{problem.expected}")
+        prefix = f"{place}.{problem.name}: found" if place else f"{owner}: option {problem.name} is"
+        raise ConfigError(f"{prefix} {problem.value}{problem.expected}")
     return values
 
 
-def refuse_unknown(owner: str, given: Mapping[str, Any], known: Sequence[str], *, place: str = "") -> None:
+def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, place: str = "") -> None:
     """ConfigError for the first name that is no option."""
-    for name in given:
+    for name in raw:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}{did_you_mean(str(name), known)}" if known else "it has none"
             raise ConfigError(f"{place}{': ' if place else ''}{owner} has no option {name!r}; {allowed}")
@@ -95,8 +95,8 @@ def problem_of(options: type, values: Mapping[str, Any]) -> Problem | None:
         try:
             adapter(options, name).validate_python(value)
         except ValidationError:
-            found = reprlib.repr(list(value) if isinstance(value, tuple) else value)
-            return Problem(name, found, expected(field_types(options)[name], value))
+            shown = reprlib.repr(list(value) if isinstance(value, tuple) else value)
+            return Problem(name, shown, expected(field_types(options)[name], value))
     return None
 
 

@@ -1,4 +1,4 @@
-"""How images become bytes: one rule for every image, part of every protocol."""
+"""Conversion of images to bytes: all protocols use the same rule."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Where the files beside the library lie: in the checkout, or in the copy that an installed wheel carries.
+"""Folder of the files beside the library: the checkout, or the copy inside an installed wheel.
 
 A wheel holds them in `qdit/suite/`: Snakefile, rules/, config/, profiles/, baselines/, weights/, results/published/ and
 what else a run reads. Results are written below the folder in which a command runs, in both cases.

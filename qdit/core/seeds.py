@@ -1,4 +1,4 @@
-"""All randomness of a run, derived by hashing from (root seed, purpose, indices).
+"""Random seeds: every random stream of a run is a hash of (root seed, purpose, indices).
 
 Nothing in this package touches a global generator: whoever needs random numbers asks here, so that the
 noise of image i is the same for every method, batch size, shard layout and number of devices.

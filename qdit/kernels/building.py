@@ -1,4 +1,4 @@
-"""Compiling `csrc/` into a library: which compiler, where the result lies, and that it lies there whole.
+"""Build of the kernels: a C++ compiler turns `csrc/` into a library with a checked digest.
 
 A library's name is the digest of sources, flags, machine and C library, not of the compiler: one that was built at
 install, or on another computer of the same kind with the same home, is found where there is no compiler.
@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,9 @@ def find_compiler() -> list[str] | None:
     """The command of a C++ compiler, or None: $CXX, c++, g++, clang++, then the Python package ziglang."""
     named = shlex.split(os.environ.get("CXX", ""))
     for command in ([named] if named else []) + [["c++"], ["g++"], ["clang++"]]:
-        found = shutil.which(command[0])
-        if found is not None:
-            return [found, *command[1:]]
+        program = shutil.which(command[0])
+        if program is not None:
+            return [program, *command[1:]]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]  # its default is the processor at hand
     return None
@@ -78,17 +78,19 @@ def build(sources: Path, folder: Path, *, again: bool = False) -> Built:
 
     Of several processes that want it at the same time one compiles and the others wait for it.
     """
-    found = None if again else find(sources, folder)
-    if found is not None:
-        return found
+    built = None if again else find(sources, folder)
+    if built is not None:
+        return built
+    from filelock import FileLock  # few processes build
+
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler (c++, g++, clang++ or the Python package ziglang) was found")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(folder):
-            found = None if again else find(sources, folder)
-            return found or _make(compiler, sources, folder)
+        with FileLock(folder / ".lock"):
+            built = None if again else find(sources, folder)
+            return built or _make(compiler, sources, folder)
     except OSError as problem:
         raise BuildError(f"the kernels cannot be built in {folder} ({problem})") from problem
 
@@ -96,29 +98,15 @@ def build(sources: Path, folder: Path, *, again: bool = False) -> Built:
 def _make(compiler: list[str], sources: Path, folder: Path) -> Built:
     name = f"qdit-{_key(sources)}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made, seal = Path(scratch) / f"{name}.so", Path(scratch) / f"{name}.json"
-        command = [*compiler, *FLAGS, *EXACT, "-o", str(made), *map(str, sorted(sources.glob("*.cpp")))]
+        library, seal = Path(scratch) / f"{name}.so", Path(scratch) / f"{name}.json"
+        command = [*compiler, *FLAGS, *EXACT, "-o", str(library), *map(str, sorted(sources.glob("*.cpp")))]
         _run(command)
-        about = {"sha256": hashlib.sha256(made.read_bytes()).hexdigest(), "compiler": _version(compiler)}
+        about = {"sha256": hashlib.sha256(library.read_bytes()).hexdigest(), "compiler": _version(compiler)}
         seal.write_text(json.dumps(about, indent=1), encoding="utf-8")
         # The seal first: until the library follows, it fits none, and `find` says no.
         os.replace(seal, folder / seal.name)
-        os.replace(made, folder / made.name)
-    return Built(folder / made.name, about["sha256"], about["compiler"])
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; where files cannot be locked, several may build, each in a scratch folder of its own."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        os.replace(library, folder / library.name)
+    return Built(folder / library.name, about["sha256"], about["compiler"])
 
 
 def _run(command: Sequence[str]) -> None:

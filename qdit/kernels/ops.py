@@ -3,13 +3,13 @@
 They have fake kernels and no gradients. Eager code calls `qdit.kernels.dispatch`, which is faster.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from qdit.kernels import dispatch
-from qdit.kernels.packing import PackedWeight, Storage
+from qdit.kernels.packing import PackedWeight
 
 LIBRARY = torch.library.Library("qdit", "DEF")
 
@@ -18,6 +18,9 @@ GROUPED_LINEAR = (
     " int bits, int storage, int outputs, int group_size, int activation_bits=8, bool symmetric=False, int threads=1)"
     " -> Tensor"
 )
+DEFAULTS = (8, False, 1)
+"""Of the last three arguments of `GROUPED_LINEAR`."""
+
 FAKE_QUANTIZE_GROUPS = (
     "fake_quantize_groups(Tensor x, int group_size, int bits, bool symmetric=False, int threads=1) -> Tensor"
 )
@@ -26,22 +29,11 @@ FAKE_QUANTIZE_STATIC = (
 )
 
 
-def _grouped_linear(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    sums: Tensor,
-    zeros: Tensor,
-    zero_pairs: Tensor | None,
-    bias: Tensor | None,
-    bits: int,
-    storage: Storage,
-    outputs: int,
-    group_size: int,
-    activation_bits: int = 8,
-    symmetric: bool = False,
-    threads: int = 1,
-) -> Tensor:
+def _grouped_linear(x: Tensor, *arguments: Any) -> Tensor:
+    """The operation of the schema; torch leaves out last arguments that have their default."""
+    codes, scale, sums, zeros, zero_pairs, bias, bits, storage, outputs, group_size = arguments[:10]
+    options: tuple[Any, ...] = arguments[10:] + DEFAULTS[len(arguments) - 10 :]
+    activation_bits, symmetric, threads = options
     width = scale.shape[1] * group_size
     weight = PackedWeight(codes, scale, sums, zeros, zero_pairs, bits, storage, outputs, width, group_size)
     return dispatch.grouped_linear(

@@ -69,15 +69,15 @@ def pack_weight(
     cannot multiply (group sizes that are no multiple of 4, zero points far outside the codes).
     """
     outputs, width = codes.shape
-    own = width // scale.shape[1]
-    check_group_size(own, width, "packed weight")
-    size = own if group_size is None else group_size
-    check_group_size(size, own, "packed weight")
+    weight_group = width // scale.shape[1]
+    check_group_size(weight_group, width, "packed weight")
+    size = weight_group if group_size is None else group_size
+    check_group_size(size, weight_group, "packed weight")
     if size % 4 or size > LARGEST_GROUP:
         raise Unsupported(f"group_size {size}: the kernels take multiples of 4 up to {LARGEST_GROUP}")
     if not 2 <= bits <= 8 or int(codes.min()) < 0 or int(codes.max()) >= 2**bits:
         raise ConfigError(f"codes from {int(codes.min())} to {int(codes.max())} with {bits} bits: allowed are 2 to 8")
-    scale, zero_point = (_of_every_group(t, outputs, own // size) for t in (scale.float(), zero_point.int()))
+    scale, zero_point = (_of_every_group(t, outputs, weight_group // size) for t in (scale.float(), zero_point.int()))
     storage = _storage(codes, zero_point, bits, size)
     offset = torch.full_like(zero_point, 128) if storage == 8 else zero_point
     sums = (group(codes.int(), size) - offset[..., None]).sum(dim=-1)

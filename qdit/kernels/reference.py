@@ -1,4 +1,4 @@
-"""The definition of the grouped kernels in plain torch; every compiled backend is tested against it.
+"""Reference of the grouped kernels in plain torch: it defines their result; tests compare every backend with it.
 
 y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b with integer inner sums (spec/kernels.md §3a), where qx, sx and zx are made of
 the input at hand for each (token, group) by Q-DiT Eq. 7–8 with zero in the range and a clamped zero point.

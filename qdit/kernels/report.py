@@ -1,4 +1,4 @@
-"""What computes with quantized layers here and why nothing else does, as text for people."""
+"""Text report of the kernel backends: which one this machine uses, and why the others do not run."""
 
 import platform
 

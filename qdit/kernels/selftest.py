@@ -1,4 +1,4 @@
-"""A small case with every layout of a weight, computed by a backend and by the reference."""
+"""Self-test of a backend: it computes a small case with every weight layout and compares with the reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,16 +63,16 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
         most = bound(x, weight, bias, symmetric=symmetric, shared=shared)
         if y is None or not ((y.cpu() - expected).abs() <= most).all():
             return f"{bits}-bit weights in groups of {size}"
-    given = torch.tensor(STATIC[:1]), torch.tensor(STATIC[1:])
-    there_given = given[0].to(device), given[1].to(device)
+    static = torch.tensor(STATIC[:1]), torch.tensor(STATIC[1:])
+    moved_static = static[0].to(device), static[1].to(device)
     if not _equal(
-        operations.fake_quantize_static(there, *there_given, 8), reference.fake_quantize_static(x, *given, 8)
+        operations.fake_quantize_static(there, *moved_static, 8), reference.fake_quantize_static(x, *static, 8)
     ):
         return "another static simulation"
     y = operations.grouped_linear(
-        there, moved, there_bias, activation_bits=8, symmetric=False, input_group=96, static=there_given
+        there, moved, there_bias, activation_bits=8, symmetric=False, input_group=96, static=moved_static
     )
-    expected = reference.grouped_linear(x, weight, bias, input_group=96, static=given)
+    expected = reference.grouped_linear(x, weight, bias, input_group=96, static=static)
     if y is None or not torch.allclose(y.cpu(), expected, rtol=1e-5, atol=1e-3):
         return "given ranges"
     return None
@@ -105,13 +105,13 @@ def _moved(weight: PackedWeight, device: str) -> PackedWeight:
 
 
 def _same_codes(operations: Operations, there: Tensor, x: Tensor, size: int, *, symmetric: bool) -> bool:
-    found = operations.quantize_groups(there, size, 8, symmetric=symmetric)
-    if found is None:
+    result = operations.quantize_groups(there, size, 8, symmetric=symmetric)
+    if result is None:
         return False
     codes, scale, zero_point = reference.quantize_groups(x, size, 8, symmetric=symmetric)
     expected = (codes.flatten(-2).to(torch.uint8), scale, zero_point)
-    return all(_equal(*pair) for pair in zip(found, expected, strict=True))
+    return all(_equal(*pair) for pair in zip(result, expected, strict=True))
 
 
-def _equal(found: Tensor | None, expected: Tensor) -> bool:
-    return found is not None and torch.equal(found.cpu(), expected)
+def _equal(result: Tensor | None, expected: Tensor) -> bool:
+    return result is not None and torch.equal(result.cpu(), expected)

@@ -1,4 +1,4 @@
-"""Which backends compute the simulated mode: the name that every result row records."""
+"""Name of the backends that compute the simulated mode; every result row records it."""
 
 from qdit.kernels import dense, library
 

@@ -1,4 +1,4 @@
-"""Whether Triton computes on a GPU: it is installed, the GPU multiplies 8-bit integers, and a small case is right."""
+"""Triton backend: used if Triton is installed, the GPU has 8-bit tensor cores, and the self-test passes."""
 
 import importlib.util
 import logging
@@ -45,8 +45,12 @@ def _missing(device: str) -> str | None:
         return "the package triton is not installed"
     if torch.version.hip is not None:
         return "only NVIDIA devices have been considered"
-    found = torch.cuda.get_device_capability(device)
-    return None if found >= CAPABILITY else f"compute capability {found[0]}.{found[1]}; 8.0 or more is needed"
+    capability = torch.cuda.get_device_capability(device)
+    return (
+        None
+        if capability >= CAPABILITY
+        else f"compute capability {capability[0]}.{capability[1]}; 8.0 or more is needed"
+    )
 
 
 def _failure(device: str) -> str | None:

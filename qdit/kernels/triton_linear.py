@@ -71,7 +71,7 @@ def linear_kernel(
     right = weight + column.to(tl.int64)[None, :] * line + step[:, None]
     far_rows, far_columns = tl.zeros((), tl.int64) + rows, tl.zeros((), tl.int64) + outputs
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    part = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    subtotal = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for index in range(groups):
         sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
         for at in tl.static_range(0, PADDED, STEP):
@@ -83,14 +83,16 @@ def linear_kernel(
             -tl.load(zero + of_rows)[:, None], tl.load(weight_sums + of_columns)[None, :], sums.to(tl.float32)
         )
         if ZEROS:
-            own = tl.load(totals + index * far_rows + row)
-            whole = tl.fma(-own[:, None], tl.load(weight_zeros + of_columns)[None, :], whole)
-        part = tl.fma(whole * tl.load(weight_scale + of_columns)[None, :], tl.load(scale + of_rows)[:, None], part)
+            row_totals = tl.load(totals + index * far_rows + row)
+            whole = tl.fma(-row_totals[:, None], tl.load(weight_zeros + of_columns)[None, :], whole)
+        subtotal = tl.fma(
+            whole * tl.load(weight_scale + of_columns)[None, :], tl.load(scale + of_rows)[:, None], subtotal
+        )
         if PART > 0:  # noqa: SIM102 - the outer one is decided when compiling
             if index % PART == PART - 1:
-                total += part
-                part = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    total += part
+                total += subtotal
+                subtotal = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    total += subtotal
     if BIAS:
         total += tl.load(bias + column)[None, :]
     endless = mask & ((tl.abs(total) <= 3.4028234663852886e38) == 0)
@@ -142,7 +144,7 @@ def grouped_linear(
     """(…, width) → (…, outputs), float32; None where a number is not finite. `blocks` overrides the choice."""
     wide, shared = wide_weight(weight), weight.group_size if input_group is None else input_group
     rows = x.reshape(-1, weight.width).contiguous()
-    made = quantize_rows(
+    quantized = quantize_rows(
         rows,
         activation_bits,
         shared=shared,
@@ -154,18 +156,23 @@ def grouped_linear(
     y = torch.empty((len(rows), weight.outputs), dtype=torch.float32, device=x.device)
     flag = torch.zeros(1, dtype=torch.int32, device=x.device)
     chosen = blocks or choose_blocks(len(y), weight.outputs, wide.size)
-    _multiply(made, wide, bias, y, flag, shared // wide.size, chosen)
+    _multiply(quantized, wide, bias, y, flag, shared // wide.size, chosen)
     return None if flag.item() else y.reshape(*x.shape[:-1], weight.outputs)
 
 
 def _multiply(
-    made: Codes, wide: WideWeight, bias: Tensor | None, y: Tensor, flag: Tensor, shared: int, blocks: Blocks
+    quantized: Codes, wide: WideWeight, bias: Tensor | None, y: Tensor, flag: Tensor, shared: int, blocks: Blocks
 ) -> None:
     rows, outputs = y.shape
     padded, groups = padded_size(wide.size), len(wide.scale)
     grid = triton.cdiv(rows, blocks.rows) * triton.cdiv(outputs, blocks.columns)
     linear_kernel[(grid,)](
-        *(made.codes, made.scale, made.zero, made.scale if made.totals is None else made.totals),
+        *(
+            quantized.codes,
+            quantized.scale,
+            quantized.zero,
+            quantized.scale if quantized.totals is None else quantized.totals,
+        ),
         *(wide.codes, wide.scale, wide.sums, wide.scale if wide.zeros is None else wide.zeros),
         *(wide.scale if bias is None else bias.float().contiguous(), y, flag),
         *(rows, outputs, groups, wide.codes.shape[1]),
@@ -231,5 +238,5 @@ def part_of(size: int) -> int:
     """The group size to compute with: `size`, or for a larger one its divisor that suits the tensor cores best."""
     if size <= LARGEST_GROUP:
         return size
-    divisors = [part for part in range(1, LARGEST_GROUP + 1) if size % part == 0]
-    return max(divisors, key=lambda part: (part / padded_size(part), step_of(padded_size(part)), part))
+    divisors = [divisor for divisor in range(1, LARGEST_GROUP + 1) if size % divisor == 0]
+    return max(divisors, key=lambda divisor: (divisor / padded_size(divisor), step_of(padded_size(divisor)), divisor))

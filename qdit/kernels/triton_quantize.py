@@ -148,15 +148,15 @@ def codes_kernel(
     code = tl.where(mask & (bad == 0)[:, None], code, 0.0)
     at = (index * (SHARED // SIZE) + column // SIZE) * PADDED + column % SIZE
     tl.store(codes + row[:, None] * line + at[None, :], (code - 128).to(tl.int8), mask=mask)
-    place = index.to(tl.int64) * rows + row
-    tl.store(scale + place, tl.where(bad, float("nan"), step), mask=row < rows)
-    tl.store(zero + place, offset - 128, mask=row < rows)
+    target = index.to(tl.int64) * rows + row
+    tl.store(scale + target, tl.where(bad, float("nan"), step), mask=row < rows)
+    tl.store(zero + target, offset - 128, mask=row < rows)
     if TOTALS:
         beyond = tl.where(mask, code - offset[:, None], 0.0)
-        for part in tl.static_range(SHARED // SIZE):
-            own = (column // SIZE == part)[None, :]
-            total = tl.sum(tl.where(own, beyond, 0.0), axis=1)
-            group = (index * (SHARED // SIZE) + part).to(tl.int64)
+        for number in tl.static_range(SHARED // SIZE):
+            in_group = (column // SIZE == number)[None, :]
+            total = tl.sum(tl.where(in_group, beyond, 0.0), axis=1)
+            group = (index * (SHARED // SIZE) + number).to(tl.int64)
             tl.store(totals + group * rows + row, total, mask=row < rows)
 
 
@@ -186,10 +186,10 @@ def quantize_rows(
     codes = new((rows, width // size * padded), dtype=torch.int8, device=x.device)
     scale, zero = (torch.empty((count, rows), dtype=torch.float32, device=x.device) for _ in range(2))
     sums = torch.empty((width // size, rows), dtype=torch.float32, device=x.device) if totals else None
-    given = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
+    ranges_in = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
     block = _block(wide, rows)
     codes_kernel[(triton.cdiv(rows, block), count)](
-        *(x, *given, codes, scale, zero, scale if sums is None else sums),
+        *(x, *ranges_in, codes, scale, zero, scale if sums is None else sums),
         *(rows, width, codes.shape[1], float(2**bits - 1)),
         SHARED=shared,
         SIZE=size,
@@ -207,10 +207,16 @@ def quantize_rows(
 def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
     """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
     flat = x.reshape(-1, x.shape[-1])
-    made = quantize_rows(flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False)
-    codes = made.codes.view(len(flat), -1, padded_size(group_size))[..., :group_size].int() + 128
+    quantized = quantize_rows(
+        flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False
+    )
+    codes = quantized.codes.view(len(flat), -1, padded_size(group_size))[..., :group_size].int() + 128
     groups = (*x.shape[:-1], x.shape[-1] // group_size)
-    return codes.to(torch.uint8).reshape(x.shape), made.scale.T.reshape(groups), (made.zero.T + 128).reshape(groups)
+    return (
+        codes.to(torch.uint8).reshape(x.shape),
+        quantized.scale.T.reshape(groups),
+        (quantized.zero.T + 128).reshape(groups),
+    )
 
 
 def fake_quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> Tensor:

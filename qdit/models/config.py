@@ -1,7 +1,7 @@
 """Shapes of a DiT and of an STDiT3 as plain numbers, for steps that load no torch."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from qdit.core.errors import ConfigError
 
@@ -9,6 +9,9 @@ from qdit.core.errors import ConfigError
 @dataclass(frozen=True)
 class DiTConfig:
     """Shape of a DiT. `input_size` is the side of the latent (or image) in pixels."""
+
+    family: ClassVar[str] = "dit"
+    """Name of the family of models, as files say it."""
 
     input_size: int = 32
     patch_size: int = 2
@@ -62,6 +65,9 @@ class STDiT3Config:
     frame_positions           add a sin-cos embedding of the frame's number to its tokens. The official model has none;
                               small ones do not learn the direction of time without it.
     """
+
+    family: ClassVar[str] = "stdit3"
+    """Name of the family of models, as files say it."""
 
     in_channels: int = 4
     patch_size: int = 2

@@ -73,24 +73,24 @@ EMBEDDERS = {
 def key_map(depth: int) -> dict[str, tuple[str, int | None]]:
     """diffusers' tensor name → (our name, which third of its rows: 0 q, 1 k, 2 v, None the whole)."""
     pairs: dict[str, tuple[str, int | None]] = {}
-    for part in ("weight", "bias"):
-        pairs |= {f"{theirs}.{part}": (f"{ours}.{part}", None) for ours, theirs in OUTER.items()}
+    for leaf in ("weight", "bias"):
+        pairs |= {f"{theirs}.{leaf}": (f"{ours}.{leaf}", None) for ours, theirs in OUTER.items()}
     for index in range(depth):
         block = f"transformer_blocks.{index}"
         pairs |= {f"{block}.norm1.emb.{theirs}": (ours, None) for ours, theirs in EMBEDDERS.items()}
-        for part in ("weight", "bias"):
+        for leaf in ("weight", "bias"):
             for ours, theirs in IN_BLOCK.items():
-                pairs[f"{block}.{theirs}.{part}"] = (f"blocks.{index}.{ours}.{part}", None)
+                pairs[f"{block}.{theirs}.{leaf}"] = (f"blocks.{index}.{ours}.{leaf}", None)
             for third, name in enumerate("qkv"):
-                pairs[f"{block}.attn1.to_{name}.{part}"] = (f"blocks.{index}.attn.qkv.{part}", third)
+                pairs[f"{block}.attn1.to_{name}.{leaf}"] = (f"blocks.{index}.attn.qkv.{leaf}", third)
     return pairs
 
 
 def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
     """DiTConfig of a diffusers config; CheckpointError if it describes another architecture than DiT's."""
     if not isinstance(values, Mapping) or values.get("_class_name") not in CLASS_NAMES:
-        found = values.get("_class_name") if isinstance(values, Mapping) else values
-        raise CheckpointError(f"{where}: _class_name is {found!r:.60}; allowed are {', '.join(CLASS_NAMES)}")
+        class_name = values.get("_class_name") if isinstance(values, Mapping) else values
+        raise CheckpointError(f"{where}: _class_name is {class_name!r:.60}; allowed are {', '.join(CLASS_NAMES)}")
     for name, allowed in REQUIRED.items():
         if values.get(name) != allowed:
             raise CheckpointError(
@@ -111,8 +111,8 @@ def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
             f" ({2 * numbers['in_channels']}): only DiTs with learned variance are supported"
         )
     hidden_size = numbers["num_attention_heads"] * numbers["attention_head_dim"]
-    found = {"hidden_size": hidden_size} | {names[name]: numbers[name] for name in names}
-    return checked_config(found, DiTConfig, where=where)
+    settings = {"hidden_size": hidden_size} | {names[name]: numbers[name] for name in names}
+    return checked_config(settings, DiTConfig, where=where)
 
 
 def state_from_diffusers(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> dict[str, Tensor]:

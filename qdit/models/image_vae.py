@@ -73,8 +73,8 @@ def vae_config(path: Path) -> dict[str, Any]:
     """Configuration of a VAE for DiT; CheckpointError for anything else."""
     config = read_json(path, error=CheckpointError)
     if not isinstance(config, dict) or config.get("_class_name", KIND) != KIND or "block_out_channels" not in config:
-        found = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path}: found {found!r}, expected the configuration of an {KIND}; fetch it again")
+        class_name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{path}: found {class_name!r}, expected the configuration of an {KIND}; fetch it again")
     if (factor := config.get("scaling_factor", LATENT_FACTOR)) != LATENT_FACTOR:
         raise CheckpointError(
             f"{path}: scaling_factor is {factor}, DiT's latents take {LATENT_FACTOR}: this is another model's VAE; give"
@@ -85,7 +85,7 @@ def vae_config(path: Path) -> dict[str, Any]:
 
 def renamed(name: str) -> str:
     """A tensor's name as diffusers has it now."""
-    *path, part, leaf = name.split(".") if name.count(".") else ["", name, ""]
-    if "attentions" in path and part in OLD_NAMES:
-        return ".".join([*path, OLD_NAMES[part], leaf])
+    *path, module, leaf = name.split(".") if name.count(".") else ["", name, ""]
+    if "attentions" in path and module in OLD_NAMES:
+        return ".".join([*path, OLD_NAMES[module], leaf])
     return name

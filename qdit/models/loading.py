@@ -6,7 +6,7 @@ and said. Reading of the files themselves: qdit/models/weights_files.py.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.files import load_tensors, save_tensors, sha256_file
-from qdit.models.config import DiTConfig
+from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.diffusers_format import from_diffusers, read_folder, to_diffusers, use_original_frequencies
 from qdit.models.dit import DiT
 from qdit.models.manifest import check_file, verify_manifest, write_manifest
@@ -50,6 +50,10 @@ CONFIG_KEY = "model"
 
 FAMILY_KEY = "family"
 """Metadata key of the model's family; files without it hold a DiT."""
+
+
+BUILDERS: Mapping[str, Callable[..., Network]] = {DiTConfig.family: build, STDiT3Config.family: build_stdit3}
+"""Name of a family → the model of a state dict and a configuration."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +126,11 @@ def read_model(
         config, assumed = described_config(state, metadata, path, stated, usual or {})
     if family not in (None, family_of(config)):
         what = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}[family_of(config)]
-        raise ConfigError(f"{path}: holds {what}, asked for is the family {family}; give weights of that family")
+        raise ConfigError(f"{path}: holds {what}, this step needs the family {family}; give weights of that family")
     for name, value in stated.items():
         if (said := getattr(config, name, None)) != value:
-            raise ConfigError(f"{path}: {name} {value} was asked for, the file says {said}; leave it out")
-    where = str(path)
-    if isinstance(config, DiTConfig):
-        return Loaded(build(state, config, where=where), assumed)
-    return Loaded(build_stdit3(state, config, where=where), assumed)
+            raise ConfigError(f"{path}: {name} {value} is stated, the file says {said}; leave it out")
+    return Loaded(BUILDERS[config.family](state, config, where=str(path)), assumed)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Any]:
@@ -177,14 +178,14 @@ def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None
     Raises ConfigError if `metadata` has a key `model` or `family`, Unsupported for a quantized model, CheckpointError
     for weights that are not finite.
     """
-    own = model_metadata(model.config)
+    described = model_metadata(model.config)
     for key in (CONFIG_KEY, FAMILY_KEY):
         if metadata is not None and key in metadata:
             raise ConfigError(f"metadata key {key!r} is the model's configuration; choose another name")
     require_plain(model)
     state = model.state_dict()
     check_values(state, where=str(path))
-    save_tensors(path, state, {**(metadata or {}), **own})
+    save_tensors(path, state, {**(metadata or {}), **described})
 
 
 def model_metadata(config: NetworkConfig) -> dict[str, Any]:

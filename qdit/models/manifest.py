@@ -71,9 +71,9 @@ def check_file(path: Path, sha256: str | None = None) -> None:
                 f"{path}: has {size} bytes, {source} {entry['bytes']}: the file is truncated or another one; restore"
                 " it, or write the manifest again if the change is meant"
             )
-    if expected is not None and (found := sha256_file(path)) != expected:
+    if expected is not None and (digest := sha256_file(path)) != expected:
         raise CheckpointError(
-            f"{path}: sha256 is {found[:12]}…, {source} {expected[:12]}…: the file is damaged or another one; restore"
+            f"{path}: sha256 is {digest[:12]}…, {source} {expected[:12]}…: the file is damaged or another one; restore"
             " it, or write the manifest again if the change is meant"
         )
 

@@ -1,4 +1,7 @@
-"""The two families of diffusion transformers under one name, for code that holds for both."""
+"""Families of diffusion transformers (DiT, STDiT3): one type and one registry for code that works with both."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,13 +15,16 @@ Network = DiT | STDiT3
 
 NetworkConfig = DiTConfig | STDiT3Config
 
-CONFIGS: dict[str, type[NetworkConfig]] = {"dit": DiTConfig, "stdit3": STDiT3Config}
+CONFIGS: dict[str, type[NetworkConfig]] = {config.family: config for config in (DiTConfig, STDiT3Config)}
 """Name of a family, as files say it, → its configuration."""
+
+MODELS: dict[str, Callable[[Any], Network]] = {DiTConfig.family: DiT, STDiT3Config.family: STDiT3}
+"""Name of a family → the model of a configuration."""
 
 
 def family_of(config: NetworkConfig) -> str:
     """Name of the family that a configuration belongs to."""
-    return "dit" if isinstance(config, DiTConfig) else "stdit3"
+    return config.family
 
 
 def config_class(family: object, *, error: type[Exception] = ConfigError) -> type[NetworkConfig]:
@@ -32,7 +38,7 @@ def config_class(family: object, *, error: type[Exception] = ConfigError) -> typ
 def empty_network(config: NetworkConfig) -> Network:
     """A model on the meta device: no memory, no random initialization; state dicts are assigned to it."""
     with torch.device("meta"):
-        return DiT(config) if isinstance(config, DiTConfig) else STDiT3(config)
+        return MODELS[config.family](config)
 
 
 def require_dit(model: Network, *, where: str) -> DiT:

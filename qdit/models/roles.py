@@ -1,4 +1,4 @@
-"""Sites: the places of a model that a quantization method may replace, found by role and never by path.
+"""Sites: the modules of a model that a quantization method may replace; methods select them by role, not by path.
 
 A model lists its sites itself (`model.sites()`); a method picks those whose role its paper quantizes and puts
 modules of its own in their place with `replace`. A site takes and returns what the module it replaces does.

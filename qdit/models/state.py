@@ -1,4 +1,4 @@
-"""Strict state dicts: the configuration of a DiT read from shapes, every tensor checked, the module built.
+"""State dicts of a DiT: tensor shapes give the configuration, and every tensor is checked before the model is built.
 
 Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
 is guessed, dropped or cast silently: whatever differs from what the configuration says is a CheckpointError that names
@@ -29,7 +29,7 @@ FAMILY_HEADS = {(384, 12): 6, (768, 12): 12, (1024, 24): 16, (1152, 28): 16}
 """(hidden_size, depth) → num_heads of DiT-S, B, L and XL: heads cannot be read from shapes."""
 
 LARGEST = 2**16
-"""No setting of a DiT is larger: a file that claims more is refused before memory is asked for."""
+"""No setting of a DiT is larger: a file that claims more is refused before memory is allocated."""
 
 PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear,),
@@ -92,13 +92,13 @@ def shape_of(
     shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
 ) -> tuple[int, ...]:
     """Shape of a tensor that must be there with so many dimensions; `of` is what has one, in words."""
-    found = shapes.get(name)
-    if found is None or len(found) != dimensions or 0 in found:
+    shape = shapes.get(name)
+    if shape is None or len(shape) != dimensions or 0 in shape:
         raise CheckpointError(
-            f"{where}: tensor {name} is {'missing' if found is None else f'of shape {found}'}, {of} has one with"
+            f"{where}: tensor {name} is {'missing' if shape is None else f'of shape {shape}'}, {of} has one with"
             f" {dimensions} dimensions; found {len(shapes)} tensors ({listed(shapes)}): give the weights of {of}"
         )
-    return found
+    return shape
 
 
 def infer_config(
@@ -170,12 +170,12 @@ def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
             )
 
 
-def check_names(found: Collection[str], expected: Collection[str], *, where: str) -> None:
+def check_names(names: Collection[str], expected: Collection[str], *, where: str) -> None:
     """Raise unless exactly the expected tensors are there."""
     faults = []
-    if missing := set(expected) - set(found):
+    if missing := set(expected) - set(names):
         faults.append(f"{len(missing)} tensors are missing ({listed(missing)})")
-    if unexpected := set(found) - set(expected):
+    if unexpected := set(names) - set(expected):
         faults.append(f"{len(unexpected)} are not expected ({listed(unexpected)})")
     if faults:
         raise CheckpointError(

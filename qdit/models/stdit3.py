@@ -234,11 +234,11 @@ class STDiT3(nn.Module):
         ]
 
 
-def pixels(given: Tensor | float | None, default: int) -> float:
+def pixels(side: Tensor | float | None, default: int) -> float:
     """A side of the clip in pixels, from a number or the first of a batch of equal ones."""
-    if given is None:
+    if side is None:
         return float(default)
-    return float(given.flatten()[0]) if isinstance(given, Tensor) else float(given)
+    return float(side.flatten()[0]) if isinstance(side, Tensor) else float(side)
 
 
 def block_sites(prefix: str, block: int, width: int) -> list[Site]:

@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         """(N, frames · positions, D) → the same shape."""
         n, count, width = tokens.shape
         places = frames if self.shared else count // frames
-        q, k, v = (self.heads(part, places) for part in self.qkv(tokens).chunk(3, dim=-1))
+        q, k, v = (self.heads(projected, places) for projected in self.qkv(tokens).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         for rotation in self.shared:
             q, k = rotation(q), rotation(k)

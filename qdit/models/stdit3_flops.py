@@ -1,4 +1,4 @@
-"""Operations of one forward pass of an STDiT3, two per multiplication: what a sampling budget is counted in."""
+"""FLOPs of one forward pass of an STDiT3: two per multiply-add, the unit of a sampling budget."""
 
 from qdit.models.config import STDiT3Config
 

@@ -1,4 +1,4 @@
-"""Strict state dicts of an STDiT3: its configuration from shapes or from an official folder, every tensor checked.
+"""State dicts of an STDiT3: shapes or an official folder give the configuration, and every tensor is checked.
 
 Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. What a file says and what its tensors show must agree.
 """
@@ -124,10 +124,10 @@ def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]
     pairs = [(name, values[name], shown[ours]) for name, ours in FIELDS.items() if name in values]
     if "patch_size" in values:
         pairs.append(("patch_size", values["patch_size"], [config.frame_patch, config.patch_size, config.patch_size]))
-    for name, said, found in pairs:
-        if said != found:
+    for name, said, shown_value in pairs:
+        if said != shown_value:
             raise CheckpointError(
-                f"{where}: {name} is {said!r:.60}, the tensors beside it show {found}; restore the folder"
+                f"{where}: {name} is {said!r:.60}, the tensors beside it show {shown_value}; restore the folder"
             )
     return state, config
 

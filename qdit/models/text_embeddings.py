@@ -1,4 +1,4 @@
-"""Text embeddings of a prompt suite, computed once and kept in one safetensors file, so that sampling needs no encoder.
+"""Text embeddings of a prompt suite: one safetensors file, so that sampling needs no text encoder.
 
 `tokens` holds the valid tokens of all prompts one after the other, `lengths` how many each has; the metadata holds the
 prompts themselves and what made them.

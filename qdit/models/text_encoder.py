@@ -96,22 +96,22 @@ def embed(
     require_distinct(prompts)
     rows: list[Tensor] = []
     for start in range(0, len(texts), batch):
-        given = tokenizer(list(texts[start : start + batch]), padding=True, return_tensors="pt")
-        mask = given["attention_mask"].to(encoder.device)
+        tokens = tokenizer(list(texts[start : start + batch]), padding=True, return_tensors="pt")
+        mask = tokens["attention_mask"].to(encoder.device)
         lengths = mask.sum(dim=1).tolist()
         if max(lengths) > MOST_TOKENS:
             long = prompts[start + lengths.index(max(lengths))]
             raise DataError(f"prompt {long!r:.120} has {max(lengths)} tokens, at most {MOST_TOKENS} fit; shorten it")
         with torch.inference_mode():
-            hidden = encoder(input_ids=given["input_ids"].to(encoder.device), attention_mask=mask).last_hidden_state
+            hidden = encoder(input_ids=tokens["input_ids"].to(encoder.device), attention_mask=mask).last_hidden_state
         rows += [row[valid.bool()].cpu() for row, valid in zip(hidden, mask, strict=True)]
     return join(prompts, rows)
 
 
 def encoder_sha256(folder: Path) -> str:
     """Digest of all files of an encoder and its tokenizer; CheckpointError if there are none."""
-    places = dict.fromkeys(encoder_folders(folder))
-    files = [path for place in places for path in sorted(place.glob("*")) if path.is_file() and path.name[0] != "."]
+    sources = dict.fromkeys(encoder_folders(folder))
+    files = [path for source in sources for path in sorted(source.glob("*")) if path.is_file() and path.name[0] != "."]
     if not files:
         raise CheckpointError(f"{folder}: no such folder of a T5 encoder; `qdit fetch` with its profile downloads one")
     return sha256_json({path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
@@ -135,16 +135,16 @@ def embed_suite(
     )
     parts = out.with_name(f"{out.name}.parts") / key[:16]
     loaded: tuple[Any, Any] | None = None
-    found: list[TextEmbeddings] = []
+    finished: list[TextEmbeddings] = []
     for start in tqdm(range(0, len(prompts), PART), desc="text embeddings", unit="part", mininterval=1):
-        path, part = parts / f"{start:05d}.safetensors", slice(start, start + PART)
-        own = read_part(path, prompts[part])
-        if own is None:
+        path, rows = parts / f"{start:05d}.safetensors", slice(start, start + PART)
+        embeddings = read_part(path, prompts[rows])
+        if embeddings is None:
             loaded = loaded or load_t5(folder, device=device, dtype=DTYPES[dtype])
-            own = embed(prompts[part], texts[part], *loaded)
-            save_embeddings(path, own, record)
-        found.append(own)
-    whole = join(prompts, [one.of(prompt) for one in found for prompt in one.prompts])
+            embeddings = embed(prompts[rows], texts[rows], *loaded)
+            save_embeddings(path, embeddings, record)
+        finished.append(embeddings)
+    whole = join(prompts, [embeddings.of(prompt) for embeddings in finished for prompt in embeddings.prompts])
     save_embeddings(out, whole, {**record, "texts": texts})
     shutil.rmtree(parts.parent)
 

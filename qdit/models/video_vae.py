@@ -167,8 +167,8 @@ def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
     try:
         values = dict(metadata[CONFIG_KEY])
         temporal = {name: frozen(value) for name, value in dict(values.pop("temporal")).items()}
-        own = {name: frozen(value) for name, value in values.items()}
-        return VideoVAEConfig(temporal=TemporalConfig(**temporal), **own)
+        spatial = {name: frozen(value) for name, value in values.items()}
+        return VideoVAEConfig(temporal=TemporalConfig(**temporal), **spatial)
     except (KeyError, TypeError, ValueError) as problem:
         raise CheckpointError(f"{path}: its configuration is none of a video VAE ({problem}); save it again") from None
 

@@ -1,8 +1,8 @@
-"""Which files hold a model's weights, what an official pickle contains, and the digest of all of it.
+"""Files of a model's weights: their location, their digest, and the reading of official pickles.
 
 A path of weights is a file or a folder: diffusers' model folder, a pipeline's folder with a model folder in it, or
 Open-Sora's. Nothing in a file is ever executed: official .pt files are read with torch's weights-only unpickler, here
-and nowhere else in the repository.
+and in no other file of the repository.
 """
 
 import argparse

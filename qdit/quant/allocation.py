@@ -37,13 +37,13 @@ def layer_group_sizes(
     return chosen
 
 
-def check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
+def check_names(names: Iterable[str], wanted: Iterable[str]) -> None:
     """Raise unless an allocation names exactly the layers that are quantized."""
-    found, wanted = set(found), set(wanted)
-    if unknown := sorted(found - wanted):
+    names, wanted = set(names), set(wanted)
+    if unknown := sorted(names - wanted):
         hint = did_you_mean(unknown[0], wanted)
         raise ConfigError(f"allocation: layer {unknown[0]!r} is not one of the {len(wanted)} quantized layers{hint}")
-    if missing := sorted(wanted - found):
+    if missing := sorted(wanted - names):
         raise ConfigError(
             f"allocation: {len(missing)} quantized layers have no group size, the first is {missing[0]!r}"
         )

@@ -1,4 +1,4 @@
-"""Verbs that methods are made of: round weights, GPTQ weights, insert dynamic or calibrated activation quantizers.
+"""Steps that methods consist of: rounding, GPTQ, and dynamic or calibrated activation quantizers.
 
 Each works in place on a model of which the method holds a copy, on the linear sites it is given.
 """
@@ -176,11 +176,11 @@ def calibrate_static(
 
     All sites are looked at before the first quantizer is put in, so that ranges are those of exact activations.
     """
-    found = {}
+    quantizers = {}
     for site, x in collect_inputs(model, sites, batches):
         scale, zero_point = rule(x.reshape(1, -1), bits_of(bits, site))
-        found[site] = StaticActivation(bits=bits_of(bits, site), scale=scale, zero_point=zero_point)
-    for site, quantizer in found.items():
+        quantizers[site] = StaticActivation(bits=bits_of(bits, site), scale=scale, zero_point=zero_point)
+    for site, quantizer in quantizers.items():
         quantize_site(model, site, activation=quantizer)
 
 
@@ -205,9 +205,9 @@ def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: I
     ranges = RunningRanges(momentum=0.95)
     observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
-        own = bits_of(bits, site)
-        scale, zero_point = running_parameters(*ranges.ranges[site.name], own)
-        quantize_site(model, site, activation=StaticActivation(bits=own, scale=scale, zero_point=zero_point))
+        site_bits = bits_of(bits, site)
+        scale, zero_point = running_parameters(*ranges.ranges[site.name], site_bits)
+        quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))
 
 
 def calibrate_static_threshold(
@@ -228,9 +228,9 @@ def calibrate_static_threshold(
 
     observe_inputs(model, sites, batches, look)
     for site in sites:
-        own = bits_of(bits, site)
-        scale, zero_point = threshold_parameters(*ranges.ranges[site.name], own)
-        quantize_site(model, site, activation=StaticActivation(bits=own, scale=scale, zero_point=zero_point))
+        site_bits = bits_of(bits, site)
+        scale, zero_point = threshold_parameters(*ranges.ranges[site.name], site_bits)
+        quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))
 
 
 def blocks_of(sites: Sequence[Site]) -> list[list[Site]]:

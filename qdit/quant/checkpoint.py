@@ -93,12 +93,15 @@ def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[s
     The sin-cos table of a DiT is computed again; positions that differ from it in any bit (rounded, or trained) are
     kept, so that the loaded model computes the same function.
     """
-    computed = isinstance(config, DiTConfig) and torch.equal(state[POSITIONS].float().cpu(), table_of(config))
+    table = position_table(config)
+    computed = table is not None and torch.equal(state[POSITIONS].float().cpu(), table)
     return {name: compact(tensor) for name, tensor in state.items() if not (computed and name == POSITIONS)}
 
 
-def table_of(config: DiTConfig) -> Tensor:
-    """The fixed positions of a DiT."""
+def position_table(config: NetworkConfig) -> Tensor | None:
+    """The sin-cos table of a DiT's positions (1, tokens, hidden_size); None for an STDiT3, which has no such tensor."""
+    if not isinstance(config, DiTConfig):
+        return None
     return sincos_positions(config.hidden_size, config.input_size // config.patch_size)
 
 
@@ -146,17 +149,18 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
         require_finite(name, tensor, error=CheckpointError)
     for name, spec in config["sites"].items():
         prefix = f"{name}."
-        own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+        site_tensors = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         try:
-            replace(model, name, build_site(spec, own, model.step_context))
+            replace(model, name, build_site(spec, site_tensors, model.step_context))
         except QditError as problem:
             raise CheckpointError(f"{name}: {problem}") from None
-        for key, tensor in own.items():
+        for key, tensor in site_tensors.items():
             rest[prefix + key] = tensor
     scales = {f"{name}.scale" for name in config["sites"]}
     rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
-    if isinstance(shape, DiTConfig) and POSITIONS not in rest:
-        rest[POSITIONS] = table_of(shape)
+    table = position_table(shape)
+    if table is not None and POSITIONS not in rest:
+        rest[POSITIONS] = table
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
         raise CheckpointError(

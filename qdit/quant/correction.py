@@ -1,4 +1,4 @@
-"""PTQD's correction of a quantized model's noise prediction: a line per step, and the variance that is left."""
+"""PTQD's correction of the predicted noise: one linear fit per step, and the variance of its residual."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -39,7 +39,7 @@ class NoiseCorrection:
         """Raise unless the sampler has the steps it was made for."""
         if steps != self.steps:
             raise ConfigError(
-                f"the checkpoint's correction was made for {self.steps} steps, {steps} were asked for; sample with"
+                f"the checkpoint's correction was made for {self.steps} steps, sampling has {steps}; sample with"
                 f" {self.steps} steps or quantize again with calibration data of {steps}"
             )
 

@@ -1,4 +1,4 @@
-"""Finite-set calibration (TFMQ-DM): a static range for each timestep, for features that are a finite set over time."""
+"""Finite-set calibration (TFMQ-DM): one static range per timestep, for features that depend on the timestep only."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that keep a layer's output where the model is sensitive to it.
+"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that minimize the output error, weighted by sensitivity.
 
 The score of a candidate is −Σ (g ⊙ (o − ô))², o the layer's exact output, ô the quantized one and g a gradient at o:
 the diagonal of an approximate Hessian.
@@ -68,18 +68,18 @@ def _forward_backward(
     """One batch: `kept` receives each site's input and the tensor whose gradient is wanted."""
 
     def keep_input(name: str) -> Callable[..., None]:
-        def hook(_module: object, given: tuple[Tensor, ...]) -> None:
-            given[0].retain_grad()
-            kept[name] = (given[0], given[0])
+        def hook(_module: object, arguments: tuple[Tensor, ...]) -> None:
+            arguments[0].retain_grad()
+            kept[name] = (arguments[0], arguments[0])
 
         return hook
 
     def keep_output(name: str) -> Callable[..., None]:
-        def hook(_module: object, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(_module: object, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:  # nothing before it depends on x or on trainable weights (an STDiT3's text)
                 output.requires_grad_()
             output.retain_grad()
-            kept[name] = (given[0], output)
+            kept[name] = (arguments[0], output)
 
         return hook
 

@@ -1,4 +1,4 @@
-"""The folder of a checkpoint as files, for steps that load no model: its names, its identity, a recorded failure."""
+"""Files of a checkpoint folder, for steps that load no model: file names, digest, recorded failure."""
 
 import json
 from collections.abc import Mapping

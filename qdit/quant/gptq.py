@@ -76,7 +76,7 @@ def gptq(
         raise DataError(
             "GPTQ: the Hessian is zero: every calibration input of this layer is; round the layer to nearest"
         )
-    found = solve(
+    solution = solve(
         weight,
         hessian,
         bits=bits,
@@ -89,9 +89,9 @@ def gptq(
         stale_groups=stale_groups,
     )
     return QuantizedWeight(
-        codes=found.codes.to(torch.int16),
-        scale=found.scale.to(scale_dtype or torch.float32),
-        zero_point=stored_zero_point(found.zero_point),
+        codes=solution.codes.to(torch.int16),
+        scale=solution.scale.to(scale_dtype or torch.float32),
+        zero_point=stored_zero_point(solution.zero_point),
         bits=bits,
     )
 

@@ -42,13 +42,13 @@ class IntegerLinear(nn.Module):
             raise Unsupported(f"the weight is not quantized: integer kernels need 2 to 8 bits; {USE_SIMULATED}")
         width = weight.codes.shape[1]
         self.input_group, self.symmetric, self.static = input_ranges(module, width)
-        own = width if weight.group_size is None else weight.group_size
+        weight_group = width if weight.group_size is None else weight.group_size
         self.packed = pack_weight(
             weight.codes,
             weight.scale,
             weight.zero_point,
             bits=weight.bits,
-            group_size=packed_group_size(own, self.input_group),
+            group_size=packed_group_size(weight_group, self.input_group),
         )
         assert module.activation is not None
         self.activation_bits = module.activation.bits
@@ -126,7 +126,7 @@ def prepare_integer(model: M) -> M:
     with the name of the first layer that cannot run in integers, and for a model without any that could.
     """
     first_of_mlp = {f"{name}.fc1" for name, module in model.named_modules() if isinstance(module, Mlp)}
-    found = False
+    any_integer = False
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedOperand):
             raise Unsupported(f"{name}: quantized operands of attention have no integer kernel; {USE_SIMULATED}")
@@ -139,8 +139,8 @@ def prepare_integer(model: M) -> M:
                 replace(model, name, IntegerLinear(module, gelu=name in first_of_mlp))
         except Unsupported as problem:
             raise Unsupported(f"{name}: {problem}") from None
-        found = True
-    if not found:
+        any_integer = True
+    if not any_integer:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
     return prepare_inference(model)
 

@@ -1,4 +1,4 @@
-"""Differentiable stand-ins for quantized sites: what reconstruction trains, and how it goes back into the model."""
+"""Differentiable quantized sites: reconstruction trains them, then replaces them by ordinary ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -103,8 +103,8 @@ class Learner:
 
     def roundings(self) -> list[SoftRounding]:
         """The soft roundings of all sites."""
-        found = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
-        return [rounding for rounding in found if rounding is not None]
+        roundings = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
+        return [rounding for rounding in roundings if rounding is not None]
 
     def set_penalty(self, beta: float | None, strength: float) -> None:
         """Exponent and strength of the rounding regularizer, whose gradient the next backward pass adds."""
@@ -114,8 +114,8 @@ class Learner:
 
     def scales(self) -> list[nn.Parameter]:
         """The scales that are learned."""
-        found = (m.activation.scale for m in self.soft.values() if isinstance(m.activation, LearnedScale))
-        return [scale for scale in found if scale.requires_grad]
+        scales = (m.activation.scale for m in self.soft.values() if isinstance(m.activation, LearnedScale))
+        return [scale for scale in scales if scale.requires_grad]
 
     def harden(self, originals: dict[str, nn.Module]) -> None:
         """Put the quantized modules back, with the codes and scales that were learned."""

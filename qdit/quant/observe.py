@@ -1,4 +1,4 @@
-"""Looking at the inputs of sites while a model runs on calibration batches."""
+"""Observation of the inputs of sites while a model runs on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -73,8 +73,8 @@ def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tupl
     inputs: list[tuple[Any, ...]] = []
     outputs: list[Tensor] = []
 
-    def keep(_module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        inputs.append(given)
+    def keep(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        inputs.append(arguments)
         outputs.append(output)
         raise Captured
 

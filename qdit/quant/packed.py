@@ -1,4 +1,4 @@
-"""Quantized models that are small in memory too: packed codes stay packed, and each layer dequantizes as it computes.
+"""Packed models: weights stay packed codes in memory, and each layer dequantizes them when it computes.
 
 The simulated mode keeps the dequantized weight of every layer in float32 beside its codes. Here a layer has only the
 codes, scales and zero points of the checkpoint; its float weight exists while the layer computes. The arithmetic is

@@ -1,4 +1,4 @@
-"""One dictionary of every quantizer that has golden arrays, from the key of an array to the function that makes it.
+"""Quantizers with golden arrays: the key of an array maps to the function that computes it.
 
 The golden arrays (tests/golden) are outputs of the original programs on random inputs. A key is
 `file/name` with fields in braces, as in `qdit_fakequant/w_b{bits}_g{group}_sym{sym}_{range}`; the function takes the
@@ -132,7 +132,7 @@ def gptq_weight(
     """GPTQ with float32 scales; the Hessian is the file's, or that of X."""
     order = f"_act{act}_static{static}" if program == "ist" else ""
     hessian = _input(arrays if "H" in arrays else gptq_hessian(arrays), "H")
-    found = solve(
+    solution = solve(
         _input(arrays, "W"),
         hessian,
         bits=int(bits),
@@ -140,7 +140,7 @@ def gptq_weight(
         act_order=bool(int(act)),
         static_groups=bool(int(static)),
     )
-    return _named(**{f"{program}_b{bits}_g{group}{order}": found.dequantize()})
+    return _named(**{f"{program}_b{bits}_g{group}{order}": solution.dequantize()})
 
 
 def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.ndarray]:

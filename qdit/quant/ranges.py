@@ -1,4 +1,4 @@
-"""Ranges: from the values that share one (scale, zero_point) to that pair, in every variant the methods use.
+"""Range rules: they compute (scale, zero_point) from the values that share the pair, one function per published rule.
 
 Each function takes rows (R, n) in float32, where one row shares one pair, and returns (scale, zero_point), both
 (R, 1); codes are 0 … 2^bits − 1 and x̂ = (code − zero_point) · scale. The names P2 … P9 are those of the methods'

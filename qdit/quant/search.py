@@ -1,4 +1,4 @@
-"""The engine of every range search: which of several (scale, zero_point) candidates loses least, row by row.
+"""Range search: for each row, the (scale, zero_point) candidate with the smallest error.
 
 Rows are worked on in blocks that stay in cache, so one row may have any number of elements (activations) and there
 may be any number of rows (groups of a weight).

@@ -150,8 +150,9 @@ QuantizedSite = QuantizedLinear | QuantizedOperand | FoldedLayerNorm
 
 def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> QuantizedSite:
     """Module of a spec and its state; raises CheckpointError if shapes and spec disagree."""
-    own = {name.removeprefix("activation."): t for name, t in tensors.items() if name.startswith("activation.")}
-    activation = build_activation(spec["activation"], own, context)
+    prefix = "activation."
+    of_activation = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    activation = build_activation(spec["activation"], of_activation, context)
     if spec["kind"] == "operand" and activation is not None:
         return QuantizedOperand(activation)
     if spec["kind"] == "modulate":

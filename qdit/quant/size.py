@@ -4,9 +4,10 @@ MB is 10^6 bytes. The paper's accounting is (N · bits / 8 + 4 · U) / 10^6: N i
 embedding (also those that stay in floating point), U the number of (scale, zero point) pairs of 4 bytes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.core.grouping import check_group_size, packed_width
@@ -110,9 +111,13 @@ def stdit3_shape(config: STDiT3Config) -> ModelShape:
     return ModelShape(tuple(linears), others=2 * config.depth * (tables + norms) + 2 * width, positions=0)
 
 
+SHAPES: Mapping[str, Callable[[Any], ModelShape]] = {DiTConfig.family: dit_shape, STDiT3Config.family: stdit3_shape}
+"""Name of a family → the layers of a configuration."""
+
+
 def shape_of(config: DiTConfig | STDiT3Config) -> ModelShape:
     """Layers of a model of either family."""
-    return dit_shape(config) if isinstance(config, DiTConfig) else stdit3_shape(config)
+    return SHAPES[config.family](config)
 
 
 def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:

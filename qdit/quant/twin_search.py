@@ -73,10 +73,10 @@ def search_linear(
     for _ in range(rounds):
         if weight_bits < FULL_PRECISION_BITS:
             fixed_x = of_x(scale_x)
-            scale_w = search(start_w, lambda s, given=fixed_x: given @ of_weight(s).t(), parts)  # type: ignore[misc]
+            scale_w = search(start_w, lambda s, fixed=fixed_x: fixed @ of_weight(s).t(), parts)  # type: ignore[misc]
         if activation_bits < FULL_PRECISION_BITS:
             fixed_w = of_weight(scale_w).t()
-            scale_x = search(start_x, lambda s, given=fixed_w: of_x(s) @ given, 1)  # type: ignore[misc]
+            scale_x = search(start_x, lambda s, fixed=fixed_w: of_x(s) @ fixed, 1)  # type: ignore[misc]
     return scale_w, scale_x
 
 

@@ -1,4 +1,4 @@
-"""One block after the other: what reaches a block is kept, so that no pass goes through the whole model.
+"""Block-wise calibration: the inputs of one block are stored, so that each pass computes one block only.
 
 Looking at every block of a deep model by whole passes costs depth² blocks; a walk costs two runs of each block.
 """
@@ -25,7 +25,7 @@ class BlockWalk:
     def __init__(self, model: Network, batches: Iterable[Batch]) -> None:
         self.model = model
         self.paths = block_paths(model)
-        self.place = 0
+        self.block = 0
         self.timesteps: list[Tensor] = []
         self.arguments: list[Batch] = []
         handle = model.get_submodule(self.paths[0]).register_forward_pre_hook(self._keep)
@@ -38,8 +38,8 @@ class BlockWalk:
         finally:
             handle.remove()
 
-    def _keep(self, _module: object, given: Batch) -> None:
-        self.arguments.append(given)
+    def _keep(self, _module: object, arguments: Batch) -> None:
+        self.arguments.append(arguments)
         raise Captured
 
     def observe(self, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> None:
@@ -51,27 +51,27 @@ class BlockWalk:
 
     def go(self, block: int) -> None:
         """Through the blocks as they are now, to before `block`."""
-        if block < self.place:
-            raise ConfigError(f"walk: block {block} lies behind block {self.place}; take the blocks in their order")
-        while self.place < block:
+        if block < self.block:
+            raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
+        while self.block < block:
             for number, tokens in enumerate(self._outputs()):
                 self.arguments[number] = (tokens, *self.arguments[number][1:])
-            self.place += 1
+            self.block += 1
 
     def _outputs(self) -> Iterator[Tensor]:
         """Output of the block at hand, batch by batch."""
-        block = self.model.get_submodule(self.paths[self.place])
-        for timestep, given in zip(self.timesteps, self.arguments, strict=True):
+        block = self.model.get_submodule(self.paths[self.block])
+        for timestep, arguments in zip(self.timesteps, self.arguments, strict=True):
             self.model.step_context.timestep = timestep
             with torch.inference_mode():
-                tokens = block(*given)
+                tokens = block(*arguments)
             yield tokens
 
 
 def block_paths(model: Network) -> list[str]:
     """Paths of the blocks in the order of the data: the first two parts of the paths of their sites."""
-    found = {site.block: ".".join(site.name.split(".")[:2]) for site in model.sites() if site.block is not None}
-    return [found[block] for block in sorted(found)]
+    path_of_block = {site.block: ".".join(site.name.split(".")[:2]) for site in model.sites() if site.block is not None}
+    return [path_of_block[block] for block in sorted(path_of_block)]
 
 
 def _block_of(sites: Sequence[Site]) -> int:

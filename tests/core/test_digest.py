@@ -45,9 +45,9 @@ def test_closure_follows_every_form_of_import(tree: Path) -> None:
 
 
 def test_closure_of_a_method_holds_its_own_file_only(tree: Path) -> None:
-    found = names(tree, "baselines.rtn")
-    assert {"baselines/__init__.py", "baselines/rtn.py", "qdit/part.py"} <= found
-    assert "baselines/other.py" not in found
+    result = names(tree, "baselines.rtn")
+    assert {"baselines/__init__.py", "baselines/rtn.py", "qdit/part.py"} <= result
+    assert "baselines/other.py" not in result
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -108,10 +108,12 @@ def test_unknown_module_is_refused(tree: Path) -> None:
     ],
 )
 def test_no_step_depends_on_a_method_or_the_command_line(step: str) -> None:
-    found = names(ROOT, step)
-    assert f"{step.replace('.', '/')}.py" in found
+    result = names(ROOT, step)
+    assert f"{step.replace('.', '/')}.py" in result
     assert not [
-        name for name in found if name.startswith("baselines/") or name in ("qdit/methods/q_dit.py", "qdit/cli/main.py")
+        name
+        for name in result
+        if name.startswith("baselines/") or name in ("qdit/methods/q_dit.py", "qdit/cli/main.py")
     ]
 
 
@@ -124,7 +126,7 @@ def test_images_do_not_depend_on_how_they_are_scored() -> None:
 
 
 def test_sampling_does_not_depend_on_how_checkpoints_are_made() -> None:
-    found = names(ROOT, "qdit.sampling.run")
+    result = names(ROOT, "qdit.sampling.run")
     assert (
         not {
             "qdit/methods/method.py",
@@ -133,7 +135,7 @@ def test_sampling_does_not_depend_on_how_checkpoints_are_made() -> None:
             "qdit/metrics/run.py",
             "qdit/report/pages/build.py",
         }
-        & found
+        & result
     )
 
 

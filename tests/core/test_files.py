@@ -168,10 +168,10 @@ def test_tensors_round_trip_with_metadata(tmp_path) -> None:
     path = tmp_path / "x.safetensors"
     metadata = {"model": {"depth": 2}, "list": [1, None, "ü"]}
     artifacts.save_tensors(path, TENSORS, metadata)
-    found, read = artifacts.load_tensors(path)
-    assert read == metadata and set(found) == set(TENSORS)
+    result, read = artifacts.load_tensors(path)
+    assert read == metadata and set(result) == set(TENSORS)
     for name, tensor in TENSORS.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+        assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor)
     assert set(load_file(path)) == set(TENSORS)
     artifacts.save_tensors(path, TENSORS)
     assert artifacts.load_tensors(path)[1] is None
@@ -190,8 +190,8 @@ def test_views_and_gradients_are_saved_as_plain_tensors(tmp_path) -> None:
     whole = torch.arange(12.0).reshape(3, 4).requires_grad_()
     path = tmp_path / "x.safetensors"
     artifacts.save_tensors(path, {"t": whole.t(), "row": whole[1]})
-    found, _ = artifacts.load_tensors(path)
-    assert torch.equal(found["t"], whole.detach().t()) and torch.equal(found["row"], whole.detach()[1])
+    result, _ = artifacts.load_tensors(path)
+    assert torch.equal(result["t"], whole.detach().t()) and torch.equal(result["row"], whole.detach()[1])
 
 
 def test_digest_of_tensors_is_checked_before_they_are_read(tmp_path) -> None:
@@ -234,10 +234,10 @@ def test_arrays_round_trip_with_deterministic_bytes(tmp_path) -> None:
     os.utime(first, (0, 0))
     artifacts.save_arrays(second, dict(ARRAYS))
     assert first.read_bytes() == second.read_bytes()
-    found = artifacts.load_arrays(first)
-    assert set(found) == set(ARRAYS)
+    result = artifacts.load_arrays(first)
+    assert set(result) == set(ARRAYS)
     for name, array in ARRAYS.items():
-        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+        assert result[name].dtype == array.dtype and np.array_equal(result[name], array)
 
 
 def test_a_pickle_inside_an_npz_is_not_run(tmp_path) -> None:

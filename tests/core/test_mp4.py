@@ -27,9 +27,9 @@ def test_lossless_is_exact_for_noise_and_odd_sides(tmp_path: Path) -> None:
 def test_what_people_look_at_is_near(tmp_path: Path) -> None:
     clip = moving_square()
     write_mp4(tmp_path / "clip.mp4", clip, fps=8)
-    found = read_mp4(tmp_path / "clip.mp4", frames=8)
-    assert found.shape == clip.shape
-    gaps = np.abs(found[:, None].astype(int) - clip[None]).mean(axis=(2, 3, 4))
+    result = read_mp4(tmp_path / "clip.mp4", frames=8)
+    assert result.shape == clip.shape
+    gaps = np.abs(result[:, None].astype(int) - clip[None]).mean(axis=(2, 3, 4))
     assert gaps.diagonal().max() < 3
     assert gaps.argmin(axis=1).tolist() == list(range(8))
 

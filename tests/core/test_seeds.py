@@ -27,8 +27,8 @@ def test_seeds_are_pinned() -> None:
 def test_values_are_pinned() -> None:
     np.testing.assert_allclose(normal((4,), 0, Purpose.INITIAL_NOISE, 0).numpy(), PINNED_NORMAL, rtol=1e-6)
     assert generator(0, Purpose.LABEL, 5).integers(1000, size=4).tolist() == PINNED_INTEGERS
-    found = torch.randint(1000, (4,), generator=torch_generator(0, Purpose.TRAINING, 2))
-    assert found.tolist() == PINNED_TORCH
+    result = torch.randint(1000, (4,), generator=torch_generator(0, Purpose.TRAINING, 2))
+    assert result.tolist() == PINNED_TORCH
 
 
 def test_every_stream_has_its_own_seed() -> None:

@@ -20,9 +20,9 @@ def test_equals_linear_in_float64(shape, with_bias, gelu):
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     expected = F.gelu(expected, approximate="tanh") if gelu else expected
     with torch.inference_mode():
-        found = DenseLinear(weight, bias, gelu=gelu)(x)
-    assert found.shape == expected.shape
-    assert (found - expected).norm() / expected.norm() < 2e-6
+        result = DenseLinear(weight, bias, gelu=gelu)(x)
+    assert result.shape == expected.shape
+    assert (result - expected).norm() / expected.norm() < 2e-6
 
 
 def test_without_onednn_torch_computes_the_same(monkeypatch):

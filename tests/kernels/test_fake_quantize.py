@@ -38,9 +38,9 @@ def test_dynamic_equals_the_quantizer_bit_for_bit(name, size):
             for kind in KINDS:
                 for groups in (1, 3, 8):
                     x = inputs(kind, (2, 3, groups * size), bits + groups)
-                    found = compiled.fake_quantize_groups(backend, x, size, bits, symmetric=symmetric, threads=1)
-                    assert found is not None
-                    assert same_bits(found, dynamic(x, size, bits, symmetric=symmetric)), (
+                    result = compiled.fake_quantize_groups(backend, x, size, bits, symmetric=symmetric, threads=1)
+                    assert result is not None
+                    assert same_bits(result, dynamic(x, size, bits, symmetric=symmetric)), (
                         bits,
                         symmetric,
                         kind,
@@ -60,8 +60,8 @@ def test_ties_and_their_neighbours_round_as_the_division_does(name, size):
     x = torch.cat(near, dim=1)
     x[..., 0], x[..., 1] = 0, 255 * step[..., 0]
     for sign in (1, -1):
-        found = compiled.fake_quantize_groups(variant(name), sign * x, size, 8, symmetric=False, threads=1)
-        assert found is not None and same_bits(found, dynamic(sign * x, size, 8))
+        result = compiled.fake_quantize_groups(variant(name), sign * x, size, 8, symmetric=False, threads=1)
+        assert result is not None and same_bits(result, dynamic(sign * x, size, 8))
         scale, zero = torch.tensor([float(step[0])]), torch.tensor([100.0])
         ranged = compiled.fake_quantize_static(variant(name), sign * x, scale, zero, 8, threads=1)
         assert ranged is not None
@@ -86,8 +86,8 @@ def test_static_equals_the_quantizer_bit_for_bit(kind, groups, size, bits, expon
     expected = static(x, scale, zero, bits)
     for name in library.available():
         if name != "torch":
-            found = compiled.fake_quantize_static(library.select(name), x, scale, zero.float(), bits, threads=1)
-            assert found is not None and same_bits(found, expected), name
+            result = compiled.fake_quantize_static(library.select(name), x, scale, zero.float(), bits, threads=1)
+            assert result is not None and same_bits(result, expected), name
     assert same_bits(dispatch.fake_quantize_static(x, scale, zero, bits), expected)
     assert same_bits(reference.fake_quantize_static(x, scale, zero, bits), expected)
 
@@ -99,11 +99,11 @@ def test_threads_change_no_bit(name):
     for size in (12, 36):
         one = compiled.fake_quantize_groups(backend, x, size, 8, symmetric=False, threads=1)
         for threads in (2, 4, 64):
-            found = compiled.fake_quantize_groups(backend, x, size, 8, symmetric=False, threads=threads)
-            assert one is not None and found is not None and same_bits(one, found)
+            result = compiled.fake_quantize_groups(backend, x, size, 8, symmetric=False, threads=threads)
+            assert one is not None and result is not None and same_bits(one, result)
     one = compiled.fake_quantize_static(backend, x, scale, zero, 8, threads=1)
-    found = compiled.fake_quantize_static(backend, x, scale, zero, 8, threads=4)
-    assert one is not None and found is not None and same_bits(one, found)
+    result = compiled.fake_quantize_static(backend, x, scale, zero, 8, threads=4)
+    assert one is not None and result is not None and same_bits(one, result)
 
 
 @pytest.mark.parametrize("damage", [float("inf"), float("nan"), 3e38])
@@ -128,8 +128,8 @@ def test_what_compiled_code_cannot_do_is_done_by_the_reference():
         (torch.empty(0, 72), 36),
     ):
         expected = dynamic(x, size, 8)
-        found = dispatch.fake_quantize_groups(x, size, 8)
-        assert found.dtype == x.dtype and torch.equal(found, expected)
+        result = dispatch.fake_quantize_groups(x, size, 8)
+        assert result.dtype == x.dtype and torch.equal(result, expected)
     scale, zero = torch.tensor(0.1), torch.tensor(3)
     x = torch.randn(4, 72)
     assert torch.equal(dispatch.fake_quantize_static(x, scale, zero, 8), static(x, scale[None], zero[None], 8))

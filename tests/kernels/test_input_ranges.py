@@ -62,16 +62,16 @@ def test_near_to_quantize_dequantize_and_the_same_bits_in_every_variant(problem)
     expected = quantized.double() @ values(weight).T + bias.double()
     size = quantized.double().abs() @ values(weight).abs().T + bias.double().abs()
     options = {"activation_bits": p["bits"], "symmetric": symmetric, "input_group": group, "static": ranges}
-    found = {"torch": reference.grouped_linear(x, packed, bias, **options)}
+    result = {"torch": reference.grouped_linear(x, packed, bias, **options)}
     for name in VARIANTS:
         try:
             backend = variant(name)
         except pytest.skip.Exception:
             continue
-        found[name] = compiled.grouped_linear(backend, x, packed, bias, threads=1, **options)
-    for name, y in found.items():
+        result[name] = compiled.grouped_linear(backend, x, packed, bias, threads=1, **options)
+    for name, y in result.items():
         assert ((y - expected).abs() <= 2e-6 * size + 1e-30).all(), name
-    compiled_results = [y for name, y in found.items() if name != "torch"]
+    compiled_results = [y for name, y in result.items() if name != "torch"]
     assert all(same_bits(compiled_results[0], other) for other in compiled_results[1:])
 
 

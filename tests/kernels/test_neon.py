@@ -36,10 +36,10 @@ PROBLEMS = (
 def cross_compiler(name: str) -> list[str]:
     """The command that makes static programs for 64-bit ARM, or skip."""
     if name == "g++":
-        found = shutil.which("aarch64-linux-gnu-g++")
-        if found is None:
+        result = shutil.which("aarch64-linux-gnu-g++")
+        if result is None:
             pytest.skip("aarch64-linux-gnu-g++ (Debian: g++-aarch64-linux-gnu) is not installed")
-        return [found]
+        return [result]
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("the package ziglang (the extra [kernels]) is not installed")
     return [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl", "-mcpu=generic"]
@@ -128,8 +128,8 @@ def test_every_variant_of_an_arm_processor_gives_the_bits_of_the_portable_one(pr
         for name in names:
             for y in results:
                 (status,) = struct.unpack_from("<q", done.stdout, at)
-                found = torch.frombuffer(bytearray(done.stdout[at + 8 : at + 8 + 4 * y.numel()]), dtype=torch.float32)
+                result = torch.frombuffer(bytearray(done.stdout[at + 8 : at + 8 + 4 * y.numel()]), dtype=torch.float32)
                 assert status == 0, (name, case)
-                assert same_bits(found.view(y.shape), y), (name, case)
+                assert same_bits(result.view(y.shape), y), (name, case)
                 at += 8 + 4 * y.numel()
     assert at == len(done.stdout)

@@ -22,8 +22,17 @@ def test_grouped_linear(bits):
     x = torch.randn(2, 3, 48)
     weight, arguments = linear_arguments(bits)
     torch.library.opcheck(torch.ops.qdit.grouped_linear.default, (x, *arguments), test_utils=CHECKS)
-    found = torch.ops.qdit.grouped_linear(x, *arguments)
-    assert torch.equal(found, dispatch.grouped_linear(x, weight, arguments[5]))
+    result = torch.ops.qdit.grouped_linear(x, *arguments)
+    assert torch.equal(result, dispatch.grouped_linear(x, weight, arguments[5]))
+
+
+@pytest.mark.parametrize("options", [{"symmetric": True}, {"threads": 2}, {"activation_bits": 6, "symmetric": True}])
+def test_grouped_linear_takes_what_differs_from_the_defaults(options):
+    x = torch.randn(2, 3, 48)
+    weight, arguments = linear_arguments(4)
+    result = torch.ops.qdit.grouped_linear(x, *arguments, **options)
+    assert torch.equal(result, dispatch.grouped_linear(x, weight, arguments[5], **options))
+    assert options == {"threads": 2} or not torch.equal(result, torch.ops.qdit.grouped_linear(x, *arguments))
 
 
 def test_fake_quantization():
@@ -32,8 +41,8 @@ def test_fake_quantization():
     torch.library.opcheck(torch.ops.qdit.fake_quantize_groups.default, (x, 12, 8), test_utils=CHECKS)
     torch.library.opcheck(torch.ops.qdit.fake_quantize_static.default, (x, scale, zero, 8), test_utils=CHECKS)
     assert torch.equal(torch.ops.qdit.fake_quantize_groups(x, 12, 8), dispatch.fake_quantize_groups(x, 12, 8))
-    found = torch.ops.qdit.fake_quantize_static(x, scale, zero, 8)
-    assert torch.equal(found, dispatch.fake_quantize_static(x, scale, zero, 8))
+    result = torch.ops.qdit.fake_quantize_static(x, scale, zero, 8)
+    assert torch.equal(result, dispatch.fake_quantize_static(x, scale, zero, 8))
 
 
 def test_a_traced_graph_keeps_the_operations():

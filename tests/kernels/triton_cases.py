@@ -27,7 +27,7 @@ LINEARS = [
     (4, 12, 48, 5, 3, True),
     (6, 36, 144, 70, 5, False),
     (8, 96, 192, 130, 40, False),
-    (4, 32, 640, 20, 9, False),  # more groups than a part
+    (4, 32, 544, 20, 9, False),  # more groups than a part
     (8, 288, 576, 20, 9, False),
     (6, 1152, 1152, 20, 9, True),  # a group in several parts
     (8, 4, 16, 3, 1, False),
@@ -35,11 +35,18 @@ LINEARS = [
 
 
 EVERY_KIND = ("random", "constant", "positive", "huge", "tiny", "outliers")
+"""For one linear with ragged rows and outputs; the others have what their own path can go wrong with."""
+
+
+def kinds_of(problem):
+    """Kinds of inputs for a linear: all, a few of the small ones, one of those with several parts."""
+    rows = problem[4]
+    return EVERY_KIND if rows == 5 else ("random", "huge") if rows < 5 else ("random",)
 
 
 @pytest.mark.parametrize(
     ("problem", "kind"),
-    [(p, kind) for p in LINEARS for kind in (EVERY_KIND if p[4] < 6 else ("random", "constant"))],
+    [(problem, kind) for problem in LINEARS for kind in kinds_of(problem)],
     ids=str,
 )
 def test_linear_is_within_1e_6_of_quantize_dequantize_in_float64(problem, kind):
@@ -78,15 +85,15 @@ def test_zero_points_outside_the_codes():
         assert y is not None and ((y - expected).abs() <= 1e-6 * sizes).all()
 
 
-@pytest.mark.parametrize("size", [4, 12, 32, 36, 96, 288])
+@pytest.mark.parametrize("size", [4, 32, 36, 288])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_codes_are_those_of_the_reference(size, symmetric):
     for kind in KINDS:
         x = inputs(kind, (3, 3 * size), size)
         codes, scale, zero = reference.quantize_groups(x, size, 8, symmetric=symmetric)
-        found = triton_quantize.quantize_groups(x, size, 8, symmetric=symmetric)
-        assert torch.equal(found[0].float(), codes.flatten(-2)), kind
-        assert same_bits(found[1], scale) and torch.equal(found[2], zero)
+        result = triton_quantize.quantize_groups(x, size, 8, symmetric=symmetric)
+        assert torch.equal(result[0].float(), codes.flatten(-2)), kind
+        assert same_bits(result[1], scale) and torch.equal(result[2], zero)
 
 
 # Not bfloat16: the interpreter cuts off where a GPU rounds. test_triton.py looks into the compiled code instead.
@@ -96,9 +103,9 @@ def test_simulation_is_that_of_the_reference(on_triton, dtype, size):
     for kind in KINDS:
         for bits, symmetric in ((8, False), (4, True)):
             x = inputs(kind, (1, 3, 2 * size), size).to(dtype)
-            found = dispatch.fake_quantize_groups(x, size, bits, symmetric=symmetric)
+            result = dispatch.fake_quantize_groups(x, size, bits, symmetric=symmetric)
             expected = reference.fake_quantize_groups(x, size, bits, symmetric=symmetric)
-            assert found.dtype == dtype and torch.equal(found.nan_to_num(7), expected.nan_to_num(7)), kind
+            assert result.dtype == dtype and torch.equal(result.nan_to_num(7), expected.nan_to_num(7)), kind
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -108,17 +115,17 @@ def test_static_simulation_is_that_of_the_reference(on_triton, groups, dtype, sc
     scale, zero = (torch.rand(groups) + 0.1).to(types[scale_dtype]), torch.arange(groups) * 40 - 20
     for kind in ("random", "outliers", "rows", "zero"):
         x = inputs(kind, (7, 36), groups).to(types[dtype])
-        found = dispatch.fake_quantize_static(x, scale, zero, 8)
+        result = dispatch.fake_quantize_static(x, scale, zero, 8)
         expected = reference.fake_quantize_static(x, scale, zero, 8)
-        assert found.dtype == expected.dtype and torch.equal(found, expected), kind
+        assert result.dtype == expected.dtype and torch.equal(result, expected), kind
 
 
 def test_ties_round_as_the_division_does():
     step = torch.rand(64, 1) * 3 + 1e-3
     x = (torch.randint(255, (64, 32)) + 0.5) * step
     x[:, 0], x[:, 1] = 0, 255 * step[:, 0]
-    found = triton_quantize.fake_quantize_groups(x, 32, 8, symmetric=False)
-    assert same_bits(found, reference.fake_quantize_groups(x, 32, 8))
+    result = triton_quantize.fake_quantize_groups(x, 32, 8, symmetric=False)
+    assert same_bits(result, reference.fake_quantize_groups(x, 32, 8))
 
 
 @pytest.mark.parametrize("damage", [float("inf"), float("-inf"), float("nan")])
@@ -127,11 +134,11 @@ def test_what_is_not_finite_is_an_error_or_comes_out_as_from_the_reference(on_tr
     x[1, 2] = damage
     with pytest.raises(Unsupported, match="not finite"):
         dispatch.grouped_linear(x, pack_weight(*weight_of(4, 5, 72, 36, 0), bits=4))
-    found, expected = (f.fake_quantize_groups(x, 36, 8) for f in (dispatch, reference))
-    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
-    given = torch.tensor([0.1]), torch.tensor([3])
-    found, expected = (f.fake_quantize_static(x, *given, 8) for f in (dispatch, reference))
-    assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+    result, expected = (f.fake_quantize_groups(x, 36, 8) for f in (dispatch, reference))
+    assert torch.equal(result.nan_to_num(7), expected.nan_to_num(7))
+    static = torch.tensor([0.1]), torch.tensor([3])
+    result, expected = (f.fake_quantize_static(x, *static, 8) for f in (dispatch, reference))
+    assert torch.equal(result.nan_to_num(7), expected.nan_to_num(7))
 
 
 def test_a_result_that_is_not_finite_is_an_error(on_triton):

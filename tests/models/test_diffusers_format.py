@@ -11,8 +11,9 @@ from qdit.models.config import DiTConfig
 from qdit.models.diffusers_format import from_diffusers, key_map, to_diffusers, use_original_frequencies
 from qdit.models.loading import load_model, write_manifest
 from qdit.models.roles import replace
+from tests.lazy import LazyModule
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = LazyModule("diffusers")
 
 CONFIGS = [
     DiTConfig(input_size=8, in_channels=4, hidden_size=48, depth=3, num_heads=4, num_classes=10),

@@ -162,8 +162,8 @@ def test_positions_encode_the_column_first() -> None:
 
 
 def test_frequencies_divide_by_half_not_half_minus_one() -> None:
-    found = timestep_frequencies(torch.tensor([1000]), 256)[0].double().numpy()
-    assert np.isclose(np.arctan2(found[255], found[127]), 1000 * 10000.0 ** (-127 / 128), atol=1e-5)
+    result = timestep_frequencies(torch.tensor([1000]), 256)[0].double().numpy()
+    assert np.isclose(np.arctan2(result[255], result[127]), 1000 * 10000.0 ** (-127 / 128), atol=1e-5)
 
 
 def test_labels_matter_and_the_null_class_is_the_last_row(small, batch) -> None:
@@ -273,9 +273,9 @@ def test_state_dict_round_trip(random_dit, small, batch) -> None:
 def test_other_floating_point_types(small, batch, dtype: torch.dtype) -> None:
     x, t, y = batch(small.config)
     expected = small(x, t, y)
-    found = small.to(dtype)(x.to(dtype), t, y)
-    assert found.dtype == dtype
-    assert (found.float() - expected).norm() / expected.norm() < (0.1 if dtype == torch.bfloat16 else 1e-5)
+    result = small.to(dtype)(x.to(dtype), t, y)
+    assert result.dtype == dtype
+    assert (result.float() - expected).norm() / expected.norm() < (0.1 if dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.mark.parametrize(

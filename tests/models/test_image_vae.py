@@ -44,8 +44,8 @@ def test_names_of_published_files_are_understood(tmp_path: Path) -> None:
         old[name] = tensor
     assert old.keys() != tensors.keys() and sum("proj_attn" in name for name in old) == 4
     save_tensors(weights, old)
-    found = load_image_vae(weights).state_dict()
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    result = load_image_vae(weights).state_dict()
+    assert result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in result)
     assert renamed("decoder.conv_in.weight") == "decoder.conv_in.weight" and renamed("query") == "query"
 
 

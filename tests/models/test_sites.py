@@ -77,8 +77,8 @@ def foldable(model: DiT) -> list:
 
 
 def test_fold_sources_are_where_they_should_be(small) -> None:
-    found = Counter((site.role, type(site.fold_source)) for site in foldable(small))
-    assert found == {
+    result = Counter((site.role, type(site.fold_source)) for site in foldable(small))
+    assert result == {
         ("qkv", ModulationRows): 3,
         ("fc1", ModulationRows): 3,
         ("attn_out", ValueRows): 3,

@@ -242,9 +242,9 @@ def test_forward_publishes_the_timestep(tiny: STDiT3) -> None:
 def test_other_floating_point_types(tiny: STDiT3, dtype: torch.dtype) -> None:
     x, timestep, text, mask = video_inputs()
     expected = tiny(x, timestep, text, mask)
-    found = tiny.to(dtype)(x.to(dtype), timestep, text, mask)
-    assert found.dtype == dtype
-    assert (found.float() - expected).norm() / expected.norm() < (0.1 if dtype == torch.bfloat16 else 1e-5)
+    result = tiny.to(dtype)(x.to(dtype), timestep, text, mask)
+    assert result.dtype == dtype
+    assert (result.float() - expected).norm() / expected.norm() < (0.1 if dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.mark.parametrize(

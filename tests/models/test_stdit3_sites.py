@@ -80,8 +80,8 @@ def test_every_site_can_be_replaced_and_is_used_once_in_the_order_of_the_data(ti
 
 
 def test_fold_sources_are_where_they_should_be(tiny: STDiT3) -> None:
-    found = Counter((site.role, type(site.fold_source)) for site in tiny.sites() if site.fold_source is not None)
-    assert found == {
+    result = Counter((site.role, type(site.fold_source)) for site in tiny.sites() if site.fold_source is not None)
+    assert result == {
         ("qkv", SharedModulation): 4,
         ("fc1", SharedModulation): 4,
         ("attn_out", ValueRows): 4,
@@ -196,13 +196,13 @@ def test_calibration_verbs_run_on_every_site(tiny: STDiT3) -> None:
     sites = select(tiny.sites(), kinds=("linear", "conv", "operand"))
     assert len(blocks_of(sites)) == 1 + 2 * TINY_VIDEO.depth
     batches = [video_inputs(seed=seed) for seed in (1, 2)]
-    found = dict(collect_inputs(tiny, sites, batches))
-    assert all(len(x) == 6 for x in found.values()) and len(found) == len(sites)
+    result = dict(collect_inputs(tiny, sites, batches))
+    assert all(len(x) == 6 for x in result.values()) and len(result) == len(sites)
     calibrate_static_running(tiny, sites, batches, bits=8)
     assert torch.isfinite(tiny(*batches[0])).all()
 
 
 def test_sensitivities_reach_every_linear(tiny: STDiT3) -> None:
     sites = select(tiny.sites(), roles=CORE_ROLES)
-    found = sensitivities(tiny, sites, [video_inputs()], fisher="gauss-newton")
-    assert all(found[site.name].gradient.abs().max() > 0 for site in sites)
+    result = sensitivities(tiny, sites, [video_inputs()], fisher="gauss-newton")
+    assert all(result[site.name].gradient.abs().max() > 0 for site in sites)

@@ -32,10 +32,10 @@ def test_batches_are_padded_to_their_longest_prompt(embeddings: TextEmbeddings) 
 def test_file_round_trip(tmp_path: Path, embeddings: TextEmbeddings) -> None:
     path = tmp_path / "suite.safetensors"
     save_embeddings(path, embeddings, {"encoder": "t5"})
-    found = load_embeddings(path, width=6, most=4)
-    assert found.prompts == PROMPTS and found.tokens.dtype == torch.bfloat16 and found.width == 6
+    result = load_embeddings(path, width=6, most=4)
+    assert result.prompts == PROMPTS and result.tokens.dtype == torch.bfloat16 and result.width == 6
     for prompt in PROMPTS:
-        assert torch.equal(found.of(prompt), embeddings.of(prompt))
+        assert torch.equal(result.of(prompt), embeddings.of(prompt))
 
 
 def test_unknown_prompts_are_named(embeddings: TextEmbeddings) -> None:

@@ -81,9 +81,9 @@ def test_only_valid_tokens_are_kept_and_padding_changes_nothing(folder: Path) ->
 
 def test_suite_to_file(tmp_path: Path, folder: Path) -> None:
     embed_suite(PROMPTS, folder, tmp_path / "suite.safetensors")
-    found = load_embeddings(tmp_path / "suite.safetensors", width=16, most=300)
-    assert found.tokens.dtype == torch.bfloat16 and found.prompts == tuple(PROMPTS)
-    text, mask = found.batch(PROMPTS[:2])
+    result = load_embeddings(tmp_path / "suite.safetensors", width=16, most=300)
+    assert result.tokens.dtype == torch.bfloat16 and result.prompts == tuple(PROMPTS)
+    text, mask = result.batch(PROMPTS[:2])
     assert mask[0].all() and not mask[1].all() and text.abs().max() > 0
     metadata = load_tensors(tmp_path / "suite.safetensors")[1]["record"]
     assert metadata["texts"] == cleaned(PROMPTS) and metadata["encoder_sha256"] == encoder_sha256(folder)

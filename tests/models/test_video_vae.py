@@ -59,22 +59,22 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 def levels(side: str, widths: list[tuple[int, int]]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of four residual blocks per level of the 3-D VAE."""
-    found: dict[str, tuple[int, ...]] = {}
+    result: dict[str, tuple[int, ...]] = {}
     for level, (before, width) in enumerate(widths):
         for block in range(4):
             inputs = before if block == 0 else width
             name = f"{side}.block_res_blocks.{level}.{block}"
-            found |= {f"{name}.norm1.{part}": (inputs,) for part in ("weight", "bias")}
-            found |= {f"{name}.norm2.{part}": (width,) for part in ("weight", "bias")}
-            found[f"{name}.conv1.conv.weight"] = (width, inputs, 3, 3, 3)
-            found[f"{name}.conv2.conv.weight"] = (width, width, 3, 3, 3)
+            result |= {f"{name}.norm1.{part}": (inputs,) for part in ("weight", "bias")}
+            result |= {f"{name}.norm2.{part}": (width,) for part in ("weight", "bias")}
+            result[f"{name}.conv1.conv.weight"] = (width, inputs, 3, 3, 3)
+            result[f"{name}.conv2.conv.weight"] = (width, width, 3, 3, 3)
             if inputs != width:
-                found[f"{name}.conv3.conv.weight"] = (width, inputs, 1, 1, 1)
+                result[f"{name}.conv3.conv.weight"] = (width, inputs, 1, 1, 1)
     for block in range(4):
         name = f"{side}.res_blocks.{block}"
-        found |= {f"{name}.norm{i}.{part}": (512,) for i in (1, 2) for part in ("weight", "bias")}
-        found |= {f"{name}.conv{i}.conv.weight": (512, 512, 3, 3, 3) for i in (1, 2)}
-    return found
+        result |= {f"{name}.norm{i}.{part}": (512,) for i in (1, 2) for part in ("weight", "bias")}
+        result |= {f"{name}.conv{i}.conv.weight": (512, 512, 3, 3, 3) for i in (1, 2)}
+    return result
 
 
 def test_full_size_has_the_official_names_and_shapes() -> None:
@@ -100,11 +100,11 @@ def test_full_size_has_the_official_names_and_shapes() -> None:
     expected |= levels("decoder", [(256, 128), (256, 256), (512, 256), (512, 512)])
     state = model.state_dict()
     prefix = "temporal_vae."
-    found = {n.removeprefix(prefix): tuple(t.shape) for n, t in state.items() if n.startswith(prefix)}
-    assert found == expected
+    result = {n.removeprefix(prefix): tuple(t.shape) for n, t in state.items() if n.startswith(prefix)}
+    assert result == expected
     assert tuple(state["shift"].shape) == tuple(state["scale"].shape) == (1, 4, 1, 1, 1)
     spatial = [name for name in state if name.startswith("spatial_vae.module.")]
-    assert len(spatial) + len(found) + 2 == len(state)
+    assert len(spatial) + len(result) + 2 == len(state)
     assert sum(state[name].numel() for name in spatial) == 83_653_863  # the 2-D VAE of SDXL
     assert "spatial_vae.module.encoder.mid_block.attentions.0.to_q.weight" in state
 
@@ -113,17 +113,17 @@ def test_full_size_has_the_official_names_and_shapes() -> None:
 def test_causal_convolution_equals_loops(kernel: int, stride: int, frames: int) -> None:
     layer = randomized(CausalConv3d(2, 3, kernel, stride=stride))
     x = noise(1, 2, frames, 3, 4)
-    found = layer(x)[0].double().numpy()
+    result = layer(x)[0].double().numpy()
     weight, bias = (t.double().numpy() for t in (layer.conv.weight, layer.conv.bias))
-    assert found.shape == (3, -(-frames // stride), 3, 4)
-    for at in np.ndindex(*found.shape):
+    assert result.shape == (3, -(-frames // stride), 3, 4)
+    for at in np.ndindex(*result.shape):
         total = bias[at[0]]
         for channel, t, i, j in np.ndindex(2, kernel, kernel, kernel):
             # The last tap of the kernel sees the newest frame that an output may know.
             place = (at[1] * stride + stride - 1 + t - (kernel - 1), at[2] + i - kernel // 2, at[3] + j - kernel // 2)
             if all(0 <= where < size for where, size in zip(place, (frames, 3, 4), strict=True)):
                 total += weight[at[0], channel, t, i, j] * float(x[(0, channel, *place)])
-        assert found[at] == pytest.approx(total, abs=1e-5)
+        assert result[at] == pytest.approx(total, abs=1e-5)
 
 
 def without_norms(model: nn.Module) -> nn.Module:
@@ -184,9 +184,9 @@ def test_a_clip_is_encoded_and_decoded_in_the_documented_chunks(vae: VideoVAE) -
     decoded = [vae.temporal_vae.decode(raw[:, :, a:b], n) for a, b, n in ((0, 2, 5), (2, 4, 5), (4, 5, 2))]
     flat = torch.cat(decoded, dim=2)
     expected = torch.stack([vae.spatial_vae.module.decode(flat[:, :, t] / 0.18215).sample for t in range(12)], dim=2)
-    found = vae.decode(latents, 12)
-    assert found.shape == pixels.shape
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    result = vae.decode(latents, 12)
+    assert result.shape == pixels.shape
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_chunks_do_not_see_each_other(vae: VideoVAE) -> None:
@@ -252,10 +252,10 @@ def test_loading(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> Non
 def test_a_file_of_ours_holds_its_configuration(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> None:
     path = tmp_path / "vae.safetensors"
     save_video_vae(path, vae)
-    found = load_video_vae(path)
-    assert found.config == TINY
+    result = load_video_vae(path)
+    assert result.config == TINY
     pixels = noise(1, 3, 5, 8, 8)
-    assert torch.equal(found.encode(pixels), vae.encode(pixels))
+    assert torch.equal(result.encode(pixels), vae.encode(pixels))
     for values in ({"temporal": {"widths": 3}}, {"temporal": 3}, {}, 7):
         save_tensors(path, vae.state_dict(), {"video_vae": values})
         one_line_error(CheckpointError, lambda: load_video_vae(path), str(path), "none of a video VAE")

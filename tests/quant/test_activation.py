@@ -24,23 +24,23 @@ def loop_minmax(values: torch.Tensor, bits: int) -> torch.Tensor:
 @pytest.mark.parametrize("size", [1, 4, 6, 12, 24])
 def test_dynamic_token_groups_equal_a_loop(size):
     x = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(size)) * 3 + 1
-    found = DynamicActivation(bits=4, group_size=size)(x)
+    result = DynamicActivation(bits=4, group_size=size)(x)
     for sample in range(3):
         for token in range(5):
             for start in range(0, 24, size):
                 part = x[sample, token, start : start + size]
-                assert torch.equal(found[sample, token, start : start + size], loop_minmax(part, 4))
+                assert torch.equal(result[sample, token, start : start + size], loop_minmax(part, 4))
 
 
 @pytest.mark.parametrize(("sharing", "dims"), [("sample", (1,)), ("tensor", (0, 1))])
 def test_wider_sharing_uses_one_range_for_all_its_tokens(sharing, dims):
     x = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(7))
-    found = DynamicActivation(bits=4, group_size=12, sharing=sharing)(x)
+    result = DynamicActivation(bits=4, group_size=12, sharing=sharing)(x)
     for start in (0, 12):
         part = x[..., start : start + 12]
         pieces = [part[i] for i in range(3)] if dims == (1,) else [part]
         expected = torch.stack([loop_minmax(piece, 4) for piece in pieces]).reshape(part.shape)
-        assert torch.equal(found[..., start : start + 12], expected)
+        assert torch.equal(result[..., start : start + 12], expected)
 
 
 def test_per_token_is_one_group_of_the_whole_row():
@@ -72,19 +72,19 @@ def test_released_range_rule_collapses_positive_groups_and_the_correction_does_n
 @pytest.mark.parametrize("value", [0.0, 1e-8, 3.7, -2.0, 1e30])
 def test_constant_inputs_stay_finite_and_close(value):
     x = torch.full((2, 16), value)
-    found = DynamicActivation(bits=8, group_size=4)(x)
-    assert torch.isfinite(found).all()
-    assert torch.allclose(found, x, rtol=1e-2, atol=1e-5)
+    result = DynamicActivation(bits=8, group_size=4)(x)
+    assert torch.isfinite(result).all()
+    assert torch.allclose(result, x, rtol=1e-2, atol=1e-5)
 
 
 def test_static_per_group_uses_its_own_parameters_for_each_group():
     scale, zero_point = torch.tensor([0.1, 2.0]), torch.tensor([3, 8])
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)) * 4
-    found = StaticActivation(bits=4, scale=scale, zero_point=zero_point)(x)
+    result = StaticActivation(bits=4, scale=scale, zero_point=zero_point)(x)
     for index in range(2):
         part = x[:, 4 * index : 4 * index + 4]
         codes = ((part / scale[index]).round() + zero_point[index]).clamp(0, 15)
-        assert torch.equal(found[:, 4 * index : 4 * index + 4], (codes - zero_point[index]) * scale[index])
+        assert torch.equal(result[:, 4 * index : 4 * index + 4], (codes - zero_point[index]) * scale[index])
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,11 @@ def test_quantized_layers_take_4_bits_per_weight_and_4_bytes_per_group(tmp_path)
     save_checkpoint(tmp_path, dynamic(model), {})
     stored = load_file(tmp_path / "model.safetensors")
     layers = [site.name for site in select(model.sites(), roles=CORE_ROLES)]
-    found = sum(
+    result = sum(
         t.nbytes for name, t in stored.items() if name.rpartition(".")[0] in layers and not name.endswith(".bias")
     )
     weights = sum(model.get_submodule(name).weight.numel() for name in layers)
-    assert abs(found / (weights / 2 + 4 * weights / 16) - 1) < 0.02
+    assert abs(result / (weights / 2 + 4 * weights / 16) - 1) < 0.02
 
 
 def test_values_that_half_precision_holds_are_stored_in_half_precision(tmp_path):

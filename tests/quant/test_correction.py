@@ -18,10 +18,10 @@ def predictions(slope, bias, deviation, *, count=200, side=16):
 @pytest.mark.parametrize("slope", [0.0, 0.05, 0.4])
 @pytest.mark.parametrize("deviation", [0.01, 0.3])
 def test_slope_bias_and_residual_of_a_gaussian_error_are_recovered(slope, deviation):
-    found = fit_correction(*predictions(slope, [0.1, 0.1], deviation))
-    assert float(found[0]) == pytest.approx(slope, abs=0.005)
-    assert found[1].tolist() == pytest.approx([0.1, 0.1], abs=0.005)
-    assert float(found[2]) == pytest.approx((deviation / (1 + slope)) ** 2, rel=0.02)
+    result = fit_correction(*predictions(slope, [0.1, 0.1], deviation))
+    assert float(result[0]) == pytest.approx(slope, abs=0.005)
+    assert result[1].tolist() == pytest.approx([0.1, 0.1], abs=0.005)
+    assert float(result[2]) == pytest.approx((deviation / (1 + slope)) ** 2, rel=0.02)
 
 
 def test_channels_have_biases_of_their_own():
@@ -104,7 +104,7 @@ def test_damaged_corrections_are_refused():
 def test_another_number_of_steps_is_refused():
     correction = example()
     correction.check(3)
-    with pytest.raises(ConfigError, match=r"made for 3 steps, 5 were asked for.*sample with 3 steps"):
+    with pytest.raises(ConfigError, match=r"made for 3 steps, sampling has 5.*sample with 3 steps"):
         correction.check(5)
 
 
@@ -112,8 +112,8 @@ def test_velocities_of_clips_are_corrected_like_noise():
     """Frames as rows of an image: the same figures, and the same correction."""
     full, own = predictions(0.3, [0.5, -0.3], 0.1)
     clips = (full.unflatten(2, (4, 4)), own.unflatten(2, (4, 4)))
-    for found, expected in zip(fit_correction(*clips), fit_correction(full, own), strict=True):
-        torch.testing.assert_close(found, expected)
+    for result, expected in zip(fit_correction(*clips), fit_correction(full, own), strict=True):
+        torch.testing.assert_close(result, expected)
     slope, bias, residual = fit_correction(full, own)
     correction = NoiseCorrection(slope=slope[None], bias=bias[None], residual=residual[None])
     torch.testing.assert_close(correction.apply(clips[1], 0), correction.apply(own, 0).unflatten(2, (4, 4)))

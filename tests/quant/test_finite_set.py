@@ -28,10 +28,10 @@ def calibrated(loudness, bits=8):
 
 
 def test_ranges_are_running_extremes_of_each_timestep_with_zero():
-    _, found = calibrated((1, 1, 1))
+    _, result = calibrated((1, 1, 1))
     full = random_dit()
     for site in select(full.sites(), roles=ROLES):
-        quantizer = found[site.name]
+        quantizer = result[site.name]
         assert quantizer.table.timesteps.tolist() == list(TIMESTEPS)
         for index, timestep in enumerate(TIMESTEPS):
             seen = []
@@ -52,16 +52,16 @@ def test_samples_of_one_timestep_change_the_range_of_that_timestep_only():
 
 
 def test_temporal_features_have_another_range_at_another_timestep():
-    _, found = calibrated((1, 1, 1))
+    _, result = calibrated((1, 1, 1))
     for index in range(TINY.depth):
-        assert len(found[f"blocks.{index}.adaLN_modulation.1"].scale.unique()) == 3
+        assert len(result[f"blocks.{index}.adaLN_modulation.1"].scale.unique()) == 3
 
 
 def test_bits_may_differ_from_site_to_site():
     names = [site.name for site in select(random_dit().sites(), roles=ROLES)]
     bits = {name: 4 + index % 3 for index, name in enumerate(names)}
-    _, found = calibrated((1, 1, 1), bits)
-    assert {name: quantizer.bits for name, quantizer in found.items()} == bits
+    _, result = calibrated((1, 1, 1), bits)
+    assert {name: quantizer.bits for name, quantizer in result.items()} == bits
 
 
 def test_eight_bits_change_the_output_little_at_calibrated_and_other_timesteps():

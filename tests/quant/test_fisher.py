@@ -36,11 +36,11 @@ def directional(model, name, before, x, timestep, label, direction):
 def test_gradients_are_those_of_the_output_against_random_signs():
     """For every linear's output and every operand: ⟨g, d⟩ is the derivative along a direction d."""
     model = random_dit()
-    sites, found = found_sensitivities(model)
+    sites, result = found_sensitivities(model)
     for site in select(sites, kinds=("operand",)):
         setattr(model.get_submodule(site.name.rpartition(".")[0]), site.role, Tap())
     for site in sites:
-        gradient = found[site.name].gradient
+        gradient = result[site.name].gradient
         direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1))
         expected = directional(model, site.name, site.kind == "operand", *inputs(count=4), direction)
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-3), site.name
@@ -48,28 +48,28 @@ def test_gradients_are_those_of_the_output_against_random_signs():
 
 def test_inputs_are_those_of_the_sites():
     model = random_dit()
-    _, found = found_sensitivities(model)
+    _, result = found_sensitivities(model)
     seen = {}
     model.blocks[1].mlp.fc2.register_forward_pre_hook(lambda _m, args: seen.update(x=args[0]))
     with torch.no_grad():
         model(*inputs(count=4))
-    torch.testing.assert_close(found["blocks.1.mlp.fc2"].x, seen["x"])
-    p = found["blocks.1.attn.p"].x
+    torch.testing.assert_close(result["blocks.1.mlp.fc2"].x, seen["x"])
+    p = result["blocks.1.attn.p"].x
     assert p.shape == (4, 2, 16, 16)
     torch.testing.assert_close(p.sum(-1), torch.ones(4, 2, 16))
-    assert not any(t.requires_grad for s in found.values() for t in (s.x, s.gradient))
+    assert not any(t.requires_grad for s in result.values() for t in (s.x, s.gradient))
 
 
 def test_batches_are_concatenated_and_each_has_signs_of_its_own():
     model, batch = random_dit(), inputs(count=4)
     (site,) = select(model.sites(), roles=("final",))
-    found = sensitivities(model, [site], [batch, batch], fisher="gauss-newton")[site.name]
-    assert torch.equal(found.x[:4], found.x[4:])
-    assert not torch.equal(found.gradient[:4], found.gradient[4:])
+    result = sensitivities(model, [site], [batch, batch], fisher="gauss-newton")[site.name]
+    assert torch.equal(result.x[:4], result.x[4:])
+    assert not torch.equal(result.gradient[:4], result.gradient[4:])
     again = sensitivities(model, [site], [batch, batch], fisher="gauss-newton")[site.name]
-    assert torch.equal(found.gradient, again.gradient)
+    assert torch.equal(result.gradient, again.gradient)
     other = sensitivities(model, [site], [batch, batch], fisher="gauss-newton", seed=1)[site.name]
-    assert not torch.equal(found.gradient, other.gradient)
+    assert not torch.equal(result.gradient, other.gradient)
 
 
 def test_the_released_divergence_has_no_gradient_but_rounding_noise():
@@ -102,17 +102,17 @@ def test_the_scale_that_wins_is_the_optimum_of_every_part_on_its_own():
     gradient = torch.rand(x.shape, generator=draw) + 0.1
     start = torch.tensor([0.5, 0.2, 3.0]) * torch.tensor([1 / 0.9, 1 / 0.6, 1 / 0.75])
     grid = (0.5, 0.6, 0.75, 0.8, 0.9, 1.0, 1.1)
-    found = search_scale(start, rounding(x), x, gradient, candidates=grid)
-    torch.testing.assert_close(found, torch.tensor([0.5, 0.2, 3.0]))
+    result = search_scale(start, rounding(x), x, gradient, candidates=grid)
+    torch.testing.assert_close(result, torch.tensor([0.5, 0.2, 3.0]))
     alone = search_scale(start[1:2], rounding(x[:, 1:2]), x[:, 1:2], gradient[:, 1:2], candidates=grid)
-    assert torch.equal(alone, found[1:2])
+    assert torch.equal(alone, result[1:2])
 
 
 def test_it_is_the_least_weighted_error_of_an_exhaustive_loop():
     draw = torch.Generator().manual_seed(3)
     x, gradient = torch.randn(30, 2, 4, generator=draw), torch.randn(30, 2, 4, generator=draw)
     start = torch.tensor([0.8, 0.5])
-    found = search_scale(start, rounding(x), x, gradient, candidates=FRACTIONS)
+    result = search_scale(start, rounding(x), x, gradient, candidates=FRACTIONS)
     for part in range(2):
         scores = []
         for fraction in FRACTIONS:
@@ -120,22 +120,22 @@ def test_it_is_the_least_weighted_error_of_an_exhaustive_loop():
             values = x[:, part].double().numpy()
             error = (np.round(values / scale) * scale - values) * gradient[:, part].double().numpy()
             scores.append((error**2).sum())
-        assert float(found[part]) == pytest.approx(float(start[part]) * FRACTIONS[int(np.argmin(scores))], rel=1e-5)
+        assert float(result[part]) == pytest.approx(float(start[part]) * FRACTIONS[int(np.argmin(scores))], rel=1e-5)
 
 
 def test_the_gradient_decides_which_values_matter():
     """Two values that no candidate serves both: the scale of the one with the gradient wins."""
     x = torch.tensor([[[1.0, 1.5]]])
     for weights, expected in (([1.0, 0.0], 1.0), ([0.0, 1.0], 1.5)):
-        found = search_scale(torch.ones(1), rounding(x), x, torch.tensor([[weights]]), candidates=(1.0, 1.5))
-        assert float(found[0]) == expected
+        result = search_scale(torch.ones(1), rounding(x), x, torch.tensor([[weights]]), candidates=(1.0, 1.5))
+        assert float(result[0]) == expected
 
 
 def test_without_gradients_the_largest_candidate_wins():
     x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     start = torch.tensor([0.3, 2.0])
-    found = search_scale(start, rounding(x), x, torch.zeros_like(x), candidates=FRACTIONS)
-    torch.testing.assert_close(found, start * max(FRACTIONS))
+    result = search_scale(start, rounding(x), x, torch.zeros_like(x), candidates=FRACTIONS)
+    torch.testing.assert_close(result, start * max(FRACTIONS))
 
 
 def test_the_grids_are_those_of_ptq4vit():

@@ -56,9 +56,9 @@ def test_close_to_the_simulated_layer(kind, granularity, bits):
         activation=ACTIVATIONS[kind](),
     )
     x = torch.randn(2, 7, 96)
-    expected, found = module(x), IntegerLinear(module)(x)
-    assert found.shape == expected.shape
-    assert (found - expected).norm() / expected.norm() < 1e-6
+    expected, result = module(x), IntegerLinear(module)(x)
+    assert result.shape == expected.shape
+    assert (result - expected).norm() / expected.norm() < 1e-6
 
 
 def test_a_convolution_is_a_linear_of_its_patches():
@@ -68,9 +68,9 @@ def test_a_convolution_is_a_linear_of_its_patches():
 
 def check_convolution(x, kernel):
     module = QuantizedConv(weight=weight((20, 8)), bias=torch.randn(20), activation=static(), kernel=kernel)
-    expected, found = module(x), IntegerConv(module)(x)
-    assert found.shape == expected.shape
-    assert (found - expected).norm() / expected.norm() < 1e-6
+    expected, result = module(x), IntegerConv(module)(x)
+    assert result.shape == expected.shape
+    assert (result - expected).norm() / expected.norm() < 1e-6
 
 
 @pytest.mark.parametrize(

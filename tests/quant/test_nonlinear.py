@@ -38,19 +38,19 @@ def test_the_piecewise_softmax_quantizer_is_better_than_the_released_sum_which_a
 @given(st.integers(0, 2**31), st.sampled_from([3, 4, 8]), st.integers(0, 8))
 def test_values_below_the_split_have_the_finer_steps(seed, bits, k):
     x, split = torch.rand(200, generator=torch.Generator().manual_seed(seed)), 2.0**-k
-    found = twin_softmax(x, split, bits)
+    result = twin_softmax(x, split, bits)
     coarse = 1 / (2 ** (bits - 1) - 1)
     low = x < split
-    assert ((found - x)[low].abs() <= 0.5 * coarse * split + 1e-6).all()
-    assert ((found - x)[~low].abs() <= 0.5 * coarse + 1e-6).all()
-    assert len(found.unique()) <= 2**bits
+    assert ((result - x)[low].abs() <= 0.5 * coarse * split + 1e-6).all()
+    assert ((result - x)[~low].abs() <= 0.5 * coarse + 1e-6).all()
+    assert len(result.unique()) <= 2**bits
 
 
 def test_a_split_for_every_row_is_used_there():
     x, splits = softmax_outputs(), torch.tensor([0.5, 0.25, 0.125, 1.0])
-    found = twin_softmax(x, splits[:, None, None, None], 4)
+    result = twin_softmax(x, splits[:, None, None, None], 4)
     for row in range(4):
-        assert torch.equal(found[row], twin_softmax(x[row], float(splits[row]), 4))
+        assert torch.equal(result[row], twin_softmax(x[row], float(splits[row]), 4))
 
 
 def gelu_outputs():
@@ -62,12 +62,12 @@ def gelu_outputs():
 def test_the_gelu_quantizer_keeps_the_negative_values_that_a_uniform_one_loses(bits):
     x = gelu_outputs()
     scale = signed_scale(x, bits)
-    found, uniform = twin_gelu(x, scale, bits), fake_quantize(x, scale, torch.zeros(()), bits, symmetric=True)
+    result, uniform = twin_gelu(x, scale, bits), fake_quantize(x, scale, torch.zeros(()), bits, symmetric=True)
     negative = x < 0
-    assert (found - x)[negative].abs().max() <= 0.5 * GELU_MINIMUM / 2 ** (bits - 1) + 2e-4
-    assert (found - x)[negative].square().sum() < 0.1 * (uniform - x)[negative].square().sum()
-    torch.testing.assert_close(found[~negative], uniform[~negative])
-    assert len(found.unique()) <= 2**bits
+    assert (result - x)[negative].abs().max() <= 0.5 * GELU_MINIMUM / 2 ** (bits - 1) + 2e-4
+    assert (result - x)[negative].square().sum() < 0.1 * (uniform - x)[negative].square().sum()
+    torch.testing.assert_close(result[~negative], uniform[~negative])
+    assert len(result.unique()) <= 2**bits
 
 
 def test_the_negative_range_ends_at_gelus_minimum():
@@ -78,9 +78,9 @@ def test_the_negative_range_ends_at_gelus_minimum():
 
 def test_log_sqrt2_values_are_powers_of_the_root_of_two():
     x, scale = torch.tensor([1.0, 0.7, 0.5, 0.36, 0.01, 1e-4, 0.0, 3.0]), torch.tensor(1.0)
-    found = log_sqrt2(x, scale, 4)
+    result = log_sqrt2(x, scale, 4)
     expected = [1, 2**-0.5, 0.5, 2**-1.5, 2**-6.5, 0, 0, 1]
-    assert found.tolist() == pytest.approx(expected)
+    assert result.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bits", [4, 5])

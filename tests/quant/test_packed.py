@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qdit.core.affine import pack_codes
-from qdit.methods.method import quantize_model
+from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from qdit.quant.packed import HalfLinear, PackedLinear, keep_packed, resident_bytes, unpacked

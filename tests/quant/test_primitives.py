@@ -26,25 +26,25 @@ GOLDEN = {name: load_arrays(FOLDER / f"{name}.npz") for name in COUNTS}
 KEYS = [(name, key) for name, arrays in GOLDEN.items() for key in arrays if key not in INPUTS]
 
 
-def different(found: np.ndarray, expected: np.ndarray) -> float:
+def different(result: np.ndarray, expected: np.ndarray) -> float:
     """Part of the elements that differ by more than 1e-5 relative."""
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
-    return float(np.mean(~np.isclose(found, expected, rtol=1e-5, atol=1e-12)))
+    assert result.shape == expected.shape
+    assert result.dtype == expected.dtype
+    return float(np.mean(~np.isclose(result, expected, rtol=1e-5, atol=1e-12)))
 
 
 @pytest.mark.parametrize(("file", "key"), KEYS)
 def test_golden_arrays(file: str, key: str) -> None:
     inputs = {name: array for name, array in GOLDEN[file].items() if name in INPUTS}
-    found = reproduce(file, key, inputs)[key]
-    assert different(found, GOLDEN[file][key]) <= 2e-4
+    result = reproduce(file, key, inputs)[key]
+    assert different(result, GOLDEN[file][key]) <= 2e-4
 
 
 @pytest.mark.parametrize("key", ["w_b4", "w_b6", "w_b8", "a_b4", "a_b6", "a_b8"])
 def test_threshold_scales_are_equal_to_the_last_bit(key: str) -> None:
     """The zero point is the rounding of half an odd number: one bit of the scale decides it."""
-    found = reproduce("ptq4dm", key, GOLDEN["ptq4dm"])
-    assert np.array_equal(found[f"{key}_delta"], GOLDEN["ptq4dm"][f"{key}_delta"])
+    result = reproduce("ptq4dm", key, GOLDEN["ptq4dm"])
+    assert np.array_equal(result[f"{key}_delta"], GOLDEN["ptq4dm"][f"{key}_delta"])
 
 
 def test_no_golden_file_or_array_is_left_out() -> None:
@@ -93,12 +93,12 @@ def test_other_inputs_shapes_and_fields(seed: int) -> None:
     for pattern in PRIMITIVES:
         file, key = pattern.split("/")
         key = key.format(**fields, range=words.get(file, ""))
-        found = reproduce(file, key, inputs)[key]
-        assert np.isfinite(found).all(), pattern
+        result = reproduce(file, key, inputs)[key]
+        assert np.isfinite(result).all(), pattern
         if key.startswith(("w_b5_g", "qdit_b", "ist_b", "ada_soft")):
-            assert found.shape == weight.shape
-            assert np.abs(found - weight)[0].mean() < 0.2
-            assert (found[1] == 0).all()
+            assert result.shape == weight.shape
+            assert np.abs(result - weight)[0].mean() < 0.2
+            assert (result[1] == 0).all()
 
 
 def test_gptq_takes_the_hessian_from_the_inputs_or_the_file() -> None:

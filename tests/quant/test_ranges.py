@@ -52,8 +52,8 @@ def candidates(kind: str, x: np.ndarray, bits: int) -> list[tuple[float, float]]
         thresholds = top / np.float32(100) * np.arange(1, 101, dtype=np.float32)
         scales = (thresholds + thresholds) / np.float32(levels)
         return list(zip(scales.astype(float), np.rint(thresholds / scales).astype(float), strict=True))
-    found = [((top - base) / levels, -base / ((top - base) / levels)) for base, top in edges]
-    return [(s, np.rint(z)) for s, z in found]
+    result = [((top - base) / levels, -base / ((top - base) / levels)) for base, top in edges]
+    return [(s, np.rint(z)) for s, z in result]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -14,13 +14,9 @@ from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import LearnedScale
 from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
-from qdit.quant.reconstruction import (
-    Reconstruction,
-    block_units,
-    reconstruct,
-    reconstruct_outputs,
-)
+from qdit.quant.reconstruction import Adam, Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.quant.sites import QuantizedLinear, quantize_site
+from tests.pretended_gpu import pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
 
 CONFIG = Reconstruction(iterations=120, batch=16, rounding_rate=1e-2, scale_rate=1e-3)
@@ -62,8 +58,8 @@ def learned(learn):
 
 def output_error(model):
     with torch.inference_mode():
-        full, own = random_dit()(*data()), model(*data())
-    return float((own - full).square().mean())
+        full, quantized = random_dit()(*data()), model(*data())
+    return float((quantized - full).square().mean())
 
 
 def modules(model):
@@ -118,7 +114,7 @@ def test_scales_of_attention_operands_are_learned_too():
 
 
 def test_it_is_deterministic_and_its_batches_depend_on_the_seed_alone():
-    config, found = Reconstruction(iterations=8, batch=4, rounding_rate=1e-2), []
+    config, runs = Reconstruction(iterations=8, batch=4, rounding_rate=1e-2), []
     networks = [(deepcopy(rounded()), random_dit()) for _ in range(3)]
     for (model, reference), seed, other in zip(networks, (0, 0, 1), (1, 2, 2), strict=True):
         torch.manual_seed(other)
@@ -126,10 +122,42 @@ def test_it_is_deterministic_and_its_batches_depend_on_the_seed_alone():
         log = reconstruct(model, reference, block_units(core(model)), batches, config, learn="both", seed=seed)
         assert torch.equal(torch.random.get_rng_state(), state)
         assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
-        found.append((model.state_dict(), log))
-    (first, log), (second, again), (_, elsewhere) = found
+        runs.append((model.state_dict(), log))
+    (first, log), (second, again), (_, elsewhere) = runs
     assert log == again and log != elsewhere
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def steps_of_adam(device):
+    """Parameters after three steps at falling rates, and the state of the optimizer."""
+    values, gradients = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(0.5, 2, 36).view(3, 3, 4)
+    weight = torch.nn.Parameter(values.clone().to(device))
+    adam = Adam([weight])
+    for rate, gradient in zip((0.1, 0.05, 0.01), gradients, strict=True):
+        weight.grad = gradient.to(device)
+        adam.step(rate)
+    return weight.detach().cpu(), adam
+
+
+def test_all_state_of_adam_lies_where_its_parameters_do():
+    """On CUDA the fused step refuses counters of the CPU, which an ordinary operation would take."""
+    expected, _ = steps_of_adam("cpu")
+    with pretended_gpu() as gpu:
+        result, adam = steps_of_adam(gpu)
+        assert {state.device for state in (*adam.means, *adam.squares, *adam.steps)} == {gpu}
+        assert [float(step) for step in adam.steps] == [3]
+    assert torch.equal(result, expected)
+
+
+def test_adam_is_that_of_the_paper():
+    """Algorithm 1 of Kingma and Ba in float64."""
+    weight, gradients = np.linspace(-1, 1, 12), np.linspace(0.5, 2, 36).reshape(3, 12)
+    mean, square = np.zeros(12), np.zeros(12)
+    for step, (rate, gradient) in enumerate(zip((0.1, 0.05, 0.01), gradients, strict=True), 1):
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        weight -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    result, _ = steps_of_adam("cpu")
+    np.testing.assert_allclose(result.flatten().numpy(), weight, rtol=1e-5, atol=1e-6)
 
 
 def test_the_log_has_a_learning_curve_for_every_unit():

@@ -43,10 +43,10 @@ def test_value_and_gradient_are_those_of_autograd(granularity, penalty):
     soft = disturbed(SoftRounding(weight, stored))
     alpha = soft.alpha.detach().clone().requires_grad_()
     expected = round_weight(weight, alpha, *spread(stored), stored.bits, hard=False)
-    found = soft(beta, strength)
-    torch.testing.assert_close(found, expected)
+    result = soft(beta, strength)
+    torch.testing.assert_close(result, expected)
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
-    (found * direction).sum().backward()
+    (result * direction).sum().backward()
     loss = (expected * direction).sum()
     if beta is not None:
         loss = loss + strength * rounding_regularizer(alpha, beta)

@@ -47,9 +47,9 @@ def test_correlations_are_scipys(ties):
     rows, vector = draw.standard_normal((6, 15)), draw.standard_normal(15)
     if ties:
         rows, vector = np.round(rows), np.round(vector)
-    found = rank_correlations(torch.from_numpy(rows), torch.from_numpy(vector))
+    result = rank_correlations(torch.from_numpy(rows), torch.from_numpy(vector))
     expected = [spearmanr(row, vector).statistic for row in rows]
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_timesteps_count_by_the_softmax_of_the_negative_correlation():
@@ -57,15 +57,15 @@ def test_timesteps_count_by_the_softmax_of_the_negative_correlation():
     salience, of_weight = activation_salience(x), weight_salience(weight)
     rho = np.array([spearmanr(row, of_weight).statistic for row in salience])
     eta = np.exp(-rho) / np.exp(-rho).sum()
-    found = temporal_salience(salience, of_weight)
-    np.testing.assert_allclose(found.numpy(), (eta[:, None] * salience.numpy()).sum(0), rtol=1e-5)
+    result = temporal_salience(salience, of_weight)
+    np.testing.assert_allclose(result.numpy(), (eta[:, None] * salience.numpy()).sum(0), rtol=1e-5)
 
 
 def test_a_timestep_whose_salient_channels_are_those_of_the_weight_counts_least():
     of_weight = torch.arange(1.0, 9.0)
     same, opposite = of_weight.clone(), of_weight.flip(0)
-    found = temporal_salience(torch.stack([same, opposite]), of_weight)
-    share = (found - same) / (opposite - same)
+    result = temporal_salience(torch.stack([same, opposite]), of_weight)
+    share = (result - same) / (opposite - same)
     torch.testing.assert_close(share, torch.full((8,), 1 / (1 + np.exp(-2.0))).float())
 
 

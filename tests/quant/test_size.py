@@ -56,8 +56,8 @@ def test_uniform_groups_differ_as_the_specification_says(group_size: int, w6: fl
     """The specification prints these for another N (convention A), which shifts every row by the same amount."""
     for bits, expected in ((6, w6), (4, w4)):
         shift = (674_834_720 - 674_640_000) * bits / 8 / 1e6
-        found = size_paper_mb(DIT_XL_2_256, weight_bits=bits, group_sizes=group_size)
-        assert found - shift == pytest.approx(expected, abs=0.06)
+        result = size_paper_mb(DIT_XL_2_256, weight_bits=bits, group_sizes=group_size)
+        assert result - shift == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_uniform_groups_differ_as_the_specification_says(group_size: int, w6: fl
 )
 def test_sizes_of_what_the_released_programs_quantize(roles, group_size: int | None, sizes: tuple[float, ...]) -> None:
     for bits, expected in zip((8, 6, 4), sizes, strict=True):
-        found = size_predicted_mb(DIT_XL_2_256, weight_bits=bits, group_sizes=group_size, roles=roles)
-        assert found == pytest.approx(expected, abs=0.06)
+        result = size_predicted_mb(DIT_XL_2_256, weight_bits=bits, group_sizes=group_size, roles=roles)
+        assert result == pytest.approx(expected, abs=0.06)
 
 
 def test_w4_with_groups_is_four_bits_per_weight_and_four_bytes_per_group() -> None:

@@ -103,9 +103,9 @@ def test_it_works_on_inputs_of_any_number_of_dimensions(shape):
 @pytest.mark.parametrize("mode", ["piecewise", "sum"])
 def test_twin_softmax_takes_the_split_of_its_group(mode):
     x = torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    found = twin(at(0, 100, 450, 999), mode)(x)
-    assert torch.equal(found[:2], twin_softmax(x[:2], 0.5, 4, mode=mode))
-    assert torch.equal(found[2:], twin_softmax(x[2:], 0.125, 4, mode=mode))
+    result = twin(at(0, 100, 450, 999), mode)(x)
+    assert torch.equal(result[:2], twin_softmax(x[:2], 0.5, 4, mode=mode))
+    assert torch.equal(result[2:], twin_softmax(x[2:], 0.125, 4, mode=mode))
 
 
 def test_outside_a_forward_pass_it_says_so():

@@ -79,27 +79,27 @@ def test_the_positive_step_of_a_gelu_output_is_searched_on_its_own():
     x = torch.nn.functional.gelu(heavy(60, 8), approximate="tanh")
     weight, gradient = normal(5, 8, seed=1), normal(60, 5, seed=2)
     options = {"weight_bits": 16, "activation_bits": BITS, "twin": True}
-    (_, start), (_, found) = (search_linear(x, weight, gradient, rounds=r, **options) for r in (0, 1))
+    (_, start), (_, result) = (search_linear(x, weight, gradient, rounds=r, **options) for r in (0, 1))
     torch.testing.assert_close(start, x.amax().reshape(1) / 7.5)
-    errors = [float(((twin_gelu(x, s, BITS) - x) @ weight.t() * gradient).square().sum()) for s in (start, found)]
+    errors = [float(((twin_gelu(x, s, BITS) - x) @ weight.t() * gradient).square().sum()) for s in (start, result)]
     assert errors[1] < errors[0]
-    assert (twin_gelu(x, found, BITS) - x).square().sum() < (signed(x, found, BITS) - x).square().sum()
+    assert (twin_gelu(x, result, BITS) - x).square().sum() < (signed(x, result, BITS) - x).square().sum()
 
 
 def test_scales_of_q_and_k_are_searched_for_every_head():
     q, k, gradient = heavy(3, 2, 6, 4), heavy(3, 2, 6, 4, seed=1), normal(3, 2, 6, 6, seed=2)
     q[:, 1] *= 10
-    found = search_scores(q, k, gradient, bits=BITS)
+    result = search_scores(q, k, gradient, bits=BITS)
     for head in range(2):
         part = slice(head, head + 1)
         alone = search_scores(q[:, part], k[:, part], gradient[:, part], bits=BITS)
-        torch.testing.assert_close(torch.cat(alone), torch.stack([scale[head] for scale in found]))
+        torch.testing.assert_close(torch.cat(alone), torch.stack([scale[head] for scale in result]))
 
     def error(scales):
         left, right = (signed(x, s[:, None, None], BITS) for x, s in zip((q, k), scales, strict=True))
         return float(((left @ right.mT - q @ k.mT) * gradient).square().sum())
 
-    assert error(found) < 0.95 * error(search_scores(q, k, gradient, bits=BITS, rounds=0))
+    assert error(result) < 0.95 * error(search_scores(q, k, gradient, bits=BITS, rounds=0))
 
 
 def attention(groups=2, rows=6):
@@ -140,12 +140,12 @@ def test_searching_split_and_v_is_better_than_the_start():
 def test_symmetric_weights_have_the_same_codes_as_the_rounded_quotient(parts):
     weight = normal(12, 8)
     scale = (weight.view(parts, -1).abs().amax(1) / 7.5).half().float()
-    found = symmetric_weight(weight, scale, BITS)
+    result = symmetric_weight(weight, scale, BITS)
     rows = scale.repeat_interleave(12 // parts)[:, None]
-    assert torch.equal(found.codes, ((weight / rows).round().clamp(-8, 7) + 8).to(torch.int16))
-    assert (found.zero_point == 8).all()
-    torch.testing.assert_close(found.dequantize(), signed(weight, rows, BITS))
-    assert found.granularity.kind == ("tensor" if parts == 1 else "channel")
+    assert torch.equal(result.codes, ((weight / rows).round().clamp(-8, 7) + 8).to(torch.int16))
+    assert (result.zero_point == 8).all()
+    torch.testing.assert_close(result.dequantize(), signed(weight, rows, BITS))
+    assert result.granularity.kind == ("tensor" if parts == 1 else "channel")
 
 
 def test_symmetric_activations_equal_the_quantizer_of_the_search():
@@ -158,11 +158,11 @@ def test_symmetric_activations_equal_the_quantizer_of_the_search():
 @pytest.mark.parametrize("twin", [False, True])
 def test_inputs_without_positive_values_give_scales_that_can_be_divided_by(twin):
     x = torch.zeros(6, 8) if not twin else -0.1 * normal(6, 8).abs()
-    found = search_linear(
+    result = search_linear(
         x, normal(5, 8, seed=1), normal(6, 5, seed=2), weight_bits=BITS, activation_bits=BITS, twin=twin
     )
-    assert all((scale > 0).all() for scale in found)
-    quantized = twin_gelu(x, found[1], BITS) if twin else signed(x, found[1], BITS)
+    assert all((scale > 0).all() for scale in result)
+    quantized = twin_gelu(x, result[1], BITS) if twin else signed(x, result[1], BITS)
     assert torch.isfinite(quantized).all() and (quantized - x).abs().max() < 0.2
 
 

@@ -42,8 +42,8 @@ def by_whole_passes(model, stages, batches):
         observe_inputs(model, stage, batches, add)
         for site in stage:
             weight = linear_of(model, site).weight.detach()
-            found = gptq(weight, hessians[site.name].hessian, bits=BITS, group_size=GROUP)
-            quantize_site(model, site, weight=found)
+            result = gptq(weight, hessians[site.name].hessian, bits=BITS, group_size=GROUP)
+            quantize_site(model, site, weight=result)
 
 
 @pytest.mark.parametrize("sequential", [True, False])
@@ -77,9 +77,9 @@ def test_collected_inputs_are_those_of_whole_passes(family):
     expected = {}
     for stage in blocks_of(sites):  # operands of other blocks must stay fused, as when each block has a pass of its own
         observe_inputs(model, stage, batches, lambda site, x: expected.setdefault(site.name, []).append(x))
-    found = dict(collect_inputs(model, sites, batches))
-    assert {site.name for site in found} == set(expected)
-    for site, x in found.items():
+    result = dict(collect_inputs(model, sites, batches))
+    assert {site.name for site in result} == set(expected)
+    for site, x in result.items():
         assert torch.equal(x, torch.cat(expected[site.name])), site.name
         assert not x.is_inference()
 

@@ -6,8 +6,9 @@ import torch
 
 from qdit.sampling.samplers import ddim_step, sample, trajectory
 from qdit.sampling.schedule import respaced
+from tests.lazy import LazyModule
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = LazyModule("diffusers")
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100, 250])

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from qdit.sampling.batch import sample_clips
 from qdit.sampling.flow_protocol import FlowProtocol, clip_size, flow_timesteps, timestep_shift
 from qdit.sampling.noise import initial_noise
 from qdit.sampling.rectified_flow import flow_trajectory, guided_velocity, sample_flow
+from tests.lazy import LazyModule
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs
 
 PROTOCOL = FlowProtocol(frames=9, height=8, width=12, fps=8, steps=4, cfg_scale=3.0, shift=2.0)
@@ -38,7 +38,7 @@ def test_timesteps_of_the_paper_protocol() -> None:
 
 @pytest.mark.parametrize(("steps", "shift"), [(30, 2.4187), (10, 1.4524), (15, 3.0), (7, 1.0), (1, 2.0), (20, 0.3)])
 def test_equals_the_scheduler_of_diffusers(steps: int, shift: float) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler = LazyModule("diffusers").FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
     timesteps = flow_timesteps(steps, shift)
     np.testing.assert_allclose(scheduler.timesteps.numpy()[::-1], timesteps, rtol=1e-6)
