@@ -95,9 +95,14 @@ class TfmqDm(Method):
                 log["temporal"] = reconstruct_temporal(model, reference, temporal, data, config)
             round_weights(model, core, bits=weight_bits, rule=shrink_search)
             if options.iterations:
-                part = data.spread(STEPS, PER_STEP)
+                selected = data.spread(STEPS, PER_STEP)
                 log["reconstruction"] = reconstruct(
-                    model, reference, block_units(core), lambda: part.batches(CAPTURE_BATCH), config, learn="rounding"
+                    model,
+                    reference,
+                    block_units(core),
+                    lambda: selected.batches(CAPTURE_BATCH),
+                    config,
+                    learn="rounding",
                 )
         if activation_bits < FULL_PRECISION_BITS:
             sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]

@@ -46,8 +46,8 @@ class BrokenFile:
 def method_modules() -> list[MethodModule]:
     """Every module of methods: those of `baselines/` by name, Q-DiT's, those of other packages by name."""
     files = sorted((ROOT / "baselines").glob("*.py"))
-    own = [f"baselines.{file.stem}" for file in files if file.stem != "__init__"]
-    modules = [MethodModule(name, module_file(name)) for name in [*own, "qdit.methods.q_dit"]]
+    own_modules = [f"baselines.{file.stem}" for file in files if file.stem != "__init__"]
+    modules = [MethodModule(name, module_file(name)) for name in [*own_modules, "qdit.methods.q_dit"]]
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.value):
         module, _, class_name = point.value.partition(":")
         plugin = MethodModule(module.strip(), module_file(module.strip()), class_name.strip() or None)

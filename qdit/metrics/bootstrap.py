@@ -87,26 +87,26 @@ def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -
     """
     root = square_root(reference.covariance)
     turned, trace = features @ root, np.trace(reference.covariance)
-    found = []
+    distances = []
     for row in counts:
         mean, rows = _centred_rows(features, row)
         gap = mean - reference.mean
         overlap = _overlap(_covariance(_centred_rows(turned, row)[1], len(features)))
-        found.append(gap @ gap + (rows**2).sum() / (len(features) - 1) + trace - 2 * overlap)
-    return np.maximum(found, 0)
+        distances.append(gap @ gap + (rows**2).sum() / (len(features) - 1) + trace - 2 * overlap)
+    return np.maximum(distances, 0)
 
 
-def paired(own: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Fréchet distance (B,) of resampled features (n, d) to those of full precision, resampled alike."""
-    a, b = np.asarray(own, np.float64), np.asarray(full, np.float64)
-    found = []
+    a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
+    distances = []
     for row in counts:
         (mean_a, rows_a), (mean_b, rows_b) = _centred_rows(a, row), _centred_rows(b, row)
         covariance_a, covariance_b = _covariance(rows_a, len(a)), _covariance(rows_b, len(b))
         root, gap = square_root(covariance_b), mean_a - mean_b
         overlap = _overlap(root @ covariance_a @ root)
-        found.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
-    return np.maximum(found, 0)
+        distances.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
+    return np.maximum(distances, 0)
 
 
 def _centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

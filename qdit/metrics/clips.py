@@ -39,13 +39,13 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
     """
     shards = listed_shards(folder, images=clips)
     listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
-    found = 0
+    count = 0
     for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
-        part = read_chunk(folder, chunk, key=listed[chunk])
-        found += len(part.names)
-        yield part
-    if found != clips:
-        raise DataError(f"{folder}: holds {found} clips, {clips} were asked for; sample the other shards too")
+        loaded = read_chunk(folder, chunk, key=listed[chunk])
+        count += len(loaded.names)
+        yield loaded
+    if count != clips:
+        raise DataError(f"{folder}: holds {count} clips, {clips} were asked for; sample the other shards too")
 
 
 def samples_sha256(folder: Path, *, clips: int) -> str:

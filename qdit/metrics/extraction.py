@@ -35,8 +35,8 @@ def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
         return path
     maker = made_by(extractor)
     if not is_current(path, listed, maker):
-        first, found = _extract(folder, listed, extractor, maker)
-        save_features(path, found, listed, first=first)
+        first, features = _extract(folder, listed, extractor, maker)
+        save_features(path, features, listed, first=first)
     return path
 
 
@@ -66,7 +66,7 @@ def _extract(folder: Path, shard: Shard, extractor: Extractor, maker: Extraction
     if not parts:
         raise DataError(f"{shard.path}: lists no chunks, at least one is needed; run the sample step again")
     pool, spatial, logits = (
-        np.concatenate([getattr(part, layer) for part in parts]) for layer in ("pool", "spatial", "logits")
+        np.concatenate([getattr(features, layer) for features in parts]) for layer in ("pool", "spatial", "logits")
     )
     return starts[0], RunFeatures(Features(pool, spatial, logits), np.concatenate(labels), maker)
 

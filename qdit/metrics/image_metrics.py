@@ -47,7 +47,7 @@ def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
     """Inception score of every resample, split as the score itself."""
     log_p = images.log_probabilities
     parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
-    scores = [[score_of(log_p[part], row[part]) for part in parts] for row in counts]
+    scores = [[score_of(log_p[rows], row[rows]) for rows in parts] for row in counts]
     return np.asarray(np.mean(scores, axis=1))
 
 

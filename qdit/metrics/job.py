@@ -98,17 +98,17 @@ def open_run(job: EvaluateJob) -> SampledRun | None:
     return SampledRun(shards, origin, origin.sampled_by(job.samples))
 
 
-def require_full_precision(job: EvaluateJob, own: Origin, full: Origin) -> None:
+def require_full_precision(job: EvaluateJob, run: Origin, full: Origin) -> None:
     """DataError unless the samples of full precision have the protocol, prompts and weights of the run."""
     ends = f"sample full precision with the protocol of {job.samples}"
-    if (found := difference(own.protocol, full.protocol)) is not None:
-        raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {found}; {ends}")
-    pairs = {"prompts": (own.prompts, full.prompts), "text_sha256": (own.text_sha256, full.text_sha256)}
-    pairs["weights_sha256"] = own.model.get("weights_sha256"), full.model.get("weights_sha256")
-    for fact, (one, other) in pairs.items():
-        if one != other and (fact != "weights_sha256" or None not in (one, other)):
+    if (differing := difference(run.protocol, full.protocol)) is not None:
+        raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {differing}; {ends}")
+    pairs = {"prompts": (run.prompts, full.prompts), "text_sha256": (run.text_sha256, full.text_sha256)}
+    pairs["weights_sha256"] = run.model.get("weights_sha256"), full.model.get("weights_sha256")
+    for fact, (run_value, full_value) in pairs.items():
+        if run_value != full_value and (fact != "weights_sha256" or None not in (run_value, full_value)):
             raise DataError(
-                f"{job.samples} and full precision ({job.fp_samples}) have {fact} {one} and {other}; {ends}"
+                f"{job.samples} and full precision ({job.fp_samples}) have {fact} {run_value} and {full_value}; {ends}"
             )
     bits = [full.model.get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):

@@ -95,10 +95,10 @@ def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
 
 def read_numbers(path: Path, name: str) -> np.ndarray:
     """An array as finite float64; DataError for text and for NaN or infinity."""
-    found = read_member(path, name)
-    if found.dtype.kind not in "fiu":
-        raise DataError(f"{path}: {name} is {found.dtype}, allowed are numbers; make the file again")
-    values = np.asarray(found, np.float64)
+    numbers = read_member(path, name)
+    if numbers.dtype.kind not in "fiu":
+        raise DataError(f"{path}: {name} is {numbers.dtype}, allowed are numbers; make the file again")
+    values = np.asarray(numbers, np.float64)
     if bad := values.size - int(np.isfinite(values).sum()):
         raise DataError(
             f"{path}: {bad} of {values.size} values of {name} are NaN or infinite; make the file again, or fetch it"
@@ -110,10 +110,10 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
     """Reference of a user's own images, read block by block: the same images give moments and pool features."""
     pool, spatial, features = MomentsAccumulator(), MomentsAccumulator(), []
     for block in images.blocks():
-        found = extractor(block)
-        pool.update(found.pool)
-        spatial.update(found.spatial)
-        features.append(found.pool)
+        block_features = extractor(block)
+        pool.update(block_features.pool)
+        spatial.update(block_features.spatial)
+        features.append(block_features.pool)
     return Reference(pool.moments(), spatial.moments(), np.concatenate(features), extractor.digest)
 
 

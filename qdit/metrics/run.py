@@ -78,11 +78,11 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
         "features": run.made_by.code,
         "evaluate": code_digest("qdit.metrics.run", *modules_of_images()),
     }
-    own = made_by(job.name, described, shard, job.checkpoint, code=code)
-    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
+    content = made_by(job.name, described, shard, job.checkpoint, code=code)
+    content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
     write_replicates(job.out.parent, replicates)
-    write_record(job.out, MetricsRecord(**own, difference=difference))
+    write_record(job.out, MetricsRecord(**content, difference=difference))
 
 
 def made_by(
@@ -115,18 +115,18 @@ def made_by(
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
-    own, full = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
-    return stream_errors((chunk.images for chunk in own), (chunk.images for chunk in full))
+    chunks, fp_chunks = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
+    return stream_errors((chunk.images for chunk in chunks), (chunk.images for chunk in fp_chunks))
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
     """Of integer latents to simulated ones: `images` compared, `largest` and `mean` absolute difference."""
-    found = [shard.difference for shard in shards if shard.difference is not None]
-    if not found:
+    differences = [shard.difference for shard in shards if shard.difference is not None]
+    if not differences:
         return None
-    images = sum(part["images"] for part in found)
-    mean = sum(part["mean"] * part["images"] for part in found) / images
-    return {"images": images, "largest": max(part["largest"] for part in found), "mean": mean}
+    images = sum(difference["images"] for difference in differences)
+    mean = sum(difference["mean"] * difference["images"] for difference in differences) / images
+    return {"images": images, "largest": max(difference["largest"] for difference in differences), "mean": mean}
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:

@@ -127,15 +127,15 @@ def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
         if shard.failure is not None:
             raise DataError(f"{shard.path}: holds no images, {shard.failure.text}")
     listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
-    found = 0
+    count = 0
     for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
-        part = read_chunk(folder, chunk, key=listed[chunk])
-        if part.first != found:
-            raise DataError(f"{folder}: image {found} is missing, the next chunk starts at {part.first}; {_AGAIN}")
-        found += len(part.labels)
-        yield part
-    if found != images:
-        raise DataError(f"{folder}: holds {found} images, {images} were asked for; {_AGAIN}")
+        loaded = read_chunk(folder, chunk, key=listed[chunk])
+        if loaded.first != count:
+            raise DataError(f"{folder}: image {count} is missing, the next chunk starts at {loaded.first}; {_AGAIN}")
+        count += len(loaded.labels)
+        yield loaded
+    if count != images:
+        raise DataError(f"{folder}: holds {count} images, {images} were asked for; {_AGAIN}")
 
 
 def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:

@@ -90,8 +90,8 @@ class DigitClassifierExtractor:
     def __call__(self, images: Images) -> Features:
         """Features of uint8 images (N, 1, L, L) of the network's size; DataError on anything else."""
         size = self.network.config.size
-        found = require_images(images, (1, size, size), who=self.name)
-        return extract_in_batches(found, self.network.of_uint8, batch=BATCH)
+        checked = require_images(images, (1, size, size), who=self.name)
+        return extract_in_batches(checked, self.network.of_uint8, batch=BATCH)
 
 
 def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:

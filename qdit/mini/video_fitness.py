@@ -64,8 +64,8 @@ class ClipExtractor:
 
     def __call__(self, images: Images) -> Features:
         """(N, d) as `pool`."""
-        found = self.features(torch.as_tensor(images))
-        return Features(found, found, found)
+        pool = self.features(torch.as_tensor(images))
+        return Features(pool, pool, pool)
 
 
 def mini_extractor(observer: Observer) -> ClipExtractor:
@@ -77,7 +77,7 @@ def mini_features(observer: Observer, clips: Tensor) -> np.ndarray:
     """`clip_features` without the instruments that mFVD does not need."""
     require_clips(clips)
     with torch.inference_mode():
-        parts = [observer.network.clips(part.float() / 127.5 - 1).feature for part in clips.split(BATCH)]
+        parts = [observer.network.clips(batch.float() / 127.5 - 1).feature for batch in clips.split(BATCH)]
     return torch.cat(parts).double().numpy()
 
 
@@ -129,8 +129,8 @@ class VideoFitness(ImageFitness):
         """Features (chunk, d) of one batch of clips, None if one is not finite."""
         clips = self._numbers(chunk)
         text, mask = self.prompts(clips)
-        made = sample_clips(model, self.protocol, text, mask, clips)
-        return self.extractor(self.decode(made)).pool if torch.isfinite(made).all() else None
+        sampled = sample_clips(model, self.protocol, text, mask, clips)
+        return self.extractor(self.decode(sampled)).pool if torch.isfinite(sampled).all() else None
 
     def identity(self) -> dict[str, Any]:
         """As of images, with the prompts, and `mfvd` or `fvd` for a distance to real clips."""

@@ -42,7 +42,7 @@ class Decoder:
     device: torch.device = CPU
 
     def __call__(self, latents: Tensor) -> Tensor:
-        return torch.cat([to_uint8(part) for part in self.pixels(latents)])
+        return torch.cat([to_uint8(batch) for batch in self.pixels(latents)])
 
     def sample_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of one image whose x_0 has the shape (C, L, L)."""

@@ -87,12 +87,14 @@ def flag_of(fact: str) -> str:
     return "--vae" if fact == "decoder" else f"--{fact.replace('_', '-')}"
 
 
-def require_repeated(where: Path, protocol: Mapping[str, Any], given: Mapping[str, Any], *, again: str = AGAIN) -> None:
+def require_repeated(
+    where: Path, protocol: Mapping[str, Any], stated: Mapping[str, Any], *, again: str = AGAIN
+) -> None:
     """ConfigError unless every given fact is the one that a file says; None is not given.
 
     `again` is what to do where the file is not what was wanted.
     """
-    for fact, value in given.items():
+    for fact, value in stated.items():
         if value is not None and (fact not in protocol or protocol[fact] != value):
             raise ConfigError(
                 f"{where}: was made with {fact} {protocol.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
@@ -100,11 +102,11 @@ def require_repeated(where: Path, protocol: Mapping[str, Any], given: Mapping[st
             )
 
 
-def difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
     """The first fact in which two protocols differ, with both values; None if there is none."""
-    for fact in sorted({*own, *other}):
-        if own.get(fact) != other.get(fact):
-            return f"{fact} {own.get(fact)} and {other.get(fact)}"
+    for fact in sorted({*first, *second}):
+        if first.get(fact) != second.get(fact):
+            return f"{fact} {first.get(fact)} and {second.get(fact)}"
     return None
 
 

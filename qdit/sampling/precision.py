@@ -29,13 +29,13 @@ def torch_device(device: str) -> torch.device:
 
     TensorFloat-32 is off: it would round the inputs of float32 convolutions to ten bits.
     """
-    place = torch.device(device)
-    if place.type == "cuda":
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return place
+    return chosen
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -45,9 +45,9 @@ class Clock:
 
     def _earlier(self) -> float:
         try:
-            found = read_json(self.path)
-            same = found["identity_sha256"] == self.content["identity_sha256"]
-            return float(found["seconds"]) if same else 0.0
+            stored = read_json(self.path)
+            same = stored["identity_sha256"] == self.content["identity_sha256"]
+            return float(stored["seconds"]) if same else 0.0
         except (DataError, KeyError, TypeError, ValueError):
             return 0.0
 

@@ -62,8 +62,8 @@ class SearchJob:
 
     def fitness(self) -> ImageFitness:
         """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
-        place = torch_device(self.device)
-        model = load_dit(self.weights).to(place)
+        device = torch_device(self.device)
+        model = load_dit(self.weights).to(device)
         space = SearchSpace.of(
             model,
             self.sizes,
@@ -82,5 +82,5 @@ class SearchJob:
             extractor=load_extractor(self.extractor, self.extractor_weights, device=self.device),
             quantizer=self.quantizer(),
             reference=None if self.reference_file is None else load_reference(self.reference_file).pool,
-            decoder=load_decoder(self.vae, model.config, dtype=self.protocol.dtype, device=place),
+            decoder=load_decoder(self.vae, model.config, dtype=self.protocol.dtype, device=device),
         )

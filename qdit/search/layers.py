@@ -92,9 +92,9 @@ class SwappableModel:
     def layer(self, name: str, size: int) -> nn.Module:
         """One quantized layer, packed as `prepare_inference` does (GELU included where that fuses it)."""
         if (name, size) not in self._cache:
-            made = self.quantizer.layer(name, linear_of(self.source, name), size)
+            layer = self.quantizer.layer(name, linear_of(self.source, name), size)
             exact = self._exact[name]
             gelu = isinstance(exact, DenseLinear) and exact.gelu
-            made.dense = DenseLinear(made.weight, made.bias, gelu=gelu)
-            self._cache[name, size] = made.eval()
+            layer.dense = DenseLinear(layer.weight, layer.bias, gelu=gelu)
+            self._cache[name, size] = layer.eval()
         return self._cache[name, size]

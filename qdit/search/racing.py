@@ -57,8 +57,8 @@ class Race:
 
     def _champions(self, before: Sequence[Evaluation]) -> list[Genome]:
         """The K best so far that were measured on all images; none until there are K."""
-        full = [one for one in before if one.images == self.options.rungs[-1]]
-        best = [one.genome for one in ranked(full)[: self.options.parents]]
+        full = [evaluation for evaluation in before if evaluation.images == self.options.rungs[-1]]
+        best = [evaluation.genome for evaluation in ranked(full)[: self.options.parents]]
         return best if len(best) == self.options.parents else []
 
     def _bar(self, champions: Sequence[Genome], rung: int) -> float:

@@ -63,9 +63,9 @@ class Response:
             return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + held * away
 
         near = list(zip(start - FARTHEST, start + FARTHEST, strict=True))
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x
-        variances = np.exp(found[:-1])
-        precision = np.linalg.inv(alike @ variances + np.diag(np.exp(found[-1]) * noise))
+        solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x
+        variances = np.exp(solution[:-1])
+        precision = np.linalg.inv(alike @ variances + np.diag(np.exp(solution[-1]) * noise))
         weights = precision @ shifts
         return cls(columns, variances, precision, weights, weights @ weights.T)
 

@@ -52,14 +52,14 @@ def searched(
     """
     history = [
         {
-            "genome": list(one.genome),
-            "fitness": finite(one.fitness),
-            "images": one.images,
-            "budget": space.budget(one.genome),
-            "iteration": one.iteration,
-            "origin": one.origin,
+            "genome": list(evaluation.genome),
+            "fitness": finite(evaluation.fitness),
+            "images": evaluation.images,
+            "budget": space.budget(evaluation.genome),
+            "iteration": evaluation.iteration,
+            "origin": evaluation.origin,
         }
-        for one in outcome.evaluations
+        for evaluation in outcome.evaluations
     ]
     best = outcome.best
     return allocation(

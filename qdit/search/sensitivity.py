@@ -81,10 +81,10 @@ def fisher_diagonals(
     fisher: dict[str, Tensor] = {}
     for probe in range(probes):
         own_seed = derive_seed(seed, Purpose.PROBE, probe)
-        found = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
-        for name, one in found.items():
-            inputs[name] = one.x
-            square = one.gradient.square() / probes
+        by_layer = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
+        for name, sensitivity in by_layer.items():
+            inputs[name] = sensitivity.x
+            square = sensitivity.gradient.square() / probes
             fisher[name] = fisher[name] + square if name in fisher else square
     return inputs, fisher
 

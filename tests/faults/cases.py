@@ -130,16 +130,27 @@ def batches() -> list[Case]:
 
 def degenerate() -> list[Case]:
     """Section 4: silent and nearly silent layers, by every method that needs no minutes."""
-    cases = [Case(f"calibrate @degenerate/whole.safetensors %{k}.safetensors --kind {k} --samples 8 --steps 4", "")
-             for k in ("trajectory", "ndtc", "uniform")]  # fmt: skip
+    cases = []
+    for name in (
+        "tiny-row",
+        "tiny-layer",
+        "pruned-mlp",
+        "dead-columns",
+        "huge-weight",
+        "zero-start",
+        "too-huge-weight",
+    ):
+        for kind in ("trajectory", "ndtc", "uniform"):
+            data = f"%{name}-{kind}.safetensors --kind {kind} --samples 8 --steps 4"
+            cases.append(Case(f"calibrate @degenerate/{name}.safetensors {data}", ""))
     for name in ("tiny-row", "tiny-layer", "pruned-mlp", "dead-columns", "huge-weight", "zero-start"):
         for method, kinds in METHODS.items():
-            data = " ".join(f"--calibration {kind}=%{kind}.safetensors" for kind in kinds)
+            data = " ".join(f"--calibration {kind}=%{name}-{kind}.safetensors" for kind in kinds)
             options = '{"group_size":16}' if method in ("rtn", "q-dit", "g4w+p4a") else "{}"
             command = f"quantize @degenerate/{name}.safetensors %{name}-{method} --method {method} --options {options}"
             cases.append(Case(f"{command} {data}", ""))
     wrong = "quantize @degenerate/too-huge-weight.safetensors %x --method {}"
-    options = '--calibration trajectory=%trajectory.safetensors --options {"group_size":16}'
+    options = '--calibration trajectory=%too-huge-weight-trajectory.safetensors --options {"group_size":16}'
     return [
         *cases,
         *(Case(f"{wrong.format(method)} {options}", "blocks.0.mlp.fc2: scale", 2) for method in ("rtn", "q-dit")),

@@ -201,10 +201,10 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_loaded(job, tmp_p
 
 def test_workers_measure_on_several_noises(job):
     own, genome = job.fitness(), (16,) * 28
-    with Workers(job.noises, 1) as crew:
+    with Workers(job.noises, 1) as pool:
         for seed in (3, 4, 3):
-            assert crew.on_prefix((seed, genome), 4) == own.on_noise(seed).on_prefix(genome, 4)
-        crew.forget()
+            assert pool.on_prefix((seed, genome), 4) == own.on_noise(seed).on_prefix(genome, 4)
+        pool.forget()
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(made, job, tmp_path):

@@ -77,19 +77,19 @@ def evaluate_vbench_run(job: EvaluateJob, scored: Scored) -> None:
 
 def read_results(path: Path) -> dict[str, Any]:
     """All sixteen results; DataError if one is missing or is no number."""
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("protocol") != PROTOCOL or "results" not in found:
+    gathered = read_json(path)
+    if not isinstance(gathered, dict) or gathered.get("protocol") != PROTOCOL or "results" not in gathered:
         raise DataError(f"{path}: not the gathered results of {PROTOCOL}; make it with qdit vbench gather")
-    if missing := [dimension for dimension in DIMENSIONS if dimension not in found["scores"]]:
+    if missing := [dimension for dimension in DIMENSIONS if dimension not in gathered["scores"]]:
         raise DataError(
             f"{path}: has no score of {', '.join(missing)}; a row needs all sixteen dimensions: score them with qdit"
             " vbench run and gather them again"
         )
     for dimension in DIMENSIONS:
-        values = [found["scores"][dimension], *found["results"][dimension][1].values()]
+        values = [gathered["scores"][dimension], *gathered["results"][dimension][1].values()]
         if bad := [value for value in values if not isinstance(value, int | float) or not math.isfinite(value)]:
             raise DataError(f"{path}: {dimension} has the score {bad[0]!r}, which is no number; score it again")
-    return found
+    return gathered
 
 
 def rows_of(suite: Path) -> list[dict[str, Any]]:
@@ -101,12 +101,12 @@ def rows_of(suite: Path) -> list[dict[str, Any]]:
 
 
 def require_same_clips(
-    found: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
+    gathered: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
 ) -> None:
     """DataError unless VBench scored the clips of the list, and the list is of this run's samples."""
     if not isinstance(listed, dict) or "clips" not in listed or listed.get("samples_sha256") != samples_digest:
         raise DataError(f"{listing}: lists clips of another run, or of samples that were made anew; write them again")
-    scored = found["clips_sha256"]
+    scored = gathered["clips_sha256"]
     if other := [name for name, digest in scored.items() if listed["clips"].get(name) != digest]:
         raise DataError(
             f"{results}: {len(other)} of {len(scored)} clips are not those of this run, first {other[0]!r}; score this"
@@ -115,36 +115,36 @@ def require_same_clips(
 
 
 def require_prompts(
-    found: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
+    gathered: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
 ) -> None:
     """DataError unless each dimension was scored on exactly the clips that these prompts ask for."""
-    if found["samples"] != clips_per_prompt or found["suite_sha256"] != sha256_file(suite):
+    if gathered["samples"] != clips_per_prompt or gathered["suite_sha256"] != sha256_file(suite):
         raise DataError(
-            f"{results}: is of {found['samples']} clips of each prompt of another suite or of an older {suite.name};"
+            f"{results}: is of {gathered['samples']} clips of each prompt of another suite or of an older {suite.name};"
             f" asked for are {clips_per_prompt}: score them again"
         )
     for dimension in DIMENSIONS:
-        asked = set(clip_names(rows, dimension, clips_per_prompt))
-        scored, skipped = set(found["results"][dimension][1]), set(found["skipped"][dimension])
-        if (skipped and dimension != SKIPPING) or scored | skipped != asked or scored & skipped:
+        wanted = set(clip_names(rows, dimension, clips_per_prompt))
+        scored, skipped = set(gathered["results"][dimension][1]), set(gathered["skipped"][dimension])
+        if (skipped and dimension != SKIPPING) or scored | skipped != wanted or scored & skipped:
             raise DataError(
-                f"{results}: {dimension} was scored on {len(scored & asked)} of its {len(asked)} clips; nothing is"
+                f"{results}: {dimension} was scored on {len(scored & wanted)} of its {len(wanted)} clips; nothing is"
                 " shown on fewer: score it again"
             )
 
 
-def clip_scores(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
+def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
     """Dimension → score of each of its clips, in the suite's order; None where VBench leaves a clip out.
 
     Only the dimensions whose score is the mean of these: of another one, resampling clips would say nothing.
     """
     means: dict[str, list[float | None]] = {}
     for dimension in DIMENSIONS:
-        own, unit = found["results"][dimension][1], 100.0 if dimension == OF_A_HUNDRED else 1.0
-        values = [float(value) / unit for value in own.values()]
-        if values and abs(float(np.mean(values)) - found["scores"][dimension]) <= SAME_MEAN:
+        by_clip, unit = gathered["results"][dimension][1], 100.0 if dimension == OF_A_HUNDRED else 1.0
+        values = [float(value) / unit for value in by_clip.values()]
+        if values and abs(float(np.mean(values)) - gathered["scores"][dimension]) <= SAME_MEAN:
             names = clip_names(rows, dimension, clips_per_prompt)
-            means[dimension] = [float(own[name]) / unit if name in own else None for name in names]
+            means[dimension] = [float(by_clip[name]) / unit if name in by_clip else None for name in names]
     return means
 
 
@@ -170,11 +170,11 @@ def vbench_bootstrap(
     return Replicates(values, f"vbench-{resamples}x{clips}-{sha256_json(counted)[:12]}")
 
 
-def judged_by(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+def judged_by(rows: Sequence[Mapping[str, Any]], gathered: Mapping[str, Any]) -> dict[str, Any]:
     """The prompts, and what scored their clips."""
-    judged = {key: found[key] for key in ("weights_sha256", "packages", "suite_sha256")}
-    asked = [[row["prompt_en"], row["dimension"]] for row in rows]
+    judged = {key: gathered[key] for key in ("weights_sha256", "packages", "suite_sha256")}
+    entries = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {
-        "prompts": {"count": len({text for text, _ in asked}), "sha256": sha256_json(asked)},
+        "prompts": {"count": len({text for text, _ in entries}), "sha256": sha256_json(entries)},
         "evaluator": {"name": PROTOCOL, "sha256": sha256_json(judged)},
     }

@@ -53,9 +53,9 @@ def sample(model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol 
 
 def clips_for(model: STDiT3, prompts: Sequence[Prompt], samples: int) -> ClipSet:
     """A model's clips for the prompts of a suite, `samples` of each."""
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    frames = sample(model, [prompt.scenario for prompt in asked], replace(PROTOCOL, seed=2))
-    return ClipSet(frames, tuple(prompt.text for prompt in asked), tuple(range(samples)) * len(prompts))
+    wanted = [prompt for prompt in prompts for _ in range(samples)]
+    frames = sample(model, [prompt.scenario for prompt in wanted], replace(PROTOCOL, seed=2))
+    return ClipSet(frames, tuple(prompt.text for prompt in wanted), tuple(range(samples)) * len(prompts))
 
 
 def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> ClipSet:
@@ -65,14 +65,14 @@ def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> C
 
 def asked_for(count: int = CLIPS) -> list[Scenario]:
     """Scenarios of the world with one digit, steady and in the normal style: what the four bars are measured on."""
-    found: list[Scenario] = []
+    scenarios: list[Scenario] = []
     index = 0
-    while len(found) < count:
+    while len(scenarios) < count:
         scenario = draw_scenario(SCENARIO_SEED, index)
         index += 1
         if len(scenario.digits) == 1:
-            found.append(replace(scenario, tempo="steady", style="normal"))
-    return found
+            scenarios.append(replace(scenario, tempo="steady", style="normal"))
+    return scenarios
 
 
 def mean_scores(observer: Observer, clips: Tensor, scenarios: Sequence[Scenario]) -> dict[str, float]:
@@ -106,8 +106,8 @@ def measure(
     }
     if full:
         prompts = all_prompts()
-        found = report(observer, clips_for(model, prompts, SAMPLES), prompts)
-        figures["mini_vbench"] = {key: found[key] for key in ("protocol", "clips", "scores", "totals", "real_clips")}
+        scored = report(observer, clips_for(model, prompts, SAMPLES), prompts)
+        figures["mini_vbench"] = {key: scored[key] for key in ("protocol", "clips", "scores", "totals", "real_clips")}
         again = show(scenarios, "held_out", seed=REAL_SEED + 1).frames
         figures["mfvd"] = {"clips": mfvd(observer, clips, real), "other_real_clips": mfvd(observer, again, real)}
     return figures, clips
@@ -140,8 +140,8 @@ def animate(clips: Tensor, path: Path, *, columns: int = 6) -> None:
     frames = clips.permute(2, 0, 3, 4, 1).numpy()
     padded = np.pad(frames, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     rows = [
-        np.concatenate(list(part), axis=2)
-        for part in (padded[:, start : start + columns].swapaxes(0, 1) for start in range(0, len(clips), columns))
+        np.concatenate(list(row), axis=2)
+        for row in (padded[:, start : start + columns].swapaxes(0, 1) for start in range(0, len(clips), columns))
     ]
     sheet = np.concatenate(rows, axis=1).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     pictures = [Image.fromarray(frame) for frame in sheet]

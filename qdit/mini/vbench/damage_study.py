@@ -54,12 +54,12 @@ def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
     def scores(clips: ClipSet) -> dict[str, float]:
         return means(evaluate(observer, clips, prompts, samples=1))
 
-    found = {}
+    table = {}
     for number, (case, damage) in enumerate(CASES.items()):
         damaged = damage(pixels, torch.Generator().manual_seed(SEED + number))
         frames = ((damaged + 1) * 127.5).round().to(torch.uint8)
-        found[case] = scores(ClipSet(frames, real.prompts, real.numbers))
-    return found | {"pixel noise": scores(noise_clips(real))}
+        table[case] = scores(ClipSet(frames, real.prompts, real.numbers))
+    return table | {"pixel noise": scores(noise_clips(real))}
 
 
 def damage_markdown(table: Mapping[str, Mapping[str, float]]) -> str:

@@ -20,7 +20,7 @@ from qdit.metrics.job import EvaluateJob, SampledRun, open_run, require_prompts
 from qdit.metrics.run import made_by
 from qdit.metrics.statistics import moments
 from qdit.mini.vbench.evaluate import ClipSet, clip_features, reference_clips, report
-from qdit.mini.vbench.observation import Observer, Remembering, load_observer
+from qdit.mini.vbench.observation import CachingObserver, Observer, load_observer
 from qdit.mini.vbench.suites import Prompt
 
 
@@ -31,9 +31,9 @@ def asked_by(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
 
 def read_clips(folder: Path, *, clips: int) -> ClipSet:
     """All clips of a run; DataError unless exactly `clips` whole, unchanged ones are there."""
-    parts = list(stream_clips(folder, clips=clips))
-    frames = torch.from_numpy(np.concatenate([part.frames for part in parts]))
-    prompts, numbers = zip(*(name for part in parts for name in part.names), strict=True)
+    chunks = list(stream_clips(folder, clips=clips))
+    frames = torch.from_numpy(np.concatenate([chunk.frames for chunk in chunks]))
+    prompts, numbers = zip(*(name for chunk in chunks for name in chunk.names), strict=True)
     return ClipSet(frames, prompts, numbers)
 
 
@@ -56,7 +56,7 @@ def evaluate_video_run(job: EvaluateJob, prompts: Sequence[Prompt], clips_per_pr
     require_prompts(job, sampled, asked_by(prompts, clips_per_prompt))
     count, shard = sampled.count, sampled.shards[0]
     clips = read_clips(job.samples, clips=count)
-    observer = Remembering(load_observer(instruments))
+    observer = CachingObserver(load_observer(instruments))
     found = report(observer, clips, prompts, samples=clips_per_prompt)
     real = moments(clip_features(observer, reference_clips(prompts, samples=clips_per_prompt).frames))
     features = clip_features(observer, clips.frames)

@@ -95,9 +95,9 @@ def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
     chosen: dict[str, Prompt] = {}
     first = 1000 * list(SUITES).index(suite)
     for index in count(first):
-        found = suited(suite, len(chosen), draw_scenario(3, index))
-        if found is not None:
-            chosen.setdefault(prompt_of(found), Prompt(prompt_of(found), SUITES[suite]))
+        prompt = suited(suite, len(chosen), draw_scenario(3, index))
+        if prompt is not None:
+            chosen.setdefault(prompt_of(prompt), Prompt(prompt_of(prompt), SUITES[suite]))
         if len(chosen) == prompts:
             return list(chosen.values())
     raise AssertionError("the drawing of scenarios never ends")
