@@ -37,7 +37,8 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
         )
     if fp is None:
         return
-    if not np.array_equal(run.labels, fp.run.labels):
+    known = run.labels >= 0  # of imported images the labels may be unknown
+    if len(fp.run.labels) != count or not np.array_equal(run.labels[known], fp.run.labels[known]):
         raise DataError(
             f"labels of {count} images differ from those of the {len(fp.run.labels)} full-precision images;"
             " sample both with the same setting"

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import sha256_json
+from qdit.core.run import IMPORTED
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.protocol import NO_DECODER, Protocol, Sampled
 
@@ -47,6 +48,11 @@ class Origin:
     code: str
     prompts: Mapping[str, Any] | None = None
     text_sha256: str | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program made the samples."""
+        return self.family == IMPORTED
 
     @property
     def key(self) -> str:

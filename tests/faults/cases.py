@@ -130,20 +130,13 @@ def batches() -> list[Case]:
 
 def degenerate() -> list[Case]:
     """Section 4: silent and nearly silent layers, by every method that needs no minutes."""
-    cases = []
-    for name in (
-        "tiny-row",
-        "tiny-layer",
-        "pruned-mlp",
-        "dead-columns",
-        "huge-weight",
-        "zero-start",
-        "too-huge-weight",
-    ):
+    cases: list[Case] = []
+    names = ("tiny-row", "tiny-layer", "pruned-mlp", "dead-columns", "huge-weight", "zero-start")
+    for name in (*names, "too-huge-weight"):
         for kind in ("trajectory", "ndtc", "uniform"):
             data = f"%{name}-{kind}.safetensors --kind {kind} --samples 8 --steps 4"
             cases.append(Case(f"calibrate @degenerate/{name}.safetensors {data}", ""))
-    for name in ("tiny-row", "tiny-layer", "pruned-mlp", "dead-columns", "huge-weight", "zero-start"):
+    for name in names:
         for method, kinds in METHODS.items():
             data = " ".join(f"--calibration {kind}=%{name}-{kind}.safetensors" for kind in kinds)
             options = '{"group_size":16}' if method in ("rtn", "q-dit", "g4w+p4a") else "{}"

@@ -1,4 +1,4 @@
-"""VBench's results of a run and its sample chunks → metrics.json: what a row of Table 3 says in the paper profile.
+"""VBench as a scorer of a run's clips: what a row of Table 3 says in the paper profile.
 
 The clips were scored by VBench in its own environment; here its sixteen results are checked against the prompts and
 against the clips that this run made, and become the metrics that mini-VBench's would be. Clips are read one chunk at a
@@ -13,17 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
 from qdit.core.files import read_json, sha256_file, sha256_json
-from qdit.core.intervals import LEVEL, Replicates, write_replicates
-from qdit.core.metrics import DIMENSIONS, TOTALS
-from qdit.core.metrics_record import MetricsRecord, write_record
-from qdit.metrics.bootstrap import intervals, multiplicities
-from qdit.metrics.clip_bootstrap import Scores, resampled_means
-from qdit.metrics.clips import clip_protocol, samples_sha256, stream_clip_errors
-from qdit.metrics.job import EvaluateJob, open_run
-from qdit.metrics.run import made_by
+from qdit.core.metrics import DIMENSIONS
+from qdit.metrics.bootstrap import Scores, clip_bootstrap
+from qdit.metrics.clip_run import ClipScores
+from qdit.metrics.clips import samples_sha256, stream_clip_errors
+from qdit.metrics.job import EvaluateJob, SampledRun
 from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
 from qdit.metrics.vbench.results import OF_A_HUNDRED, PROTOCOL, normalised
 from qdit.metrics.vbench_totals import totals
@@ -33,8 +29,8 @@ SAME_MEAN = 1e-5
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What VBench was asked, by the clips of each prompt of a suite, and what it said.
+class VBenchScores:
+    """Scores that VBench gave to the clips of each prompt of a suite.
 
     `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw.
     """
@@ -43,36 +39,35 @@ class Scored:
     clips_per_prompt: int
     results: Path
     listing: Path
+    module: str = "qdit.metrics.vbench.run"
 
+    def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
+        """VBench's scores of a run's clips.
 
-def evaluate_vbench_run(job: EvaluateJob, scored: Scored) -> None:
-    """Write metrics.json of a run whose clips VBench scored, and `bootstrap.npz` beside it.
-
-    A failure that an earlier step recorded is written instead. DataError unless all sixteen dimensions are there, each
-    of every clip that the suite asks for, of this run.
-    """
-    if (sampled := open_run(job)) is None:
-        return
-    clips = sampled.count
-    found, rows = read_results(scored.results), rows_of(scored.suite)
-    digest = samples_sha256(job.samples, clips=clips)
-    require_same_clips(found, scored.results, read_json(scored.listing), scored.listing, digest)
-    require_prompts(found, scored.results, scored.suite, rows, scored.clips_per_prompt)
-    scores = {dimension: float(found["scores"][dimension]) for dimension in DIMENSIONS}
-    errors = None if job.fp_samples is None else stream_clip_errors(job.samples, job.fp_samples, clips=clips)
-    metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
-    metrics["mse_fp"] = None if errors is None else float(errors.mean())
-    of_clips = clip_scores(found, rows, scored.clips_per_prompt)
-    replicates = vbench_bootstrap(scores, of_clips, errors, clips, job.resamples)
-    described = clip_protocol(job, sampled) | judged_by(rows, found)
-    code = {"sample": sampled.code, "evaluate": code_digest("qdit.metrics.vbench.run")}
-    own = made_by(job.name, described, sampled.shards[0], job.checkpoint, code=code)
-    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates)}
-    own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
-    write_replicates(job.out.parent, replicates)
-    judged = {key: found[key] for key in ("weights_sha256", "packages", "skipped")}
-    files = {"vbench.json": sha256_file(scored.results), "vbench/clips.json": sha256_file(scored.listing)}
-    write_record(job.out, MetricsRecord(**own, vbench=judged | {"made_of": files}))
+        DataError unless all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
+        """
+        gathered, rows = read_results(self.results), rows_of(self.suite)
+        digest = samples_sha256(job.samples, clips=sampled.count)
+        require_same_clips(gathered, self.results, read_json(self.listing), self.listing, digest)
+        require_prompts(gathered, self.results, self.suite, rows, self.clips_per_prompt)
+        scores = {dimension: float(gathered["scores"][dimension]) for dimension in DIMENSIONS}
+        errors = None
+        if job.fp_samples is not None:
+            errors = stream_clip_errors(job.samples, job.fp_samples, clips=sampled.count)
+        metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
+        metrics["mse_fp"] = None if errors is None else float(errors.mean())
+        replicates = clip_bootstrap(
+            clip_scores(gathered, rows, self.clips_per_prompt),
+            sampled.count,
+            drawing="vbench",
+            scaled=normalised,
+            errors=errors,
+            resamples=job.resamples,
+        )
+        judged = {key: gathered[key] for key in ("weights_sha256", "packages", "skipped")}
+        files = {"vbench.json": sha256_file(self.results), "vbench/clips.json": sha256_file(self.listing)}
+        beside = {"vbench": judged | {"made_of": files}}
+        return ClipScores(metrics, replicates, judged_by(rows, gathered), beside)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -146,28 +141,6 @@ def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
             names = clip_names(rows, dimension, clips_per_prompt)
             means[dimension] = [float(by_clip[name]) / unit if name in by_clip else None for name in names]
     return means
-
-
-def vbench_bootstrap(
-    measured: Mapping[str, float], scores: Scores, errors: np.ndarray | None, clips: int, resamples: int
-) -> Replicates:
-    """Resampled values of the dimensions in `scores`, of the totals if all sixteen are there, and of mse_fp.
-
-    As `qdit.metrics.clip_bootstrap`: prompts are fixed, the clips of a dimension are resampled, alike for all runs.
-    """
-    values = {
-        dimension: resampled_means(scores[dimension], number, resamples)
-        for number, dimension in enumerate(DIMENSIONS)
-        if dimension in scores
-    }
-    if len(values) == len(measured):
-        each = [{name: float(column[i]) for name, column in values.items()} for i in range(resamples)]
-        rows = [totals(normalised(scores)) for scores in each]
-        values |= {name: np.array([row[name] for row in rows]) for name in TOTALS}
-    if errors is not None:
-        values["mse_fp"] = multiplicities(len(errors), resamples) @ errors / len(errors)
-    counted = {dimension: len(own) for dimension, own in scores.items()}
-    return Replicates(values, f"vbench-{resamples}x{clips}-{sha256_json(counted)[:12]}")
 
 
 def judged_by(rows: Sequence[Mapping[str, Any]], gathered: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_tensors
 from qdit.core.intervals import read_replicates
 from qdit.core.seeds import Purpose, torch_generator
+from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import ClipSet
 from qdit.mini.vbench.networks import Instruments
-from qdit.mini.vbench.run import asked_by, evaluate_video_run, paired_errors, read_clips
+from qdit.mini.vbench.run import MiniVBench, asked_by, paired_errors, read_clips
 from qdit.mini.vbench.suites import suite_prompts
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
@@ -59,7 +60,7 @@ def evaluated(made, out, *, own="own", **changes):
     each = changes.pop("clips_per_prompt", 2)
     given = {"fp_samples": made / "full" / "samples", **changes}
     job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
-    evaluate_video_run(job, PROMPTS, each, made / "instruments.safetensors")
+    evaluate_clips(job, MiniVBench(PROMPTS, each, made / "instruments.safetensors"))
     return read_json(out)
 
 
