@@ -31,9 +31,10 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
     if run.labels.shape != (count,):
         raise DataError(f"found {count} images and labels of shape {run.labels.shape}; give one label per image")
     if reference.extractor_digest not in ("", digest):
+        name = "" if reference.origin is None else f"{reference.origin.extractor} "
         raise DataError(
-            f"reference was made with extractor weights {reference.extractor_digest[:12]}…, these images are evaluated"
-            f" with {digest[:12]}…; make the reference again"
+            f"reference was made with extractor {name}weights {reference.extractor_digest[:12]}…, these images are"
+            f" evaluated with {run.made_by.extractor} {digest[:12]}…; make the reference again"
         )
     if fp is None:
         return

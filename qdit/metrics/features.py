@@ -80,8 +80,13 @@ def features_path(folder: Path, shard: int) -> Path:
 
 
 def origin(shard: Shard, made_by: Extraction) -> str:
-    """All that the features of a shard depend on, as text: the sha256 of its chunks, the extractor, the code."""
-    return json.dumps({"chunks": [list(chunk) for chunk in shard.chunks], **asdict(made_by)}, sort_keys=True)
+    """All that the features of a shard depend on, as text: what the samples were made of, chunks, extractor, code."""
+    return json.dumps(samples_of(shard) | asdict(made_by), sort_keys=True)
+
+
+def samples_of(shard: Shard) -> dict[str, Any]:
+    """What features say of the samples they were made of: the run's origin and its key, the sha256 of each chunk."""
+    return {"samples": shard.origin, "key": shard.key, "chunks": [list(chunk) for chunk in shard.chunks]}
 
 
 def save_features(path: Path, run: RunFeatures, shard: Shard, *, first: int) -> None:
@@ -133,14 +138,19 @@ def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
     arrays = load_arrays(path)
     try:
         made_of = parse_json(str(arrays["origin"]))
-        chunks = made_of.pop("chunks")
+        samples = {name: made_of.pop(name) for name in samples_of(shard)}
         run = RunFeatures(
             Features(arrays["pool"], arrays["spatial"], arrays["logits"]), arrays["labels"], Extraction(**made_of)
         )
         first = int(arrays["first"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{path}: not the features of a shard; {_again(folder)}") from None
-    if chunks != [list(chunk) for chunk in shard.chunks]:
+    if samples["key"] != shard.key:
+        raise DataError(
+            f"{path}: features of samples with the key {str(samples['key'])[:12]}…, {shard.path.name} has"
+            f" {shard.key[:12]}…; {_again(folder)}"
+        )
+    if samples != samples_of(shard):
         raise DataError(f"{path}: not the features of the chunks that {shard.path.name} lists; {_again(folder)}")
     counts = {layer: len(arrays[layer]) for layer in ("labels", "pool", "spatial", "logits")}
     if len(set(counts.values())) > 1:

@@ -17,7 +17,8 @@ from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.sampling.calibration_set import load_calibration_of
+from qdit.sampling.calibration_set import load_calibration_of, require_sampled_so
+from qdit.sampling.origin import facts_of
 from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import GenomeSampler, Outcome, evolve, random_search, ranked
@@ -38,6 +39,8 @@ from qdit.search.workers import Prefixes, Workers
 
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
+FREE_FACTS = ("seed", "dtype", "decoder")
+"""Facts of the protocol in which calibration data may differ from a search: they see another noise, and no decoder."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,9 @@ def check(search: Search, workers: int) -> None:
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
         )
+    if search.scored and search.calibration is not None:
+        facts = facts_of(search.job.protocol)
+        require_sampled_so(search.calibration, {name: facts[name] for name in facts if name not in FREE_FACTS})
     if search.kind in SAMPLED:
         _ = search.race
 

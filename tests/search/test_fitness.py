@@ -1,8 +1,8 @@
 """Fitness: swapping layers is the same as quantizing anew, prefixes are nested, images are counted."""
 
 import math
-from dataclasses import replace
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
