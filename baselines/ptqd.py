@@ -1,4 +1,4 @@
-"""PTQD: Q-Diffusion's quantized model, and a correction of the noise it predicts.
+"""PTQD: corrects the noise that Q-Diffusion's quantized model predicts.
 
 Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
 1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it.

@@ -80,7 +80,7 @@ class Scale:
 
     @property
     def shallow(self) -> DiTConfig:
-        """The same width, two blocks."""
+        """The configuration with the same width and two blocks."""
         return dataclasses.replace(self.dit, depth=2)
 
     @property
@@ -90,7 +90,7 @@ class Scale:
 
     @property
     def shallow_protocol(self) -> Protocol:
-        """The same in two steps, for the two blocks."""
+        """The protocol with two steps, for the two blocks."""
         return Protocol(steps=2, cfg_scale=1.0, seed=SEED)
 
 

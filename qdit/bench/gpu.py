@@ -62,7 +62,7 @@ def measure(
 
 
 def on_device(weight: PackedWeight, device: str) -> PackedWeight:
-    """The same weight with its tensors on a device."""
+    """The packed weight with its tensors on a device."""
     pairs = None if weight.zero_pairs is None else weight.zero_pairs.to(device)
     codes, scale, sums, zeros = (t.to(device) for t in (weight.codes, weight.scale, weight.sums, weight.zeros))
     return replace(weight, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)

@@ -1,4 +1,4 @@
-"""What others compute at the same shapes: torch's own linears and, where they are installed, two other runtimes.
+"""Peers at the same shapes: torch's linears and, where installed, OpenVINO and ONNX Runtime.
 
 Each function gives a callable that computes one product, or raises `Missing` with the reason. Peers that quantize
 their input do so inside the call, as ours does; those that take codes are marked in their names.

@@ -1,4 +1,4 @@
-"""`qdit bench ranges`: what dynamic ranges cost against static ones, over batch sizes and sequence lengths."""
+"""`qdit bench ranges`: the cost of dynamic ranges against static ones, over batch sizes and sequence lengths."""
 
 from functools import partial
 from typing import Any

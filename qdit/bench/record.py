@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a JSON record with machine, commit and command, and the text that is printed."""
+"""The record of a benchmark: JSON with machine, commit and command, and the printed text."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def heading(content: dict[str, Any]) -> list[str]:
-    """Where and under which load it was measured."""
+    """Machine and load of a measurement, in one line."""
     where, around = content["machine"], content["load"]
     return [
         f"{content['command']} · commit {content['commit']}",

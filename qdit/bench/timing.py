@@ -1,4 +1,4 @@
-"""Timing of rivals in one process: they take turns, so that clock and cache are the same for all of them.
+"""Timing of candidates in one process. They take turns, so clock and cache are alike for all.
 
 CPU time of the process, not wall time: on a shared machine the time in which others run does not count. Rivals must
 therefore compute with one thread.

@@ -1,4 +1,4 @@
-"""The step weights → quantized checkpoint: checks what was asked for, quantizes by the named method, saves."""
+"""The step weights → quantized checkpoint: checks the inputs, quantizes by the named method, saves."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The step chunks of clips → metrics.json, whoever scores the clips: a scorer says where the scores come from."""
+"""The step chunks of clips → metrics.json. A scorer object supplies the scores: mini-VBench or VBench."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class ClipScores:
 
 
 class ClipScorer(Protocol):
-    """Where the scores of clips come from: mini-VBench looks at the clips, VBench has scored them already."""
+    """A source of clip scores: mini-VBench computes them here, VBench computed them before."""
 
     @property
     def module(self) -> str:

@@ -94,7 +94,7 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
 
 
 def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:
-    """What decides every clip of a run, and what a clip costs, whoever scores it."""
+    """Protocol of a run's clips as metrics.json holds it, with the operations of one clip."""
     if job.checkpoint is None:
         raise DataError(f"{job.samples}: are imported; clips are scored with their checkpoint: sample them with qdit")
     config = STDiT3Config(**read_config(job.checkpoint)["model"]["config"])

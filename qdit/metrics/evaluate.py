@@ -1,4 +1,4 @@
-"""All metrics of one run of images, as the registry names them, after a check that they mean something."""
+"""Computes all registered metrics of one run of images, after checking its inputs."""
 
 import numpy as np
 

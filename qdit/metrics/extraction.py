@@ -1,4 +1,4 @@
-"""The step sample chunks → features of a shard, in the job that sampled them: torch is loaded there anyway."""
+"""The step sample chunks → features of a shard. The sampling job runs it, because torch is loaded there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
 
 
 def extract_file(folder: Path, shard: int | None, extractor: str, weights: Path, *, device: str = "cpu") -> list[Path]:
-    """The same with the extractor of that name and weights; without a number for every shard in the folder."""
+    """Write the features of one shard, or of all shards, with the extractor of that name and weights."""
     numbers = [shard]
     if shard is None:
         numbers = [read_shard(path).number for path in sorted(folder.glob("shard-*.json"))]
@@ -85,7 +85,7 @@ def _chunks(folder: Path, shard: Shard) -> Iterator[Chunk]:
 
 
 def _blocks(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same images in blocks of BLOCK, the last one smaller."""
+    """Images in blocks of BLOCK; the last block may be smaller."""
     waiting: list[np.ndarray] = []
     for batch in batches:
         waiting.append(batch)

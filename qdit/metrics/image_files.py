@@ -1,4 +1,4 @@
-"""Images of any program: a folder of PNGs, or an npz, as uint8 (N, C, H, W), read block by block; and written as such.
+"""Reads images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
 
 Which axis of an array holds the channels is told by its size, 1 or 3; images without that axis are grey. An array
 in which two axes could be the channels is refused, as are other types than uint8.

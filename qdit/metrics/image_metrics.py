@@ -25,7 +25,7 @@ def resampled_fid(images: Images, counts: np.ndarray) -> np.ndarray:
 
 
 def sfid(images: Images) -> float | None:
-    """The same of the spatial features; None where the reference has none."""
+    """sFID: Fréchet distance of the spatial features; None where the reference has none."""
     if images.reference.spatial is None:
         return None
     return frechet_distance(moments(images.run.features.spatial), images.reference.spatial)

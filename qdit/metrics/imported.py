@@ -1,4 +1,4 @@
-"""Images of any program → sample chunks, so that they can be a row; only the file they came from is known of them."""
+"""The step images of any program → sample chunks. Only their source file is known."""
 
 from itertools import islice
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The step samples → metrics.json for every family: what it is given, and what the samples say of themselves.
+"""Inputs of the step samples → metrics.json, and the checks of what the samples say about themselves.
 
 Protocol, number of samples and checkpoint are read from the samples; whatever else is said of them can only repeat it.
 """

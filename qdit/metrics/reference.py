@@ -1,4 +1,4 @@
-"""What generated images are compared with: statistics of real images, ours or guided-diffusion's (ADM's)."""
+"""References: statistics of real images, ours or guided-diffusion's (ADM's), for FID and its relatives."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The step features and sample chunks → metrics.json: all that a table row says about a run, and what it was made of.
+"""The step features and sample chunks → metrics.json: the numbers of a table row and their origin.
 
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
@@ -129,7 +129,7 @@ def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
 
 
 def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
-    """The same of imported samples: no bits, no checkpoint and no size are known."""
+    """What metrics.json says of imported samples: bits, checkpoint and size are unknown."""
     return {
         "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}},
         "inputs": {
@@ -150,7 +150,7 @@ def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
-    """Of integer latents to simulated ones: `images` compared, `largest` and `mean` absolute difference."""
+    """Difference of integer latents to simulated ones: number of images, largest and mean absolute value."""
     differences = [shard.difference for shard in shards if shard.difference is not None]
     if not differences:
         return None

@@ -73,7 +73,7 @@ class DigitClassifier(nn.Module):
         return pool, spatial, self.fc(pool)
 
     def of_uint8(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for uint8 images (N, 1, L, L)."""
+        """Outputs for uint8 images (N, 1, L, L)."""
         return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
 
 

@@ -1,4 +1,4 @@
-"""Fitness of a genome for a video model: a Fréchet distance of clips sampled with it, all from the same noise.
+"""Fitness of a genome of a video model: Fréchet distance of its clips. All genomes see the same noise.
 
 Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features are those of mini-VBench's clip network:
 `mfvd` compares with real clips, `fd_fp` with full precision's clips of the same noise and prompts. The budget counts
@@ -133,7 +133,7 @@ class VideoFitness(ImageFitness):
         return self.extractor(self.decode(sampled)).pool if torch.isfinite(sampled).all() else None
 
     def identity(self) -> dict[str, Any]:
-        """As of images, with the prompts, and `mfvd` or `fvd` for a distance to real clips."""
+        """Everything the fitness depends on: as for images, plus the prompts and the metric."""
         text, mask = self.prompts(range(self.images))
         shown = {"prompts_sha256": digest({"text": text, "mask": mask})}
         named = {"metric": "fvd" if self.extractor.name == I3D else "mfvd"} if self.reference is not None else {}
@@ -175,7 +175,7 @@ class VideoSearchJob:
         return self.fitness()
 
     def noises(self) -> Noises:
-        """The same on any noise."""
+        """A fitness on any noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> VideoFitness:

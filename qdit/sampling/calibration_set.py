@@ -1,4 +1,4 @@
-"""A calibration set: inputs of an image or a video model with the protocol they were sampled with, and its file."""
+"""A calibration set: inputs of a model, the protocol that sampled them, and the file that holds both."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ class CalibrationSet:
         )
 
     def to(self, device: torch.device) -> "CalibrationSet":
-        """The same on a device."""
+        """The set with its tensors on a device."""
         return replace(
             self,
             x=self.x.to(device),
@@ -167,7 +167,7 @@ def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
 
 
 def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> CalibrationSet:
-    """The same; DataError unless it was made with these weights."""
+    """Load a calibration set; DataError unless it was made with these weights."""
     loaded, digest = load_calibration(path, config), weights_sha256(weights)
     if loaded.weights_sha256 != digest:
         made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"

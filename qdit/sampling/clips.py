@@ -1,4 +1,4 @@
-"""Clips: prompts, a rectified flow along a guided velocity, and uint8 clips, through Open-Sora's VAE from latents.
+"""The family of clips: prompts, rectified flow with guidance, and decoding to uint8 by Open-Sora's VAE.
 
 Clip i shows its prompt, and its noise depends on (root seed, i) only. Models of the mini video world make pixels and
 read words; full-size ones make latents and read the tokens of a text encoder, computed once for all

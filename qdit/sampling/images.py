@@ -1,4 +1,4 @@
-"""Images: labels, DDIM or DDPM along a guided denoiser, and uint8 images of x_0, through a VAE where these are latents.
+"""The family of images: labels, DDIM or DDPM with guidance, and decoding to uint8, by a VAE from latents.
 
 What differs from clips (`qdit.sampling.clips`) and nothing else.
 """

@@ -1,4 +1,4 @@
-"""What samples were made of, as they carry it themselves: protocol, checkpoint, mode, code. Nothing here loads torch.
+"""The origin of samples: protocol, checkpoint, mode and code. Sample files carry it. This module loads no torch.
 
 Every chunk file and every list of chunks holds an origin and its digest, the key of the run. Later steps read the
 origin there; what a flag says can only repeat it.

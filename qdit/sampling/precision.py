@@ -1,4 +1,4 @@
-"""Where and in which precision a network is evaluated: device, half-precision linears, and what then computes.
+"""Device and precision of a network's evaluation, and the backend that computes it.
 
 In float16 or bfloat16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision:
 weights are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made
@@ -39,7 +39,7 @@ def torch_device(device: str) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's tensors are."""
+    """Device of a model's tensors."""
     return next(chain(model.buffers(), model.parameters())).device
 
 
@@ -49,7 +49,7 @@ def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
 
 
 def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """The same as a part of a run's identity: one name for all GPUs, whichever and however many there are."""
+    """Kind of a backend as part of a run's identity: all GPUs have one name."""
     return of_cpu() if device.type != "cuda" else "cuda"
 
 

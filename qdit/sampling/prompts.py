@@ -1,4 +1,4 @@
-"""What a video model reads: words of the mini world if it makes pixels, a text encoder's tokens if it makes latents."""
+"""Text inputs of video models: word vectors of the mini world for pixels, encoder tokens for latents."""
 
 import importlib
 from collections.abc import Callable, Sequence

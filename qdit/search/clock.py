@@ -1,4 +1,4 @@
-"""Seconds spent on a search, in a file of their own, so that allocations of equal searches are equal bytes."""
+"""Seconds spent on a search, in a separate file: so equal searches give byte-identical allocations."""
 
 import time
 from pathlib import Path
@@ -53,5 +53,5 @@ class Clock:
 
 
 def times_path(out: Path) -> Path:
-    """Where the time of an allocation file is."""
+    """Path of the file that holds the time of a search."""
     return out.with_suffix(".times.json")

@@ -1,4 +1,4 @@
-"""The journal of a search that compares features: those of every chunk of images, written as soon as they are there."""
+"""The journal of a linear-response search: it stores the features of every chunk at once."""
 
 import base64
 import math
@@ -45,7 +45,7 @@ class FeatureJournal(Journal):
     def sample(
         self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map
     ) -> list[np.ndarray | None]:
-        """Features of chunks of so many images: what is not yet known is computed, and written as it finishes."""
+        """Features of chunks of `images` images; missing ones are computed and written at once."""
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in self.features]
         for (genome, chunk), computed in zip(missing, spread(features, missing), strict=True):
             values = None if computed is None else np.ascontiguousarray(computed, "<f4")

@@ -1,4 +1,4 @@
-"""Fitness of a genome: a Fréchet distance of images sampled with it, all genomes from the same noise.
+"""Fitness of a genome: Fréchet distance of its samples. All genomes see the same noise.
 
 `fid` compares with a reference, as Algorithm 1 does; `fd_fp` with the full-precision images of the same noise. What
 does not depend on the genome is made once: noise and labels, the full-precision features, and every layer quantized
@@ -74,7 +74,7 @@ class ImageFitness:
         self._features: dict[Genome, list[np.ndarray | None]] = {}
 
     def on_noise(self, seed: int) -> "ImageFitness":
-        """The same with noise and labels of another seed; the two share their quantized layers."""
+        """This fitness with noise and labels of another seed; both share their quantized layers."""
         other = copy(self)
         other.protocol = replace(self.protocol, seed=seed)
         other._begin()

@@ -1,4 +1,4 @@
-"""What a search is about, as files and numbers: from these every process makes the same fitness."""
+"""The inputs of a search, as files and numbers. Every process builds the same fitness from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class SearchJob:
         return self.fitness()
 
     def noises(self) -> Noises:
-        """The same on any noise."""
+        """A fitness on any noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> ImageFitness:

@@ -1,4 +1,4 @@
-"""The journal of a search: one line of JSON for every measured genome, written and flushed as soon as it is measured.
+"""The journal of a search: one line of JSON per measured genome, flushed at once.
 
 A search that is killed starts again from the beginning and asks the journal first, so that it takes the same way and
 computes only what is missing. The last line is dropped if it was torn.

@@ -1,4 +1,4 @@
-"""One size per layer with the least sum of scores under the budget: a multiple-choice knapsack, solved twice.
+"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. Two solvers.
 
 min Σ_l Σ_g z_{l,g} s_{l,g}  with  Σ_g z_{l,g} = 1  and  Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit  (spec/methods.md §5).
 
@@ -61,7 +61,7 @@ def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """The same by branch and bound (HiGHS)."""
+    """Solve the knapsack by branch and bound (HiGHS)."""
     check_feasible(costs, limit)
     layers, sizes = scores.shape
     largest = float(np.abs(scores).max()) or 1.0

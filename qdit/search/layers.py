@@ -55,7 +55,7 @@ class LayerQuantizer:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON; a given weight quantizer must be named by whoever gives it."""
+        """Plain dictionary for JSON. A custom weight quantizer has no name: the caller must record it."""
         return {
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,
@@ -65,7 +65,7 @@ class LayerQuantizer:
 
 
 class SwappableModel:
-    """One model prepared for inference; each layer with each size is quantized once and then only put in place.
+    """A model whose layers can be swapped. Each layer is quantized once per size and kept.
 
     All layers with all sizes stay in memory, packed: the sizes times the weights of the searched layers.
     """

@@ -1,4 +1,4 @@
-"""The search by linear response: few images of many genomes teach what every layer does, a model of it does the rest.
+"""Search by linear response: a linear model of each layer's effect is fitted to few images of many genomes.
 
 Features of a genome's images are compared with those of full precision from the same noise (`qdit.search.tangent`).
 The shifts of layers add up, so a few dozen genomes tell those of all others (`qdit.search.response`). Algorithm 1 then
@@ -84,7 +84,7 @@ class Responding:
         return self.images // self.chunk
 
     def _full_precision(self) -> list[np.ndarray]:
-        """Features of all chunks that are looked at."""
+        """Features of all chunks that the search uses, at full precision."""
         chunks = [(EXACT, chunk) for chunk in range(max(self.options.pool, self._whole))]
         sampled = self.journal.sample(chunks, self.features, images=self.chunk, spread=self.spread)
         finite = [chunk_features for chunk_features in sampled if chunk_features is not None]

@@ -1,4 +1,4 @@
-"""A linear response: the shift of a genome as the sum of what its layers do, learned from few measured genomes.
+"""The linear response model: the shift of a genome is the sum of its layers' shifts, fitted to measurements.
 
 Every layer adds a vector that depends on its group size; a priori these are Gaussian with a variance of the layer's
 own, half of it shared by all its sizes. Given measured shifts the shift of any other genome is Gaussian too, and its

@@ -1,4 +1,4 @@
-"""A search from files to files: weights → allocation, with its journal and its time beside it.
+"""The step weights → allocation. It writes a journal and the search time beside the result.
 
 Everything is measured on noise that no run is measured on: the search samples from seeds derived for it, and so do
 the checks on fresh noise afterwards.
@@ -118,7 +118,7 @@ def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Where genomes are measured; `local` is a fitness in this process, for its model, space and identity."""
+    """Measures genomes, here or in workers; `local` is a fitness of this process, for its model, space and identity."""
 
     local: ImageFitness
     noises: Prefixes

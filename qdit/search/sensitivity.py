@@ -1,4 +1,4 @@
-"""Scores of the ILP and Hessian-based rivals of Table 6: what each layer loses with each group size, on its own.
+"""Scores of layers: the loss of each layer at each group size, as ILP and Hessian searches (Table 6) use it.
 
 Both see the inputs of the full-precision model and quantize weight and input of one layer with the same size
 (spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The sum over layers is what the knapsack

@@ -77,7 +77,7 @@ class Layer:
 
 @contextmanager
 def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
-    """The linears of these names are looked at whenever the model runs inside."""
+    """Context in which the inputs of the named linears are recorded at each forward pass."""
 
     def hook_of(layer: Layer) -> Any:
         return lambda _module, inputs: layer.look(inputs[0])

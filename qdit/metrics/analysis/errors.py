@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,9 +81,8 @@ def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, 
         tokens = full.x_embedder(x) + full.pos_embed
         condition = full.t_embedder(timestep, tokens.dtype) + full.y_embedder(label)
         for index, (block, other) in enumerate(zip(full.blocks, model.blocks, strict=True)):
-            assert isinstance(block, DiTBlock) and isinstance(other, DiTBlock)
-            right = branches(block, tokens, condition)
-            quantized = branches(other, tokens, condition, right.middle)
+            right = branches(cast(DiTBlock, block), tokens, condition)
+            quantized = branches(cast(DiTBlock, other), tokens, condition, right.middle)
             for layer, (a, b) in enumerate(zip(right.parts, quantized.parts, strict=True)):
                 different[index, layer] += float((a - b).double().square().sum())
                 size[index, layer] += float(a.double().square().sum())

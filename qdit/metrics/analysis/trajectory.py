@@ -1,4 +1,4 @@
-"""The trajectories that every analysis looks at: those of a run's first images, with their noise and labels."""
+"""Sampling trajectories of a run's first images, with their noise and labels, for all analyses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Followed:
 
 
 def start(model: DiT, protocol: Protocol, samples: int) -> Start:
-    """Where the first `samples` images of every run of this protocol start, on the model's device."""
+    """Initial noise and labels of the first `samples` images of this protocol, on the model's device."""
     images, device = range(samples), device_of(model)
     shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
 

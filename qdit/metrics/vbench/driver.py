@@ -1,4 +1,4 @@
-"""VBench, one dimension of one folder of clips: run by the Python of VBench's own environment, not by this suite's.
+"""Scores one VBench dimension of one folder of clips. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
     PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json

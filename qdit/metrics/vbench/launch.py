@@ -1,4 +1,4 @@
-"""VBench's driver on a GPU that no other job holds: run, as the driver is, by the Python of VBench's own environment.
+"""Starts the VBench driver on a free GPU. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
 

@@ -1,4 +1,4 @@
-"""The world of the mini video model: one or two coloured digits that move over a background, prompted in words.
+"""Clips of the mini video model: one or two coloured digits move over a background, as a prompt says.
 
 A clip has 8 frames of 16×16 pixels and is a function of (seed, index). Glyphs are scikit-learn's 8×8 digits at
 their own resolution, so two of them fill the frame side by side and still have room to move across it; the held-out
@@ -182,7 +182,7 @@ def show(
     variants: int | None = None,
     jitter: int = 0,
 ) -> Clips:
-    """A clip of each scenario; glyphs and places of the i-th depend on (seed, first + i).
+    """A clip of each scenario; glyphs and positions of clip i depend on (seed, first + i).
 
     `variants`: glyphs of each digit to choose from; the default is the part's own number. `jitter`: see
     `draw_placement`.
@@ -197,6 +197,6 @@ def show(
 
 
 def make_clips(seed: int, indices: range, split: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
-    """The clips of these indices; clip i is the same whatever else is asked for."""
+    """The clips of these indices; clip i does not depend on the other indices."""
     scenarios = [draw_scenario(seed, index) for index in indices]
     return show(scenarios, split, seed=seed, first=indices.start, variants=variants, jitter=jitter)

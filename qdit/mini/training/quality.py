@@ -1,4 +1,4 @@
-"""How good a shipped mini DiT is: likeness to digits, obedience to labels, DDPM against DDIM, and no memorising.
+"""Quality of a mini DiT: likeness to digits, label accuracy, DDPM against DDIM, and memorisation.
 
 Measured once per shipped weights and kept as JSON with machine, commit and command; the tests repeat it.
 """

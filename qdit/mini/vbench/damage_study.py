@@ -1,4 +1,4 @@
-"""How the sixteen scores react to damaged clips: the table of docs/video.md, and what a test asks of it."""
+"""Response of the sixteen scores to damaged clips: the table of docs/video.md and its test."""
 
 from collections.abc import Callable, Mapping
 

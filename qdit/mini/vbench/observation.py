@@ -1,4 +1,4 @@
-"""What mini-VBench's instruments see in clips, as plain arrays from which the sixteen scores are computed."""
+"""Observations of mini-VBench's instruments, as plain arrays. The sixteen scores are computed from them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ class CachingObserver(Observer):
         self.seen: dict[bytes, list[Observation]] = {}
 
     def __call__(self, clips: Tensor) -> list[Observation]:
-        """As `Observer`, from memory where these very clips were seen before."""
+        """Observations of clips; clips that were seen before are read from memory."""
         require_clips(clips)
         digest = hashlib.sha256(clips.contiguous().numpy().tobytes()).digest()
         if digest not in self.seen:
