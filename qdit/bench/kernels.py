@@ -68,7 +68,7 @@ def measure(size: Size, command: str) -> dict[str, Any]:
                 candidates = _candidates(size, operands(rows, *linear), main=rows == size.rows[0], missing=missing)
                 repeats = size.repeats if rows == size.rows[0] else max(2, size.repeats // 3)
                 timings |= {(rows, linear, name): t for name, t in interleaved(candidates, repeats).items()}
-    slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not asked for"}
+    slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not wanted"}
     goals = [*_judge(size, timings, missing), *_judge_avx2(slower), *_judge_gpu()]
     return record(
         "kernels",

@@ -49,7 +49,7 @@ def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
     return (
         f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean"
         f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap"
-        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was asked for"
+        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was required"
         " beforehand)."
     )
 

@@ -95,6 +95,7 @@ def evaluate(
       qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --reference-file reference.npz \\
         --fp-samples fp/samples
       qdit evaluate clips metrics.json --checkpoint stdit3-w4a8 --fp-samples fp/clips
+      qdit evaluate imported metrics.json --reference-file reference.npz
     """
     use_blas_threads(threads)
 

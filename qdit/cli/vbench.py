@@ -148,8 +148,8 @@ def check(
     typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in found.clips.items())}")
     if found.without_prompts:
         typer.echo(f"not looked at, no prompt in {suite.name}: {', '.join(found.without_prompts)}")
-    if found.unasked:
-        typer.echo(f"not looked at, no prompt asks for: {len(found.unasked)} clips, first {found.unasked[0]!r}")
+    if found.unexpected:
+        typer.echo(f"not looked at, no prompt asks for: {len(found.unexpected)} clips, first {found.unexpected[0]!r}")
 
 
 @app.command()

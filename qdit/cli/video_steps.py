@@ -88,14 +88,14 @@ def prompts_of(suite: Path | None) -> "list[Prompt]":
 
 def clips_asked_for(suite: Path | None, samples: int, *, latents: bool) -> list[tuple[str, int]]:
     """(prompt, number) of every clip of a run; ConfigError for a model of latents without a suite."""
-    from qdit.metrics.vbench.prompts import asked_for, suite_prompts
-    from qdit.mini.vbench.run import asked_by
+    from qdit.metrics.vbench.prompts import clips_of_texts, suite_prompts
+    from qdit.mini.vbench.run import clips_of_prompts
 
     if not latents:
-        return asked_by(prompts_of(suite), samples)
+        return clips_of_prompts(prompts_of(suite), samples)
     if suite is None:
         raise ConfigError("--text-embeddings without --suite: name the full_info JSON whose prompts were embedded")
-    return asked_for(suite_prompts(suite), samples)
+    return clips_of_texts(suite_prompts(suite), samples)
 
 
 def embed(

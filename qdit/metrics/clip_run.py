@@ -38,7 +38,7 @@ class ClipScorer(Protocol):
         ...
 
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
-        """Scores of all clips of a run; DataError unless these are the clips that were asked for."""
+        """Scores of all clips of a run; DataError unless these are the expected clips."""
         ...
 
 

@@ -45,7 +45,7 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
         count += len(loaded.names)
         yield loaded
     if count != clips:
-        raise DataError(f"{folder}: holds {count} clips, {clips} were asked for; sample the other shards too")
+        raise DataError(f"{folder}: holds {count} clips, {clips} are expected; sample the other shards too")
 
 
 def samples_sha256(folder: Path, *, clips: int) -> str:

@@ -40,7 +40,7 @@ class Extractor(Protocol):
     """uint8 images (N, C, H, W) → Features.
 
     `digest` is the sha256 of the weights file; `classes_are_labels` says whether the argmax of the logits can be
-    compared with the label an image was asked for.
+    compared with the label of an image.
     """
 
     @property
@@ -67,7 +67,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class RunFeatures:
-    """Features of images in their order, the labels (N,) they were asked for, and what made the features."""
+    """Features of images in their order, their labels (N,), and what made the features."""
 
     features: Features
     labels: np.ndarray
@@ -118,7 +118,7 @@ def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: 
             raise DataError(f"{folder}: features of image {count} are missing, the next are of {first}; sample again")
         count += len(shard_run.labels)
     if count != images:
-        raise DataError(f"{folder}: has features of {count} images, {images} were asked for; {_again(folder)}")
+        raise DataError(f"{folder}: has features of {count} images, {images} are expected; {_again(folder)}")
     whole = [shard_run for _, shard_run in parts]
     pool, spatial, logits = (
         np.concatenate([getattr(shard_run.features, layer) for shard_run in whole])

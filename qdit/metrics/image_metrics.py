@@ -70,16 +70,16 @@ def recall(images: Images) -> float | None:
 
 
 def class_accuracy(images: Images) -> float | None:
-    """Fraction of images in which the classifier sees the asked label.
+    """Fraction of images in which the classifier sees the label.
 
     None if its classes are not the labels, or an image has no label (−1).
     """
-    return float(images.is_asked_class.mean()) if images.has_classes else None
+    return float(images.has_label_class.mean()) if images.has_classes else None
 
 
 def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """Class accuracy of every resample."""
-    return counts @ images.is_asked_class / counts.shape[1] if images.has_classes else None
+    return counts @ images.has_label_class / counts.shape[1] if images.has_classes else None
 
 
 def distance_to_full_precision(images: Images) -> float | None:

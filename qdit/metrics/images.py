@@ -64,6 +64,6 @@ class Images:
         return bool(self.run.made_by.classes_are_labels and (self.run.labels >= 0).all())
 
     @cached_property
-    def is_asked_class(self) -> np.ndarray:
-        """(N,) bool: whether the classifier sees the asked label."""
+    def has_label_class(self) -> np.ndarray:
+        """(N,) bool: whether the classifier sees the label of each image."""
         return np.asarray(self.run.features.logits.argmax(axis=1) == self.run.labels)

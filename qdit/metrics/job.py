@@ -13,8 +13,9 @@ from qdit.core.failure import Failure, say
 from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates, write_replicates
 from qdit.core.metrics_record import Status, without_numbers, write_record
+from qdit.core.run import IMPORTED
 from qdit.metrics.bootstrap import RESAMPLES
-from qdit.metrics.samples import Shard, listed_shards
+from qdit.metrics.samples import Shard, listed_shards, read_shard, shard_path
 from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.origin import Origin, difference, require_repeated
@@ -81,7 +82,9 @@ def open_run(job: EvaluateJob) -> SampledRun | None:
     Raises DataError for samples of another checkpoint, changed files, and full-precision samples of another protocol or
     other weights, ConfigError for stated facts that the samples contradict.
     """
-    quantizing = None if job.checkpoint is None else read_failure(job.checkpoint)
+    quantizing = None
+    if job.checkpoint is not None and not are_imported(job.samples):
+        quantizing = read_failure(job.checkpoint)
     if failure := quantizing or sampling_failure(job.samples, job.count):
         write_error(job.out, failure)
         return None
@@ -100,6 +103,13 @@ def open_run(job: EvaluateJob) -> SampledRun | None:
     if not origin.is_imported:
         origin.sampled_by(job.samples)
     return SampledRun(shards, origin)
+
+
+def are_imported(samples: Path) -> bool:
+    """Whether another program made the samples of a folder."""
+    path = shard_path(samples, 0)
+    origin = read_shard(path).origin if path.is_file() else None
+    return isinstance(origin, dict) and origin.get("family") == IMPORTED
 
 
 def require_checkpoint(job: EvaluateJob, origin: Origin) -> None:
@@ -148,7 +158,7 @@ def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[s
     if run.origin.prompts != stated:
         sampled = run.origin.prompts or {"count": 0, "sha256": "none"}
         raise DataError(
-            f"{job.samples}: shows {sampled['count']} clips of prompts {sampled['sha256'][:SHOWN]}…, asked for are"
+            f"{job.samples}: shows {sampled['count']} clips of prompts {sampled['sha256'][:SHOWN]}…, expected are"
             f" {stated['count']} of {str(stated['sha256'])[:SHOWN]}…; give the suite and the clips of each prompt"
             " that it was sampled with"
         )

@@ -51,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and the labels they were asked for, int64 (n,)."""
+    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and their labels, int64 (n,)."""
 
     first: int
     images: np.ndarray
@@ -93,7 +93,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
     lists of chunks that are listed already from one with smaller shards.
     """
     if images is not None and images < 1:
-        raise DataError(f"{folder}: {images} images were asked for, at least 1 is needed; raise sampling.images")
+        raise DataError(f"{folder}: {images} images are expected, at least 1 is needed; raise sampling.images")
     everything = [read_shard(path) for path in sorted(folder.glob("shard-*.json"))]
     if not everything:
         raise DataError(f"{folder}: has no shard-*.json, at least one is needed; {_AGAIN}")
@@ -101,7 +101,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
     if images is None:
         images = run.images
     if run.images != images:
-        raise DataError(f"{folder}: is a run of {run.images} images, {images} were asked for; {_AGAIN}")
+        raise DataError(f"{folder}: is a run of {run.images} images, {images} are expected; {_AGAIN}")
     chosen: list[Shard] = []
     listed: set[str] = set()
     for shard in everything:
@@ -111,7 +111,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
             chosen.append(shard)
             listed |= files
     if not chosen:
-        raise DataError(f"{folder}: holds 0 images, {images} were asked for; {_AGAIN}")
+        raise DataError(f"{folder}: holds 0 images, {images} are expected; {_AGAIN}")
     return chosen
 
 
@@ -135,7 +135,7 @@ def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
         count += len(loaded.labels)
         yield loaded
     if count != images:
-        raise DataError(f"{folder}: holds {count} images, {images} were asked for; {_AGAIN}")
+        raise DataError(f"{folder}: holds {count} images, {images} are expected; {_AGAIN}")
 
 
 def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:

@@ -125,7 +125,7 @@ def load_digit_classifier(
         ) from None
     if name not in (None, network.config.name):
         raise CheckpointError(
-            f"{path}: weights of the extractor {network.config.name}, asked for is {name}; give its own"
+            f"{path}: weights of the extractor {network.config.name}, expected is {name}; give its own"
         )
     for key, tensor in tensors.items():
         require_finite(f"{path}: {key}", tensor, error=CheckpointError)

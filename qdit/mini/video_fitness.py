@@ -45,11 +45,11 @@ Prompted = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
 def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Prompts of the mini video world, drawn like those of training."""
-    text, mask = encode(tuple(asked(clips)))
+    text, mask = encode(tuple(scenarios_of(clips)))
     return text, mask.bool()
 
 
-def asked(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
+def scenarios_of(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
     """What clips with these numbers show."""
     return [draw_scenario(seed, clip) for clip in clips]
 
@@ -209,5 +209,5 @@ class VideoSearchJob:
 
 def real_moments(observer: Observer, *, clips: int = REAL_CLIPS) -> Moments:
     """Moments of the features of real clips of held-out digits."""
-    real = show(asked(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
+    real = show(scenarios_of(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
     return moments(mini_features(observer, real.frames))

@@ -82,7 +82,7 @@ class Family(ABC, Generic[N, C, P]):
     pixels: ClassVar[str]
     """Column of a chunk file that holds the uint8 samples."""
     named: ClassVar[tuple[str, ...]]
-    """Columns that say what the samples were asked for."""
+    """Columns that hold the conditions of the samples."""
     calibration_tensors: ClassVar[tuple[str, ...]]
     """What a calibration file holds."""
     modules: ClassVar[tuple[str, ...]] = ()

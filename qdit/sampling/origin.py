@@ -34,7 +34,7 @@ class Origin:
     model               of its record: method, bits, digest of the weights; None where it does not say.
     mode                name, kernel backend and what else the mode depends on.
     code                digest of the code that samples.
-    prompts             count and digest of what clips were asked for; None of images.
+    prompts             count and digest of the prompts of clips; None for images.
     text_sha256         digest of the text embeddings, if there are any.
     """
 

@@ -17,7 +17,7 @@ from qdit.search.option_classes import RacingOptions
 from qdit.search.space import Genome
 
 PrefixFitness = Callable[[Genome, int], float]
-"""(genome, images) → fitness on the first images; smaller prefixes of a genome are asked for first."""
+"""(genome, images) → fitness on the first images; smaller prefixes of a genome come first."""
 
 Surrogate = Callable[[Genome], float]
 """A guess of the fitness that needs no images; only its order counts."""

@@ -120,7 +120,7 @@ def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
             else:
                 verb, *what = request
                 reply = getattr(fitness, verb)(*what)
-        except Exception as problem:  # whatever it is, the process that asked must hear of it
+        except Exception as problem:  # whatever it is, the waiting process must hear of it
             reply = problem
         try:
             end.send(reply)

@@ -150,7 +150,7 @@ def without_the_first_shard(folder: Path) -> None:
         (with_other_weights, "features are those of means with weights bb…, evaluated is with means and aa…"),
         (by_other_code, "two versions of the code"),
         (cut_short, "allowed is one number of images"),
-        (without_a_shard, "has features of 180 images, 340 were asked for"),
+        (without_a_shard, "has features of 180 images, 340 are expected"),
         (without_the_first_shard, "features of image 0 are missing, the next are of 180"),
     ],
 )
@@ -170,7 +170,7 @@ def test_another_extractor_or_number_of_images_is_refused(tmp_path: Path) -> Non
         extract_shard(tmp_path, shard, Means())
     with pytest.raises(DataError, match="evaluated is with digit-classifier"):
         read(tmp_path, extractor="digit-classifier")
-    with pytest.raises(DataError, match="is a run of 340 images, 400 were asked for"):
+    with pytest.raises(DataError, match="is a run of 340 images, 400 are expected"):
         read(tmp_path, images=400)
 
 

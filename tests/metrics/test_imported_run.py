@@ -100,5 +100,5 @@ def test_what_imported_images_cannot_have_is_refused(folder: Path, tmp_path: Pat
 def test_full_precision_has_as_many_images(folder: Path, tmp_path: Path) -> None:
     job = SampleJob(folder / "fp", tmp_path / "more", Protocol(steps=2, cfg_scale=1.0), samples=COUNT + 4, chunk=8)
     sample_checkpoint(job)
-    with pytest.raises(DataError, match=f"is a run of {COUNT + 4} images, {COUNT} were asked for"):
+    with pytest.raises(DataError, match=f"is a run of {COUNT + 4} images, {COUNT} are expected"):
         evaluated(folder, "labelled", tmp_path / "metrics.json", fp_samples=tmp_path / "more")

@@ -17,7 +17,7 @@ from qdit.sampling.schedule import respaced
 
 @dataclass(frozen=True)
 class Start:
-    """Start noise (N, C, L, L), asked labels (N,), and the noise of ancestral steps (None for DDIM)."""
+    """Start noise (N, C, L, L), labels (N,), and the noise of ancestral steps (None for DDIM)."""
 
     noise: Tensor
     labels: Tensor

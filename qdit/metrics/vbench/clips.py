@@ -83,7 +83,7 @@ class Coverage:
 
     clips: Mapping[str, int]
     without_prompts: tuple[str, ...]
-    unasked: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int) -> Coverage:
@@ -94,11 +94,11 @@ def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: i
     except BadInput as problem:
         raise DataError(str(problem)) from None
     wanted = {name for clips in names.values() for name in clips}
-    unasked = tuple(sorted(path.name for path in folder.glob("*.mp4") if path.name not in wanted))
+    unexpected = tuple(sorted(path.name for path in folder.glob("*.mp4") if path.name not in wanted))
     return Coverage(
         clips={dimension: len(clips) for dimension, clips in names.items() if clips},
         without_prompts=tuple(dimension for dimension, clips in names.items() if not clips),
-        unasked=unasked,
+        unexpected=unexpected,
     )
 
 

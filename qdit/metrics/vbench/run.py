@@ -116,7 +116,7 @@ def require_prompts(
     if gathered["samples"] != clips_per_prompt or gathered["suite_sha256"] != sha256_file(suite):
         raise DataError(
             f"{results}: is of {gathered['samples']} clips of each prompt of another suite or of an older {suite.name};"
-            f" asked for are {clips_per_prompt}: score them again"
+            f" expected are {clips_per_prompt}: score them again"
         )
     for dimension in DIMENSIONS:
         wanted = set(clip_names(rows, dimension, clips_per_prompt))

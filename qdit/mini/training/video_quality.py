@@ -63,7 +63,7 @@ def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> C
     return clips_for(load_video_model(weights), prompts, samples)
 
 
-def asked_for(count: int = CLIPS) -> list[Scenario]:
+def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
     """Scenarios of the world with one digit, steady and in the normal style: what the four bars are measured on."""
     scenarios: list[Scenario] = []
     index = 0
@@ -92,8 +92,8 @@ def mean_score(name: str, seen: Sequence[Observation], scenarios: Sequence[Scena
 def measure(
     model: STDiT3, observer: Observer, *, count: int = CLIPS, full: bool = True
 ) -> tuple[dict[str, Any], Tensor]:
-    """Figures of a model, and its clips for `asked_for`; `full` adds mini-VBench's suites and mFVD."""
-    scenarios = asked_for(count)
+    """Figures of a model, and its clips for `drawn_scenarios`; `full` adds mini-VBench's suites and mFVD."""
+    scenarios = drawn_scenarios(count)
     clips, real = sample(model, scenarios), show(scenarios, "held_out", seed=REAL_SEED).frames
     ours, theirs = (mean_scores(observer, frames, scenarios) for frames in (clips, real))
     figures: dict[str, Any] = {

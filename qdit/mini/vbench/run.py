@@ -23,7 +23,7 @@ from qdit.mini.vbench.observation import CachingObserver, Observer, load_observe
 from qdit.mini.vbench.suites import Prompt
 
 
-def asked_by(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
+def clips_of_prompts(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
     """(prompt, number) of every clip of a run, in order."""
     return [(prompt.text, number) for prompt in prompts for number in range(samples)]
 
@@ -55,7 +55,7 @@ class MiniVBench:
 
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
         """Scores of a run's clips; DataError unless they are of these prompts."""
-        require_prompts(job, sampled, asked_by(self.prompts, self.clips_per_prompt))
+        require_prompts(job, sampled, clips_of_prompts(self.prompts, self.clips_per_prompt))
         clips = read_clips(job.samples, clips=sampled.count)
         observer = CachingObserver(load_observer(self.instruments))
         scored = report(observer, clips, self.prompts, samples=self.clips_per_prompt)

@@ -87,7 +87,7 @@ def color(seen: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
 
 
 def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which a pair stands as asked: the named digits, sign and dominant axis.
+    """Fraction of frames in which a pair stands as the prompt says: the named digits, sign and dominant axis.
 
     Stricter than VBench, which ignores which object is which and the sign of the direction.
     """

@@ -63,7 +63,7 @@ def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
     """A drawn scenario made into the `number`-th prompt of a suite; None if it has the wrong number of objects.
 
     What a suite asks about takes turns, so that six prompts cover it; what would hide the answer is left out: digits
-    that blink or fade, and (except where it is asked for) a style.
+    that blink or fade, and (except where the suite asks for it) a style.
     """
     if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
         return None
