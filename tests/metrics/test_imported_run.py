@@ -16,6 +16,7 @@ from qdit.metrics.job import EvaluateJob, RunName
 from qdit.metrics.run import Evaluator, evaluate_run
 from qdit.mini.digits_reference import make_digits_reference
 from qdit.quant.checkpoint import Quantized, save_checkpoint
+from qdit.report.data.metrics_json import read_folder
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.run import SampleJob, sample_checkpoint
 from tests.small_models import random_dit
@@ -82,6 +83,8 @@ def test_the_record_says_imported_and_claims_nothing_else(folder: Path, tmp_path
     record = read_record(tmp_path / "metrics.json")
     assert record.is_imported and record.of.mode == record.of.bits == IMPORTED and record.of.label == "other program"
     assert record.metrics["fid"] == content["metrics"]["fid"]
+    row = read_folder(tmp_path)
+    assert (row["method"], row["fid"], row["size_mb"]) == (IMPORTED, content["metrics"]["fid"], None)
 
 
 def test_what_imported_images_cannot_have_is_refused(folder: Path, tmp_path: Path) -> None:
