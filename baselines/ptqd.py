@@ -1,4 +1,4 @@
-"""PTQD: Q-Diffusion's quantized model, and a correction of the noise it predicts.
+"""PTQD: corrects the noise that Q-Diffusion's quantized model predicts.
 
 Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
 1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it.
@@ -78,11 +78,11 @@ def fit(model: Network, quantized: Network, data: CalibrationSet) -> NoiseCorrec
     rows = []
     with torch.inference_mode():
         for step in range(protocol.steps):
-            part = samples.at_step(step)
-            full, own = (
-                predictor(network, part.conditions, protocol)(part.x, part.timestep)[:, :channels]
+            at_step = samples.at_step(step)
+            full, low_bits = (
+                predictor(network, at_step.conditions, protocol)(at_step.x, at_step.timestep)[:, :channels]
                 for network in (model, quantized)
             )
-            rows.append(fit_correction(full, own))
+            rows.append(fit_correction(full, low_bits))
     slope, bias, residual = (torch.stack(column) for column in zip(*rows, strict=True))
     return NoiseCorrection(slope=slope.clone(), bias=bias.clone(), residual=residual.clone())

@@ -103,15 +103,15 @@ def reparametrize(
     model: Network, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
 ) -> dict[Site, StaticActivation]:
     """Fold per-channel ranges of the sites' inputs into the modulation before them; returns their quantizers."""
-    found = {}
+    factors = {}
     for site, x in list(collect_inputs(model, sites, batches)):
         own_scale, own_zero = (
-            part[:, 0] for part in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
+            ends[:, 0] for ends in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
         )
         scale = own_scale.clamp(min=SMALLEST_RATIO * float(own_scale.mean()))
         zero_point = own_zero * (own_scale / scale)  # a widened range still begins at the channel's smallest value
         common_scale, common_zero = scale.mean(), zero_point.mean().round()
         factor = scale / common_scale
         fold(model, site, factor, common_zero * common_scale - zero_point * common_scale)
-        found[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
-    return found
+        factors[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+    return factors

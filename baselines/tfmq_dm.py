@@ -34,7 +34,6 @@ from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.sampling.calibration import CalibrationSet
-from qdit.sampling.flow_protocol import FlowProtocol
 
 STEPS, PER_STEP = 20, 256
 BATCH, CAPTURE_BATCH = 16, 64
@@ -95,9 +94,14 @@ class TfmqDm(Method):
                 log["temporal"] = reconstruct_temporal(model, reference, temporal, data, config)
             round_weights(model, core, bits=weight_bits, rule=shrink_search)
             if options.iterations:
-                part = data.spread(STEPS, PER_STEP)
+                selected = data.spread(STEPS, PER_STEP)
                 log["reconstruction"] = reconstruct(
-                    model, reference, block_units(core), lambda: part.batches(CAPTURE_BATCH), config, learn="rounding"
+                    model,
+                    reference,
+                    block_units(core),
+                    lambda: selected.batches(CAPTURE_BATCH),
+                    config,
+                    learn="rounding",
                 )
         if activation_bits < FULL_PRECISION_BITS:
             sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]
@@ -109,25 +113,27 @@ def reconstruct_temporal(
     model: Network, reference: Network, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
 ) -> dict[str, Any]:
     """TIAR: the projections of all adaLN layers, for every timestep of the schedule and some labels."""
-    seconds = second_inputs(model, data)
+    embedder, seconds = second_inputs(model, data)
     timestep, second = (grid.flatten() for grid in torch.meshgrid(data.schedule, seconds, indexing="ij"))
     projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
 
     def outputs(network: Network, rows: Tensor) -> Tensor:
-        embedder = network.y_embedder if isinstance(network, DiT) else network.fps_embedder
-        condition = network.t_embedder(timestep[rows]) + embedder(second[rows])
+        condition = network.t_embedder(timestep[rows]) + network.get_submodule(embedder)(second[rows])
         return torch.cat([network.get_submodule(name)(condition) for name in projections], dim=1)
 
     return reconstruct_outputs(model, reference, "temporal", sites, outputs, len(timestep), config)
 
 
-def second_inputs(model: Network, data: CalibrationSet) -> Tensor:
-    """What the temporal information block sees besides timesteps: labels and the null label, or frames per second."""
+def second_inputs(model: Network, data: CalibrationSet) -> tuple[str, Tensor]:
+    """What the temporal information block sees besides timesteps, and the name of the layer that embeds it.
+
+    Of images some labels and the null label, of clips the frames per second.
+    """
     if isinstance(model, DiT):
         null = torch.tensor([model.config.null_class], device=data.label.device)
-        return torch.cat([data.label.unique()[:LABELS], null]).unique()
-    fps = data.protocol.fps if isinstance(data.protocol, FlowProtocol) else model.config.fps
-    return torch.tensor([float(fps)], device=data.x.device)
+        return "y_embedder", torch.cat([data.label.unique()[:LABELS], null]).unique()
+    fps, *_ = data.protocol.constants
+    return "fps_embedder", torch.tensor([fps], device=data.x.device)
 
 
 def calibrate(model: Network, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:

@@ -98,13 +98,15 @@ class TqDit(Method):
         factors = select(model.sites(), roles=("p",) if scope == "common" else ("q", "k", "p", "v"))
         data, group = time_groups(calibration["per-step"], options)
         for block in dict.fromkeys(site.block for site in linears):
-            own = [site for site in (*linears, *factors) if site.block == block]
-            found = sensitivities(reference, with_operands(reference, own), data.batches(BATCH), fisher=options.fisher)
-            for site in own:
+            block_sites = [site for site in (*linears, *factors) if site.block == block]
+            sensitivity = sensitivities(
+                reference, with_operands(reference, block_sites), data.batches(BATCH), fisher=options.fisher
+            )
+            for site in block_sites:
                 if site.kind == "linear":
-                    quantize_linear(model, site, found[site.name], weight_bits, activation_bits, options)
+                    quantize_linear(model, site, sensitivity[site.name], weight_bits, activation_bits, options)
             if activation_bits < FULL_PRECISION_BITS and block is not None:
-                search_attention(model, own, found, data, group, activation_bits, options)
+                search_attention(model, block_sites, sensitivity, data, group, activation_bits, options)
         if scope == "own" and weight_bits < FULL_PRECISION_BITS:
             for site in select(model.sites(), roles=("patch_embed",)):
                 weight = linear_of(model, site).weight.detach().flatten(1)
@@ -138,14 +140,14 @@ def with_operands(model: Network, sites: list[Site]) -> list[Site]:
 
 
 def quantize_linear(
-    model: Network, site: Site, found: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
+    model: Network, site: Site, sensitivity: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
 ) -> None:
     """Weight (by parts where several are one matrix) and input of one linear."""
     weight, twin = linear_of(model, site).weight.detach(), site.role == "fc2" and options.mrq
     scale_w, scale_x = search_linear(
-        found.x,
+        sensitivity.x,
         weight,
-        found.gradient,
+        sensitivity.gradient,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         parts=PARTS.get(site.role, 1),
@@ -164,7 +166,7 @@ def quantize_linear(
 def search_attention(
     model: Network,
     sites: list[Site],
-    found: Mapping[str, Sensitivity],
+    sensitivity: Mapping[str, Sensitivity],
     data: CalibrationSet,
     group: Tensor,
     bits: int,
@@ -173,10 +175,10 @@ def search_attention(
     """Operands of one block: the softmax output always, q, k and v if they are among the sites."""
     named = {site.role: site for site in with_operands(model, sites)}
     # Of a clip every frame, or every position, has an attention of its own: they count as samples of its time group.
-    q, k, p, v = (found[named[role].name].x.flatten(0, -4) for role in "qkpv")
+    q, k, p, v = (sensitivity[named[role].name].x.flatten(0, -4) for role in "qkpv")
     attention = cast(Attention | SelfAttention, model.get_submodule(named["p"].name.rpartition(".")[0]))
     projection = linear_of(model, named["attn_out"]).weight.detach()
-    of_mixed = found[named["attn_out"].name].gradient @ projection
+    of_mixed = sensitivity[named["attn_out"].name].gradient @ projection
     of_output = attention.heads(of_mixed, places=v.shape[-2]).flatten(0, -4)
     group = group.repeat_interleave(len(p) // len(group))
     quantize_v = named["v"] in sites
@@ -193,7 +195,7 @@ def search_attention(
         quantizer = symmetric_activation(signed_scale(p, bits).reshape(1), bits)
     quantize_site(model, named["p"], activation=quantizer)
     if quantize_v:
-        gradient = scores_gradient(p, found[named["p"].name].gradient.flatten(0, -4))
+        gradient = scores_gradient(p, sensitivity[named["p"].name].gradient.flatten(0, -4))
         scale_q, scale_k = search_scores(q, k, gradient, bits=bits, rounds=options.rounds)
         for role, scale in (("q", scale_q), ("k", scale_k), ("v", scale_v)):
             quantize_site(model, named[role], activation=symmetric_activation(scale, bits))

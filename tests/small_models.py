@@ -47,7 +47,7 @@ def calibration_set(
     else:
         step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
     x = torch.randn(len(step), config.in_channels, config.input_size, config.input_size, generator=draw)
-    nowhere = torch.zeros(len(step), dtype=torch.bool)
-    found = CalibrationSet(kind, x, torch.from_numpy(schedule)[step], (label,), nowhere, protocol)
+    unconditional = torch.zeros(len(step), dtype=torch.bool)
+    found = CalibrationSet(kind, x, torch.from_numpy(schedule)[step], (label,), unconditional, protocol)
     guided = kind != "trajectory" and protocol.guided
     return with_unconditional(found, (torch.full_like(label, config.null_class),)) if guided else found

@@ -71,7 +71,7 @@ def video_calibration_set(
     x, _, text, mask = video_inputs(config, count=len(step), seed=KINDS.index(kind))
     prompts = torch.arange(len(step)) % samples
     conditions = (text[prompts], mask[prompts])
-    nowhere = torch.zeros(len(step), dtype=torch.bool)
-    found = CalibrationSet(kind, x, schedule_of(protocol)[step], conditions, nowhere, protocol)
+    unconditional = torch.zeros(len(step), dtype=torch.bool)
+    found = CalibrationSet(kind, x, schedule_of(protocol)[step], conditions, unconditional, protocol)
     guided = kind != "trajectory" and protocol.guided
     return with_unconditional(found, CLIPS.null_conditions(random_stdit3(config), conditions)) if guided else found

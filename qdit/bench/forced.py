@@ -31,10 +31,10 @@ def ratios(question: dict[str, Any]) -> dict[str, Any]:
             for bits in BITS:
                 packed = random_packed(inputs, outputs, question["group_size"], bits)
                 calls[str(bits)] = partial(grouped_linear, o.x, packed, o.bias)
-            found = interleaved(calls, question["repeats"])
-            rival = min((t for name, t in found.items() if name.endswith("fp32")), key=lambda t: t.minimum)
+            timings = interleaved(calls, question["repeats"])
+            rival = min((t for name, t in timings.items() if name.endswith("fp32")), key=lambda t: t.minimum)
             for bits in BITS:
-                pairs[bits].append((rival, found[str(bits)]))
+                pairs[bits].append((rival, timings[str(bits)]))
     return {"backend": library.backend_name(), "ratios": {b: Ratio.of(pairs[b]).to_dict() for b in BITS}}
 
 

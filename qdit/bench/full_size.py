@@ -40,9 +40,9 @@ def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int =
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise DataError(f"full-size part {name}: failed with status {done.returncode}: {said[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found | {
-        "peak_bytes": max(stage["peak_bytes"] for stage in found["stages"]),
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured | {
+        "peak_bytes": max(stage["peak_bytes"] for stage in measured["stages"]),
         "threads": threads,
         "commit": commit(),
         "processor": processor(),
@@ -71,7 +71,7 @@ def measure(
     for name in chosen or known:
         kept[name] = measure_part(name, folder, scale=scale, threads=threads)
         say(line(name, kept[name]))
-        measured = {part: kept[part] for part in known if part in kept}
+        measured = {known_part: kept[known_part] for known_part in known if known_part in kept}
         content = record("full-size", command, load_before=before, scale=scale, measured=measured, goals=[])
         write_record(out, content)
     return content
@@ -104,9 +104,9 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
         f"{content['command']} · {processors}, {content['machine']['cores']} cores, threads of a part: {threads}; peak:"
         " largest resident memory of the part's process so far, mapped files included; load: before and after the part"
     )
-    found = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
+    fact_lines = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
-    return "\n".join([about, "", body, "", *missing, "Found:", "", *found, ""])
+    return "\n".join([about, "", body, "", *missing, "Found:", "", *fact_lines, ""])
 
 
 def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
@@ -137,7 +137,7 @@ def fact_text(facts: dict[str, Any]) -> str:
         if isinstance(value, list):
             return "×".join(map(str, value))
         if isinstance(value, dict):
-            return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
+            return ", ".join(f"{key} {entry}" for key, entry in value.items()) or "none"
         return str(value)
 
     return "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in facts.items())

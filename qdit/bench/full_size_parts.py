@@ -80,7 +80,7 @@ class Scale:
 
     @property
     def shallow(self) -> DiTConfig:
-        """The same width, two blocks."""
+        """The configuration with the same width and two blocks."""
         return dataclasses.replace(self.dit, depth=2)
 
     @property
@@ -90,7 +90,7 @@ class Scale:
 
     @property
     def shallow_protocol(self) -> Protocol:
-        """The same in two steps, for the two blocks."""
+        """The protocol with two steps, for the two blocks."""
         return Protocol(steps=2, cfg_scale=1.0, seed=SEED)
 
 
@@ -118,8 +118,8 @@ class Stages:
     def __call__(self, name: str) -> Iterator[None]:
         wall, cpu = time.perf_counter(), time.process_time()
         yield
-        seconds, own = time.perf_counter() - wall, time.process_time() - cpu
-        self.done.append({"stage": name, "seconds": seconds, "cpu_seconds": own, "peak_bytes": peak_bytes()})
+        seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+        self.done.append({"stage": name, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak_bytes()})
 
 
 def random_dit(config: DiTConfig) -> DiT:
@@ -166,8 +166,8 @@ def import_diffusers(folder: Path, _scale: Scale, stage: Stages) -> Facts:
     """diffusers folder → our safetensors, which must hold what came from the `.pt`."""
     with stage("import"):
         import_official(folder / "diffusers", folder / "from-diffusers.safetensors")
-    found, expected = (load_tensors(folder / f"{name}.safetensors")[0] for name in ("from-diffusers", "weights"))
-    same = found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    imported, expected = (load_tensors(folder / f"{name}.safetensors")[0] for name in ("from-diffusers", "weights"))
+    same = imported.keys() == expected.keys() and all(torch.equal(imported[name], expected[name]) for name in expected)
     (folder / "from-diffusers.safetensors").unlink()
     return {"same_tensors": same}
 
@@ -268,16 +268,16 @@ def through_diffusers(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
     side = scale.dit.input_size
     x = initial_noise((scale.dit.in_channels, side, side), SEED, range(1))
-    given = (x, torch.tensor([500]), torch.tensor([1]))
+    inputs = (x, torch.tensor([500]), torch.tensor([1]))
     with torch.inference_mode():
-        expected = load_checkpoint(folder / "rtn").model(*given)
+        expected = load_checkpoint(folder / "rtn").model(*inputs)
         with stage("export"):
             export_checkpoint(folder / "rtn", folder / "exported")
         with stage("from_pretrained"):
             model: Any = DiTTransformer2DModel.from_pretrained(folder / "exported", local_files_only=True)
         with stage("one call"):
-            found = model(*given).sample
-    return {"same_bits": torch.equal(found, expected), "finite": bool(found.isfinite().all())}
+            output = model(*inputs).sample
+    return {"same_bits": torch.equal(output, expected), "finite": bool(output.isfinite().all())}
 
 
 def quantize_shallow(folder: Path, scale: Scale, stage: Stages, *, method: str) -> Facts:
@@ -292,21 +292,21 @@ def quantize_shallow(folder: Path, scale: Scale, stage: Stages, *, method: str) 
     options |= {"group_size": scale.group_size} if "group_size" in names else {}
     bits = (16, 16) if method == "fp" else (WEIGHT_BITS, ACTIVATION_BITS)
     with stage("quantize"):
-        made = quantize_model(
+        quantized = quantize_model(
             model, method, weight_bits=bits[0], activation_bits=bits[1], calibration=data, options=options
         )
     side = scale.dit.input_size
     x = initial_noise((scale.dit.in_channels, side, side), SEED, range(2))
-    given = (x, torch.full((2,), int(respaced(protocol.steps).timesteps[1])), torch.arange(2))
+    inputs = (x, torch.full((2,), int(respaced(protocol.steps).timesteps[1])), torch.arange(2))
     with stage("save, load, run"), torch.inference_mode():
         out = folder / f"shallow-{method}"
-        save_checkpoint(out, Quantized(made.model, made.correction, made.log), {"method": method})
-        own, again = made.model(*given), load_checkpoint(out).model(*given)
+        save_checkpoint(out, Quantized(quantized.model, quantized.correction, quantized.log), {"method": method})
+        output, again = quantized.model(*inputs), load_checkpoint(out).model(*inputs)
     return {
         "options": json.loads(json.dumps(options)),
-        "sites": len(quantized_sites(made.model)),
-        "same_bits": torch.equal(own, again),
-        "finite": bool(own.isfinite().all()),
+        "sites": len(quantized_sites(quantized.model)),
+        "same_bits": torch.equal(output, again),
+        "finite": bool(output.isfinite().all()),
         "actual_mb": size_actual_mb(out),
     }
 

@@ -35,7 +35,7 @@ def measure(
     """Measure W4A8 in every group size against bfloat16 in the same turns; ConfigError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("qdit bench gpu: no CUDA device is there; measure the CPU with `qdit bench kernels`")
-    before, found = load(), {}
+    before, measured = load(), {}
     with torch.inference_mode():
         for inputs, outputs in linears:
             o = operands(rows, inputs, outputs)
@@ -45,7 +45,7 @@ def measure(
             for size in groups:
                 packed = on_device(random_packed(inputs, outputs, size, 4), device)
                 calls[str(size)] = partial(_finished, device, partial(grouped_linear, x, packed, bias))
-            found[inputs, outputs] = interleaved(calls, repeats, clock=time.perf_counter)
+            measured[inputs, outputs] = interleaved(calls, repeats, clock=time.perf_counter)
     return record(
         "gpu",
         command,
@@ -54,15 +54,15 @@ def measure(
         rows=rows,
         measured=[
             {"inputs": i, "outputs": o, "candidate": name, "seconds": timing.to_dict()}
-            for (i, o), timings in found.items()
+            for (i, o), timings in measured.items()
             for name, timing in timings.items()
         ],
-        goals=[judged.to_dict() for judged in _judge(found, groups, "H200" in _name(device))],
+        goals=[judged.to_dict() for judged in _judge(measured, groups, "H200" in _name(device))],
     )
 
 
 def on_device(weight: PackedWeight, device: str) -> PackedWeight:
-    """The same weight with its tensors on a device."""
+    """The packed weight with its tensors on a device."""
     pairs = None if weight.zero_pairs is None else weight.zero_pairs.to(device)
     codes, scale, sums, zeros = (t.to(device) for t in (weight.codes, weight.scale, weight.sums, weight.zeros))
     return replace(weight, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)
@@ -84,13 +84,15 @@ def goal(group_size: int) -> Goal:
     return Goal(name, *GOALS[group_size])
 
 
-def _judge(found: dict[tuple[int, int], dict[str, Timing]], groups: tuple[int, ...], applies: bool) -> Iterable[Judged]:
+def _judge(
+    measured: dict[tuple[int, int], dict[str, Timing]], groups: tuple[int, ...], applies: bool
+) -> Iterable[Judged]:
     for size in (size for size in groups if size in GOALS):
-        own = Ratio.of([(timings[BF16], timings[str(size)]) for timings in found.values()])
+        speed = Ratio.of([(timings[BF16], timings[str(size)]) for timings in measured.values()])
         if applies:
-            yield Judged.measured(goal(size), own.minima, own.medians)
+            yield Judged.measured(goal(size), speed.minima, speed.medians)
         else:
-            yield Judged.without(goal(size), "not applicable", f"measured {own.minima:.2f} on another device")
+            yield Judged.without(goal(size), "not applicable", f"measured {speed.minima:.2f} on another device")
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:

@@ -65,10 +65,10 @@ def measure(size: Size, command: str) -> dict[str, Any]:
     with torch.inference_mode():
         for rows in size.rows:
             for linear in size.linears:
-                found = _candidates(size, operands(rows, *linear), main=rows == size.rows[0], missing=missing)
+                candidates = _candidates(size, operands(rows, *linear), main=rows == size.rows[0], missing=missing)
                 repeats = size.repeats if rows == size.rows[0] else max(2, size.repeats // 3)
-                timings |= {(rows, linear, name): t for name, t in interleaved(found, repeats).items()}
-    slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not asked for"}
+                timings |= {(rows, linear, name): t for name, t in interleaved(candidates, repeats).items()}
+    slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not wanted"}
     goals = [*_judge(size, timings, missing), *_judge_avx2(slower), *_judge_gpu()]
     return record(
         "kernels",
@@ -83,30 +83,30 @@ def measure(size: Size, command: str) -> dict[str, Any]:
 
 def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str]) -> dict[str, Callable[[], object]]:
     """What takes turns at one layer: peaks, peers and ours; at the other numbers of rows only the main ones."""
-    found: dict[str, Callable[[], object]] = {}
+    calls: dict[str, Callable[[], object]] = {}
     peak = peak_loop()
     if peak is not None:
-        found |= {PEAK: partial(peak, 0, PEAK_ROUNDS), PEAK_FLOAT: partial(peak, 1, PEAK_ROUNDS)}
-    found |= torch_peers(o)
+        calls |= {PEAK: partial(peak, 0, PEAK_ROUNDS), PEAK_FLOAT: partial(peak, 1, PEAK_ROUNDS)}
+    calls |= torch_peers(o)
     try:
-        found["torch dynamic int8"] = dynamic_int8(o)
+        calls["torch dynamic int8"] = dynamic_int8(o)
     except Missing as reason:
         missing["torch dynamic int8"] = str(reason)
     if not main:
-        found = {name: call for name, call in found.items() if name in (PEAK, "torch fp32")}
+        calls = {name: call for name, call in calls.items() if name in (PEAK, "torch fp32")}
     inputs, outputs = o.weight.shape[1], len(o.weight)
     for bits in (4, 6, 8) if main else (4,):
         for group_size in size.groups:
             packed = random_packed(inputs, outputs, group_size, bits)
-            found[ours(bits, group_size)] = partial(grouped_linear, o.x, packed, o.bias)
+            calls[ours(bits, group_size)] = partial(grouped_linear, o.x, packed, o.bias)
     peers = {"openvino u4": openvino_grouped, "onnxruntime u4": onnxruntime_grouped}
     for group_size in set(size.groups) & set(PEER_GROUPS) if main else ():
         for name, make in peers.items():
             try:
-                found[f"{name} g{group_size}"] = make(o, group_size)
+                calls[f"{name} g{group_size}"] = make(o, group_size)
             except Missing as reason:
                 missing[name] = str(reason)
-    return found
+    return calls
 
 
 def peak_loop() -> Callable[[int, int], float] | None:
@@ -134,16 +134,16 @@ def _entry(key: Key, timing: Timing) -> dict[str, Any]:
     }
 
 
-def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, own: str) -> Ratio | None:
-    """How many times as fast `own` is as `rival`, over all layers; None where one of them was not measured."""
+def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) -> Ratio | None:
+    """How many times as fast `candidate` is as `rival`, over all layers; None where one of them was not measured."""
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     try:
-        return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, own]) for linear in layers])
+        return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, candidate]) for linear in layers])
     except KeyError:
         return None
 
 
-def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, own: str) -> Ratio | None:
+def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, candidate: str) -> Ratio | None:
     """Our operations per second ÷ those of the register-only loop, over all layers."""
     loop = peak_loop()
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
@@ -152,8 +152,8 @@ def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, own: str) -> Rati
     pairs = []
     for linear in layers:
         scale = 2 * rows * linear[0] * linear[1] / (loop(0, 1) * PEAK_ROUNDS)
-        peak, one = timings[rows, linear, PEAK], timings[rows, linear, own]
-        pairs.append((Timing(peak.minimum * scale, peak.median * scale, peak.spread, peak.repeats), one))
+        peak, timing = timings[rows, linear, PEAK], timings[rows, linear, candidate]
+        pairs.append((Timing(peak.minimum * scale, peak.median * scale, peak.spread, peak.repeats), timing))
     return Ratio.of(pairs)
 
 
@@ -163,12 +163,12 @@ def _judge(size: Size, timings: Mapping[Key, Timing], missing: Mapping[str, str]
     applies = library.backend_name() == FASTEST
     elsewhere = f"a goal of processors with AVX512-VNNI, here runs {library.backend_name()}"
 
-    def judged(goal: Goal, found: Ratio | None, why: str) -> Judged:
+    def judged(goal: Goal, measured: Ratio | None, why: str) -> Judged:
         if not applies:
             return Judged.without(goal, "not applicable", elsewhere)
-        if found is None:
+        if measured is None:
             return Judged.without(goal, "not measured", why)
-        return Judged.measured(goal, found.minima, found.medians)
+        return Judged.measured(goal, measured.minima, measured.medians)
 
     for g in size.groups:
         base = ratio(timings, rows, "torch fp32", ours(4, g))
@@ -179,22 +179,26 @@ def _judge(size: Size, timings: Mapping[Key, Timing], missing: Mapping[str, str]
             kept = None if base is None or other is None else _quotient(other, base)
             yield judged(Goal(f"W4A8 g{g}, ratio at {many} rows ÷ at {rows}", 0.85, 0.95), kept, "")
     for g in (g for g in size.groups if g in OPENVINO):
-        found = ratio(timings, rows, f"openvino u4 g{g}", ours(4, g))
-        yield judged(Goal(f"W4A8 g{g} vs OpenVINO", *OPENVINO[g]), found, missing.get("openvino u4", ""))
+        measured = ratio(timings, rows, f"openvino u4 g{g}", ours(4, g))
+        yield judged(Goal(f"W4A8 g{g} vs OpenVINO", *OPENVINO[g]), measured, missing.get("openvino u4", ""))
     for g in (g for g in size.groups if g in PEER_GROUPS):
-        found = ratio(timings, rows, f"onnxruntime u4 g{g}", ours(4, g))
+        measured = ratio(timings, rows, f"onnxruntime u4 g{g}", ours(4, g))
         why = missing.get("onnxruntime u4", "")
-        yield judged(Goal(f"W4A8 g{g} vs ONNX Runtime MatMulNBits", 3.0, 3.5), found, why)
+        yield judged(Goal(f"W4A8 g{g} vs ONNX Runtime MatMulNBits", 3.0, 3.5), measured, why)
     for g in (g for g in size.groups if g in FRACTION):
-        found = fraction_of_peak(timings, rows, ours(4, g))
-        yield judged(Goal(f"W4A8 g{g}, fraction of VNNI peak", *FRACTION[g]), found, "the library has no peak loop")
+        measured = fraction_of_peak(timings, rows, ours(4, g))
+        yield judged(Goal(f"W4A8 g{g}, fraction of VNNI peak", *FRACTION[g]), measured, "the library has no peak loop")
     for g in size.groups:
-        found = ratio(timings, rows, ours(4, g), ours(6, g))
-        yield judged(Goal(f"W6A8 against W4A8, g{g}", 0.92, 0.97), found, "")
+        measured = ratio(timings, rows, ours(4, g), ours(6, g))
+        yield judged(Goal(f"W6A8 against W4A8, g{g}", 0.92, 0.97), measured, "")
 
 
-def _quotient(one: Ratio, other: Ratio) -> Ratio:
-    return Ratio(one.minima / other.minima, one.medians / other.medians, max(one.spread, other.spread))
+def _quotient(above: Ratio, below: Ratio) -> Ratio:
+    return Ratio(
+        above.minima / below.minima,
+        above.medians / below.medians,
+        max(above.spread, below.spread),
+    )
 
 
 def _forced_avx2(size: Size) -> dict[str, Any]:
@@ -216,14 +220,14 @@ def _forced_avx2(size: Size) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _judge_avx2(found: Mapping[str, Any]) -> Iterable[Judged]:
+def _judge_avx2(forced: Mapping[str, Any]) -> Iterable[Judged]:
     for bits, limits in ((4, (1.4, 1.7)), (6, (1.2, 1.4))):
         goal = Goal(f"W{bits}A8 g128 vs fp32, both held to AVX2", *limits)
-        if "missing" in found:
-            yield Judged.without(goal, "not measured", found["missing"])
+        if "missing" in forced:
+            yield Judged.without(goal, "not measured", forced["missing"])
         else:
-            one = found["ratios"][str(bits)]
-            yield Judged.measured(goal, one["minima"], one["medians"])
+            measured_ratio = forced["ratios"][str(bits)]
+            yield Judged.measured(goal, measured_ratio["minima"], measured_ratio["medians"])
 
 
 def _judge_gpu() -> Iterable[Judged]:
@@ -247,11 +251,11 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
 
 
 def _speeds(measured: list[dict[str, Any]], rows: int, style: str) -> str:
-    own = [entry for entry in measured if entry["rows"] == rows]
-    shapes = list(dict.fromkeys((entry["inputs"], entry["outputs"]) for entry in own))
+    at_rows = [entry for entry in measured if entry["rows"] == rows]
+    shapes = list(dict.fromkeys((entry["inputs"], entry["outputs"]) for entry in at_rows))
     table = []
-    for name in dict.fromkeys(entry["candidate"] for entry in own):
-        entries = [entry for entry in own if entry["candidate"] == name]
+    for name in dict.fromkeys(entry["candidate"] for entry in at_rows):
+        entries = [entry for entry in at_rows if entry["candidate"] == name]
         spread = max(entry["seconds"]["spread"] for entry in entries)
         table.append([name, *(round(entry["gops"]) for entry in entries), f"{spread:.0%}"])
     return tabulate(table, ["", *(f"{i}→{o}" for i, o in shapes), "spread"], tablefmt=style)

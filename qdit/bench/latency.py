@@ -45,9 +45,9 @@ def measure(
                 str(size): partial(grouped_linear, o.x, weight, o.bias, activation_bits=activation_bits)
                 for size, weight in packed.items()
             }
-            found = interleaved(calls, repeats)
+            timings = interleaved(calls, repeats)
             measured += [
-                {"inputs": inputs, "outputs": outputs, "group_size": size, "seconds": found[str(size)].to_dict()}
+                {"inputs": inputs, "outputs": outputs, "group_size": size, "seconds": timings[str(size)].to_dict()}
                 for size in groups
             ]
     return record(

@@ -31,18 +31,18 @@ MEGABYTE = 1e6
 def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
     """Run a model once in every mode, each in a process of its own: the record of this benchmark."""
     before = load()
-    found = {}
+    by_mode = {}
     for mode in SHOWN:
         question = {"mode": mode, "config": asdict(config), "group_size": group_size}
         call = [sys.executable, "-m", "qdit.bench.memory", json.dumps(question)]
-        found[mode] = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+        by_mode[mode] = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
     return record(
         "memory",
         command,
         load_before=before,
         model=asdict(config),
         group_size=group_size,
-        measured=found,
+        measured=by_mode,
         goals=[],
     )
 
@@ -90,16 +90,16 @@ def peak_bytes() -> int:
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
     """Megabytes by mode, against full precision."""
-    found = content["measured"]
-    full = found[FULL]
+    by_mode = content["measured"]
+    full = by_mode[FULL]
     rows = [
         [
             mode,
-            f"{own['weight_bytes'] / MEGABYTE:.1f}",
-            f"{own['weight_bytes'] / full['weight_bytes']:.2f}",
-            f"{own['peak_bytes'] / MEGABYTE:.0f}",
+            f"{entry['weight_bytes'] / MEGABYTE:.1f}",
+            f"{entry['weight_bytes'] / full['weight_bytes']:.2f}",
+            f"{entry['peak_bytes'] / MEGABYTE:.0f}",
         ]
-        for mode, own in found.items()
+        for mode, entry in by_mode.items()
     ]
     about = (
         f"{content['model']['depth']} blocks of width {content['model']['hidden_size']}, W4A8 g{content['group_size']};"

@@ -1,4 +1,4 @@
-"""One model in every way to compute it: full precision, simulated as papers do it, simulated and in integers by us."""
+"""One model in every mode: full precision, eager simulation, fused simulation, and integers."""
 
 from copy import deepcopy
 from functools import partial

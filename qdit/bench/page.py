@@ -40,9 +40,9 @@ def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
 def write_into(content: dict[str, Any], page: Path) -> None:
     """Put a record's text into a page, between the lines `<!-- bench NAME -->` and `<!-- end -->`; the rest stays."""
     start, end = f"<!-- bench {content['bench']} -->\n", "<!-- end -->"
-    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    before, start_mark, rest = page.read_text(encoding="utf-8").partition(start)
     _, closed, after = rest.partition(end)
-    if not (found and closed):
+    if not (start_mark and closed):
         raise DataError(f"{page}: has no lines {start.strip()!r} and {end!r}; put them where the table shall stand")
     write_text(page, f"{before}{start}\n{text_of(content, style='github')}\n{end}{after}")
 
@@ -52,21 +52,21 @@ def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]
     measured = content["measured"]
     rows = measured[0]["rows"]
     speed = {(e["inputs"], e["outputs"], e["candidate"]): e["gops"] for e in measured if e["rows"] == rows}
-    found: dict[str, dict[int, tuple[float, float]]] = {}
+    by_bits: dict[str, dict[int, tuple[float, float]]] = {}
     for name in dict.fromkeys(candidate for *_, candidate in speed):
         bits, separator, size = name.partition("A8 g")
         if not separator:
             continue
         layers = [shape for *shape, candidate in speed if candidate == name]
-        own = [speed[i, o, name] for i, o in layers]
+        seconds = [speed[i, o, name] for i, o in layers]
 
-        def relative(rival: str, layers: list[list[int]] = layers, own: list[float] = own) -> float:
+        def relative(rival: str, layers: list[list[int]] = layers, seconds: list[float] = seconds) -> float:
             if any((i, o, rival) not in speed for i, o in layers):
                 return float("nan")
-            return geometric_mean(x / speed[i, o, rival] for x, (i, o) in zip(own, layers, strict=True))
+            return geometric_mean(x / speed[i, o, rival] for x, (i, o) in zip(seconds, layers, strict=True))
 
-        found.setdefault(bits, {})[int(size)] = relative("torch fp32"), relative(kernels.PEAK)
-    return found
+        by_bits.setdefault(bits, {})[int(size)] = relative("torch fp32"), relative(kernels.PEAK)
+    return by_bits
 
 
 def draw(content: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What others compute at the same shapes: torch's own linears and, where they are installed, two other runtimes.
+"""Peers at the same shapes: torch's linears and, where installed, OpenVINO and ONNX Runtime.
 
 Each function gives a callable that computes one product, or raises `Missing` with the reason. Peers that quantize
 their input do so inside the call, as ours does; those that take codes are marked in their names.
@@ -25,16 +25,16 @@ def torch_peers(o: Operands) -> dict[str, Call]:
     """float32 by torch (MKL) and by oneDNN with packed weights, bfloat16, int8 codes without scales."""
     packed = DenseLinear(o.weight, o.bias)
     x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
-    found: dict[str, Call] = {
+    peers: dict[str, Call] = {
         "torch fp32": lambda: F.linear(o.x, o.weight, o.bias),
         "torch bf16": lambda: F.linear(x16, weight16, bias16),
     }
     if packed.packs:
-        found["onednn fp32"] = lambda: packed(o.x)
+        peers["onednn fp32"] = lambda: packed(o.x)
     generator = torch.Generator().manual_seed(0)
     x8, weight8 = (torch.randint(-127, 128, t.shape, generator=generator, dtype=torch.int8) for t in (o.x, o.weight))
-    found["torch._int_mm (codes, no scales)"] = lambda: torch._int_mm(x8, weight8.t())
-    return found
+    peers["torch._int_mm (codes, no scales)"] = lambda: torch._int_mm(x8, weight8.t())
+    return peers
 
 
 def dynamic_int8(o: Operands) -> Call:
@@ -81,8 +81,8 @@ def openvino_grouped(o: Operands, group_size: int) -> Call:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = ov.Core().compile_model(ov.Model([product], [x]), "CPU", settings)
-    request, given = compiled.create_infer_request(), o.x.numpy()
-    return lambda: request.infer({0: given}, share_inputs=True, share_outputs=True)
+    request, inputs_array = compiled.create_infer_request(), o.x.numpy()
+    return lambda: request.infer({0: inputs_array}, share_inputs=True, share_outputs=True)
 
 
 def onnxruntime_grouped(o: Operands, group_size: int) -> Call:
@@ -128,5 +128,5 @@ def onnxruntime_grouped(o: Operands, group_size: int) -> Call:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    given = {"x": o.x.numpy()}
-    return lambda: session.run(None, given)
+    inputs_by_name = {"x": o.x.numpy()}
+    return lambda: session.run(None, inputs_by_name)

@@ -1,4 +1,4 @@
-"""`qdit bench ranges`: what dynamic ranges cost against static ones, over batch sizes and sequence lengths."""
+"""`qdit bench ranges`: the cost of dynamic ranges against static ones, over batch sizes and sequence lengths."""
 
 from functools import partial
 from typing import Any
@@ -64,10 +64,10 @@ def measure(
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
     """Time and memory of each kind of ranges against static ones."""
     table = []
-    found = content["measured"]
-    for entry in found:
-        own = {key: entry[key] for key in ("inputs", "outputs", "batch", "tokens")}
-        base = next(e for e in found if e["ranges"] == STATIC and all(e[key] == own[key] for key in own))
+    measured = content["measured"]
+    for entry in measured:
+        shape = {key: entry[key] for key in ("inputs", "outputs", "batch", "tokens")}
+        base = next(e for e in measured if e["ranges"] == STATIC and all(e[key] == shape[key] for key in shape))
         minimum, medians = (entry["seconds"][key] / base["seconds"][key] for key in ("minimum", "median"))
         where = f"{entry['inputs']}→{entry['outputs']}, {entry['batch']} × {entry['tokens']} tokens"
         memory = (entry["code_bytes"] + entry["range_bytes"]) / (base["code_bytes"] + base["range_bytes"])

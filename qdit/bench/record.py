@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a JSON record with machine, commit and command, and the text that is printed."""
+"""The record of a benchmark: JSON with machine, commit and command, and the printed text."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def heading(content: dict[str, Any]) -> list[str]:
-    """Where and under which load it was measured."""
+    """Machine and load of a measurement, in one line."""
     where, around = content["machine"], content["load"]
     return [
         f"{content['command']} · commit {content['commit']}",
@@ -64,14 +64,14 @@ def verdicts(judged: list[Judged], *, style: str = "simple") -> str:
     """Table of goals: our figure, must, ambitious, verdict."""
     rows = [
         [
-            one.goal.name,
-            "–" if one.value is None else f"{one.value:.2f}",
-            "–" if one.medians is None else f"{one.medians:.2f}",
-            limit(one.goal, one.goal.must),
-            limit(one.goal, one.goal.ambitious),
-            one.verdict,
+            goal.goal.name,
+            "–" if goal.value is None else f"{goal.value:.2f}",
+            "–" if goal.medians is None else f"{goal.medians:.2f}",
+            limit(goal.goal, goal.goal.must),
+            limit(goal.goal, goal.goal.ambitious),
+            goal.verdict,
         ]
-        for one in judged
+        for goal in judged
     ]
     header = ["goal", "ours", "(medians)", "must", "ambitious", "verdict"]
     return tabulate(rows, header, tablefmt=style, colalign=("left", *["right"] * 4, "left"), disable_numparse=True)
@@ -87,7 +87,7 @@ def ending(judged: list[Judged]) -> list[str]:
 
 def judged_of(content: dict[str, Any]) -> list[Judged]:
     """The verdicts that a record holds."""
-    return [Judged.of_dict(one) for one in content["goals"]]
+    return [Judged.of_dict(entry) for entry in content["goals"]]
 
 
 def single_thread() -> None:

@@ -47,13 +47,13 @@ def measure(command: str, *, subjects: tuple[Subject, ...] = SUBJECTS, repeats: 
     """Measure every subject in every mode and judge it: the record of this benchmark."""
     single_thread()
     before = load()
-    found = {subject.name: measured_modes(subject, repeats) for subject in subjects}
-    goals = [judged for subject in subjects for judged in _judge(subject, found[subject.name])]
+    by_subject = {subject.name: measured_modes(subject, repeats) for subject in subjects}
+    goals = [judged for subject in subjects for judged in _judge(subject, by_subject[subject.name])]
     return record(
         "sampling",
         command,
         load_before=before,
-        measured={name: {mode: t.to_dict() for mode, t in timings.items()} for name, timings in found.items()},
+        measured={name: {mode: t.to_dict() for mode, t in timings.items()} for name, timings in by_subject.items()},
         goals=[judged.to_dict() for judged in [*goals, *_judge_gpu()]],
     )
 
@@ -85,10 +85,10 @@ def _judge(subject: Subject, timings: dict[str, Timing]) -> Iterable[Judged]:
 def _judge_against(subject: Subject, timings: dict[str, Timing], full: Timing, rival: str) -> Iterable[Judged]:
 
     def judged(goal: Goal, mode: str, *, faster: bool) -> Judged:
-        own = timings[mode]
+        timing = timings[mode]
         if faster:
-            return Judged.measured(goal, full.minimum / own.minimum, full.median / own.median)
-        return Judged.measured(goal, own.minimum / full.minimum, own.median / full.median)
+            return Judged.measured(goal, full.minimum / timing.minimum, full.median / timing.median)
+        return Judged.measured(goal, timing.minimum / full.minimum, timing.median / full.median)
 
     if subject.block_only:
         yield judged(Goal(f"{subject.name}: {rival} ÷ integer", 2.0, 2.5), INTEGER, faster=True)
@@ -120,10 +120,14 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     rows = []
     for name, modes in content["measured"].items():
         full = modes[FULL]
-        for mode, own in modes.items():
-            relative = own["minimum"] / full["minimum"], own["median"] / full["median"]
-            before = modes[EAGER]["minimum"] / own["minimum"]
-            cells = [f"{1e3 * own['minimum']:.1f}", *(f"{x:.2f}" for x in (*relative, before)), f"{own['spread']:.0%}"]
+        for mode, timing in modes.items():
+            relative = timing["minimum"] / full["minimum"], timing["median"] / full["median"]
+            before = modes[EAGER]["minimum"] / timing["minimum"]
+            cells = [
+                f"{1e3 * timing['minimum']:.1f}",
+                *(f"{x:.2f}" for x in (*relative, before)),
+                f"{timing['spread']:.0%}",
+            ]
             rows.append([name if mode == FULL else "", mode, *cells])
     header = ["", "mode", "ms", "÷ full", "(medians)", "eager ÷ it", "spread"]
     align = ("left", "left", *["right"] * 5)

@@ -91,12 +91,12 @@ def run_study(
     clock = Clock(folder / "times.json", sha256_json(plan), workers=workers)
     with measuring(study.wide, workers) as at:
         plan["score_images"] = {kind: score_images(study, kind, at) for kind in study.kinds}
-        found = [
+        searches = [
             searched_once(study.search(kind, seed), at, folder, clock, show)
             for seed in range(study.seeds)
             for kind in study.kinds
         ]
-        reference = on_held_out(study, at, found, folder, clock, show)
+        reference = on_held_out(study, at, searches, folder, clock, show)
     clock.stop()
     content = {
         "command": command,
@@ -107,8 +107,8 @@ def run_study(
         "seconds": round(clock.seconds),
         "plan": plan,
         "uniform": reference,
-        "searches": found,
-        "comparison": comparison(found, study.kinds),
+        "searches": searches,
+        "comparison": comparison(searches, study.kinds),
     }
     write_json(out, content)
     return content
@@ -122,7 +122,7 @@ def score_images(study: Study, kind: Kind, at: Measuring) -> float:
     search = study.search(kind, 0)
     if not search.scored or study.calibration is None:
         return 0.0
-    samples = len(load_calibration(study.calibration, at.own.swappable.source.config))
+    samples = len(load_calibration(study.calibration, at.local.swappable.source.config))
     passes = samples * (3 * search.probes or 1)
     return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
 
@@ -150,7 +150,7 @@ def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, sho
             "images_sampled": journal.images_sampled,
             "genome": list(best.genome),
             "fitness": finite(best.fitness),
-            "harmonic_mean_group_size": at.own.space.harmonic_mean(best.genome),
+            "harmonic_mean_group_size": at.local.space.harmonic_mean(best.genome),
             "incumbents": passing,
         }
 
@@ -161,7 +161,7 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
     Only a fitness on the `full` number of images can be best. `entries` are in the order of their measurement.
     """
     longest: dict[Genome, int] = {}
-    found: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     sampled, best = 0, np.inf
     for (genome, images), fitness in entries.items():
         before = longest.get(genome, 0)
@@ -169,20 +169,20 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
         longest[genome] = max(images, before)
         if images == full and fitness < best:
             best = fitness
-            found.append({"images_sampled": sampled, "genome": list(genome), "fitness": fitness})
-    return found
+            steps.append({"images_sampled": sampled, "genome": list(genome), "fitness": fitness})
+    return steps
 
 
 def on_held_out(
-    study: Study, at: Measuring, found: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
+    study: Study, at: Measuring, searches: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
 ) -> dict[str, Any]:
     """Add the held-out fitness to all winners and incumbents, in place; return that of the uniform reference."""
     seed = noise_seed(study.job, Purpose.HELD_OUT)
-    start = at.own.space.start
-    winners = list(dict.fromkeys([start, *(tuple(one["genome"]) for one in found)]))
-    passing = [tuple(step["genome"]) for one in found for step in one["incumbents"]]
+    start = at.local.space.start
+    winners = list(dict.fromkeys([start, *(tuple(search["genome"]) for search in searches)]))
+    passing = [tuple(step["genome"]) for search in searches for step in search["incumbents"]]
     short = list(dict.fromkeys([*winners, *passing]))
-    identity = {"method": "held out", "space": at.own.space.identity(), "fitness": at.identity(seed, study.held_out)}
+    identity = {"method": "held out", "space": at.local.space.identity(), "fitness": at.identity(seed, study.held_out)}
     path = folder / f"held-out.{sha256_json(identity)[:12]}.jsonl"
     total = study.curve * len(short) + (study.held_out - study.curve) * len(winners)
     bar = tqdm(total=total, desc="held out", unit="image", disable=not show)
@@ -198,29 +198,29 @@ def on_held_out(
                 losses = at.losses(genomes, images, seed=seed, journal=journal)
                 values |= {(genome, images): loss for genome, loss in zip(genomes, losses, strict=True)}
             at.noises.forget()
-    for one in found:
-        one["held_out"] = finite(values[tuple(one["genome"]), study.held_out])
-        for step in one["incumbents"]:
+    for search in searches:
+        search["held_out"] = finite(values[tuple(search["genome"]), study.held_out])
+        for step in search["incumbents"]:
             step["held_out"] = finite(values[tuple(step["genome"]), study.curve])
     return {"held_out": values[start, study.held_out], "held_out_curve": values[start, study.curve]}
 
 
-def comparison(found: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
+def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
     """Each kind against Algorithm 1: relative differences of the held-out metric by seed, and images by seed."""
-    by_kind = {kind: [one for one in found if one["kind"] == kind] for kind in kinds}
+    by_kind = {kind: [search for search in searches if search["kind"] == kind] for kind in kinds}
     plain = by_kind["evolution"]
     result: dict[str, Any] = {}
     for kind in kinds:
-        own = by_kind[kind]
-        held_out = [one["held_out"] for one in own]
+        of_kind = by_kind[kind]
+        held_out = [search["held_out"] for search in of_kind]
         result[kind] = {
             "held_out_mean": float(np.mean(held_out)),
-            "held_out_sd": float(np.std(held_out, ddof=1)) if len(own) > 1 else None,
-            "images_sampled_mean": float(np.mean([one["images_sampled"] for one in own])),
+            "held_out_sd": float(np.std(held_out, ddof=1)) if len(of_kind) > 1 else None,
+            "images_sampled_mean": float(np.mean([search["images_sampled"] for search in of_kind])),
         }
         if kind != "evolution":
-            differences = [a["held_out"] / b["held_out"] - 1 for a, b in zip(own, plain, strict=True)]
-            shares = [a["images_sampled"] / b["images_sampled"] for a, b in zip(own, plain, strict=True)]
+            differences = [a["held_out"] / b["held_out"] - 1 for a, b in zip(of_kind, plain, strict=True)]
+            shares = [a["images_sampled"] / b["images_sampled"] for a, b in zip(of_kind, plain, strict=True)]
             result[kind] |= {"against_evolution": bootstrap(differences), "images_share": float(np.mean(shares))}
     return result
 

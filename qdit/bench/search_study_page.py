@@ -49,7 +49,7 @@ def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
     return (
         f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean"
         f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap"
-        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was asked for"
+        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was required"
         " beforehand)."
     )
 
@@ -81,12 +81,12 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
         f"| uniform {plan['reference']} | 0 | {uniform:.5f} | | | | |",
     ]
-    for kind, found in study["comparison"].items():
-        spread = "" if found["held_out_sd"] is None else f"{found['held_out_sd']:.5f}"
-        against = found.get("against_evolution")
+    for kind, summary in study["comparison"].items():
+        spread = "" if summary["held_out_sd"] is None else f"{summary['held_out_sd']:.5f}"
+        against = summary.get("against_evolution")
         last = ["", ""] if against is None else [percent(against["mean"]), percent(against["upper_95"])]
-        cells = [NAMES[kind], f"{found['images_sampled_mean']:,.0f}", f"{found['held_out_mean']:.5f}", spread]
-        cells += [percent(found["held_out_mean"] / uniform - 1), *last]
+        cells = [NAMES[kind], f"{summary['images_sampled_mean']:,.0f}", f"{summary['held_out_mean']:.5f}", spread]
+        cells += [percent(summary["held_out_mean"] / uniform - 1), *last]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -96,7 +96,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         " measure the winners.",
         "",
         "Options: "
-        + "; ".join(f"{NAMES[kind]} {options_text(found)}" for kind, found in plan["options"].items())
+        + "; ".join(f"{NAMES[kind]} {options_text(summary)}" for kind, summary in plan["options"].items())
         + ".",
         "",
         f"Made by `{study['command']}` at commit {study['commit']} in {study['seconds'] / 60:.0f} minutes with"
@@ -140,10 +140,10 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
     with pyplot.rc_context({"svg.hashsalt": "qdit", "font.size": 10}):
         drawing, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
         for kind in study["comparison"]:
-            own = [one for one in study["searches"] if one["kind"] == kind]
-            last = max(one["images_sampled"] for one in own)
+            of_kind = [search for search in study["searches"] if search["kind"] == kind]
+            last = max(search["images_sampled"] for search in of_kind)
             places = np.geomspace(plan["images"], last, POINTS)
-            curves = np.array([curve(one["incumbents"], places) for one in own])
+            curves = np.array([curve(search["incumbents"], places) for search in of_kind])
             known = np.isfinite(curves).all(axis=0)
             axes.plot(places[known], curves[:, known].mean(axis=0), color=COLOURS[kind], label=NAMES[kind])
             low, high = curves[:, known].min(axis=0), curves[:, known].max(axis=0)

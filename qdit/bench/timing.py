@@ -1,4 +1,4 @@
-"""Timing of rivals in one process: they take turns, so that clock and cache are the same for all of them.
+"""Timing of candidates in one process. They take turns, so clock and cache are alike for all.
 
 CPU time of the process, not wall time: on a shared machine the time in which others run does not count. Rivals must
 therefore compute with one thread.
@@ -56,8 +56,8 @@ class Ratio:
     def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
         """Geometric means over (rival, own) pairs; the spread is the largest of all timings."""
         return cls(
-            geometric_mean(rival.minimum / own.minimum for rival, own in pairs),
-            geometric_mean(rival.median / own.median for rival, own in pairs),
+            geometric_mean(rival.minimum / candidate.minimum for rival, candidate in pairs),
+            geometric_mean(rival.median / candidate.median for rival, candidate in pairs),
             max(timing.spread for pair in pairs for timing in pair),
         )
 

@@ -45,14 +45,16 @@ def decoder_of(vae: Path | None, family: str) -> str | None:
         return None
     from qdit.models.vae_files import vae_sha256, video_vae_sha256
 
-    kind, digest = ("AutoencoderKL", vae_sha256) if family == "dit" else ("OpenSoraVAE", video_vae_sha256)
+    kind, digest = ("OpenSoraVAE", video_vae_sha256) if family == "stdit3" else ("AutoencoderKL", vae_sha256)
     return f"{kind} sha256:{digest(vae)}"
 
 
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Folder of chunks, of images with their features.")],
     out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint the samples came from.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint the samples came from; imported samples have none.")
+    ] = None,
     fp_samples: FpSamples = None,
     reference_file: Annotated[
         Path | None, typer.Option(help="Of images: statistics that `qdit reference` made.")
@@ -93,6 +95,7 @@ def evaluate(
       qdit evaluate q-dit-w4a8/samples metrics.json --checkpoint q-dit-w4a8 --reference-file reference.npz \\
         --fp-samples fp/samples
       qdit evaluate clips metrics.json --checkpoint stdit3-w4a8 --fp-samples fp/clips
+      qdit evaluate imported metrics.json --reference-file reference.npz
     """
     use_blas_threads(threads)
 
@@ -104,7 +107,7 @@ def evaluate(
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
     name = RunName(setting=setting, model=model, form=form, label=label)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)
-    if family == "dit":
+    if family != "stdit3":
         score_images(job, extractor, extractor_weights, reference_name, reference_file)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
@@ -123,10 +126,11 @@ def score_images(
 
 def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:
     """By the instruments of mini-VBench."""
-    from qdit.mini.vbench.run import evaluate_video_run
+    from qdit.metrics.clip_run import evaluate_clips
+    from qdit.mini.vbench.run import MiniVBench
 
     use_threads(threads)
-    evaluate_video_run(job, prompts_of(suite), samples, instruments)
+    evaluate_clips(job, MiniVBench(prompts_of(suite), samples, instruments))
 
 
 def score_by_vbench(
@@ -165,11 +169,12 @@ def score_by_vbench(
       qdit vbench score q-dit/samples metrics.json --checkpoint q-dit --results vbench.json --listing clips.json \\
         --suite VBench_full_info.json --fp-samples fp/samples
     """
+    from qdit.metrics.clip_run import evaluate_clips
     from qdit.metrics.job import EvaluateJob, RunName
-    from qdit.metrics.vbench.run import Scored, evaluate_vbench_run
+    from qdit.metrics.vbench.run import VBenchScores
 
     stated: dict[str, Any] = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
     stated |= {"frames": frames, "height": height, "width": width, "fps": fps, "decoder": decoder_of(vae, "stdit3")}
     name = RunName(setting=setting, model=model, form=form, label=label)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, count, stated)
-    evaluate_vbench_run(job, Scored(suite, clips_per_prompt, results, listing))
+    evaluate_clips(job, VBenchScores(suite, clips_per_prompt, results, listing))

@@ -176,14 +176,14 @@ def clips_of_suite(suite: Path | None, count: int, *, latents: bool) -> list[tup
 
     ConfigError for a model of latents without a suite.
     """
-    from qdit.metrics.vbench.prompts import asked_for, suite_prompts
-    from qdit.mini.vbench.run import asked_by
+    from qdit.metrics.vbench.prompts import clips_of_texts, suite_prompts
+    from qdit.mini.vbench.run import clips_of_prompts
 
     if not latents:
-        return asked_by(prompts_of(suite), count)
+        return clips_of_prompts(prompts_of(suite), count)
     if suite is None:
         raise ConfigError("--text-embeddings without --suite: name the full_info JSON whose prompts were embedded")
-    return asked_for(suite_prompts(suite), count)
+    return clips_of_texts(suite_prompts(suite), count)
 
 
 def training_texts() -> Any:

@@ -148,8 +148,10 @@ def check(
     typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in covered.clips.items())}")
     if covered.without_prompts:
         typer.echo(f"not looked at, no prompt in {suite.name}: {', '.join(covered.without_prompts)}")
-    if covered.unasked:
-        typer.echo(f"not looked at, no prompt asks for: {len(covered.unasked)} clips, first {covered.unasked[0]!r}")
+    if covered.unexpected:
+        typer.echo(
+            f"not looked at, no prompt asks for: {len(covered.unexpected)} clips, first {covered.unexpected[0]!r}"
+        )
 
 
 @app.command()

@@ -14,13 +14,15 @@ from typing import Any, Self
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json, write_json
 from qdit.core.metrics import METRICS, of_clips, of_images
-from qdit.core.run import RECTIFIED_FLOW, Run, recorded_sampler
+from qdit.core.run import IMPORTED, RECTIFIED_FLOW, Run, recorded_sampler
 
 FILE = "metrics.json"
 FLOW = recorded_sampler(RECTIFIED_FLOW)
 """Sampler of runs of clips in a protocol; such runs have metrics of their own."""
 IDENTITY = ("setting", "form", "label", "weight_bits", "activation_bits", "scope")
 """What of `run` says which run it is."""
+UNKNOWN_OF_IMPORTED = ("weight_bits", "activation_bits", "scope")
+"""What a run of imported samples does not say of itself."""
 
 
 class Status(StrEnum):
@@ -77,8 +79,15 @@ class MetricsRecord:
         return self.protocol.get("sampler") == FLOW
 
     @property
+    def is_imported(self) -> bool:
+        """Whether another program made the samples."""
+        return self.mode == IMPORTED
+
+    @property
     def of(self) -> Run:
         """The run that the record says it is of."""
+        if self.is_imported:
+            return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
         return Run(self.run["setting"], self.run["form"], self.run["label"], bits, self.run["scope"], str(self.mode))
 
@@ -99,7 +108,8 @@ class MetricsRecord:
             return cls(status=status, error=" ".join(error.split()) if isinstance(error, str) else "it says no reason")
         protocol, difference = _part(record, "protocol"), record.get("difference")
         sections = {section: _part(record, section) for section in ("metrics", "size")}
-        numbers = _numbers(sections, clips=protocol.get("sampler") == FLOW)
+        imported = record.get("mode") == IMPORTED
+        numbers = _numbers(sections, clips=protocol.get("sampler") == FLOW, imported=imported)
         checked = cls(
             run=_part(record, "run"),
             protocol=protocol,
@@ -199,13 +209,16 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: number(values, name) for name in values}
 
 
-def _numbers(sections: Mapping[str, Mapping[str, Any]], *, clips: bool) -> dict[str, dict[str, float | None]]:
+def _numbers(
+    sections: Mapping[str, Mapping[str, Any]], *, clips: bool, imported: bool
+) -> dict[str, dict[str, float | None]]:
     """The sections of numbers, every metric of the registry that such a run has checked."""
     checked: dict[str, dict[str, float | None]] = {"metrics": {}, "size": {}}
     for metric in METRICS.values():
         section, key = metric.place
         if metric.of == "checkpoint" or (of_clips if clips else of_images)(metric):
-            checked[section][key] = number(sections[section], key, optional=metric.optional)
+            optional = metric.optional or (imported and metric.of == "checkpoint")
+            checked[section][key] = number(sections[section], key, optional=optional)
     return checked
 
 
@@ -226,6 +239,8 @@ def _intervals(record: Any) -> dict[str, tuple[float, float]]:
 def _identity(record: MetricsRecord) -> None:
     """DataError unless it says which run it is of."""
     for name in IDENTITY:
+        if record.is_imported and name in UNKNOWN_OF_IMPORTED and record.run.get(name) is None:
+            continue
         kind = int if name.endswith("bits") else str
         if not isinstance(record.run.get(name), kind) or isinstance(record.run.get(name), bool):
             raise DataError(f"metrics.json does not say which run it is of ({name} {record.run.get(name)!r})")
@@ -237,7 +252,7 @@ def _identity(record: MetricsRecord) -> None:
 
 def _protocol(record: MetricsRecord) -> None:
     """DataError unless the protocol says how samples were made and judged."""
-    for name in ("steps", "cfg_scale"):
+    for name in () if record.is_imported else ("steps", "cfg_scale"):
         number(record.protocol, name)
     _part(record.protocol, "evaluator")
     _part(record.protocol, "prompts" if record.is_of_clips else "reference")

@@ -15,8 +15,8 @@ UNQUANTIZED = f"w{FULL_PRECISION_BITS}a{FULL_PRECISION_BITS}"
 BITS = (*range(2, 9), FULL_PRECISION_BITS)
 """Bits that weights and activations can have."""
 
-SIMULATE, INTEGER = "simulate", "integer"
-"""Modes of a run."""
+SIMULATE, INTEGER, IMPORTED = "simulate", "integer", "imported"
+"""Modes of a run; imported samples were made by another program, without a checkpoint of ours."""
 
 RECTIFIED_FLOW = "rectified-flow"
 """Sampler of clips, as a profile names it."""

@@ -22,7 +22,7 @@ SCOPES: tuple[Scope, ...] = ("common", "own")
 
 
 class Method(ABC):
-    """One quantization method: a subclass in a file of its own in `baselines/` is all it takes to add one.
+    """A quantization method. To add a method, write a subclass in a new file in `baselines/`.
 
     `quantize` works on a copy, replaces sites only and never seeds a global generator; at 16 bits it leaves
     weights or activations as they are. It raises `Unsupported` for what it cannot do.

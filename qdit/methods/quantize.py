@@ -1,4 +1,4 @@
-"""The step weights → quantized checkpoint: checks what was asked for, quantizes by the named method, saves."""
+"""The step weights → quantized checkpoint: checks the inputs, quantizes by the named method, saves."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,9 +24,9 @@ from qdit.sampling.calibration_set import load_calibration_of
 from qdit.sampling.precision import torch_device
 
 
-def options_of(method: Method, given: Mapping[str, Any]) -> Any:
+def options_of(method: Method, values: Mapping[str, Any]) -> Any:
     """The method's options dataclass from plain JSON; unknown names and bad values raise ConfigError."""
-    return parse_options(method.name, method.Options, given)
+    return parse_options(method.name, method.Options, values)
 
 
 def check_bits(weight_bits: int, activation_bits: int) -> None:

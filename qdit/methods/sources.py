@@ -1,4 +1,4 @@
-"""Where methods are written: `baselines/`, Q-DiT's own module and installed packages; found without importing any.
+"""Finds the modules of methods (`baselines/`, Q-DiT's, installed packages) without importing them.
 
 A package offers its methods through the entry-point group `qdit.methods`; the value is `package.module:Class`.
 """
@@ -46,8 +46,8 @@ class BrokenFile:
 def method_modules() -> list[MethodModule]:
     """Every module of methods: those of `baselines/` by name, Q-DiT's, those of other packages by name."""
     files = sorted((ROOT / "baselines").glob("*.py"))
-    own = [f"baselines.{file.stem}" for file in files if file.stem != "__init__"]
-    modules = [MethodModule(name, module_file(name)) for name in [*own, "qdit.methods.q_dit"]]
+    own_modules = [f"baselines.{file.stem}" for file in files if file.stem != "__init__"]
+    modules = [MethodModule(name, module_file(name)) for name in [*own_modules, "qdit.methods.q_dit"]]
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.value):
         module, _, class_name = point.value.partition(":")
         plugin = MethodModule(module.strip(), module_file(module.strip()), class_name.strip() or None)
@@ -77,7 +77,7 @@ def syntax_of(origin: MethodModule) -> ast.Module:
 def needed_kinds(
     calibration: tuple[str, ...], unused: tuple[tuple[str, str, Any], ...], options: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Kinds of calibration data that are looked at under these options (all of them, defaults included).
+    """Kinds of calibration data that a method uses under these options; defaults must be included.
 
     `unused` holds (kind, option, value): with this value of this option the kind is not looked at.
     """

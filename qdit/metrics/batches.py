@@ -18,7 +18,9 @@ def require_images(images: Images, shape: tuple[int | None, int | None, int | No
     allowed = "(N, " + ", ".join("any" if size is None else str(size) for size in shape) + ")"
     if images.dtype not in (np.uint8, torch.uint8):
         raise DataError(f"{who}: images are {images.dtype}, allowed is uint8; convert with qdit.core.pixels.to_uint8")
-    fits = images.ndim == 4 and all(size in (None, found) for size, found in zip(shape, images.shape[1:], strict=True))
+    fits = images.ndim == 4 and all(
+        size in (None, actual) for size, actual in zip(shape, images.shape[1:], strict=True)
+    )
     if not fits:
         raise DataError(
             f"{who}: images have shape {tuple(images.shape)}, allowed is {allowed}; give images of that size"

@@ -1,4 +1,4 @@
-"""Bootstrap of a run's metrics over its images: how much each number owes to which images were drawn.
+"""Bootstrap of a run's metrics over its samples: how much each number owes to which images or clips were drawn.
 
 **Images, not chunks.** Noise and label of image i are drawn independently for each i (`qdit.sampling.noise`), and no
 layer looks across a batch, so images are independent; a chunk is only how they are computed. Resampling 16 chunks of
@@ -17,25 +17,44 @@ give on average: of 95 % ones, 5 % cover it for two equal Gaussians (100 images,
 to the measured value. They are about that average, which is what a table shows, not about infinitely many images.
 Near zero, where the distance is mostly noise, they are too wide: 100 % cover it there, 93 % far away
 (tests/metrics/test_bootstrap.py).
+
+**Clips.** The prompts are fixed, as VBench's are, and the noise of each clip is drawn independently. So the clips of
+each dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite share the drawing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates, centred, interval
-from qdit.core.metrics import METRICS, of_images, resolve
+from qdit.core.metrics import DIMENSIONS, METRICS, TOTALS, of_images, resolve
 from qdit.metrics.features import RunFeatures
 from qdit.metrics.frechet import square_root
 from qdit.metrics.images import FullPrecision, Images
 from qdit.metrics.reference import Reference
 from qdit.metrics.scores import SPLIT_SIZE
 from qdit.metrics.statistics import Moments
+from qdit.metrics.vbench_totals import totals
 
 RESAMPLES = 200
 SEED = 0
 """Of the drawing; no part of a profile, because equal drawings are what pairs runs."""
+
+Scores = Mapping[str, Sequence[float | None]]
+"""Dimension → score of each of its clips; None where VBench skips the clip."""
+Scaled = Callable[[Mapping[str, float]], Mapping[str, float]]
+"""Score of each dimension → the same on the scale of the totals, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Features (N, d) of a run's clips, moments of those of real clips, and features (N, d) of full precision's."""
+
+    features: np.ndarray
+    real: Moments
+    full: np.ndarray | None = None
 
 
 def multiplicities(images: int, resamples: int) -> np.ndarray:
@@ -65,6 +84,51 @@ def bootstrap(
     return Replicates({name: column for name, column in values.items() if column is not None}, pairing(counts))
 
 
+def clip_bootstrap(
+    scores: Scores,
+    clips: int,
+    *,
+    drawing: str = "clips",
+    scaled: Scaled | None = None,
+    features: ClipFeatures | None = None,
+    errors: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+) -> Replicates:
+    """Resampled values of the dimensions in `scores` and of what else is given.
+
+    With `scaled`, and if all sixteen dimensions are there, also of the totals; with `features` of mfvd; with `errors`
+    (N,) to full precision of mse_fp, and with features of full precision of fd_fp. `drawing` names the scorer.
+    """
+    values = {
+        dimension: resampled_means(scores[dimension], number, resamples)
+        for number, dimension in enumerate(DIMENSIONS)
+        if dimension in scores
+    }
+    if scaled is not None and len(values) == len(DIMENSIONS):
+        rows = [{name: float(column[i]) for name, column in values.items()} for i in range(resamples)]
+        resampled = [totals(scaled(row)) for row in rows]
+        values |= {name: np.array([row[name] for row in resampled]) for name in TOTALS}
+    counts = multiplicities(clips, resamples)
+    if features is not None:
+        values["mfvd"] = to_reference(np.asarray(features.features, np.float64), counts, features.real)
+        if features.full is not None and errors is not None:
+            is_same = not errors.any()
+            values["fd_fp"] = np.zeros(resamples) if is_same else paired(features.features, features.full, counts)
+    if errors is not None:
+        values["mse_fp"] = counts @ errors / len(errors)
+    scored = {dimension: len(of_clips) for dimension, of_clips in scores.items()}
+    return Replicates(values, f"{drawing}-{resamples}x{clips}-{sha256_json(scored)[:12]}")
+
+
+def resampled_means(scores: Sequence[float | None], number: int, resamples: int) -> np.ndarray:
+    """Means (B,) of resampled clips, as VBench takes them: skipped clips do not count, and without any it is 0."""
+    draw = np.random.Generator(np.random.Philox([SEED, number]))
+    values = np.array([np.nan if score is None else score for score in scores], np.float64)
+    rows = values[draw.integers(len(values), size=(resamples, len(values)))]
+    counted = np.isfinite(rows)
+    return np.asarray(np.where(counted, rows, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
+
+
 def pairing(counts: np.ndarray) -> str:
     """Name of a drawing: equal names, equal resamples."""
     return f"{counts.shape[0]}x{counts.shape[1]}-{sha256_json(counts[:, :1000].sum(axis=0).tolist())[:12]}"
@@ -87,26 +151,26 @@ def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -
     """
     root = square_root(reference.covariance)
     turned, trace = features @ root, np.trace(reference.covariance)
-    found = []
+    distances = []
     for row in counts:
         mean, rows = _centred_rows(features, row)
         gap = mean - reference.mean
         overlap = _overlap(_covariance(_centred_rows(turned, row)[1], len(features)))
-        found.append(gap @ gap + (rows**2).sum() / (len(features) - 1) + trace - 2 * overlap)
-    return np.maximum(found, 0)
+        distances.append(gap @ gap + (rows**2).sum() / (len(features) - 1) + trace - 2 * overlap)
+    return np.maximum(distances, 0)
 
 
-def paired(own: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Fréchet distance (B,) of resampled features (n, d) to those of full precision, resampled alike."""
-    a, b = np.asarray(own, np.float64), np.asarray(full, np.float64)
-    found = []
+    a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
+    distances = []
     for row in counts:
         (mean_a, rows_a), (mean_b, rows_b) = _centred_rows(a, row), _centred_rows(b, row)
         covariance_a, covariance_b = _covariance(rows_a, len(a)), _covariance(rows_b, len(b))
         root, gap = square_root(covariance_b), mean_a - mean_b
         overlap = _overlap(root @ covariance_a @ root)
-        found.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
-    return np.maximum(found, 0)
+        distances.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
+    return np.maximum(distances, 0)
 
 
 def _centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -39,13 +39,13 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
     """
     shards = listed_shards(folder, images=clips)
     listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
-    found = 0
+    count = 0
     for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
-        part = read_chunk(folder, chunk, key=listed[chunk])
-        found += len(part.names)
-        yield part
-    if found != clips:
-        raise DataError(f"{folder}: holds {found} clips, {clips} were asked for; sample the other shards too")
+        loaded = read_chunk(folder, chunk, key=listed[chunk])
+        count += len(loaded.names)
+        yield loaded
+    if count != clips:
+        raise DataError(f"{folder}: holds {count} clips, {clips} are expected; sample the other shards too")
 
 
 def samples_sha256(folder: Path, *, clips: int) -> str:
@@ -94,7 +94,9 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
 
 
 def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:
-    """What decides every clip of a run, and what a clip costs, whoever scores it."""
+    """Protocol of a run's clips as metrics.json holds it, with the operations of one clip."""
+    if job.checkpoint is None:
+        raise DataError(f"{job.samples}: are imported; clips are scored with their checkpoint: sample them with qdit")
     config = STDiT3Config(**read_config(job.checkpoint)["model"]["config"])
     return {
         "model": job.name.model,

@@ -1,4 +1,4 @@
-"""All metrics of one run of images, as the registry names them, after a check that they mean something."""
+"""Computes all registered metrics of one run of images, after checking its inputs."""
 
 import numpy as np
 
@@ -31,13 +31,15 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
     if run.labels.shape != (count,):
         raise DataError(f"found {count} images and labels of shape {run.labels.shape}; give one label per image")
     if reference.extractor_digest not in ("", digest):
+        name = "" if reference.origin is None else f"{reference.origin.extractor} "
         raise DataError(
-            f"reference was made with extractor weights {reference.extractor_digest[:12]}…, these images are evaluated"
-            f" with {digest[:12]}…; make the reference again"
+            f"reference was made with extractor {name}weights {reference.extractor_digest[:12]}…, these images are"
+            f" evaluated with {run.made_by.extractor} {digest[:12]}…; make the reference again"
         )
     if fp is None:
         return
-    if not np.array_equal(run.labels, fp.run.labels):
+    known = run.labels >= 0  # of imported images the labels may be unknown
+    if len(fp.run.labels) != count or not np.array_equal(run.labels[known], fp.run.labels[known]):
         raise DataError(
             f"labels of {count} images differ from those of the {len(fp.run.labels)} full-precision images;"
             " sample both with the same setting"

@@ -1,4 +1,4 @@
-"""The images of a run written for other programs: ADM's batch (arr_0, arr_1), or a folder of PNGs."""
+"""Writes the images of a run for other programs: ADM's batch (arr_0, arr_1) or a folder of PNGs."""
 
 from pathlib import Path
 

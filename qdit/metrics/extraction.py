@@ -1,4 +1,4 @@
-"""The step sample chunks → features of a shard, in the job that sampled them: torch is loaded there anyway."""
+"""The step sample chunks → features of a shard. The sampling job runs it, because torch is loaded there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +35,13 @@ def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
         return path
     maker = made_by(extractor)
     if not is_current(path, listed, maker):
-        first, found = _extract(folder, listed, extractor, maker)
-        save_features(path, found, listed, first=first)
+        first, features = _extract(folder, listed, extractor, maker)
+        save_features(path, features, listed, first=first)
     return path
 
 
 def extract_file(folder: Path, shard: int | None, extractor: str, weights: Path, *, device: str = "cpu") -> list[Path]:
-    """The same with the extractor of that name and weights; without a number for every shard in the folder."""
+    """Write the features of one shard, or of all shards, with the extractor of that name and weights."""
     numbers = [shard]
     if shard is None:
         numbers = [read_shard(path).number for path in sorted(folder.glob("shard-*.json"))]
@@ -66,7 +66,7 @@ def _extract(folder: Path, shard: Shard, extractor: Extractor, maker: Extraction
     if not parts:
         raise DataError(f"{shard.path}: lists no chunks, at least one is needed; run the sample step again")
     pool, spatial, logits = (
-        np.concatenate([getattr(part, layer) for part in parts]) for layer in ("pool", "spatial", "logits")
+        np.concatenate([getattr(features, layer) for features in parts]) for layer in ("pool", "spatial", "logits")
     )
     return starts[0], RunFeatures(Features(pool, spatial, logits), np.concatenate(labels), maker)
 
@@ -85,7 +85,7 @@ def _chunks(folder: Path, shard: Shard) -> Iterator[Chunk]:
 
 
 def _blocks(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same images in blocks of BLOCK, the last one smaller."""
+    """Images in blocks of BLOCK; the last block may be smaller."""
     waiting: list[np.ndarray] = []
     for batch in batches:
         waiting.append(batch)

@@ -40,7 +40,7 @@ class Extractor(Protocol):
     """uint8 images (N, C, H, W) → Features.
 
     `digest` is the sha256 of the weights file; `classes_are_labels` says whether the argmax of the logits can be
-    compared with the label an image was asked for.
+    compared with the label of an image.
     """
 
     @property
@@ -67,7 +67,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class RunFeatures:
-    """Features of images in their order, the labels (N,) they were asked for, and what made the features."""
+    """Features of images in their order, their labels (N,), and what made the features."""
 
     features: Features
     labels: np.ndarray
@@ -80,14 +80,19 @@ def features_path(folder: Path, shard: int) -> Path:
 
 
 def origin(shard: Shard, made_by: Extraction) -> str:
-    """All that the features of a shard depend on, as text: the sha256 of its chunks, the extractor, the code."""
-    return json.dumps({"chunks": [list(chunk) for chunk in shard.chunks], **asdict(made_by)}, sort_keys=True)
+    """All that the features of a shard depend on, as text: what the samples were made of, chunks, extractor, code."""
+    return json.dumps(samples_of(shard) | asdict(made_by), sort_keys=True)
 
 
-def save_features(path: Path, found: RunFeatures, shard: Shard, *, first: int) -> None:
+def samples_of(shard: Shard) -> dict[str, Any]:
+    """What features say of the samples they were made of: the run's origin and its key, the sha256 of each chunk."""
+    return {"samples": shard.origin, "key": shard.key, "chunks": [list(chunk) for chunk in shard.chunks]}
+
+
+def save_features(path: Path, run: RunFeatures, shard: Shard, *, first: int) -> None:
     """Write the features of one shard, whose images are numbered from `first`."""
-    layers = {name: getattr(found.features, name) for name in ("pool", "spatial", "logits")}
-    origin_of = {"labels": found.labels, "first": np.int64(first), "origin": np.array(origin(shard, found.made_by))}
+    layers = {name: getattr(run.features, name) for name in ("pool", "spatial", "logits")}
+    origin_of = {"labels": run.labels, "first": np.int64(first), "origin": np.array(origin(shard, run.made_by))}
     save_arrays(path, layers | origin_of)
 
 
@@ -98,10 +103,10 @@ def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: 
     weights and one version of the code, and the counts agree.
     """
     parts = [_read_shard(folder, shard) for shard in listed_shards(folder, images=images)]
-    parts.sort(key=lambda part: part[0])
-    found, code = 0, parts[0][1].made_by.code
-    for first, part in parts:
-        made_by = part.made_by
+    parts.sort(key=lambda shard_run: shard_run[0])
+    count, code = 0, parts[0][1].made_by.code
+    for first, shard_run in parts:
+        made_by = shard_run.made_by
         if (made_by.extractor, made_by.weights_sha256) != (extractor, weights_sha256):
             raise DataError(
                 f"{folder}: features are those of {made_by.extractor} with weights {made_by.weights_sha256[:12]}…,"
@@ -109,16 +114,17 @@ def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: 
             )
         if made_by.code != code:
             raise DataError(f"{folder}: its shards' features were made by two versions of the code; {_again(folder)}")
-        if first != found:
-            raise DataError(f"{folder}: features of image {found} are missing, the next are of {first}; sample again")
-        found += len(part.labels)
-    if found != images:
-        raise DataError(f"{folder}: has features of {found} images, {images} were asked for; {_again(folder)}")
-    whole = [part for _, part in parts]
+        if first != count:
+            raise DataError(f"{folder}: features of image {count} are missing, the next are of {first}; sample again")
+        count += len(shard_run.labels)
+    if count != images:
+        raise DataError(f"{folder}: has features of {count} images, {images} are expected; {_again(folder)}")
+    whole = [shard_run for _, shard_run in parts]
     pool, spatial, logits = (
-        np.concatenate([getattr(part.features, layer) for part in whole]) for layer in ("pool", "spatial", "logits")
+        np.concatenate([getattr(shard_run.features, layer) for shard_run in whole])
+        for layer in ("pool", "spatial", "logits")
     )
-    labels = np.concatenate([part.labels for part in whole])
+    labels = np.concatenate([shard_run.labels for shard_run in whole])
     return RunFeatures(Features(pool, spatial, logits), labels, whole[0].made_by)
 
 
@@ -132,19 +138,24 @@ def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
     arrays = load_arrays(path)
     try:
         made_of = parse_json(str(arrays["origin"]))
-        chunks = made_of.pop("chunks")
-        found = RunFeatures(
+        samples = {name: made_of.pop(name) for name in samples_of(shard)}
+        run = RunFeatures(
             Features(arrays["pool"], arrays["spatial"], arrays["logits"]), arrays["labels"], Extraction(**made_of)
         )
         first = int(arrays["first"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(f"{path}: not the features of a shard; {_again(folder)}") from None
-    if chunks != [list(chunk) for chunk in shard.chunks]:
+    if samples["key"] != shard.key:
+        raise DataError(
+            f"{path}: features of samples with the key {str(samples['key'])[:12]}…, {shard.path.name} has"
+            f" {shard.key[:12]}…; {_again(folder)}"
+        )
+    if samples != samples_of(shard):
         raise DataError(f"{path}: not the features of the chunks that {shard.path.name} lists; {_again(folder)}")
     counts = {layer: len(arrays[layer]) for layer in ("labels", "pool", "spatial", "logits")}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: holds {counts}, allowed is one number of images; {_again(folder)}")
-    return first, found
+    return first, run
 
 
 def is_current(path: Path, shard: Shard, made_by: Extraction) -> bool:

@@ -1,4 +1,4 @@
-"""Images of any program: a folder of PNGs, or an npz, as uint8 (N, C, H, W), read block by block; and written as such.
+"""Reads images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
 
 Which axis of an array holds the channels is told by its size, 1 or 3; images without that axis are grey. An array
 in which two axes could be the channels is refused, as are other types than uint8.
@@ -83,11 +83,11 @@ def npz_source(path: Path) -> ImageSource:
     axis = channel_axis(shape, str(path))
     channels = 1 if axis is None else shape[axis]
     height, width = (size for at, size in enumerate(shape) if at not in (0, axis))
-    found = next((name for name in LABELS if name in member_names(path)), None)
-    labels = None if found is None else read_member(path, found)
+    labels_name = next((name for name in LABELS if name in member_names(path)), None)
+    labels = None if labels_name is None else read_member(path, labels_name)
     if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iu"):
         raise DataError(
-            f"{path}: {found} is {labels.dtype} {labels.shape}, allowed is one whole number for each of the"
+            f"{path}: {labels_name} is {labels.dtype} {labels.shape}, allowed is one whole number for each of the"
             f" {shape[0]} images; leave it out if the labels are not known"
         )
     return ImageSource(path, shape[0], (channels, height, width), None if labels is None else labels.astype(np.int64))
@@ -119,7 +119,7 @@ def png_files(folder: Path) -> list[Path]:
     """The PNGs of a folder; numbers in their names count as numbers."""
 
     def order(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path.name)]
+        return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"([0-9]+)", path.name)]
 
     return sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=order)
 
@@ -136,7 +136,9 @@ def read_png(file: Path, shape: tuple[int, int, int] | None) -> np.ndarray:
         raise DataError(f"{file}: not a readable PNG ({' '.join(str(problem).split())}); make it again") from None
     if pixels is None:
         raise DataError(f"{file}: a PNG of mode {mode}, allowed are 8-bit grey (L) and RGB; convert it first")
-    found: np.ndarray = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    if shape not in (None, found.shape):
-        raise DataError(f"{file}: an image of shape {found.shape}, the first of the folder has {shape}; give one size")
-    return found
+    pixels_chw: np.ndarray = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if shape not in (None, pixels_chw.shape):
+        raise DataError(
+            f"{file}: an image of shape {pixels_chw.shape}, the first of the folder has {shape}; give one size"
+        )
+    return pixels_chw

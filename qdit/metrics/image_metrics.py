@@ -25,7 +25,7 @@ def resampled_fid(images: Images, counts: np.ndarray) -> np.ndarray:
 
 
 def sfid(images: Images) -> float | None:
-    """The same of the spatial features; None where the reference has none."""
+    """sFID: Fréchet distance of the spatial features; None where the reference has none."""
     if images.reference.spatial is None:
         return None
     return frechet_distance(moments(images.run.features.spatial), images.reference.spatial)
@@ -47,7 +47,7 @@ def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
     """Inception score of every resample, split as the score itself."""
     log_p = images.log_probabilities
     parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
-    scores = [[score_of(log_p[part], row[part]) for part in parts] for row in counts]
+    scores = [[score_of(log_p[rows], row[rows]) for rows in parts] for row in counts]
     return np.asarray(np.mean(scores, axis=1))
 
 
@@ -70,16 +70,16 @@ def recall(images: Images) -> float | None:
 
 
 def class_accuracy(images: Images) -> float | None:
-    """Fraction of images in which the classifier sees the asked label.
+    """Fraction of images in which the classifier sees the label.
 
     None if its classes are not the labels, or an image has no label (−1).
     """
-    return float(images.is_asked_class.mean()) if images.has_classes else None
+    return float(images.has_label_class.mean()) if images.has_classes else None
 
 
 def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """Class accuracy of every resample."""
-    return counts @ images.is_asked_class / counts.shape[1] if images.has_classes else None
+    return counts @ images.has_label_class / counts.shape[1] if images.has_classes else None
 
 
 def distance_to_full_precision(images: Images) -> float | None:

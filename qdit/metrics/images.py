@@ -1,4 +1,4 @@
-"""The images of a run as its metrics see them: features, the reference, full precision of the same noise."""
+"""Inputs of the image metrics: features of a run, the reference, and full precision with the same noise."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +41,7 @@ class Images:
 
     @cached_property
     def precision_recall(self) -> tuple[float | None, float | None]:
-        """Of the pool features against the reference's; None where it was made of ready statistics.
+        """Precision and recall of the pool features; None where the reference is ready statistics.
 
         DataError for ADM's file as it is, whose images are there and were not looked at.
         """
@@ -64,6 +64,6 @@ class Images:
         return bool(self.run.made_by.classes_are_labels and (self.run.labels >= 0).all())
 
     @cached_property
-    def is_asked_class(self) -> np.ndarray:
-        """(N,) bool: whether the classifier sees the asked label."""
+    def has_label_class(self) -> np.ndarray:
+        """(N,) bool: whether the classifier sees the label of each image."""
         return np.asarray(self.run.features.logits.argmax(axis=1) == self.run.labels)

@@ -1,4 +1,4 @@
-"""Images of any program → sample chunks, so that they can be a row: their protocol is `imported`, no more is known."""
+"""The step images of any program → sample chunks. Only their source file is known."""
 
 from itertools import islice
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from qdit.core.digest import code_digest
+from qdit.core.run import IMPORTED
 from qdit.metrics.image_files import ImageSource, open_images
 from qdit.sampling.chunks import Mode, Shard, make_chunks
 from qdit.sampling.family import Arrays
+from qdit.sampling.origin import Origin
 
 UNKNOWN_LABEL = -1
 """Of an image whose class is not known."""
@@ -19,7 +22,8 @@ def as_it_is(model: Any) -> Any:
     return model
 
 
-IMPORTED = Mode("imported", as_it_is, lambda: "none")
+MODE = Mode(IMPORTED, as_it_is, lambda: "none")
+NO_CHECKPOINT = "none"
 
 
 def import_images(path: Path, folder: Path, *, chunk: int) -> int:
@@ -30,10 +34,18 @@ def import_images(path: Path, folder: Path, *, chunk: int) -> int:
     """
     source = open_images(path)
     shard = Shard(source.count, chunk, 0, -(-source.count // chunk))
-    origin = {"family": IMPORTED.name, "protocol": IMPORTED.name, "chunk": chunk}
-    origin |= {"source": {"name": path.name, "sha256": source.sha256()}}
+    origin = Origin(
+        family=IMPORTED,
+        protocol={},
+        shape=(),
+        chunk=chunk,
+        checkpoint_sha256=NO_CHECKPOINT,
+        model={"method": IMPORTED, "source": {"name": path.name, "sha256": source.sha256()}},
+        mode={"name": IMPORTED, "backend": "none"},
+        code=code_digest("qdit.metrics.imported"),
+    ).to_dict()
     chunks = make_chunks(shard, folder, origin, ("images", "labels"), Reader(source, chunk).chunk)
-    shard.write(folder, IMPORTED, {**shard.listing(origin), "chunks": chunks})
+    shard.write(folder, MODE, {**shard.listing(origin), "chunks": chunks})
     return source.count
 
 

@@ -1,4 +1,4 @@
-"""The step samples → metrics.json for every family: what it is given, and what the samples say of themselves.
+"""Inputs of the step samples → metrics.json, and the checks of what the samples say about themselves.
 
 Protocol, number of samples and checkpoint are read from the samples; whatever else is said of them can only repeat it.
 """
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qdit.core.errors import DataError
+from qdit.core.errors import ConfigError, DataError
 from qdit.core.failure import Failure, say
 from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates, write_replicates
 from qdit.core.metrics_record import Status, without_numbers, write_record
+from qdit.core.run import IMPORTED
 from qdit.metrics.bootstrap import RESAMPLES
-from qdit.metrics.samples import Shard, listed_shards
+from qdit.metrics.samples import Shard, listed_shards, read_shard, shard_path
 from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.origin import Origin, difference, require_repeated
@@ -38,12 +39,12 @@ class RunName:
 class EvaluateJob:
     """Samples of a checkpoint that are scored into `out`, beside those of full precision with the same noise.
 
-    `count` and `stated` (facts of the protocol) repeat what the samples say, if they are given. `resamples` values of
-    each metric stand behind its interval.
+    Imported samples have no checkpoint. `count` and `stated` (facts of the protocol) repeat what the samples say, if
+    they are given. `resamples` values of each metric stand behind its interval.
     """
 
     samples: Path
-    checkpoint: Path
+    checkpoint: Path | None
     out: Path
     name: RunName
     fp_samples: Path | None = None
@@ -58,7 +59,11 @@ class SampledRun:
 
     shards: Sequence[Shard]
     origin: Origin
-    protocol: Protocol | FlowProtocol
+
+    @property
+    def protocol(self) -> Protocol | FlowProtocol:
+        """The protocol of the samples; DataError for imported ones, which have none."""
+        return self.origin.sampled_by(self.shards[0].path)
 
     @property
     def count(self) -> int:
@@ -77,43 +82,72 @@ def open_run(job: EvaluateJob) -> SampledRun | None:
     Raises DataError for samples of another checkpoint, changed files, and full-precision samples of another protocol or
     other weights, ConfigError for stated facts that the samples contradict.
     """
-    if failure := read_failure(job.checkpoint) or sampling_failure(job.samples, job.count):
+    quantizing = None
+    if job.checkpoint is not None and not are_imported(job.samples):
+        quantizing = read_failure(job.checkpoint)
+    if failure := quantizing or sampling_failure(job.samples, job.count):
         write_error(job.out, failure)
         return None
     shards = listed_shards(job.samples, images=job.count)
     if job.fp_samples is not None and (failure := sampling_failure(job.fp_samples, shards[0].images)):
         write_error(job.out, failure, of="full precision")
         return None
-    read_config(job.checkpoint)
     origin = shards[0].made_of()
+    require_checkpoint(job, origin)
+    require_repeated(job.samples, origin.protocol, job.stated)
+    if job.fp_samples is not None:
+        full = listed_shards(job.fp_samples, images=shards[0].images)[0].made_of()
+        if not origin.is_imported:
+            require_same_protocol(job, origin, full)
+        require_full_bits(job.fp_samples, full)
+    if not origin.is_imported:
+        origin.sampled_by(job.samples)
+    return SampledRun(shards, origin)
+
+
+def are_imported(samples: Path) -> bool:
+    """Whether another program made the samples of a folder."""
+    path = shard_path(samples, 0)
+    origin = read_shard(path).origin if path.is_file() else None
+    return isinstance(origin, dict) and origin.get("family") == IMPORTED
+
+
+def require_checkpoint(job: EvaluateJob, origin: Origin) -> None:
+    """Raise DataError or ConfigError unless the samples came from the job's checkpoint, or are imported without one."""
+    if origin.is_imported and job.checkpoint is not None:
+        raise ConfigError(f"{job.samples}: are imported samples, which have no checkpoint; leave --checkpoint out")
+    if origin.is_imported:
+        return
+    if job.checkpoint is None:
+        raise ConfigError(f"{job.samples}: were sampled from a checkpoint; give it with --checkpoint FOLDER")
+    read_config(job.checkpoint)
     if origin.checkpoint_sha256 != (digest := checkpoint_sha256(job.checkpoint)):
         raise DataError(
             f"{job.samples}: was sampled from the checkpoint {origin.checkpoint_sha256[:SHOWN]}…, {job.checkpoint} is"
             f" {digest[:SHOWN]}…; give the checkpoint it was sampled from, or sample again"
         )
-    require_repeated(job.samples, origin.protocol, job.stated)
-    if job.fp_samples is not None:
-        full = listed_shards(job.fp_samples, images=shards[0].images)[0].made_of()
-        require_full_precision(job, origin, full)
-    return SampledRun(shards, origin, origin.sampled_by(job.samples))
 
 
-def require_full_precision(job: EvaluateJob, own: Origin, full: Origin) -> None:
+def require_same_protocol(job: EvaluateJob, run: Origin, full: Origin) -> None:
     """DataError unless the samples of full precision have the protocol, prompts and weights of the run."""
     ends = f"sample full precision with the protocol of {job.samples}"
-    if (found := difference(own.protocol, full.protocol)) is not None:
-        raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {found}; {ends}")
-    pairs = {"prompts": (own.prompts, full.prompts), "text_sha256": (own.text_sha256, full.text_sha256)}
-    pairs["weights_sha256"] = own.model.get("weights_sha256"), full.model.get("weights_sha256")
-    for fact, (one, other) in pairs.items():
-        if one != other and (fact != "weights_sha256" or None not in (one, other)):
+    if (differing := difference(run.protocol, full.protocol)) is not None:
+        raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {differing}; {ends}")
+    pairs = {"prompts": (run.prompts, full.prompts), "text_sha256": (run.text_sha256, full.text_sha256)}
+    pairs["weights_sha256"] = run.model.get("weights_sha256"), full.model.get("weights_sha256")
+    for fact, (run_value, full_value) in pairs.items():
+        if run_value != full_value and (fact != "weights_sha256" or None not in (run_value, full_value)):
             raise DataError(
-                f"{job.samples} and full precision ({job.fp_samples}) have {fact} {one} and {other}; {ends}"
+                f"{job.samples} and full precision ({job.fp_samples}) have {fact} {run_value} and {full_value}; {ends}"
             )
+
+
+def require_full_bits(fp_samples: Path, full: Origin) -> None:
+    """DataError unless the samples of full precision came from a model of 16 bits."""
     bits = [full.model.get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):
         raise DataError(
-            f"{job.fp_samples}: was sampled from {full.model.get('method')} w{bits[0]}a{bits[1]}, full precision is"
+            f"{fp_samples}: was sampled from {full.model.get('method')} w{bits[0]}a{bits[1]}, full precision is"
             " w16a16; sample a checkpoint of --method fp --bits w16a16"
         )
 
@@ -124,7 +158,7 @@ def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[s
     if run.origin.prompts != stated:
         sampled = run.origin.prompts or {"count": 0, "sha256": "none"}
         raise DataError(
-            f"{job.samples}: shows {sampled['count']} clips of prompts {sampled['sha256'][:SHOWN]}…, asked for are"
+            f"{job.samples}: shows {sampled['count']} clips of prompts {sampled['sha256'][:SHOWN]}…, expected are"
             f" {stated['count']} of {str(stated['sha256'])[:SHOWN]}…; give the suite and the clips of each prompt"
             " that it was sampled with"
         )

@@ -33,7 +33,7 @@ def stream_errors(images: Iterable[np.ndarray], fp_images: Iterable[np.ndarray])
 
     Raises DataError if one stream ends before the other.
     """
-    return np.concatenate([mse_per_image(own, full) for own, full in _aligned(images, fp_images)])
+    return np.concatenate([mse_per_image(batch, fp_batch) for batch, fp_batch in _aligned(images, fp_images)])
 
 
 def _aligned(first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

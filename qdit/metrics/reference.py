@@ -1,13 +1,17 @@
-"""What generated images are compared with: statistics of real images, ours or guided-diffusion's (ADM's)."""
+"""References: statistics of real images, ours or guided-diffusion's (ADM's), for FID and its relatives."""
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
-from qdit.core.files import save_arrays
+from qdit.core.files import parse_json, save_arrays, sha256_file
 from qdit.core.npz import member_names, member_shape, read_member, stream_member
+from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import Extractor, Images
 from qdit.metrics.image_files import ARRAYS, CHANNELS, ImageSource, open_images
 from qdit.metrics.statistics import Moments, MomentsAccumulator, moments
@@ -15,7 +19,7 @@ from qdit.metrics.statistics import Moments, MomentsAccumulator, moments
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """ADM's key names: mean and covariance of the pool and of the spatial features."""
 STREAM_ROWS = 64
-DIGEST = "extractor_digest"
+DIGEST, ORIGIN = "extractor_digest", "origin"
 PROBES = ((3, 64, 64), (1, 8, 8), (1, 16, 16))
 """Shapes of images that some extractor takes."""
 LEAST = 4
@@ -23,36 +27,62 @@ LEAST = 4
 
 
 @dataclass(frozen=True)
+class ReferenceOrigin:
+    """What a reference was made of: name and sha256 of the images or statistics, the extractor, digest of the code."""
+
+    source: str
+    source_sha256: str
+    extractor: str
+    extractor_digest: str
+    code: str
+
+
+@dataclass(frozen=True)
 class Reference:
     """Moments of real images and, for precision and recall, pool features (N, d) of real images.
 
-    `extractor_digest` says which weights made it; it is empty in ADM's files, which do not say. `pool_features` is
-    None for an ADM file as it is loaded: `import_adm_reference` computes them from its images. Ready statistics of
-    another program have no pool features, and no spatial moments either where they are FID's alone.
+    `origin` says what it was made of, `extractor_digest` which weights; ADM's files say neither (None, empty).
+    `pool_features` is None for an ADM file as it is loaded: `import_adm_reference` computes them from its images. Ready
+    statistics of another program have no pool features, and no spatial moments either where they are FID's alone.
     """
 
     pool: Moments
     spatial: Moments | None
     pool_features: np.ndarray | None
     extractor_digest: str
+    origin: ReferenceOrigin | None = None
 
 
-def build_reference(images: Images, extractor: Extractor) -> Reference:
+def build_reference(images: Images, extractor: Extractor, *, source: str = "images in memory") -> Reference:
     """Reference from uint8 images (N, C, H, W): the same images give the moments and the pool features."""
     features = extractor(images)
-    return Reference(moments(features.pool), moments(features.spatial), features.pool, extractor.digest)
+    origin = origin_of(source, images_sha256(images), extractor)
+    return Reference(moments(features.pool), moments(features.spatial), features.pool, extractor.digest, origin)
+
+
+def images_sha256(images: Images) -> str:
+    """Digest of images by their shape and bytes."""
+    pixels = np.ascontiguousarray(images)
+    return hashlib.sha256(f"{pixels.dtype} {pixels.shape}\0".encode() + pixels.tobytes()).hexdigest()
+
+
+def origin_of(source: str, source_sha256: str, extractor: Extractor) -> ReferenceOrigin:
+    """What a reference of this source by this extractor is made of, here and now."""
+    code = code_digest("qdit.metrics.reference", *extractor_code(extractor.name))
+    return ReferenceOrigin(source, source_sha256, extractor.name, extractor.digest, code)
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write an npz with mu, sigma, mu_s, sigma_s, pool (those that there are) and extractor_digest."""
-    if reference.extractor_digest == "":
+    """Write an npz with mu, sigma, mu_s, sigma_s, pool (those that there are), extractor_digest and origin."""
+    if reference.extractor_digest == "" or reference.origin is None:
         raise DataError(f"{path}: a reference of an unknown extractor is not saved; use import_adm_reference first")
     arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
     if reference.pool_features is not None:
         arrays["pool"] = reference.pool_features
-    save_arrays(path, arrays | {"extractor_digest": np.array(reference.extractor_digest)})
+    origin = json.dumps(asdict(reference.origin), sort_keys=True)
+    save_arrays(path, arrays | {DIGEST: np.array(reference.extractor_digest), ORIGIN: np.array(origin)})
 
 
 def load_reference(path: Path) -> Reference:
@@ -72,7 +102,31 @@ def load_reference(path: Path) -> Reference:
     features = read_member(path, "pool") if "pool" in names else None
     if features is not None and (features.shape[1:] != pool.mean.shape or not np.isfinite(features).all()):
         raise DataError(f"{path}: pool is no finite array of {len(pool.mean)} features an image; make the file again")
-    return Reference(pool, spatial, features, str(read_member(path, DIGEST)) if DIGEST in names else "")
+    if DIGEST not in names:
+        return Reference(pool, spatial, features, "")
+    digest = str(read_member(path, DIGEST))
+    return Reference(pool, spatial, features, digest, read_origin(path, digest))
+
+
+def read_origin(path: Path, digest: str) -> ReferenceOrigin:
+    """What a reference of ours says it was made of; DataError where it says nothing, or another extractor."""
+    if ORIGIN not in member_names(path):
+        raise DataError(
+            f"{path}: does not say what the reference was made of (an older version made it); make it again with"
+            " qdit reference"
+        )
+    try:
+        origin = ReferenceOrigin(**parse_json(str(read_member(path, ORIGIN))))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{path}: does not say all that the reference was made of; make it again with qdit reference"
+        ) from None
+    if origin.extractor_digest != digest:
+        raise DataError(
+            f"{path}: its statistics are of an extractor {digest[:12]}…, its origin says"
+            f" {str(origin.extractor_digest)[:12]}…: it was edited; make it again with qdit reference"
+        )
+    return origin
 
 
 def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
@@ -95,10 +149,10 @@ def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
 
 def read_numbers(path: Path, name: str) -> np.ndarray:
     """An array as finite float64; DataError for text and for NaN or infinity."""
-    found = read_member(path, name)
-    if found.dtype.kind not in "fiu":
-        raise DataError(f"{path}: {name} is {found.dtype}, allowed are numbers; make the file again")
-    values = np.asarray(found, np.float64)
+    numbers = read_member(path, name)
+    if numbers.dtype.kind not in "fiu":
+        raise DataError(f"{path}: {name} is {numbers.dtype}, allowed are numbers; make the file again")
+    values = np.asarray(numbers, np.float64)
     if bad := values.size - int(np.isfinite(values).sum()):
         raise DataError(
             f"{path}: {bad} of {values.size} values of {name} are NaN or infinite; make the file again, or fetch it"
@@ -110,11 +164,12 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
     """Reference of a user's own images, read block by block: the same images give moments and pool features."""
     pool, spatial, features = MomentsAccumulator(), MomentsAccumulator(), []
     for block in images.blocks():
-        found = extractor(block)
-        pool.update(found.pool)
-        spatial.update(found.spatial)
-        features.append(found.pool)
-    return Reference(pool.moments(), spatial.moments(), np.concatenate(features), extractor.digest)
+        block_features = extractor(block)
+        pool.update(block_features.pool)
+        spatial.update(block_features.spatial)
+        features.append(block_features.pool)
+    origin = origin_of(images.path.name, images.sha256(), extractor)
+    return Reference(pool.moments(), spatial.moments(), np.concatenate(features), extractor.digest, origin)
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
@@ -130,7 +185,8 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
     features = None
     if any(name in names for name in ARRAYS):
         features = np.concatenate([extractor(block).pool for block in open_images(path, least=LEAST).blocks()])
-    return Reference(pool, spatial, features, extractor.digest)
+    origin = origin_of(path.name, sha256_file(path), extractor)
+    return Reference(pool, spatial, features, extractor.digest, origin)
 
 
 def make_reference(path: Path, extractor: Extractor) -> Reference:
@@ -163,7 +219,8 @@ def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
     ]
     features = np.concatenate(pool)
     require_width(path, reference.pool, features.shape[1])
-    return replace(reference, pool_features=features, extractor_digest=extractor.digest)
+    origin = origin_of(path.name, sha256_file(path), extractor)
+    return replace(reference, pool_features=features, extractor_digest=extractor.digest, origin=origin)
 
 
 def check_adm_images(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The step features and sample chunks → metrics.json: all that a table row says about a run, and what it was made of.
+"""The step features and sample chunks → metrics.json: the numbers of a table row and their origin.
 
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
@@ -17,11 +17,12 @@ from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.core.provenance import packages
+from qdit.core.run import IMPORTED
 from qdit.metrics.bootstrap import bootstrap, intervals
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
-from qdit.metrics.job import EvaluateJob, RunName, open_run
+from qdit.metrics.job import EvaluateJob, SampledRun, open_run
 from qdit.metrics.paired import stream_errors
 from qdit.metrics.reference import load_reference
 from qdit.metrics.samples import Shard, stream_samples
@@ -29,6 +30,9 @@ from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
 from qdit.quant.folder import checkpoint_sha256, read_config
 from qdit.quant.size import shape_of, size_actual_mb, size_paper_mb
+
+RUN_FACTS = ("method", "weight_bits", "activation_bits", "scope", "options", "allocation_sha256")
+"""What metrics.json repeats of a checkpoint's record."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     """
     if (sampled := open_run(job)) is None:
         return
-    images, protocol, shard = sampled.count, sampled.protocol, sampled.shards[0]
+    images = sampled.count
     weights_sha256 = sha256_file(evaluator.extractor_weights)
 
     def features_of(folder: Path) -> RunFeatures:
@@ -63,11 +67,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     metrics = evaluate(run, reference=reference, fp=fp)
     described = {
         "model": job.name.model,
-        **protocol.to_dict(),
-        "images": images,
-        "chunk": shard.chunk,
-        "decoder": protocol.decoder,
-        "uint8": UINT8_RULE,
+        **image_protocol(sampled),
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
@@ -78,55 +78,85 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
         "features": run.made_by.code,
         "evaluate": code_digest("qdit.metrics.run", *modules_of_images()),
     }
-    own = made_by(job.name, described, shard, job.checkpoint, code=code)
-    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
+    content = made_by(job, described, sampled, code=code)
+    content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
     write_replicates(job.out.parent, replicates)
-    write_record(job.out, MetricsRecord(**own, difference=difference))
+    write_record(job.out, MetricsRecord(**content, difference=difference))
+
+
+def image_protocol(sampled: SampledRun) -> dict[str, Any]:
+    """How images were made: every fact of their protocol; of imported ones the file they came from."""
+    size = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
+    if sampled.origin.is_imported:
+        return {"sampler": IMPORTED, "source": sampled.origin.model["source"], **size}
+    protocol = sampled.protocol
+    return {**protocol.to_dict(), **size, "decoder": protocol.decoder, "uint8": UINT8_RULE}
 
 
 def made_by(
-    name: RunName, described: dict[str, Any], shard: Shard, checkpoint: Path, *, code: dict[str, str]
+    job: EvaluateJob, described: dict[str, Any], sampled: SampledRun, *, code: dict[str, str]
 ) -> dict[str, Any]:
     """What metrics.json says of a run besides its numbers; `described` is the protocol, `code` digests by step."""
-    config = read_config(checkpoint)
-    record = config["record"]
+    facts = imported_facts(sampled) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
+    name, shard = job.name, sampled.shards[0]
     return {
-        "run": {
-            "setting": name.setting,
-            "form": name.form,
-            "label": name.label,
-            **{key: record[key] for key in ("method", "weight_bits", "activation_bits", "scope", "options")},
-            "allocation_sha256": record["allocation_sha256"],
-        },
+        "run": {"setting": name.setting, "form": name.form, "label": name.label, **facts["run"]},
         "protocol": described,
         "protocol_sha256": sha256_json(described),
         "mode": shard.mode,
         "backend": shard.backend,
+        "inputs": facts["inputs"],
+        "code": {**facts["code"], **code},
+        "packages": packages(),
+        "size": facts["size"],
+    }
+
+
+def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """What metrics.json says of a checkpoint: its part of the run, its inputs, the code that made it, its size."""
+    config = read_config(checkpoint)
+    record = config["record"]
+    return {
+        "run": {key: record[key] for key in RUN_FACTS},
         "inputs": {
             "checkpoint_sha256": checkpoint_sha256(checkpoint),
             **{key: record[key] for key in ("weights_sha256", "calibration_sha256")},
         },
-        "code": {"quantize": record["code"], **code},
-        "packages": packages(),
+        "code": {"quantize": record["code"]},
         "size": sizes(checkpoint, config),
+    }
+
+
+def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
+    """What metrics.json says of imported samples: bits, checkpoint and size are unknown."""
+    return {
+        "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}},
+        "inputs": {
+            "checkpoint_sha256": None,
+            "weights_sha256": None,
+            "calibration_sha256": {},
+            "samples_sha256": sampled.origin.model["source"]["sha256"],
+        },
+        "code": {},
+        "size": {"paper_mb": None, "actual_mb": None},
     }
 
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
-    own, full = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
-    return stream_errors((chunk.images for chunk in own), (chunk.images for chunk in full))
+    chunks, fp_chunks = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
+    return stream_errors((chunk.images for chunk in chunks), (chunk.images for chunk in fp_chunks))
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
-    """Of integer latents to simulated ones: `images` compared, `largest` and `mean` absolute difference."""
-    found = [shard.difference for shard in shards if shard.difference is not None]
-    if not found:
+    """Difference of integer latents to simulated ones: number of images, largest and mean absolute value."""
+    differences = [shard.difference for shard in shards if shard.difference is not None]
+    if not differences:
         return None
-    images = sum(part["images"] for part in found)
-    mean = sum(part["mean"] * part["images"] for part in found) / images
-    return {"images": images, "largest": max(part["largest"] for part in found), "mean": mean}
+    images = sum(difference["images"] for difference in differences)
+    mean = sum(difference["mean"] * difference["images"] for difference in differences) / images
+    return {"images": images, "largest": max(difference["largest"] for difference in differences), "mean": mean}
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:

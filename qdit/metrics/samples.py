@@ -51,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and the labels they were asked for, int64 (n,)."""
+    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and their labels, int64 (n,)."""
 
     first: int
     images: np.ndarray
@@ -93,7 +93,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
     lists of chunks that are listed already from one with smaller shards.
     """
     if images is not None and images < 1:
-        raise DataError(f"{folder}: {images} images were asked for, at least 1 is needed; raise sampling.images")
+        raise DataError(f"{folder}: {images} images are expected, at least 1 is needed; raise sampling.images")
     everything = [read_shard(path) for path in sorted(folder.glob("shard-*.json"))]
     if not everything:
         raise DataError(f"{folder}: has no shard-*.json, at least one is needed; {_AGAIN}")
@@ -101,7 +101,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
     if images is None:
         images = run.images
     if run.images != images:
-        raise DataError(f"{folder}: is a run of {run.images} images, {images} were asked for; {_AGAIN}")
+        raise DataError(f"{folder}: is a run of {run.images} images, {images} are expected; {_AGAIN}")
     chosen: list[Shard] = []
     listed: set[str] = set()
     for shard in everything:
@@ -111,7 +111,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
             chosen.append(shard)
             listed |= files
     if not chosen:
-        raise DataError(f"{folder}: holds 0 images, {images} were asked for; {_AGAIN}")
+        raise DataError(f"{folder}: holds 0 images, {images} are expected; {_AGAIN}")
     return chosen
 
 
@@ -127,15 +127,15 @@ def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
         if shard.failure is not None:
             raise DataError(f"{shard.path}: holds no images, {shard.failure.text}")
     listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
-    found = 0
+    count = 0
     for chunk in sorted(listed, key=lambda chunk: (len(chunk.file), chunk.file)):
-        part = read_chunk(folder, chunk, key=listed[chunk])
-        if part.first != found:
-            raise DataError(f"{folder}: image {found} is missing, the next chunk starts at {part.first}; {_AGAIN}")
-        found += len(part.labels)
-        yield part
-    if found != images:
-        raise DataError(f"{folder}: holds {found} images, {images} were asked for; {_AGAIN}")
+        loaded = read_chunk(folder, chunk, key=listed[chunk])
+        if loaded.first != count:
+            raise DataError(f"{folder}: image {count} is missing, the next chunk starts at {loaded.first}; {_AGAIN}")
+        count += len(loaded.labels)
+        yield loaded
+    if count != images:
+        raise DataError(f"{folder}: holds {count} images, {images} are expected; {_AGAIN}")
 
 
 def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:

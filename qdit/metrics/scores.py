@@ -77,18 +77,23 @@ def _squared_distances(rows: np.ndarray, columns: np.ndarray, block: int) -> Ite
     """Blocks of rows of the matrix of squared Euclidean distances."""
     norms = (columns**2).sum(axis=1)
     for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        distances = (part**2).sum(axis=1)[:, None] + norms - 2 * part @ columns.T
+        some = rows[start : start + block]
+        distances = (some**2).sum(axis=1)[:, None] + norms - 2 * some @ columns.T
         yield np.maximum(distances, 0, out=distances)
 
 
 def _radii(points: np.ndarray, neighbours: int, block: int) -> np.ndarray:
     """Squared distance of each point to its neighbour of that rank: entry rank + 1 of its row, which holds itself."""
     return np.concatenate(
-        [np.partition(part, neighbours, axis=1)[:, neighbours] for part in _squared_distances(points, points, block)]
+        [
+            np.partition(distances, neighbours, axis=1)[:, neighbours]
+            for distances in _squared_distances(points, points, block)
+        ]
     )
 
 
 def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, block: int) -> np.ndarray:
     """Which points lie in at least one ball."""
-    return np.concatenate([(part <= radii).any(axis=1) for part in _squared_distances(points, centres, block)])
+    return np.concatenate(
+        [(distances <= radii).any(axis=1) for distances in _squared_distances(points, centres, block)]
+    )

@@ -18,8 +18,8 @@ def totals(scaled: Mapping[str, float]) -> dict[str, float]:
         raise DataError(f"VBench's totals need all sixteen dimensions; missing are {', '.join(absent)}: score them too")
 
     def mean(total: str) -> float:
-        own = sorted((m for m in METRICS.values() if m.total == total), key=lambda metric: metric.turn)
-        return sum(metric.weight * scaled[metric.name] for metric in own) / sum(metric.weight for metric in own)
+        members = sorted((m for m in METRICS.values() if m.total == total), key=lambda metric: metric.turn)
+        return sum(metric.weight * scaled[metric.name] for metric in members) / sum(metric.weight for metric in members)
 
     quality, semantic = mean("quality"), mean("semantic")
     whole = (QUALITY_SHARE * quality + SEMANTIC_SHARE * semantic) / (QUALITY_SHARE + SEMANTIC_SHARE)

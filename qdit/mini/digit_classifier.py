@@ -73,7 +73,7 @@ class DigitClassifier(nn.Module):
         return pool, spatial, self.fc(pool)
 
     def of_uint8(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for uint8 images (N, 1, L, L)."""
+        """Outputs for uint8 images (N, 1, L, L)."""
         return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
 
 
@@ -90,8 +90,8 @@ class DigitClassifierExtractor:
     def __call__(self, images: Images) -> Features:
         """Features of uint8 images (N, 1, L, L) of the network's size; DataError on anything else."""
         size = self.network.config.size
-        found = require_images(images, (1, size, size), who=self.name)
-        return extract_in_batches(found, self.network.of_uint8, batch=BATCH)
+        checked = require_images(images, (1, size, size), who=self.name)
+        return extract_in_batches(checked, self.network.of_uint8, batch=BATCH)
 
 
 def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def load_digit_classifier(
         ) from None
     if name not in (None, network.config.name):
         raise CheckpointError(
-            f"{path}: weights of the extractor {network.config.name}, asked for is {name}; give its own"
+            f"{path}: weights of the extractor {network.config.name}, expected is {name}; give its own"
         )
     for key, tensor in tensors.items():
         require_finite(f"{path}: {key}", tensor, error=CheckpointError)

@@ -11,4 +11,4 @@ from qdit.mini.data.digits import data_set
 def make_digits_reference(data: str, extractor: str, weights: Path, out: Path) -> None:
     """Reference statistics of all 1,797 images of a data set: `digits` (8×8) or `digits-16`."""
     images = to_uint8(data_set(data, "all").images)
-    save_reference(out, build_reference(images, load_extractor(extractor, weights)))
+    save_reference(out, build_reference(images, load_extractor(extractor, weights), source=data))

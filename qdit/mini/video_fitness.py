@@ -1,4 +1,4 @@
-"""Fitness of a genome for a video model: a Fréchet distance of clips sampled with it, all from the same noise.
+"""Fitness of a genome of a video model: Fréchet distance of its clips. All genomes see the same noise.
 
 Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features are those of mini-VBench's clip network:
 `mfvd` compares with real clips, `fd_fp` with full precision's clips of the same noise and prompts. The budget counts
@@ -45,11 +45,11 @@ Prompted = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
 def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Prompts of the mini video world, drawn like those of training."""
-    text, mask = encode(tuple(asked(clips)))
+    text, mask = encode(tuple(scenarios_of(clips)))
     return text, mask.bool()
 
 
-def asked(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
+def scenarios_of(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
     """What clips with these numbers show."""
     return [draw_scenario(seed, clip) for clip in clips]
 
@@ -64,8 +64,8 @@ class ClipExtractor:
 
     def __call__(self, images: Images) -> Features:
         """(N, d) as `pool`."""
-        found = self.features(torch.as_tensor(images))
-        return Features(found, found, found)
+        pool = self.features(torch.as_tensor(images))
+        return Features(pool, pool, pool)
 
 
 def mini_extractor(observer: Observer) -> ClipExtractor:
@@ -77,7 +77,7 @@ def mini_features(observer: Observer, clips: Tensor) -> np.ndarray:
     """`clip_features` without the instruments that mFVD does not need."""
     require_clips(clips)
     with torch.inference_mode():
-        parts = [observer.network.clips(part.float() / 127.5 - 1).feature for part in clips.split(BATCH)]
+        parts = [observer.network.clips(batch.float() / 127.5 - 1).feature for batch in clips.split(BATCH)]
     return torch.cat(parts).double().numpy()
 
 
@@ -129,11 +129,11 @@ class VideoFitness(ImageFitness):
         """Features (chunk, d) of one batch of clips, None if one is not finite."""
         clips = self._numbers(chunk)
         text, mask = self.prompts(clips)
-        made = sample_clips(model, self.protocol, text, mask, clips)
-        return self.extractor(self.decode(made)).pool if torch.isfinite(made).all() else None
+        sampled = sample_clips(model, self.protocol, text, mask, clips)
+        return self.extractor(self.decode(sampled)).pool if torch.isfinite(sampled).all() else None
 
     def identity(self) -> dict[str, Any]:
-        """As of images, with the prompts, and `mfvd` or `fvd` for a distance to real clips."""
+        """Everything the fitness depends on: as for images, plus the prompts and the metric."""
         text, mask = self.prompts(range(self.images))
         shown = {"prompts_sha256": digest({"text": text, "mask": mask})}
         named = {"metric": "fvd" if self.extractor.name == I3D else "mfvd"} if self.reference is not None else {}
@@ -175,7 +175,7 @@ class VideoSearchJob:
         return self.fitness()
 
     def noises(self) -> Noises:
-        """The same on any noise."""
+        """A fitness on any noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> VideoFitness:
@@ -209,5 +209,5 @@ class VideoSearchJob:
 
 def real_moments(observer: Observer, *, clips: int = REAL_CLIPS) -> Moments:
     """Moments of the features of real clips of held-out digits."""
-    real = show(asked(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
+    real = show(scenarios_of(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
     return moments(mini_features(observer, real.frames))

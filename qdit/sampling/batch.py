@@ -1,4 +1,4 @@
-"""Samples of one batch by their indices: the same noise and conditions for every method."""
+"""Samples one batch by sample index; all methods see the same noise and conditions."""
 
 from collections import deque
 from collections.abc import Sequence

@@ -103,9 +103,9 @@ def collect(
     x, step, index = record(model, kind, protocol, drawn, chosen)
     order = index.argsort() if kind != "per-step" else step.argsort(descending=True, stable=True)
     x, step, index = x[order], step[order], index[order]
-    nowhere = torch.zeros(len(index), dtype=torch.bool)
+    unconditional = torch.zeros(len(index), dtype=torch.bool)
     conditions = tuple(column[index] for column in drawn)
-    recorded = CalibrationSet(kind, x.clone(), schedule[step], conditions, nowhere, protocol)
+    recorded = CalibrationSet(kind, x.clone(), schedule[step], conditions, unconditional, protocol)
     guided = kind != "trajectory" and protocol.guided
     return with_unconditional(recorded, family.null_conditions(model, conditions)) if guided else recorded
 
@@ -131,8 +131,8 @@ def record(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
         for samples in torch.arange(len(chosen)).split(together(model, protocol)):
-            own = tuple(part[samples] for part in conditions)
-            for now, x in own_trajectory(model, kind, protocol, own, samples):
+            of_batch = tuple(condition[samples] for condition in conditions)
+            for now, x in own_trajectory(model, kind, protocol, of_batch, samples):
                 if now < 0:
                     break  # x_0 itself, where no model is evaluated
                 rows = (chosen[samples] == now) | (chosen[samples] < 0)

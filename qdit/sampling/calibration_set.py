@@ -1,4 +1,4 @@
-"""A calibration set: inputs of an image or a video model with the protocol they were sampled with, and its file."""
+"""A calibration set: inputs of a model, the protocol that sampled them, and the file that holds both."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,8 +70,13 @@ class CalibrationSet:
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Forward arguments in consecutive batches; the last may be smaller."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield self.x[part], self.timestep[part], *(own[part] for own in self.conditions), *self.constants
+            rows = slice(start, start + size)
+            yield (
+                self.x[rows],
+                self.timestep[rows],
+                *(condition[rows] for condition in self.conditions),
+                *self.constants,
+            )
 
     def take(self, rows: Tensor) -> "CalibrationSet":
         """The samples with these indices, or where a mask is true."""
@@ -79,17 +84,17 @@ class CalibrationSet:
             self,
             x=self.x[rows],
             timestep=self.timestep[rows],
-            conditions=tuple(own[rows] for own in self.conditions),
+            conditions=tuple(condition[rows] for condition in self.conditions),
             unconditional=self.unconditional[rows],
         )
 
     def to(self, device: torch.device) -> "CalibrationSet":
-        """The same on a device."""
+        """The set with its tensors on a device."""
         return replace(
             self,
             x=self.x.to(device),
             timestep=self.timestep.to(device),
-            conditions=tuple(own.to(device) for own in self.conditions),
+            conditions=tuple(condition.to(device) for condition in self.conditions),
             unconditional=self.unconditional.to(device),
         )
 
@@ -123,15 +128,15 @@ class CalibrationSet:
         return self.take(~self.unconditional)
 
 
-def with_unconditional(found: CalibrationSet, null: Sequence[Tensor]) -> CalibrationSet:
+def with_unconditional(data: CalibrationSet, null: Sequence[Tensor]) -> CalibrationSet:
     """Every sample followed by its copy with the conditions `null`."""
-    pairs = zip(found.conditions, null, strict=True)
+    pairs = zip(data.conditions, null, strict=True)
     return replace(
-        found,
-        x=found.x.repeat_interleave(2, 0),
-        timestep=found.timestep.repeat_interleave(2),
+        data,
+        x=data.x.repeat_interleave(2, 0),
+        timestep=data.timestep.repeat_interleave(2),
         conditions=tuple(torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs),
-        unconditional=torch.tensor([False, True]).repeat(len(found)),
+        unconditional=torch.tensor([False, True]).repeat(len(data)),
     )
 
 
@@ -162,7 +167,7 @@ def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
 
 
 def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> CalibrationSet:
-    """The same; DataError unless it was made with these weights."""
+    """Load a calibration set; DataError unless it was made with these weights."""
     loaded, digest = load_calibration(path, config), weights_sha256(weights)
     if loaded.weights_sha256 != digest:
         made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"

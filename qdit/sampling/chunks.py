@@ -1,4 +1,4 @@
-"""Chunks of samples, of images and of clips alike: files that are kept for an origin, shards of them, their lists.
+"""Chunks of samples (images or clips): chunk files, shards of chunks, and the list of each shard.
 
 A chunk is always one batch of its fixed size (the last one padded with samples that are then dropped). A job computes a
 shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job goes on where it was.

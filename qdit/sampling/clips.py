@@ -1,4 +1,4 @@
-"""Clips: prompts, a rectified flow along a guided velocity, and uint8 clips, through Open-Sora's VAE from latents.
+"""The family of clips: prompts, rectified flow with guidance, and decoding to uint8 by Open-Sora's VAE.
 
 Clip i shows its prompt, and its noise depends on (root seed, i) only. Models of the mini video world make pixels and
 read words; full-size ones make latents and read the tokens of a text encoder, computed once for all
@@ -88,13 +88,13 @@ def load_video_decoder(
     if vae is None:
         return CLIP_PIXELS
     loaded = load_video_vae(vae)
-    own, made = loaded.config, clip_size(config, protocol)
-    expected = own.latent_size(protocol.frames, protocol.height, protocol.width)
-    if own.temporal.channels != config.in_channels or expected != made:
+    vae_config, size = loaded.config, clip_size(config, protocol)
+    expected = vae_config.latent_size(protocol.frames, protocol.height, protocol.width)
+    if vae_config.temporal.channels != config.in_channels or expected != size:
         raise ConfigError(
             f"--vae {vae}: a clip of {protocol.frames}×{protocol.height}×{protocol.width} has latents of"
-            f" {own.temporal.channels} channels and {expected}, the model makes {config.in_channels} and {made}; give"
-            " the VAE that the model was trained with"
+            f" {vae_config.temporal.channels} channels and {expected}, the model makes {config.in_channels} and {size};"
+            " give the VAE that the model was trained with"
         )
     return ClipDecoder(loaded.to(device, DTYPES[protocol.dtype]), protocol.frames, protocol.dtype, device)
 

@@ -1,4 +1,4 @@
-"""Which family a network, a configuration or a name in a file belongs to."""
+"""Finds the family of a network, of a configuration, or of a name in a file."""
 
 from qdit.models.network import NetworkConfig, config_class
 from qdit.models.network import family_of as name_of

@@ -1,4 +1,4 @@
-"""What differs between images and clips, as one object: conditions, protocol, predictor, decoding, shapes.
+"""A family of models as one object: it holds everything that differs between images and clips.
 
 Chunks, sampling, calibration and scoring ask a family; none of them asks which family it is. The two families are
 `qdit.sampling.images` and `qdit.sampling.clips`, and `qdit.sampling.families` chooses.
@@ -34,14 +34,14 @@ P = TypeVar("P", bound=Sampled)
 
 
 class Conditions(Interface):
-    """What the samples of a run are asked for, by their index."""
+    """Conditions of the samples of a run (labels or prompts), by sample index."""
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
         """What stands after (x, timestep) in a forward, a row for each sample; beyond the last they begin again."""
         ...
 
     def columns(self, samples: range) -> Arrays:
-        """The same as a chunk file holds it."""
+        """The conditions as a chunk file holds them."""
         ...
 
 
@@ -82,7 +82,7 @@ class Family(ABC, Generic[N, C, P]):
     pixels: ClassVar[str]
     """Column of a chunk file that holds the uint8 samples."""
     named: ClassVar[tuple[str, ...]]
-    """Columns that say what the samples were asked for."""
+    """Columns that hold the conditions of the samples."""
     calibration_tensors: ClassVar[tuple[str, ...]]
     """What a calibration file holds."""
     modules: ClassVar[tuple[str, ...]] = ()
@@ -108,7 +108,7 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def conditions(self, config: C, protocol: P, source: Source) -> Conditions:
-        """What a run's samples are asked for; ConfigError or DataError for sources that do not fit the model."""
+        """Conditions of a run's samples; ConfigError or DataError for sources that do not fit the model."""
 
     @abstractmethod
     def decoder_name(self, vae: Path | None) -> str:
@@ -139,7 +139,7 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def calibration_conditions(self, config: C, protocol: P, samples: int, text: Text | None) -> tuple[Tensor, ...]:
-        """What `samples` calibration trajectories are asked for."""
+        """Conditions of `samples` calibration trajectories."""
 
     @abstractmethod
     def null_conditions(self, model: N, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

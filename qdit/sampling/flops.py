@@ -1,4 +1,4 @@
-"""Operations that sampling one clip takes."""
+"""Floating-point operations needed to sample one clip."""
 
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3_flops import forward_flops

@@ -1,4 +1,4 @@
-"""The protocol of a rectified flow: which clip, its timesteps and its guidance; plain numbers, no torch."""
+"""The protocol of clip sampling: clip size, timesteps and guidance of a rectified flow. No torch."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images: labels, DDIM or DDPM along a guided denoiser, and uint8 images of x_0, through a VAE where these are latents.
+"""The family of images: labels, DDIM or DDPM with guidance, and decoding to uint8, by a VAE from latents.
 
 What differs from clips (`qdit.sampling.clips`) and nothing else.
 """
@@ -42,7 +42,7 @@ class Decoder:
     device: torch.device = CPU
 
     def __call__(self, latents: Tensor) -> Tensor:
-        return torch.cat([to_uint8(part) for part in self.pixels(latents)])
+        return torch.cat([to_uint8(batch) for batch in self.pixels(latents)])
 
     def sample_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of one image whose x_0 has the shape (C, L, L)."""

@@ -1,4 +1,4 @@
-"""Sampling in integer mode, and how far its latents are from the simulated ones of the same noise."""
+"""Sampling in integer mode, and the difference of its latents to simulated ones of the same noise."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ INTEGER = Mode(
 
 
 def sample_checkpoint(job: run.SampleJob) -> Path:
-    """As `qdit.sampling.run.sample_checkpoint`, in integers.
+    """Sample a checkpoint in integer mode (see `qdit.sampling.run.sample_checkpoint`).
 
     The shard's list says in `difference` how far the latents of its first chunk are from simulated ones.
     """

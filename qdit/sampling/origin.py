@@ -1,4 +1,4 @@
-"""What samples were made of, as they carry it themselves: protocol, checkpoint, mode, code. Nothing here loads torch.
+"""The origin of samples: protocol, checkpoint, mode and code. Sample files carry it. This module loads no torch.
 
 Every chunk file and every list of chunks holds an origin and its digest, the key of the run. Later steps read the
 origin there; what a flag says can only repeat it.
@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import sha256_json
+from qdit.core.run import IMPORTED
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.protocol import NO_DECODER, Protocol, Sampled
 
@@ -33,7 +34,7 @@ class Origin:
     model               of its record: method, bits, digest of the weights; None where it does not say.
     mode                name, kernel backend and what else the mode depends on.
     code                digest of the code that samples.
-    prompts             count and digest of what clips were asked for; None of images.
+    prompts             count and digest of the prompts of clips; None for images.
     text_sha256         digest of the text embeddings, if there are any.
     """
 
@@ -47,6 +48,11 @@ class Origin:
     code: str
     prompts: Mapping[str, Any] | None = None
     text_sha256: str | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program made the samples."""
+        return self.family == IMPORTED
 
     @property
     def key(self) -> str:
@@ -87,12 +93,14 @@ def flag_of(fact: str) -> str:
     return "--vae" if fact == "decoder" else f"--{fact.replace('_', '-')}"
 
 
-def require_repeated(where: Path, protocol: Mapping[str, Any], given: Mapping[str, Any], *, again: str = AGAIN) -> None:
+def require_repeated(
+    where: Path, protocol: Mapping[str, Any], stated: Mapping[str, Any], *, again: str = AGAIN
+) -> None:
     """ConfigError unless every given fact is the one that a file says; None is not given.
 
     `again` is what to do where the file is not what was wanted.
     """
-    for fact, value in given.items():
+    for fact, value in stated.items():
         if value is not None and (fact not in protocol or protocol[fact] != value):
             raise ConfigError(
                 f"{where}: was made with {fact} {protocol.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
@@ -100,11 +108,11 @@ def require_repeated(where: Path, protocol: Mapping[str, Any], given: Mapping[st
             )
 
 
-def difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
     """The first fact in which two protocols differ, with both values; None if there is none."""
-    for fact in sorted({*own, *other}):
-        if own.get(fact) != other.get(fact):
-            return f"{fact} {own.get(fact)} and {other.get(fact)}"
+    for fact in sorted({*first, *second}):
+        if first.get(fact) != second.get(fact):
+            return f"{fact} {first.get(fact)} and {second.get(fact)}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Where and in which precision a network is evaluated: device, half-precision linears, and what then computes.
+"""Device and precision of a network's evaluation, and the backend that computes it.
 
 In float16 or bfloat16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision:
 weights are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made
@@ -29,17 +29,17 @@ def torch_device(device: str) -> torch.device:
 
     TensorFloat-32 is off: it would round the inputs of float32 convolutions to ten bits.
     """
-    place = torch.device(device)
-    if place.type == "cuda":
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return place
+    return chosen
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's tensors are."""
+    """Device of a model's tensors."""
     return next(chain(model.buffers(), model.parameters())).device
 
 
@@ -49,7 +49,7 @@ def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
 
 
 def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """The same as a part of a run's identity: one name for all GPUs, whichever and however many there are."""
+    """Kind of a backend as part of a run's identity: all GPUs have one name."""
     return of_cpu() if device.type != "cuda" else "cuda"
 
 

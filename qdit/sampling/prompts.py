@@ -1,4 +1,4 @@
-"""What a video model reads: words of the mini world if it makes pixels, a text encoder's tokens if it makes latents."""
+"""Text inputs of video models: word vectors of the mini world for pixels, encoder tokens for latents."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -36,10 +36,10 @@ def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: 
             f"{where}: makes latents of {config.in_channels} channels and reads the tokens of a text encoder; give"
             f" {' and '.join(missing)}"
         )
-    if not makes_latents(config) and (given := [name for name, path in files.items() if path is not None]):
+    if not makes_latents(config) and (superfluous := [name for name, path in files.items() if path is not None]):
         raise ConfigError(
-            f"{' and '.join(given)}: {where} makes pixels and reads the words of the mini video world; leave"
-            f" {'it' if len(given) == 1 else 'them'} out"
+            f"{' and '.join(superfluous)}: {where} makes pixels and reads the words of the mini video world; leave"
+            f" {'it' if len(superfluous) == 1 else 'them'} out"
         )
 
 
@@ -47,13 +47,13 @@ def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[
     """What a model reads for these prompts; DataError for prompts that the file lacks, or of another text encoder."""
     if embeddings is None:
         return words
-    found = load_embeddings(embeddings, width=config.text_width, most=config.text_tokens)
+    texts = load_embeddings(embeddings, width=config.text_width, most=config.text_tokens)
     try:
         for prompt in dict.fromkeys(prompts):
-            found.of(prompt)
+            texts.of(prompt)
     except DataError as problem:
         raise DataError(f"{embeddings}: {problem}") from None
-    return found.batch
+    return texts.batch
 
 
 def texts_identity(embeddings: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What is sampled and how: the part of a setting that decides every image."""
+"""The protocol of image sampling: sampler, steps, guidance and seed decide every image."""
 
 import math
 from collections.abc import Mapping

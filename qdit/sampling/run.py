@@ -103,7 +103,7 @@ def sample_checkpoint(job: SampleJob) -> Path:
     last and files of another model, DataError for prompts without embeddings and a disk without room, all before
     anything is sampled.
     """
-    place = torch_device(job.device)
+    device = torch_device(job.device)
     if handed_on(job.checkpoint, partial(write_failed, job)):
         return job.shard_of(family_for(job.protocol)).path(job.out)
     origin = origin_of(job)
@@ -113,14 +113,14 @@ def sample_checkpoint(job: SampleJob) -> Path:
     conditions = family.conditions(model.config, protocol, job.source)
     if correction is not None:
         correction.check(protocol.steps)
-    decoder = family.decoder(job.vae, model.config, protocol, device=place)
+    decoder = family.decoder(job.vae, model.config, protocol, device=device)
     require_room(job.out, shard.size * decoder.sample_bytes(origin.shape), f"the {family.unit} of a shard")
 
     def write(failure: Failure) -> None:
-        shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=place)
+        shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=device)
 
     with recording("sample", write, enabled=job.record_failure):
-        ready = job.mode.prepare(round_linears(model.to(place), protocol.dtype))
+        ready = job.mode.prepare(round_linears(model.to(device), protocol.dtype))
         batches = Batches(ready, protocol, conditions, decoder, correction)
         sample_shard(batches, shard, job.out, origin.to_dict(), job.mode)
     return shard.path(job.out)
@@ -146,5 +146,5 @@ def write_failed(job: SampleJob, failure: Failure) -> None:
     shard = job.shard_of(family_for(job.protocol))
     facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
-    place = torch.device(job.device)
-    shard.write(job.out, job.mode, {**shard.listing(origin), **failure.to_dict()}, device=place)
+    device = torch.device(job.device)
+    shard.write(job.out, job.mode, {**shard.listing(origin), **failure.to_dict()}, device=device)

@@ -1,4 +1,4 @@
-"""Seconds spent on a search, in a file of their own, so that allocations of equal searches are equal bytes."""
+"""Seconds spent on a search, in a separate file: so equal searches give byte-identical allocations."""
 
 import time
 from pathlib import Path
@@ -45,13 +45,13 @@ class Clock:
 
     def _earlier(self) -> float:
         try:
-            found = read_json(self.path)
-            same = found["identity_sha256"] == self.content["identity_sha256"]
-            return float(found["seconds"]) if same else 0.0
+            stored = read_json(self.path)
+            same = stored["identity_sha256"] == self.content["identity_sha256"]
+            return float(stored["seconds"]) if same else 0.0
         except (DataError, KeyError, TypeError, ValueError):
             return 0.0
 
 
 def times_path(out: Path) -> Path:
-    """Where the time of an allocation file is."""
+    """Path of the file that holds the time of a search."""
     return out.with_suffix(".times.json")

@@ -58,10 +58,10 @@ class Outcome:
 
 def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     """Best first: those on more images before those on fewer, whose fitness cannot be compared with theirs."""
-    return sorted(evaluations, key=lambda one: (-one.images, one.fitness))
+    return sorted(evaluations, key=lambda evaluation: (-evaluation.images, evaluation.fitness))
 
 
-class Nursery:
+class GenomeSampler:
     """Draws genomes that keep the budget and were not drawn before, from a private random stream."""
 
     def __init__(self, space: SearchSpace, seed: int, *, reseed: bool = False) -> None:
@@ -71,18 +71,18 @@ class Nursery:
 
     def accept(self, draw: Callable[[], Genome], count: int, attempts: int) -> list[Genome]:
         """Up to `count` new genomes out of `attempts` · `count` draws."""
-        found: list[Genome] = []
+        accepted: list[Genome] = []
         for _ in range(attempts * count):
             genome = draw()
             if genome in self.known or not self.space.within(genome):
                 continue
             self.known.add(genome)
-            found.append(genome)
+            accepted.append(genome)
             if self.reseed:
                 self.rng.seed(self.seed)
-            if len(found) == count:
+            if len(accepted) == count:
                 break
-        return found
+        return accepted
 
     def random(self, count: int) -> list[Genome]:
         """Random genomes."""
@@ -114,23 +114,23 @@ def evolve(
 
     `first` are legal genomes that are known to be good: the first generation has them in the place of random ones.
     """
-    nursery = Nursery(space, seed, reseed=options.reseed)
-    given = [genome for genome in dict.fromkeys(first) if genome != space.start]
-    nursery.known |= set(given)
-    generation = {"start": [space.start], "surrogate": given}
-    generation["random"] = nursery.random(max(0, options.population - 1 - len(given)))
+    sampler = GenomeSampler(space, seed, reseed=options.reseed)
+    known_good = [genome for genome in dict.fromkeys(first) if genome != space.start]
+    sampler.known |= set(known_good)
+    generation = {"start": [space.start], "surrogate": known_good}
+    generation["random"] = sampler.random(max(0, options.population - 1 - len(known_good)))
     done: list[Evaluation] = []
     for iteration in range(options.iterations):
         done += measured(measure, generation, done, iteration)
         if iteration == options.iterations - 1:
             break
-        parents = [one.genome for one in ranked(done)[: options.parents]]
+        parents = [evaluation.genome for evaluation in ranked(done)[: options.parents]]
         generation = {
-            "crossover": nursery.crossover(parents, options.crossover),
-            "mutation": nursery.mutation(parents, options.mutation, options.mutation_probability),
+            "crossover": sampler.crossover(parents, options.crossover),
+            "mutation": sampler.mutation(parents, options.mutation, options.mutation_probability),
         }
         missing = options.population - sum(map(len, generation.values()))
-        generation["random"] = nursery.random(missing)
+        generation["random"] = sampler.random(missing)
     return Outcome(tuple(done))
 
 
@@ -138,7 +138,7 @@ def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, see
     """The reference genome and random ones, `evaluations` in all."""
     if evaluations < 1:
         raise ConfigError(f"evaluations {evaluations}: must be at least 1")
-    generation = {"start": [space.start], "random": Nursery(space, seed).random(evaluations - 1)}
+    generation = {"start": [space.start], "random": GenomeSampler(space, seed).random(evaluations - 1)}
     return Outcome(tuple(measured(measure, generation, [], 0)))
 
 

@@ -1,4 +1,4 @@
-"""The journal of a search that compares features: those of every chunk of images, written as soon as they are there."""
+"""The journal of a linear-response search: it stores the features of every chunk at once."""
 
 import base64
 import math
@@ -32,29 +32,29 @@ class FeatureJournal(Journal):
         super().__init__(path, identity, listen=listen)
 
     def _take(self, genome: Genome, entry: Mapping[str, Any]) -> None:
-        found = None
+        features = None
         if entry["features"] is not None:
-            found = np.frombuffer(base64.b64decode(entry["features"], validate=True), "<f4").reshape(entry["shape"])
-        self._keep(genome, int(entry["chunk"]), found, int(entry["images"]))
+            features = np.frombuffer(base64.b64decode(entry["features"], validate=True), "<f4").reshape(entry["shape"])
+        self._keep(genome, int(entry["chunk"]), features, int(entry["images"]))
 
-    def _keep(self, genome: Genome, chunk: int, found: np.ndarray | None, images: int) -> None:
-        self.features[genome, chunk] = found
+    def _keep(self, genome: Genome, chunk: int, values: np.ndarray | None, images: int) -> None:
+        self.features[genome, chunk] = values
         if genome != EXACT:
-            self._note(genome, images * sum(one == genome for one, _ in self.features), math.inf)
+            self._note(genome, images * sum(kept == genome for kept, _ in self.features), math.inf)
 
     def sample(
         self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map
     ) -> list[np.ndarray | None]:
-        """Features of chunks of so many images: what is not yet known is computed, and written as it finishes."""
-        missing = [one for one in dict.fromkeys(wanted) if one not in self.features]
-        for (genome, chunk), found in zip(missing, spread(features, missing), strict=True):
-            values = None if found is None else np.ascontiguousarray(found, "<f4")
+        """Features of chunks of `images` images; missing ones are computed and written at once."""
+        missing = [pair for pair in dict.fromkeys(wanted) if pair not in self.features]
+        for (genome, chunk), computed in zip(missing, spread(features, missing), strict=True):
+            values = None if computed is None else np.ascontiguousarray(computed, "<f4")
             entry = {"genome": list(genome), "chunk": chunk, "images": images, "features": None}
             if values is not None:
                 entry |= {"shape": values.shape, "features": base64.b64encode(values.tobytes()).decode()}
             self._append(entry)
             self._keep(genome, chunk, values, images)
-        return [self.features[one] for one in wanted]
+        return [self.features[pair] for pair in wanted]
 
     def fit(self, genome: Genome, images: int, fitness: float) -> None:
         """Keep the fitness of a genome whose features on all images are known."""

@@ -1,4 +1,4 @@
-"""Fitness of a genome: a Fréchet distance of images sampled with it, all genomes from the same noise.
+"""Fitness of a genome: Fréchet distance of its samples. All genomes see the same noise.
 
 `fid` compares with a reference, as Algorithm 1 does; `fd_fp` with the full-precision images of the same noise. What
 does not depend on the genome is made once: noise and labels, the full-precision features, and every layer quantized
@@ -74,7 +74,7 @@ class ImageFitness:
         self._features: dict[Genome, list[np.ndarray | None]] = {}
 
     def on_noise(self, seed: int) -> "ImageFitness":
-        """The same with noise and labels of another seed; the two share their quantized layers."""
+        """This fitness with noise and labels of another seed; both share their quantized layers."""
         other = copy(self)
         other.protocol = replace(self.protocol, seed=seed)
         other._begin()
@@ -102,12 +102,12 @@ class ImageFitness:
         self.check_prefix(images)
         chunks = images // self.chunk
         kept = self._features.setdefault(genome, [])
-        while len(kept) < chunks and not any(part is None for part in kept):
+        while len(kept) < chunks and not any(chunk_features is None for chunk_features in kept):
             kept.append(self.features(genome, len(kept)))
-        found = [part for part in kept[:chunks] if part is not None]
-        if len(found) < chunks:
+        finite = [chunk_features for chunk_features in kept[:chunks] if chunk_features is not None]
+        if len(finite) < chunks:
             return math.inf
-        return frechet_distance(moments(np.concatenate(found)), self._target(chunks))
+        return frechet_distance(moments(np.concatenate(finite)), self._target(chunks))
 
     def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
         """Pool features (images, d) of one batch of images, of full precision without a genome; None if not finite.
@@ -127,17 +127,17 @@ class ImageFitness:
         if self.reference is not None:
             return self.reference
         while len(self._full) < chunks:
-            part = self.features(None, len(self._full))
-            if part is None:
+            chunk_features = self.features(None, len(self._full))
+            if chunk_features is None:
                 raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
-            self._full.append(part)
+            self._full.append(chunk_features)
         if chunks not in self._targets:
             self._targets[chunks] = moments(np.concatenate(self._full[:chunks]))
         return self._targets[chunks]
 
     def _sample(self, model: DiT, chunk: int) -> np.ndarray | None:
         """Pool features (chunk, d) of one batch of images, None if one is not finite."""
-        noise, asked = self._start(chunk)
+        noise, labels = self._start(chunk)
         numbers = self._numbers(chunk)
 
         def noise_of(step: int) -> Tensor:
@@ -145,7 +145,7 @@ class ImageFitness:
 
         with torch.inference_mode():
             x0 = sample(
-                denoiser(model, asked, self.protocol.cfg_scale, dtype=self.protocol.dtype),
+                denoiser(model, labels, self.protocol.cfg_scale, dtype=self.protocol.dtype),
                 noise,
                 respaced(self.protocol.steps),
                 step_noise=noise_of if self.protocol.sampler == "ddpm" else None,
@@ -175,8 +175,8 @@ class ImageFitness:
         """Plain dictionary of everything that a fitness depends on besides the genome, for the journal."""
         target: str | None = None
         if self.reference is not None:
-            found = {"mean": self.reference.mean, "covariance": self.reference.covariance}
-            target = digest({name: torch.from_numpy(np.asarray(values)) for name, values in found.items()})
+            reference = {"mean": self.reference.mean, "covariance": self.reference.covariance}
+            target = digest({name: torch.from_numpy(np.asarray(values)) for name, values in reference.items()})
         return {
             "metric": self.metric,
             "weights_sha256": self.weights_sha256,
@@ -225,8 +225,8 @@ class Noises:
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """sha256 of names, shapes, types and bytes."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        hashed.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()

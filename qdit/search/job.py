@@ -1,4 +1,4 @@
-"""What a search is about, as files and numbers: from these every process makes the same fitness."""
+"""The inputs of a search, as files and numbers. Every process builds the same fitness from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,13 @@ class SearchJob:
         return self.fitness()
 
     def noises(self) -> Noises:
-        """The same on any noise."""
+        """A fitness on any noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> ImageFitness:
         """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
-        place = torch_device(self.device)
-        model = load_dit(self.weights).to(place)
+        device = torch_device(self.device)
+        model = load_dit(self.weights).to(device)
         space = SearchSpace.of(
             model,
             self.sizes,
@@ -82,5 +82,5 @@ class SearchJob:
             extractor=load_extractor(self.extractor, self.extractor_weights, device=self.device),
             quantizer=self.quantizer(),
             reference=None if self.reference_file is None else load_reference(self.reference_file).pool,
-            decoder=load_decoder(self.vae, model.config, dtype=self.protocol.dtype, device=place),
+            decoder=load_decoder(self.vae, model.config, dtype=self.protocol.dtype, device=device),
         )

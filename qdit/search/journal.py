@@ -1,4 +1,4 @@
-"""The journal of a search: one line of JSON for every measured genome, written and flushed as soon as it is measured.
+"""The journal of a search: one line of JSON per measured genome, flushed at once.
 
 A search that is killed starts again from the beginning and asks the journal first, so that it takes the same way and
 computes only what is missing. The last line is dropped if it was torn.
@@ -157,10 +157,10 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_identity(path: Path, found: Any, wanted: dict[str, Any]) -> None:
-    if found == wanted:
+def _check_identity(path: Path, stored: Any, wanted: dict[str, Any]) -> None:
+    if stored == wanted:
         return
-    known = found if isinstance(found, dict) else {}
+    known = stored if isinstance(stored, dict) else {}
     different = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
     raise ConfigError(
         f"{path}: the journal of another search (different: {', '.join(different)}); allowed is to go on with the same"

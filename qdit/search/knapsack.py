@@ -1,4 +1,4 @@
-"""One size per layer with the least sum of scores under the budget: a multiple-choice knapsack, solved twice.
+"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. Two solvers.
 
 min Σ_l Σ_g z_{l,g} s_{l,g}  with  Σ_g z_{l,g} = 1  and  Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit  (spec/methods.md §5).
 
@@ -61,22 +61,22 @@ def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """The same by branch and bound (HiGHS)."""
+    """Solve the knapsack by branch and bound (HiGHS)."""
     check_feasible(costs, limit)
     layers, sizes = scores.shape
     largest = float(np.abs(scores).max()) or 1.0
     one_each = LinearConstraint(kron(csr_array(np.eye(layers)), np.ones((1, sizes))), lb=1, ub=1)
     cheap = LinearConstraint(costs.reshape(1, -1).astype(np.float64), lb=-np.inf, ub=limit)
-    found = milp(
+    solution = milp(
         scores.reshape(-1) * (SCORE_SCALE / largest),
         integrality=np.ones(scores.size),
         bounds=Bounds(0, 1),
         constraints=[one_each, cheap],
         options={"mip_rel_gap": 0.0},
     )
-    if found.x is None:
-        raise ConfigError(f"scipy.optimize.milp found no allocation ({found.message}); use solver dp")
-    columns = [int(column) for column in found.x.reshape(layers, sizes).argmax(axis=1)]
+    if solution.x is None:
+        raise ConfigError(f"scipy.optimize.milp found no allocation ({solution.message}); use solver dp")
+    columns = [int(column) for column in solution.x.reshape(layers, sizes).argmax(axis=1)]
     used = int(costs[np.arange(layers), columns].sum())
     if used > limit:
         raise ConfigError(f"scipy.optimize.milp exceeds the budget ({used} > {limit}) by rounding; use solver dp")

@@ -35,9 +35,9 @@ class LatencyModel:
         except KeyError:
             sizes = sorted(g for i, o, g in self.seconds_of if (i, o) == (inputs, outputs))
             shapes = sorted({f"{i}→{o}" for i, o, _ in self.seconds_of})
-            found = f"measured are groups {sizes}" if sizes else f"measured are {', '.join(shapes)}"
+            known = f"measured are groups {sizes}" if sizes else f"measured are {', '.join(shapes)}"
             raise ConfigError(
-                f"no latency of a layer {inputs}→{outputs} in groups of {group_size}: {found}; measure it with"
+                f"no latency of a layer {inputs}→{outputs} in groups of {group_size}: {known}; measure it with"
                 " `qdit bench latency`"
             ) from None
 

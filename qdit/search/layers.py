@@ -55,7 +55,7 @@ class LayerQuantizer:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON; a given weight quantizer must be named by whoever gives it."""
+        """Plain dictionary for JSON. A custom weight quantizer has no name: the caller must record it."""
         return {
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,
@@ -65,7 +65,7 @@ class LayerQuantizer:
 
 
 class SwappableModel:
-    """One model prepared for inference; each layer with each size is quantized once and then only put in place.
+    """A model whose layers can be swapped. Each layer is quantized once per size and kept.
 
     All layers with all sizes stay in memory, packed: the sizes times the weights of the searched layers.
     """
@@ -92,9 +92,9 @@ class SwappableModel:
     def layer(self, name: str, size: int) -> nn.Module:
         """One quantized layer, packed as `prepare_inference` does (GELU included where that fuses it)."""
         if (name, size) not in self._cache:
-            made = self.quantizer.layer(name, linear_of(self.source, name), size)
+            layer = self.quantizer.layer(name, linear_of(self.source, name), size)
             exact = self._exact[name]
             gelu = isinstance(exact, DenseLinear) and exact.gelu
-            made.dense = DenseLinear(made.weight, made.bias, gelu=gelu)
-            self._cache[name, size] = made.eval()
+            layer.dense = DenseLinear(layer.weight, layer.bias, gelu=gelu)
+            self._cache[name, size] = layer.eval()
         return self._cache[name, size]

@@ -1,4 +1,4 @@
-"""Options of the searches, one frozen dataclass each, without anything that computes: profiles read them as well."""
+"""Options of the searches, one frozen dataclass each. Profiles read them; nothing here computes."""
 
 import math
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ class SearchOptions:
 
     def of(self, kind: Kind) -> dict[str, Any]:
         """Plain dictionary of what decides a search of that kind."""
-        return {name: value for part in PARTS[kind] for name, value in asdict(getattr(self, part)).items()}
+        return {name: value for section in PARTS[kind] for name, value in asdict(getattr(self, section)).items()}
 
 
 PARTS: dict[Kind, tuple[str, ...]] = {
@@ -111,13 +111,15 @@ def parse_kind(kind: str) -> Kind:
     raise ConfigError(f"search kind {kind!r}: allowed are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
 
 
-def parse_search_options(kind: Kind, given: Mapping[str, Any], *, place: str = "") -> SearchOptions:
+def parse_search_options(kind: Kind, values: Mapping[str, Any], *, place: str = "") -> SearchOptions:
     """Options of a kind from plain JSON, which stand at `place` of a profile; ConfigError as of `parse_options`."""
-    classes = {part: type(getattr(SearchOptions(), part)) for part in PARTS[kind]}
-    names = {part: [one.name for one in fields(options)] for part, options in classes.items()}
-    refuse_unknown(kind, given, [name for known in names.values() for name in known], place=place)
-    chosen = {part: {name: given[name] for name in known if name in given} for part, known in names.items()}
-    return SearchOptions(**{part: parse_options(kind, classes[part], chosen[part], place=place) for part in classes})
+    classes = {section: type(getattr(SearchOptions(), section)) for section in PARTS[kind]}
+    names = {section: [option.name for option in fields(options)] for section, options in classes.items()}
+    refuse_unknown(kind, values, [name for known in names.values() for name in known], place=place)
+    chosen = {section: {name: values[name] for name in known if name in values} for section, known in names.items()}
+    return SearchOptions(
+        **{section: parse_options(kind, classes[section], chosen[section], place=place) for section in classes}
+    )
 
 
 def doubled(first: int, last: int) -> list[int]:

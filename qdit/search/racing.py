@@ -1,4 +1,4 @@
-"""Racing: the search of Algorithm 1 with candidates compared on few images first, more only for those that may win.
+"""Racing: Algorithm 1 compares candidates on few images first. Only promising ones get more images.
 
 A generation is cut by successive halving (Jamieson & Talwalkar 2016) over nested prefixes of the same images. The
 reference genome (and the surrogate's own choice) runs to the end, and so does whoever is to be called best. A candidate
@@ -17,7 +17,7 @@ from qdit.search.option_classes import RacingOptions
 from qdit.search.space import Genome
 
 PrefixFitness = Callable[[Genome, int], float]
-"""(genome, images) → fitness on the first images; smaller prefixes of a genome are asked for first."""
+"""(genome, images) → fitness on the first images; smaller prefixes of a genome come first."""
 
 Surrogate = Callable[[Genome], float]
 """A guess of the fitness that needs no images; only its order counts."""
@@ -40,7 +40,7 @@ class Race:
     forget: Callable[[], None] = field(default=lambda: None)
 
     def __call__(self, genomes: Sequence[Genome], before: Sequence[Evaluation]) -> list[Reading]:
-        """One reading per genome, on as many images as it got to; (∞, 0) for those the surrogate left out."""
+        """One reading per genome, on the images it reached; (∞, 0) for genomes that the surrogate left out."""
         readings = dict.fromkeys(genomes, Reading(math.inf, 0))
         champions = self._champions(before)
         alive = self._promising(genomes)
@@ -57,8 +57,8 @@ class Race:
 
     def _champions(self, before: Sequence[Evaluation]) -> list[Genome]:
         """The K best so far that were measured on all images; none until there are K."""
-        full = [one for one in before if one.images == self.options.rungs[-1]]
-        best = [one.genome for one in ranked(full)[: self.options.parents]]
+        full = [evaluation for evaluation in before if evaluation.images == self.options.rungs[-1]]
+        best = [evaluation.genome for evaluation in ranked(full)[: self.options.parents]]
         return best if len(best) == self.options.parents else []
 
     def _bar(self, champions: Sequence[Genome], rung: int) -> float:
@@ -75,7 +75,7 @@ class Race:
         return [genome for genome in genomes if genome in best or genome in self.protected]
 
     def _survivors(self, losses: dict[Genome, float], bar: float) -> list[Genome]:
-        """Those that go on to the next rung, in their own order."""
+        """Genomes that go on to the next rung, in their own order."""
         best = sorted(losses, key=losses.__getitem__)[: math.ceil(self.options.keep * len(losses))]
         chosen = {genome for genome in best if losses[genome] <= bar} | self.protected
         return [genome for genome in losses if genome in chosen]

@@ -1,4 +1,4 @@
-"""The search by linear response: few images of many genomes teach what every layer does, a model of it does the rest.
+"""Search by linear response: a linear model of each layer's effect is fitted to few images of many genomes.
 
 Features of a genome's images are compared with those of full precision from the same noise (`qdit.search.tangent`).
 The shifts of layers add up, so a few dozen genomes tell those of all others (`qdit.search.response`). Algorithm 1 then
@@ -15,7 +15,7 @@ from qdit.core.errors import DataError
 from qdit.core.seeds import Purpose, derive_seed
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
-from qdit.search.evolution import Evaluation, Nursery, Outcome, Reading, evolve
+from qdit.search.evolution import Evaluation, GenomeSampler, Outcome, Reading, evolve
 from qdit.search.feature_journal import EXACT, FeatureJournal, Features
 from qdit.search.journal import Spread
 from qdit.search.knapsack import allocate
@@ -73,9 +73,9 @@ class Responding:
             self._measure([(genome, range(self._whole)) for genome in chosen])
             finalists += chosen
             done += [Evaluation(genome, self._fitness(genome), self.images, number, "finalist") for genome in chosen]
-        whole = [one for one in done if one.images == self.images]
-        sound = [one for one in whole if np.isfinite(one.fitness)] or whole
-        choice = sound[int(np.argmin(self._expected()([one.genome for one in sound])))]
+        whole = [evaluation for evaluation in done if evaluation.images == self.images]
+        sound = [evaluation for evaluation in whole if np.isfinite(evaluation.fitness)] or whole
+        choice = sound[int(np.argmin(self._expected()([evaluation.genome for evaluation in sound])))]
         self.forget()
         return Outcome(tuple(done), choice)
 
@@ -84,11 +84,11 @@ class Responding:
         return self.images // self.chunk
 
     def _full_precision(self) -> list[np.ndarray]:
-        """Features of all chunks that are looked at."""
+        """Features of all chunks that the search uses, at full precision."""
         chunks = [(EXACT, chunk) for chunk in range(max(self.options.pool, self._whole))]
-        found = self.journal.sample(chunks, self.features, images=self.chunk, spread=self.spread)
-        finite = [one for one in found if one is not None]
-        if len(finite) < len(found):
+        sampled = self.journal.sample(chunks, self.features, images=self.chunk, spread=self.spread)
+        finite = [chunk_features for chunk_features in sampled if chunk_features is not None]
+        if len(finite) < len(sampled):
             raise DataError("full-precision images hold NaN or infinity: nothing can be compared with them")
         return finite
 
@@ -98,17 +98,17 @@ class Responding:
 
     def _first(self, count: int) -> list[Genome]:
         """The reference, the best by the sensitivities, and random ones."""
-        nursery = Nursery(self.space, self.seed)
+        sampler = GenomeSampler(self.space, self.seed)
         known = list(dict.fromkeys([self.space.start, allocate(self.space, self.scores)]))
-        nursery.known |= set(known)
-        return known + nursery.random(count - len(known))
+        sampler.known |= set(known)
+        return known + sampler.random(count - len(known))
 
     def _measure(self, wanted: Sequence[tuple[Genome, Sequence[int]]]) -> None:
         pairs = [(genome, chunk) for genome, chunks in wanted for chunk in chunks]
-        made = self.journal.sample(pairs, self.features, images=self.chunk, spread=self.spread)
-        for (genome, chunk), found in zip(pairs, made, strict=True):
-            if found is not None and (genome, chunk) not in self._shifts:
-                self._shifts[genome, chunk] = self._tangent(self._exact[chunk], found)
+        sampled = self.journal.sample(pairs, self.features, images=self.chunk, spread=self.spread)
+        for (genome, chunk), features in zip(pairs, sampled, strict=True):
+            if features is not None and (genome, chunk) not in self._shifts:
+                self._shifts[genome, chunk] = self._tangent(self._exact[chunk], features)
 
     def _expected(self) -> Callable[[Sequence[Genome]], np.ndarray]:
         """Genomes → expected distance, by what is known so far."""
@@ -117,17 +117,19 @@ class Responding:
         shifts, prior = list(self._shifts.values()), np.sqrt(self.scores.mean(axis=1))
         columns = self._columns([genome for genome, _ in self._shifts])
         means, crosses = (
-            [(one.mean, one.mean_noise) for one in shifts],
-            [(one.cross, one.cross_noise) for one in shifts],
+            [(shift.mean, shift.mean_noise) for shift in shifts],
+            [(shift.cross, shift.cross_noise) for shift in shifts],
         )
         parts = [
-            Response.fit(columns, np.array([vector for vector, _ in one]), np.array([noise for _, noise in one]), prior)
-            for one in (means, crosses)
+            Response.fit(
+                columns, np.array([vector for vector, _ in pairs]), np.array([noise for _, noise in pairs]), prior
+            )
+            for pairs in (means, crosses)
         ]
 
         def expected(genomes: Sequence[Genome]) -> np.ndarray:
-            found = self._columns(genomes)
-            return parts[0].squared_length(found) + parts[1].squared_length(found)
+            rows = self._columns(genomes)
+            return parts[0].squared_length(rows) + parts[1].squared_length(rows)
 
         return expected
 
@@ -138,18 +140,18 @@ class Responding:
         """The best genomes by the model, each `apart` from the others."""
         expected = self._expected()
         known = list(dict.fromkeys(genome for genome, _ in self._shifts))
-        first = [known[place] for place in np.argsort(expected(known), kind="stable")[:REMEMBERED]]
+        first = [known[index] for index in np.argsort(expected(known), kind="stable")[:REMEMBERED]]
         seed = derive_seed(self.seed, Purpose.SEARCH, number) % 2**63
 
         def imagine(genomes: Sequence[Genome], _: Sequence[Evaluation]) -> list[Reading]:
             return [Reading(float(value), 1) for value in expected(genomes)]
 
-        found = evolve(self.space, imagine, IMAGINED, seed=seed, first=first).evaluations
+        imagined = evolve(self.space, imagine, IMAGINED, seed=seed, first=first).evaluations
         chosen: list[Genome] = []
-        for one in sorted(found, key=lambda one: one.fitness):
-            away = [sum(a != b for a, b in zip(one.genome, other, strict=True)) for other in chosen]
-            if one.genome not in without and min(away, default=self.options.apart) >= self.options.apart:
-                chosen.append(one.genome)
+        for evaluation in sorted(imagined, key=lambda evaluation: evaluation.fitness):
+            away = [sum(a != b for a, b in zip(evaluation.genome, other, strict=True)) for other in chosen]
+            if evaluation.genome not in without and min(away, default=self.options.apart) >= self.options.apart:
+                chosen.append(evaluation.genome)
             if len(chosen) == count:
                 break
         return chosen
@@ -157,10 +159,10 @@ class Responding:
     def _fitness(self, genome: Genome) -> float:
         """The metric of the search, on all images."""
         parts = [self.journal.features[genome, chunk] for chunk in range(self._whole)]
-        found = [part for part in parts if part is not None]
+        finite = [chunk_features for chunk_features in parts if chunk_features is not None]
         value = np.inf
-        if len(found) == len(parts):
+        if len(finite) == len(parts):
             target = self.reference or moments(np.concatenate(self._exact[: self._whole]))
-            value = frechet_distance(moments(np.concatenate(found)), target)
+            value = frechet_distance(moments(np.concatenate(finite)), target)
         self.journal.fit(genome, self.images, value)
         return value

@@ -1,4 +1,4 @@
-"""A linear response: the shift of a genome as the sum of what its layers do, learned from few measured genomes.
+"""The linear response model: the shift of a genome is the sum of its layers' shifts, fitted to measurements.
 
 Every layer adds a vector that depends on its group size; a priori these are Gaussian with a variance of the layer's
 own, half of it shared by all its sizes. Given measured shifts the shift of any other genome is Gaussian too, and its
@@ -63,9 +63,9 @@ class Response:
             return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + held * away
 
         near = list(zip(start - FARTHEST, start + FARTHEST, strict=True))
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x
-        variances = np.exp(found[:-1])
-        precision = np.linalg.inv(alike @ variances + np.diag(np.exp(found[-1]) * noise))
+        solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x
+        variances = np.exp(solution[:-1])
+        precision = np.linalg.inv(alike @ variances + np.diag(np.exp(solution[-1]) * noise))
         weights = precision @ shifts
         return cls(columns, variances, precision, weights, weights @ weights.T)
 

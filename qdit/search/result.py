@@ -1,4 +1,4 @@
-"""The result of a search: an allocation with all that led to it, as JSON that `read_allocation` reads."""
+"""The result of a search: an allocation and its history, as JSON that `read_allocation` reads."""
 
 import math
 from pathlib import Path
@@ -46,20 +46,20 @@ def allocation(
 def searched(
     space: SearchSpace, outcome: Outcome, *, images_sampled: int, seed: int, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """The same for the best genome of a search; `history` has every measured genome in order.
+    """The content of an allocation file for the best genome of a search; `history` lists all measured genomes.
 
     A genome in the history is a list of sizes in the order of `space.layers`; a fitness that was not finite is null.
     """
     history = [
         {
-            "genome": list(one.genome),
-            "fitness": finite(one.fitness),
-            "images": one.images,
-            "budget": space.budget(one.genome),
-            "iteration": one.iteration,
-            "origin": one.origin,
+            "genome": list(evaluation.genome),
+            "fitness": finite(evaluation.fitness),
+            "images": evaluation.images,
+            "budget": space.budget(evaluation.genome),
+            "iteration": evaluation.iteration,
+            "origin": evaluation.origin,
         }
-        for one in outcome.evaluations
+        for evaluation in outcome.evaluations
     ]
     best = outcome.best
     return allocation(

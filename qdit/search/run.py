@@ -1,4 +1,4 @@
-"""A search from files to files: weights → allocation, with its journal and its time beside it.
+"""The step weights → allocation. It writes a journal and the search time beside the result.
 
 Everything is measured on noise that no run is measured on: the search samples from seeds derived for it, and so do
 the checks on fresh noise afterwards.
@@ -17,10 +17,11 @@ from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.sampling.calibration_set import load_calibration_of
+from qdit.sampling.calibration_set import load_calibration_of, require_sampled_so
+from qdit.sampling.origin import facts_of
 from qdit.sampling.precision import device_of
 from qdit.search.clock import Clock, times_path
-from qdit.search.evolution import Nursery, Outcome, evolve, random_search, ranked
+from qdit.search.evolution import GenomeSampler, Outcome, evolve, random_search, ranked
 from qdit.search.feature_journal import FeatureJournal
 from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.job import SearchJob
@@ -38,6 +39,8 @@ from qdit.search.workers import Prefixes, Workers
 
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
+FREE_FACTS = ("seed", "dtype", "decoder")
+"""Facts of the protocol in which calibration data may differ from a search: they see another noise, and no decoder."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,9 @@ def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Where genomes are measured; `own` is a fitness in this process, for its model, space and identity."""
+    """Measures genomes, here or in workers; `local` is a fitness of this process, for its model, space and identity."""
 
-    own: ImageFitness
+    local: ImageFitness
     noises: Prefixes
     spread: Spread
 
@@ -132,20 +135,20 @@ class Measuring:
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
         """What the fitness on one noise says of itself."""
-        protocol = replace(self.own.protocol, seed=seed)
-        return self.own.identity() | {"protocol": protocol.to_dict(), "images": images}
+        protocol = replace(self.local.protocol, seed=seed)
+        return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 
 
 @contextmanager
 def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
     """Genomes are measured here with one worker, in that many other processes with more."""
     torch.set_num_threads(1)  # as every worker does
-    own = job.fitness()
+    local = job.fitness()
     if workers == 1:
-        yield Measuring(own, Noises(own), map)
+        yield Measuring(local, Noises(local), map)
         return
-    with Workers(job.noises, workers) as crew:
-        yield Measuring(own, crew, crew.spread)
+    with Workers(job.noises, workers) as pool:
+        yield Measuring(local, pool, pool.spread)
 
 
 def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True) -> dict[str, Any]:
@@ -171,6 +174,9 @@ def check(search: Search, workers: int) -> None:
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
         )
+    if search.scored and search.calibration is not None:
+        facts = facts_of(search.job.protocol)
+        require_sampled_so(search.calibration, {name: facts[name] for name in facts if name not in FREE_FACTS})
     if search.kind in SAMPLED:
         _ = search.race
 
@@ -192,29 +198,29 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
                 outcome = measured_by(search, at, journal)
                 images_sampled = journal.images_sampled
         clock.stop()
-        content = searched(at.own.space, outcome, images_sampled=images_sampled, seed=search.seed, identity=identity)
+        content = searched(at.local.space, outcome, images_sampled=images_sampled, seed=search.seed, identity=identity)
         return content | {"fresh": on_fresh_noise(search, at, outcome, out)}
 
 
 def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
     """What decides a search that samples images."""
     fitness = at.identity(search.noise, search.job.images)
-    found = search_identity(
-        search.kind, at.own.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
+    identity = search_identity(
+        search.kind, at.local.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
     )
     if search.scored and search.calibration is not None:
-        found["calibration_sha256"] = sha256_file(search.calibration)
-    return found
+        identity["calibration_sha256"] = sha256_file(search.calibration)
+    return identity
 
 
 def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
     """The search itself; the journal is the one of `Search.journal`."""
-    space, kind = at.own.space, search.kind
+    space, kind = at.local.space, search.kind
     if isinstance(journal, FeatureJournal):
         return responding(search, at, journal).run()
     surrogate, first = None, []
     if search.surrogate:
-        scores = scores_of(search, at.own)
+        scores = scores_of(search, at.local)
         surrogate, first = predicted_loss(space, scores), [allocate(space, scores)]
     race = Race(
         at.on(search.noise),
@@ -233,15 +239,15 @@ def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
 def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Responding:
     """A search by linear response, ready to run."""
     return Responding(
-        at.own.space,
+        at.local.space,
         search.options.response,
-        scores_of(search, at.own),
+        scores_of(search, at.local),
         features=lambda pair: at.noises.features((search.noise, pair[0] or None), pair[1]),
         journal=journal,
         images=search.job.images,
         chunk=search.job.chunk,
         seed=search.seed,
-        reference=at.own.reference,
+        reference=at.local.reference,
         spread=at.spread,
         forget=at.noises.forget,
     )
@@ -252,29 +258,35 @@ def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -
     if search.fresh == 0:
         return []
     images, seed = search.job.images, search.fresh_noise
-    others = [one for one in ranked(outcome.evaluations) if one.images == images and one != outcome.best]
+    others = [
+        evaluation
+        for evaluation in ranked(outcome.evaluations)
+        if evaluation.images == images and evaluation != outcome.best
+    ]
     full = [outcome.best, *others]
-    chosen = full[: search.fresh] + [one for one in full[search.fresh :] if one.genome == at.own.space.start]
-    identity = {"method": "fresh", "space": at.own.space.identity(), "fitness": at.identity(seed, images)}
+    chosen = full[: search.fresh] + [
+        evaluation for evaluation in full[search.fresh :] if evaluation.genome == at.local.space.start
+    ]
+    identity = {"method": "fresh", "space": at.local.space.identity(), "fitness": at.identity(seed, images)}
     with Journal(out.with_suffix(f".fresh-{sha256_json(identity)[:12]}.jsonl"), identity) as journal:
-        again = at.losses([one.genome for one in chosen], images, seed=seed, journal=journal)
+        again = at.losses([evaluation.genome for evaluation in chosen], images, seed=seed, journal=journal)
     at.noises.forget()
     return [
-        {"genome": list(one.genome), "fitness": finite(one.fitness), "fresh": finite(value)}
-        for one, value in zip(chosen, again, strict=True)
+        {"genome": list(evaluation.genome), "fitness": finite(evaluation.fitness), "fresh": finite(value)}
+        for evaluation, value in zip(chosen, again, strict=True)
     ]
 
 
 def scored(search: Search, out: Path) -> dict[str, Any]:
     """The content of an allocation that needs no images."""
     torch.set_num_threads(1)
-    own = search.job.fitness()
-    space, kind = own.space, search.kind
+    local = search.job.fitness()
+    space, kind = local.space, search.kind
     identity = {
         "method": kind,
         "space": space.identity(),
         "options": search.options.of(kind),
-        "weights_sha256": own.weights_sha256,
+        "weights_sha256": local.weights_sha256,
         "quantizer": search.job.quantizer().identity(),
         "calibration_sha256": None if search.calibration is None else sha256_file(search.calibration),
         "code": code_digest("qdit.search.run", *search.job.modules()),
@@ -284,21 +296,21 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
     if kind == "uniform":
         genome = space.start
     elif kind == "chance":
-        genome = next(iter(Nursery(space, search.seed).random(1)), space.start)
+        genome = next(iter(GenomeSampler(space, search.seed).random(1)), space.start)
     else:
         solver = search.options.knapsack.solver if kind == "ilp" else search.options.hessian.solver
-        genome = allocate(space, scores_of(search, own), solver=solver)
+        genome = allocate(space, scores_of(search, local), solver=solver)
     clock.stop()
     return allocation(space, genome, fitness=None, images_sampled=0, seed=seed, identity=identity)
 
 
-def scores_of(search: Search, own: ImageFitness) -> np.ndarray:
+def scores_of(search: Search, local: ImageFitness) -> np.ndarray:
     """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
     assert search.calibration is not None  # see check
-    model = own.swappable.source
+    model = local.swappable.source
     calibration = load_calibration_of(search.calibration, model.config, search.job.weights)
     batches = list(calibration.to(device_of(model)).batches(SCORING_BATCH))
     quantizer = search.job.quantizer()
     if search.probes:
-        return hessian_scores(model, own.space, batches, quantizer=quantizer, probes=search.probes, seed=search.seed)
-    return output_scores(model, own.space, batches, quantizer=quantizer)
+        return hessian_scores(model, local.space, batches, quantizer=quantizer, probes=search.probes, seed=search.seed)
+    return output_scores(model, local.space, batches, quantizer=quantizer)

@@ -1,4 +1,4 @@
-"""Scores of the ILP and Hessian-based rivals of Table 6: what each layer loses with each group size, on its own.
+"""Scores of layers: the loss of each layer at each group size, as ILP and Hessian searches (Table 6) use it.
 
 Both see the inputs of the full-precision model and quantize weight and input of one layer with the same size
 (spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The sum over layers is what the knapsack
@@ -81,10 +81,10 @@ def fisher_diagonals(
     fisher: dict[str, Tensor] = {}
     for probe in range(probes):
         own_seed = derive_seed(seed, Purpose.PROBE, probe)
-        found = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
-        for name, one in found.items():
-            inputs[name] = one.x
-            square = one.gradient.square() / probes
+        by_layer = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
+        for name, sensitivity in by_layer.items():
+            inputs[name] = sensitivity.x
+            square = sensitivity.gradient.square() / probes
             fisher[name] = fisher[name] + square if name in fisher else square
     return inputs, fisher
 

@@ -1,4 +1,4 @@
-"""What a search may choose: one group size per layer, under a budget (Q-DiT §3.3, Algorithm 1).
+"""The search space: one group size per layer, under a budget (Q-DiT §3.3, Algorithm 1).
 
 The budget is B(g) = Σ_l M_l (b_w b_a + c / g_l) ≤ B(all = reference), with M_l the multiply-adds of layer l per token
 and c the cost of rescaling one group. The paper writes B(g) < N_bitops and defines neither side; for fixed bits this
@@ -100,7 +100,7 @@ class SearchSpace:
         return cls(layers, tuple(sizes), reference, **options)
 
     def uniform(self, size: int) -> Genome:
-        """The same size everywhere."""
+        """The genome that has this size in every layer."""
         return (size,) * len(self.layers)
 
     @property

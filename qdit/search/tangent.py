@@ -58,8 +58,8 @@ class Tangent:
         moved = shortened(np.asarray(quantized, np.float64) - full)
         _, vectors = self._basis
         a, b, weights = self._pairs
-        place, step = (full - self.at.mean(axis=0)) @ vectors, moved @ vectors
-        products = (place[:, a] * step[:, b] + step[:, a] * place[:, b] + step[:, a] * step[:, b]) * weights
+        position, step = (full - self.at.mean(axis=0)) @ vectors, moved @ vectors
+        products = (position[:, a] * step[:, b] + step[:, a] * position[:, b] + step[:, a] * step[:, b]) * weights
         return Shift(*mean_and_noise(moved), *mean_and_noise(products))
 
 

@@ -1,4 +1,4 @@
-"""A fitness computed by several processes: genomes are independent, so they run side by side.
+"""Computes a fitness in several processes. Genomes are independent of each other.
 
 A worker makes a fitness of its own and keeps the features of the genomes it has begun, so a genome that a race asks for
 again goes to the worker that has its first images. Every worker must compute with as many threads as any other
@@ -120,7 +120,7 @@ def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
             else:
                 verb, *what = request
                 reply = getattr(fitness, verb)(*what)
-        except Exception as problem:  # whatever it is, the process that asked must hear of it
+        except Exception as problem:  # whatever it is, the waiting process must hear of it
             reply = problem
         try:
             end.send(reply)

@@ -28,8 +28,9 @@ from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_cali
 METHODS = sorted(registry())
 QUANTIZING = [name for name in METHODS if name != "fp"]
 SCOPES = ["common", "own"]
-SMALL = {"group_size": 8, "iterations": 12, "batch": 8, "per_group": 4, "rounds": 1}
-SHORT_VIDEO = dataclasses.replace(TINY_VIDEO, depth=1)
+SMALL = {"group_size": 8, "iterations": 4, "batch": 8, "per_group": 4, "rounds": 1}
+SHORT, SHORT_VIDEO = (dataclasses.replace(config, depth=1) for config in (TINY, TINY_VIDEO))
+"""One block of images, one spatial and one temporal block of clips: every role of a site is there."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ def at_the_schedule(x, timestep, *conditions):
 
 
 FAMILIES = {
-    "image": Family(random_dit, inputs, calibration_set),
+    "image": Family(
+        lambda: random_dit(SHORT),
+        inputs,
+        lambda kind: calibration_set(kind, samples=8 if kind == "per-step" else 16),
+    ),
     "video": Family(
         lambda: random_stdit3(SHORT_VIDEO),
         lambda: at_the_schedule(*video_inputs(SHORT_VIDEO, count=6)),
-        lambda kind: video_calibration_set(kind, samples=8 if kind == "per-step" else 24, config=SHORT_VIDEO),
+        lambda kind: video_calibration_set(kind, samples=4 if kind == "per-step" else 16, config=SHORT_VIDEO),
     ),
 }
 on_every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -241,10 +246,18 @@ def test_w4a16_quantizes_weights_only(family, name):
 
 @on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", QUANTIZING)
+@pytest.mark.parametrize("name", [name for name in QUANTIZING if registry()[name].base is None])
 def test_more_bits_are_better(family, name, scope):
     assert damage(family, name, 8, 8, scope) < damage(family, name, 4, 8, scope) < damage(family, name, 2, 8, scope)
     assert damage(family, name, 8, 8, scope) < damage(family, name, 8, 4, scope)
+
+
+@on_every_family
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("name", [name for name in QUANTIZING if registry()[name].base])
+def test_a_method_with_a_base_makes_the_model_of_its_base(family, name, scope):
+    base = quantized(family, registry()[name].base, *low_bits(name), scope)
+    assert same_tensors(quantized(family, name, *low_bits(name), scope).model.state_dict(), base.model.state_dict())
 
 
 @on_every_family

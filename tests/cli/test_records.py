@@ -85,7 +85,7 @@ def test_a_record_takes_its_facts_from_the_samples(samples_folder: Path, qdit: Q
         ("--seed", 9, "was made with seed 0, --seed says 9"),
         ("--dtype", "float16", "was made with dtype float32, --dtype says float16"),
         ("--shift", 2.5, "was made with shift none, --shift says 2.5"),
-        ("--images", 64, "is a run of 16 images, 64 were asked for"),
+        ("--images", 64, "is a run of 16 images, 64 are expected"),
     ],
 )
 def test_flags_can_only_repeat(

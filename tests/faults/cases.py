@@ -116,6 +116,9 @@ def batches() -> list[Case]:
         Case("reference %x.npz --data digit", "no such file", 2),
         Case("import-samples @batches/with-labels.npz %imported --chunk 25", "64 images"),
         Case("features %imported", ""),
+        Case("evaluate %imported %imported.json --reference-file %r-png.npz", ""),
+        Case("evaluate %imported %x --reference-file %r-png.npz --checkpoint @batches", "leave --checkpoint out", 2),
+        Case("evaluate %imported %x --reference-file %r-png.npz --steps 5", "--steps says 5; leave the flag out", 2),
         Case("export-samples %imported %out.npz", "64 images"),
         Case("export-samples %imported %out-png", "64 images"),
         Case("import-samples %out-png %again", "64 images"),
@@ -130,16 +133,20 @@ def batches() -> list[Case]:
 
 def degenerate() -> list[Case]:
     """Section 4: silent and nearly silent layers, by every method that needs no minutes."""
-    cases = [Case(f"calibrate @degenerate/whole.safetensors %{k}.safetensors --kind {k} --samples 8 --steps 4", "")
-             for k in ("trajectory", "ndtc", "uniform")]  # fmt: skip
-    for name in ("tiny-row", "tiny-layer", "pruned-mlp", "dead-columns", "huge-weight", "zero-start"):
+    cases: list[Case] = []
+    names = ("tiny-row", "tiny-layer", "pruned-mlp", "dead-columns", "huge-weight", "zero-start")
+    for name in (*names, "too-huge-weight"):
+        for kind in ("trajectory", "ndtc", "uniform"):
+            data = f"%{name}-{kind}.safetensors --kind {kind} --samples 8 --steps 4"
+            cases.append(Case(f"calibrate @degenerate/{name}.safetensors {data}", ""))
+    for name in names:
         for method, kinds in METHODS.items():
-            data = " ".join(f"--calibration {kind}=%{kind}.safetensors" for kind in kinds)
+            data = " ".join(f"--calibration {kind}=%{name}-{kind}.safetensors" for kind in kinds)
             options = '{"group_size":16}' if method in ("rtn", "q-dit", "g4w+p4a") else "{}"
             command = f"quantize @degenerate/{name}.safetensors %{name}-{method} --method {method} --options {options}"
             cases.append(Case(f"{command} {data}", ""))
     wrong = "quantize @degenerate/too-huge-weight.safetensors %x --method {}"
-    options = '--calibration trajectory=%trajectory.safetensors --options {"group_size":16}'
+    options = '--calibration trajectory=%too-huge-weight-trajectory.safetensors --options {"group_size":16}'
     return [
         *cases,
         *(Case(f"{wrong.format(method)} {options}", "blocks.0.mlp.fc2: scale", 2) for method in ("rtn", "q-dit")),

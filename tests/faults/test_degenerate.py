@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from qdit.core.errors import CheckpointError, Unsupported
-from qdit.methods.method import quantize_model, registry
+from qdit.methods.quantize import quantize_model
+from qdit.methods.registry import registry
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.quant.apply import SILENT

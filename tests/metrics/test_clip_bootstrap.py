@@ -1,10 +1,12 @@
 """Intervals over clips: the clips of a dimension are resampled, alike for all runs; skipped clips do not count."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from qdit.core.metrics import DIMENSIONS, TOTALS
-from qdit.metrics.clip_bootstrap import Paired, clip_bootstrap, resampled_means
+from qdit.metrics.bootstrap import ClipFeatures, clip_bootstrap, resampled_means
 from qdit.metrics.statistics import moments
 from qdit.metrics.vbench_totals import scaled_between, totals
 
@@ -36,30 +38,31 @@ def test_skipped_clips_do_not_count_and_without_any_the_score_is_zero():
 def test_all_runs_see_the_same_clips_so_a_constant_gap_is_certain():
     first, second = scores(0), {name: [value + 0.1 for value in of] for name, of in scores(0).items()}
     real = moments(features(9))
-    one, other = (clip_bootstrap(of, features(1), real, None) for of in (first, second))
+    one, other = (clip_bootstrap(of, CLIPS, features=ClipFeatures(features(1), real)) for of in (first, second))
     assert one.pairing == other.pairing
     for name in DIMENSIONS:
         assert np.allclose(other.values[name] - one.values[name], 0.1)
-    assert clip_bootstrap(scores(0, clips=5), features(1), real, None).pairing != one.pairing
+    assert clip_bootstrap(scores(0, clips=5), CLIPS).pairing != one.pairing
 
 
 def test_dimensions_are_drawn_independently_of_each_other():
     same = {name: [0.0, 1.0, 2.0, 3.0] for name in DIMENSIONS}
-    values = clip_bootstrap(same, features(1), moments(features(2)), None).values
+    values = clip_bootstrap(same, CLIPS).values
     assert abs(np.corrcoef([values[name] for name in DIMENSIONS])[~np.eye(16, dtype=bool)]).max() < 0.35
 
 
 def test_totals_are_those_of_the_resampled_scores():
     worst, best = dict.fromkeys(DIMENSIONS, 0.0), dict.fromkeys(DIMENSIONS, 2.0)
-    found = clip_bootstrap(scores(0), features(1), moments(features(2)), None, scale=(worst, best), resamples=20).values
-    expected = totals(scaled_between({name: float(found[name][7]) for name in DIMENSIONS}, worst=worst, best=best))
+    scaled = partial(scaled_between, worst=worst, best=best)
+    found = clip_bootstrap(scores(0), CLIPS, scaled=scaled, resamples=20).values
+    expected = totals(scaled({name: float(found[name][7]) for name in DIMENSIONS}))
     assert {name: found[name][7] for name in TOTALS} == pytest.approx(expected)
 
 
 def test_paired_metrics_are_zero_for_full_precision_and_means_of_errors_else():
     own, real = features(1), moments(features(2))
-    itself = clip_bootstrap(scores(0), own, real, Paired(own, np.zeros(CLIPS))).values
+    itself = clip_bootstrap(scores(0), CLIPS, features=ClipFeatures(own, real, own), errors=np.zeros(CLIPS)).values
     assert not itself["fd_fp"].any() and not itself["mse_fp"].any()
     errors = np.linspace(0, 1, CLIPS)
-    other = clip_bootstrap(scores(0), own, real, Paired(features(3), errors)).values
+    other = clip_bootstrap(scores(0), CLIPS, features=ClipFeatures(own, real, features(3)), errors=errors).values
     assert other["mse_fp"].mean() == pytest.approx(0.5, abs=0.05) and (other["fd_fp"] > 0).all()

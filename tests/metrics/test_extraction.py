@@ -1,5 +1,6 @@
 """Features of shards: written beside the chunks, kept while current, and refused where they do not fit."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,20 @@ def by_other_code(folder: Path) -> None:
     save_arrays(features_path(folder, 1), {**arrays, "origin": np.array(changed)})
 
 
+def of_another_run(folder: Path) -> None:
+    change_origin(folder, key="another")
+
+
+def that_say_another_origin(folder: Path) -> None:
+    change_origin(folder, samples={"family": "dit"})
+
+
+def change_origin(folder: Path, **changes: object) -> None:
+    arrays = load_arrays(features_path(folder, 1))
+    origin = json.loads(str(arrays["origin"])) | changes
+    save_arrays(features_path(folder, 1), arrays | {"origin": np.array(json.dumps(origin, sort_keys=True))})
+
+
 def cut_short(folder: Path) -> None:
     arrays = load_arrays(features_path(folder, 1))
     save_arrays(features_path(folder, 1), {**arrays, "pool": arrays["pool"][:-1]})
@@ -129,11 +144,13 @@ def without_the_first_shard(folder: Path) -> None:
     [
         (missing, "features-001.npz: no such file; run `qdit features .*` --shard 1"),
         (emptied, "not the features of a shard"),
+        (of_another_run, "features of samples with the key another…, shard-001.json has k…"),
+        (that_say_another_origin, "not the features of the chunks"),
         (of_other_chunks, "not the features of the chunks that shard-001.json lists"),
         (with_other_weights, "features are those of means with weights bb…, evaluated is with means and aa…"),
         (by_other_code, "two versions of the code"),
         (cut_short, "allowed is one number of images"),
-        (without_a_shard, "has features of 180 images, 340 were asked for"),
+        (without_a_shard, "has features of 180 images, 340 are expected"),
         (without_the_first_shard, "features of image 0 are missing, the next are of 180"),
     ],
 )
@@ -153,7 +170,7 @@ def test_another_extractor_or_number_of_images_is_refused(tmp_path: Path) -> Non
         extract_shard(tmp_path, shard, Means())
     with pytest.raises(DataError, match="evaluated is with digit-classifier"):
         read(tmp_path, extractor="digit-classifier")
-    with pytest.raises(DataError, match="is a run of 340 images, 400 were asked for"):
+    with pytest.raises(DataError, match="is a run of 340 images, 400 are expected"):
         read(tmp_path, images=400)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
+from qdit.core.files import load_arrays, save_arrays, sha256_file
 from qdit.core.npz import stream_member
 from qdit.metrics.features import Features, Images
 from qdit.metrics.reference import build_reference, import_adm_reference, load_reference, save_reference
@@ -133,3 +134,36 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message) as caught:
             load_reference(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_reference_carries_what_it_was_made_of(tmp_path: Path, adm_file: Path) -> None:
+    images, extractor = pictures(20).transpose(0, 3, 1, 2), MeanColours()
+    built = build_reference(images, extractor, source="pictures")
+    save_reference(tmp_path / "r.npz", built)
+    origin = load_reference(tmp_path / "r.npz").origin
+    assert origin is not None and origin == built.origin
+    assert (origin.source, origin.extractor, origin.extractor_digest) == ("pictures", extractor.name, extractor.digest)
+    other = build_reference(255 - images, extractor, source="pictures").origin
+    assert other is not None and other.source_sha256 != origin.source_sha256 and other.code == origin.code
+    adm = import_adm_reference(adm_file, extractor).origin
+    assert adm is not None and (adm.source, adm.source_sha256) == ("VIRTUAL.npz", sha256_file(adm_file))
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (None, "does not say what the reference was made of"),
+        ("{}", "does not say all"),
+        ("[1", "does not say all"),
+        ('{"code":"","extractor":"","extractor_digest":"ff","source":"","source_sha256":""}', "its origin says ff"),
+    ],
+)
+def test_a_reference_without_its_origin_or_of_another_is_refused(
+    tmp_path: Path, origin: str | None, words: str
+) -> None:
+    save_reference(tmp_path / "r.npz", build_reference(pictures(20).transpose(0, 3, 1, 2), MeanColours()))
+    arrays = load_arrays(tmp_path / "r.npz")
+    del arrays["origin"]
+    save_arrays(tmp_path / "r.npz", arrays if origin is None else arrays | {"origin": np.array(origin)})
+    with pytest.raises(DataError, match=words):
+        load_reference(tmp_path / "r.npz")

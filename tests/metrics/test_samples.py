@@ -133,10 +133,10 @@ def change_key_of_list(folder: Path) -> None:
         (remove_chunk, "listed but not there"),
         (damage_chunk, "the list says"),
         (remove_middle_of_list, "image 8 is missing, the next chunk starts at 12"),
-        (remove_end_of_list, "holds 16 images, 20 were asked for"),
+        (remove_end_of_list, "holds 16 images, 20 are expected"),
         (remove_list, "has no shard-"),
         (garble_list, "not a list of sample chunks"),
-        (empty_list, "holds 0 images, 20 were asked for"),
+        (empty_list, "holds 0 images, 20 are expected"),
         (change_key_of_list, "does not fit the list"),
     ],
 )
@@ -150,7 +150,7 @@ def test_incomplete_or_damaged_runs_are_refused(tmp_path: Path, harm: Callable[[
 
 def test_another_number_of_images_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, range(5))
-    with pytest.raises(DataError, match="is a run of 20 images, 24 were asked for"):
+    with pytest.raises(DataError, match="is a run of 20 images, 24 are expected"):
         read_samples(tmp_path, images=24)
-    with pytest.raises(DataError, match="0 images were asked for"):
+    with pytest.raises(DataError, match="0 images are expected"):
         read_samples(tmp_path, images=0)

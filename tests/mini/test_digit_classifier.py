@@ -199,7 +199,7 @@ def test_each_classifier_refuses_the_images_and_the_weights_of_the_other(
         extractor(np.zeros((2, 1, 16, 16), np.uint8))
     with pytest.raises(DataError, match="digit-classifier-16: .*allowed is \\(N, 1, 16, 16\\)"):
         larger(np.zeros((2, 1, 8, 8), np.uint8))
-    with pytest.raises(CheckpointError, match="of the extractor digit-classifier, asked for is digit-classifier-16"):
+    with pytest.raises(CheckpointError, match="of the extractor digit-classifier, expected is digit-classifier-16"):
         load_extractor("digit-classifier-16", weights)
 
 

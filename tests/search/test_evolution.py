@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.search.evolution import Nursery, evolve, random_search
+from qdit.search.evolution import GenomeSampler, evolve, random_search
 from qdit.search.journal import Journal, in_full
 from qdit.search.option_classes import EvolutionOptions
 from qdit.search.space import Layer, SearchSpace
@@ -64,14 +64,14 @@ def test_global_random_state_is_left_alone():
 
 def test_reseeding_replays_the_stream():
     # every accepted genome restarts the stream: the n-th costs at least n draws
-    nursery, draws = Nursery(SPACE, 0, reseed=True), []
+    sampler, draws = GenomeSampler(SPACE, 0, reseed=True), []
 
     def draw():
-        draws.append(SPACE.random(nursery.rng))
+        draws.append(SPACE.random(sampler.rng))
         return draws[-1]
 
-    found = nursery.accept(draw, 5, 1000)
-    fresh = Nursery(SPACE, 0)
+    found = sampler.accept(draw, 5, 1000)
+    fresh = GenomeSampler(SPACE, 0)
     assert found == fresh.accept(lambda: SPACE.random(fresh.rng), 5, 1000)
     assert len(draws) >= 15
     assert sum(genome == draws[0] for genome in draws) >= 5
@@ -107,7 +107,7 @@ def test_options_are_checked(wrong):
 
 
 def test_mutation_changes_few_genes_of_a_parent():
-    children = Nursery(SPACE, 0).mutation([SPACE.start], 30, 0.1)
+    children = GenomeSampler(SPACE, 0).mutation([SPACE.start], 30, 0.1)
     changed = [sum(a != b for a, b in zip(child, SPACE.start, strict=True)) for child in children]
     assert len(children) >= 5 and sum(changed) / len(changed) < 3
-    assert Nursery(SPACE, 0).mutation([SPACE.start], 5, 0.0) == []
+    assert GenomeSampler(SPACE, 0).mutation([SPACE.start], 5, 0.0) == []

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,9 +118,10 @@ def test_images_are_counted_and_prefixes_kept():
 
 def test_images_that_are_not_finite_lose():
     def broken(name, weight, size):
-        return LayerQuantizer(4, 8).round(weight * 6e4, size)
+        rounded = LayerQuantizer(4, 8).round(weight, size)
+        return replace(rounded, scale=rounded.scale * math.inf)
 
-    with_broken = fitness(quantizer=LayerQuantizer(4, 8, weights=broken), protocol=Protocol(steps=3, cfg_scale=1e38))
+    with_broken = fitness(quantizer=LayerQuantizer(4, 8, weights=broken), protocol=Protocol(steps=3, cfg_scale=1.5))
     with_broken._full = fitness()._full or [np.zeros((4, 5))] * 3
     assert with_broken(MIXED) == math.inf
     assert with_broken.images_sampled == 4

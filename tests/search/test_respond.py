@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.search.evolution import Nursery, Outcome
+from qdit.search.evolution import GenomeSampler, Outcome
 from qdit.search.feature_journal import EXACT, FeatureJournal, Sampled
 from qdit.search.option_classes import EvolutionOptions, ResponseOptions
 from qdit.search.respond import Responding
@@ -67,7 +67,7 @@ def loss(features: Features, genome: Genome) -> float:
 def test_the_winner_beats_random_genomes(seed: int) -> None:
     features = Features()
     found = respond(features, seed=seed).best
-    others = [loss(features, genome) for genome in Nursery(SPACE, 99).random(300)]
+    others = [loss(features, genome) for genome in GenomeSampler(SPACE, 99).random(300)]
     assert loss(features, found.genome) < np.quantile(others, 0.02)
 
 
@@ -137,7 +137,7 @@ def test_a_finalist_that_diverges_only_on_other_images_is_no_winner() -> None:
 
 def test_nothing_to_learn_from() -> None:
     features = Features()
-    features.broken = {SPACE.start, *Nursery(SPACE, 0).random(500)}
+    features.broken = {SPACE.start, *GenomeSampler(SPACE, 0).random(500)}
     with pytest.raises(DataError, match="nothing to learn from"):
         respond(features, options=ResponseOptions(genomes=(3,), finalists=(1,), pool=2))
 

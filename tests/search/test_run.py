@@ -201,10 +201,10 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_loaded(job, tmp_p
 
 def test_workers_measure_on_several_noises(job):
     own, genome = job.fitness(), (16,) * 28
-    with Workers(job.noises, 1) as crew:
+    with Workers(job.noises, 1) as pool:
         for seed in (3, 4, 3):
-            assert crew.on_prefix((seed, genome), 4) == own.on_noise(seed).on_prefix(genome, 4)
-        crew.forget()
+            assert pool.on_prefix((seed, genome), 4) == own.on_noise(seed).on_prefix(genome, 4)
+        pool.forget()
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(made, job, tmp_path):
@@ -232,3 +232,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(made, job, tmp_path):
     assert out.read_bytes() == undisturbed.read_bytes()
     assert journal.read_bytes().startswith(whole)
     assert journal.read_bytes() == next(undisturbed.parent.glob(journal.name)).read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{"steps": PROTOCOL.steps + 1}, {"cfg_scale": 2.5}])
+def test_calibration_data_of_another_protocol_are_refused_before_anything_is_loaded(job, trajectory, tmp_path, changes):
+    other = replace(job, weights=tmp_path / "none", protocol=replace(PROTOCOL, **changes))
+    (name, value), *_ = changes.items()
+    with pytest.raises(ConfigError, match=rf"was made with {name} .* says {value}.*calibrate with these"):
+        run_search(search_of("ilp", other, calibration=trajectory), tmp_path / "a.json", show=False)
+    assert not (tmp_path / "a.json").exists()

@@ -77,10 +77,10 @@ class Layer:
 
 @contextmanager
 def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
-    """The linears of these names are looked at whenever the model runs inside."""
+    """Context in which the inputs of the named linears are recorded at each forward pass."""
 
     def hook_of(layer: Layer) -> Any:
-        return lambda _module, given: layer.look(given[0])
+        return lambda _module, inputs: layer.look(inputs[0])
 
     handles = [model.get_submodule(name).register_forward_pre_hook(hook_of(layer)) for name, layer in seen.items()]
     try:
@@ -107,7 +107,7 @@ def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
     arrays = {name: stacked(by_role, name) for name in ("quantiles", "deviation", "sample_deviation")}
     arrays |= {"roles": np.array(roles), "ratio": ratio, "chosen": ratio.argmax(axis=1)}
     arrays |= {"timesteps": np.array(followed.timesteps), "fractions": np.array(FRACTIONS)}
-    chosen = [row[place] for row, place in zip(by_role, arrays["chosen"], strict=True)]
+    chosen = [row[index] for row, index in zip(by_role, arrays["chosen"], strict=True)]
     return arrays | of_chosen(model, chosen, followed, begin, middle)
 
 
@@ -127,7 +127,7 @@ def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start,
     kept: dict[str, Tensor] = {}
 
     def hook_of(name: str) -> Any:
-        return lambda _module, given: kept.update({name: given[0].detach()})
+        return lambda _module, inputs: kept.update({name: inputs[0].detach()})
 
     modules = {layer.site.name: linear_of(model, layer.site) for layer in chosen}
     handles = [module.register_forward_pre_hook(hook_of(name)) for name, module in modules.items()]
@@ -138,12 +138,12 @@ def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start,
     finally:
         for handle in handles:
             handle.remove()
-    found: Arrays = {}
+    collected: Arrays = {}
     for layer in chosen:
         name, role = layer.site.name, layer.site.role
-        own = one_layer(kept[name], modules[name], torch.stack(layer.salience))
-        found |= {f"{key}_{role}": value.float().cpu().numpy() for key, value in own.items()}
-    return found
+        by_name = one_layer(kept[name], modules[name], torch.stack(layer.salience))
+        collected |= {f"{key}_{role}": value.float().cpu().numpy() for key, value in by_name.items()}
+    return collected
 
 
 def one_layer(x: Tensor, linear: nn.Linear, salience: Tensor) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -51,10 +52,10 @@ class Branches:
 @contextmanager
 def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
     """The outputs that a module gives inside."""
-    found: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    outputs: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        yield found
+        yield outputs
     finally:
         handle.remove()
 
@@ -64,11 +65,11 @@ def branches(block: DiTBlock, tokens: Tensor, condition: Tensor, middle: Tensor 
     shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=1)
     with kept_output(block.attn.qkv) as qkv, kept_output(block.mlp.fc1) as hidden:
         attention = block.attn(block.norm1(tokens, shift1, scale1))
-        own = torch.addcmul(tokens, gate1[:, None], attention)
-        middle = own if middle is None else middle
+        after_attention = torch.addcmul(tokens, gate1[:, None], attention)
+        middle = after_attention if middle is None else middle
         mlp = block.mlp(block.norm2(middle, shift2, scale2))
     q_and_k = qkv[0][..., : qkv[0].shape[-1] * 2 // 3]
-    return Branches((q_and_k, attention, hidden[0], mlp), own, torch.addcmul(middle, gate2[:, None], mlp))
+    return Branches((q_and_k, attention, hidden[0], mlp), after_attention, torch.addcmul(middle, gate2[:, None], mlp))
 
 
 def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> np.ndarray:
@@ -80,12 +81,11 @@ def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, 
         tokens = full.x_embedder(x) + full.pos_embed
         condition = full.t_embedder(timestep, tokens.dtype) + full.y_embedder(label)
         for index, (block, other) in enumerate(zip(full.blocks, model.blocks, strict=True)):
-            assert isinstance(block, DiTBlock) and isinstance(other, DiTBlock)
-            right = branches(block, tokens, condition)
-            found = branches(other, tokens, condition, right.middle)
-            for part, (a, b) in enumerate(zip(right.parts, found.parts, strict=True)):
-                different[index, part] += float((a - b).double().square().sum())
-                size[index, part] += float(a.double().square().sum())
+            right = branches(cast(DiTBlock, block), tokens, condition)
+            quantized = branches(cast(DiTBlock, other), tokens, condition, right.middle)
+            for layer, (a, b) in enumerate(zip(right.parts, quantized.parts, strict=True)):
+                different[index, layer] += float((a - b).double().square().sum())
+                size[index, layer] += float(a.double().square().sum())
             tokens = right.output
     return (different / size).numpy()
 
@@ -94,9 +94,9 @@ def noise_errors(loaded: Checkpoint, protocol: Protocol, begin: Start, right: Fo
     """(S, N) relative squared errors of the predicted noise at full precision's x_t."""
     denoise = denoiser(loaded.model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype)
     rows = []
-    for place, (x, timestep, _) in inputs_along(right, begin):
-        eps = predicted_noise(denoise(x, timestep), loaded.correction, right.steps[place])
-        rows.append(mean_square(eps - right.eps[place]) / mean_square(right.eps[place]))
+    for index, (x, timestep, _) in inputs_along(right, begin):
+        eps = predicted_noise(denoise(x, timestep), loaded.correction, right.steps[index])
+        rows.append(mean_square(eps - right.eps[index]) / mean_square(right.eps[index]))
     return torch.stack(rows).cpu().numpy()
 
 
@@ -113,13 +113,13 @@ def one_method(
         loaded.correction.check(protocol.steps)
     every = -(-len(right.steps) // LAYER_STEPS)
     with torch.inference_mode():
-        some = (batch for place, batch in inputs_along(right, begin) if place % every == 0)
+        some = (batch for index, batch in inputs_along(right, begin) if index % every == 0)
         layers = layer_errors(full, loaded.model, some)
         if device_of(full).type == "cpu" and protocol.dtype == "float32":
             prepare_inference(loaded.model)  # faster; fuses the GELU that the layers' outputs were looked at before
         noise = noise_errors(loaded, protocol, begin, right)
-        own = follow(loaded.model, protocol, begin, loaded.correction)
-        drift = torch.stack([mean_square(a - b) for a, b in zip(own.x, right.x, strict=True)]).cpu().numpy()
+        quantized = follow(loaded.model, protocol, begin, loaded.correction)
+        drift = torch.stack([mean_square(a - b) for a, b in zip(quantized.x, right.x, strict=True)]).cpu().numpy()
     return noise, drift, layers
 
 
@@ -135,17 +135,17 @@ def compare(
     right = follow(full, protocol, begin)
     steps, depth = len(right.steps), len(full.blocks)
     shapes = ((steps, samples), (steps + 1, samples), (depth, len(PARTS)))
-    found, status = [], []
+    results, status = [], []
     for load in methods.values():
         try:
             loaded = load()
             loaded.model.to(device_of(full))
-            found.append(one_method(full, loaded, protocol, begin, right))
+            results.append(one_method(full, loaded, protocol, begin, right))
             status.append(Status.OK.value)
         except (QditError, RuntimeError) as problem:
-            found.append(tuple(np.full(shape, np.nan) for shape in shapes))  # type: ignore[arg-type]
+            results.append(tuple(np.full(shape, np.nan) for shape in shapes))  # type: ignore[arg-type]
             status.append(" ".join(str(problem).split()))
-    noise, drift, layers = (np.stack(column) for column in zip(*found, strict=True))
+    noise, drift, layers = (np.stack(column) for column in zip(*results, strict=True))
     return {
         "labels": np.array(list(methods)),
         "status": np.array(status),

@@ -1,4 +1,4 @@
-"""The trajectories that every analysis looks at: those of a run's first images, with their noise and labels."""
+"""Sampling trajectories of a run's first images, with their noise and labels, for all analyses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from qdit.sampling.schedule import respaced
 
 @dataclass(frozen=True)
 class Start:
-    """Start noise (N, C, L, L), asked labels (N,), and the noise of ancestral steps (None for DDIM)."""
+    """Start noise (N, C, L, L), labels (N,), and the noise of ancestral steps (None for DDIM)."""
 
     noise: Tensor
     labels: Tensor
@@ -38,16 +38,16 @@ class Followed:
 
 
 def start(model: DiT, protocol: Protocol, samples: int) -> Start:
-    """Where the first `samples` images of every run of this protocol start, on the model's device."""
-    images, place = range(samples), device_of(model)
+    """Initial noise and labels of the first `samples` images of this protocol, on the model's device."""
+    images, device = range(samples), device_of(model)
     shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
 
     def noise_of(step: int) -> Tensor:
-        return step_noise(shape, protocol.seed, images, step).to(place)
+        return step_noise(shape, protocol.seed, images, step).to(device)
 
     return Start(
-        initial_noise(shape, protocol.seed, images).to(place),
-        labels(model.config.num_classes, protocol.seed, images).to(place),
+        initial_noise(shape, protocol.seed, images).to(device),
+        labels(model.config.num_classes, protocol.seed, images).to(device),
         noise_of if protocol.sampler == "ddpm" else None,
     )
 
@@ -59,23 +59,23 @@ def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction 
         denoiser(model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype),
     )
     eps: list[Tensor] = []
-    found: list[tuple[int, Tensor]] = []
+    states: list[tuple[int, Tensor]] = []
 
     def recorded(x: Tensor, timestep: Tensor) -> Tensor:
         output = denoise(x, timestep)
-        eps.append(predicted_noise(output, correction, found[-1][0]))
+        eps.append(predicted_noise(output, correction, states[-1][0]))
         return output
 
     with torch.inference_mode():
         for step, x in trajectory(recorded, begin.noise, schedule, step_noise=begin.step_noise, correction=correction):
-            found.append((step, x))
-    steps = tuple(step for step, _ in found[:-1])
+            states.append((step, x))
+    steps = tuple(step for step, _ in states[:-1])
     timesteps = tuple(int(schedule.timesteps[step]) for step in steps)
-    return Followed(steps, timesteps, tuple(x for _, x in found), tuple(eps))
+    return Followed(steps, timesteps, tuple(x for _, x in states), tuple(eps))
 
 
 def inputs_along(followed: Followed, begin: Start) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
     """(position on the trajectory, (x_t, timestep, label)): a conditional forward pass of every step."""
-    for place, timestep in enumerate(followed.timesteps):
-        x = followed.x[place]
-        yield place, (x, torch.full((len(x),), timestep, device=x.device), begin.labels)
+    for index, timestep in enumerate(followed.timesteps):
+        x = followed.x[index]
+        yield index, (x, torch.full((len(x),), timestep, device=x.device), begin.labels)

@@ -43,8 +43,8 @@ def write_clips(
                 bar.update()
     _, frame_count, height, width = shape
     size = [height * enlarge, width * enlarge]
-    made = {"frames": frame_count, "size": size, "fps": fps, "lossless": lossless}
-    return {"clips": digests, **made, "samples_sha256": samples_sha256(samples, clips=clips)}
+    encoding = {"frames": frame_count, "size": size, "fps": fps, "lossless": lossless}
+    return {"clips": digests, **encoding, "samples_sha256": samples_sha256(samples, clips=clips)}
 
 
 def check_clips(
@@ -83,7 +83,7 @@ class Coverage:
 
     clips: Mapping[str, int]
     without_prompts: tuple[str, ...]
-    unasked: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int) -> Coverage:
@@ -93,12 +93,12 @@ def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: i
         names = {dimension: clip_names(rows, dimension, samples) for dimension in dimensions}
     except BadInput as problem:
         raise DataError(str(problem)) from None
-    asked = {name for own in names.values() for name in own}
-    unasked = tuple(sorted(path.name for path in folder.glob("*.mp4") if path.name not in asked))
+    wanted = {name for clips in names.values() for name in clips}
+    unexpected = tuple(sorted(path.name for path in folder.glob("*.mp4") if path.name not in wanted))
     return Coverage(
-        clips={dimension: len(own) for dimension, own in names.items() if own},
-        without_prompts=tuple(dimension for dimension, own in names.items() if not own),
-        unasked=unasked,
+        clips={dimension: len(clips) for dimension, clips in names.items() if clips},
+        without_prompts=tuple(dimension for dimension, clips in names.items() if not clips),
+        unexpected=unexpected,
     )
 
 

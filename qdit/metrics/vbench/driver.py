@@ -1,4 +1,4 @@
-"""VBench, one dimension of one folder of clips: run by the Python of VBench's own environment, not by this suite's.
+"""Scores one VBench dimension of one folder of clips. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
     PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json
@@ -95,12 +95,12 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 
 SKIPPING = "color"
 """The dimension that leaves out clips by design: those without the object, or whose object has no colour."""
-NOWHERE = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    **{f"{scheme}_proxy": NOWHERE for scheme in ("http", "https", "ftp", "all")},
-    **{f"{scheme}_PROXY": NOWHERE for scheme in ("HTTP", "HTTPS", "FTP", "ALL")},
+    **{f"{scheme}_proxy": UNREACHABLE for scheme in ("http", "https", "ftp", "all")},
+    **{f"{scheme}_PROXY": UNREACHABLE for scheme in ("HTTP", "HTTPS", "FTP", "ALL")},
     "no_proxy": "",
     "NO_PROXY": "",
 }
@@ -159,34 +159,34 @@ def require_clips(folder: Path, names: Sequence[str]) -> None:
 
 def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> dict[str, str]:
     """sha256 of every clip; BadInput if the list of the run's clips says another one."""
-    found = {}
+    digests = {}
     for name in names:
         with (folder / name).open("rb") as data:
-            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
-    listed = found if listing is None else read_listing(listing).get("clips", {})
-    if different := [name for name in names if listed.get(name) != found[name]]:
+            digests[name] = hashlib.file_digest(data, "sha256").hexdigest()
+    listed = digests if listing is None else read_listing(listing).get("clips", {})
+    if different := [name for name in names if listed.get(name) != digests[name]]:
         raise BadInput(
             f"{folder / different[0]}: not the clip that {listing} lists ({len(different)} of {len(names)} differ);"
             " write the clips again"
         )
-    return found
+    return digests
 
 
 def read_listing(path: Path) -> dict[str, Any]:
     """The list of a run's clips: their sha256, or why there are none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        listing = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
         raise BadInput(f"{path}: no list of clips ({problem}); make it with qdit vbench clips --listing") from None
-    if not isinstance(found, dict) or not {"clips", "failure"} & found.keys():
+    if not isinstance(listing, dict) or not {"clips", "failure"} & listing.keys():
         raise BadInput(f"{path}: no list of clips; make it with qdit vbench clips --listing")
-    return found
+    return listing
 
 
 def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, str]) -> dict[str, str]:
     """sha256 of every file that a dimension needs; BadInput if one is missing or not the one that is meant."""
     needed = WEIGHTS[dimension]
-    found: dict[str, str] = {}
+    digests_read: dict[str, str] = {}
     for name in needed:
         if folder is None:
             raise BadInput(f"{dimension}: needs {len(needed)} files of weights, first {name}; give --weights FOLDER")
@@ -196,21 +196,21 @@ def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, s
                 " with a profile that lists them, or put the file there by hand"
             )
         with (folder / name).open("rb") as data:
-            found[name] = hashlib.file_digest(data, "sha256").hexdigest()
-        if not found[name].startswith(digests.get(name, "")):
+            digests_read[name] = hashlib.file_digest(data, "sha256").hexdigest()
+        if not digests_read[name].startswith(digests.get(name, "")):
             raise BadInput(
-                f"{folder / name}: sha256 is {found[name][:12]}…, expected {digests[name][:12]}…: the file is damaged"
-                " or another one; remove it and fetch it again"
+                f"{folder / name}: sha256 is {digests_read[name][:12]}…, expected {digests[name][:12]}…: the file is"
+                " damaged or another one; remove it and fetch it again"
             )
-    return found
+    return digests_read
 
 
 def require_package(dimension: str) -> None:
     """BadInput unless vbench, and detectron2 where GRiT detects objects, can be imported."""
     if importlib.util.find_spec("vbench") is None:
         raise BadInput(f"{sys.executable}: has no package vbench; make its environment with qdit vbench install FOLDER")
-    if (found := importlib.metadata.version("vbench")) != VERSION:
-        raise BadInput(f"{sys.executable}: has vbench {found}, this driver is for {VERSION}; install that version")
+    if (version := importlib.metadata.version("vbench")) != VERSION:
+        raise BadInput(f"{sys.executable}: has vbench {version}, this driver is for {VERSION}; install that version")
     if WEIGHTS[dimension] == GRIT and importlib.util.find_spec("detectron2") is None:
         raise BadInput(
             f"{dimension}: needs the package detectron2, which {sys.executable} does not have and PyPI does not offer;"
@@ -242,7 +242,7 @@ def score(
         raise BadInput(f"{suite}: has no prompt for {dimension}")
     names, suite_sha256 = clip_names(rows, dimension, samples), hashlib.sha256(suite.read_bytes()).hexdigest()
     require_clips(clips, names)
-    found = require_weights(weights, dimension, digests)
+    weight_digests = require_weights(weights, dimension, digests)
     require_package(dimension)
     files = clip_digests(clips, names, listing)
     with tempfile.TemporaryDirectory(prefix="qdit-vbench-") as scratch:
@@ -258,7 +258,7 @@ def score(
         "samples": samples,
         "suite_sha256": suite_sha256,
         "clips_sha256": files,
-        "weights_sha256": found,
+        "weights_sha256": weight_digests,
         "device": device,
         "packages": packages(),
     }
@@ -337,22 +337,22 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(given: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Score and write."""
-    out = given.out.resolve()
-    if bad := [pair for pair in given.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
+    out = arguments.out.resolve()
+    if bad := [pair for pair in arguments.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
         raise BadInput(f"--sha256 {bad[0]!r}: expected FILE=DIGEST with 8 to 64 hex digits")
-    found = score(
-        given.clips,
-        given.suite,
-        given.dimension,
-        weights=given.weights,
-        samples=given.samples,
-        device=given.device,
-        digests=dict(pair.rsplit("=", 1) for pair in given.sha256),
-        listing=given.listing,
+    result = score(
+        arguments.clips,
+        arguments.suite,
+        arguments.dimension,
+        weights=arguments.weights,
+        samples=arguments.samples,
+        device=arguments.device,
+        digests=dict(pair.rsplit("=", 1) for pair in arguments.sha256),
+        listing=arguments.listing,
     )
-    write_json(out, found)
+    write_json(out, result)
 
 
 def main() -> int:

@@ -43,9 +43,9 @@ class I3d:
             )
         if not self.weights.is_file():
             raise CheckpointError(f"{self.weights}: missing; `qdit fetch` with the profile that needs it downloads it")
-        if (found := sha256_file(self.weights)) != self.sha256:
+        if (digest := sha256_file(self.weights)) != self.sha256:
             raise CheckpointError(
-                f"{self.weights}: sha256 is {found[:12]}…, expected {self.sha256[:12]}…: another file, or damaged; it"
+                f"{self.weights}: sha256 is {digest[:12]}…, expected {self.sha256[:12]}…: another file, or damaged; it"
                 " is not opened"
             )
 

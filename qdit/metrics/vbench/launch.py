@@ -1,4 +1,4 @@
-"""VBench's driver on a GPU that no other job holds: run, as the driver is, by the Python of VBench's own environment.
+"""Starts the VBench driver on a free GPU. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
 
@@ -17,8 +17,8 @@ DRIVER = HERE / "driver.py"
 
 def gpus() -> int:
     """How many GPUs CUDA shows to this environment's torch."""
-    asked = [sys.executable, "-I", "-c", "import torch; print(torch.cuda.device_count())"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-I", "-c", "import torch; print(torch.cuda.device_count())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 
 
@@ -29,9 +29,9 @@ def main() -> int:
     from qdit.core.gpu_lease import VISIBLE, leased, name_of
 
     try:
-        with leased(sys.argv[1] if len(sys.argv) > 1 else "", count=gpus) as place:
-            seen = {} if (name := name_of(place)) is None else {VISIBLE: name}
-            command = [sys.executable, "-I", str(DRIVER), *sys.argv[2:], "--device", place.partition(":")[0]]
+        with leased(sys.argv[1] if len(sys.argv) > 1 else "", count=gpus) as device:
+            seen = {} if (name := name_of(device)) is None else {VISIBLE: name}
+            command = [sys.executable, "-I", str(DRIVER), *sys.argv[2:], "--device", device.partition(":")[0]]
             return subprocess.run(command, env=os.environ | seen, check=False).returncode
     except ConfigError as problem:
         sys.stderr.write(f"vbench: error: {problem}\n")

@@ -18,6 +18,6 @@ def suite_prompts(path: Path) -> tuple[str, ...]:
         raise DataError(str(problem)) from None
 
 
-def asked_for(prompts: Sequence[str], samples: int) -> list[tuple[str, int]]:
+def clips_of_texts(prompts: Sequence[str], samples: int) -> list[tuple[str, int]]:
     """(prompt, number) of every clip of a run, in order: the clips of a prompt follow each other."""
     return [(prompt, number) for prompt in prompts for number in range(samples)]

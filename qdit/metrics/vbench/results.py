@@ -57,23 +57,23 @@ def normalised(scores: Mapping[str, float]) -> dict[str, float]:
 
 def read_result(path: Path) -> dict[str, Any]:
     """One dimension's JSON as the driver wrote it, a score or a failure; DataError on anything else."""
-    found = read_json(path)
+    result = read_json(path)
     if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("dimension"), str)
-        or found["dimension"] not in WEIGHTS
-        or not ({"failure"} & found.keys() or SCORE <= found.keys())
+        not isinstance(result, dict)
+        or not isinstance(result.get("dimension"), str)
+        or result["dimension"] not in WEIGHTS
+        or not ({"failure"} & result.keys() or SCORE <= result.keys())
     ):
         raise DataError(f"{path}: not the score of a VBench dimension; make it with qdit vbench run")
-    if "failure" not in found:
-        check_scores(found, path)
-        check_lists(found, path)
-    return found
+    if "failure" not in result:
+        check_scores(result, path)
+        check_lists(result, path)
+    return result
 
 
-def check_scores(found: Mapping[str, Any], path: Path) -> None:
+def check_scores(result: Mapping[str, Any], path: Path) -> None:
     """Raise DataError unless a dimension's score is a number that it can be, and the score of each clip a number."""
-    dimension, score, clips = found["dimension"], found["score"], found["clips"]
+    dimension, score, clips = result["dimension"], result["score"], result["clips"]
     if not isinstance(clips, dict):
         raise DataError(f"{path}: clips is a {type(clips).__name__}, must give a score for each clip; score it again")
     least = -1.0 if dimension in COSINES else 0.0
@@ -92,15 +92,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def check_lists(found: Mapping[str, Any], path: Path) -> None:
+def check_lists(result: Mapping[str, Any], path: Path) -> None:
     """Raise DataError unless the rest of a dimension's JSON has the types that the driver writes."""
     kinds = {"samples": int, "suite_sha256": str, "packages": dict, "skipped": list}
     kinds |= {"clips_sha256": dict, "weights_sha256": dict}
     for name, kind in kinds.items():
-        if type(found[name]) is not kind:
+        if type(result[name]) is not kind:
             raise DataError(
-                f"{path}: {name} is a {type(found[name]).__name__}, must be a {kind.__name__}; make the file again with"
-                " qdit vbench run"
+                f"{path}: {name} is a {type(result[name]).__name__}, must be a {kind.__name__}; make the file again"
+                " with qdit vbench run"
             )
 
 
@@ -110,49 +110,51 @@ def gather(paths: Sequence[Path]) -> dict[str, Any]:
     The failure of a run without clips is handed on instead. Raises DataError for a dimension that comes twice, and for
     scores of different suites, samples, packages or clips.
     """
-    parts: dict[str, dict[str, Any]] = {}
+    by_dimension: dict[str, dict[str, Any]] = {}
     for path in paths:
-        found = read_result(path)
-        if found["dimension"] in parts:
-            raise DataError(f"{path}: a second score of {found['dimension']}; give each dimension once")
-        parts[found["dimension"]] = found
-    if not parts:
+        read = read_result(path)
+        if read["dimension"] in by_dimension:
+            raise DataError(f"{path}: a second score of {read['dimension']}; give each dimension once")
+        by_dimension[read["dimension"]] = read
+    if not by_dimension:
         raise DataError("no scores to gather; run qdit vbench run for at least one dimension")
-    if failures := [part["failure"] for part in parts.values() if "failure" in part]:
+    if failures := [result["failure"] for result in by_dimension.values() if "failure" in result]:
         return {"protocol": PROTOCOL, "failure": failures[0]}
-    first = next(iter(parts.values()))
-    for name, part in parts.items():
-        if different := [key for key in SAME if part[key] != first[key]]:
+    first = next(iter(by_dimension.values()))
+    for name, result in by_dimension.items():
+        if different := [key for key in SAME if result[key] != first[key]]:
             raise DataError(
                 f"{name} and {first['dimension']} differ in {', '.join(different)}; score them again with the same"
             )
-    scores = {name: float(parts[name]["score"]) for name in DIMENSIONS if name in parts}
-    missing = [name for name in DIMENSIONS if name not in parts]
+    scores = {name: float(by_dimension[name]["score"]) for name in DIMENSIONS if name in by_dimension}
+    missing = [name for name in DIMENSIONS if name not in by_dimension]
     return {
         "protocol": PROTOCOL,
         "scores": scores,
         "normalised": normalised(scores),
         "totals": None if missing else totals(normalised(scores)),
         "missing": missing,
-        "results": {name: [part["score"], part["clips"]] for name, part in parts.items()},
-        "skipped": {name: part["skipped"] for name, part in parts.items()},
-        "clips_sha256": clips_of(parts),
-        "weights_sha256": {file: digest for part in parts.values() for file, digest in part["weights_sha256"].items()},
+        "results": {name: [result["score"], result["clips"]] for name, result in by_dimension.items()},
+        "skipped": {name: result["skipped"] for name, result in by_dimension.items()},
+        "clips_sha256": clips_of(by_dimension),
+        "weights_sha256": {
+            file: digest for result in by_dimension.values() for file, digest in result["weights_sha256"].items()
+        },
         **{key: first[key] for key in SAME},
     }
 
 
 def clips_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Clip → sha256 of all dimensions; DataError if two of them scored different clips of one name."""
-    found: dict[str, str] = {}
-    for dimension, part in parts.items():
-        for clip, digest in part["clips_sha256"].items():
-            if found.setdefault(clip, digest) != digest:
+    digests: dict[str, str] = {}
+    for dimension, result in parts.items():
+        for clip, digest in result["clips_sha256"].items():
+            if digests.setdefault(clip, digest) != digest:
                 raise DataError(
                     f"{dimension}: was scored on another {clip!r} than the dimensions before it; score all dimensions"
                     " on the clips of one run"
                 )
-    return found
+    return digests
 
 
 def run_driver(python: Path, arguments: Sequence[str], *, device: str | None = None) -> None:

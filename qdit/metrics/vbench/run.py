@@ -1,4 +1,4 @@
-"""VBench's results of a run and its sample chunks → metrics.json: what a row of Table 3 says in the paper profile.
+"""VBench as a scorer of a run's clips: what a row of Table 3 says in the paper profile.
 
 The clips were scored by VBench in its own environment; here its sixteen results are checked against the prompts and
 against the clips that this run made, and become the metrics that mini-VBench's would be. Clips are read one chunk at a
@@ -13,17 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
 from qdit.core.files import read_json, sha256_file, sha256_json
-from qdit.core.intervals import LEVEL, Replicates, write_replicates
-from qdit.core.metrics import DIMENSIONS, TOTALS
-from qdit.core.metrics_record import MetricsRecord, write_record
-from qdit.metrics.bootstrap import intervals, multiplicities
-from qdit.metrics.clip_bootstrap import Scores, resampled_means
-from qdit.metrics.clips import clip_protocol, samples_sha256, stream_clip_errors
-from qdit.metrics.job import EvaluateJob, open_run
-from qdit.metrics.run import made_by
+from qdit.core.metrics import DIMENSIONS
+from qdit.metrics.bootstrap import Scores, clip_bootstrap
+from qdit.metrics.clip_run import ClipScores
+from qdit.metrics.clips import samples_sha256, stream_clip_errors
+from qdit.metrics.job import EvaluateJob, SampledRun
 from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
 from qdit.metrics.vbench.results import OF_A_HUNDRED, PROTOCOL, normalised
 from qdit.metrics.vbench_totals import totals
@@ -33,8 +29,8 @@ SAME_MEAN = 1e-5
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What VBench was asked, by the clips of each prompt of a suite, and what it said.
+class VBenchScores:
+    """Scores that VBench gave to the clips of each prompt of a suite.
 
     `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw.
     """
@@ -43,53 +39,52 @@ class Scored:
     clips_per_prompt: int
     results: Path
     listing: Path
+    module: str = "qdit.metrics.vbench.run"
 
+    def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
+        """VBench's scores of a run's clips.
 
-def evaluate_vbench_run(job: EvaluateJob, scored: Scored) -> None:
-    """Write metrics.json of a run whose clips VBench scored, and `bootstrap.npz` beside it.
-
-    A failure that an earlier step recorded is written instead. DataError unless all sixteen dimensions are there, each
-    of every clip that the suite asks for, of this run.
-    """
-    if (sampled := open_run(job)) is None:
-        return
-    clips = sampled.count
-    found, rows = read_results(scored.results), rows_of(scored.suite)
-    digest = samples_sha256(job.samples, clips=clips)
-    require_same_clips(found, scored.results, read_json(scored.listing), scored.listing, digest)
-    require_prompts(found, scored.results, scored.suite, rows, scored.clips_per_prompt)
-    scores = {dimension: float(found["scores"][dimension]) for dimension in DIMENSIONS}
-    errors = None if job.fp_samples is None else stream_clip_errors(job.samples, job.fp_samples, clips=clips)
-    metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
-    metrics["mse_fp"] = None if errors is None else float(errors.mean())
-    of_clips = clip_scores(found, rows, scored.clips_per_prompt)
-    replicates = vbench_bootstrap(scores, of_clips, errors, clips, job.resamples)
-    described = clip_protocol(job, sampled) | judged_by(rows, found)
-    code = {"sample": sampled.code, "evaluate": code_digest("qdit.metrics.vbench.run")}
-    own = made_by(job.name, described, sampled.shards[0], job.checkpoint, code=code)
-    own |= {"metrics": metrics, "intervals": intervals(metrics, replicates)}
-    own |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": replicates.pairing}}
-    write_replicates(job.out.parent, replicates)
-    judged = {key: found[key] for key in ("weights_sha256", "packages", "skipped")}
-    files = {"vbench.json": sha256_file(scored.results), "vbench/clips.json": sha256_file(scored.listing)}
-    write_record(job.out, MetricsRecord(**own, vbench=judged | {"made_of": files}))
+        DataError unless all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
+        """
+        gathered, rows = read_results(self.results), rows_of(self.suite)
+        digest = samples_sha256(job.samples, clips=sampled.count)
+        require_same_clips(gathered, self.results, read_json(self.listing), self.listing, digest)
+        require_prompts(gathered, self.results, self.suite, rows, self.clips_per_prompt)
+        scores = {dimension: float(gathered["scores"][dimension]) for dimension in DIMENSIONS}
+        errors = None
+        if job.fp_samples is not None:
+            errors = stream_clip_errors(job.samples, job.fp_samples, clips=sampled.count)
+        metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
+        metrics["mse_fp"] = None if errors is None else float(errors.mean())
+        replicates = clip_bootstrap(
+            clip_scores(gathered, rows, self.clips_per_prompt),
+            sampled.count,
+            drawing="vbench",
+            scaled=normalised,
+            errors=errors,
+            resamples=job.resamples,
+        )
+        judged = {key: gathered[key] for key in ("weights_sha256", "packages", "skipped")}
+        files = {"vbench.json": sha256_file(self.results), "vbench/clips.json": sha256_file(self.listing)}
+        beside = {"vbench": judged | {"made_of": files}}
+        return ClipScores(metrics, replicates, judged_by(rows, gathered), beside)
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """All sixteen results; DataError if one is missing or is no number."""
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("protocol") != PROTOCOL or "results" not in found:
+    gathered = read_json(path)
+    if not isinstance(gathered, dict) or gathered.get("protocol") != PROTOCOL or "results" not in gathered:
         raise DataError(f"{path}: not the gathered results of {PROTOCOL}; make it with qdit vbench gather")
-    if missing := [dimension for dimension in DIMENSIONS if dimension not in found["scores"]]:
+    if missing := [dimension for dimension in DIMENSIONS if dimension not in gathered["scores"]]:
         raise DataError(
             f"{path}: has no score of {', '.join(missing)}; a row needs all sixteen dimensions: score them with qdit"
             " vbench run and gather them again"
         )
     for dimension in DIMENSIONS:
-        values = [found["scores"][dimension], *found["results"][dimension][1].values()]
+        values = [gathered["scores"][dimension], *gathered["results"][dimension][1].values()]
         if bad := [value for value in values if not isinstance(value, int | float) or not math.isfinite(value)]:
             raise DataError(f"{path}: {dimension} has the score {bad[0]!r}, which is no number; score it again")
-    return found
+    return gathered
 
 
 def rows_of(suite: Path) -> list[dict[str, Any]]:
@@ -101,12 +96,12 @@ def rows_of(suite: Path) -> list[dict[str, Any]]:
 
 
 def require_same_clips(
-    found: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
+    gathered: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
 ) -> None:
     """DataError unless VBench scored the clips of the list, and the list is of this run's samples."""
     if not isinstance(listed, dict) or "clips" not in listed or listed.get("samples_sha256") != samples_digest:
         raise DataError(f"{listing}: lists clips of another run, or of samples that were made anew; write them again")
-    scored = found["clips_sha256"]
+    scored = gathered["clips_sha256"]
     if other := [name for name, digest in scored.items() if listed["clips"].get(name) != digest]:
         raise DataError(
             f"{results}: {len(other)} of {len(scored)} clips are not those of this run, first {other[0]!r}; score this"
@@ -115,66 +110,44 @@ def require_same_clips(
 
 
 def require_prompts(
-    found: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
+    gathered: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
 ) -> None:
     """DataError unless each dimension was scored on exactly the clips that these prompts ask for."""
-    if found["samples"] != clips_per_prompt or found["suite_sha256"] != sha256_file(suite):
+    if gathered["samples"] != clips_per_prompt or gathered["suite_sha256"] != sha256_file(suite):
         raise DataError(
-            f"{results}: is of {found['samples']} clips of each prompt of another suite or of an older {suite.name};"
-            f" asked for are {clips_per_prompt}: score them again"
+            f"{results}: is of {gathered['samples']} clips of each prompt of another suite or of an older {suite.name};"
+            f" expected are {clips_per_prompt}: score them again"
         )
     for dimension in DIMENSIONS:
-        asked = set(clip_names(rows, dimension, clips_per_prompt))
-        scored, skipped = set(found["results"][dimension][1]), set(found["skipped"][dimension])
-        if (skipped and dimension != SKIPPING) or scored | skipped != asked or scored & skipped:
+        wanted = set(clip_names(rows, dimension, clips_per_prompt))
+        scored, skipped = set(gathered["results"][dimension][1]), set(gathered["skipped"][dimension])
+        if (skipped and dimension != SKIPPING) or scored | skipped != wanted or scored & skipped:
             raise DataError(
-                f"{results}: {dimension} was scored on {len(scored & asked)} of its {len(asked)} clips; nothing is"
+                f"{results}: {dimension} was scored on {len(scored & wanted)} of its {len(wanted)} clips; nothing is"
                 " shown on fewer: score it again"
             )
 
 
-def clip_scores(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
+def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
     """Dimension → score of each of its clips, in the suite's order; None where VBench leaves a clip out.
 
     Only the dimensions whose score is the mean of these: of another one, resampling clips would say nothing.
     """
     means: dict[str, list[float | None]] = {}
     for dimension in DIMENSIONS:
-        own, unit = found["results"][dimension][1], 100.0 if dimension == OF_A_HUNDRED else 1.0
-        values = [float(value) / unit for value in own.values()]
-        if values and abs(float(np.mean(values)) - found["scores"][dimension]) <= SAME_MEAN:
+        by_clip, unit = gathered["results"][dimension][1], 100.0 if dimension == OF_A_HUNDRED else 1.0
+        values = [float(value) / unit for value in by_clip.values()]
+        if values and abs(float(np.mean(values)) - gathered["scores"][dimension]) <= SAME_MEAN:
             names = clip_names(rows, dimension, clips_per_prompt)
-            means[dimension] = [float(own[name]) / unit if name in own else None for name in names]
+            means[dimension] = [float(by_clip[name]) / unit if name in by_clip else None for name in names]
     return means
 
 
-def vbench_bootstrap(
-    measured: Mapping[str, float], scores: Scores, errors: np.ndarray | None, clips: int, resamples: int
-) -> Replicates:
-    """Resampled values of the dimensions in `scores`, of the totals if all sixteen are there, and of mse_fp.
-
-    As `qdit.metrics.clip_bootstrap`: prompts are fixed, the clips of a dimension are resampled, alike for all runs.
-    """
-    values = {
-        dimension: resampled_means(scores[dimension], number, resamples)
-        for number, dimension in enumerate(DIMENSIONS)
-        if dimension in scores
-    }
-    if len(values) == len(measured):
-        each = [{name: float(column[i]) for name, column in values.items()} for i in range(resamples)]
-        rows = [totals(normalised(scores)) for scores in each]
-        values |= {name: np.array([row[name] for row in rows]) for name in TOTALS}
-    if errors is not None:
-        values["mse_fp"] = multiplicities(len(errors), resamples) @ errors / len(errors)
-    counted = {dimension: len(own) for dimension, own in scores.items()}
-    return Replicates(values, f"vbench-{resamples}x{clips}-{sha256_json(counted)[:12]}")
-
-
-def judged_by(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> dict[str, Any]:
+def judged_by(rows: Sequence[Mapping[str, Any]], gathered: Mapping[str, Any]) -> dict[str, Any]:
     """The prompts, and what scored their clips."""
-    judged = {key: found[key] for key in ("weights_sha256", "packages", "suite_sha256")}
-    asked = [[row["prompt_en"], row["dimension"]] for row in rows]
+    judged = {key: gathered[key] for key in ("weights_sha256", "packages", "suite_sha256")}
+    entries = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {
-        "prompts": {"count": len({text for text, _ in asked}), "sha256": sha256_json(asked)},
+        "prompts": {"count": len({text for text, _ in entries}), "sha256": sha256_json(entries)},
         "evaluator": {"name": PROTOCOL, "sha256": sha256_json(judged)},
     }

@@ -41,32 +41,32 @@ class Digits:
         return len(self.labels)
 
 
-def load(part: Part) -> Digits:
+def load(split: Part) -> Digits:
     """One part of the 8×8 digits, in a fixed order."""
     from sklearn.datasets import load_digits  # takes seconds to import, and most steps need only `to_uint8`
 
     data = load_digits()
     order = generator(SPLIT_SEED, Purpose.SPLIT).permutation(len(data.target))
-    chosen = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[part]
+    chosen = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[split]
     images = data.images[chosen].astype(np.float32)[:, None] / 8 - 1
     return Digits(torch.from_numpy(images), torch.from_numpy(data.target[chosen].astype(np.int64)))
 
 
-def load_upsampled(part: Part, *, copies: int = 1) -> Digits:
+def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
     """Variants (copies · N, 1, 16, 16) of one part of the digits: turned and shifted a little, magnified by bicubics.
 
     All digits come once, then all again, `copies` times; variant c of a digit is the same in every part and for
     every number of copies.
     """
-    digits = load(part)
-    images = [upsample(digits.images, *motion(part, copy)) for copy in range(copies)]
+    digits = load(split)
+    images = [upsample(digits.images, *motion(split, copy)) for copy in range(copies)]
     return Digits(torch.cat(images), digits.labels.repeat(copies))
 
 
-def motion(part: Part, copy: int) -> tuple[Tensor, Tensor]:
+def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
     """How variant `copy` of each digit moves: angles (N,) in radians and shifts (N, 2) in pixels, across and down."""
     of_digit = generator(SPLIT_SEED, Purpose.VARIANT, copy).uniform(-1, 1, (len(load("all")), 3))
-    chosen = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[part]
+    chosen = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[split]
     moves = torch.from_numpy(chosen).float()
     return math.radians(ROTATION) * moves[:, 0], SHIFT * moves[:, 1:]
 
@@ -95,10 +95,10 @@ Not more variants: the neighbours of an image, by which precision and recall go,
 """
 
 
-def data_set(name: str, part: Part) -> Digits:
+def data_set(name: str, split: Part) -> Digits:
     """One part of a data set; ConfigError on an unknown name."""
     if name not in DATA_SETS:
         raise ConfigError(
             f"unknown data set {name!r}; allowed are {', '.join(DATA_SETS)}{did_you_mean(name, DATA_SETS)}"
         )
-    return DATA_SETS[name](part)
+    return DATA_SETS[name](split)

@@ -1,4 +1,4 @@
-"""The world of the mini video model: one or two coloured digits that move over a background, prompted in words.
+"""Clips of the mini video model: one or two coloured digits move over a background, as a prompt says.
 
 A clip has 8 frames of 16×16 pixels and is a function of (seed, index). Glyphs are scikit-learn's 8×8 digits at
 their own resolution, so two of them fill the frame side by side and still have room to move across it; the held-out
@@ -72,18 +72,18 @@ class Clips:
 
 
 @cache
-def glyphs(part: Part, count: int | None = None) -> dict[str, np.ndarray]:
+def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
     """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in a part of scikit-learn's digits."""
-    if part not in GLYPHS:
-        raise ConfigError(f"part {part!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
-    train, chosen = load("train"), load(part)
-    found = {}
+    if split not in GLYPHS:
+        raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
+    train, chosen = load("train"), load(split)
+    by_digit = {}
     for digit in DIGITS:
         mean = train.images[train.labels == int(digit)].mean(dim=0)
         images = chosen.images[chosen.labels == int(digit)]
         order = (images - mean).square().sum(dim=(1, 2, 3)).argsort(stable=True)
-        found[digit] = (images[order[: count or GLYPHS[part]], 0].numpy() + 1) / 2
-    return found
+        by_digit[digit] = (images[order[: count or GLYPHS[split]], 0].numpy() + 1) / 2
+    return by_digit
 
 
 def draw_scenario(seed: int, index: int) -> Scenario:
@@ -175,19 +175,19 @@ def stylize(frames: np.ndarray, style: str) -> np.ndarray:
 
 def show(
     scenarios: Sequence[Scenario],
-    part: Part,
+    split: Part,
     *,
     seed: int,
     first: int = 0,
     variants: int | None = None,
     jitter: int = 0,
 ) -> Clips:
-    """A clip of each scenario; glyphs and places of the i-th depend on (seed, first + i).
+    """A clip of each scenario; glyphs and positions of clip i depend on (seed, first + i).
 
     `variants`: glyphs of each digit to choose from; the default is the part's own number. `jitter`: see
     `draw_placement`.
     """
-    shapes = glyphs(part, variants)
+    shapes = glyphs(split, variants)
     count = len(next(iter(shapes.values())))
     placements, frames = [], torch.empty(len(scenarios), 3, FRAMES, SIZE, SIZE, dtype=torch.uint8)
     for row, scenario in enumerate(scenarios):
@@ -196,7 +196,7 @@ def show(
     return Clips(frames, tuple(scenarios), tuple(placements))
 
 
-def make_clips(seed: int, indices: range, part: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
-    """The clips of these indices; clip i is the same whatever else is asked for."""
+def make_clips(seed: int, indices: range, split: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
+    """The clips of these indices; clip i does not depend on the other indices."""
     scenarios = [draw_scenario(seed, index) for index in indices]
-    return show(scenarios, part, seed=seed, first=indices.start, variants=variants, jitter=jitter)
+    return show(scenarios, split, seed=seed, first=indices.start, variants=variants, jitter=jitter)

@@ -118,22 +118,22 @@ def parse_prompt(prompt: str) -> Scenario:
                 f"prompt {prompt!r}: unknown word {word!r}{did_you_mean(word, VOCABULARY)}; the moving digits know"
                 f" {', '.join(VOCABULARY)}"
             )
-    found = _grammar().fullmatch(prompt)
-    if found is None:
+    match = _grammar().fullmatch(prompt)
+    if match is None:
         raise DataError(f"prompt {prompt!r}: not a sentence about moving digits; write it like {EXAMPLE!r}")
 
     def key(words: Mapping[str, str], phrase: str) -> str:
         return next(name for name, value in words.items() if value == phrase)
 
-    two = found["relation"] is not None
+    two = match["relation"] is not None
     scenario = Scenario(
-        digits=(found["digit1"], found["digit2"]) if two else (found["digit1"],),
-        colours=(found["colour1"], found["colour2"]) if two else (found["colour1"],),
-        relation=key(RELATION_WORDS, found["relation"]) if two else None,
-        motion=key(MOTION_WORDS, found["motion"]),
-        tempo=key(TEMPO_WORDS, found["tempo"]),
-        scene=found["scene"] or "plain",
-        style=found["style"] or "normal",
+        digits=(match["digit1"], match["digit2"]) if two else (match["digit1"],),
+        colours=(match["colour1"], match["colour2"]) if two else (match["colour1"],),
+        relation=key(RELATION_WORDS, match["relation"]) if two else None,
+        motion=key(MOTION_WORDS, match["motion"]),
+        tempo=key(TEMPO_WORDS, match["tempo"]),
+        scene=match["scene"] or "plain",
+        style=match["style"] or "normal",
     )
     if scenario.motion not in motions_beside(scenario.relation):
         allowed = ", ".join(MOTION_WORDS[motion] for motion in motions_beside(scenario.relation))

@@ -1,4 +1,4 @@
-"""How good a shipped mini DiT is: likeness to digits, obedience to labels, DDPM against DDIM, and no memorising.
+"""Quality of a mini DiT: likeness to digits, label accuracy, DDPM against DDIM, and memorisation.
 
 Measured once per shipped weights and kept as JSON with machine, commit and command; the tests repeat it.
 """
@@ -83,9 +83,9 @@ def mean_split_fid(pool: np.ndarray, digits: np.ndarray) -> tuple[float, float]:
     samples, halves = [], []
     for split in range(SPLITS):
         order = generator(0, Purpose.SPLIT, split).permutation(len(digits))
-        one, other = moments(digits[order[:HALF]]), moments(digits[order[HALF : 2 * HALF]])
-        samples.append(frechet_distance(generated, one))
-        halves.append(frechet_distance(one, other))
+        first_half, second_half = moments(digits[order[:HALF]]), moments(digits[order[HALF : 2 * HALF]])
+        samples.append(frechet_distance(generated, first_half))
+        halves.append(frechet_distance(first_half, second_half))
     return float(np.mean(samples)), float(np.mean(halves))
 
 

@@ -41,7 +41,7 @@ def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
 
 
 def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
-    """Write `<name>-natural` and, if asked for, `<name>-salient.safetensors` to the folder `weights`.
+    """Write `<name>-natural` and, with a salient form, `<name>-salient.safetensors` to the folder `weights`.
 
     The salient form is made from the natural one as it is stored. The folder's manifest is written anew.
     """

@@ -151,8 +151,8 @@ class VideoTrainer:
         dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
         weights: Mapping[str, Tensor] = {name: p.to(dtype) for name, p in self.state.parameters.items()}
         inputs = (batch.noisy.to(dtype), 1000 * batch.times, batch.text, batch.mask)
-        found: Tensor = functional_call(self.model, dict(weights), inputs)
-        return found[:, : self.model.config.in_channels].float()
+        velocity: Tensor = functional_call(self.model, dict(weights), inputs)
+        return velocity[:, : self.model.config.in_channels].float()
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the velocity."""

@@ -74,13 +74,13 @@ def labels_of(clips: Clips) -> Labels:
     frame = torch.arange(FRAMES)
     for row, (scenario, placement) in enumerate(zip(clips.scenarios, clips.placements, strict=True)):
         across, down = STEP[scenario.motion]
-        for place, (x, y) in enumerate(placement.corners):
-            digits[row, place] = DIGITS.index(scenario.digits[place])
+        for slot, (x, y) in enumerate(placement.corners):
+            digits[row, slot] = DIGITS.index(scenario.digits[slot])
             if scenario.style != "sepia":
-                colours[row, place] = COLOURS.index(scenario.colours[place])
+                colours[row, slot] = COLOURS.index(scenario.colours[slot])
             centre = torch.stack([y + frame * down, x + frame * across], dim=1) + GLYPH // 2
-            cells[row, place] = centre // CELL
-            visible[row, place] = torch.tensor(VISIBLE[scenario.tempo])
+            cells[row, slot] = centre // CELL
+            visible[row, slot] = torch.tensor(VISIBLE[scenario.tempo])
 
     def index(names: tuple[str, ...], key: str) -> Tensor:
         return torch.tensor([names.index(getattr(scenario, key)) for scenario in clips.scenarios])
@@ -94,22 +94,22 @@ def labels_of(clips: Clips) -> Labels:
 
 def frame_loss(network: FrameNet, frames: Tensor, labels: Labels, frame: Tensor) -> Tensor:
     """Cross-entropies of everything FrameNet says about frame number `frame` (N,) of each clip."""
-    found = network(frames)
+    reading = network(frames)
     clip = torch.arange(len(frame))
-    target, known = torch.zeros_like(found.objectness), torch.ones_like(found.objectness)
-    total = F.cross_entropy(found.scenes, labels.scenes) + F.cross_entropy(found.styles, labels.styles)
-    for place in range(2):
-        down, across = labels.cells[clip, place, frame].unbind(1)
-        opacity = labels.visible[clip, place, frame]
-        there = (labels.digits[:, place] != HIDDEN) & (opacity > 0)
+    target, known = torch.zeros_like(reading.objectness), torch.ones_like(reading.objectness)
+    total = F.cross_entropy(reading.scenes, labels.scenes) + F.cross_entropy(reading.styles, labels.styles)
+    for index in range(2):
+        down, across = labels.cells[clip, index, frame].unbind(1)
+        opacity = labels.visible[clip, index, frame]
+        there = (labels.digits[:, index] != HIDDEN) & (opacity > 0)
         clear = there & (opacity > 0.5)
         target[clip[clear], down[clear], across[clear]] = 1
         known[clip[there & ~clear], down[there & ~clear], across[there & ~clear]] = 0
-        digit = labels.digits[:, place].where(clear, HIDDEN)
-        colour = labels.colours[:, place].where(clear, HIDDEN)
-        total = total + F.cross_entropy(found.digits[clip, :, down, across], digit, ignore_index=HIDDEN)
-        total = total + F.cross_entropy(found.colours[clip, :, down, across], colour, ignore_index=HIDDEN)
-    surprise = F.binary_cross_entropy_with_logits(found.objectness, target, known, reduction="sum")
+        digit = labels.digits[:, index].where(clear, HIDDEN)
+        colour = labels.colours[:, index].where(clear, HIDDEN)
+        total = total + F.cross_entropy(reading.digits[clip, :, down, across], digit, ignore_index=HIDDEN)
+        total = total + F.cross_entropy(reading.colours[clip, :, down, across], colour, ignore_index=HIDDEN)
+    surprise = F.binary_cross_entropy_with_logits(reading.objectness, target, known, reduction="sum")
     return total + surprise / len(frame)
 
 
@@ -175,10 +175,10 @@ def train_networks(network: Instruments, clips: Clips, config: InstrumentTrainin
         return frame_loss(network.frames, roughened(frames, draw, config), labels.rows(rows), number)
 
     def clips_loss(rows: Tensor, draw: torch.Generator) -> Tensor:
-        found = network.clips(roughened(pixels(clips.frames[rows]), draw, config))
-        similar = found.embedding @ network.clips.of_prompts([tokens[row] for row in rows]).T / TEMPERATURE
-        heads = F.cross_entropy(found.motions, labels.motions[rows]) + F.cross_entropy(
-            found.tempos, labels.tempos[rows]
+        reading = network.clips(roughened(pixels(clips.frames[rows]), draw, config))
+        similar = reading.embedding @ network.clips.of_prompts([tokens[row] for row in rows]).T / TEMPERATURE
+        heads = F.cross_entropy(reading.motions, labels.motions[rows]) + F.cross_entropy(
+            reading.tempos, labels.tempos[rows]
         )
         same = torch.arange(len(rows))
         return heads + (F.cross_entropy(similar, same) + F.cross_entropy(similar.T, same)) / 2
@@ -229,13 +229,13 @@ def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> d
     cells = labels.cells.transpose(1, 2).flatten(0, 1)  # (frames, object, 2)
     digits, colours = (v[:, None].expand(-1, FRAMES, -1).flatten(0, 1) for v in (labels.digits, labels.colours))
     there = (digits != HIDDEN) & (labels.visible.transpose(1, 2).flatten(0, 1) > 0.5)
-    row, place = there.nonzero(as_tuple=True)
-    down, across = cells[row, place].unbind(1)
-    digit_right = seen.digits[row, :, down, across].argmax(dim=1) == digits[row, place]
-    colour_right = seen.colours[row, :, down, across].argmax(dim=1) == colours[row, place]
+    row, index = there.nonzero(as_tuple=True)
+    down, across = cells[row, index].unbind(1)
+    digit_right = seen.digits[row, :, down, across].argmax(dim=1) == digits[row, index]
+    colour_right = seen.colours[row, :, down, across].argmax(dim=1) == colours[row, index]
     near = F.max_pool2d(seen.objectness[:, None], 3, stride=1, padding=1)[:, 0]
     similar = heard.embedding[:256] @ prompts[:256].T
-    own = similar.diagonal()
+    matching = similar.diagonal()
     quality, severity = damaged_quality(network, frames, draw)
     broken = recomposed(frames, draw)
     with torch.inference_mode():
@@ -248,14 +248,14 @@ def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> d
     return {
         "cell": rate(near[row, down, across] > 0),
         "digit": rate(digit_right),
-        "colour": rate(colour_right[colours[row, place] != HIDDEN]),
+        "colour": rate(colour_right[colours[row, index] != HIDDEN]),
         "scene": rate(seen.scenes.argmax(dim=1) == of_frames["scenes"]),
         "style": rate(seen.styles.argmax(dim=1) == of_frames["styles"]),
         "motion": rate(heard.motions.argmax(dim=1) == labels.motions),
         "tempo": rate(heard.tempos.argmax(dim=1) == labels.tempos),
         # A clip whose words another clip shares is not wrong about it.
-        "retrieval": rate(similar.amax(dim=1) <= own + 1e-6),
-        "matched_similarity": own.double().mean().item(),
+        "retrieval": rate(similar.amax(dim=1) <= matching + 1e-6),
+        "matched_similarity": matching.double().mean().item(),
         "quality": float(torch.corrcoef(torch.stack([quality, 1 - severity]))[0, 1]),
         "aesthetic": (rate(judged[0]) + rate(~judged[1])) / 2,
     }

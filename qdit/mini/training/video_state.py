@@ -1,4 +1,4 @@
-"""What a training run of a video model keeps: weights, their moving average, the optimizers' moments, the iteration.
+"""State of a video training run: weights, moving average, optimizer moments and iteration.
 
 The matrices of the blocks are trained by Muon (momentum made orthogonal; Jordan et al. 2024), the rest by AdamW.
 """

@@ -1,4 +1,4 @@
-"""How the sixteen scores react to damaged clips: the table of docs/video.md, and what a test asks of it."""
+"""Response of the sixteen scores to damaged clips: the table of docs/video.md and its test."""
 
 from collections.abc import Callable, Mapping
 
@@ -54,12 +54,12 @@ def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
     def scores(clips: ClipSet) -> dict[str, float]:
         return means(evaluate(observer, clips, prompts, samples=1))
 
-    found = {}
+    table = {}
     for number, (case, damage) in enumerate(CASES.items()):
         damaged = damage(pixels, torch.Generator().manual_seed(SEED + number))
         frames = ((damaged + 1) * 127.5).round().to(torch.uint8)
-        found[case] = scores(ClipSet(frames, real.prompts, real.numbers))
-    return found | {"pixel noise": scores(noise_clips(real))}
+        table[case] = scores(ClipSet(frames, real.prompts, real.numbers))
+    return table | {"pixel noise": scores(noise_clips(real))}
 
 
 def damage_markdown(table: Mapping[str, Mapping[str, float]]) -> str:

@@ -1,4 +1,4 @@
-"""Damage to clips: what the instruments learn to see through, and what the scores must react to.
+"""Degradations of clips: the instruments are trained on them, and the scores must fall under them.
 
 Pixels in [−1, 1], rows first: (N, 3, H, W) frames or (N, 3, T, H, W) clips. A severity (N,) is in [0, 1].
 """

@@ -88,9 +88,9 @@ def load_mp4s(folder: Path) -> ClipSet:
 
 def reference_clips(prompts: Sequence[Prompt], *, samples: int = SAMPLES, seed: int = REFERENCE_SEED) -> ClipSet:
     """Real clips of held-out digits for prompts: what a perfect model might make."""
-    asked = [prompt for prompt in prompts for _ in range(samples)]
-    clips = show([prompt.scenario for prompt in asked], "held_out", seed=seed)
-    return ClipSet(clips.frames, tuple(prompt.text for prompt in asked), tuple(range(samples)) * len(prompts))
+    wanted = [prompt for prompt in prompts for _ in range(samples)]
+    clips = show([prompt.scenario for prompt in wanted], "held_out", seed=seed)
+    return ClipSet(clips.frames, tuple(prompt.text for prompt in wanted), tuple(range(samples)) * len(prompts))
 
 
 def noise_clips(like: ClipSet) -> ClipSet:
@@ -134,9 +134,9 @@ def evaluate(
             if dimension in prompt.dimensions
             for number in range(samples)
         ]
-        found = [value for _, value in rows if value is not None]
+        scored = [value for _, value in rows if value is not None]
         if rows:
-            mean = float(np.mean(found)) if found else 0.0
+            mean = float(np.mean(scored)) if scored else 0.0
             results[dimension] = [mean, [{"video_path": name, "video_results": value} for name, value in rows]]
     return results
 
@@ -176,8 +176,8 @@ def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
 
     The mini profile's FVD; like it, it is finite for fewer clips than dimensions.
     """
-    one, two = (moments(clip_features(observer, part)) for part in (clips, others))
-    return frechet_distance(one, two)
+    first, second = (moments(clip_features(observer, frames)) for frames in (clips, others))
+    return frechet_distance(first, second)
 
 
 def clip_features(observer: Observer, clips: Tensor) -> np.ndarray:

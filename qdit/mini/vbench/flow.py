@@ -1,4 +1,4 @@
-"""Motion between frames by block matching: in the place of RAFT (optical flow) and AMT (frame interpolation).
+"""Motion between frames by block matching; it replaces RAFT (optical flow) and AMT (interpolation).
 
 Clips are (N, 3, T, H, W) in [0, 1]. Displacements are whole pixels; no weights.
 """

@@ -1,4 +1,4 @@
-"""The networks of mini-VBench: what sees objects, matches clips with prompts, and judges frames.
+"""The networks of mini-VBench: object detection, clip–prompt matching, and frame quality.
 
 All take pixels in [−1, 1] and are smooth (GELU, average pools). They stand for VBench's GRiT, DINO, CLIP and Tag2Text
 (`FrameNet`), ViCLIP and UMT (`ClipNet`), MUSIQ (`QualityNet`) and LAION's head (`Aesthetic`).

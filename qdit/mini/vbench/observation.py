@@ -1,4 +1,4 @@
-"""What mini-VBench's instruments see in clips, as plain arrays from which the sixteen scores are computed."""
+"""Observations of mini-VBench's instruments, as plain arrays. The sixteen scores are computed from them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class Observer:
         """Observations of clips uint8 (N, 3, 8, 16, 16); DataError on anything else."""
         require_clips(clips)
         with torch.inference_mode():
-            return [found for part in clips.split(BATCH) for found in self.observe(part)]
+            return [observation for batch in clips.split(BATCH) for observation in self.observe(batch)]
 
     def observe(self, clips: Tensor) -> list[Observation]:
         """One batch."""
@@ -90,7 +90,7 @@ class Observer:
         subject, background = pooled(seen.trunk, objectness), pooled(seen.trunk, 1 - objectness)
         aesthetic = self.network.aesthetic(seen.feature)[:, 0].sigmoid()
         quality = self.network.quality(flat).sigmoid()
-        found = detections(seen)
+        objects = detections(seen)
         unit = (x + 1) / 2
         change = (unit[:, :, 1:] - unit[:, :, :-1]).abs().mean(dim=(1, 3, 4))
         flow, midpoint = flow_magnitude(unit), midpoint_error(unit)
@@ -104,7 +104,7 @@ class Observer:
         per_clip = [rows(v, of_frames=False) for v in heads]
         return [
             Observation(
-                tuple(found[i * frames : (i + 1) * frames]),
+                tuple(objects[i * frames : (i + 1) * frames]),
                 *(v[i] for v in per_frame[:4]),
                 *(v[i] for v in per_clip[:4]),
                 *(v[i] for v in per_frame[4:]),
@@ -119,7 +119,7 @@ class Observer:
             return self.network.clips.of_prompts([tokens_of(scenario) for scenario in scenarios]).double().numpy()
 
 
-class Remembering(Observer):
+class CachingObserver(Observer):
     """An observer that looks at the same clips once, for the many numbers of one evaluation."""
 
     def __init__(self, observer: Observer) -> None:
@@ -127,7 +127,7 @@ class Remembering(Observer):
         self.seen: dict[bytes, list[Observation]] = {}
 
     def __call__(self, clips: Tensor) -> list[Observation]:
-        """As `Observer`, from memory where these very clips were seen before."""
+        """Observations of clips; clips that were seen before are read from memory."""
         require_clips(clips)
         digest = hashlib.sha256(clips.contiguous().numpy().tobytes()).digest()
         if digest not in self.seen:
@@ -155,11 +155,11 @@ def detections(seen: FrameReading) -> list[tuple[Detection, ...]]:
     score = seen.objectness.sigmoid()
     highest = F.max_pool2d(score[:, None], 3, stride=1, padding=1)[:, 0]
     digits, colours = seen.digits.argmax(dim=1), seen.colours.argmax(dim=1)
-    found: list[list[Detection]] = [[] for _ in range(len(score))]
+    by_frame: list[list[Detection]] = [[] for _ in range(len(score))]
     for row, down, across in ((score == highest) & (score > DETECTED)).nonzero().tolist():
         digit, colour = DIGITS[digits[row, down, across]], COLOURS[colours[row, down, across]]
-        found[row].append(Detection(digit, colour, down, across))
-    return [tuple(frame) for frame in found]
+        by_frame[row].append(Detection(digit, colour, down, across))
+    return [tuple(frame) for frame in by_frame]
 
 
 def load_observer(path: Path, *, sha256: str | None = None) -> Observer:

@@ -68,33 +68,33 @@ def fraction_of_frames(seen: Observation, holds: Callable[[tuple[Detection, ...]
     return float(np.mean([holds(frame) for frame in seen.detections]))
 
 
-def object_class(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def object_class(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames in which the digit is detected."""
-    return fraction_of_frames(seen, lambda frame: asked.digits[0] in {found.digit for found in frame})
+    return fraction_of_frames(seen, lambda frame: scenario.digits[0] in {detection.digit for detection in frame})
 
 
-def multiple_objects(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def multiple_objects(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames in which all digits of the prompt are detected."""
-    return fraction_of_frames(seen, lambda frame: set(asked.digits) <= {found.digit for found in frame})
+    return fraction_of_frames(seen, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame})
 
 
-def color(seen: Observation, asked: Scenario, _: np.ndarray) -> float | None:
+def color(seen: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
     """Of the frames in which the digit is detected, the fraction in which one of its kind has the right colour."""
-    digit, colour = asked.digits[0], asked.colours[0]
-    coloured = [{found.colour for found in frame if found.digit == digit} for frame in seen.detections]
+    digit, colour = scenario.digits[0], scenario.colours[0]
+    coloured = [{detection.colour for detection in frame if detection.digit == digit} for frame in seen.detections]
     shown = [colours for colours in coloured if colours]
     return float(np.mean([colour in colours for colours in shown])) if shown else None
 
 
-def spatial_relationship(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which a pair stands as asked: the named digits, sign and dominant axis.
+def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+    """Fraction of frames in which a pair stands as the prompt says: the named digits, sign and dominant axis.
 
     Stricter than VBench, which ignores which object is which and the sign of the direction.
     """
 
     def right(frame: tuple[Detection, ...]) -> bool:
-        first, second = ([found for found in frame if found.digit == digit] for digit in asked.digits)
-        return any(stands(a, b) == asked.relation for a in first for b in second if a is not b)
+        first, second = ([detection for detection in frame if detection.digit == digit] for digit in scenario.digits)
+        return any(stands(a, b) == scenario.relation for a in first for b in second if a is not b)
 
     return fraction_of_frames(seen, right)
 
@@ -109,26 +109,26 @@ def stands(a: Detection, b: Detection) -> str | None:
     return "above" if down < 0 else "below"
 
 
-def scene(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def scene(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames whose background is the prompt's."""
-    return float((seen.scenes.argmax(axis=1) == SCENES.index(asked.scene)).mean())
+    return float((seen.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
 
 
-def human_action(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def human_action(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """1 if the motion is recognised, surely."""
-    wanted = MOTIONS.index(asked.motion)
+    wanted = MOTIONS.index(scenario.motion)
     sure = 1 / (1 + np.exp(-seen.motions[wanted])) >= SURE
     return float(seen.motions.argmax() == wanted and sure)
 
 
-def appearance_style(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def appearance_style(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Mean probability of the prompt's style."""
-    return float(seen.styles[:, STYLES.index(asked.style)].mean())
+    return float(seen.styles[:, STYLES.index(scenario.style)].mean())
 
 
-def temporal_style(seen: Observation, asked: Scenario, _: np.ndarray) -> float:
+def temporal_style(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Probability of the prompt's tempo."""
-    return float(seen.tempos[TEMPOS.index(asked.tempo)])
+    return float(seen.tempos[TEMPOS.index(scenario.tempo)])
 
 
 def overall_consistency(seen: Observation, _: Scenario, prompt: np.ndarray) -> float:

@@ -63,7 +63,7 @@ def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
     """A drawn scenario made into the `number`-th prompt of a suite; None if it has the wrong number of objects.
 
     What a suite asks about takes turns, so that six prompts cover it; what would hide the answer is left out: digits
-    that blink or fade, and (except where it is asked for) a style.
+    that blink or fade, and (except where the suite asks for it) a style.
     """
     if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
         return None
@@ -95,9 +95,9 @@ def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
     chosen: dict[str, Prompt] = {}
     first = 1000 * list(SUITES).index(suite)
     for index in count(first):
-        found = suited(suite, len(chosen), draw_scenario(3, index))
-        if found is not None:
-            chosen.setdefault(prompt_of(found), Prompt(prompt_of(found), SUITES[suite]))
+        prompt = suited(suite, len(chosen), draw_scenario(3, index))
+        if prompt is not None:
+            chosen.setdefault(prompt_of(prompt), Prompt(prompt_of(prompt), SUITES[suite]))
         if len(chosen) == prompts:
             return list(chosen.values())
     raise AssertionError("the drawing of scenarios never ends")

@@ -95,7 +95,7 @@ def _provenance(record: MetricsRecord) -> Row:
     evaluator = protocol["evaluator"]
     row: Row = {name: getattr(record, name) for name in ("protocol_sha256", "mode", "backend")}
     row |= {name: protocol.get(name) for name in ("model", "sampler", "images", "chunk", "seed", "uint8", "decoder")}
-    row |= {name: protocol[name] for name in ("steps", "cfg_scale")}
+    row |= {name: protocol.get(name) for name in ("steps", "cfg_scale")}  # imported samples have none
     if record.is_of_clips:
         row |= {"prompts": protocol["prompts"].get("count"), "clip_flops": protocol.get("clip_flops")}
     row |= {"reference": reference.get("name"), "reference_sha256": reference.get("sha256")}

@@ -10,7 +10,7 @@ import torch
 
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.files import load_arrays
-from qdit.metrics.analysis.errors import OK, PARTS, branches, compare, compare_folders
+from qdit.metrics.analysis.errors import PARTS, branches, compare, compare_folders
 from qdit.models.dit import DiT
 from qdit.quant.checkpoint import Checkpoint, Quantized, save_checkpoint
 from qdit.sampling.protocol import Protocol
@@ -81,7 +81,7 @@ def test_branches_are_the_block() -> None:
 
 def test_full_precision_has_no_error() -> None:
     found = compared()
-    assert list(found["status"]) == [OK] and list(found["labels"]) == ["it"]
+    assert list(found["status"]) == ["ok"] and list(found["labels"]) == ["it"]
     assert found["layer_error"].shape == (1, 2, len(PARTS)) and not found["layer_error"].any()
     # sampling packs weights for oneDNN, which rounds otherwise
     assert found["noise_error"].shape == (1, 4, 3) and found["noise_error"].max() < 1e-9
@@ -141,7 +141,7 @@ def test_a_method_that_fails_keeps_its_place_and_says_why() -> None:
         raise CheckpointError("holds no checkpoint, failed: too few\nbits")
 
     found = compare(random_dit(), {"broken": broken, "whole": lambda: damaged()}, PROTOCOL, samples=2)
-    assert list(found["status"]) == ["holds no checkpoint, failed: too few bits", OK]
+    assert list(found["status"]) == ["holds no checkpoint, failed: too few bits", "ok"]
     for name in ("noise_error", "drift", "layer_error"):
         assert np.isnan(found[name][0]).all() and np.isfinite(found[name][1]).all()
 

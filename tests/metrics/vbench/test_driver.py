@@ -87,7 +87,7 @@ def test_the_score_is_that_of_exactly_the_clips_of_the_suite(place: Path, vbench
     assert found["dimension"] == "temporal_flickering" and found["samples"] == 2 and found["skipped"] == []
     assert vbench.seen["clips"] == names and vbench.seen["suite"] == [STILL]
     assert vbench.seen["options"]["local"] is True and vbench.seen["options"]["mode"] == "vbench_standard"
-    assert {vbench.seen["environment"][f"{scheme}_proxy"] for scheme in ("http", "https")} == {driver.NOWHERE}
+    assert {vbench.seen["environment"][f"{scheme}_proxy"] for scheme in ("http", "https")} == {driver.UNREACHABLE}
     assert vbench.seen["environment"]["HF_HUB_OFFLINE"] == "1"
 
 

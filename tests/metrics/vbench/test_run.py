@@ -13,10 +13,11 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_arrays, sha256_file, sha256_json, write_json
 from qdit.core.intervals import read_replicates
 from qdit.core.metrics import DIMENSIONS, TOTALS
+from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName, open_run
 from qdit.metrics.vbench.clips import write_clips
 from qdit.metrics.vbench.results import gather, normalised
-from qdit.metrics.vbench.run import Scored, evaluate_vbench_run
+from qdit.metrics.vbench.run import VBenchScores
 from qdit.metrics.vbench_totals import totals
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import checkpoint_sha256, write_failure
@@ -116,7 +117,8 @@ def evaluated(place: Path, checkpoint: Path, **changes: Any) -> dict[str, Any]:
             say_origin(folder, checkpoint_sha256=checkpoint_sha256(checkpoint))
     name = RunName(setting="a", model="b", form="natural", label="q-dit")
     job = EvaluateJob(place / "samples", checkpoint, place / "metrics.json", name, **given)
-    evaluate_vbench_run(job, Scored(place / "suite.json", each, place / "vbench.json", place / "vbench" / "clips.json"))
+    listing = place / "vbench" / "clips.json"
+    evaluate_clips(job, VBenchScores(place / "suite.json", each, place / "vbench.json", listing))
     return dict(read_json(place / "metrics.json"))
 
 

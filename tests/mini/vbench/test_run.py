@@ -11,11 +11,12 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_tensors
 from qdit.core.intervals import read_replicates
 from qdit.core.seeds import Purpose, torch_generator
+from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import ClipSet
 from qdit.mini.vbench.networks import Instruments
-from qdit.mini.vbench.run import asked_by, evaluate_video_run, paired_errors, read_clips
+from qdit.mini.vbench.run import MiniVBench, clips_of_prompts, paired_errors, read_clips
 from qdit.mini.vbench.suites import suite_prompts
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.quant.folder import write_failure
@@ -37,7 +38,7 @@ RECORD = {
     "weights_sha256": "1",
     "calibration_sha256": {},
 }
-ASKED = asked_by(PROMPTS, 2)
+ASKED = clips_of_prompts(PROMPTS, 2)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def evaluated(made, out, *, own="own", **changes):
     each = changes.pop("clips_per_prompt", 2)
     given = {"fp_samples": made / "full" / "samples", **changes}
     job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
-    evaluate_video_run(job, PROMPTS, each, made / "instruments.safetensors")
+    evaluate_clips(job, MiniVBench(PROMPTS, each, made / "instruments.safetensors"))
     return read_json(out)
 
 
@@ -95,13 +96,13 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 
 
 def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
-    with pytest.raises(DataError, match="shows 4 clips of prompts .*asked for are 6"):
+    with pytest.raises(DataError, match="shows 4 clips of prompts .*expected are 6"):
         evaluated(made, tmp_path / "a.json", clips_per_prompt=3)
     folder = made / "half"
     save_checkpoint(folder, Quantized(random_stdit3(CONFIG)), RECORD)
     options = {"chunk": 3, "chunks_per_shard": 1, "shard": 0}
     sample_checkpoint(SampleJob(folder, folder / "samples", PROTOCOL, prompts=ASKED, **options))
-    with pytest.raises(DataError, match="holds 3 clips, 4 were asked for"):
+    with pytest.raises(DataError, match="holds 3 clips, 4 are expected"):
         evaluated(made, tmp_path / "a.json", own="half")
     (folder / "samples" / "00000.npz").write_bytes(b"cut off")
     with pytest.raises(DataError, match="not the file that its shard lists"):

@@ -1,0 +1,59 @@
+"""The step chunks of clips → metrics.json. A scorer object supplies the scores: mini-VBench or VBench."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from qdit.core.digest import code_digest
+from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.metrics_record import MetricsRecord, write_record
+from qdit.metrics.bootstrap import intervals
+from qdit.metrics.clips import clip_protocol
+from qdit.metrics.job import EvaluateJob, SampledRun, open_run
+from qdit.metrics.run import made_by
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """What a scorer says of the clips of a run.
+
+    metrics     every metric of clips by name; None where this scorer has none.
+    replicates  resampled values behind the intervals.
+    judged_by   prompts and evaluator, as the protocol holds them.
+    beside      further fields of the record, by name.
+    """
+
+    metrics: Mapping[str, float | None]
+    replicates: Replicates
+    judged_by: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ClipScorer(Protocol):
+    """A source of clip scores: mini-VBench computes them here, VBench computed them before."""
+
+    @property
+    def module(self) -> str:
+        """Module whose code scores, for the record's digest."""
+        ...
+
+    def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
+        """Scores of all clips of a run; DataError unless these are the expected clips."""
+        ...
+
+
+def evaluate_clips(job: EvaluateJob, scorer: ClipScorer) -> None:
+    """Score the clips of a run and write metrics.json, and `bootstrap.npz` beside it.
+
+    A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    """
+    if (sampled := open_run(job)) is None:
+        return
+    scores = scorer.score(job, sampled)
+    described = {**clip_protocol(job, sampled), **scores.judged_by}
+    code = {"sample": sampled.code, "evaluate": code_digest(scorer.module)}
+    content = made_by(job, described, sampled, code=code)
+    content |= {"metrics": scores.metrics, "intervals": intervals(scores.metrics, scores.replicates)}
+    content |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": scores.replicates.pairing}}
+    write_replicates(job.out.parent, scores.replicates)
+    write_record(job.out, MetricsRecord(**content, **scores.beside))
