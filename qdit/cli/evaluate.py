@@ -17,6 +17,7 @@ from qdit.cli.images import (
     use_blas_threads,
     use_threads,
 )
+from qdit.cli.options import shipped
 from qdit.cli.video_steps import INSTRUMENTS, Suite, prompts_of
 from qdit.core.errors import ConfigError
 
@@ -62,7 +63,9 @@ def evaluate(
     reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
     suite: Suite = None,
     clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
-    instruments: Annotated[Path, typer.Option(help="Of clips: networks of mini-VBench.")] = INSTRUMENTS,
+    instruments: Annotated[
+        Path, typer.Option(callback=shipped, help="Of clips: networks of mini-VBench.")
+    ] = INSTRUMENTS,
     setting: Setting = "by-hand",
     model: Model = "by-hand",
     form: Form = "natural",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qdit.cli.options import Device, Dtype, Vae, on_device
+from qdit.cli.options import Device, Dtype, Vae, on_device, shipped
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 
-Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
+Weights = Annotated[
+    Path, typer.Argument(callback=shipped, help="Full-precision weights: .safetensors, official .pt, diffusers folder.")
+]
 Sampler = Annotated[str, typer.Option(help="ddim (η = 0) or ddpm (ancestral, learned variance).")]
 Steps = Annotated[int, typer.Option(help="Sampling steps, 1 to 1000.")]
 CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
@@ -23,12 +25,12 @@ Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
 ]
 Extractor = Annotated[str, typer.Option(help="Network whose features score the images.")]
-ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+ExtractorWeights = Annotated[Path, typer.Option(callback=shipped, help="Weights of the extractor.")]
 REPEATED = "Only to repeat what the files say of their sampling."
 Stated = Annotated[str | None, typer.Option(help=REPEATED)]
 StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
 StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
-StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
+StatedVae = Annotated[Path | None, typer.Option(callback=shipped, help=REPEATED)]
 RecordFailure = Annotated[
     bool,
     typer.Option("--record-failure", help="Write down what the method fails at as its result; exit code 0."),
@@ -130,7 +132,9 @@ def quantize(
     ] = "common",
     calibration: Annotated[list[str] | None, typer.Option(help="Calibration data as kind=path; repeatable.")] = None,
     options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
-    allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(callback=shipped, help="JSON file with a group size per layer (q-dit).")
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,

@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from qdit.core.gpu_lease import leased
+from qdit.core.repository import shipped_path
+
+
+def shipped(value: Path | None) -> Path | None:
+    """Callback of options and arguments that take weights or prompts: the shipped file, if none is here."""
+    return None if value is None else shipped_path(value)
+
 
 Device = Annotated[
     str,
@@ -17,7 +24,10 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Precision of the network's matrix products and the VAE: float32, float16.")]
-Vae = Annotated[Path | None, typer.Option(help="Weights of the VAE that decodes latents, its config.json beside them.")]
+Vae = Annotated[
+    Path | None,
+    typer.Option(callback=shipped, help="Weights of the VAE that decodes latents, its config.json beside them."),
+]
 
 
 @contextmanager

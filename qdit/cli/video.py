@@ -9,11 +9,12 @@ from qdit.cli import video_search as cli_video_search
 from qdit.cli import video_steps as cli_video_steps
 from qdit.cli.evaluate import evaluate as evaluate_samples
 from qdit.cli.images import Threads, use_threads
+from qdit.cli.options import shipped
 from qdit.cli.video_steps import INSTRUMENTS, Samples, Suite
 
 MODEL = "stdit3-moving-digits"
 
-Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
+Instruments = Annotated[Path, typer.Option(callback=shipped, help="Networks of mini-VBench.")]
 
 app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
 app.command("embed")(cli_video_steps.embed)
@@ -43,7 +44,9 @@ def suite(
 @app.command()
 def clips(
     out: Annotated[Path, typer.Argument(help="npz of clips to write, or a folder for MP4 files of VBench's names.")],
-    weights: Annotated[Path | None, typer.Option(help="Model that makes them; default: real clips, held out.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(callback=shipped, help="Model that makes them; default: real clips, held out.")
+    ] = None,
     suite: Suite = None,
     samples: Samples = 3,
     threads: Threads = 1,
@@ -222,7 +225,7 @@ def train_instruments(
 
 def train_video_quality(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
-    weights: Annotated[Path, typer.Option(help="Weights or training checkpoint to measure.")] = Path(
+    weights: Annotated[Path, typer.Option(callback=shipped, help="Weights or training checkpoint to measure.")] = Path(
         "weights", f"{MODEL}-natural.safetensors"
     ),
     instruments: Instruments = INSTRUMENTS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qdit.cli.images import RecordFailure, Seed, Threads, use_threads
-from qdit.cli.options import Device, on_device
+from qdit.cli.options import Device, on_device, shipped
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
 Steps = Annotated[int, typer.Option(help="Sampling steps, 1 to 1000.")]
 CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is without guidance.")]
 Shift = Annotated[float, typer.Option(help="Shift of the timesteps towards noise; 1 spaces them evenly.")]
-Suite = Annotated[Path | None, typer.Option(help="full_info JSON of the prompts; default mini-VBench's own.")]
+Suite = Annotated[
+    Path | None, typer.Option(callback=shipped, help="full_info JSON of the prompts; default mini-VBench's own.")
+]
 Samples = Annotated[int, typer.Option(min=1, help="Clips of each prompt.")]
 
 TextEmbeddings = Annotated[
@@ -128,7 +130,7 @@ def embed(
 
 
 def calibrate(
-    weights: Annotated[Path, typer.Argument(help="Full-precision weights of a video model.")],
+    weights: Annotated[Path, typer.Argument(callback=shipped, help="Full-precision weights of a video model.")],
     out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
     kind: Annotated[str, typer.Option(help="As of qdit calibrate, e.g. trajectory.")] = "trajectory",
     samples: Annotated[int, typer.Option(help="Number of noisy clips; per-step shares them among steps.")] = 64,
