@@ -16,12 +16,13 @@ import yaml
 from qdit.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
+DOCUMENTS += [*sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 
 TAKES_ONE = {"--cores", "--directory", "--report", "--workflow-profile", "--resources", "--jobs"}
 """Options of snakemake with one value; --configfile and --forcerun take several."""
 
-ELSEWHERE = {"pip": "install", "conda": "env", "cd": "", ".": "", "chromium": ""}
+ELSEWHERE = {"git": "clone", "pip": "install", "conda": "env", "cd": "", ".": "", "chromium": ""}
 """Other programs' commands, whose own arguments are not ours to check."""
 
 
