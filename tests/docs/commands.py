@@ -166,6 +166,7 @@ def check_paths(command: Command) -> str:
     """What is wrong with the paths that a tool of the repository is given."""
     own = titled(text_of(command.document))
     given = [word for word in command.words[1:] if not word.startswith("-") and ("/" in word or "." in word)]
+    given = [path for path in given if "my_method" not in path]  # `qdit new method my-method` writes it
     missing = [path for path in given if path not in own and not (ROOT / path.partition("::")[0]).exists()]
     return f"no file {', '.join(missing)}" if missing else ""
 
