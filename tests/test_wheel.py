@@ -17,18 +17,9 @@ from tests.docs.commands import blocks, text_of
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "requirements.lock", "CHANGELOG.md")
-SOURCES += (
-    "CITATION.cff",
-    "Snakefile",
-    "environment.yml",
-    "baselines",
-    "config",
-    "profiles",
-    "qdit",
-    "report",
-    "rules",
-)
+SOURCES += ("CITATION.cff", "Snakefile", "environment.yml", "baselines", "config", "profiles", "qdit", "report")
 SOURCES += ("rules", "weights", "results/published", "results/studies")
+"""Files that the wheel is built from."""
 LARGEST_MB = 80
 FEWER = {"--images 256": "--images 16", "--steps 20": "--steps 2"}
 """Numbers of the README's steps by hand → numbers that take seconds."""
