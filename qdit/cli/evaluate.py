@@ -14,6 +14,7 @@ from qdit.cli.options import (
     StatedNumber,
     StatedVae,
     Threads,
+    shipped,
     use_blas_threads,
     use_threads,
 )
@@ -64,7 +65,9 @@ def evaluate(
     reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
     suite: Suite = None,
     clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
-    instruments: Annotated[Path, typer.Option(help="Of clips: networks of mini-VBench.")] = INSTRUMENTS,
+    instruments: Annotated[
+        Path, typer.Option(callback=shipped, help="Of clips: networks of mini-VBench.")
+    ] = INSTRUMENTS,
     setting: Setting = "by-hand",
     model: Model = "by-hand",
     form: Form = "natural",

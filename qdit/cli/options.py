@@ -10,10 +10,19 @@ import typer
 
 from qdit.core.errors import ConfigError
 from qdit.core.gpu_lease import leased
+from qdit.core.repository import shipped_path
 
 EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 
-Weights = Annotated[Path, typer.Argument(help="Full-precision weights: .safetensors, official .pt, diffusers folder.")]
+
+def shipped(value: Path | None) -> Path | None:
+    """Callback of options and arguments that take weights or prompts: the shipped file, if none is here."""
+    return None if value is None else shipped_path(value)
+
+
+Weights = Annotated[
+    Path, typer.Argument(callback=shipped, help="Full-precision weights: .safetensors, official .pt, diffusers folder.")
+]
 Sampler = Annotated[str, typer.Option(help="ddim (no added noise) or ddpm (ancestral, learned variance).")]
 Steps = Annotated[int, typer.Option(help="Number of sampling steps, 1 to 1000.")]
 CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
@@ -22,12 +31,12 @@ Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")
 ]
 Extractor = Annotated[str, typer.Option(help="Name of the network whose features score the images.")]
-ExtractorWeights = Annotated[Path, typer.Option(help="Weights of the extractor.")]
+ExtractorWeights = Annotated[Path, typer.Option(callback=shipped, help="Weights of the extractor.")]
 REPEATED = "Checked against the value that the files record; it cannot change it."
 Stated = Annotated[str | None, typer.Option(help=REPEATED)]
 StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
 StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
-StatedVae = Annotated[Path | None, typer.Option(help=REPEATED)]
+StatedVae = Annotated[Path | None, typer.Option(callback=shipped, help=REPEATED)]
 RecordFailure = Annotated[
     bool,
     typer.Option("--record-failure", help="If the method fails, write the reason as the result and exit with 0."),
@@ -71,7 +80,9 @@ Dtype = Annotated[
 ]
 Vae = Annotated[
     Path | None,
-    typer.Option(help="Weights of the VAE that decodes latents; of images with config.json beside them."),
+    typer.Option(
+        callback=shipped, help="Weights of the VAE that decodes latents; of images with config.json beside them."
+    ),
 ]
 Profile = Annotated[
     list[str],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qdit.cli.options import shipped
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ MODELS = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}
 SAMPLES = {"dit": "images", "stdit3": "clips"}
 CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
 
-Suite = Annotated[Path | None, typer.Option(help="full_info JSON of the prompts of clips; default: mini-VBench's own.")]
+Suite = Annotated[
+    Path | None,
+    typer.Option(callback=shipped, help="full_info JSON of the prompts of clips; default: mini-VBench's own."),
+]
 ClipsPerPrompt = Annotated[int, typer.Option("--samples", min=1, help="Number of clips of each prompt.")]
 Shift = Annotated[float, typer.Option(help="Shift of the timesteps towards noise; 1 spaces them evenly.")]
 

@@ -21,6 +21,7 @@ from qdit.cli.options import (
     on_device,
     parse_json_object,
     parse_pairs,
+    shipped,
 )
 from qdit.cli.sampling import protocol
 from qdit.core.errors import ConfigError
@@ -208,7 +209,7 @@ def search(
 
 def search_study(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
-    weights: Annotated[Path, typer.Option(help="Full-precision weights.")] = STUDIED,
+    weights: Annotated[Path, typer.Option(callback=shipped, help="Full-precision weights.")] = STUDIED,
     work: Annotated[Path, typer.Option(help="Folder of the journals, from which a study goes on.")] = WORK,
     page: Annotated[Path | None, typer.Option(help="Markdown page to write; its figure goes to images/.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of each kind of search.")] = 5,

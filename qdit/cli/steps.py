@@ -23,6 +23,7 @@ from qdit.cli.options import (
     on_device,
     parse_json_object,
     parse_pairs,
+    shipped,
     use_threads,
 )
 from qdit.cli.sampling import (
@@ -115,7 +116,9 @@ def quantize(
         list[str] | None, typer.Option(help="Calibration data as kind=path. Repeat it for each kind.")
     ] = None,
     options: Annotated[str, typer.Option(help="Options of the method as a JSON object.")] = "{}",
-    allocation: Annotated[Path | None, typer.Option(help="JSON file with a group size per layer (q-dit).")] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(callback=shipped, help="JSON file with a group size per layer (q-dit).")
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,

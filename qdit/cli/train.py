@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from qdit.cli import video
-from qdit.cli.options import Seed, Threads, use_threads
+from qdit.cli.options import Seed, Threads, shipped, use_threads
+from qdit.core.repository import shipped_path
 
 app = typer.Typer(rich_markup_mode=None, help="Train the small models. Opt-in: their weights are shipped.")
 
@@ -56,8 +57,12 @@ def train_classifier(
 def train_quality(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
     model: Annotated[str, typer.Option(help="dit-digits or dit-digits-16.")] = "dit-digits",
-    weights: Annotated[Path | None, typer.Option(help="Weights to measure; default the model's shipped ones.")] = None,
-    extractor: Annotated[Path | None, typer.Option(help="Weights of its digit classifier; default shipped.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(callback=shipped, help="Weights to measure; default the model's shipped ones.")
+    ] = None,
+    extractor: Annotated[
+        Path | None, typer.Option(callback=shipped, help="Weights of its digit classifier; default shipped.")
+    ] = None,
     pictures: Annotated[Path, typer.Option(help="Folder of its two pictures.")] = Path("docs/images"),
     threads: Threads = 1,
 ) -> None:
@@ -78,8 +83,8 @@ def train_quality(
     command = f"qdit train quality {out}" + ("" if model == "dit-digits" else f" --model {model}")
     measure_files(
         model,
-        weights or Path("weights", f"{model}-natural.safetensors"),
-        extractor or Path("weights", f"{subject.extractor}.safetensors"),
+        weights or shipped_path(Path("weights", f"{model}-natural.safetensors")),
+        extractor or shipped_path(Path("weights", f"{subject.extractor}.safetensors")),
         out,
         pictures=pictures,
         command=command,

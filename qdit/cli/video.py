@@ -8,12 +8,12 @@ import typer
 from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.options import Device, Threads, on_device, use_threads
+from qdit.cli.options import Device, Threads, on_device, shipped, use_threads
 from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
 
-Instruments = Annotated[Path, typer.Option(help="Networks of mini-VBench.")]
+Instruments = Annotated[Path, typer.Option(callback=shipped, help="Networks of mini-VBench.")]
 
 app = typer.Typer(rich_markup_mode=None, help="Clips of moving digits and their scores: mini-VBench (moving digits).")
 # Names of before one command served images and clips.
@@ -73,7 +73,9 @@ def suite(
 @app.command()
 def clips(
     out: Annotated[Path, typer.Argument(help="npz of clips to write, or a folder for MP4 files of VBench's names.")],
-    weights: Annotated[Path | None, typer.Option(help="Model that makes them; default: real clips, held out.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(callback=shipped, help="Model that makes them; default: real clips, held out.")
+    ] = None,
     suite: Suite = None,
     samples: ClipsPerPrompt = 3,
     threads: Threads = 1,
@@ -249,7 +251,7 @@ def train_instruments(
 
 def train_video_quality(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
-    weights: Annotated[Path, typer.Option(help="Weights or training checkpoint to measure.")] = Path(
+    weights: Annotated[Path, typer.Option(callback=shipped, help="Weights or training checkpoint to measure.")] = Path(
         "weights", f"{MODEL}-natural.safetensors"
     ),
     instruments: Instruments = INSTRUMENTS,

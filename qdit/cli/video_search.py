@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qdit.cli.options import CfgScale, Seed, Steps, parse_json_object, parse_pairs
+from qdit.cli.options import CfgScale, Seed, Steps, parse_json_object, parse_pairs, shipped
 from qdit.cli.sampling import INSTRUMENTS, Shift, flow
 from qdit.cli.search import SIZES, Bits, Chunk, ReferenceSize, Sizes, WorkerCount, parse_sizes
 from qdit.core.errors import ConfigError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    weights: Annotated[Path, typer.Argument(help="Full-precision weights of a mini video model.")],
+    weights: Annotated[Path, typer.Argument(callback=shipped, help="Full-precision weights of a mini video model.")],
     out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
     kind: Annotated[
         str, typer.Option(help="evolution (Algorithm 1), response, racing, random, ilp, hessian, uniform or chance.")
@@ -33,7 +33,7 @@ def search(
     search_seed: Annotated[int, typer.Option(help="Seed of the search's own draws and of which noise it sees.")] = 0,
     fresh: Annotated[int, typer.Option(help="So many of the best genomes are measured again on fresh noise.")] = 0,
     workers: WorkerCount = 1,
-    instruments: Annotated[Path, typer.Option(help="Networks of mini-VBench.")] = INSTRUMENTS,
+    instruments: Annotated[Path, typer.Option(callback=shipped, help="Networks of mini-VBench.")] = INSTRUMENTS,
     steps: Steps = 15,
     cfg_scale: CfgScale = 2.5,
     shift: Shift = 2.5,

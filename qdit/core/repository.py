@@ -17,6 +17,21 @@ SUITE = PACKAGE / "suite"
 ROOT = SUITE if (SUITE / "Snakefile").is_file() else CHECKOUT
 """The folder with Snakefile, config/, baselines/, weights/ and results/published/."""
 
+SHIPPED_FOLDERS = ("weights", "config")
+"""Folders of ROOT whose files every command finds, whatever folder it runs in."""
+
+
+def shipped_path(path: Path) -> Path:
+    """Path of an input file: the shipped file, if the current folder has none of this name.
+
+    Only relative paths below `weights/` and `config/` are looked up in ROOT. Every other path, and a path that neither
+    folder has, stays as it is.
+    """
+    if path.exists() or not path.parts or path.parts[0] not in SHIPPED_FOLDERS:
+        return path
+    shipped = ROOT / path
+    return shipped if shipped.exists() else path
+
 
 def folder_of(package: str) -> Path:
     """The folder in which one of our two packages, `qdit` or `baselines`, lies."""

@@ -8,6 +8,7 @@ import torch
 
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.core.provenance import machine, packages
+from qdit.core.repository import shipped_path
 from qdit.kernels.dense import backend
 from qdit.kernels.report import report
 from qdit.methods.registry import load_registry, registry
@@ -77,15 +78,15 @@ def method_files() -> list[Finding]:
 def look_at(file: NeededFile) -> Finding:
     """Whether a needed file is there and has the digest that the manifest beside it or the profile gives."""
     uses = "; ".join(file.uses)
-    source = f"; {file.about}" if file.entry else ""
+    source, path = f"; {file.about}" if file.entry else "", shipped_path(file.path)
     try:
         if file.entry:
-            check_whole(file.path, file.sha256)
-        check_file(file.path)
+            check_whole(path, file.sha256)
+        check_file(path)
     except CheckpointError as problem:
         return Finding(False, f"{problem}{source}  [{uses}]", group_of(file), file)
-    size = f"{file.path.stat().st_size / 1e6:.1f} MB"
-    return Finding(True, f"{file.path}  {size}  {uses}{source}", group_of(file), file)
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    return Finding(True, f"{path}  {size}  {uses}{source}", group_of(file), file)
 
 
 def text_packages(profile: Profile) -> list[Finding]:

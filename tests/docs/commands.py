@@ -16,12 +16,13 @@ import yaml
 from qdit.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
+DOCUMENTS += [*sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 
 TAKES_ONE = {"--cores", "--directory", "--report", "--workflow-profile", "--resources", "--jobs"}
 """Options of snakemake with one value; --configfile and --forcerun take several."""
 
-ELSEWHERE = {"pip": "install", "conda": "env", "cd": "", ".": "", "chromium": ""}
+ELSEWHERE = {"git": "clone", "pip": "install", "conda": "env", "cd": "", ".": "", "chromium": ""}
 """Other programs' commands, whose own arguments are not ours to check."""
 
 
@@ -165,6 +166,7 @@ def check_paths(command: Command) -> str:
     """What is wrong with the paths that a tool of the repository is given."""
     own = titled(text_of(command.document))
     given = [word for word in command.words[1:] if not word.startswith("-") and ("/" in word or "." in word)]
+    given = [path for path in given if "my_method" not in path]  # `qdit new method my-method` writes it
     missing = [path for path in given if path not in own and not (ROOT / path.partition("::")[0]).exists()]
     return f"no file {', '.join(missing)}" if missing else ""
 

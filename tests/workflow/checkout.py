@@ -81,10 +81,10 @@ def jobs_of(printed: str) -> set[Job]:
     return {Job(rule, match[1] if match else None) for rule, match in matches}
 
 
-def copied(repository: Path, folder: Path) -> Path:
-    """A copy of what the workflow needs, without results, in a folder whose name has a space."""
+def copied(repository: Path, folder: Path, *, extra: tuple[str, ...] = ()) -> Path:
+    """A copy of what the workflow needs and of `extra` files, without results, in a folder whose name has a space."""
     root = folder / "a checkout"
-    for part in PARTS:
+    for part in (*PARTS, *extra):
         source, target = repository / part, root / part
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
