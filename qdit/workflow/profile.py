@@ -83,7 +83,7 @@ def validate(profile: Any) -> ProfileModel:
 
 
 def default_tables(profile: Profile) -> list[str]:
-    """Tables that are made without being asked for by name."""
+    """Tables that the workflow makes when no target is named."""
     return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
 
 
@@ -137,7 +137,7 @@ def listing(profile: Profile) -> str:
     for name, setting in profile["settings"].items():
         lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
     for table in profile["tables"]:
-        opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
+        opt_in = "" if table in default_tables(profile) else " (made only when it is named)"
         lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
     return "\n".join(lines)
 

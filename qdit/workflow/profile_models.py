@@ -243,7 +243,7 @@ class Table(Part):
     title: Text | None = None
     """Instead of the kind's own."""
     opt_in: bool = False
-    """Made only when asked for by name (snakemake --cores all NAME)."""
+    """Made only when it is named (snakemake --cores all NAME)."""
     fitted: Unique[str] = ()
     blocks: Several[Block]
 
