@@ -1,4 +1,4 @@
-"""What a profile may say: a model for each of its parts. Their references to each other: `profile_references`."""
+"""The pydantic models of a profile's parts. `profile_references` checks the references between them."""
 
 import json
 from typing import Annotated, Any, Literal
