@@ -10,7 +10,7 @@ from qdit.core.errors import ConfigError
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
 
 STUDIES = Path("results/studies")
-Quick = Annotated[bool, typer.Option("--quick", help="Tiny sizes: shows that it works, measures nothing.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Run tiny sizes, which check the benchmark and measure nothing.")]
 Repeats = Annotated[int, typer.Option(min=2, help="Measurements of each candidate.")]
 
 
@@ -173,8 +173,10 @@ def on_gpu(
 @bench_app.command("full-size")
 def full_size(
     out: Annotated[Path, typer.Argument(help="Record to write or to add to.")] = STUDIES / "full-size.json",
-    folder: Annotated[Path | None, typer.Option(help="Working folder to keep (15 GB); else a temporary one.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Measure this part again; may be repeated.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Working folder to keep (15 GB); default: a temporary folder.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure only this part again. Repeat it for each.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each part.")] = 1,
     quick: Quick = False,
 ) -> None:
@@ -212,8 +214,11 @@ def full_size(
 @bench_app.command()
 def show(
     record: Annotated[Path, typer.Argument(help="Record that a benchmark wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Write OUT.md (and OUT.svg of the kernels) instead.")] = None,
-    into: Annotated[Path | None, typer.Option(help="Put it into this page instead, where its marks are.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Path without suffix: write OUT.md (of the kernels OUT.svg too) instead of printing."),
+    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Page into which to put the table, between its marks.")] = None,
 ) -> None:
     """Show a record of a benchmark.
 

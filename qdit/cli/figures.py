@@ -6,9 +6,12 @@ from typing import Annotated
 import typer
 
 from qdit.cli.options import (
+    MINI,
     CfgScale,
     Device,
     Dtype,
+    Profile,
+    Results,
     Sampler,
     Seed,
     Steps,
@@ -88,11 +91,8 @@ def errors(
 
 
 def figures(
-    profile: Annotated[
-        list[str],
-        typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
-    ] = ["mini"],  # noqa: B006
-    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    profile: Profile = MINI,
+    results: Results = None,
     only: Annotated[list[str] | None, typer.Option(help="Draw this figure only; repeatable.")] = None,
 ) -> None:
     """Draw the figures of a profile.

@@ -1,4 +1,4 @@
-"""`qdit kernels`: the compiled kernels, which are otherwise built without being asked for."""
+"""`qdit kernels`: build and examine the compiled kernels, which are otherwise built at their first use."""
 
 from typing import Annotated
 

@@ -35,13 +35,13 @@ from qdit.core.errors import QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
 
-The way of the data: weights → calibrate → (search) → quantize → sample → features → evaluate → table → claims.
-`snakemake --cores all` runs all of it; each command below runs one step, and its help shows an example.
+Data goes this way: weights → calibrate → (search) → quantize → sample → features → evaluate → table → claims.
+`qdit run` makes all of it. Each command below does one step, and its help shows an example.
 
 \b
 Exit codes:
-  0  all is well
-  1  something that was asked about is missing (doctor), or the program itself failed (traceback)
+  0  success
+  1  doctor, explain or check-rows found a problem, or the program failed (traceback)
   2  bad input; one line on stderr says what was found, what is allowed and what to do
 """
 

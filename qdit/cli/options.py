@@ -90,6 +90,8 @@ Profile = Annotated[
         "--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file. Repeat it for each overlay."
     ),
 ]
+MINI = ["mini"]
+"""The profile of a command that names none. No command changes the list."""
 Results = Annotated[Path | None, typer.Option(help="Folder of the profile's results; default results/PROFILE.")]
 
 

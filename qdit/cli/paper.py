@@ -11,17 +11,20 @@ from qdit.core.errors import ConfigError
 
 def explain(
     table: Annotated[str, typer.Argument(help="Table of the profile, e.g. table2.")],
-    row: Annotated[list[str] | None, typer.Argument(help="Number, or words such as q-dit w4a8; default: list.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Argument(help="Number of the row, or words such as q-dit w4a8; default: list the rows.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "--config", help="Profile, by name or file; default RESULTS/profile.json."),
+        typer.Option("--profile", "--config", help="Profile: a name or a file; default RESULTS/profile.json."),
     ] = None,
 ) -> None:
     """Show what led to a table row.
 
-    The chain of files with their hashes, options and the commands that remake each: table, metrics, images, checkpoint,
-    calibration data, allocation, weights. Exit code 1 if a file is missing or not the one that was used.
+    The files behind the row are listed: table, metrics, images, checkpoint, calibration data, allocation, weights. Each
+    is shown with its hash, its options and the command that makes it again. The exit code is 1 if a file is missing or
+    is not the file that was used.
 
     \b
     Examples:
@@ -42,13 +45,13 @@ def explain(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder that `qdit quantize` made.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write; diffusers loads it.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder that `qdit quantize` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write, which diffusers can load.")],
 ) -> None:
     """Write a checkpoint for diffusers.
 
-    After `import qdit.diffusers`, DiTTransformer2DModel.from_pretrained loads the folder, with the same output bits
-    (docs/diffusers.md).
+    After `import qdit.diffusers`, DiTTransformer2DModel.from_pretrained loads the folder and gives the same output
+    bits (docs/diffusers.md).
 
     \b
     Example:
@@ -61,14 +64,18 @@ def export(
 
 
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Files, by path or name; default: all missing.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Paths or names of files; default: all missing files.")
+    ] = None,
     profile: Annotated[
         list[str],
-        typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
+        typer.Option(
+            "--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file. Repeat it for each overlay."
+        ),
     ] = ["paper"],  # noqa: B006
     allow_unverified: Annotated[
         list[str] | None,
-        typer.Option(help="File, or folder of files, to download without a whole sha256 in the profile; repeatable."),
+        typer.Option(help="File or folder to download without a whole sha256 in the profile. Repeat it for each."),
     ] = None,
 ) -> None:
     """Download what a profile needs.
@@ -108,11 +115,11 @@ def fetch(
 
 def check_file(
     path: Annotated[Path, typer.Argument(help="File that a profile needs.")],
-    sha256: Annotated[str | None, typer.Option(help="Hex digest, or its first characters.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Expected digest in hex, or its first characters.")] = None,
 ) -> None:
-    """Say whether a needed file is there.
+    """Check that a needed file is there.
 
-    Nothing is printed if it is; used by the workflow before any long step.
+    The command prints nothing if the file is there. The workflow runs it before long steps.
 
     \b
     Example:
@@ -125,18 +132,23 @@ def check_file(
 
 def import_weights(
     source: Annotated[Path, typer.Argument(help="Official .pt, safetensors, or a diffusers folder.")],
-    out: Annotated[Path, typer.Argument(help="Our .safetensors to write.")],
+    out: Annotated[Path, typer.Argument(help="File to write (.safetensors).")],
     shape: Annotated[
-        str, typer.Option(help="Expected shape as JSON; what is not named is DiT-XL/2's, or Open-Sora's STDiT3's.")
+        str,
+        typer.Option(
+            help="Expected shape as a JSON object. Other keys are those of DiT-XL/2 or of Open-Sora's STDiT3."
+        ),
     ] = "{}",
     family: Annotated[str, typer.Option(help="dit for images, stdit3 for videos.")] = "dit",
-    sha256: Annotated[str | None, typer.Option(help="Hex digest of the source, or its first characters.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Expected digest of the source in hex, or its first characters.")
+    ] = None,
 ) -> None:
     """Convert official weights once.
 
-    The file is checked, read without running anything in it, and written in our format. Weights of another model than
-    the expected one are an error. What no tensor shows (num_heads of a DiT; base_size, pixels_per_cell, fps and
-    frame_positions of an STDiT3) is taken from --shape, and what has to be assumed is printed.
+    The file is checked and written in the suite's format; no code in it is run. Weights of another model than the
+    expected model are an error. Numbers that no tensor shows come from --shape (num_heads of a DiT; base_size,
+    pixels_per_cell, fps and frame_positions of an STDiT3). Assumed numbers are printed.
 
     \b
     Examples:
@@ -156,8 +168,10 @@ def import_reference(
     out: Annotated[Path, typer.Argument(help="Reference file to write (.npz).")],
     extractor: Annotated[str, typer.Option(help="Network whose features score the images.")] = "inception-adm",
     extractor_weights: Annotated[Path, typer.Option(help="Weights of the extractor.")] = Path("inception.pth"),
-    sha256: Annotated[str | None, typer.Option(help="Hex digest of the batch, or its first characters.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels along a side that its images must have.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Expected digest of the batch in hex, or its first characters.")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side in pixels that its images must have.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Take ADM's statistics of real images.

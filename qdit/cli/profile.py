@@ -5,21 +5,21 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Profile
-
-MINI = ["mini"]
-"""The profile of a command that names none; no command changes the list."""
+from qdit.cli.options import MINI, Profile, Results
 
 
 def table(
     name: Annotated[str, typer.Argument(help="Table of the profile, e.g. table2.")],
     profile: Profile = MINI,
-    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output without suffix; default RESULTS/tables/NAME.")] = None,
+    results: Results = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the files without suffix; default RESULTS/tables/NAME.")
+    ] = None,
 ) -> None:
     """Render a table in four formats.
 
-    CSV, Markdown, LaTeX and HTML, beside the published values; missing runs say why.
+    The formats are CSV, Markdown, LaTeX and HTML. Published values stand beside those of the runs. A run without
+    numbers shows the reason.
 
     \b
     Example:
@@ -40,18 +40,19 @@ def table(
 
 def check_rows(
     tables: Annotated[
-        list[str] | None, typer.Argument(help="Tables of the profile; default: all default ones.")
+        list[str] | None, typer.Argument(help="Tables of the profile; default: all default tables.")
     ] = None,
     profile: Profile = MINI,
-    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON to write if no row failed: those that are unsupported.")
+        Path | None,
+        typer.Option(help="JSON file to write if no row failed. It lists the rows that their method does not support."),
     ] = None,
 ) -> None:
     """List the rows whose method failed.
 
-    With the reason and the log of each; exit code 1 if one failed for another reason than that its method says it
-    cannot. The workflow ends with it.
+    Each row is shown with its reason and its log. The exit code is 1 if a row failed. A row that its method does not
+    support is no failure. The workflow runs this command last.
 
     \b
     Example:
@@ -73,12 +74,12 @@ def check_rows(
 
 def times(
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Folder results/<profile> of a finished run.")] = Path("results/mini"),
+    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
 ) -> None:
     """Show how long tables and methods took.
 
-    Seconds of the jobs of a finished workflow, as Snakemake measured them (one thread each); a run that several
-    tables show is counted in each.
+    The seconds are those of the jobs of a finished workflow, each with one thread, as Snakemake measured them. A run
+    of several tables counts in each of them.
 
     \b
     Example:
@@ -91,13 +92,15 @@ def times(
 
 
 def validate(
-    profile: Annotated[list[str], typer.Argument(help="Profile, by name or file, then its overlays.")] = MINI,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of profiles, for editors.")] = False,
+    profile: Annotated[list[str], typer.Argument(help="Name or file of a profile, then its overlays.")] = MINI,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of profiles, which editors read.")
+    ] = False,
 ) -> None:
     """Check a profile.
 
-    Unknown keys, names, methods and options, bits, counts; nothing is run. Overlays lie over the mini profile, as
-    `snakemake --configfile` lays them.
+    Keys, names, methods, options, bits and counts are checked, and nothing is run. Overlays change the mini profile,
+    as they do after `snakemake --configfile`.
 
     \b
     Example:
@@ -118,6 +121,8 @@ def validate(
 def ls(profile: Profile = MINI) -> None:
     """List methods, settings and runs.
 
+    Every table is followed by its runs.
+
     \b
     Example:
       qdit ls
@@ -130,20 +135,26 @@ def ls(profile: Profile = MINI) -> None:
 def doctor(
     profile: Profile = MINI,
     tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="Speed of one GPU, in 10^12 operations a second, for the estimate.")
+        float | None,
+        typer.Option(
+            min=1e-6, help="Speed of one GPU in 10^12 operations per second. The estimate of the cost uses it."
+        ),
     ] = None,
-    gpus: Annotated[list[int] | None, typer.Option(min=1, help="GPUs to estimate for; default 1, 8, 64, 512.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="SVG to write: wall time on more and more GPUs.")] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of the profile's results.")] = None,
+    gpus: Annotated[
+        list[int] | None, typer.Option(min=1, help="Number of GPUs of the estimate. Repeat it; default 1, 8, 64, 512.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="SVG file to write: wall time over the number of GPUs.")] = None,
+    results: Results = None,
     details: Annotated[
-        bool, typer.Option("--all", help="Every file with size, source, licence and sha256, also those that are fine.")
+        bool,
+        typer.Option("--all", help="List every file with size, source, licence and sha256, not only the problems."),
     ] = False,
 ) -> None:
     """Check that what a profile needs is there.
 
-    Files, packages, devices, disk: the first line says whether all is there, then a line for each group of them; exit
-    code 1 if something is missing or damaged. For a profile of files from elsewhere, or with --tflops, also what it
-    costs: GPU-hours, wall time, disk, memory. The speed is given, or measured by the finished jobs of its results.
+    Files, packages, devices and disk are checked. The first line says whether all is there, and each group has a line.
+    The exit code is 1 if something is missing or damaged. With --tflops, and for profiles that download files, the
+    cost is estimated: GPU-hours, wall time, disk and memory. Without --tflops the speed is that of finished jobs.
 
     \b
     Examples:

@@ -5,22 +5,21 @@ from typing import Annotated
 
 import typer
 
-Profile = Annotated[
-    list[str],
-    typer.Option("--profile", "--config", help="Profile: a name (config/NAME.yaml) or a file; again for overlays."),
-]
-Results = Annotated[Path | None, typer.Option(help="Folder of the profile's results; default results/<profile>.")]
+from qdit.cli.options import MINI, Profile, Results
 
 
 def claims(
-    profile: Profile = ["mini"],  # noqa: B006
+    profile: Profile = MINI,
     results: Results = None,
-    out: Annotated[Path | None, typer.Option(help="Page to write, with a CSV beside it; default: none.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write, with a CSV file beside it; default: no page.")
+    ] = None,
 ) -> None:
     """Check what the papers claim.
 
-    Every claim of results/published/claims.yaml on the printed numbers, on the profile's runs, and on those of the
-    profile paper, if there are some beside them; missing cells say why. docs/claims.md says how to add one.
+    Each claim of results/published/claims.yaml is checked on the printed numbers, on the profile's runs, and on the
+    runs of the profile paper if their results lie beside. A cell without a verdict shows the reason. docs/claims.md
+    shows how to add a claim.
 
     \b
     Examples:
@@ -43,11 +42,11 @@ def claims(
             typer.echo(path)
 
 
-def leaderboard(profile: Profile = ["mini"], results: Results = None) -> None:  # noqa: B006
+def leaderboard(profile: Profile = MINI, results: Results = None) -> None:
     """Rank every run of a profile.
 
-    Writes leaderboard.csv and leaderboard.html into the folder of results: one row for each run, ranked by FD-FP among
-    those of equal setting, form, scope and bits, with 95 % intervals.
+    The command writes leaderboard.csv and leaderboard.html into the results folder. Each run is a row. Runs of equal
+    setting, form, scope and bits are ranked by FD-FP, with 95 % intervals.
 
     \b
     Example:
@@ -66,13 +65,13 @@ def leaderboard(profile: Profile = ["mini"], results: Results = None) -> None:  
 
 def compare(
     a: Annotated[Path, typer.Argument(help="Folder of a run (with metrics.json), or a results folder (with runs/).")],
-    b: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
-    out: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
+    b: Annotated[Path, typer.Argument(help="A second folder of the same kind.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write.")] = None,
 ) -> None:
     """Compare two runs, or two versions of the suite.
 
-    Differences b − a with 95 % intervals: is the change more than chance? Runs of results folders are matched by name;
-    those that changed by more than chance are listed.
+    The differences b − a have 95 % intervals, which tell a change from chance. Runs of two results folders are matched
+    by name, and those that changed by more than chance are listed.
 
     \b
     Examples:
@@ -91,16 +90,16 @@ def compare(
 
 
 def report(
-    profile: Profile = ["mini"],  # noqa: B006
+    profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
         Path | None, typer.Option(help="Page to write; default index.html in the folder of results.")
     ] = None,
 ) -> None:
-    """Write the report of a run: one page.
+    """Write the report of a run, one page.
 
-    Claims, tables, figures, samples, benchmarks, searches, controls and provenance in one file that can be mailed and
-    opened without a network. It reads what the run left and computes no result; what is missing says why.
+    The file holds claims, tables, figures, samples, benchmarks, searches, controls and provenance, and opens without a
+    network. The command reads the results and computes none. A part without data shows the reason.
 
     \b
     Example:

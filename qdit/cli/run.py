@@ -6,24 +6,23 @@ from typing import Annotated
 
 import typer
 
+from qdit.cli.options import MINI, Profile
 from qdit.core.errors import ConfigError
 
 
 def run(
-    tables: Annotated[list[str] | None, typer.Argument(help="Tables to make; all default tables without one.")] = None,
-    profile: Annotated[
-        list[str], typer.Option("--profile", "--config", help="Profile: a name or a file; again for overlays.")
-    ] = ["mini"],  # noqa: B006
-    cores: Annotated[str, typer.Option(help="Processor cores to use: a number, or all.")] = "all",
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables to make; default: all default tables.")] = None,
+    profile: Profile = MINI,
+    cores: Annotated[str, typer.Option(help="Number of processor cores, or all.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the rows and the command; run nothing.")] = False,
 ) -> None:
-    """Make tables: every step that is missing, from the weights to the page.
+    """Make tables, with every step before them that is missing.
 
-    Prints the snakemake call and runs it. Results go to results/<profile>/ below the current folder. A second call
-    makes only what is missing; a killed one goes on where it was.
+    The snakemake call is printed and run. Results go to results/PROFILE/ below the current folder. A second call makes
+    only what is missing, also after a call that was killed.
 
     \b
-    Example:
+    Examples:
       qdit run table2
       qdit run --profile mini --profile my.yaml --dry-run
     """

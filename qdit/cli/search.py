@@ -46,7 +46,9 @@ ReferenceSize = Annotated[int, typer.Option(help="Uniform group size whose cost 
 Chunk = Annotated[int, typer.Option(help="Images per batch; every rung of a race is whole chunks.")]
 Metric = Annotated[str, typer.Option(help="fd_fp (to full precision's images) or fid (to a reference).")]
 ReferenceFile = Annotated[Path | None, typer.Option(help="Statistics that `qdit reference` made, for fid.")]
-WorkerCount = Annotated[int, typer.Option(help="Processes that measure genomes side by side; never change a result.")]
+WorkerCount = Annotated[
+    int, typer.Option(help="Number of processes that measure genomes side by side. Results do not depend on it.")
+]
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -123,7 +125,7 @@ def search(
     sizes: Sizes = SIZES,
     reference_size: ReferenceSize = 16,
     images: Annotated[
-        int | None, typer.Option(help="Images of a genome; default 64, or 800 with --as-released.")
+        int | None, typer.Option(help="Number of images that measure a genome; default 64, with --as-released 800.")
     ] = None,
     chunk: Chunk = 16,
     metric: Metric = "fd_fp",
@@ -132,13 +134,18 @@ def search(
     calibration: Annotated[
         list[str] | None, typer.Option(help="trajectory=FILE for ilp, hessian and a race with a surrogate.")
     ] = None,
-    search_seed: Annotated[int, typer.Option(help="Seed of the search's own draws and of which noise it sees.")] = 0,
-    fresh: Annotated[int, typer.Option(help="So many of the best genomes are measured again on fresh noise.")] = 0,
+    search_seed: Annotated[int, typer.Option(help="Seed of the search's draws and of the noise that it sees.")] = 0,
+    fresh: Annotated[int, typer.Option(help="Number of the best genomes to measure again on fresh noise.")] = 0,
     as_released: Annotated[
-        bool, typer.Option("--as-released", help="Mean-group constraint, symmetric quantizers, replayed draws.")
+        bool,
+        typer.Option(
+            "--as-released",
+            help="Search as the released code does: mean group size constrained, symmetric quantizers, replayed draws.",
+        ),
     ] = False,
     latency: Annotated[
-        Path | None, typer.Option(help="Times that `qdit bench latency` measured: the budget is time, not BitOps.")
+        Path | None,
+        typer.Option(help="Times that `qdit bench latency` measured. The budget is then time instead of BitOps."),
     ] = None,
     workers: WorkerCount = 1,
     extractor: Extractor = "digit-classifier",
@@ -153,8 +160,8 @@ def search(
 ) -> None:
     """Search a group size for every layer.
 
-    Under the budget of the uniform reference size (docs/search.md). A search that was stopped goes on from the journal
-    beside OUT; the time it took stands in OUT's .times.json. `qdit quantize --method q-dit --allocation OUT` uses it.
+    The budget is the cost of the uniform reference size (docs/search.md). A search that was stopped continues from the
+    journal beside OUT. Its times go to OUT's .times.json. `qdit quantize --method q-dit --allocation OUT` uses OUT.
 
     \b
     Examples:
@@ -210,22 +217,24 @@ def search(
 def search_study(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
     weights: Annotated[Path, typer.Option(callback=shipped, help="Full-precision weights.")] = STUDIED,
-    work: Annotated[Path, typer.Option(help="Folder of the journals, from which a study goes on.")] = WORK,
+    work: Annotated[Path, typer.Option(help="Folder of the journals, from which a stopped study continues.")] = WORK,
     page: Annotated[Path | None, typer.Option(help="Markdown page to write; its figure goes to images/.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each kind of search.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of each kind of search.")] = 5,
     bits: Bits = "w4a8",
     sizes: Sizes = SIZES,
     reference_size: ReferenceSize = 16,
-    images: Annotated[int, typer.Option(help="Images of a genome.")] = 64,
-    held_out: Annotated[int, typer.Option(help="Images that winners are measured on.")] = 2048,
-    curve: Annotated[int, typer.Option(help="Images that passing winners are measured on, for the curves.")] = 256,
+    images: Annotated[int, typer.Option(help="Number of images that measure a genome.")] = 64,
+    held_out: Annotated[int, typer.Option(help="Number of images that measure the winners.")] = 2048,
+    curve: Annotated[
+        int, typer.Option(help="Number of images that measure the best genome of each step, for the curves.")
+    ] = 256,
     chunk: Chunk = 16,
     evolution: Annotated[str, typer.Option(help="Options of Algorithm 1 as a JSON object.")] = EVOLUTION,
     response: Annotated[str, typer.Option(help="Options of linear response as a JSON object.")] = "{}",
     racing: Annotated[str, typer.Option(help="Options of racing as a JSON object.")] = RACING,
     random: Annotated[str, typer.Option(help="Options of random search as a JSON object.")] = RANDOM,
     calibration: Annotated[
-        Path | None, typer.Option(help="Data of `qdit calibrate`, for the searches that look at scores of layers.")
+        Path | None, typer.Option(help="File of `qdit calibrate`, for searches that score single layers.")
     ] = None,
     workers: WorkerCount = 2,
     extractor: Extractor = "digit-classifier",

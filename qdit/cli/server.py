@@ -43,7 +43,7 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
         os.execv(sys.executable, [sys.executable, "-m", "qdit", *arguments])
     answer = connection.recv(EXIT_CODE.size)
     if len(answer) < EXIT_CODE.size:
-        sys.exit("qdit: error: the server of warm commands stopped while this command ran; run it again")
+        sys.exit("qdit: error: the command server stopped while this command ran; run it again")
     sys.exit(EXIT_CODE.unpack(answer)[0])
 
 

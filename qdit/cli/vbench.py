@@ -85,7 +85,7 @@ def run(
     python: VBenchPython,
     weights: Annotated[Path | None, typer.Option(help="Folder of VBench's weights; nothing is downloaded.")] = None,
     sha256: Annotated[
-        list[str] | None, typer.Option(help="FILE=DIGEST that a weight must have; again for more.")
+        list[str] | None, typer.Option(help="FILE=DIGEST that a weight must have. Repeat it for more.")
     ] = None,
     listing: Annotated[Path | None, typer.Option(help="The list that qdit vbench clips wrote.")] = None,
     samples: ClipsPerPrompt = 5,
@@ -119,7 +119,7 @@ def run(
 def check(
     clips: Clips,
     suite: Suite,
-    dimension: Annotated[list[str] | None, typer.Option(help="Dimension; again for more; default: all.")] = None,
+    dimension: Annotated[list[str] | None, typer.Option(help="Dimension. Repeat it; default: all.")] = None,
     samples: ClipsPerPrompt = 5,
     frames: Frames = None,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.options import Device, Threads, on_device, shipped, use_threads
+from qdit.cli.options import MINI, Device, Profile, Threads, on_device, shipped, use_threads
 from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
@@ -131,7 +131,7 @@ def evaluate(
 def mp4(
     table: Annotated[str, typer.Argument(help="A table of clips, e.g. table3.")],
     out: Annotated[Path, typer.Argument(help="Folder of the MP4 files.")],
-    profile: Annotated[list[str], typer.Option(help="Profile and overlays, as of qdit table.")] = ["mini"],  # noqa: B006
+    profile: Profile = MINI,
     results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
 ) -> None:
     """Write the clips that a table shows as MP4 files.

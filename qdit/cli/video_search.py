@@ -23,15 +23,15 @@ def search(
     bits: Bits = "w4a8",
     sizes: Sizes = SIZES,
     reference_size: ReferenceSize = 16,
-    images: Annotated[int, typer.Option(help="Clips of a genome; Q-DiT's FVD takes 100.")] = 96,
+    images: Annotated[int, typer.Option(help="Number of clips that measure a genome; Q-DiT's FVD takes 100.")] = 96,
     chunk: Chunk = 16,
     metric: Annotated[str, typer.Option(help="fd_fp (to full precision's clips) or mfvd (to real clips).")] = "fd_fp",
     options: Annotated[str, typer.Option(help="Options of the kind as a JSON object.")] = "{}",
     calibration: Annotated[
         list[str] | None, typer.Option(help="trajectory=FILE for ilp, hessian and a race with a surrogate.")
     ] = None,
-    search_seed: Annotated[int, typer.Option(help="Seed of the search's own draws and of which noise it sees.")] = 0,
-    fresh: Annotated[int, typer.Option(help="So many of the best genomes are measured again on fresh noise.")] = 0,
+    search_seed: Annotated[int, typer.Option(help="Seed of the search's draws and of the noise that it sees.")] = 0,
+    fresh: Annotated[int, typer.Option(help="Number of the best genomes to measure again on fresh noise.")] = 0,
     workers: WorkerCount = 1,
     instruments: Annotated[Path, typer.Option(callback=shipped, help="Networks of mini-VBench.")] = INSTRUMENTS,
     steps: Steps = 15,
@@ -41,8 +41,8 @@ def search(
 ) -> None:
     """Search a group size for every layer of a video model.
 
-    As qdit search, by the Fréchet distance of clips: Q-DiT's search by FVD in miniature. A search that was stopped goes
-    on from the journal beside OUT.
+    The search is that of `qdit search` with the Fréchet distance of clips: Q-DiT's search by FVD in miniature. A search
+    that was stopped continues from the journal beside OUT.
 
     \b
     Example:

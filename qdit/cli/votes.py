@@ -5,21 +5,22 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.report import Profile, Results
+from qdit.cli.options import MINI, Profile, Results
 
 Words = list[str] | None
+PAGES = [Path("results/mini/ab.html")]
 
 
 def ab(
-    profile: Profile = ["mini"],  # noqa: B006
+    profile: Profile = MINI,
     results: Results = None,
     table: Annotated[
         str | None, typer.Option(help="Table whose rows are compared; default the first of kind table2.")
     ] = None,
-    setting: Annotated[Words, typer.Option(help="Only this setting; again for more.")] = None,
-    form: Annotated[Words, typer.Option(help="Only this form; again for more.")] = None,
-    bits: Annotated[Words, typer.Option(help="Only these bits, e.g. w4a4; again for more.")] = None,
-    method: Annotated[Words, typer.Option(help="Only this row; again for more, at least two.")] = None,
+    setting: Annotated[Words, typer.Option(help="Only this setting. Repeat it for more.")] = None,
+    form: Annotated[Words, typer.Option(help="Only this form. Repeat it for more.")] = None,
+    bits: Annotated[Words, typer.Option(help="Only these bits, e.g. w4a4. Repeat it for more.")] = None,
+    method: Annotated[Words, typer.Option(help="Only this row. Repeat it, at least two rows.")] = None,
     each: Annotated[int, typer.Option(min=1, max=100, help="Trials for every pair of methods.")] = 2,
     catch: Annotated[int, typer.Option(min=0, max=100, help="Trials of each kind whose answer is known.")] = 4,
     seed: Annotated[
@@ -54,7 +55,7 @@ def ab(
 
 def votes(
     files: Annotated[list[Path], typer.Argument(help="Files that voters saved from the page.")],
-    page: Annotated[list[Path], typer.Option(help="Page they saw; again for more.")] = [Path("results/mini/ab.html")],  # noqa: B006
+    page: Annotated[list[Path], typer.Option(help="Page they saw. Repeat it for more.")] = PAGES,
     least: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out voters with a smaller share of catch trials right.")
     ] = 0.0,

@@ -1,1 +1,1 @@
-"""What the workflow is planned from: profiles, commands of the jobs, cost, needed files."""
+"""Profiles, commands of the jobs, cost, needed files: all that the plan of the workflow is made of."""

@@ -1,4 +1,4 @@
-"""The commands of the workflow's jobs: what the rules run and what `qdit explain` shows is built here, once.
+"""The commands of the workflow's jobs. The rules run them and `qdit explain` shows them, so each is built here once.
 
 Each method gives the words after `qdit` as a text for a shell. A rule puts it behind `qdit`, with the file of its log.
 """
@@ -63,7 +63,7 @@ class Commands:
         return self.model_weights(self.model_name(setting), form)
 
     def model_weights(self, model: str, form: str) -> Path:
-        """The same of a model that is known by its name."""
+        """Full-precision weights of a model and form."""
         path = self.profile["models"][model]["forms"][form]
         if path in self.profile.get("files", {}):
             return self.results / "weights" / f"{model}-{form}.safetensors"

@@ -1,4 +1,4 @@
-"""What a profile costs, from its plan: jobs, GPU-hours, wall time on n GPUs, disk and peak memory, before it starts.
+"""The estimated cost of a profile before it runs: jobs, GPU-hours, wall time on n GPUs, disk and peak memory.
 
 Evaluations of the network, with g = 2 under guidance and else 1, and S steps (`qdit.workflow.cost_models` counts the
 operations of one):
@@ -48,7 +48,7 @@ class Speed:
 
 
 def evaluations(profile: Profile, setting: str, images: int) -> int:
-    """Network evaluations that sampling so many images or clips takes."""
+    """Number of network evaluations that sample `images` images or clips."""
     entry = profile["settings"][setting]
     return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
 
@@ -66,7 +66,7 @@ def calibration_kinds(profile: Profile, label: str) -> list[str]:
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
-    """Evaluations that quantizing takes, in whole passes of the network."""
+    """Network evaluations of a quantization, in whole passes of the network."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(calibration_samples(profile, run.setting, kind) for kind in kinds)
     method = method_sources().get(entry["method"])
@@ -77,7 +77,7 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
 
 
 def search_evaluations(profile: Profile, search_place: SearchPlace) -> int:
-    """Evaluations of a search, an upper bound where it stops early on a genome (racing)."""
+    """Network evaluations of a search. Of racing, which stops early on a genome, this is an upper bound."""
     search, shared = profile["searches"][search_place.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
     if search["kind"] == "ilp":
@@ -162,14 +162,14 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
-    """The speed to estimate with: given, else measured, else assumed."""
+    """Speed of the estimate: `tflops` if set, else as finished jobs measured it, else an assumption."""
     if tflops is not None:
         return Speed(1e12 * tflops, "given")
     return measured_speed(profile, results) or Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")
 
 
 def disk_bytes(profile: Profile) -> dict[str, float]:
-    """What the default tables leave on disk: images and clips, features, checkpoints, calibration data.
+    """Bytes that the default tables leave on disk: images, clips, features, checkpoints, calibration data.
 
     VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
     """
@@ -256,7 +256,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
 
 
 def vbench_lines(profile: Profile) -> list[str]:
-    """What VBench has to do beside all that; how long it takes is not known."""
+    """Lines about the jobs of VBench, whose time is unknown. None if VBench scores no run."""
     runs = [run for run in profiles.all_runs(profile) if scored_by_vbench(profile, run)]
     if not runs:
         return []

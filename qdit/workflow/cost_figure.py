@@ -1,4 +1,4 @@
-"""The estimated wall time of a profile on more and more GPUs, as a figure: where it stops scaling, and why."""
+"""A figure of the estimated wall time of a profile over the number of GPUs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def draw(profile: Profile, speed: Speed, path: Path) -> None:
-    """Write the figure as SVG: hours and the used part of the GPUs; equal input gives equal bytes."""
+    """Write the figure as SVG: hours, and the fraction of GPU time that is used. Equal input gives equal bytes."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""What the models of a profile cost: operations of one evaluation of the network, and the sizes of what it makes.
+"""Cost of a profile's models: operations of one evaluation of the network, and sizes of its samples.
 
 One *evaluation* is the network on one image or one clip. A DiT of width D, depth L and T tokens takes about
 
@@ -74,7 +74,7 @@ def clip_network(profile: Profile, setting: str) -> Network:
 
 
 def volume(size: tuple[int, int, int]) -> int:
-    """Places of (T, H, W)."""
+    """Number of elements of a (T, H, W) grid."""
     return size[0] * size[1] * size[2]
 
 
@@ -86,7 +86,7 @@ def evaluation_flops(config: DiTConfig) -> float:
 
 
 def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
-    """Shape of a model: what the profile says, else what its file of weights says; of latents of clips Open-Sora's."""
+    """Shape of a model: that of the profile, else that of its weights. A model of clip latents has Open-Sora's."""
     entry: dict[str, Any] = profile["models"][name]
     if "text_encoder" in entry:
         return STDiT3Config()

@@ -1,4 +1,4 @@
-"""What a profile needs and whether it is there: files with size and sha256, packages, devices."""
+"""Checks that the needs of a profile are met: files with size and sha256, packages, devices."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ VBENCH = "VBench's environment"
 
 @dataclass(frozen=True)
 class Finding:
-    """One needed thing: `ok` or not, one line about it, what it belongs to, and the file if it is one."""
+    """A result of a check: `ok` or not, its text, its group, and the file if it is about a file."""
 
     ok: bool
     text: str
@@ -57,12 +57,12 @@ GROUPS = {
 
 
 def group_of(file: NeededFile) -> str:
-    """What a file belongs to."""
+    """Group of a file."""
     return next((group for words, group in GROUPS.items() if file.uses[0].startswith(words)), "other files")
 
 
 def examine(profile: Profile, results: Path) -> list[Finding]:
-    """Every needed file (found and whole, or what is wrong with it), then packages, devices and disk."""
+    """Findings about every needed file, then about packages, devices and disk."""
     files = [look_at(file) for file in files_of(profile)]
     packages_of = [*text_packages(profile), *vbench_environment(profile, results)]
     return [*files, *method_files(), *packages_of, *device(profile), *disk(profile, results)]

@@ -1,4 +1,4 @@
-"""What `qdit doctor` says: whether all is there in the first line, then a line per group, then what is wrong."""
+"""The text of `qdit doctor`: a first line that sums up, a line for each group, then the problems."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -30,7 +30,7 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
 
 
 def problems(findings: Sequence[Finding]) -> Iterable[str]:
-    """What is wrong, in a few words each."""
+    """The problems, in a few words each."""
     files = [finding for finding in findings if finding.file]
     bad = [finding for finding in files if not finding.ok]
     if missing := [finding for finding in bad if finding.is_missing]:
@@ -42,7 +42,7 @@ def problems(findings: Sequence[Finding]) -> Iterable[str]:
 
 
 def group_text(members: Sequence[Finding]) -> str:
-    """One line for what belongs together."""
+    """The line of a group."""
     if any(not finding.file for finding in members):
         return "; ".join(f"{'' if finding.ok else 'FAIL: '}{finding.text}" for finding in members)
     good = [finding for finding in members if finding.ok]
@@ -61,7 +61,7 @@ def size_text(findings: Sequence[Finding]) -> str:
 
 
 def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[str]:
-    """What to do about what is wrong."""
+    """Commands that solve the problems."""
     missing = [finding.file for finding in failed if finding.file and finding.is_fetchable]
     lines = [f"next: qdit fetch --profile {name} downloads what is missing"] if missing else []
     if undigested := unverified(missing):

@@ -1,4 +1,4 @@
-"""Where a number of a table comes from: the chain of files behind a row, each checked against what the next one says.
+"""The chain of files behind a row of a table. Each file is checked against the digest that the next file records.
 
 table → metrics.json → features and images, reference, evaluator → checkpoint → calibration data, allocation → weights.
 Everything is read from the results folder; nothing is computed and no torch is loaded.
@@ -38,7 +38,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Link:
-    """One file of the chain: what it is, whether its bytes are the recorded ones, what is known, what remakes it."""
+    """A file of the chain: what it is, the result of its check, facts about it, the command that makes it again."""
 
     what: str
     path: Path
@@ -48,11 +48,11 @@ class Link:
 
     @property
     def broken(self) -> bool:
-        """Whether the file is not there or not the one that was used."""
+        """Whether the file is missing or is not the file that was used."""
         return self.check.startswith((DIFFERS, MISSING))
 
     def text(self) -> str:
-        """A paragraph."""
+        """The link as a paragraph."""
         lines = [f"{self.what}: {self.path}", f"  {self.check}", *(f"  {fact}" for fact in self.facts)]
         return "\n".join([*lines, *([f"  $ {self.command}"] if self.command else [])])
 
@@ -104,7 +104,7 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
 
 
 def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
-    """A run's metrics.json and what its check found; None if there is none, or none that can be believed."""
+    """A run's metrics.json and the result of its check. None if there is no file, or if it contradicts itself."""
     try:
         record = read_record(commands.folder(run) / "metrics.json")
     except FileNotFoundError:
@@ -193,7 +193,7 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
 
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
-    """The images of a run: every chunk against the lists that its jobs wrote."""
+    """The samples of a run. Every chunk is checked against the lists that its jobs wrote."""
     folder, images = commands.samples(run), commands.profile["sampling"]["images"]
     shards = profiles.shards(commands.profile, run.setting)
     command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
@@ -220,7 +220,7 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
 
 
 def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
-    """A checkpoint, as the run's own metrics.json knows it, and what it was made of."""
+    """A checkpoint, checked against the run's metrics.json, and the files that it was made of."""
     path = commands.checkpoint(run) / CONFIG_FILE
     expected = checkpoint_of(recorded(commands, run)[0])
     if not path.is_file():
@@ -262,7 +262,7 @@ def imported(commands: Commands, run: Run) -> str | None:
 
 
 def allocation_link(commands: Commands, run: Run, path: Path, expected: str | None) -> Link:
-    """The allocation of a run; what is recorded of it is the digest of its group sizes."""
+    """The allocation of a run. The record holds the digest of its group sizes."""
     search = profiles.search_of(commands.profile, run)
     command = shown(commands.search(search)) if search else None
     if not path.is_file():
@@ -293,7 +293,7 @@ def matches(digest: str, expected: str | None) -> str:
 
 
 def origin(path: Path) -> tuple[str, ...]:
-    """What a file of weights says about its own making."""
+    """Facts that a file of weights records about its origin."""
     if not path.is_file() or path.suffix != ".safetensors":
         return ()
     try:

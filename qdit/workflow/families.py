@@ -1,4 +1,4 @@
-"""Images and clips as a profile describes them: all that the workflow does differently for the two kinds of models."""
+"""The two families of a profile's models, images and clips, and everything that the workflow does differently."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Files from elsewhere: what a profile needs of them, whether they are whole, and their download.
+"""Files that are not part of the repository: which ones a profile needs, their check and their download.
 
 Only `qdit fetch` calls `fetch`; nothing else in this repository opens a connection (`qdit vbench install` runs pip).
 """
@@ -90,7 +90,7 @@ def files_of(profile: Profile) -> list[NeededFile]:
 
 
 def needed_files(profile: Profile) -> dict[str, list[str]]:
-    """File → what it is for, and in which rules, of everything that a profile takes and no rule makes."""
+    """File → its uses and the rules that read it, for every file of a profile that no rule makes."""
     uses: dict[str, list[str]] = {}
     known = profile.get("files", {})
     for name, model in profile["models"].items():
@@ -133,7 +133,7 @@ def check_whole(path: Path, sha256: str | None) -> None:
 
 
 def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
-    """The files that are named by path or file name, all that have a source if none is; ConfigError if unknown.
+    """The files of these paths or file names; without names all files that have a source. ConfigError if unknown.
 
     A file name that several files have means all of them.
     """
@@ -248,12 +248,12 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
 
 
 def etag_file(partial: Path) -> Path:
-    """Beside a partial download: the server's name of the version that it is of."""
+    """File beside a partial download with the server's name of its version."""
     return partial.with_name(f"{partial.name}.etag")
 
 
 def download(url: str, partial: Path) -> Path:
-    """Download to `part`, going on where an earlier call stopped if the server still has the same version."""
+    """Download to `partial`. If the server still has the same version, continue where an earlier call stopped."""
     have = partial.stat().st_size if partial.is_file() else 0
     etag = etag_file(partial).read_text(encoding="utf-8") if etag_file(partial).is_file() else ""
     headers = {"User-Agent": "qdit", "Accept-Encoding": "identity"}
@@ -279,14 +279,14 @@ def download(url: str, partial: Path) -> Path:
 
 
 def restarted(url: str, partial: Path) -> Path:
-    """Download from the beginning: what is there is longer than the file."""
+    """Download from the beginning, because the partial download is longer than the file."""
     partial.unlink()
     etag_file(partial).unlink(missing_ok=True)
     return download(url, partial)
 
 
 def interrupted(why: object, partial: Path) -> str:
-    """What to do after a download that stopped."""
+    """Text of the error for a download that stopped."""
     return f"the download stopped ({why}); run the same command again, it goes on from {partial.name}"
 
 
@@ -301,7 +301,7 @@ def require_space(partial: Path, size: int) -> None:
 
 
 def copy(answer: BinaryIO, partial: Path, *, have: int, total: int | None) -> int:
-    """Append what the server sends after the first `have` bytes of `part`; returns the number of bytes."""
+    """Append what the server sends after the first `have` bytes of `partial`; returns the number of bytes."""
     name, written = partial.name.removesuffix(".part"), 0
     bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1)
     with partial.open("r+b" if have else "wb") as data, bar:

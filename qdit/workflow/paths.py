@@ -1,4 +1,4 @@
-"""Where the paths of a profile may lead: a profile of a stranger must not choose what this program runs or overwrites.
+"""Limits for the paths of a profile: a stranger's profile must not choose what this program runs or overwrites.
 
 Every path is relative to the checkout and stays in its data folders; what is fetched comes over https or from the hub,
 into folders of inputs, under no name that Python, Snakemake or a shell would load. SECURITY.md says it for readers.

@@ -1,4 +1,4 @@
-"""Profiles: the YAML file that says which models, settings, methods and tables there are, and its runs."""
+"""Profiles: YAML files that define models, settings, methods and tables; and the runs of a profile."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -68,7 +68,7 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
 
 
 def say_miniature(profile: dict[str, Any]) -> None:
-    """Let a profile of digits that does not say so itself (one from before the key `miniature`) say it, in place."""
+    """Set the key `miniature` of a profile of digits that does not have it, in place."""
     models = profile["models"].values()
     if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
         profile.setdefault("miniature", MINIATURE)
@@ -83,7 +83,7 @@ def validate(profile: Any) -> ProfileModel:
 
 
 def default_tables(profile: Profile) -> list[str]:
-    """Tables that are made without being asked for by name."""
+    """Tables that the workflow makes when no target is named."""
     return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
 
 
@@ -137,7 +137,7 @@ def listing(profile: Profile) -> str:
     for name, setting in profile["settings"].items():
         lines.append(f"  {name:<20} " + ", ".join(f"{key} {value}" for key, value in setting.items()))
     for table in profile["tables"]:
-        opt_in = "" if table in default_tables(profile) else " (only when asked for by name)"
+        opt_in = "" if table in default_tables(profile) else " (made only when it is named)"
         lines += [f"{table}{opt_in}:", *(f"  {run.path}" for run in runs_of(profile, table))]
     return "\n".join(lines)
 
@@ -152,7 +152,7 @@ def broken_lines(profile: Profile) -> list[str]:
 
 
 def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> list[str]:
-    """What decides every image of a setting, as flags of `qdit`; VAE and precision only where the profile has them.
+    """Flags of `qdit` that decide every sample of a setting. VAE and precision are left out if the profile has none.
 
     Without `decoded` the VAE is left out, for steps that look at latents.
     """

@@ -157,7 +157,7 @@ def check(model: type[T], content: Any) -> T:
         raise ConfigError(describe(problem.errors(include_url=False)[0])) from None
 
 
-def place(path: Sequence[Any]) -> str:
+def dotted(path: Sequence[Any]) -> str:
     """Where in the profile: `tables.table2.blocks[0].bits`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".") or "profile"
@@ -168,7 +168,7 @@ def describe(problem: ErrorDetails) -> str:
     path, kind, limits = list(problem["loc"]), problem["type"], problem.get("ctx", {})
     if path and path[-1] == "[key]":
         path = path[:-2]
-    where, value = place(path), problem["input"]
+    where, value = dotted(path), problem["input"]
     begin = f"{where}: found {reprlib.repr(value)}"
     if kind == OWN:
         return f"{where}: {limits['text']}" if limits["text"][0] not in ".:" else f"{where}{limits['text']}"

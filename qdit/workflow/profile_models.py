@@ -1,4 +1,4 @@
-"""What a profile may say: a model for each of its parts. Their references to each other: `profile_references`."""
+"""The pydantic models of a profile's parts. `profile_references` checks the references between them."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -243,7 +243,7 @@ class Table(Part):
     title: Text | None = None
     """Instead of the kind's own."""
     opt_in: bool = False
-    """Made only when asked for by name (snakemake --cores all NAME)."""
+    """Made only when it is named (snakemake --cores all NAME)."""
     fitted: Unique[str] = ()
     blocks: Several[Block]
 

@@ -1,4 +1,4 @@
-"""Rows of a profile whose method failed or cannot: what the end of a run lists, and what makes its exit code."""
+"""Rows of a profile whose method failed or does not support them. A run lists them at its end."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

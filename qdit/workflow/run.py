@@ -1,4 +1,4 @@
-"""`qdit run`: the snakemake call that makes tables of a profile, and what it would have to make."""
+"""`qdit run`: the snakemake call that makes tables of a profile, and the rows that it has to make."""
 
 import shlex
 import sys
@@ -40,7 +40,7 @@ def executable(command: Sequence[str]) -> list[str]:
 
 
 def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
-    """Names of tables to make: those given, or all default ones; ConfigError for a name that is no table."""
+    """Names of the tables to make: `targets`, or all default tables. ConfigError for a name that is no table."""
     for target in targets:
         if target not in profile["tables"]:
             known = ", ".join(profile["tables"])

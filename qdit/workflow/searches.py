@@ -1,4 +1,4 @@
-"""The searches of a profile: what they may say, and where the allocation of a run comes from."""
+"""The searches of a profile: checks of their entries, and the search whose allocation a run takes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class SearchPlace:
 
 
 def place_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchPlace | None:
-    """The search whose allocation a run takes, or None: at the run's own place unless `searched_at` says where."""
+    """The search whose allocation a run takes, or None. `searched_at` may name another setting, form or bits."""
     entry = profile["methods"][label]
     if "search" not in entry:
         return None

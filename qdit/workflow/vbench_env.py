@@ -1,4 +1,4 @@
-"""VBench's own environment: a virtual environment with the locked packages, made only when it is asked for.
+"""VBench's own environment: a virtual environment with the locked packages, which `qdit vbench install` makes.
 
 The one command besides `qdit fetch` that downloads: from PyPI, 3.3 GB that become 6.1 GB (PyPI's torch has CUDA).
 VBench cannot live in the suite's environment: it needs transformers 4.33, numpy 1 and torch 2.5.

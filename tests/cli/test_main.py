@@ -318,8 +318,8 @@ def test_validate_says_what_there_is(qdit: Qdit, tmp_path: Path) -> None:
 
 def test_ls_shows_methods_settings_and_runs(qdit: Qdit) -> None:
     out = qdit("ls").out
-    for part in ("q-dit", "baselines.rtn", "digits-cfg1.5-s20", "table4:", "/salient/rtn/w4a8-common"):
-        assert part in out
+    for words in ("q-dit", "baselines.rtn", "digits-cfg1.5-s20", "table4:", "/salient/rtn/w4a8-common"):
+        assert words in out
 
 
 def test_doctor_finds_what_is_missing_or_damaged(

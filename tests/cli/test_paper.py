@@ -33,7 +33,7 @@ def qdit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "words"),
     [
         ("check-file nothing.pt", "nothing.pt: missing; `qdit fetch`"),
         ("fetch nothing.pt", "nothing.pt: not a file that can be fetched"),
@@ -52,13 +52,13 @@ def qdit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_bad_arguments_are_one_line(
-    arguments: str, part: str, qdit: Qdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: str, words: str, qdit: Qdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = qdit(*arguments.split())
     assert code == 2
     assert err.count("\n") == 1
-    assert part in err
+    assert words in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
@@ -117,8 +117,8 @@ def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: py
     )
     assert (code, err) == (1, "")
     assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 25
-    for part in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
-        assert part in out, part
+    for words in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
+        assert words in out, words
     for rule in ("import_weights", "reference_adm", "(sample)", "evaluate", "(sample_video)", "(embed_prompts)"):
         assert rule in out, rule
     assert "100 TFLOP/s per GPU (given)" in out

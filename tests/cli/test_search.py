@@ -35,7 +35,7 @@ NATURAL = "weights/dit-digits-natural.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "messages"),
     [
         ("--kind race", ["'race'", "evolution, racing, response, random, ilp, hessian, uniform, chance", "'racing'"]),
         ("--reference-size 48", ["budget of uniform group size 48 cannot be met", "legal references: [1, 2, 3, 4"]),
@@ -63,15 +63,15 @@ NATURAL = "weights/dit-digits-natural.safetensors"
         ("--steps 0", ["steps 0", "1 to 1000"]),
     ],
 )
-def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: str, parts: list[str]) -> None:
+def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: str, messages: list[str]) -> None:
     line = refused(f"search {NATURAL} {tmp_path}/a.json {arguments}")
-    for part in parts:
-        assert part in line
+    for words in messages:
+        assert words in line
     assert not (tmp_path / "a.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "messages"),
     [
         ("--seeds 0", ["seeds 0"]),
         ("--curve 4096", ["must not descend"]),
@@ -81,10 +81,10 @@ def test_a_bad_search_is_one_line(refused: Refused, tmp_path: Path, arguments: s
         ("--calibration a --weights none.safetensors", ["none.safetensors"]),
     ],
 )
-def test_a_bad_study_is_one_line(refused: Refused, tmp_path: Path, arguments: str, parts: list[str]) -> None:
+def test_a_bad_study_is_one_line(refused: Refused, tmp_path: Path, arguments: str, messages: list[str]) -> None:
     line = refused(f"search-study {tmp_path}/a.json --work {tmp_path}/work --workers 1 {arguments}")
-    for part in parts:
-        assert part in line
+    for words in messages:
+        assert words in line
 
 
 def test_the_journal_of_another_search_stays(

@@ -1,4 +1,4 @@
-"""Commands of the warm server behave as ordinary ones: output, exit code, folder, environment, and they end with it."""
+"""Commands behave the same on the command server: output, exit code, folder, environment; they end with it."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WARM = ROOT / "qdit" / "cli" / "server.py"
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the warm server needs Linux")
+SERVER = ROOT / "qdit" / "cli" / "server.py"
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the command server needs Linux")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    address = tmp_path_factory.mktemp("warm") / "own" / "socket"
-    running = subprocess.Popen([sys.executable, str(WARM), "serve", str(address)], stdin=subprocess.PIPE)
+    address = tmp_path_factory.mktemp("server") / "folder" / "socket"
+    running = subprocess.Popen([sys.executable, str(SERVER), "serve", str(address)], stdin=subprocess.PIPE)
     wait_until(address.exists)
     yield running, address
     if running.stdin is not None:
@@ -35,7 +35,7 @@ def wait_until(condition) -> None:
 
 def command(address: Path, *arguments: str, sources: Path = ROOT) -> list[str]:
     assert (sources / "qdit").is_dir()
-    return [sys.executable, "-SE", str(WARM), "run", str(address), *arguments]
+    return [sys.executable, "-SE", str(SERVER), "run", str(address), *arguments]
 
 
 def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str, str]:
@@ -122,7 +122,7 @@ def test_a_command_ends_with_its_client(server, tmp_path):
 
 def test_everything_ends_with_the_starter_of_the_server(tmp_path):
     address = tmp_path / "own" / "socket"
-    running = subprocess.Popen([sys.executable, str(WARM), "serve", str(address)], stdin=subprocess.PIPE)
+    running = subprocess.Popen([sys.executable, str(SERVER), "serve", str(address)], stdin=subprocess.PIPE)
     wait_until(address.exists)
     client, process = started_child(address, tmp_path)
     assert running.stdin is not None

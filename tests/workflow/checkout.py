@@ -84,8 +84,8 @@ def jobs_of(printed: str) -> set[Job]:
 def copied(repository: Path, folder: Path, *, extra: tuple[str, ...] = ()) -> Path:
     """A copy of what the workflow needs and of `extra` files, without results, in a folder whose name has a space."""
     root = folder / "a checkout"
-    for part in (*PARTS, *extra):
-        source, target = repository / part, root / part
+    for name in (*PARTS, *extra):
+        source, target = repository / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

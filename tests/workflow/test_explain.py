@@ -132,7 +132,7 @@ def test_commands_are_the_workflows(checkout: Checkout, tiny_plan: str) -> None:
 def check_inputs(printed: set[tuple[str, ...] | None], commands: Commands, runs: set[Run]) -> None:
     """Quantize jobs name their kinds of calibration data, which a run's checkpoint records."""
     quantized = {command[3]: command for command in printed if command and command[1] == "quantize"}
-    calibrated = {command for command in printed if command and command[1] == "calibrate"}
+    calibrations = {command for command in printed if command and command[1] == "calibrate"}
     needed = set()
     for run in runs:
         command = quantized.pop(str(commands.checkpoint(run)))
@@ -142,4 +142,4 @@ def check_inputs(printed: set[tuple[str, ...] | None], commands: Commands, runs:
         assert words(shown(commands.quantize(run, data))) == command
         needed |= {words(calibrated(commands, run, kind)) for kind in kinds}
     assert not quantized
-    assert needed <= calibrated
+    assert needed <= calibrations

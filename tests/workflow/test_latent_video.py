@@ -49,7 +49,7 @@ def test_the_clips_are_those_of_the_step_itself(sampled: Checkout, tmp_path: Pat
     sample_checkpoint(SampleJob(folder.parent / "checkpoint", tmp_path, FLOW, prompts=clips, **sources))
     for number in range(3):
         name = f"{number:05d}.npz"
-        alone, content = (load_arrays(place / name) for place in (tmp_path, folder))
+        alone, content = (load_arrays(folder_of_chunks / name) for folder_of_chunks in (tmp_path, folder))
         assert list(content["prompts"]) == [PROMPTS[number]] * 2
         assert np.abs(content["frames"].astype(int) - alone["frames"]).mean() < 3, "but for bfloat16"
 

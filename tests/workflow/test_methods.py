@@ -118,6 +118,7 @@ def test_calibration_data_are_planned_as_the_options_say(tiny_plan: str) -> None
     } == {
         "fp": set(),
         "rtn": {"trajectory"},
+        "rtn-no-zero": set(),
         "rtn-g16-static": {"trajectory"},
         "rtn-g16-dynamic": set(),
         "rtn-g36-dynamic": set(),

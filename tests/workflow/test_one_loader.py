@@ -84,11 +84,11 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Overlay]:
     for name, (method, options) in OPTIONS.items():
         entry = json.dumps({"methods": {method: {"method": method, "options": options}}}).replace("NaN", ".nan")
         texts[name] = (entry, f"methods.{method}.options")
-    made = {}
+    overlays = {}
     for index, (name, (text, reason)) in enumerate(texts.items()):
-        made[name] = Overlay(folder / f"{index}.yaml", reason)
-        made[name].path.write_text(text, encoding="utf-8")
-    return made
+        overlays[name] = Overlay(folder / f"{index}.yaml", reason)
+        overlays[name].path.write_text(text, encoding="utf-8")
+    return overlays
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def test_what_no_step_imports_replans_nothing(checkout: Checkout) -> None:
 
 
 def test_touched_sources_never_plan_training(checkout: Checkout) -> None:
-    sources = [path for part in ("qdit", "baselines", "rules") for path in (checkout.root / part).rglob("*.*")]
+    sources = [path for folder in ("qdit", "baselines", "rules") for path in (checkout.root / folder).rglob("*.*")]
     for path in sources:
         os.utime(path)
     with checkout.edited("qdit/models/dit.py", "qdit/core/seeds.py", "qdit/mini/training/dit.py"):
@@ -76,7 +76,7 @@ def test_more_resamples_evaluate_again_and_sample_nothing(checkout: Checkout, tm
 def test_a_search_is_planned_once_for_all_tables_that_ask_for_it(checkout: Checkout, tiny_plan: str) -> None:
     searches = re.findall(r"output: results/tiny/search/(\S+)/(\w+)/(w\da\d)\.json", tiny_plan)
     assert len(searches) == len(set(searches))
-    tables = sorted(kind for place, kind, bits in searches if (place, bits) == ("digits-cfg1.0-s20/natural", "w4a8"))
+    tables = sorted(kind for point, kind, bits in searches if (point, bits) == ("digits-cfg1.0-s20/natural", "w4a8"))
     assert tables == ["evolution", "hessian", "ilp", "racing", "random", "response"], "of table4 and table6"
     assert len([kind for _, kind, _ in searches if kind == "racing"]) == 4, "of the table transfer"
     assert Job("quantize", "allocated-racing") in jobs_of(tiny_plan)

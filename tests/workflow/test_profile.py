@@ -227,15 +227,15 @@ def test_shipped_profile_is_valid_and_every_check_starts_from_it(profile: Profil
     assert profile["profile"] == "mini"
 
 
-def parts(part: type[Part] = Part) -> list[type[Part]]:
+def parts(model: type[Part] = Part) -> list[type[Part]]:
     """Every model of a profile."""
-    return [one for below in part.__subclasses__() for one in [below, *parts(below)]]
+    return [subclass for below in model.__subclasses__() for subclass in [below, *parts(below)]]
 
 
 def test_models_close_every_mapping_and_convert_nothing() -> None:
     assert len(parts()) > 15
-    for part in parts():
-        config = part.model_config
+    for model in parts():
+        config = model.model_config
         assert config["extra"] == "forbid" and config["strict"] and config["frozen"] and not config["allow_inf_nan"]
 
 
@@ -274,13 +274,13 @@ def test_controls_wait_for_every_default_run_and_opt_in_tables_for_being_asked(p
     add_table(profile, "qc")
     negative = Run(PLAIN, "natural", "rtn", "w2a2", "common")
     assert runs_of(profile, "more") == [*before, negative] == all_runs(profile)
-    profile["tables"]["asked"] = {"opt_in": True, **profile["tables"]["more"], "kind": "variants"}
-    profile["tables"]["asked"]["blocks"] = [profile["tables"]["more"]["blocks"][0] | {"bits": ["w3a3"], "base": "rtn"}]
+    profile["tables"]["named"] = {"opt_in": True, **profile["tables"]["more"], "kind": "variants"}
+    profile["tables"]["named"]["blocks"] = [profile["tables"]["more"]["blocks"][0] | {"bits": ["w3a3"], "base": "rtn"}]
     validate(profile)
     assert default_tables(profile) == ["table2", "table4", "more"]
     assert runs_of(profile, "more") == [*before, negative] == all_runs(profile)
-    assert Run(PLAIN, "natural", "rtn", "w3a3", "common") in runs_of(profile, "asked")
-    assert "asked (only when asked for by name):" in listing(profile) and "\nmore:\n" in listing(profile)
+    assert Run(PLAIN, "natural", "rtn", "w3a3", "common") in runs_of(profile, "named")
+    assert "named (made only when it is named):" in listing(profile) and "\nmore:\n" in listing(profile)
 
 
 def test_full_precision_is_run_once_and_every_run_has_its_own(profile: Profile) -> None:
