@@ -161,7 +161,6 @@ def test_files_are_short(repository: Path) -> None:
     assert {path for path, count in lines.items() if count > MOST_LINES} <= LONGER_FILES
 
 
-@pytest.mark.skip(reason="switched on when all rooms are renamed")  # 319 when it was written
 def test_names_say_what_they_hold(repository: Path) -> None:
     named = [
         f"{path}: {line.strip()}"
