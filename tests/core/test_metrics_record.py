@@ -136,3 +136,10 @@ def test_bits_are_what_something_can_have() -> None:
     for wrong in ("w0a8", "w4a0", "w1a8", "w9a8", "w4a32", "w04a8", "W4A8", "w4a8 ", "w4", "", None, 4):
         with pytest.raises(ConfigError, match="2 to 8, or 16"):
             split_bits(wrong)  # type: ignore[arg-type]
+
+
+def test_a_reference_of_ready_statistics_leaves_metrics_without_a_value() -> None:
+    stored = content()
+    stored["metrics"] |= {"sfid": None, "precision": None, "recall": None}
+    kept = MetricsRecord.from_json(stored).metrics
+    assert kept["precision"] is None and kept["sfid"] is None and kept["fid"] == 2.0
