@@ -12,7 +12,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands, shown
-from qdit.workflow.explain import DIFFERS, MISSING, chain, explain_text, find_run, listing
+from qdit.workflow.explain import DIFFERS, MISSING, calibrated, chain, explain_text, find_run, listing
 from qdit.workflow.profile import Profile, load_profile
 from tests.workflow.checkout import Checkout
 
