@@ -30,6 +30,7 @@ def group_of(item: pytest.Item) -> str:
     return f"{file}:{parameters['name']}" if file.endswith("test_contract.py") and "name" in parameters else file
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the groups for `--dist loadgroup`, and put those that take longest first."""
     groups = {item: group_of(item) for item in items}
