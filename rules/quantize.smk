@@ -20,6 +20,8 @@ rule quantize:
         runtime=cluster_resource("minutes"),
     params:
         code=quantize_code,
+        # Snakemake compares parameters that do not depend on inputs: method, bits, scope, options.
+        without_data=lambda w: COMMANDS.quantize(run_of(w), {}),
         command=quantize_command,
     shell:
         "qdit --benchmark $(dirname {log})/quantize.json {params.command} > {log} 2>&1"

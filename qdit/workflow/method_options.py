@@ -25,7 +25,7 @@ class NotReadable(Exception):
 
 
 def check_method_options(method: str, values: Mapping[str, Any], *, where: str) -> None:
-    """ConfigError unless the method takes these options, given at `place` of a profile.
+    """ConfigError unless the method takes these options, given at `where` in a profile.
 
     Of a method whose options cannot be read without importing it, the quantize step checks them.
     """
@@ -37,7 +37,10 @@ def check_method_options(method: str, values: Mapping[str, Any], *, where: str) 
 @cache
 def options_class(method: str) -> type | None:
     """A copy of the options dataclass of a method; None if it cannot be had without importing the method's file."""
-    module = method_sources()[method].module
+    facts = method_sources().get(method)
+    if facts is None:  # its file is broken: the quantize step says so
+        return None
+    module = facts.module
     try:
         definition_node = next(node for node in classes(module) if constant(attribute(node, "name")) == method)
         return options_of(module, definition_node)

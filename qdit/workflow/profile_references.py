@@ -6,7 +6,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError
 from qdit.workflow.families import CLIP_KEYS, CLIPS, family_at, family_of
-from qdit.workflow.method_index import method_sources
+from qdit.workflow.method_index import method_index
 from qdit.workflow.method_options import check_method_options
 from qdit.workflow.profile_facts import (
     DIGITS_REFERENCES,
@@ -185,6 +185,6 @@ def check_method(entry: MethodEntry, where: str) -> None:
 
     Whether a group size divides is known only with the model: the quantize step says so.
     """
-    require(entry.method, method_sources(), f"{where}.method")
+    require(entry.method, method_index().names, f"{where}.method")
     allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}
     check_method_options(entry.method, entry.options | allocated, where=f"{where}.options")

@@ -136,7 +136,7 @@ def test_a_new_method_works_as_it_is_written(copy: Checkout, tmp_path: Path) -> 
         planned = copy.plan(command[1], overlays=tuple(command[2].split()))
         assert {Job("quantize", "my-method"), Job("sample", "my-method"), Job("table", None)} <= planned
         assert "my_method.yaml: valid" in python(copy, "qdit", "validate", "mini", "my_method.yaml")
-        assert "group_size  int | None  null" in python(copy, "qdit", "methods", "my-method")
+        assert "group_size  GroupSize | None  null" in python(copy, "qdit", "methods", "my-method")
         python(copy, "qdit", "quantize", WEIGHTS, str(tmp_path / "checkpoint"), "--method", "my-method")
         outcomes = python(
             copy, "pytest", "-q", "tests/baselines", "-k", "my-method or my_method", "-p", "no:cacheprovider"
