@@ -29,7 +29,7 @@ from qdit.models.diffusers_format import WEIGHTS_FILE
 from qdit.models.dit import DiT, sincos_positions
 from qdit.models.loading import import_official, to_diffusers
 from qdit.quant.checkpoint import Quantized, load_checkpoint, quantized_sites, save_checkpoint
-from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE
+from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, with_digest
 from qdit.quant.sites import prepare_inference
 from qdit.quant.size import size_actual_mb, size_predicted_mb
 from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file, collect
@@ -239,7 +239,7 @@ def at_input_size(source: Path, target: Path, input_size: int) -> Path:
     target.mkdir(exist_ok=True)
     config = read_json(source / CONFIG_FILE)
     config["model"]["config"]["input_size"] = input_size
-    write_json(target / CONFIG_FILE, config)
+    write_json(target / CONFIG_FILE, with_digest(config))
     (target / TENSORS_FILE).unlink(missing_ok=True)
     (target / TENSORS_FILE).hardlink_to(source / TENSORS_FILE)
     return target

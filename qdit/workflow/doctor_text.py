@@ -7,7 +7,7 @@ from qdit.workflow.doctor import Finding
 from qdit.workflow.fetch import unverified
 from qdit.workflow.profile import Profile
 
-SHORT = {"GPU": "no GPU", "disk": "too little room on the disk"}
+SHORT = {"methods": "a file of methods is broken", "GPU": "no GPU", "disk": "too little room on the disk"}
 """Group → what its failure means, where that is not that something is missing."""
 
 

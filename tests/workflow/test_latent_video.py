@@ -18,6 +18,8 @@ from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_late
 from tests.workflow.checkout import Checkout, copied
 from tests.workflow.test_explain import words
 
+pytestmark = pytest.mark.ci
+
 OVERLAYS = ("tests/workflow/tiny.yaml", "tests/workflow/latent_video.yaml")
 TEXT = Path("results/tiny/text/stdit3-latents.safetensors")
 RUN = Run("latents-cfg3.0-s2", "natural", "q-dit", "w4a8", "common")

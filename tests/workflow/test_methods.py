@@ -68,7 +68,8 @@ def test_a_bad_file_is_one_line_and_stops_no_other_method(copy: Checkout, bad_fi
         printed = python(copy, "qdit", "quantize", WEIGHTS, str(tmp_path / method), "--method", method, code=2)
         assert words in printed and len(printed.splitlines()) == 1
     examined = python(copy, "qdit", "doctor", code=1)
-    assert f"FAIL  {ptqd}" in examined and "FAIL  baselines/tq_dit.py line 1: ModuleNotFoundError" in examined
+    assert f"FAIL: {ptqd}" in examined and "FAIL: baselines/tq_dit.py line 1: ModuleNotFoundError" in examined
+    assert examined.startswith("mini: NOT READY: a file of methods is broken")
 
 
 def test_the_workflow_plans_the_other_rows_and_says_which_cannot_be_made(copy: Checkout, bad_files: int) -> None:

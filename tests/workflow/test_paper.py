@@ -13,6 +13,8 @@ from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout
 from tests.workflow.test_explain import words
 
+pytestmark = pytest.mark.ci
+
 PAPER = ("config/paper.yaml",)
 JOBS = 4162
 """Jobs of the whole plan, as docs/paper-profile.md says."""

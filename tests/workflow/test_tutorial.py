@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.ci
+
 DOCUMENT = "docs/add-a-method.md"
 METHOD, LINE, TABLE = "baselines/smoothquant.py", "smoothquant.yaml", "smoothquant-table.yaml"
 RULE = "rules/baselines/smoothquant.smk"

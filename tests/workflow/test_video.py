@@ -18,6 +18,8 @@ from tests.workflow.checkout import Checkout, copied
 from tests.workflow.test_explain import words
 from tests.workflow.tiny_video import write_tiny_video
 
+pytestmark = pytest.mark.ci
+
 OVERLAYS = ("tests/workflow/tiny.yaml", "tests/workflow/video.yaml")
 RUNS = "runs/clips-cfg2.5-s15"
 
