@@ -16,10 +16,10 @@ reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables a
 	$(BIN)/snakemake --cores all
 
 test: $(INSTALLED) ## install, run all tests and checks of the code
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m ""
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ""
 
 install: $(INSTALLED) ## only install the locked packages into .venv
 
