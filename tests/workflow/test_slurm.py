@@ -10,6 +10,8 @@ from qdit.workflow.method_index import method_facts
 from tests.workflow.checkout import Checkout
 from tests.workflow.test_paper import JOBS
 
+pytestmark = pytest.mark.ci
+
 COMPUTING = ("calibrate", "quantize", "sample", "search")
 
 
