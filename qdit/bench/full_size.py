@@ -91,7 +91,7 @@ def line(name: str, entry: dict[str, Any]) -> str:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Table of all parts and their stages, then what each found."""
+    """Table of the parts and their stages, then the facts that each part recorded."""
     found_parts = content["measured"]
     measured = {name: found_parts[name] for name in parts() if name in found_parts}
     rows = [row for name, entry in measured.items() for row in stage_rows(name, entry)]
@@ -101,12 +101,13 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     processors = ", ".join(dict.fromkeys(entry["processor"] for entry in measured.values()))
     threads = ", ".join(str(count) for count in sorted({entry["threads"] for entry in measured.values()}))
     about = (
-        f"{content['command']} · {processors}, {content['machine']['cores']} cores, threads of a part: {threads}; peak:"
-        " largest resident memory of the part's process so far, mapped files included; load: before and after the part"
+        f"The command was `{content['command']}`. The processor was {processors} ({content['machine']['cores']} cores)."
+        f" Number of threads of a part: {threads}. The column *peak* is the largest memory that the process of the part"
+        " has held so far, mapped files included. The column *load* is the load average before and after the part."
     )
     fact_lines = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
-    return "\n".join([about, "", body, "", *missing, "Found:", "", *fact_lines, ""])
+    return "\n".join([about, "", body, "", *missing, "Each part checks its result. These facts are on record:", "", *fact_lines, ""])
 
 
 def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:

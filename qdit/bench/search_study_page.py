@@ -24,7 +24,7 @@ def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
 
 
 def verdict(study: Mapping[str, Any]) -> str:
-    """Whether random search is as good as Algorithm 1: the first sentence."""
+    """Sentence that says whether random search is as good as Algorithm 1."""
     against = study["comparison"]["random"]["against_evolution"]
     low, high = against["interval_95"]
     words = f"{percent(against['mean'])} (95 % interval {percent(low)} to {percent(high)}, {seeds_of(study)} seeds)"
@@ -39,23 +39,23 @@ def verdict(study: Mapping[str, Any]) -> str:
 
 
 def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
-    """Whether a search with fewer images is as good."""
+    """Sentences that say whether a search with fewer images is as good as Algorithm 1."""
     cheap, plain = study["comparison"][kind], study["comparison"]["evolution"]
     against, share = cheap["against_evolution"], cheap["images_share"]
     scores = study["plan"]["score_images"][kind]
     whole = (cheap["images_sampled_mean"] + scores) / plain["images_sampled_mean"]
-    counted = f" ({whole:.1%} with the passes that its scores of layers take)" if scores else ""
+    counted = f" ({whole:.1%} with the forward passes for its scores of layers)" if scores else ""
     name = NAMES[kind]
     return (
-        f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}; the paired mean"
-        f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}, its 95 % bootstrap"
-        f" upper bound {percent(against['upper_95'])} ({bound(against['upper_95'])} the +2 % that was required"
-        " beforehand)."
+        f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}. The paired mean"
+        f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}. Its 95 % bootstrap"
+        f" upper bound is {percent(against['upper_95'])}. This bound is {bound(against['upper_95'])} the +2 % that"
+        " were required before the study."
     )
 
 
 def bound(value: float) -> str:
-    """On which side of 2 % a bound is."""
+    """`below` or `not below`: the position of a bound relative to 2 %."""
     return "below" if value < 0.02 else "not below"
 
 
@@ -67,21 +67,30 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
     lines = [
         "# The study of the searches",
         "",
-        verdict(study),
-        *(cheap_verdict(study, kind) for kind in CHEAP if kind in study["comparison"]),
+        "> Words such as *genome* and *FD-FP*: [glossary](glossary.md)",
+        "",
+        "The study runs each search with several seeds. Then it measures every winner on *held-out* images: images with"
+        f" noise that no search saw. The held-out metric is {metric}; lower is better.",
+        "",
+        f"- {verdict(study)}",
+        *(f"- {cheap_verdict(study, kind)}" for kind in CHEAP if kind in study["comparison"]),
         "",
         f"![Held-out metric against images sampled]({figure.as_posix()})",
         "",
-        f"Best genome so far, measured on {plan['curve_images']} held-out images, against the images that its search"
-        " had sampled by then. Lines are means over the seeds, bands reach from the best to the worst seed; the dashed"
-        f" line is group size {plan['reference']} everywhere.",
+        "The horizontal axis is the number of images that a search has sampled. The vertical axis is the held-out metric"
+        f" of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean over the seeds. A"
+        " band reaches from the best to the worst seed. The dashed line is the uniform allocation with group size"
+        f" {plan['reference']} in all layers.",
+        "",
+        "In the table, the columns *against* give the relative difference of the held-out metric.",
         "",
         f"| search | images sampled | {metric}, {plan['held_out_images']} held-out images | standard deviation |"
         " against uniform | against Algorithm 1 | 95 % upper bound |",
         "|---|---:|---:|---:|---:|---:|---:|",
         f"| uniform {plan['reference']} | 0 | {uniform:.5f} | | | | |",
     ]
-    for kind, summary in study["comparison"].items():
+    comparison = {kind: study["comparison"][kind] for kind in NAMES if kind in study["comparison"]}
+    for kind, summary in comparison.items():
         spread = "" if summary["held_out_sd"] is None else f"{summary['held_out_sd']:.5f}"
         against = summary.get("against_evolution")
         last = ["", ""] if against is None else [percent(against["mean"]), percent(against["upper_95"])]
@@ -90,18 +99,19 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"{plan['weights']['file']} at {plan['bits'].upper()}, {protocol['steps']} {protocol['sampler'].upper()} steps,"
-        f" guidance {protocol['cfg_scale']:g}; sizes {', '.join(map(str, plan['sizes']))}; {plan['images']} images per"
-        f" genome; {plan['seeds']} seeds, each with noise and draws of its own; one more noise, the same for all, to"
-        " measure the winners.",
+        f"**Conditions.** The model is {plan['weights']['file']} at {plan['bits'].upper()}. Sampling has"
+        f" {protocol['steps']} {protocol['sampler'].upper()} steps and guidance scale {protocol['cfg_scale']:g}. The group"
+        f" sizes are {', '.join(map(str, plan['sizes']))}. A genome is measured on at most {plan['images']} images. There"
+        f" are {plan['seeds']} seeds; each has its own noise and its own random draws. All winners are measured on one"
+        " further noise.",
         "",
-        "Options: "
-        + "; ".join(f"{NAMES[kind]} {options_text(summary)}" for kind, summary in plan["options"].items())
-        + ".",
+        "**Options:**",
         "",
-        f"Made by `{study['command']}` at commit {study['commit']} in {study['seconds'] / 60:.0f} minutes with"
-        f" {study['workers']} workers on {study['machine']['processor']} ({study['machine']['cores']} cores). The bound"
-        " is the 95th percentile of the mean over resampled seeds; few seeds make it optimistic.",
+        *(f"- {NAMES[kind]}: {options_text(plan['options'][kind])}" for kind in NAMES if kind in plan["options"]),
+        "",
+        f"`{study['command']}` made the study at commit {study['commit']}. It took {study['seconds'] / 60:.0f} minutes"
+        f" with {study['workers']} workers on {study['machine']['processor']} ({study['machine']['cores']} cores). The"
+        " upper bound is the 95th percentile of the mean over resampled seeds. With few seeds this bound is too low.",
         "",
     ]
     return "\n".join(lines)
