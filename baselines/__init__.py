@@ -1,1 +1,1 @@
-"""The compared methods, one file each; `qdit.methods.registry` finds every module in this folder."""
+"""The compared methods, one file each. `qdit.methods.registry` imports every module of this folder."""

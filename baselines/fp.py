@@ -1,4 +1,7 @@
-"""Full precision: the model as it is, through the same steps as every method; the positive control."""
+"""Full precision: the model is not quantized, but it goes through the same steps as every method.
+
+It is the positive control.
+"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,11 +16,14 @@ from qdit.sampling.calibration import CalibrationSet
 
 @dataclass(frozen=True)
 class FullPrecisionOptions(CheckedOptions):
-    """There is nothing to choose."""
+    """Full precision has no options."""
 
 
 class FullPrecision(Method):
-    """The identity, at 16/16 bits only ("FP16" in the papers' tables; the mini profile computes in float32)."""
+    """Returns the model unchanged, at 16/16 bits only.
+
+    The papers' tables call it "FP16"; the mini profile computes in float32.
+    """
 
     name = "fp"
     printed = "FP"
@@ -44,7 +50,7 @@ class FullPrecision(Method):
         calibration: Mapping[str, CalibrationSet],
         options: FullPrecisionOptions,
     ) -> Quantized:
-        """A copy of the model."""
+        """Return a copy of the model."""
         if (weight_bits, activation_bits) != (FULL_PRECISION_BITS, FULL_PRECISION_BITS):
             raise Unsupported(f"fp: W{weight_bits}A{activation_bits} is not full precision; ask for w16a16")
         return Quantized(deepcopy(model))

@@ -1,13 +1,14 @@
-"""G4W+P4A: GPTQ group weights with PTQ4DM's static activations, the baseline that Q-DiT's authors built.
+"""G4W+P4A: weights by GPTQ in groups, activations with PTQ4DM's static ranges. Q-DiT's authors built this baseline.
 
 Numbered details (spec/methods.md §4.5, §4.4):
-1. Weights: GPTQ, asymmetric, groups of 128 inputs (the printed sizes 520 and 351 MB hold exactly that metadata);
-   Hessians from full-precision inputs. The granularity of the activations is not stated in the paper.
-2. Activations: one static range per tensor of each linear's input, PTQ4DM's threshold search on batches of 256
-   averaged with 0.9. PTQ4DM itself quantizes layer outputs; inputs are the adaptation to DiT's four linears.
-3. Calibration of the activations uses PTQ4DM's normally distributed timesteps; that of GPTQ Q-DiT's trajectories.
-4. Scope `own` adds the adaLN linears (STDiT3: the shared modulation linear), weights only, as Q-DiT's released GPTQ
-   does.
+1. Weights: GPTQ, asymmetric, in groups of 128 inputs. The printed sizes 520 and 351 MB are exactly those with groups
+   of 128. The Hessians come from full-precision inputs.
+2. Activations: one static range for each linear's input. PTQ4DM's threshold search finds it on batches of 256; the
+   ranges of the batches are averaged with factor 0.9. The paper does not state the granularity of the activations.
+   PTQ4DM itself quantizes layer outputs; here inputs are quantized, because a DiT's four linears need this.
+3. Calibration: PTQ4DM's normally distributed timesteps for the activations, Q-DiT's trajectories for GPTQ.
+4. Scope `own` also quantizes the weights of the adaLN linears, as Q-DiT's released GPTQ does. In an STDiT3 these are
+   the weights of the shared modulation linear.
 """
 
 from collections.abc import Mapping
@@ -29,13 +30,13 @@ ACTIVATION_BATCH = 256
 
 @dataclass(frozen=True)
 class G4wP4aOptions(CheckedOptions):
-    """`group_size` of the weights; None is per output channel."""
+    """`group_size` is the group size of the weights; None means one range for each output channel."""
 
     group_size: GroupSize | None = 128
 
 
 class G4wP4a(Method):
-    """GPTQ for weights and PTQ4DM for activations."""
+    """GPTQ for the weights, PTQ4DM for the activations."""
 
     name = "g4w+p4a"
     printed = "G4W+P4A"
@@ -70,7 +71,10 @@ class G4wP4a(Method):
         calibration: Mapping[str, CalibrationSet],
         options: G4wP4aOptions,
     ) -> Quantized:
-        """GPTQ on full-precision inputs, then static ranges on the weight-quantized model."""
+        """GPTQ with full-precision inputs comes first.
+
+        Then static ranges are computed on the model with quantized weights.
+        """
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))

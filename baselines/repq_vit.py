@@ -1,14 +1,20 @@
-"""RepQ-ViT: percentile ranges, and per-channel quantization of post-LayerNorm inputs folded into the adaLN exactly.
+"""RepQ-ViT: percentile ranges.
+
+Inputs after a LayerNorm are quantized per channel; adaLN absorbs the channel factors.
 
 Numbered details (spec/methods.md §4.6; Li et al., ICCV 2023):
-1. Weights: asymmetric per output channel; of the quantiles 99.9, 99.99 and 99.999 % the range of least squared error.
-2. Inputs after a LayerNorm (qkv, fc1): calibrated per channel, then reparametrized to one range per tensor by
-   r = s / mean(s) and an offset, which DiT's adaLN absorbs (1 + scale and shift rows); other inputs per tensor.
-3. A channel that hardly varies would be scaled by a huge factor: its scale is kept above 1e-4 of the mean.
-4. Calibration: images of the full-precision model at uniformly drawn timesteps (ViT's release uses 32 images).
+1. Weights: asymmetric, one range for each output channel. Of the quantiles 99.9, 99.99 and 99.999 % the range with
+   the smallest squared error is taken.
+2. Inputs after a LayerNorm (qkv, fc1): each channel is calibrated alone and gets a scale s. Then all channels get one
+   range: channel j is divided by r = s / mean(s) and shifted by an offset. The 1 + scale and shift rows of DiT's adaLN
+   absorb r and the offset. All other inputs have one range per tensor.
+3. The scale of a channel is at least 1e-4 of the mean scale. A channel that hardly varies would otherwise get a huge
+   factor.
+4. Calibration: images of the full-precision model at uniformly drawn timesteps. The release for ViT uses 32 images.
 5. The mean zero point is rounded to an integer before the offset is computed; the release keeps a fraction.
-6. Scope `own`: also the patch convolution (input with 8 bits), the final linear (reparametrized too) and both matrix
-   products of attention, softmax outputs by the log √2 quantizer. Embedders and adaLN have no image in a ViT and stay.
+6. Scope `own` also quantizes the patch convolution (input with 8 bits), the final linear (with factors as in 2) and
+   both matrix products of attention. Softmax outputs get the log √2 quantizer. Embedders and adaLN stay in full
+   precision, because a ViT has no such layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +43,7 @@ SMALLEST_RATIO = 1e-4
 
 @dataclass(frozen=True)
 class RepqVitOptions(CheckedOptions):
-    """`reparametrize=False` quantizes post-LayerNorm inputs per tensor like all others (ablation)."""
+    """`reparametrize=False` gives inputs after a LayerNorm one range per tensor, like all other inputs (ablation)."""
 
     reparametrize: bool = True
 
@@ -71,7 +77,7 @@ class RepqVit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: RepqVitOptions,
     ) -> Quantized:
-        """Fold on full precision, then round the folded weights, then the ranges of all other inputs."""
+        """Fold the channel factors on full precision, round the folded weights, then find all other input ranges."""
         model = deepcopy(model)
         roles = CORE_ROLES if scope == "common" else (*EDGE_ROLES, *CORE_ROLES)
         sites = select(model.sites(), roles=roles)
@@ -102,7 +108,10 @@ class RepqVit(Method):
 def reparametrize(
     model: Network, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
 ) -> dict[Site, StaticActivation]:
-    """Fold per-channel ranges of the sites' inputs into the modulation before them; returns their quantizers."""
+    """Fold the channel ranges of the sites' inputs into the modulation before them.
+
+    Returns the quantizer of each site.
+    """
     factors = {}
     for site, x in list(collect_inputs(model, sites, batches)):
         own_scale, own_zero = (

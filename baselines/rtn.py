@@ -27,7 +27,7 @@ CALIBRATION_BATCH = 16
 
 @dataclass(frozen=True)
 class RtnOptions(CheckedOptions):
-    """`group_size` None is per channel for weights, per tensor (static) or per token (dynamic) for activations."""
+    """`group_size` None means one range per output channel (weights), per tensor (static) or per token (dynamic)."""
 
     group_size: GroupSize | None = None
     activation: Literal["static", "dynamic"] = "static"

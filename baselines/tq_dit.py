@@ -1,17 +1,20 @@
-"""TQ-DiT: multi-region quantizers for softmax and GELU (MRQ), time groups (TGQ), Hessian-guided scale search.
+"""TQ-DiT: multi-region quantizers (MRQ), time groups (TGQ), and a search for scales that is guided by a Hessian.
 
 Numbered details (spec/methods.md §4.9; Hwang et al., 2025; its released code does not run):
-1. Symmetric uniform quantizers: weights per tensor (the three parts of qkv apart, and the two of an STDiT3's cross_kv;
-   convolutions per output channel), inputs per tensor, q, k and v per head; start value max |x| / (2^(b−1) − 0.5),
-   100 candidates around it.
-2. MRQ: softmax outputs have fine steps below a split and coarse ones above, GELU outputs a searched positive and a
-   fixed negative step. The release adds both softmax halves, which adds the split to every value (`twin="sum"`).
-3. TGQ: one split for each of 10 groups of sampling steps, searched on the samples of that group; everything else is
-   shared by all steps and searched on samples of all groups.
-4. Search: three rounds, weight then input; score Σ (g ⊙ (o − ô))². The release takes g from a divergence of the
-   prediction from itself, zero but for rounding (`fisher="kl"`); here g = Jᵀv with random signs v.
-5. Scope `common`: the four linears with MRQ of softmax and GELU. Scope `own`: also the patch convolution (weight only),
-   the final linear, and q, k, v. Embedders and adaLN stay, as in the release.
+1. Quantizers are symmetric and uniform. A weight has one scale per tensor; the three parts of qkv have their own
+   scales, and so have the two parts of an STDiT3's cross_kv. Convolutions have one scale per output channel. Inputs
+   have one scale per tensor, q, k and v one per head. The search starts at max |x| / (2^(b−1) − 0.5) and tries 100
+   candidates around it.
+2. MRQ: softmax outputs have fine steps below a split and coarse steps above it. GELU outputs have a searched step for
+   positive values and a fixed step for negative ones. The release adds both softmax parts, which adds the split to
+   every value (`twin="sum"`).
+3. TGQ: sampling steps are divided into 10 groups. Each group has its own softmax split, searched on the samples of
+   that group. All other scales are shared by all steps and searched on samples of all groups.
+4. Search: three rounds, each first for the weight, then for the input. The score is Σ (g ⊙ (o − ô))², o the exact
+   and ô the quantized output. In the release g is the gradient of a divergence of the prediction from itself, which
+   is zero except for rounding errors (`fisher="kl"`). Here g = Jᵀv with random signs v.
+5. Scope `common`: the four linears, with MRQ for softmax and GELU. Scope `own` also quantizes the patch convolution
+   (weight only), the final linear, and q, k, v. Embedders and adaLN stay in full precision, as in the release.
 """
 
 from collections.abc import Mapping
@@ -52,9 +55,11 @@ PARTS = {"qkv": 3, "cross_kv": 2}
 
 @dataclass(frozen=True)
 class TqDitOptions(CheckedOptions):
-    """`groups` of sampling steps (1: no TGQ), `per_group` samples of each, `rounds` of the search (0: start values).
+    """`groups`: number of time groups (1: no TGQ).
 
-    `mrq=False` quantizes softmax and GELU outputs like all others.
+    `per_group`: samples of each group. `rounds`: rounds of the search.
+
+    With 0 rounds the start values are used. `mrq=False` quantizes softmax and GELU outputs with uniform quantizers.
     """
 
     groups: Count = 10
@@ -92,7 +97,7 @@ class TqDit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: TqDitOptions,
     ) -> Quantized:
-        """Every layer on its own, from full-precision inputs and gradients, block by block."""
+        """Quantize block by block. Each layer is calibrated alone, with full-precision inputs and gradients."""
         reference, model = deepcopy(model), deepcopy(model)
         linears = select(model.sites(), roles=CORE_ROLES if scope == "common" else (*CORE_ROLES, "final"))
         factors = select(model.sites(), roles=("p",) if scope == "common" else ("q", "k", "p", "v"))
@@ -118,10 +123,11 @@ class TqDit(Method):
 
 
 def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[CalibrationSet, Tensor]:
-    """Samples of every group of steps, `per_group` each, and the group of every sample; at most one group per step.
+    """Choose `per_group` samples from each group of steps; return them and the group of each sample.
 
-    A group's samples are evenly spaced from its first to its last, so that the unconditional copies, every second
-    sample, are among them; the stride len // per_group would be even and miss them all.
+    There is at most one group per step. The samples of a group are evenly spaced from its first to its last sample. In
+    a guided set every second sample is an unconditional copy. A stride of len // per_group would be even and would miss
+    all of them.
     """
     steps = data.protocol.steps
     groups = min(options.groups, steps)
@@ -133,7 +139,7 @@ def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[Calibratio
 
 
 def with_operands(model: Network, sites: list[Site]) -> list[Site]:
-    """The sites of a block with all four operands, which the searches of attention need."""
+    """Add all four operands of a block to its sites. The searches of attention need them."""
     blocks = {site.block for site in sites if site.kind == "operand"}
     inside = [site for site in operands(model) if site.block in blocks]
     return [*(site for site in sites if site.kind != "operand"), *inside]
@@ -142,7 +148,7 @@ def with_operands(model: Network, sites: list[Site]) -> list[Site]:
 def quantize_linear(
     model: Network, site: Site, sensitivity: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
 ) -> None:
-    """Weight (by parts where several are one matrix) and input of one linear."""
+    """Quantize the weight and the input of one linear. The parts of a joint matrix (qkv) have their own scales."""
     weight, twin = linear_of(model, site).weight.detach(), site.role == "fc2" and options.mrq
     scale_w, scale_x = search_linear(
         sensitivity.x,
@@ -172,7 +178,7 @@ def search_attention(
     bits: int,
     options: TqDitOptions,
 ) -> None:
-    """Operands of one block: the softmax output always, q, k and v if they are among the sites."""
+    """Quantize the operands of one block: always the softmax output; q, k and v if they are among the sites."""
     named = {site.role: site for site in with_operands(model, sites)}
     # Of a clip every frame, or every position, has an attention of its own: they count as samples of its time group.
     q, k, p, v = (sensitivity[named[role].name].x.flatten(0, -4) for role in "qkpv")

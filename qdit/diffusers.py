@@ -1,4 +1,6 @@
-"""Quantized checkpoints in diffusers: once this module is imported, `from_pretrained` loads what `qdit export` wrote.
+"""Quantized checkpoints in diffusers.
+
+After `import qdit.diffusers`, `from_pretrained` loads folders of `qdit export`.
 
     import qdit.diffusers
     from diffusers import DiTPipeline, DiTTransformer2DModel
@@ -6,12 +8,12 @@
     transformer = DiTTransformer2DModel.from_pretrained("exported")
     pipeline = DiTPipeline.from_pretrained("facebook/DiT-XL-2-256", transformer=transformer)
 
-diffusers has no entry points for quantizers, so the import itself enters ours in its two tables. An exported folder
-holds the same packed tensors as the checkpoint; the loaded object is a DiTTransformer2DModel whose layers are our own
-DiT's, so that every method, scope and kind of site works and the output bits are those of `load_checkpoint`. What
-Loaded, its weights are float32 beside their codes; `pack(transformer)` keeps only the codes and gives the same bits.
-What reaches into diffusers' own blocks (LoRA, attention processors, gradient checkpointing) does not work on it, and it
-computes in float32. How DiTPipeline's images differ from those of `qdit sample`: docs/diffusers.md.
+Diffusers has no entry points for quantizers, so the import itself registers ours in two tables of diffusers. An
+exported folder holds the packed tensors of the checkpoint. The loaded object is a DiTTransformer2DModel with the layers
+of our own DiT. So every method, scope and kind of site works, and the output bits are those of `load_checkpoint`. The
+object holds float32 weights beside the codes; `pack(transformer)` keeps only the codes and gives the same bits. It
+computes in float32. Features that change diffusers' own blocks (LoRA, attention processors, gradient checkpointing) do
+not work. docs/diffusers.md says how DiTPipeline's images differ from those of `qdit sample`.
 """
 
 import copy
@@ -46,7 +48,7 @@ DESCRIBED = ("format", "model", "sites", "record")
 
 
 class Method(str, enum.Enum):  # noqa: UP042 - diffusers wants a str whose `value` it can read; format() must give it too
-    """Name under which diffusers knows the quantizer."""
+    """Name of our quantizer in diffusers."""
 
     QDIT = "qdit"
 
@@ -63,7 +65,7 @@ class QditConfig(QuantizationConfigMixin):
         return {"quant_method": Method.QDIT.value, "checkpoint": copy.deepcopy(self.checkpoint)}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """All of it; diffusers asks for it when it prints a configuration."""
+        """The whole configuration. Diffusers calls this to print a configuration."""
         return self.to_dict()
 
 
@@ -91,7 +93,7 @@ QuantizedTransformer.__module__ = DiTTransformer2DModel.__module__
 
 
 class QditQuantizer(DiffusersQuantizer):
-    """Puts a quantized network in the place of a DiTTransformer2DModel's layers while `from_pretrained` loads it."""
+    """Puts a quantized network in place of a DiTTransformer2DModel's layers while `from_pretrained` loads it."""
 
     requires_calibration = True
     """Only checkpoints that are quantized already can be loaded."""
@@ -114,7 +116,7 @@ class QditQuantizer(DiffusersQuantizer):
             raise Unsupported(f"device_map over {len(places)} devices: a quantized DiT is kept whole; give one device")
 
     def update_device_map(self, device_map: Any) -> None:
-        """Store the one device that the caller wants; diffusers' own dispatch has nothing to place."""
+        """Store the one device of the caller. Diffusers has no other module to place."""
         if isinstance(device_map, dict):
             self.validate_environment(device_map=device_map)
             self.device = next(iter(device_map.values()), "cpu")
@@ -122,23 +124,23 @@ class QditQuantizer(DiffusersQuantizer):
             self.device = "cuda" if device_map in ("auto", "balanced") and torch.cuda.is_available() else "cpu"
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
-        """Check the files against the manifest beside them; the tensors are named when the network is built."""
+        """Check the files against the manifest. The tensors are named later, when the network is built."""
         for file in checkpoint_files or []:
             check_file(Path(file))
         return []
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
-        """None: `build_model` says what is missing."""
+        """No missing keys for diffusers, because `build_model` reports missing tensors."""
         return []
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep the tensors exactly as they are stored; diffusers would cast them."""
+        """Keep the tensors as they are stored. Diffusers would convert them."""
         self.tensors |= state_dict
         return {}
 
     @property
     def supports_parallel_loading(self) -> bool:
-        """One file after the other: their tensors are collected here."""
+        """False: files are loaded one after the other, because their tensors are collected here."""
         return False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
@@ -161,12 +163,12 @@ class QditQuantizer(DiffusersQuantizer):
 
     @property
     def is_serializable(self) -> bool:
-        """`save_pretrained` works."""
+        """True: `save_pretrained` works."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Codes have no gradients."""
+        """False: codes have no gradients."""
         return False
 
 
@@ -175,7 +177,7 @@ AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
 
 
 def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
-    """The network of an exported configuration and its tensors; CheckpointError if they do not fit."""
+    """Build the network of an exported configuration and its tensors; CheckpointError if they do not fit."""
     if checkpoint.get("format") != FORMAT:
         raise CheckpointError(
             f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"
@@ -191,14 +193,16 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
 
 
 def take(model: Any, network: DiT) -> None:
-    """Make `network` all that a DiTTransformer2DModel consists of."""
+    """Replace all layers of a DiTTransformer2DModel by `network`."""
     model.__class__ = QuantizedTransformer
     model.network = network.requires_grad_(False)
 
 
 def pack(transformer: Any) -> Any:
-    """Make a loaded quantized transformer small in memory, in place: its weights stay packed; the outputs keep their
-    bits, and every forward pass unpacks each layer. Raises Unsupported for a transformer that is not quantized here.
+    """Keep the weights of a loaded quantized transformer packed in memory, in place.
+
+    The outputs keep their bits. Every forward pass unpacks each layer. Raises Unsupported for a transformer that this
+    package did not quantize.
     """
     if not isinstance(transformer, QuantizedTransformer):
         raise Unsupported(
@@ -209,10 +213,10 @@ def pack(transformer: Any) -> Any:
 
 
 def from_checkpoint(folder: Path | str, *, packed: bool = False) -> DiTTransformer2DModel:
-    """The DiTTransformer2DModel of a checkpoint folder that `qdit quantize` wrote; CheckpointError as there.
+    """The DiTTransformer2DModel of a checkpoint folder of `qdit quantize`; CheckpointError as in `load_checkpoint`.
 
-    With `packed` its weights stay packed in memory (see `pack`). Raises Unsupported where a correction belongs to the
-    checkpoint (PTQD): a pipeline has no place for it.
+    With `packed` its weights stay packed in memory (see `pack`). Raises Unsupported for a checkpoint with a correction
+    (PTQD), because a pipeline has no place for it.
     """
     loaded = load_checkpoint(Path(folder))
     require_no_correction(loaded, str(folder))
@@ -228,10 +232,10 @@ def from_checkpoint(folder: Path | str, *, packed: bool = False) -> DiTTransform
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
-    """Write a checkpoint as a folder that diffusers loads once this module is imported; returns its files.
+    """Write a checkpoint as a folder that diffusers can load after `import qdit.diffusers`; return its files.
 
-    config.json, diffusion_pytorch_model.safetensors with the checkpoint's packed tensors, and a manifest with its
-    sha256. Raises as `from_checkpoint` does.
+    The files are config.json, diffusion_pytorch_model.safetensors with the packed tensors, and a manifest with their
+    sha256. Raises the errors of `from_checkpoint`.
     """
     loaded = load_checkpoint(checkpoint)
     require_no_correction(loaded, str(checkpoint))
@@ -242,7 +246,7 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
 
 
 def require_no_correction(loaded: Checkpoint, where: str) -> None:
-    """Raise Unsupported for a checkpoint whose predicted noise is corrected after guidance."""
+    """Raise Unsupported for a checkpoint that corrects the predicted noise after guidance."""
     if loaded.correction is not None:
         raise Unsupported(
             f"{where}: {loaded.config['record']['method']} corrects the predicted noise after guidance, which pipelines"
@@ -256,7 +260,7 @@ def described(loaded: Checkpoint) -> dict[str, Any]:
 
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:
-    """A shape in the words of DiTTransformer2DModel."""
+    """Configuration of a DiT with the key names of DiTTransformer2DModel."""
     return {
         **REQUIRED,
         "num_attention_heads": config.num_heads,

@@ -1,1 +1,1 @@
-"""Benchmarks of the kernels, of sampling and of memory: measured ratios beside the goals of the project."""
+"""Benchmarks of kernels, sampling and memory: measured ratios beside the goals of the project."""

@@ -1,6 +1,7 @@
-"""Ours against float32 in a process whose environment holds every library to AVX2; `qdit bench kernels` starts it.
+"""Our linear against float32 in a process that is restricted to AVX2; `qdit bench kernels` starts it.
 
-`python -m qdit.bench.forced JSON` prints ratios as JSON; the instruction set is up to the environment.
+`python -m qdit.bench.forced JSON` prints ratios as JSON. Environment variables of the process restrict every library to
+the instruction set.
 """
 
 import json
@@ -21,7 +22,7 @@ BITS = (4, 6)
 
 
 def ratios(question: dict[str, Any]) -> dict[str, Any]:
-    """Ratio of each of our bit widths to the faster of torch's and oneDNN's float32."""
+    """Speed ratio of each of our bit widths to float32. Float32 is the faster one of torch and oneDNN."""
     single_thread()
     pairs: dict[int, list[tuple[Timing, Timing]]] = {bits: [] for bits in BITS}
     with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""`qdit bench full-size`: time and peak memory of every step at the real shapes, each in a process of its own.
+"""`qdit bench full-size`: time and peak memory of every step at the real shapes, each in its own process.
 
-`python -m qdit.bench.full_size JSON` runs one part and prints what it found. A record keeps the figures of each part
-with the commit and the load at which they were measured, so that parts can be measured again one by one.
+`python -m qdit.bench.full_size JSON` runs one part and prints its results. The record keeps the commit and the load of
+each part, so that a part can be measured again alone.
 """
 
 import json
@@ -28,9 +28,9 @@ GIBIBYTE = 2**30
 
 
 def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int = 1) -> dict[str, Any]:
-    """Run one part in a process of its own: stages, facts, peak memory, and where and when it ran.
+    """Run one part in its own process. Return its stages, facts, peak memory, time and machine.
 
-    Raises DataError with the last line of what the process said if it failed.
+    Raises DataError with the last printed line if the process failed.
     """
     before = load()
     question = {"part": name, "folder": str(folder), "scale": scale, "threads": threads}
@@ -61,7 +61,7 @@ def measure(
     threads: int = 1,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
-    """Measure all parts, or `only` some; the record is written after each, and keeps parts that are not measured."""
+    """Measure all parts, or the parts of `only`. The record is written after each part and keeps the other parts."""
     known, chosen = list(parts()), list(only)
     if wrong := [name for name in chosen if name not in known]:
         raise DataError(f"part {wrong[0]!r}: allowed are {', '.join(known)}")
@@ -78,12 +78,12 @@ def measure(
 
 
 def seconds(entry: dict[str, Any], clock: str = "seconds") -> float:
-    """Seconds of all stages of a part, by the wall (`seconds`) or of the processor (`cpu_seconds`)."""
+    """Sum over the stages of a part: wall time (`seconds`) or processor time (`cpu_seconds`)."""
     return sum(float(stage[clock]) for stage in entry["stages"])
 
 
 def line(name: str, entry: dict[str, Any]) -> str:
-    """One part in one line."""
+    """One line about a part: time and peak memory."""
     return (
         f"{name}: {seconds(entry):.0f} s, {seconds(entry, 'cpu_seconds'):.0f} s of CPU,"
         f" peak {entry['peak_bytes'] / GIBIBYTE:.2f} GiB"
@@ -107,11 +107,16 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     )
     fact_lines = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
-    return "\n".join([about, "", body, "", *missing, "Each part checks its result. These facts are on record:", "", *fact_lines, ""])
+    return "\n".join(
+        [about, "", body, "", *missing, "Each part checks its result. These facts are on record:", "", *fact_lines, ""]
+    )
 
 
 def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
-    """Cells of the stages of a part; what holds for the whole part stands in its first row."""
+    """Table cells of the stages of a part.
+
+    Load and commit, which are those of the whole part, stand in the first row.
+    """
     around = f"{entry['load']['before']:.1f}, {entry['load']['after']:.1f}"
     return [
         [
@@ -128,7 +133,7 @@ def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
 
 
 def fact_text(facts: dict[str, Any]) -> str:
-    """Facts as `name value`, numbers short."""
+    """Facts as text: `name value`, with short numbers."""
 
     def shown(value: Any) -> str:
         if isinstance(value, bool):
@@ -145,7 +150,7 @@ def fact_text(facts: dict[str, Any]) -> str:
 
 
 def in_this_process(question: dict[str, Any]) -> dict[str, Any]:
-    """The part that a question names."""
+    """Run the part that `question` names, in this process."""
     torch.set_num_threads(question["threads"])
     return run_part(question["part"], Path(question["folder"]), SCALES[question["scale"]])
 

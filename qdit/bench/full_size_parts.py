@@ -1,8 +1,7 @@
-"""What `qdit bench full-size` runs: every step of the paper profile at its real shapes, with random weights.
+"""The parts of `qdit bench full-size`: every step of the paper profile at its real shapes, with random weights.
 
-Weights are random because there are no others here: shapes, bytes, time and memory are the real ones, images are not.
-Parts are functions of a folder, in which each finds what earlier ones left, and of a `Scale`; what they return are
-facts that a test can hold them to.
+Random weights have the real shapes, bytes, time and memory; their images mean nothing. Each part is a function of a
+folder and a `Scale`. It reads the files of earlier parts from the folder. It returns facts, which tests check.
 """
 
 import dataclasses
@@ -61,10 +60,10 @@ SD_VAE = {
 
 @dataclass(frozen=True)
 class Scale:
-    """Shapes and amounts of work; the defaults are DiT-XL/2's shapes, and 16 latents of calibration.
+    """Shapes and amounts of work. The defaults are DiT-XL/2's shapes and 16 calibration latents.
 
-    `shallow` is the model on which every method runs, two blocks deep; `effort` are options of methods, so small that
-    only what a step costs is measured, not what it achieves.
+    `shallow` is a model with two blocks, on which every method runs. `effort` holds options of the methods. They are so
+    small that a part measures only the cost of a step, not its result.
     """
 
     dit: DiTConfig = field(default_factory=DiTConfig)
@@ -85,12 +84,15 @@ class Scale:
 
     @property
     def protocol(self) -> Protocol:
-        """Few steps without guidance: as many latents as samples in every kind of calibration set."""
+        """Protocol with few steps and no guidance.
+
+        Every kind of calibration set then has as many latents as samples.
+        """
         return Protocol(steps=self.steps, cfg_scale=1.0, seed=SEED)
 
     @property
     def shallow_protocol(self) -> Protocol:
-        """The protocol with two steps, for the two blocks."""
+        """Protocol with two steps, for the model with two blocks."""
         return Protocol(steps=2, cfg_scale=1.0, seed=SEED)
 
 
@@ -109,7 +111,7 @@ SCALES = {"full": FULL, "quick": QUICK}
 
 
 class Stages:
-    """Wall and CPU seconds of the stages of a part, and the peak of the process when each is done."""
+    """Wall and CPU seconds of the stages of a part, and the peak memory of the process after each stage."""
 
     def __init__(self) -> None:
         self.done: list[dict[str, Any]] = []
@@ -123,7 +125,7 @@ class Stages:
 
 
 def random_dit(config: DiTConfig) -> DiT:
-    """A DiT of random weights in which every layer has an effect: spread 1/√inputs, small biases."""
+    """A DiT with random weights of standard deviation 1/√inputs and small biases, so that every layer has an effect."""
     draw = torch.Generator().manual_seed(SEED)
     with torch.device("meta"):
         model = DiT(config)
@@ -136,7 +138,7 @@ def random_dit(config: DiTConfig) -> DiT:
 
 
 def make_weights(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Files as their publishers make them: an official `.pt`, a diffusers folder, a VAE's folder."""
+    """Write weights as their publishers do: an official `.pt` file, a diffusers folder, and a VAE's folder."""
     from diffusers import AutoencoderKL
 
     with stage("official .pt"):
@@ -156,14 +158,14 @@ def make_weights(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
 
 def import_pt(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Official `.pt` → our safetensors."""
+    """Convert the official `.pt` file to our safetensors format."""
     with stage("import"):
         import_official(folder / "official.pt", folder / "weights.safetensors", num_heads=scale.dit.num_heads)
     return {"file_mb": (folder / "weights.safetensors").stat().st_size / 1e6}
 
 
 def import_diffusers(folder: Path, _scale: Scale, stage: Stages) -> Facts:
-    """diffusers folder → our safetensors, which must hold what came from the `.pt`."""
+    """Convert the diffusers folder to our format. The tensors must equal those of the `.pt` file."""
     with stage("import"):
         import_official(folder / "diffusers", folder / "from-diffusers.safetensors")
     imported, expected = (load_tensors(folder / f"{name}.safetensors")[0] for name in ("from-diffusers", "weights"))
@@ -173,7 +175,7 @@ def import_diffusers(folder: Path, _scale: Scale, stage: Stages) -> Facts:
 
 
 def calibrate(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Trajectories of the whole model → the set that GPTQ takes."""
+    """Sample trajectories of the whole model; write the calibration set for GPTQ."""
     path = folder / "trajectory.safetensors"
     with stage("calibrate"):
         calibrate_weights_file(
@@ -184,7 +186,7 @@ def calibrate(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
 
 def quantize_whole(folder: Path, scale: Scale, stage: Stages, *, method: str) -> Facts:
-    """Weights → checkpoint, every block: the step `qdit quantize` as it is, W4A8 in groups."""
+    """Quantize every block at W4A8 in groups, by the function behind `qdit quantize`."""
     out = folder / method
     options: dict[str, Any] = {"group_size": scale.group_size}
     options |= {"activation": "dynamic"} if method == "rtn" else {}
@@ -206,9 +208,9 @@ def quantize_whole(folder: Path, scale: Scale, stage: Stages, *, method: str) ->
 
 
 def denoising_step(folder: Path, scale: Scale, stage: Stages, *, method: str, input_size: int | None = None) -> Facts:
-    """Load a checkpoint and take one guided DDIM step of one image.
+    """Load a checkpoint and take one guided DDIM step for one image.
 
-    Another `input_size` takes the same tensors: a checkpoint does not hold the positions, all that differs.
+    Another `input_size` uses the same tensors, because a checkpoint does not hold the positions.
     """
     source = folder / method
     if input_size is not None:
@@ -230,12 +232,12 @@ def denoising_step(folder: Path, scale: Scale, stage: Stages, *, method: str, in
 
 
 def larger_step(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """`denoising_step` at twice the side."""
+    """`denoising_step` for an image with twice the side."""
     return denoising_step(folder, scale, stage, method="rtn", input_size=scale.larger_input)
 
 
 def at_input_size(source: Path, target: Path, input_size: int) -> Path:
-    """The checkpoint for latents of another size: its tensors under a configuration that says so."""
+    """Copy a checkpoint and give it the configuration for latents of another size; the tensors are the same."""
     target.mkdir(exist_ok=True)
     config = read_json(source / CONFIG_FILE)
     config["model"]["config"]["input_size"] = input_size
@@ -246,7 +248,7 @@ def at_input_size(source: Path, target: Path, input_size: int) -> Path:
 
 
 def decode(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """A latent → image of the VAE → bytes, as sampling ends."""
+    """Decode a latent with the VAE and convert the image to bytes, as at the end of sampling."""
     cells = scale.decoded_side
     latent = initial_noise((scale.dit.in_channels, cells, cells), SEED, range(1))
     with stage("load"):
@@ -261,7 +263,7 @@ def decode(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
 
 def through_diffusers(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Checkpoint → `qdit export` → `from_pretrained`: the same output bits."""
+    """Export a checkpoint with `qdit export`, load it by `from_pretrained`, and compare the output bits."""
     from diffusers import DiTTransformer2DModel
 
     from qdit.diffusers import export_checkpoint
@@ -281,7 +283,7 @@ def through_diffusers(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
 
 def quantize_shallow(folder: Path, scale: Scale, stage: Stages, *, method: str) -> Facts:
-    """One method on two blocks of the full width, its calibration before, saving, loading and running after."""
+    """Calibrate, quantize, save, load and run one method on the model with two blocks."""
     model, chosen = random_dit(scale.shallow), registry()[method]
     with stage("calibrate"):
         packed, protocol = prepare_inference(random_dit(scale.shallow)), scale.shallow_protocol
@@ -315,7 +317,7 @@ Part = Callable[[Path, Scale, Stages], Facts]
 
 
 def parts() -> dict[str, Part]:
-    """Every part by name, in an order in which each finds what it needs."""
+    """Every part by name. Each part stands after the parts whose files it reads."""
     named: dict[str, Part] = {
         "weights": make_weights,
         "import-pt": import_pt,
@@ -333,7 +335,7 @@ def parts() -> dict[str, Part]:
 
 
 def run_part(name: str, folder: Path, scale: Scale) -> dict[str, Any]:
-    """Run a part in this process: its stages and facts. DataError for an unknown name."""
+    """Run a part in this process and return its stages and facts. DataError for an unknown name."""
     known = parts()
     if name not in known:
         raise DataError(f"part {name!r}: allowed are {', '.join(known)}{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""Goals of the project, and whether a figure meets them (issue 5, spec of the kernels §6)."""
+"""Goals of the project, and the check whether a measured value meets them (issue 5, spec of the kernels §6)."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ Verdict = Literal["met, ambitious", "met", "missed", "not applicable", "not meas
 
 @dataclass(frozen=True)
 class Goal:
-    """What must be reached and what would be better; `at_most` where smaller is better."""
+    """A goal: the required value and a better, ambitious one. With `at_most` smaller values are better."""
 
     name: str
     must: float
@@ -16,7 +16,7 @@ class Goal:
     at_most: bool = False
 
     def verdict(self, value: float) -> Verdict:
-        """Whether a figure meets this goal."""
+        """Say whether a value meets this goal."""
         if self.ambitious is not None and self._reaches(value, self.ambitious):
             return "met, ambitious"
         return "met" if self._reaches(value, self.must) else "missed"
@@ -27,7 +27,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Judged:
-    """A goal with our figure: `value` None where there is none, then `why` says so."""
+    """A goal with our measured value. `value` is None if there is none; then `why` gives the reason."""
 
     goal: Goal
     verdict: Verdict
@@ -37,12 +37,12 @@ class Judged:
 
     @classmethod
     def measured(cls, goal: Goal, value: float, medians: float | None = None) -> "Judged":
-        """A figure (of least times) and its verdict; `medians` is the same of medians, for comparison."""
+        """Judge a ratio of shortest times. `medians` is the ratio of the medians, for comparison."""
         return cls(goal, goal.verdict(value), value, medians)
 
     @classmethod
     def without(cls, goal: Goal, verdict: Literal["not applicable", "not measured"], why: str) -> "Judged":
-        """No figure, and why."""
+        """A goal without a measured value, and the reason."""
         return cls(goal, verdict, why=why)
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Judged:
 
 
 def shortfall(judged: list[Judged]) -> list[str]:
-    """One line for each goal that was missed or has no figure: what a report ends with."""
+    """One line for each goal that was missed or has no value. A report ends with these lines."""
     missed = [j for j in judged if j.verdict == "missed"]
     lines = [f"missed: {j.goal.name}: {j.value:.2f}, goal {limit(j.goal, j.goal.must)}" for j in missed]
     absent = [j for j in judged if j.verdict in ("not measured", "not applicable")]
@@ -64,5 +64,5 @@ def shortfall(judged: list[Judged]) -> list[str]:
 
 
 def limit(goal: Goal, value: float | None) -> str:
-    """`≥ 2.30`."""
+    """Text of a limit: `≥ 2.30`."""
     return "–" if value is None else f"{'≤' if goal.at_most else '≥'} {value:.2f}"

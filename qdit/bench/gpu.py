@@ -1,4 +1,7 @@
-"""`qdit bench gpu`: the grouped linear on a GPU beside cuBLAS in bfloat16; wall time of synchronized calls."""
+"""`qdit bench gpu`: the grouped linear on a GPU beside cuBLAS in bfloat16.
+
+It measures wall time with synchronization.
+"""
 
 import time
 from collections.abc import Iterable
@@ -32,7 +35,7 @@ def measure(
     groups: tuple[int, ...] = tuple(GOALS),
     repeats: int = 15,
 ) -> dict[str, Any]:
-    """Measure W4A8 in every group size against bfloat16 in the same turns; ConfigError without the device."""
+    """Measure W4A8 in every group size beside bfloat16, taking turns; ConfigError if the machine has no such device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("qdit bench gpu: no CUDA device is there; measure the CPU with `qdit bench kernels`")
     before, measured = load(), {}
@@ -62,7 +65,7 @@ def measure(
 
 
 def on_device(weight: PackedWeight, device: str) -> PackedWeight:
-    """The packed weight with its tensors on a device."""
+    """A copy of the packed weight with its tensors on a device."""
     pairs = None if weight.zero_pairs is None else weight.zero_pairs.to(device)
     codes, scale, sums, zeros = (t.to(device) for t in (weight.codes, weight.scale, weight.sums, weight.zeros))
     return replace(weight, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)
@@ -96,7 +99,7 @@ def _judge(
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Milliseconds, then goals and verdicts, then what falls short."""
+    """Text of a record: milliseconds, then goals with verdicts, then missed goals."""
     rows = [
         [f"{e['inputs']}→{e['outputs']}", e["candidate"], f"{1e3 * e['seconds']['minimum']:.3f}"]
         for e in content["measured"]

@@ -1,4 +1,6 @@
-"""`qdit bench kernels`: the grouped linear at DiT-XL/2's shapes beside its peers, goals and the processor's peak."""
+"""`qdit bench kernels`: the grouped linear at DiT-XL/2's shapes, beside other libraries, goals and the processor's
+peak.
+"""
 
 import ctypes
 import json
@@ -36,7 +38,7 @@ OPENVINO = {32: (1.10, 1.25), 64: (1.10, 1.25), 128: (1.10, 1.25)}
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: layers, group sizes, rows (the first is the main one) and repeats of each."""
+    """Amount of work: layers, group sizes, numbers of rows (the first is the main one), and repeats of each."""
 
     linears: tuple[tuple[int, int], ...] = DIT_XL_LINEARS
     groups: tuple[int, ...] = GROUP_SIZES
@@ -52,12 +54,12 @@ Key = tuple[int, tuple[int, int], str]
 
 
 def ours(bits: int, group_size: int) -> str:
-    """Name of our candidate."""
+    """Name of our candidate for a bit width and group size."""
     return f"W{bits}A8 g{group_size}"
 
 
 def measure(size: Size, command: str) -> dict[str, Any]:
-    """Measure everything and judge it: the record of this benchmark."""
+    """Measure all candidates, compare them with the goals, and return the record."""
     single_thread()
     before = load()
     timings: dict[Key, Timing] = {}
@@ -110,7 +112,7 @@ def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str])
 
 
 def peak_loop() -> Callable[[int, int], float] | None:
-    """The library's loop that does nothing but 8-bit dot products; None without the library or on other processors."""
+    """A loop of the library with 8-bit dot products only. None without the library or on other processors."""
     chosen = library.backend()
     if chosen.library is None or chosen.name != FASTEST or not hasattr(chosen.library, "qdit_peak"):
         return None
@@ -135,7 +137,7 @@ def _entry(key: Key, timing: Timing) -> dict[str, Any]:
 
 
 def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) -> Ratio | None:
-    """How many times as fast `candidate` is as `rival`, over all layers; None where one of them was not measured."""
+    """Speed of `candidate` relative to `rival`, over all layers; None if one of them was not measured."""
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     try:
         return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, candidate]) for linear in layers])
@@ -144,7 +146,7 @@ def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) 
 
 
 def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, candidate: str) -> Ratio | None:
-    """Our operations per second ÷ those of the register-only loop, over all layers."""
+    """Our operations per second divided by those of the loop of dot products, over all layers."""
     loop = peak_loop()
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     if loop is None:
@@ -236,7 +238,7 @@ def _judge_gpu() -> Iterable[Judged]:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Speeds, then goals and verdicts, then what falls short."""
+    """Text of a record: speeds, then goals with verdicts, then missed goals."""
     measured = content["measured"]
     lines = [*heading(content), ""]
     for rows in dict.fromkeys(entry["rows"] for entry in measured):

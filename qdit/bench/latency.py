@@ -1,4 +1,4 @@
-"""`qdit bench latency`: the time of each layer of a block in each group size, for a search under a time budget."""
+"""`qdit bench latency`: the time of each layer of a block for each group size. A search can use it as its budget."""
 
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ def measure(
     activation_bits: int = 8,
     repeats: int = 15,
 ) -> dict[str, Any]:
-    """Measure the linears of a block in every group size: the record that `qdit.search.latency.read_latency` reads."""
+    """Measure the linears of a block in every group size. `qdit.search.latency.read_latency` reads this record."""
     if not groups or rows < 1:
         raise ConfigError(f"group sizes {list(groups)} and {rows} rows: at least one of each is needed")
     for size in groups:
@@ -63,7 +63,7 @@ def measure(
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Microseconds by layer and group size."""
+    """Text of a record: microseconds by layer and group size."""
     measured = content["measured"]
     sizes = list(dict.fromkeys(entry["group_size"] for entry in measured))
     rows: dict[tuple[int, int], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Layers and random operands of the benchmarks: DiT-XL/2's four linears, and weights quantized at random."""
+"""Layers of the benchmarks: the shapes of DiT-XL/2's four linears, random operands and random packed weights."""
 
 from dataclasses import dataclass
 
@@ -23,12 +23,12 @@ class Operands:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions of one product."""
+        """Number of multiplications and additions in one product."""
         return 2 * self.x.numel() * len(self.weight)
 
 
 def operands(rows: int, inputs: int, outputs: int) -> Operands:
-    """Normal numbers; the same at every call."""
+    """Random operands: normal numbers, the same at every call."""
     generator = torch.Generator().manual_seed(rows + inputs + outputs)
     x, weight = (torch.randn(n, inputs, generator=generator) for n in (rows, outputs))
     return Operands(x, weight, torch.randn(outputs, generator=generator))

@@ -1,6 +1,6 @@
-"""`qdit bench memory`: bytes of weights and peak memory of a process that runs a model, in every mode.
+"""`qdit bench memory`: bytes of the weights, and peak memory of a process that runs a model, in every mode.
 
-Each mode runs in a process of its own: `python -m qdit.bench.memory JSON` prints what it found.
+Each mode runs in its own process: `python -m qdit.bench.memory JSON` prints its result.
 """
 
 import json
@@ -29,7 +29,7 @@ MEGABYTE = 1e6
 
 
 def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
-    """Run a model once in every mode, each in a process of its own: the record of this benchmark."""
+    """Run a model once in every mode, each in its own process; return the record."""
     before = load()
     by_mode = {}
     for mode in SHOWN:
@@ -48,9 +48,9 @@ def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_
 
 
 def in_this_process(question: dict[str, Any]) -> dict[str, int]:
-    """Bytes of the block linears' weights in a mode, and how much one forward pass raises the peak of this process.
+    """Bytes of the block linears' weights in a mode, and by how much one forward pass raises the peak memory.
 
-    The full-precision model that everything is made of is part of the peak in every mode.
+    Every mode is made from the full-precision model, so this model is part of the peak in every mode.
     """
     single_thread()
     start = peak_bytes()
@@ -62,7 +62,7 @@ def in_this_process(question: dict[str, Any]) -> dict[str, int]:
 
 
 def weight_bytes(model: DiT) -> int:
-    """Bytes of everything that the linears of the blocks hold: weights, their packed copies, scales, zero points."""
+    """Bytes that the linears of the blocks hold: weights, their packed copies, scales and zero points."""
     seen: dict[int, int] = {}
     for block in model.blocks:
         for module in block.modules():
@@ -83,13 +83,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def peak_bytes() -> int:
-    """Largest resident set of this process so far."""
+    """Peak memory of this process so far (largest resident set)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Megabytes by mode, against full precision."""
+    """Text of a record: megabytes by mode, relative to full precision."""
     by_mode = content["measured"]
     full = by_mode[FULL]
     rows = [

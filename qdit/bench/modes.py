@@ -23,9 +23,10 @@ MODES = (FULL, PLAIN, EAGER, SIMULATED, INTEGER)
 
 
 class EagerLinear(nn.Module):
-    """Fake quantization as papers' code does it: some ten elementwise passes over the input, then a linear.
+    """Simulated quantization as the papers' code does it: about ten elementwise operations on the input, then a linear.
 
-    The rule is Q-DiT's release: ranges of each (token, group), at least 1e-5 wide, not extended to zero.
+    The rule is that of Q-DiT's release: one range for each token and group. A range is at least 1e-5 wide and is not
+    extended to contain zero.
     """
 
     def __init__(self, module: QuantizedLinear, *, group_size: int, bits: int) -> None:
@@ -43,7 +44,7 @@ class EagerLinear(nn.Module):
 
 
 def random_model(config: DiTConfig) -> DiT:
-    """A model of random weights; its speed is that of trained ones."""
+    """A model with random weights. Its speed is that of a trained model."""
     generator = torch.Generator().manual_seed(0)
     model = DiT(config)
     for parameter in model.parameters():
@@ -52,7 +53,10 @@ def random_model(config: DiTConfig) -> DiT:
 
 
 def quantized(model: DiT, *, group_size: int, weight_bits: int = 4, activation_bits: int = 8) -> DiT:
-    """A copy whose block linears have weights rounded to nearest in groups, and inputs dynamic in the same groups."""
+    """A copy of the model.
+
+    Weights of block linears are rounded to nearest in groups; inputs have dynamic ranges in groups.
+    """
     copied = deepcopy(model)
     granularity, ranges = Granularity("group", group_size), partial(minmax, symmetric=False)
     for site in select(copied.sites(), roles=CORE_ROLES):
@@ -65,7 +69,7 @@ def quantized(model: DiT, *, group_size: int, weight_bits: int = 4, activation_b
 
 
 def in_mode(model: DiT, mode: str, *, group_size: int, weight_bits: int = 4) -> DiT:
-    """A copy of a full-precision model that computes in one of `MODES`."""
+    """A copy of a full-precision model in one of `MODES`."""
     if mode == FULL:
         return prepare_inference(deepcopy(model))
     if mode == PLAIN:

@@ -1,4 +1,4 @@
-"""A record of a benchmark as Markdown, and the kernels' as a figure: ratio and fraction of the peak by group size."""
+"""Record of a benchmark as Markdown. For the kernels also a figure: ratio and fraction of the peak by group size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def text_of(content: dict[str, Any], *, style: str = "simple") -> str:
 
 
 def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
-    """Write `<prefix>.md` and, of the kernels, `<prefix>.svg`; equal records give equal bytes."""
+    """Write `<prefix>.md` and, for the kernels, `<prefix>.svg`. Equal records give equal bytes."""
     paths = [prefix.with_name(f"{prefix.name}.md")]
     write_text(paths[0], f"# Benchmark: {content['bench']}\n\n{text_of(content, style='github')}")
     if content["bench"] == "kernels":
@@ -38,7 +38,7 @@ def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
 
 
 def write_into(content: dict[str, Any], page: Path) -> None:
-    """Put a record's text into a page, between the lines `<!-- bench NAME -->` and `<!-- end -->`; the rest stays."""
+    """Replace the lines of a page between `<!-- bench NAME -->` and `<!-- end -->` by a record's text."""
     start, end = f"<!-- bench {content['bench']} -->\n", "<!-- end -->"
     before, start_mark, rest = page.read_text(encoding="utf-8").partition(start)
     _, closed, after = rest.partition(end)
@@ -48,7 +48,7 @@ def write_into(content: dict[str, Any], page: Path) -> None:
 
 
 def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Bits → group size → (times as fast as torch's float32, fraction of the peak), means over the layers."""
+    """Bits → group size → (speed relative to torch's float32, fraction of the peak), means over the layers."""
     measured = content["measured"]
     rows = measured[0]["rows"]
     speed = {(e["inputs"], e["outputs"], e["candidate"]): e["gops"] for e in measured if e["rows"] == rows}
@@ -70,7 +70,7 @@ def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Two panels over the group size; the goals of W4A8 as steps beside the curves."""
+    """Draw two panels over the group size: the curves, and the goals of W4A8 as steps."""
     import matplotlib
 
     matplotlib.use("Agg")

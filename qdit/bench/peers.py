@@ -1,7 +1,7 @@
-"""Peers at the same shapes: torch's linears and, where installed, OpenVINO and ONNX Runtime.
+"""Other libraries at the same shapes: torch's linears and, if they are installed, OpenVINO and ONNX Runtime.
 
-Each function gives a callable that computes one product, or raises `Missing` with the reason. Peers that quantize
-their input do so inside the call, as ours does; those that take codes are marked in their names.
+Each function returns a callable that computes one product, or raises `Missing` with the reason. If a library quantizes
+its input, it does so inside the call, as ours does. The names of the others say that they take codes.
 """
 
 import warnings
@@ -18,11 +18,11 @@ Call = Callable[[], object]
 
 
 class Missing(Exception):
-    """A peer that cannot be measured here, and why."""
+    """A library that cannot be measured here; the message is the reason."""
 
 
 def torch_peers(o: Operands) -> dict[str, Call]:
-    """float32 by torch (MKL) and by oneDNN with packed weights, bfloat16, int8 codes without scales."""
+    """Torch's linears: float32 (MKL), float32 by oneDNN (packed weights), bfloat16, and int8 codes without scales."""
     packed = DenseLinear(o.weight, o.bias)
     x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
     peers: dict[str, Call] = {
@@ -53,7 +53,7 @@ def dynamic_int8(o: Operands) -> Call:
 
 
 def openvino_grouped(o: Operands, group_size: int) -> Call:
-    """OpenVINO: 4-bit weights with zero points in groups, inputs quantized symmetrically for each (token, group)."""
+    """OpenVINO: 4-bit weights with zero points in groups. Inputs are quantized symmetrically, per token and group."""
     try:
         import numpy as np
         import openvino as ov

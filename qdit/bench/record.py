@@ -1,4 +1,4 @@
-"""The record of a benchmark: JSON with machine, commit and command, and the printed text."""
+"""Record of a benchmark: a JSON file with machine, commit and command, and its printed text."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def record(bench: str, command: str, *, load_before: float, **content: Any) -> dict[str, Any]:
-    """A record of `bench`: provenance, the load of the machine around it, and what was measured."""
+    """A record of `bench`: provenance, load of the machine before and after, and the measured values."""
     return {
         "format": FORMAT,
         "bench": bench,
@@ -33,7 +33,7 @@ def record(bench: str, command: str, *, load_before: float, **content: Any) -> d
 
 
 def load() -> float:
-    """Processes that want to run, averaged over a minute: above 1 the machine was shared while a benchmark ran."""
+    """Load average: processes that want to run, averaged over one minute. Above 1 the machine is shared."""
     return os.getloadavg()[0]
 
 
@@ -43,7 +43,7 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; DataError if it is none."""
+    """Read a record; DataError if the file is not a record."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or "bench" not in content:
         raise DataError(f"{path}: not a record of `qdit bench`; measure again")
@@ -51,7 +51,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def heading(content: dict[str, Any]) -> list[str]:
-    """Machine and load of a measurement, in one line."""
+    """Lines on top of a record's text: command, machine and load."""
     where, around = content["machine"], content["load"]
     return [
         f"{content['command']} · commit {content['commit']}",
@@ -61,7 +61,7 @@ def heading(content: dict[str, Any]) -> list[str]:
 
 
 def verdicts(judged: list[Judged], *, style: str = "simple") -> str:
-    """Table of goals: our figure, must, ambitious, verdict."""
+    """Table of goals: our value, the required value, the ambitious value, and the verdict."""
     rows = [
         [
             goal.goal.name,
@@ -78,7 +78,7 @@ def verdicts(judged: list[Judged], *, style: str = "simple") -> str:
 
 
 def ending(judged: list[Judged]) -> list[str]:
-    """What falls short, or that nothing does."""
+    """Last lines of a record's text: missed goals, or a line that no goal was missed."""
     if not judged:
         return []
     lines = shortfall(judged)
@@ -86,10 +86,10 @@ def ending(judged: list[Judged]) -> list[str]:
 
 
 def judged_of(content: dict[str, Any]) -> list[Judged]:
-    """The verdicts that a record holds."""
+    """The goals of a record, with their values and verdicts."""
     return [Judged.of_dict(entry) for entry in content["goals"]]
 
 
 def single_thread() -> None:
-    """One thread of torch: all figures are of one core."""
+    """Use one thread of torch, because all values are of one core."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""`qdit bench sampling`: what quantization costs or saves in sampling, simulated and in integers."""
+"""`qdit bench sampling`: sampling time of quantized models relative to full precision, in both modes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +24,9 @@ BLOCK = DiTConfig(depth=1)
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, its group size, and what one call computes: `steps` of `batch` images, or a block's forward alone."""
+    """A model with its group size, and what one call computes: `steps` steps for `batch` images, or one pass of a
+    block.
+    """
 
     name: str
     config: DiTConfig
@@ -44,7 +46,7 @@ QUICK = (Subject("tiny", TINY, 16, 2, 1), Subject("tiny block", TINY, 16, 2, 1, 
 
 
 def measure(command: str, *, subjects: tuple[Subject, ...] = SUBJECTS, repeats: int = 9) -> dict[str, Any]:
-    """Measure every subject in every mode and judge it: the record of this benchmark."""
+    """Measure every subject in every mode, compare with the goals, and return the record."""
     single_thread()
     before = load()
     by_subject = {subject.name: measured_modes(subject, repeats) for subject in subjects}
@@ -110,7 +112,7 @@ def _judge_gpu() -> Iterable[Judged]:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Times relative to full precision, then goals and verdicts, then what falls short."""
+    """Text of a record: times relative to full precision, then goals with verdicts, then missed goals."""
     lines = [
         *heading(content),
         "",

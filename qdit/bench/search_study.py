@@ -1,6 +1,6 @@
-"""The study: Algorithm 1, racing and random search from several seeds, their winners on noise that no search saw.
+"""The study of the searches: each kind runs from several seeds; the winners are measured on noise that no search saw.
 
-Every search and every held-out measurement has a journal in the study's folder: a study that was stopped goes on.
+Every search and every held-out measurement has a journal in the folder of the study. So a stopped study continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,10 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared: a job (model, budget, protocol, images per genome), options by kind, and how many seeds.
+    """Plan of the study: a job (model, budget, protocol, images per genome), options by kind, and the number of seeds.
 
-    Winners are measured on `held_out` images, those that were best for a while on the first `curve` of them.
+    Winners are measured on `held_out` images. Genomes that were the best for some time are measured on the first
+    `curve` of these images.
     """
 
     job: SearchJob
@@ -54,13 +55,13 @@ class Study:
             )
 
     def search(self, kind: Kind, seed: int) -> Search:
-        """One search of the study."""
+        """The search of one kind with one seed."""
         options = parse_search_options(kind, self.options.get(kind, {}))
         return Search(kind, self.job, options, seed=seed, calibration=self.calibration)
 
     @property
     def wide(self) -> SearchJob:
-        """The job with as many images as the largest measurement asks for."""
+        """The job with the number of images of the largest measurement."""
         return replace(self.job, images=self.held_out)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Study:
 def run_study(
     study: Study, folder: Path, out: Path, *, workers: int, command: str, show: bool = True
 ) -> dict[str, Any]:
-    """Write the study's JSON; `folder` keeps the journals of a study that was stopped."""
+    """Run the study and write its JSON. `folder` keeps the journals, so that a stopped study continues."""
     for kind in study.kinds:
         check(study.search(kind, 0), workers)
     plan = study.to_dict()
@@ -115,9 +116,9 @@ def run_study(
 
 
 def score_images(study: Study, kind: Kind, at: Measuring) -> float:
-    """Work of the scores of layers that a search looks at, in images: passes through the model over those of one image.
+    """Work for the scores of layers, in images: all forward passes divided by the passes for one image.
 
-    A backward pass counts as two forward ones. The calibration samples themselves are not counted.
+    A backward pass counts as two forward passes. The calibration samples themselves are not counted.
     """
     search = study.search(kind, 0)
     if not search.scored or study.calibration is None:
@@ -128,7 +129,7 @@ def score_images(study: Study, kind: Kind, at: Measuring) -> float:
 
 
 def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, show: bool) -> dict[str, Any]:
-    """One search: its winner, and the genomes that were best for a while with the images sampled until then."""
+    """Run one search. Return its winner and the earlier best genomes, each with the images sampled until then."""
     identity = identity_of(search, at)
     path = folder / f"{search.kind}-{search.seed}.{sha256_json(identity)[:12]}.jsonl"
     bar = tqdm(total=search.most_images, desc=path.name.split(".")[0], unit="image", disable=not show)
@@ -156,7 +157,7 @@ def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, sho
 
 
 def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[dict[str, Any]]:
-    """The genomes that were best for a while, in order, each with the images sampled until it was known.
+    """Genomes that were the best for some time, in order, with the images sampled until their fitness was known.
 
     Only a fitness on the `full` number of images can be best. `entries` are in the order of their measurement.
     """
@@ -176,7 +177,7 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
 def on_held_out(
     study: Study, at: Measuring, searches: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
 ) -> dict[str, Any]:
-    """Add the held-out fitness to all winners and incumbents, in place; return that of the uniform reference."""
+    """Add the held-out fitness to all winners and incumbents, in place. Returns that of the uniform reference."""
     seed = noise_seed(study.job, Purpose.HELD_OUT)
     start = at.local.space.start
     winners = list(dict.fromkeys([start, *(tuple(search["genome"]) for search in searches)]))
@@ -206,7 +207,7 @@ def on_held_out(
 
 
 def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
-    """Each kind against Algorithm 1: relative differences of the held-out metric by seed, and images by seed."""
+    """Each kind against Algorithm 1: relative differences of the held-out metric, and images, both by seed."""
     by_kind = {kind: [search for search in searches if search["kind"] == kind] for kind in kinds}
     plain = by_kind["evolution"]
     result: dict[str, Any] = {}
@@ -226,7 +227,7 @@ def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> 
 
 
 def bootstrap(differences: Sequence[float]) -> dict[str, Any]:
-    """Mean of paired differences, and the percentiles 2.5, 95 and 97.5 of that of resampled seeds.
+    """Mean of paired differences, and the percentiles 2.5, 95 and 97.5 of the mean over resampled seeds.
 
     `upper_95` is the one-sided bound: the mean is below it with 95 % confidence.
     """

@@ -1,4 +1,4 @@
-"""The page of the study: a figure and a few sentences, all from its JSON."""
+"""Page of the study of the searches: a figure, sentences and a table, made from the study's JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,9 +77,9 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         f"![Held-out metric against images sampled]({figure.as_posix()})",
         "",
-        "The horizontal axis is the number of images that a search has sampled. The vertical axis is the held-out metric"
-        f" of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean over the seeds. A"
-        " band reaches from the best to the worst seed. The dashed line is the uniform allocation with group size"
+        "The horizontal axis is the number of images that a search has sampled. The vertical axis is the held-out"
+        f" metric of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean over the seeds."
+        " A band reaches from the best to the worst seed. The dashed line is the uniform allocation with group size"
         f" {plan['reference']} in all layers.",
         "",
         "In the table, the columns *against* give the relative difference of the held-out metric.",
@@ -100,10 +100,10 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
     lines += [
         "",
         f"**Conditions.** The model is {plan['weights']['file']} at {plan['bits'].upper()}. Sampling has"
-        f" {protocol['steps']} {protocol['sampler'].upper()} steps and guidance scale {protocol['cfg_scale']:g}. The group"
-        f" sizes are {', '.join(map(str, plan['sizes']))}. A genome is measured on at most {plan['images']} images. There"
-        f" are {plan['seeds']} seeds; each has its own noise and its own random draws. All winners are measured on one"
-        " further noise.",
+        f" {protocol['steps']} {protocol['sampler'].upper()} steps and guidance scale {protocol['cfg_scale']:g}. The"
+        f" group sizes are {', '.join(map(str, plan['sizes']))}. A genome is measured on at most {plan['images']}"
+        f" images. There are {plan['seeds']} seeds; each has its own noise and its own random draws. All winners are"
+        " measured on one further noise.",
         "",
         "**Options:**",
         "",
@@ -118,7 +118,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """`population 16, parents 5`."""
+    """Options as text: `population 16, parents 5`."""
     return ", ".join(f"{name} {value}" for name, value in options.items() if value not in (False, [], ()))
 
 
@@ -128,7 +128,7 @@ def seeds_of(study: Mapping[str, Any]) -> int:
 
 
 def percent(value: float) -> str:
-    """`+1.3 %`."""
+    """A relative difference as text: `+1.3 %`."""
     return f"{100 * value:+.1f} %".replace("-", "−")
 
 
@@ -140,7 +140,7 @@ def curve(steps: Sequence[Mapping[str, Any]], places: np.ndarray) -> np.ndarray:
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Held-out metric against images sampled, as SVG of equal bytes for equal data."""
+    """Draw the held-out metric against images sampled, as SVG. Equal data give equal bytes."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,7 +1,7 @@
-"""Timing of candidates in one process. They take turns, so clock and cache are alike for all.
+"""Timing of several candidates in one process. They take turns, so that clock rate and cache are alike for all.
 
-CPU time of the process, not wall time: on a shared machine the time in which others run does not count. Rivals must
-therefore compute with one thread.
+CPU time of the process is measured, because on a shared machine wall time includes the time of other processes.
+Therefore all candidates must compute with one thread.
 """
 
 import time
@@ -12,7 +12,7 @@ from statistics import geometric_mean, quantiles
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU seconds of one call: the least, the median, and the spread, (third − first quartile) ÷ median."""
+    """CPU seconds of one call: smallest, median, and spread. The spread is (third − first quartile) ÷ median."""
 
     minimum: float
     median: float
@@ -21,7 +21,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Timing":
-        """Summary of at least two measurements."""
+        """Summary of at least two measurements of one call."""
         low, middle, high = quantiles(seconds, n=4, method="inclusive")
         return cls(min(seconds), middle, (high - low) / middle if middle else 0.0, len(seconds))
 
@@ -33,7 +33,7 @@ class Timing:
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.process_time
 ) -> dict[str, Timing]:
-    """Time every candidate `repeats` times (at least 2), in turns; one turn before does not count."""
+    """Time every candidate `repeats` times (at least 2), in turns. A first turn is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(max(2, repeats) + 1):
         for name, call in candidates.items():
@@ -46,7 +46,10 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as a rival: of the least times, and of the medians; over several layers the mean."""
+    """Speed relative to a rival, by the smallest times and by the medians.
+
+    Over several layers it is the geometric mean.
+    """
 
     minima: float
     medians: float
@@ -54,7 +57,7 @@ class Ratio:
 
     @classmethod
     def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
-        """Geometric means over (rival, own) pairs; the spread is the largest of all timings."""
+        """Geometric means over pairs (timing of the rival, own timing). The spread is the largest of all timings."""
         return cls(
             geometric_mean(rival.minimum / candidate.minimum for rival, candidate in pairs),
             geometric_mean(rival.median / candidate.median for rival, candidate in pairs),

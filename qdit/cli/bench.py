@@ -30,10 +30,10 @@ def kernels(
     repeats: Repeats = 15,
     quick: Quick = False,
 ) -> None:
-    """Time the grouped linear beside its peers.
+    """Time the grouped linear beside other libraries.
 
-    DiT-XL/2's four linears, one thread, CPU time, all candidates in turns. OpenVINO and ONNX Runtime take part where
-    they are installed (pip install 'qdit[bench]').
+    The command measures the four linears of DiT-XL/2 with one thread, in CPU time. All candidates take turns. OpenVINO
+    and ONNX Runtime are measured if they are installed (pip install 'qdit[bench]').
 
     \b
     Example:
@@ -55,8 +55,8 @@ def sampling(
 ) -> None:
     """Time sampling in every mode.
 
-    Full precision, papers' eager simulation, our simulation and integers: the mini model, a DiT of width 192 and one
-    block of DiT-XL/2, with random weights.
+    The modes are full precision, the papers' simulation, our simulation, and integers. The models have random weights:
+    the mini model, a DiT of width 192, and one block of DiT-XL/2.
 
     \b
     Example:
@@ -76,7 +76,7 @@ def memory(
 ) -> None:
     """Measure bytes of weights and peak memory.
 
-    Two blocks of DiT-XL/2 in each mode, each in a process of its own.
+    Two blocks of DiT-XL/2 run in each mode. Each mode has its own process.
 
     \b
     Example:
@@ -98,8 +98,8 @@ def ranges(
 ) -> None:
     """Compare dynamic with static ranges.
 
-    Time and memory of W4A8 linears whose input ranges are static, per token, or per token and group, over batch sizes
-    and numbers of tokens.
+    The command measures time and memory of W4A8 linears. Their input ranges are static, per token, or per token and
+    group. Batch sizes and numbers of tokens vary.
 
     \b
     Example:
@@ -124,8 +124,8 @@ def latency(
 ) -> None:
     """Measure a latency model.
 
-    The time of each linear of a block in each group size on this machine; a search can take it as its budget in the
-    place of bit operations.
+    A latency model has the time of each linear of a block for each group size on this machine. A search can use it as
+    its budget (`qdit search --latency`).
 
     \b
     Example:
@@ -159,7 +159,7 @@ def on_gpu(
 ) -> None:
     """Time the grouped linear on a GPU.
 
-    DiT-XL/2's four linears beside cuBLAS in bfloat16, taking turns; needs CUDA.
+    The four linears of DiT-XL/2 and cuBLAS in bfloat16 take turns. The command needs CUDA.
 
     \b
     Example:
@@ -182,8 +182,9 @@ def full_size(
 ) -> None:
     """Run every step at DiT-XL/2's real shapes.
 
-    Random weights: import, calibration, every method on two blocks, RTN and GPTQ on all of them, one step at 256 and at
-    512, decoding. Takes up to 15 GB of disk and long; every part is a process of its own.
+    The weights are random. The steps are import, calibration, every method on two blocks, RTN and GPTQ on all blocks,
+    one step at 256 and at 512 pixels, and decoding. Each part is its own process. All parts take hours and up to 15 GB
+    of disk.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The commands that make metrics.json of samples; flags about what was sampled can only repeat what the files say."""
+"""Commands that score samples and write metrics.json. The samples say how they were made; flags can only repeat it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +41,7 @@ def family_of_samples(samples: Path) -> str:
 
 
 def decoder_of(vae: Path | None, family: str) -> str | None:
-    """What a protocol says of a VAE that is given."""
+    """The name that a protocol gives to the decoder of these VAE files."""
     if vae is None:
         return None
     from qdit.models.vae_files import vae_sha256, video_vae_sha256
@@ -89,9 +89,9 @@ def evaluate(
 ) -> None:
     """Score samples, of images or clips.
 
-    What was sampled and how is read from the samples; flags about it can only repeat it. Images: FID, sFID, IS,
-    precision and recall from the features that `qdit sample --extractor` or `qdit features` made. Clips: mini-VBench's
-    sixteen dimensions and mFVD. With --fp-samples also FD-FP and MSE-FP, sample by sample.
+    The command reads from the samples what they are and how they were made. A flag about this can only repeat it.
+    Images get FID, sFID, IS, precision and recall. These use features that `qdit sample --extractor` or `qdit features`
+    wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get FD-FP and MSE-FP.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def evaluate(
 def score_images(
     job: "EvaluateJob", extractor: str, weights: Path, reference_name: str, reference_file: Path | None
 ) -> None:
-    """By features and a reference; nothing loads torch."""
+    """Score images by their features and a reference. This function loads no torch."""
     from qdit.metrics.run import Evaluator, evaluate_run
 
     if reference_file is None:
@@ -128,7 +128,7 @@ def score_images(
 
 
 def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:
-    """By the instruments of mini-VBench."""
+    """Score clips by the instruments of mini-VBench."""
     from qdit.metrics.clip_run import evaluate_clips
     from qdit.mini.vbench.run import MiniVBench
 
@@ -164,8 +164,8 @@ def score_by_vbench(
 ) -> None:
     """Make a run's metrics.json from VBench's results.
 
-    All sixteen dimensions, each of every clip that the suite asks for, of the very clips that this run made; with
-    --fp-samples also MSE-FP, clip by clip. What was sampled and how is read from the clips.
+    All sixteen dimensions must be there. Each must have scored every clip of the suite, and exactly the clips of this
+    run. With --fp-samples the command also computes MSE-FP. It reads from the clips how they were made.
 
     \b
     Example:

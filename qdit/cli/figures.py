@@ -1,4 +1,4 @@
-"""Commands of the figures: what they show as arrays (`analyze`), and the pictures (`figures`)."""
+"""Commands of the figures: `analyze` computes the arrays that figures show, `figures` draws the pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +42,10 @@ def activations(
     device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
-    """Look at weights and activations.
+    """Analyze weights and activations.
 
-    By channel, over the timesteps, by block and from image to image, along the full-precision model's trajectories.
+    The command samples a few images with the full-precision model. It records values by channel, by timestep, by block
+    and by image.
 
     \b
     Example:
@@ -74,8 +75,9 @@ def errors(
 ) -> None:
     """Compare quantized models step by step.
 
-    Error of the predicted noise at each timestep, of the trajectory, and of each layer's output, against full
-    precision. A folder that holds no checkpoint because its method failed is kept as a method without values.
+    The command measures three errors against full precision: of the predicted noise at each timestep, of the
+    trajectory, and of each layer's output. If a method failed and its folder has no checkpoint, the method stands
+    without values.
 
     \b
     Example:
@@ -97,8 +99,8 @@ def figures(
 ) -> None:
     """Draw the figures of a profile.
 
-    SVG and PNG into RESULTS/figures, and figures.json, the list of them with title and caption. A figure whose data
-    are missing says which.
+    The command writes SVG and PNG files to RESULTS/figures. figures.json lists them with title and caption. If the data
+    of a figure are missing, the picture names them.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`qdit kernels`: build and examine the compiled kernels, which are otherwise built at their first use."""
+"""`qdit kernels`: build and show the compiled kernels. Without it they are built at their first use."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def build(
 ) -> None:
     """Build and test the library of compiled kernels.
 
-    `make install` does it; otherwise the first command that needs the library builds it, which takes seconds.
+    `make install` does this too. Otherwise the first command that needs the library builds it, which takes seconds.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
-"""The command line `qdit`: each step of the workflow as a command, so that everything can also be run by hand.
+"""The command line `qdit`. Each step of the workflow is a command, so everything can also be run by hand.
 
-Every command parses, calls one function and prints; heavy modules are imported only by the command that needs them.
+Every command parses its arguments, calls one function and prints. A command imports heavy modules only if it needs
+them.
 """
 
 import os
@@ -63,7 +64,7 @@ def options(
     benchmark: Annotated[Path | None, typer.Option(help="Write time and peak memory to this JSON.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Options of all commands; without a command the help is shown."""
+    """Options of all commands. Without a command, the help is shown."""
     if debug:
         os.environ[DEBUG] = "1"
     if benchmark:
@@ -99,7 +100,7 @@ for name, group in GROUPS.items():
 
 
 def one_line(problem: Exception) -> str:
-    """What was wrong, as the user should read it."""
+    """The message of an error in one line, for the user."""
     if isinstance(problem, typer.TyperException):
         command = getattr(getattr(problem, "ctx", None), "command_path", "qdit")
         return f"{problem.format_message()} (see {command} --help)"
@@ -109,7 +110,7 @@ def one_line(problem: Exception) -> str:
 
 
 def write_benchmark(path: Path, seconds: float) -> None:
-    """Wall and processor time in seconds and peak memory in MiB of this process; never part of a result."""
+    """Write wall and processor time in seconds and peak memory in MiB of this process. They are no part of a result."""
     from qdit.core.files import write_json
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -118,7 +119,7 @@ def write_benchmark(path: Path, seconds: float) -> None:
 
 
 def main() -> None:
-    """Entry point: bad input becomes one line on stderr and exit code 2."""
+    """Entry point. Bad input gives one line on stderr and exit code 2."""
     start = time.monotonic()
     try:
         status = app(standalone_mode=False, prog_name="qdit")

@@ -12,7 +12,8 @@ def methods(
 ) -> None:
     """List methods, or one method's options.
 
-    Calibration data, whether rounding is learned, options with types and defaults, file and citation.
+    For one method the command shows its calibration data, whether it learns rounding, its options with types and
+    defaults, its file and its citation.
 
     \b
     Examples:
@@ -30,7 +31,7 @@ def method(
 ) -> None:
     """Begin a method.
 
-    Writes a method that works, a test of it and an overlay that runs, for you to change (docs/add-a-method.md).
+    The command writes a method that works, its test, and an overlay that runs it. Change them (docs/add-a-method.md).
 
     \b
     Example:

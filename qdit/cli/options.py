@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options that several commands share, and functions that read their values."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 
 
 def shipped(value: Path | None) -> Path | None:
-    """Callback of options and arguments that take weights or prompts: the shipped file, if none is here."""
+    """Callback for arguments with weights or prompts: takes the shipped file, if the current folder has none of this
+    name.
+    """
     return None if value is None else shipped_path(value)
 
 
@@ -44,13 +46,13 @@ RecordFailure = Annotated[
 
 
 def check_threads(threads: int) -> None:
-    """ConfigError for more threads than this machine has cores: torch ends in a segfault or a standstill."""
+    """ConfigError for more threads than this machine has cores. With more threads torch crashes or hangs."""
     if threads > (cores := os.cpu_count() or 1):
         raise ConfigError(f"--threads {threads}: this machine has {cores} cores; give 1 to {cores}")
 
 
 def use_threads(threads: int) -> None:
-    """Fix the number of CPU threads of torch."""
+    """Set the number of CPU threads of torch."""
     check_threads(threads)
     import torch
 
@@ -58,7 +60,7 @@ def use_threads(threads: int) -> None:
 
 
 def use_blas_threads(threads: int) -> None:
-    """Fix the number of CPU threads of numpy, which reads it once, when it is imported."""
+    """Set the number of CPU threads of numpy. Numpy reads the number once, when it is imported."""
     check_threads(threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -97,7 +99,7 @@ Results = Annotated[Path | None, typer.Option(help="Folder of the profile's resu
 
 @contextmanager
 def on_device(device: str) -> Iterator[str]:
-    """Hold a device inside this context: `cpu`, or `cuda:N` that no other command of the suite uses."""
+    """Context manager that holds a device: `cpu`, or `cuda:N` that no other command of the suite uses."""
 
     def count() -> int:
         import torch
@@ -109,7 +111,7 @@ def on_device(device: str) -> Iterator[str]:
 
 
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
-    """The JSON object that a flag holds."""
+    """Parse the JSON object in a flag's value."""
     from qdit.core.files import parse_json
 
     try:
@@ -122,7 +124,7 @@ def parse_json_object(text: str, flag: str) -> dict[str, Any]:
 
 
 def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
-    """`kind=path` flags as a dictionary."""
+    """Parse `kind=path` flags into a dictionary."""
     paths = {}
     for pair in pairs:
         kind, separator, path = pair.partition("=")

@@ -1,4 +1,4 @@
-"""Commands around a full reproduction: explain, export, fetch."""
+"""Commands around a full reproduction: explain, export, fetch, check-file and imports."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,9 @@ def explain(
 ) -> None:
     """Show what led to a table row.
 
-    The files behind the row are listed: table, metrics, images, checkpoint, calibration data, allocation, weights. Each
-    is shown with its hash, its options and the command that makes it again. The exit code is 1 if a file is missing or
-    is not the file that was used.
+    The command lists the files behind the row: table, metrics, images, checkpoint, calibration data, allocation,
+    weights. For each file it shows the hash, the options and the command that makes it again. The exit code is 1 if a
+    file is missing or has changed.
 
     \b
     Examples:
@@ -50,8 +50,8 @@ def export(
 ) -> None:
     """Write a checkpoint for diffusers.
 
-    After `import qdit.diffusers`, DiTTransformer2DModel.from_pretrained loads the folder and gives the same output
-    bits (docs/diffusers.md).
+    After `import qdit.diffusers`, DiTTransformer2DModel.from_pretrained loads the folder. The model gives the same
+    output bits (docs/diffusers.md).
 
     \b
     Example:
@@ -80,10 +80,10 @@ def fetch(
 ) -> None:
     """Download what a profile needs.
 
-    From the addresses that the profile gives, over https only, with progress; a download that was stopped goes on. A
-    file whose whole sha256 the profile does not give must be named by --allow-unverified; its digest is printed, to be
-    put into the profile. Nothing else in this program ever downloads, but for the packages of `qdit vbench install`.
-    `qdit doctor` shows what there is; SECURITY.md says what a profile can and cannot do.
+    The command downloads from the addresses in the profile, over https only. A stopped download continues. If the
+    profile lacks the whole sha256 of a file, you must name the file with --allow-unverified. The command then prints
+    the digest, and you can add it to the profile. No other command downloads, except `qdit vbench install`. `qdit
+    doctor` shows which files exist. SECURITY.md says what a profile can and cannot do.
 
     \b
     Examples:
@@ -117,9 +117,9 @@ def check_file(
     path: Annotated[Path, typer.Argument(help="File that a profile needs.")],
     sha256: Annotated[str | None, typer.Option(help="Expected digest in hex, or its first characters.")] = None,
 ) -> None:
-    """Check that a needed file is there.
+    """Check that a needed file exists.
 
-    The command prints nothing if the file is there. The workflow runs it before long steps.
+    The command prints nothing if the file exists. The workflow runs it before long steps.
 
     \b
     Example:
@@ -146,9 +146,10 @@ def import_weights(
 ) -> None:
     """Convert official weights once.
 
-    The file is checked and written in the suite's format; no code in it is run. Weights of another model than the
-    expected model are an error. Numbers that no tensor shows come from --shape (num_heads of a DiT; base_size,
-    pixels_per_cell, fps and frame_positions of an STDiT3). Assumed numbers are printed.
+    The command checks the file and writes it in the suite's format. It runs no code of the file. Weights of another
+    model than the expected one are an error. The tensors do not show all numbers; --shape gives the others: num_heads
+    of a DiT; base_size, pixels_per_cell, fps and frame_positions of an STDiT3. The command prints the numbers that it
+    had to assume.
 
     \b
     Examples:
@@ -176,8 +177,8 @@ def import_reference(
 ) -> None:
     """Take ADM's statistics of real images.
 
-    Mean and covariance as they are; the features of the batch's images, for precision and recall, are computed while
-    they are read from the file.
+    The command copies mean and covariance unchanged. For precision and recall it also computes the features of the
+    images in the batch. It reads these images one after the other.
 
     \b
     Example:

@@ -18,8 +18,8 @@ def table(
 ) -> None:
     """Render a table in four formats.
 
-    The formats are CSV, Markdown, LaTeX and HTML. Published values stand beside those of the runs. A run without
-    numbers shows the reason.
+    The formats are CSV, Markdown, LaTeX and HTML. Published values stand beside our values. A run without numbers shows
+    the reason.
 
     \b
     Example:
@@ -78,8 +78,8 @@ def times(
 ) -> None:
     """Show how long tables and methods took.
 
-    The seconds are those of the jobs of a finished workflow, each with one thread, as Snakemake measured them. A run
-    of several tables counts in each of them.
+    The seconds are those of the jobs of a finished workflow, as Snakemake measured them. Each job has one thread. A run
+    that belongs to several tables counts in each of them.
 
     \b
     Example:
@@ -99,8 +99,8 @@ def validate(
 ) -> None:
     """Check a profile.
 
-    Keys, names, methods, options, bits and counts are checked, and nothing is run. Overlays change the mini profile,
-    as they do after `snakemake --configfile`.
+    The command checks keys, names, methods, options, bits and counts. It runs nothing. Overlays change the mini
+    profile, as they do after `snakemake --configfile`.
 
     \b
     Example:
@@ -121,7 +121,7 @@ def validate(
 def ls(profile: Profile = MINI) -> None:
     """List methods, settings and runs.
 
-    Every table is followed by its runs.
+    The runs of each table stand below its name.
 
     \b
     Example:
@@ -150,11 +150,12 @@ def doctor(
         typer.Option("--all", help="List every file with size, source, licence and sha256, not only the problems."),
     ] = False,
 ) -> None:
-    """Check that what a profile needs is there.
+    """Check that everything that a profile needs exists.
 
-    Files, packages, devices and disk are checked. The first line says whether all is there, and each group has a line.
-    The exit code is 1 if something is missing or damaged. With --tflops, and for profiles that download files, the
-    cost is estimated: GPU-hours, wall time, disk and memory. Without --tflops the speed is that of finished jobs.
+    The command checks files, packages, devices and disk. The first line is the overall result; then each group has a
+    line. The exit code is 1 if something is missing or damaged. For profiles that download files, or with --tflops, the
+    command also estimates the cost: GPU-hours, wall time, disk and memory. Without --tflops it takes the speed of
+    finished jobs.
 
     \b
     Examples:

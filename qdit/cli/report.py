@@ -17,9 +17,9 @@ def claims(
 ) -> None:
     """Check what the papers claim.
 
-    Each claim of results/published/claims.yaml is checked on the printed numbers, on the profile's runs, and on the
-    runs of the profile paper if their results lie beside. A cell without a verdict shows the reason. docs/claims.md
-    shows how to add a claim.
+    The command checks each claim of results/published/claims.yaml on the printed numbers and on the runs of the
+    profile. If the results of the profile paper exist, it checks their runs too. A cell without a verdict shows the
+    reason. docs/claims.md shows how to add a claim.
 
     \b
     Examples:
@@ -70,8 +70,8 @@ def compare(
 ) -> None:
     """Compare two runs, or two versions of the suite.
 
-    The differences b − a have 95 % intervals, which tell a change from chance. Runs of two results folders are matched
-    by name, and those that changed by more than chance are listed.
+    The command prints the differences b − a with 95 % intervals. An interval shows whether a difference can be chance.
+    Two results folders are compared run by run; the command lists the runs that differ by more than chance.
 
     \b
     Examples:
@@ -98,8 +98,8 @@ def report(
 ) -> None:
     """Write the report of a run, one page.
 
-    The file holds claims, tables, figures, samples, benchmarks, searches, controls and provenance, and opens without a
-    network. The command reads the results and computes none. A part without data shows the reason.
+    The page has claims, tables, figures, samples, benchmarks, searches, controls and provenance. It opens without a
+    network. The command reads result files and computes no results. A part without data shows the reason.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Images in and out as commands of `qdit`: reference, import-samples, export-samples."""
+"""Commands that read and write images: reference, import-samples, export-samples."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,9 +27,9 @@ def reference(
 ) -> None:
     """Compute the statistics of real images.
 
-    FID, sFID, precision and recall compare with them. The images of an npz are uint8 (N, H, W), (N, H, W, C) or
-    (N, C, H, W) with 1 or 3 channels, at least 4. Statistics that are ready are taken as they are: those of FID alone
-    (mu, sigma) give no sFID, and without images beside them there is no precision and recall.
+    FID, sFID, precision and recall compare samples with these statistics. An npz file has at least 4 uint8 images (N,
+    H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels. Ready statistics are taken unchanged. If they have only mu
+    and sigma, there is no sFID. If they come without images, there is no precision and recall.
 
     \b
     Examples:
@@ -57,9 +57,9 @@ def import_samples(
     out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
     chunk: Annotated[int, typer.Option(min=1, help="Images per file.")] = 64,
 ) -> None:
-    """Take the images of any program as samples.
+    """Take the images of another program as samples.
 
-    `qdit features` and the steps after it read them like those of `qdit sample`; their protocol is "imported", since
+    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported", because
     the files do not say how they were made. Images without labels have no class accuracy.
 
     \b

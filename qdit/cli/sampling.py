@@ -1,4 +1,4 @@
-"""How flags say what is sampled: the model's family, the protocol and the prompts, for images and for clips."""
+"""Read the flags of sampling commands: the model's family, the protocol and the prompts, for images and for clips."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,8 +58,8 @@ Fps = Annotated[int | None, typer.Option(help="Clips: frames per second; default
 class Flags:
     """Flags of a command that samples; None means that a flag is not set.
 
-    `common`, `images` and `clips` are fields of the protocols: of both, of images, of clips. `for_images` and
-    `for_clips` are the other flags that only one family has.
+    `common` are protocol fields that both families have; `images` and `clips` are fields of one family. `for_images`
+    and `for_clips` are other flags that only one family has.
     """
 
     owner: Path
@@ -70,7 +70,7 @@ class Flags:
     for_clips: Mapping[str, Any] = field(default_factory=dict)
 
     def family(self, named: str | None) -> str:
-        """The model's family; of a file that cannot be read the family that the flags fit.
+        """The model's family. If the file cannot be read, the family that fits the flags.
 
         ConfigError names the first flag that the family does not have.
         """
@@ -87,14 +87,14 @@ class Flags:
         return named
 
     def protocol(self, family: str, *, latents: bool) -> "Sampled":
-        """The protocol of the family with these flags; what is not set has the family's usual value."""
+        """The family's protocol with the values of these flags. Fields without a flag get the usual value."""
         if family == "stdit3":
             return clip_protocol(latents=latents, **self.common, **self.clips)
         return image_protocol(**self.common, **self.images)
 
 
 def image_protocol(**values: Any) -> "Protocol":
-    """Protocol of images. A value that is None is the usual one: 20 steps of DDIM without guidance."""
+    """Protocol of images. None stands for the usual value: 20 steps of DDIM without guidance."""
     from qdit.sampling.protocol import Protocol
 
     usual: dict[str, Any] = {"sampler": "ddim", "steps": 20, "cfg_scale": 1.0}
@@ -102,7 +102,10 @@ def image_protocol(**values: Any) -> "Protocol":
 
 
 def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
-    """Protocol of clips. A value that is None is that of the moving digits, of latents that of Open-Sora 1.2."""
+    """Protocol of clips.
+
+    None stands for the usual value: that of moving digits, or for latents that of Open-Sora 1.2.
+    """
     from dataclasses import replace
 
     from qdit.sampling.flow_protocol import FlowProtocol
@@ -112,7 +115,7 @@ def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
 
 
 def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
-    """Protocol of clips of the moving digits' size."""
+    """Protocol of clips with the size of the moving digits."""
     from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
     from qdit.sampling.flow_protocol import FlowProtocol
 
@@ -130,7 +133,7 @@ def protocol(
 
 
 def family_of_checkpoint(folder: Path) -> str | None:
-    """Family of a quantized checkpoint; None if the folder does not say it, which the step itself reports."""
+    """Family of a quantized checkpoint. None if the folder does not say it; the step itself then reports an error."""
     from qdit.core.errors import QditError
     from qdit.quant.folder import read_config
 
@@ -142,9 +145,9 @@ def family_of_checkpoint(folder: Path) -> str | None:
 
 
 def family_of_weights(path: Path) -> str | None:
-    """Family of full-precision weights; None if the file cannot be read, which the step itself reports.
+    """Family of full-precision weights. None if the file is unreadable; the step itself then reports an error.
 
-    Of safetensors only the header is read.
+    For safetensors only the header is read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -169,7 +172,7 @@ def family_of_weights(path: Path) -> str | None:
 
 
 def prompts_of(suite: Path | None) -> "list[Prompt]":
-    """The prompts of a suite; without a file those of mini-VBench."""
+    """The prompts of a suite file; without a file the prompts of mini-VBench."""
     from qdit.mini.vbench.suites import all_prompts, read_full_info
 
     return all_prompts() if suite is None else read_full_info(suite)
@@ -191,7 +194,7 @@ def clips_of_suite(suite: Path | None, count: int, *, latents: bool) -> list[tup
 
 
 def training_texts() -> Any:
-    """Texts of prompts that calibration takes in turn: drawn like those of training, with a seed that no suite has."""
+    """Prompts for calibration. They are drawn like those of training, with a seed that no suite has."""
     from qdit.mini.data.moving_digits import draw_scenario
     from qdit.mini.data.moving_digits_prompts import encode
 

@@ -1,4 +1,4 @@
-"""The commands of `qdit` about the allocation of group sizes: search, search-study."""
+"""Commands that choose group sizes: search and search-study."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ WorkerCount = Annotated[
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """`36,24,16` as numbers."""
+    """Parse group sizes such as `36,24,16`."""
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -77,7 +77,7 @@ def make_job(
     vae: Path | None = None,
     device: str = "cpu",
 ) -> "SearchJob":
-    """The job of the flags."""
+    """Make the search job that the flags describe."""
     from qdit.core.run import split_bits
     from qdit.methods.quantize import check_bits
     from qdit.search.job import SearchJob
@@ -160,8 +160,9 @@ def search(
 ) -> None:
     """Search a group size for every layer.
 
-    The budget is the cost of the uniform reference size (docs/search.md). A search that was stopped continues from the
-    journal beside OUT. Its times go to OUT's .times.json. `qdit quantize --method q-dit --allocation OUT` uses OUT.
+    The budget is the cost of the uniform reference size (docs/search.md). A stopped search continues from the journal
+    beside OUT. OUT's .times.json holds the search time. `qdit quantize --method q-dit --allocation OUT` uses the
+    result.
 
     \b
     Examples:
@@ -246,8 +247,8 @@ def search_study(
 ) -> None:
     """Compare the searches over several seeds.
 
-    Algorithm 1, linear response, racing and random search; every winner is measured on images of noise that no search
-    saw. Can be stopped and started again. With --page the result is also written in words, with a figure.
+    The searches are Algorithm 1, linear response, racing and random search. Every winner is measured on images with
+    noise that no search saw. A stopped study continues. --page also writes a page with sentences and a figure.
 
     \b
     Example:

@@ -31,7 +31,7 @@ EXIT_CODE = struct.Struct("!i")
 
 
 def run(address: Path, arguments: list[str]) -> NoReturn:
-    """Have the server run `qdit` with these arguments, or run it here."""
+    """Let the server run `qdit` with these arguments; without a server, run it in this process."""
     try:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(address))
@@ -48,7 +48,7 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
 
 
 def serve(address: Path) -> None:
-    """Fork a child for each client until standard input closes; then kill what still runs."""
+    """Start a child process for each client until standard input closes. Then kill the children that still run."""
     address.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(str(address))
@@ -78,7 +78,7 @@ def serve(address: Path) -> None:
 
 
 def accept(listener: socket.socket, selector: selectors.BaseSelector, children: dict[int, int]) -> None:
-    """Fork a child for a client that has just come; watch both, since either may end first."""
+    """Start a child process for a new client. Watch both, because either can end first."""
     connection, _ = listener.accept()
     head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 2)
     length = LENGTH.unpack(head)[0] if len(head) == LENGTH.size and len(streams) == 2 else 0
@@ -100,7 +100,7 @@ def accept(listener: socket.socket, selector: selectors.BaseSelector, children: 
 
 
 def received(source: RawIOBase, length: int) -> bytes:
-    """All of a request, or nothing if its client ended too early."""
+    """The whole request of a client; nothing if the client ended too early."""
     text = b""
     while len(text) < length:
         block = source.read(length - len(text))
@@ -111,7 +111,7 @@ def received(source: RawIOBase, length: int) -> bytes:
 
 
 def finish(pair: tuple[int, socket.socket], selector: selectors.BaseSelector, children: dict[int, int]) -> None:
-    """Tell the client its command's exit code; a client that is gone takes its command with it."""
+    """Tell the client its command's exit code. If the client is gone, kill its command."""
     ended, connection = pair
     process = children[ended]
     with contextlib.suppress(ProcessLookupError):
@@ -128,7 +128,7 @@ def finish(pair: tuple[int, socket.socket], selector: selectors.BaseSelector, ch
 
 
 def become_command(streams: list[int], request: dict[str, Any]) -> NoReturn:
-    """In the child: take over the client's place and run the command."""
+    """In the child: take over the client's folder, environment and streams, and run the command."""
     code = 1
     try:
         for descriptor, theirs in zip((1, 2), streams, strict=True):

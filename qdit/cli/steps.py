@@ -75,8 +75,8 @@ def calibrate(
 ) -> None:
     """Record calibration data.
 
-    The full-precision model samples images or clips, and the noisy samples on the way are recorded with their
-    timesteps and their labels or texts. The weights say whether the model makes images or clips.
+    The full-precision model samples images or clips. The command records noisy samples on the way, with their timesteps
+    and their labels or texts. The weights decide whether the model makes images or clips.
 
     \b
     Examples:
@@ -138,9 +138,9 @@ def quantize(
 ) -> None:
     """Quantize weights into a checkpoint.
 
-    The folder holds config.json and model.safetensors with packed integers. Loading it needs no calibration data.
-    The workflow uses --record-failure: a method that fails leaves a folder with the reason, and later steps pass the
-    reason on to the tables. Calibration data of other weights are refused.
+    The checkpoint is a folder with config.json and model.safetensors, which has packed integers. Loading it needs no
+    calibration data. Calibration data of other weights are refused. With --record-failure, a method that fails leaves a
+    folder with the reason, and tables show this reason. The workflow uses this flag.
 
     \b
     Example:
@@ -227,10 +227,10 @@ def sample(
 ) -> None:
     """Sample images or clips from a checkpoint.
 
-    The checkpoint says whether its model makes images or clips. Chunks of the same checkpoint, prompts and protocol
-    that are already there are kept. With --extractor the features of the images are extracted as `qdit features` does.
-    In integer mode the first chunk is also sampled in simulate mode, and the list of chunks records how far the latents
-    differ. A quantizer without an integer kernel is an error.
+    The checkpoint decides whether its model makes images or clips. Existing chunks of the same checkpoint, prompts and
+    protocol are kept. With --extractor the command also extracts features, as `qdit features` does. In integer mode it
+    samples the first chunk also in simulate mode, and records the difference of the latents in the list of chunks. A
+    quantizer without an integer kernel is an error.
 
     \b
     Examples:
@@ -284,7 +284,7 @@ def sample(
 
 
 def sampler_of_mode(mode: str) -> "Callable[[SampleJob], object]":
-    """The function that samples in a mode; ConfigError for another word."""
+    """The function that samples in a mode; ConfigError for an unknown mode."""
     if mode == "simulate":
         from qdit.sampling.run import sample_checkpoint
     elif mode == "integer":
@@ -304,8 +304,8 @@ def features(
 ) -> None:
     """Extract the features of samples.
 
-    The features go to features-NNN.npz beside each shard's list of chunks, where `qdit evaluate` reads them. Features
-    of the same chunks and extractor that are already there are kept.
+    The command writes features-NNN.npz beside the list of chunks of each shard. `qdit evaluate` reads these files.
+    Existing features of the same chunks and extractor are kept.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The commands that make the small models: train, and ship the result."""
+"""Commands that train the small models and write the shipped weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def train_dit(
 ) -> None:
     """Train a mini DiT on the digits.
 
-    About 25 minutes on one core; can be stopped and started again.
+    The training takes about 25 minutes on one core. A stopped training continues.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def train_classifier(
 ) -> None:
     """Train a digit classifier.
 
-    Its features score the images; takes about 15 seconds at 8×8, a minute at 16×16.
+    Its features score the images. The training takes about 15 seconds at 8×8 pixels and a minute at 16×16.
 
     \b
     Example:
@@ -68,8 +68,9 @@ def train_quality(
 ) -> None:
     """Measure how good a mini DiT is.
 
-    FID against halves of the digits, classes, DDPM against DDIM, guidance, memorising; about 5 minutes. Pictures:
-    the distances to training digits (SVG), and held-out digits above samples (PNG).
+    The command measures FID against halves of the digits, class accuracy, DDPM against DDIM, guidance, and memorising.
+    It takes about 5 minutes. Its pictures show the distances to training digits (SVG), and held-out digits above
+    samples (PNG).
 
     \b
     Examples:
@@ -104,7 +105,7 @@ def ship(
 ) -> None:
     """Make the shipped weights of a training.
 
-    Natural and salient form in half precision, and the manifest of all files beside them.
+    The command writes the natural and the salient form in half precision, and the manifest of all files in the folder.
 
     \b
     Examples:

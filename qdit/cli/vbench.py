@@ -1,4 +1,4 @@
-"""The commands of VBench and FVD: VBench's environment, clips with its names, one dimension, all in one, FVD."""
+"""Commands of VBench and FVD: VBench's environment, clip files, scores of one dimension or of all, FVD."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,8 @@ Frames = Annotated[int | None, typer.Option(min=2, help="Frames that every clip 
 def install(folder: Annotated[Path, typer.Argument(help="Folder of the environment to make.")]) -> None:
     """Make VBench's own environment.
 
-    Downloads the packages of rules/envs/vbench-lock.txt from PyPI (3.3 GB, 6.1 GB installed). The folder then holds
-    bin/python and VBench_full_info.json, the 946 prompts.
+    The command downloads the packages of rules/envs/vbench-lock.txt from PyPI: 3.3 GB, which take 6.1 GB of disk. The
+    folder then has bin/python and VBench_full_info.json with the 946 prompts.
 
     \b
     Example:
@@ -44,7 +44,7 @@ def clips(
     lossless: Annotated[bool, typer.Option(help="Every pixel as it was (RGB); not every player shows it.")] = True,
     listing: Annotated[Path | None, typer.Option(help="JSON to write: the clips with their sha256.")] = None,
 ) -> None:
-    """Write the clips of a run as VBench names them.
+    """Write the clips of a run with VBench's file names.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def ready(
 ) -> None:
     """Check that VBench's environment has the packages of a dimension.
 
-    Before the first clip is sampled, not after the last one. Weights are not looked at.
+    The workflow runs this check before it samples the first clip. The command does not check weights.
 
     \b
     Example:
@@ -94,8 +94,8 @@ def run(
 ) -> None:
     """Score clips in one dimension of VBench.
 
-    Every clip that the dimension asks for must be there, whole, with as many frames as the others; with --listing, the
-    very files that it lists. The score of a run that failed is its failure.
+    Every clip of the dimension must exist, be complete, and have as many frames as the others. With --listing, the
+    clips must be the files that the list names. If the run failed, the result is this failure.
 
     \b
     Example:
@@ -123,11 +123,11 @@ def check(
     samples: ClipsPerPrompt = 5,
     frames: Frames = None,
 ) -> None:
-    """Check that a folder holds every clip that VBench will ask for.
+    """Check that a folder holds every clip that VBench needs.
 
-    Whole files, one number of frames, one size: VBench scores whatever it finds. Says which dimensions were looked at,
-    for which the suite has no prompt, and which clips no prompt asks for. A dimension that is named and has no prompt
-    is an error.
+    The files must be complete, with the same size and number of frames, because VBench itself does not check this. The
+    command prints the checked dimensions, the dimensions without a prompt in the suite, and the clips that no prompt
+    needs. A named dimension without a prompt is an error.
 
     \b
     Example:
@@ -161,7 +161,8 @@ def gather(
 ) -> None:
     """Gather the dimensions of a run into one JSON.
 
-    Scores, VBench's normalisation, and its three totals if all sixteen are there.
+    The file has the scores and VBench's normalised scores. If all sixteen dimensions exist, it also has the three
+    totals.
 
     \b
     Example:
@@ -187,7 +188,8 @@ def fvd(
 ) -> None:
     """Measure FVD between two folders of clips.
 
-    Fréchet distance of I3D's 400 features before the softmax; finite for fewer clips than features.
+    FVD is the Fréchet distance of I3D's 400 features before the softmax. It is finite even for fewer clips than
+    features.
 
     \b
     Example:

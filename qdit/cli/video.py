@@ -1,4 +1,4 @@
-"""The commands of the mini video model: its steps, clips, mini-VBench, training, quality, shipping."""
+"""Commands of the mini video model: text embeddings, prompts, clips, mini-VBench, training, quality, shipping."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +36,8 @@ def embed(
 ) -> None:
     """Compute the text embeddings of a suite.
 
-    Each prompt goes through T5 once, so that sampling needs no text encoder. If the command was stopped, it continues
-    from the parts beside OUT.
+    Each prompt goes through T5 once, so sampling needs no text encoder. A stopped command continues from the parts
+    beside OUT.
 
     \b
     Example:
@@ -82,7 +82,7 @@ def clips(
 ) -> None:
     """Make the clips of a suite.
 
-    Real ones of held-out digits, or a full-precision model's.
+    The clips are real clips of held-out digits, or with --weights clips of a full-precision model.
 
     \b
     Examples:
@@ -109,7 +109,7 @@ def evaluate(
 ) -> None:
     """Score clips in sixteen dimensions.
 
-    Every clip that the prompts ask for must be there. Totals stand between pixel noise and real clips.
+    Every clip of the prompts must exist. The totals are scaled: pixel noise scores 0, real clips score 1.
 
     \b
     Example:
@@ -200,7 +200,7 @@ def ship(
     weights: Annotated[Path, typer.Option(help="Folder of the shipped weights.")] = Path("weights"),
     name: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
 ) -> None:
-    """Make the shipped weights of a video training, natural and salient, and the manifest of all files beside them.
+    """Make the shipped weights of a video training: natural form, salient form, and the manifest of the folder.
 
     \b
     Example:
@@ -221,7 +221,7 @@ def train_video(
 ) -> None:
     """Train a mini STDiT3 on moving digits.
 
-    Hours on one core; can be stopped and started again, and gives the same bits.
+    The training takes hours on one core. A stopped training continues with the same bits.
 
     \b
     Example:
@@ -238,7 +238,7 @@ def train_instruments(
 ) -> None:
     """Train the instruments of mini-VBench.
 
-    Minutes on one core; the file holds their accuracy on held-out digits.
+    The training takes minutes on one core. The file holds the accuracy of the networks on held-out digits.
 
     \b
     Example:
@@ -260,7 +260,8 @@ def train_video_quality(
 ) -> None:
     """Measure how good a mini video model is.
 
-    Four scores of 200 clips as fractions of those of real clips, with their bars; all sixteen; mFVD.
+    The command samples 200 clips. It prints four scores as fractions of those of real clips, with the required minimum.
+    The file also has all sixteen scores and mFVD.
 
     \b
     Example:

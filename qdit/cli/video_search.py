@@ -1,4 +1,4 @@
-"""The command `qdit video search`: group sizes for a video model, as `qdit search` finds them for images."""
+"""`qdit video search`: the search for group sizes of a video model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -41,8 +41,8 @@ def search(
 ) -> None:
     """Search a group size for every layer of a video model.
 
-    The search is that of `qdit search` with the Fréchet distance of clips: Q-DiT's search by FVD in miniature. A search
-    that was stopped continues from the journal beside OUT.
+    The search is that of `qdit search`, with the Fréchet distance of clips as fitness. It is Q-DiT's search by FVD in
+    miniature. A stopped search continues from the journal beside OUT.
 
     \b
     Example:

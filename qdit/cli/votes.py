@@ -1,4 +1,4 @@
-"""Commands of the human study: a blind A/B page from a run's samples, and the count of its votes."""
+"""Commands of the vote on images: make a blind A/B page, and count its votes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,9 +30,10 @@ def ab(
 ) -> None:
     """Make a blind A/B page.
 
-    One self-contained page of image pairs: same noise and label, two methods, sides and order drawn from the seed. A
-    voter chooses left, right or cannot tell, and saves a file that `qdit votes` counts. Without a choice of setting,
-    form or bits: the block of the fewest bits. docs/ab.md says what blind means here.
+    The page is one HTML file with pairs of images. Both images of a pair have the same noise and label, but come from
+    two methods. The seed decides sides and order. A voter chooses left, right or cannot tell, and saves a file for
+    `qdit votes`. Without flags for setting, form or bits the page takes the block with the fewest bits. docs/ab.md
+    explains "blind".
 
     \b
     Examples:
@@ -64,8 +65,8 @@ def votes(
 ) -> None:
     """Count the votes of A/B pages.
 
-    Wins and ties of every pair of methods with 95 % intervals, Bradley–Terry scores, each voter's catch trials, and
-    how far voters agree. Votes on another page are refused.
+    The command prints wins and ties of every pair of methods with 95 % intervals, Bradley–Terry scores, the catch
+    trials of each voter, and the agreement of voters. Votes on another page are refused.
 
     \b
     Example:

@@ -1,7 +1,7 @@
 """Affine quantization (Q-DiT Eq. 1): x̂ = (clamp(round(x / scale) + zero_point, 0, 2^b − 1) − zero_point) · scale.
 
-Granularity says which elements share one (scale, zero_point): the whole tensor, a row, or a group of consecutive
-elements along the input (last) dimension. All functions are pure; rounding is half to even (torch.round).
+Granularity says which elements share one pair (scale, zero_point): the whole tensor, a row, or a group of consecutive
+elements along the input (last) dimension. All functions are pure. Rounding is half to even (torch.round).
 """
 
 import re
@@ -21,7 +21,10 @@ SMALLEST_RANGE = 1e-5
 
 @dataclass(frozen=True)
 class Granularity:
-    """`tensor`, `channel` (rows of a weight), `token` (rows of an activation) or `group` along the input."""
+    """Which elements share a pair (scale, zero_point): `tensor`, `channel` (row of a weight), `token` or `group`.
+
+    A token is a row of an activation. Groups lie along the input dimension.
+    """
 
     kind: Literal["tensor", "channel", "token", "group"]
     group_size: int | None = None
@@ -32,7 +35,7 @@ class Granularity:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From 'tensor', 'channel', 'token' or 'group(32)'."""
+        """Read a granularity from text: 'tensor', 'channel', 'token' or 'group(32)'."""
         match = re.fullmatch(r"(tensor|channel|token)|group\((\d+)\)", text)
         if match is None:
             raise ConfigError(f"granularity {text!r}: allowed are tensor, channel, token, group(<size>)")
@@ -45,7 +48,7 @@ class Granularity:
 
 
 def group(x: Tensor, group_size: int | None) -> Tensor:
-    """(…, d) → (…, d / g, g); None is one group of the whole row."""
+    """Divide the last dimension into groups: (…, d) → (…, d / g, g). None makes one group of the whole row."""
     width = x.shape[-1]
     size = width if group_size is None else group_size
     check_group_size(size, width, "group")
@@ -53,10 +56,10 @@ def group(x: Tensor, group_size: int | None) -> Tensor:
 
 
 def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """(min, max) over the last dimension, which is dropped.
+    """Minimum and maximum over the last dimension, which is dropped.
 
-    By repeated halving: elementwise minimum of long slices is several times faster on CPUs than a reduction over a
-    short last dimension.
+    The function halves the dimension again and again. On CPUs the elementwise minimum of long slices is several times
+    faster than a reduction over a short last dimension.
     """
     low = high = groups
     size = groups.shape[-1]
@@ -68,15 +71,15 @@ def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ungroup(x: Tensor) -> Tensor:
-    """(…, groups, g) → (…, d)."""
+    """Join groups again: (…, groups, g) → (…, d)."""
     return x.flatten(-2)
 
 
 def minmax_asymmetric(low: Tensor, high: Tensor, bits: int, *, include_zero: bool = True) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) from ranges, as Q-DiT releases it (Eq. 7–8 with rounding and a clamped zero point).
+    """Scale and zero point from ranges, as in Q-DiT's release: Eq. 7–8 with rounding and a clamped zero point.
 
-    Without `include_zero` the range is not extended to 0 although the zero point is clamped: a group of strictly
-    positive values then collapses. That is the released form; including zero is the correction.
+    With `include_zero` the range is extended to contain 0. Without it (the released form) the zero point is clamped
+    although the range lacks 0. A group of positive values then collapses to one value.
     """
     if include_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -86,7 +89,9 @@ def minmax_asymmetric(low: Tensor, high: Tensor, bits: int, *, include_zero: boo
 
 
 def minmax_symmetric(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) with zero_point 0 and codes in [−2^(b−1), 2^(b−1) − 1] (Q-DiT, symmetric flags)."""
+    """Scale and zero point for symmetric codes in [−2^(b−1), 2^(b−1) − 1]; the zero point is 0 (Q-DiT, symmetric
+    flags).
+    """
     bound = torch.maximum(low.abs(), high.abs()).clamp(min=SMALLEST_RANGE)
     scale = bound / (2 ** (bits - 1) - 1)
     return scale, torch.zeros_like(scale)
@@ -98,7 +103,7 @@ def code_range(bits: int, *, symmetric: bool) -> tuple[int, int]:
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool = False) -> Tensor:
-    """Codes (as floating point) of x; scale and zero_point broadcast against x."""
+    """Codes of x, as floating point; scale and zero point are broadcast against x."""
     low, high = code_range(bits, symmetric=symmetric)
     return (x / scale).round_().add_(zero_point).clamp_(low, high)
 
@@ -109,17 +114,17 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool = False) -> Tensor:
-    """Quantize and dequantize in floating point (Eq. 1)."""
+    """Quantize and dequantize x in floating point (Eq. 1)."""
     low, high = code_range(bits, symmetric=symmetric)
     codes = (x / scale).round_().add_(zero_point).clamp_(low, high)
     return codes.sub_(zero_point).mul_(scale)
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Codes 0 … 2^bits − 1, (rows, width) integers → (rows, ⌈width · bits / 8⌉) uint8, for 1 to 8 bits.
+    """Pack codes 0 … 2^bits − 1, integers (rows, width), into bytes (rows, ⌈width · bits / 8⌉), for 1 to 8 bits.
 
-    A row is one string of bits, least significant first, padded with zeros to a whole byte: at 4 bits a byte holds
-    two codes (the first in its low half), at 6 bits three bytes hold four, at 8 bits the codes are the bytes.
+    A row is one string of bits, least significant bit first, padded with zeros to whole bytes. At 4 bits a byte holds
+    two codes (the first in its low half). At 6 bits three bytes hold four codes. At 8 bits the codes are the bytes.
     Raises CheckpointError for codes that do not fit.
     """
     _check_packable(bits)
@@ -134,9 +139,9 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int, shape: tuple[int, int]) -> Tensor:
-    """The codes that `pack_codes` was given: (rows, bytes) uint8 → `shape` = (rows, width), int16.
+    """Inverse of `pack_codes`: bytes (rows, bytes) → int16 codes of `shape` (rows, width).
 
-    Raises CheckpointError if the bytes are not those of such codes.
+    Raises CheckpointError if the bytes cannot be such codes.
     """
     _check_packable(bits)
     rows, width = shape

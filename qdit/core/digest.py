@@ -1,11 +1,11 @@
-"""Digest of code: one hash of the sources of all modules that a step imports, which Snakemake cannot see.
+"""Digest of code: one hash over the sources of all modules that a step imports. Snakemake does not see them.
 
-`code_digest` hashes the sources of the static import closure of some modules, within this repository's packages and
-those of the modules themselves (a method may lie in another package). Editing a file changes the digest of exactly the
-steps that import it, directly or not. A module that is loaded by name at run time (a method's, an extractor's) is not
-seen: give it as an argument of its own. A module that reads data of its package (templates, style sheets) names their
-folders in `PACKAGE_DATA`, relative to its own; their files belong to the closure.
-seen: give it as an argument of its own. The digest is ours, since no library follows imports without running them.
+`code_digest` hashes the sources that some modules import, directly or indirectly. It follows imports within this
+repository's packages and within the packages of the modules, because a method may lie in another package. So an edit of
+a file changes the digest of exactly the steps that import it. A module that is loaded by name at run time (a method, an
+extractor) is not seen; the caller must name it. A module that reads data files (templates, style sheets) names their
+folders in `PACKAGE_DATA`, relative to its own folder; these files count too. The digest is our own code, because no
+library follows imports without running them.
 """
 
 import ast
@@ -21,10 +21,10 @@ from qdit.core.repository import CHECKOUT
 
 @cache
 def imported_names(path: Path, source: bytes, package: str) -> frozenset[str]:
-    """What a module of `package` imports, wherever the import stands; some names are no modules.
+    """Names that a module of `package` imports, anywhere in its source. Some of them may be no modules.
 
-    `source` is the file's content, so that an edited file is read again. `from a import b` gives both a and a.b,
-    since b may be a module.
+    `source` is the content of the file, so that an edited file is read again. `from a import b` gives both a and a.b,
+    because b may be a module.
     """
     names: set[str] = set()
     for node in ast.walk(parse_source(path)):
@@ -42,9 +42,9 @@ DATA_CONSTANT = "PACKAGE_DATA"
 
 
 def data_files(module_path: Path) -> list[Path]:
-    """Files of the folders that a module names in `PACKAGE_DATA`, sorted; hidden files and subfolders do not count.
+    """Files of the folders that a module names in `PACKAGE_DATA`, sorted; without hidden files and subfolders.
 
-    Raises ConfigError if `PACKAGE_DATA` is not a tuple of texts, or a folder does not exist.
+    Raises ConfigError if `PACKAGE_DATA` is not a tuple of texts, or if a folder does not exist.
     """
     files = []
     for folder_name in _data_folders(module_path):
@@ -72,9 +72,9 @@ def _data_folders(module_path: Path) -> tuple[str, ...]:
 
 
 class Sources:
-    """Files of modules, each read once: many digests of one moment cost little more than one.
+    """Source files of modules. Each is read once, so several digests at one moment cost little more than one.
 
-    With `root` our own packages lie below it, otherwise where they are installed.
+    With `root` our own packages lie below this folder; otherwise they lie where they are installed.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -131,13 +131,13 @@ class Sources:
 
 
 def import_closure(*modules: str, root: Path | None = None) -> list[Path]:
-    """Files that the modules reach by imports now, the modules, their packages and their data included, sorted.
+    """Sorted files that the modules import, directly or indirectly. They include the modules and their data files.
 
-    Raises ConfigError for a module that does not exist, a source that is no Python, or a wrong `PACKAGE_DATA`.
+    Raises ConfigError for a module that does not exist, a source with a syntax error, or a wrong `PACKAGE_DATA`.
     """
     return sorted(Sources(root).files(*modules).values())
 
 
 def code_digest(*modules: str, root: Path | None = None) -> str:
-    """sha256 over names and contents of the modules' import closure; ConfigError for a module that does not exist."""
+    """Sha256 over names and contents of all files in the modules' import closure; ConfigError for a missing module."""
     return Sources(root).digest(*modules)

@@ -1,4 +1,4 @@
-"""Free space on the disk: a check before a step starts hours of computation."""
+"""Check of free disk space before a step begins hours of computation."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ SPARE = 1 << 24
 
 
 def require_room(folder: Path, size: float, what: str) -> None:
-    """Raise DataError if the disk on which `folder` is, or will be, has no room for `size` bytes of `what`."""
+    """Raise DataError if the disk of `folder` has no room for `size` bytes; `what` names them in the message."""
     parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
     free = shutil.disk_usage(parent).free
     if size + SPARE > free:

@@ -1,4 +1,4 @@
-"""The errors a user can meet: one line saying what is wrong, the value found, what is allowed, what to do."""
+"""Errors that a user can see. A message is one line: what is wrong, the value, what is allowed, what to do next."""
 
 import difflib
 import re
@@ -9,9 +9,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class QditError(Exception):
-    """Base of every error that the CLI prints as one line before exiting with code 2.
+    """Base class of all errors that the command line prints as one line, with exit code 2.
 
-    Names out of a file may hold line breaks and a terminal's escape codes: they become blanks.
+    Names from a file may contain line breaks and escape codes of a terminal. They become blanks.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -35,12 +35,12 @@ class Diverged(DataError):
 
 
 class Unsupported(QditError):
-    """A method does not support a bit width, model or mode; tables show the reason."""
+    """A method cannot do this bit width, model or mode. Tables show the reason."""
 
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Inside this context the message of every error begins with the name of what it is about (a layer, a file)."""
+    """Context manager: the message of every error inside it begins with a name, for example of a layer or a file."""
     try:
         yield
     except QditError as problem:
@@ -48,6 +48,6 @@ def naming(what: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """'; did you mean …?' for the closest allowed word, or an empty string."""
+    """Text '; did you mean …?' with the closest allowed word, or an empty text."""
     close = difflib.get_close_matches(word, list(allowed), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

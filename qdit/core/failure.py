@@ -1,7 +1,7 @@
-"""Recorded failures: a step that fails writes the reason, and later steps hand it on instead of stopping the workflow.
+"""Recorded failures. A step that fails writes the reason; later steps pass it on, so the workflow continues.
 
-What a method cannot do, or fails at, belongs to its row of the table. Everything else (a wrong option, a damaged file,
-memory, a device, a kernel library, a killed process) belongs to nobody's row: the job fails and is done again.
+A failure of the method itself belongs to its row of the table. All other failures (a wrong option, a damaged file,
+memory, a device, a kernel library, a killed process) belong to no row. Then the job fails and is repeated.
 """
 
 import re
@@ -20,7 +20,7 @@ KEY = "failure"
 
 @dataclass(frozen=True)
 class Failure:
-    """The step that failed (quantize or sample), whether the method says so itself, and why, in one line."""
+    """A failed step (quantize or sample), whether the method declared it unsupported, and the reason in one line."""
 
     step: str
     kind: Literal["unsupported", "failed"]
@@ -28,26 +28,26 @@ class Failure:
 
     @classmethod
     def of(cls, step: str, problem: Exception) -> Self:
-        """What an exception in a step says."""
+        """The failure for an exception in a step."""
         words = str(problem) if isinstance(problem, QditError) else f"{type(problem).__name__}: {problem}"
         reason = " ".join(words.split())
         return cls(step, "unsupported" if isinstance(problem, Unsupported) else "failed", reason)
 
     @classmethod
     def within(cls, record: Any) -> Self | None:
-        """The failure that a JSON value holds, if any; TypeError if it is not whole."""
+        """Read the failure from a JSON value; None if it holds none. TypeError if it is incomplete."""
         details = record.get(KEY) if isinstance(record, Mapping) else None
         return None if details is None else cls(**details)
 
     @property
     def text(self) -> str:
-        """As a table shows it."""
+        """The text that a table shows."""
         where = "unsupported" if self.kind == "unsupported" else f"failed in {self.step}"
         return f"{where}: {self.reason}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The failure that a table shows as `text`, also behind "full precision: "; other texts failed somewhere."""
+        """Read a failure from a table's text, also after "full precision: ". For other texts the step is unknown."""
         words = text.removeprefix("full precision: ")
         if match := re.fullmatch(r"failed in (\w+): (.*)", words, re.DOTALL):
             return cls(match[1], "failed", text)
@@ -85,7 +85,7 @@ BY_METHOD = "_qdit_by_method"
 
 @contextmanager
 def method_code() -> Iterator[None]:
-    """A method's own code runs here: an exception that leaves it is marked as the method's."""
+    """Context manager for a method's own code. It marks an exception that leaves it as one of the method."""
     try:
         yield
     except Exception as problem:
@@ -94,15 +94,15 @@ def method_code() -> Iterator[None]:
 
 
 def is_by_method(problem: BaseException) -> bool:
-    """Whether an exception left a method's own code (`method_code`)."""
+    """Whether an exception left a method's own code (see `method_code`)."""
     return bool(getattr(problem, BY_METHOD, False))
 
 
 def is_result(problem: BaseException) -> bool:
-    """Whether an exception is the result of a method, and so of its row.
+    """Whether an exception is a result of the method, and so belongs to its row.
 
-    It is where the method says that it cannot (`Unsupported`), where the images are not finite (`Diverged`), and
-    where its own code failed at something other than the machine, a file or the installation. All else is not.
+    There are three cases: the method says that it cannot (`Unsupported`), the images are not finite (`Diverged`), or
+    the method's own code failed for a reason other than the machine, a file or the installation.
     """
     if not isinstance(problem, Exception) or is_of_the_machine(problem):
         return False
@@ -111,9 +111,9 @@ def is_result(problem: BaseException) -> bool:
 
 @contextmanager
 def recording(step: str, write: Callable[[Failure], object], *, enabled: bool) -> Iterator[None]:
-    """What is a method's result (`is_result`) becomes a written record; the traceback and one line go to stderr.
+    """Context manager that records a method's result (`is_result`). Traceback and one line go to stderr.
 
-    Everything else is raised as ever, and so is everything if not `enabled`.
+    Every other exception is raised again. If not `enabled`, all exceptions are raised again.
     """
     try:
         yield
@@ -127,12 +127,15 @@ def recording(step: str, write: Callable[[Failure], object], *, enabled: bool) -
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     sys.stderr.write(f"qdit: recorded: {text}\n")
 
 
 def is_of_the_machine(problem: BaseException) -> bool:
-    """Memory, devices, files, processes, kernel libraries, packages, also as the cause: another attempt may succeed."""
+    """Whether an exception (or its cause) is about the machine, so that a second attempt may succeed.
+
+    These are memory, devices, files, processes, kernel libraries and packages.
+    """
     if isinstance(problem, MemoryError | OSError | EOFError | ImportError | CheckpointError):
         return True
     if any(base.__name__ in MACHINE_TYPES for base in type(problem).__mro__):

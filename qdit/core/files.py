@@ -1,8 +1,8 @@
-"""Files: every file is written whole or not at all, and reading a file never executes code.
+"""Reading and writing of files. A file is written completely or not at all; reading a file never executes code.
 
-Every output goes to a temporary name in its own folder, is flushed, and is renamed when complete. Only JSON,
-safetensors, npz without pickles, CSV and safe YAML are read. torch is imported only where tensors are read or
-written: steps that know none start seconds sooner.
+An output goes to a temporary name in its own folder, is flushed, and is renamed when it is complete. Only JSON,
+safetensors, npz without pickles, CSV and safe YAML are read. Only functions for tensors import torch, so other steps
+start seconds sooner.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ METADATA_KEY = "qdit"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Temporary path beside `path`; renamed to it on success, removed on failure.
+    """Context manager: a temporary path beside `path`. It is renamed to `path` on success and removed on failure.
 
-    Raises ConfigError if `path` is there and no regular file (a folder, a device, a pipe), OSError with the name
-    `path` where the system cannot write it.
+    Raises ConfigError if `path` exists and is not a regular file (a folder, a device, a pipe). Raises OSError with the
+    name `path` if the system cannot write it.
     """
     require_replaceable(path)
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
@@ -53,16 +53,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise ConfigError unless an output can take this path: nothing is there, or a regular file."""
+    """Raise ConfigError unless `path` can become an output: it does not exist, or it is a regular file."""
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or a pipe"
         raise ConfigError(f"{path}: is {kind}, the output is a file that replaces it; give the path of a file")
 
 
 def system_error(problem: BaseException, temporary: Path) -> OSError | None:
-    """The system's refusal to write `temporary` behind an error; None if the error is about something else.
+    """The system's refusal to write `temporary`, taken from an error; None if the error has another reason.
 
-    A full disk is an OSError without a name in numpy, one behind a ValueError in zipfile, and a text in safetensors.
+    A full disk appears in three ways: an OSError without a name in numpy, one behind a ValueError in zipfile, and a
+    text in safetensors.
     """
     behind: BaseException | None = problem
     while behind is not None:
@@ -87,7 +88,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no NaN, so that equal values have equal text."""
+    """JSON with sorted keys and without NaN. Equal values give equal text."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
 
 
@@ -107,7 +108,7 @@ def read_json(path: Path, *, error: type[QditError] = DataError) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; ValueError for what is none, also for one that is nested too deeply to be read."""
+    """The value of a JSON text. ValueError for invalid JSON, also if it is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -120,7 +121,7 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex digest of a JSON value, independent of key order."""
+    """Hex digest of a JSON value; the order of keys does not matter."""
     return sha256_text(json.dumps(value, sort_keys=True, allow_nan=False))
 
 
@@ -144,9 +145,10 @@ def save_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: An
 def load_tensors(
     path: Path, *, sha256: str | None = None, error: type[QditError] = CheckpointError
 ) -> "tuple[dict[str, torch.Tensor], Any]":
-    """Read a safetensors file: (tensors, metadata). With `sha256` the bytes are checked first.
+    """Read a safetensors file and return (tensors, metadata). With `sha256` the bytes are checked first.
 
-    safetensors itself does not notice flipped bits in the data: give the digest from a manifest where there is one.
+    The safetensors library does not notice flipped bits in the data. So give the digest from a manifest if there is
+    one.
     """
     if not path.is_file():
         raise error(f"{path}: no such file; check the path or run the step that makes it")
@@ -173,12 +175,12 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an npz without ever unpickling; DataError for anything else than a whole one."""
+    """Read an npz without unpickling; DataError for anything but a complete npz."""
     return read_members(path)
 
 
 def one_line(problem: object, limit: int = 160) -> str:
-    """The text of a foreign error as one line of at most `limit` characters, without a terminal's escape codes."""
+    """Text of an error of another library, in one line of at most `limit` characters, without escape codes."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(problem)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

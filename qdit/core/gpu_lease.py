@@ -1,9 +1,9 @@
 """Leases of GPUs: two jobs of one machine never compute on the same GPU.
 
-A job locks one file per GPU with `flock`, in a folder of the user's own. The system releases the lock when the process
-and its children end, however they end. Snakemake counts GPUs, but tells no job which one is its own. The locks are ours
-and not those of `filelock`: the Python of VBench's environment, which imports this module, has the standard library
-only, and forked workers of a search keep the lease of a parent that was killed, which `filelock` refuses.
+A job locks one file per GPU with `flock`, in a folder of the user. The system releases the lock when the process and
+its children end, for any reason. Snakemake counts GPUs, but does not tell a job which GPU to use. The locks are our own
+code, not the package `filelock`, for two reasons. The Python of VBench's environment imports this module and has only
+the standard library. And the workers of a killed search must keep the lease of their parent, which `filelock` refuses.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ POLL = 0.5
 
 
 def check_device(device: str) -> tuple[str, int | None]:
-    """(`cpu` or `cuda`, number or None) of a device's name; ConfigError for another name."""
+    """Split a device name into (`cpu` or `cuda`, number or None); ConfigError for another name."""
     kind, separator, number = device.partition(":")
     if device in ("cpu", "cuda"):
         return kind, None
@@ -34,16 +34,16 @@ def check_device(device: str) -> tuple[str, int | None]:
 
 
 def visible_gpus(count: int, listed: str | None) -> list[str]:
-    """Name of the lock of each GPU that CUDA numbers 0 … count − 1; `listed` is CUDA_VISIBLE_DEVICES.
+    """Lock name of each GPU that CUDA numbers 0 … count − 1. `listed` is CUDA_VISIBLE_DEVICES.
 
-    Two jobs that are given different lists find the same name for the same GPU.
+    Two jobs with different lists get the same name for the same GPU.
     """
     entries = [str(index) for index in range(count)] if listed is None else [e.strip() for e in listed.split(",")]
     return entries[:count]
 
 
 def name_of(device: str) -> str | None:
-    """What CUDA_VISIBLE_DEVICES must be for another process to see this GPU of ours alone; None of `cpu`."""
+    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this GPU of ours; None for `cpu`."""
     kind, number = check_device(device)
     if kind == "cpu" or number is None:
         return None
@@ -51,9 +51,9 @@ def name_of(device: str) -> str | None:
 
 
 def lock_folder() -> Path:
-    """Folder of the locks, which only this user can open; ConfigError if somebody else made one of that name.
+    """Folder of the locks. Only this user can open it. ConfigError if somebody else owns a folder of this name.
 
-    Each Slurm allocation has its own: the scheduler has shared the GPUs out, and may call all of them 0.
+    Each Slurm allocation has its own folder: Slurm has divided the GPUs already, and may number each of them 0.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     name = f"qdit-gpus-{os.getuid()}" + (f"-{job}" if job.isalnum() else "")
@@ -69,11 +69,11 @@ def lock_folder() -> Path:
 def leased(
     device: str, *, count: Callable[[], int], folder: Path | None = None, say: Callable[[str], object] | None = None
 ) -> Iterator[str]:
-    """Inside this context a GPU belongs to this process; gives `cpu` or `cuda:N`, for torch.
+    """Context manager that reserves a GPU for this process and returns `cpu` or `cuda:N`, for torch.
 
-    `cuda` takes the first free GPU, `cuda:N` that one; where none is free this waits, after one line to `say` (by
-    default stderr). `count` gives the number of GPUs that CUDA shows here. Raises ConfigError for a name that is none,
-    and where there is no such GPU.
+    `cuda` takes the first free GPU, `cuda:N` takes that GPU. If none is free, the function prints one line with `say`
+    (default stderr) and waits. `count` returns the number of GPUs that CUDA shows here. Raises ConfigError for a wrong
+    name and for a GPU that does not exist.
     """
     kind, number = check_device(device)
     if kind == "cpu":

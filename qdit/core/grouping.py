@@ -1,4 +1,4 @@
-"""Group sizes and the bytes of packed rows: arithmetic of plain numbers, for steps that load no torch."""
+"""Group sizes and bytes of packed rows, computed with plain numbers, for steps that load no torch."""
 
 from qdit.core.errors import ConfigError
 
@@ -11,5 +11,5 @@ def check_group_size(group_size: int, width: int, what: str) -> None:
 
 
 def packed_width(width: int, bits: int) -> int:
-    """Bytes of a row of `width` codes."""
+    """Number of bytes of a packed row with `width` codes."""
     return -(-width * bits // 8)

@@ -1,7 +1,8 @@
-"""Intervals from resampled values, and the file that keeps those of a run: `bootstrap.npz` beside its metrics.json.
+"""Intervals from resampled values. `bootstrap.npz` beside metrics.json keeps the resampled values of a run.
 
-Every run of the same number of images is resampled in the same way, so the values of two runs are paired: the i-th of
-one and the i-th of the other saw the same images. What is computed from them elementwise has an interval too.
+All runs with the same number of images are resampled in the same way. So the values of two runs are paired: value i of
+both runs comes from the same image indices. A quantity that is computed elementwise from such values has an interval
+too.
 """
 
 from collections.abc import Mapping
@@ -22,37 +23,37 @@ PAIRING = "pairing"
 
 @dataclass(frozen=True)
 class Replicates:
-    """Resampled values (B,) of each metric of a run, and how they were drawn."""
+    """Resampled values (B,) of each metric of a run, and the name of their drawing."""
 
     values: Mapping[str, np.ndarray]
     pairing: str
 
 
 def centred(metric: str, value: float, resampled: np.ndarray) -> np.ndarray:
-    """Resampled values (B,) of a metric, shifted so that their mean is the measured value; of means as they are.
+    """Resampled values (B,), shifted so that their mean is the measured value. Means over images are not shifted.
 
-    A distance is never negative, so resampling inflates it, by about as much as having few images does. The shift takes
-    that out; what is left is how much the value changes from one set of images of this size to the next. A mean over
-    images has no such bias, and often few distinct values, which must stay what they are.
+    A distance is never negative, so resampling makes it too large, by about as much as a small number of images does.
+    The shift removes this. What remains is the change of the value between sets of images of this size. A mean over
+    images has no such bias. It often has few distinct values, which must not change.
     """
     values = np.asarray(resampled, np.float64)
     return values if metric in METRICS and METRICS[metric].mean else values - values.mean() + value
 
 
 def interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]:
-    """Central interval that holds `level` of the values (B,)."""
+    """Central interval that holds the fraction `level` of the values (B,)."""
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def write_replicates(folder: Path, replicates: Replicates) -> None:
-    """Write the file of a run; a run that has none (it failed) gets one without values."""
+    """Write the resampled values of a run. For a failed run the file has no values."""
     save_arrays(folder / FILE, {**replicates.values, PAIRING: np.array(replicates.pairing)})
 
 
 def read_replicates(folder: Path) -> Replicates | None:
-    """The resampled values of a run; None if its folder has no file of them, or one without values."""
+    """Read the resampled values of a run; None if its folder has no file, or a file without values."""
     path = folder / FILE
     if not path.is_file():
         return None

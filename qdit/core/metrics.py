@@ -1,8 +1,10 @@
-"""Registry of metrics: one entry has the name, direction, number format, and the papers and pages that show the metric.
+"""Registry of metrics.
 
-Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry; there is no other list
-of metrics. A new metric of images is one entry whose `function` (and `resampled`, for an interval) names how it is
-computed.
+An entry has the name, direction, number format, and the papers and pages that show the metric.
+
+Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry. There is no other list
+of metrics. To add a metric of images, add one entry: its `function` names the code that computes it, and `resampled`
+the code that computes its interval.
 """
 
 import importlib
@@ -29,14 +31,14 @@ four_decimals = fixed(4)
 
 
 def significant(value: float) -> str:
-    """Three significant digits without an exponent where that is readable: 0.0352, 12.3, 1870."""
+    """Text with three significant digits, without an exponent if it is readable: 0.0352, 12.3, 1870."""
     if value == 0 or 1e-4 <= abs(value) < 100:
         return f"{value:#.3g}"
     return f"{value:.0f}" if abs(value) >= 100 else scientific(value)
 
 
 def scientific(value: float) -> str:
-    """Three significant digits and an exponent: 9.80e-4; 0 for what is exactly that."""
+    """Text with three significant digits and an exponent: 9.80e-4. Exactly zero gives 0."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -44,17 +46,17 @@ def scientific(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Megabytes on disk: whole ones, two decimals below 100."""
+    """Text of megabytes on disk: whole numbers, with two decimals below 100."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def printed_size(value: float) -> str:
-    """Megabytes as the paper counts and prints them: whole ones, truncated (`qdit.quant.size.printed_mb`)."""
+    """Text of megabytes as the paper counts and prints them: truncated (`qdit.quant.size.printed_mb`)."""
     return f"{int(value)}" if value >= 100 else size(value)
 
 
 def percent(value: float) -> str:
-    """A fraction as per cent with one decimal."""
+    """Text of a fraction as per cent, with one decimal."""
     return f"{value:.1%}"
 
 
@@ -62,9 +64,10 @@ def percent(value: float) -> str:
 class Metric:
     """One metric.
 
-    `title` is what a reader calls it. `function` computes it of images and `resampled` its bootstrap, both as
-    `module:name` below the room `metrics` (`qdit.metrics.image_metrics` has the signatures); metrics of clips come from
-    their scorer. `stored` is its place in metrics.json, `section.key`, where that is not `metrics.<name>`.
+    `title` is its name for readers. `function` computes it for images, and `resampled` computes its bootstrap values.
+    Both are texts `module:name` below the room `metrics`; `qdit.metrics.image_metrics` shows the signatures. The scorer
+    of clips gives the metrics of clips. `stored` is its place in metrics.json, `section.key`, if that is not
+    `metrics.<name>`.
     """
 
     name: str
@@ -109,7 +112,7 @@ class Metric:
 
     @property
     def column_heading(self) -> str:
-        """Heading of a column: the title and which way is better."""
+        """Heading of a column: the title, and an arrow for the better direction."""
         return self.heading or f"{self.title}{ {'lower': ' ↓', 'higher': ' ↑', '': ''}[self.better] }"
 
     @property
@@ -119,13 +122,13 @@ class Metric:
 
     @property
     def place(self) -> tuple[str, str]:
-        """(section, key) in metrics.json."""
+        """Section and key of the value in metrics.json."""
         section, _, key = (self.stored or f"metrics.{self.name}").partition(".")
         return section, key
 
     @property
     def low_and_high(self) -> tuple[str, str]:
-        """Columns of its interval."""
+        """Names of the two columns with its interval."""
         return f"{self.name}_low", f"{self.name}_high"
 
 
@@ -223,43 +226,43 @@ def chosen(which: Callable[[Metric], bool]) -> tuple[str, ...]:
 
 
 def of_images(metric: Metric) -> bool:
-    """Whether a run of images has it."""
+    """Whether a run of images has this metric."""
     return metric.of in ("images", "both")
 
 
 def of_clips(metric: Metric) -> bool:
-    """Whether a run of clips has it."""
+    """Whether a run of clips has this metric."""
     return metric.of in ("clips", "both")
 
 
 def shown_on(page: Page) -> tuple[str, ...]:
-    """Columns of a page in the order of columns; the paper's comparisons begin with the size, as printed."""
+    """Metrics of a page, in the order of columns. The comparisons of papers begin with the size, as in print."""
     names = chosen(lambda metric: page in metric.pages)
     return sizes_first(names) if page in ("paper", "table1") else names
 
 
 def sizes_first(names: Iterable[str]) -> tuple[str, ...]:
-    """What is stored before what is measured."""
+    """All metrics; sizes stand before measured values."""
     return tuple(sorted(names, key=lambda name: METRICS[name].of != "checkpoint"))
 
 
 def compared() -> tuple[str, ...]:
-    """What papers of images print: the size first."""
+    """Metrics that papers about images print; the size comes first."""
     return sizes_first(chosen(lambda metric: bool(metric.printed) and metric.of != "clips"))
 
 
 def changed() -> tuple[str, ...]:
-    """What is also shown as a difference to the full-precision row of the block."""
+    """Metrics that are also shown as a difference to the full-precision row of the block."""
     return chosen(lambda metric: metric.shows_change)
 
 
 def bounded_of_images() -> tuple[str, ...]:
-    """What of images has a 95 % interval."""
+    """Metrics of images that have a 95 % interval."""
     return chosen(lambda metric: metric.bounded and of_images(metric))
 
 
 def paired() -> tuple[str, ...]:
-    """What compares with full precision's samples of the same noise."""
+    """Metrics that compare with full-precision samples of the same noise."""
     return chosen(lambda metric: metric.paired)
 
 
@@ -269,13 +272,13 @@ def ranking_metric() -> Metric:
 
 
 def claim_functions() -> dict[str, Metric]:
-    """Function of the language of claims → the metric that it reads."""
+    """Function of the claims' language → metric that it reads."""
     readable = [metric for metric in METRICS.values() if metric.of in ("images", "both", "checkpoint")]
     return {metric.claim or metric.name: metric for metric in readable}
 
 
 def resolve(path: str) -> Callable[..., Any]:
-    """The function that an entry names as `module:function`; ConfigError if there is none."""
+    """The function that an entry names as `module:function`; ConfigError if it does not exist."""
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -287,6 +290,6 @@ def resolve(path: str) -> Callable[..., Any]:
 
 
 def modules_of_images() -> tuple[str, ...]:
-    """Modules in which metrics of images are computed: their code is part of what decides a number."""
+    """Modules that compute metrics of images. The digest of the evaluation covers their code."""
     named = [path.partition(":")[0] for metric in METRICS.values() for path in (metric.function, metric.resampled)]
     return tuple(dict.fromkeys(name for name in named if name))

@@ -1,6 +1,6 @@
-"""The record of a run (metrics.json): the metrics, the protocol, and the digests of files and code.
+"""The record of a run (metrics.json): metrics, protocol, and digests of files and code.
 
-`MetricsRecord.from_json` checks all that a reader relies on; `to_json` is what the steps write.
+`MetricsRecord.from_json` checks everything that readers need; steps write with `to_json`.
 """
 
 import json
@@ -26,7 +26,7 @@ UNKNOWN_OF_IMPORTED = ("weight_bits", "activation_bits", "scope")
 
 
 class Status(StrEnum):
-    """What became of a run. A file holds the first four; tables also know what a reader refused and what is not run."""
+    """Status of a run. A file has one of the first four; the others are for missing runs and refused files."""
 
     OK = "ok"
     FAILED = "failed"
@@ -37,21 +37,22 @@ class Status(StrEnum):
 
     @classmethod
     def said_by(cls, error: str) -> "Status":
-        """Status of a file that was written before it had one, by the first word of its error."""
+        """Status from the first word of an error text, for old files without a status."""
         return next((status for status in (cls.FAILED, cls.UNSUPPORTED) if error.startswith(status)), cls.MISSING)
 
 
 class Refused(DataError):
-    """A whole metrics.json that contradicts itself or the profile."""
+    """A complete metrics.json that contradicts itself or the profile."""
 
 
 @dataclass(frozen=True)
 class MetricsRecord:
-    """The content of a metrics.json, field by field as in the file.
+    """Content of a metrics.json, field by field.
 
-    `status` is OK for a run with numbers; else `error` says in one line why there are none, and the rest is empty.
-    `metrics` are by name (null: this run has none), `intervals` (low, high) at 95 %, `size` in MB; `difference` is of
-    integer latents to simulated ones, `real_clips` and `pixel_noise` scale mini-VBench, `vbench` says what VBench saw.
+    `status` is OK for a run with numbers. Otherwise `error` gives the reason in one line, and all other fields are
+    empty. `metrics` maps names to values; null means that this run has no such value. `intervals` are (low, high) at 95
+    %. `size` is in MB. `difference` compares integer latents with simulated ones. `real_clips` and `pixel_noise` are
+    the ends of mini-VBench's scales. `vbench` holds what VBench scored.
     """
 
     status: Status = Status.OK
@@ -85,14 +86,14 @@ class MetricsRecord:
 
     @property
     def of(self) -> Run:
-        """The run that the record says it is of."""
+        """The run that this record is about."""
         if self.is_imported:
             return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
         return Run(self.run["setting"], self.run["form"], self.run["label"], bits, self.run["scope"], str(self.mode))
 
     def to_json(self) -> dict[str, Any]:
-        """As the file holds it: without the parts that this run does not have."""
+        """JSON of the record, without the parts that this run does not have."""
         if self.status != Status.OK:
             return {"status": self.status.value, "error": self.error}
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -100,7 +101,10 @@ class MetricsRecord:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """The checked record; DataError in one line for what is no whole record, `Refused` for one that is untrue."""
+        """Check JSON and make a record.
+
+        DataError in one line if it is incomplete; `Refused` if it contradicts itself.
+        """
         record = _object(content, FILE)
         error = record.get("error")
         status = _status(record.get("status"), error)
@@ -135,12 +139,15 @@ class MetricsRecord:
 
 
 def without_numbers(status: Status, error: str) -> MetricsRecord:
-    """The record of a run that has no numbers, and why."""
+    """Record of a run without numbers, with the reason."""
     return MetricsRecord(status=status, error=error)
 
 
 def read_record(path: Path) -> MetricsRecord:
-    """The checked metrics.json of a run. DataError in one line without the path; FileNotFoundError if there is none."""
+    """Read and check a run's metrics.json.
+
+    DataError in one line, without the path; FileNotFoundError without a file.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -151,12 +158,12 @@ def read_record(path: Path) -> MetricsRecord:
 
 
 def write_record(path: Path, record: MetricsRecord) -> None:
-    """Write a metrics.json at once."""
+    """Write a metrics.json atomically."""
     write_json(path, record.to_json())
 
 
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
-    """How a run was made otherwise than its profile's setting says, in one line; empty if it was not."""
+    """One line that says in what a run differs from its profile's setting; empty if nothing differs."""
     wanted = {name: setting[name] for name in ("model", "sampler", "steps", "cfg_scale", "shift") if name in setting}
     wanted |= {"sampler": recorded_sampler(str(setting.get("sampler", ""))), "seed": seed}
     recorded = {name: record.protocol.get(name) for name in wanted}
@@ -189,7 +196,7 @@ def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def number(values: Mapping[str, Any], name: str, *, optional: bool = False) -> float | int | None:
-    """A finite number of a record; None only where that is allowed."""
+    """A finite number of a record; None only if `None` is allowed there."""
     value = values.get(name)
     if value is None and optional:
         return None

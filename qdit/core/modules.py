@@ -1,4 +1,4 @@
-"""Source files of modules: they are located, and checked for errors, without importing them."""
+"""Source files of modules: they are found, and checked for syntax errors, without importing them."""
 
 import ast
 from functools import cache
@@ -16,8 +16,8 @@ PACKAGES = ("qdit", "baselines")
 def module_file(module: str, root: Path | None = None) -> Path | None:
     """Source file of a module or package; None if there is none.
 
-    Modules of our packages lie below `root`, by default in this installation; those of other packages where Python
-    would find them.
+    Modules of our packages lie below `root`, by default in this installation. Other modules lie where Python finds
+    them.
     """
     package = module.partition(".")[0]
     if package not in PACKAGES:
@@ -30,7 +30,7 @@ def module_file(module: str, root: Path | None = None) -> Path | None:
 
 
 def installed_file(module: str) -> Path | None:
-    """Source file of a module of another package; unlike `find_spec`, it does not import the packages around it."""
+    """Source file of a module of another package. Unlike `find_spec`, it does not import the parent packages."""
     top, *rest = module.split(".")
     try:
         spec: ModuleSpec | None = find_spec(top)
@@ -48,12 +48,12 @@ def installed_file(module: str) -> Path | None:
 
 
 def shown(path: Path) -> str:
-    """A source file for a reader: relative to the checkout where it lies in it."""
+    """Path of a source file for messages: relative to the checkout if it lies there."""
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def parse_source(path: Path) -> ast.Module:
-    """Syntax tree of a source file; ConfigError names file, line and reason where it cannot be read as Python."""
+    """Syntax tree of a source file; ConfigError with file, line and reason for a syntax error."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
@@ -63,7 +63,7 @@ def parse_source(path: Path) -> ast.Module:
 
 @cache
 def parse_text(source: str, path: Path) -> ast.Module:
-    """Syntax tree of a text that stands in the file `path`."""
+    """Syntax tree of a source text; `path` is the file that contains it."""
     try:
         return ast.parse(source, str(path))
     except SyntaxError as problem:

@@ -1,8 +1,8 @@
-"""Arrays of npz files: they are read whole or row by row, without pickles, and every size in a header is checked.
+"""Reading of npz files: completely or row by row, without pickles. Every size in a header is checked.
 
-A reference batch may be larger than memory, so single members are read and streamed. The size that an array's header
-claims must be the size of its member, and a member may not be larger than deflate can make of its compressed bytes:
-both are checked before memory is allocated.
+A reference batch can be larger than memory, so single members are read as a stream. Two checks come before memory is
+allocated. The size in an array's header must be the size of its member. A member must not be larger than its compressed
+bytes can expand to.
 """
 
 import math
@@ -25,7 +25,7 @@ DEFLATE_RATIO = 1100
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The zip archive; whatever goes wrong while reading it is a DataError with one line."""
+    """The zip archive of an npz. Every error while reading becomes a DataError with one line."""
     try:
         with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy about a header that is refused in one line below
@@ -55,14 +55,14 @@ def read_members(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_member(path: Path, name: str) -> np.ndarray:
-    """One array, without reading the others; DataError if it is not there."""
+    """One array, without reading the others; DataError if it is missing."""
     require_member(path, name)
     with opened(path) as archive:
         return _read_array(archive, name + SUFFIX)
 
 
 def member_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array, of which only the header is read; DataError if it is not there."""
+    """Shape and dtype of an array, from its header; DataError if it is missing."""
     require_member(path, name)
     with opened(path) as archive, archive.open(name + SUFFIX) as data:
         shape, _, dtype = _read_header(archive, name + SUFFIX, data)
@@ -70,7 +70,7 @@ def member_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def stream_member(path: Path, name: str, *, rows: int) -> Iterator[np.ndarray]:
-    """The array's rows in batches of `rows`, read one after the other; the last batch may be shorter."""
+    """Batches of `rows` rows of an array, read one after the other. The last batch may be shorter."""
     require_member(path, name)
     with opened(path) as archive, archive.open(name + SUFFIX) as data:
         shape, fortran_order, dtype = _read_header(archive, name + SUFFIX, data)

@@ -1,7 +1,8 @@
-"""Options of methods and searches: frozen dataclasses; their annotations define the allowed values.
+"""Options of methods and searches: frozen dataclasses. Their annotations define the allowed values.
 
-Whoever makes options (a profile, `--options` of a command, Python) meets the same check and the same words. A value is
-never converted: "16", 16.0 and true are no whole numbers. A list stands for a tuple, and a whole number for a fraction.
+A profile, `--options` of a command, and Python use the same check and the same messages. A value is never converted:
+"16", 16.0 and true are not whole numbers. There are two exceptions: a list may stand for a tuple, and a whole number
+for a fraction.
 """
 
 import collections.abc
@@ -38,9 +39,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 
 @dataclasses.dataclass(frozen=True)
 class CheckedOptions:
-    """Base of option dataclasses: every value is checked by its annotation when the options are made.
+    """Base of option dataclasses. Every value is checked against its annotation when the options are made.
 
-    A subclass that compares several of its values does so in its own `__post_init__`, after this one.
+    To check several values together, write a `__post_init__` that calls this one first.
     """
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class CheckedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is wrong with one option: its value as text, and in words what is allowed."""
+    """A value that is not allowed, as text, and the allowed values in words."""
 
     name: str
     value: str
@@ -72,7 +73,7 @@ def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, place
 
 
 def checked(owner: str, options: type, raw: Mapping[str, Any], *, place: str = "") -> dict[str, Any]:
-    """The given values, lists as tuples where the annotation says so; ConfigError for the first that is not allowed."""
+    """The values, with lists turned into tuples; ConfigError for the first value that is not allowed."""
     refuse_unknown(owner, raw, [field.name for field in dataclasses.fields(options) if field.init], place=place)
     values = {name: as_tuple(value, field_types(options)[name]) for name, value in raw.items()}
     if problem := problem_of(options, values):
@@ -82,7 +83,7 @@ def checked(owner: str, options: type, raw: Mapping[str, Any], *, place: str = "
 
 
 def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, place: str = "") -> None:
-    """ConfigError for the first name that is no option."""
+    """Raise ConfigError for the first name that is not an option."""
     for name in raw:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}{did_you_mean(str(name), known)}" if known else "it has none"
@@ -90,7 +91,7 @@ def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, 
 
 
 def problem_of(options: type, values: Mapping[str, Any]) -> Problem | None:
-    """The first value that its annotation does not allow."""
+    """The first value that its annotation does not allow, and why; None if all are allowed."""
     for name, value in values.items():
         try:
             adapter(options, name).validate_python(value)
@@ -102,23 +103,23 @@ def problem_of(options: type, values: Mapping[str, Any]) -> Problem | None:
 
 @cache
 def field_types(options: type) -> dict[str, Any]:
-    """Field → its annotation."""
+    """Field name → annotation."""
     return get_type_hints(options, include_extras=True)
 
 
 @cache
 def adapter(options: type, name: str) -> TypeAdapter[Any]:
-    """The check of a field."""
+    """Pydantic's check for a field."""
     return TypeAdapter(field_types(options)[name], config=STRICT)
 
 
 def as_tuple(value: Any, annotation: Any) -> Any:
-    """A list as a tuple, if the annotation wants one."""
+    """The value; a list becomes a tuple if the annotation is a tuple."""
     return tuple(value) if isinstance(value, list) and get_origin(plain(annotation)[0]) is tuple else value
 
 
 def plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """An annotation without its limits, and these."""
+    """An annotation without its limits, and the limits."""
     if get_origin(annotation) is Annotated:
         kind, *limits = get_args(annotation)
         return kind, tuple(limits)
@@ -126,20 +127,20 @@ def plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def choices(annotation: Any) -> list[str] | None:
-    """The names that an annotation allows, if it is a choice."""
+    """Names that a `Literal` annotation allows; empty for other annotations."""
     kind, _ = plain(annotation)
     return [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else None
 
 
 def expected(annotation: Any, value: Any) -> str:
-    """What an annotation allows, as the end of a message: `, expected a number above 0` or `; allowed are a, b`."""
+    """End of a message with the allowed values: `, expected a number above 0` or `; allowed are a, b`."""
     if names := choices(annotation):
         return f"; allowed are {', '.join(names)}{did_you_mean(str(value), names)}"
     return f", expected {words(annotation)}{spelling(value, words(annotation))}"
 
 
 def spelling(value: Any, wanted: str) -> str:
-    """How YAML wants a text that looks like a number (it takes 1e-3 for a text), and a number that is to be a text."""
+    """Hint for YAML: how to write a number that it reads as text (1e-3), or a text that looks like a number."""
     if wanted == "a text" and isinstance(value, int | float):
         return "; put it in quotes"
     if not isinstance(value, str) or not wanted.startswith(("a whole number", "a number")):
@@ -157,7 +158,7 @@ NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def words(annotation: Any) -> str:
-    """What an annotation allows, in words."""
+    """Allowed values of an annotation in words."""
     kind, limits = plain(annotation)
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(words(choice) for choice in sorted(get_args(kind), key=lambda choice: choice is type(None)))
@@ -168,7 +169,7 @@ def words(annotation: Any) -> str:
 
 
 def name_of(kind: Any) -> list[str]:
-    """A type in words, without limits; of a list or a mapping then what it holds."""
+    """Name of a type in words, without limits. For a list or mapping also the type of its entries."""
     if names := choices(kind):
         return [f"one of {', '.join(names)}"]
     inner = get_args(kind)
@@ -180,7 +181,7 @@ def name_of(kind: Any) -> list[str]:
 
 
 def bound(limit: Any) -> str:
-    """A limit in words, after the name of a type."""
+    """A limit in words; it follows the name of a type."""
     match limit:
         case Ge(ge=least):
             return f"of at least {least}"

@@ -1,4 +1,4 @@
-"""Where a number comes from: package versions, machine and commit."""
+"""Provenance of a number: package versions, machine and commit."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor as the system gives it."""
+    """Name of the processor, as the system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():

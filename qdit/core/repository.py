@@ -1,7 +1,7 @@
-"""Folder of the files beside the library: the checkout, or the copy inside an installed wheel.
+"""Folder of the files beside the library: the checkout, or the copy in an installed wheel.
 
-A wheel holds them in `qdit/suite/`: Snakefile, rules/, config/, profiles/, baselines/, weights/, results/published/ and
-what else a run reads. Results are written below the folder in which a command runs, in both cases.
+A wheel has them in `qdit/suite/`: Snakefile, rules/, config/, profiles/, baselines/, weights/, results/published/ and
+all other files that a run reads. Results are always written below the current folder.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def folder_of(package: str) -> Path:
 
 
 def make_baselines_importable() -> None:
-    """Let `import baselines` find our own package, which a wheel does not install at the top level."""
+    """Make `import baselines` find our own package. A wheel does not install it at the top level."""
     if "baselines" in sys.modules:
         return
     folder = ROOT / "baselines"

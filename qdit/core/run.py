@@ -1,4 +1,4 @@
-"""Names that every room shares: a run of a table, its bits, full precision, the sampler of clips."""
+"""A run of a table, and names that every room uses: bits, full precision, the sampler of clips."""
 
 import re
 from dataclasses import dataclass
@@ -23,12 +23,15 @@ RECTIFIED_FLOW = "rectified-flow"
 
 
 def recorded_sampler(sampler: str) -> str:
-    """A profile's sampler as a protocol writes it: `rectified flow` (digests of protocols hold it), else the same."""
+    """Name of a profile's sampler in a protocol.
+
+    It is `rectified flow` for clips, because old digests contain this name.
+    """
     return sampler.replace("-", " ")
 
 
 def split_bits(bits: str) -> tuple[int, int]:
-    """`w4a8` → (4, 8); ConfigError for another form, and for bits that nothing can have."""
+    """`w4a8` → (4, 8); ConfigError for another form, and for numbers of bits that do not exist."""
     match = re.fullmatch(r"w(0|[1-9]\d?)a(0|[1-9]\d?)", bits) if isinstance(bits, str) else None
     pair = (int(match[1]), int(match[2])) if match else (0, 0)
     if not set(pair) <= set(BITS):
@@ -38,9 +41,9 @@ def split_bits(bits: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """The unit of a table row: setting × form × method label × bits × scope, simulated or in integers.
+    """Identity of a table row: setting × form × method label × bits × scope, in simulate or integer mode.
 
-    An integer run has no checkpoint of its own: it samples from that of the simulated run.
+    An integer run has no checkpoint. It uses the checkpoint of the simulated run.
     """
 
     setting: str
@@ -52,7 +55,7 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Folder of the run below `runs/`."""
+        """Path of the run below `runs/`."""
         mode = "" if self.mode == SIMULATE else f"-{self.mode}"
         return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
 
@@ -67,5 +70,5 @@ class Run:
         return split_bits(self.bits)[1]
 
     def folder(self, results: Path) -> Path:
-        """Folder of the run below the results of its profile."""
+        """Folder of the run in the results of its profile."""
         return results / "runs" / self.path

@@ -1,7 +1,7 @@
-"""Random seeds: every random stream of a run is a hash of (root seed, purpose, indices).
+"""Random seeds: every random stream is a hash of (root seed, purpose, indices).
 
-Nothing in this package touches a global generator: whoever needs random numbers asks here, so that the
-noise of image i is the same for every method, batch size, shard layout and number of devices.
+No code of this package uses a global generator. So the noise of image i is the same for every method, batch size, shard
+layout and number of devices.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Purpose(StrEnum):
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:
-    """128-bit seed for one stream; equal arguments give the same seed on every machine."""
+    """128-bit seed of one stream. Equal arguments give the same seed on every machine."""
     text = "/".join([str(root_seed), purpose.value, *map(str, indices)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
@@ -42,11 +42,11 @@ def generator(root_seed: int, purpose: Purpose, *indices: int) -> np.random.Gene
 
 
 def normal(shape: tuple[int, ...], root_seed: int, purpose: Purpose, *indices: int) -> torch.Tensor:
-    """Standard normal float32 tensor of one stream."""
+    """Float32 tensor of standard normal numbers from one stream."""
     values = generator(root_seed, purpose, *indices).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(values)
 
 
 def torch_generator(root_seed: int, purpose: Purpose, *indices: int) -> torch.Generator:
-    """A private CPU torch generator, for code (training) that wants torch's own sampling functions."""
+    """A private CPU torch generator, for training code that uses torch's own sampling functions."""
     return torch.Generator().manual_seed(derive_seed(root_seed, purpose, *indices) % 2**63)
