@@ -78,9 +78,9 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         f"![Held-out metric against images sampled]({figure.as_posix()})",
         "",
         "The horizontal axis is the number of images that a search has sampled. The vertical axis is the held-out"
-        f" metric of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean over the seeds."
-        " A band reaches from the best to the worst seed. The dashed line is the uniform allocation with group size"
-        f" {plan['reference']} in all layers.",
+        f" metric of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean"
+        " over the seeds. A band reaches from the best to the worst seed. The dashed line is the uniform allocation with"
+        f" group size {plan['reference']} in all layers.",
         "",
         "In the table, the columns *against* give the relative difference of the held-out metric.",
         "",

@@ -19,7 +19,7 @@ FORCEABLE = ("avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "trit
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs on CPUs: `torch` (then there is no library) or a variant of the library."""
+    """A backend of CPUs: `torch` (without the library) or a variant of the compiled library."""
 
     name: str
     library: ctypes.CDLL | None = None
@@ -31,7 +31,7 @@ class Backend:
 
 
 def forced() -> str:
-    """The backend that QDIT_KERNELS names, or an empty string; raises ConfigError for one that does not exist."""
+    """The backend that QDIT_KERNELS names, or an empty text; ConfigError for an unknown name."""
     name = os.environ.get(FORCE, "")
     if name not in ("", *FORCEABLE):
         raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")

@@ -1,7 +1,7 @@
-"""Build of the kernels: a C++ compiler turns `csrc/` into a library with a checked digest.
+"""Build of the kernels: a C++ compiler turns `csrc/` into a library, whose digest is stored and checked.
 
-A library's name is the digest of sources, flags, machine and C library, not of the compiler: one that was built at
-install, or on another computer of the same kind with the same home, is found where there is no compiler.
+The name of a library is the digest of sources, flags, machine and C library. The compiler is not part of it. So a
+machine without a compiler can use a library from the installation, or from a computer of the same kind.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ EXACT = ("-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fno-trappin
 
 
 class BuildError(Exception):
-    """The library could not be built or opened, or is not right; the reason is one line."""
+    """The library could not be built or opened, or its digest is wrong. The reason is one line."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A library that lies on disk as it was made."""
+    """A library on disk whose digest is that of its build."""
 
     path: Path
     sha256: str
@@ -62,7 +62,7 @@ def find_compiler() -> list[str] | None:
 
 
 def find(sources: Path, *folders: Path) -> Built | None:
-    """The library of `sources` in the first folder that has it whole."""
+    """The first library of `sources` in the folders with a correct digest; None without one."""
     name = f"qdit-{_key(sources)}"
     for folder in folders:
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -74,9 +74,9 @@ def find(sources: Path, *folders: Path) -> Built | None:
 
 
 def build(sources: Path, folder: Path, *, again: bool = False) -> Built:
-    """The library of `sources` in `folder`, compiled if it does not lie there whole, or `again`; raises BuildError.
+    """Build the library of `sources` in `folder`, if it is not there, or with `again`. Raises BuildError.
 
-    Of several processes that want it at the same time one compiles and the others wait for it.
+    If several processes call at the same time, one compiles and the others wait.
     """
     built = None if again else find(sources, folder)
     if built is not None:

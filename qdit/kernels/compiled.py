@@ -1,6 +1,6 @@
-"""Calls of the compiled library: contiguous float32 CPU tensors in, new tensors out.
+"""Calls of the compiled library. Inputs are contiguous float32 CPU tensors; outputs are new tensors.
 
-A function returns None where a number is not finite; its caller says what that means.
+A function returns None if a number is not finite. The caller decides whether this is an error.
 """
 
 import ctypes

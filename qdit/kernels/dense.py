@@ -17,7 +17,7 @@ ROWS = 1024
 
 @cache
 def backend() -> str:
-    """Name of what computes float32 linears on CPUs here: `onednn` or `torch`."""
+    """Name of the program for float32 linears on CPUs here: `onednn` or `torch`."""
     if not torch.backends.mkldnn.is_available():
         return "torch"
     try:

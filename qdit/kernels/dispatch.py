@@ -24,12 +24,12 @@ def grouped_linear(
     static: tuple[Tensor, Tensor] | None = None,
     threads: int = 1,
 ) -> Tensor:
-    """x (…, width), quantized for each (token, group), times the packed weight: (…, outputs), float32.
+    """Quantize x (…, width) for each token and group and multiply it by the packed weight: (…, outputs), float32.
 
-    `input_group` inputs, a multiple of the weight's group size and by default that, share a range; `static` gives all
-    tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
-    The number of threads changes no bit. There are no gradients. Raises ConfigError (shapes, bits) and Unsupported
-    where the input or the result is not finite, or for other zero points.
+    `input_group` inputs share a range. It is a multiple of the weight's group size, by default equal to it. `static`
+    gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255. The
+    number of threads changes no bit. There are no gradients. Raises ConfigError (shapes, bits), and Unsupported if the
+    input or the result is not finite or a zero point is outside 0 … 255.
     """
     size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
     x, bias = x.detach(), None if bias is None else bias.detach()

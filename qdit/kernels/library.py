@@ -1,8 +1,8 @@
-"""The compiled library: found or built, opened with ctypes, tested, refused where it disagrees.
+"""The compiled library: it is found or built, opened with ctypes, tested, and refused if it is wrong.
 
-Nothing happens at import. The first call takes the library that was built at install or before; if there is none it is
-built (`qdit.kernels.building`). On each kind of processor a library is tested once; that it passed is remembered beside
-it. Without a library the torch reference computes everything, and one line of the log says so.
+An import does nothing. The first call takes an existing library or builds one (`qdit.kernels.building`). A library is
+tested once on each kind of processor; a file beside it records that it passed. Without a library the torch reference
+computes everything, and one line of the log says this.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Loaded:
-    """An open library that passed the test, and the file it is."""
+    """An open library that passed the test, and its file."""
 
     library: ctypes.CDLL
     built: Built
@@ -51,7 +51,7 @@ def backend() -> Backend:
 
 
 def backend_name(device: str = "cpu") -> str:
-    """What computes with tensors of a device: `avx512-vnni`, …, `scalar`, `triton` or `torch`."""
+    """Name of the backend for tensors of a device: `avx512-vnni`, …, `scalar`, `triton` or `torch`."""
     if device.partition(":")[0] != "cuda":
         return backend().name
     from qdit.kernels.triton_backend import usable
@@ -72,7 +72,7 @@ def variants_of(loaded: Loaded) -> tuple[str, ...]:
 
 @cache
 def select(name: str) -> Backend:
-    """The backend of a name, or the fastest for an empty one and for `triton`, which is for GPUs."""
+    """The backend of this name. The fastest one for an empty name, and for `triton`, which is only for GPUs."""
     if name not in ("", *FORCEABLE):
         raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
     if name == "torch":
@@ -135,7 +135,7 @@ def _test(library: ctypes.CDLL, names: list[str], path: Path) -> None:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """The library with the types of its functions; raises BuildError if it is not one of ours."""
+    """Open a library and declare its functions; BuildError for a file that is not ours."""
     try:
         library = ctypes.CDLL(str(path))
         library.qdit_version.restype = library.qdit_variants.restype = ctypes.c_int

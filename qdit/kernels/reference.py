@@ -27,9 +27,9 @@ LARGEST_ZERO = 255
 def quantize_groups(
     x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes (…, groups, g), scale (…, groups), zero_point (…, groups)) of x (…, d), all floating point.
+    """Quantize x (…, d): (codes (…, groups, g), scale (…, groups), zero_point (…, groups)), all floating point.
 
-    Codes are 0 … 2^bits − 1; symmetric ones are shifted by their zero_point 2^(bits − 1).
+    Codes are 0 … 2^bits − 1. Symmetric codes are shifted by their zero_point 2^(bits − 1).
     """
     groups = group(x, group_size)
     low, high = group_extremes(groups)
@@ -116,7 +116,7 @@ def check_linear(
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
 ) -> int:
-    """Inputs that share a range; raises ConfigError unless the operands of `grouped_linear` fit each other."""
+    """Number of inputs that share a range; ConfigError unless the operands of `grouped_linear` fit each other."""
     if x.ndim < 1 or x.shape[-1] != weight.width:
         raise ConfigError(f"input of shape {tuple(x.shape)} for a weight of shape {weight.shape}: the last must agree")
     if bias is not None and tuple(bias.shape) != (weight.outputs,):
@@ -143,5 +143,5 @@ def check_bits(bits: int) -> None:
 
 
 def not_finite() -> Unsupported:
-    """What is raised in the place of a result with infinities or NaN."""
+    """The error that is raised if a result has infinities or NaN."""
     return Unsupported("grouped linear: the input or the result is not finite in float32; use the simulated mode")

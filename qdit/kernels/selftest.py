@@ -23,7 +23,7 @@ STATIC = 0.02, 120.0
 
 @dataclass(frozen=True)
 class Operations:
-    """What a backend computes with, all with the arguments of `qdit.kernels.compiled` from the second on."""
+    """Functions of a backend that the self-test calls; they have the arguments of `qdit.kernels.compiled`."""
 
     grouped_linear: Callable[..., Tensor | None]
     quantize_groups: Callable[..., tuple[Tensor, Tensor, Tensor] | None]
@@ -32,7 +32,7 @@ class Operations:
 
 
 def disagreement(backend: Backend) -> str | None:
-    """What a variant of the compiled library computes wrongly, or None."""
+    """Text about the first wrong result of a variant of the compiled library; None if all are right."""
     operations = Operations(
         grouped_linear=partial(compiled.grouped_linear, backend, threads=1),
         quantize_groups=partial(compiled.quantize_groups, backend),
@@ -43,7 +43,7 @@ def disagreement(backend: Backend) -> str | None:
 
 
 def disagreement_of(operations: Operations, device: str) -> str | None:
-    """What operations on tensors of a device compute wrongly, or None; the reference computes on the CPU."""
+    """Text about the first wrong result of operations on a device; None if all are right."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(7, 96, generator=generator) * torch.randn(7, 1, generator=generator).exp()
     bias = torch.randn(64, generator=generator)
@@ -81,7 +81,7 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
 def bound(
     x: Tensor, weight: PackedWeight, bias: Tensor | None, *, symmetric: bool = False, shared: int | None = None
 ) -> Tensor:
-    """How far each output may be from the exact one: 1e-6 · (|x̂|·|ŵ|ᵀ + |b|), in float64."""
+    """Largest allowed error of each output: 1e-6 · (|x̂|·|ŵ|ᵀ + |b|), in float64."""
     codes, zero_point, scale = unpack_weight(weight)
     values = (codes.unflatten(1, (-1, weight.group_size)) - zero_point[..., None]).double() * scale.double()[..., None]
     inputs = reference.fake_quantize_groups(x.double(), shared or weight.group_size, 8, symmetric=symmetric)

@@ -1,8 +1,8 @@
-"""Name of the backends that compute the simulated mode; every result row records it."""
+"""Names of the backends that compute the simulated mode. Every result row records them."""
 
 from qdit.kernels import dense, library
 
 
 def backend() -> str:
-    """Of the float32 linears and of the quantizers, such as `onednn + avx512-vnni`."""
+    """Names of the backends for float32 linears and for quantizers, such as `onednn + avx512-vnni`."""
     return f"{dense.backend()} + {library.backend().name}"

@@ -19,7 +19,7 @@ CAPABILITY = (8, 0)
 
 
 def usable(device: str | torch.device) -> bool:
-    """Whether CUDA tensors of a device go to Triton; raises ConfigError if QDIT_KERNELS asks for it in vain."""
+    """Whether CUDA tensors of a device go to Triton; ConfigError if QDIT_KERNELS requires it and it cannot run."""
     name = forced()
     if name == "torch":
         return False
@@ -31,7 +31,7 @@ def usable(device: str | torch.device) -> bool:
 
 @cache
 def refusal(device: str) -> str | None:
-    """Why Triton does not compute on a CUDA device, or None. The first answer takes seconds: kernels are compiled."""
+    """The reason why Triton does not run on a CUDA device, or None. The first call compiles kernels for seconds."""
     problem = _missing(device) or _failure(device)
     if problem is not None:
         LOG.warning("quantized kernels run in plain torch on %s, which is slow: %s", device, problem)

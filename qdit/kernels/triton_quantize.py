@@ -21,7 +21,7 @@ STEP = 32
 
 @triton.jit
 def rounded(value):
-    """Half to even; numbers from 2^23 on are integers. The interpreter has no library function for it."""
+    """Round half to even. Numbers from 2^23 on are integers already."""
     size = tl.abs(value)
     whole = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)
     return tl.where(value < 0, -whole, whole)
@@ -29,13 +29,13 @@ def rounded(value):
 
 @triton.jit
 def clamped(value, low, high):
-    """NaN stays, as in torch.clamp."""
+    """Clamp values; NaN stays NaN, as in torch.clamp."""
     return tl.where(value < low, low, tl.where(value > high, high, value))
 
 
 @triton.jit
 def stored(value, TYPE: tl.constexpr):
-    """What is left of a float32 in another type."""
+    """A float32 value rounded to another data type."""
     return value.to(TYPE).to(tl.float32)
 
 

@@ -1,6 +1,6 @@
-"""The contract of a quantization method: what its class says of it, and what it does.
+"""The contract of a quantization method: its class attributes and its functions.
 
-Class attributes are literals: planning, pages and figures read them from the source without importing it.
+Class attributes are literals. Planning, pages and figures read them from the source, without importing it.
 """
 
 from abc import ABC, abstractmethod
@@ -79,5 +79,5 @@ class Method(ABC):
         """Quantized copy of `model`."""
 
     def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
-        """What the method adds to the result of its base; `model` is the full-precision one."""
+        """Add the method's correction to the result of its base method; `model` is the full-precision model."""
         raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")

@@ -25,7 +25,7 @@ from qdit.sampling.precision import torch_device
 
 
 def options_of(method: Method, values: Mapping[str, Any]) -> Any:
-    """The method's options dataclass from plain JSON; unknown names and bad values raise ConfigError."""
+    """Make the method's options dataclass from JSON; ConfigError for unknown names and wrong values."""
     return parse_options(method.name, method.Options, values)
 
 
@@ -128,7 +128,7 @@ def quantize_weights_file(
 
 
 def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:
-    """The checkpoint that a method corrects; ConfigError unless it was made the same way by the method's base."""
+    """The checkpoint that a method corrects; ConfigError unless the base method made it with the same inputs."""
     model, correction, config = read_checkpoint(folder)
     wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
     for key, value in wanted.items():

@@ -1,6 +1,6 @@
-"""The registry of all methods: the classes of `baselines/`, of `qdit.methods.q_dit` and of installed packages.
+"""The registry of methods: classes in `baselines/`, in `qdit.methods.q_dit` and in installed packages.
 
-A file that cannot be imported takes away its own methods and no others; whoever asks for one of these is told why.
+If a file cannot be imported, only its own methods are missing. A request for one of them gives the reason.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from qdit.sampling.calibration import KINDS
 
 @dataclass(frozen=True)
 class Registry:
-    """Every method by name, and the files that hold none because something is wrong with them."""
+    """Every method by name, and the files whose methods cannot be used."""
 
     methods: Mapping[str, Method]
     broken: tuple[BrokenFile, ...]
@@ -43,7 +43,7 @@ def load_registry() -> Registry:
 
 
 def methods_of(origin: MethodModule) -> list[Method]:
-    """Import a module and make its methods; ConfigError in one line where that fails."""
+    """Import a module and make its methods; ConfigError in one line if this fails."""
     syntax_of(origin)
     try:
         module = importlib.import_module(origin.module)
@@ -63,7 +63,7 @@ def methods_of(origin: MethodModule) -> list[Method]:
 
 
 def import_problem(origin: MethodModule, problem: BaseException) -> str:
-    """One line for an import that failed: the line of the module's own file at which it did, and the error."""
+    """One line about a failed import: the error, and the line of the module's own file that caused it."""
     frames = traceback.extract_tb(problem.__traceback__)
     lines = [frame.lineno for frame in frames if origin.path is not None and Path(frame.filename) == origin.path]
     at = f" line {lines[-1]}" if lines else ""
@@ -72,7 +72,7 @@ def import_problem(origin: MethodModule, problem: BaseException) -> str:
 
 
 def add(methods: dict[str, Method], method: Method) -> None:
-    """Put a method into the registry; ConfigError for one without a name or with a name that is taken."""
+    """Add a method to the registry; ConfigError for a missing name or a name that is taken."""
     path = Path(inspect.getfile(type(method)))
     name = getattr(method, "name", None)
     if not isinstance(name, str):
@@ -93,7 +93,10 @@ def registry() -> Mapping[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """Method of that name; ConfigError with a suggestion for an unknown one, with the reason for a broken one."""
+    """The method of this name.
+
+    ConfigError with a suggestion if it is unknown, or with the reason if its file is broken.
+    """
     loaded = load_registry()
     if name not in loaded.methods:
         raise unknown_method(name, loaded.methods, loaded.broken)

@@ -23,7 +23,7 @@ STEP = "qdit.methods.quantize"
 
 @dataclass(frozen=True)
 class MethodModule:
-    """A module that holds methods: all of its own, or the one class that an entry point names."""
+    """A module of methods: with all its methods, or with the one class that an entry point names."""
 
     module: str
     path: Path | None
@@ -31,13 +31,13 @@ class MethodModule:
 
     @property
     def where(self) -> str:
-        """The file for a reader, or the module that has none."""
+        """File of the module for messages; without a file its name."""
         return f"module {self.module}" if self.path is None else shown(self.path)
 
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A file of methods that cannot be used: one line with file, line and reason, and the methods it would hold."""
+    """A file of methods that cannot be used: one line with the reason, and the names of its methods."""
 
     reason: str
     names: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ def method_modules() -> list[MethodModule]:
 
 
 def claimed_names(path: Path | None) -> tuple[str, ...]:
-    """Methods that a file would hold, by its text, since it may be no Python; else the name that its file has."""
+    """Names of the methods in a broken file, found in its text; without any, the name of the file."""
     if path is None:
         return ()
     try:
@@ -77,16 +77,16 @@ def syntax_of(origin: MethodModule) -> ast.Module:
 def needed_kinds(
     calibration: tuple[str, ...], unused: tuple[tuple[str, str, Any], ...], options: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Kinds of calibration data that a method uses under these options; defaults must be included.
+    """Kinds of calibration data that a method needs with these options, defaults included.
 
-    `unused` holds (kind, option, value): with this value of this option the kind is not looked at.
+    `unused` holds (kind, option, value): with this value of this option the kind is not needed.
     """
     idle = {kind for kind, name, value in unused if name in options and options[name] == value}
     return tuple(kind for kind in calibration if kind not in idle)
 
 
 def unknown_method(name: str, known: Mapping[str, Any], broken: tuple[BrokenFile, ...]) -> ConfigError:
-    """The error for a method that is not there: why its file is broken, or which names there are."""
+    """The error for a method that does not exist: with the reason if its file is broken, else with the names."""
     for file in broken:
         if name in file.names:
             return ConfigError(f"method {name!r}: {file.reason}")

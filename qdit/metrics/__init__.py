@@ -1,1 +1,1 @@
-"""Metrics as a ladder: images → features → statistics → value; the pure parts are float64 numpy functions."""
+"""Metrics in four steps: images → features → statistics → value. The computations are float64 numpy functions."""

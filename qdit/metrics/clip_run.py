@@ -15,11 +15,11 @@ from qdit.metrics.run import made_by
 
 @dataclass(frozen=True)
 class ClipScores:
-    """What a scorer says of the clips of a run.
+    """Result of a scorer for the clips of a run.
 
-    metrics     every metric of clips by name; None where this scorer has none.
-    replicates  resampled values behind the intervals.
-    judged_by   prompts and evaluator, as the protocol holds them.
+    metrics     every metric of clips by name; None if this scorer does not compute it.
+    replicates  resampled values for the intervals.
+    judged_by   prompts and evaluator, for the protocol.
     beside      further fields of the record, by name.
     """
 

@@ -80,12 +80,12 @@ def features_path(folder: Path, shard: int) -> Path:
 
 
 def origin(shard: Shard, made_by: Extraction) -> str:
-    """All that the features of a shard depend on, as text: what the samples were made of, chunks, extractor, code."""
+    """Text with everything that the features of a shard depend on: origin of the samples, chunks, extractor, code."""
     return json.dumps(samples_of(shard) | asdict(made_by), sort_keys=True)
 
 
 def samples_of(shard: Shard) -> dict[str, Any]:
-    """What features say of the samples they were made of: the run's origin and its key, the sha256 of each chunk."""
+    """The samples behind features: origin and key of the run, and the sha256 of each chunk."""
     return {"samples": shard.origin, "key": shard.key, "chunks": [list(chunk) for chunk in shard.chunks]}
 
 
@@ -159,7 +159,7 @@ def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
 
 
 def is_current(path: Path, shard: Shard, made_by: Extraction) -> bool:
-    """Whether a file holds the features of these chunks by this extractor and code, whole."""
+    """Whether a file is complete and has the features of these chunks by this extractor and code."""
     if not path.exists():
         return False
     try:

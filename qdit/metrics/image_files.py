@@ -1,7 +1,7 @@
-"""Reads images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
+"""Read images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
 
-Which axis of an array holds the channels is told by its size, 1 or 3; images without that axis are grey. An array
-in which two axes could be the channels is refused, as are other types than uint8.
+The channel axis of an array is the axis of size 1 or 3. Images without such an axis are grey. An array with two
+possible channel axes is refused. Data types other than uint8 are refused too.
 """
 
 import re

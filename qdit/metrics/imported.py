@@ -1,4 +1,4 @@
-"""The step images of any program → sample chunks. Only their source file is known."""
+"""Step: images of another program → sample chunks. Nothing is known about them but their source file."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ UNKNOWN_LABEL = -1
 
 
 def as_it_is(model: Any) -> Any:
-    """No model makes imported images."""
+    """Preparation of a model in the mode `imported`: none, because no model computes."""
     return model
 
 

@@ -27,7 +27,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class RunName:
-    """How a profile names a run: its setting, the form of the weights, the label of the method."""
+    """Name of a run in a profile: setting, form of the weights, label of the method."""
 
     setting: str
     model: str
@@ -55,7 +55,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class SampledRun:
-    """The lists of a run's chunks, and what its samples were made of."""
+    """The lists of a run's chunks, and the origin of its samples."""
 
     shards: Sequence[Shard]
     origin: Origin
@@ -153,7 +153,7 @@ def require_full_bits(fp_samples: Path, full: Origin) -> None:
 
 
 def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[str, int]]) -> None:
-    """DataError unless the clips of a run are of these prompts and numbers, in this order."""
+    """DataError unless the clips of a run are exactly those of these prompts and numbers, in this order."""
     stated = {"count": len(prompts), "sha256": sha256_json([list(pair) for pair in prompts])}
     if run.origin.prompts != stated:
         sampled = run.origin.prompts or {"count": 0, "sha256": "none"}
@@ -170,7 +170,10 @@ def sampling_failure(samples: Path, images: int | None) -> Failure | None:
 
 
 def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
-    """A metrics.json without numbers: tables show the reason. `of`: whose failure it is, if not the run's own."""
+    """Write a metrics.json without numbers; tables show the reason.
+
+    `of` names the run that failed, if it is another one.
+    """
     text = f"{of}: {failure.text}" if of else failure.text
     status = Status.MISSING if of else Status(failure.kind)
     write_replicates(out.parent, Replicates({}, "none"))

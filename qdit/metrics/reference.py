@@ -67,7 +67,7 @@ def images_sha256(images: Images) -> str:
 
 
 def origin_of(source: str, source_sha256: str, extractor: Extractor) -> ReferenceOrigin:
-    """What a reference of this source by this extractor is made of, here and now."""
+    """Origin of a reference: its source, the extractor, and the code of this version."""
     code = code_digest("qdit.metrics.reference", *extractor_code(extractor.name))
     return ReferenceOrigin(source, source_sha256, extractor.name, extractor.digest, code)
 
@@ -109,7 +109,7 @@ def load_reference(path: Path) -> Reference:
 
 
 def read_origin(path: Path, digest: str) -> ReferenceOrigin:
-    """What a reference of ours says it was made of; DataError where it says nothing, or another extractor."""
+    """The origin that one of our reference files holds; DataError if it holds none, or names another extractor."""
     if ORIGIN not in member_names(path):
         raise DataError(
             f"{path}: does not say what the reference was made of (an older version made it); make it again with"
@@ -197,7 +197,7 @@ def make_reference(path: Path, extractor: Extractor) -> Reference:
 
 
 def width_of(extractor: Extractor) -> int:
-    """The number of an extractor's pool features, of images of the first size that it takes."""
+    """Number of an extractor's pool features."""
     for shape in PROBES:
         try:
             return int(extractor(np.zeros((1, *shape), np.uint8)).pool.shape[1])

@@ -97,7 +97,7 @@ def image_protocol(sampled: SampledRun) -> dict[str, Any]:
 def made_by(
     job: EvaluateJob, described: dict[str, Any], sampled: SampledRun, *, code: dict[str, str]
 ) -> dict[str, Any]:
-    """What metrics.json says of a run besides its numbers; `described` is the protocol, `code` digests by step."""
+    """Origin part of metrics.json. `described` is the protocol, `code` the digest of each step's code."""
     facts = imported_facts(sampled) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
     name, shard = job.name, sampled.shards[0]
     return {

@@ -50,7 +50,7 @@ def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def scenarios_of(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
-    """What clips with these numbers show."""
+    """Scenarios of the clips with these numbers."""
     return [draw_scenario(seed, clip) for clip in clips]
 
 
@@ -91,10 +91,10 @@ def i3d_extractor(network: I3d) -> ClipExtractor:
 
 
 class VideoFitness(ImageFitness):
-    """Genome → Fréchet distance of its first n clips; everything else is as `ImageFitness` says.
+    """Fitness of genomes of a video model: Fréchet distance of the first n clips. See also `ImageFitness`.
 
-    `images` and `images_sampled` count clips. `prompts` gives the text of clips by number, `decode` makes uint8 clips
-    of what the model makes: pixels by default, a VAE's output for models of latents.
+    `images` and `images_sampled` count clips. `prompts` gives the text of a clip by its number. `decode` turns outputs
+    of the model into uint8 clips: pixels by default, or latents with a VAE.
     """
 
     protocol: FlowProtocol  # type: ignore[assignment]
@@ -142,7 +142,10 @@ class VideoFitness(ImageFitness):
 
 @dataclass(frozen=True)
 class VideoSearchJob:
-    """What `SearchJob` is for images; `metric` is fd_fp or mfvd, `instruments` are mini-VBench's networks."""
+    """Inputs of a search for a video model, like `SearchJob`. `metric` is fd_fp or mfvd.
+
+    `instruments` is the file with mini-VBench's networks.
+    """
 
     weights: Path
     sizes: tuple[int, ...]

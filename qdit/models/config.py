@@ -56,14 +56,13 @@ class DiTConfig:
 
 @dataclass(frozen=True)
 class STDiT3Config:
-    """Shape of an STDiT3; the defaults are Open-Sora 1.2's. Clips of any length and size go through one model.
+    """Shape of an STDiT3. The defaults are Open-Sora 1.2's. One model takes clips of any length and size.
 
-    text_width, text_tokens   width of the text encoder's tokens, and the most tokens a prompt has.
-    base_size                 side in pixels at which neighbouring cells are one position apart.
-    pixels_per_cell, fps      what `forward` assumes where it is told nothing: pixels per latent cell along a side,
-                              and frames per second.
+    text_width, text_tokens   width of the text encoder's tokens, and the largest number of tokens of a prompt.
+    base_size                 side in pixels at which the positions of neighbouring cells differ by one.
+    pixels_per_cell, fps      defaults of `forward`: pixels per latent cell along a side, and frames per second.
     frame_positions           add a sin-cos embedding of the frame's number to its tokens. The official model has none;
-                              small ones do not learn the direction of time without it.
+                              without it, small models do not learn the direction of time.
     """
 
     family: ClassVar[str] = "stdit3"
@@ -103,7 +102,7 @@ class STDiT3Config:
 
     @property
     def out_channels(self) -> int:
-        """Velocity channels and as many that are trained for a variance and never used."""
+        """Number of output channels: the velocity, and as many variance channels that are never used."""
         return 2 * self.in_channels
 
     def to_dict(self) -> dict[str, Any]:

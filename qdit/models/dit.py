@@ -103,7 +103,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def heads(self, tokens: Tensor, places: int) -> Tensor:
-        """Tokens (N, places, D) as the operands see them, (N, heads, places, d)."""
+        """Tokens (N, places, D) in the shape of the operands: (N, heads, places, d)."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 class ImageVAE(nn.Module):
-    """Latents (N, C, L, L) as DiT has them → images (N, 3, f·L, f·L), [−1, 1] but for a little over."""
+    """Decoder of DiT's latents (N, C, L, L) → images (N, 3, f·L, f·L), in about [−1, 1]."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def vae_config(path: Path) -> dict[str, Any]:
 
 
 def renamed(name: str) -> str:
-    """A tensor's name as diffusers has it now."""
+    """Name of a tensor in the current version of diffusers."""
     *path, module, leaf = name.split(".") if name.count(".") else ["", name, ""]
     if "attentions" in path and module in OLD_NAMES:
         return ".".join([*path, OLD_NAMES[module], leaf])

@@ -1,8 +1,10 @@
-"""Loading and saving of weights: our safetensors, the official .pt, published folders; anything else is refused.
+"""Loading and saving of weights: our safetensors, official .pt files, published folders.
 
-Whatever is wrong with a file is a CheckpointError of one line. What a file does not say (the heads of a DiT, the
-positions of an STDiT3) is taken from what the caller states; without that it is assumed only for the published models,
-and said. Reading of the files themselves: qdit/models/weights_files.py.
+All other files are refused.
+
+Every error about a file is a CheckpointError with one line. Some facts are not in a file, for example the heads of a
+DiT. Then the caller states them. If the caller does not, they are assumed for the published models only, and the
+assumption is logged. qdit/models/weights_files.py reads the files themselves.
 """
 
 import logging
@@ -58,21 +60,21 @@ BUILDERS: Mapping[str, Callable[..., Network]] = {DiTConfig.family: build, STDiT
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and those of its settings that neither the file nor the caller says: setting → value that is assumed."""
+    """A model, and the assumed values of settings that neither the file nor the caller gave: setting → value."""
 
     model: Network
     assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_dit(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> DiT:
-    """`load_model` for steps that are for images; ConfigError for a video model."""
+    """`load_model` for steps about images; ConfigError for a video model."""
     return require_dit(load_model(path, sha256=sha256, num_heads=num_heads), where=str(path))
 
 
 def load_model(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> Network:
-    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights; what is assumed is logged.
+    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights. Assumed values are logged.
 
-    `num_heads` are the attention heads of a file that does not say them. Otherwise as `read_model`.
+    `num_heads` is the number of attention heads, if the file does not say it. All else is as in `read_model`.
     """
     loaded = read_model(path, sha256=sha256, settings={} if num_heads is None else {"num_heads": num_heads})
     if loaded.assumed:
@@ -81,7 +83,7 @@ def load_model(path: Path, *, sha256: str | None = None, num_heads: int | None =
 
 
 def assumption(assumed: Mapping[str, Any]) -> str:
-    """What was assumed, and how to state something else, in one line."""
+    """One line that says what was assumed, and how to state another value."""
     listed = ", ".join(f"{name} {value}" for name, value in assumed.items())
     return (
         f"the file does not say {', '.join(assumed)}; assumed as in the published model of this shape: {listed}; if"
@@ -155,7 +157,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
 def described_config(
     state: Mapping[str, Any], metadata: Any, path: Path, stated: Mapping[str, Any], usual: Mapping[str, Any]
 ) -> tuple[NetworkConfig, Mapping[str, Any]]:
-    """Configuration from a file's metadata, or from the shapes and what is stated; and what is assumed of it."""
+    """Configuration from a file's metadata, or from its shapes and the stated values; and the assumed values."""
     where = str(path)
     if isinstance(metadata, Mapping) and CONFIG_KEY in metadata:
         kind = config_class(metadata.get(FAMILY_KEY, "dit"), error=CheckpointError)

@@ -44,7 +44,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Whether this is one file of this folder with a size and a digest."""
+    """Whether this is a valid entry: the name of a file in this folder, with a size and a digest."""
     return (
         Path(name).name == name
         and isinstance(entry, dict)
@@ -54,9 +54,10 @@ def is_entry(name: str, entry: Any) -> bool:
 
 
 def check_file(path: Path, sha256: str | None = None) -> None:
-    """Raise CheckpointError if a file is missing or not the one that is meant.
+    """Raise CheckpointError if a file is missing or its digest is wrong.
 
-    It is compared with `sha256` if given, else with the manifest.json beside it if that lists the file, else not.
+    The digest is `sha256` if it is given. Otherwise it is that of the manifest.json beside the file, if the manifest
+    lists the file. Without either, nothing is compared.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path or run the step that makes it")

@@ -60,7 +60,7 @@ class Site:
 
 
 class HasSites(Protocol):
-    """What a method may assume of a model."""
+    """Interface of a model for methods: it lists its sites."""
 
     def sites(self) -> list[Site]: ...
 

@@ -41,7 +41,7 @@ PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def listed(names: Collection[str], limit: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names as text, and the number of further names."""
     shown = ", ".join(sorted(names)[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
@@ -59,7 +59,7 @@ def positive_integers(values: Mapping[str, Any], names: Collection[str], *, wher
 
 
 def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C:
-    """Configuration of these values; what it refuses is reported as a fault of the file."""
+    """Configuration with these values; ConfigError becomes a CheckpointError about the file."""
     try:
         return kind(**values)
     except ConfigError as problem:
@@ -91,7 +91,7 @@ def read_config(values: Any, kind: type[C], *, where: str) -> C:
 def shape_of(
     shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
 ) -> tuple[int, ...]:
-    """Shape of a tensor that must be there with so many dimensions; `of` is what has one, in words."""
+    """Shape of a required tensor with a given number of dimensions. `of` names its owner in the message."""
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions or 0 in shape:
         raise CheckpointError(
@@ -185,7 +185,7 @@ def check_names(names: Collection[str], expected: Collection[str], *, where: str
 
 
 def check_tensors(state: Mapping[str, Any], *, where: str) -> None:
-    """Raise unless every value is a tensor."""
+    """Raise CheckpointError unless every value is a tensor."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{where}: {name} is a {type(value).__name__}, expected a tensor; give a state dict")
@@ -218,9 +218,9 @@ def load_strictly(
     depth: int,
     where: str,
 ) -> M:
-    """The module that `make` gives, in eval mode, with float32 copies of exactly its tensors.
+    """Build a module with `make`, in eval mode, with float32 copies of exactly these tensors.
 
-    `defining` shapes are checked before the module is made, so that no file can ask for a huge one.
+    The `defining` shapes are checked first, so that a file cannot request a huge module.
     """
     check_tensors(state, where=where)
     if missing := [name for name in defining if name not in state]:
@@ -242,7 +242,7 @@ def load_strictly(
 
 
 def require_plain(model: Network) -> None:
-    """Raise Unsupported if a site has been replaced: a quantized model is not a set of float weights."""
+    """Raise Unsupported for a quantized model: some of its sites were replaced."""
     for site in model.sites():
         module = model.get_submodule(site.name)
         if type(module) not in PLAIN_MODULES[site.kind]:

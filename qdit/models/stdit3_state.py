@@ -102,7 +102,7 @@ def infer_stdit3_config(
 
 
 def said_by_folder(folder: Path) -> dict[str, Any]:
-    """The `HIDDEN` settings of a published folder: those of its config.json, else Open-Sora's, whose format it is."""
+    """The `HIDDEN` settings of a published folder: from its config.json, else Open-Sora's."""
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     said = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
     return said | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})

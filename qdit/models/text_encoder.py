@@ -40,7 +40,7 @@ def require_packages() -> None:
 
 
 def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
-    """The texts that the tokenizer sees; the cleaner runs twice, as in the original."""
+    """Texts for the tokenizer: with the appended score, and cleaned twice as in the original."""
     require_packages()
     from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 
@@ -150,7 +150,7 @@ def embed_suite(
 
 
 def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
-    """The embeddings of these prompts that an earlier call wrote, if it did and the file is whole."""
+    """Embeddings of these prompts from an earlier, stopped call; None if the file is missing or incomplete."""
     try:
         tensors, _ = load_tensors(path)
         return TextEmbeddings(tuple(prompts), tensors["tokens"], tensors["lengths"])

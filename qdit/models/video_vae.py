@@ -109,12 +109,12 @@ class SpatialVAE(nn.Module):
         return self.clips(parts, len(latents))
 
     def batches(self, clips: Tensor) -> Iterator[Tensor]:
-        """The frames of all clips, a few at a time."""
+        """The frames of all clips, a few frames at a time."""
         yield from clips.transpose(1, 2).flatten(0, 1).split(self.micro_batch)
 
     @staticmethod
     def clips(parts: list[Tensor], count: int) -> Tensor:
-        """Frames put together to clips again."""
+        """Join frames to clips again."""
         return torch.cat(parts).unflatten(0, (count, -1)).transpose(1, 2)
 
 
@@ -161,7 +161,7 @@ def save_video_vae(path: Path, vae: VideoVAE) -> None:
 
 
 def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
-    """Configuration that a file of ours holds; Open-Sora's for any other."""
+    """Configuration in one of our files; Open-Sora's for any other file."""
     if not isinstance(metadata, Mapping) or CONFIG_KEY not in metadata:
         return VideoVAEConfig()
     try:
@@ -174,7 +174,7 @@ def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
 
 
 def frozen(value: Any) -> Any:
-    """A JSON list as a tuple."""
+    """A JSON list as a tuple, also inside lists."""
     return tuple(value) if isinstance(value, list) else value
 
 

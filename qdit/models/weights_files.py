@@ -88,7 +88,7 @@ def indexed_files(index: Path) -> list[Path]:
 
 
 def is_file_name(name: Any) -> bool:
-    """Whether this names a file of the folder itself."""
+    """Whether this is the name of a file in the folder itself, not a path to another folder."""
     return isinstance(name, str) and Path(name).name == name
 
 
@@ -126,7 +126,7 @@ def read_official(path: Path) -> dict[str, Any]:
 
 
 def unreadable(problem: Exception) -> str:
-    """Why a pickle was not read, and what to do, in one line."""
+    """One line that says why a pickle was not read, and what to do."""
     text = one_line(problem, limit=2000)
     if refused := re.search(r"Unsupported (?:global|class|operand): (?:GLOBAL )?`?([\w.]+)", text):
         return (
@@ -169,7 +169,7 @@ def state_within_key(content: Mapping[str, Any], key: str, *, where: str) -> dic
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tensors without the prefixes that every one of them has from a wrapper of the model."""
+    """The tensors without the name prefixes that a wrapper of the model added to all of them."""
     names = dict(state)
     while names and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in names)), None)):
         names = {name.removeprefix(prefix): value for name, value in names.items()}

@@ -26,7 +26,7 @@ class Activation(nn.Module):
     bits: int
 
     def spec(self) -> dict[str, Any]:
-        """`kind` and everything but the tensors that is needed to build this quantizer again."""
+        """Plain JSON from which this quantizer can be built again: its `kind` and all values except tensors."""
         raise NotImplementedError
 
 
@@ -64,7 +64,7 @@ class DynamicActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The quantizer of a spec; it has no tensors."""
+        """Build the quantizer from a spec; it has no tensors."""
         return cls(**{key: value for key, value in spec.items() if key != "kind"})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class StaticActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         return cls(bits=spec["bits"], per=spec["per"], scale=tensors["scale"], zero_point=tensors["zero_point"])
 
     def forward(self, x: Tensor) -> Tensor:

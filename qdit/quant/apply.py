@@ -1,6 +1,6 @@
-"""Steps that methods consist of: rounding, GPTQ, and dynamic or calibrated activation quantizers.
+"""Steps of which methods consist: rounding, GPTQ, and dynamic or calibrated activation quantizers.
 
-Each works in place on a model of which the method holds a copy, on the linear sites it is given.
+Each function works in place on linear sites. So a method calls it on its own copy of the model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def granularity(group_size: int | None) -> Granularity:
 
 
 def bits_of(bits: Bits, site: Site) -> int:
-    """Bits of one site."""
+    """Number of bits of one site."""
     return bits if isinstance(bits, int) else bits[site.name]
 
 
@@ -77,12 +77,12 @@ def gptq_weights(
     stale_groups: bool = True,
     sequential: bool = True,
 ) -> dict[str, list[str]]:
-    """GPTQ block by block (sites outside the blocks first), holding the Hessians of one block only.
+    """GPTQ block by block, sites outside the blocks first. Only the Hessians of one block are held.
 
-    `sequential`: the inputs of a block have come through all that was quantized before it; otherwise all Hessians are
-    of the model as it was given. Inputs pass through a site's activation quantizer where it has one, as in Q-DiT's
-    release. A site whose inputs are all zero (an MLP that was pruned) is rounded to nearest on GPTQ's grid. Returns the
-    method's log: the names of those sites under `rounded_to_nearest`, nothing if there are none.
+    With `sequential`, the inputs of a block come from the already quantized layers before it. Otherwise all Hessians
+    are those of the unchanged model. If a site has an activation quantizer, its inputs are quantized first, as in
+    Q-DiT's release. A site whose inputs are all zero (a pruned MLP) is rounded to nearest on GPTQ's grid. The returned
+    log lists such sites under `rounded_to_nearest`; without them it is empty.
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []
@@ -148,9 +148,9 @@ def insert_dynamic(
 
 
 def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
-    """Each site with all its inputs on the batches, (samples, …), holding those of one block only.
+    """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are held.
 
-    The model must stay as it is until the last site is taken.
+    The caller must not change the model before the last site.
     """
     data = list(batches)
     walk: BlockWalk | None = None
@@ -172,9 +172,10 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
 def calibrate_static(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, rule: Ranges
 ) -> None:
-    """Static per tensor: a range rule on all inputs of a site at once.
+    """Give each site a static range per tensor, by a range rule on all its inputs at once.
 
-    All sites are looked at before the first quantizer is put in, so that ranges are those of exact activations.
+    All sites are observed before the first quantizer is inserted. So the ranges are those of full-precision
+    activations.
     """
     quantizers = {}
     for site, x in collect_inputs(model, sites, batches):

@@ -45,7 +45,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class VideoCheckpoint:
-    """The same of a video model."""
+    """A loaded checkpoint of a video model; the fields are those of `Checkpoint`."""
 
     model: STDiT3
     correction: NoiseCorrection | None
@@ -88,10 +88,10 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
 
 
 def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """A model's state as it is stored: in half precision where that loses nothing, positions if they are no table.
+    """Tensors of a model for its file: in half precision if no value changes, positions only if necessary.
 
-    The sin-cos table of a DiT is computed again; positions that differ from it in any bit (rounded, or trained) are
-    kept, so that the loaded model computes the same function.
+    The sin-cos position table of a DiT is computed again at loading. Positions that differ from the table in any bit
+    (rounded or trained ones) are stored, so that the loaded model computes the same function.
     """
     table = position_table(config)
     computed = table is not None and torch.equal(state[POSITIONS].float().cpu(), table)
@@ -106,7 +106,7 @@ def position_table(config: NetworkConfig) -> Tensor | None:
 
 
 def compact(tensor: Tensor) -> Tensor:
-    """A float32 tensor in float16 if every value stays the same (shipped weights are float16), else as it is."""
+    """A float32 tensor as float16, if no value changes; otherwise unchanged."""
     half = tensor.half()
     return half if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor) else tensor
 

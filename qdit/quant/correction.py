@@ -24,7 +24,7 @@ class NoiseCorrection:
 
     @property
     def steps(self) -> int:
-        """Steps of the schedule it was made for."""
+        """Number of steps of the schedule to which the correction belongs."""
         return len(self.slope)
 
     def apply(self, eps: Tensor, step: int) -> Tensor:
@@ -36,7 +36,7 @@ class NoiseCorrection:
         return float(self.residual[step])
 
     def check(self, steps: int) -> None:
-        """Raise unless the sampler has the steps it was made for."""
+        """Raise ConfigError unless the sampler has this number of steps."""
         if steps != self.steps:
             raise ConfigError(
                 f"the checkpoint's correction was made for {self.steps} steps, sampling has {steps}; sample with"

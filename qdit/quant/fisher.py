@@ -108,10 +108,10 @@ def _forward_backward(
 def search_scale(
     start: Tensor, product: Callable[[Tensor], Tensor], exact: Tensor, gradient: Tensor, *, candidates: Sequence[float]
 ) -> Tensor:
-    """The best multiple of `start` (P,) for each of P parts, (P,).
+    """Best multiple of `start` (P,) for each of P parts, (P,).
 
-    `product(scales)`, `exact` and `gradient` are (A, P, B): part p of the output depends on scale p only. Of equal
-    scores the largest multiple wins, so that a gradient that is zero everywhere gives the end of the grid.
+    `product(scales)`, `exact` and `gradient` are (A, P, B): part p of the output depends on scale p only. If several
+    multiples have the same score, the largest is taken. So a gradient of zeros gives the last multiple of the grid.
     """
     lowest = torch.full_like(start, torch.inf, dtype=torch.float64)
     chosen = start.clone()

@@ -22,7 +22,7 @@ def checkpoint_sha256(folder: Path) -> str:
 
 
 def own_digest(config: Mapping[str, Any]) -> str:
-    """Digest of a configuration's canonical content, itself left out."""
+    """Digest of a configuration's canonical content, without the digest itself."""
     return sha256_json({name: value for name, value in config.items() if name != DIGEST_KEY})
 
 
@@ -49,7 +49,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
-    """Write the folder of a checkpoint that could not be made: the reason, and no tensors."""
+    """Write the folder of a failed quantization: with the reason and without tensors."""
     save_tensors(folder / TENSORS_FILE, {})
     write_json(folder / CONFIG_FILE, {"format": FAILURE_FORMAT, **failure.to_dict()})
 

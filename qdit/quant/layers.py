@@ -1,4 +1,4 @@
-"""Which sites a scope means, and the bits that methods give to the first, the last and the softmax outputs."""
+"""Linears of a scope, operands of attention, and the bits of first layer, last layer and softmax outputs."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ SOFTMAX_BITS = 8
 
 
 def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
-    """`common`: the linears of each block; `own`: every linear and convolution."""
+    """Linear sites of a scope. `common`: the linears of each block. `own`: every linear and convolution."""
     if scope == "common":
         return select(model.sites(), roles=CORE_ROLES)
     kinds: tuple[Kind, ...] = ("linear", "conv")
@@ -42,5 +42,5 @@ def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> 
 
 
 def with_roles(sites: Sequence[Site], *roles: str) -> list[Site]:
-    """Those of the sites that have one of the roles."""
+    """The sites that have one of the roles."""
     return [site for site in sites if site.role in roles]

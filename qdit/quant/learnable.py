@@ -31,7 +31,7 @@ class LearnedScale(nn.Module):
         return value
 
     def frozen(self) -> StaticActivation:
-        """The quantizer with the learned scale."""
+        """An ordinary static quantizer with the learned scale."""
         old = self.quantizer
         return StaticActivation(bits=old.bits, scale=self.scale, zero_point=old.zero_point, per=old.per)
 
@@ -83,7 +83,7 @@ class SoftLinear(nn.Module):
 
 
 class Learner:
-    """Puts differentiable modules in the place of some sites, and quantized ones back when they have learned."""
+    """Puts trainable modules in the place of some sites, and quantized modules back after the training."""
 
     def __init__(
         self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool

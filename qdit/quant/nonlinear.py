@@ -57,7 +57,7 @@ def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: f
 
 
 def twin_gelu_negative_scale(bits: int) -> float:
-    """Step of the negative half."""
+    """Step of the negative half of `twin_gelu`."""
     return GELU_MINIMUM / 2 ** (bits - 1)
 
 
@@ -82,7 +82,7 @@ class LogSqrt2Activation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         return cls(bits=spec["bits"], scale=tensors["scale"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class TwinGeluActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         return cls(bits=spec["bits"], positive_scale=tensors["positive_scale"])
 
     def forward(self, x: Tensor) -> Tensor:

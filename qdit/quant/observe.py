@@ -23,7 +23,7 @@ class Tap(nn.Module):
 
 @contextmanager
 def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
-    """Operand sites without a quantizer hold a `Tap` inside this context, so that their inputs exist."""
+    """Context manager: operand sites without a quantizer hold a `Tap`, so that their inputs can be observed."""
     empty = [site for site in sites if isinstance(model.get_submodule(site.name), nn.Identity)]
     for site in empty:
         replace(model, site, Tap())
@@ -36,7 +36,7 @@ def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
 
 @contextmanager
 def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> Iterator[None]:
-    """Inside this context `look(site, input)` is called whenever one of the sites runs, without gradients."""
+    """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients."""
 
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _module, inputs: look(site, inputs[0])
@@ -62,7 +62,7 @@ def observe_inputs(
 
 
 class Captured(Exception):
-    """No error: it ends a forward pass whose rest nobody needs."""
+    """Signal, not an error: it ends a forward pass whose remaining layers are not needed."""
 
 
 def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tuple[Tensor, ...], Tensor]:

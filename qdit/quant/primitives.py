@@ -113,7 +113,7 @@ def qdit_activation(arrays: Arrays, *, bits: int | str, group: int | str, sym: i
 
 
 def qdit_positive(arrays: Arrays) -> dict[str, np.ndarray]:
-    """P2 on strictly positive values, which collapse."""
+    """P2 on positive values. They collapse to one value, as in the release."""
     return _qdit(arrays, "pos_only_in", "pos_only_out", bits=POSITIVE_BITS, group=POSITIVE_GROUP, sym=0, search=False)
 
 

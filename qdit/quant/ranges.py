@@ -101,7 +101,7 @@ def minmax_search(
 
 
 def side_of(x: Tensor) -> Side:
-    """Whether the values are on one side of zero; PTQ4DM decides it once, on the first whole tensor it sees."""
+    """Sign of the values: positive, negative or both. PTQ4DM decides it once, on the first tensor."""
     low, high = x.aminmax()
     return "positive" if low >= 0 else "negative" if high <= 0 else "both"
 

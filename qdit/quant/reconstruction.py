@@ -65,9 +65,9 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is reconstructed together: the submodule `name` and the sites in it whose rounding or scales are learned.
+    """Sites that are reconstructed together, and the submodule `name` that contains them.
 
-    A unit that is a whole block of the model knows which one.
+    If a unit is a whole block of the model, it holds the block's number.
     """
 
     name: str
@@ -75,13 +75,13 @@ class Unit:
     block: int | None = None
 
     def follows(self, other: "Unit") -> bool:
-        """Whether its first input is the output of the other unit, and what else it is given is the same."""
+        """Whether this unit's input is the output of the other unit, and their further arguments are the same."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
 
 @dataclass
 class Curve:
-    """Loss without regularizer of one unit: at the start and the end with hard codes, and on the way."""
+    """Losses of one unit without the regularizer: at the start, on the way, and at the end with hard codes."""
 
     name: str
     iterations: int
@@ -90,7 +90,7 @@ class Curve:
     after: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Six significant digits are enough to draw it."""
+        """JSON of the curve, with six significant digits."""
         short = [[at, float(f"{loss:.6g}")] for at, loss in self.points]
         ends = {"before": float(f"{self.before:.6g}"), "after": float(f"{self.after:.6g}")}
         return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
@@ -178,7 +178,7 @@ def optimize(
 
 
 def keep_positive(scales: Sequence[nn.Parameter], before: Sequence[Tensor]) -> None:
-    """Halve, instead of the step, a scale that its step would take to zero or below: that of inputs next to zero."""
+    """Halve a scale if its update would make it zero or negative."""
     with torch.no_grad():
         for scale, old in zip(scales, before, strict=True):
             scale.copy_(torch.where(scale <= 0, old / 2, scale))  # a NaN stays, and is refused at the end
@@ -228,7 +228,7 @@ def _outputs(model: Network, name: str, inputs: tuple[Tensor, ...], timestep: Te
 
 
 def every(outputs: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-    """Outputs of all rows, without gradients."""
+    """Outputs for all rows, without gradients."""
     with torch.no_grad():
         return torch.cat([outputs(indices) for indices in torch.arange(rows).split(ROWS)])
 

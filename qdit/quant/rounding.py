@@ -13,7 +13,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 def initial_alpha(weight: Tensor, scale: Tensor) -> Tensor:
-    """α₀ for which h(α₀) is the fractional part of weight / scale: soft rounding starts at the weight itself."""
+    """Start value α₀ with h(α₀) = fractional part of weight / scale. So the soft weight begins at the weight itself."""
     ratio = weight / scale
     fraction = ratio - ratio.floor()
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)

@@ -24,7 +24,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def in_float32(activation: Activation, x: Tensor) -> Tensor:
-    """The quantizer's output; an input in half precision is made float32 first, so that codes mean the same there."""
+    """Output of the quantizer.
+
+    An input in half precision is converted to float32 first, so that codes mean the same.
+    """
     return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
@@ -167,7 +170,7 @@ def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: 
 
 
 def build_folded(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FoldedLayerNorm:
-    """The modulate site that took a factor and an offset."""
+    """Build the modulate site of a LayerNorm with a folded factor and offset."""
     inverse, offset = tensors["inverse"].float(), tensors["offset"].float()
     if not list(inverse.shape) == list(offset.shape) == spec["shape"]:
         raise CheckpointError(f"factor has shape {list(inverse.shape)}, the configuration says {spec['shape']}")
@@ -216,7 +219,7 @@ def quantize_site(
 
 
 def activation_of(model: nn.Module, site: Site) -> Activation | None:
-    """The input quantizer that a site has now."""
+    """The input quantizer of a site; None without one."""
     module = model.get_submodule(site.name)
     return module.activation if isinstance(module, QuantizedSite) else None
 
@@ -240,7 +243,7 @@ def prepare_inference(model: M) -> M:
 
 
 def stored_weight(module: QuantizedLinear) -> QuantizedWeight | Tensor:
-    """The weight as it is stored: codes with their scales, or floating point."""
+    """The stored form of a weight: codes with their scales, or floating point."""
     if module.weight_bits == 16:
         return module.weight
     codes = unpack_codes(module.codes, module.weight_bits, (module.weight.shape[0], module.weight.shape[1]))

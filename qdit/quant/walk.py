@@ -16,10 +16,10 @@ from qdit.quant.observe import Batch, Captured, observing
 
 
 class BlockWalk:
-    """What reaches one block of a model on some batches, from the first block on.
+    """Inputs of one block of a model on some batches. The walk goes from the first block to the last.
 
-    Blocks are a chain: each takes the tokens of the one before it and further arguments, the same for all. The bits are
-    those of whole passes with the same batches. Kept are the tokens of one place, of all batches.
+    Each block takes the tokens of the block before, and further arguments that are the same for all blocks. The bits
+    are those of whole forward passes with the same batches. Only the tokens at one block are kept, for all batches.
     """
 
     def __init__(self, model: Network, batches: Iterable[Batch]) -> None:
@@ -43,14 +43,17 @@ class BlockWalk:
         raise Captured
 
     def observe(self, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> None:
-        """`look(site, input)` for sites of one block, which must not lie behind; goes there, and stays before it."""
+        """Call `look(site, input)` for sites of one block.
+
+        The walk first goes forward to this block and stays there.
+        """
         self.go(_block_of(sites))
         with observing(self.model, sites, look):
             for _ in self._outputs():
                 pass
 
     def go(self, block: int) -> None:
-        """Through the blocks as they are now, to before `block`."""
+        """Run the blocks, as they are now, up to the input of `block`."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:

@@ -68,7 +68,7 @@ def sample_clips(
 
 @dataclass(frozen=True)
 class Batches:
-    """A model that is ready to sample, with all that a run's samples need."""
+    """A loaded model with everything that it needs to sample batches of a run."""
 
     model: Network
     protocol: Sampled
@@ -77,7 +77,7 @@ class Batches:
     correction: Correction | None = None
 
     def latents(self, samples: range) -> Tensor:
-        """What the model makes of these samples, as one batch."""
+        """Outputs of the model for these samples, computed as one batch."""
         conditions = self.conditions.tensors(samples)
         return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
 

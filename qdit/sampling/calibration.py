@@ -116,7 +116,7 @@ def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
 
 
 def together(model: Network, protocol: AnyProtocol) -> int:
-    """How many trajectories run side by side."""
+    """Number of trajectories that run side by side as one batch."""
     tokens = family_of(model.config).tokens(model, protocol)
     return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 
@@ -124,9 +124,9 @@ def together(model: Network, protocol: AnyProtocol) -> int:
 def record(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], chosen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (N, C, …), step (N,) and sample (N,) of what is recorded, on the CPU, batch after batch.
+    """Yield x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
 
-    `chosen` (samples,) is the step at which each is recorded, −1 for every step.
+    `chosen` (samples,) is the step at which each sample is recorded; −1 stands for every step.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
@@ -165,7 +165,7 @@ def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: 
 
 
 def predictor(model: Network, conditions: tuple[Tensor, ...], protocol: AnyProtocol) -> Predictor:
-    """(x, timestep) → what the sampler is given, after guidance: noise and variance of images, velocity of clips."""
+    """Function (x, timestep) → input of the sampler after guidance: noise and variance of images, velocity of clips."""
     return family_of(model.config).predictor(model, conditions, protocol)
 
 
@@ -187,7 +187,7 @@ class CalibrateJob:
 
 
 def calibrate_weights_file(job: CalibrateJob) -> None:
-    """Do the step."""
+    """Run a job: record the calibration set and write it."""
     model = load_model(job.weights)
     family, text = family_of(model.config), job.text
     if job.embeddings is not None:

@@ -103,11 +103,11 @@ class CalibrationSet:
         return self.take(self.timestep == self.schedule[step])
 
     def spread(self, steps: int, per_step: int) -> "CalibrationSet":
-        """The first `per_step` samples at each of `steps` steps of a `per-step` set, evenly spaced from the noisy end.
+        """The first `per_step` samples at each of `steps` evenly spaced steps of a `per-step` set.
 
-        Steps are numbers 0, k, 2k, … in the order of sampling, k = all steps // `steps` (PTQ4DiT, Q-Diffusion). A
-        schedule with fewer steps gives more samples of each, whole pairs of a guided set, so that the total stays;
-        where samples are too few, all there are.
+        The steps are numbers 0, k, 2k, … in the order of sampling, with k = all steps // `steps` (PTQ4DiT,
+        Q-Diffusion). A schedule with fewer steps gives more samples at each step, so that the total stays; in a guided
+        set these are whole pairs. If there are too few samples, all are taken.
         """
         number = self.protocol.steps
         stride = max(1, number // steps)
@@ -178,7 +178,7 @@ def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> Cal
 
 
 def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
-    """ConfigError unless a calibration file says every stated fact of a protocol; None is not stated."""
+    """ConfigError unless a calibration file agrees with every stated fact of a protocol; None is not checked."""
     try:
         with safe_open(path, framework="np") as data:
             metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))

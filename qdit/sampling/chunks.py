@@ -29,9 +29,9 @@ from qdit.sampling.precision import CPU, backend_on, kind_of_backend
 
 @dataclass(frozen=True)
 class Mode:
-    """How a quantized model computes: its name, what makes a loaded model ready, which kernel backend then runs.
+    """How a quantized model computes: the mode's name, its preparation of a loaded model, and its kernel backend.
 
-    `identity` is what the samples of this mode depend on besides that.
+    `identity` holds further values that the samples of this mode depend on.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Mode:
     identity: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> dict[str, str]:
-        """The mode as a part of a run's key, the same on all GPUs."""
+        """Entry of the mode in a run's key. It is the same on all GPUs."""
         return {"name": self.name, "backend": kind_of_backend(device, self.backend), **self.identity}
 
 
@@ -85,7 +85,7 @@ class Shard:
         return min(self.chunks.stop * self.chunk, self.count) - self.chunks.start * self.chunk
 
     def listing(self, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """What its list says of the run, without any chunk."""
+        """List of the shard without any chunk: the facts about the run."""
         size = {"images": self.count, "chunk": self.chunk}
         return {"key": origin_key(origin), "origin": dict(origin), "packages": packages(), **size, "chunks": []}
 
@@ -139,7 +139,7 @@ def make_chunks(
 
 
 def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
-    """Whether quantizing failed and that was recorded; then the samples are that record too."""
+    """Pass on a recorded failure of quantizing, if there is one: call `write` with it. Returns whether there is one."""
     failure = read_failure(checkpoint)
     if failure is None:
         return False

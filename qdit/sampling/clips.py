@@ -111,7 +111,7 @@ class Prompted:
         return self.texts([self.prompts[clip % len(self.prompts)][0] for clip in samples])
 
     def columns(self, samples: range) -> Arrays:
-        """prompts and numbers (N,)."""
+        """Prompts and numbers (N,) for a chunk file."""
         texts, numbers = zip(*(self.prompts[clip] for clip in samples), strict=True)
         return {"prompts": np.array(texts), "numbers": np.array(numbers)}
 
@@ -136,11 +136,11 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
     protocol = FlowProtocol
 
     def shape(self, config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, ...]:
-        """(C, T, H, W)."""
+        """Shape of one clip's latents or pixels: (C, T, H, W)."""
         return config.in_channels, *clip_size(config, protocol)
 
     def tokens(self, model: STDiT3, protocol: FlowProtocol) -> int:
-        """Patches of a clip."""
+        """Number of patches of a clip."""
         return prod(model.grid(torch.Size(self.shape(model.config, protocol)[1:])))
 
     def conditions(self, config: STDiT3Config, protocol: FlowProtocol, source: Source) -> Prompted:
@@ -161,7 +161,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return load_video_decoder(vae, config, protocol, device=device)
 
     def predictor(self, model: STDiT3, conditions: tuple[Tensor, ...], protocol: FlowProtocol) -> Predictor:
-        """Velocity."""
+        """The network as a function that gives the guided velocity."""
         return guided_velocity(model, conditions[0], conditions[1], protocol)
 
     def trajectory(
@@ -179,7 +179,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
     def calibration_conditions(
         self, config: STDiT3Config, protocol: FlowProtocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """The given prompts in turn."""
+        """Conditions for calibration: the given prompts in turn."""
         if text is None or len(text[0]) == 0:
             raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
         if (width := text[0].shape[2]) != config.text_width:
@@ -191,17 +191,17 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return text[0][rows], text[1][rows].bool()
 
     def null_conditions(self, model: STDiT3, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """No text under the prompts' own masks."""
+        """Conditions of the unconditional branch: the tokens for no text, with the prompts' own masks."""
         return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
 
     def embedded_text(self, config: STDiT3Config, embeddings: Path, count: int) -> Text | None:
-        """Prompts of a file of embeddings."""
+        """Texts from a file of embeddings."""
         return spread_prompts(load_embeddings(embeddings, width=config.text_width, most=config.text_tokens), count)
 
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: STDiT3Config
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Texts, masks and marks of a file."""
+        """Texts, masks and marks of unconditional copies from a calibration file."""
         timestep, text, mask = (tensors[name] for name in ("timestep", "text", "mask"))
         require_finite(f"{path}: text", text)
         if text.shape[2:] != (config.text_width,) or mask.shape != text.shape[:2] or not mask.any(dim=1).all():
@@ -214,5 +214,5 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return (text, mask.bool()), tensors["unconditional"].bool()
 
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
-        """Texts, masks and marks."""
+        """Tensors for a calibration file: texts, masks and marks of unconditional copies."""
         return *conditions, unconditional

@@ -11,7 +11,7 @@ FAMILIES: dict[str, AnyFamily] = {family.name: family for family in (IMAGES, CLI
 
 
 def family_of(config: NetworkConfig) -> AnyFamily:
-    """The family of a network with this configuration."""
+    """The family of a network, by its configuration."""
     return FAMILIES[name_of(config)]
 
 

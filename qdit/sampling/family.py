@@ -37,7 +37,7 @@ class Conditions(Interface):
     """Conditions of the samples of a run (labels or prompts), by sample index."""
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
-        """What stands after (x, timestep) in a forward, a row for each sample; beyond the last they begin again."""
+        """Condition arguments of the forward pass, one row per sample. After the last condition they begin again."""
         ...
 
     def columns(self, samples: range) -> Arrays:
@@ -100,7 +100,7 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def shape(self, config: C, protocol: P) -> tuple[int, ...]:
-        """Shape of what the network makes of one sample."""
+        """Shape of the network's output for one sample."""
 
     @abstractmethod
     def tokens(self, model: N, protocol: P) -> int:
@@ -147,7 +147,7 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def embedded_text(self, config: C, embeddings: Path, count: int) -> Text | None:
-        """Texts of at most `count` prompts of a file, spread over it; None where a model reads none."""
+        """At most `count` texts, evenly spread over a file of embeddings; None for a model without text."""
 
     @abstractmethod
     def stored_conditions(
@@ -157,7 +157,7 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
-        """What a calibration file holds after x and timestep."""
+        """Tensors that a calibration file holds beside x and timestep."""
 
 
 AnyFamily = Family[Any, Any, Any]

@@ -114,15 +114,15 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
     protocol = Protocol
 
     def shape(self, config: DiTConfig, protocol: Protocol) -> tuple[int, ...]:
-        """(C, L, L)."""
+        """Shape of one image's latents or pixels: (C, L, L)."""
         return config.in_channels, config.input_size, config.input_size
 
     def tokens(self, model: DiT, protocol: Protocol) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return model.config.tokens
 
     def conditions(self, config: DiTConfig, protocol: Protocol, source: Source) -> Labels:
-        """Labels; ConfigError where prompts or texts are given."""
+        """Labels of a run's images; ConfigError if prompts or texts are given."""
         if source.prompts is not None or source.embeddings is not None:
             raise ConfigError(
                 f"{source.owner}: holds an image model (DiT), which reads no prompts; leave --suite and"
@@ -131,7 +131,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         return Labels(config.num_classes, protocol.seed)
 
     def decoder_name(self, vae: Path | None) -> str:
-        """`none`, or AutoencoderKL and a digest."""
+        """Name of the decoder in a protocol: `none`, or AutoencoderKL and a digest."""
         return decoder_name(vae)
 
     def decoder(self, vae: Path | None, config: DiTConfig, protocol: Protocol, *, device: torch.device) -> Decoder:
@@ -139,7 +139,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         return load_decoder(vae, config, dtype=protocol.dtype, device=device)
 
     def predictor(self, model: DiT, conditions: tuple[Tensor, ...], protocol: Protocol) -> Predictor:
-        """Noise and variance."""
+        """The network as a function that gives guided noise, and variance."""
         return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
 
     def trajectory(
@@ -151,33 +151,33 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """DDIM without `step_noise`, DDPM with it."""
+        """Trajectory of DDPM with `step_noise`, of DDIM without it."""
         return trajectory(predict, noise, respaced(protocol.steps), step_noise=step_noise, correction=correction)
 
     def calibration_conditions(
         self, config: DiTConfig, protocol: Protocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """Random labels."""
+        """Conditions for calibration: random labels."""
         draw = generator(protocol.seed, Purpose.CALIBRATION_LABEL)
         return (torch.from_numpy(draw.integers(config.num_classes, size=samples)),)
 
     def null_conditions(self, model: DiT, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The null class."""
+        """Conditions of the unconditional branch: the null class."""
         return (torch.full_like(conditions[0], model.config.null_class),)
 
     def embedded_text(self, config: DiTConfig, embeddings: Path, count: int) -> Text | None:
-        """None: an image model reads labels."""
+        """None, because an image model reads labels and no text."""
         raise ConfigError(f"--text-embeddings {embeddings}: the weights are of an image model, which reads no text")
 
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: DiTConfig
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Labels of a file, null ones marked."""
+        """Labels of a calibration file; null labels are marked as unconditional."""
         timestep, label = tensors["timestep"], tensors["label"]
         if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
             raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
         return (label,), label == config.null_class
 
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
-        """The labels, which tell the marks."""
+        """Tensors for a calibration file: the labels."""
         return conditions

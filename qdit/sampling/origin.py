@@ -89,16 +89,16 @@ def origin_key(origin: Mapping[str, Any]) -> str:
 
 
 def flag_of(fact: str) -> str:
-    """The flag that gives a fact of a protocol."""
+    """Name of the flag for a fact of a protocol."""
     return "--vae" if fact == "decoder" else f"--{fact.replace('_', '-')}"
 
 
 def require_repeated(
     where: Path, protocol: Mapping[str, Any], stated: Mapping[str, Any], *, again: str = AGAIN
 ) -> None:
-    """ConfigError unless every given fact is the one that a file says; None is not given.
+    """ConfigError unless every given fact equals that of a file; None means not given.
 
-    `again` is what to do where the file is not what was wanted.
+    `again` is the advice in the message: what to do if the file is not the wanted one.
     """
     for fact, value in stated.items():
         if value is not None and (fact not in protocol or protocol[fact] != value):

@@ -49,7 +49,7 @@ def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
 
 
 def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """Kind of a backend as part of a run's identity: all GPUs have one name."""
+    """Name of a backend for a run's identity; all GPUs have the same name."""
     return of_cpu() if device.type != "cuda" else "cuda"
 
 

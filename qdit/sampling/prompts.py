@@ -17,14 +17,14 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Prompts of the mini video world; DataError for words that it does not have."""
+    """Tokens of prompts of the mini video world; DataError for unknown words."""
     module = importlib.import_module(WORDS_MODULE)
     text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()
 
 
 def makes_latents(config: STDiT3Config) -> bool:
-    """Whether clips of a model need a VAE."""
+    """Whether the model makes latents, so that its clips need a VAE."""
     return config.pixels_per_cell != 1 or config.in_channels != 3
 
 
@@ -57,7 +57,7 @@ def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[
 
 
 def texts_identity(embeddings: Path | None) -> str | None:
-    """Digest of the texts, for a run's origin: None for words, which the prompts themselves are."""
+    """Digest of the text embeddings for a run's origin; None for prompts in words."""
     if embeddings is None:
         return None
     if not embeddings.is_file():

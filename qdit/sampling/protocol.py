@@ -54,7 +54,7 @@ class Sampled:
 
     @property
     def ancestral(self) -> bool:
-        """Whether each step adds noise of its own."""
+        """Whether each step adds noise."""
         return False
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class Sampled:
         return without_usual(self.all_facts())
 
     def unusual(self) -> dict[str, str]:
-        """Precision and decoder, where they are not the usual ones."""
+        """Precision and decoder, if they do not have their usual values."""
         return {name: value for name, value in self.to_dict().items() if name in USUAL}
 
 
@@ -136,5 +136,5 @@ class Protocol(Sampled):
 
 
 def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a protocol without those that go without saying."""
+    """The fields of a protocol without precision and decoder, if these have their usual values."""
     return {name: value for name, value in values.items() if USUAL.get(name) != value}

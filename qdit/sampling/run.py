@@ -61,7 +61,7 @@ class SampleJob:
         return self.samples if self.prompts is None else len(self.prompts)
 
     def shard_of(self, family: AnyFamily) -> Shard:
-        """The part of the run; ConfigError for counts below one and shards beyond the last."""
+        """The shard of this job; ConfigError for counts below one and for a shard beyond the last."""
         return Shard(self.count, self.chunk, self.shard, self.chunks_per_shard, family.unit)
 
 
@@ -142,7 +142,7 @@ def family_for(protocol: Sampled) -> AnyFamily:
 
 
 def write_failed(job: SampleJob, failure: Failure) -> None:
-    """The list of a shard whose checkpoint could not be made; its origin is the checkpoint's record of that."""
+    """Write the list of a shard whose quantization failed. Its origin is the checkpoint's recorded failure."""
     shard = job.shard_of(family_for(job.protocol))
     facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}

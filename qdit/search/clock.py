@@ -1,4 +1,4 @@
-"""Seconds spent on a search, in a separate file: so equal searches give byte-identical allocations."""
+"""Seconds spent on a search, in a file of their own. So equal searches give allocation files with equal bytes."""
 
 import time
 from pathlib import Path
@@ -13,9 +13,10 @@ EVERY = 1.0
 
 
 class Clock:
-    """Counts from its making, over the earlier attempts of the same search (`identity_sha256`) that were killed.
+    """Counts seconds. It adds the earlier, killed attempts of the same search (`identity_sha256`).
 
-    The file is written at most once a second by those who call it, and by `stop`: a kill loses a second.
+    Callers may ask it to write at any time; it writes at most once a second, and at `stop`. A kill loses at most a
+    second.
     """
 
     def __init__(self, path: Path, identity_sha256: str, *, workers: int) -> None:

@@ -45,19 +45,25 @@ Measure = Callable[[Sequence[Genome], Sequence[Evaluation]], Sequence[Reading]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything measured, in order, and what a search chose for other reasons than the fitness, if it did."""
+    """All measured genomes in order. Some searches also hold a choice that is not the one with the lowest fitness."""
 
     evaluations: tuple[Evaluation, ...]
     choice: Evaluation | None = None
 
     @property
     def best(self) -> Evaluation:
-        """The choice; without one the lowest fitness among those measured on most images, of equal ones the first."""
+        """The choice of the search.
+
+        Without one: the lowest fitness on the largest number of images, the first if equal.
+        """
         return self.choice or ranked(self.evaluations)[0]
 
 
 def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Best first: those on more images before those on fewer, whose fitness cannot be compared with theirs."""
+    """Sort, best first.
+
+    Genomes on more images stand before genomes on fewer, because their fitness is not comparable.
+    """
     return sorted(evaluations, key=lambda evaluation: (-evaluation.images, evaluation.fitness))
 
 
@@ -89,7 +95,7 @@ class GenomeSampler:
         return self.accept(lambda: self.space.random(self.rng), count, RANDOM_ATTEMPTS)
 
     def crossover(self, parents: Sequence[Genome], count: int) -> list[Genome]:
-        """Each gene from one of two parents (which may be the same)."""
+        """Children: each gene comes from one of two parents, which can be the same."""
 
         def draw() -> Genome:
             pair = zip(self.rng.choice(parents), self.rng.choice(parents), strict=True)
@@ -98,7 +104,7 @@ class GenomeSampler:
         return self.accept(draw, count, ATTEMPTS)
 
     def mutation(self, parents: Sequence[Genome], count: int, probability: float) -> list[Genome]:
-        """Each gene anew with a probability, uniform over the sizes (and perhaps the same again)."""
+        """Children: each gene is drawn again with a probability, uniformly over the sizes."""
 
         def draw() -> Genome:
             parent, sizes = self.rng.choice(parents), self.space.sizes
@@ -145,7 +151,7 @@ def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, see
 def measured(
     measure: Measure, generation: dict[str, list[Genome]], before: Sequence[Evaluation], iteration: int
 ) -> list[Evaluation]:
-    """A generation (origin → genomes) with its readings."""
+    """Measure a generation (origin → genomes) and return its evaluations."""
     members = [(genome, origin) for origin, genomes in generation.items() for genome in genomes]
     readings = measure([genome for genome, _ in members], before)
     return [

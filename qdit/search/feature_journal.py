@@ -22,9 +22,10 @@ Features = Callable[[Sampled], np.ndarray | None]
 
 
 class FeatureJournal(Journal):
-    """(genome, chunk) → features; everything else is as `Journal` says.
+    """Journal with entries (genome, chunk) → features. All else is as in `Journal`.
 
-    The file has features only. `entries` has what a search makes of them: infinity until it says `fit`.
+    The file holds only features. `entries` has the fitness that a search computes from them; it is infinite before
+    `fit`.
     """
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
@@ -57,7 +58,7 @@ class FeatureJournal(Journal):
         return [self.features[pair] for pair in wanted]
 
     def fit(self, genome: Genome, images: int, fitness: float) -> None:
-        """Keep the fitness of a genome whose features on all images are known."""
+        """Set the fitness of a genome whose features on all images are known."""
         self.entries[genome, images] = fitness
         if self.listen is not None:
             self.listen(genome, images, fitness)

@@ -38,12 +38,12 @@ Metric = Literal["fid", "fd_fp"]
 
 
 class ImageFitness:
-    """Genome → Fréchet distance (lower is better) of its first n images; infinite if an image is not finite.
+    """Fréchet distance of a genome's first n images; lower is better. Infinite if an image is not finite.
 
-    `decoder` makes images of what the model makes. `reference` are the moments that FID compares with; without them the
-    metric is `fd_fp`, and the first n images are compared with the first n of full precision. Images come in batches of
-    `chunk`, and every prefix is whole chunks. `images_sampled` counts candidates' images as they are really computed,
-    those of full precision not.
+    `decoder` turns outputs of the model into images. `reference` holds the moments for FID. Without it the metric is
+    `fd_fp`: the first n images are compared with the first n images of full precision. Images come in batches of
+    `chunk`, and n is a multiple of it. `images_sampled` counts the sampled images of candidates, not those of full
+    precision.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class ImageFitness:
         return self._sample(self.swappable.use(genome), chunk)
 
     def forget(self) -> None:
-        """Drop the features of all genomes."""
+        """Delete the stored features of all genomes."""
         self._features.clear()
 
     def _target(self, chunks: int) -> Moments:
@@ -193,9 +193,9 @@ class ImageFitness:
 
 
 class Noises:
-    """Fitnesses on several noises with the same quantized layers: what is measured is (seed of the noise, genome).
+    """Fitness on several noises with the same quantized layers. A key is (seed of the noise, genome).
 
-    Has the verbs of a fitness, so that `qdit.search.workers` can spread it over processes.
+    It has the functions of a fitness, so `qdit.search.workers` can run it in several processes.
     """
 
     def __init__(self, fitness: ImageFitness) -> None:
@@ -218,7 +218,7 @@ class Noises:
         return self._by_seed[seed]
 
     def forget(self) -> None:
-        """Drop the features of all genomes."""
+        """Delete the stored features of all genomes."""
         for fitness in self._by_seed.values():
             fitness.forget()
 

@@ -1,7 +1,7 @@
-"""The journal of a search: one line of JSON per measured genome, flushed at once.
+"""The journal of a search: a file with one line of JSON per measured genome, written at once.
 
-A search that is killed starts again from the beginning and asks the journal first, so that it takes the same way and
-computes only what is missing. The last line is dropped if it was torn.
+A killed search starts again from the beginning. It finds measured genomes in the journal, so it makes the same choices
+and computes only the missing genomes. An incomplete last line is dropped.
 """
 
 import fcntl
@@ -26,9 +26,9 @@ Listener = Callable[[Genome, int, float], None]
 def search_identity(
     method: str, space: SearchSpace, options: Mapping[str, Any], *, seed: int, fitness: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a journal's header says: all that decides which genomes are measured and what comes out.
+    """First line of a journal: everything that decides which genomes are measured, and their fitness.
 
-    `options` are those of the search (and race), `fitness` what the fitness says of itself.
+    `options` are those of the search (and of a race). `fitness` is the identity of the fitness.
     """
     return {
         "method": method,
@@ -116,7 +116,7 @@ class Journal:
     def losses(
         self, genomes: Sequence[Genome], images: int, fitness: Callable[[Genome], float], *, spread: Spread = map
     ) -> list[float]:
-        """Fitness of each genome on that many images: what is not yet known is computed, and written as it finishes."""
+        """Fitness of each genome on that many images. Missing values are computed and written one by one."""
         missing = [genome for genome in dict.fromkeys(genomes) if (genome, images) not in self.entries]
         for genome, value in zip(missing, spread(fitness, missing), strict=True):
             self.add(genome, images, value)
@@ -132,7 +132,7 @@ class Journal:
 
 
 def in_full(fitness: Callable[[Genome], float], *, images: int, journal: Journal, spread: Spread = map) -> Measure:
-    """How plain Algorithm 1 and random search measure: every genome on all `images`, each written to the journal."""
+    """Measure every genome on all `images`, as Algorithm 1 and random search do; write each to the journal."""
 
     def measure(genomes: Sequence[Genome], before: Sequence[Evaluation]) -> list[Reading]:
         return [Reading(loss, images) for loss in journal.losses(genomes, images, fitness, spread=spread)]

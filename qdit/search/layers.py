@@ -78,13 +78,13 @@ class SwappableModel:
         self._cache: dict[tuple[str, int], nn.Module] = {}
 
     def full_precision(self) -> DiT:
-        """The model with the layers as they were."""
+        """The model with its original layers."""
         for name, module in self._exact.items():
             replace(self.model, name, module)
         return self.model
 
     def use(self, genome: Genome) -> DiT:
-        """The model with every layer quantized with its size in the genome."""
+        """The model with every layer in the size that the genome gives it."""
         for name, size in self.space.groups(genome).items():
             replace(self.model, name, self.layer(name, size))
         return self.model

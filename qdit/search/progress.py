@@ -12,9 +12,9 @@ from qdit.search.space import Genome
 
 
 class Progress:
-    """A journal's `listen`; counts images up to an expected total (a race needs at most that many).
+    """Listener of a journal. It counts images up to an expected total; a race needs at most that many.
 
-    `images` is the full budget: only what was measured on all of it can be best.
+    `images` is the full number of images. Only a genome that was measured on all of them can be the best.
     """
 
     def __init__(self, total_images: int, *, images: int, show: bool = True) -> None:
@@ -30,7 +30,7 @@ class Progress:
         self._bar.close()
 
     def begin(self) -> None:
-        """What was heard so far is from an earlier attempt: it says nothing about the time that is left."""
+        """Start of the measured time. Earlier entries come from an earlier attempt and say nothing about the time."""
         self._bar.initial = self._bar.n
         self._bar.start_t = self._bar.last_print_t = time.time()
 

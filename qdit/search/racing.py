@@ -1,9 +1,8 @@
-"""Racing: Algorithm 1 compares candidates on few images first. Only promising ones get more images.
+"""Racing: Algorithm 1 first compares candidates on few images. Only promising candidates get more images.
 
-A generation is cut by successive halving (Jamieson & Talwalkar 2016) over nested prefixes of the same images. The
-reference genome (and the surrogate's own choice) runs to the end, and so does whoever is to be called best. A candidate
-is also dropped when it is worse than the weakest of the K best so far on the same images: those were measured there
-too, and all see the same noise.
+A generation is reduced by successive halving (Jamieson & Talwalkar 2016): a later rung adds images to the same first
+images. The reference genome and the surrogate's best genome pass all rungs. A candidate is also dropped if it is worse
+than the K-th best genome so far on the same images. All genomes see the same noise.
 """
 
 import math
@@ -25,10 +24,10 @@ Surrogate = Callable[[Genome], float]
 
 @dataclass(frozen=True)
 class Race:
-    """A `Measure` for `evolve`: readings of a generation, most of them on few images.
+    """Measures a generation for `evolve`: most genomes on few images, the promising ones on all.
 
-    `protected` genomes (the reference, and what the surrogate likes best) always run to the end. `forget` is called
-    after each generation.
+    `protected` genomes (the reference and the surrogate's best) always pass all rungs. `forget` is called after each
+    generation.
     """
 
     fitness: PrefixFitness

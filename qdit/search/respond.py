@@ -1,9 +1,9 @@
 """Search by linear response: a linear model of each layer's effect is fitted to few images of many genomes.
 
-Features of a genome's images are compared with those of full precision from the same noise (`qdit.search.tangent`).
-The shifts of layers add up, so a few dozen genomes tell those of all others (`qdit.search.response`). Algorithm 1 then
-looks for the genome whose expected distance is least, with the model in the place of images; what it finds is sampled,
-the model learns from it, and so on. Candidates see one chunk each, in turn; finalists see all images.
+Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). The
+shifts of layers add up. So a few dozen genomes give the shifts of all others (`qdit.search.response`). Algorithm 1 then
+finds the genome with the smallest expected distance by this model, without images. The found genomes are sampled, the
+model is fitted again, and so on. Each candidate sees one chunk, in turn; finalists see all images.
 """
 
 from collections.abc import Callable, Sequence

@@ -44,7 +44,7 @@ class Response:
 
     @classmethod
     def fit(cls, columns: np.ndarray, shifts: np.ndarray, noise: np.ndarray, prior: np.ndarray) -> "Response":
-        """From `shifts` (N, D) with the variance `noise` (N,) of an element; `prior` (L,) are relative variances."""
+        """Fit the model to `shifts` (N, D) with noise variances `noise` (N,); `prior` (L,) are relative variances."""
         alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
         square = np.trace(products) / len(shifts) / elements or 1.0  # nothing moved: all genomes are alike
         start = np.append(np.log(prior / prior.sum() * EXPLAINED * square), 0.0)
@@ -70,7 +70,7 @@ class Response:
         return cls(columns, variances, precision, weights, weights @ weights.T)
 
     def squared_length(self, columns: np.ndarray) -> np.ndarray:
-        """Expected squared length (N,) of the shifts of genomes: that of the mean and D times the variance."""
+        """Expected squared length (N,) of genomes' shifts: that of the mean, plus D times the variance."""
         near = similarity(columns, self.columns) @ self.variances
         mean = np.einsum("ij,jk,ik->i", near, self.lengths, near)
         left = self.variances.sum() - np.einsum("ij,jk,ik->i", near, self.precision, near)
@@ -78,5 +78,5 @@ class Response:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, L) and (M, L) → correlation (N, M, L) of what each layer adds to two genomes."""
+    """Correlation (N, M, L) between the effects of each layer in two genomes, from columns (N, L) and (M, L)."""
     return SHARED + (1 - SHARED) * (a[:, None] == b[None])

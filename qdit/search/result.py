@@ -79,5 +79,5 @@ def write_allocation(path: Path, content: dict[str, Any]) -> None:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, None if there is none or it is not finite."""
+    """The value; None if it is None or not finite."""
     return None if value is None or not math.isfinite(value) else value

@@ -60,12 +60,12 @@ class Search:
 
     @property
     def noise(self) -> int:
-        """Seed of the noise that the search sees."""
+        """Seed of the noise of the search."""
         return noise_seed(self.job, Purpose.SEARCH, self.seed)
 
     @property
     def fresh_noise(self) -> int:
-        """Seed of the noise that it is checked on."""
+        """Seed of the noise for the check of the best genomes after the search."""
         return noise_seed(self.job, Purpose.HELD_OUT, self.seed)
 
     @property
@@ -118,7 +118,10 @@ def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures genomes, here or in workers; `local` is a fitness of this process, for its model, space and identity."""
+    """Measures genomes, here or in workers.
+
+    `local` is a fitness of this process; it gives model, space and identity.
+    """
 
     local: ImageFitness
     noises: Prefixes
@@ -134,7 +137,7 @@ class Measuring:
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
-        """What the fitness on one noise says of itself."""
+        """Identity of the fitness on one noise."""
         protocol = replace(self.local.protocol, seed=seed)
         return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 
@@ -164,7 +167,7 @@ def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True
 
 
 def check(search: Search, workers: int) -> None:
-    """Raise ConfigError for what can be known before anything is loaded."""
+    """Raise ConfigError for wrong input that can be found before anything is loaded."""
     if workers < 1:
         raise ConfigError(f"workers {workers}: must be at least 1")
     if search.fresh < 0:
@@ -182,7 +185,7 @@ def check(search: Search, workers: int) -> None:
 
 
 def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
-    """The content of an allocation that was found by sampling images."""
+    """Content of an allocation file from a search that sampled images."""
     with measuring(search.job, workers) as at:
         identity = identity_of(search, at)
         key = sha256_json(identity)
@@ -203,7 +206,7 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
 
 
 def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
-    """What decides a search that samples images."""
+    """Everything that decides a search that samples images."""
     fitness = at.identity(search.noise, search.job.images)
     identity = search_identity(
         search.kind, at.local.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
@@ -278,7 +281,7 @@ def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -
 
 
 def scored(search: Search, out: Path) -> dict[str, Any]:
-    """The content of an allocation that needs no images."""
+    """Content of an allocation file from scores of layers, without images."""
     torch.set_num_threads(1)
     local = search.job.fitness()
     space, kind = local.space, search.kind

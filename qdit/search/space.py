@@ -129,7 +129,7 @@ class SearchSpace:
 
     @property
     def costs(self) -> tuple[tuple[int, ...], ...]:
-        """What each layer (row) with each size (column) takes of the budget, as integers."""
+        """Cost of each layer (row) with each size (column), as integers in the unit of the budget."""
         return self._units[0]
 
     @property
@@ -138,7 +138,7 @@ class SearchSpace:
         return self._units[1]
 
     def within(self, genome: Genome) -> bool:
-        """Whether a genome keeps the budget; exact, in integers."""
+        """Whether a genome meets the budget; the comparison uses integers and is exact."""
         columns = self.columns(genome)
         return sum(row[column] for row, column in zip(self.costs, columns, strict=True)) <= self.limit
 
@@ -152,7 +152,7 @@ class SearchSpace:
         return [self.sizes.index(size) for size in genome]
 
     def budget(self, genome: Genome) -> float:
-        """What a genome takes: seconds for the constraint `latency`, else bit operations per token."""
+        """Cost of a genome: seconds with the constraint `latency`, else bit operations per token."""
         return self.bitops(genome) if self.latency is None else self.seconds(genome)
 
     @property
@@ -217,7 +217,7 @@ class SearchSpace:
         return 1 / size if self.latency is None else self.seconds(self.uniform(size))
 
     def random(self, rng: random.Random) -> Genome:
-        """A random genome, within the budget about every second time."""
+        """A random genome. About half of them are within the budget."""
         return tuple(rng.choices(self.sizes, self.odds, k=len(self.layers)))
 
     def groups(self, genome: Genome) -> dict[str, int]:

@@ -33,10 +33,10 @@ class Shift:
 
 @dataclass(frozen=True)
 class Tangent:
-    """Shifts of features (N, d) away from those of full precision `at` (M, d), which give the moments and λ.
+    """Shifts of features (N, d) from the full-precision features `at` (M, d), which give the moments and λ.
 
-    A few images differ far more than the others and hide the rest: what an image differs by is shortened to the median
-    length. A shift is therefore a comparison of genomes on equal numbers of images, not an estimate of FD.
+    A few images differ far more than the others and hide them. Therefore the difference of an image is shortened to the
+    median length. So shifts compare genomes on equal numbers of images; they are no estimate of FD.
     """
 
     at: np.ndarray
@@ -64,7 +64,7 @@ class Tangent:
 
 
 def shortened(vectors: np.ndarray) -> np.ndarray:
-    """Rows that are longer than the median row scaled down to its length."""
+    """The rows, with rows longer than the median row scaled down to its length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     median = np.median(lengths)
     return vectors * np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)

@@ -17,9 +17,9 @@ from qdit.core.errors import ConfigError, QditError
 
 
 class Prefixes(Protocol):
-    """What a worker makes: `ImageFitness` or `Noises` of `qdit.search.fitness`, or anything with these verbs.
+    """Interface of a worker's fitness: `ImageFitness` or `Noises`, or another object with these functions.
 
-    `genome` is what is measured: a genome, or the seed of a noise and a genome; anything that can be a key.
+    `genome` is the measured key: a genome, or the seed of a noise with a genome.
     """
 
     def on_prefix(self, genome: Any, images: int) -> float: ...
@@ -63,7 +63,7 @@ class Workers:
             end.close()
 
     def spread(self, function: Callable[[Any], Any], genomes: Sequence[Any]) -> Iterable[Any]:
-        """Like `map`, with as many genomes at a time as there are workers."""
+        """Like `map`, with one genome at a time in each worker."""
         values: Iterator[Any] = self._threads.map(function, genomes)
         return values
 
@@ -86,7 +86,7 @@ class Workers:
                 self._waiting[worker] -= 1
 
     def forget(self) -> None:
-        """All workers drop what they keep of genomes."""
+        """Delete the stored features in all workers."""
         for worker in range(len(self._ends)):
             self._ask(worker, None)
         self._owners.clear()

@@ -145,7 +145,7 @@ class Commands:
         return [] if path is None else ["--text-embeddings", str(path)]
 
     def names(self, run: Run) -> list[str]:
-        """Flags of the names by which metrics.json knows a run."""
+        """Flags with the names of a run for its metrics.json."""
         named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
         return flags(named | {"--form": run.form, "--label": run.label})
 
@@ -248,7 +248,7 @@ class Commands:
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Words of the command that scores images, and its flags."""
+        """Words and flags of the command that scores images."""
         values = {
             "--reference-file": self.reference_file(run.setting),
             "--reference-name": self.model(run.setting)["reference"],
@@ -257,7 +257,7 @@ class Commands:
         return ("evaluate",), values | self.extractor(run.setting)
 
     def scored_clips(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Words of the command that scores clips, and its flags."""
+        """Words and flags of the command that scores clips."""
         video, model = self.profile["video"], self.model(run.setting)
         values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]}
         if "instruments" in model:
@@ -272,15 +272,15 @@ class Commands:
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
-    """Flags and their values, one after the other."""
+    """Command-line words from a mapping of flags to values."""
     return [str(word) for pair in values.items() for word in pair]
 
 
 def command(*words: object) -> str:
-    """Words as a text for a shell."""
+    """Join words to a shell command."""
     return shlex.join(map(str, words))
 
 
 def shown(command: str) -> str:
-    """A command as a user types it."""
+    """Text of a command as a user types it."""
     return f"qdit {command}"

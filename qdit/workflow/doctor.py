@@ -69,14 +69,14 @@ def examine(profile: Profile, results: Path) -> list[Finding]:
 
 
 def method_files() -> list[Finding]:
-    """Whether every file of methods can be read and imported."""
+    """Check that every file of methods can be read and imported."""
     broken = load_registry().broken
     whole = Finding(True, f"{len(registry())} methods can be imported  [quantize]", "methods")
     return [Finding(False, f"{file.reason}  [quantize]", "methods") for file in broken] or [whole]
 
 
 def look_at(file: NeededFile) -> Finding:
-    """Whether a needed file is there and has the digest that the manifest beside it or the profile gives."""
+    """Check that a needed file exists and has the digest from its manifest or from the profile."""
     uses = "; ".join(file.uses)
     source, path = f"; {file.about}" if file.entry else "", shipped_path(file.path)
     try:
@@ -90,7 +90,7 @@ def look_at(file: NeededFile) -> Finding:
 
 
 def text_packages(profile: Profile) -> list[Finding]:
-    """Whether the optional packages of text embeddings are there, where a model has a text encoder."""
+    """Check the optional packages for text embeddings, if a model has a text encoder."""
     if not any("text_encoder" in model for model in profile["models"].values()):
         return []
     try:
@@ -101,7 +101,7 @@ def text_packages(profile: Profile) -> list[Finding]:
 
 
 def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
-    """Whether VBench's own environment is there, where it scores clips of the default tables."""
+    """Check that VBench's own environment exists, if VBench scores clips of the default tables."""
     if not any(scored_by_vbench(profile, run) for run in all_runs(profile)):
         return []
     named, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
@@ -114,7 +114,7 @@ def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
 
 
 def device(profile: Profile) -> list[Finding]:
-    """Whether there is the device that the profile wants."""
+    """Check that the device of the profile exists."""
     if not needs_gpu(profile):
         return []
     if count := torch.cuda.device_count():
@@ -130,7 +130,7 @@ def needs_gpu(profile: Profile) -> bool:
 
 
 def disk(profile: Profile, results: Path) -> list[Finding]:
-    """Whether the disk of the results has room for what the default tables leave there."""
+    """Check that the disk has room for the results of the default tables."""
     if "files" not in profile:
         return []
     existing = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.is_dir())

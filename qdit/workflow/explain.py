@@ -104,7 +104,7 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
 
 
 def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
-    """A run's metrics.json and the result of its check. None if there is no file, or if it contradicts itself."""
+    """A run's metrics.json, and the result of its check. None if it is missing or contradicts itself."""
     try:
         record = read_record(commands.folder(run) / "metrics.json")
     except FileNotFoundError:
@@ -135,7 +135,7 @@ def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> 
 
 
 def measured(record: MetricsRecord) -> tuple[str, ...]:
-    """The numbers of a metrics.json, and how they were measured."""
+    """Facts from a metrics.json: the numbers, and how they were measured."""
     if record.status != Status.OK:
         return (f"no numbers: {record.error}",)
     limits = record.intervals
@@ -250,12 +250,12 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
-    """The command that makes the calibration data that a run takes for a kind."""
+    """Command that makes the calibration data of a kind for a run."""
     return shown(commands.calibrate(run.setting, run.form, commands.calibration_kind(run.label, kind)))
 
 
 def imported(commands: Commands, run: Run) -> str | None:
-    """The command that converts the weights of a run. None if they are used as they are shipped."""
+    """Command that converts the weights of a run; None for shipped weights."""
     model = commands.model_name(run.setting)
     is_converted = commands.model(run.setting)["forms"][run.form] in commands.profile.get("files", {})
     return shown(commands.import_weights(model, run.form)) if is_converted else None
@@ -273,7 +273,7 @@ def allocation_link(commands: Commands, run: Run, path: Path, expected: str | No
 
 
 def compared(path: Path, expected: str | None) -> str:
-    """Whether a file has the sha256 that another one records."""
+    """Check that a file has the sha256 that another file records."""
     if not path.exists():
         return MISSING
     if path.is_dir():
@@ -304,7 +304,7 @@ def origin(path: Path) -> tuple[str, ...]:
 
 
 def listing(profile: Profile, table: str) -> str:
-    """The rows of a table with their numbers."""
+    """Text with the rows of a table and their numbers."""
     find_run(profile, table, "1")
     return "\n".join(f"{number:>3}  {run.path}" for number, run in enumerate(profiles.runs_of(profile, table), start=1))
 

@@ -51,7 +51,7 @@ class ProfileFamily(ABC):
 
     @abstractmethod
     def dtype(self, profile: Profile) -> str | None:
-        """Precision that the profile asks for, if it does."""
+        """Precision that the profile sets; None if it sets none."""
 
 
 class ImageFamily(ProfileFamily):
@@ -124,7 +124,7 @@ IMAGES, CLIPS = ImageFamily(), ClipFamily()
 
 
 def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of both families."""
+    """Protocol flags that both families have."""
     return {"--steps": setting["steps"], "--cfg-scale": setting["cfg_scale"], "--seed": profile["seed"]}
 
 
@@ -140,5 +140,5 @@ def family_of(model: Keyed) -> ProfileFamily:
 
 
 def family_at(profile: Keyed, setting: str) -> ProfileFamily:
-    """Family of a setting's model."""
+    """Family of the model of a setting."""
     return family_of(profile["models"][profile["settings"][setting]["model"]])

@@ -90,7 +90,7 @@ def files_of(profile: Profile) -> list[NeededFile]:
 
 
 def needed_files(profile: Profile) -> dict[str, list[str]]:
-    """File → its uses and the rules that read it, for every file of a profile that no rule makes."""
+    """Every file of a profile that no rule makes: file → its uses, and the rules that read it."""
     uses: dict[str, list[str]] = {}
     known = profile.get("files", {})
     for name, model in profile["models"].items():
@@ -133,9 +133,11 @@ def check_whole(path: Path, sha256: str | None) -> None:
 
 
 def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
-    """The files of these paths or file names; without names all files that have a source. ConfigError if unknown.
+    """The files with these paths or file names; without names all files that have a source.
 
-    A file name that several files have means all of them.
+    ConfigError for unknown names.
+
+    If several files have the same file name, all of them are meant.
     """
     known: dict[str, list[NeededFile]] = {}
     for file in needed:
@@ -279,7 +281,7 @@ def download(url: str, partial: Path) -> Path:
 
 
 def restarted(url: str, partial: Path) -> Path:
-    """Download from the beginning, because the partial download is longer than the file."""
+    """Download again from the beginning, because the partial download is longer than the file."""
     partial.unlink()
     etag_file(partial).unlink(missing_ok=True)
     return download(url, partial)

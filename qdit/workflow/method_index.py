@@ -1,7 +1,7 @@
-"""What every method says of itself, read from the sources without importing them (torch takes seconds).
+"""Facts about every method, read from the sources without importing them (an import of torch takes seconds).
 
-The class attributes of `qdit.methods.method.Method` are literals; those that a class does not have come from its base
-classes, which may stand in other files. A file that cannot be read takes away its own methods and no others.
+The class attributes of `qdit.methods.method.Method` are literals. A class inherits missing attributes from its base
+classes, also from other files. If a file cannot be read, only its own methods are missing.
 """
 
 import ast
@@ -145,7 +145,7 @@ def planned_code(name: str, *, digest: Callable[..., str] = code_digest) -> str:
 
 
 def planned_kinds(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Kinds of calibration data to plan for a method; none for a broken one, which fails before it looks at any."""
+    """Kinds of calibration data that the plan makes for a method. None for a broken method, because it fails first."""
     known = method_sources()
     return known[name].calibration_for(options) if name in known else ()
 
@@ -167,7 +167,7 @@ def facts_in(origin: MethodModule) -> list[MethodFacts]:
 
 
 def is_method(chain: list[ClassSource]) -> bool:
-    """Whether a class and its bases are a method that can be used: it reaches the contract and does what it asks."""
+    """Whether a class is a usable method: it inherits from `Method` and defines what `Method` requires."""
     ends = [number for number, ancestor in enumerate(chain) if ancestor.identity == CONTRACT]
     return bool(ends) and any(
         "quantize" in ancestor.methods or "name" in ancestor.values for ancestor in chain[: ends[0]]
@@ -209,7 +209,7 @@ def attribute(chain: list[ClassSource], name: str) -> Any:
 
 
 def type_words(name: str) -> str:
-    """What a class attribute must be, for a reader."""
+    """Text that names the required type of a class attribute."""
     words = {str: "a text", type(None): "None", bool: "True or False", int: "a whole number", tuple: "a tuple"}
     return " or ".join(words[kind] for kind in TYPES[name] if kind in words)
 

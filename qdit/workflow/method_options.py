@@ -21,7 +21,7 @@ LIGHT = ("annotated_types", "collections", "dataclasses", "enum", "math", "pathl
 
 
 class NotReadable(Exception):
-    """A definition that cannot be had without importing its file."""
+    """A definition that cannot be read without an import of its file."""
 
 
 def check_method_options(method: str, values: Mapping[str, Any], *, where: str) -> None:
@@ -65,7 +65,7 @@ def options_of(module: str, method: ast.ClassDef) -> type:
 
 @cache
 def definition(module: str, name: str) -> Any:
-    """What a name of a module's source stands for; NotReadable if it takes more than light modules."""
+    """Value of a name in a module's source; NotReadable if it needs heavy modules."""
     home, node = source_of(module, name)
     if node is None:
         return getattr(importlib.import_module(home), name)
@@ -96,7 +96,7 @@ def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
 
 
 def is_bound(module: str, name: str) -> bool:
-    """Whether a module's source gives a name a meaning; others are built-in, or local to a function."""
+    """Whether a module's source defines a name. Other names are built-in, or local to a function."""
     return any(
         name in defined(node) or name in [alias for *_, alias in imported(module, node)] for node in tree(module).body
     )
@@ -125,7 +125,7 @@ def classes(module: str) -> list[ast.ClassDef]:
 
 
 def attribute(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """The value of a class attribute, as it is written."""
+    """Expression of a class attribute in the source."""
     for line in node.body:
         if isinstance(line, ast.Assign | ast.AnnAssign) and name in defined(line):
             return line.value

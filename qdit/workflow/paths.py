@@ -134,7 +134,7 @@ def is_inside(file: str) -> bool:
 
 
 def loaded_part(path: str) -> str | None:
-    """The part of a path that makes it code or configuration of a program, if there is one."""
+    """The part of a path that a program would load as code or configuration; None if there is none."""
     *folders, name = PurePosixPath(path).parts
     if Path(name).suffix.lower() in LOADED_SUFFIXES or name.lower() in LOADED_NAMES:
         return name

@@ -27,7 +27,7 @@ OWN = "profile"
 
 
 def refused(message: str) -> PydanticCustomError:
-    """An error whose whole text is given."""
+    """An error with this complete text."""
     return PydanticCustomError(OWN, "{text}", {"text": message})
 
 
@@ -43,7 +43,7 @@ def matching(pattern: str, description: str) -> AfterValidator:
 
 
 def as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """The value itself once it is checked, so that 1 does not become 1.0."""
+    """Check a value and return it unchanged, so that 1 does not become 1.0."""
     check(value)
     return value
 
@@ -57,7 +57,7 @@ def without_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as a tuple; anything else is left to be refused."""
+    """A list as a tuple. Other values stay and are refused later."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -158,7 +158,7 @@ def check(model: type[T], content: Any) -> T:
 
 
 def dotted(path: Sequence[Any]) -> str:
-    """Where in the profile: `tables.table2.blocks[0].bits`."""
+    """Position of a value in the profile: `tables.table2.blocks[0].bits`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".") or "profile"
 

@@ -57,18 +57,18 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
 
 
 def is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a profile that takes nothing of the default one: it says so, or has all required parts.
+    """Whether a file is a whole profile: it says so, or it has all required parts.
 
-    What a run wrote down, results/<profile>/profile.json, is one of these.
+    results/<profile>/profile.json of a run is a whole profile.
     """
     required = {name for name, field in ProfileModel.model_fields.items() if field.is_required()}
     return content.get("standalone") is True or required <= content.keys()
 
 
 def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`overlay` laid over `base`, as Snakemake does it; a copy that shares nothing with either.
+    """A copy of `base` with the values of `overlay`, merged as Snakemake merges. It shares no object with either.
 
-    Mappings that a YAML alias makes one (`options: *learned`) are therefore changed one by one.
+    A YAML alias (`options: *learned`) makes several mappings one object. Here each of them is changed alone.
     """
     result = {key: unshared(value) for key, value in base.items()}
     for key, value in overlay.items():
@@ -120,12 +120,15 @@ def parsed(text: str, *, is_json: bool) -> Any:
 
 
 def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `snakemake --config`, which leaves numbers and truth values inside a mapping as texts."""
+    """Values of `snakemake --config`.
+
+    Snakemake leaves numbers and truth values inside a mapping as texts; they are converted.
+    """
     return {key: value if isinstance(value, str) else retyped(value) for key, value in values.items()}
 
 
 def retyped(value: Any) -> Any:
-    """Plain data whose texts are read as YAML reads a word."""
+    """Plain data in which every text is read as a YAML value."""
     if isinstance(value, Mapping):
         return {key: retyped(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from qdit.workflow.profile import Profile, runs_of
 
 @dataclass(frozen=True)
 class FailedRow:
-    """A run without numbers: its path below `runs/`, the failure, and the log that shows how it came about."""
+    """A run without numbers: its path below `runs/`, the failure, and the log of the failed job."""
 
     path: str
     failure: Failure
@@ -21,7 +21,7 @@ class FailedRow:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the method itself says that it cannot; any other failure makes the workflow's exit code 1."""
+        """Whether the method declared it unsupported. Any other failure makes the exit code 1."""
         return self.failure.kind == "unsupported"
 
     @property
@@ -63,7 +63,7 @@ def log_of(run: Run, results: Path, failure: Failure) -> Path:
 
 
 def says_recorded(log: Path) -> bool:
-    """Whether a job's log has the line of a failure on record (`qdit.core.failure.say`)."""
+    """Whether the log of a job contains the line about a recorded failure (`qdit.core.failure.say`)."""
     return "qdit: recorded: " in log.read_text(encoding="utf-8", errors="replace")
 
 

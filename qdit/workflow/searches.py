@@ -36,7 +36,7 @@ def place_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) 
 
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:
-    """Whether a search scores single layers on calibration data."""
+    """Whether a search uses scores of single layers, which need calibration data."""
     return (
         search["kind"] in ("ilp", "hessian", "response") or search.get("options", {}).get("surrogate", "none") != "none"
     )

@@ -29,7 +29,7 @@ def python_of(folder: Path) -> Path:
 
 
 def is_installed(folder: Path) -> bool:
-    """Whether the environment was completed with this lock."""
+    """Whether the environment was completed with this lock file."""
     mark = folder / MARK
     return mark.is_file() and read_json(mark).get("lock_sha256") == sha256_file(LOCK)
 
@@ -77,7 +77,7 @@ def installer(folder: Path) -> list[list[str]]:
 
 
 def call(command: Sequence[str]) -> None:
-    """Run an installer, its output shown; nothing of this Python's surroundings reaches it."""
+    """Run an installer and show its output. It gets no environment variables PYTHON… and VIRTUAL_ENV…."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(command, env=outside, check=False)
     if done.returncode:

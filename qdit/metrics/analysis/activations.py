@@ -57,7 +57,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Layer:
-    """What was seen of one linear's input so far, a list entry per step."""
+    """Recorded statistics of one linear's input, one list entry per step."""
 
     site: Site
     quantiles: list[Tensor] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Layer:
     middle: Tensor | None = None
 
     def look(self, x: Tensor) -> None:
-        """Take in the input (N, T, C) of one step."""
+        """Record the input (N, T, C) of one step."""
         values = x.float()
         self.quantiles.append(quantiles(values.reshape(1, -1), FRACTIONS)[0])
         self.deviation.append(values.std())
@@ -112,18 +112,21 @@ def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
 
 
 def spread(salience: Tensor) -> float:
-    """Largest over median salience of the channels (C,); a median of zero counts as the smallest positive number."""
+    """Largest salience divided by the median salience of the channels (C,).
+
+    A median of 0 becomes the smallest positive value.
+    """
     return float(salience.max() / salience.median().clamp(min=torch.finfo(salience.dtype).tiny))
 
 
 def stacked(by_role: list[list[Layer]], name: str) -> np.ndarray:
-    """(R, D, S, …) of what the layers' lists of this name hold."""
+    """Array (R, D, S, …) from the lists with this name in all layers."""
     rows = [torch.stack([torch.stack(getattr(layer, name)) for layer in row]) for row in by_role]
     return torch.stack(rows).cpu().numpy()
 
 
 def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
-    """The arrays of one layer of each role, from one more forward pass in the middle of the trajectory."""
+    """Detailed arrays of one layer of each role, from one more forward pass in the middle of the trajectory."""
     kept: dict[str, Tensor] = {}
 
     def hook_of(name: str) -> Any:
@@ -163,7 +166,7 @@ def one_layer(x: Tensor, linear: nn.Linear, salience: Tensor) -> dict[str, Tenso
 
 
 def pooled(matrix: Tensor, cells: int = CELLS) -> Tensor:
-    """|matrix| with at most `cells` rows and columns, each cell the maximum of what it covers."""
+    """|matrix| reduced to at most `cells` rows and columns. A cell is the maximum of its elements."""
     size = (min(matrix.shape[0], cells), min(matrix.shape[1], cells))
     return F.adaptive_max_pool2d(matrix.abs()[None], size)[0]
 

@@ -42,7 +42,7 @@ LAYER_STEPS = 10
 
 @dataclass(frozen=True)
 class Branches:
-    """What a block computes: its parts as `PARTS` names them, the tokens between its branches and behind them."""
+    """Outputs of the parts of a block (`PARTS`), the tokens between its two branches, and the tokens after them."""
 
     parts: tuple[Tensor, Tensor, Tensor, Tensor]
     middle: Tensor
@@ -51,7 +51,7 @@ class Branches:
 
 @contextmanager
 def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The outputs that a module gives inside."""
+    """Context manager: returns a list with the outputs of a module inside it."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
@@ -61,7 +61,10 @@ def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def branches(block: DiTBlock, tokens: Tensor, condition: Tensor, middle: Tensor | None = None) -> Branches:
-    """Both branches of a block; the second starts from `middle`, where it is given, not from the first one's end."""
+    """Compute both branches of a block.
+
+    With `middle` the second branch starts from it, not from the first branch's end.
+    """
     shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=1)
     with kept_output(block.attn.qkv) as qkv, kept_output(block.mlp.fc1) as hidden:
         attention = block.attn(block.norm1(tokens, shift1, scale1))
@@ -108,7 +111,7 @@ def mean_square(x: Tensor) -> Tensor:
 def one_method(
     full: DiT, loaded: Checkpoint, protocol: Protocol, begin: Start, right: Followed
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """noise_error, drift and layer_error of one method."""
+    """Arrays noise_error, drift and layer_error of one method."""
     if loaded.correction is not None:
         loaded.correction.check(protocol.steps)
     every = -(-len(right.steps) // LAYER_STEPS)
@@ -160,7 +163,7 @@ def compare(
 def compare_folders(
     full: Path, checkpoints: Mapping[str, Path], out: Path, protocol: Protocol, *, samples: int, device: str = "cpu"
 ) -> None:
-    """The step quantized checkpoints → arrays of the figures about errors. `full` is full precision's checkpoint."""
+    """Step: checkpoints → arrays for the figures about errors. `full` is the full-precision checkpoint."""
     if not checkpoints:
         raise ConfigError("checkpoints: found none, there must be at least one to compare; give LABEL=FOLDER")
 

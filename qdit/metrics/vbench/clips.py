@@ -79,7 +79,7 @@ def check_clips(
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a suite asks for: dimension → its clips, the dimensions without a prompt, clips that nobody asks for."""
+    """What a suite covers: dimension → its clips, dimensions without a prompt, and clips that no prompt needs."""
 
     clips: Mapping[str, int]
     without_prompts: tuple[str, ...]
@@ -87,7 +87,7 @@ class Coverage:
 
 
 def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int) -> Coverage:
-    """What a check of these dimensions looks at, and what it cannot; DataError if the suite is none."""
+    """Coverage of a suite for these dimensions; DataError if the file is not a suite."""
     try:
         rows = read_suite(suite)
         names = {dimension: clip_names(rows, dimension, samples) for dimension in dimensions}

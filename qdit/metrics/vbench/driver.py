@@ -108,11 +108,11 @@ OFFLINE = {
 
 
 class BadInput(Exception):
-    """What is wrong, in one line."""
+    """The input is wrong; the message is one line."""
 
 
 def require_dimension(name: str) -> None:
-    """BadInput for what is no dimension of VBench."""
+    """Raise BadInput for an unknown dimension."""
     if name not in WEIGHTS:
         raise BadInput(f"{name!r}: no dimension of VBench; allowed are {', '.join(WEIGHTS)}")
 
@@ -265,7 +265,7 @@ def score(
 
 
 def packages() -> dict[str, str]:
-    """Versions of what computes the scores."""
+    """Versions of the packages that compute the scores."""
     return {name: importlib.metadata.version(name) for name in ("vbench", "torch", "torchvision", "numpy")}
 
 
@@ -279,7 +279,7 @@ def by_vbench(
     weights: Path | None,
     device: str,
 ) -> tuple[float, list[tuple[str, Any]]]:
-    """(score, [(clip, score of the clip)]) computed by vbench on links to exactly these clips."""
+    """Score of a dimension and [(clip, its score)], computed by VBench on links to exactly these clips."""
     videos, results, checkpoints = scratch / "videos", scratch / "results", scratch / "torch" / "hub" / "checkpoints"
     for folder in (videos, results, checkpoints):
         folder.mkdir(parents=True)
@@ -316,7 +316,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def ready(dimension: str, out: Path) -> None:
-    """Write which packages are there; BadInput if this environment cannot score the dimension."""
+    """Write which packages are installed; BadInput if this environment cannot score the dimension."""
     require_dimension(dimension)
     require_package(dimension)
     write_json(out, {"dimension": dimension, "python": sys.executable, "packages": packages()})

@@ -29,7 +29,7 @@ PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class I3d:
-    """The file and its whole sha256; calling it gives the features (N, 400) of clips, before the softmax."""
+    """The I3D file and its complete sha256. A call computes features (N, 400) of clips, before the softmax."""
 
     weights: Path
     sha256: str
@@ -62,7 +62,7 @@ class I3d:
             return self.computed(Path(folder), count)
 
     def computed(self, folder: Path, count: int) -> np.ndarray:
-        """What the other process makes of the clips in a folder."""
+        """Features that the other process computes for the clips in a folder."""
         out = folder / "features.npz"
         command = [sys.executable, "-I", i3d_process.__file__, str(self.weights.resolve()), self.sha256]
         command += [str(folder), str(out), str(self.batch)]

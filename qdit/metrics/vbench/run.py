@@ -88,7 +88,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def rows_of(suite: Path) -> list[dict[str, Any]]:
-    """The prompts of a suite."""
+    """The prompts of a suite, with their dimensions."""
     try:
         return read_suite(suite)
     except BadInput as problem:
@@ -144,7 +144,7 @@ def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
 
 
 def judged_by(rows: Sequence[Mapping[str, Any]], gathered: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompts, and what scored their clips."""
+    """The prompts, and the program that scored their clips, for the record."""
     judged = {key: gathered[key] for key in ("weights_sha256", "packages", "suite_sha256")}
     entries = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {

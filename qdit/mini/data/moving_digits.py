@@ -53,7 +53,7 @@ STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still"
 
 @dataclass(frozen=True)
 class Placement:
-    """What a prompt does not say: glyph of each object, and the corner (across, down) of each in frame 0."""
+    """Random choices that a prompt does not fix: the glyph of each object, and its corner (across, down) in frame 0."""
 
     glyphs: tuple[int, ...]
     corners: tuple[tuple[int, int], ...]
@@ -165,7 +165,7 @@ def render(scenario: Scenario, placement: Placement, shapes: dict[str, np.ndarra
 
 
 def stylize(frames: np.ndarray, style: str) -> np.ndarray:
-    """Frames (3, …) in [0, 1] in a style."""
+    """Apply a style to frames (3, …) in [0, 1]."""
     if style == "negative":
         return 1 - frames
     if style == "sepia":
@@ -182,9 +182,9 @@ def show(
     variants: int | None = None,
     jitter: int = 0,
 ) -> Clips:
-    """A clip of each scenario; glyphs and positions of clip i depend on (seed, first + i).
+    """Make a clip of each scenario. Glyphs and positions of clip i depend on (seed, first + i).
 
-    `variants`: glyphs of each digit to choose from; the default is the part's own number. `jitter`: see
+    `variants`: number of glyphs of each digit to choose from; the default depends on the part. `jitter`: see
     `draw_placement`.
     """
     shapes = glyphs(split, variants)

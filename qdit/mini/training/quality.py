@@ -71,7 +71,7 @@ def subject_of(name: str) -> Subject:
 
 
 def draw(model: DiT, protocol: Protocol, count: int = HALF) -> Digits:
-    """The first `count` images of a protocol, in batches of 64."""
+    """The first `count` images of a protocol, sampled in batches of 64."""
     starts = tqdm(range(0, count, BATCH), desc=f"{protocol.sampler} {protocol.steps} steps", unit="batch")
     parts = [sample_images(model, protocol, range(start, min(start + BATCH, count))) for start in starts]
     return Digits(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
@@ -90,7 +90,7 @@ def mean_split_fid(pool: np.ndarray, digits: np.ndarray) -> tuple[float, float]:
 
 
 def nearest(images: Tensor, among: Tensor) -> np.ndarray:
-    """Euclidean distance (N,) of each image to the nearest of `among`, pixels in [−1, 1]."""
+    """Distance (N,) of each image to the nearest image of `among`: Euclidean, pixels in [−1, 1]."""
     return torch.cdist(images.flatten(1), among.flatten(1)).amin(dim=1).numpy()
 
 

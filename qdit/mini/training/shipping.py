@@ -22,7 +22,7 @@ AVERAGE = "average."
 
 
 def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
-    """The moving average of a training checkpoint as a model, and the checkpoint's metadata."""
+    """Model with the moving average of a training checkpoint, and the checkpoint's metadata."""
     tensors, metadata = load_tensors(checkpoint)
     average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
     if not average or not isinstance(metadata, dict):

@@ -41,7 +41,7 @@ GAP = 2
 
 
 def sample(model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol = PROTOCOL) -> Tensor:
-    """Clips uint8 (N, 3, 8, 16, 16) for scenarios; the noise of the i-th depends on (protocol.seed, i)."""
+    """Sample clips uint8 (N, 3, 8, 16, 16) for scenarios. The noise of clip i depends on (protocol.seed, i)."""
     parts = []
     for start in tqdm(range(0, len(scenarios), BATCH), desc="clips", unit="batch", mininterval=5):
         rows = range(start, min(start + BATCH, len(scenarios)))
@@ -92,7 +92,7 @@ def mean_score(name: str, seen: Sequence[Observation], scenarios: Sequence[Scena
 def measure(
     model: STDiT3, observer: Observer, *, count: int = CLIPS, full: bool = True
 ) -> tuple[dict[str, Any], Tensor]:
-    """Figures of a model, and its clips for `drawn_scenarios`; `full` adds mini-VBench's suites and mFVD."""
+    """Quality values of a model, and its clips for `drawn_scenarios`. `full` adds mini-VBench's suites and mFVD."""
     scenarios = drawn_scenarios(count)
     clips, real = sample(model, scenarios), show(scenarios, "held_out", seed=REAL_SEED).frames
     ours, theirs = (mean_scores(observer, frames, scenarios) for frames in (clips, real))

@@ -87,14 +87,14 @@ def load_mp4s(folder: Path) -> ClipSet:
 
 
 def reference_clips(prompts: Sequence[Prompt], *, samples: int = SAMPLES, seed: int = REFERENCE_SEED) -> ClipSet:
-    """Real clips of held-out digits for prompts: what a perfect model might make."""
+    """Real clips of held-out digits for the prompts: the best possible clips."""
     wanted = [prompt for prompt in prompts for _ in range(samples)]
     clips = show([prompt.scenario for prompt in wanted], "held_out", seed=seed)
     return ClipSet(clips.frames, tuple(prompt.text for prompt in wanted), tuple(range(samples)) * len(prompts))
 
 
 def noise_clips(like: ClipSet) -> ClipSet:
-    """Uniform pixel noise under the same names: the worst that can be."""
+    """Clips of uniform pixel noise with the same names: the worst possible clips."""
     draw = torch.Generator().manual_seed(NOISE_SEED)
     frames = torch.randint(256, like.frames.shape, generator=draw, dtype=torch.uint8)
     return ClipSet(frames, like.prompts, like.numbers)
@@ -152,7 +152,7 @@ def means(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES) -> dict[str, Any]:
-    """Scores, totals, and what they stand between: real clips and noise of the same prompts; labelled."""
+    """JSON with scores and totals, and the scores of real clips and of noise between which the totals are scaled."""
     reference = reference_clips(prompts, samples=samples)
     best = means(evaluate(observer, reference, prompts, samples=samples))
     worst = means(evaluate(observer, noise_clips(reference), prompts, samples=samples))

@@ -28,7 +28,7 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class FrameReading(NamedTuple):
-    """What FrameNet sees in N frames of L×L pixels; maps have L/2 cells a side."""
+    """Outputs of FrameNet for N frames of L×L pixels. Maps have L/2 cells on each side."""
 
     trunk: Tensor
     """(N, 64, cells, cells)"""
@@ -72,7 +72,7 @@ class FrameNet(nn.Module):
 
 
 class ClipReading(NamedTuple):
-    """What ClipNet sees in N clips."""
+    """Outputs of ClipNet for N clips."""
 
     embedding: Tensor
     """(N, 96) of length one"""
@@ -114,7 +114,7 @@ class ClipNet(nn.Module):
 
 
 class QualityNet(nn.Module):
-    """One logit per frame: how free it is of noise, blur, coarse grey levels and blocks."""
+    """One logit per frame: higher for less noise, blur, coarse grey levels and blocks."""
 
     def __init__(self) -> None:
         super().__init__()

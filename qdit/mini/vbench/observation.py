@@ -35,7 +35,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen in one clip of T frames, whatever its prompt."""
+    """Outputs of the instruments for one clip of T frames. They do not depend on its prompt."""
 
     detections: tuple[tuple[Detection, ...], ...]
     """T frames"""
@@ -120,7 +120,7 @@ class Observer:
 
 
 class CachingObserver(Observer):
-    """An observer that looks at the same clips once, for the many numbers of one evaluation."""
+    """An observer that remembers its results for the same clips within one evaluation."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__(observer.network, observer.digest)

@@ -55,15 +55,15 @@ class Prompt:
 
     @property
     def scenario(self) -> Scenario:
-        """What its words say."""
+        """The scenario that the text describes."""
         return parse_prompt(self.text)
 
 
 def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
-    """A drawn scenario made into the `number`-th prompt of a suite; None if it has the wrong number of objects.
+    """Change a drawn scenario into the `number`-th prompt of a suite; None if its number of objects is wrong.
 
-    What a suite asks about takes turns, so that six prompts cover it; what would hide the answer is left out: digits
-    that blink or fade, and (except where the suite asks for it) a style.
+    The values of the tested property take turns, so that six prompts cover it. Properties that would hide the answer
+    are left out: blinking or fading, and a style (unless the suite tests styles).
     """
     if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
         return None

@@ -34,9 +34,9 @@ OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: literal `words` of a document, their `place` in it, how we read them and how they are checked.
+    """A claim: its literal `words`, their `place` in a document, our reading, and how it is checked.
 
-    `miniature` is evaluated instead of `expression` on runs of a miniature profile, with its paired metrics.
+    On runs of a miniature profile, `miniature` is evaluated instead of `expression`; it uses the paired metrics.
     """
 
     id: str
@@ -174,7 +174,7 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The comparisons in the order to show: undecided ones if the verdict is open, the closest first."""
+    """The comparisons in display order: if the verdict is open, undecided ones first; then the closest ones."""
     shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 

@@ -144,7 +144,7 @@ def key_of(node: ast.expr, bound: Bound) -> Key:
 
 
 def say(node: ast.expr, value: Value, bound: Bound) -> str:
-    """An expression as text: loop variables replaced by their values, followed by its value."""
+    """Text of an expression: loop variables are replaced by their values; the value of the expression follows."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))

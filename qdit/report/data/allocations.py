@@ -119,7 +119,7 @@ def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
 
 
 def searched_with(rows: list[Row]) -> str:
-    """Workers and processors of the timed searches, for the notes; empty if no search was timed."""
+    """Numbers of workers and processors of the timed searches, for the notes; empty if no search was timed."""
     allocations = [row["searched_allocation"] for row in rows if row.get("searched_allocation") is not None]
     machines = dict.fromkeys(
         f"{allocation.workers} worker{'' if allocation.workers == 1 else 's'} on {allocation.processor}"

@@ -141,7 +141,7 @@ def comparisons(profile: Profile, subject: Subject) -> list[Comparison]:
 
 
 def operations(bits: str) -> int:
-    """Bit operations of one multiplication."""
+    """Bit operations of one multiplication at these bits."""
     weight_bits, activation_bits = split_bits(bits)
     return weight_bits * activation_bits
 

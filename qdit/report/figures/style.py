@@ -200,7 +200,7 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def between(low: float, high: float) -> list[float]:
-    """Round numbers between two limits, for an axis of less than two decades; at least three where possible."""
+    """Round numbers between two limits, for an axis of less than two decades; at least three if possible."""
     import math
 
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)

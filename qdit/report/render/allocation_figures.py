@@ -173,5 +173,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """The figures without the empty ones (None)."""
+    """The figures that exist, without None."""
     return tuple(figure for figure in figures if figure is not None)

@@ -31,9 +31,9 @@ LARGEST_MB = 40
 
 @dataclass(frozen=True)
 class Question:
-    """What a trial compared: kind, title of its contest, labels on the left and on the right.
+    """Content of a trial: its kind, the title of its contest, the labels on the left and on the right.
 
-    `answer` is what a reliable voter chooses in a catch trial, empty where it is the voter's to say.
+    `answer` is the correct choice of a catch trial; it is empty for other trials.
     """
 
     kind: str

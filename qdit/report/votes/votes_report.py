@@ -55,7 +55,7 @@ def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
 
 
 def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
-    """(correct answers, number) of a voter's catch trials of one kind."""
+    """Number of correct answers, and number of a voter's catch trials of one kind."""
     answers = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
     right = [choice == question.answer for question, choice in answers if question.kind == kind]
     return sum(right), len(right)
