@@ -15,4 +15,4 @@ def search_inputs(wildcards):
 
 
 def search_command(wildcards):
-    return COMMANDS.search(searches.SearchPlace(wildcards.setting, wildcards.form, wildcards.search, wildcards.bits))
+    return COMMANDS.search(searches.SearchRun(wildcards.setting, wildcards.form, wildcards.search, wildcards.bits))

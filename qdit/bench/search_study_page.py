@@ -79,8 +79,8 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         "The horizontal axis is the number of images that a search has sampled. The vertical axis is the held-out"
         f" metric of its best genome so far, on {plan['curve_images']} held-out images. A line is the mean"
-        " over the seeds. A band reaches from the best to the worst seed. The dashed line is the uniform allocation with"
-        f" group size {plan['reference']} in all layers.",
+        " over the seeds. A band reaches from the best to the worst seed. The dashed line is the uniform allocation"
+        f" with group size {plan['reference']} in all layers.",
         "",
         "In the table, the columns *against* give the relative difference of the held-out metric.",
         "",

@@ -54,9 +54,9 @@ def activations(
     from qdit.metrics.analysis.activations import analyze_weights_file
 
     use_threads(threads)
-    chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
+    sampling_protocol = protocol(sampler, steps, cfg_scale, seed, dtype)
     with on_device(device) as name:
-        analyze_weights_file(weights, out, chosen, samples=samples, device=name)
+        analyze_weights_file(weights, out, sampling_protocol, samples=samples, device=name)
 
 
 @analyze_app.command("errors")
@@ -87,9 +87,9 @@ def errors(
 
     use_threads(threads)
     checkpoints = parse_pairs(checkpoint or [], "--checkpoint")
-    chosen = protocol(sampler, steps, cfg_scale, seed, dtype)
+    sampling_protocol = protocol(sampler, steps, cfg_scale, seed, dtype)
     with on_device(device) as name:
-        compare_folders(full, checkpoints, out, chosen, samples=samples, device=name)
+        compare_folders(full, checkpoints, out, sampling_protocol, samples=samples, device=name)
 
 
 def figures(

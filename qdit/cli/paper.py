@@ -96,9 +96,9 @@ def fetch(
     from qdit.workflow.profile import load_profile
 
     allowed = allow_unverified or []
-    chosen = choose(files_of(load_profile(*profile)), names or [])
-    refused = [file for file in unverified(chosen) if not is_named(file, allowed)]
-    for file in chosen:
+    files = choose(files_of(load_profile(*profile)), names or [])
+    refused = [file for file in unverified(files) if not is_named(file, allowed)]
+    for file in files:
         if file in refused:
             continue
         typer.echo(f"{file.path}: {file.about}")
@@ -107,7 +107,7 @@ def fetch(
         typer.echo(f"{file.path}: {arrived}")
     if refused:
         raise ConfigError(
-            f"{len(refused)} of {len(chosen)} files are not downloaded, since the profile does not give their whole"
+            f"{len(refused)} of {len(files)} files are not downloaded, since the profile does not give their whole"
             f" sha256: {', '.join(str(file.path) for file in refused[:3])}{', …' if len(refused) > 3 else ''}; look at"
             " where they are from (qdit doctor --all), then name them or their folder with --allow-unverified"
         )

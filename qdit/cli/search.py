@@ -173,9 +173,9 @@ def search(
     from qdit.search.options import RESEED, parse_kind, parse_search_options
     from qdit.search.run import Search, run_search
 
-    chosen = parse_kind(kind)
+    search_kind = parse_kind(kind)
     values = parse_json_object(options, "--options")
-    if as_released and chosen in ("evolution", "racing"):
+    if as_released and search_kind in ("evolution", "racing"):
         values = RESEED | values
     sets = parse_pairs(calibration or [], "--calibration")
     if wrong := sorted(set(sets) - {"trajectory"}):
@@ -197,10 +197,10 @@ def search(
         vae=vae,
         device=device,
     )
-    parsed = parse_search_options(chosen, values)
+    parsed = parse_search_options(search_kind, values)
     with on_device(device) as name:
         task = Search(
-            chosen,
+            search_kind,
             replace(job, device=name),
             parsed,
             seed=search_seed,

@@ -94,11 +94,11 @@ def calibrate(
         for_clips={"text_embeddings": text_embeddings},
     )
     family = flags.family(family_of_weights(weights))
-    chosen = flags.protocol(family, latents=text_embeddings is not None)
+    sampling_protocol = flags.protocol(family, latents=text_embeddings is not None)
     texts = training_texts() if family == "stdit3" else None
     count = samples if samples is not None else 64 if family == "stdit3" else 256
     with on_device(device) as name:
-        calibrate_weights_file(CalibrateJob(weights, out, kind, chosen, count, texts, text_embeddings, name))  # type: ignore[arg-type]
+        calibrate_weights_file(CalibrateJob(weights, out, kind, sampling_protocol, count, texts, text_embeddings, name))  # type: ignore[arg-type]
 
 
 def quantize(
@@ -155,9 +155,9 @@ def quantize(
     from qdit.sampling.calibration_set import require_sampled_so
 
     use_threads(threads)
-    chosen = parse_json_object(options, "--options")
+    option_values = parse_json_object(options, "--options")
     if allocation is not None:
-        chosen["allocation"] = read_allocation(allocation)
+        option_values["allocation"] = read_allocation(allocation)
     weight_bits, activation_bits = split_bits(bits)
     sets = parse_pairs(calibration or [], "--calibration")
     stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
@@ -178,7 +178,7 @@ def quantize(
             activation_bits=activation_bits,
             scope=scope,  # type: ignore[arg-type]
             calibration=sets,
-            options=chosen,
+            options=option_values,
             base=base,
             device=name,
         )

@@ -138,12 +138,12 @@ def check(
     from qdit.metrics.vbench.clips import check_clips, coverage
     from qdit.metrics.vbench.results import known_dimension
 
-    chosen = [known_dimension(name) for name in dimension or DIMENSIONS]
-    covered = coverage(clips, suite, chosen, samples=samples)
+    dimension_names = [known_dimension(name) for name in dimension or DIMENSIONS]
+    covered = coverage(clips, suite, dimension_names, samples=samples)
     if dimension and covered.without_prompts:
         lacking = ", ".join(covered.without_prompts)
         raise DataError(f"{suite}: has no prompt for {lacking}; give the suite of these dimensions")
-    count, length = check_clips(clips, suite, list(covered.clips) or chosen, samples=samples, frames=frames)
+    count, length = check_clips(clips, suite, list(covered.clips) or dimension_names, samples=samples, frames=frames)
     typer.echo(f"{clips}: {count} clips of {length} frames")
     typer.echo(f"looked at: {', '.join(f'{name} ({number})' for name, number in covered.clips.items())}")
     if covered.without_prompts:

@@ -54,7 +54,7 @@ def search(
     from qdit.search.options import parse_kind, parse_search_options
     from qdit.search.run import Search, run_search
 
-    chosen = parse_kind(kind)
+    search_kind = parse_kind(kind)
     sets = parse_pairs(calibration or [], "--calibration")
     if wrong := sorted(set(sets) - {"trajectory"}):
         raise ConfigError(f"--calibration {wrong[0]}=…: a search takes trajectory=FILE")
@@ -74,9 +74,9 @@ def search(
     )
     allocation = run_search(
         Search(
-            chosen,
+            search_kind,
             cast("SearchJob", job),  # the same verbs
-            parse_search_options(chosen, parse_json_object(options, "--options")),
+            parse_search_options(search_kind, parse_json_object(options, "--options")),
             seed=search_seed,
             calibration=sets.get("trajectory"),
             fresh=fresh,

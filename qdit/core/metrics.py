@@ -121,7 +121,7 @@ class Metric:
         return self.better == "lower"
 
     @property
-    def place(self) -> tuple[str, str]:
+    def json_path(self) -> tuple[str, str]:
         """Section and key of the value in metrics.json."""
         section, _, key = (self.stored or f"metrics.{self.name}").partition(".")
         return section, key
@@ -220,7 +220,7 @@ TOTALS = ("quality", "semantic", "total")
 """VBench's totals."""
 
 
-def chosen(which: Callable[[Metric], bool]) -> tuple[str, ...]:
+def metric_names(which: Callable[[Metric], bool]) -> tuple[str, ...]:
     """Names of the metrics for which `which` is true, in the order of columns."""
     return tuple(name for name, metric in METRICS.items() if which(metric))
 
@@ -237,7 +237,7 @@ def of_clips(metric: Metric) -> bool:
 
 def shown_on(page: Page) -> tuple[str, ...]:
     """Metrics of a page, in the order of columns. The comparisons of papers begin with the size, as in print."""
-    names = chosen(lambda metric: page in metric.pages)
+    names = metric_names(lambda metric: page in metric.pages)
     return sizes_first(names) if page in ("paper", "table1") else names
 
 
@@ -248,22 +248,22 @@ def sizes_first(names: Iterable[str]) -> tuple[str, ...]:
 
 def compared() -> tuple[str, ...]:
     """Metrics that papers about images print; the size comes first."""
-    return sizes_first(chosen(lambda metric: bool(metric.printed) and metric.of != "clips"))
+    return sizes_first(metric_names(lambda metric: bool(metric.printed) and metric.of != "clips"))
 
 
 def changed() -> tuple[str, ...]:
     """Metrics that are also shown as a difference to the full-precision row of the block."""
-    return chosen(lambda metric: metric.shows_change)
+    return metric_names(lambda metric: metric.shows_change)
 
 
 def bounded_of_images() -> tuple[str, ...]:
     """Metrics of images that have a 95 % interval."""
-    return chosen(lambda metric: metric.bounded and of_images(metric))
+    return metric_names(lambda metric: metric.bounded and of_images(metric))
 
 
 def paired() -> tuple[str, ...]:
     """Metrics that compare with full-precision samples of the same noise."""
-    return chosen(lambda metric: metric.paired)
+    return metric_names(lambda metric: metric.paired)
 
 
 def ranking_metric() -> Metric:

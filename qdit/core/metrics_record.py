@@ -222,7 +222,7 @@ def _numbers(
     """The sections of numbers, every metric of the registry that such a run has checked."""
     checked: dict[str, dict[str, float | None]] = {"metrics": {}, "size": {}}
     for metric in METRICS.values():
-        section, key = metric.place
+        section, key = metric.json_path
         if metric.of == "checkpoint" or (of_clips if clips else of_images)(metric):
             optional = metric.optional or (imported and metric.of == "checkpoint")
             checked[section][key] = number(sections[section], key, optional=optional)

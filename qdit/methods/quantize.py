@@ -47,16 +47,16 @@ def quantize_model(
     options: Mapping[str, Any] | None = None,
 ) -> Quantized:
     """Quantized copy of a model by the named method; checks bits, scope, options and calibration first."""
-    chosen = find_method(method)
+    method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
     if scope not in SCOPES:
         raise ConfigError(f"scope {scope!r}: allowed are {', '.join(SCOPES)}")
     calibration = calibration or {}
-    parsed = options_of(chosen, options or {})
-    if missing := [kind for kind in chosen.calibration_for(parsed) if kind not in calibration]:
+    parsed = options_of(method_object, options or {})
+    if missing := [kind for kind in method_object.calibration_for(parsed) if kind not in calibration]:
         raise ConfigError(f"{method}: needs calibration data of kind {', '.join(missing)}; run `qdit calibrate` first")
     with method_code():
-        quantized = chosen.quantize(
+        quantized = method_object.quantize(
             model,
             weight_bits=weight_bits,
             activation_bits=activation_bits,
@@ -86,9 +86,9 @@ def quantize_weights_file(
     All is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base, made with the same
     weights, data, bits, scope and options.
     """
-    chosen = find_method(method)
+    method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
-    options_of(chosen, options or {})  # before anything is loaded
+    options_of(method_object, options or {})  # before anything is loaded
     model, target = load_model(weights), torch_device(device)
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(target)
@@ -105,7 +105,7 @@ def quantize_weights_file(
         "scope": scope,
         "options": {key: value for key, value in (options or {}).items() if key != "allocation"},
         "allocation_sha256": sha256_json((options or {}).get("allocation")) if allocated else None,
-        "code": code_digest(STEP, type(chosen).__module__),
+        "code": code_digest(STEP, type(method_object).__module__),
         "weights_sha256": weights_sha256(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
@@ -120,10 +120,10 @@ def quantize_weights_file(
             options=options,
         )
     else:
-        uncorrected = load_base(base, chosen, record)
+        uncorrected = load_base(base, method_object, record)
         uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
         with method_code():
-            quantized = chosen.correct(model, uncorrected, loaded)
+            quantized = method_object.correct(model, uncorrected, loaded)
     save_checkpoint(out, quantized, record)
 
 

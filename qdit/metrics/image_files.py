@@ -96,10 +96,10 @@ def npz_source(path: Path) -> ImageSource:
 def array_name(path: Path) -> str:
     """Name of the array of images in an npz: `arr_0`, `images`, or the only one there is."""
     names = member_names(path)
-    chosen = next((name for name in ARRAYS if name in names), names[0] if len(names) == 1 else None)
-    if chosen is None:
+    member_name = next((name for name in ARRAYS if name in names), names[0] if len(names) == 1 else None)
+    if member_name is None:
         raise DataError(f"{path}: has no images (arr_0), found {', '.join(names) or 'no arrays'}; give ADM's layout")
-    return chosen
+    return member_name
 
 
 def channel_axis(shape: tuple[int, ...], where: str) -> int | None:

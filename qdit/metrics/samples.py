@@ -102,17 +102,17 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
         images = run.images
     if run.images != images:
         raise DataError(f"{folder}: is a run of {run.images} images, {images} are expected; {_AGAIN}")
-    chosen: list[Shard] = []
+    shards: list[Shard] = []
     listed: set[str] = set()
     for shard in everything:
         files = {chunk.file for chunk in shard.chunks}
         same_run = (shard.key, shard.images, shard.chunk) == (run.key, run.images, run.chunk)
         if same_run and (shard.failure or files - listed):
-            chosen.append(shard)
+            shards.append(shard)
             listed |= files
-    if not chosen:
+    if not shards:
         raise DataError(f"{folder}: holds 0 images, {images} are expected; {_AGAIN}")
-    return chosen
+    return shards
 
 
 def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:

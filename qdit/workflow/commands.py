@@ -14,7 +14,7 @@ from qdit.core.run import SIMULATE, Run
 from qdit.workflow import profile as profiles
 from qdit.workflow.families import CLIPS, ProfileFamily, family_at
 from qdit.workflow.profile import Profile
-from qdit.workflow.searches import SearchPlace, needs_calibration
+from qdit.workflow.searches import SearchRun, needs_calibration
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Commands:
             kind: self.calibration_file(run.setting, run.form, self.calibration_kind(run.label, kind)) for kind in kinds
         }
 
-    def search_file(self, search: SearchPlace) -> Path:
+    def search_file(self, search: SearchRun) -> Path:
         """The allocation that a search finds."""
         return self.results / "search" / f"{search.path}.json"
 
@@ -180,7 +180,7 @@ class Commands:
         options = [*flags({"--kind": kind, "--samples": counts[kind]}), *self.text(setting)]
         return command("calibrate", self.weights(setting, form), path, *options, *self.protocol(setting, decoded=False))
 
-    def search(self, search: SearchPlace) -> str:
+    def search(self, search: SearchRun) -> str:
         """Weights → allocation."""
         entry, shared = self.profile["searches"][search.search], self.profile["allocation"]
         values = {

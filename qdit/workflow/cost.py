@@ -29,7 +29,7 @@ from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_s
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources, planned_kinds
 from qdit.workflow.profile import Profile
-from qdit.workflow.searches import SearchPlace, needs_calibration
+from qdit.workflow.searches import SearchRun, needs_calibration
 
 FEATURE_BYTES = 4 * (2048 + 2023 + 1008)
 """Of one image: pool, spatial and logits of Inception in float32."""
@@ -76,9 +76,9 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
     return int(passes + 3 * options["iterations"] * options["batch"])
 
 
-def search_evaluations(profile: Profile, search_place: SearchPlace) -> int:
+def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
     """Network evaluations of a search. Of racing, which stops early on a genome, this is an upper bound."""
-    search, shared = profile["searches"][search_place.search], profile["allocation"]
+    search, shared = profile["searches"][search_run.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
     if search["kind"] == "ilp":
         return int(samples * (1 + len(shared["sizes"])))
@@ -87,12 +87,12 @@ def search_evaluations(profile: Profile, search_place: SearchPlace) -> int:
     if search["kind"] == "response":
         single, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
         images = single * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
-        return evaluations(profile, search_place.setting, images) + int(3 * options.get("probes", 2) * samples)
+        return evaluations(profile, search_run.setting, images) + int(3 * options.get("probes", 2) * samples)
     if search["kind"] in ("evolution", "racing"):
         genomes = options.get("population", 50) * options.get("iterations", 10)
     else:
         genomes = options.get("evaluations", 500) if search["kind"] == "random" else 1
-    return evaluations(profile, search_place.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
+    return evaluations(profile, search_run.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
@@ -113,9 +113,9 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     for kind in kinds:
         needs.append(f"calibrate {run.setting} {run.form} {kind}")
         yield calibration_job(profile, run.setting, kind, needs[-1], cost)
-    if search_place := profiles.search_of(profile, run):
-        needs.append(f"search {search_place.path}")
-        yield from search_jobs(profile, search_place, needs[-1], speed)
+    if search_run := profiles.search_of(profile, run):
+        needs.append(f"search {search_run.path}")
+        yield from search_jobs(profile, search_run, needs[-1], speed)
     if "base" in entry:
         base = replace(run, label=entry["base"])
         needs.append(f"quantize {base.path}")
@@ -128,14 +128,14 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
         yield Job(f"sample {run.path} {shard}", "sample", evaluations(profile, run.setting, images) * cost, (quantize,))
 
 
-def search_jobs(profile: Profile, search_place: SearchPlace, name: str, speed: Speed) -> Iterator[Job]:
+def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed) -> Iterator[Job]:
     """A search, and the calibration data that it looks at."""
-    cost = network_of(profile, search_place.setting).flops / speed.flops
+    cost = network_of(profile, search_run.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
-    if needs_calibration(profile["searches"][search_place.search]):
-        needs = (f"calibrate {search_place.setting} {search_place.form} trajectory",)
-        yield calibration_job(profile, search_place.setting, "trajectory", needs[0], cost)
-    yield Job(name, "search", search_evaluations(profile, search_place) * cost, needs)
+    if needs_calibration(profile["searches"][search_run.search]):
+        needs = (f"calibrate {search_run.setting} {search_run.form} trajectory",)
+        yield calibration_job(profile, search_run.setting, "trajectory", needs[0], cost)
+    yield Job(name, "search", search_evaluations(profile, search_run) * cost, needs)
 
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:

@@ -19,7 +19,7 @@ from qdit.workflow.profile_fields import check
 from qdit.workflow.profile_files import profile_file, read_layers
 from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel
 from qdit.workflow.profile_references import check_references
-from qdit.workflow.searches import SearchPlace, place_of
+from qdit.workflow.searches import SearchRun, search_run_of
 
 __all__ = [
     "DIGITS_REFERENCES",
@@ -110,12 +110,12 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
     return list(runs)
 
 
-def search_of(profile: Profile, run: Run) -> SearchPlace | None:
+def search_of(profile: Profile, run: Run) -> SearchRun | None:
     """The search whose allocation a run takes, or None."""
-    return place_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
+    return search_run_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
 
 
-def searches_of(profile: Profile, table: str) -> list[SearchPlace]:
+def searches_of(profile: Profile, table: str) -> list[SearchRun]:
     """Searches whose allocations the runs of a table take, without repetition."""
     searches = [search_of(profile, run) for run in runs_of(profile, table)]
     return list(dict.fromkeys(search for search in searches if search is not None))

@@ -15,7 +15,7 @@ from qdit.workflow.profile_facts import (
     is_full,
 )
 from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
-from qdit.workflow.searches import check_method_search, check_searches, place_of, require
+from qdit.workflow.searches import check_method_search, check_searches, require, search_run_of
 
 RECTIFIED_FLOW = "rectified-flow"
 """Sampler of video models."""
@@ -119,7 +119,7 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
         )
     for label in block.methods:
         for bits in block.bits:
-            search = place_of(profile, setting=block.setting, form=block.form, label=label, bits=bits)
+            search = search_run_of(profile, setting=block.setting, form=block.form, label=label, bits=bits)
             if search is not None and not family_at(profile, search.setting).is_searched:
                 raise ConfigError(
                     f"{where}.methods: {label} takes the allocation of a search at {search.setting}, and the"

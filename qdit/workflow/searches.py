@@ -12,7 +12,7 @@ from qdit.workflow.profile_models import AllocationBudget, ProfileModel
 
 
 @dataclass(frozen=True, order=True)
-class SearchPlace:
+class SearchRun:
     """A search at a setting, form and bits: one allocation."""
 
     setting: str
@@ -26,13 +26,13 @@ class SearchPlace:
         return f"{self.setting}/{self.form}/{self.search}/{self.bits}"
 
 
-def place_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchPlace | None:
+def search_run_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchRun | None:
     """The search whose allocation a run takes, or None. `searched_at` may name another setting, form or bits."""
     entry = profile["methods"][label]
     if "search" not in entry:
         return None
     at = {"setting": setting, "form": form, "bits": bits} | dict(entry.get("searched_at", {}))
-    return SearchPlace(search=entry["search"], **at)
+    return SearchRun(search=entry["search"], **at)
 
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from qdit.report.render.allocation_figures import fresh_noise, heat_maps, kept, 
 from qdit.report.render.display import columns
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
-from qdit.workflow.searches import SearchPlace
+from qdit.workflow.searches import SearchRun
 
 PLAIN = "digits-cfg1.0-s20"
 LAYERS = [f"blocks.{block}.{name}" for block in range(3) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -159,7 +159,7 @@ def test_transfer_compares_with_uniform_at_each_place(wide_results: Path, wide: 
 
 
 def test_allocations_are_read_whole_or_not_at_all(wide_results: Path, write: Write) -> None:
-    place = SearchPlace(PLAIN, "natural", "racing", "w4a8")
+    place = SearchRun(PLAIN, "natural", "racing", "w4a8")
     assert read_searched_allocation(wide_results, place) is None
     path = write("racing", seconds=None)
     found = read_searched_allocation(wide_results, place)

@@ -8,7 +8,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.workflow.profile import load_profile, runs_of, search_of, searches_of, validate
-from qdit.workflow.searches import SearchPlace, layer_place, needs_calibration, place_of
+from qdit.workflow.searches import SearchRun, layer_place, needs_calibration, search_run_of
 
 PLAIN = "digits-cfg1.0-s20"
 Profile = dict[str, Any]
@@ -21,14 +21,14 @@ def profile() -> Profile:
 
 def test_an_allocation_is_that_of_the_run_s_own_place_unless_the_profile_says_where(profile: Profile) -> None:
     run = Run(PLAIN, "salient", "allocated-racing", "w4a8", "common")
-    assert search_of(profile, run) == SearchPlace(PLAIN, "salient", "racing", "w4a8")
-    assert SearchPlace(PLAIN, "salient", "racing", "w4a8").path == f"{PLAIN}/salient/racing/w4a8"
+    assert search_of(profile, run) == SearchRun(PLAIN, "salient", "racing", "w4a8")
+    assert SearchRun(PLAIN, "salient", "racing", "w4a8").path == f"{PLAIN}/salient/racing/w4a8"
     moved = Run("digits16-cfg1.5-s10", "natural", "from-salient-w4a8", "w4a8", "common")
-    assert search_of(profile, moved) == SearchPlace(PLAIN, "salient", "racing", "w4a8")
+    assert search_of(profile, moved) == SearchRun(PLAIN, "salient", "racing", "w4a8")
     assert search_of(profile, Run(PLAIN, "natural", "q-dit", "w4a8", "common")) is None
     profile["methods"]["from-salient-w4a8"]["searched_at"] = {"bits": "w2a8"}
     at = {"setting": PLAIN, "form": "natural", "label": "from-salient-w4a8", "bits": "w4a8"}
-    assert place_of(profile, **at) == SearchPlace(PLAIN, "natural", "racing", "w2a8")
+    assert search_run_of(profile, **at) == SearchRun(PLAIN, "natural", "racing", "w2a8")
 
 
 def test_a_table_names_each_search_once(profile: Profile) -> None:

@@ -47,9 +47,9 @@ def load(split: Part) -> Digits:
 
     data = load_digits()
     order = generator(SPLIT_SEED, Purpose.SPLIT).permutation(len(data.target))
-    chosen = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[split]
-    images = data.images[chosen].astype(np.float32)[:, None] / 8 - 1
-    return Digits(torch.from_numpy(images), torch.from_numpy(data.target[chosen].astype(np.int64)))
+    indices = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[split]
+    images = data.images[indices].astype(np.float32)[:, None] / 8 - 1
+    return Digits(torch.from_numpy(images), torch.from_numpy(data.target[indices].astype(np.int64)))
 
 
 def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
@@ -66,8 +66,8 @@ def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
 def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
     """How variant `copy` of each digit moves: angles (N,) in radians and shifts (N, 2) in pixels, across and down."""
     of_digit = generator(SPLIT_SEED, Purpose.VARIANT, copy).uniform(-1, 1, (len(load("all")), 3))
-    chosen = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[split]
-    moves = torch.from_numpy(chosen).float()
+    indices = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[split]
+    moves = torch.from_numpy(indices).float()
     return math.radians(ROTATION) * moves[:, 0], SHIFT * moves[:, 1:]
 
 

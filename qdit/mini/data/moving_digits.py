@@ -76,11 +76,11 @@ def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
     """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in a part of scikit-learn's digits."""
     if split not in GLYPHS:
         raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
-    train, chosen = load("train"), load(split)
+    train, part_digits = load("train"), load(split)
     by_digit = {}
     for digit in DIGITS:
         mean = train.images[train.labels == int(digit)].mean(dim=0)
-        images = chosen.images[chosen.labels == int(digit)]
+        images = part_digits.images[part_digits.labels == int(digit)]
         order = (images - mean).square().sum(dim=(1, 2, 3)).argsort(stable=True)
         by_digit[digit] = (images[order[: count or GLYPHS[split]], 0].numpy() + 1) / 2
     return by_digit
@@ -116,7 +116,7 @@ def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, 
     pixels, the middle may be missed.
     """
     draw = generator(seed, Purpose.VARIANT, 1, index)
-    chosen = tuple(int(draw.integers(variants)) for _ in scenario.digits)
+    glyph_numbers = tuple(int(draw.integers(variants)) for _ in scenario.digits)
     middle, room = (SIZE - GLYPH) // 2, SIZE - GLYPH - (FRAMES - 1)
     first = int(draw.integers(room + 1))
     missed = draw.integers(-jitter, jitter + 1, 2)
@@ -132,7 +132,7 @@ def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, 
         corners = [before, after]
         if scenario.relation in ("right", "below"):
             corners.reverse()
-    return Placement(chosen, tuple((x, y) for x, y in corners))
+    return Placement(glyph_numbers, tuple((x, y) for x, y in corners))
 
 
 @cache

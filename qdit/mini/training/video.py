@@ -137,8 +137,8 @@ class VideoTrainer:
         noise = torch.randn(data.shape, generator=draw)
         normal = torch.randn(size, generator=draw).sigmoid()
         uniform = torch.rand(size, generator=draw)
-        chosen = torch.rand(size, generator=draw) < config.uniform_times
-        times = shifted(torch.where(chosen, uniform, normal), config.shift)
+        is_uniform = torch.rand(size, generator=draw) < config.uniform_times
+        times = shifted(torch.where(is_uniform, uniform, normal), config.shift)
         dropped = torch.rand(size, generator=draw) < config.text_dropout
         null = self.model.null_text(size, text.shape[1]).cpu()
         text = torch.where(dropped[:, None, None], null, text)

@@ -61,8 +61,8 @@ class Labels:
     visible: Tensor
     """(N, 2, 8) opacity"""
 
-    def rows(self, chosen: Tensor) -> "Labels":
-        return Labels(**{name: value[chosen] for name, value in vars(self).items()})
+    def rows(self, row_numbers: Tensor) -> "Labels":
+        return Labels(**{name: value[row_numbers] for name, value in vars(self).items()})
 
 
 def labels_of(clips: Clips) -> Labels:

@@ -92,14 +92,14 @@ def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
 
 def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
     """The prompts of one suite, without repetition."""
-    chosen: dict[str, Prompt] = {}
+    prompts_by_text: dict[str, Prompt] = {}
     first = 1000 * list(SUITES).index(suite)
     for index in count(first):
-        prompt = suited(suite, len(chosen), draw_scenario(3, index))
+        prompt = suited(suite, len(prompts_by_text), draw_scenario(3, index))
         if prompt is not None:
-            chosen.setdefault(prompt_of(prompt), Prompt(prompt_of(prompt), SUITES[suite]))
-        if len(chosen) == prompts:
-            return list(chosen.values())
+            prompts_by_text.setdefault(prompt_of(prompt), Prompt(prompt_of(prompt), SUITES[suite]))
+        if len(prompts_by_text) == prompts:
+            return list(prompts_by_text.values())
     raise AssertionError("the drawing of scenarios never ends")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qdit.core.run import Run
 from qdit.report.data.metrics_json import Row
-from qdit.workflow.searches import SearchPlace, layer_place, place_of
+from qdit.workflow.searches import SearchRun, layer_place, search_run_of
 
 COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
 """Columns of the CSV that describe a row's allocation."""
@@ -47,7 +47,7 @@ class SearchedAllocation:
     remeasured: tuple[Remeasured, ...]
 
 
-def read_searched_allocation(results: Path, search: SearchPlace) -> SearchedAllocation | None:
+def read_searched_allocation(results: Path, search: SearchRun) -> SearchedAllocation | None:
     """The allocation of a search; None if its file is missing or incomplete."""
     path = results / "search" / f"{search.path}.json"
     try:
@@ -84,7 +84,7 @@ def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: R
 
     The hidden cell `searched_allocation` holds the search's result; None for a uniform size or a missing search.
     """
-    search = place_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
+    search = search_run_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
     if search is None:
         return {"search": None, "searched_allocation": None} | _uniform(profile, row)
     allocation = read_searched_allocation(results, search)

@@ -77,9 +77,9 @@ def _flatten(record: MetricsRecord) -> Row:
     """Every column that a metrics.json fills."""
     sections = {"metrics": record.metrics, "size": record.size}
     row: Row = {
-        metric.name: sections[metric.place[0]][metric.place[1]]
+        metric.name: sections[metric.json_path[0]][metric.json_path[1]]
         for metric in METRICS.values()
-        if metric.place[1] in sections[metric.place[0]] and metric.of != "row"
+        if metric.json_path[1] in sections[metric.json_path[0]] and metric.of != "row"
     }
     row |= {f"latent_{name}": value for name, value in (record.difference or {}).items()}
     row |= {"method": record.run.get("method"), "options": record.run["options"]}

@@ -34,7 +34,7 @@ def csv_columns() -> tuple[str, ...]:
 
     `change_*` is against full precision, `difference_*` is ours − published.
     """
-    measured = metrics.chosen(lambda metric: metrics.of_images(metric) or metric.of == "checkpoint")
+    measured = metrics.metric_names(lambda metric: metrics.of_images(metric) or metric.of == "checkpoint")
     front = [name for name in measured if metrics.METRICS[name].in_front]
     return (
         *IDENTITY,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.core.metrics import DIMENSIONS, METRICS, chosen, shown_on
+from qdit.core.metrics import DIMENSIONS, METRICS, metric_names, shown_on
 from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
@@ -40,7 +40,7 @@ COUNTED = ("prompts", "clip_flops", "won", "won_certain", "lost_certain")
 
 def extra_columns() -> tuple[str, ...]:
     """Additional columns of the CSV, for clips only."""
-    scores = chosen(lambda metric: metric.of == "clips")
+    scores = metric_names(lambda metric: metric.of == "clips")
     printed = [name for name in scores if METRICS[name].printed]
     return (
         *scores,
