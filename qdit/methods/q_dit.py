@@ -1,20 +1,20 @@
-"""Q-DiT: group quantization of weights and activations, sample-wise dynamic activations, GPTQ weights.
+"""Q-DiT: weights and activations are quantized in groups. Activation ranges are dynamic; GPTQ rounds the weights.
 
 Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
-1. The four linears of each block, weights and inputs, share one group size per layer (paper §5.1); the sizes come
-   from `group_size` or, layer by layer, from an allocation found by a search.
-2. Activations: min-max per token × group, computed on the fly (Eq. 7–8). "Sample-wise" in the released code is
-   per token; `sharing="sample"` is the paper's literal text.
-3. Weights: GPTQ block by block on inputs that are already quantized, 256 trajectory samples in batches of 32.
+1. The four linears of each block are quantized. Weights and inputs of a layer share one group size (paper §5.1). It
+   comes from `group_size`, or layer by layer from an allocation that a search found.
+2. Activations: min-max for each token and group, computed in every forward pass (Eq. 7–8). The paper says
+   "sample-wise"; the released code does it per token. `sharing="sample"` is the paper's text.
+3. Weights: GPTQ block by block, on inputs that are already quantized, with 256 trajectory samples in batches of 32.
    The released code gives every layer the first layer's group size; here each layer has its own.
-4. Ranges include zero. The released rule does not, while clamping the zero point, so that groups of one sign
-   collapse; `include_zero=False` brings it back.
-5. The grid of a group inside a block of 128 columns is taken from weights that have not received that block's
-   updates, as in the release, to stay comparable; `stale_groups=False` takes the updated ones.
-6. `rounding="nearest"` rounds the weights to nearest instead: what a search measures, and Q-DiT's Tables 4 and 6.
-7. Scope `common`: four linears. Scope `own`: as released with GPTQ, the adaLN linears as well, weights only.
-8. The video code was not released: the seven linears of each block of an STDiT3; in scope `own` its one shared
-   modulation linear takes the place of adaLN.
+4. Ranges include zero. In the released rule they do not, but the zero point is clamped, so groups of one sign collapse
+   to one value. `include_zero=False` is the released rule.
+5. Some groups begin inside a block of 128 columns. Their scale comes from weights without the updates of this block,
+   as in the release. `stale_groups=False` takes the updated weights.
+6. `rounding="nearest"` rounds the weights to nearest in place of GPTQ. Searches and Q-DiT's Tables 4 and 6 use it.
+7. Scope `common`: the four linears. Scope `own`: also the weights of the adaLN linears, as in the release with GPTQ.
+8. The video code was not released. Here the seven linears of each STDiT3 block are quantized. In scope `own` the
+   shared modulation linear takes the place of adaLN.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class QDitOptions(CheckedOptions):
 
 
 class QDit(Method):
-    """Q-DiT with a given allocation; the search for one is a step of its own."""
+    """Q-DiT with a given allocation. The search for an allocation is a separate step."""
 
     name = "q-dit"
     printed = "Q-DiT"
@@ -81,7 +81,7 @@ class QDit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: QDitOptions,
     ) -> Quantized:
-        """Dynamic activation quantizers first, then GPTQ on what they let through."""
+        """Insert dynamic activation quantizers first; then run GPTQ on their outputs."""
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)

@@ -43,9 +43,10 @@ class ClipScorer(Protocol):
 
 
 def evaluate_clips(job: EvaluateJob, scorer: ClipScorer) -> None:
-    """Score the clips of a run and write metrics.json, and `bootstrap.npz` beside it.
+    """Score the clips of a run; write metrics.json and `bootstrap.npz` beside it.
 
-    A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    If an earlier step of the run or of full precision failed and recorded this, the record of the failure is written
+    instead.
     """
     if (sampled := open_run(job)) is None:
         return

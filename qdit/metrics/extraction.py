@@ -18,7 +18,7 @@ BLOCK = 128
 
 
 def made_by(extractor: Extractor) -> Extraction:
-    """What features of this extractor are made by, here and now."""
+    """Origin of features: this extractor, and the code of this version."""
     code = code_digest("qdit.metrics.extraction", *extractor_code(extractor.name))
     return Extraction(extractor.name, extractor.digest, extractor.classes_are_labels, code)
 

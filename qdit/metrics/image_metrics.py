@@ -65,14 +65,14 @@ def resampled_precision(images: Images, counts: np.ndarray) -> np.ndarray | None
 
 
 def recall(images: Images) -> float | None:
-    """Fraction of the reference within the images' manifold; None for ready statistics."""
+    """Fraction of the reference that lies in the images' manifold; None for ready statistics."""
     return images.precision_recall[1]
 
 
 def class_accuracy(images: Images) -> float | None:
-    """Fraction of images in which the classifier sees the label.
+    """Fraction of images that the classifier assigns to their label.
 
-    None if its classes are not the labels, or an image has no label (−1).
+    None if the classes of the classifier are not the labels, or if an image has no label (−1).
     """
     return float(images.has_label_class.mean()) if images.has_classes else None
 

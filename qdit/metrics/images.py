@@ -41,9 +41,9 @@ class Images:
 
     @cached_property
     def precision_recall(self) -> tuple[float | None, float | None]:
-        """Precision and recall of the pool features; None where the reference is ready statistics.
+        """Precision and recall of the pool features; None if the reference is ready statistics.
 
-        DataError for ADM's file as it is, whose images are there and were not looked at.
+        DataError for a file of ADM whose images were not imported.
         """
         if self.reference.pool_features is None and self.reference.extractor_digest == "":
             raise DataError(

@@ -37,10 +37,10 @@ class RunName:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """Samples of a checkpoint that are scored into `out`, beside those of full precision with the same noise.
+    """Samples of a checkpoint that are scored into `out`, beside full-precision samples of the same noise.
 
-    Imported samples have no checkpoint. `count` and `stated` (facts of the protocol) repeat what the samples say, if
-    they are given. `resamples` values of each metric stand behind its interval.
+    Imported samples have no checkpoint. `count` and `stated` (facts of the protocol) must agree with the samples, if
+    they are given. `resamples` is the number of resampled values for each interval.
     """
 
     samples: Path
@@ -143,7 +143,7 @@ def require_same_protocol(job: EvaluateJob, run: Origin, full: Origin) -> None:
 
 
 def require_full_bits(fp_samples: Path, full: Origin) -> None:
-    """DataError unless the samples of full precision came from a model of 16 bits."""
+    """DataError unless a model with 16 bits made the full-precision samples."""
     bits = [full.model.get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):
         raise DataError(

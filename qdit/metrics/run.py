@@ -48,8 +48,8 @@ class Evaluator:
 def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     """Evaluate the images of a run and write metrics.json.
 
-    Beside it goes `bootstrap.npz`, the resampled values of each metric behind its interval, with which two runs can be
-    compared. A failure that an earlier step recorded, of the run or of full precision, is written instead.
+    The resampled values of each metric go to `bootstrap.npz` beside it; `qdit compare` uses them. If an earlier step of
+    the run or of full precision failed and recorded this, the record of the failure is written instead.
     """
     if (sampled := open_run(job)) is None:
         return
@@ -86,7 +86,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
 
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
-    """How images were made: every fact of their protocol; of imported ones the file they came from."""
+    """Facts of the protocol of images; for imported images the source file."""
     size = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
     if sampled.origin.is_imported:
         return {"sampler": IMPORTED, "source": sampled.origin.model["source"], **size}

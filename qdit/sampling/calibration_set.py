@@ -79,7 +79,7 @@ class CalibrationSet:
             )
 
     def take(self, rows: Tensor) -> "CalibrationSet":
-        """The samples with these indices, or where a mask is true."""
+        """The samples with these indices, or the samples at which a boolean mask is true."""
         return replace(
             self,
             x=self.x[rows],
@@ -120,11 +120,11 @@ class CalibrationSet:
         return self.take(torch.cat(parts))
 
     def scattered(self, count: int) -> "CalibrationSet":
-        """`count` samples evenly spaced over the set (all of it if it is smaller)."""
+        """`count` samples, evenly spaced over the set; all samples of a smaller set."""
         return self.take(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
 
     def conditional(self) -> "CalibrationSet":
-        """Without the unconditional copies."""
+        """The set without its unconditional copies."""
         return self.take(~self.unconditional)
 
 

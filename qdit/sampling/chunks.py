@@ -105,7 +105,7 @@ def chunk_path(folder: Path, chunk: int) -> Path:
 
 
 def is_current(path: Path, key: str, count: int, columns: tuple[str, ...]) -> bool:
-    """Whether a chunk file is whole, was made for this key and holds `count` samples in each of its columns."""
+    """Whether a chunk file is complete, has this key, and holds `count` samples in each column."""
     if not path.exists():
         return False
     try:

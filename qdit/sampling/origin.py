@@ -56,7 +56,7 @@ class Origin:
 
     @property
     def key(self) -> str:
-        """Digest of all of it."""
+        """Digest of the whole origin."""
         return origin_key(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def require_repeated(
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
-    """The first fact in which two protocols differ, with both values; None if there is none."""
+    """First fact in which two protocols differ, with both values; None if they are equal."""
     for fact in sorted({*first, *second}):
         if first.get(fact) != second.get(fact):
             return f"{fact} {first.get(fact)} and {second.get(fact)}"

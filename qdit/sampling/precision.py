@@ -44,7 +44,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """What computes on a device, for the record: `cuda + triton`, or what the CPU's backend calls itself."""
+    """Name of the program that computes on a device, for the record: `cuda + triton`, or the CPU's backend."""
     return of_cpu() if device.type != "cuda" else f"cuda + {backend_name(str(device))}"
 
 
@@ -70,7 +70,7 @@ def round_linears(model: M, dtype: str) -> M:
 
 
 def in_dtype(model: Callable[..., Tensor], dtype: str) -> Callable[..., Tensor]:
-    """The model as a function whose matrix products are computed in `dtype` and whose output is float32."""
+    """The model as a function: its matrix products are computed in `dtype`, its output is float32."""
     if dtype == "float32":
         return model
 

@@ -55,7 +55,7 @@ class LayerQuantizer:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary for JSON. A custom weight quantizer has no name: the caller must record it."""
+        """Plain dictionary for JSON. A custom weight quantizer has no name, so the caller must record it."""
         return {
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,

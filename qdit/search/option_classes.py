@@ -43,12 +43,12 @@ class EvolutionOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class RacingOptions:
-    """`rungs`: numbers of images, ascending, the last one the full budget.
+    """Options of racing. `rungs`: numbers of images in ascending order; the last one is the full number.
 
     keep            fraction of a generation that goes from one rung to the next (rounded up)
-    margin          a candidate may be that much worse than the weakest of the K best, relatively, and go on
+    margin          relative amount by which a candidate may be worse than the K-th best and still go on
     parents         K
-    surrogate_keep  fraction that is sampled at all when there is a surrogate
+    surrogate_keep  fraction of a generation that is sampled, if there is a surrogate
     """
 
     rungs: tuple[int, ...]
@@ -66,7 +66,7 @@ class RacingOptions:
             raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
 
     def most_images(self, population: int, *, surrogate: bool = False) -> int:
-        """Images of a generation in which nobody is below the bar, protected genomes apart."""
+        """Largest number of images for a generation, without protected genomes."""
         left = math.ceil(self.surrogate_keep * population) if surrogate else population
         total, before = 0, 0
         for rung in self.rungs:
@@ -77,11 +77,11 @@ class RacingOptions:
 
 @dataclass(frozen=True)
 class ResponseOptions(CheckedOptions):
-    """`genomes` of each round that see one chunk of images, then `finalists` of each round that see all of them.
+    """`genomes`: how many genomes of each round see one chunk of images. `finalists`: how many see all images.
 
-    pool    chunks that candidates take in turn; so many of full precision are sampled once
-    apart   layers at least in which the genomes of a round differ
-    probes  draws of random signs for the sensitivities that the model starts from
+    pool    number of chunks that candidates take in turn; full precision is sampled for all of them once
+    apart   smallest number of layers in which two genomes of a round differ
+    probes  draws of random signs for the sensitivities from which the model starts
     """
 
     genomes: Rounds = (32, 8, 8, 8)
@@ -96,5 +96,5 @@ class ResponseOptions(CheckedOptions):
             raise ConfigError(f"genomes {list(self.genomes)}: found {self.genomes[0]} at first, expected at least 3")
 
     def most_images(self, *, images: int, chunk: int) -> int:
-        """Images that are sampled at most."""
+        """Largest number of sampled images."""
         return sum(self.genomes) * chunk + sum(self.finalists) * images

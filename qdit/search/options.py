@@ -26,10 +26,11 @@ RESEED = {"reseed": True}
 
 @dataclass(frozen=True)
 class RaceOptions(CheckedOptions):
-    """What `racing` has beside Algorithm 1's options: those of `RacingOptions`, and whose scores order candidates.
+    """Options of `racing` beside Algorithm 1's: those of `RacingOptions`, and the surrogate.
 
-    Without `rungs`: the chunk, doubled until it reaches all images. `surrogate`: scores of the rival `ilp` or
-    `hessian`, or `none`; the allocation that is best by them is then in the first generation and runs to the end.
+    Without `rungs` the first rung is one chunk, and each next rung has twice as many images, up to all images.
+    `surrogate` is the kind of scores that order candidates: `ilp`, `hessian` or `none`. The allocation that is best by
+    these scores is in the first generation and passes all rungs.
     """
 
     rungs: tuple[Count, ...] = ()
@@ -86,7 +87,7 @@ class SearchOptions:
     hessian: HessianOptions = field(default_factory=HessianOptions)
 
     def of(self, kind: Kind) -> dict[str, Any]:
-        """Plain dictionary of what decides a search of that kind."""
+        """Plain dictionary of the options that decide a search of this kind."""
         return {name: value for section in PARTS[kind] for name, value in asdict(getattr(self, section)).items()}
 
 
@@ -104,7 +105,7 @@ PARTS: dict[Kind, tuple[str, ...]] = {
 
 
 def parse_kind(kind: str) -> Kind:
-    """A kind by name; ConfigError with a suggestion for others."""
+    """Check the name of a kind of search; ConfigError with a suggestion for an unknown name."""
     for known in KINDS:
         if kind == known:
             return known
@@ -123,7 +124,7 @@ def parse_search_options(kind: Kind, values: Mapping[str, Any], *, place: str = 
 
 
 def doubled(first: int, last: int) -> list[int]:
-    """first, 2 · first, … below `last`, and `last`."""
+    """Numbers first, 2 · first, 4 · first, … below `last`, and then `last`."""
     numbers = []
     while first < last:
         numbers.append(first)

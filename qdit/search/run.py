@@ -78,7 +78,7 @@ class Search:
 
     @property
     def most_images(self) -> int:
-        """Images that are sampled at most."""
+        """Largest number of images that the search samples."""
         if self.kind == "response":
             return self.options.response.most_images(images=self.job.images, chunk=self.job.chunk)
         if self.kind == "random":
@@ -95,12 +95,12 @@ class Search:
 
     @property
     def scored(self) -> bool:
-        """Whether it needs scores of layers, which calibration data give."""
+        """Whether the search needs scores of layers, which are computed from calibration data."""
         return self.kind in ("ilp", "hessian", "response") or self.surrogate
 
     @property
     def probes(self) -> int:
-        """Draws of random signs for the scores; 0 for those that need none (`ilp`)."""
+        """Number of random sign draws for the scores; 0 for scores without draws (`ilp`)."""
         if self.kind == "response":
             return self.options.response.probes
         hessian = self.kind == "hessian" or (self.surrogate and self.options.race.surrogate == "hessian")
@@ -132,7 +132,7 @@ class Measuring:
         return lambda genome, images: self.noises.on_prefix((seed, genome), images)
 
     def losses(self, genomes: Sequence[Genome], images: int, *, seed: int, journal: Journal) -> list[float]:
-        """Fitness of genomes on the first images of one noise, without a search; features are kept until forgotten."""
+        """Fitness of genomes on the first images of one noise, without a search. Features are kept until `forget`."""
         fitness = self.on(seed)
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
@@ -217,7 +217,7 @@ def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
 
 
 def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
-    """The search itself; the journal is the one of `Search.journal`."""
+    """Run the search; `journal` is that of `Search.journal`."""
     space, kind = at.local.space, search.kind
     if isinstance(journal, FeatureJournal):
         return responding(search, at, journal).run()
@@ -257,7 +257,7 @@ def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Respon
 
 
 def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
-    """The best genomes and the reference, measured once more on as many images of other noise; journalled as well."""
+    """Measure the best genomes and the reference again, on as many images with other noise; write to the journal."""
     if search.fresh == 0:
         return []
     images, seed = search.job.images, search.fresh_noise

@@ -90,7 +90,7 @@ def fisher_diagonals(
 
 
 def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome], float]:
-    """Genome → Σ_l scores[l, g_l]: what the knapsack minimizes, and a race's surrogate."""
+    """Function: genome → Σ_l scores[l, g_l], which the knapsack minimizes and a race uses as surrogate."""
 
     def loss(genome: Genome) -> float:
         return float(scores[np.arange(len(genome)), space.columns(genome)].sum())
@@ -110,13 +110,13 @@ def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: Layer
 
 
 def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
-    """(…, in) → (…, out) of a full-precision layer, without its hooks (of which the caller may be one)."""
+    """Output (…, out) of a full-precision layer for (…, in), without its hooks (the caller may be a hook)."""
     linear = linear_of(model, name)
     return F.linear(x, linear.weight, linear.bias)
 
 
 def row_of(space: SearchSpace) -> dict[str, int]:
-    """Layer name → its row in the scores."""
+    """Layer name → row number in the scores."""
     return {layer.name: row for row, layer in enumerate(space.layers)}
 
 

@@ -96,7 +96,7 @@ def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
-    """The jobs of the default tables that compute with the network, each once."""
+    """Jobs of the default tables that run a network, without repetition."""
     jobs: dict[str, Job] = {}
     for run in profiles.all_runs(profile):
         for job in run_jobs(profile, run, speed):
@@ -162,7 +162,7 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
-    """Speed of the estimate: `tflops` if set, else as finished jobs measured it, else an assumption."""
+    """Speed for the estimate: `tflops` if it is given, else that of finished jobs, else an assumption."""
     if tflops is not None:
         return Speed(1e12 * tflops, "given")
     return measured_speed(profile, results) or Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")

@@ -16,7 +16,7 @@ Evidence = tuple[str, Path, str | None, str | None, str | None]
 
 
 def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Evidence]:
-    """The prompts of a run, their text embeddings if it reads these, and its instruments or VBench's results."""
+    """Links for a run of clips: its prompts, its text embeddings, and its instruments or VBench's results."""
     protocol, model = record.protocol, commands.model(run.setting)
     suite = commands.file(commands.profile["video"]["suite"])
     yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None

@@ -18,7 +18,7 @@ Profile = Mapping[str, Any]
 
 
 class ProfileFamily(ABC):
-    """What differs between images and clips in the plan of a profile."""
+    """Differences between images and clips in the plan of a profile."""
 
     name: ClassVar[str]
     """Name of the family in files: dit or stdit3."""
@@ -39,7 +39,7 @@ class ProfileFamily(ABC):
 
     @abstractmethod
     def sampled(self, profile: Profile) -> dict[str, Any]:
-        """Samples of a run, samples in a chunk, chunks in a shard: `images`, `chunk`, `chunks_per_shard`."""
+        """Numbers of a run: `images`, `chunk` and `chunks_per_shard`."""
 
     @abstractmethod
     def calibration(self, profile: Profile) -> Mapping[str, int]:

@@ -161,16 +161,17 @@ def is_named(file: NeededFile, names: list[str]) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there and not empty."""
+    """Whether a file exists and is not empty."""
     return path.is_file() and path.stat().st_size > 0
 
 
 def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = False) -> bool:
-    """Download a file unless it is there and whole; returns whether it was downloaded.
+    """Download a file unless it exists and has its digest; return whether it was downloaded.
 
-    A file that is there with another digest is an error and is left alone. Raises ConfigError for a path or an address
-    that no profile may name (`qdit.workflow.paths`), and for a file without its whole sha256 unless `allow_unverified`;
-    DataError if the download fails: what has arrived stays in `<name>.part`, and the next call goes on from there.
+    If the file exists with another digest, this is an error and the file stays. Raises ConfigError for a path or
+    address that no profile may use (`qdit.workflow.paths`), and for a file without a complete sha256 unless
+    `allow_unverified`. Raises DataError if the download fails. The part that arrived stays in `<name>.part`, and the
+    next call continues it.
     """
     require_fetchable(str(file.path), file.entry)
     if file.path.is_file() and file.path.stat().st_size:
@@ -195,7 +196,7 @@ def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = 
 
 
 def unpack(arrived: Path, file: NeededFile) -> None:
-    """Put the one wanted file of an archive in the archive's place; DataError if what arrived has no such file."""
+    """Replace a downloaded archive by its one wanted file; DataError if the archive does not have it."""
     member = file.path.with_name(f"{file.path.name}.member")
     try:
         with (
@@ -228,7 +229,7 @@ def require_digest(arrived: Path, file: NeededFile) -> None:
 
 
 def from_hub(file: NeededFile, hub: Hub | None) -> None:
-    """Download from the Hugging Face hub, whose client resumes by itself."""
+    """Download from the Hugging Face hub. The client of the hub continues stopped downloads."""
     if hub is None:
         from huggingface_hub import hf_hub_download
 
@@ -303,7 +304,7 @@ def require_space(partial: Path, size: int) -> None:
 
 
 def copy(answer: BinaryIO, partial: Path, *, have: int, total: int | None) -> int:
-    """Append what the server sends after the first `have` bytes of `partial`; returns the number of bytes."""
+    """Append the server's data to the first `have` bytes of `partial`; return the number of bytes."""
     name, written = partial.name.removesuffix(".part"), 0
     bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1)
     with partial.open("r+b" if have else "wb") as data, bar:

@@ -67,16 +67,16 @@ class MethodFacts:
     options_about: str
 
     def calibration_for(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Kinds of calibration data that the method needs under these options, as the class itself says it."""
+        """Kinds of calibration data that the method needs under these options; as in `Method.calibration_for`."""
         return needed_kinds(self.calibration, self.calibration_unused, self.all_options(options))
 
     def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """These options and the known defaults of the others."""
+        """These options with the known defaults of all others."""
         return {name: option.default for name, option in (self.options or {}).items() if option.known} | dict(options)
 
     @property
     def rule_file(self) -> str:
-        """Name of its file in rules/baselines/, without the suffix, if it has one: `g4w_p4a` of g4w+p4a."""
+        """Name of the method's file in rules/baselines/, without suffix: `g4w_p4a` for g4w+p4a."""
         return re.sub(r"\W+", "_", self.name)
 
     @property
@@ -131,9 +131,11 @@ def method_facts(name: str) -> MethodFacts:
 
 
 def planned_code(name: str, *, digest: Callable[..., str] = code_digest) -> str:
-    """Digest of a method's code for planning; that of its file alone where it is broken, so that a mended one runs.
+    """Digest of a method's code for planning.
 
-    `digest` computes it; a plan gives `Sources().digest`, which reads every source once.
+    For a broken file it is the digest of the file, so a repair starts its jobs.
+
+    `digest` computes it. A plan passes `Sources().digest`, which reads every source once.
     """
     index = method_index()
     if name in index.methods:
@@ -175,7 +177,7 @@ def is_method(chain: list[ClassSource]) -> bool:
 
 
 def facts_of(chain: list[ClassSource]) -> MethodFacts:
-    """Facts of a class, from its attributes and those of its base classes; a class hides its bases' values."""
+    """Facts of a class: its own attributes, and inherited ones."""
     source = chain[0]
     values = {name: attribute(chain, name) for name in TYPES}
     if not values["name"]:

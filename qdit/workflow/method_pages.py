@@ -40,7 +40,7 @@ def method_text(name: str) -> str:
 
 
 def calibration_text(facts: MethodFacts) -> str:
-    """Kinds of calibration data, and with which options one of them is not looked at."""
+    """Text with the kinds of calibration data, and the options that make a kind unnecessary."""
     words = []
     for kind in facts.calibration:
         idle = [f"{name} {as_json(value)}" for unused, name, value in facts.calibration_unused if unused == kind]
@@ -65,7 +65,7 @@ def options_lines(facts: MethodFacts) -> list[str]:
 
 
 def as_json(value: Any) -> str:
-    """A default as it stands in a profile or in --options."""
+    """A default value as a profile or --options would write it."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:

@@ -68,7 +68,7 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
 
 
 def say_miniature(profile: dict[str, Any]) -> None:
-    """Set the key `miniature` of a profile of digits that does not have it, in place."""
+    """Set the key `miniature` in a profile of digits that lacks it, in place."""
     models = profile["models"].values()
     if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
         profile.setdefault("miniature", MINIATURE)
@@ -143,7 +143,7 @@ def listing(profile: Profile) -> str:
 
 
 def broken_lines(profile: Profile) -> list[str]:
-    """A line for each file of methods that cannot be used, with the rows of the profile that cannot be made."""
+    """Lines about files of methods that cannot be used, and the rows that therefore cannot be made."""
     lines = []
     for file in method_index().broken:
         rows = [label for label, entry in profile["methods"].items() if entry["method"] in file.names]
@@ -201,7 +201,7 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 
 
 def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
-    """How many images or clips a run of a setting has, in which chunks and shards: images, chunk, chunks_per_shard."""
+    """Numbers of a run at a setting: images or clips, samples in a chunk, chunks in a shard."""
     return family_at(profile, setting).sampled(profile)
 
 

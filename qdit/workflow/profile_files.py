@@ -42,10 +42,10 @@ def profile_file(name: str | Path) -> Path:
 
 
 def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Profiles and overlays, each laid over those before it, and `values` over all of them; not checked.
+    """Merge profiles and overlays in order, and `values` over all of them. The result is not checked.
 
-    Below them lies the default profile, unless one of them is a whole profile. Mappings are merged key by key,
-    everything else is replaced.
+    The default profile lies below them, unless one of them is a whole profile. Mappings are merged key by key; all
+    other values are replaced.
     """
     layers = [read_mapping(profile_file(name)) for name in names]
     if not any(map(is_whole, layers)):
@@ -88,7 +88,7 @@ def unshared(value: Any) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping; ConfigError if it is not there, not valid, or names a key twice."""
+    """Read a YAML or JSON file with a mapping; ConfigError if it is missing, invalid, or has a key twice."""
     try:
         content = parsed(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
     except (FileNotFoundError, IsADirectoryError):
@@ -141,7 +141,7 @@ def retyped(value: Any) -> Any:
 
 
 def is_endless(content: Any) -> bool:
-    """Whether aliases within aliases make a file larger than any profile is."""
+    """Whether nested aliases make a file larger than any profile."""
     waiting, values = [(content, 0)], 0
     while waiting:
         outer, level = waiting.pop()
@@ -154,7 +154,7 @@ def is_endless(content: Any) -> bool:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, each of whose keys stands there once."""
+    """A JSON object without repeated keys."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]

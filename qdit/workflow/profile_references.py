@@ -128,14 +128,14 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
 
 
 def check_files(profile: ProfileModel) -> None:
-    """Raise for an entry of `files` that does not say where its file is from; one that nothing needs is no mistake."""
+    """Raise for an entry of `files` without a source. An entry that nothing needs is allowed."""
     for path, entry in profile.files.items():
         if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
             raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
 
 
 def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
-    """Raise for a block that lacks or has what only blocks of another kind of table have."""
+    """Raise for a block with a key that its kind of table does not have, or without a key that it needs."""
     controlled = set()
     for index, block in enumerate(table.blocks):
         where = f"{table_path}.blocks[{index}]"

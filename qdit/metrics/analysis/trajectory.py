@@ -1,4 +1,4 @@
-"""Sampling trajectories of a run's first images, with their noise and labels, for all analyses."""
+"""Sampling trajectories of a run's first images, with the noise and labels of the run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from qdit.sampling.schedule import respaced
 
 @dataclass(frozen=True)
 class Start:
-    """Start noise (N, C, L, L), labels (N,), and the noise of ancestral steps (None for DDIM)."""
+    """Start of trajectories: noise (N, C, L, L), labels (N,), and the noise of DDPM steps (None for DDIM)."""
 
     noise: Tensor
     labels: Tensor
@@ -26,9 +26,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Followed:
-    """A trajectory from the noisy end: S step indices, their timesteps, x_t (S + 1 of (N, C, L, L)) and ε (S of them).
+    """A recorded trajectory, from the noisy end: step indices and timesteps (S,), x_t and ε as lists.
 
-    The last x is x_0; ε is what the sampler took, after guidance and a method's correction.
+    There are S + 1 arrays x_t (N, C, L, L); the last is x_0. There are S arrays ε, after guidance and correction.
     """
 
     steps: tuple[int, ...]
@@ -53,7 +53,7 @@ def start(model: DiT, protocol: Protocol, samples: int) -> Start:
 
 
 def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction | None = None) -> Followed:
-    """Sample as a run does and keep everything on the way."""
+    """Sample as in a run and record the whole trajectory."""
     schedule, denoise = (
         respaced(protocol.steps),
         denoiser(model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype),
@@ -75,7 +75,7 @@ def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction 
 
 
 def inputs_along(followed: Followed, begin: Start) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
-    """(position on the trajectory, (x_t, timestep, label)): a conditional forward pass of every step."""
+    """Inputs of a conditional forward pass at every step: (position, (x_t, timestep, label))."""
     for index, timestep in enumerate(followed.timesteps):
         x = followed.x[index]
         yield index, (x, torch.full((len(x),), timestep, device=x.device), begin.labels)

@@ -1,4 +1,4 @@
-"""Response of the sixteen scores to damaged clips: the table of docs/video.md and its test."""
+"""Scores of damaged clips: the table of docs/video.md and its test."""
 
 from collections.abc import Callable, Mapping
 
@@ -23,12 +23,12 @@ Damage = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def shuffled(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """Clips (N, 3, T, H, W) with the frames of each in an order of its own."""
+    """Clips (N, 3, T, H, W); the frames of each clip are in a random order."""
     return torch.stack([clip[:, torch.randperm(clip.shape[1], generator=draw)] for clip in clips])
 
 
 def flickering(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """Clips whose frames are each a little brighter or darker."""
+    """Clips in which each frame is a little brighter or darker."""
     brighter = torch.randint(2, (len(clips), 1, clips.shape[2], 1, 1), generator=draw) * 2 - 1
     return (clips + FLICKER * brighter).clamp(-1, 1)
 
@@ -46,7 +46,7 @@ CASES: Mapping[str, Damage] = {
 
 
 def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
-    """Case → dimension → score, of one real clip of held-out digits per prompt; the last case is pixel noise."""
+    """Damage → dimension → score, for one real held-out clip per prompt. The last entry is pixel noise."""
     prompts = all_prompts()
     real = reference_clips(prompts, samples=1)
     pixels = real.frames.float() / 127.5 - 1

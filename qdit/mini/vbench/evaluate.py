@@ -1,7 +1,7 @@
-"""mini-VBench of a set of clips: sixteen scores and three totals, as VBench's result JSON.
+"""mini-VBench for a set of clips: sixteen scores and three totals, in the format of VBench's result JSON.
 
-A clip is known by its prompt and its number, as VBench's "prompt-0.mp4". Nothing is scored on fewer clips than the
-prompts ask for.
+Prompt and number identify a clip, as in VBench's file name "prompt-0.mp4". If a clip of the prompts is missing, nothing
+is scored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class ClipSet:
             )
 
     def save(self, path: Path) -> None:
-        """Write as npz, or where the name has no suffix as a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        """Write an npz file, or for a name without suffix a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
         if not path.suffix:
             for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
                 write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
@@ -142,12 +142,12 @@ def evaluate(
 
 
 def score_of(dimension: str, seen: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
-    """Score of one clip."""
+    """Score of one clip in one dimension."""
     return SCORES[dimension](seen, prompt.scenario, embedding)
 
 
 def means(results: Mapping[str, Any]) -> dict[str, float]:
-    """Dimension → score of a result JSON."""
+    """Dimension → score, read from a result JSON."""
     return {dimension: float(value[0]) for dimension, value in results.items()}
 
 

@@ -26,13 +26,13 @@ def grey(clips: Tensor) -> Tensor:
 
 
 def displacements(reach: int) -> list[tuple[int, int]]:
-    """All (down, across) up to `reach`, standing still first."""
+    """All displacements (down, across) up to `reach`; the first is (0, 0)."""
     span = range(-reach, reach + 1)
     return sorted(((dy, dx) for dy in span for dx in span), key=lambda d: (d[0] ** 2 + d[1] ** 2, d))
 
 
 def moved(frames: Tensor, down: int, across: int) -> Tensor:
-    """Frames (…, H, W) seen through a window moved by (down, across): out[y, x] = in[y + down, x + across]."""
+    """Frames (…, H, W), shifted: out[y, x] = in[y + down, x + across]."""
     reach = max(abs(down), abs(across))
     flat = frames.reshape(-1, 1, *frames.shape[-2:])
     padded = F.pad(flat, (reach,) * 4, mode="replicate") if reach else flat

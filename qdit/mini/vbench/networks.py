@@ -1,7 +1,7 @@
-"""The networks of mini-VBench: object detection, clip–prompt matching, and frame quality.
+"""The networks of mini-VBench: object detection, matching of clips and prompts, and frame quality.
 
-All take pixels in [−1, 1] and are smooth (GELU, average pools). They stand for VBench's GRiT, DINO, CLIP and Tag2Text
-(`FrameNet`), ViCLIP and UMT (`ClipNet`), MUSIQ (`QualityNet`) and LAION's head (`Aesthetic`).
+All take pixels in [−1, 1] and are smooth (GELU, average pools). They replace VBench's networks: `FrameNet` replaces
+GRiT, DINO, CLIP and Tag2Text; `ClipNet` ViCLIP and UMT; `QualityNet` MUSIQ; `Aesthetic` LAION's aesthetic head.
 """
 
 from typing import NamedTuple
@@ -85,7 +85,7 @@ class ClipReading(NamedTuple):
 
 
 class ClipNet(nn.Module):
-    """Clips and prompts in one space, with heads for motion and tempo."""
+    """Embeddings of clips and prompts in one space, with outputs for motion and tempo."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ClipNet(nn.Module):
         return ClipReading(embedding, feature, self.motion(feature), self.tempo(feature))
 
     def of_prompts(self, tokens: list[tuple[int, ...]]) -> Tensor:
-        """Embeddings (N, 96) of prompts given as indices into `TOKENS`, of length one."""
+        """Embeddings (N, 96), normalized to length one, of prompts given as indices into `TOKENS`."""
         lengths = torch.tensor([0, *(len(row) for row in tokens[:-1])])
         words = self.words(torch.tensor([token for row in tokens for token in row]), lengths.cumsum(0))
         return F.normalize(self.prompt[1](F.gelu(self.prompt[0](words))), dim=1)

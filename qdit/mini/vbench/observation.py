@@ -68,7 +68,7 @@ class Observation:
 
 
 class Observer:
-    """The instruments as a function of clips; made by `load_observer`."""
+    """The instruments as a function from clips to observations; `load_observer` makes it."""
 
     def __init__(self, network: Instruments, digest: str) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -81,7 +81,7 @@ class Observer:
             return [observation for batch in clips.split(BATCH) for observation in self.observe(batch)]
 
     def observe(self, clips: Tensor) -> list[Observation]:
-        """One batch."""
+        """Observations of one batch of clips."""
         x = clips.float() / 127.5 - 1
         count, frames = len(x), x.shape[2]
         flat = x.transpose(1, 2).flatten(0, 1)
@@ -114,7 +114,7 @@ class Observer:
         ]
 
     def of_prompts(self, scenarios: list[Scenario]) -> np.ndarray:
-        """Embeddings (N, 96) of prompts, length one."""
+        """Embeddings (N, 96) of prompts, normalized to length one."""
         with torch.inference_mode():
             return self.network.clips.of_prompts([tokens_of(scenario) for scenario in scenarios]).double().numpy()
 
@@ -146,7 +146,7 @@ def require_clips(clips: Tensor) -> None:
 
 
 def pooled(trunk: Tensor, weight: Tensor) -> Tensor:
-    """Mean of the trunk (N, C, h, w) with weights (N, h, w), of length one."""
+    """Mean of the features (N, C, h, w) with weights (N, h, w), normalized to length one."""
     return F.normalize(torch.einsum("nchw,nhw->nc", trunk, weight), dim=1)
 
 

@@ -1,7 +1,7 @@
-"""The sixteen scores of one clip, from what the instruments saw in it; means over clips are in `evaluate`.
+"""The sixteen scores of one clip, computed from the instruments' outputs; `evaluate` computes the means over clips.
 
-Each follows VBench's formula for its dimension (spec/models_metrics.md §4.2 and §7.3) where the world has what VBench
-looks for. Cosines and fractions; 1 is best.
+Each score follows VBench's formula for its dimension (spec/models_metrics.md §4.2 and §7.3), if moving digits have what
+the formula needs. Scores are cosines and fractions; 1 is best.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,19 +21,19 @@ Score = Callable[[Observation, Scenario, np.ndarray], float | None]
 
 
 def consistency(features: np.ndarray) -> float:
-    """Mean over frames t ≥ 2 of ½ [max(0, cos(f_t, f_(t−1))) + max(0, cos(f_t, f_1))]; features of length one."""
+    """Mean over frames t ≥ 2 of ½ [max(0, cos(f_t, f_(t−1))) + max(0, cos(f_t, f_1))]; features f_t have length one."""
     previous = (features[1:] * features[:-1]).sum(axis=1)
     first = features[1:] @ features[0]
     return float((np.maximum(previous, 0) + np.maximum(first, 0)).mean() / 2)
 
 
 def subject_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """How alike the objects are in all frames."""
+    """Similarity of the objects' features in all frames."""
     return consistency(seen.subject)
 
 
 def background_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """How alike the rest is in all frames."""
+    """Similarity of the background's features in all frames."""
     return consistency(seen.background)
 
 
@@ -48,23 +48,23 @@ def motion_smoothness(seen: Observation, _: Scenario, __: np.ndarray) -> float:
 
 
 def dynamic_degree(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """1 if at least a quarter of the pairs of frames (and two) move."""
+    """1 if at least a quarter of the pairs of frames, and at least two pairs, show motion; else 0."""
     frames = len(seen.flow) + 1
     return float((seen.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
 
 
 def aesthetic_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """How well composed the frames are, on average."""
+    """Mean over frames of the judged composition."""
     return float(seen.aesthetic.mean())
 
 
 def imaging_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """How free of damage the frames are, on average."""
+    """Mean over frames of the judged freedom from damage."""
     return float(seen.quality.mean())
 
 
 def fraction_of_frames(seen: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
-    """Fraction of frames whose detections satisfy a condition."""
+    """Fraction of the frames whose detections meet a condition."""
     return float(np.mean([holds(frame) for frame in seen.detections]))
 
 
@@ -79,7 +79,7 @@ def multiple_objects(seen: Observation, scenario: Scenario, _: np.ndarray) -> fl
 
 
 def color(seen: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
-    """Of the frames in which the digit is detected, the fraction in which one of its kind has the right colour."""
+    """Of the frames with the prompt's digit, the fraction in which it has the prompt's colour."""
     digit, colour = scenario.digits[0], scenario.colours[0]
     coloured = [{detection.colour for detection in frame if detection.digit == digit} for frame in seen.detections]
     shown = [colours for colours in coloured if colours]
@@ -87,9 +87,9 @@ def color(seen: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
 
 
 def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which a pair stands as the prompt says: the named digits, sign and dominant axis.
+    """Fraction of frames in which the named digits stand as the prompt says.
 
-    Stricter than VBench, which ignores which object is which and the sign of the direction.
+    This is stricter than VBench, which ignores which object is on which side.
     """
 
     def right(frame: tuple[Detection, ...]) -> bool:
@@ -100,7 +100,7 @@ def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -
 
 
 def stands(a: Detection, b: Detection) -> str | None:
-    """Where `a` stands seen from `b`: left, right, above, below, or None on a diagonal."""
+    """Position of `a` relative to `b`: left, right, above, below, or None on a diagonal."""
     across, down = a.across - b.across, a.down - b.down
     if abs(across) == abs(down):
         return None
@@ -110,12 +110,12 @@ def stands(a: Detection, b: Detection) -> str | None:
 
 
 def scene(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames whose background is the prompt's."""
+    """Fraction of frames with the background of the prompt."""
     return float((seen.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
 
 
 def human_action(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """1 if the motion is recognised, surely."""
+    """1 if the motion is recognised with high probability, else 0."""
     wanted = MOTIONS.index(scenario.motion)
     sure = 1 / (1 + np.exp(-seen.motions[wanted])) >= SURE
     return float(seen.motions.argmax() == wanted and sure)
@@ -132,7 +132,7 @@ def temporal_style(seen: Observation, scenario: Scenario, _: np.ndarray) -> floa
 
 
 def overall_consistency(seen: Observation, _: Scenario, prompt: np.ndarray) -> float:
-    """Cosine of the clip and the prompt."""
+    """Cosine between the embeddings of clip and prompt."""
     return float(seen.embedding @ prompt)
 
 

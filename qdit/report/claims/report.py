@@ -78,7 +78,7 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
 
 
 def summary(report: Report) -> list[str]:
-    """`printed: 31 holds, 6 does not hold, …`, one line for each source."""
+    """One line for each source with counts of verdicts: `printed: 31 holds, 6 does not hold, …`."""
     lines = []
     for name, verdicts in report.verdicts.items():
         counts = Counter(verdict.word for verdict in verdicts.values())

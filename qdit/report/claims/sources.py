@@ -36,7 +36,7 @@ def column_of(function: str) -> str:
 
 
 def setting_key(resolution: Any, cfg_scale: Any) -> str:
-    """`256-cfg1.5`, or `256` without guidance."""
+    """Key of a setting in claims: `256-cfg1.5`, or `256` without guidance."""
     return f"{resolution}" if cfg_scale == 1 else f"{resolution}-cfg{cfg_scale:g}"
 
 
@@ -50,7 +50,7 @@ class Printed:
         self.tables: dict[str, dict[Keys, PublishedRow]] = {}
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
-        """A printed number; Unknown for a blank cell, and for a row or a column that the paper does not print."""
+        """A printed number. Unknown for a blank cell, and for a row or column that the paper does not print."""
         if table not in self.tables:
             self.tables[table] = {printed_keys(table, row): row for row in read_published(self.folder / f"{table}.csv")}
         column = column_of(metric)
@@ -171,7 +171,7 @@ class Measured:
 
 
 def bits_of(row: Row) -> str:
-    """`w4a8`."""
+    """Bits as text: `w4a8`."""
     return f"w{row['weight_bits']}a{row['activation_bits']}"
 
 

@@ -67,7 +67,7 @@ def _value(cell: str) -> Value:
 def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
     """The only row with these cells, or None.
 
-    Raises ConfigError for a key that is no column, DataError for several rows (choosing would be guessing).
+    Raises ConfigError for an unknown column, and DataError for several matching rows.
     """
     for key in keys:
         if rows and key not in rows[0]:

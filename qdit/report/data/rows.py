@@ -105,7 +105,7 @@ class Table:
 
     @property
     def portions(self) -> list[tuple[str, "Table"]]:
-        """(title, table of these columns) of the parts, or the table itself without a title."""
+        """Pairs (title, table with these columns) of the parts; without parts the table itself."""
         if not self.parts:
             return [("", self)]
         return [(title, replace(self, metrics=names, parts=())) for title, names in self.parts]
@@ -117,7 +117,7 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line per row with the columns `csv_columns` and `extra`; an unknown cell is None."""
+        """Data frame with one line per row and the columns `csv_columns` and `extra`; an unknown cell is None."""
         names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
@@ -213,13 +213,13 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
-    """Labels of fitted cells: the parameters of the block's form were chosen with them. The natural form has none."""
+    """Labels of fitted cells: they were used to choose the parameters of the form. None for the natural form."""
     of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
     return {*of_table, *block.get("fitted", ())}
 
 
 def group_text(row: Row) -> str:
-    """`g 16 (paper's 128)`: the group size and the corresponding one of the paper."""
+    """Group size as text, with the paper's corresponding size: `g 16 (paper's 128)`."""
     ours, paper = row["group_size"], row["paper_group_size"]
     return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
 
@@ -244,7 +244,7 @@ def is_measured(row: Row) -> bool:
 
 
 def is_missing(row: Row) -> bool:
-    """Whether the row should hold a result and does not: its run is missing, failed or is not supported."""
+    """Whether the row has no result although it should: its run is missing, failed or unsupported."""
     return row["state"] not in (Status.OK, Status.NOT_RUN)
 
 

@@ -24,9 +24,9 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number. `samples` (B,) are its centred bootstrap values; values of equal `pairing` are paired.
+    """A number. `samples` (B,) are its centred bootstrap values. Values with equal `pairing` are paired.
 
-    `measured` says that it comes from a run; then it has chance in it, whether or not there are samples.
+    `measured` means that the number comes from a run; then it contains chance, with or without samples.
     """
 
     value: float
@@ -75,7 +75,7 @@ class Truth:
 
     @property
     def negated(self) -> "Truth":
-        """`not`."""
+        """The negation: True and False are exchanged, None stays."""
         return Truth(None if self.value is None else not self.value, self.evidence)
 
 
@@ -162,7 +162,7 @@ def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
 
 
 def every(truths: Sequence[Truth]) -> Truth:
-    """`all`: False if one truth is False, else None if one is None, else True."""
+    """Value of `all`: False if one truth is False, else None if one is None, else True."""
     for outcome in (False, None):
         deciding = [truth for truth in truths if truth.value is outcome]
         if deciding:
@@ -171,12 +171,12 @@ def every(truths: Sequence[Truth]) -> Truth:
 
 
 def some(truths: Sequence[Truth]) -> Truth:
-    """`any`: True if one truth is True, else None if one is None, else False."""
+    """Value of `any`: True if one truth is True, else None if one is None, else False."""
     return every([truth.negated for truth in truths]).negated
 
 
 def count(truths: Sequence[Truth]) -> Count:
-    """How many are true."""
+    """Number of true statements, as a range."""
     low = sum(truth.value is True for truth in truths)
     open_ones = [truth for truth in truths if truth.value is None]
     reasons = tuple(dict.fromkeys(piece.reason for truth in open_ones for piece in truth.evidence if piece.reason))

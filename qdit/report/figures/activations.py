@@ -68,7 +68,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
 
 
 def unevenness(arrays: Arrays, roles: list[str]) -> str:
-    """A sentence on how much the channels differ."""
+    """Sentence about the differences between channels."""
     middle = len(arrays["timesteps"]) // 2
     of_inputs = [across(arrays[f"salience_{role}"][middle]) for role in roles]
     of_weights = [across(arrays[f"weight_salience_{role}"]) for role in roles]
@@ -91,7 +91,7 @@ def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, titl
 
 
 def across(salience: np.ndarray) -> float:
-    """Largest over median of the channels' maxima."""
+    """Largest maximum of a channel divided by the median one."""
     return float(salience.max() / max(float(np.median(salience)), np.finfo(np.float32).tiny))
 
 
@@ -153,7 +153,7 @@ def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Indices of at most `most` evenly spaced steps out of `count`, with the first and the last."""
+    """Indices of at most `most` evenly spaced steps out of `count`; first and last are included."""
     if count <= most:
         return list(range(count))
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
@@ -262,7 +262,7 @@ def spread(source: Source, figure: Planned) -> Sketch:
 
 
 def over_time(axes: "Axes", deviation: np.ndarray, step: int, times: list[int]) -> None:
-    """A line per image of (S, N), their mean, and a mark at one step."""
+    """Draw a line for each image of (S, N), their mean, and a mark at one step."""
     axes.plot(deviation, color=BLUE, linewidth=0.7, alpha=0.65)
     axes.plot(deviation.mean(axis=1), color=INK, linewidth=2, label="mean of the images")
     axes.axvline(step, ymax=0.84, color=ORANGE, linestyle="--", linewidth=1.2, label=f"timestep {times[step]}")
@@ -273,7 +273,7 @@ def over_time(axes: "Axes", deviation: np.ndarray, step: int, times: list[int]) 
 
 
 def at_one_time(axes: "Axes", relative: np.ndarray, roles: list[str]) -> None:
-    """A mark per image of (R, D, N), the roles of a block side by side."""
+    """Draw a mark for each image of (R, D, N); the roles of a block stand side by side."""
     _, depth, samples = relative.shape
     styles = zip(roles, (GREY, SKY, ORANGE, VERMILLION), "x^so", strict=False)
     for number, (role, colour, marker) in enumerate(styles):

@@ -32,7 +32,7 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
 
 
 def sketch(source: Source, figure: Planned) -> Sketch:
-    """A figure; if its data are missing, a picture that says so."""
+    """Draw a figure; if its data are missing, a picture that says so."""
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
@@ -68,7 +68,7 @@ def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None
 
 
 def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
-    """A figure's line of the list; files are relative to the list, `missing` says why a picture is empty."""
+    """Entry of a figure in the list. Paths are relative to the list; `missing` is the reason for an empty picture."""
     return {
         "name": figure.name,
         "title": drawn.title,

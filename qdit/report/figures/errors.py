@@ -41,7 +41,7 @@ class Panel:
 
 
 def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
-    """(panels, what the absent panels lack); raises `Missing` if there is no panel."""
+    """Panels, and text about the missing ones; raises `Missing` if there is no panel."""
     assert figure.subject is not None
     panels: list[Panel] = []
     absent: list[str] = []
@@ -153,7 +153,7 @@ def looks_of(panels: list[Panel]) -> dict[str, Look]:
 
 
 def ranking(panels: list[Panel]) -> str:
-    """The method with the smallest error over the trajectory, at each bit width."""
+    """Sentence with the method of smallest error over the trajectory, at each bit width."""
     words = []
     for panel in panels:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
@@ -166,7 +166,7 @@ def ranking(panels: list[Panel]) -> str:
 
 
 def worst(panels: list[Panel], branches: list[str]) -> str:
-    """The branch and block in which the median method has its largest error, at each bit width."""
+    """Sentence with the branch and block where the median method has its largest error, at each bit width."""
     words = []
     for panel in panels:
         median = np.median([panel.of("layer_error", label) for label in panel.methods], axis=0)
@@ -179,5 +179,5 @@ def worst(panels: list[Panel], branches: list[str]) -> str:
 
 
 def noted(absent: list[str]) -> str:
-    """What is missing, as the end of a caption."""
+    """End of a caption with the missing data."""
     return f" Missing: {'; '.join(absent)}." if absent else ""

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rise:
-    """A step to a smaller group that makes the value worse: index of the smaller size, by how much, chance or not."""
+    """A step to a smaller group size that makes the value worse: index of the smaller size, size of the rise, chance or
+    not.
+    """
 
     index: int
     by: float
@@ -147,12 +149,12 @@ def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
 
 
 def named(curve: Curve) -> str:
-    """The curve's name in lines that fit beside its key."""
+    """Name of the curve, in lines that fit beside its key."""
     return textwrap.fill(curve.name, 24)
 
 
 def keys(drawing: "Drawing") -> None:
-    """What the triangles mean."""
+    """Legend for the triangles."""
     from matplotlib.lines import Line2D
 
     words = {
@@ -167,7 +169,7 @@ def keys(drawing: "Drawing") -> None:
 
 
 def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
-    """The rises in words, a sentence for each curve."""
+    """Sentences about the rises, one for each curve."""
     words = []
     for _, title, curves in shown:
         for curve in curves:
@@ -183,5 +185,5 @@ def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
 
 
 def flat(size: str) -> str:
-    """A group size on one line."""
+    """Text of a group size on one line."""
     return size.replace("\n", " ")

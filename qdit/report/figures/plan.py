@@ -98,7 +98,7 @@ class Planned:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What Snakemake's report shows beside it."""
+        """Labels of the figure in Snakemake's report."""
         return {"figure": self.title, "of": self.subject.name if self.subject else (self.table or "profile")}
 
 
@@ -198,7 +198,7 @@ def _slug(block: dict[str, Any]) -> str:
 
 
 def hardest(block: dict[str, Any]) -> str:
-    """The bits of a block with the fewest bit operations."""
+    """Bits of a block with the fewest bit operations."""
     return str(min(block["bits"], key=operations))
 
 

@@ -89,7 +89,7 @@ def bits_of(row: Row) -> str:
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """The value and the ends of its interval, cut for the logarithmic axis; empty if the value is not positive."""
+    """The value and the ends of its interval, cut for the logarithmic axis. Empty if the value is not positive."""
     value = row[metric]
     if value is None or value <= 0:
         return ()
@@ -133,7 +133,7 @@ def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Lo
 
 
 def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
-    """The bits above each group of sizes; bits of equal weight bits share one text."""
+    """Draw the bits above each group of sizes. Equal weight bits share one text."""
     by_weight: dict[int, list[Row]] = {}
     for row in rows:
         by_weight.setdefault(row["weight_bits"], []).append(row)
@@ -148,7 +148,7 @@ def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
-    """Markers of the methods below the panels, and full precision's line."""
+    """Draw the legend below the panels: markers of the methods, and the line of full precision."""
     from matplotlib.lines import Line2D
 
     handles = [

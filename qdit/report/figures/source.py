@@ -20,7 +20,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Missing(Exception):
-    """A figure's data are missing; the message completes "not drawn: …"."""
+    """Data of a figure are missing. The message completes the sentence "not drawn: …"."""
 
 
 @dataclass(frozen=True)

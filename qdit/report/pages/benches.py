@@ -44,7 +44,7 @@ class Bench:
 
     @property
     def met(self) -> int:
-        """Goals that were reached."""
+        """Number of goals that were met."""
         return sum(row[1].startswith("met") for row in self.goals.rows) if self.goals else 0
 
 
@@ -164,7 +164,7 @@ def _pivot(
 
 
 def milliseconds(seconds: Mapping[str, Any]) -> str:
-    """The median, in milliseconds."""
+    """Median time in milliseconds."""
     return significant(1000 * float(seconds["median"]))
 
 

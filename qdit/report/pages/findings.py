@@ -25,7 +25,7 @@ class Finding:
 def findings(
     report: Report, board: Table, ranked: Mapping[str, Sequence[Ranking]], control: Table | None
 ) -> list[Finding]:
-    """Findings from the claims, from the rankings of each table (by its title), and from the controls."""
+    """Findings about the claims, the rankings of each table (by its title), and the controls."""
     listed = [_printed(report), *_run(report)]
     listed.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
     if control is not None:
@@ -66,13 +66,13 @@ def _run(report: Report) -> list[Finding]:
 
 
 def short_title(table: Table) -> str:
-    """`Q-DiT, Table 2`: what a title says in parentheses at its end, or all of it."""
+    """Text in parentheses at the end of a title, such as `Q-DiT, Table 2`; without it the whole title."""
     match = re.search(r"\(([^()]+)\)$", table.title)
     return match[1] if match else table.title
 
 
 def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
-    """Rows of a table: at each bits, the method with the lowest FD-FP in the most settings of the natural form."""
+    """Rows of a table: for each bit width, the method with the lowest FD-FP in most settings (natural form)."""
     rows: list[tuple[str, ...]] = []
     natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
     for bits in dict.fromkeys(ranking.bits for ranking in natural):

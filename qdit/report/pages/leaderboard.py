@@ -141,13 +141,13 @@ def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
 
 
 def interval_text(row: Row, metric: str) -> str | None:
-    """`0.31 … 0.35` in the metric's own style."""
+    """An interval as text, `0.31 … 0.35`, in the number format of the metric."""
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
     return None if low is None or high is None else f"{METRICS[metric].write(low)} … {METRICS[metric].write(high)}"
 
 
 def ranks(row: Row, rows: list[Row]) -> Row:
-    """Rank of a row among the quantized rows of equal bits: the best and the worst rank that chance allows."""
+    """Best and worst rank of a row that chance allows, among the quantized rows of equal bits."""
     bits = (row["weight_bits"], row["activation_bits"])
     if is_full_precision(row) or row.get(ranking_metric().name) is None:
         return {}

@@ -54,7 +54,7 @@ def explain_command(row: Row, results: Path) -> str:
 
 
 def run_path(row: Row) -> str:
-    """`setting/form/label/bits-scope`."""
+    """Path of a run: `setting/form/label/bits-scope`."""
     return str(row["key"].folder(Path()).relative_to("runs").as_posix())
 
 

@@ -25,7 +25,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """The comparison of a row with another row: its sign, and the difference with its interval as text."""
+    """Comparison of two rows: the sign, and the difference with its interval as text."""
 
     sign: str
     about: str

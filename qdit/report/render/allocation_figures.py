@@ -57,7 +57,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG file as an element of a page: without prologue, metadata and namespaces, in the page's text colour."""
+    """An SVG figure as an element of a page, without prologue and metadata, in the text colour of the page."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
@@ -110,7 +110,7 @@ def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) 
 
 
 def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
-    """Fitness on the search's noise against fitness on fresh noise: one panel per block of the table."""
+    """Fitness on the search's noise against fitness on new noise: one panel for each block of the table."""
     shown = [
         (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
     ]
@@ -152,7 +152,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
 def matrix(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, title: str, about: str
 ) -> Figure | None:
-    """A matrix of ratios with colours logarithmic around 1; a missing value is a blank cell."""
+    """Heat map of ratios. Colours are logarithmic; 1 is in the middle. A missing value is a blank cell."""
     known = [value for line in values for value in line if value]
     if not known:
         return None

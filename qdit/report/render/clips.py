@@ -33,7 +33,7 @@ MILLISECONDS = 125
 
 @dataclass(frozen=True)
 class Shown:
-    """Some clips of a run with their prompts."""
+    """Clips of a run that a table shows, with their prompts."""
 
     frames: Frames
     prompts: tuple[str, ...]
@@ -62,7 +62,10 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
 
 
 def clips_of(row: Row, results: Path) -> Shown | str:
-    """The run's shown clips, or why there are none; a failed run has none, even if old files are in its folder."""
+    """The clips of a run that a table shows, or the reason why there are none.
+
+    Old files of a failed run are ignored.
+    """
     if not is_measured(row) and row["state"] != Status.MISSING:
         return str(row["status"])
     paths = sorted((row["key"].folder(results) / "samples").glob("[0-9]*.npz"))
@@ -78,7 +81,7 @@ def clips_of(row: Row, results: Path) -> Shown | str:
 
 
 def chosen_clips(paths: list[Path], count: int | None) -> Shown:
-    """The shown clips out of `count` (None: all); only their chunks are read, since a full-size run has 27 GB."""
+    """The clips to show out of `count` (None: all). Only their chunks are read, because a full-size run has 27 GB."""
     size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
     total = count or size * (len(paths) - 1) + last
     frames, prompts = [], []
@@ -91,7 +94,7 @@ def chosen_clips(paths: list[Path], count: int | None) -> Shown:
 
 
 def thumbnails(frames: Frames) -> Frames:
-    """Clips (n, 3, T, H, W) with fewer pixels and frames: animations of full size would make the page too large."""
+    """Clips (n, 3, T, H, W) with fewer pixels and frames, because full-size animations are too large for a page."""
     side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
     small = frames[:, :, ::tempo, ::side, ::side]
     return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]

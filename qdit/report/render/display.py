@@ -36,7 +36,7 @@ def heading_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the row's cell that it shows, its heading, and the source of the number (ours or the paper)."""
+    """One column: the row's cell that it shows, its heading, and whose number it is (ours or the paper's)."""
 
     cell: str
     metric: str
@@ -44,17 +44,17 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Heading shared with the neighbours of the same metric."""
+        """Heading; neighbouring columns of the same metric share it."""
         return heading_of(self.metric)
 
     @property
     def under(self) -> str:
-        """The source of the number, where the heading does not say it."""
+        """Second line of the heading, if the first does not say whose number it is."""
         return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property
     def change(self) -> str | None:
-        """The row's cell with the difference to full precision, if that is shown."""
+        """Name of the row's cell with the difference to full precision, if it is shown."""
         if self.metric not in changed():
             return None
         return f"change_{self.metric}" if self.source == OURS else f"published_change_{self.metric}"
@@ -77,9 +77,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row as shown; `status` is empty for a measured row, else it says what is missing and why.
+    """One displayed row. `status` is empty for a measured row; otherwise it says what is missing and why.
 
-    `lead` are the cells before the method: bits (where the table shows them) and scope.
+    `lead` are the cells before the method: bits (if the table shows them) and scope.
     """
 
     lead: tuple[str, ...]
@@ -106,12 +106,12 @@ def columns(table: Table) -> list[Column]:
 
 
 def lead(table: Table) -> tuple[str, ...]:
-    """Headings of the columns before the method."""
+    """Headings of the columns that stand before the method."""
     return ("Bits", "Scope") if table.shows_bits else ("Scope",)
 
 
 def headings(shown: list[Column]) -> list[tuple[str, int]]:
-    """(heading, number of columns under it)."""
+    """Pairs of heading and number of columns below it."""
     return [(heading, len(list(group))) for heading, group in groupby(column.heading for column in shown)]
 
 
@@ -141,7 +141,7 @@ def bits_text(row: Row) -> str:
 
 
 def status_column(shown: list[Column]) -> int:
-    """Index of the column in which an unmeasured row shows its status: our FID, else our first column."""
+    """Index of the column that shows the status of an unmeasured row: our FID, else our first column."""
     ours = [n for n, column in enumerate(shown) if column.source == OURS]
     return next((n for n in ours if shown[n].metric == "fid"), ours[0])
 
@@ -168,7 +168,10 @@ def signed(style: Callable[[float], str], value: float) -> str:
 
 
 def best_cells(block: Block) -> set[tuple[int, str]]:
-    """(row number, cell) of our best values among quantized rows of equal bits; values that print equally tie."""
+    """Positions (row number, cell) of our best values among quantized rows of equal bits.
+
+    Equally printed values tie.
+    """
     best: set[tuple[int, str]] = set()
     quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]
     for bits in dict.fromkeys((row["weight_bits"], row["activation_bits"]) for _, row in quantized):
@@ -182,7 +185,9 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
 
 
 def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """(row number, cell) of values tied with the best at equal bits: the interval of the difference includes 0."""
+    """Positions (row number, cell) whose difference to the best value at equal bits can be chance (interval includes
+    0).
+    """
     tied: set[tuple[int, str]] = set()
     for n, row in enumerate(block.rows):
         for winner, metric in best:

@@ -42,7 +42,7 @@ class Axis:
 
 
 def axis(table: Table) -> Axis | None:
-    """The decades around all values, or None if there is none to draw."""
+    """Axis with the decades around all values; None without values."""
     values = [row[ranking_metric().name] for row in table.rows if _drawn(row)]
     if not values:
         return None

@@ -18,7 +18,7 @@ SVG = "data:image/svg+xml;base64,"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in the page: its bytes as a URI, or None where the page has no room for it."""
+    """A figure in the page: its content as a data URI, or None if the page has no room for it."""
 
     name: str
     title: str

@@ -25,7 +25,9 @@ SCOPES = {
 
 @dataclass(frozen=True)
 class Notes:
-    """`reading`: how to read the table; `warnings`: what is wrong with it; `measured`: protocol and provenance."""
+    """Notes in three parts: `reading` (how to read the table), `warnings` (what is wrong), `measured` (protocol,
+    provenance).
+    """
 
     reading: tuple[str, ...]
     warnings: tuple[str, ...]

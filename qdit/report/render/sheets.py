@@ -39,7 +39,10 @@ DIFFERENCE_COLOUR = np.array([255, 196, 84])
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a sheet: PNG of samples and difference (None for full precision); `note` says why one is missing."""
+    """One row of a sheet: PNG images of samples and of their difference (None for full precision).
+
+    `note` is the reason why images are missing.
+    """
 
     row: Row
     samples: bytes | None
@@ -75,7 +78,7 @@ def contact_sheet(block: Block, results: Path) -> Sheet:
 
 
 def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
-    """The run's first images, or why there are none; a failed run has none, even if old files are in its folder."""
+    """The run's first images, or the reason why there are none. Old files of a failed run are ignored."""
     return _first_images(results, row) if is_measured(row) or row["state"] == Status.MISSING else row["status"]
 
 

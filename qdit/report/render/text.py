@@ -54,12 +54,12 @@ TEX_SIGN = {"": "", "+": "+", "-": "-", "±": r"\pm "}
 
 
 def csv_text(table: Table) -> str:
-    """All cells with full precision; an unknown cell is empty."""
+    """Table as CSV. Numbers have all digits; an unknown cell is empty."""
     return str(table.frame.to_csv(index=False, lineterminator="\n"))
 
 
 def row_name(line: Line) -> str:
-    """Method with its group sizes and the mark of fitted cells."""
+    """Name of a row: the method, its group sizes, and the mark of fitted cells."""
     mark = f" {FITTED_MARK}" if line.fitted else ""
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
@@ -107,7 +107,7 @@ def _markdown(text: str) -> str:
 
 
 def tex(text: str) -> str:
-    """Escape what LaTeX would read as markup, and spell out the symbols that plain pdflatex does not know."""
+    """Escape characters that LaTeX would interpret, and replace symbols that pdflatex does not know."""
     return "".join(TEX_SPECIAL.get(character, character) for character in text)
 
 

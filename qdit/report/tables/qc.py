@@ -1,7 +1,7 @@
-"""Quality control: does every row of the profile lie between a positive and a negative control of its setting?
+"""Quality control: whether every row lies between a positive and a negative control of its setting.
 
-Positive is full precision, whose distance to itself is 0 by definition; negative is a method at bits at which nothing
-sensible is left. A row outside of them says that something is wrong with the measurement rather than with the method.
+The positive control is full precision, whose distance to itself is 0. The negative control is a method with too few
+bits for a sensible result. If a row lies outside, something is wrong with the measurement rather than with the method.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Counts:
 
     @classmethod
     def of(cls, rows: list[Row]) -> "Counts":
-        """Count rows by their check."""
+        """Count rows by the result of their check."""
         checked = [str(row["check"]) for row in rows if row["control"] is None]
         passed, failed = (sum(check.startswith(mark) for check in checked) for mark in (PASS, FAIL))
         unchecked = checked.count(UNCHECKED)

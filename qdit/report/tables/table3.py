@@ -52,7 +52,7 @@ def extra_columns() -> tuple[str, ...]:
 
 
 def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and columns of the part after the dimensions; with VBench it has no feature distances."""
+    """Title and columns of the part after the dimensions. With VBench it has no feature distances."""
     names = [name for name in shown_on("table3") if name not in DIMENSIONS]
     shown = tuple(name for name in names if mini or not METRICS[name].of_features)
     return f"Totals, distance{'s' if mini else ''}, size", shown
@@ -60,7 +60,7 @@ def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Wins:
-    """Numbers of dimensions in which one method is better or worse than another, and of those beyond chance."""
+    """Number of dimensions in which a method is better or worse than another, and how many of them beyond chance."""
 
     of: int
     ahead: int

@@ -1,7 +1,7 @@
-"""The blind A/B page: write one HTML file with images, questions and a hidden key; read it to count votes.
+"""The blind A/B page: one HTML file with images, questions and a hidden key, which is read again to count votes.
 
-Blind means that neither the visible page nor its source names a method in readable form before a voter is done. The
-key is in the file, scrambled, not encrypted: who wants to know can know, nobody finds out by looking.
+Blind means: before the voter has finished, neither the visible page nor its source shows the name of a method in
+readable form. The key is in the file. It is scrambled, not encrypted, so a person who analyses the file can read it.
 """
 
 import base64
@@ -134,7 +134,7 @@ def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str
 
 
 def scramble(text: str, digest: str) -> str:
-    """Text made unreadable with the page's digest; base64."""
+    """Text that is unreadable without the page's digest, in base64."""
     return base64.b64encode(_mixed(text.encode("utf-8"), digest)).decode("ascii")
 
 

@@ -81,9 +81,11 @@ def contests_of(
     bits: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> list[Contest]:
-    """The matching blocks of a table (default: the first of kind table2); without a choice the one of fewest bits.
+    """The matching blocks of a table (default: the first of kind table2).
 
-    Few bits are where images of different methods differ most. ConfigError if nothing fits.
+    Without a choice: the block with fewest bits.
+
+    With few bits the images of methods differ most. ConfigError if no block matches.
     """
     table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
@@ -133,7 +135,7 @@ class Samples:
         self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
 
     def row(self, key: Run) -> Row:
-        """The run's row; its status says why a run cannot be shown."""
+        """The row of a run; its status says why the run cannot be shown."""
         if key not in self.rows:
             row = read_run(self.results, key)
             first = key.folder(self.results) / "samples" / "00000.npz"

@@ -75,7 +75,7 @@ def wilson(wins: int, trials: int, *, level: float = LEVEL) -> tuple[float, floa
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided p-value of the sign test, without ties: both sides equally good is the null hypothesis."""
+    """Exact two-sided p-value of the sign test, without ties. Null hypothesis: both methods are equally good."""
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
