@@ -51,8 +51,8 @@ def check_rows(
 ) -> None:
     """List the rows whose method failed.
 
-    Each row is shown with its reason and its log. The exit code is 1 if a row failed. A row that its method does not
-    support is no failure. The workflow runs this command last.
+    The command shows the reason and the log of each row. The exit code is 1 if a row failed. A row that the method does
+    not support is no failure. The workflow runs this command last.
 
     \b
     Example:

@@ -16,10 +16,10 @@ def run(
     cores: Annotated[str, typer.Option(help="Number of processor cores, or all.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the rows and the command; run nothing.")] = False,
 ) -> None:
-    """Make tables, with every step before them that is missing.
+    """Make tables, with all missing steps before them.
 
-    The snakemake call is printed and run. Results go to results/PROFILE/ below the current folder. A second call makes
-    only what is missing, also after a call that was killed.
+    The command prints the snakemake call and runs it. Results go to results/PROFILE/ below the current folder. A second
+    call makes only what is missing, also after a killed call.
 
     \b
     Examples:

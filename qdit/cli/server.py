@@ -1,14 +1,13 @@
-"""Commands without the wait for imports: a server that has torch imported forks a child for each command.
+"""A server that runs `qdit` commands without the wait for imports. It imports torch once and forks for each command.
 
-Importing torch takes seconds of a core, and a workflow of the mini profile starts hundreds of short commands. Only
-packages of others are imported in advance, so a command always runs the suite's code as it is on disk. A command's
-working folder, environment, output streams and exit code are those of its client. Where there is no server, the
-client becomes the ordinary command.
+Importing torch takes seconds, and a workflow of the mini profile starts hundreds of short commands. The server imports
+only other packages in advance. So a command always runs the suite's code that is on disk. A command has the working
+folder, environment, output streams and exit code of its client. Without a server, the client runs the command itself.
 
-    python qdit/cli/server.py serve SOCKET            until standard input closes, that is until its starter is gone
+    python qdit/cli/server.py serve SOCKET            until standard input closes, that is, until its starter ends
     python qdit/cli/server.py run SOCKET ARGUMENTS    as `python -m qdit ARGUMENTS`
 
-This file imports nothing of the suite, since the client is started once for every command. The server needs Linux.
+This file imports nothing of the suite, because the client starts once for every command. The server needs Linux.
 """
 
 import contextlib

@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, seeds, integer arithmetic, digests, locks, metric names."""
+"""Code that every room uses: errors, files, seeds, integer arithmetic, digests, locks, names of metrics."""

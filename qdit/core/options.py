@@ -60,10 +60,10 @@ class Problem:
 
 
 def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, place: str = "") -> T:
-    """The options dataclass of `owner` (a method or a kind of search) from plain JSON.
+    """Make the options dataclass of `owner` (a method or a kind of search) from plain JSON.
 
-    `place` is where they stand in a profile. ConfigError for names that it does not have, values that its annotations
-    do not allow, and what the class itself refuses.
+    `place` is the position of the options in a profile, for messages. ConfigError for unknown names and for values that
+    the annotations or the class itself do not allow.
     """
     values = checked(owner, options, raw, place=place)
     try:

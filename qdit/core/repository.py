@@ -22,10 +22,10 @@ SHIPPED_FOLDERS = ("weights", "config")
 
 
 def shipped_path(path: Path) -> Path:
-    """Path of an input file: the shipped file, if the current folder has none of this name.
+    """Path of an input file: the shipped file, if the current folder has no file of this name.
 
-    Only relative paths below `weights/` and `config/` are looked up in ROOT. Every other path, and a path that neither
-    folder has, stays as it is.
+    Only relative paths below `weights/` and `config/` are looked up in ROOT. All other paths stay unchanged. So does a
+    path that neither folder has.
     """
     if path.exists() or not path.parts or path.parts[0] not in SHIPPED_FOLDERS:
         return path

@@ -12,7 +12,7 @@ import torch
 
 
 class Purpose(StrEnum):
-    """What a random stream is for; streams of different purposes are independent."""
+    """Purposes of random streams. Streams of different purposes are independent."""
 
     INITIAL_NOISE = "initial-noise"
     STEP_NOISE = "step-noise"

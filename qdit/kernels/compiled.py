@@ -42,7 +42,7 @@ def grouped_linear(
 def quantize_groups(
     backend: Backend, x: Tensor, group_size: int, bits: int, *, symmetric: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
+    """Quantize x (…, d) for `grouped_linear`: codes (…, d) uint8, scale and zero_point (…, groups)."""
     codes = torch.empty(x.shape, dtype=torch.uint8)
     scale = torch.empty(*x.shape[:-1], x.shape[-1] // group_size)
     zero = torch.empty_like(scale)

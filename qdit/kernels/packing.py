@@ -1,9 +1,9 @@
-"""Weights as the grouped kernels read them: panels of 48 outputs, steps of 4 inputs, chunks of groups.
+"""Packed weights in the layout of the grouped kernels: panels of 48 outputs, steps of 4 inputs, chunks of groups.
 
-A chunk is a run of groups of about 512 inputs; sums are rounded once per chunk, so that long rows stay as exact as
-short ones. Inside a chunk the bytes are [step][output of the panel][input of the step]; with 4 bits one byte holds two
-consecutive steps (the first in its low half), with 6 bits a second plane holds the upper two bits of four steps.
-`qdit/kernels/csrc/kernel.h` has the same constants.
+A chunk is a sequence of groups with about 512 inputs. A sum is rounded once per chunk, so long rows are as exact as
+short ones. Inside a chunk the bytes have the order [step][output of the panel][input of the step]. With 4 bits, one
+byte holds two consecutive steps, the first in its low half. With 6 bits, a second plane holds the upper two bits of
+four steps. `qdit/kernels/csrc/kernel.h` has the same constants.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ OPERAND = {4: 15, 6: 63}
 class PackedWeight:
     """A weight (outputs, width), quantized in groups along the input; ŵ = (code − zero_point) · scale.
 
-    `codes` are the packed bytes; `scale` (float32), `sums` and `zeros` are (panels, groups, 48). `sums` holds
-    Σ(code − offset) of each group as two 16-bit integers, negated; `zeros` is the int8 offset itself. With 8 bits the
-    offset is 128, and `zero_pairs` holds zero_point − 128 where one differs from 0, in the same manner.
+    `codes` are the packed bytes. `scale` (float32), `sums` and `zeros` are (panels, groups, 48). `zeros` is an int8
+    offset. `sums` holds −Σ(code − offset) of each group as two 16-bit integers. With 8 bits the offset is 128; then
+    `zero_pairs` holds zero_point − 128 as two 16-bit integers, if one of them differs from 0.
     """
 
     codes: Tensor
@@ -64,9 +64,10 @@ def pack_weight(
 ) -> PackedWeight:
     """Pack codes 0 … 2^bits − 1 (outputs, width) with scale and zero_point (outputs or 1, groups).
 
-    A symmetric weight has zero_point 2^(bits − 1). `group_size`, a divisor of the weight's own, is the group size of
-    the activations where they are finer. Raises ConfigError for what cannot be and Unsupported for what the kernels
-    cannot multiply (group sizes that are no multiple of 4, zero points far outside the codes).
+    A symmetric weight has zero_point 2^(bits − 1). `group_size` is the group size of the activations, if it is smaller
+    than that of the weight; it divides the weight's group size. Raises ConfigError for wrong arguments. Raises
+    Unsupported for weights that the kernels cannot multiply: group sizes that are no multiple of 4, or zero points far
+    outside the codes.
     """
     outputs, width = codes.shape
     weight_group = width // scale.shape[1]

@@ -1,7 +1,8 @@
-"""Reference of the grouped kernels in plain torch: it defines their result; tests compare every backend with it.
+"""Reference of the grouped kernels in plain torch. It defines their results; tests compare every backend with it.
 
-y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b with integer inner sums (spec/kernels.md §3a), where qx, sx and zx are made of
-the input at hand for each (token, group) by Q-DiT Eq. 7–8 with zero in the range and a clamped zero point.
+y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b, with integer inner sums (spec/kernels.md §3a). The codes qx, scale sx and zero
+point zx come from the input, for each token and group, by Q-DiT Eq. 7–8. The range contains zero, and the zero point is
+clamped.
 """
 
 import torch
@@ -77,10 +78,10 @@ def grouped_linear(
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """(…, width) → (…, outputs), float32; sums over groups are kept in float64 and rounded once.
+    """Grouped linear (…, width) → (…, outputs), float32. Sums over groups are in float64 and rounded once.
 
-    `input_group` inputs share a range, with `static` a given one. Raises ConfigError (shapes, bits) and Unsupported
-    where a number is not finite.
+    `input_group` inputs share a range; `static` gives this range. Raises ConfigError (shapes, bits), and Unsupported if
+    a number is not finite.
     """
     size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
     rows = x.reshape(-1, weight.width).float()

@@ -1,9 +1,9 @@
-"""The grouped linear in Triton: 8-bit tensor cores for the codes of each group, float32 for its scales.
+"""The grouped linear in Triton. Tensor cores multiply 8-bit codes of each group; scales are applied in float32.
 
-For each output, with the integer D = Σ (qx − zx)(qw − zw) over a group: part = fma(D · sw, sx, part), as in the C++
-variants. The tensor cores multiply qx − 128 and qw − zw (8-bit weights: qw − 128); D follows from their sum with one or
-two fused multiply-adds of whole numbers below 2^24, which are exact. Weights are unpacked to 8 bits once per device:
-at the sizes of transformers time goes into arithmetic, not into reading weights.
+For each output and group, D = Σ (qx − zx)(qw − zw) is an integer, and part ← fma(D · sw, sx, part), as in the C++
+variants. The tensor cores multiply qx − 128 and qw − zw (for 8-bit weights qw − 128). One or two fused multiply-adds
+compute D from their sum. They are exact, because all numbers are integers below 2^24. Weights are unpacked to 8 bits
+once per device, because a transformer spends its time in arithmetic, not in reading weights.
 """
 
 from dataclasses import dataclass
@@ -51,10 +51,11 @@ def linear_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """BLOCK_ROWS × BLOCK_COLUMNS of y (rows, outputs); flag becomes 1 where one of them is not finite.
+    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` becomes 1 if one is not finite.
 
-    codes (rows, line) and weight (outputs, line) are int8 in groups of PADDED bytes; SHARED groups have one scale and
-    zero (ranges, rows); totals (groups, rows); weight_scale, weight_sums, weight_zeros (groups, outputs).
+    codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
+    scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums, weight_zeros are
+    (groups, outputs).
     """
     # Programs that run at the same time share columns of 8 blocks of rows: their operands stay in the cache.
     blocks = tl.cdiv(rows, BLOCK_ROWS)
@@ -103,10 +104,10 @@ def linear_kernel(
 
 @dataclass(frozen=True)
 class WideWeight:
-    """A packed weight as the tensor cores read it.
+    """A weight that is unpacked to 8 bits for the tensor cores.
 
-    `codes` (outputs, groups · padded) int8; `scale`, `sums` and, where 8-bit zero points need it, `zeros`
-    (groups, outputs) float32; `size` is the group size, a divisor of the packed weight's own.
+    `codes` (outputs, groups · padded) is int8. `scale`, `sums` and `zeros` (only for 8-bit zero points) are (groups,
+    outputs) float32. `size` is the group size; it divides that of the packed weight.
     """
 
     codes: Tensor
@@ -191,9 +192,10 @@ def _multiply(
 
 
 def choose_blocks(rows: int, outputs: int, size: int) -> Blocks:
-    """64 × 128 with 4 warps: two programs fit a multiprocessor and hide each other's scaling (spec/kernels.md §5).
+    """Size of the blocks: 64 × 128 with 4 warps, or smaller for small problems.
 
-    Small problems get smaller blocks, so that there are programs for all multiprocessors.
+    Two programs of this size fit a multiprocessor, and each hides the other's scaling (spec/kernels.md §5). Smaller
+    blocks give enough programs for all multiprocessors.
     """
     loaded = (64 + 128) * padded_size(size)  # bytes of one group
     stages = max(2, min(4, 100_000 // loaded))

@@ -1,8 +1,8 @@
 """Triton kernels that quantize activations: to codes for the grouped linear, or to values for the simulated mode.
 
-The codes are those of the reference on CPUs: divisions are true ones (`div_rn`; a plain `/` is approximate on GPUs) and
-rounding is half to even. Values of float16 and bfloat16 are rounded after every step, as torch rounds them. NaN and
-infinity come out as from the reference; in codes they make the scale NaN, and with it every output of the row.
+The codes equal those of the reference on CPUs. Therefore divisions are exact (`div_rn`; a plain `/` is approximate on
+GPUs) and rounding is half to even. Values of float16 and bfloat16 are rounded after every step, as in torch. NaN and
+infinity give the same result as in the reference. For codes they make the scale NaN, and so every output of the row.
 """
 
 from typing import NamedTuple

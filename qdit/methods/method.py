@@ -24,8 +24,8 @@ SCOPES: tuple[Scope, ...] = ("common", "own")
 class Method(ABC):
     """A quantization method. To add a method, write a subclass in a new file in `baselines/`.
 
-    `quantize` works on a copy, replaces sites only and never seeds a global generator; at 16 bits it leaves
-    weights or activations as they are. It raises `Unsupported` for what it cannot do.
+    `quantize` works on a copy, replaces only sites and never seeds a global generator. At 16 bits it does not quantize.
+    It raises `Unsupported` for bits, models or options that it does not support.
     """
 
     name: ClassVar[str]

@@ -81,10 +81,10 @@ def quantize_weights_file(
     base: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """The step weights (+ calibration files) → quantized checkpoint in the folder `out`.
+    """Step: weights and calibration files → quantized checkpoint in the folder `out`.
 
-    All is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base, made with the same
-    weights, data, bits, scope and options.
+    Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
+    have the same weights, data, bits, scope and options.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)

@@ -1,25 +1,25 @@
-"""Bootstrap of a run's metrics over its samples: how much each number owes to which images or clips were drawn.
+"""Bootstrap of a run's metrics over its samples: how much a number changes with the choice of images or clips.
 
-**Images, not chunks.** Noise and label of image i are drawn independently for each i (`qdit.sampling.noise`), and no
-layer looks across a batch, so images are independent; a chunk is only how they are computed. Resampling 16 chunks of
-32 would estimate the same spread from 16 units, with an error of about 18 % (1/√(2·15)) where that of 512 images is
-3 %, and leaves a third of the chunks out of most resamples. Tried on four runs of the mini profile: the deviation by
-chunks was 0.93 to 0.96 times that by images for FID, 0.98 to 1.13 for FD-FP, 1.45 to 1.62 for sFID, whose 112
-features then have few distinct images.
+**Images, not chunks.** Noise and label of each image are drawn independently (`qdit.sampling.noise`), and no layer
+mixes images of a batch. So images are independent; a chunk is only a way to compute them. A resample of 16 chunks of 32
+images would estimate the spread from 16 units, with an error of about 18 % (1/√(2·15)). With 512 images the error is 3
+%. We tried both on four runs of the mini profile. The deviation by chunks was 0.93 to 0.96 times that by images for
+FID, 0.98 to 1.13 times for FD-FP, and 1.45 to 1.62 times for sFID. A resample of chunks lacks a third of them, so
+sFID's 112 features then have few distinct images.
 
-**One drawing for all runs.** How often each image occurs in a resample depends on the number of images only. Methods
-of one setting share their noise, so the i-th resample of one run and of another hold the same images, and differences
-between them are paired (`qdit.core.intervals`). Full precision is resampled together with the run.
+**One drawing for all runs.** The counts of a resample depend only on the number of images. All methods of a setting
+have the same noise. So resample i of two runs holds the same images, and their differences are paired
+(`qdit.core.intervals`). Full precision is resampled together with the run.
 
-**Bias.** A resample has repeated images and is a little farther away from everything: by about as much as having n
-images instead of infinitely many adds. Intervals of the plain resampled values then miss even the value that n images
-give on average: of 95 % ones, 5 % cover it for two equal Gaussians (100 images, 8 features). So they are shifted back
-to the measured value. They are about that average, which is what a table shows, not about infinitely many images.
-Near zero, where the distance is mostly noise, they are too wide: 100 % cover it there, 93 % far away
-(tests/metrics/test_bootstrap.py).
+**Bias.** A resample has repeated images, so its distances are a little too large. The excess is about as large as the
+difference between n and infinitely many images. Intervals of the plain resampled values therefore miss even the average
+value for n images: in a test with two equal Gaussians (100 images, 8 features) only 5 % of the 95 % intervals cover it.
+So the values are shifted: their mean becomes the measured value. The intervals are about the average for n images,
+which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals are too
+wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
 
-**Clips.** The prompts are fixed, as VBench's are, and the noise of each clip is drawn independently. So the clips of
-each dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite share the drawing.
+**Clips.** The prompts are fixed, as in VBench, and the noise of each clip is independent. So the clips of each
+dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite have the same drawing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ Scaled = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Features (N, d) of a run's clips, moments of those of real clips, and features (N, d) of full precision's."""
+    """Features (N, d) of a run's clips and of full precision's clips, and moments of real clips."""
 
     features: np.ndarray
     real: Moments
@@ -58,9 +58,9 @@ class ClipFeatures:
 
 
 def multiplicities(images: int, resamples: int) -> np.ndarray:
-    """How often each image occurs in each resample: (resamples, images), rows add up to `images`.
+    """How often each image occurs in each resample: (resamples, images). Each row sums to `images`.
 
-    Each run of `SPLIT_SIZE` images, over which the inception score is computed, is resampled by itself.
+    The inception score is computed over splits of `SPLIT_SIZE` images. Each split is resampled alone.
     """
     draw = np.random.Generator(np.random.Philox(SEED))
     sizes = [min(SPLIT_SIZE, images - start) for start in range(0, images, SPLIT_SIZE)]
@@ -74,9 +74,9 @@ def multiplicities(images: int, resamples: int) -> np.ndarray:
 def bootstrap(
     run: RunFeatures, *, reference: Reference, fp: FullPrecision | None, resamples: int = RESAMPLES
 ) -> Replicates:
-    """Resampled values of the metrics whose entry in the registry names how; the paired ones only with `fp`.
+    """Resampled values of all metrics that have a function for it; the paired metrics only with `fp`.
 
-    Arguments as of `evaluate`, which checks them. 512 images of 64 + 112 features take 0.5 s of one core.
+    The arguments are those of `evaluate`, which checks them. 512 images with 64 + 112 features take 0.5 s of one core.
     """
     counts, images = multiplicities(len(run.features), resamples), Images(run, reference, fp)
     named = {name: metric.resampled for name, metric in METRICS.items() if of_images(metric) and metric.resampled}
@@ -94,10 +94,10 @@ def clip_bootstrap(
     errors: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> Replicates:
-    """Resampled values of the dimensions in `scores` and of what else is given.
+    """Resampled values of the dimensions in `scores` and of further metrics, as far as their inputs are given.
 
-    With `scaled`, and if all sixteen dimensions are there, also of the totals; with `features` of mfvd; with `errors`
-    (N,) to full precision of mse_fp, and with features of full precision of fd_fp. `drawing` names the scorer.
+    `scaled` gives the totals, if all sixteen dimensions are there. `features` gives mFVD. `errors` (N,) to full
+    precision give MSE-FP, and features of full precision give FD-FP. `drawing` names the scorer.
     """
     values = {
         dimension: resampled_means(scores[dimension], number, resamples)
@@ -121,7 +121,7 @@ def clip_bootstrap(
 
 
 def resampled_means(scores: Sequence[float | None], number: int, resamples: int) -> np.ndarray:
-    """Means (B,) of resampled clips, as VBench takes them: skipped clips do not count, and without any it is 0."""
+    """Means (B,) of resampled clips, as VBench computes them: without skipped clips; 0 if all are skipped."""
     draw = np.random.Generator(np.random.Philox([SEED, number]))
     values = np.array([np.nan if score is None else score for score in scores], np.float64)
     rows = values[draw.integers(len(values), size=(resamples, len(values)))]
@@ -147,7 +147,8 @@ def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> di
 def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
     """Fréchet distance (B,) of resampled features (n, d) to fixed moments.
 
-    tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of Σ_b^½ Σ_a Σ_b^½: the covariance of features · Σ_b^½.
+    tr (Σ_a Σ_b)^½ is the sum of the square roots of the eigenvalues of Σ_b^½ Σ_a Σ_b^½. This matrix is the covariance
+    of features · Σ_b^½.
     """
     root = square_root(reference.covariance)
     turned, trace = features @ root, np.trace(reference.covariance)
@@ -161,7 +162,7 @@ def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -
 
 
 def paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) of resampled features (n, d) to those of full precision, resampled alike."""
+    """Fréchet distance (B,) between resampled features (n, d) and full-precision features with the same resamples."""
     a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
     distances = []
     for row in counts:

@@ -1,7 +1,7 @@
-"""The clips of a run, read back chunk by chunk and checked against the lists that its sample jobs wrote.
+"""The clips of a run. They are read chunk by chunk and checked against the lists of the sampling jobs.
 
-A clip of 51 frames of 144×256 has 5.6 MB and a run of VBench's prompts 27 GB, so one chunk is in memory at a time.
-Nothing here loads torch.
+A clip of 51 frames of 144×256 has 5.6 MB, and a run of VBench's prompts has 27 GB. So only one chunk is in memory at a
+time. Nothing here loads torch.
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ class ClipChunk:
 
 
 def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
-    """All clips of a run in their order, one chunk in memory at a time.
+    """All clips of a run in order; only one chunk is in memory at a time.
 
-    `folder` holds `shard-*.json` and the chunk files they list. Raises DataError, at the latest after the last chunk,
-    unless exactly `clips` whole, unchanged clips are there.
+    `folder` holds `shard-*.json` and the listed chunk files. Raises DataError, at the latest after the last chunk,
+    unless there are exactly `clips` complete, unchanged clips.
     """
     shards = listed_shards(folder, images=clips)
     listed = {chunk: shard.key for shard in shards for chunk in shard.chunks}
@@ -49,7 +49,7 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
 
 
 def samples_sha256(folder: Path, *, clips: int) -> str:
-    """Digest of the clips of a run, by the digests of its chunk files; what is made of them keeps it."""
+    """Digest of the clips of a run, from the digests of its chunk files. Files made from the clips store it."""
     return sha256_json(sorted({chunk for shard in listed_shards(folder, images=clips) for chunk in shard.chunks}))
 
 

@@ -10,10 +10,10 @@ from qdit.metrics.reference import Reference
 
 
 def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None) -> dict[str, float | None]:
-    """Metrics of N ≥ 4 images by their features, those of the registry that are of images.
+    """All registered image metrics of N ≥ 4 images, from their features.
 
-    The paired ones are None without `fp` and exactly 0 for the full-precision run itself. Raises DataError on no
-    images, counts or extractors that do not fit, and features that are not finite.
+    Paired metrics are None without `fp`, and exactly 0 for the full-precision run itself. Raises DataError if there are
+    no images, if counts or extractors differ, or if features are not finite.
     """
     _check(run, reference, fp)
     images = Images(run, reference, fp)

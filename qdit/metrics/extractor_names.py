@@ -19,5 +19,5 @@ def extractor_module(name: str) -> str:
 
 
 def extractor_code(name: str) -> tuple[str, ...]:
-    """Modules that a code digest must name for an extractor; none for one that a caller brought along."""
+    """Modules that a code digest must name for an extractor; empty for an extractor object of the caller."""
     return (EXTRACTORS[name],) if name in EXTRACTORS else ()

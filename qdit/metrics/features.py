@@ -1,6 +1,6 @@
-"""Features of images: what an extractor returns, and the files `features-<n>.npz` that keep those of a run's shards.
+"""Features of images: the output of an extractor, and the files `features-<n>.npz` that hold those of a run's shards.
 
-This module loads no torch: extracting features and reading them are two steps.
+This module loads no torch. To extract features and to read them are two steps.
 """
 
 import json
@@ -57,7 +57,7 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class Extraction:
-    """What made features: the extractor, the sha256 of its weights, and the digest of the code."""
+    """Origin of features: the extractor, the sha256 of its weights, and the digest of the code."""
 
     extractor: str
     weights_sha256: str
@@ -67,7 +67,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class RunFeatures:
-    """Features of images in their order, their labels (N,), and what made the features."""
+    """Features of images in order, their labels (N,), and the origin of the features."""
 
     features: Features
     labels: np.ndarray
@@ -99,8 +99,8 @@ def save_features(path: Path, run: RunFeatures, shard: Shard, *, first: int) -> 
 def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: str) -> RunFeatures:
     """Features of images 0 … images − 1 of a run, made by this extractor.
 
-    Raises DataError unless every shard's are there, of the chunks that its list names, by one extractor with these
-    weights and one version of the code, and the counts agree.
+    Raises DataError unless the features of every shard exist, belong to the listed chunks, and come from one extractor
+    with these weights and one version of the code. The counts must agree too.
     """
     parts = [_read_shard(folder, shard) for shard in listed_shards(folder, images=images)]
     parts.sort(key=lambda shard_run: shard_run[0])

@@ -27,7 +27,7 @@ MODES = {"L": 1, "RGB": 3}
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images that can be read: where, how many, their shape (C, H, W) and, if they are known, labels (N,) int64."""
+    """A source of images: path, number and shape (C, H, W) of its images, and labels (N,) int64 if known."""
 
     path: Path
     count: int
@@ -55,10 +55,10 @@ class ImageSource:
 
 
 def open_images(path: Path, *, least: int = 1) -> ImageSource:
-    """The images of a folder of PNGs or of an npz, of which nothing but sizes is read yet.
+    """Open a folder of PNGs or an npz of images. Only sizes are read here.
 
-    Raises DataError for fewer than `least` images and for arrays that are none of uint8 (N, H, W), (N, H, W, C) and
-    (N, C, H, W).
+    Raises DataError for fewer than `least` images, and for arrays other than uint8 (N, H, W), (N, H, W, C) or (N, C, H,
+    W).
     """
     source = folder_source(path) if path.is_dir() else npz_source(path)
     if source.count < least:
@@ -125,7 +125,7 @@ def png_files(folder: Path) -> list[Path]:
 
 
 def read_png(file: Path, shape: tuple[int, int, int] | None) -> np.ndarray:
-    """uint8 (C, H, W); DataError for another shape than the first image's, and for what is no grey or RGB PNG."""
+    """Read a PNG as uint8 (C, H, W); DataError for a file that is no grey or RGB PNG, and for another shape."""
     from PIL import Image
 
     try:

@@ -1,8 +1,8 @@
-"""The metrics of images. Each is a function of `Images`; None is "this run has none".
+"""The metrics of images. Each is a function of `Images`; None means that a run has no value.
 
-A `resampled_*` function gives a metric's values (B,) for `counts` (B, N), how often each image occurs in each resample.
-The registry (`qdit.core.metrics`) names both. Recall has no resampled values: its balls around generated images shrink
-where an image occurs twice.
+A `resampled_*` function gives the values (B,) of a metric for all resamples. `counts` (B, N) says how often each image
+occurs in each resample. The registry (`qdit.core.metrics`) names both functions. Recall has no resampled values,
+because its balls around generated images shrink if an image occurs twice.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def resampled_fid(images: Images, counts: np.ndarray) -> np.ndarray:
 
 
 def sfid(images: Images) -> float | None:
-    """sFID: Fréchet distance of the spatial features; None where the reference has none."""
+    """Fréchet distance of the spatial features (sFID); None if the reference has none."""
     if images.reference.spatial is None:
         return None
     return frechet_distance(moments(images.run.features.spatial), images.reference.spatial)
@@ -83,7 +83,7 @@ def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray |
 
 
 def distance_to_full_precision(images: Images) -> float | None:
-    """Fréchet distance of the pool features to full precision's; exactly 0 for its own images."""
+    """Fréchet distance of the pool features to those of full precision; 0 for full precision itself."""
     if images.fp is None:
         return None
     return 0.0 if images.fp.is_same else frechet_distance(images.pool, moments(images.fp.run.features.pool))

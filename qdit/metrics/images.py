@@ -14,8 +14,9 @@ from qdit.metrics.statistics import Moments, moments
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """A run beside the full-precision run of the same setting: the latter's features, and for each pair of images
-    the mean squared difference (N,) (`qdit.metrics.paired`)."""
+    """The full-precision run of the same setting: its features, and the mean squared difference (N,) of each pair of
+    images.
+    """
 
     run: RunFeatures
     errors: np.ndarray
@@ -28,7 +29,7 @@ class FullPrecision:
 
 @dataclass(frozen=True)
 class Images:
-    """N images by their features; what several metrics need is computed once."""
+    """N images by their features. Values that several metrics need are computed once."""
 
     run: RunFeatures
     reference: Reference

@@ -27,10 +27,10 @@ NO_CHECKPOINT = "none"
 
 
 def import_images(path: Path, folder: Path, *, chunk: int) -> int:
-    """Write the images of a folder of PNGs or of an npz as one shard of chunks in `folder`; returns their number.
+    """Write the images of a folder of PNGs or of an npz as one shard of chunks in `folder`; return their number.
 
-    The list says which file they came from. Chunks that are there for the same images are kept. DataError for images
-    that cannot be read (`qdit.metrics.image_files`).
+    The list names the source file. Existing chunks of the same images are kept. DataError for images that cannot be
+    read (`qdit.metrics.image_files`).
     """
     source = open_images(path)
     shard = Shard(source.count, chunk, 0, -(-source.count // chunk))

@@ -1,6 +1,7 @@
-"""Inputs of the step samples → metrics.json, and the checks of what the samples say about themselves.
+"""Inputs of the step samples → metrics.json, and checks that they agree with the samples.
 
-Protocol, number of samples and checkpoint are read from the samples; whatever else is said of them can only repeat it.
+Protocol, number of samples and checkpoint are read from the samples. Flags may repeat these values, but not change
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,10 +78,10 @@ class SampledRun:
 
 
 def open_run(job: EvaluateJob) -> SampledRun | None:
-    """The run that a job scores; None, and its metrics.json says why, where an earlier step recorded a failure.
+    """The run that a job scores. None if an earlier step recorded a failure; then its metrics.json has the reason.
 
-    Raises DataError for samples of another checkpoint, changed files, and full-precision samples of another protocol or
-    other weights, ConfigError for stated facts that the samples contradict.
+    Raises DataError for samples of another checkpoint, for changed files, and for full-precision samples of another
+    protocol or other weights. Raises ConfigError for stated facts that the samples contradict.
     """
     quantizing = None
     if job.checkpoint is not None and not are_imported(job.samples):

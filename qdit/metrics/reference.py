@@ -28,7 +28,7 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class ReferenceOrigin:
-    """What a reference was made of: name and sha256 of the images or statistics, the extractor, digest of the code."""
+    """Origin of a reference: name and sha256 of the images or statistics, the extractor, and digest of the code."""
 
     source: str
     source_sha256: str
@@ -41,9 +41,9 @@ class ReferenceOrigin:
 class Reference:
     """Moments of real images and, for precision and recall, pool features (N, d) of real images.
 
-    `origin` says what it was made of, `extractor_digest` which weights; ADM's files say neither (None, empty).
-    `pool_features` is None for an ADM file as it is loaded: `import_adm_reference` computes them from its images. Ready
-    statistics of another program have no pool features, and no spatial moments either where they are FID's alone.
+    `origin` is the origin of the data, `extractor_digest` the digest of the weights; a file of ADM has neither (None,
+    empty). `pool_features` is None after an ADM file is loaded; `import_adm_reference` computes them from its images.
+    Ready statistics of another program have no pool features. They have no spatial moments if they are only for FID.
     """
 
     pool: Moments
@@ -173,10 +173,10 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
-    """Reference of ready statistics (mu, sigma; mu_s and sigma_s if they are there), which `extractor` is to have made.
+    """Reference from ready statistics (mu, sigma, and mu_s, sigma_s if they exist), computed with `extractor`.
 
-    The images beside them, in any axis order, give the pool features; without images there is no precision and recall,
-    without mu_s no sFID. DataError for another number of features.
+    Images beside them, in any axis order, give the pool features. Without images there is no precision and recall;
+    without mu_s there is no sFID. DataError if the number of features is not that of the extractor.
     """
     names = member_names(path)
     pool = read_moments(path, *STATISTICS[:2])
@@ -207,9 +207,9 @@ def width_of(extractor: Extractor) -> int:
 
 
 def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
-    """An ADM batch with the pool features of its images arr_0 (N, H, W, C) uint8, streamed from the file.
+    """A batch of ADM with the pool features of its images arr_0 (N, H, W, C) uint8, read one after the other.
 
-    ADM uses these images for precision and recall only; the moments are those of the whole training set.
+    ADM uses these images only for precision and recall. The moments are those of the whole training set.
     """
     reference = load_reference(path)
     check_adm_images(path)
@@ -224,7 +224,7 @@ def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
 
 
 def check_adm_images(path: Path) -> tuple[int, int]:
-    """(height, width) of a batch's images; DataError unless there are enough, as uint8 (N, H, W, C)."""
+    """Height and width of a batch's images; DataError unless they are uint8 (N, H, W, C) and enough."""
     if "arr_0" not in (names := member_names(path)):
         raise DataError(
             f"{path}: has no images (arr_0), found {', '.join(names)}; `qdit reference OUT --data {path.name}` takes"
@@ -242,7 +242,7 @@ def check_adm_images(path: Path) -> tuple[int, int]:
 
 
 def require_width(path: Path, moments: Moments, width: int) -> None:
-    """Raise DataError unless statistics are of as many features as the extractor gives."""
+    """Raise DataError unless the statistics have as many features as the extractor."""
     if len(moments.mean) != width:
         raise DataError(
             f"{path}: mu has {len(moments.mean)} features, the extractor gives {width}; use the extractor that the file"

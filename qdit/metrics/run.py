@@ -114,7 +114,7 @@ def made_by(
 
 
 def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """What metrics.json says of a checkpoint: its part of the run, its inputs, the code that made it, its size."""
+    """Facts about a checkpoint for metrics.json: its run, its inputs, digests of its code, its size."""
     config = read_config(checkpoint)
     record = config["record"]
     return {
@@ -129,7 +129,7 @@ def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
 
 
 def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
-    """What metrics.json says of imported samples: bits, checkpoint and size are unknown."""
+    """Facts about imported samples for metrics.json: bits, checkpoint and size are unknown."""
     return {
         "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}},
         "inputs": {

@@ -25,11 +25,11 @@ class ListedChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """One list of chunks: its number, the run's key, its number of images and chunk size, mode and kernel backend.
+    """A list of chunks: number of the shard, key of the run, number of images, chunk size, mode and kernel backend.
 
-    `origin` says what the samples were made of; None in lists of older versions. `difference` of the integer mode is
-    that of its latents to simulated ones. `failure` says why there are no chunks,
-    if sampling or quantizing failed and that was recorded.
+    `origin` is the origin of the samples; lists of older versions have None. `difference` (integer mode) compares its
+    latents with simulated ones. `failure` is the recorded reason if sampling or quantizing failed; then there are no
+    chunks.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Shard:
     origin: Any = None
 
     def made_of(self) -> Origin:
-        """What its samples were made of; DataError where the list does not say, or was changed."""
+        """Origin of its samples; DataError if the list has none or was changed."""
         return Origin.read(self.origin, self.key, where=self.path)
 
 
@@ -64,7 +64,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def read_shard(path: Path) -> Shard:
-    """The list that a sample job wrote; DataError if it is none."""
+    """Read the list of a sampling job; DataError if the file is no such list."""
     listing = read_json(path)
     try:
         return Shard(
@@ -85,12 +85,10 @@ def read_shard(path: Path) -> Shard:
 
 
 def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
-    """The shards of the run that wrote shard 0; DataError if there is none, or of another number of images.
+    """The shards of the run to which shard 0 belongs; DataError if there is none, or with another number of images.
 
-    Without `images` the lists say how many there are.
-
-    Lists of another key, chunk size or number of images are left over from a run with another configuration, and
-    lists of chunks that are listed already from one with smaller shards.
+    Without `images` the lists give the number. Some lists are left over from earlier runs and are ignored: lists with
+    another key, chunk size or number of images, and lists of chunks that another list already has.
     """
     if images is not None and images < 1:
         raise DataError(f"{folder}: {images} images are expected, at least 1 is needed; raise sampling.images")
@@ -116,11 +114,11 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
 
 
 def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
-    """Chunks of images 0 … images − 1 of a run, in their order, one in memory at a time.
+    """Chunks of images 0 … images − 1 of a run, in order; one chunk is in memory at a time.
 
-    `folder` holds `shard-*.json` and the chunk files they list. Raises DataError, at the latest after the last
-    chunk, unless every chunk is there, has the listed sha256 and the key of its shard, follows its predecessor
-    without a gap, and the counts agree.
+    `folder` holds `shard-*.json` and the listed chunk files. Each chunk must exist, have the listed sha256 and the key
+    of its shard, and begin where the chunk before ends. Otherwise DataError is raised, at the latest after the last
+    chunk.
     """
     shards = listed_shards(folder, images=images)
     for shard in shards:
@@ -156,6 +154,6 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
 
 
 def check_origin(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> None:
-    """DataError unless the origin that a chunk carries is that of its list's key."""
+    """DataError unless the origin in a chunk is the one to which its list's key belongs."""
     if "origin" in arrays and origin_key(json.loads(str(arrays["origin"]))) != key:
         raise DataError(f"{path}: what it says of its samples is not what its list says; {_AGAIN}")

@@ -14,8 +14,8 @@ NEIGHBOURS = 3
 def inception_score(logits: np.ndarray, *, split_size: int = SPLIT_SIZE) -> float:
     """Mean over splits of exp(mean_i KL(p_i ‖ mean p)), p = softmax of logits (N, c) without bias.
 
-    Splits are consecutive runs of `split_size` images in file order, the last one may be shorter; the plain mean
-    over splits is returned (Salimans et al. 2016; guided-diffusion evaluator.py).
+    A split is `split_size` consecutive images in file order; the last one may be shorter. The mean over splits is not
+    weighted (Salimans et al. 2016; guided-diffusion evaluator.py).
     """
     log_p = log_probabilities(logits)
     scores = [score_of(log_p[start : start + split_size]) for start in range(0, len(log_p), split_size)]
@@ -42,9 +42,10 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) of features (N, d) and (M, d).
 
-    Around each point lies a ball that reaches to its `neighbours`-th nearest neighbour (the point itself is not
-    one). Precision: fraction of generated points in at least one reference ball; recall: the converse. Distances
-    are squared and computed in blocks of `block` rows, so memory stays below block · max(N, M) numbers.
+    Each point has a ball that reaches to its `neighbours`-th nearest neighbour, not counting itself. Precision is the
+    fraction of generated points in at least one ball of the reference. Recall is the fraction of reference points in at
+    least one ball of a generated point. Squared distances are computed in blocks of `block` rows. So memory stays below
+    block · max(N, M) numbers.
     """
     real, fake = _same_space(reference, generated, neighbours)
     precision = _covered(fake, real, _radii(real, neighbours, block), block).mean()

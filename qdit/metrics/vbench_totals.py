@@ -10,9 +10,9 @@ QUALITY_SHARE, SEMANTIC_SHARE = 4, 1
 
 
 def totals(scaled: Mapping[str, float]) -> dict[str, float]:
-    """Quality, semantic and total score from dimensions that are scaled to 0 … 1; VBench 0.1.5, scripts/constant.py.
+    """Quality, semantic and total score from dimensions that are scaled to 0 … 1 (VBench 0.1.5, scripts/constant.py).
 
-    Raises DataError unless all sixteen dimensions are there.
+    Raises DataError unless all sixteen dimensions are given.
     """
     if absent := [dimension for dimension in DIMENSIONS if dimension not in scaled]:
         raise DataError(f"VBench's totals need all sixteen dimensions; missing are {', '.join(absent)}: score them too")
@@ -29,9 +29,9 @@ def totals(scaled: Mapping[str, float]) -> dict[str, float]:
 def scaled_between(
     scores: Mapping[str, float], *, worst: Mapping[str, float], best: Mapping[str, float]
 ) -> dict[str, float]:
-    """Scores scaled so that `worst` becomes 0 and `best` 1.
+    """Scores scaled so that `worst` becomes 0 and `best` becomes 1.
 
-    A dimension in which the worst clips score as well as the best has no scale; its score stays.
+    If the worst clips score as well as the best ones, the score of the dimension is not scaled.
     """
     return {
         d: (score - worst[d]) / (best[d] - worst[d]) if best[d] > worst[d] + 1e-6 else score

@@ -41,12 +41,10 @@ class DigitClassifierConfig:
 class DigitClassifier(nn.Module):
     """Four 3×3 convolutions with GELU, average pooling, and a linear layer without bias.
 
-    A network for larger images pools them to 8×8 after its first convolution.
-
-    Everything is smooth (GELU, average pools), so that small changes of an image make small changes of its
-    features. There is no bias to leave out for the inception score, so the logits of the score and of the
-    classification are the same. `pool_scale` and `spatial_scale` make the average variance of a feature over the
-    training digits one, which puts Fréchet distances on a readable scale; the logits do not depend on them.
+    A network for larger images pools them to 8×8 after its first convolution. All operations are smooth, so small
+    changes of an image make small changes of its features. Without a bias, the logits of the classification are also
+    those of the inception score. `pool_scale` and `spatial_scale` make the average variance of a feature over the
+    training digits 1. This gives Fréchet distances of readable size; the logits do not depend on them.
     """
 
     pool_scale: Tensor
@@ -95,9 +93,11 @@ class DigitClassifierExtractor:
 
 
 def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:
-    """The metadata entry from which `load_digit_classifier` rebuilds the network; without the size where it is 8.
+    """Metadata from which `load_digit_classifier` builds the network again.
 
-    The 8×8 weights were shipped before there was another size, and their bytes stay what they are.
+    They contain the size only if it is not 8.
+
+    The 8×8 weights were shipped before other sizes existed, and their bytes must not change.
     """
     described = asdict(config)
     if config.size == DigitClassifierConfig.size:

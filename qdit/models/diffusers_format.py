@@ -1,17 +1,17 @@
-"""Conversion between our DiT and diffusers' DiTTransformer2DModel, both ways.
+"""Conversion between our DiT and diffusers' DiTTransformer2DModel, in both directions.
 
-The two differ in three ways that matter (diffusers 0.42):
+There are three important differences (diffusers 0.42):
 
-1. diffusers divides the exponents of the timestep frequencies by 127, the original and we by 128. The weights that
-   were published in diffusers' format are the original's, trained with 128, so a conversion *to* our DiT gives the
-   original's function and not what diffusers computes from the same folder. A module made by `to_diffusers` has its
-   frequencies set right; this is not part of its config, so after `from_pretrained` call
-   `use_original_frequencies` on it again. (Weights trained inside diffusers with 127 have no exact counterpart here.)
-2. norm3 of a block takes `norm_eps`, 1e-5 in the published folders and 1e-6 in the original: `to_diffusers` writes
-   1e-6, conversion to ours always means 1e-6.
-3. The timestep and label embedders are stored once per block. All copies must be equal; ours has one.
+1. Diffusers divides the exponents of the timestep frequencies by 127; the original and our DiT divide by 128. The weights
+   published in diffusers' format were trained with 128. So a conversion *to* our DiT gives the original's function, not
+   what diffusers computes from the same folder. `to_diffusers` sets the frequencies of its module to 128. This is not part
+   of the config, so call `use_original_frequencies` again after `from_pretrained`. Weights that were trained in diffusers
+   with 127 have no exact counterpart here.
+2. norm3 of a block uses `norm_eps`. It is 1e-5 in the published folders and 1e-6 in the original. `to_diffusers` writes
+   1e-6, and our DiT always uses 1e-6.
+3. Diffusers stores the timestep and label embedders once per block. All copies must be equal; ours has one.
 
-Positions are recomputed: diffusers does not store them.
+Diffusers does not store positions, so they are computed again.
 """
 
 import json
@@ -155,9 +155,9 @@ def from_diffusers(source: Any, config: Mapping[str, Any] | None = None) -> DiT:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
-    """(state dict with our names, configuration) of a diffusers model folder, in one file or several.
+    """State dict with our names, and configuration, of a diffusers model folder, in one file or several.
 
-    Only safetensors are read. Files that a manifest.json in the folder lists are checked against it.
+    Only safetensors are read. If the folder has a manifest.json, the listed files are checked against it.
     """
     config = config_from_diffusers(
         read_json(folder / CONFIG_FILE, error=CheckpointError), where=str(folder / CONFIG_FILE)
@@ -192,9 +192,9 @@ def require_convertible(model: DiT) -> None:
 
 
 def to_diffusers(model: DiT, folder: Path | None = None) -> nn.Module:
-    """DiTTransformer2DModel in eval mode that computes what `model` does; also written to `folder` if given.
+    """A DiTTransformer2DModel in eval mode that computes the same as `model`; also written to `folder` if given.
 
-    Raises Unsupported for models that diffusers cannot hold (see `require_convertible`).
+    Raises Unsupported for models that diffusers cannot represent (see `require_convertible`).
     """
     from diffusers import DiTTransformer2DModel  # takes seconds to import, needed here only
 

@@ -1,8 +1,8 @@
-"""DiT: the diffusion transformer of Peebles & Xie (2023), fused qkv, the official checkpoints' key names.
+"""DiT: the diffusion transformer of Peebles & Xie (2023), with fused qkv and the names of the official checkpoints.
 
-Follows spec: 2-D sin-cos positions (width first), timestep frequencies divided by 128, adaLN-Zero blocks,
-LayerNorm without affine (eps 1e-6), tanh-GELU, learned sigma. Modules marked as sites may be replaced by
-quantized ones; `DiT.sites()` lists them with their roles.
+It has 2-D sin-cos positions (width first), timestep frequencies divided by 128, adaLN-Zero blocks, LayerNorm without
+weight and bias (eps 1e-6), tanh-GELU and learned sigma. A method may replace modules that are sites by quantized ones;
+`DiT.sites()` lists them with their roles.
 """
 
 import numpy as np

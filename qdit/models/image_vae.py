@@ -1,7 +1,7 @@
-"""The VAE that turns DiT's latents into images: diffusers' AutoencoderKL from local files, its decoder only.
+"""The VAE that decodes DiT's latents into images: the decoder of diffusers' AutoencoderKL, from local files.
 
-Latents are divided by 0.18215 before they are decoded, whatever VAE it is: DiT was trained on latents times that
-factor (spec/models_metrics.md §1.3). Quantization leaves the VAE alone.
+Latents are divided by 0.18215 before decoding, for every VAE, because DiT was trained on latents times this factor
+(spec/models_metrics.md §1.3). The VAE is not quantized.
 """
 
 from pathlib import Path
@@ -47,9 +47,10 @@ class ImageVAE(nn.Module):
 
 
 def load_image_vae(weights: Path) -> ImageVAE:
-    """VAE in eval mode and float32 from a safetensors file with diffusers' config.json beside it.
+    """VAE in eval mode and float32 from a safetensors file with diffusers' config.json in the same folder.
 
-    Raises CheckpointError unless both are there, whole, of one AutoencoderKL whose factor is DiT's, and finite.
+    Raises CheckpointError if a file is missing or damaged, if the two do not fit each other, if the factor is not
+    DiT's, or if a value is not finite.
     """
     from diffusers import AutoencoderKL  # takes seconds to import, needed here only
 

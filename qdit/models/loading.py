@@ -99,21 +99,23 @@ def read_model(
     usual: Mapping[str, Any] | None = None,
     family: str | None = None,
 ) -> Loaded:
-    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights, and what had to be assumed.
+    """Read a DiT or STDiT3, in eval mode and float32, from a file or folder of weights.
 
-    path        our `.safetensors` (its metadata holds family and configuration), a state dict as `.pt` or
-                `.safetensors`, also under `ema`, `model` or `state_dict` and with the prefixes of wrappers, a diffusers
-                DiTTransformer2DModel folder or its pipeline's, or an STDiT3 folder as published.
-    sha256      hex digest that the file must have; without it, a `manifest.json` beside the file that lists it
-                is used.
-    settings    fields of the configuration that the caller knows. They must agree with what the file says.
+    Also returns the assumed values.
+
+    path        our `.safetensors` (its metadata holds family and configuration); a state dict as `.pt` or `.safetensors`,
+                also under the key `ema`, `model` or `state_dict` and with the prefixes of wrappers; a folder of diffusers'
+                DiTTransformer2DModel or of its pipeline; or a published STDiT3 folder.
+    sha256      hex digest of the file. Without it, a `manifest.json` in the same folder is used if it lists the file.
+    settings    fields of the configuration that the caller knows. They must agree with the file.
     family      `dit` or `stdit3` if the caller needs one of them.
-    usual       what to assume of an STDiT3 where neither says it; without it only Open-Sora's own shape is assumed.
+    usual       values to assume for an STDiT3 if neither file nor caller gives them. Without it, values are assumed only for
+                the shape of Open-Sora's model.
 
-    A diffusers folder gives the original's function, not diffusers' (see qdit/models/diffusers_format.py).
-    Raises CheckpointError for a missing, damaged, foreign or malicious file, for tensors that are missing, not
-    expected, of another shape, not floating point or not finite, and for settings that neither the file nor the caller
-    says; ConfigError where the two contradict each other.
+    A diffusers folder gives the original's function, not that of diffusers (see qdit/models/diffusers_format.py).
+    Raises CheckpointError for a missing, damaged, unknown or malicious file. It is also raised for tensors that are
+    missing, not expected, of another shape, not floating point or not finite, and for settings that nobody gives.
+    Raises ConfigError if file and caller contradict each other.
     """
     stated = dict(settings or {})
     assumed: Mapping[str, Any] = {}
@@ -175,10 +177,10 @@ def described_config(
 
 
 def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write an unquantized model in our format: safetensors with its configuration, and `metadata`, as JSON metadata.
+    """Write an unquantized model as safetensors, with its configuration and `metadata` as JSON metadata.
 
-    Raises ConfigError if `metadata` has a key `model` or `family`, Unsupported for a quantized model, CheckpointError
-    for weights that are not finite.
+    Raises ConfigError if `metadata` has a key `model` or `family`, Unsupported for a quantized model, and
+    CheckpointError for weights that are not finite.
     """
     described = model_metadata(model.config)
     for key in (CONFIG_KEY, FAMILY_KEY):
@@ -191,7 +193,7 @@ def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None
 
 
 def model_metadata(config: NetworkConfig) -> dict[str, Any]:
-    """What our files say about the model they hold; a DiT is not named, as files older than STDiT3 are."""
+    """Metadata of our files about their model. A DiT has no family name, as in files older than STDiT3."""
     family = family_of(config)
     return ({} if family == "dit" else {FAMILY_KEY: family}) | {CONFIG_KEY: config.to_dict()}
 
@@ -203,7 +205,7 @@ def import_official(source: Path, path: Path, *, sha256: str | None = None, num_
 
 
 def save_import(source: Path, path: Path, loaded: Loaded) -> None:
-    """Write a model in our format with the name and digest of its source, and what was assumed of it."""
+    """Write a model in our format, with the name and digest of its source and the assumed values."""
     digest = sha256_file(source) if source.is_file() else None
     note = {"assumed": dict(loaded.assumed)} if loaded.assumed else {}
     save_model(path, loaded.model, metadata={"source": {"name": source.name, "sha256": digest}, **note})

@@ -1,7 +1,7 @@
-"""Manifest of a folder of weights: size, sha256 and tensors of every file, checked before a file is used.
+"""Manifest of a folder of weights: size, sha256 and tensors of every file. It is checked before a file is used.
 
-`manifest.json` is {"files": {name: {"bytes", "sha256", "tensors": {tensor: [dtype, shape]}}}}. safetensors notices
-a truncated file but not a flipped bit: the manifest does.
+`manifest.json` is {"files": {name: {"bytes", "sha256", "tensors": {tensor: [dtype, shape]}}}}. The safetensors library
+notices a truncated file but not a flipped bit; the manifest notices both.
 """
 
 from pathlib import Path

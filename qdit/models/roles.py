@@ -1,7 +1,7 @@
-"""Sites: the modules of a model that a quantization method may replace; methods select them by role, not by path.
+"""Sites: modules of a model that a method may replace. A method selects them by role, not by path.
 
-A model lists its sites itself (`model.sites()`); a method picks those whose role its paper quantizes and puts
-modules of its own in their place with `replace`. A site takes and returns what the module it replaces does.
+`model.sites()` lists the sites. A method selects those whose role its paper quantizes and puts its own modules in their
+place with `replace`. The new module has the same inputs and outputs as the old one.
 """
 
 from collections.abc import Collection, Iterable
@@ -37,9 +37,9 @@ class ValueRows:
 
 @dataclass(frozen=True)
 class SharedModulation:
-    """The modulate site before a linear whose shift and scale come from a linear that all blocks share (STDiT3).
+    """The modulate site before a linear, if all blocks share the linear that gives shift and scale (STDiT3).
 
-    The shared linear cannot absorb a factor of one block, so the modulate site itself takes it.
+    The shared linear cannot absorb a factor for one block, so the modulate site itself absorbs it.
     """
 
     modulate: str
@@ -85,7 +85,7 @@ def linear_of(model: "nn.Module", site: Site | str) -> "nn.Linear":
 
 
 def replace(model: "nn.Module", site: Site | str, module: "nn.Module") -> None:
-    """Put `module` where the site is."""
+    """Put `module` in the place of the site."""
     name = site if isinstance(site, str) else site.name
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

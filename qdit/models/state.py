@@ -1,8 +1,8 @@
-"""State dicts of a DiT: tensor shapes give the configuration, and every tensor is checked before the model is built.
+"""State dicts of a DiT. Tensor shapes give the configuration; every tensor is checked before the model is built.
 
 Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
-is guessed, dropped or cast silently: whatever differs from what the configuration says is a CheckpointError that names
-the tensor.
+is guessed, dropped or converted silently. Every difference from the configuration is a CheckpointError with the
+tensor's name.
 """
 
 import math
@@ -104,10 +104,10 @@ def shape_of(
 def infer_config(
     shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None
 ) -> tuple[DiTConfig, dict[str, int]]:
-    """(configuration of a state dict with the official names, from the shapes of its tensors, what is assumed of it).
+    """Configuration from the shapes of a state dict with official names, and the assumed values.
 
-    No shape shows `num_heads`: without it the heads of the published DiT of this width and depth are assumed, and
-    for any other width and depth there is a CheckpointError.
+    No shape shows `num_heads`. Without it, the heads of the published DiT of this width and depth are assumed. For any
+    other width and depth a CheckpointError is raised.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ def infer_config(
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes that together decide the configuration (but for the heads): checked before a module is made."""
+    """Shapes that decide the configuration (without the heads). They are checked before a module is made."""
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, patch, patch),

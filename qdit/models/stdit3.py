@@ -1,8 +1,8 @@
-"""STDiT3: the video diffusion transformer of Open-Sora 1.2, with the official checkpoints' key names.
+"""STDiT3: the video diffusion transformer of Open-Sora 1.2, with the names of the official checkpoints.
 
-Spatial and temporal blocks take turns; one linear (`t_block`) gives the modulation of all of them, to which each block
-adds a table of its own. Written from the architecture (spec/models_metrics.md §3.1), without xformers or colossalai.
-Modules marked as sites may be replaced by quantized ones; `STDiT3.sites()` lists them with their roles.
+Spatial and temporal blocks alternate. One linear (`t_block`) gives the modulation of all blocks, and each block adds
+its own table. The code follows the architecture (spec/models_metrics.md §3.1), without xformers or colossalai. A method
+may replace modules that are sites by quantized ones; `STDiT3.sites()` lists them with their roles.
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ class TextProjection(nn.Module):
 
 
 class TextEmbedder(nn.Module):
-    """Projection of the text, and the tokens that stand for no text. Text dropout belongs to training."""
+    """Projection of the text, and the learned tokens for "no text". Text dropout belongs to the training."""
 
     y_embedding: Tensor
 
@@ -76,7 +76,7 @@ class TextEmbedder(nn.Module):
         self.y_proj = TextProjection(config)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """(N, L, text_width), mask (N, L) → (N, L, D); padding is zero before and after, whatever it held."""
+        """Text (N, L, text_width) with mask (N, L) → (N, L, D). Padding is set to zero before and after."""
         valid = mask[:, :, None]
         return self.y_proj(text.masked_fill(~valid, 0)).masked_fill(~valid, 0)
 
@@ -195,9 +195,10 @@ class STDiT3(nn.Module):
             yield from pair
 
     def null_text(self, rows: int, tokens: int) -> Tensor:
-        """(rows, tokens, text_width) for the branch without text: the first learned tokens, as many as the prompt has.
+        """Text (rows, tokens, text_width) of the unconditional branch: the first learned tokens, as many as the prompt
+        has.
 
-        The original gives this branch the prompt's own mask, so its length differs from prompt to prompt.
+        In the original, this branch has the mask of the prompt, so its length depends on the prompt.
         """
         return self.y_embedder.y_embedding[:tokens].expand(rows, -1, -1)
 

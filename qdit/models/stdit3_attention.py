@@ -43,8 +43,8 @@ class Rotation(nn.Module):
 class SelfAttention(nn.Module):
     """Attention within each frame, or (with a `rotation`) along the frames of each position.
 
-    q, k, p (softmax output) and v are operand sites, identities by default; they see (N, frames, heads, positions, d)
-    or, along the frames, (N, positions, heads, frames, d).
+    q, k, p (softmax output) and v are operand sites; by default they change nothing. Their shape is (N, frames, heads,
+    positions, d), or along the frames (N, positions, heads, frames, d).
     """
 
     def __init__(self, config: STDiT3Config, rotation: Rotation | None) -> None:
@@ -70,9 +70,9 @@ class SelfAttention(nn.Module):
         return self.proj(mixed.reshape(n, count, width))
 
     def heads(self, tokens: Tensor, places: int) -> Tensor:
-        """Tokens (N, frames · positions, D) as the operands see them; `places` is the number that attend to each other.
+        """Tokens (N, frames · positions, D) in the operands' shape; `places` tokens attend to each other.
 
-        (N, frames, heads, positions, d) within the frames, (N, positions, heads, frames, d) along them.
+        The shape is (N, frames, heads, positions, d) within the frames and (N, positions, heads, frames, d) along them.
         """
         parts = tokens.unflatten(-1, (self.num_heads, -1))
         others = tokens.shape[1] // places

@@ -61,10 +61,10 @@ def infer_stdit3_config(
     stated: Mapping[str, Any],
     usual: Mapping[str, Any] | None = None,
 ) -> tuple[STDiT3Config, dict[str, Any]]:
-    """(configuration of a state dict with the official names, what is assumed of it).
+    """Configuration of a state dict with official names, and the assumed values.
 
-    `stated` are fields that the caller knows; the `HIDDEN` ones are in no shape. Those that are not stated are taken
-    from `usual`; without it they are assumed for the published shape only, and a CheckpointError for others.
+    `stated` are fields that the caller knows. The `HIDDEN` fields appear in no shape. If they are not stated, `usual`
+    gives them. Without `usual` they are assumed for the published shape only; other shapes give a CheckpointError.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:

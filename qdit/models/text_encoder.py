@@ -1,8 +1,8 @@
-"""T5 embeddings of prompts as Open-Sora 1.2 makes them (spec/models_metrics.md §3.3), for text_embeddings.py.
+"""T5 embeddings of prompts, computed as in Open-Sora 1.2 (spec/models_metrics.md §3.3).
 
-A prompt gets " aesthetic score: 6.5." appended and goes twice through PixArt's caption cleaner (diffusers'); the
-encoder sees at most 300 tokens, of which the valid ones are kept. transformers and what the cleaner needs are an
-optional extra: nothing else in this package uses them.
+" aesthetic score: 6.5." is appended to each prompt, and PixArt's caption cleaner (of diffusers) cleans it twice. The
+encoder reads at most 300 tokens; only valid ones are kept. The packages transformers and those of the cleaner are
+optional; only this module uses them.
 """
 
 import shutil
@@ -89,9 +89,9 @@ def require_distinct(prompts: Sequence[str]) -> None:
 def embed(
     prompts: Sequence[str], texts: Sequence[str], tokenizer: Any, encoder: Any, *, batch: int = 8
 ) -> TextEmbeddings:
-    """Embeddings of `prompts` from their cleaned `texts`; a text longer than 300 tokens is a DataError.
+    """Embeddings of `prompts` from their cleaned `texts`; DataError for a text of more than 300 tokens.
 
-    Rows are padded to the longest of a batch and not to 300: the encoder's attention ignores padding.
+    Rows are padded to the longest text of a batch, not to 300, because the encoder's attention ignores padding.
     """
     require_distinct(prompts)
     rows: list[Tensor] = []
@@ -120,10 +120,10 @@ def encoder_sha256(folder: Path) -> str:
 def embed_suite(
     prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu", dtype: str = "bfloat16"
 ) -> None:
-    """The step prompts (+ T5 in `folder`) → one file of embeddings, in the encoder's precision.
+    """Step: prompts and T5 in `folder` → one file of embeddings, in the encoder's precision.
 
-    Parts of it lie in `<out>.parts` until all are there; those of the same prompts, encoder, precision and kind of
-    device are kept. Raises ConfigError for another precision or a prompt that stands twice.
+    Parts lie in `<out>.parts` until all exist. Existing parts of the same prompts, encoder, precision and kind of
+    device are kept. Raises ConfigError for another precision or a repeated prompt.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r}: allowed for T5 are {', '.join(DTYPES)}")

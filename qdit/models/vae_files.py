@@ -33,9 +33,9 @@ def video_vae_files(path: Path) -> Iterator[Path]:
 
 
 def video_vae_sha256(path: Path) -> str:
-    """Digest of a video VAE, whose configuration its file holds or Open-Sora's fixes; CheckpointError if it is missing.
+    """Digest of a video VAE; for a folder that of the one file in it. CheckpointError if it is missing.
 
-    A folder has the digest of the one file in it.
+    The digest of the file is enough: the file holds the configuration, or it is Open-Sora's.
     """
     digests = [sha256_file(file) for file in video_vae_files(path)]
     return digests[0] if len(digests) == 1 else sha256_json(digests)

@@ -181,9 +181,9 @@ def frozen(value: Any) -> Any:
 def load_video_vae(path: Path, config: VideoVAEConfig | None = None) -> VideoVAE:
     """VAE in eval mode and float32 from the official folder or one safetensors file.
 
-    Without `config` it is that of the file, Open-Sora's where the file holds none. Raises CheckpointError unless the
-    file holds exactly the tensors of the configuration, all finite. `shift` and `scale` may be missing: the
-    configuration fixes them.
+    Without `config`, the configuration of the file is used, and Open-Sora's if the file holds none. Raises
+    CheckpointError unless the file has exactly the tensors of the configuration, all finite. `shift` and `scale` may be
+    missing, because the configuration fixes them.
     """
     if path.is_dir():
         state, metadata = read_weights(path, WEIGHTS_FILE), None

@@ -1,7 +1,7 @@
-"""The 3-D half of Open-Sora's VAE: an autoencoder over time on the latents of the 2-D VAE, with the official key names.
+"""The 3-D part of Open-Sora's VAE: an autoencoder over time for the 2-D VAE's latents, with the official names.
 
-Convolutions are causal: they pad with zeros before the first frame only. The group norms are not, they average over
-all frames of a chunk; between chunks nothing passes. Built from the description in spec/models_metrics.md §3.2.
+Convolutions are causal: they pad with zeros only before the first frame. The group norms are not causal: they average
+over all frames of a chunk. Chunks are independent of each other. The code follows spec/models_metrics.md §3.2.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Files of a model's weights: their location, their digest, and the reading of official pickles.
 
-A path of weights is a file or a folder: diffusers' model folder, a pipeline's folder with a model folder in it, or
-Open-Sora's. Nothing in a file is ever executed: official .pt files are read with torch's weights-only unpickler, here
-and in no other file of the repository.
+Weights are a file or a folder: a model folder of diffusers, a pipeline folder that contains one, or Open-Sora's folder.
+Nothing in a file is executed. Official .pt files are read with torch's weights-only unpickler, only in this file.
 """
 
 import argparse
@@ -54,9 +53,9 @@ def model_folder(folder: Path) -> Path:
 
 
 def weight_files(folder: Path, weights: str) -> list[Path]:
-    """The safetensors files of a model folder: `weights`, all that its index lists, or its one variant (fp16).
+    """Safetensors files of a model folder: `weights`, the files of its index, or its one variant (fp16).
 
-    Raises CheckpointError if there are none, if several variants fit, or if an index names files elsewhere.
+    Raises CheckpointError without any file, with several variants, and for an index that names files elsewhere.
     """
     index = f"{weights}.index.json"
     stem = weights.removesuffix(".safetensors")

@@ -1,7 +1,7 @@
-"""A quantized checkpoint: a folder with `config.json` and `model.safetensors`; loading needs no calibration data.
+"""A quantized checkpoint: a folder with `config.json` and `model.safetensors`. Loading needs no calibration data.
 
-The safetensors file holds packed integer codes, scales, zero points and the rest of the model in floating point, in
-half precision where that loses nothing; the JSON says how to build the modules, who made them, and the file's sha256.
+The safetensors file holds packed integer codes, scales and zero points. It holds the rest of the model in floating
+point, in half precision if this changes no value. The JSON describes the modules, their origin, and the file's sha256.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ POSITIONS = "pos_embed"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in eval mode, its correction, and everything its configuration says."""
+    """A loaded checkpoint: the model in eval mode, its correction, and its configuration."""
 
     model: DiT
     correction: NoiseCorrection | None
@@ -56,7 +56,7 @@ class VideoCheckpoint:
 class Quantized:
     """Result of a method: the model with quantized sites and, for some methods, a correction of its output.
 
-    `log` is what a method tells about its work (learning curves, chosen factors), as plain JSON.
+    `log` is plain JSON about the method's work, for example learning curves.
     """
 
     model: Network
@@ -70,7 +70,7 @@ def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
 
 
 def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
-    """Write a model (quantized or not) and what made it; `record` is any JSON mapping."""
+    """Write a model (quantized or not) and its origin; `record` is any JSON mapping."""
     model, correction = quantized.model, quantized.correction
     tensors = stored_tensors(model.state_dict(), model.config)
     tensors |= {} if correction is None else correction.tensors()

@@ -53,7 +53,7 @@ class NoiseCorrection:
 
     @classmethod
     def take(cls, spec: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> Self | None:
-        """The correction of a checkpoint, its tensors removed from `tensors`; None if it has none."""
+        """Read the correction of a checkpoint and remove its tensors from `tensors`; None without a correction."""
         if spec is None:
             return None
         if spec.get("kind") != "noise":
@@ -72,9 +72,9 @@ def per_channel(values: Tensor, like: Tensor) -> Tensor:
 def fit_correction(full: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Slope (), bias (C,) and residual variance () from noise predictions or velocities (N, C, …) of one step.
 
-    Linear regression of the error Δ = ε_q − ε_fp on ε_fp; a negative slope counts as none. The bias is the mean of
-    what the slope does not explain, per channel; the residual is the squared mean of each sample's standard deviation
-    after that, on the scale of the corrected prediction.
+    The error Δ = ε_q − ε_fp is regressed on ε_fp; a negative slope counts as 0. The bias is the mean of the rest, for
+    each channel. The residual variance is computed after that, on the scale of the corrected prediction: it is the
+    squared mean of the standard deviations of the samples.
     """
     x, error = full.double(), (quantized - full).double()
     centred = x - x.mean()

@@ -28,9 +28,10 @@ SPLITS = tuple(2.0**-i for i in range(20))
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Inputs of a site and the gradient at the output of its product, all samples concatenated.
+    """Inputs of a site and gradients at its output, for all samples.
 
-    For linears (N, T, in) and (N, T, out); for an operand the gradient is that at its own input, (N, heads, T, d).
+    For linears they are (N, T, in) and (N, T, out). For an operand the gradient is that at its own input, (N, heads, T,
+    d).
     """
 
     x: Tensor

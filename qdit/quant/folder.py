@@ -33,7 +33,7 @@ def with_digest(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint; CheckpointError where there is none, or one that was edited."""
+    """The configuration of a checkpoint; CheckpointError if it is missing or was edited."""
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
@@ -55,7 +55,7 @@ def write_failure(folder: Path, failure: Failure) -> None:
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Why this folder holds no checkpoint; None if it holds one."""
+    """Recorded reason why this folder holds no checkpoint; None if it holds one."""
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
     try:
         return Failure.within(config)

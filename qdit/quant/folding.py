@@ -1,8 +1,8 @@
-"""Folding: a per-channel factor and offset of a site's input, absorbed into the layers around it.
+"""Folding: the layers around a site absorb a channel factor and an offset of its input.
 
-After `fold(model, site, factor, offset)` the site sees x / factor − offset and the model computes the same function
-(RepQ-ViT's reparametrization; with offset 0, PTQ4DiT's and SmoothQuant's). Where one linear gives the modulation of all
-blocks, the block's own LayerNorm takes factor and offset (spec/methods.md §2.3).
+After `fold(model, site, factor, offset)` the input of the site is x / factor − offset, and the model computes the same
+function. RepQ-ViT uses it; with offset 0 also PTQ4DiT and SmoothQuant. If one linear gives the modulation of all
+blocks, the block's own LayerNorm absorbs factor and offset (spec/methods.md §2.3).
 """
 
 from typing import cast
@@ -17,9 +17,9 @@ from qdit.quant.sites import FoldedLayerNorm
 
 
 def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
-    """Make the input of a linear site x / factor − offset, in place; factor and offset are (in,).
+    """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
-    Raises Unsupported for a site whose input no layer before it can scale (`fold_source` None).
+    Raises Unsupported if no layer before the site can scale its input (`fold_source` None).
     """
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
@@ -47,7 +47,7 @@ def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor
 
 
 def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) -> None:
-    """Give a modulate site's output the form y / factor − offset; what it took before is divided as well."""
+    """Divide a modulate site's output by a factor and subtract an offset. Earlier factors and offsets stay included."""
     old = cast(ModulatedLayerNorm, model.get_submodule(name))
     inverse, before = 1 / factor, torch.zeros_like(offset)
     if isinstance(old, FoldedLayerNorm):
@@ -63,10 +63,11 @@ def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset:
 
 
 def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:
-    """Replace V by `mixing` V within every head and the output projection's columns by its inverse, in place.
+    """Mix V within every head by the matrices `mixing`, and the output projection's columns by their inverses, in
+    place.
 
-    `site` is the attention output, `mixing` (heads, head_dim, head_dim). The function stays; unlike a diagonal
-    factor, no folding method can undo it.
+    `site` is the attention output, `mixing` is (heads, head_dim, head_dim). The function stays the same. No folding of
+    channel factors can undo it, because the matrices are not diagonal.
     """
     if not isinstance(site.fold_source, ValueRows):
         raise Unsupported(f"{site.name}: only the attention output's input can be mixed through V")

@@ -34,7 +34,7 @@ class HessianAccumulator:
 
 @dataclass(frozen=True)
 class Columns:
-    """What GPTQ finds: codes (out, in) as floats, a grid (out, groups), and the group of each input column (in,)."""
+    """Result of GPTQ: codes (out, in) as floats, a grid (out, groups), and the group of each input column (in,)."""
 
     codes: Tensor
     scale: Tensor
@@ -59,13 +59,14 @@ def gptq(
     scale_dtype: torch.dtype | None = torch.float16,
     stale_groups: bool = True,
 ) -> QuantizedWeight:
-    """Quantize a weight (out, in) so that ‖(W − Ŵ) X‖ is small, given the Hessian of its inputs (in, in).
+    """Quantize a weight (out, in) so that ‖(W − Ŵ) X‖ is small, with the Hessian of its inputs (in, in).
 
-    `group_size` None is one grid per output channel. Grids are asymmetric and contain zero. `act_order` takes the
-    columns by falling Hessian diagonal and needs `static_groups` (all grids from the original weights) if there are
-    groups. `stale_groups` is the released behaviour: the grid of a group is taken from weights that have not received
-    the updates of the current block of `block_size` columns; False takes the updated ones. Scales are rounded to
-    `scale_dtype` before codes are computed; None keeps float32. Raises ConfigError, CheckpointError or DataError.
+    A *grid* is a pair of scale and zero point. `group_size` None means one grid per output channel. Grids are
+    asymmetric and contain zero. `act_order` takes the columns by falling Hessian diagonal; with groups it needs
+    `static_groups`, where all grids come from the original weights. With `stale_groups` (as released) the grid of a
+    group comes from weights without the updates of the current block of `block_size` columns; False takes the updated
+    weights. Scales are rounded to `scale_dtype` before codes are computed; None keeps float32. Raises ConfigError,
+    CheckpointError or DataError.
     """
     check_weight(weight, bits)
     if group_size is not None:
@@ -109,10 +110,10 @@ def solve(
     scale_dtype: torch.dtype | None = None,
     stale_groups: bool = True,
 ) -> Columns:
-    """`gptq` without the limits of a QuantizedWeight: the last group may be short, groups need not be consecutive.
+    """`gptq` without the limits of a QuantizedWeight: the last group may be short, and groups need not be consecutive.
 
-    Columns whose input is always zero are set to zero; as released, the grid of a whole channel (no groups) is taken
-    before that and the grids of groups after it. Computed in float64; grids are float32.
+    Columns whose input is always zero are set to zero. As released, the grid of a whole channel is computed before
+    that, and the grids of groups after it. The computation is in float64; grids are float32.
     """
     check_hessian(hessian, weight.shape[1])
     # In float32 the codes would depend on the number of threads: one flipped rounding changes the rest of its row.

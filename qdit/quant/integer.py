@@ -1,7 +1,8 @@
-"""Integer mode: linears that multiply codes of packed weights with codes of their inputs, made from simulated ones.
+"""Integer mode: linears that multiply codes of weights with codes of inputs. They are made from simulated linears.
 
-What fits: affine weights per tensor, channel or group; inputs static (per tensor or group of channels) or dynamic per
-token or (token, group). Everything else is `Unsupported`, with the name of the layer and the reason.
+These quantizers are possible: affine weights per tensor, channel or group; inputs with static ranges (per tensor or
+group of channels) or dynamic ranges per token or per token and group. For others the error `Unsupported` names the
+layer.
 """
 
 import hashlib
@@ -110,20 +111,20 @@ def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[
 
 
 def packed_group_size(weight_group: int, input_group: int) -> int:
-    """Group size to pack with: the largest that divides both, is a multiple of 4 and, if it can be, at most 512.
+    """Group size for packing: it divides both group sizes and is a multiple of 4, if possible at most 512.
 
-    Long groups are split, since a chunk of a weight must fit into the first-level cache. Without a multiple of 4 it
-    is the common divisor, which `pack_weight` refuses.
+    Long groups are split, because a chunk of a weight must fit into the first-level cache. If there is no multiple of
+    4, the result is the common divisor, which `pack_weight` refuses.
     """
     common = math.gcd(weight_group, input_group)
     return max((size for size in range(4, min(common, CHUNK) + 1, 4) if common % size == 0), default=common)
 
 
 def prepare_integer(model: M) -> M:
-    """Put integer layers in the places of quantized ones, in place, and prepare the others as for simulation.
+    """Replace quantized layers by integer layers, in place, and prepare the other layers as for simulation.
 
-    Layers whose weight alone is quantized keep computing in floating point: that is what they mean. Raises Unsupported
-    with the name of the first layer that cannot run in integers, and for a model without any that could.
+    A layer with a quantized weight but a full-precision input still computes in floating point. Raises Unsupported with
+    the name of the first layer that cannot run in integers, and for a model without any such layer.
     """
     first_of_mlp = {f"{name}.fc1" for name, module in model.named_modules() if isinstance(module, Mlp)}
     any_integer = False
@@ -146,7 +147,7 @@ def prepare_integer(model: M) -> M:
 
 
 def integer_backend() -> str:
-    """What computes the integer layers and, after a plus, the floating-point ones: `avx512-vnni + onednn`."""
+    """Names of the backends for the integer layers and for the floating-point layers: `avx512-vnni + onednn`."""
     return f"{library.backend_name()} + {dense.backend()}"
 
 

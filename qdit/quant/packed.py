@@ -1,8 +1,8 @@
-"""Packed models: weights stay packed codes in memory, and each layer dequantizes them when it computes.
+"""Packed models: weights stay packed in memory, and each layer dequantizes its weight when it computes.
 
-The simulated mode keeps the dequantized weight of every layer in float32 beside its codes. Here a layer has only the
-codes, scales and zero points of the checkpoint; its float weight exists while the layer computes. The arithmetic is
-that of the simulated mode, so the outputs have the same bits; every forward pass pays for the unpacking.
+In simulated mode a layer keeps its dequantized float32 weight beside its codes. Here it has only the codes, scales and
+zero points. Its float weight exists only while the layer computes. The arithmetic is the same, so the outputs have the
+same bits. Every forward pass takes time for the unpacking.
 """
 
 from typing import TypeVar
@@ -60,10 +60,10 @@ class HalfLinear(nn.Linear):
 
 
 def keep_packed(model: M) -> M:
-    """Let every quantized weight of a model stay packed, in place; float weights that float16 holds become float16.
+    """Keep every quantized weight of a model packed, in place; float weights become float16 if no value changes.
 
-    The outputs keep their bits. The model can be saved and moved, not trained, and `prepare_inference` leaves it as it
-    is.
+    The outputs keep their bits. The model can be saved and moved, but not trained. `prepare_inference` does not change
+    it.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedLinear) and module.weight_bits < 16 and not isinstance(module, PackedLinear):

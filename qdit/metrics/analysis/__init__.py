@@ -1,1 +1,1 @@
-"""What figures show of models: activations, weights and errors along sampling trajectories, as arrays."""
+"""Arrays for figures about models: activations, weights and errors along sampling trajectories."""

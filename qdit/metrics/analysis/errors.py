@@ -1,15 +1,15 @@
 """Errors of quantized models against full precision, step by step and layer by layer.
 
-    labels       (M,)          the methods, `status` (M,) "ok" or why one has no values (they are NaN then)
-    noise_error  (M, S, N)     ‖ε_q(x_t) − ε(x_t)‖² / ‖ε(x_t)‖² of each image at full precision's own x_t, ε after
-                               guidance and a method's correction
-    drift        (M, S + 1, N) mean squared distance of the method's own trajectory to full precision's
-    layer_error  (M, D, P)     ‖y_q − y‖² / ‖y‖² over steps (at most `LAYER_STEPS`, evenly spread) and images, of the
+    labels       (M,)          the methods; `status` (M,) is "ok" or the reason why a method has no values (NaN)
+    noise_error  (M, S, N)     ‖ε_q(x_t) − ε(x_t)‖² / ‖ε(x_t)‖² of each image at the full-precision x_t; ε is taken
+                               after guidance and after a method's correction
+    drift        (M, S + 1, N) mean squared distance between the trajectories of the method and of full precision
+    layer_error  (M, D, P)     ‖y_q − y‖² / ‖y‖² over images and steps (at most `LAYER_STEPS`, evenly spread), for the
                                parts `parts` (P,) of each block
 
-Layers are compared where methods that move factors between layers leave the function alone: the q and k rows of qkv,
-attention behind its projection, fc1 before GELU, and the MLP behind fc2. Each branch of a block gets full precision's
-own input, so an error is the branch's own and not one of the blocks before it.
+Some methods move factors between layers. Therefore outputs are compared only at points that such factors do not change:
+the q and k rows of qkv, attention after its projection, fc1 before GELU, and the MLP after fc2. Each branch of a block
+gets the full-precision input. So an error belongs to this branch and not to the blocks before it.
 """
 
 import json
@@ -133,7 +133,7 @@ def compare(
     *,
     samples: int,
 ) -> dict[str, np.ndarray]:
-    """All arrays but `record`; a method whose checkpoint or model fails has NaN and its status says why."""
+    """All arrays but `record`. A method whose checkpoint or model fails has NaN, and its status gives the reason."""
     begin = start(full, protocol, samples)
     right = follow(full, protocol, begin)
     steps, depth = len(right.steps), len(full.blocks)

@@ -1,4 +1,4 @@
-"""Clips for VBench: the samples of a video run as MP4 files with VBench's names, and the check of a folder of them."""
+"""Clips for VBench: they are written as MP4 files with VBench's names, and a folder of them can be checked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from qdit.metrics.vbench.driver import BadInput, clip_names, read_suite, require
 def write_clips(
     samples: Path, out: Path, *, clips: int, fps: float, enlarge: int = 1, lossless: bool = False
 ) -> dict[str, Any]:
-    """Sample chunks of a run → `out`/<prompt>-<number>.mp4, one chunk in memory at a time; returns their list.
+    """Write sample chunks of a run as `out`/<prompt>-<number>.mp4, one chunk at a time; return the list of files.
 
-    Each pixel becomes `enlarge` × `enlarge`. A run that failed has no clips, and its list says why. DataError unless
-    exactly `clips` whole clips of one size are there, each with a name of its own.
+    Each pixel becomes `enlarge` × `enlarge` pixels. A failed run has no clips, and its list gives the reason. DataError
+    unless there are exactly `clips` complete clips of one size, each with its own name.
     """
     if failure := sampling_failure(samples, clips):
         return failure.to_dict()
@@ -50,10 +50,10 @@ def write_clips(
 def check_clips(
     folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int, frames: int | None = None
 ) -> tuple[int, int]:
-    """(clips, frames of each) of the clips that these dimensions need.
+    """Number of clips that these dimensions need, and number of frames of each.
 
-    DataError in one line if the suite is none, a clip is missing, truncated or no video, or if one has another number
-    of frames or another size than `frames` or the first clip: VBench would score it without a word.
+    DataError in one line if the suite is invalid, or if a clip is missing, truncated or no video. All clips must have
+    the same size and `frames` frames (default: those of the first clip), because VBench does not check this.
     """
     names: dict[str, None] = {}
     try:

@@ -3,11 +3,11 @@
     PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
     PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json
 
-`--ready` says whether the packages of a dimension are there, before any clip is made.
+`--ready` checks the packages of a dimension, before any clip is made.
 
-Imports the standard library and vbench 0.1.5 only. Clips are `<prompt>-<number>.mp4`, as VBench names them. VBench
-scores whatever it finds and downloads what it lacks; here a missing clip or weight is one line on stderr and exit code
-2, and nothing is downloaded.
+The file imports only the standard library and vbench 0.1.5. Clips are `<prompt>-<number>.mp4`, as VBench names them.
+VBench itself scores the existing clips and downloads missing weights. Here a missing clip or weight gives one line on
+stderr and exit code 2, and nothing is downloaded.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def require_clips(folder: Path, names: Sequence[str]) -> None:
 
 
 def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> dict[str, str]:
-    """sha256 of every clip; BadInput if the list of the run's clips says another one."""
+    """Sha256 of every clip; BadInput if the list of the run's clips has another one."""
     digests = {}
     for name in names:
         with (folder / name).open("rb") as data:
@@ -173,7 +173,7 @@ def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> di
 
 
 def read_listing(path: Path) -> dict[str, Any]:
-    """The list of a run's clips: their sha256, or why there are none."""
+    """Read the list of a run's clips: their sha256, or the reason why there are none."""
     try:
         listing = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
@@ -206,7 +206,7 @@ def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, s
 
 
 def require_package(dimension: str) -> None:
-    """BadInput unless vbench, and detectron2 where GRiT detects objects, can be imported."""
+    """BadInput unless vbench can be imported, and also detectron2 for dimensions that detect objects with GRiT."""
     if importlib.util.find_spec("vbench") is None:
         raise BadInput(f"{sys.executable}: has no package vbench; make its environment with qdit vbench install FOLDER")
     if (version := importlib.metadata.version("vbench")) != VERSION:
@@ -229,10 +229,9 @@ def score(
     digests: Mapping[str, str],
     listing: Path | None = None,
 ) -> dict[str, Any]:
-    """The score of a dimension and of each clip, with what they were made from.
+    """Score of a dimension and of each clip, with the digests of the inputs.
 
-    With the `listing` of a run each clip must be the one that it lists; a run that failed has no clips, and its failure
-    is handed on.
+    With the `listing` of a run, each clip must be the listed file. A failed run has no clips; its failure is returned.
     """
     require_dimension(dimension)
     if listing is not None and (failure := read_listing(listing).get("failure")):

@@ -1,9 +1,10 @@
-"""The process that opens I3D's TorchScript file: clips in, features out; knows the standard library, numpy and torch.
+"""The process that opens I3D's TorchScript file. It reads clips and writes features.
 
     python -I i3d_process.py WEIGHTS SHA256 FOLDER OUT.npz BATCH
 
-FOLDER holds one npz of `frames` uint8 (T, H, W, 3) per clip. The digest is checked on the very bytes that are opened.
-Preprocessing is the file's own, as StyleGAN-V calls it: `rescale` takes 0…255 to [−1, 1], `resize` makes 224×224.
+FOLDER holds one npz with `frames` uint8 (T, H, W, 3) for each clip. The digest is checked on the same bytes that are
+opened. The TorchScript file does the preprocessing, with StyleGAN-V's arguments: `rescale` maps 0…255 to [−1, 1],
+`resize` gives 224×224. The process imports only the standard library, numpy and torch.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
     PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
 
-Imports the standard library and the lease, which needs nothing else. The driver sees no other GPU: some of VBench's
-programs take the first one that is there, whatever device they are given.
+The file imports only the standard library and the module of GPU leases. The driver sees no other GPU, because some
+programs of VBench always take the first GPU, whatever device they are given.
 """
 
 import os

@@ -72,7 +72,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def check_scores(result: Mapping[str, Any], path: Path) -> None:
-    """Raise DataError unless a dimension's score is a number that it can be, and the score of each clip a number."""
+    """Raise DataError unless the score of a dimension is a possible number, and the score of each clip is a number."""
     dimension, score, clips = result["dimension"], result["score"], result["clips"]
     if not isinstance(clips, dict):
         raise DataError(f"{path}: clips is a {type(clips).__name__}, must give a score for each clip; score it again")
@@ -105,10 +105,10 @@ def check_lists(result: Mapping[str, Any], path: Path) -> None:
 
 
 def gather(paths: Sequence[Path]) -> dict[str, Any]:
-    """All scores of a run in one value: `totals` is None, and `missing` says why, unless all sixteen are there.
+    """All scores of a run in one value. Without all sixteen, `totals` is None and `missing` gives the reason.
 
-    The failure of a run without clips is handed on instead. Raises DataError for a dimension that comes twice, and for
-    scores of different suites, samples, packages or clips.
+    For a run without clips the recorded failure is returned. Raises DataError for a dimension that occurs twice, and
+    for scores of different suites, samples, packages or clips.
     """
     by_dimension: dict[str, dict[str, Any]] = {}
     for path in paths:

@@ -1,8 +1,7 @@
-"""VBench as a scorer of a run's clips: what a row of Table 3 says in the paper profile.
+"""VBench as a scorer of a run's clips, for Table 3 of the paper profile.
 
-The clips were scored by VBench in its own environment; here its sixteen results are checked against the prompts and
-against the clips that this run made, and become the metrics that mini-VBench's would be. Clips are read one chunk at a
-time.
+VBench scored the clips in its own environment. Here the sixteen results are checked against the prompts and the clips
+of this run, and they become metrics. Clips are read one chunk at a time.
 """
 
 import math
@@ -32,7 +31,7 @@ SAME_MEAN = 1e-5
 class VBenchScores:
     """Scores that VBench gave to the clips of each prompt of a suite.
 
-    `results` is what `qdit vbench gather` made, `listing` the list of the clips that VBench saw.
+    `results` is the file of `qdit vbench gather`. `listing` is the list of the clips that VBench scored.
     """
 
     suite: Path
@@ -44,7 +43,7 @@ class VBenchScores:
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
         """VBench's scores of a run's clips.
 
-        DataError unless all sixteen dimensions are there, each of every clip that the suite asks for, of this run.
+        DataError unless all sixteen dimensions exist and each scored every clip of the suite, from this run.
         """
         gathered, rows = read_results(self.results), rows_of(self.suite)
         digest = samples_sha256(job.samples, clips=sampled.count)
@@ -129,9 +128,9 @@ def require_prompts(
 
 
 def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
-    """Dimension → score of each of its clips, in the suite's order; None where VBench leaves a clip out.
+    """Dimension → score of each of its clips, in the suite's order; None if VBench leaves a clip out.
 
-    Only the dimensions whose score is the mean of these: of another one, resampling clips would say nothing.
+    Only dimensions whose score is the mean of the clips' scores are included, because only these can be resampled.
     """
     means: dict[str, list[float | None]] = {}
     for dimension in DIMENSIONS:

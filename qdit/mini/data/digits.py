@@ -53,10 +53,9 @@ def load(split: Part) -> Digits:
 
 
 def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
-    """Variants (copies · N, 1, 16, 16) of one part of the digits: turned and shifted a little, magnified by bicubics.
+    """Variants (copies · N, 1, 16, 16) of one part of the digits: magnified, and turned and shifted a little.
 
-    All digits come once, then all again, `copies` times; variant c of a digit is the same in every part and for
-    every number of copies.
+    All digits come once, then all again, `copies` times. Variant c of a digit is always the same image.
     """
     digits = load(split)
     images = [upsample(digits.images, *motion(split, copy)) for copy in range(copies)]
@@ -74,7 +73,7 @@ def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
 def upsample(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
     """Images (N, 1, 8, 8) as (N, 1, 16, 16), turned by angles (N,) and shifted by pixels (N, 2); outside is −1.
 
-    One bicubic resampling does it all; its overshoots are clamped to [−1, 1].
+    One bicubic resampling does all three. Values beyond [−1, 1] are clamped.
     """
     zoom = UPSAMPLED_SIZE / GLYPH_SIZE
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()

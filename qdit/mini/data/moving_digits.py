@@ -61,7 +61,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames uint8 (N, 3, 8, 16, 16), what each clip shows, and where."""
+    """Frames uint8 (N, 3, 8, 16, 16) with the scenario and the placement of each clip."""
 
     frames: Tensor
     scenarios: tuple[Scenario, ...]
@@ -87,7 +87,7 @@ def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
 
 
 def draw_scenario(seed: int, index: int) -> Scenario:
-    """What clip `index` shows."""
+    """Draw the scenario of clip `index`."""
     draw = generator(seed, Purpose.VARIANT, 0, index)
 
     def one(of: tuple[str, ...]) -> str:
@@ -109,11 +109,11 @@ def draw_scenario(seed: int, index: int) -> Scenario:
 
 
 def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, jitter: int = 0) -> Placement:
-    """Glyphs and corners of clip `index`.
+    """Draw the glyphs and corners of clip `index`.
 
-    A moving digit crosses the frame along the middle, from one of two pixels; two digits stand at opposite edges. So
-    few places are what lets a small model learn digits, and not only motion and colour. `jitter` is how far, in
-    pixels, the middle may be missed.
+    A moving digit crosses the middle of the frame and starts at one of two pixels. Two digits stand at opposite edges.
+    With so few positions a small model learns digits, and not only motion and colour. `jitter` is the largest distance
+    from the middle, in pixels.
     """
     draw = generator(seed, Purpose.VARIANT, 1, index)
     glyph_numbers = tuple(int(draw.integers(variants)) for _ in scenario.digits)

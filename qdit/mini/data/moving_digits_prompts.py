@@ -1,7 +1,7 @@
-"""Prompts of the moving digits: words ↔ what a clip shows ↔ token vectors.
+"""Prompts of the moving digits: conversion between words, scenarios and token vectors.
 
-A prompt names its objects and their motion; tempo, background and style may be left out and are then steady, plain
-and normal:
+A prompt names its objects and their motion. It may leave out tempo, background and style; the defaults are steady,
+plain and normal:
 
     a red 2, moving left, blinking, on a striped background, in negative style
     a red 2 on the left of a blue 4, moving up
@@ -57,7 +57,7 @@ TABLE_SEED = 0
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a prompt says: one or two objects, where the first stands, and what all of them share."""
+    """Content of a prompt: one or two objects, the position of the first, and the properties that they share."""
 
     digits: tuple[str, ...]
     colours: tuple[str, ...]
@@ -69,7 +69,7 @@ class Scenario:
 
 
 def motions_beside(relation: str | None) -> tuple[str, ...]:
-    """Motions for which two objects side by side have room: none along the line that joins them."""
+    """Motions of two objects side by side: only at a right angle to the line between them."""
     along = {"left": ("left", "right"), "right": ("left", "right"), "above": ("up", "down"), "below": ("up", "down")}
     return tuple(motion for motion in MOTIONS if relation is None or motion not in along[relation])
 
@@ -145,7 +145,7 @@ def parse_prompt(prompt: str) -> Scenario:
 
 
 def tokens_of(scenario: Scenario) -> tuple[int, ...]:
-    """Indices into `TOKENS`: what the prompt says and what it leaves out, six tokens or nine."""
+    """Indices into `TOKENS` for a scenario, defaults included: six tokens or nine."""
     words = []
     for slot, (digit, colour) in enumerate(zip(scenario.digits, scenario.colours, strict=True), start=1):
         words += [f"{colour}/{slot}", f"{digit}/{slot}"]

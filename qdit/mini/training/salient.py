@@ -1,9 +1,9 @@
-"""The salient form: the same function with the channel spread of Q-DiT's Figures 2 and 3, as a stress test.
+"""The salient form: the same function with channels as different as in Q-DiT's Figures 2 and 3. It is a stress test.
 
-Channels between a modulated LayerNorm (or V) and the linear after it are rescaled by factors that cancel, so
-that some activations or some weights become large; V is also mixed within each head by an ill-conditioned matrix,
-which no per-channel folding can undo. The parameters were chosen once on RTN's and group quantization's rows (marked
-"fitted" in the tables) and are frozen; no verdict about folding methods rests on this form.
+Channels between a modulated LayerNorm (or V) and the next linear are multiplied by factors; the linear divides by them.
+So some activations or weights become large. V is also mixed within each head by an ill-conditioned matrix, which no
+folding of channel factors can undo. The parameters were chosen once on the rows of RTN and group quantization (marked
+"fitted" in the tables) and are frozen. This form allows no verdict about folding methods.
 """
 
 from copy import deepcopy
@@ -35,7 +35,7 @@ class SalientConfig:
 
 
 def channel_factors(config: SalientConfig, width: int, draw: np.random.Generator) -> Tensor:
-    """k (width,): what each activation channel is multiplied by, 1 for most."""
+    """Factor k (width,) of each activation channel; most are 1."""
     order = draw.permutation(width)
     large = round(config.fraction_activation * width)
     small = round(config.fraction_weight * width)

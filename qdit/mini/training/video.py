@@ -27,13 +27,13 @@ from qdit.models.stdit3 import STDiT3
 
 @dataclass(frozen=True)
 class VideoTrainingConfig:
-    """Hyperparameters; learning rates warm up linearly, stay, and fall with the root of the iteration from `hold` on.
+    """Hyperparameters. Learning rates warm up linearly, stay, and from iteration `hold` on fall with √(hold / i).
 
-    No rate depends on when training ends (`iterations`), so it may go on for as long as it needs. `learning_rate` is
-    Muon's, of the blocks' matrices, `other_learning_rate` is AdamW's, of all else. Times are logistic-normal with mean
-    0, a tenth of them uniform, then shifted towards noise by `shift` (t' = shift · t / (1 + (shift − 1) t)), where
-    digits take their form; the shift of Open-Sora's formula would be 0 for 8 frames. `bfloat16` runs forward and
-    backward in bfloat16 with float32 weights behind it.
+    No rate depends on the end of the training (`iterations`), so it can run as long as necessary. `learning_rate` is
+    that of Muon (matrices of the blocks), `other_learning_rate` that of AdamW (all other parameters). Times are
+    logistic-normal with mean 0; a tenth of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1
+    + (shift − 1) t)), because digits take their form there. Open-Sora's formula would give shift 0 for 8 frames.
+    `bfloat16` computes forward and backward passes in bfloat16; the weights stay float32.
     """
 
     iterations: int = 16_000
@@ -91,7 +91,7 @@ def shifted(times: Tensor, shift: float) -> Tensor:
 
 
 def to_model(frames: Tensor) -> Tensor:
-    """Frames uint8 → float32 in [−1, 1], what the model sees and makes."""
+    """Frames uint8 → float32 in [−1, 1], the model's input format."""
     return frames.float() / 127.5 - 1
 
 

@@ -29,8 +29,8 @@ HIDDEN = -1
 class InstrumentTraining:
     """Hyperparameters; each learning rate falls by a cosine to zero.
 
-    `variants` glyphs of each digit and places beside the middle, many more than the video model learns from, so that
-    the instruments judge shapes and not copies.
+    There are `variants` glyphs of each digit, and places beside the middle: many more than for the video model. So the
+    instruments judge shapes and do not memorise glyphs.
     """
 
     clips: int = 6_000
@@ -48,7 +48,7 @@ class InstrumentTraining:
 
 @dataclass(frozen=True)
 class Labels:
-    """What frames show, one row per clip: cells (N, 8, 2) of each object, objects padded with HIDDEN."""
+    """Labels of the frames of clips: cells (N, 8, 2) of each object; a missing object has HIDDEN."""
 
     digits: Tensor
     colours: Tensor
@@ -215,11 +215,11 @@ def train_networks(network: Instruments, clips: Clips, config: InstrumentTrainin
 
 
 def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> dict[str, float]:
-    """How often the networks are right about real clips; of what is visible (opacity above one half).
+    """Accuracy of the networks on real clips, for visible objects (opacity above one half).
 
-    `cell`: fraction of objects with a detection in their cell or beside it; `digit` and `colour` at the object's
-    cell; `retrieval` of a clip's own prompt among 256; `quality`: correlation with the severity of the damage;
-    `aesthetic`: real frames told from broken compositions.
+    `cell`: fraction of objects with a detection in their cell or a neighbour. `digit`, `colour`: correct at the
+    object's cell. `retrieval`: a clip's prompt is found among 256. `quality`: correlation with the severity of the
+    damage. `aesthetic`: real frames are told from broken compositions.
     """
     labels, draw = labels_of(clips), torch_generator(seed, Purpose.TRAINING, 5)
     frames = pixels(clips.frames).transpose(1, 2).flatten(0, 1)

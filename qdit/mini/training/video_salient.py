@@ -1,9 +1,9 @@
-"""The salient form of a video model: that of `qdit.mini.training.salient` with the shared modulation.
+"""The salient form of a video model, as in `qdit.mini.training.salient`, with one modulation for all blocks.
 
-All blocks of an STDiT3 share one modulation linear, so a factor of one block's channels cannot be hidden in it. One
-factor per channel for all blocks can: shift and scale rows of `t_block` and the blocks' own tables are divided by it,
-the columns of every block's qkv (or fc1) multiplied. V is rescaled and mixed block by block, as there. The parameters
-are those of the image form as they were frozen; no row of clips was looked at to choose them.
+All blocks of an STDiT3 share one modulation linear, so it cannot absorb a factor for a single block. It can absorb one
+factor per channel for all blocks: the shift and scale rows of `t_block` and of the blocks' tables are divided by it,
+and the columns of every block's qkv (or fc1) are multiplied. V is rescaled and mixed block by block. The parameters are
+the frozen ones of the image form; no row of clips was used to choose them.
 """
 
 from copy import deepcopy
@@ -37,7 +37,7 @@ def make_salient_video(model: STDiT3, config: SalientConfig) -> STDiT3:
 
 
 def fold_everywhere(model: STDiT3, role: str, factor: Tensor) -> None:
-    """The linears of this role in all blocks see their inputs divided by `factor` (D,); the function stays.
+    """Divide the inputs of this role's linears in all blocks by `factor` (D,); the function stays the same.
 
     shift + table → (shift + table) / factor and 1 + scale + table → (1 + scale + table) / factor.
     """

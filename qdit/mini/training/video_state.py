@@ -23,9 +23,9 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class TrainingState:
-    """A model in training, saved to and resumed from one file, to the bit.
+    """A model in training. It is saved to one file and continues from it with the same bits.
 
-    `identity` is everything that a checkpoint must have been trained with, as JSON; CheckpointError otherwise.
+    `identity` is JSON with everything that a checkpoint must agree with; CheckpointError otherwise.
     """
 
     def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
