@@ -103,14 +103,14 @@ def read_model(
 
     Also returns the assumed values.
 
-    path        our `.safetensors` (its metadata holds family and configuration); a state dict as `.pt` or `.safetensors`,
-                also under the key `ema`, `model` or `state_dict` and with the prefixes of wrappers; a folder of diffusers'
-                DiTTransformer2DModel or of its pipeline; or a published STDiT3 folder.
+    path        our `.safetensors` (its metadata holds family and configuration); a state dict as `.pt` or
+                `.safetensors`, also under the key `ema`, `model` or `state_dict` and with the prefixes of wrappers; a
+                folder of diffusers' DiTTransformer2DModel or of its pipeline; or a published STDiT3 folder.
     sha256      hex digest of the file. Without it, a `manifest.json` in the same folder is used if it lists the file.
     settings    fields of the configuration that the caller knows. They must agree with the file.
     family      `dit` or `stdit3` if the caller needs one of them.
-    usual       values to assume for an STDiT3 if neither file nor caller gives them. Without it, values are assumed only for
-                the shape of Open-Sora's model.
+    usual       values to assume for an STDiT3 if neither file nor caller gives them. Without it, values are assumed
+                only for the shape of Open-Sora's model.
 
     A diffusers folder gives the original's function, not that of diffusers (see qdit/models/diffusers_format.py).
     Raises CheckpointError for a missing, damaged, unknown or malicious file. It is also raised for tensors that are
