@@ -23,7 +23,7 @@ class ConfigError(QditError):
 
 
 class CheckpointError(QditError):
-    """Weights or a quantized checkpoint cannot be used: missing, corrupt, or of another shape."""
+    """Weights or a checkpoint cannot be used: they are missing, damaged, or have another shape."""
 
 
 class DataError(QditError):

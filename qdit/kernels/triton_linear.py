@@ -119,7 +119,7 @@ class WideWeight:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Shape of a program."""
+    """Block of outputs that one program computes, and the program's numbers of warps and stages."""
 
     rows: int
     columns: int

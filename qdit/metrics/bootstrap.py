@@ -7,12 +7,12 @@ images would estimate the spread from 16 units, with an error of about 18 % (1/â
 FID, 0.98 to 1.13 times for FD-FP, and 1.45 to 1.62 times for sFID. A resample of chunks lacks a third of them, so
 sFID's 112 features then have few distinct images.
 
-**One drawing for all runs.** The counts of a resample depend only on the number of images. All methods of a setting
+**One drawing for all runs.** The drawing depends only on the number of images. All methods of a setting
 have the same noise. So resample i of two runs holds the same images, and their differences are paired
 (`qdit.core.intervals`). Full precision is resampled together with the run.
 
-**Bias.** A resample has repeated images, so its distances are a little too large. The excess is about as large as the
-difference between n and infinitely many images. Intervals of the plain resampled values therefore miss even the average
+**Bias.** A resample has repeated images, so its distances are a little too large. The increase is about as large as
+the one that n images cause in place of infinitely many. Intervals of the plain resampled values therefore miss even the average
 value for n images: in a test with two equal Gaussians (100 images, 8 features) only 5 % of the 95 % intervals cover it.
 So the values are shifted: their mean becomes the measured value. The intervals are about the average for n images,
 which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals are too

@@ -18,14 +18,17 @@ GELU_MINIMUM = 0.16997124254703522
 
 
 def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """P10: x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)); codes of 2^bits and more become 0. For x ≥ 0."""
+    """Logarithmic quantizer with base √2, for x ≥ 0 (P10): x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)).
+
+    Values with codes of 2^bits and more become 0.
+    """
     codes = (x / scale).log2().mul(-2).round()
     values = torch.exp2(-codes.clamp(min=0) / 2) * scale
     return values.masked_fill(codes >= 2**bits, 0)
 
 
 def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> Tensor:
-    """Scale () of P10: of the quantiles of all values the one with the least squared error."""
+    """Scale () of `log_sqrt2`: of the quantiles of all values, the one with the smallest squared error."""
     candidates = quantiles(x.reshape(1, -1), percentiles)[0]
     errors = torch.stack([(log_sqrt2(x, scale, bits) - x).square().mean() for scale in candidates])
     return candidates[errors.nan_to_num(nan=torch.inf).argmin()]
@@ -34,10 +37,10 @@ def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PER
 def twin_softmax(
     x: Tensor, split: float | Tensor, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise"
 ) -> Tensor:
-    """P11 for values in [0, 1]: steps of split / (Q − 1) below `split` and of 1 / (Q − 1) above, Q = 2^(bits − 1).
+    """Two-region quantizer for values in [0, 1] (P11), Q = 2^(bits − 1) levels in each region.
 
-    `split` broadcasts against x. `sum` is the released form, which adds both halves and so adds `split` to every
-    value; for parity only.
+    The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it; `split` broadcasts against x. `sum` is the
+    released form: it adds both regions and so adds `split` to every value. It is only for comparison with the release.
     """
     steps = 2 ** (bits - 1) - 1
     split = torch.as_tensor(split, dtype=x.dtype, device=x.device)
@@ -48,7 +51,9 @@ def twin_softmax(
 
 
 def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: float | None = None) -> Tensor:
-    """P11 for GELU outputs: Q levels with a searched step above zero, Q levels that span GELU's minimum below."""
+    """Two-region quantizer for GELU outputs (P11): Q levels with a searched step above 0; below 0, Q levels over GELU's
+    range.
+    """
     half = 2 ** (bits - 1)
     below = twin_gelu_negative_scale(bits) if negative_scale is None else negative_scale
     positive = (x / positive_scale).round().clamp(0, half - 1) * positive_scale

@@ -13,10 +13,10 @@ from qdit.quant.nonlinear import twin_softmax
 
 
 class TimestepTable(nn.Module):
-    """From the timestep of each row of a batch to a row of parameters: that of the nearest calibrated timestep.
+    """Row of parameters for each timestep of a batch: that of the nearest calibrated timestep.
 
-    `timesteps` (n,) ascending on the 0…999 scale (whole) or a rectified flow's 0…1000 (fractions), `rows` (n,) the row
-    of each. A timestep half-way between two takes the lower one.
+    `timesteps` (n,) are ascending: integers on 0…999, or fractions on the 0…1000 of a rectified flow. `rows` (n,) is
+    the row of each. A timestep half-way between two gets the lower one.
     """
 
     timesteps: Tensor

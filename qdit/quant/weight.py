@@ -108,17 +108,20 @@ def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
 
 
 def smallest_scale(dtype: torch.dtype) -> float:
-    """The smallest positive number of a dtype, a subnormal one."""
+    """Smallest positive number of a dtype (a subnormal number)."""
     return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
 
 
 def vanishes(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whether each scale is a positive number, or 0, that `dtype` rounds to 0: that of weights next to zero."""
+    """Whether `dtype` rounds each scale to 0. This happens for weights close to zero."""
     return (scale >= 0) & (scale.to(dtype) == 0)
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`scale` in `dtype`, where it would be 0 the smallest number there; CheckpointError for others that do not fit."""
+    """`scale` in `dtype`.
+
+    A scale that would become 0 becomes the smallest positive number. Else CheckpointError if it does not fit.
+    """
     stored = scale.to(dtype).masked_fill(vanishes(scale, dtype), smallest_scale(dtype))
     bad = ~((stored > 0) & stored.isfinite())
     if bad.any():

@@ -180,11 +180,12 @@ class SearchSpace:
 
     @cached_property
     def odds(self) -> tuple[float, ...]:
-        """Weights of the sizes in a random genome: ∝ exp(−λ · price), λ ≥ 0 the least whose mean meets the budget.
+        """Weights of the sizes in a random genome: ∝ exp(−λ · price).
 
-        This is the distribution of largest entropy whose expected cost is the budget. Uniform draws (λ = 0, what the
-        released program does) almost never keep a budget in BitOps: spec/methods.md §6.3 counts 0 of 18,600 for
-        DiT-XL/2.
+        λ ≥ 0 is the smallest whose mean meets the budget.
+
+        Of all distributions with this expected cost, this one has the largest entropy. Uniform draws (λ = 0, as in the
+        released program) almost never meet a budget in bit operations: 0 of 18,600 for DiT-XL/2 (spec/methods.md §6.3).
         """
         if len(self.sizes) == 1:
             return (1.0,)

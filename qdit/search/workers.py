@@ -1,9 +1,8 @@
 """Computes a fitness in several processes. Genomes are independent of each other.
 
-A worker makes a fitness of its own and keeps the features of the genomes it has begun, so a genome that a race asks for
-again goes to the worker that has its first images. Every worker must compute with as many threads as any other
-(`SearchJob.worker`: one); then neither their number nor who computes what changes a bit. Workers end by themselves when
-this process ends, however it ends.
+Each worker has its own fitness and keeps the features of the genomes that it has begun. If a race asks for a genome
+again, the same worker measures it. All workers compute with the same number of threads (`SearchJob.worker`: one). So
+the number of workers changes no bit. Workers end when this process ends, for any reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

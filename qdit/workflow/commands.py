@@ -87,7 +87,7 @@ class Commands:
         return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
 
     def calibration_kind(self, label: str, kind: str) -> str:
-        """Kind of the calibration data that a method's entry takes in the place of `kind`."""
+        """Kind of calibration data that a method's entry uses in place of `kind`."""
         return str(self.profile["methods"][label].get("calibration", {}).get(kind, kind))
 
     def calibration_file(self, setting: str, form: str, kind: str) -> Path:
@@ -101,11 +101,11 @@ class Commands:
         }
 
     def search_file(self, search: SearchRun) -> Path:
-        """The allocation that a search finds."""
+        """Allocation file that a search writes."""
         return self.results / "search" / f"{search.path}.json"
 
     def allocation_file(self, run: Run) -> Path | None:
-        """The allocation that a run takes: found by a search, or a file of the profile."""
+        """Allocation file that a run uses: from a search, or a file of the profile."""
         if search := profiles.search_of(self.profile, run):
             return self.search_file(search)
         path = self.profile["methods"][run.label].get("allocation")
@@ -117,14 +117,14 @@ class Commands:
         return None if path is None else self.results / path
 
     def base(self, run: Run) -> Run | None:
-        """The run whose checkpoint this one corrects, if its method's entry has a base."""
+        """The run whose checkpoint this run corrects; None if its method's entry has no base."""
         label = self.profile["methods"][run.label].get("base")
         return None if label is None else replace(run, label=label, mode=SIMULATE)
 
     # Flags
 
     def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
-        """Flags that decide every sample of a setting. Without `decoded` those that decide its latents."""
+        """Flags of the protocol of a setting. Without `decoded` only those that decide its latents."""
         words = profiles.protocol_flags(self.profile, setting, decoded=decoded)
         pairs = zip(words[::2], words[1::2], strict=True)
         return flags({flag: self.file(value) if flag == "--vae" else value for flag, value in pairs})

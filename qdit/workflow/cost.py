@@ -105,7 +105,7 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 
 
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
-    """Calibration, search, quantization and sampling of one run."""
+    """Jobs of one run: calibration, search, quantization and sampling."""
     entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
     kinds = calibration_kinds(profile, run.label)
     cost = network_of(profile, run.setting).flops / speed.flops
@@ -129,7 +129,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
 
 
 def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed) -> Iterator[Job]:
-    """A search, and the calibration data that it looks at."""
+    """Jobs of a search, and of the calibration data that it uses."""
     cost = network_of(profile, search_run.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
     if needs_calibration(profile["searches"][search_run.search]):

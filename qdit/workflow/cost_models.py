@@ -39,7 +39,7 @@ class Network:
 
 
 def network_of(profile: Profile, setting: str) -> Network:
-    """The model of a setting."""
+    """The network of a setting's model, with its operations and sizes."""
     networks = {"dit": image_network, "stdit3": clip_network}
     return networks[family_at(profile, setting).name](profile, setting)
 

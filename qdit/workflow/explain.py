@@ -38,7 +38,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Link:
-    """A file of the chain: what it is, the result of its check, facts about it, the command that makes it again."""
+    """A file of the chain: its kind, the result of its check, facts, and the command that makes it again."""
 
     what: str
     path: Path
@@ -82,12 +82,12 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
 
 
 def words_of(run: Run) -> set[str]:
-    """The words that name a run."""
+    """Words that name a run, for a search."""
     return {run.setting, run.form, run.label, run.bits, run.scope, run.mode}
 
 
 def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
-    """The files behind a row, from the table to the weights."""
+    """Links of all files behind a row, from the table to the weights."""
     commands = Commands(profile, results)
     full = profiles.full_precision_run(profile, run)
     path = commands.folder(run) / "metrics.json"

@@ -36,7 +36,7 @@ def check_method_options(method: str, values: Mapping[str, Any], *, where: str) 
 
 @cache
 def options_class(method: str) -> type | None:
-    """A copy of the options dataclass of a method; None if it cannot be had without importing the method's file."""
+    """A copy of the options dataclass of a method; None if this needs an import of the method's file."""
     facts = method_sources().get(method)
     if facts is None:  # its file is broken: the quantize step says so
         return None
@@ -81,7 +81,7 @@ def definition(module: str, name: str) -> Any:
 
 
 def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
-    """The module that defines a name, and the statement; no statement where that module is a light one."""
+    """Module and statement that define a name. The statement is None if the module is a light one."""
     for node in tree(module).body:
         if name in defined(node):
             return module, node
@@ -112,7 +112,7 @@ def defined(node: ast.stmt) -> list[str]:
 
 
 def imported(module: str, node: ast.stmt) -> Iterator[tuple[str, str, str]]:
-    """(module, name there, name here) of what `from … import …` brings in."""
+    """Names that `from … import …` brings in, as triples: (module, name in that module, name in this file)."""
     if isinstance(node, ast.ImportFrom):
         package = module.split(".")[: -node.level] if node.level else []
         origin = ".".join([*package, *([node.module] if node.module else [])])

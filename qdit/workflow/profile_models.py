@@ -37,7 +37,7 @@ class Compute(Part):
 
 
 class Shape(Part):
-    """What differs from DiT-XL/2 at 256×256, for the plan and to refuse weights of another model."""
+    """Differences to DiT-XL/2 at 256×256. The plan uses them, and weights of another shape are refused."""
 
     input_size: Count = 32
     patch_size: Count = 2
@@ -68,7 +68,7 @@ class Model(Part):
 
 
 class FetchedFile(Part):
-    """Where a file comes from that is not part of the repository; only `qdit fetch` downloads it."""
+    """Source of a file that is not part of the repository. Only `qdit fetch` downloads it."""
 
     url: Annotated[str, matching(r"https://\S+", "a web address that begins with https://")] | None = None
     hub: (
@@ -89,7 +89,7 @@ class FetchedFile(Part):
 
 
 class Sampling(Part):
-    """Images of a run, in which chunks (a batch, a file) and shards (a job)."""
+    """Number of images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
 
     images: Annotated[int, Field(ge=4)]
     chunk: Count
@@ -140,7 +140,7 @@ class Video(Part):
 
 
 class Clip(Part):
-    """What a video model of latents makes; without `shift` its size decides that."""
+    """Size of a clip of a latent video model. Without `shift`, the size decides the shift."""
 
     frames: Count
     height: Count
@@ -162,7 +162,7 @@ class Setting(Part):
 
 
 class SearchedAt(Part):
-    """The place of a search, as far as it is not the run's own."""
+    """Setting, form or bits of a search, if they differ from those of the run."""
 
     setting: str | None = None
     form: str | None = None
@@ -170,7 +170,7 @@ class SearchedAt(Part):
 
 
 class OtherCalibration(Part):
-    """Another kind of calibration data in the place of the one that the method asks for."""
+    """Kind of calibration data that replaces the one of the method."""
 
     ndtc: Literal["ndtc", "ndtc-wide"] | None = None
 
@@ -193,7 +193,7 @@ class MethodEntry(Part):
 
 
 class AllocationBudget(Part):
-    """What all searches share: their budget, and how an allocation is measured."""
+    """Values that all searches share: the budget, and how an allocation is measured."""
 
     sizes: Annotated[Unique[Count], Field(min_length=1)]
     reference: Count

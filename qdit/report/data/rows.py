@@ -1,4 +1,4 @@
-"""What a table is made of: rows in blocks, the contract of the CSV columns, differences to full precision."""
+"""Data of a table: rows in blocks, the columns of the CSV, and differences to full precision."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace

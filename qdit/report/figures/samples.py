@@ -90,7 +90,7 @@ def words(row: Row) -> str:
 
 
 def extremes(rows: list[Row]) -> str:
-    """The methods nearest to full precision and farthest from it, by MSE-FP."""
+    """Methods with the smallest and the largest MSE-FP."""
     measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
     if len(measured) < 2:
         return ""
