@@ -11,12 +11,12 @@ sFID's 112 features then have few distinct images.
 have the same noise. So resample i of two runs holds the same images, and their differences are paired
 (`qdit.core.intervals`). Full precision is resampled together with the run.
 
-**Bias.** A resample has repeated images, so its distances are a little too large. The increase is about as large as
-the one that n images cause in place of infinitely many. Intervals of the plain resampled values therefore miss even the average
-value for n images: in a test with two equal Gaussians (100 images, 8 features) only 5 % of the 95 % intervals cover it.
-So the values are shifted: their mean becomes the measured value. The intervals are about the average for n images,
-which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals are too
-wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
+**Bias.** A resample has repeated images, so its distances are a little too large. The increase is about as large as the
+one that n images cause in place of infinitely many. Intervals of the plain resampled values therefore miss even the
+average value for n images: in a test with two equal Gaussians (100 images, 8 features) only 5 % of the 95 % intervals
+cover it. So the values are shifted: their mean becomes the measured value. The intervals are about the average for n
+images, which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals
+are too wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
 
 **Clips.** The prompts are fixed, as in VBench, and the noise of each clip is independent. So the clips of each
 dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite have the same drawing.
