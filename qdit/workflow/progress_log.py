@@ -127,7 +127,8 @@ class ProgressHandler(logging.Handler):
         for row in progress.measured_rows(table):
             if row not in self._ranked:
                 self._ranked[row] = ranked(self._runs[row], Path(row))
-        return finding((row for path in progress.rows[table] if (row := self._ranked.get(path))), self._names)
+        values = (self._ranked.get(path) for path in progress.rows[table])
+        return finding((measured for measured in values if measured), self._names)
 
     def finish(self) -> None:
         """The last picture of a run; later records go to the log file and, if they are errors, to the stream."""
