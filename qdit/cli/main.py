@@ -77,7 +77,7 @@ def options(
 COMMANDS = (
     workflow.run,
     *(steps.calibrate, steps.quantize, steps.sample, steps.features),
-    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples),
+    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples, samples.show),
     *(profile.table, report.claims, report.leaderboard, report.report, report.compare, figures.figures),
     *(paper.explain, profile.check_rows, profile.times, profile.validate, profile.ls, profile.doctor),
     *(methods.methods, search.search, search.search_study, votes.ab, votes.votes),

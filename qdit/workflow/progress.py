@@ -20,6 +20,8 @@ SECONDS: Mapping[str, float] = {
     "figures": 5,
 }
 """Rule → core-seconds of one job in the mini profile, as a first guess until the run has measured its own."""
+LEARNED_SECONDS = 45.0
+"""The same of a quantization that learns rounding."""
 OTHER_SECONDS = 2.0
 """The same for all other rules."""
 WARM_UP = 60.0
@@ -175,4 +177,4 @@ class Progress:
         return self._guess(*job.kind) * (measured / guessed if guessed else 1.0)
 
     def _guess(self, rule: str, label: str) -> float:
-        return 45.0 if rule == "quantize" and label in self._learned else SECONDS.get(rule, OTHER_SECONDS)
+        return LEARNED_SECONDS if rule == "quantize" and label in self._learned else SECONDS.get(rule, OTHER_SECONDS)
