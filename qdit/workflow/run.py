@@ -12,7 +12,7 @@ from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
 from qdit.core.run import Run
 from qdit.workflow.cost import disk_bytes
-from qdit.workflow.profile import Profile, default_tables, profile_file, runs_of
+from qdit.workflow.profile import Profile, default_tables, full_precision_run, profile_file, runs_of
 from qdit.workflow.run_time import seconds_of
 
 DEFAULT = "mini"
@@ -76,7 +76,7 @@ def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
 def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:
     """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`; without patterns all rows.
 
-    ConfigError for a pattern that no row has.
+    Full precision of the same noise comes along. ConfigError for a pattern that no row has.
     """
     rows = {table: runs_of(profile, table) for table in tables}
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
@@ -88,8 +88,13 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
             )
     if not patterns:
         return rows
-    chosen = {table: [run for run in runs if any(matches(run, one) for one in patterns)] for table, runs in rows.items()}
-    return {table: runs for table, runs in chosen.items() if runs}
+    chosen = {}
+    for table, runs in rows.items():
+        named = [run for run in runs if any(matches(run, pattern) for pattern in patterns)]
+        with_full = dict.fromkeys(row for run in named for row in (full_precision_run(profile, run), run))
+        if named:
+            chosen[table] = list(with_full)
+    return chosen
 
 
 def matches(run: Run, pattern: str) -> bool:
@@ -109,14 +114,16 @@ def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, co
     """
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
     lines = [f"{'table':<16} rows  measured  to make     time      disk"]
+    at_once = 1 if "files" in profile else cores
     for table, runs in [*rows.items(), ("all, each once", every)]:
         missing = missing_rows(runs, results)
-        seconds, size = seconds_of(profile, missing, results) / cores, room_bytes(profile, missing, tables=0)
+        seconds, size = seconds_of(profile, missing, results) / at_once, room_bytes(profile, missing, tables=0)
         lines.append(
             f"{table:<16} {len(runs):>4}  {len(runs) - len(missing):>8}  {len(missing):>7}"
-            f"  {_minutes(seconds):>7}  {size / 1e6:>5.0f} MB"
+            f"  {_minutes(seconds):>7}  {_disk(size):>8}"
         )
-    lines += [f"time: on {cores} cores, from times measured here or else in the mini profile; pages and figures besides"]
+    where = "of one GPU at the speed that qdit doctor says" if "files" in profile else f"on {cores} cores"
+    lines += [f"time: {where}, by rows that were made here, else by a guess; pages and figures besides"]
     missing = missing_rows(every, results)
     return "\n".join([*lines, *(["rows to make:", *(f"  {run.path}" for run in missing)] if listed and missing else [])])
 
@@ -136,6 +143,11 @@ def require_room_for(profile: Profile, rows: dict[str, list[Run]], results: Path
     missing = missing_rows(dict.fromkeys(run for runs in rows.values() for run in runs), results)
     if missing:
         require_room(results, room_bytes(profile, missing, tables=len(rows)), f"{len(missing)} rows and their pages")
+
+
+def _disk(size: float) -> str:
+    """`12 MB`, `1.5 TB`."""
+    return f"{size / 1e6:.0f} MB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
 def _minutes(seconds: float) -> str:

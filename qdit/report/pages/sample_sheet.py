@@ -123,7 +123,7 @@ def grid(run: Samples) -> Image.Image:
 
 def comparison(run: Samples, full: Samples) -> Image.Image:
     """Full precision, this run and the difference, below one another."""
-    words = [FULL, QUANTIZED, f"difference × {AMPLIFICATION}"]
+    words = [FULL, QUANTIZED, f"difference x {AMPLIFICATION}"]
     if run.of_clips:
         triples = zip(full.strips, run.strips, run.captions, strict=True)
         return stacked([labelled_strips([a, b, difference(b, a)], words, caption) for a, b, caption in triples])
