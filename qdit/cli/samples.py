@@ -96,7 +96,9 @@ def show(
     beside: Annotated[
         Path | None, typer.Option(help="Samples of full precision with the same noise; the difference is shown too.")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Number of samples; default 32, 8 pairs, or 4 clips.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples; default 32, 8 pairs, or 4 clips.")
+    ] = None,
 ) -> None:
     """Show samples as a picture.
 

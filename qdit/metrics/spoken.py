@@ -14,8 +14,8 @@ from qdit.quant.size import size_actual_mb
 MAIN = ("fid", "total", "mfvd", "fd_fp", "mse_fp")
 """Metrics that `qdit evaluate` shows, where the run has them."""
 NO_FULL_PRECISION = (
-    "not computed: they compare with full precision's samples of the same noise. Quantize the same weights with --method"
-    " fp --bits w16a16, sample them with the same options, and give that folder as --fp-samples"
+    "not computed: they need full precision's samples of the same noise. Quantize the same weights with --method fp"
+    " --bits w16a16, sample them with the same options, and give that folder as --fp-samples"
 )
 
 
@@ -41,7 +41,9 @@ def checkpoint_line(folder: Path) -> str:
     config = read_config(folder)
     record = config["record"]
     bits = f"W{record['weight_bits']}A{record['activation_bits']}"
-    return f"{folder}: {record['method']} {bits}, {len(config['sites'])} sites quantized, {size_actual_mb(folder):.2f} MB"
+    return (
+        f"{folder}: {record['method']} {bits}, {len(config['sites'])} sites quantized, {size_actual_mb(folder):.2f} MB"
+    )
 
 
 def samples_line(folder: Path) -> str:
@@ -71,7 +73,9 @@ def metrics_lines(path: Path) -> list[str]:
     if len(paired) == 2:
         lines.append(f"  {' and '.join(paired)}: {NO_FULL_PRECISION}")
     if record.intervals:
-        lines.append(f"  95 % intervals of all metrics: {path}; the values behind them: {path.parent / 'bootstrap.npz'}")
+        lines.append(
+            f"  95 % intervals of all metrics: {path}; the values behind them: {path.parent / 'bootstrap.npz'}"
+        )
     return lines
 
 

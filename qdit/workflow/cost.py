@@ -169,7 +169,9 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
 
 
 def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, float]:
-    """Bytes that runs leave on disk, by default those of the default tables: samples, features, checkpoints, calibration.
+    """Bytes that runs leave on disk, by default those of the default tables.
+
+    Samples, features, checkpoints and calibration data are counted.
 
     VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
     """

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from qdit.core.errors import QditError
+from qdit.core.files import read_json, write_json
 from qdit.core.run import Run
 from qdit.workflow.progress import Progress
 from qdit.workflow.progress_findings import Ranked, finding, ranked
@@ -59,6 +61,7 @@ class ProgressHandler(logging.Handler):
         self._said: set[str] = set()
         self._drawn = 0
         self._file: logging.Handler | None = None
+        self._calls: Path | None = None
         self._stop = threading.Event()
         self.interrupted = False
 
@@ -67,6 +70,7 @@ class ProgressHandler(logging.Handler):
         log.parent.mkdir(parents=True, exist_ok=True)
         with self.lock or threading.RLock():
             self._file = logging.FileHandler(log, encoding="utf-8")
+            self._calls = log.with_name("calls.json")
             self._file.setFormatter(self._original.formatter)
             for record in self._held or []:
                 self._to_file(record)
@@ -136,6 +140,8 @@ class ProgressHandler(logging.Handler):
         with self.lock or threading.RLock():
             if self._progress is not None:
                 self._draw() if self._terminal else self._write(plain_line(self._progress, ended=True))
+                if self._calls is not None:
+                    write_call(self._calls, self._progress, stopped=self.interrupted)
             self._drawn = 0
 
     def close(self) -> None:
@@ -198,6 +204,16 @@ class ProgressHandler(logging.Handler):
         encoding = self._stream.encoding or "utf-8"
         self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
         self._stream.flush()
+
+
+def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
+    """Add a call of the workflow to the list beside its log: jobs, those that failed, wall seconds."""
+    try:
+        earlier = list(read_json(path)) if path.is_file() else []
+    except (QditError, TypeError):
+        earlier = []
+    call = {"jobs": len(progress.jobs), "failed": progress.failures, "seconds": round(progress.seconds, 1)}
+    write_json(path, [*earlier, call | {"stopped": stopped}])
 
 
 def is_preparation(record: logging.LogRecord) -> bool:

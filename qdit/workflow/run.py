@@ -84,7 +84,8 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
         if not any(matches(run, pattern) for run in every):
             example = every[len(every) // 2].path
             raise ConfigError(
-                f"--row {pattern!r}: no row of {', '.join(tables)} has it in its path, such as {example}; qdit ls lists all"
+                f"--row {pattern!r}: no row of {', '.join(tables)} has it in its path, such as {example}; qdit ls lists"
+                " all"
             )
     if not patterns:
         return rows
@@ -125,7 +126,9 @@ def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, co
     where = "of one GPU at the speed that qdit doctor says" if "files" in profile else f"on {cores} cores"
     lines += [f"time: {where}, by rows that were made here, else by a guess; pages and figures besides"]
     missing = missing_rows(every, results)
-    return "\n".join([*lines, *(["rows to make:", *(f"  {run.path}" for run in missing)] if listed and missing else [])])
+    return "\n".join(
+        [*lines, *(["rows to make:", *(f"  {run.path}" for run in missing)] if listed and missing else [])]
+    )
 
 
 def missing_rows(runs: Iterable[Run], results: Path) -> list[Run]:

@@ -105,7 +105,8 @@ def require_comparable(samples: Path, run: Samples, beside: Path, full: Samples)
     shapes = [[strip.shape for strip in shown.strips] for shown in (run, full)]
     if run.captions != full.captions or shapes[0] != shapes[1]:
         raise DataError(
-            f"{samples} and {beside} show other classes, prompts or sizes; sample both with the same protocol and number"
+            f"{samples} and {beside} show other classes, prompts or sizes; sample both with the same protocol"
+            " and number"
         )
 
 
