@@ -21,7 +21,7 @@ from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
-from qdit.workflow.ending import ending, target_pages
+from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
 from qdit.workflow.method_index import method_index, planned_code, planned_kinds
 from qdit.workflow.profile_files import command_values
 from qdit.workflow.paths import require_plain_folders
@@ -307,8 +307,9 @@ def default_allocations(wildcards):
 
 def say_what_there_is(stopped=False):
     """The last lines of a run, however it ends: rows without numbers, and the pages that were asked for."""
-    pages = target_pages(workflow.dag.targetjobs)
-    print(*ending(config, Path(RESULTS), pages, INDEX, stopped=stopped), sep="\n", flush=True)
+    jobs = workflow.dag.targetjobs
+    lines = [*row_lines(target_rows(jobs)), *ending(config, Path(RESULTS), target_pages(jobs), INDEX, stopped=stopped)]
+    print(*lines, sep="\n", flush=True)
 
 
 # One line for each table instead of Snakemake's flood: qdit/workflow/progress_log.py.

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import QditError
+from qdit.core.metrics_record import FILE
+from qdit.metrics.spoken import metrics_lines
 from qdit.workflow.profile import Profile
 from qdit.workflow.rows import failed_rows, summary
 
@@ -14,6 +16,23 @@ def target_pages(jobs: Iterable[Any]) -> list[str]:
     files = [str(file) for job in jobs for file in (job.output or job.input)]
     pages = [file for file in files if file.endswith(".html")]
     return list(dict.fromkeys(pages))
+
+
+def target_rows(jobs: Iterable[Any]) -> list[Path]:
+    """Records of single rows among Snakemake's target jobs (`qdit run --row`)."""
+    files = [Path(str(file)) for job in jobs for file in job.output]
+    return [file for file in files if file.name == FILE]
+
+
+def row_lines(records: Iterable[Path]) -> list[str]:
+    """The main numbers of single rows."""
+    lines = []
+    for record in records:
+        try:
+            lines += metrics_lines(record) if record.is_file() else [f"{record}: not made yet"]
+        except QditError as problem:
+            lines.append(f"{record}: {problem}")
+    return lines
 
 
 def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *, stopped: bool = False) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qdit.core.run import Run
-from qdit.workflow.ending import ending, target_pages
+from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
 from qdit.workflow.profile import load_profile
 from qdit.workflow.progress import PlannedJob, Progress, planned_jobs
 from qdit.workflow.progress_findings import finding, learned_labels, names_of, ranked
@@ -340,6 +340,15 @@ def test_the_last_lines_name_the_pages_of_the_target_and_the_report_last(tmp_pat
     assert f"  {files[0]}" in lines and f"  {files[1]}" not in lines and f"  {files[2]}" in lines
     alone = ending(profile, tmp_path, target_pages([GraphJob("integer", [], [files[0]])]), files[-1])
     assert alone[-1] == f"  {files[0]}"
+
+
+def test_rows_that_were_asked_for_are_said_with_their_numbers_or_why_there_are_none(tmp_path: Path) -> None:
+    made, missing = metrics_file(tmp_path, "rtn"), metrics_file(tmp_path, "q-dit")
+    made.parent.mkdir(parents=True)
+    made.write_text('{"status": "failed", "error": "failed in quantize: too hot"}', encoding="utf-8")
+    rows = target_rows([GraphJob("evaluate", [str(path), "bootstrap.npz"]) for path in (made, missing)])
+    assert rows == [made, missing]
+    assert row_lines(rows) == [f"{made}: no numbers: failed in quantize: too hot", f"{missing}: not made yet"]
 
 
 def test_the_last_lines_say_how_to_go_on(tmp_path: Path) -> None:
