@@ -97,7 +97,10 @@ class Progress:
         self._started: dict[int, float] = {}
         self._finished: set[int] = set()
         self._failed: set[int] = set()
-        self._measured: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._there = {row for row in self.all_rows() if row not in self._waiting and Path(row).is_file()}
+        self._spent: dict[tuple[str, str], float] = defaultdict(float)
+        self._counts: dict[tuple[str, str], int] = defaultdict(int)
+        self._busy, self._guessed = 0.0, 0.0
 
     def start(self, numbers: Iterable[int]) -> None:
         """Note that jobs begin."""
@@ -111,8 +114,13 @@ class Progress:
         self._finished.add(number)
         self._failed.discard(number)
         self._waiting.difference_update(job.outputs)
+        self._there.update(job.outputs)
         if number in self._started:
-            self._measured[job.kind].append(self._clock() - self._started.pop(number))
+            seconds = self._clock() - self._started.pop(number)
+            self._spent[job.kind] += seconds
+            self._counts[job.kind] += 1
+            self._busy += seconds
+            self._guessed += self._guess(*job.kind)
         return job
 
     def fail(self, number: int) -> None:
@@ -132,7 +140,7 @@ class Progress:
 
     def is_measured(self, row: str) -> bool:
         """Whether a row's metrics.json is there and current."""
-        return row not in self._waiting and Path(row).is_file()
+        return row in self._there
 
     def measured_rows(self, table: str | None = None) -> list[str]:
         """Rows of a table that are done; without a table of all tables, shared rows once."""
@@ -165,16 +173,14 @@ class Progress:
         if (elapsed := self.seconds) < WARM_UP:
             return self._cores
         now = self._clock()
-        busy = sum(map(sum, self._measured.values())) + sum(now - begin for begin in self._started.values())
+        busy = self._busy + sum(now - begin for begin in self._started.values())
         return min(max(busy / elapsed, 1.0), self._cores)
 
     def _expected(self, job: PlannedJob) -> float:
         """Seconds of a job: the mean of its kind, else the guess scaled by how far guesses were off so far."""
-        if seconds := self._measured.get(job.kind):
-            return sum(seconds) / len(seconds)
-        guessed = sum(self._guess(*kind) * len(seconds) for kind, seconds in self._measured.items())
-        measured = sum(map(sum, self._measured.values()))
-        return self._guess(*job.kind) * (measured / guessed if guessed else 1.0)
+        if count := self._counts.get(job.kind):
+            return self._spent[job.kind] / count
+        return self._guess(*job.kind) * (self._busy / self._guessed if self._guessed else 1.0)
 
     def _guess(self, rule: str, label: str) -> float:
         return LEARNED_SECONDS if rule == "quantize" and label in self._learned else SECONDS.get(rule, OTHER_SECONDS)
