@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from qdit.core.run import Run
-from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
 from qdit.workflow.profile import load_profile
 from qdit.workflow.progress import PlannedJob, Progress, planned_jobs
 from qdit.workflow.progress_findings import finding, learned_labels, names_of, ranked
 from qdit.workflow.progress_log import ProgressHandler
 from qdit.workflow.progress_text import duration, failure_line, plain_line, table_line
+from tests.workflow.graph import GraphJob
 
 LABELS = ("fp", "rtn", "q-dit")
 
@@ -291,16 +291,7 @@ def test_an_interrupted_run_is_known(begin: Begin) -> None:
     handler.close()
 
 
-# --- from Snakemake's graph, and the last lines ---
-
-
-class GraphJob:
-    """What is read of a job of Snakemake's graph."""
-
-    def __init__(self, rule: str, output: list[str], inputs: list[str] | None = None, label: str | None = None) -> None:
-        self.rule = type("Rule", (), {"name": rule})()
-        self.output, self.input = output, inputs or []
-        self.wildcards_dict = {"label": label} if label else {}
+# --- from Snakemake's graph ---
 
 
 def test_jobs_know_which_tables_wait_for_them() -> None:
@@ -324,37 +315,6 @@ def test_jobs_know_which_tables_wait_for_them() -> None:
         ("sample", "rtn", ["one"]),
         ("table", "", ["two"]),
     ]
-
-
-def test_the_last_lines_name_the_pages_of_the_target_and_the_report_last(tmp_path: Path) -> None:
-    names = ["tables/table2.html", "tables/table2.csv", "claims.html", "index.html"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    files = [str(tmp_path / name) for name in names]
-    profile = {**load_profile("mini"), "tables": {}}
-    target = GraphJob("all", [], files)
-    pages = target_pages([target])
-    lines = ending(profile, tmp_path, pages, files[-1])
-    assert lines[-2:] == ["The report, one page:", f"  {files[-1]}"]
-    assert f"  {files[0]}" in lines and f"  {files[1]}" not in lines and f"  {files[2]}" in lines
-    alone = ending(profile, tmp_path, target_pages([GraphJob("integer", [], [files[0]])]), files[-1])
-    assert alone[-1] == f"  {files[0]}"
-
-
-def test_rows_that_were_asked_for_are_said_with_their_numbers_or_why_there_are_none(tmp_path: Path) -> None:
-    made, missing = metrics_file(tmp_path, "rtn"), metrics_file(tmp_path, "q-dit")
-    made.parent.mkdir(parents=True)
-    made.write_text('{"status": "failed", "error": "failed in quantize: too hot"}', encoding="utf-8")
-    rows = target_rows([GraphJob("evaluate", [str(path), "bootstrap.npz"]) for path in (made, missing)])
-    assert rows == [made, missing]
-    assert row_lines(rows) == [f"{made}: no numbers: failed in quantize: too hot", f"{missing}: not made yet"]
-
-
-def test_the_last_lines_say_how_to_go_on(tmp_path: Path) -> None:
-    profile = {**load_profile("mini"), "tables": {}}
-    lines = ending(profile, tmp_path, [str(tmp_path / "tables" / "table2.html")], "", stopped=True)
-    assert lines[-1] == "Stopped. Pages that are missing: 1. The same command goes on from what is there."
 
 
 def test_a_line_of_a_table(progress: Progress) -> None:
