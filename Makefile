@@ -1,6 +1,6 @@
 # `make reproduce` and `make test` are all that is needed: each makes .venv with the locked packages first, once.
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-slow lint format docs lock clean
+.PHONY: help install reproduce test test-slow lint format docs docs-mini lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -8,12 +8,18 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# make CPU=1 installs the CPU build of torch: no CUDA libraries, no Triton (docs/installation.md).
+CPU ?=
+ROOM_GB := $(if $(CPU),3,7)
+# The lock without what only GPUs need; torch and torchvision then come from PyTorch's own index.
+CPU_LOCK := $(VENV)/requirements-cpu.txt
+WITHOUT_GPU := /^(nvidia-|cuda-|triton==)/d
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
-	$(BIN)/snakemake --cores all
+	@$(BIN)/qdit run
 
 test: $(INSTALLED) ## install, run all tests and checks of the code
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -21,13 +27,16 @@ test: $(INSTALLED) ## install, run all tests and checks of the code
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ""
 
-install: $(INSTALLED) ## only install the locked packages into .venv
+install: $(INSTALLED) ## only install the locked packages into .venv; CPU=1: without what only GPUs need
 
 $(INSTALLED): requirements.lock pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, found " + sys.version.split()[0] + "; call make with PYTHON=python3.11")'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free / 1e9; free >= $(ROOM_GB) or sys.exit(f"{free:.1f} GB are free here, the installation needs $(ROOM_GB) GB; make room, or call make with CPU=1 where no GPU is used")'
+	@echo "installing into $(VENV): about $(if $(CPU),2,6) GB on disk; uv shows each download and how much of it is left"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --requirement requirements.lock
+	$(if $(CPU),sed -E '$(WITHOUT_GPU)' requirements.lock > $(CPU_LOCK))
+	$(BIN)/uv pip install --python $(BIN)/python $(if $(CPU),--torch-backend cpu --no-deps --requirement $(CPU_LOCK),--requirement requirements.lock)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/qdit kernels build --optional
 	@touch $@
@@ -43,6 +52,9 @@ format: $(INSTALLED) ## put code and rules into the one format
 docs: $(INSTALLED) ## build the documentation as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo $(CURDIR)/site/index.html
+
+docs-mini: $(INSTALLED) ## fill docs/mini and the README's numbers from results/mini, a finished run of this commit
+	$(BIN)/qdit docs-mini
 
 lock: $(INSTALLED) ## resolve the versions again: requirements.lock and environment.yml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

@@ -141,11 +141,13 @@ def steps_by_hand() -> list[list[str]]:
 @pytest.mark.slow
 def test_the_steps_by_hand_work_in_an_empty_folder(installed: Installed) -> None:
     steps = steps_by_hand()
-    assert [words[0] for words in steps] == ["calibrate", "quantize", "sample", "reference", "evaluate"]
+    names = ["calibrate", "quantize", "quantize", "sample", "sample", "reference", "evaluate", "show"]
+    assert [words[0] for words in steps] == names
     for words in steps:
         installed.qdit(*words)
     metrics = json.loads((installed.folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["metrics"]["fid"] > 0
+    assert metrics["metrics"]["fd_fp"] > 0 and (installed.folder / "sheet.png").is_file()
 
 
 @pytest.mark.slow

@@ -114,6 +114,15 @@ def evaluate(
         score_images(job, extractor, extractor_weights, reference_name, reference_file)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
+    say_metrics(out)
+
+
+def say_metrics(out: Path) -> None:
+    """Print the main numbers of a metrics.json."""
+    from qdit.metrics.spoken import metrics_lines
+
+    for line in metrics_lines(out):
+        typer.echo(line)
 
 
 def score_images(
@@ -181,3 +190,4 @@ def score_by_vbench(
     name = RunName(setting=setting, model=model, form=form, label=label)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, count, stated)
     evaluate_clips(job, VBenchScores(suite, clips_per_prompt, results, listing))
+    say_metrics(out)

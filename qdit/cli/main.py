@@ -78,8 +78,16 @@ def options(
 COMMANDS = (
     workflow.run,
     *(steps.calibrate, steps.quantize, steps.sample, steps.features),
-    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples),
-    *(profile.table, report.claims, report.leaderboard, report.report, report.compare, figures.figures),
+    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples, samples.show),
+    *(
+        profile.table,
+        report.claims,
+        report.leaderboard,
+        report.report,
+        report.compare,
+        report.docs_mini,
+        figures.figures,
+    ),
     *(paper.explain, profile.check_rows, profile.times, profile.validate, profile.ls, profile.doctor),
     *(methods.methods, search.search, search.search_study, votes.ab, votes.votes),
     *(paper.fetch, paper.import_weights, paper.import_reference, paper.check_file, paper.export, train.ship),

@@ -113,3 +113,29 @@ def report(
     folder = results or Path("results", loaded["profile"])
     require_results(folder)
     typer.echo(build_index(loaded, folder, out or folder / NAME))
+
+
+def docs_mini(
+    profile: Profile = MINI,
+    results: Results = None,
+    docs: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("docs/mini"),
+    readme: Annotated[Path, typer.Option(help="README whose table of numbers is written.")] = Path("README.md"),
+) -> None:
+    """Keep a finished run in the repository.
+
+    The pages of the default tables, the claims and the leaderboard go to docs/mini, with times, machine and commit; the
+    README's table of numbers is written from them. The checkout must be clean and the workflow finished.
+
+    \b
+    Example:
+      qdit docs-mini
+    """
+    from qdit.report.pages.docs_mini import fill, require_clean, require_finished
+    from qdit.workflow.profile import load_profile
+    from qdit.workflow.run import executable, snakemake_command
+
+    loaded = load_profile(*profile)
+    commit = require_clean(Path.cwd(), (f"{docs}/", str(readme)))
+    require_finished(executable(snakemake_command([], profile, cores="1", folder=Path.cwd())), Path.cwd())
+    for path in fill(loaded, results or Path("results", loaded["profile"]), docs, readme, commit=commit):
+        typer.echo(path)

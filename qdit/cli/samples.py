@@ -41,6 +41,7 @@ def reference(
         from qdit.mini.digits_reference import make_digits_reference
 
         make_digits_reference(data, extractor, extractor_weights, out)
+        typer.echo(f"{out}: statistics of the images of {data} by {extractor}")
         return
     from qdit.workflow.importing import make_reference_file
 
@@ -87,3 +88,34 @@ def export_samples(
 
     count = export_images(samples, out)
     typer.echo(f"{out}: {count} images")
+
+
+def show(
+    samples: Annotated[Path, typer.Argument(help="Folder of chunks of images or clips.")],
+    out: Annotated[Path, typer.Argument(help="PNG file to write.")] = Path("sheet.png"),
+    beside: Annotated[
+        Path | None, typer.Option(help="Samples of full precision with the same noise; the difference is shown too.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples; default 32, 8 pairs, or 4 clips.")
+    ] = None,
+) -> None:
+    """Show samples as a picture.
+
+    Images stand in a grid under their class. Of each clip all frames stand in a row under its prompt. With --beside
+    full precision, this run and the difference stand below one another, and the mean squared error of all samples is
+    printed.
+
+    \b
+    Examples:
+      qdit show q-dit-w4a8/samples
+      qdit show q-dit-w4a8/samples q-dit.png --beside fp/samples
+    """
+    from qdit.core.metrics import METRICS
+    from qdit.report.pages.sample_sheet import show as write_sheet
+
+    shown = write_sheet(samples, out, beside=beside, count=count)
+    typer.echo(f"{out}: {shown.count} of {shown.total} {shown.kind}")
+    if shown.error is not None:
+        metric = METRICS["mse_fp"]
+        typer.echo(f"  {metric.title} {metric.write(shown.error)}, mean over all {shown.total} {shown.kind}")

@@ -99,6 +99,9 @@ def calibrate(
     count = samples if samples is not None else 64 if family == "stdit3" else 256
     with on_device(device) as name:
         calibrate_weights_file(CalibrateJob(weights, out, kind, sampling_protocol, count, texts, text_embeddings, name))  # type: ignore[arg-type]
+    from qdit.metrics.spoken import calibration_line
+
+    typer.echo(calibration_line(out))
 
 
 def quantize(
@@ -182,6 +185,9 @@ def quantize(
             base=base,
             device=name,
         )
+    from qdit.metrics.spoken import checkpoint_line
+
+    typer.echo(checkpoint_line(out))
 
 
 def sample(
@@ -281,6 +287,9 @@ def sample(
             from qdit.metrics.extraction import extract_file
 
             extract_file(out, shard, extractor, extractor_weights, device=name)
+    from qdit.metrics.spoken import samples_line
+
+    typer.echo(samples_line(out) + (f"; features of {extractor}" if extractor else ""))
 
 
 def sampler_of_mode(mode: str) -> "Callable[[SampleJob], object]":
@@ -316,3 +325,5 @@ def features(
     use_threads(threads)
     with on_device(device) as name:
         extract_file(samples, shard, extractor, extractor_weights, device=name)
+    shards = "all shards" if shard is None else f"shard {shard}"
+    typer.echo(f"{samples}: features of {extractor} for {shards}")

@@ -168,13 +168,15 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
     return measured_speed(profile, results) or Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")
 
 
-def disk_bytes(profile: Profile) -> dict[str, float]:
-    """Bytes that the default tables leave on disk: images, clips, features, checkpoints, calibration data.
+def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, float]:
+    """Bytes that runs leave on disk, by default those of the default tables.
+
+    Samples, features, checkpoints and calibration data are counted.
 
     VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
     """
     sizes, sets = defaultdict[str, float](float), set()
-    for run in profiles.all_runs(profile):
+    for run in profiles.all_runs(profile) if runs is None else runs:
         model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
         family, samples = profiles.family_at(profile, run.setting), profiles.sampled(profile, run.setting)["images"]
         sizes[family.samples] += samples * network.pixels

@@ -1,20 +1,29 @@
-"""`qdit run`: the snakemake call that makes tables of a profile, and the rows that it has to make."""
+"""`qdit run`: the snakemake call that makes tables or rows of a profile, what it takes, and its child process."""
 
 import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.repository import ROOT
 from qdit.core.run import Run
-from qdit.workflow.profile import Profile, default_tables, profile_file, runs_of
+from qdit.workflow.cost import disk_bytes
+from qdit.workflow.profile import Profile, default_tables, full_precision_run, profile_file, runs_of
+from qdit.workflow.run_time import seconds_of
 
 DEFAULT = "mini"
 """The profile that the Snakefile takes by itself."""
+PAGES_BYTES = 30e6
+"""Room for a table's pages with their pictures."""
 
 
-def snakemake_command(targets: Sequence[str], names: Sequence[str], *, cores: str, folder: Path) -> list[str]:
+def snakemake_command(
+    targets: Sequence[str], names: Sequence[str], *, cores: str, folder: Path, verbose: bool = False
+) -> list[str]:
     """The call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
 
     In the checkout it is what the documentation says; elsewhere it names the Snakefile and its default options.
@@ -23,6 +32,8 @@ def snakemake_command(targets: Sequence[str], names: Sequence[str], *, cores: st
     if folder.resolve() != ROOT:
         command += ["--snakefile", str(ROOT / "Snakefile")]
         command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
+    if verbose:
+        command.append("--verbose")
     overlays = [profile_file(name) for name in names]
     if list(names) != [DEFAULT]:
         command += ["--configfile", *map(str, overlays)]
@@ -39,6 +50,20 @@ def executable(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", *command]
 
 
+def call(command: Sequence[str]) -> int:
+    """Run a command; its exit code, 130 if Ctrl-C ended it.
+
+    Ctrl-C reaches the command, which ends its jobs and says how to go on; this process waits for it.
+    """
+    with subprocess.Popen(command) as child:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            code = child.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
+
+
 def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
     """Names of the tables to make: `targets`, or all default tables. ConfigError for a name that is no table."""
     for target in targets:
@@ -48,18 +73,86 @@ def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
     return list(targets) or default_tables(profile)
 
 
-def plan_text(profile: Profile, tables: Sequence[str], results: Path) -> str:
-    """Rows of each table, and how many are measured already; the sum counts a row of two tables once."""
-    lines = [f"{'table':<16} rows  measured"]
-    every: set[Run] = set()
-    for table in tables:
-        runs = set(runs_of(profile, table))
-        every |= runs
-        lines.append(f"{table:<16} {len(runs):>4}  {_measured(runs, results):>8}")
-    lines.append(f"{'all, each once':<16} {len(every):>4}  {_measured(every, results):>8}")
-    return "\n".join(lines)
+def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`; without patterns all rows.
+
+    Full precision of the same noise comes along. ConfigError for a pattern that no row has.
+    """
+    rows = {table: runs_of(profile, table) for table in tables}
+    every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
+    for pattern in patterns:
+        if not any(matches(run, pattern) for run in every):
+            example = every[len(every) // 2].path
+            raise ConfigError(
+                f"--row {pattern!r}: no row of {', '.join(tables)} has it in its path, such as {example}; qdit ls lists"
+                " all"
+            )
+    if not patterns:
+        return rows
+    chosen = {}
+    for table, runs in rows.items():
+        named = [run for run in runs if any(matches(run, pattern) for pattern in patterns)]
+        with_full = dict.fromkeys(row for run in named for row in (full_precision_run(profile, run), run))
+        if named:
+            chosen[table] = list(with_full)
+    return chosen
 
 
-def _measured(runs: set[Run], results: Path) -> int:
-    """How many runs have their metrics.json."""
-    return sum((results / "runs" / run.path / "metrics.json").is_file() for run in runs)
+def matches(run: Run, pattern: str) -> bool:
+    """Whether whole names of a run's path begin and end the pattern's: `q-dit/w4a8` is no row of `rtn`."""
+    return f"/{pattern.strip('/')}" in f"/{run.path}"
+
+
+def row_targets(rows: Iterable[Run], results: Path) -> list[str]:
+    """The files that Snakemake makes for single rows."""
+    return [str(run.folder(results) / "metrics.json") for run in dict.fromkeys(rows)]
+
+
+def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, cores: int, listed: bool = True) -> str:
+    """Rows, those that are missing, time and disk of each table; the sum counts a row of two tables once.
+
+    `listed` adds each missing row.
+    """
+    every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
+    lines = [f"{'table':<16} rows  measured  to make     time      disk"]
+    at_once = 1 if "files" in profile else cores
+    for table, runs in [*rows.items(), ("all, each once", every)]:
+        missing = missing_rows(runs, results)
+        seconds, size = seconds_of(profile, missing, results) / at_once, room_bytes(profile, missing, tables=0)
+        lines.append(
+            f"{table:<16} {len(runs):>4}  {len(runs) - len(missing):>8}  {len(missing):>7}"
+            f"  {_minutes(seconds):>7}  {_disk(size):>8}"
+        )
+    where = "of one GPU at the speed that qdit doctor says" if "files" in profile else f"on {cores} cores"
+    lines += [f"time: {where}, by rows that were made here, else by a guess; pages and figures besides"]
+    missing = missing_rows(every, results)
+    return "\n".join(
+        [*lines, *(["rows to make:", *(f"  {run.path}" for run in missing)] if listed and missing else [])]
+    )
+
+
+def missing_rows(runs: Iterable[Run], results: Path) -> list[Run]:
+    """Runs without their metrics.json."""
+    return [run for run in runs if not (run.folder(results) / "metrics.json").is_file()]
+
+
+def room_bytes(profile: Profile, missing: Sequence[Run], *, tables: int) -> float:
+    """Bytes that missing rows and the pages of so many tables need."""
+    return sum(disk_bytes(profile, missing).values()) + PAGES_BYTES * tables
+
+
+def require_room_for(profile: Profile, rows: dict[str, list[Run]], results: Path) -> None:
+    """DataError in one line where the disk of the results is too small for what is missing."""
+    missing = missing_rows(dict.fromkeys(run for runs in rows.values() for run in runs), results)
+    if missing:
+        require_room(results, room_bytes(profile, missing, tables=len(rows)), f"{len(missing)} rows and their pages")
+
+
+def _disk(size: float) -> str:
+    """`12 MB`, `1.5 TB`."""
+    return f"{size / 1e6:.0f} MB" if size < 1e10 else f"{size / 1e9:.0f} GB"
+
+
+def _minutes(seconds: float) -> str:
+    """`0 min`, `12 min`, `2.5 h`."""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

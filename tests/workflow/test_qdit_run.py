@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from qdit.core.errors import ConfigError
+from qdit.core.errors import ConfigError, DataError
 from qdit.core.repository import ROOT
 from qdit.workflow.profile import load_profile, runs_of
-from qdit.workflow.run import check_targets, plan_text, printed, snakemake_command
+from qdit.workflow.run import (
+    call,
+    check_targets,
+    plan_text,
+    printed,
+    require_room_for,
+    row_targets,
+    rows_of,
+    snakemake_command,
+)
+from qdit.workflow.run_time import seconds_of
 
 
 def test_in_the_checkout_it_is_what_the_documentation_says() -> None:
@@ -35,8 +45,51 @@ def test_the_plan_counts_rows_and_what_is_measured(tmp_path: Path) -> None:
     first = runs_of(profile, "table5")[0]
     (tmp_path / "runs" / first.path).mkdir(parents=True)
     (tmp_path / "runs" / first.path / "metrics.json").write_text("{}")
-    lines = plan_text(profile, ["table5"], tmp_path).splitlines()
-    assert lines[1].split() == ["table5", str(len(runs_of(profile, "table5"))), "1"]
+    text = plan_text(profile, rows_of(profile, ["table5"]), tmp_path, cores=2)
+    lines, count = text.splitlines(), len(runs_of(profile, "table5"))
+    assert lines[1].split()[:4] == ["table5", str(count), "1", str(count - 1)]
+    assert lines[1].split()[5] == "min" and lines[1].endswith(" MB")
+    assert [line.strip() for line in lines[-count + 1 :]] == [run.path for run in runs_of(profile, "table5")[1:]]
+    assert first.path not in text
+
+
+def test_rows_by_name_bring_full_precision_along(tmp_path: Path) -> None:
+    profile = load_profile("mini")
+    rows = rows_of(profile, ["table2", "table5"], ["q-dit/w6a8"])
+    assert list(rows) == ["table2"] and {run.label for run in rows["table2"]} == {"fp", "q-dit"}
+    assert {run.bits for run in rows["table2"] if run.label == "q-dit"} == {"w6a8"}
+    assert row_targets(rows["table2"], tmp_path)[0] == str(rows["table2"][0].folder(tmp_path) / "metrics.json")
+    with pytest.raises(ConfigError, match=r"--row 'dit/w6a8': no row of table2 has it"):
+        rows_of(profile, ["table2"], ["dit/w6a8"])
+
+
+def test_times_that_were_measured_go_before_guesses(tmp_path: Path) -> None:
+    profile = load_profile("mini")
+    runs = runs_of(profile, "table5")
+    guessed = seconds_of(profile, runs, tmp_path)
+    logs = runs[0].folder(tmp_path) / "logs"
+    logs.mkdir(parents=True)
+    (logs / "sample-000.json").write_text('{"seconds": 1000}', encoding="utf-8")
+    assert seconds_of(profile, runs, tmp_path) > guessed + 2000
+    (logs / "sample-000.json").write_text("damaged", encoding="utf-8")
+    assert seconds_of(profile, runs, tmp_path) == guessed
+
+
+def test_a_disk_that_is_too_small_is_one_line_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile("mini")
+    rows = rows_of(profile, ["table5"])
+    require_room_for(profile, rows, tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 50_000_000})())
+    with pytest.raises(DataError, match=r"50 MB are free, 3 rows and their pages need .* MB; make room"):
+        require_room_for(profile, rows, tmp_path)
+
+
+def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
+    program = "import os, signal; os.kill(os.getppid(), signal.SIGINT); print('goes on'); raise SystemExit(3)"
+    assert call([sys.executable, "-c", program]) == 3
+    assert call([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 143
 
 
 def test_a_template_that_snakemake_would_execute_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:

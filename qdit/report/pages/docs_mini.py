@@ -1,0 +1,219 @@
+"""`qdit docs-mini`: the pages of one finished run as docs/mini, and the README's numbers out of it.
+
+Everything comes from one run of one commit: the working tree must be that commit's but for what this command itself
+writes, no job of the workflow may be left to do (each carries the digest of its code), and the digests in the records
+of a step must agree.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qdit.core.errors import ConfigError, DataError, QditError
+from qdit.core.files import read_json, write_json, write_text
+from qdit.core.metrics import METRICS
+from qdit.core.metrics_record import MetricsRecord, Status, read_record
+from qdit.core.provenance import machine
+from qdit.core.run import FULL_PRECISION_METHOD, Run
+from qdit.report.data.published import printed_name
+from qdit.report.data.times import times_text
+from qdit.workflow.profile import Profile, all_runs, default_tables
+
+RECORD = "run.json"
+INDEX_LIMIT = 5_000_000
+"""Bytes that index.html may have to be kept in the repository."""
+PAGES = ("claims", "leaderboard")
+CLAIMS = {"source": "paper", "words": "claim", "evaluated_on": "on", "verdict": "verdict", "why": "why"}
+LEADERBOARD = ("setting", "form", "scope", "bits", "rank", "method", "fd_fp", "fid", "mse_fp")
+README_TABLE, README_SETTING = "table2", "digits-cfg1.0-s20"
+BEGIN, END = "<!-- numbers of docs/mini: make docs-mini writes them -->", "<!-- end of the numbers -->"
+
+
+def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: str) -> list[Path]:
+    """Write docs/mini and the README's table from a finished run of `commit`; the files that were written.
+
+    DataError for a run that is incomplete or mixed, ConfigError for a README without the two marks.
+    """
+    records = records_of(profile, results)
+    require_one_code(records)
+    if not (BEGIN in readme.read_text(encoding="utf-8") and END in readme.read_text(encoding="utf-8")):
+        raise ConfigError(f"{readme}: has no lines {BEGIN} and {END}; put them around its table of numbers")
+    pages = pages_of(profile, results)
+    docs.mkdir(parents=True, exist_ok=True)
+    for old in docs.iterdir():
+        if old.is_file():
+            old.unlink()
+    written = []
+    for page in pages:
+        shutil.copyfile(page, docs / page.name)
+        written.append(docs / page.name)
+    for name, text in {"claims.md": claims_text(results), "leaderboard.md": leaderboard_text(results)}.items():
+        write_text(docs / name, text)
+        written.append(docs / name)
+    facts = facts_of(profile, results, records, commit)
+    write_text(docs / "times.md", times_page(facts, times_text(profile, results)))
+    write_json(docs / RECORD, facts)
+    write_readme(readme, docs / f"{README_TABLE}.csv")
+    return [*written, docs / "times.md", docs / RECORD, readme]
+
+
+def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
+    """The record of every run of the default tables; DataError if one is missing."""
+    records = {}
+    for run in all_runs(profile):
+        try:
+            records[run] = read_record(run.folder(results) / "metrics.json")
+        except FileNotFoundError:
+            raise DataError(f"{results}: has no {run.path}; finish the run first (make reproduce)") from None
+        except QditError as problem:
+            raise DataError(f"{run.folder(results)}: {problem}") from None
+    return records
+
+
+def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
+    """DataError if two records of one step were made by different code: quantizing by method, the rest by kind."""
+    makers: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for run, record in records.items():
+        for step, digest in record.code.items() if record.status == Status.OK else ():
+            kind = str(record.run.get("method")) if step == "quantize" else "clips" if record.is_of_clips else "images"
+            makers[step, kind].setdefault(digest, run.path)
+    for (step, kind), runs in makers.items():
+        if len(runs) > 1:
+            first, second = list(runs.values())[:2]
+            raise DataError(
+                f"the step {step} ({kind}) of {first} and of {second} was made by different code; run the workflow"
+                " again"
+            )
+
+
+def require_clean(root: Path, ours: Iterable[str]) -> str:
+    """The commit of a checkout whose files are the commit's, but for files that begin with one of `ours`.
+
+    DataError otherwise.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
+        commit = git("rev-parse", "--short=12", "HEAD").strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise DataError(f"{root}: no git checkout; docs/mini is made in one, since it names the commit") from None
+    others = [name for name in changed if not name.startswith(tuple(ours))]
+    if others:
+        raise DataError(f"{root}: {len(others)} files differ from the commit, first {others[0]}; commit them first")
+    return commit
+
+
+def require_finished(command: Sequence[str], root: Path) -> None:
+    """DataError unless the workflow's dry run finds nothing to do."""
+    done = subprocess.run([*command, "--dry-run", "--quiet"], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode or "Nothing to be done" not in done.stdout + done.stderr:
+        raise DataError("jobs of the workflow are left to do, or their code changed; run it first (make reproduce)")
+
+
+def pages_of(profile: Profile, results: Path) -> list[Path]:
+    """Pages that go into the repository; DataError if one is missing. index.html only up to a stated size."""
+    tables = [
+        results / "tables" / f"{name}.{suffix}" for name in default_tables(profile) for suffix in ("html", "md", "csv")
+    ]
+    pages = [*tables, *(results / f"{name}.{suffix}" for name in PAGES for suffix in ("html", "csv"))]
+    if missing := [page for page in pages if not page.is_file()]:
+        raise DataError(f"{missing[0]}: no such file; finish the run first (make reproduce)")
+    index = results / "index.html"
+    return [*pages, *([index] if index.is_file() and index.stat().st_size <= INDEX_LIMIT else [])]
+
+
+def claims_text(results: Path) -> str:
+    """The claims as Markdown, which a repository shows."""
+    frame = pd.read_csv(results / "claims.csv", keep_default_na=False)
+    columns = [name for name in CLAIMS if name in frame]
+    counts = frame.groupby("evaluated_on", sort=False)["verdict"].value_counts(sort=False)
+    lines = [f"- {where}: {verdict}: {count}" for (where, verdict), count in counts.items()]
+    table = frame[columns].rename(columns=CLAIMS).map(one_cell).to_markdown(index=False)
+    return f"# Claims of the papers\n\n{face_of(frame)}\n\n" + "\n".join(lines) + f"\n\n{table}\n"
+
+
+def leaderboard_text(results: Path) -> str:
+    """The leaderboard as Markdown: a part for each setting, form, scope and bits, best first."""
+    frame = pd.read_csv(results / "leaderboard.csv")
+    frame = frame[frame["status"] == Status.OK]
+    frame = frame.assign(bits=[f"W{row.weight_bits:.0f}A{row.activation_bits:.0f}" for row in frame.itertuples()])
+    frame["method"] = [printed_name(label) for label in frame["label"]]
+    for name in ("fd_fp", "fid", "mse_fp"):
+        frame[name] = [METRICS[name].write(value) if pd.notna(value) else "" for value in frame[name]]
+    frame["rank"] = [f"{value:.0f}" if pd.notna(value) else "" for value in frame["rank"]]
+    parts = [f"# Leaderboard\n\n{face_of(frame)}\n\nRanked by FD-FP; smaller is better."]
+    group = ["setting", "form", "scope", "bits"]
+    for key, rows in frame.groupby(group, sort=False):
+        shown = rows[[name for name in LEADERBOARD if name not in group]]
+        shown = shown.rename(columns={name: METRICS[name].title for name in ("fd_fp", "fid", "mse_fp")})
+        parts.append(f"## {', '.join(map(str, key))}\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def face_of(frame: pd.DataFrame) -> str:
+    """What every page of the profile says of it."""
+    return f"**{frame['face'].iloc[0]}**" if "face" in frame and len(frame) else ""
+
+
+def one_cell(value: Any) -> str:
+    """A text that cannot end a cell of a Markdown table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecord], commit: str) -> dict[str, Any]:
+    """Commit, machine, wall time of the run, number of rows."""
+    calls = results / "logs" / "calls.json"
+    spent = read_json(calls) if calls.is_file() else []
+    failed = sum(record.status != Status.OK for record in records.values())
+    facts = {
+        "commit": commit,
+        "profile": profile["profile"],
+        **machine(),
+        "rows": len(records),
+        "without_numbers": failed,
+    }
+    return facts | {"calls": spent}
+
+
+def times_page(facts: Mapping[str, Any], tables: str) -> str:
+    """The times of the run as Markdown."""
+    calls = [f"- {call['jobs']} jobs in {call['seconds'] / 60:.1f} minutes" for call in facts["calls"]]
+    return (
+        "# Times of this run\n\n"
+        f"Commit {facts['commit']} on {facts['processor']}, {facts['cores']} cores, {facts['system']};"
+        f" {facts['rows']} rows.\n\n"
+        + "".join(f"{line}\n" for line in ["Calls of the workflow that made it, in their order:", "", *calls, ""])
+        + f"Seconds of single-threaded jobs (`qdit times`):\n\n{tables}"
+    )
+
+
+def readme_table(csv: Path) -> str:
+    """The README's table of FD-FP: methods as columns, bits of the main setting as rows, from a table's CSV."""
+    frame = pd.read_csv(csv)
+    frame = frame[(frame["setting"] == README_SETTING) & (frame["label"] != FULL_PRECISION_METHOD)]
+    frame = frame[frame["status"] == Status.OK].drop_duplicates(["form", "label", "weight_bits", "activation_bits"])
+    labels = list(dict.fromkeys(frame["label"]))
+    lines = [f"| FD-FP | {' | '.join(map(printed_name, labels))} |", "|---" * (len(labels) + 1) + "|"]
+    groups = dict(iter(frame.groupby(["form", "weight_bits", "activation_bits"])))
+    for form, weight_bits, activation_bits in sorted(groups, key=lambda key: (key[0] != "natural", -key[1], -key[2])):
+        values = groups[form, weight_bits, activation_bits].set_index("label")["fd_fp"]
+        name = f"W{weight_bits:.0f}A{activation_bits:.0f}" + ("" if form == "natural" else f", {form} form")
+        cells = [METRICS["fd_fp"].write(values[label]) if label in values else "–" for label in labels]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_readme(readme: Path, csv: Path) -> None:
+    """Put the table between the README's two marks."""
+    text = readme.read_text(encoding="utf-8")
+    block = f"{BEGIN}\n{readme_table(csv)}\n{END}"
+    write_text(readme, re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL))

@@ -1,0 +1,61 @@
+"""The last lines of a run: rows without numbers, the pages that were asked for, and how to go on."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import QditError
+from qdit.core.metrics_record import FILE
+from qdit.metrics.spoken import metrics_lines
+from qdit.workflow.profile import Profile
+from qdit.workflow.rows import failed_rows, summary
+
+
+def target_pages(jobs: Iterable[Any]) -> list[str]:
+    """HTML pages of Snakemake's target jobs: of a rule without outputs what it gathers, else what it makes."""
+    files = [str(file) for job in jobs for file in (job.output or job.input)]
+    pages = [file for file in files if file.endswith(".html")]
+    return list(dict.fromkeys(pages))
+
+
+def target_rows(jobs: Iterable[Any]) -> list[Path]:
+    """Records of single rows among Snakemake's target jobs (`qdit run --row`)."""
+    files = [Path(str(file)) for job in jobs for file in job.output]
+    return [file for file in files if file.name == FILE]
+
+
+def row_lines(records: Iterable[Path]) -> list[str]:
+    """The main numbers of single rows."""
+    lines = []
+    for record in records:
+        try:
+            lines += metrics_lines(record) if record.is_file() else [f"{record}: not made yet"]
+        except QditError as problem:
+            lines.append(f"{record}: {problem}")
+    return lines
+
+
+def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *, stopped: bool = False) -> list[str]:
+    """Lines for the end of a run, however it ends. The page to open comes last."""
+    there = [page for page in pages if Path(page).exists()]
+    missing = len(pages) - len(there)
+    tables = [page for page in there if Path(page).parent.name == "tables"]
+    others = [page for page in there if page not in tables and page != index]
+    lines = ["", "Tables, each beside CSV, Markdown and LaTeX:", *shown(tables)] if tables else []
+    lines += ["", "Pages:", *shown(others)] if others else []
+    try:
+        failed = summary(failed_rows(profile, results, profile["tables"]))
+    except QditError as problem:
+        failed = [f"qdit: error: {problem}"]
+    lines += ["", *failed] if failed else []
+    if missing or stopped:
+        words = [*(["Stopped."] if stopped else []), *([f"Pages that are missing: {missing}."] if missing else [])]
+        lines += ["", f"{' '.join(words)} The same command goes on from what is there."]
+    if index in there:
+        lines += ["", "The report, one page:", *shown([index])]
+    return lines
+
+
+def shown(pages: Iterable[str]) -> list[str]:
+    """Pages with their whole paths, which terminals make links of."""
+    return [f"  {Path(page).resolve()}" for page in pages]

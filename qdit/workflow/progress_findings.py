@@ -1,0 +1,79 @@
+"""The best finding of a table so far: its rows that are measured, ranked by their distance to full precision."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import QditError
+from qdit.core.files import read_json
+from qdit.core.run import UNQUANTIZED, Run
+from qdit.workflow.method_index import method_index
+
+PREFERRED = "w4a8"
+"""Bits at which the papers compare."""
+PAIRED = {"fd_fp": "FD-FP", "mse_fp": "MSE-FP"}
+"""Paired metrics, the first that a row has: images have both, clips the second."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A measured row: its run, the name of the paired metric, and the value."""
+
+    run: Run
+    metric: str
+    value: float
+
+
+def ranked(run: Run, metrics: Path) -> Ranked | None:
+    """A run's paired value; None for full precision, for a failed row, and for a file that cannot be read."""
+    if run.bits == UNQUANTIZED:
+        return None
+    try:
+        record = read_json(metrics)
+        values = record["metrics"]
+        return next((Ranked(run, name, float(values[name])) for name in PAIRED if values.get(name) is not None), None)
+    except (QditError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
+    """`lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`; empty before there is a row.
+
+    Only rows of one setting, form, scope and bits are compared: of the first block with the papers' bits, else of the
+    first block.
+    """
+    groups: dict[tuple[str, ...], list[Ranked]] = {}
+    for row in rows:
+        groups.setdefault((row.run.setting, row.run.form, row.run.scope, row.run.bits, row.metric), []).append(row)
+    if not groups:
+        return ""
+    preferred = [key for key in groups if key[3] == PREFERRED]
+    key = (preferred or list(groups))[0]
+    best = sorted(groups[key], key=lambda row: row.value)[:2]
+    values = ", then ".join(f"{names.get(row.run.label, row.run.label)} {short(row.value)}" for row in best)
+    return f"lowest {PAIRED[key[4]]} at {key[3].upper()}: {values}"
+
+
+def short(value: float) -> str:
+    """A value with two or three digits that say something."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.4f}" if value >= 5e-4 else f"{value:.1e}"
+
+
+def names_of(profile: Mapping[str, Any]) -> dict[str, str]:
+    """Label → the method's printed name; labels that are no method's name stay as they are."""
+    methods = method_index().methods
+    return {label: methods[label].printed for label in profile["methods"] if label in methods}
+
+
+def learned_labels(profile: Mapping[str, Any]) -> list[str]:
+    """Labels whose quantization learns rounding, which takes most of a run's time."""
+    methods = method_index().methods
+    return [
+        label
+        for label, entry in profile["methods"].items()
+        if entry["method"] in methods
+        and methods[entry["method"]].learns_rounding
+        and "base" not in entry
+        and entry.get("options", {}).get("iterations") != 0
+    ]

@@ -1,0 +1,54 @@
+"""How long rows will take, before they are made: by the times of rows that are there, else by a guess."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from qdit.core.errors import QditError
+from qdit.core.files import read_json
+from qdit.core.run import Run
+from qdit.workflow.cost import run_jobs, speed_of
+from qdit.workflow.profile import Profile, all_runs, search_of
+from qdit.workflow.progress import LEARNED_SECONDS, OTHER_SECONDS, SECONDS
+from qdit.workflow.progress_findings import learned_labels
+
+STEPS = ("quantize", "sample")
+
+
+def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
+    """Core-seconds (of profiles that download weights: GPU-seconds) of rows with their calibration and searches."""
+    runs = list(runs)
+    if "files" in profile:
+        speed = speed_of(profile, results, None)
+        jobs = {job.name: job.seconds for run in runs for job in run_jobs(profile, run, speed)}
+        return sum(jobs.values())
+    measured, learned = measured_seconds(profile, results), learned_labels(profile)
+    total = 0.0
+    for run in runs:
+        guess = LEARNED_SECONDS if run.label in learned else SECONDS["quantize"]
+        total += measured.get(("quantize", run.label), guess)
+        total += measured.get(("sample", run.setting), SECONDS["sample"]) + OTHER_SECONDS
+    searches = {place for run in runs if (place := search_of(profile, run))}
+    total += sum(SECONDS["search"] for place in searches if not (results / place.path).exists())
+    sets = {(run.setting, run.form) for run in runs}
+    return total + SECONDS["calibrate"] * len(sets)
+
+
+def measured_seconds(profile: Profile, results: Path) -> dict[tuple[str, str], float]:
+    """Mean seconds of the finished rows: of a label's quantization, and of the samples of a row of a setting."""
+    times = defaultdict[tuple[str, str], list[float]](list)
+    for run in all_runs(profile):
+        for step, name in zip(STEPS, (run.label, run.setting), strict=True):
+            files = sorted((run.folder(results) / "logs").glob(f"{step}*.json"))
+            if files and (spent := sum(map(_seconds, files))) > 0:
+                times[step, name].append(spent)
+    return {key: math.fsum(values) / len(values) for key, values in times.items()}
+
+
+def _seconds(file: Path) -> float:
+    """Seconds of a benchmark file; 0 for one that cannot be read."""
+    try:
+        return float(read_json(file)["seconds"])
+    except (QditError, KeyError, TypeError, ValueError):
+        return 0.0
