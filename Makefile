@@ -1,6 +1,6 @@
 # `make reproduce` and `make test` are all that is needed: each makes .venv with the locked packages first, once.
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-slow lint format docs lock clean
+.PHONY: help install reproduce test test-slow test-ci lint format docs lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -8,6 +8,7 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,10 +17,13 @@ reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables a
 	$(BIN)/snakemake --cores all
 
 test: $(INSTALLED) ## install, run all tests and checks of the code
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ""
+	$(PYTEST) -m ""
+
+test-ci: $(INSTALLED) ## the same as test and the tests that run or plan whole workflows
+	$(PYTEST) -m "not slow"
 
 install: $(INSTALLED) ## only install the locked packages into .venv
 
