@@ -14,6 +14,9 @@ ROOM_GB := $(if $(CPU),3,7)
 # The lock without what only GPUs need; torch and torchvision then come from PyTorch's own index.
 CPU_LOCK := $(VENV)/requirements-cpu.txt
 WITHOUT_GPU := /^(nvidia-|cuda-|triton==)/d
+# Markers of the tests that `make test` runs.
+MARKERS ?= not slow and not ci
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,11 +24,11 @@ help: ## show this help
 reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
 	@$(BIN)/qdit run
 
-test: $(INSTALLED) ## install, run all tests and checks of the code
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows too
+	$(PYTEST) -m "$(MARKERS)"
 
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ""
+	$(PYTEST) -m ""
 
 install: $(INSTALLED) ## only install the locked packages into .venv; CPU=1: without what only GPUs need
 

@@ -1,9 +1,11 @@
 """What all tests share: one thread, so that sums do not depend on the machine, and where the repository is.
 
-With pytest-xdist (`make test`) the tests of a file run in one process, since they share what is costly.
+With pytest-xdist (`make test`) the tests of a file run in one process, since they share what is costly. So do all tests
+that need the checkout in which the workflow has run (`tests/workflow/conftest.py`), which is made once.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ torch.set_num_threads(1)
 FIRST = ("tests/workflow/",)
 """Tests that take longest start first, so that no process waits for the other at the end."""
 
+TOGETHER = {"checkout": ("explain", "figures", "plan", "run"), "paper_plan": ("paper", "slurm")}
+"""Costly fixture → the files `tests/workflow/test_….py` whose tests use it; one process runs all of them."""
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -21,5 +26,29 @@ def repository() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that take longest first."""
+    """Put the tests that take longest first; refuse a file that would make a costly fixture in a second process."""
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+    for item in items:
+        for fixture in TOGETHER.keys() & set(getattr(item, "fixturenames", ())):
+            if process_of(file := item.nodeid.partition("::")[0]) != fixture:
+                raise pytest.UsageError(f"{file} uses the fixture {fixture}; add it to TOGETHER in tests/conftest.py")
+
+
+def process_of(file: str) -> str:
+    """What the tests of one process have in common: a costly fixture, otherwise their file."""
+    shared = {f"tests/workflow/test_{name}.py": fixture for fixture, names in TOGETHER.items() for name in names}
+    return shared.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file run in one process, and those of TOGETHER too."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return process_of(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)

@@ -4,71 +4,33 @@
 repository's packages and within the packages of the modules, because a method may lie in another package. So an edit of
 a file changes the digest of exactly the steps that import it. A module that is loaded by name at run time (a method, an
 extractor) is not seen; the caller must name it. A module that reads data files (templates, style sheets) names their
-folders in `PACKAGE_DATA`, relative to its own folder; these files count too. The digest is our own code, because no
-library follows imports without running them.
+folders in `PACKAGE_DATA`, relative to its own folder; these files count too. `qdit.core.source_facts` remembers what
+each source imports, by its content. The digest is our own code, because no library follows imports without running them.
 """
 
-import ast
 import hashlib
 import os
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from qdit.core.errors import ConfigError
-from qdit.core.modules import PACKAGES, module_file, parse_source
+from qdit.core.modules import PACKAGES, module_file
 from qdit.core.repository import CHECKOUT
+from qdit.core.source_facts import DATA_CONSTANT, SourceFacts, remember, source_facts
 
 
-@cache
-def imported_names(path: Path, source: bytes, package: str) -> frozenset[str]:
-    """Names that a module of `package` imports, anywhere in its source. Some of them may be no modules.
-
-    `source` is the content of the file, so that an edited file is read again. `from a import b` gives both a and a.b,
-    because b may be a module.
-    """
-    names: set[str] = set()
-    for node in ast.walk(parse_source(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return frozenset(names)
-
-
-DATA_CONSTANT = "PACKAGE_DATA"
-"""Name of the module-level tuple of folders."""
-
-
-def data_files(module_path: Path) -> list[Path]:
+def data_files(module_path: Path, folder_names: tuple[str, ...]) -> list[Path]:
     """Files of the folders that a module names in `PACKAGE_DATA`, sorted; without hidden files and subfolders.
 
-    Raises ConfigError if `PACKAGE_DATA` is not a tuple of texts, or if a folder does not exist.
+    Raises ConfigError if a folder does not exist.
     """
     files = []
-    for folder_name in _data_folders(module_path):
+    for folder_name in folder_names:
         folder = Path(os.path.normpath(module_path.parent / folder_name))
         if not folder.is_dir():
             raise ConfigError(f"{module_path}: {DATA_CONSTANT} names {folder_name!r}, no such folder; correct the name")
         files += [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     return sorted(files)
-
-
-def _data_folders(module_path: Path) -> tuple[str, ...]:
-    """The value of `PACKAGE_DATA` in a module's source; empty for a module without it."""
-    for node in parse_source(module_path).body:
-        if not isinstance(node, ast.Assign) or not any(
-            isinstance(target, ast.Name) and target.id == DATA_CONSTANT for target in node.targets
-        ):
-            continue
-        folders = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-        texts = [folder.value for folder in folders if isinstance(folder, ast.Constant)]
-        names = tuple(text for text in texts if isinstance(text, str))
-        if not isinstance(node.value, ast.Tuple) or len(names) != len(folders):
-            raise ConfigError(f"{module_path} line {node.lineno}: {DATA_CONSTANT} must be a tuple of texts; correct it")
-        return names
-    return ()
 
 
 class Sources:
@@ -82,7 +44,8 @@ class Sources:
         self.file_of = cache(lambda module: module_file(module, root))
         self.content_of = cache(Path.read_bytes)
         self.imports_of = cache(self._imports_of)
-        self.data_of = cache(data_files)
+        self.facts_of = cache(self._facts_of)
+        self.data_of = cache(lambda path: data_files(path, self.facts_of(path).data_folders))
         self.files = cache(self._files)
         self.digest = cache(self._digest)
 
@@ -93,7 +56,10 @@ class Sources:
             return frozenset()
         parent = module.rpartition(".")[0]
         package = module if path.name == "__init__.py" else parent
-        return imported_names(path, self.content_of(path), package) | ({parent} if parent else set())
+        return self.facts_of(path).imported_names(package) | ({parent} if parent else set())
+
+    def _facts_of(self, path: Path) -> SourceFacts:
+        return source_facts(path, self.content_of(path))
 
     def _files(self, *modules: str) -> dict[PurePosixPath, Path]:
         """The files that the modules reach by imports, and their data, by their path below the folder of their package.
@@ -120,6 +86,7 @@ class Sources:
             files[source] = path
             for data in self.data_of(path):
                 files[PurePosixPath(os.path.normpath(source.parent / os.path.relpath(data, path.parent)))] = data
+        remember()
         return dict(sorted(files.items()))
 
     def _digest(self, *modules: str) -> str:

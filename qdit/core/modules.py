@@ -55,15 +55,32 @@ def shown(path: Path) -> str:
 def parse_source(path: Path) -> ast.Module:
     """Syntax tree of a source file; ConfigError with file, line and reason for a syntax error."""
     try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{shown(path)}: cannot be read as text ({problem}); correct the file") from None
-    return parse_text(source, path)
+        content = path.read_bytes()
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    return parse_text(decoded_source(path, content), path)
+
+
+def decoded_source(path: Path, content: bytes) -> str:
+    """Text of a source file; ConfigError where it is no UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise _unreadable(path, problem) from None
+
+
+def _unreadable(path: Path, problem: Exception) -> ConfigError:
+    return ConfigError(f"{shown(path)}: cannot be read as text ({problem}); correct the file")
 
 
 @cache
 def parse_text(source: str, path: Path) -> ast.Module:
-    """Syntax tree of a source text; `path` is the file that contains it."""
+    """Syntax tree of a source text, kept for the next call; `path` is the file that contains it."""
+    return syntax_tree(source, path)
+
+
+def syntax_tree(source: str, path: Path) -> ast.Module:
+    """Syntax tree of a source text of the file `path`; ConfigError names file, line and reason of an error."""
     try:
         return ast.parse(source, str(path))
     except SyntaxError as problem:

@@ -3,11 +3,12 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.workflow.preloaded import EXECUTABLE, snakemake
 
 PARTS = ("Snakefile", "environment.yml", "baselines", "config", "profiles", "qdit", "report", "results/published")
 PARTS += ("rules", "tests/workflow", "weights")
@@ -33,14 +34,14 @@ class Checkout:
         return self.root / "results" / "tiny"
 
     def command(self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS) -> list[str]:
-        return [str(Path(sys.executable).with_name("snakemake")), *arguments, "--configfile", *overlays]
+        return [str(EXECUTABLE), *arguments, "--configfile", *overlays]
 
     def snakemake(
         self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake as a user does; fails unless it exits with `code`."""
+        """Run Snakemake; fails unless it exits with `code`."""
         command = self.command(*arguments, overlays=overlays)
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=600)
+        done = snakemake(command[1:], self.root)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

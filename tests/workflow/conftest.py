@@ -1,4 +1,4 @@
-"""The checkout in which the workflow has run on few images, and plans that several tests read: each is made once."""
+"""A checkout in which the workflow has run on few images, one in which nothing ran, and plans of it: each made once."""
 
 from pathlib import Path
 
@@ -19,14 +19,20 @@ def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Chec
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(checkout: Checkout) -> str:
-    """Every job of the tiny profile with its command."""
-    arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
-    return checkout.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",))
+def plain(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy in which nothing has run."""
+    return Checkout(copied(repository, tmp_path_factory.mktemp("plain")))
 
 
 @pytest.fixture(scope="session")
-def paper_plan(checkout: Checkout) -> str:
+def tiny_plan(plain: Checkout) -> str:
+    """Every job of the tiny profile with its command."""
+    arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
+    return plain.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",))
+
+
+@pytest.fixture(scope="session")
+def paper_plan(plain: Checkout) -> str:
     """Every job of the full reproduction with its command, as it is planned for a cluster."""
     arguments = ("--printshellcmds", "--workflow-profile", "profiles/slurm")
-    return checkout.dry_run(*arguments, overlays=("config/paper.yaml",))
+    return plain.dry_run(*arguments, overlays=("config/paper.yaml",))

@@ -107,10 +107,10 @@ def words(shell: str) -> tuple[str, ...] | None:
     return parts if parts[:1] == ("qdit",) else None
 
 
-def test_commands_are_the_workflows(checkout: Checkout, tiny_plan: str) -> None:
+def test_commands_are_the_workflows(plain: Checkout, tiny_plan: str) -> None:
     shells = re.findall(r"^Shell command: (.*)$", tiny_plan, flags=re.MULTILINE)
     printed = set(map(words, shells))
-    profile = load_profile("mini", checkout.root / "tests/workflow/tiny.yaml")
+    profile = load_profile("mini", plain.root / "tests/workflow/tiny.yaml")
     commands = Commands(profile, Path("results", "tiny"))
     runs = {run for table in profile["tables"] if table not in OTHERS for run in profiles.runs_of(profile, table)}
     lines = {commands.evaluate(run) for run in runs}

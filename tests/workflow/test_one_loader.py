@@ -16,6 +16,7 @@ from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.workflow.profile import load_profile
+from tests.workflow.preloaded import snakemake
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "choice misspelt": ("ptq4dit", {"salience": "timesteps"}),
@@ -135,10 +136,9 @@ ALIAS = "profile: aliased\nmethods: {ptq4dit: {options: {iterations: 7}, about: 
 
 def snakemake_sees(folder: Path, repository: Path, *arguments: str) -> dict[str, Any]:
     """The profile that Snakemake writes down for the jobs of a run in `folder`."""
-    executable = str(Path(sys.executable).with_name("snakemake"))
     common = ["--snakefile", str(repository / "Snakefile"), "--quiet", "all", "--cores", "1"]
     name = next(word for word in arguments if word.startswith("results/"))
-    done = subprocess.run([executable, *common, *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
+    done = snakemake([*common, *arguments], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     return content

@@ -23,8 +23,8 @@ FILE = "weights/paper/sd-vae-ft-mse/config.json"
 
 
 @pytest.fixture(scope="module")
-def planned(checkout: Checkout) -> str:
-    return checkout.dry_run("all", "searched", overlays=PAPER)
+def planned(plain: Checkout) -> str:
+    return plain.dry_run("all", "searched", overlays=PAPER)
 
 
 def counts(text: str) -> Counter[str]:
@@ -72,23 +72,23 @@ def test_nothing_of_the_mini_profile_is_taken(planned: str) -> None:
     assert "digits" not in planned
 
 
-def test_a_missing_file_stops_at_once_and_a_present_one_is_never_touched(checkout: Checkout) -> None:
-    path = checkout.root / FILE
-    failed = checkout.snakemake("--cores", "1", FILE, overlays=PAPER, code=1)
+def test_a_missing_file_stops_at_once_and_a_present_one_is_never_touched(plain: Checkout) -> None:
+    path = plain.root / FILE
+    failed = plain.snakemake("--cores", "1", FILE, overlays=PAPER, code=1)
     assert f"qdit: error: {FILE}: missing; `qdit fetch`" in failed.stdout + failed.stderr
     assert not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}", encoding="utf-8")
     try:
-        checkout.snakemake("--cores", "1", FILE, overlays=PAPER)
-        checkout.snakemake("--cores", "1", "--force", FILE, overlays=PAPER)
+        plain.snakemake("--cores", "1", FILE, overlays=PAPER)
+        plain.snakemake("--cores", "1", "--force", FILE, overlays=PAPER)
         assert path.read_text(encoding="utf-8") == "{}"
     finally:
         path.unlink()
 
 
-def test_jobs_may_not_download(checkout: Checkout, paper_plan: str) -> None:
-    text = (checkout.root / "rules" / "common.smk").read_text(encoding="utf-8")
+def test_jobs_may_not_download(plain: Checkout, paper_plan: str) -> None:
+    text = (plain.root / "rules" / "common.smk").read_text(encoding="utf-8")
     assert '"HF_HUB_OFFLINE": "1"' in text
     assert "qdit fetch" not in paper_plan and "vbench install" not in paper_plan
 

@@ -49,13 +49,13 @@ def quantizations(printed: str) -> dict[str, tuple[int, int]]:
     return amounts
 
 
-def test_the_plugin_plans_the_whole_reproduction(checkout: Checkout, paper_plan: str) -> None:
+def test_the_plugin_plans_the_whole_reproduction(plain: Checkout, paper_plan: str) -> None:
     assert re.search(rf"^total +{JOBS}$", paper_plan, flags=re.MULTILINE)
     block = re.search(r"^rule sample:\n((?: {4}.*\n)*)", paper_plan, flags=re.MULTILINE)
     assert block is not None
     for resource in ("gpu=1", "mem_mb=32000", "runtime=240", "cpus_per_gpu=4"):
         assert resource in block[1]
-    methods = yaml.safe_load((checkout.root / "config" / "paper.yaml").read_text(encoding="utf-8"))["methods"]
+    methods = yaml.safe_load((plain.root / "config" / "paper.yaml").read_text(encoding="utf-8"))["methods"]
     requested = quantizations(paper_plan)
     facts = {label: method_facts(methods[label]["method"]) for label in requested}
     assert requested == {label: (known.memory_mb, known.minutes) for label, known in facts.items()}

@@ -1,0 +1,163 @@
+"""What a source imports and which data it reads: parsed once for each content, then remembered in the user's cache.
+
+`source_facts` is a function of the content alone. The key of a remembered entry is the sha256 of the content, so an
+edited file has another key and no entry can be stale. A new version of this module or of Python begins a new file. The
+file has a checksum and is replaced whole: processes that write at once can only lose entries, which are parsed again.
+"""
+
+import ast
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from qdit.core.errors import ConfigError, QditError
+from qdit.core.files import canonical_json, parse_json, sha256_text, write_text
+from qdit.core.modules import decoded_source, syntax_tree
+
+DATA_CONSTANT = "PACKAGE_DATA"
+"""Name of the module-level tuple of folders."""
+
+MOST_ENTRIES = 5000
+"""Entries of the file; where it would grow beyond this, only those of the present process stay."""
+
+VERSION = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()[:16]
+"""What the entries depend on beside the content."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What the digest needs to know about a source.
+
+    `imports` holds (level, module, names) of every import statement, wherever it stands. `import a.b` is
+    (0, "a.b", ()).
+    `data_folders` is the value of `PACKAGE_DATA`.
+    """
+
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    data_folders: tuple[str, ...]
+
+    def imported_names(self, package: str) -> frozenset[str]:
+        """What a module of `package` imports; some names are no modules.
+
+        `from a import b` gives both a and a.b, since b may be a module.
+        """
+        names: set[str] = set()
+        for level, module, members in self.imports:
+            parents = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+            base = ".".join([*parents, *([module] if module else [])])
+            names |= {base, *(f"{base}.{member}" for member in members)}
+        return frozenset(names)
+
+
+def source_facts(path: Path, content: bytes) -> SourceFacts:
+    """Facts of a source with this content; `path` is for messages only.
+
+    Raises ConfigError for a source that is no Python and for a wrong `PACKAGE_DATA`; neither is remembered.
+    """
+    key = hashlib.sha256(content).hexdigest()
+    if (facts := _session().get(key) or _remembered().get(key)) is None:
+        facts = parsed_facts(syntax_tree(decoded_source(path, content), path), path)
+        _unsaved().add(key)
+    _session()[key] = facts
+    return facts
+
+
+def parsed_facts(tree: ast.Module, path: Path) -> SourceFacts:
+    """Facts that a syntax tree states; ConfigError for a wrong `PACKAGE_DATA`."""
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+    return SourceFacts(tuple(dict.fromkeys(imports)), _data_folders(tree, path))
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements of a tree; an import is one, so expressions need not be walked."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            children = getattr(node, block, ())
+            waiting += children if isinstance(children, list) else ()  # the body of a lambda is one expression
+
+
+def _data_folders(tree: ast.Module, path: Path) -> tuple[str, ...]:
+    """The value of `PACKAGE_DATA` in a module's source; empty for a module without it."""
+    for node in tree.body:
+        if not isinstance(node, ast.Assign) or not any(
+            isinstance(target, ast.Name) and target.id == DATA_CONSTANT for target in node.targets
+        ):
+            continue
+        folders = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        texts = [folder.value for folder in folders if isinstance(folder, ast.Constant)]
+        names = tuple(text for text in texts if isinstance(text, str))
+        if not isinstance(node.value, ast.Tuple) or len(names) != len(folders):
+            raise ConfigError(f"{path} line {node.lineno}: {DATA_CONSTANT} must be a tuple of texts; correct it")
+        return names
+    return ()
+
+
+def remember() -> None:
+    """Write what this process parsed to the file, if there is something new; a file that cannot be written is none."""
+    if not _unsaved() or (path := cache_file()) is None:
+        return
+    entries = read_entries(path) | _session()
+    if len(entries) > MOST_ENTRIES:
+        entries = _session()
+    text = canonical_json({key: asdict(facts) for key, facts in entries.items()})
+    with suppress(OSError, QditError):
+        write_text(path, f"{sha256_text(text)}\n{text}")
+    _unsaved().clear()
+
+
+def read_entries(path: Path) -> dict[str, SourceFacts]:
+    """Entries of a file; none where it is missing, damaged or not ours."""
+    try:
+        checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
+        if checksum != sha256_text(text):
+            return {}
+        return {
+            key: SourceFacts(
+                tuple((level, module, tuple(names)) for level, module, names in entry["imports"]),
+                tuple(entry["data_folders"]),
+            )
+            for key, entry in parse_json(text).items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def cache_file() -> Path | None:
+    """The file of this version, in `$XDG_CACHE_HOME/qdit`, by default below ~/.cache; None without a home."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdit"
+    except RuntimeError:
+        return None
+    return folder / f"imports-{VERSION}.json"
+
+
+@cache
+def _session() -> dict[str, SourceFacts]:
+    """Facts that this process needed, by the sha256 of the content."""
+    return {}
+
+
+@cache
+def _unsaved() -> set[str]:
+    """Keys of facts that this process parsed and did not write."""
+    return set()
+
+
+@cache
+def _remembered() -> dict[str, SourceFacts]:
+    """The file's entries when the process first needs one."""
+    path = cache_file()
+    return {} if path is None else read_entries(path)
