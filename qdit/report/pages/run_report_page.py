@@ -1,9 +1,11 @@
 """Context of the template `run_report.html.j2`, the report of a run."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qdit.report.claims.report import ORDER, PRINTED
+from qdit.report.claims.report import ORDER, PRINTED, Report, counts, verdicts_in_words
 from qdit.report.pages.claims_page import CLASSES, MARKS, claims_table, contradictions_list, reading_items
+from qdit.report.pages.findings import short_title
 from qdit.report.pages.pairs import MEANINGS
 from qdit.report.render.fragments import SHEETS_ABOUT
 from qdit.report.render.page_files import script, style_sheet
@@ -38,22 +40,39 @@ LOOKS = {"holds": "good", "does not hold": "bad", "cannot be told": "open", "by 
 SIGNS = {"<": "good", ">": "bad", "≈": "open"}
 
 
+@dataclass(frozen=True)
+class ClaimCard:
+    """The verdicts on all claims from one source of numbers: a title, the counts as words, and (word, count, look) of a bar."""
+
+    title: str
+    said: str
+    bar: tuple[tuple[str, int, str], ...]
+
+
+def claim_cards(report: Report) -> list[ClaimCard]:
+    """A card for each source of numbers."""
+    return [
+        ClaimCard(
+            title="The papers’ own numbers" if source == PRINTED else f"The runs of profile {source}",
+            said=f"{verdicts_in_words(report, source)}.",
+            bar=tuple((word, count, LOOKS.get(word, "none")) for word, count in counts(report, source).items()),
+        )
+        for source in report.verdicts
+    ]
+
+
 def context(index: "Index") -> dict[str, Any]:
     """Every name that the template uses."""
     report = index.report
-    counts = {
-        name: {word: count for word in ORDER if (count := sum(v.word == word for v in verdicts.values()))}
-        for name, verdicts in report.verdicts.items()
-    }
     return {
         "index": index,
         "report": report,
-        "css": style_sheet("claims.css", "run_report.css"),
-        "script": script("run_report.js"),
+        "css": style_sheet("claims.css", "board.css", "run_report.css"),
+        "script": script("run_report.js", "board.js"),
         "sections": SECTIONS,
         "printed": PRINTED,
         "sources": list(report.verdicts),
-        "counts": counts,
+        "cards": claim_cards(report),
         "groups": GROUPS,
         "plurals": PLURALS,
         "marks": MARKS,
@@ -64,6 +83,8 @@ def context(index: "Index") -> dict[str, Any]:
         "claims": claims_table(report),
         "reading": reading_items(report),
         "contradictions": contradictions_list(report),
+        "lead": index.lead,
+        "short": short_title,
         "tables": index.but("qc"),
         "controls": index.of("qc"),
         "searches": index.of("table6", "transfer"),

@@ -12,11 +12,14 @@ from qdit.report.render.display import (
     Column,
     Line,
     columns,
+    has_ranks,
     headings,
     lead,
     lines,
+    rank_text,
     status_column,
 )
+from qdit.report.render.headline import Headline, headline
 from qdit.report.render.notes import notes
 
 TEX_SPECIAL = {
@@ -64,18 +67,19 @@ def row_name(line: Line) -> str:
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
 
-def markdown_text(table: Table) -> str:
-    """Face, summary, one table per block, notes and provenance as GitHub-flavoured Markdown."""
-    small = notes(table)
+def markdown_text(table: Table, found: Headline | None = None) -> str:
+    """Face, the finding, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
     face = f"**{_markdown(table.face)}**"
-    text = [f"# {_markdown(table.title)}", "", face, ""]
-    if table.summary:
-        text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
+    text = [f"# {_markdown(table.title)}", "", face, "", f"**{_markdown(finding.text)}**", ""]
+    if finding.because:
+        text += [*(f"- {_markdown(sentence)}" for sentence in finding.because), ""]
     for block in table.blocks:
         text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
         for _, portion in table.portions:
             shown = columns(portion)
-            text += [_markdown_block(lines(portion, block, shown), shown, [*lead(portion), "Method"]), ""]
+            first = [*lead(portion), "Method", *(["Rank"] if ranked else [])]
+            text += [_markdown_block(lines(portion, block, shown), shown, first, ranked=ranked), ""]
     text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
     if small.warnings:
         text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
@@ -83,13 +87,14 @@ def markdown_text(table: Table) -> str:
     return "\n".join([*text, face, ""])
 
 
-def _markdown_block(block: list[Line], shown: list[Column], first: list[str]) -> str:
+def _markdown_block(block: list[Line], shown: list[Column], first: list[str], *, ranked: bool) -> str:
     body = []
     for line in block:
         cells = [_markdown_cell(cell) for cell in line.cells]
         if line.status:
             cells[status_column(shown)] = f"*{_markdown(line.status)}*"
-        body.append([*line.lead, _markdown(row_name(line)), *cells])
+        rank = [rank_text(line.standing)] if ranked else []
+        body.append([*line.lead, _markdown(row_name(line)), *rank, *cells])
     align = ["left"] * len(first) + ["right"] * len(shown)
     header = first + [_markdown(f"{column.heading} {column.under}".strip()) for column in shown]
     return str(tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align))
