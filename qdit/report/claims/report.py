@@ -168,9 +168,9 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
     )
 
 
-def write_report(report: Report, page: str, out: Path) -> list[Path]:
-    """Write the page to `out` and the CSV beside it; equal results give equal bytes."""
-    table = out.with_suffix(".csv")
-    write_text(out, page)
-    write_text(table, csv_of(report))
-    return [out, table]
+def write_report(report: Report, page: str, markdown: str, out: Path) -> list[Path]:
+    """Write the page to `out`, the CSV and the Markdown beside it; equal results give equal bytes."""
+    texts = {out: page, out.with_suffix(".csv"): csv_of(report), out.with_suffix(".md"): markdown}
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)

@@ -15,12 +15,13 @@ from qdit.core.run import Run
 from qdit.report.claims.report import Report, load_report
 from qdit.report.data.rows import Block, Table, is_measured
 from qdit.report.pages.benches import Bench, Grid, bench_files, read_bench
+from qdit.report.pages.claims_page import claim_cards
 from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, short_title
 from qdit.report.pages.leaderboard import leaderboard
 from qdit.report.pages.origins import origins, run_path
 from qdit.report.pages.pairs import Ranking, rankings
 from qdit.report.pages.run_report_data import Index, RenderedTable, Sheets
-from qdit.report.pages.run_report_page import claim_cards, context
+from qdit.report.pages.run_report_page import context
 from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.fragments import (
     drawings_html,

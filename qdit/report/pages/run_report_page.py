@@ -1,10 +1,9 @@
 """Context of the template `run_report.html.j2`, the report of a run."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qdit.report.claims.report import ORDER, PRINTED, Report, counts, verdicts_in_words
-from qdit.report.pages.claims_page import CLASSES, MARKS, claims_table, contradictions_list, reading_items
+from qdit.report.claims.report import ORDER, PRINTED
+from qdit.report.pages.claims_page import CLASSES, LOOKS, MARKS, claim_cards, claims_table, contradictions_list, reading_items
 from qdit.report.pages.findings import short_title
 from qdit.report.pages.pairs import MEANINGS
 from qdit.report.render.fragments import SHEETS_ABOUT
@@ -36,29 +35,7 @@ GROUPS = {
 """Groups of figures (`qdit.report.figures.plan`) → headings."""
 
 PLURALS = {"holds": "hold", "does not hold": "do not hold"}
-LOOKS = {"holds": "good", "does not hold": "bad", "cannot be told": "open", "by construction": "made"}
 SIGNS = {"<": "good", ">": "bad", "≈": "open"}
-
-
-@dataclass(frozen=True)
-class ClaimCard:
-    """The verdicts on all claims from one source of numbers: a title, the counts as words, and (word, count, look) of a bar."""
-
-    title: str
-    said: str
-    bar: tuple[tuple[str, int, str], ...]
-
-
-def claim_cards(report: Report) -> list[ClaimCard]:
-    """A card for each source of numbers."""
-    return [
-        ClaimCard(
-            title="The papers’ own numbers" if source == PRINTED else f"The runs of profile {source}",
-            said=f"{verdicts_in_words(report, source)}.",
-            bar=tuple((word, count, LOOKS.get(word, "none")) for word, count in counts(report, source).items()),
-        )
-        for source in report.verdicts
-    ]
 
 
 def context(index: "Index") -> dict[str, Any]:

@@ -65,7 +65,7 @@
     count.className = "muted count";
     count.setAttribute("aria-live", "polite");
     table.closest(".board").prepend(field, count);
-    const fold = (words) => words.toLowerCase().replace(/[-+\s]+/g, " ");
+    const fold = (words) => words.toLowerCase().replace(/[-+]/g, "").replace(/\s+/g, " ");
     const known = new Map();
     for (const [number, rows] of lines.entries()) {
       const title = table.tBodies[number].querySelector("tr.block")?.textContent || "";
