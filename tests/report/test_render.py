@@ -232,9 +232,7 @@ def test_ranks_stand_beside_the_picture_and_those_that_differ_stand_out(
     assert ">▲1</td>" in page and ">▼1</td>" in page
 
 
-def test_a_row_has_its_interval_in_the_picture(
-    results: Path, profile: dict[str, Any], change_record: Callable
-) -> None:
+def test_a_row_has_its_interval_in_the_picture(results: Path, profile: dict[str, Any], change_record: Callable) -> None:
     key = Run("digits-cfg1.0-s20", "natural", "rtn", "w4a8", "common")
     change_record(key, lambda record: record.update(intervals={"fd_fp": [0.1, 1.0]}))
     block = load_table(profile, "table2", results).blocks[0]

@@ -130,7 +130,7 @@ class Table:
 
 
 def only_measured(table: Table) -> Table:
-    """The table without the rows that have no result yet; `waiting` counts them. Failed rows stay, with their reason."""
+    """The table without the rows that have no result yet; `waiting` counts them. Failed rows stay with their reason."""
     blocks = []
     for block in table.blocks:
         rows = tuple(row for row in block.rows if row["state"] not in (Status.MISSING, Status.NOT_RUN))

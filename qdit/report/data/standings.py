@@ -17,7 +17,8 @@ from qdit.report.data.rows import Block, is_full_precision
 PRINTED = "published_fid"
 """The printed number that gives the paper's order; lower is better."""
 
-BEST, TIED, WORSE = "best", "cannot be told from the best", "worse than the best"
+BEST, FIRST, TIED, WORSE = "best", "lowest, not certainly", "cannot be told from the best", "worse than the best"
+"""Verdicts: apart from all others, first but not apart from all, not apart from the first, apart from it."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ class Contest:
 
     def standing(self, row: Row) -> Standing:
         """The place of one of the rows."""
-        verdict = BEST if row is self.first else WORSE if apart(row, self.first) else TIED
+        verdict = WORSE if apart(row, self.first) else TIED
+        if row is self.first:
+            verdict = FIRST if self.tied else BEST
         if len(self.printed) < 2:
             return Standing(verdict if len(self.rows) > 1 else "", _place(self.rows, row, ranking_metric().name), None)
         if row.get(PRINTED) is None:
             return Standing(verdict, None, None)
-        return Standing(
-            verdict, _place(self.printed, row, ranking_metric().name), _place(self.printed, row, PRINTED)
-        )
+        return Standing(verdict, _place(self.printed, row, ranking_metric().name), _place(self.printed, row, PRINTED))
 
     def agreement(self) -> Agreement | None:
         """How far the paper's order holds; None if it orders fewer than two of the rows."""

@@ -33,7 +33,7 @@ from qdit.report.render.fragments import (
     small_print_html,
 )
 from qdit.report.render.gallery import gallery
-from qdit.report.render.headline import headline
+from qdit.report.render.headline import headline, progress_text
 from qdit.report.render.notes import notes
 from qdit.report.render.page_files import template_markup, template_text
 from qdit.report.render.showcase import showcase_html
@@ -70,7 +70,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
     contest = lead.headline.contest if lead is not None else None
     return Index(
         report=report,
-        lead=short_title(lead.table) if lead is not None else "",
+        lead=_lead_text(lead),
         hero=_hero(report, lead),
         showcase=showcase_html(contest, results) if contest is not None else Markup(""),
         findings=findings(report, board, ranked, control),
@@ -93,6 +93,11 @@ def leading(tables: Sequence[RenderedTable]) -> RenderedTable | None:
     compared = [rendered for rendered in tables if rendered.kind in COMPARISONS]
     several = (rendered for rendered in compared if rendered.headline.contest is not None)
     return next(several, next(iter(compared or tables), None))
+
+
+def _lead_text(lead: RenderedTable | None) -> str:
+    """`Q-DiT, Table 2 · 7 of 75 rows so far`."""
+    return " · ".join(filter(None, (short_title(lead.table), progress_text(lead.table)))) if lead is not None else ""
 
 
 def _hero(report: Report, lead: RenderedTable | None) -> Markup:

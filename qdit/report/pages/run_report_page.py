@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 from qdit.report.claims.report import ORDER, PRINTED
-from qdit.report.pages.claims_page import CLASSES, LOOKS, MARKS, claim_cards, claims_table, contradictions_list, reading_items
+from qdit.report.pages.claims_page import (
+    CLASSES,
+    LOOKS,
+    MARKS,
+    claim_cards,
+    claims_table,
+    contradictions_list,
+    reading_items,
+)
 from qdit.report.pages.findings import short_title
 from qdit.report.pages.pairs import MEANINGS
 from qdit.report.render.fragments import SHEETS_ABOUT

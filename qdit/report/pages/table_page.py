@@ -15,7 +15,7 @@ from qdit.report.render.fragments import (
     sheets_html,
     small_print_html,
 )
-from qdit.report.render.headline import Headline, headline, progress
+from qdit.report.render.headline import Headline, headline, progress_text
 from qdit.report.render.notes import notes
 from qdit.report.render.page_files import script, style_sheet, template_text
 from qdit.report.render.showcase import showcase_html
@@ -27,13 +27,13 @@ def html_text(table: Table, results: Path, found: Headline | None = None) -> str
     `found` replaces the headline that the rows give.
     """
     found = found or headline(table)
-    contest, (done, wanted) = found.contest, progress(table)
+    contest = found.contest
     return template_text(
         "table.html.j2",
         table=table,
         css=style_sheet("board.css"),
         script=script("board.js"),
-        progress=f"{done} of {wanted} rows so far" if done < wanted else "",
+        progress=progress_text(table),
         hero=hero_html(table, found),
         showcase=showcase_html(contest, results) if contest is not None and table.shows_samples else Markup(""),
         warnings=notes(table).warnings,

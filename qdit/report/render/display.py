@@ -24,9 +24,7 @@ SHAPE_ON_DISK: Source = "DiT-XL/2 on disk"
 FITTED_MARK = "†"
 
 
-DECIDING = frozenset(
-    {"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"}
-)
+DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
 OTHER_HEADINGS = {"check": "Between", "rank": "Rank"}

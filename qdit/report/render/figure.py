@@ -93,7 +93,7 @@ class Plot:
 
 
 def plot_of(block: Block) -> Plot | None:
-    """The lines of a block, the best method at the leading bits (W4A8, else the fewest) first; None without a number."""
+    """The lines of a block, the best method at the leading bits (W4A8, else the fewest) first; None without one."""
     listed = contests(block)
     if not listed:
         return None
@@ -164,9 +164,7 @@ def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
         yield _text("column", layout.width - 6, 16, "paper’s")
 
 
-def _dots(
-    plot: Plot, rows: Sequence[Row], shared: Axis, ends: tuple[float, float], y: float
-) -> Iterable[str]:
+def _dots(plot: Plot, rows: Sequence[Row], shared: Axis, ends: tuple[float, float], y: float) -> Iterable[str]:
     yield f'<line class="row" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
     if not any(map(_drawn, rows)):
         exact = any(row.get(ranking_metric().name) == 0 for row in rows)
@@ -181,9 +179,7 @@ def _dots(
         yield f'<circle class="dot {look}" cx="{_x(row[metric], shared, ends):.1f}" cy="{y:.1f}" r="{RADIUS}"/>'
 
 
-def _columns(
-    plot: Plot, rows: Sequence[Row], standing: Standing | None, layout: Layout, y: float
-) -> Iterable[str]:
+def _columns(plot: Plot, rows: Sequence[Row], standing: Standing | None, layout: Layout, y: float) -> Iterable[str]:
     """The value and both ranks at the leading bits; a rank of the paper that differs from ours stands out."""
     leading = [row for row in rows if any(row is other for other in plot.contests[0].rows)]
     ranks = 2 * layout.ranks if plot.printed else 0
@@ -208,4 +204,3 @@ def _cut(name: str, width: float) -> str:
     """A name that fits; the table beside the picture has all of it."""
     room = int((width - 14) / CHARACTER)
     return name if len(name) <= room else f"{name[: room - 1].rstrip()}…"
-

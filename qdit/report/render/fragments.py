@@ -13,7 +13,7 @@ from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
 from qdit.report.data import learning_curves as reconstruction
 from qdit.report.data.rows import Block, Figure, Table
-from qdit.report.data.standings import BEST, TIED
+from qdit.report.data.standings import BEST, FIRST, TIED
 from qdit.report.render.clips import clip_sheet, shows_clips
 from qdit.report.render.display import (
     FITTED_MARK,
@@ -42,7 +42,7 @@ CLASSES = {"✓": "good", "✗": "bad"}
 CLASSES |= {status[0]: "bad" for status in Status if status not in (Status.OK, Status.NOT_RUN)}
 """First character of a check or of a status → CSS class."""
 
-VERDICTS = {BEST: "good", TIED: "open"}
+VERDICTS = {BEST: "good", FIRST: "open", TIED: "open"}
 """Verdict of a row → CSS class."""
 
 SHEETS_ABOUT = (
@@ -81,7 +81,9 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
         ranked=has_ranks(table),
         judged=has_verdicts(table),
         hidden=hidden,
-        hidden_metrics={column.heading for column, behind in zip(shown, hidden, strict=True) if behind},
+        hidden_metrics=list(
+            dict.fromkeys(column.heading for column, behind in zip(shown, hidden, strict=True) if behind)
+        ),
         mark=FITTED_MARK,
         not_run=Status.NOT_RUN.value,
         lead=lead(table),
@@ -215,7 +217,9 @@ def _state(status: str) -> tuple[str, str]:
 def _verdict(line: Line) -> Markup:
     """Whether a row is the best of its bits, may be, or is not."""
     words = line.standing.verdict if line.standing is not None else ""
-    return Markup('<span class="{}">{}</span>').format(VERDICTS.get(words, "muted"), words.replace(" the best", " best"))
+    return Markup('<span class="{}">{}</span>').format(
+        VERDICTS.get(words, "muted"), words.replace(" the best", " best")
+    )
 
 
 def _look(column: Column) -> str:

@@ -41,14 +41,14 @@ def headline(table: Table) -> Headline:
     """The headline of a table; a table without a measured row says so."""
     contest = deciding(table)
     if not any(is_measured(row) for row in table.rows):
-        return Headline((("No row of this table is measured yet.", True),), tuple(_progress(table)))
+        return Headline((("No row of this table is measured yet.", True),))
     if table.summary:
-        return Headline(((table.summary[0], True),), (*table.summary[1:], *_progress(table)), contest)
+        return Headline(((table.summary[0], True),), tuple(table.summary[1:]), contest)
     if any("base" in row for row in table.rows):
-        return Headline(_variants(table), (*_variants_about(), *_progress(table)), contest)
+        return Headline(_variants(table), tuple(_variants_about()), contest)
     if contest is None:
-        return Headline((("No quantized row has a number yet: nothing can be compared.", True),), tuple(_progress(table)))
-    return Headline(_answer(contest), (*_because(table, contest), *_progress(table)), contest)
+        return Headline((("No quantized row has a number yet: nothing can be compared.", True),))
+    return Headline(_answer(contest), tuple(_because(table, contest)), contest)
 
 
 def deciding(table: Table) -> Contest | None:
@@ -81,10 +81,10 @@ def progress(table: Table) -> tuple[int, int]:
     return sum(map(is_measured, wanted)), len(wanted) + table.waiting
 
 
-def _progress(table: Table) -> Iterable[str]:
+def progress_text(table: Table) -> str:
+    """`7 of 75 rows so far`, or nothing where every row is measured."""
     done, wanted = progress(table)
-    if done < wanted:
-        yield f"{done} of {wanted} rows so far."
+    return f"{done} of {wanted} rows so far" if done < wanted else ""
 
 
 def _answer(contest: Contest) -> tuple[tuple[str, bool], ...]:

@@ -19,7 +19,7 @@ from qdit.report.render.display import (
     rank_text,
     status_column,
 )
-from qdit.report.render.headline import Headline, headline
+from qdit.report.render.headline import Headline, headline, progress_text
 from qdit.report.render.notes import notes
 
 TEX_SPECIAL = {
@@ -72,8 +72,9 @@ def markdown_text(table: Table, found: Headline | None = None) -> str:
     small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
     face = f"**{markdown(table.face)}**"
     text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
-    if finding.because:
-        text += [*(f"- {markdown(sentence)}" for sentence in finding.because), ""]
+    facts = [sentence for sentence in (*finding.because, progress_text(table)) if sentence]
+    if facts:
+        text += [*(f"- {markdown(sentence)}" for sentence in facts), ""]
     for block in table.blocks:
         text += [f"## {markdown(block.title)}", "", markdown(block.about) + ".", ""]
         for _, portion in table.portions:

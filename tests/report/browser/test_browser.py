@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.leaderboard import build_leaderboard
 from qdit.report.pages.run_report import build_index
 from tests.report.browser.browser import Browser
+from tests.report.browser.first_screen import program
 
 pytestmark = pytest.mark.slow
 
 DESKTOP, PHONE = 1280, 390
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 OUTSIDE = """
 (() => {
   const width = document.documentElement.clientWidth, found = [];
@@ -82,10 +81,10 @@ FIRST_BODY = """
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
+    executable = program()
+    if executable is None:
         pytest.skip("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    opened = Browser(executable, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
 
@@ -164,9 +163,7 @@ def test_the_first_screen_answers_and_shows_the_picture(browser: Browser, pages:
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
-def test_the_header_and_the_method_stay_when_a_table_scrolls(
-    browser: Browser, pages: list[Path], width: int
-) -> None:
+def test_the_header_and_the_method_stay_when_a_table_scrolls(browser: Browser, pages: list[Path], width: int) -> None:
     path = next(path for path in pages if path.name == "table2.html")
     browser.open(path, width=width)
     browser.run("document.querySelector('input.more').click()")
