@@ -51,7 +51,7 @@ SHEETS_ABOUT = (
 )
 
 
-def hero_html(table: Table, found: Headline | None = None, beside: Markup = Markup("")) -> Markup:
+def hero_html(table: Table, found: Headline | None = None, beside: Markup | None = None) -> Markup:
     """The sentence that answers the table's question, and its picture, drawn for a desktop and for a phone.
 
     `beside` is put before the facts that stand beside the picture.
@@ -64,7 +64,7 @@ def hero_html(table: Table, found: Headline | None = None, beside: Markup = Mark
         for name, layout in (("wide", WIDE), ("narrow", NARROW))
     }
     caption = "FD-FP of each method with its 95 % interval, logarithmic; left is better"
-    return template_markup("hero.html.j2", headline=found, caption=caption, beside=beside, **plots)
+    return template_markup("hero.html.j2", headline=found, caption=caption, beside=beside or "", **plots)
 
 
 def rows_html(table: Table, *, part: int = 0) -> Markup:

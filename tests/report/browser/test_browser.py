@@ -37,8 +37,8 @@ CONTRAST = """
     const found = (colour.match(/[\\d.]+/g) || []).map(Number);
     return colour.startsWith("color(srgb") ? found.map((c, n) => n < 3 ? 255 * c : c) : found;
   };
-  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-    .reduce((sum, c, n) => sum + c * [.2126, .7152, .0722][n], 0);
+  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
   const ground = (element) => {
     for (let at = element; at; at = at.parentElement) {
       const paint = channels(getComputedStyle(at).backgroundColor);
@@ -47,13 +47,15 @@ CONTRAST = """
     return [255, 255, 255];
   };
   const found = [];
-  for (const element of document.body.querySelectorAll("p, b, li, td, th, a, small, span, dd, dt, h1, h2, h3, summary, text")) {
+  const words = "p, b, li, td, th, a, small, span, dd, dt, h1, h2, h3, summary, text";
+  for (const element of document.body.querySelectorAll(words)) {
     if (![...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
     if (!element.getClientRects().length || getComputedStyle(element).visibility === "hidden") continue;
     const style = getComputedStyle(element), ink = channels(element.matches("text") ? style.fill : style.color);
     if (element.matches("text") && !element.closest(".plot, .panels")) continue;  // it may stand on a drawn ground
     const [a, b] = [light(ink), light(ground(element))].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
-    if (ratio < 4.5) found.push(`${element.tagName} ${element.className.baseVal ?? element.className}: ${ratio.toFixed(2)}, ${element.textContent.trim().slice(0, 30)}`);
+    const name = `${element.tagName} ${element.getAttribute("class")}`;
+    if (ratio < 4.5) found.push(`${name}: ${ratio.toFixed(2)}, ${element.textContent.trim().slice(0, 30)}`);
   }
   return found.slice(0, 8);
 })()
@@ -64,7 +66,8 @@ STAYS = """
 (() => {
   const box = document.querySelector(".board .scroll"), head = box.querySelector("thead th.name");
   box.scrollTop = 300; box.scrollLeft = 200;
-  const row = [...box.querySelectorAll("tbody th.name")].find((cell) => cell.getBoundingClientRect().top > box.getBoundingClientRect().top + 150);
+  const below = (cell) => cell.getBoundingClientRect().top > box.getBoundingClientRect().top + 150;
+  const row = [...box.querySelectorAll("tbody th.name")].find(below);
   const [outer, above, beside] = [box, head, row].map((element) => element.getBoundingClientRect());
   return {head: above.top - outer.top, name: beside.left - outer.left, across: box.scrollLeft, down: box.scrollTop};
 })()
