@@ -12,8 +12,7 @@ from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.leaderboard import build_leaderboard
 from qdit.report.pages.run_report import build_index
-from tests.report.browser.browser import Browser
-from tests.report.browser.first_screen import program
+from tests.report.browser.browser import Browser, program
 
 pytestmark = pytest.mark.slow
 
