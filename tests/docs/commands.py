@@ -22,7 +22,7 @@ DOCUMENTS += [*sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "doc
 TAKES_ONE = {"--cores", "--directory", "--report", "--workflow-profile", "--resources", "--jobs"}
 """Options of snakemake with one value; --configfile and --forcerun take several."""
 
-ELSEWHERE = {"git": "clone", "pip": "install", "conda": "env", "cd": "", ".": "", "chromium": ""}
+ELSEWHERE = {"git": "clone", "pip": "install", "conda": "env", "cd": "", ".": "", "chromium": "", "python": ""}
 """Other programs' commands, whose own arguments are not ours to check."""
 
 

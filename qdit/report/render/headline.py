@@ -48,7 +48,7 @@ def headline(table: Table) -> Headline:
         return Headline(_variants(table), tuple(_variants_about()), contest)
     if contest is None:
         return Headline((("No quantized row has a number yet: nothing can be compared.", True),))
-    return Headline(_answer(contest), tuple(_because(table, contest)), contest)
+    return Headline(_answer(contest, printed=bool(table.paper_protocol)), tuple(_because(table, contest)), contest)
 
 
 def deciding(table: Table) -> Contest | None:
@@ -87,7 +87,7 @@ def progress_text(table: Table) -> str:
     return f"{done} of {wanted} rows so far" if done < wanted else ""
 
 
-def _answer(contest: Contest) -> tuple[tuple[str, bool], ...]:
+def _answer(contest: Contest, *, printed: bool) -> tuple[tuple[str, bool], ...]:
     first, metric = contest.first, ranking_metric()
     if len(contest.rows) == 1:
         return (
@@ -99,7 +99,7 @@ def _answer(contest: Contest) -> tuple[tuple[str, bool], ...]:
         (f"At {contest.bits}, ", False),
         (f"{short_name(first)} ", True),
         *_lead(contest),
-        *_order(contest.agreement()),
+        *_order(contest.agreement(), printed=printed),
     )
 
 
@@ -117,10 +117,10 @@ def _lead(contest: Contest) -> Iterable[tuple[str, bool]]:
         yield f" {value}, ahead of {short_name(second)} ({value_text(second)}) {sure}", False
 
 
-def _order(agreement: Agreement | None) -> Iterable[tuple[str, bool]]:
-    """How far the paper's order holds, or a full stop where the paper prints none."""
+def _order(agreement: Agreement | None, *, printed: bool) -> Iterable[tuple[str, bool]]:
+    """How far the paper's order holds, or that it prints none here; `printed`: a paper has numbers of such a table."""
     if agreement is None:
-        yield ".", False
+        yield "; our copy of the paper has no order of these rows." if printed else ".", False
         return
     same, pairs, turned = agreement.same, agreement.pairs, len(agreement.turned)
     yield ", and ", False
