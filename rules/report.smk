@@ -20,6 +20,7 @@ rule claims:
             category="Claims",
             labels={"table": "claims", "format": "csv"},
         ),
+        md="<results>/claims.md",
     log:
         "<results>/logs/claims.log",
     conda:
@@ -49,6 +50,7 @@ rule leaderboard:
             category="Leaderboard",
             labels={"table": "leaderboard", "format": "csv"},
         ),
+        md="<results>/leaderboard.md",
     log:
         "<results>/logs/leaderboard.log",
     conda:

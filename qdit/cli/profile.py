@@ -15,6 +15,9 @@ def table(
     out: Annotated[
         Path | None, typer.Option(help="Path of the files without suffix; default RESULTS/tables/NAME.")
     ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Show the rows that have a result, and how many are still to come.")
+    ] = False,
 ) -> None:
     """Render a table in four formats.
 
@@ -22,8 +25,9 @@ def table(
     the reason.
 
     \b
-    Example:
+    Examples:
       qdit table table2
+      qdit table table2 --partial --out results/mini/tables/table2-so-far
     """
     from qdit.report.data.presence import require_results
     from qdit.report.pages.build import build_table
@@ -34,7 +38,7 @@ def table(
     check_targets(loaded, [name])
     folder = results or Path("results", loaded["profile"])
     require_results(folder)
-    for path in build_table(loaded, name, folder, out or folder / "tables" / name):
+    for path in build_table(loaded, name, folder, out or folder / "tables" / name, partial=partial):
         typer.echo(path)
 
 

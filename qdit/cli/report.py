@@ -12,7 +12,7 @@ def claims(
     profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="Page to write, with a CSV file beside it; default: no page.")
+        Path | None, typer.Option(help="Page to write, with CSV and Markdown beside it; default: no page.")
     ] = None,
 ) -> None:
     """Check what the papers claim.
@@ -28,7 +28,7 @@ def claims(
     """
     from qdit.report.claims.report import load_report, text_of, write_report
     from qdit.report.data.presence import require_results
-    from qdit.report.pages.claims_page import claims_page
+    from qdit.report.pages.claims_page import claims_markdown, claims_page
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
@@ -38,14 +38,14 @@ def claims(
     report = load_report(loaded, folder)
     typer.echo(text_of(report), nl=False)
     if out is not None:
-        for path in write_report(report, claims_page(report), out):
+        for path in write_report(report, claims_page(report), claims_markdown(report), out):
             typer.echo(path)
 
 
 def leaderboard(profile: Profile = MINI, results: Results = None) -> None:
     """Rank every run of a profile.
 
-    The command writes leaderboard.csv and leaderboard.html into the results folder. Each run is a row. Runs of equal
+    The command writes leaderboard.csv, .md and .html into the results folder. Each run is a row. Runs of equal
     setting, form, scope and bits are ranked by FD-FP, with 95 % intervals.
 
     \b

@@ -36,7 +36,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_claims_of_a_run_that_has_not_begun(printed: Printed, tmp_path: Path) -> None:
     text = printed("claims", "--out", "claims.html")
     assert "lowest-fid-w4a8: “" in text and "missing: no metrics.json" in text
-    assert text.splitlines()[-2:] == ["claims.html", "claims.csv"]
+    assert text.splitlines()[-3:] == ["claims.html", "claims.csv", "claims.md"]
     with (tmp_path / "claims.csv").open(encoding="utf-8", newline="") as file:
         verdicts = {(row["id"], row["evaluated_on"]): row["verdict"] for row in csv.DictReader(file)}
     assert verdicts["lowest-fid-w4a8", "printed"] == "holds"
@@ -51,7 +51,9 @@ def one_failed_run(results: Path) -> None:
 def test_leaderboard_of_a_run_that_has_hardly_begun(printed: Printed, tmp_path: Path) -> None:
     assert printed("leaderboard", "--results", "mine", code=2).startswith("qdit: error: mine: no such folder")
     one_failed_run(tmp_path / "mine")
-    assert printed("leaderboard", "--results", "mine").splitlines() == ["mine/leaderboard.csv", "mine/leaderboard.html"]
+    assert printed("leaderboard", "--results", "mine").splitlines() == [
+        f"mine/leaderboard.{suffix}" for suffix in ("csv", "md", "html")
+    ]
     with (tmp_path / "mine" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 50 and {row["status"] for row in rows} == {"missing: no metrics.json", "unsupported: 3 bits"}

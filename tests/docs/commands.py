@@ -31,6 +31,7 @@ ELSEWHERE = {
     "chromium": "",
     "docker": "",
     "apptainer": "",
+    "python": "",
     "python3": "",
 }
 """Other programs' commands, whose own arguments are not ours to check."""

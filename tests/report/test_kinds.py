@@ -62,7 +62,7 @@ def test_every_format_is_whole_and_says_what_it_is(
     body = texts[".tex"].split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines()
     cells = {len(re.findall(r"(?<!\\)&", line)) for line in body if line.endswith(r"\\") and "multicolumn" not in line}
     assert len(cells) == 1
-    assert "http" not in texts[".html"] and "url(" not in texts[".html"] and "<script" not in texts[".html"]
+    assert "http" not in texts[".html"] and "url(" not in texts[".html"] and texts[".html"].count("<script") == 1
 
 
 def test_scope_is_a_column_of_every_format(wide_results: Path, wide: Profile) -> None:
@@ -70,8 +70,8 @@ def test_scope_is_a_column_of_every_format(wide_results: Path, wide: Profile) ->
     assert re.search(r"\| W4A8 +\| own +\| PTQ4DiT", markdown_text(table))
     assert re.search(r"^W4A8 & own & PTQ4DiT & ", latex_text(table), flags=re.MULTILINE)
     page = html_text(table, wide_results)
-    assert '<th class="first bits" rowspan="2">Scope</th>' in page
-    assert '<small class="inline-bits">W4A8, own</small>' in page
+    assert re.search(r'<th class="first bits extra" rowspan="2"[^>]*>Scope</th>', page)
+    assert '<small class="inline-bits">W4A8</small>' in page
     assert "Scope own: every method quantizes all layers that its paper quantizes." in page
 
 

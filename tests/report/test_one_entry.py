@@ -100,8 +100,9 @@ def test_csv_page_and_leaderboard_show_it(with_kid: Path, profile: dict[str, Any
     text = markdown_text(table)
     assert "KID ↓ ours" in text and "**1.00e-3**" in text and "3.00e-3" in text and "**3.00e-3**" not in text
     paths = build_leaderboard(profile, with_kid)
-    csv, page = (path.read_text(encoding="utf-8") for path in paths)
+    csv, text, page = (path.read_text(encoding="utf-8") for path in paths)
     assert "kid_low" in csv.splitlines()[0] and "KID\u00a0↓" in page and "1.00e−3" in page
+    assert "KID ↓" in text and "**1.00e-3**" in text
 
 
 def test_claims_and_comparisons_read_it(with_kid: Path, profile: dict[str, Any]) -> None:

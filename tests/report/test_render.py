@@ -18,7 +18,7 @@ from qdit.core.files import load_arrays, save_arrays
 from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
-from qdit.report.render.figure import NAMES, VALUES, WIDTH, Axis, axis
+from qdit.report.render.figure import PANEL, RADIUS, WIDE, Axis, axis, dot_plot, plot_of
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, difference, strip_image
 from qdit.report.render.text import tex, tex_number
 from qdit.report.tables.kinds import load_table
@@ -109,13 +109,13 @@ def test_markup_in_a_reason_stays_text(results: Path, profile: dict[str, Any], c
     change_record(MISSING, lambda record: record.update(error="<script>alert(1)</script> | 50% of a_b"))
     table = load_table(profile, "table2", results)
     page = html_text(table, results)
-    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<script>alert" not in page and "&lt;script&gt;" in page
 
 
 class Page(html.parser.HTMLParser):
     """Collects tags and everything that could be loaded from outside."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "input")
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_html_is_whole_and_self_contained(built: dict[str, str]) -> None:
         page.feed(built[name])
         assert page.open == []
         assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
-        assert not {"script", "link", "iframe"} & set(page.counts)
+        assert not {"link", "iframe"} & set(page.counts) and page.counts["script"] == 1
         assert "http" not in built[name] and "url(" not in built[name] and "@import" not in built[name]
         assert "prefers-color-scheme: dark" in built[name] and "width=device-width" in built[name]
 
@@ -151,9 +151,10 @@ def test_html_shows_a_strip_and_a_difference_per_row(built: dict[str, str]) -> N
     page = Page()
     page.feed(built["table2.html"])
     rows, full, missing = 18, 3, 1
-    assert page.counts["img"] == 2 * (rows - missing) - full
+    first = 2 * 4 - 1  # full precision and three methods of the guided block at W4A8: the first block lacks one
+    assert page.counts["img"] == 2 * (rows - missing) - full + first
     assert built["table2.html"].count("no samples") == missing
-    assert page.counts["svg"] == 3
+    assert page.counts["svg"] == 3 + 2  # one of each block, and the first one of the page for a desktop and a phone
 
 
 def test_strips_show_the_samples_of_the_run(results: Path, profile: dict[str, Any]) -> None:
@@ -194,13 +195,50 @@ def test_colour_images_become_thumbnails() -> None:
     assert strip[60, 121, 3] == 0
 
 
-def test_dots_lie_on_a_common_logarithmic_axis(results: Path, profile: dict[str, Any]) -> None:
+def test_dots_lie_on_a_logarithmic_axis_one_line_a_method_one_colour_a_bits(
+    results: Path, profile: dict[str, Any]
+) -> None:
     table = load_table(profile, "table2", results)
-    shared = axis(table)
+    shared = axis(table.rows)
     assert shared == Axis(-3, 1)  # FD-FP from 0.002 to 4
-    assert shared.x(1e-3) == NAMES and shared.x(10) == WIDTH - VALUES
-    assert math.isclose(shared.x(0.1), (NAMES + WIDTH - VALUES) / 2)
-    page = html_text(table, results)
-    dots = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', page)]
-    expected = [shared.x(row["fd_fp"]) for row in table.rows if row["fd_fp"] is not None]
-    assert dots == [pytest.approx(x, abs=0.051) for x in expected]
+    assert shared.share(1e-3) == 0 and shared.share(10) == 1 and math.isclose(shared.share(0.1), 0.5)
+    assert shared.share(0) == 0 and shared.share(1e9) == 1
+    picture = dot_plot(table.blocks[0], shared, WIDE)
+    names = re.findall(r'<text class="name"[^>]*>([^<]*)<', picture)
+    assert names == ["Q-DiT", "G4W+P4A", "RTN"]  # the least damage at W4A8 first
+    dots = re.findall(rf'<circle class="dot (bits\d)" cx="([\d.]+)" cy="([\d.]+)" r="{RADIUS}"', picture)
+    heights = sorted({float(y) for _, _, y in dots})
+    assert [sum(float(y) == height for _, _, y in dots) for height in heights] == [2, 2, 2]
+    values = {"bits0": [0.03, 0.15, 0.3], "bits1": [0.002, 0.01, 0.02]}  # W4A8, W6A8 by damage() of conftest
+    left, right = 70.0, WIDE.width - WIDE.right(printed=True)
+    for look, expected in values.items():
+        found = [float(x) for colour, x, _ in dots if colour == look]
+        pixels = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in expected]
+        assert found == pytest.approx(pixels, abs=0.06)
+
+
+def test_ranks_stand_beside_the_picture_and_those_that_differ_stand_out(
+    results: Path, profile: dict[str, Any], change_record: Callable
+) -> None:
+    key = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a8", "common")
+    change_record(key, lambda record: record["metrics"].update(fd_fp=0.2))
+    block = load_table(profile, "table2", results).blocks[0]
+    plot = plot_of(block)
+    assert plot is not None and [name for name, _ in plot.lines] == ["G4W+P4A", "Q-DiT", "RTN"]
+    assert [(s.rank, s.paper_rank, s.moved) for s in plot.standings if s] == [(1, 2, -1), (2, 1, 1), (None, None, None)]
+    picture = dot_plot(block, axis(block.rows), PANEL)  # type: ignore[arg-type]
+    assert re.findall(r'class="number paper differs"[^>]*>(\d)<', picture) == ["2", "1"]
+    page = html_text(load_table(profile, "table2", results), results)
+    assert ">▲1</td>" in page and ">▼1</td>" in page
+
+
+def test_a_row_has_its_interval_in_the_picture(results: Path, profile: dict[str, Any], change_record: Callable) -> None:
+    key = Run("digits-cfg1.0-s20", "natural", "rtn", "w4a8", "common")
+    change_record(key, lambda record: record.update(intervals={"fd_fp": [0.1, 1.0]}))
+    block = load_table(profile, "table2", results).blocks[0]
+    shared = axis(block.rows)
+    assert shared is not None
+    ranges = re.findall(r'<line class="range bits0" x1="([\d.]+)" x2="([\d.]+)"', dot_plot(block, shared, WIDE))
+    left, right = 70.0, WIDE.width - WIDE.right(printed=True)
+    ends = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in (0.1, 1.0)]
+    assert [float(x) for x in ranges[0]] == pytest.approx(ends, abs=0.06) and len(ranges) == 1

@@ -77,13 +77,39 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
     )
 
 
+def counts(report: Report, source: str) -> dict[str, int]:
+    """Number of claims with each verdict on a source of numbers, in the order of the page; none is 0."""
+    words = Counter(verdict.word for verdict in report.verdicts[source].values())
+    return {word: words[word] for word in ORDER if words[word]}
+
+
+def sentence(report: Report, source: str) -> str:
+    """`On the papers’ own numbers, 31 claims hold, 6 do not, 8 cannot be told.`"""
+    where = "the papers’ own numbers" if source == PRINTED else f"the runs of profile {source}"
+    return f"On {where}, {verdicts_in_words(report, source)}."
+
+
+def verdicts_in_words(report: Report, source: str) -> str:
+    """`31 claims hold, 6 do not, 8 cannot be told`."""
+    (first, number), *others = counts(report, source).items()
+    said = [f"{number} {'claim' if number == 1 else 'claims'} {_plural(first, number)}"]
+    return ", ".join([*said, *(f"{count} {_plural(word, count)}" for word, count in others)])
+
+
 def summary(report: Report) -> list[str]:
-    """One line for each source with counts of verdicts: `printed: 31 holds, 6 does not hold, …`."""
-    lines = []
-    for name, verdicts in report.verdicts.items():
-        counts = Counter(verdict.word for verdict in verdicts.values())
-        lines.append(f"{name}: " + ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word]))
-    return lines
+    """A sentence for each source of numbers."""
+    return [sentence(report, source) for source in report.verdicts]
+
+
+def _plural(word: str, count: int) -> str:
+    """The verdict as a verb: 1 holds, 2 hold, 1 does not, 2 do not, 1 was not checked."""
+    if word == HOLDS:
+        return "holds" if count == 1 else "hold"
+    if word == FAILS:
+        return "does not" if count == 1 else "do not"
+    if word == CONSTRUCTED:
+        return "comes out by construction" if count == 1 else "come out by construction"
+    return f"{'was' if count == 1 else 'were'} {word}" if word == NOT_CHECKED else word
 
 
 def text_of(report: Report, *, width: int = 110) -> str:
@@ -142,9 +168,9 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
     )
 
 
-def write_report(report: Report, page: str, out: Path) -> list[Path]:
-    """Write the page to `out` and the CSV beside it; equal results give equal bytes."""
-    table = out.with_suffix(".csv")
-    write_text(out, page)
-    write_text(table, csv_of(report))
-    return [out, table]
+def write_report(report: Report, page: str, markdown: str, out: Path) -> list[Path]:
+    """Write the page to `out`, the CSV and the Markdown beside it; equal results give equal bytes."""
+    texts = {out: page, out.with_suffix(".csv"): csv_of(report), out.with_suffix(".md"): markdown}
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from qdit.core.errors import ConfigError, DataError, did_you_mean
 from qdit.core.repository import ROOT
@@ -14,6 +15,9 @@ from qdit.workflow.method_index import method_sources
 
 Value = float | int | str | None
 PublishedRow = dict[str, Value]
+
+OPTIONS_IN_WORDS = ("activation", "rounding")
+"""Options whose values say enough: `dynamic`, `nearest`."""
 
 REPOSITORY_COPY = ROOT / "results" / "published"
 
@@ -27,6 +31,20 @@ def method_names() -> Mapping[str, str]:
 def printed_name(label: str) -> str:
     """The printed name of a method; a label that names no method is returned unchanged."""
     return method_names().get(label, label)
+
+
+def readable_name(label: str, entry: Mapping[str, Any]) -> str:
+    """What a reader calls a row: the printed name, the profile's words, or the method with its options in words."""
+    if label in method_names():
+        return method_names()[label]
+    if entry.get("about"):
+        return str(entry["about"])
+    options = dict(entry.get("options") or {})
+    words = [printed_name(str(entry["method"]))]
+    if (size := options.pop("group_size", None)) is not None:
+        words.append(f"groups of {size}")
+    words += [str(value) if name in OPTIONS_IN_WORDS else f"{name} {value}" for name, value in options.items()]
+    return ", ".join(words) if len(words) > 1 else label
 
 
 def published_folder(results: Path) -> Path:

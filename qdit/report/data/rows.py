@@ -13,7 +13,7 @@ from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
 from qdit.report.data.learning_curves import read_reconstruction, read_silent_layers
 from qdit.report.data.metrics_json import Row, read_run
-from qdit.report.data.published import PublishedRow, method_names, printed_name
+from qdit.report.data.published import PublishedRow, readable_name
 
 IDENTITY = ("setting", "form", "method", "weight_bits", "activation_bits", "scope")
 GROUPS = ("label", "step", "group_size", "paper_group_size")
@@ -68,11 +68,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one setting, form and scope; the full-precision row comes first."""
+    """Rows of one setting, form and scope; the full-precision row comes first.
+
+    `one_print`: the printed numbers beside the rows are of one table, so that they have an order.
+    """
 
     title: str
     about: str
     rows: tuple[Row, ...]
+    one_print: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Table:
     shows_samples: bool = True
     samples_are: str = "image"
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    waiting: int = 0
+    """Rows without a result that a partial page leaves out (`only_measured`)."""
 
     @property
     def portions(self) -> list[tuple[str, "Table"]]:
@@ -121,6 +127,16 @@ class Table:
         names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
+
+
+def only_measured(table: Table) -> Table:
+    """The table without the rows that have no result yet; `waiting` counts them. Failed rows stay with their reason."""
+    blocks = []
+    for block in table.blocks:
+        rows = tuple(row for row in block.rows if row["state"] not in (Status.MISSING, Status.NOT_RUN))
+        blocks += [replace(block, rows=rows)] if any(map(is_measured, rows)) else []
+    wanted = sum(row["state"] != Status.NOT_RUN for row in table.rows)
+    return replace(table, blocks=tuple(blocks), waiting=wanted - sum(len(block.rows) for block in blocks))
 
 
 def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
@@ -161,8 +177,8 @@ def make_row(
         "group_size": group_size,
         "paper_group_size": paper_group_size(profile, group_size),
         "fitted": "fitted" if fitted else None,
-        "name": method_names().get(key.label, entry.get("about", key.label)),
-        "short": printed_name(key.label),
+        "name": readable_name(key.label, entry),
+        "short": readable_name(key.label, entry),
         "key": key,
         "reconstruction": reconstruction,
         "rounded_to_nearest": read_silent_layers(key.folder(results)),

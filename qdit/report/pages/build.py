@@ -4,18 +4,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qdit.core.errors import DataError
 from qdit.core.files import write_text
+from qdit.report.data.presence import advice
+from qdit.report.data.rows import only_measured
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.text import csv_text, latex_text, markdown_text
 from qdit.report.tables.kinds import load_table
 
 
-def build_table(profile: Mapping[str, Any], table: str, results: Path, out_prefix: Path) -> list[Path]:
+def build_table(
+    profile: Mapping[str, Any], table: str, results: Path, out_prefix: Path, *, partial: bool = False
+) -> list[Path]:
     """Write `<out_prefix>.csv`, `.md`, `.tex` and `.html` and return their paths; equal results give equal bytes.
 
-    A run without a usable metrics.json is a row that says why.
+    A run without a usable metrics.json is a row that says why. `partial` leaves out the rows that have no result yet;
+    the page counts them and loads itself again twice a minute. Raises DataError if no row has a result then.
     """
     loaded = load_table(profile, table, results)
+    if partial:
+        loaded = only_measured(loaded)
+        if not loaded.blocks:
+            raise DataError(f"{table}: none of its {loaded.waiting} rows has a result in {results} yet; {advice()}")
     texts = {
         "csv": csv_text(loaded),
         "md": markdown_text(loaded),

@@ -1,13 +1,71 @@
 """The page of claims: each claim with its verdicts and the numbers that decide."""
 
-from markupsafe import Markup
+from dataclasses import dataclass
 
-from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, KINDS, NOT_CHECKED, OPEN
-from qdit.report.claims.report import SHOWN, Report, evidence_text, summary
+from markupsafe import Markup
+from tabulate import tabulate
+
+from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, KINDS, NOT_CHECKED, OPEN, Verdict
+from qdit.report.claims.report import (
+    PRINTED,
+    SHOWN,
+    Report,
+    counts,
+    evidence_text,
+    summary,
+    verdicts_in_words,
+)
 from qdit.report.render.page_files import style_sheet, template_markup, template_text
+from qdit.report.render.text import markdown
 
 MARKS = {HOLDS: "✓", FAILS: "✗", OPEN: "?", CONSTRUCTED: "=", NOT_CHECKED: "–"}
 CLASSES = {HOLDS: "good", FAILS: "bad"}
+LOOKS = {HOLDS: "good", FAILS: "bad", OPEN: "open", CONSTRUCTED: "made"}
+"""Verdict → CSS class of a mark or a piece of a bar."""
+
+
+@dataclass(frozen=True)
+class ClaimCard:
+    """The verdicts on all claims from one source of numbers: a title, the counts as words, and the bar's pieces.
+
+    A piece is (verdict, count, CSS class).
+    """
+
+    title: str
+    said: str
+    bar: tuple[tuple[str, int, str], ...]
+
+
+def claim_cards(report: Report) -> list[ClaimCard]:
+    """A card for each source of numbers."""
+    return [
+        ClaimCard(
+            title="The papers’ own numbers" if source == PRINTED else f"The runs of profile {source}",
+            said=f"{verdicts_in_words(report, source)}.",
+            bar=tuple((word, count, LOOKS.get(word, "none")) for word, count in counts(report, source).items()),
+        )
+        for source in report.verdicts
+    ]
+
+
+def claims_markdown(report: Report) -> str:
+    """The verdicts as GitHub-flavoured Markdown: a sentence for each source, then a table of all claims."""
+    sources = list(report.verdicts)
+    body = []
+    for claim in report.claims.claims:
+        verdicts = [report.verdicts[source][claim.id] for source in sources]
+        body.append([f"“{claim.words}” ({claim.source}, {claim.place})", *map(_verdict_text, verdicts)])
+    rows = [[markdown(cell) for cell in row] for row in body]
+    table = tabulate(rows, ["Claim", *map(markdown, sources)], tablefmt="pipe", disable_numparse=True)
+    text = ["# What the papers claim, and what the numbers say", "", f"**{markdown(report.face)}**", ""]
+    text += [*(f"- {markdown(line)}" for line in summary(report)), "", str(table), ""]
+    return "\n".join([*text, *(f"{markdown(remark)}.\n" for remark in report.remarks)])
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    """The mark, the word, and the closest comparison."""
+    said = f"{MARKS[verdict.word]} {verdict.word}"
+    return f"{said}: {evidence_text(verdict.evidence[0])}" if verdict.evidence else said
 
 
 def claims_page(report: Report) -> str:
@@ -15,8 +73,8 @@ def claims_page(report: Report) -> str:
     return template_text(
         "claims.html.j2",
         report=report,
-        css=style_sheet("claims.css"),
-        summary=summary(report),
+        css=style_sheet("claims.css", "board.css"),
+        cards=claim_cards(report),
         sources=list(report.verdicts),
         table=claims_table(report),
         contradictions=contradictions_list(report),

@@ -1,5 +1,6 @@
 """The leaderboard: all runs of a profile, ranked by FD-FP (paired distance to full precision), with intervals."""
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +11,7 @@ from qdit.core.metrics import METRICS, ranking_metric, shown_on
 from qdit.core.run import INTEGER, Run
 from qdit.report.data.compare_rows import Difference, difference
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.published import published_folder
+from qdit.report.data.published import printed_name, published_folder
 from qdit.report.data.rows import (
     Block,
     Table,
@@ -21,8 +22,10 @@ from qdit.report.data.rows import (
     make_row,
     with_differences,
 )
+from qdit.report.data.standings import contests, short_name
 from qdit.report.pages.table_page import html_text
-from qdit.report.render.text import csv_text
+from qdit.report.render.headline import Headline, headline
+from qdit.report.render.text import csv_text, markdown_text
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import PRINTED_KINDS, default_tables, runs_of
 
@@ -75,13 +78,33 @@ def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
 
 
 def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
-    """Write leaderboard.csv and leaderboard.html into `results`; equal results give equal bytes."""
+    """Write leaderboard.csv, .md and .html into `results`; equal results give equal bytes."""
     table = leaderboard(profile, results)
-    texts = {"csv": csv_text(table), "html": html_text(table, results)}
+    found = board_headline(table)
+    texts = {"csv": csv_text(table), "md": markdown_text(table, found), "html": html_text(table, results, found)}
     paths = {suffix: results / f"{NAME}.{suffix}" for suffix in texts}
     for suffix, path in paths.items():
         write_text(path, texts[suffix])
     return list(paths.values())
+
+
+def board_headline(table: Table) -> Headline:
+    """Which method does the least damage in most comparisons, and in how many of them by more than chance."""
+    compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
+    usual = headline(table)
+    if not compared:
+        return usual
+    firsts = Counter(short_name(contest.first) for contest in compared)
+    most = max(firsts.values())
+    names = [name for name, count in firsts.items() if count == most]
+    certain = sum(not contest.tied for contest in compared if short_name(contest.first) in names)
+    answer = (
+        (f"{' and '.join(names)} {'does' if len(names) == 1 else 'do'} the least damage", True),
+        (f" in {most} of {len(compared)} comparisons at equal setting and bits", False),
+        (f"{' each' if len(names) > 1 else ''}, {certain} of them by more than chance.", False),
+    )
+    about = f"The picture: {usual.because[0]}" if usual.contest is not None else ""
+    return Headline(answer, tuple(filter(None, (about, *usual.because[1:]))), usual.contest)
 
 
 def _tables_of(profile: Mapping[str, Any]) -> dict[Run, list[str]]:
@@ -125,6 +148,7 @@ def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:
 def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
     first = rows[0]
     for row in rows:
+        row["name"] = row["short"] = _name(profile, row)
         row["short"] = f"{row['key'].bits.upper()} {row['short']}"
         for metric in (name for name in shown_on("leaderboard") if METRICS[name].board_interval):
             row[f"{metric}_interval"] = interval_text(row, metric)
@@ -137,7 +161,15 @@ def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
         title=f"{describe_setting(profile, first)} · {first['form']} form · scope {first['scope']}",
         about=first["setting"],
         rows=with_differences(rows),
+        one_print=False,
     )
+
+
+def _name(profile: Mapping[str, Any], row: Row) -> str:
+    """`PTQ4DiT: without salience balancing`: words that say what varies stand behind the method."""
+    entry = profile["methods"][row["label"]]
+    method = printed_name(str(entry["method"]))
+    return f"{method}: {row['name']}" if entry.get("about") and row["name"] == entry["about"] else str(row["name"])
 
 
 def interval_text(row: Row, metric: str) -> str | None:

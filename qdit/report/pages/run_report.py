@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from qdit.core.files import write_text
 from qdit.core.run import Run
-from qdit.report.claims.report import load_report
+from qdit.report.claims.report import Report, load_report
 from qdit.report.data.rows import Block, Table, is_measured
 from qdit.report.pages.benches import Bench, Grid, bench_files, read_bench
+from qdit.report.pages.claims_page import claim_cards
 from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, short_title
 from qdit.report.pages.leaderboard import leaderboard
 from qdit.report.pages.origins import origins, run_path
@@ -25,14 +26,17 @@ from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.fragments import (
     drawings_html,
     grid_html,
+    hero_html,
     panels_html,
     rows_html,
     sheets_html,
     small_print_html,
 )
 from qdit.report.render.gallery import gallery
+from qdit.report.render.headline import headline, progress_text
 from qdit.report.render.notes import notes
-from qdit.report.render.page_files import template_text
+from qdit.report.render.page_files import template_markup, template_text
+from qdit.report.render.showcase import showcase_html
 from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs, default_tables
@@ -62,8 +66,13 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
     pictures = gallery(results, room // 2)
     room -= sum(len(picture.uri or "") for _, of in pictures for picture in of)
     origin = origins(profile, results, board)
+    lead = leading(rendered_tables)
+    contest = lead.headline.contest if lead is not None else None
     return Index(
         report=report,
+        lead=_lead_text(lead),
+        hero=_hero(report, lead),
+        showcase=showcase_html(contest, results) if contest is not None else Markup(""),
         findings=findings(report, board, ranked, control),
         tables=rendered_tables,
         board=rendered_board,
@@ -77,6 +86,24 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
         origin_rows=_grid("Runs and where they come from", origin.rows),
         choice_page="ab.html" if (results / "ab.html").is_file() else None,
     )
+
+
+def leading(tables: Sequence[RenderedTable]) -> RenderedTable | None:
+    """The table whose finding opens the page: the first comparison with rows to compare, else the first table."""
+    compared = [rendered for rendered in tables if rendered.kind in COMPARISONS]
+    several = (rendered for rendered in compared if rendered.headline.contest is not None)
+    return next(several, next(iter(compared or tables), None))
+
+
+def _lead_text(lead: RenderedTable | None) -> str:
+    """`Q-DiT, Table 2 · 7 of 75 rows so far`."""
+    return " · ".join(filter(None, (short_title(lead.table), progress_text(lead.table)))) if lead is not None else ""
+
+
+def _hero(report: Report, lead: RenderedTable | None) -> Markup:
+    """The finding of the leading table beside the claims of all papers."""
+    claims = template_markup("claims_card.html.j2", cards=claim_cards(report))
+    return hero_html(lead.table, lead.headline, beside=claims) if lead is not None else claims
 
 
 def index_text(index: Index) -> str:
@@ -111,7 +138,8 @@ def _rendered(table: Table, kind: str) -> RenderedTable:
     return RenderedTable(
         table=table,
         kind=kind,
-        rows=rows_html(table, interactive=True),
+        headline=headline(table),
+        rows=rows_html(table),
         warnings=notes(table).warnings,
         small_print=small_print_html(table, level="h4"),
         panels=panels_html(table, level="h4"),

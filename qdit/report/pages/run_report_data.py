@@ -12,6 +12,7 @@ from qdit.report.pages.findings import Finding
 from qdit.report.pages.origins import Origins
 from qdit.report.pages.pairs import Ranking
 from qdit.report.render.gallery import Picture
+from qdit.report.render.headline import Headline
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class RenderedTable:
 
     table: Table
     kind: str
+    headline: Headline
     rows: Markup
     warnings: tuple[str, ...]
     small_print: Markup
@@ -39,9 +41,12 @@ class Sheets:
 
 @dataclass(frozen=True)
 class Index:
-    """Everything that the page shows."""
+    """Everything that the page shows; `lead` is the title of the table whose finding opens it."""
 
     report: Report
+    lead: str
+    hero: Markup
+    showcase: Markup
     findings: Sequence[Finding]
     tables: Sequence[RenderedTable]
     board: RenderedTable

@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from qdit.report.claims.report import ORDER, PRINTED
-from qdit.report.pages.claims_page import CLASSES, MARKS, claims_table, contradictions_list, reading_items
+from qdit.report.pages.claims_page import (
+    CLASSES,
+    LOOKS,
+    MARKS,
+    claim_cards,
+    claims_table,
+    contradictions_list,
+    reading_items,
+)
+from qdit.report.pages.findings import short_title
 from qdit.report.pages.pairs import MEANINGS
 from qdit.report.render.fragments import SHEETS_ABOUT
 from qdit.report.render.page_files import script, style_sheet
@@ -34,26 +43,21 @@ GROUPS = {
 """Groups of figures (`qdit.report.figures.plan`) → headings."""
 
 PLURALS = {"holds": "hold", "does not hold": "do not hold"}
-LOOKS = {"holds": "good", "does not hold": "bad", "cannot be told": "open", "by construction": "made"}
 SIGNS = {"<": "good", ">": "bad", "≈": "open"}
 
 
 def context(index: "Index") -> dict[str, Any]:
     """Every name that the template uses."""
     report = index.report
-    counts = {
-        name: {word: count for word in ORDER if (count := sum(v.word == word for v in verdicts.values()))}
-        for name, verdicts in report.verdicts.items()
-    }
     return {
         "index": index,
         "report": report,
-        "css": style_sheet("claims.css", "run_report.css"),
-        "script": script("run_report.js"),
+        "css": style_sheet("claims.css", "board.css", "run_report.css"),
+        "script": script("run_report.js", "board.js"),
         "sections": SECTIONS,
         "printed": PRINTED,
         "sources": list(report.verdicts),
-        "counts": counts,
+        "cards": claim_cards(report),
         "groups": GROUPS,
         "plurals": PLURALS,
         "marks": MARKS,
@@ -64,6 +68,8 @@ def context(index: "Index") -> dict[str, Any]:
         "claims": claims_table(report),
         "reading": reading_items(report),
         "contradictions": contradictions_list(report),
+        "lead": index.lead,
+        "short": short_title,
         "tables": index.but("qc"),
         "controls": index.of("qc"),
         "searches": index.of("table6", "transfer"),

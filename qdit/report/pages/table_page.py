@@ -1,31 +1,46 @@
-"""A table as one self-contained HTML file: numbers, figures, contact sheets, notes."""
+"""A table as one self-contained HTML file: the finding, its picture, samples, numbers, further figures, notes."""
 
 from pathlib import Path
+
+from markupsafe import Markup
 
 from qdit.core.metrics import changed
 from qdit.report.data.rows import Table
 from qdit.report.render.fragments import (
     SHEETS_ABOUT,
     drawings_html,
+    hero_html,
     panels_html,
     rows_html,
     sheets_html,
     small_print_html,
 )
+from qdit.report.render.headline import Headline, headline, progress_text
 from qdit.report.render.notes import notes
-from qdit.report.render.page_files import style_sheet, template_text
+from qdit.report.render.page_files import script, style_sheet, template_text
+from qdit.report.render.showcase import showcase_html
 
 
-def html_text(table: Table, results: Path) -> str:
-    """The HTML of a table; `results` is the profile's folder, which holds the samples."""
+def html_text(table: Table, results: Path, found: Headline | None = None) -> str:
+    """The HTML of a table; `results` is the profile's folder, which holds the samples.
+
+    `found` replaces the headline that the rows give.
+    """
+    found = found or headline(table)
+    contest = found.contest
     return template_text(
         "table.html.j2",
         table=table,
-        css=style_sheet(),
+        css=style_sheet("board.css"),
+        script=script("board.js"),
+        progress=progress_text(table),
+        hero=hero_html(table, found),
+        showcase=showcase_html(contest, results) if contest is not None and table.shows_samples else Markup(""),
         warnings=notes(table).warnings,
         changes=any(metric in changed() for metric in table.metrics),
         rows=rows_html(table),
         panels=panels_html(table),
+        curves=any(row.get("reconstruction") is not None for row in table.rows),
         drawings=drawings_html(table),
         sheets=sheets_html(table.blocks, results).html if table.shows_samples else "",
         sheets_about=SHEETS_ABOUT.replace("one image", f"one {table.samples_are}"),

@@ -6,10 +6,11 @@ from itertools import groupby
 from typing import Literal
 
 from qdit.core.intervals import LEVEL
-from qdit.core.metrics import METRICS, changed
+from qdit.core.metrics import METRICS, changed, ranking_metric
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, Table, is_full_precision, is_measured
+from qdit.report.data.standings import Standing, bits_of, standings
 
 BLANK = "–"
 TIED_MARK = "≈"
@@ -22,6 +23,9 @@ SHAPE_ON_DISK: Source = "DiT-XL/2 on disk"
 """Sizes of the paper's model, from its shapes (`qdit.report.data.sizes`)."""
 FITTED_MARK = "†"
 
+
+DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
+"""Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
 OTHER_HEADINGS = {"check": "Between", "rank": "Rank"}
 """Headings of columns of words."""
@@ -64,7 +68,7 @@ class Column:
 class Cell:
     """One formatted cell; `change` is the signed difference to full precision or empty, `gap` that to the paper.
 
-    `tied`: not the best, but no further from it than chance explains.
+    `interval`: of the ranking metric, 95 %. `tied`: not the best, but no further from it than chance explains.
     """
 
     text: str
@@ -73,13 +77,14 @@ class Cell:
     source: Source = OURS
     tied: bool = False
     gap: str = ""
+    interval: str = ""
 
 
 @dataclass(frozen=True)
 class Line:
     """One displayed row. `status` is empty for a measured row; otherwise it says what is missing and why.
 
-    `lead` are the cells before the method: bits (if the table shows them) and scope.
+    `lead` are the cells before the method: bits (if the table shows them) and scope. `standing` is its rank.
     """
 
     lead: tuple[str, ...]
@@ -88,6 +93,7 @@ class Line:
     fitted: bool
     status: str
     cells: tuple[Cell, ...]
+    standing: Standing | None = None
 
 
 def columns(table: Table) -> list[Column]:
@@ -105,6 +111,29 @@ def columns(table: Table) -> list[Column]:
     return shown
 
 
+def extra(shown: list[Column]) -> list[bool]:
+    """Whether each column stands behind the switch; none does where no column decides."""
+    decide = [column.metric in DECIDING for column in shown]
+    return [any(decide) and not shown_at_once for shown_at_once in decide]
+
+
+def has_ranks(table: Table) -> bool:
+    """Whether the paper's ranks stand beside ours."""
+    return any(standing and standing.paper_rank for block in table.blocks for standing in standings(block))
+
+
+def has_verdicts(table: Table) -> bool:
+    """Whether rows are compared with the best of their bits."""
+    return table.marks_best and any(s and s.verdict for block in table.blocks for s in standings(block))
+
+
+def rank_text(standing: Standing | None) -> str:
+    """`2 (paper 3)`; empty where the paper gives the row no rank."""
+    if standing is None or standing.paper_rank is None:
+        return ""
+    return f"{standing.rank} (paper {standing.paper_rank})"
+
+
 def lead(table: Table) -> tuple[str, ...]:
     """Headings of the columns that stand before the method."""
     return ("Bits", "Scope") if table.shows_bits else ("Scope",)
@@ -119,6 +148,7 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
     """The rows of a block, formatted."""
     best = best_cells(block) if table.marks_best else set()
     tied = tied_cells(block, best)
+    places = standings(block)
     return [
         Line(
             lead=(*((bits_text(row),) if table.shows_bits else ()), row["scope"]),
@@ -130,6 +160,7 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
                 _cell(row, column, best=(number, column.cell) in best, tied=(number, column.cell) in tied)
                 for column in shown
             ),
+            standing=places[number],
         )
         for number, row in enumerate(block.rows)
     ]
@@ -137,7 +168,7 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
 
 def bits_text(row: Row) -> str:
     """`W4A8`."""
-    return f"W{row['weight_bits']}A{row['activation_bits']}"
+    return bits_of(row)
 
 
 def status_column(shown: list[Column]) -> int:
@@ -156,7 +187,15 @@ def _cell(row: Row, column: Column, *, best: bool, tied: bool) -> Cell:
     change = row.get(column.change) if column.change else None
     gap = row.get(f"difference_{column.metric}") if column.source == OURS else None
     change, gap = ("" if value is None else signed(style, value) for value in (change, gap))
-    return Cell(style(value), change, best, column.source, tied, gap)
+    interval = _interval(row, column) if column.metric == ranking_metric().name else ""
+    return Cell(style(value), change, best, column.source, tied, gap, interval)
+
+
+def _interval(row: Row, column: Column) -> str:
+    """`0.0021 … 0.0030`, or nothing where the row has no interval."""
+    low, high = (row.get(name) for name in METRICS[column.metric].low_and_high)
+    write = METRICS[column.metric].write
+    return "" if low is None or high is None else f"{write(low)} … {write(high)}"
 
 
 def signed(style: Callable[[float], str], value: float) -> str:

@@ -1,94 +1,206 @@
-"""The ranking metric (FD-FP) of quantized rows as dots on a logarithmic axis, as inline SVG.
+"""The dot plot: FD-FP with its 95 % interval, one line for each method, one colour for each bits, as inline SVG.
 
-SVG is written here: matplotlib's is eight times as large (9.8 against 1.2 KB a panel) and a thousand times as slow
-(95 against 0.1 ms)."""
+Beside it stand our rank and the paper's, at the bits that the plot is ordered by. SVG is written here: matplotlib's is
+eight times as large (9.8 against 1.2 KB a panel) and a thousand times as slow (95 against 0.1 ms).
+"""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from qdit.core.metrics import ranking_metric, significant
+from qdit.core.metrics import ranking_metric
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Block, Table, is_full_precision
+from qdit.report.data.rows import Block, is_full_precision
+from qdit.report.data.standings import Contest, Standing, bits_of, contests, short_name
+from qdit.report.render.headline import PREFERRED, value_text
 
-WIDTH = 344
-NAMES = 128
-"""Pixels for the names left of the axis, unless they are longer."""
+CHARACTER = 8.0
+"""Pixels of a character of a name, so that long names have room."""
 
-CHARACTER = 6.6
-"""Pixels of a character, so that long names have room."""
-
-VALUES = 44
-"""Pixels right of the axis, so that the value beside the last dot is not cut."""
-
-TICK = 43
+TICK = 46
 """Pixels that a label below the axis needs."""
 
-LINE, TOP, BOTTOM = 22, 8, 26
+LINE, TOP, BOTTOM = 27, 34, 30
+RADIUS = 5.5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Widths in pixels: of the picture, of the names at most, and of the column of values (0: none)."""
+
+    width: int
+    names: int
+    value: int
+    ranks: int = 52
+
+    def right(self, *, printed: bool) -> int:
+        """Pixels right of the axis: value, our rank, the paper's rank."""
+        return 16 + self.value + (2 * self.ranks if printed else 0)
+
+
+WIDE = Layout(720, 232, 80, 66)
+NARROW = Layout(362, 110, 0, 50)
+PANEL = Layout(420, 160, 70, 50)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Decades of the horizontal axis, shared by all panels of a table."""
+    """Decades of the horizontal axis, shared by all plots of a table."""
 
     low: int
     high: int
-    left: float = NAMES
 
-    def x(self, value: float) -> float:
-        """Pixel of a value."""
-        share = (math.log10(value) - self.low) / (self.high - self.low)
-        return self.left + share * (WIDTH - self.left - VALUES)
+    def share(self, value: float) -> float:
+        """Place of a value, from 0 at the left end to 1 at the right one; what lies outside is put on the edge."""
+        if value <= 0:
+            return 0.0
+        return min(max((math.log10(value) - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
-def axis(table: Table) -> Axis | None:
-    """Axis with the decades around all values; None without values."""
-    values = [row[ranking_metric().name] for row in table.rows if _drawn(row)]
+def axis(rows: Iterable[Row]) -> Axis | None:
+    """Axis with the decades around all values of rows; None without values."""
+    values = [row[ranking_metric().name] for row in rows if _drawn(row)]
     if not values:
         return None
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    names = max(len(row["short"]) for row in table.rows if "key" in row)
-    return Axis(low, max(high, low + 1), min(max(NAMES, CHARACTER * names + 14), WIDTH - VALUES - 90))
+    return Axis(low, max(high, low + 1))
 
 
 def _drawn(row: Row) -> bool:
     value = row.get(ranking_metric().name)
-    return value is not None and value > 0
+    return value is not None and value > 0 and not is_full_precision(row)
 
 
-def panel(block: Block, shared: Axis) -> str:
-    """SVG of one block; a row without a value has a line that says so."""
-    rows = [row for row in block.rows if not is_full_precision(row) and "key" in row]
-    bottom = TOP + LINE * len(rows)
-    size = f'viewBox="0 0 {WIDTH} {bottom + BOTTOM}" width="{WIDTH}" height="{bottom + BOTTOM}"'
-    label = quoteattr(f"{ranking_metric().title} by method: {block.title}")
-    parts = [f'<svg {size} role="img" aria-label={label}>']
-    for decade in _ticks(shared):
-        x = shared.x(10.0**decade)
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}">{10.0**decade:g}</text>')
-    for number, row in enumerate(rows):
-        parts += _line(row, shared, TOP + LINE * (number + 0.5))
+@dataclass(frozen=True)
+class Plot:
+    """What a plot shows: its contests, the one that orders it first, and a line (name, rows) for each method."""
+
+    contests: tuple[Contest, ...]
+    lines: tuple[tuple[str, tuple[Row, ...]], ...]
+
+    @property
+    def standings(self) -> list[Standing | None]:
+        """Our rank and the paper's for each line, at the bits that order the plot."""
+        leading = self.contests[0]
+        by_name = {short_name(row): leading.standing(row) for row in leading.rows}
+        return [by_name.get(name) for name, _ in self.lines]
+
+    @property
+    def printed(self) -> bool:
+        """Whether the paper ranks the methods."""
+        return len(self.contests[0].printed) > 1
+
+
+def plot_of(block: Block) -> Plot | None:
+    """The lines of a block, the best method at the leading bits (W4A8, else the fewest) first; None without one."""
+    listed = contests(block)
+    if not listed:
+        return None
+    order = sorted(listed, key=lambda contest: (contest.bits != PREFERRED, _bits(contest)))
+    names = dict.fromkeys(short_name(row) for contest in order for row in contest.rows)
+    rows = [row for row in block.rows if "key" in row and not is_full_precision(row)]
+    names |= dict.fromkeys(short_name(row) for row in rows)
+    lines = tuple((name, tuple(row for row in rows if short_name(row) == name)) for name in names)
+    return Plot(tuple(order), lines)
+
+
+def _bits(contest: Contest) -> int:
+    return int(contest.first["weight_bits"] + contest.first["activation_bits"])
+
+
+def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
+    """SVG of one block; empty without a number. A method without a value has a line that says so."""
+    plot = plot_of(block)
+    if plot is None:
+        return ""
+    names = min(max(CHARACTER * max(len(name) for name, _ in plot.lines) + 14, 64), layout.names)
+    ends = names, layout.width - layout.right(printed=plot.printed)
+    bottom = TOP + LINE * len(plot.lines)
+    size = f'viewBox="0 0 {layout.width} {bottom + BOTTOM}" width="{layout.width}" height="{bottom + BOTTOM}"'
+    parts = [f'<svg {size} role="img" aria-label={quoteattr(alternative(plot))}>', *_frame(shared, ends, bottom)]
+    parts += _heads(plot, layout, names)
+    for number, ((name, rows), standing) in enumerate(zip(plot.lines, plot.standings, strict=True)):
+        y = TOP + LINE * (number + 0.5)
+        parts.append(_text("name", names - 12, y + 4, _cut(name, names)))
+        parts += _dots(plot, rows, shared, ends, y)
+        parts += _columns(plot, rows, standing, layout, y)
     return "".join([*parts, "</svg>"])
 
 
-def _line(row: Row, shared: Axis, y: float) -> list[str]:
-    parts = [f'<text class="name" x="{shared.left - 10:.1f}" y="{y + 4:.1f}">{escape(row["short"])}</text>']
-    if not _drawn(row):
-        why = "0" if row.get(ranking_metric().name) == 0 else "missing"
-        return [*parts, f'<text class="value" x="{shared.left + 4:.1f}" y="{y + 4:.1f}">{why}</text>']
-    value = row[ranking_metric().name]
-    x = shared.x(value)
-    return [
-        *parts,
-        f'<line class="stem" x1="{shared.left:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
-        f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
-        f'<text class="value" x="{x + 9:.1f}" y="{y + 4:.1f}">{significant(value)}</text>',
-    ]
+def alternative(plot: Plot) -> str:
+    """The picture in words, for those who cannot see it."""
+    leading = plot.contests[0]
+    order = ", ".join(f"{short_name(row)} {value_text(row)}" for row in leading.rows)
+    return f"{ranking_metric().title} by method at {leading.bits}, from the least damage to the most: {order}"
 
 
-def _ticks(shared: Axis) -> list[int]:
-    """Decades with a grid line: all, or every second, third …, so that their labels do not touch."""
-    room = max(int((WIDTH - shared.left - VALUES) / TICK), 1)
+def colour(plot: Plot, row: Row) -> str:
+    """CSS class of a row's bits: the leading ones have the accent."""
+    return f"bits{[contest.bits for contest in plot.contests].index(bits_of(row)) % 4}"
+
+
+def _frame(shared: Axis, ends: tuple[float, float], bottom: float) -> Iterable[str]:
+    room = max(int((ends[1] - ends[0]) / TICK), 1)
     step = math.ceil((shared.high - shared.low) / room)
-    return list(range(shared.low, shared.high + 1, step))
+    for decade in range(shared.low, shared.high + 1, step):
+        x = _x(10.0**decade, shared, ends)
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
+        yield _text("tick", x, bottom + 18, f"{10.0**decade:g}")
+
+
+def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
+    """The legend of bits above the axis, and the headings of the columns beside it."""
+    x = names
+    for number, contest in enumerate(plot.contests[:4]):
+        yield f'<circle class="dot bits{number}" cx="{x + RADIUS:.1f}" cy="12" r="{RADIUS - 1}"/>'
+        yield _text("legend", x + 2 * RADIUS + 5, 16, contest.bits)
+        x += 2 * RADIUS + 16 + CHARACTER * len(contest.bits)
+    ranks = 2 * layout.ranks if plot.printed else 0
+    if layout.value:
+        yield _text("column", layout.width - ranks - 6, 16, ranking_metric().title)
+    if plot.printed:
+        yield _text("column", layout.width - layout.ranks - 6, 16, "our rank")
+        yield _text("column", layout.width - 6, 16, "paper’s")
+
+
+def _dots(plot: Plot, rows: Sequence[Row], shared: Axis, ends: tuple[float, float], y: float) -> Iterable[str]:
+    yield f'<line class="row" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    if not any(map(_drawn, rows)):
+        exact = any(row.get(ranking_metric().name) == 0 for row in rows)
+        yield _text("missing", ends[0] + 4, y + 4, "0" if exact else "missing")
+    for row in reversed([row for contest in plot.contests for row in rows if bits_of(row) == contest.bits]):
+        if not _drawn(row):
+            continue
+        look, metric = colour(plot, row), ranking_metric().name
+        if row.get(f"{metric}_low") is not None and row.get(f"{metric}_high") is not None:
+            low, high = (_x(row[f"{metric}_{end}"], shared, ends) for end in ("low", "high"))
+            yield f'<line class="range {look}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<circle class="dot {look}" cx="{_x(row[metric], shared, ends):.1f}" cy="{y:.1f}" r="{RADIUS}"/>'
+
+
+def _columns(plot: Plot, rows: Sequence[Row], standing: Standing | None, layout: Layout, y: float) -> Iterable[str]:
+    """The value and both ranks at the leading bits; a rank of the paper that differs from ours stands out."""
+    leading = [row for row in rows if any(row is other for other in plot.contests[0].rows)]
+    ranks = 2 * layout.ranks if plot.printed else 0
+    if layout.value and leading:
+        yield _text("number", layout.width - ranks - 6, y + 4, value_text(leading[0]))
+    if plot.printed and standing is not None:
+        differs = "" if not standing.moved else " differs"
+        yield _text("number", layout.width - layout.ranks - 6, y + 4, str(standing.rank or "–"))
+        yield _text(f"number paper{differs}", layout.width - 6, y + 4, str(standing.paper_rank or "–"))
+
+
+def _x(value: float, shared: Axis, ends: tuple[float, float]) -> float:
+    """Pixel of a value; the first and last dots do not touch the frame."""
+    return ends[0] + RADIUS + shared.share(value) * (ends[1] - ends[0] - 2 * RADIUS)
+
+
+def _text(look: str, x: float, y: float, text: str) -> str:
+    return f'<text class="{look}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _cut(name: str, width: float) -> str:
+    """A name that fits; the table beside the picture has all of it."""
+    room = int((width - 14) / CHARACTER)
+    return name if len(name) <= room else f"{name[: room - 1].rstrip()}…"

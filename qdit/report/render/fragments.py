@@ -13,6 +13,7 @@ from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
 from qdit.report.data import learning_curves as reconstruction
 from qdit.report.data.rows import Block, Figure, Table
+from qdit.report.data.standings import BEST, FIRST, TIED
 from qdit.report.render.clips import clip_sheet, shows_clips
 from qdit.report.render.display import (
     FITTED_MARK,
@@ -23,12 +24,16 @@ from qdit.report.render.display import (
     Line,
     bits_text,
     columns,
+    extra,
+    has_ranks,
+    has_verdicts,
     headings,
     lead,
     lines,
     status_column,
 )
-from qdit.report.render.figure import axis, panel
+from qdit.report.render.figure import NARROW, WIDE, axis, dot_plot
+from qdit.report.render.headline import Headline, headline
 from qdit.report.render.notes import notes
 from qdit.report.render.page_files import template_markup
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, data_uri
@@ -37,6 +42,8 @@ CLASSES = {"✓": "good", "✗": "bad"}
 CLASSES |= {status[0]: "bad" for status in Status if status not in (Status.OK, Status.NOT_RUN)}
 """First character of a check or of a status → CSS class."""
 
+VERDICTS = {BEST: "good", FIRST: "open", TIED: "open"}
+"""Verdict of a row → CSS class."""
 
 SHEETS_ABOUT = (
     "Every row starts from the same noise, so a column shows one image as each method makes it. Below each strip: the"
@@ -44,39 +51,65 @@ SHEETS_ABOUT = (
 )
 
 
-def rows_html(table: Table, *, interactive: bool = False) -> Markup:
-    """The numbers of a table. `interactive` adds what the script needs: keys to sort by, and ours − paper."""
+def hero_html(table: Table, found: Headline | None = None, beside: Markup | None = None) -> Markup:
+    """The sentence that answers the table's question, and its picture, drawn for a desktop and for a phone.
+
+    `beside` is put before the facts that stand beside the picture.
+    """
+    found = found or headline(table)
+    contest = found.contest
+    shared = axis(contest.block.rows) if contest is not None else None
+    plots = {
+        name: Markup(dot_plot(contest.block, shared, layout)) if contest is not None and shared is not None else ""
+        for name, layout in (("wide", WIDE), ("narrow", NARROW))
+    }
+    caption = "FD-FP of each method with its 95 % interval, logarithmic; left is better"
+    return template_markup("hero.html.j2", headline=found, caption=caption, beside=beside or "", **plots)
+
+
+def rows_html(table: Table, *, part: int = 0) -> Markup:
+    """The numbers of a table: the columns that decide, the others behind a switch, with keys to sort by."""
     if table.parts:
-        rendered = [(title, rows_html(portion, interactive=interactive)) for title, portion in table.portions]
+        rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
     shown = columns(table)
+    hidden = extra(shown)
     return template_markup(
         "rows.html.j2",
         table=table,
-        interactive=interactive,
+        part=part,
+        ranked=has_ranks(table),
+        judged=has_verdicts(table),
+        hidden=hidden,
+        hidden_metrics=list(
+            dict.fromkeys(column.heading for column, behind in zip(shown, hidden, strict=True) if behind)
+        ),
         mark=FITTED_MARK,
         not_run=Status.NOT_RUN.value,
         lead=lead(table),
         columns=shown,
         headings=headings(shown),
         status_cell=shown[status_column(shown)].cell,
-        width=len(shown) + len(lead(table)) + 1,
+        width=len(shown) + len(lead(table)) + 1 + 3 * has_ranks(table) + has_verdicts(table),
         blocks=[(block, _body(lines(table, block, shown), shown)) for block in table.blocks],
         number=number,
         whole=_whole,
         value=_value,
         look=_look,
+        moved=_moved,
+        verdict=_verdict,
         edge=_edge,
     )
 
 
 def panels_html(table: Table, *, level: str = "h2") -> Markup:
-    """FD-FP of every row as dots, and the curves of learned rounding; empty where there is nothing to draw."""
-    shared = axis(table)
+    """Dot plots of all blocks, and the curves of learned rounding; empty where there is nothing to draw."""
+    shared = axis(table.rows)
+    plots = [(block, Markup(dot_plot(block, shared))) for block in table.blocks] if shared else []
     return template_markup(
         "panels.html.j2",
         level=level,
-        panels=[(block, Markup(panel(block, shared))) for block in table.blocks] if shared else [],
+        panels=[(block, plot) for block, plot in plots if plot],
         curves=[curve for block in table.blocks for curve in _curves(block)],
     )
 
@@ -138,6 +171,12 @@ def _drawing(figure: Figure) -> Markup:
     return Markup(figure.svg)
 
 
+def _moved(line: Line) -> str:
+    """`=`, `▲1` (one rank better than in the paper), `▼2` (two worse), or nothing."""
+    moved = line.standing.moved if line.standing is not None else None
+    return "" if moved is None else "=" if moved == 0 else f"{'▲' if moved < 0 else '▼'}{abs(moved)}"
+
+
 def _body(block: list[Line], shown: list[Column]) -> list[tuple[Line, list[tuple[Cell, Column]], bool]]:
     """Lines with their cells and columns, and whether a line is the first of its bits."""
     starts = [n == 0 or line.lead != block[n - 1].lead for n, line in enumerate(block)]
@@ -175,13 +214,21 @@ def _state(status: str) -> tuple[str, str]:
     return ("muted", status) if status == Status.NOT_RUN else ("bad", status.split(":")[0])
 
 
-def _look(column: Column) -> Markup:
-    """Class attribute of a column's cells."""
+def _verdict(line: Line) -> Markup:
+    """Whether a row is the best of its bits, may be, or is not."""
+    words = line.standing.verdict if line.standing is not None else ""
+    return Markup('<span class="{}">{}</span>').format(
+        VERDICTS.get(words, "muted"), words.replace(" the best", " best")
+    )
+
+
+def _look(column: Column) -> str:
+    """Classes of a column's cells."""
     paired = " paired" if column.metric in METRICS and METRICS[column.metric].paired else ""
     first = " edge" if column.source == OURS else ""
-    return Markup(' class="{}{}{}"').format(column.source.replace(" ", "-"), first, paired)
+    return f"{column.source.replace(' ', '-')}{first}{paired}"
 
 
-def _edge(column: Column) -> Markup:
-    """Class attribute of a column's heading: the first column of a metric has more space before it."""
-    return Markup(' class="edge"') if column.source == OURS else Markup("")
+def _edge(column: Column) -> str:
+    """Class of a column's heading: the first column of a metric has more space before it."""
+    return "edge" if column.source == OURS else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qdit.core.metrics import changed
+from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Table, describe_protocol, is_measured, is_missing
@@ -76,10 +76,24 @@ def _reading(table: Table) -> Iterable[str]:
         )
     for scope in dict.fromkeys(row["scope"] for row in table.rows):
         yield SCOPES[scope]
+    yield from _samples_behind(table)
     yield from table.remarks
     yield from _method_notes(table)
     yield from _reconstruction_notes(table)
     yield from _silent_layer_notes(table)
+
+
+def _samples_behind(table: Table) -> Iterable[str]:
+    """`Images behind each number of a column: FID, FD-FP 512`, column by column."""
+    columns_by_count: dict[str, list[str]] = {}
+    for metric in (METRICS[name] for name in table.metrics if name in METRICS):
+        counts = {row.get("images") for row in table.rows if row.get(metric.name) is not None} - {None}
+        if counts and metric.of not in ("checkpoint", "row"):
+            text = " or ".join(f"{count:,}" for count in sorted(int(str(count)) for count in counts))
+            columns_by_count.setdefault(text, []).append(metric.title)
+    if columns_by_count:
+        said = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
+        yield f"{table.samples_are.capitalize()}s behind each number of a column: {said}."
 
 
 def _method_notes(table: Table) -> Iterable[str]:

@@ -30,9 +30,9 @@ def style_sheet(*names: str) -> Markup:
     return Markup("\n".join(["", colours, *(_read("static", name) for name in ("table.css", *names))]))
 
 
-def script(name: str) -> Markup:
-    """A script of `static/`."""
-    return Markup("\n" + _read("static", name))
+def script(*names: str) -> Markup:
+    """Scripts of `static/`, one after the other."""
+    return Markup("\n" + "\n".join(_read("static", name) for name in names))
 
 
 @cache

@@ -12,11 +12,14 @@ from qdit.report.render.display import (
     Column,
     Line,
     columns,
+    has_ranks,
     headings,
     lead,
     lines,
+    rank_text,
     status_column,
 )
+from qdit.report.render.headline import Headline, headline, progress_text
 from qdit.report.render.notes import notes
 
 TEX_SPECIAL = {
@@ -64,44 +67,47 @@ def row_name(line: Line) -> str:
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
 
-def markdown_text(table: Table) -> str:
-    """Face, summary, one table per block, notes and provenance as GitHub-flavoured Markdown."""
-    small = notes(table)
-    face = f"**{_markdown(table.face)}**"
-    text = [f"# {_markdown(table.title)}", "", face, ""]
-    if table.summary:
-        text += [*(f"- {_markdown(sentence)}" for sentence in table.summary), ""]
+def markdown_text(table: Table, found: Headline | None = None) -> str:
+    """Face, the finding, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
+    face = f"**{markdown(table.face)}**"
+    text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
+    facts = [sentence for sentence in (*finding.because, progress_text(table)) if sentence]
+    if facts:
+        text += [*(f"- {markdown(sentence)}" for sentence in facts), ""]
     for block in table.blocks:
-        text += [f"## {_markdown(block.title)}", "", _markdown(block.about) + ".", ""]
+        text += [f"## {markdown(block.title)}", "", markdown(block.about) + ".", ""]
         for _, portion in table.portions:
             shown = columns(portion)
-            text += [_markdown_block(lines(portion, block, shown), shown, [*lead(portion), "Method"]), ""]
-    text += ["## Notes", "", *(f"- {_markdown(note)}" for note in small.reading), ""]
+            first = [*lead(portion), "Method", *(["Rank"] if ranked else [])]
+            text += [_markdown_block(lines(portion, block, shown), shown, first, ranked=ranked), ""]
+    text += ["## Notes", "", *(f"- {markdown(note)}" for note in small.reading), ""]
     if small.warnings:
-        text += ["## Missing or doubtful", "", *(f"- {_markdown(note)}" for note in small.warnings), ""]
-    text += ["## How it was measured", "", *(f"- {_markdown(f'{name}: {what}')}" for name, what in small.measured), ""]
+        text += ["## Missing or doubtful", "", *(f"- {markdown(note)}" for note in small.warnings), ""]
+    text += ["## How it was measured", "", *(f"- {markdown(f'{name}: {what}')}" for name, what in small.measured), ""]
     return "\n".join([*text, face, ""])
 
 
-def _markdown_block(block: list[Line], shown: list[Column], first: list[str]) -> str:
+def _markdown_block(block: list[Line], shown: list[Column], first: list[str], *, ranked: bool) -> str:
     body = []
     for line in block:
         cells = [_markdown_cell(cell) for cell in line.cells]
         if line.status:
-            cells[status_column(shown)] = f"*{_markdown(line.status)}*"
-        body.append([*line.lead, _markdown(row_name(line)), *cells])
+            cells[status_column(shown)] = f"*{markdown(line.status)}*"
+        rank = [rank_text(line.standing)] if ranked else []
+        body.append([*line.lead, markdown(row_name(line)), *rank, *cells])
     align = ["left"] * len(first) + ["right"] * len(shown)
-    header = first + [_markdown(f"{column.heading} {column.under}".strip()) for column in shown]
+    header = first + [markdown(f"{column.heading} {column.under}".strip()) for column in shown]
     return str(tabulate(body, header, tablefmt="pipe", disable_numparse=True, colalign=align))
 
 
 def _markdown_cell(cell: Cell) -> str:
     tied = f"{TIED_MARK} " if cell.tied else ""
-    value = f"**{cell.text}**" if cell.best else tied + _markdown(cell.text)
+    value = f"**{cell.text}**" if cell.best else tied + markdown(cell.text)
     return f"{value} ({cell.change})" if cell.change else value
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """Escape what Markdown would read as markup."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 

@@ -31,58 +31,6 @@
     if (choice.checked) document.body.dataset.small = choice.value;
   }
 
-  // Sorting: within each body of a table, by the number a cell begins with or by its words; a third time as it was.
-  const text = (cell) => {
-    const copy = cell.cloneNode(true);
-    for (const small of copy.querySelectorAll("small")) small.remove();
-    return copy.textContent.trim();
-  };
-  const key = (row, column) => {
-    const words = row.cells[column] ? text(row.cells[column]) : "";
-    const plain = words.replace(/[≈\s]/g, "").replace(/−/g, "-");
-    const number = /^[+±-]?[0-9]/.test(plain) ? Number.parseFloat(plain.replace(/^[+±]/, "")) : NaN;
-    return { words, number };
-  };
-  const empty = (value) => value.words === "" || value.words === "–";
-  const compare = (a, b, direction) => {
-    if (empty(a) || empty(b)) return Number(empty(a)) - Number(empty(b));
-    const numbers = !Number.isNaN(a.number) && !Number.isNaN(b.number);
-    if (!numbers && Number.isNaN(a.number) !== Number.isNaN(b.number)) return Number.isNaN(a.number) ? 1 : -1;
-    return direction * (numbers ? a.number - b.number : a.words.localeCompare(b.words));
-  };
-  const sort = (table, heading) => {
-    const next = { none: "ascending", ascending: "descending", descending: "none" };
-    const order = next[heading.getAttribute("aria-sort")];
-    for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
-    heading.setAttribute("aria-sort", order);
-    table.classList.toggle("sorted", order !== "none");
-    const column = Number(heading.dataset.sort);
-    for (const body of table.tBodies) {
-      const rows = [...body.rows].filter((row) => !row.classList.contains("block"));
-      const position = (row) => Number(row.dataset.position);
-      if (order === "none") rows.sort((a, b) => position(a) - position(b));
-      else {
-        const direction = order === "ascending" ? 1 : -1;
-        const keys = new Map(rows.map((row) => [row, key(row, column)]));
-        rows.sort((a, b) => compare(keys.get(a), keys.get(b), direction) || position(a) - position(b));
-      }
-      body.append(...rows);
-    }
-  };
-  for (const table of document.querySelectorAll("table.sortable")) {
-    for (const body of table.tBodies) [...body.rows].forEach((row, position) => { row.dataset.position = position; });
-    for (const heading of table.querySelectorAll("th[data-sort]")) {
-      const control = document.createElement("button");
-      control.type = "button";
-      control.append(...heading.childNodes);
-      control.title = `Sort by ${heading.dataset.label.trim()}`;
-      control.setAttribute("aria-label", control.title);
-      heading.append(control);
-      heading.setAttribute("aria-sort", "none");
-      control.addEventListener("click", () => sort(table, heading));
-    }
-  }
-
   // A link to something inside a folded part opens it; paper shows all of it.
   const reveal = () => {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));

@@ -56,7 +56,8 @@ def _block(profile: Mapping[str, Any], name: str, block: Mapping[str, Any], resu
     ]
     for row in rows:
         about = profile["methods"][row["label"]].get("about")
-        row |= {"base": base, "about": about, "detail": _detail(row, base), "ratio_fd_fp": _ratio(row, rows, base)}
+        row |= {"base": base, "about": about, "ratio_fd_fp": _ratio(row, rows, base)}
+        row["detail"] = _detail(row, base)
         if len(block["bits"]) > 1:
             row["short"] = f"{row['key'].bits.upper()} {row['short']}"
     base_name = printed_name(base)
@@ -75,7 +76,7 @@ def _ordered(methods: list[str], base: str) -> list[str]:
 
 def _detail(row: Row, base: str) -> str:
     """Details of a row: its label if the name does not show it, whether it is the base, its group size."""
-    if row["name"] not in (row["label"], printed_name(row["label"])):
+    if row.get("about"):
         return str(row["label"])
     group = group_text(row) if row["group_size"] is not None else ""
     return ", ".join(text for text in ("base" if row["label"] == base else "", group) if text)

@@ -1,17 +1,26 @@
-"""Headless Chromium through the DevTools protocol, with the standard library only: a pipe, JSON, a NUL after each."""
+"""Headless Chromium through the DevTools protocol, with the standard library only: a pipe, JSON, a NUL after each.
+
+As a program it takes the picture of a page's first screen, 1,280 × 800:
+
+    python tests/report/browser/browser.py results/mini/index.html docs/images/first-screen.png
+"""
 
 import base64
 import itertools
 import json
 import os
 import select
+import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 OPTIONS += ("--hide-scrollbars", "--remote-debugging-pipe")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120
 """Seconds to wait for an answer before the browser counts as stuck."""
 
@@ -142,3 +151,28 @@ class Browser:
         finally:
             os.close(self.write)
             os.close(self.read)
+
+
+def program() -> str | None:
+    """Chromium's executable: the one named in CHROMIUM, else the first that is installed."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def main(page: Path, out: Path, *, width: int = 1280, height: int = 800, dark: bool = False) -> Path:
+    """Write a page's first screen as PNG."""
+    executable = program()
+    if executable is None:
+        sys.exit("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
+    with tempfile.TemporaryDirectory() as folder:
+        browser = Browser(executable, Path(folder))
+        try:
+            browser.open(page, width=width, height=height, dark=dark)
+            return browser.screenshot(out)
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python tests/report/browser/browser.py PAGE PNG")
+    print(main(Path(sys.argv[1]), Path(sys.argv[2])))

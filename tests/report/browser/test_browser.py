@@ -2,19 +2,21 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qdit.report.claims.report import load_report, write_report
+from qdit.report.pages.build import build_table
+from qdit.report.pages.claims_page import claims_markdown, claims_page
+from qdit.report.pages.leaderboard import build_leaderboard
 from qdit.report.pages.run_report import build_index
-from tests.report.browser.browser import Browser
+from tests.report.browser.browser import Browser, program
 
 pytestmark = pytest.mark.slow
 
 DESKTOP, PHONE = 1280, 390
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 OUTSIDE = """
 (() => {
   const width = document.documentElement.clientWidth, found = [];
@@ -28,6 +30,49 @@ OUTSIDE = """
   return found;
 })()
 """
+CONTRAST = """
+(() => {
+  const channels = (colour) => {
+    const found = (colour.match(/[\\d.]+/g) || []).map(Number);
+    return colour.startsWith("color(srgb") ? found.map((c, n) => n < 3 ? 255 * c : c) : found;
+  };
+  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const paint = channels(getComputedStyle(at).backgroundColor);
+      if (paint.length === 3 || paint[3] === 1) return paint;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const words = "p, b, li, td, th, a, small, span, dd, dt, h1, h2, h3, summary, text";
+  for (const element of document.body.querySelectorAll(words)) {
+    if (![...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+    if (!element.getClientRects().length || getComputedStyle(element).visibility === "hidden") continue;
+    const style = getComputedStyle(element), ink = channels(element.matches("text") ? style.fill : style.color);
+    if (element.matches("text") && !element.closest(".plot, .panels")) continue;  // it may stand on a drawn ground
+    const [a, b] = [light(ink), light(ground(element))].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    const name = `${element.tagName} ${element.getAttribute("class")}`;
+    if (ratio < 4.5) found.push(`${name}: ${ratio.toFixed(2)}, ${element.textContent.trim().slice(0, 30)}`);
+  }
+  return found.slice(0, 8);
+})()
+"""
+"""Texts whose contrast to their ground is below 4.5 to 1."""
+
+STAYS = """
+(() => {
+  const box = document.querySelector(".board .scroll"), head = box.querySelector("thead th.name");
+  box.scrollTop = 300; box.scrollLeft = 200;
+  const below = (cell) => cell.getBoundingClientRect().top > box.getBoundingClientRect().top + 150;
+  const row = [...box.querySelectorAll("tbody th.name")].find(below);
+  const [outer, above, beside] = [box, head, row].map((element) => element.getBoundingClientRect());
+  return {head: above.top - outer.top, name: beside.left - outer.left, across: box.scrollLeft, down: box.scrollTop};
+})()
+"""
+"""Scroll the table in both directions: how far its header and its method column have moved from the box."""
+
 UNFOLD = "for (const folded of document.querySelectorAll('details')) folded.open = true"
 HEADING = "document.querySelector('#table-table2 th[data-label^=\"FD-FP\"]')"
 FIRST_BODY = """
@@ -38,10 +83,10 @@ FIRST_BODY = """
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
+    executable = program()
+    if executable is None:
         pytest.skip("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    opened = Browser(executable, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
 
@@ -69,6 +114,85 @@ def test_it_opens_without_errors_and_nothing_leaves_the_page(
         assert browser.run(OUTSIDE) == []
     assert browser.errors == []
     assert browser.requests == [page.resolve().as_uri()]
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory, example: Path, page: Path) -> list[Path]:
+    """Every page of the run: those that lie beside the named report, or all pages of the made-up run."""
+    if os.environ.get("QDIT_REPORT"):
+        return [page, *sorted(page.parent.glob("tables/*.html")), *sorted(page.parent.glob("[cl]*.html"))]
+    folder = tmp_path_factory.mktemp("pages")
+    profile = json.loads((example / "profile.json").read_text(encoding="utf-8"))
+    for name in profile["tables"]:
+        build_table(profile, name, example, folder / name)
+    build_leaderboard(profile, example)
+    report = load_report(profile, example)
+    write_report(report, claims_page(report), claims_markdown(report), folder / "claims.html")
+    return [page, *sorted(folder.glob("*.html")), example / "leaderboard.html"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_every_page_fits_loads_nothing_and_can_be_read(
+    browser: Browser, pages: list[Path], width: int, dark: bool
+) -> None:
+    wrong = {}
+    for path in pages:
+        browser.open(path, width=width, dark=dark)
+        outside, pale = browser.run(OUTSIDE), browser.run(CONTRAST)
+        wide = browser.run("document.scrollingElement.scrollWidth - innerWidth")
+        if outside or pale or wide > 0 or browser.errors or browser.requests != [path.resolve().as_uri()]:
+            wrong[path.name] = (outside, pale, wide, browser.errors, browser.requests)
+    assert wrong == {}
+
+
+def test_the_first_screen_answers_and_shows_the_picture(browser: Browser, pages: list[Path]) -> None:
+    """1,280 × 800: the sentence, and the whole picture where rows can be compared; so is a table soon below it."""
+    for path in pages:
+        browser.open(path, width=DESKTOP, height=800)
+        places = browser.run(
+            "['.answer', '.plot svg', '.board'].map((name) => document.querySelector(name)?.getBoundingClientRect())"
+            ".map((box) => box && [box.top, box.bottom])"
+        )
+        answer, picture, board = places
+        assert answer is not None and answer[1] < 400, path.name
+        if picture is not None and path.name in ("index.html", "table2.html"):
+            assert picture[1] <= 800, f"{path.name}: the picture ends at {picture[1]}"
+        if path.name == "table2.html":
+            assert board is not None and board[0] < 1700, f"the numbers begin at {board[0]}"
+            assert browser.run("document.querySelector('.board .scroll').clientHeight") <= 740
+            assert browser.run("document.documentElement.scrollHeight") < 5000
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_the_header_and_the_method_stay_when_a_table_scrolls(browser: Browser, pages: list[Path], width: int) -> None:
+    path = next(path for path in pages if path.name == "table2.html")
+    browser.open(path, width=width)
+    browser.run("document.querySelector('input.more').click()")
+    moved = browser.run(STAYS)
+    assert moved["down"] > 100 and abs(moved["head"]) <= 1
+    assert moved["across"] == 0 or abs(moved["name"]) <= 1
+    assert width == DESKTOP or moved["across"] > 0
+
+
+def test_more_columns_need_no_script_and_the_filter_leaves_what_matches(browser: Browser, pages: list[Path]) -> None:
+    browser.open(next(path for path in pages if path.name == "leaderboard.html"), width=DESKTOP)
+    shown = "[...document.querySelectorAll('.board tbody tr:not(.block)')].filter((row) => row.offsetParent).length"
+    everything = browser.run(shown)
+    browser.run(
+        "(() => { const field = document.querySelector('input.filter'); field.value = 'q-dit w4a8';"
+        " field.dispatchEvent(new Event('input')); })()"
+    )
+    left = browser.run(shown)
+    names = browser.run(
+        "[...document.querySelectorAll('.board tbody tr:not(.block)')].filter((row) => row.offsetParent)"
+        ".map((row) => row.textContent)"
+    )
+    assert 0 < left < everything and all("Q-DiT" in name and "W4A8" in name for name in names)
+    extra = "getComputedStyle(document.querySelector('td.extra')).display"
+    assert browser.run(extra) == "none"
+    browser.run("document.querySelector('input.more').click()")
+    assert browser.run(extra) == "table-cell" and browser.errors == []
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])

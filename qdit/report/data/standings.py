@@ -1,0 +1,172 @@
+"""Who is ahead: the quantized rows of a block at equal bits, in our order and in the paper's.
+
+Ours is the order of the ranking metric (FD-FP), the paper's that of its printed FID. All rows of a block share their
+noise, so two rows are apart if the 95 % interval of their paired difference excludes 0; without intervals the numbers
+alone decide.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from qdit.core.metrics import ranking_metric
+from qdit.report.data.compare_rows import difference
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import Block, is_full_precision
+
+PRINTED = "published_fid"
+"""The printed number that gives the paper's order; lower is better."""
+
+BEST, FIRST, TIED, WORSE = "best", "lowest, not certainly", "cannot be told from the best", "worse than the best"
+"""Verdicts: apart from all others, first but not apart from all, not apart from the first, apart from it."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The paper's order on our numbers, pair by pair: the same, reversed, or not to be told; and Spearman's ρ."""
+
+    methods: int
+    same: int
+    turned: tuple[tuple[str, str], ...]
+    open: tuple[tuple[str, str], ...]
+    spearman: float
+
+    @property
+    def pairs(self) -> int:
+        """All pairs that the paper orders."""
+        return self.same + len(self.turned) + len(self.open)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row's place: `rank` and `paper_rank` count the rows that have both numbers, so that they can be compared.
+
+    Where the paper prints nothing beside the rows, `rank` counts all of them.
+    """
+
+    verdict: str
+    rank: int | None
+    paper_rank: int | None
+
+    @property
+    def moved(self) -> int | None:
+        """Our rank minus the paper's; negative is better here."""
+        return None if self.rank is None or self.paper_rank is None else self.rank - self.paper_rank
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The measured quantized rows of a block at equal bits, from the least damage to the most; at least one."""
+
+    block: Block
+    bits: str
+    rows: tuple[Row, ...]
+
+    @property
+    def first(self) -> Row:
+        """The row with the least damage."""
+        return self.rows[0]
+
+    @property
+    def tied(self) -> tuple[Row, ...]:
+        """Rows that cannot be told from the first."""
+        return tuple(row for row in self.rows[1:] if not apart(row, self.first))
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether paired differences have intervals."""
+        gaps = (difference(row, self.first, ranking_metric().name) for row in self.rows[1:])
+        return all(gap is not None and gap.interval is not None for gap in gaps)
+
+    @property
+    def printed(self) -> tuple[Row, ...]:
+        """Rows beside which one paper prints an FID, in our order."""
+        return tuple(row for row in self.rows if self.block.one_print and row.get(PRINTED) is not None)
+
+    def standing(self, row: Row) -> Standing:
+        """The place of one of the rows."""
+        verdict = WORSE if apart(row, self.first) else TIED
+        if row is self.first:
+            verdict = FIRST if self.tied else BEST
+        if len(self.printed) < 2:
+            return Standing(verdict if len(self.rows) > 1 else "", _place(self.rows, row, ranking_metric().name), None)
+        if row.get(PRINTED) is None:
+            return Standing(verdict, None, None)
+        return Standing(verdict, _place(self.printed, row, ranking_metric().name), _place(self.printed, row, PRINTED))
+
+    def agreement(self) -> Agreement | None:
+        """How far the paper's order holds; None if it orders fewer than two of the rows."""
+        same, turned, unclear = 0, [], []
+        for better, worse in combinations(self.printed, 2):
+            if better[PRINTED] == worse[PRINTED]:
+                continue
+            names = (short_name(better), short_name(worse))
+            if not apart(better, worse):
+                unclear.append(names)
+            elif better[PRINTED] < worse[PRINTED]:
+                same += 1
+            else:
+                turned.append(names)
+        if not same + len(turned) + len(unclear):
+            return None
+        return Agreement(len(self.printed), same, tuple(turned), tuple(unclear), self._spearman())
+
+    def _spearman(self) -> float:
+        """Correlation of our ranks and the paper's; equal numbers share the mean of their ranks."""
+        ours, paper = (_mean_ranks(self.printed, name) for name in (ranking_metric().name, PRINTED))
+        middle = (len(ours) + 1) / 2
+        shared = sum((a - middle) * (b - middle) for a, b in zip(ours, paper, strict=True))
+        spread = [sum((a - middle) ** 2 for a in ranks) for ranks in (ours, paper)]
+        return shared / (spread[0] * spread[1]) ** 0.5 if spread[0] and spread[1] else 0.0
+
+
+def contests(block: Block) -> list[Contest]:
+    """A contest for each bits of a block at which a row is measured, in the block's order."""
+    return list(_contests(block))
+
+
+def _contests(block: Block) -> Iterator[Contest]:
+    rows = [
+        row
+        for row in block.rows
+        if "key" in row and not is_full_precision(row) and row.get(ranking_metric().name) is not None
+    ]
+    for bits in dict.fromkeys(bits_of(row) for row in rows):
+        rivals = [row for row in rows if bits_of(row) == bits]
+        yield Contest(block, bits, tuple(sorted(rivals, key=lambda row: float(row[ranking_metric().name]))))
+
+
+def standings(block: Block) -> list[Standing | None]:
+    """The standing of each row of a block; None for full precision and for rows without a number."""
+    places: dict[int, Standing] = {}
+    for contest in contests(block):
+        places |= {id(row): contest.standing(row) for row in contest.rows}
+    return [places.get(id(row)) for row in block.rows]
+
+
+def apart(a: Row, b: Row) -> bool:
+    """Whether two rows differ in the ranking metric by more than chance; without an interval, whether they differ."""
+    gap = difference(a, b, ranking_metric().name)
+    if gap is None:
+        return False
+    return gap.value != 0 if gap.is_chance is None else not gap.is_chance
+
+
+def bits_of(row: Row) -> str:
+    """`W4A8`."""
+    return f"W{row['weight_bits']}A{row['activation_bits']}"
+
+
+def short_name(row: Row) -> str:
+    """The row's short name without its bits."""
+    return str(row["short"]).removeprefix(f"{bits_of(row)} ")
+
+
+def _place(rows: tuple[Row, ...], row: Row, column: str) -> int:
+    """1 + the number of rows with a lower number."""
+    return 1 + sum(other[column] < row[column] for other in rows)
+
+
+def _mean_ranks(rows: tuple[Row, ...], column: str) -> list[float]:
+    values = [row[column] for row in rows]
+    return [(sum(v < value for v in values) + sum(v <= value for v in values) + 1) / 2 for value in values]
