@@ -231,6 +231,6 @@ def test_continuous_integration_runs_the_tests_and_the_workflow(repository: Path
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=60)
     text = script.read_text(encoding="utf-8")
-    assert "set -euo pipefail" in text and "\nmake test MARKERS=\"not slow\"\n" in text
+    assert "set -euo pipefail" in text and '\nmake test MARKERS="not slow"\n' in text
     for configuration in re.search(r"--configfile ((?:[\w/]+\.yaml ?)+)", text)[1].split():
         assert (repository / configuration).is_file(), configuration

@@ -5,7 +5,9 @@ repository's packages and within the packages of the modules, because a method m
 a file changes the digest of exactly the steps that import it. A module that is loaded by name at run time (a method, an
 extractor) is not seen; the caller must name it. A module that reads data files (templates, style sheets) names their
 folders in `PACKAGE_DATA`, relative to its own folder; these files count too. `qdit.core.source_facts` remembers what
-each source imports, by its content. The digest is our own code, because no library follows imports without running them.
+each source imports, by its content.
+
+The digest is our own code, because no library follows imports without running them.
 """
 
 import hashlib
