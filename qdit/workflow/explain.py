@@ -23,6 +23,7 @@ from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind
 from qdit.workflow.commands import Commands, shown
 from qdit.workflow.explain_clips import clip_facts, scored_with
 from qdit.workflow.families import CLIPS
@@ -251,7 +252,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """The command that makes the calibration data that a run takes for a kind."""
-    return shown(commands.calibrate(run.setting, run.form, commands.calibration_kind(run.label, kind)))
+    chosen = chosen_kind(commands.profile, run.setting, run.label, kind)
+    return shown(commands.calibrate(run.setting, run.form, chosen))
 
 
 def imported(commands: Commands, run: Run) -> str | None:

@@ -104,8 +104,12 @@ class Calibration(Part):
     trajectory: Count
     ndtc: Count
     ndtc_wide: Count = Field(alias="ndtc-wide")
+    ndtc_released: Count = Field(alias="ndtc-released")
     uniform: Count
     per_step: Count = Field(alias="per-step")
+    """Shared by all steps of the schedule."""
+    regression: Count
+    """At every step."""
 
 
 class VBench(Part):
@@ -170,9 +174,11 @@ class SearchedAt(Part):
 
 
 class OtherCalibration(Part):
-    """Another kind of calibration data in the place of the one that the method asks for."""
+    """Other calibration data in the place of what the method asks for."""
 
     ndtc: Literal["ndtc", "ndtc-wide"] | None = None
+    per_step: Count | None = Field(default=None, alias="per-step")
+    """Images at each step, unconditional copies included, instead of the profile's number for all steps."""
 
 
 class MethodEntry(Part):
