@@ -171,6 +171,10 @@ class SearchedAt(Part):
     setting: str | None = None
     form: str | None = None
     bits: Bits | None = None
+    setting_of: dict[str, str] = Field(default_factory=dict)
+    """Model of a run → setting, for models that are searched elsewhere; without `setting`."""
+    bits_of: dict[Bits, Bits] = Field(default_factory=dict)
+    """Bits of a run → bits, for those that take the sizes of others; without `bits`."""
 
 
 class OtherCalibration(Part):

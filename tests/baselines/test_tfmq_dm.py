@@ -108,3 +108,19 @@ def test_a_range_per_timestep_serves_temporal_features_better_than_one_range():
         full, own = (temporal_outputs(network, timestep, label) for network in (random_dit(), model))
         errors.append(float((own - full).square().sum()))
     assert errors[0] < errors[1]
+
+
+def test_the_release_leaves_the_first_time_linear_and_the_input_of_the_second_alone():
+    released, ours = (quantized(time_embed=form).model for form in ("as_released", "quantized"))
+    first, second = (site.name for site in select(ours.sites(), roles=("time_embed",)))
+    kept = [(released.get_submodule(name), ours.get_submodule(name)) for name in (first, second)]
+    assert type(kept[0][0]) is torch.nn.Linear and kept[0][1].weight_bits == 4
+    assert (kept[1][0].weight_bits, kept[1][0].activation) == (4, None) and kept[1][1].activation is not None
+    others = set(quantized_sites(ours)) - {first, second}
+    assert set(quantized_sites(released)) - {second} == others
+
+
+def test_the_regularizer_covers_the_projections_too():
+    """What is learned is all of the temporal block: with a strong regularizer every α of it decides."""
+    log = quantized(iterations=20, batch=8).log["temporal"]
+    assert log["units"][0]["after"] < log["units"][0]["before"]
