@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from baselines.tfmq_dm import reconstruct_temporal
 from qdit.methods.quantize import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import StaticActivation
+from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES
+from qdit.quant.ranges import shrink_search
+from qdit.quant.reconstruction import Reconstruction
 from qdit.quant.temporal import TimestepStaticActivation
 from qdit.sampling.schedule import respaced
 from tests.small_models import calibration_set, random_dit
@@ -120,7 +124,15 @@ def test_the_release_leaves_the_first_time_linear_and_the_input_of_the_second_al
     assert set(quantized_sites(released)) - {second} == others
 
 
-def test_the_regularizer_covers_the_projections_too():
-    """What is learned is all of the temporal block: with a strong regularizer every α of it decides."""
-    log = quantized(iterations=20, batch=8).log["temporal"]
-    assert log["units"][0]["after"] < log["units"][0]["before"]
+@pytest.mark.parametrize(("strength", "moved"), [(1e6, False), (0.0, True)])
+def test_the_regularizer_covers_the_projections_too(strength, moved):
+    """Where it is strong, every weight of the temporal block, projections included, is rounded to nearest again."""
+    model = random_dit()
+    sites = select(model.sites(), roles=TEMPORAL_ROLES)
+    round_weights(model, sites, bits=4, rule=shrink_search)
+    nearest = {site.name: model.get_submodule(site.name).codes.clone() for site in sites}
+    config = Reconstruction(30, 8, rounding_rate=0.3, regularization=strength, warmup=0.0)
+    reconstruct_temporal(model, random_dit(), sites, DATA, config)
+    for site in sites:
+        same = torch.equal(model.get_submodule(site.name).codes, nearest[site.name])
+        assert same != moved, site
