@@ -136,9 +136,9 @@ def search_jobs(profile: Profile, search_place: SearchPlace, name: str, speed: S
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
     """One set of calibration data."""
-    samples, (name, _) = samples_of(profile, setting, kind), split_kind(kind)
+    samples, (counted, _) = samples_of(profile, setting, kind), split_kind(kind)
     guided = 2 if profile["settings"][setting]["cfg_scale"] > 1 else 1
-    count = samples * guided if name == "per-step" else evaluations(profile, setting, samples)
+    count = samples * guided if counted == "per-step" else evaluations(profile, setting, samples)
     return Job(name, "calibrate", count * cost)
 
 

@@ -131,7 +131,7 @@ def test_the_regularizer_covers_the_projections_too(strength, moved):
     sites = select(model.sites(), roles=TEMPORAL_ROLES)
     round_weights(model, sites, bits=4, rule=shrink_search)
     nearest = {site.name: model.get_submodule(site.name).codes.clone() for site in sites}
-    config = Reconstruction(30, 8, rounding_rate=0.3, regularization=strength, warmup=0.0)
+    config = Reconstruction(30, 8, rounding_rate=0.3, regularization=strength, warmup=0.0, betas=(2.0, 2.0))
     reconstruct_temporal(model, random_dit(), sites, DATA, config)
     for site in sites:
         same = torch.equal(model.get_submodule(site.name).codes, nearest[site.name])

@@ -70,7 +70,8 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
     assert evaluations(paper, guided, 10_000) == 2_000_000
     rtn, learned = (Run(guided, "natural", label, "w4a8", "common") for label in ("rtn", "ptq4dit"))
     assert quantize_evaluations(paper, rtn, ["trajectory"]) == 3 * 256
-    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, learned, ["per-step-256"]) == 3 * 25_600 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 2 * 5120 + 3 * 20_000 * 32, "with null copies"
     search = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
     assert search is not None and search.setting == "dit-256-cfg1.0-s50"
     assert search_evaluations(paper, search) == (500 + 3) * 500 * 50
@@ -88,9 +89,9 @@ def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(
 
 def test_a_method_that_corrects_a_checkpoint_does_not_learn_its_rounding_again(paper: Profile) -> None:
     run = Run("dit-256-cfg1.5-s100", "natural", "ptqd", "w4a8", "common")
-    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 2 * 5120
     del paper["methods"]["ptqd"]["base"]
-    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 2 * 5120 + 3 * 20_000 * 32
 
 
 def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
@@ -99,7 +100,7 @@ def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
     runs = profiles.all_runs(paper)
     assert counts["quantize"] == len(runs)
     assert counts["sample"] == sum(len(profiles.shards(paper, run.setting)) for run in runs)
-    assert counts["search"] == 3
+    assert counts["search"] == 6, "Algorithm 1 for two resolutions and two bits, ILP, Hessian-based"
     names = {job.name for job in jobs}
     assert len(names) == len(jobs)
     assert all(need in names for job in jobs for need in job.needs)
