@@ -47,7 +47,7 @@ def test_codes_on_the_bounds_pass_their_gradient():
 
 
 def test_a_plain_port_depends_on_what_clamp_does_at_its_bounds():
-    """The footgun: in torch 2.15 the derivative at the bounds is 0, and a scale gets another gradient, of any sign."""
+    """The footgun: in torch 2.15 the derivative at the bounds is 0, and a scale gets another gradient."""
     bound = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
     bound.clamp(0, 1).sum().backward()
     passes = bound.grad.tolist() == [1, 1, 1]
@@ -56,7 +56,7 @@ def test_a_plain_port_depends_on_what_clamp_does_at_its_bounds():
     plain, right = plain_port(x, quantizer), by_hand(x, quantizer, bounds_pass=True)
     torch.testing.assert_close(plain[0], by_hand(x, quantizer, bounds_pass=passes), rtol=1e-3, atol=1e-3)
     if not passes:
-        assert abs(float(plain) - float(right)) > 10 * abs(float(right))
+        assert abs(float(plain) - float(right)) > 0.5 * abs(float(right))
 
 
 def test_a_factor_is_taken_in_before_the_codes_and_out_behind_them():
