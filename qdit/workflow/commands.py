@@ -250,7 +250,7 @@ class Commands:
         values = {
             "--reference-file": self.reference_file(run.setting),
             "--reference-name": self.model(run.setting)["reference"],
-            "--images": self.profile["sampling"]["images"],
+            "--images": profiles.sampled(self.profile, run.setting)["images"],
         }
         return ("evaluate",), values | self.extractor(run.setting)
 

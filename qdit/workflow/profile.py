@@ -202,7 +202,8 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 
 def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
     """How many images or clips a run of a setting has, in which chunks and shards: images, chunk, chunks_per_shard."""
-    return family_at(profile, setting).sampled(profile)
+    images = profile["settings"][setting].get("images")
+    return family_at(profile, setting).sampled(profile) | ({} if images is None else {"images": images})
 
 
 def shards(profile: Profile, setting: str | None = None) -> range:

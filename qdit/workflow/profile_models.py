@@ -163,6 +163,8 @@ class Setting(Part):
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
+    images: Annotated[int, Field(ge=4)] | None = None
+    """Of a run, instead of sampling.images; not of clips."""
 
 
 class SearchedAt(Part):

@@ -93,6 +93,8 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
     """Raise unless a video model is sampled by rectified flow, and only that."""
     family = family_at(profile, name)
+    if setting.images is not None and family is CLIPS:
+        raise ConfigError(f"settings.{name}.images: found {setting.images}; clips are counted by `video`, remove it")
     if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
         allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
         raise ConfigError(
