@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from baselines.ptqd import fit
-from qdit.methods.quantize import quantize_model
+from qdit.core.errors import ConfigError
+from qdit.methods.quantize import load_base, quantize_model
 from qdit.methods.registry import find_method
 from qdit.models.roles import select
+from qdit.quant.checkpoint import save_checkpoint
 from qdit.quant.correction import fit_correction
 from qdit.sampling.batch import sample_images
 from qdit.sampling.guidance import denoiser
@@ -153,3 +155,19 @@ def test_sampling_uses_the_correction(sampler):
     with_it, _ = sample_images(made.model, protocol, range(2), correction=made.correction)
     without, _ = sample_images(made.model, protocol, range(2))
     assert not torch.allclose(with_it, without, rtol=1e-2)
+
+
+def test_the_base_of_ptqd_shares_its_options_and_data_as_far_as_it_has_them(tmp_path):
+    """`correction` and the images of the regression are PTQD's own; another number of iterations is another model."""
+    record = {
+        "method": "q-diffusion",
+        "options": {"iterations": 0, "batch": 16},
+        "calibration_sha256": {"per-step": "a"},
+    }
+    save_checkpoint(tmp_path, quantized(), record)
+    own = {"options": {**record["options"], "correction": "as_released"}}
+    own["calibration_sha256"] = {"per-step": "a", "regression": "b"}
+    assert load_base(tmp_path, find_method("ptqd"), own).correction is None
+    for part in ({"options": {"iterations": 5}}, {"calibration_sha256": {"per-step": "c", "regression": "b"}}):
+        with pytest.raises(ConfigError, match="give another checkpoint"):
+            load_base(tmp_path, find_method("ptqd"), own | part)
