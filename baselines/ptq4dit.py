@@ -7,14 +7,17 @@ Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
    sample for a timestep (`salience="sample"`); the paper's text has one salience per timestep. Without SSC: the
    largest over all samples.
 3. k is folded into W, and 1 / k into the adaLN rows before qkv and fc1 and into the rows of V, exactly; the release
-   divides at run time. All k come from one full-precision pass.
+   divides at run time, after the operands of attention. So the quantizer of V looks at k · (V / k), which is V
+   (`values="before"`); `values="folded"` gives V / k one range. All k come from one full-precision pass.
 4. Weights per output channel and activations per tensor: percentile search, activations on the initial set (100
    samples, four at each of 25 timesteps; more of each where the schedule has fewer).
 5. Reconstruction per block: AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together, quantized inputs,
    full-precision targets; 20,000 iterations in the paper. The release splits them over ten shards in sequence; here
    every batch is drawn from all data.
-6. Calibration: `STEPS` evenly spaced steps. The release's first samples are of class 0 only (initial set):
-   `first_classes` restores that; the paper's classes are drawn at random.
+6. Calibration: 64 samples at each of 25 evenly spaced steps, which under guidance are 32 images and their
+   unconditional copies (1,600 samples); of a DiT for 512 pixels 128 samples at each of 10 steps in batches of at most
+   16 (1,280). The release's first samples are of class 0 only (initial set): `first_classes` restores that; the
+   paper's classes are drawn at random.
 7. Its script leaves the model in training mode, so labels are dropped while sampling: never reproduced.
 8. Scope `own`: every linear and convolution (no exceptions in bits), and q, k, v and the softmax output (8 bits).
 """
@@ -29,8 +32,9 @@ from torch import Tensor
 
 from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
+from qdit.models.dit import DiT
 from qdit.models.network import Network
-from qdit.models.roles import Site, linear_of
+from qdit.models.roles import Site, ValueRows, linear_of
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
 from qdit.quant.layers import layers, operands, site_bits, with_roles
@@ -39,7 +43,11 @@ from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
 from qdit.sampling.calibration import CalibrationSet
 
-STEPS, PER_STEP, INITIAL_PER_STEP = 25, 32, 4
+STEPS, PER_STEP, INITIAL_PER_STEP = 25, 64, 4
+LARGE_STEPS, LARGE_PER_STEP, LARGE_BATCH = 10, 128, 16
+"""The same of a DiT for 512 pixels, and the batch of its reconstruction."""
+LARGE_INPUT = 64
+"""Side of the latents of 512 pixels."""
 BATCH = 64
 BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
 """Linears whose input a factor can be folded into."""
@@ -47,12 +55,16 @@ BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
 
 @dataclass(frozen=True)
 class Ptq4ditOptions(CheckedOptions):
-    """`csb`, `ssc` and `iterations` (0) switch the parts off; `batch` and `rate` are those of the rounding."""
+    """`csb`, `ssc` and `iterations` (0) switch the parts off; `batch` and `rate` are those of the rounding.
+
+    `values` says whether V is quantized as it was before folding (scope `own`).
+    """
 
     csb: bool = True
     ssc: bool = True
     salience: Literal["sample", "timestep"] = "sample"
     first_classes: bool = False
+    values: Literal["before", "folded"] = "before"
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
@@ -90,39 +102,45 @@ class Ptq4dit(Method):
     ) -> Quantized:
         """Balance, round, calibrate, reconstruct."""
         model = deepcopy(model)
-        data, initial = chosen_samples(calibration["per-step"], options)
-        weighted = layers(model, scope)
+        large = isinstance(model, DiT) and model.config.input_size >= LARGE_INPUT
+        data, initial = chosen_samples(calibration["per-step"], options, large=large)
+        weighted, factors = layers(model, scope), dict[str, Tensor]()
         if options.csb:
-            balance(model, with_roles(weighted, *BALANCED), initial, options)
+            factors = balance(model, with_roles(weighted, *BALANCED), initial, options)
         reference = deepcopy(model)
         sites = weighted if scope == "common" else [*weighted, *operands(model)]
         if weight_bits < FULL_PRECISION_BITS:
             round_weights(model, weighted, bits=weight_bits, rule=percentile_search)
         if activation_bits < FULL_PRECISION_BITS:
             bits = site_bits(sites, activation_bits)
-            calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=percentile_search)
+            inputs = value_factors(sites, factors) if options.values == "before" else {}
+            calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=percentile_search, factors=inputs)
         if options.iterations == 0 or weight_bits == activation_bits == FULL_PRECISION_BITS:
             return Quantized(model)
         learn: Literal["both", "rounding", "scales"] = "both"
         if FULL_PRECISION_BITS in (weight_bits, activation_bits):
             learn = "scales" if weight_bits == FULL_PRECISION_BITS else "rounding"
-        config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+        batch = min(options.batch, LARGE_BATCH) if large else options.batch
+        config = Reconstruction(options.iterations, batch, rounding_rate=options.rate)
         log = reconstruct(model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn=learn)
         return Quantized(model, log={"reconstruction": log})
 
 
-def chosen_samples(data: CalibrationSet, options: Ptq4ditOptions) -> tuple[CalibrationSet, CalibrationSet]:
-    """Samples for reconstruction, and the initial set."""
+def chosen_samples(
+    data: CalibrationSet, options: Ptq4ditOptions, *, large: bool = False
+) -> tuple[CalibrationSet, CalibrationSet]:
+    """Samples for reconstruction, and the initial set; `large`: of a DiT for 512 pixels."""
+    steps, per_step = (LARGE_STEPS, LARGE_PER_STEP) if large else (STEPS, PER_STEP)
     if not options.first_classes:
-        return data.spread(STEPS, PER_STEP), data.spread(STEPS, INITIAL_PER_STEP)
+        return data.spread(steps, per_step), data.spread(steps, INITIAL_PER_STEP)
     first = data.label == data.label.min()
     if data.protocol.guided:  # each sample is followed by its unconditional copy
         first = first | torch.cat([first.new_zeros(1), first[:-1]])
-    return data.spread(STEPS, PER_STEP), data.take(first).spread(STEPS, INITIAL_PER_STEP)
+    return data.spread(steps, per_step), data.take(first).spread(steps, INITIAL_PER_STEP)
 
 
-def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> None:
-    """CSB with SSC, folded into the layers around each site, in place."""
+def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> dict[str, Tensor]:
+    """CSB with SSC, folded into the layers around each site, in place; returns the factor (in,) of each site."""
     factors = {}
     for site, x in collect_inputs(model, sites, data.batches(BATCH)):
         salience = activation_salience(x)
@@ -134,3 +152,14 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
         factors[site] = factor.masked_fill(factor == 0, 1)
     for site, factor in factors.items():
         fold(model, site, factor)
+    return {site.name: factor for site, factor in factors.items()}
+
+
+def value_factors(sites: Sequence[Site], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name of each V → the factor that its rows were divided by: that of the projection behind it."""
+    of_projection = {
+        f"{site.name.rpartition('.')[0]}.v": factors[site.name]
+        for site in sites
+        if isinstance(site.fold_source, ValueRows) and site.name in factors
+    }
+    return {site.name: of_projection[site.name] for site in with_roles(sites, "v") if site.name in of_projection}

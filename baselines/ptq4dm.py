@@ -7,17 +7,15 @@ Numbered details (spec/methods.md §4.4; Shang et al., CVPR 2023):
    as the release does for asymmetric quantizers.
 3. Calibration: timesteps from a normal distribution of mean and deviation 0.4 T, as its script (its code's defaults are
    0.5 T and 0.35 T: calibration kind `ndtc-wide`; the paper's Eq. 15 has a deviation of √(T/2)).
-4. `as_released` restores the release's pairs (x_t, t): the index counts from the noisy end and is given to the network
-   as if it were the timestep.
+4. `as_released` restores the release's pairs (kind `ndtc-released`): t counts steps from the noisy end, x is what step
+   t has made (so one level less noisy), and the network is given t itself as its timestep.
 5. Scope `own`: every linear and convolution, the first and last with 8 bits, and the operands of attention, softmax
    outputs with 8 bits. AdaRound is off, as in the authors' script.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
-
-import torch
+from dataclasses import dataclass
 
 from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
@@ -33,7 +31,7 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class Ptq4dmOptions(CheckedOptions):
-    """`two_dimensional`: search zero points as well; `as_released`: mislabelled timesteps (detail 4)."""
+    """`two_dimensional`: search zero points as well; `as_released`: the release's pairs of x and t (detail 4)."""
 
     two_dimensional: bool = False
     as_released: bool = False
@@ -50,7 +48,8 @@ class Ptq4dm(Method):
   booktitle = {CVPR},
   year = {2023}
 }"""
-    calibration = ("ndtc",)
+    calibration = ("ndtc", "ndtc-released")
+    calibration_unused = (("ndtc", "as_released", True), ("ndtc-released", "as_released", False))
     Options = Ptq4dmOptions
     common_weights_are_core = True
     color = "#E69F00"  # orange
@@ -77,8 +76,7 @@ class Ptq4dm(Method):
                 model, weighted, bits=site_bits(weighted, weight_bits, edges=EDGE_BITS), rule=threshold_search
             )
         if activation_bits < FULL_PRECISION_BITS:
-            data = calibration["ndtc"]
-            data = mislabelled(data) if options.as_released else data
+            data = calibration["ndtc-released" if options.as_released else "ndtc"]
             sites = weighted if scope == "common" else [*weighted, *operands(model)]
             calibrate_static_threshold(
                 model,
@@ -88,9 +86,3 @@ class Ptq4dm(Method):
                 two_dimensional=options.two_dimensional,
             )
         return Quantized(model)
-
-
-def mislabelled(data: CalibrationSet) -> CalibrationSet:
-    """The release's timesteps: the position counted from the noisy end, not mapped to the model's scale."""
-    position = torch.searchsorted(data.schedule, data.timestep)
-    return replace(data, timestep=(data.protocol.steps - 1 - position).to(data.timestep))

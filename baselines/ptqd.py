@@ -1,9 +1,13 @@
 """PTQD: corrects the noise that Q-Diffusion's quantized model predicts.
 
 Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
-1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it.
+1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it. The release's own
+   program has one range per weight tensor and leaves the operands of attention alone: `base_form="as_released"`. It
+   learns for 10,000 iterations (`iterations`).
 2. At every step the error Δ = ε_q − ε_fp after guidance is regressed on ε_fp over images of the full-precision
-   trajectory: slope (negative ones count as none), bias per channel, variance of what is left.
+   trajectory: slope (negative ones count as none), bias per channel, variance of what is left. 1,024 images in the
+   release, of kind `regression`. `correction="as_released"`: its bias is the mean of Δ, as if there were no slope, and
+   its variance is taken before the bias is removed.
 3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM takes the remaining variance out of its own noise:
    σ'² = max(0, σ² − c² σ_q²), c the coefficient of ε in the posterior mean (docs/differences.md derives it). DDIM with
    η = 0 adds no noise, so that part is inert there.
@@ -12,16 +16,24 @@ Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from baselines.q_diffusion import QDiffusion, QDiffusionOptions
+from baselines.q_diffusion import QDiffusionOptions, learned
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
 from qdit.sampling.calibration import CalibrationSet, predictor
 
-BASE = QDiffusion()
+
+@dataclass(frozen=True)
+class PtqdOptions(QDiffusionOptions):
+    """`base_form` and `correction` say whose forms the quantized model and the regression have (details 1 and 2)."""
+
+    base_form: Literal["q-diffusion", "as_released"] = "q-diffusion"
+    correction: Literal["regression", "as_released"] = "regression"
 
 
 class Ptqd(Method):
@@ -35,8 +47,8 @@ class Ptqd(Method):
   booktitle = {NeurIPS},
   year = {2023}
 }"""
-    calibration = ("per-step",)
-    Options = QDiffusionOptions
+    calibration = ("per-step", "regression")
+    Options = PtqdOptions
     learns_rounding = True
     color = "#009E73"  # green
     marker = ">"
@@ -51,27 +63,33 @@ class Ptqd(Method):
         activation_bits: int,
         scope: Scope,
         calibration: Mapping[str, CalibrationSet],
-        options: QDiffusionOptions,
+        options: PtqdOptions,
     ) -> Quantized:
         """Q-Diffusion, then the regression at every step."""
-        quantized = BASE.quantize(
+        released = options.base_form == "as_released"
+        quantized = learned(
             model,
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             scope=scope,
-            calibration=calibration,
+            data=calibration["per-step"],
             options=options,
+            per_tensor=released,
+            attention=not released,
         )
         exact = weight_bits == activation_bits == FULL_PRECISION_BITS
-        return quantized if exact else self.correct(model, quantized, calibration)
+        return quantized if exact else self.correct(model, quantized, calibration, options)
 
-    def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+    def correct(
+        self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: PtqdOptions
+    ) -> Quantized:
         """The regression at every step."""
-        correction = fit(model, quantized.model, calibration["per-step"])
+        intercept = options.correction == "regression"
+        correction = fit(model, quantized.model, calibration["regression"], intercept=intercept)
         return Quantized(quantized.model, correction, quantized.log)
 
 
-def fit(model: Network, quantized: Network, data: CalibrationSet) -> NoiseCorrection:
+def fit(model: Network, quantized: Network, data: CalibrationSet, *, intercept: bool = True) -> NoiseCorrection:
     """Regression of the quantized model's error at each step of the calibration data's protocol."""
     protocol, channels = data.protocol, model.config.in_channels
     samples = data.conditional()
@@ -83,6 +101,6 @@ def fit(model: Network, quantized: Network, data: CalibrationSet) -> NoiseCorrec
                 predictor(network, at_step.conditions, protocol)(at_step.x, at_step.timestep)[:, :channels]
                 for network in (model, quantized)
             )
-            rows.append(fit_correction(full, low_bits))
+            rows.append(fit_correction(full, low_bits, intercept=intercept))
     slope, bias, residual = (torch.stack(column) for column in zip(*rows, strict=True))
     return NoiseCorrection(slope=slope.clone(), bias=bias.clone(), residual=residual.clone())

@@ -7,13 +7,15 @@ Numbered details (spec/methods.md §4.10; Li et al., ICCV 2023):
    iterations, rate 4e-4, |error|^2.4. The release can replace the searched range by running statistics; not used here.
 3. Calibration: images at evenly spaced steps of the sampling trajectory (20 × 256 in the release).
 4. The split of concatenated shortcuts has nothing to act on in a DiT.
-5. Scope `own`: every linear and convolution, the first and last with 8 bits, and the operands of attention, softmax
-   outputs with 8 bits. Only blocks are reconstructed; layers outside them are rounded to nearest.
+5. Scope `own`: every linear and convolution, and the operands of attention, softmax outputs with 8 bits. The paper
+   keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`). Only blocks are
+   reconstructed; layers outside them are rounded to nearest.
 """
 
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Literal
 
 from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
@@ -32,11 +34,15 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class QDiffusionOptions(CheckedOptions):
-    """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it."""
+    """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it.
+
+    `edges` says whether the first and last layer keep 8 bits.
+    """
 
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
+    edges: Literal["8-bit", "as_released"] = "8-bit"
 
 
 class QDiffusion(Method):
@@ -70,27 +76,53 @@ class QDiffusion(Method):
         options: QDiffusionOptions,
     ) -> Quantized:
         """Weights with learned rounding, then activations with learned scales."""
-        model, reference = deepcopy(model), deepcopy(model)
-        weighted = layers(model, scope)
-        data = calibration["per-step"].spread(STEPS, PER_STEP)
-        log = {}
-        if weight_bits < FULL_PRECISION_BITS:
-            bits = site_bits(weighted, weight_bits, edges=EDGE_BITS)
-            round_weights(model, weighted, bits=bits, rule=shrink_search)
-            if options.iterations:
-                config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
-                units = block_units(weighted)
-                log["reconstruction"] = reconstruct(
-                    model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
-                )
-        if activation_bits < FULL_PRECISION_BITS:
-            sites = weighted if scope == "common" else [*weighted, *operands(model)]
-            initial = data.scattered(INITIAL_SAMPLES)
-            bits = site_bits(sites, activation_bits, edges=EDGE_BITS)
-            calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
-            if options.iterations:
-                config = Reconstruction(max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4)
-                log["scales"] = reconstruct(
-                    model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
-                )
-        return Quantized(model, log=log)
+        return learned(
+            model,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            data=calibration["per-step"],
+            options=options,
+        )
+
+
+def learned(
+    model: Network,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    scope: Scope,
+    data: CalibrationSet,
+    options: QDiffusionOptions,
+    per_tensor: bool = False,
+    attention: bool = True,
+) -> Quantized:
+    """Weights with learned rounding, then activations with learned scales, on a copy of the model.
+
+    `per_tensor`: one range per weight tensor instead of one per output channel. `attention`: scope `own` quantizes the
+    operands of attention.
+    """
+    model, reference = deepcopy(model), deepcopy(model)
+    weighted, data = layers(model, scope), data.spread(STEPS, PER_STEP)
+    edges = EDGE_BITS if options.edges == "8-bit" else None
+    log = {}
+    if weight_bits < FULL_PRECISION_BITS:
+        bits = site_bits(weighted, weight_bits, edges=edges)
+        round_weights(model, weighted, bits=bits, rule=shrink_search, per_tensor=per_tensor)
+        if options.iterations:
+            config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+            units = block_units(weighted)
+            log["reconstruction"] = reconstruct(
+                model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
+            )
+    if activation_bits < FULL_PRECISION_BITS:
+        sites = [*weighted, *operands(model)] if scope == "own" and attention else weighted
+        initial = data.scattered(INITIAL_SAMPLES)
+        bits = site_bits(sites, activation_bits, edges=edges)
+        calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
+        if options.iterations:
+            config = Reconstruction(max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4)
+            log["scales"] = reconstruct(
+                model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
+            )
+    return Quantized(model, log=log)

@@ -4,8 +4,9 @@ Numbered details (spec/methods.md §4.7; Huang et al., CVPR 2024):
 1. Weights per output channel: 80 shrunk ranges, |error|^2.4, then AdaRound (20,000 iterations, λ 0.01, β 20 → 2).
 2. Temporal information block (TIB): timestep embedding, every block's adaLN and the final one. TIAR reconstructs it as
    a whole against all its projections, for timesteps of the schedule × labels (and the null label), and nothing else;
-   in an STDiT3: timestep and fps embeddings and the shared modulation linear, at the clips' frames per second;
-   the release's regularizer leaves out the projections, here it covers all that is learned.
+   in an STDiT3: timestep and fps embeddings and the shared modulation linear, at the clips' frames per second. The
+   regularizer covers all that is learned, as in the release. The release leaves the first linear of the timestep
+   embedding in full precision, and the input of the second: `time_embed="as_released"`.
 3. Blocks are reconstructed without the TIB, weights only, activations in full precision.
 4. FSC: every activation quantizer keeps one range per timestep, as released (`fsc="all"`); the paper speaks of the TIB
    (`fsc="tib"`), the others then have one range. `fsc="none"` switches it off. Ranges: running min-max 0.95 with zero
@@ -43,10 +44,14 @@ LABELS = 32
 
 @dataclass(frozen=True)
 class TfmqDmOptions(CheckedOptions):
-    """`tiar` and `iterations` (0) switch reconstruction off; `fsc` says whose ranges depend on the timestep."""
+    """`tiar` and `iterations` (0) switch reconstruction off; `fsc` says whose ranges depend on the timestep.
+
+    `time_embed`: which parts of the timestep embedding are quantized (detail 2).
+    """
 
     tiar: bool = True
     fsc: Literal["all", "tib", "none"] = "all"
+    time_embed: Literal["quantized", "as_released"] = "quantized"
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
@@ -84,14 +89,16 @@ class TfmqDm(Method):
         """Weights of the TIB, weights of the blocks, then all activation ranges."""
         model, reference = deepcopy(model), deepcopy(model)
         temporal = select(model.sites(), roles=TEMPORAL_ROLES)
+        embedding = with_roles(temporal, "time_embed") if options.time_embed == "as_released" else []
+        weighted = [site for site in temporal if site not in embedding[:1]]
         core = select(model.sites(), roles=CORE_ROLES)
         data = calibration["per-step"]
         log: dict[str, Any] = {}
         if weight_bits < FULL_PRECISION_BITS:
             config = Reconstruction(max(1, options.iterations), options.batch, rounding_rate=options.rate)
-            round_weights(model, temporal, bits=weight_bits, rule=shrink_search)
+            round_weights(model, weighted, bits=weight_bits, rule=shrink_search)
             if options.iterations and options.tiar:
-                log["temporal"] = reconstruct_temporal(model, reference, temporal, data, config)
+                log["temporal"] = reconstruct_temporal(model, reference, weighted, data, config)
             round_weights(model, core, bits=weight_bits, rule=shrink_search)
             if options.iterations:
                 selected = data.spread(STEPS, PER_STEP)
@@ -104,7 +111,8 @@ class TfmqDm(Method):
                     learn="rounding",
                 )
         if activation_bits < FULL_PRECISION_BITS:
-            sites = [*temporal, *core, *(operands(model) if scope == "own" else [])]
+            sites = [site for site in temporal if site not in embedding]
+            sites += [*core, *(operands(model) if scope == "own" else [])]
             calibrate(model, sites, data, site_bits(sites, activation_bits), options)
         return Quantized(model, log=log)
 

@@ -15,6 +15,7 @@ from snakemake.utils import min_version
 sys.path.insert(0, str(workflow.basedir))
 
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import COUNTED
 from qdit.workflow.commands import Commands
 from qdit.workflow.families import CLIPS
 from qdit.core.digest import Sources
@@ -120,7 +121,7 @@ wildcard_constraints:
     extractor=one_of(config["extractors"]),
     bits=r"w\d+a\d+",
     scope="common|own",
-    kind=one_of(config["calibration"]),
+    kind=one_of(config["calibration"]) + f"|{COUNTED}",
     search=one_of(config.get("searches", {})),
     shard=r"\d{3}",
     table=one_of(config["tables"]),

@@ -4,7 +4,14 @@ import torch
 
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
-from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
+from qdit.sampling.calibration import (
+    AT_EVERY_STEP,
+    CONDITIONAL,
+    KINDS,
+    CalibrationSet,
+    chosen_steps,
+    with_unconditional,
+)
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.schedule import respaced
 
@@ -41,13 +48,13 @@ def calibration_set(
     """
     schedule, draw = respaced(protocol.steps).timesteps, torch.Generator().manual_seed(KINDS.index(kind))
     label = torch.randint(config.num_classes, (samples,), generator=draw)
-    if kind == "per-step":
+    if kind in AT_EVERY_STEP:
         step = torch.arange(protocol.steps).flip(0).repeat_interleave(samples)
         label = label.repeat(protocol.steps)
     else:
-        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed)).clamp(min=0)
     x = torch.randn(len(step), config.in_channels, config.input_size, config.input_size, generator=draw)
     unconditional = torch.zeros(len(step), dtype=torch.bool)
     found = CalibrationSet(kind, x, torch.from_numpy(schedule)[step], (label,), unconditional, protocol)
-    guided = kind != "trajectory" and protocol.guided
+    guided = kind not in CONDITIONAL and protocol.guided
     return with_unconditional(found, (torch.full_like(label, config.null_class),)) if guided else found

@@ -4,7 +4,14 @@ import torch
 
 from qdit.models.config import STDiT3Config
 from qdit.models.stdit3 import STDiT3
-from qdit.sampling.calibration import KINDS, CalibrationSet, chosen_steps, with_unconditional
+from qdit.sampling.calibration import (
+    AT_EVERY_STEP,
+    CONDITIONAL,
+    KINDS,
+    CalibrationSet,
+    chosen_steps,
+    with_unconditional,
+)
 from qdit.sampling.calibration_set import schedule_of
 from qdit.sampling.families import CLIPS
 from qdit.sampling.flow_protocol import FlowProtocol
@@ -64,14 +71,14 @@ def video_calibration_set(
     kind: str, *, samples: int = 16, protocol: FlowProtocol = FLOW, config: STDiT3Config = TINY_VIDEO
 ) -> CalibrationSet:
     """A calibration set of the layout of `collect`, its clips random instead of a trajectory's."""
-    if kind == "per-step":
+    if kind in AT_EVERY_STEP:
         step = torch.arange(protocol.steps).flip(0).repeat_interleave(samples)
     else:
-        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+        step = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed)).clamp(min=0)
     x, _, text, mask = video_inputs(config, count=len(step), seed=KINDS.index(kind))
     prompts = torch.arange(len(step)) % samples
     conditions = (text[prompts], mask[prompts])
     unconditional = torch.zeros(len(step), dtype=torch.bool)
     found = CalibrationSet(kind, x, schedule_of(protocol)[step], conditions, unconditional, protocol)
-    guided = kind != "trajectory" and protocol.guided
+    guided = kind not in CONDITIONAL and protocol.guided
     return with_unconditional(found, CLIPS.null_conditions(random_stdit3(config), conditions)) if guided else found

@@ -53,7 +53,8 @@ def calibrate(
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Calibration file to write (.safetensors).")],
     kind: Annotated[
-        str, typer.Option(help="trajectory, ndtc, ndtc-wide, uniform or per-step; `qdit methods` explains them.")
+        str,
+        typer.Option(help="trajectory, ndtc, ndtc-wide, ndtc-released, uniform, per-step or regression."),
     ] = "trajectory",
     samples: Annotated[
         int | None,

@@ -41,7 +41,10 @@ class Method(ABC):
     Options: ClassVar[type]
     """Frozen dataclass of the method's options, of `CheckedOptions`: its annotations say which values are allowed."""
     base: ClassVar[str | None] = None
-    """Method whose result this one only corrects: its checkpoint may be given instead of being made again."""
+    """Method whose result this one only corrects: its checkpoint may be given instead of being made again.
+
+    The base's options and kinds of calibration data are among this method's, with the same values in both.
+    """
     learns_rounding: ClassVar[bool] = False
     """Whether it learns how to round over `iterations` of `batch` samples (options): what makes it costly."""
     common_weights_are_core: ClassVar[bool] = False
@@ -78,6 +81,8 @@ class Method(ABC):
     ) -> Quantized:
         """Quantized copy of `model`."""
 
-    def correct(self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet]) -> Quantized:
+    def correct(
+        self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: Any
+    ) -> Quantized:
         """Add the method's correction to the result of its base method; `model` is the full-precision model."""
         raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")

@@ -1,7 +1,7 @@
 """The step weights → quantized checkpoint: checks the inputs, quantizes by the named method, saves."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ from qdit.sampling.precision import torch_device
 def options_of(method: Method, values: Mapping[str, Any]) -> Any:
     """Make the method's options dataclass from JSON; ConfigError for unknown names and wrong values."""
     return parse_options(method.name, method.Options, values)
+
+
+def has_option(method: Method, name: str) -> bool:
+    """Whether a method has an option of this name."""
+    return name in {field.name for field in fields(method.Options)}
 
 
 def check_bits(weight_bits: int, activation_bits: int) -> None:
@@ -84,11 +89,11 @@ def quantize_weights_file(
     """Step: weights and calibration files → quantized checkpoint in the folder `out`.
 
     Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
-    have the same weights, data, bits, scope and options.
+    have the same weights, data, bits and scope, and the same options as far as it has them.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
-    options_of(method_object, options or {})  # before anything is loaded
+    parsed = options_of(method_object, options or {})  # before anything is loaded
     model, target = load_model(weights), torch_device(device)
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(target)
@@ -123,7 +128,7 @@ def quantize_weights_file(
         uncorrected = load_base(base, method_object, record)
         uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
         with method_code():
-            quantized = method_object.correct(model, uncorrected, loaded)
+            quantized = method_object.correct(model, uncorrected, loaded, parsed)
     save_checkpoint(out, quantized, record)
 
 
@@ -131,6 +136,10 @@ def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quanti
     """The checkpoint that a method corrects; ConfigError unless the base method made it with the same inputs."""
     model, correction, config = read_checkpoint(folder)
     wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
+    base = find_method(str(method.base))
+    wanted["options"] = {key: value for key, value in record["options"].items() if has_option(base, key)}
+    data = record["calibration_sha256"]
+    wanted["calibration_sha256"] = {kind: digest for kind, digest in data.items() if kind in base.calibration}
     for key, value in wanted.items():
         recorded = config["record"].get(key)
         if recorded != value:

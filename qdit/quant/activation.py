@@ -125,3 +125,50 @@ class StaticActivation(Activation):
         if width % values.numel():
             check_group_size(max(1, width // values.numel()), width, "static activation")
         return values.repeat_interleave(width // values.numel())
+
+    def rescaled(self, scale: Tensor) -> "StaticActivation":
+        """The same quantizer with other scales."""
+        return StaticActivation(bits=self.bits, scale=scale, zero_point=self.zero_point, per=self.per)
+
+    def entered(self, x: Tensor) -> Tensor:
+        """What the codes are of."""
+        return x
+
+    def left(self, x: Tensor) -> Tensor:
+        """The inverse of `entered`."""
+        return x
+
+
+class FactoredActivation(StaticActivation):
+    """One (scale, zero_point) of x · factor, for an operand (N, heads, T, d) whose channels were divided by `factor`.
+
+    `factor` is (heads, 1, d), or (1, 1, d) where heads share it. It keeps the quantizer of V that of the V before a
+    factor was folded into it (PTQ4DiT).
+    """
+
+    factor: Tensor
+
+    def __init__(self, *, bits: int, scale: Tensor, zero_point: Tensor, factor: Tensor) -> None:
+        super().__init__(bits=bits, scale=scale, zero_point=zero_point)
+        self.register_buffer("factor", factor.detach().float())
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": "factored", "bits": self.bits, "heads": self.factor.shape[0], "width": self.factor.shape[-1]}
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The quantizer of a spec and its tensors."""
+        names = ("scale", "zero_point", "factor")
+        return cls(bits=spec["bits"], **{name: tensors[name] for name in names})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(fake_quantize(self.entered(x), self.scale, self.zero_point.to(x.dtype), self.bits))
+
+    def rescaled(self, scale: Tensor) -> "FactoredActivation":
+        return FactoredActivation(bits=self.bits, scale=scale, zero_point=self.zero_point, factor=self.factor)
+
+    def entered(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def left(self, x: Tensor) -> Tensor:
+        return x / self.factor

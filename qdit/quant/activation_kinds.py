@@ -7,13 +7,14 @@ from torch import Tensor
 
 from qdit.core.errors import CheckpointError
 from qdit.models.roles import StepContext
-from qdit.quant.activation import Activation, DynamicActivation, StaticActivation
+from qdit.quant.activation import Activation, DynamicActivation, FactoredActivation, StaticActivation
 from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation
 from qdit.quant.temporal import TimestepStaticActivation, TwinSoftmaxActivation
 
 PLAIN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Activation]] = {
     "dynamic": DynamicActivation.build,
     "static": StaticActivation.build,
+    "factored": FactoredActivation.build,
     "log-sqrt2": LogSqrt2Activation.build,
     "twin-gelu": TwinGeluActivation.build,
 }

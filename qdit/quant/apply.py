@@ -12,7 +12,7 @@ from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetr
 from qdit.core.errors import naming
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
-from qdit.quant.activation import DynamicActivation, Sharing, StaticActivation
+from qdit.quant.activation import DynamicActivation, FactoredActivation, Sharing, StaticActivation
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
 from qdit.quant.ranges import (
@@ -57,13 +57,15 @@ def round_weights(
     bits: Bits,
     rule: Ranges = minmax,
     group_sizes: GroupSizes | None = None,
+    per_tensor: bool = False,
 ) -> None:
-    """Round the weights of the sites to nearest with a range rule per output channel, or per group of inputs."""
+    """Round the weights of the sites to nearest with a range rule per output channel, per group of inputs or tensor."""
     for site in sites:
         weight = linear_of(model, site).weight.detach().flatten(1)
         size = None if group_sizes is None else group_sizes[site.name]
+        shared = Granularity("tensor") if per_tensor else granularity(size)
         with naming(site.name):
-            quantized = quantize_weight(weight, bits=bits_of(bits, site), granularity=granularity(size), ranges=rule)
+            quantized = quantize_weight(weight, bits=bits_of(bits, site), granularity=shared, ranges=rule)
         quantize_site(model, site, weight=quantized)
 
 
@@ -170,17 +172,33 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
 
 
 def calibrate_static(
-    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, rule: Ranges
+    model: Network,
+    sites: Sequence[Site],
+    batches: Iterable[Batch],
+    *,
+    bits: Bits,
+    rule: Ranges,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Give each site a static range per tensor, by a range rule on all its inputs at once.
 
     All sites are observed before the first quantizer is inserted. So the ranges are those of full-precision
-    activations.
+    activations. `factors`: names of operands → the factor of each of their channels (heads · width). The operand is
+    multiplied by it before it is quantized, and divided by it after.
     """
-    quantizers = {}
+    quantizers: dict[Site, StaticActivation] = {}
     for site, x in collect_inputs(model, sites, batches):
+        factor = (factors or {}).get(site.name)
+        if factor is not None:
+            factor = factor.reshape(-1, 1, x.shape[-1])
+            x = x * factor
         scale, zero_point = rule(x.reshape(1, -1), bits_of(bits, site))
-        quantizers[site] = StaticActivation(bits=bits_of(bits, site), scale=scale, zero_point=zero_point)
+        if factor is None:
+            quantizers[site] = StaticActivation(bits=bits_of(bits, site), scale=scale, zero_point=zero_point)
+        else:
+            quantizers[site] = FactoredActivation(
+                bits=bits_of(bits, site), scale=scale, zero_point=zero_point, factor=factor
+            )
     for site, quantizer in quantizers.items():
         quantize_site(model, site, activation=quantizer)
 

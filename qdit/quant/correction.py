@@ -69,19 +69,22 @@ def per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 2))
 
 
-def fit_correction(full: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def fit_correction(full: Tensor, quantized: Tensor, *, intercept: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Slope (), bias (C,) and residual variance () from noise predictions or velocities (N, C, …) of one step.
 
     The error Δ = ε_q − ε_fp is regressed on ε_fp; a negative slope counts as 0. The bias is the mean of the rest, for
     each channel. The residual variance is computed after that, on the scale of the corrected prediction: it is the
     squared mean of the standard deviations of the samples.
+
+    Without `intercept` it is the form of PTQD's program: the bias is the mean error itself, and the standard deviation
+    is taken before the bias is removed.
     """
     x, error = full.double(), (quantized - full).double()
     centred = x - x.mean()
     spread = centred.square().mean()
     slope = ((centred * error).mean() / spread.clamp(min=1e-12)).clamp(min=0)
     rest = error - slope * x
-    bias = rest.mean(dim=(0, *range(2, rest.dim())))
-    noise = rest - per_channel(bias, rest)
+    bias = (rest if intercept else error).mean(dim=(0, *range(2, rest.dim())))
+    noise = rest - per_channel(bias, rest) if intercept else rest
     deviation = noise.flatten(1).std(dim=1).mean() / (1 + slope)
     return slope.float(), bias.float(), torch.square(deviation).float()

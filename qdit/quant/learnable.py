@@ -27,13 +27,12 @@ class LearnedScale(nn.Module):
         zero_point = self.quantizer.zero_point.to(x.dtype)
         if scale.numel() > 1:
             scale, zero_point = self.quantizer.broadcast(scale, x), self.quantizer.broadcast(zero_point, x)
-        value: Tensor = _StraightThrough.apply(x, scale, zero_point, 2**self.quantizer.bits - 1)
-        return value
+        value: Tensor = _StraightThrough.apply(self.quantizer.entered(x), scale, zero_point, 2**self.quantizer.bits - 1)
+        return self.quantizer.left(value)
 
     def frozen(self) -> StaticActivation:
-        """An ordinary static quantizer with the learned scale."""
-        old = self.quantizer
-        return StaticActivation(bits=old.bits, scale=self.scale, zero_point=old.zero_point, per=old.per)
+        """The quantizer with the learned scale."""
+        return self.quantizer.rescaled(self.scale)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -3,8 +3,10 @@
 `trajectory` is Q-DiT's collection: each image is recorded at a step of its own, distinct within a batch of 16,
 conditional half only. The others follow the protocol's sampler and hold, under guidance, unconditional copies as well:
 `ndtc` is PTQ4DM's normally distributed timesteps (with correct (x_t, t) pairs), `ndtc-wide` the same with the defaults
-of its code, `uniform` draws one step per image (RepQ-ViT's images, spread over time), and `per-step` records every
-image at every step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD), of which methods take the part they need.
+of its code, `ndtc-released` its program's pairs: it counts t from the noisy end, records what step t has made, and
+gives t itself to the network. `uniform` draws one step per image (RepQ-ViT's images, spread over time), and `per-step`
+records every image at every step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD), of which methods take what they need.
+`regression` does the same without unconditional copies (PTQD's fit, after guidance); its number is that of the images.
 
 Trajectories run side by side, as many as `together` says: a number that depends on the model alone, since samples of
 another batch differ in rounding.
@@ -61,12 +63,18 @@ ELEMENTS = 1 << 24
 """Elements of the tokens of all trajectories that run side by side: 56 images of DiT-XL/2 at 256×256, 14 at 512×512, 2
 clips of STDiT3 at 51×240×426.
 """
-NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35)}
-"""Mean and deviation as fractions of the number of steps: PTQ4DM's script, and the defaults of its code."""
+NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35), "ndtc-released": (0.4, 0.4)}
+"""Mean and deviation as fractions of the number of steps: PTQ4DM's script, its code's defaults, its script again."""
+AT_EVERY_STEP = ("per-step", "regression")
+"""Kinds that record each image at every step."""
+CONDITIONAL = ("trajectory", "regression")
+"""Kinds without unconditional copies."""
+ALL, CLEAN = -2, -1
+"""In the place of a step: every step; x_0, which no step follows."""
 
 
 def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
-    """Step index (0 = least noisy) at which each sample is recorded, (samples,)."""
+    """Step index (0 = least noisy) at which each sample is recorded, (samples,): `ALL` every step, `CLEAN` x_0."""
     if kind == "trajectory":
         size = min(TRAJECTORY_BATCH, steps)
         batches = [
@@ -77,11 +85,12 @@ def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
     if kind in NORMAL:
         mean, deviation = NORMAL[kind]
         draw = generator(seed, Purpose.CALIBRATION_STEP).normal(mean * steps, deviation * steps, samples)
-        return np.clip(draw.astype(np.int64), 0, steps - 1)
+        position = np.clip(draw.astype(np.int64), 0, steps - 1)
+        return steps - 2 - position if kind == "ndtc-released" else position
     if kind == "uniform":
         return generator(seed, Purpose.CALIBRATION_STEP).integers(steps, size=samples)
-    if kind == "per-step":
-        return np.full(samples, -1)
+    if kind in AT_EVERY_STEP:
+        return np.full(samples, ALL)
     raise ConfigError(f"calibration kind {kind!r}: allowed are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
 
 
@@ -90,7 +99,8 @@ def collect(
 ) -> CalibrationSet:
     """Record noisy images or clips of the model's own trajectories (with the protocol's steps and guidance).
 
-    `samples` is their number; in a `per-step` set all steps share them equally (rounded up). Trajectories follow the
+    `samples` is their number; in a `per-step` set all steps share them equally (rounded up), in a `regression` set each
+    step has as many. Trajectories follow the
     protocol's sampler, except that those of `trajectory` are always DDIM's, as in Q-DiT's script. A video model takes
     its prompts in turn from `text`, which needs one at least.
     """
@@ -101,12 +111,15 @@ def collect(
     family, schedule = family_of(model.config), schedule_of(protocol)
     drawn = family.calibration_conditions(model.config, family.require(protocol), samples, text)
     x, step, index = record(model, kind, protocol, drawn, chosen)
-    order = index.argsort() if kind != "per-step" else step.argsort(descending=True, stable=True)
+    order = step.argsort(descending=True, stable=True) if kind in AT_EVERY_STEP else index.argsort()
     x, step, index = x[order], step[order], index[order]
     unconditional = torch.zeros(len(index), dtype=torch.bool)
     conditions = tuple(column[index] for column in drawn)
-    recorded = CalibrationSet(kind, x.clone(), schedule[step], conditions, unconditional, protocol)
-    guided = kind != "trajectory" and protocol.guided
+    timestep = schedule[step]
+    if kind == "ndtc-released":  # the position from the noisy end, not mapped to the scale of the network
+        timestep = (protocol.steps - 2 - step).to(schedule.dtype)
+    recorded = CalibrationSet(kind, x.clone(), timestep, conditions, unconditional, protocol)
+    guided = kind not in CONDITIONAL and protocol.guided
     return with_unconditional(recorded, family.null_conditions(model, conditions)) if guided else recorded
 
 
@@ -126,16 +139,16 @@ def record(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Yield x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
 
-    `chosen` (samples,) is the step at which each sample is recorded; −1 stands for every step.
+    `chosen` (samples,) is the step at which each sample is recorded; `ALL` stands for every step, `CLEAN` for x_0.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
         for samples in torch.arange(len(chosen)).split(together(model, protocol)):
             of_batch = tuple(condition[samples] for condition in conditions)
             for now, x in own_trajectory(model, kind, protocol, of_batch, samples):
-                if now < 0:
-                    break  # x_0 itself, where no model is evaluated
-                rows = (chosen[samples] == now) | (chosen[samples] < 0)
+                rows = (chosen[samples] == now) | ((chosen[samples] == ALL) & (now >= 0))
+                if not rows.any():
+                    continue
                 index = samples[rows]
                 parts.append((x[rows.to(x.device)].float().cpu(), torch.full_like(index, now), index))
     found_x, step, index = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -20,7 +20,7 @@ from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.origin import PROTOCOLS, facts_of, require_repeated
 from qdit.sampling.protocol import Protocol, Sampled
 
-KINDS = ("trajectory", "ndtc", "ndtc-wide", "uniform", "per-step")
+KINDS = ("trajectory", "ndtc", "ndtc-wide", "ndtc-released", "uniform", "per-step", "regression")
 
 AnyProtocol = Protocol | FlowProtocol
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from qdit.core.run import SIMULATE, Run
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
 from qdit.workflow.families import CLIPS, ProfileFamily, family_at
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchRun, needs_calibration
@@ -86,10 +87,6 @@ class Commands:
         model = self.model(setting)
         return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
 
-    def calibration_kind(self, label: str, kind: str) -> str:
-        """Kind of calibration data that a method's entry uses in place of `kind`."""
-        return str(self.profile["methods"][label].get("calibration", {}).get(kind, kind))
-
     def calibration_file(self, setting: str, form: str, kind: str) -> Path:
         """Calibration data of a setting, form and kind."""
         return self.results / "calibration" / self.model_name(setting) / form / setting / f"{kind}.safetensors"
@@ -97,7 +94,8 @@ class Commands:
     def calibration_files(self, run: Run, kinds: Iterable[str]) -> dict[str, Path]:
         """Kind → the calibration data that a run takes for it."""
         return {
-            kind: self.calibration_file(run.setting, run.form, self.calibration_kind(run.label, kind)) for kind in kinds
+            kind: self.calibration_file(run.setting, run.form, chosen_kind(self.profile, run.setting, run.label, kind))
+            for kind in kinds
         }
 
     def search_file(self, search: SearchRun) -> Path:
@@ -176,8 +174,8 @@ class Commands:
 
     def calibrate(self, setting: str, form: str, kind: str) -> str:
         """Weights → calibration data."""
-        path, counts = self.calibration_file(setting, form, kind), self.family(setting).calibration(self.profile)
-        options = [*flags({"--kind": kind, "--samples": counts[kind]}), *self.text(setting)]
+        path, (name, _) = self.calibration_file(setting, form, kind), split_kind(kind)
+        options = [*flags({"--kind": name, "--samples": samples_of(self.profile, setting, kind)}), *self.text(setting)]
         return command("calibrate", self.weights(setting, form), path, *options, *self.protocol(setting, decoded=False))
 
     def search(self, search: SearchRun) -> str:
@@ -252,7 +250,7 @@ class Commands:
         values = {
             "--reference-file": self.reference_file(run.setting),
             "--reference-name": self.model(run.setting)["reference"],
-            "--images": self.profile["sampling"]["images"],
+            "--images": profiles.sampled(self.profile, run.setting)["images"],
         }
         return ("evaluate",), values | self.extractor(run.setting)
 

@@ -6,7 +6,7 @@ operations of one):
     sample       images or clips · S · g
     calibrate    samples · S · g; of kind per-step samples · g, since one trajectory gives a sample at every step
     quantize     3 · iterations · batch where rounding is learned (forward and backward; a block costs 1/L of the
-                 network), and 3 per calibration sample in any case: a lower bound where a method searches besides
+                 network), and 3 per row of calibration data in any case: a lower bound where a method searches besides
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
 Seconds are operations over the speed of one GPU: given, or measured by the finished jobs of a results folder. Not
@@ -24,6 +24,7 @@ from qdit.core.run import SIMULATE, Run, split_bits
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of, split_kind
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.families import CLIPS
@@ -53,22 +54,17 @@ def evaluations(profile: Profile, setting: str, images: int) -> int:
     return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
 
 
-def calibration_samples(profile: Profile, setting: str, kind: str) -> int:
-    """Noisy images or clips of a kind of calibration data."""
-    return int(profiles.family_at(profile, setting).calibration(profile)[kind])
-
-
-def calibration_kinds(profile: Profile, label: str) -> list[str]:
-    """Kinds of calibration data that the runs of a label take."""
-    entry = profile["methods"][label]
+def calibration_kinds(profile: Profile, run: Run) -> list[str]:
+    """Kinds of calibration data that a run takes."""
+    entry = profile["methods"][run.label]
     kinds = planned_kinds(entry["method"], entry.get("options", {}))
-    return [entry.get("calibration", {}).get(kind, kind) for kind in kinds]
+    return [chosen_kind(profile, run.setting, run.label, kind) for kind in kinds]
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
     """Network evaluations of a quantization, in whole passes of the network."""
     entry = profile["methods"][run.label]
-    passes = 3 * sum(calibration_samples(profile, run.setting, kind) for kind in kinds)
+    passes = 3 * sum(rows_of(profile, run.setting, kind) for kind in kinds)
     method = method_sources().get(entry["method"])
     if method is None or not method.learns_rounding or "base" in entry:  # a base's rounding is learned already
         return passes
@@ -107,7 +103,7 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     """Jobs of one run: calibration, search, quantization and sampling."""
     entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
-    kinds = calibration_kinds(profile, run.label)
+    kinds = calibration_kinds(profile, run)
     cost = network_of(profile, run.setting).flops / speed.flops
     needs = []
     for kind in kinds:
@@ -140,9 +136,9 @@ def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
     """One set of calibration data."""
-    samples = calibration_samples(profile, setting, kind)
+    samples, (counted, _) = samples_of(profile, setting, kind), split_kind(kind)
     guided = 2 if profile["settings"][setting]["cfg_scale"] > 1 else 1
-    count = samples * guided if kind == "per-step" else evaluations(profile, setting, samples)
+    count = samples * guided if counted == "per-step" else evaluations(profile, setting, samples)
     return Job(name, "calibrate", count * cost)
 
 
@@ -186,10 +182,10 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
         bits, _ = split_bits(run.bits)
         size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
         sizes["checkpoints"] += 1e6 * size
-        for kind in calibration_kinds(profile, run.label):
+        for kind in calibration_kinds(profile, run):
             sets.add((run.setting, run.form, kind, network.cells))
     for setting, _, kind, cells in sets:
-        sizes["calibration data"] += calibration_samples(profile, setting, kind) * (4 * cells + 16)
+        sizes["calibration data"] += rows_of(profile, setting, kind) * (4 * cells + 16)
     return {name: size for name, size in sizes.items() if size}
 
 
@@ -214,8 +210,8 @@ def memory_bytes(profile: Profile) -> dict[str, float]:
         cells = network.tokens * config.hidden_size
         batch = family.guided_rows * chunk * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
         kept = max(
-            calibration_samples(profile, setting, "per-step") * 2 * cells,
-            calibration_samples(profile, setting, "trajectory") * config.mlp_ratio * cells,
+            samples_of(profile, setting, "per-step") * 2 * cells,
+            samples_of(profile, setting, "trajectory") * config.mlp_ratio * cells,
         )
         peaks = {
             "import_weights": 2 * weights,

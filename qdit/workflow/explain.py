@@ -23,6 +23,7 @@ from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind
 from qdit.workflow.commands import Commands, shown
 from qdit.workflow.explain_clips import clip_facts, scored_with
 from qdit.workflow.families import CLIPS
@@ -194,7 +195,7 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
     """The samples of a run. Every chunk is checked against the lists that its jobs wrote."""
-    folder, images = commands.samples(run), commands.profile["sampling"]["images"]
+    folder, images = commands.samples(run), profiles.sampled(commands.profile, run.setting)["images"]
     shards = profiles.shards(commands.profile, run.setting)
     command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
     more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
@@ -251,7 +252,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """Command that makes the calibration data of a kind for a run."""
-    return shown(commands.calibrate(run.setting, run.form, commands.calibration_kind(run.label, kind)))
+    chosen = chosen_kind(commands.profile, run.setting, run.label, kind)
+    return shown(commands.calibrate(run.setting, run.form, chosen))
 
 
 def imported(commands: Commands, run: Run) -> str | None:

@@ -202,7 +202,8 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 
 def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
     """Numbers of a run at a setting: images or clips, samples in a chunk, chunks in a shard."""
-    return family_at(profile, setting).sampled(profile)
+    images = profile["settings"][setting].get("images")
+    return family_at(profile, setting).sampled(profile) | ({} if images is None else {"images": images})
 
 
 def shards(profile: Profile, setting: str | None = None) -> range:

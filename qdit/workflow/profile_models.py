@@ -104,8 +104,12 @@ class Calibration(Part):
     trajectory: Count
     ndtc: Count
     ndtc_wide: Count = Field(alias="ndtc-wide")
+    ndtc_released: Count = Field(alias="ndtc-released")
     uniform: Count
     per_step: Count = Field(alias="per-step")
+    """Shared by all steps of the schedule."""
+    regression: Count
+    """At every step."""
 
 
 class VBench(Part):
@@ -159,6 +163,8 @@ class Setting(Part):
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
+    images: Annotated[int, Field(ge=4)] | None = None
+    """Of a run, instead of sampling.images; not of clips."""
 
 
 class SearchedAt(Part):
@@ -167,12 +173,18 @@ class SearchedAt(Part):
     setting: str | None = None
     form: str | None = None
     bits: Bits | None = None
+    setting_of: dict[str, str] = Field(default_factory=dict)
+    """Model of a run → setting, for models that are searched elsewhere; without `setting`."""
+    bits_of: dict[Bits, Bits] = Field(default_factory=dict)
+    """Bits of a run → bits, for those that take the sizes of others; without `bits`."""
 
 
 class OtherCalibration(Part):
     """Kind of calibration data that replaces the one of the method."""
 
     ndtc: Literal["ndtc", "ndtc-wide"] | None = None
+    per_step: Count | None = Field(default=None, alias="per-step")
+    """Images at each step, unconditional copies included, instead of the profile's number for all steps."""
 
 
 class MethodEntry(Part):

@@ -21,8 +21,8 @@ RECTIFIED_FLOW = "rectified-flow"
 """Sampler of video models."""
 MOST_BITS = dict.fromkeys(("table1", "table4", "table6", "transfer", "qc"), 1)
 """Kinds of tables whose blocks have one bit width."""
-METHODS: dict[str, tuple[int, int | None]] = {"table4": (1, 5), "qc": (2, 2)}
-"""Kinds of tables → how many methods a block has: the five steps of the printed table, the two controls."""
+METHODS: dict[str, tuple[int, int | None]] = {"table4": (1, 6), "qc": (2, 2)}
+"""Kinds of tables → how many methods a block has: the five printed steps, the last in two forms; the two controls."""
 
 
 def check_references(profile: ProfileModel) -> None:
@@ -93,6 +93,8 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
     """Raise unless a video model is sampled by rectified flow, and only that."""
     family = family_at(profile, name)
+    if setting.images is not None and family is CLIPS:
+        raise ConfigError(f"settings.{name}.images: found {setting.images}; clips are counted by `video`, remove it")
     if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
         allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
         raise ConfigError(
@@ -118,12 +120,18 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
             f" {family.samples} are of kind {kinds}"
         )
     for label in block.methods:
+        entry = profile.methods[label]
+        if not family.is_searched and entry.search is not None and "group_size" not in entry.options:
+            raise ConfigError(
+                f"{where}.methods: {label} takes the allocation of the search {entry.search}, and the workflow runs no"
+                " searches on clips; give it a group_size for them, or an allocation file"
+            )
         for bits in block.bits:
             search = search_run_of(profile, setting=block.setting, form=block.form, label=label, bits=bits)
             if search is not None and not family_at(profile, search.setting).is_searched:
                 raise ConfigError(
-                    f"{where}.methods: {label} takes the allocation of a search at {search.setting}, and the"
-                    " workflow runs no searches on clips; give group_size, or an allocation file"
+                    f"{where}.methods: {label} takes the allocation of a search at {search.setting}, which makes clips;"
+                    " the workflow searches for images only"
                 )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.search.options import SearchOptions, parse_search_options
+from qdit.workflow.families import family_at
 from qdit.workflow.profile_fields import Keyed
-from qdit.workflow.profile_models import AllocationBudget, ProfileModel
+from qdit.workflow.profile_models import AllocationBudget, ProfileModel, SearchedAt
 
 
 @dataclass(frozen=True, order=True)
@@ -27,12 +28,20 @@ class SearchRun:
 
 
 def search_run_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchRun | None:
-    """The search whose allocation a run takes, or None. `searched_at` may name another setting, form or bits."""
+    """The search whose allocation a run takes, or None. `searched_at` may name another setting, form or bits.
+
+    Clips are not searched for: their runs have the group size of the entry's options.
+    """
     entry = profile["methods"][label]
-    if "search" not in entry:
+    if "search" not in entry or not family_at(profile, setting).is_searched:
         return None
-    at = {"setting": setting, "form": form, "bits": bits} | dict(entry.get("searched_at", {}))
-    return SearchRun(search=entry["search"], **at)
+    at, model = entry.get("searched_at", {}), profile["settings"][setting]["model"]
+    return SearchRun(
+        setting=at.get("setting") or at.get("setting_of", {}).get(model, setting),
+        form=at.get("form", form),
+        search=entry["search"],
+        bits=at.get("bits") or at.get("bits_of", {}).get(bits, bits),
+    )
 
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:
@@ -86,13 +95,30 @@ def check_method_search(profile: ProfileModel, label: str) -> None:
         return
     if not at.model_fields_set:
         raise ConfigError(f"{where}.searched_at: found {{}}, expected setting, form or bits; add one, or remove it")
-    if at.setting is not None:
-        require(at.setting, profile.settings, f"{where}.searched_at.setting")
-        forms = profile.models[profile.settings[at.setting].model].forms
+    for one, several in (("setting", "setting_of"), ("bits", "bits_of")):
+        if {one, several} <= at.model_fields_set:
+            raise ConfigError(f"{where}.searched_at: found both {one} and {several}; keep one of them")
+    for setting in settings_of(profile, at, f"{where}.searched_at"):
+        forms = profile.models[profile.settings[setting].model].forms
         if at.form is not None and at.form not in forms:
             raise ConfigError(
                 f"{where}.searched_at.form: {at.form!r} is not a form of that model; allowed are {', '.join(forms)}"
             )
+
+
+def settings_of(profile: ProfileModel, at: SearchedAt, where: str) -> list[str]:
+    """The settings that a place names; ConfigError for one that does not exist, and for a model that does not."""
+    for model, setting in at.setting_of.items():
+        require(model, profile.models, f"{where}.setting_of")
+        require(setting, profile.settings, f"{where}.setting_of.{model}")
+        if (other := profile.settings[setting].model) != model:
+            raise ConfigError(
+                f"{where}.setting_of.{model}: {setting} is a setting of {other}; give one of {model}, whose layers the"
+                " sizes are for"
+            )
+    if at.setting is not None:
+        require(at.setting, profile.settings, f"{where}.setting")
+    return [*at.setting_of.values(), *([] if at.setting is None else [at.setting])]
 
 
 def layer_place(name: str) -> tuple[int, str]:

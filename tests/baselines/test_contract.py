@@ -21,7 +21,7 @@ from qdit.methods.registry import registry
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.checkpoint import Quantized, quantized_sites, read_checkpoint, save_checkpoint
-from qdit.sampling.calibration import KINDS, CalibrationSet
+from qdit.sampling.calibration import AT_EVERY_STEP, KINDS, CalibrationSet
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_calibration_set, video_inputs
 
@@ -52,12 +52,12 @@ FAMILIES = {
     "image": Family(
         lambda: random_dit(SHORT),
         inputs,
-        lambda kind: calibration_set(kind, samples=8 if kind == "per-step" else 16),
+        lambda kind: calibration_set(kind, samples=8 if kind in AT_EVERY_STEP else 16),
     ),
     "video": Family(
         lambda: random_stdit3(SHORT_VIDEO),
         lambda: at_the_schedule(*video_inputs(SHORT_VIDEO, count=6)),
-        lambda kind: video_calibration_set(kind, samples=4 if kind == "per-step" else 16, config=SHORT_VIDEO),
+        lambda kind: video_calibration_set(kind, samples=4 if kind in AT_EVERY_STEP else 16, config=SHORT_VIDEO),
     ),
 }
 on_every_family = pytest.mark.parametrize("family", FAMILIES)

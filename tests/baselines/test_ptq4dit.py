@@ -8,7 +8,9 @@ import torch
 from baselines.ptq4dit import INITIAL_PER_STEP, Ptq4ditOptions, balance, chosen_samples
 from qdit.methods.quantize import quantize_model
 from qdit.models.roles import linear_of, select
+from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import collect_inputs
+from qdit.quant.ranges import percentile_search
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
 from qdit.sampling.protocol import Protocol
 from tests.small_models import TINY, calibration_set, inputs, random_dit
@@ -115,16 +117,54 @@ def test_the_released_initial_set_is_of_one_class():
     assert len(data) == len(DATA)
 
 
-def quantized(scope="common", **options):
+def quantized(scope="common", *, weight_bits=4, **options):
     return quantize_model(
         random_dit(),
         "ptq4dit",
-        weight_bits=4,
+        weight_bits=weight_bits,
         activation_bits=8,
         scope=scope,
         calibration={"per-step": DATA},
         options={"iterations": 0, **options},
     )
+
+
+@pytest.mark.parametrize(("large", "rows"), [(False, 1600), (True, 1280)])
+@pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
+def test_reconstruction_sees_as_many_rows_as_the_release_has(large, rows, cfg_scale):
+    """25 steps × 64 for 256 pixels, 10 × 128 for 512; under guidance half of them unconditional copies."""
+    images = 64 if cfg_scale > 1 else 128
+    every = calibration_set("per-step", samples=images, protocol=Protocol(steps=250, cfg_scale=cfg_scale))
+    data, initial = chosen_samples(every, Ptq4ditOptions(), large=large)
+    assert (len(data), len(initial)) == (rows, 40 if large else 100)
+    assert data.unconditional.float().mean() == (0.5 if cfg_scale > 1 else 0)
+
+
+def factored(name="blocks.0.attn.v", **options):
+    return quantized("own", **options).model.get_submodule(name).activation
+
+
+def test_v_is_quantized_as_it_was_before_a_factor_was_folded_into_it():
+    """x ↦ Q(k x) / k with one range for k x: the release divides after the product with the softmax output."""
+    model, kept = random_dit(), factored(weight_bits=16)
+    factors = balance(model, select(model.sites(), roles=ROLES), INITIAL, Ptq4ditOptions())
+    assert torch.equal(kept.factor.flatten(), factors["blocks.0.attn.proj"])
+    site = next(site for site in model.sites() if site.name == "blocks.0.attn.v")
+    [(_, folded)] = collect_inputs(model, [site], INITIAL.batches(64))
+    [(_, before)] = collect_inputs(random_dit(), [site], INITIAL.batches(64))
+    torch.testing.assert_close(folded * kept.factor, before, rtol=1e-3, atol=1e-4)
+    scale, zero_point = percentile_search(before.reshape(1, -1), 8)
+    torch.testing.assert_close(kept.scale, scale[0], rtol=1e-3, atol=0)
+    plain = StaticActivation(bits=8, scale=scale, zero_point=zero_point)
+    torch.testing.assert_close(kept(folded) * kept.factor, plain(before), rtol=1e-3, atol=1.01 * float(scale))
+    whole = factored(weight_bits=16, values="folded")
+    assert type(whole) is StaticActivation and not torch.allclose(whole.scale, kept.scale, rtol=0.05)
+
+
+def test_the_range_of_v_is_learned_as_one_number():
+    kept, learned = factored(), factored(iterations=20, batch=8)
+    assert learned.scale.numel() == 1 and not torch.equal(learned.scale, kept.scale)
+    assert torch.equal(learned.factor, kept.factor) and torch.equal(learned.zero_point, kept.zero_point)
 
 
 def test_only_reconstruction_has_a_log():

@@ -1,15 +1,11 @@
-"""PTQ4DM: mislabelled timesteps of the release, bits of the first and last layer, one static range per tensor."""
+"""PTQ4DM: pairs of the release, bits of the first and last layer, one static range per tensor."""
 
-import pytest
 import torch
 
-from baselines.ptq4dm import mislabelled
 from qdit.methods.quantize import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.checkpoint import quantized_sites
-from qdit.sampling.protocol import Protocol
-from qdit.sampling.schedule import respaced
 from tests.small_models import calibration_set, random_dit
 
 DATA = calibration_set("ndtc")
@@ -22,24 +18,14 @@ def quantized(*, bits=(4, 6), scope="common", data=DATA, **options):
         weight_bits=bits[0],
         activation_bits=bits[1],
         scope=scope,
-        calibration={"ndtc": data},
+        calibration={data.kind: data},
         options=options,
     ).model
 
 
-@pytest.mark.parametrize("steps", [8, 50])
-def test_the_released_label_is_the_position_from_the_noisy_end(steps):
-    data = calibration_set("per-step", samples=2, protocol=Protocol(steps=steps))
-    found = mislabelled(data)
-    timesteps = respaced(steps).timesteps.tolist()
-    for right, wrong in zip(data.timestep.tolist(), found.timestep.tolist(), strict=True):
-        assert wrong == steps - 1 - timesteps.index(right)
-    assert found.timestep[0] == 0 and found.timestep[-1] == steps - 1
-    assert torch.equal(found.x, data.x) and torch.equal(found.label, data.label)
-
-
-def test_the_released_labels_change_ranges_and_not_weights():
-    one, other = quantized().state_dict(), quantized(as_released=True).state_dict()
+def test_the_released_pairs_change_ranges_and_not_weights():
+    released = calibration_set("ndtc-released")
+    one, other = quantized().state_dict(), quantized(data=released, as_released=True).state_dict()
     changed = {key for key in one if not torch.equal(one[key], other[key])}
     assert changed and all(".activation." in key for key in changed)
 

@@ -4,15 +4,19 @@ import pytest
 import torch
 
 from baselines.ptqd import fit
-from qdit.methods.quantize import quantize_model
+from qdit.core.errors import ConfigError
+from qdit.methods.quantize import load_base, quantize_model
 from qdit.methods.registry import find_method
 from qdit.models.roles import select
+from qdit.quant.checkpoint import save_checkpoint
+from qdit.quant.correction import fit_correction
 from qdit.sampling.batch import sample_images
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
 from tests.small_models import TINY, calibration_set, random_dit
 
 DATA = calibration_set("per-step", samples=8)
+IMAGES = calibration_set("regression", samples=8)
 
 
 def quantized(name="q-diffusion", *, bits=(3, 8), scope="common", **options):
@@ -22,7 +26,7 @@ def quantized(name="q-diffusion", *, bits=(3, 8), scope="common", **options):
         weight_bits=bits[0],
         activation_bits=bits[1],
         scope=scope,
-        calibration={"per-step": DATA},
+        calibration={"per-step": DATA, "regression": IMAGES},
         options={"iterations": 0, "batch": 16, **options},
     )
 
@@ -69,7 +73,7 @@ def test_ptqd_is_q_diffusion_with_a_correction_of_every_step():
 def test_ptqd_can_start_from_the_checkpoint_of_its_base():
     method = find_method("ptqd")
     assert method.base == "q-diffusion"
-    made = method.correct(random_dit(), quantized(), {"per-step": DATA})
+    made = method.correct(random_dit(), quantized(), {"regression": IMAGES}, method.Options())
     expected = quantized("ptqd").correction.tensors()
     assert all(torch.equal(value, expected[key]) for key, value in made.correction.tensors().items())
 
@@ -82,11 +86,11 @@ def test_the_correction_is_fitted_to_guided_predictions_of_conditional_samples()
         rows = torch.arange(len(linear.bias)).view(-1, 2)[:, 0]  # the noise channel of every pixel of a patch
         linear.weight[rows] *= 1.2
         linear.bias[rows] = 1.2 * linear.bias[rows] + 0.3
-    found = fit(full, wrong, DATA)
+    found = fit(full, wrong, IMAGES)
     torch.testing.assert_close(found.slope, torch.full((8,), 0.2), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found.bias, torch.full((8, 1), 0.3), rtol=1e-3, atol=1e-3)
     assert (found.residual < 1e-6).all()
-    images = DATA.conditional().at_step(3)
+    images = IMAGES.at_step(3)
     with torch.inference_mode():
         exact, own = (denoiser(m, images.label, 1.5)(images.x, images.timestep)[:, :1] for m in (full, wrong))
     torch.testing.assert_close(found.apply(own, 3), exact, rtol=1e-3, atol=1e-3)
@@ -94,7 +98,7 @@ def test_the_correction_is_fitted_to_guided_predictions_of_conditional_samples()
 
 def test_the_correction_brings_predictions_closer_at_every_step():
     made = quantized("ptqd", bits=(2, 8))
-    images = DATA.conditional()
+    images = IMAGES
     for step in range(8):
         part = images.at_step(step)
         with torch.inference_mode():
@@ -105,9 +109,65 @@ def test_the_correction_brings_predictions_closer_at_every_step():
         assert after <= before * (1 + 1e-5)
 
 
+def test_the_released_regression_has_the_mean_error_as_its_bias():
+    """Of an error 0.2 ε + 0.3 the mean is 0.3 + 0.2 mean(ε), and what is left keeps the bias."""
+    images = IMAGES.at_step(3)
+    with torch.inference_mode():
+        exact = denoiser(random_dit(), images.label, 1.5)(images.x, images.timestep)[:, :1]
+    own = 1.2 * exact + 0.3
+    slope, bias, residual = fit_correction(exact, own, intercept=False)
+    assert slope == pytest.approx(0.2, abs=1e-3)
+    assert float(bias) == pytest.approx(0.3 + 0.2 * float(exact.mean()), abs=1e-3) and abs(float(exact.mean())) > 0.05
+    assert residual < 1e-6, "of one channel: the deviation of a sample does not see a constant"
+    two = torch.cat([exact, exact], dim=1)
+    _, _, residual = fit_correction(two, two + torch.tensor([0.5, -0.5])[:, None, None], intercept=False)
+    assert float(residual) == pytest.approx(0.25, rel=0.02), "of several channels their biases count as noise"
+
+
+def test_the_released_forms_are_options():
+    released = quantized("ptqd", bits=(4, 8), scope="own", base_form="as_released", correction="as_released")
+    plain = quantized("ptqd", bits=(4, 8), scope="own")
+    for site in select(plain.model.sites(), kinds=("linear", "conv")):
+        assert released.model.get_submodule(site.name).scale.numel() == 1, site
+        assert (
+            plain.model.get_submodule(site.name).scale.shape[0] == plain.model.get_submodule(site.name).weight.shape[0]
+        )
+    operands = select(plain.model.sites(), kinds=("operand",))
+    assert operands and not any(hasattr(released.model.get_submodule(site.name), "activation") for site in operands)
+    assert not torch.equal(released.correction.bias, plain.correction.bias)
+
+
+def test_the_released_edges_have_the_bits_of_the_others():
+    model = quantized(bits=(4, 6), scope="own", edges="as_released").model
+    for site in select(model.sites(), roles=("patch_embed", "final")):
+        module = model.get_submodule(site.name)
+        assert (module.weight_bits, module.activation.bits) == (4, 6)
+
+
+def test_weights_per_tensor_learn_their_rounding_too():
+    made = quantized("ptqd", scope="own", base_form="as_released", iterations=40, rate=1e-2)
+    assert all(unit["after"] < unit["before"] for unit in made.log["reconstruction"]["units"])
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_sampling_uses_the_correction(sampler):
     made, protocol = quantized("ptqd"), Protocol(sampler, steps=8, cfg_scale=1.5)
     with_it, _ = sample_images(made.model, protocol, range(2), correction=made.correction)
     without, _ = sample_images(made.model, protocol, range(2))
     assert not torch.allclose(with_it, without, rtol=1e-2)
+
+
+def test_the_base_of_ptqd_shares_its_options_and_data_as_far_as_it_has_them(tmp_path):
+    """`correction` and the images of the regression are PTQD's own; another number of iterations is another model."""
+    record = {
+        "method": "q-diffusion",
+        "options": {"iterations": 0, "batch": 16},
+        "calibration_sha256": {"per-step": "a"},
+    }
+    save_checkpoint(tmp_path, quantized(), record)
+    own = {"options": {**record["options"], "correction": "as_released"}}
+    own["calibration_sha256"] = {"per-step": "a", "regression": "b"}
+    assert load_base(tmp_path, find_method("ptqd"), own).correction is None
+    for part in ({"options": {"iterations": 5}}, {"calibration_sha256": {"per-step": "c", "regression": "b"}}):
+        with pytest.raises(ConfigError, match="give another checkpoint"):
+            load_base(tmp_path, find_method("ptqd"), own | part)

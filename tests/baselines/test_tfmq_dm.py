@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from baselines.tfmq_dm import reconstruct_temporal
 from qdit.methods.quantize import quantize_model
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import StaticActivation
+from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES
+from qdit.quant.ranges import shrink_search
+from qdit.quant.reconstruction import Reconstruction
 from qdit.quant.temporal import TimestepStaticActivation
 from qdit.sampling.schedule import respaced
 from tests.small_models import calibration_set, random_dit
@@ -108,3 +112,27 @@ def test_a_range_per_timestep_serves_temporal_features_better_than_one_range():
         full, own = (temporal_outputs(network, timestep, label) for network in (random_dit(), model))
         errors.append(float((own - full).square().sum()))
     assert errors[0] < errors[1]
+
+
+def test_the_release_leaves_the_first_time_linear_and_the_input_of_the_second_alone():
+    released, ours = (quantized(time_embed=form).model for form in ("as_released", "quantized"))
+    first, second = (site.name for site in select(ours.sites(), roles=("time_embed",)))
+    kept = [(released.get_submodule(name), ours.get_submodule(name)) for name in (first, second)]
+    assert type(kept[0][0]) is torch.nn.Linear and kept[0][1].weight_bits == 4
+    assert (kept[1][0].weight_bits, kept[1][0].activation) == (4, None) and kept[1][1].activation is not None
+    others = set(quantized_sites(ours)) - {first, second}
+    assert set(quantized_sites(released)) - {second} == others
+
+
+@pytest.mark.parametrize(("strength", "moved"), [(1e6, False), (0.0, True)])
+def test_the_regularizer_covers_the_projections_too(strength, moved):
+    """Where it is strong, every weight of the temporal block, projections included, is rounded to nearest again."""
+    model = random_dit()
+    sites = select(model.sites(), roles=TEMPORAL_ROLES)
+    round_weights(model, sites, bits=4, rule=shrink_search)
+    nearest = {site.name: model.get_submodule(site.name).codes.clone() for site in sites}
+    config = Reconstruction(30, 8, rounding_rate=0.3, regularization=strength, warmup=0.0, betas=(2.0, 2.0))
+    reconstruct_temporal(model, random_dit(), sites, DATA, config)
+    for site in sites:
+        same = torch.equal(model.get_submodule(site.name).codes, nearest[site.name])
+        assert same != moved, site

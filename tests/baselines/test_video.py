@@ -13,7 +13,7 @@ from qdit.quant.temporal import TimestepStaticActivation
 from qdit.sampling.rectified_flow import guided_velocity
 from tests.small_video_models import FLOW, random_stdit3, video_calibration_set
 
-DATA = {kind: video_calibration_set(kind, samples=4) for kind in ("trajectory", "ndtc", "per-step")}
+DATA = {kind: video_calibration_set(kind, samples=4) for kind in ("trajectory", "ndtc", "per-step", "regression")}
 
 
 def quantized(method, *, bits=(4, 8), scope="own", model=None, **options):

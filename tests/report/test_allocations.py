@@ -127,6 +127,36 @@ def test_without_allocations_the_table_is_made_without_figures(wide_results: Pat
     assert "Search (s)" not in " ".join(notes(table).reading)
 
 
+def headline(wide: Profile) -> Profile:
+    """The profile with a searched Q-DiT beside the searched sizes that are rounded to nearest."""
+    wide["methods"]["q-dit"] |= {"search": "racing"}
+    return wide
+
+
+def test_table4_prints_the_last_step_beside_gptq_and_searched_sizes(wide_results: Path, wide: Profile) -> None:
+    block = headline(wide)["tables"]["table4"]["blocks"][0] | {"setting": PLAIN}
+    block["methods"] = ["fp", "rtn", "rtn-g16-static", "rtn-g16-dynamic", "allocated-evolution", "q-dit"]
+    wide["tables"]["table4"]["blocks"] = [block]
+    table = load_table(wide, "table4", wide_results)
+    rounded, last = table.frame.iloc[-2], table.frame.iloc[-1]
+    assert (rounded.label, last.label) == ("allocated-evolution", "q-dit")
+    assert rounded.step.endswith("weights rounded to nearest") and rounded.published_fid is None
+    assert last.step == "+ Automatic quantization granularity allocation" and last.published_fid == 6.40
+    assert any("rounded to nearest" in note and "above the last" in note for note in notes(table).reading)
+
+
+def test_table6_prints_ours_beside_gptq_and_searched_sizes(wide_results: Path, wide: Profile) -> None:
+    block = headline(wide)["tables"]["table6"]["blocks"][0]
+    block["methods"] = [*block["methods"], "q-dit"]
+    frame = load_table(wide, "table6", wide_results).frame
+    first = frame[:6]
+    assert list(first.label) == block["methods"]
+    printed = dict(zip(first.label, first.published_fid, strict=True))
+    assert printed["q-dit"] == 6.40 and printed["allocated-evolution"] is None
+    assert printed["allocated-ilp"] == 6.71 and printed["rtn-g16-dynamic"] == 6.64
+    assert any("the row of Table 2" in note for note in notes(load_table(wide, "table6", wide_results)).reading)
+
+
 def test_the_last_step_of_table4_is_a_search(wide_results: Path, wide: Profile) -> None:
     block = wide["tables"]["table4"]["blocks"][0] | {"setting": PLAIN}
     block["methods"] = ["fp", "rtn", "rtn-g16-static", "rtn-g16-dynamic", "allocated-evolution"]

@@ -7,7 +7,15 @@ import torch
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import save_tensors
 from qdit.core.seeds import Purpose, normal
-from qdit.sampling.calibration import KINDS, chosen_steps, collect, load_calibration, save_calibration
+from qdit.sampling.calibration import (
+    AT_EVERY_STEP,
+    CLEAN,
+    KINDS,
+    chosen_steps,
+    collect,
+    load_calibration,
+    save_calibration,
+)
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import trajectory
@@ -18,10 +26,10 @@ from tests.small_models import TINY, calibration_set, random_dit
 def image_of(kind, row, samples, guided):
     """Index of the image whose trajectory a row of a set of `samples` images belongs to."""
     position = row // 2 if guided else row
-    return position % samples if kind == "per-step" else position
+    return position % samples if kind in AT_EVERY_STEP else position
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ndtc-released"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, sampler, cfg_scale):
@@ -29,8 +37,8 @@ def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, sampler, c
     model, protocol, samples = random_dit(), Protocol(sampler, steps=6, cfg_scale=cfg_scale), 5
     found = collect(model, kind, protocol, samples=samples * (6 if kind == "per-step" else 1))
     assert (found.kind, found.protocol) == (kind, protocol)
-    doubled = kind != "trajectory" and cfg_scale > 1
-    assert len(found) == samples * (2 if doubled else 1) * (6 if kind == "per-step" else 1)
+    doubled = kind not in ("trajectory", "regression") and cfg_scale > 1
+    assert len(found) == samples * (2 if doubled else 1) * (6 if kind in AT_EVERY_STEP else 1)
     schedule = respaced(6)
     checked = 0
     for image in range(samples):
@@ -77,6 +85,28 @@ def test_normal_kinds_are_centred_and_as_wide_as_stated(kind, mean, deviation):
     assert abs(((steps > low) & (steps < high)).mean() - 0.383) < 0.02
 
 
+def test_released_pairs_are_those_that_the_program_records_and_one_step_late():
+    """Means at 100 steps that the program gives: x at level 56.9, its label 41.1."""
+    steps = chosen_steps("ndtc-released", 40000, 100, 0)
+    assert steps.min() == CLEAN and steps.max() == 98
+    assert steps.mean() == pytest.approx(56.9, abs=0.5) and (98 - steps).mean() == pytest.approx(41.1, abs=0.5)
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
+def test_a_released_pair_is_what_step_t_has_made_and_the_number_t(cfg_scale):
+    model, protocol, samples = random_dit(), Protocol("ddim", steps=6, cfg_scale=cfg_scale), 24
+    found = collect(model, "ndtc-released", protocol, samples=samples).conditional()
+    positions = 4 - chosen_steps("ndtc-released", samples, 6, 0)
+    assert found.timestep.tolist() == positions.tolist() and set(positions) >= {0, 5}
+    for image in range(samples):
+        noise = normal((1, 8, 8), 0, Purpose.CALIBRATION_NOISE, image)[None]
+        with torch.inference_mode():
+            predict = denoiser(model, found.label[image : image + 1], cfg_scale)
+            made = [x for _, x in trajectory(predict, noise, respaced(6))][1:]
+        expected = made[positions[image]][0]
+        assert torch.allclose(found.x[image], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
 def test_uniform_steps_are_drawn_evenly():
     steps = chosen_steps("uniform", 20000, 20, 0)
     shares = np.bincount(steps, minlength=20) / 20000
@@ -84,7 +114,7 @@ def test_uniform_steps_are_drawn_evenly():
     assert not np.array_equal(steps, chosen_steps("uniform", 20000, 20, 1))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "trajectory"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("trajectory", "regression")])
 def test_under_guidance_every_sample_is_followed_by_its_unconditional_copy(kind):
     found = collect(random_dit(), kind, Protocol(steps=4, cfg_scale=2.0), samples=5)
     assert (found.label[1::2] == TINY.null_class).all() and (found.label[::2] < TINY.null_class).all()

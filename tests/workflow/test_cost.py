@@ -16,11 +16,12 @@ from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
 from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of
+from qdit.workflow.commands import Commands
 from qdit.workflow.cost import (
     GPUS,
     Speed,
     calibration_kinds,
-    calibration_samples,
     cost_text,
     disk_bytes,
     evaluations,
@@ -69,7 +70,8 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
     assert evaluations(paper, guided, 10_000) == 2_000_000
     rtn, learned = (Run(guided, "natural", label, "w4a8", "common") for label in ("rtn", "ptq4dit"))
     assert quantize_evaluations(paper, rtn, ["trajectory"]) == 3 * 256
-    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, learned, ["per-step-256"]) == 3 * 25_600 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, learned, ["per-step"]) == 3 * 2 * 5120 + 3 * 20_000 * 32, "with null copies"
     search = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
     assert search is not None and search.setting == "dit-256-cfg1.0-s50"
     assert search_evaluations(paper, search) == (500 + 3) * 500 * 50
@@ -79,15 +81,17 @@ def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(
     for label, entry in paper["methods"].items():
         method = registry()[entry["method"]]
         kinds = method.calibration_for(options_of(method, entry.get("options", {})))
-        instead = entry.get("calibration", {})
-        assert calibration_kinds(paper, label) == [instead.get(kind, kind) for kind in kinds], label
+        run = Run("dit-256-cfg1.5-s100", "natural", label, "w4a8", "common")
+        at_each_step = entry.get("calibration", {})
+        expected = [f"{kind}-{at_each_step[kind]}" if kind in at_each_step else kind for kind in kinds]
+        assert calibration_kinds(paper, run) == expected, label
 
 
 def test_a_method_that_corrects_a_checkpoint_does_not_learn_its_rounding_again(paper: Profile) -> None:
     run = Run("dit-256-cfg1.5-s100", "natural", "ptqd", "w4a8", "common")
-    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 2 * 5120
     del paper["methods"]["ptqd"]["base"]
-    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 5120 + 3 * 20_000 * 32
+    assert quantize_evaluations(paper, run, ["per-step"]) == 3 * 2 * 5120 + 3 * 20_000 * 32
 
 
 def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
@@ -96,7 +100,7 @@ def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
     runs = profiles.all_runs(paper)
     assert counts["quantize"] == len(runs)
     assert counts["sample"] == sum(len(profiles.shards(paper, run.setting)) for run in runs)
-    assert counts["search"] == 3
+    assert counts["search"] == 6, "Algorithm 1 for two resolutions and two bits, ILP, Hessian-based"
     names = {job.name for job in jobs}
     assert len(names) == len(jobs)
     assert all(need in names for job in jobs for need in job.needs)
@@ -188,7 +192,7 @@ def test_clips_of_the_full_size_are_counted_with_their_latents_and_both_branches
     # Of each token at least its multiply-adds with the 1.2 billion weights of the blocks.
     assert network.flops > 2 * 1.1e9 * 6075
     assert evaluations(paper, CLIPS, 4720) == 4720 * 30 * 2
-    assert calibration_samples(paper, CLIPS, "trajectory") == paper["video"]["calibration"]["trajectory"]
+    assert samples_of(paper, CLIPS, "trajectory") == paper["video"]["calibration"]["trajectory"]
     jobs = [job for job in jobs_of(paper, SPEED) if CLIPS in job.name]
     assert Counter(job.rule for job in jobs) == {"calibrate": 2, "quantize": 3, "sample": 3 * 118}
     sampled = sum(job.seconds for job in jobs if job.rule == "sample")
@@ -221,3 +225,27 @@ def test_the_figure_names_the_longest_chain(paper: Profile, tmp_path: Path) -> N
     assert "paper profile" in text
     jobs = [Job("a", "search", 3600.0), Job("b", "sample", 7200.0, ("a",)), Job("c", "sample", 360.0)]
     assert chain(jobs) == "search 1.0 h, sample 2.0 h"
+
+
+@pytest.mark.parametrize(
+    ("setting", "label", "kind", "samples", "rows"),
+    [
+        ("dit-256-cfg1.5-ddpm-s250", "q-diffusion", "per-step", 250 * 128, 250 * 256),
+        ("dit-256-cfg1.5-ddpm-s250", "ptqd", "per-step", 250 * 128, 250 * 256),
+        ("dit-256-cfg1.5-ddpm-s250", "ptqd", "regression", 1024, 250 * 1024),
+        ("dit-256-cfg1.0-s100", "tfmq-dm", "per-step", 100 * 256, 100 * 256),
+        ("dit-256-cfg1.5-s100", "tfmq-dm", "per-step", 100 * 128, 100 * 256),
+        ("dit-512-cfg1.5-ddpm-s50", "ptq4dit", "per-step", 50 * 64, 50 * 128),
+        ("dit-256-cfg1.5-ddpm-s250", "tq-dit", "per-step", 5120, 2 * 5120),
+        (CLIPS, "q-diffusion", "per-step", 240, 480),
+    ],
+)
+def test_each_method_has_the_samples_of_its_program(
+    paper: Profile, setting: str, label: str, kind: str, samples: int, rows: int
+) -> None:
+    """20 steps of 256 rows give Q-Diffusion, PTQD and TFMQ-DM the 5,120 rows of their releases."""
+    chosen = chosen_kind(paper, setting, label, kind)
+    assert (samples_of(paper, setting, chosen), rows_of(paper, setting, chosen)) == (samples, rows)
+    words = Commands(paper, Path("results")).calibrate(setting, "natural", chosen).split()
+    assert words[words.index("--kind") + 1] == kind and words[words.index("--samples") + 1] == str(samples)
+    assert words[2].endswith(f"{chosen}.safetensors")

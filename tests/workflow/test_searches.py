@@ -25,7 +25,7 @@ def test_an_allocation_is_that_of_the_run_s_own_place_unless_the_profile_says_wh
     assert SearchRun(PLAIN, "salient", "racing", "w4a8").path == f"{PLAIN}/salient/racing/w4a8"
     moved = Run("digits16-cfg1.5-s10", "natural", "from-salient-w4a8", "w4a8", "common")
     assert search_of(profile, moved) == SearchRun(PLAIN, "salient", "racing", "w4a8")
-    assert search_of(profile, Run(PLAIN, "natural", "q-dit", "w4a8", "common")) is None
+    assert search_of(profile, Run(PLAIN, "natural", "q-dit-fixed", "w4a8", "common")) is None
     profile["methods"]["from-salient-w4a8"]["searched_at"] = {"bits": "w2a8"}
     at = {"setting": PLAIN, "form": "natural", "label": "from-salient-w4a8", "bits": "w4a8"}
     assert search_run_of(profile, **at) == SearchRun(PLAIN, "natural", "racing", "w2a8")
@@ -36,10 +36,36 @@ def test_a_table_names_each_search_once(profile: Profile) -> None:
     assert len(places) == len(set(places)) == 12
     assert {search.form for search in places} == {"natural", "salient"}
     assert set(searches_of(profile, "table4")) <= set(places)
-    assert searches_of(profile, "table2") == []
+    at_home = [(PLAIN, "natural", bits) for bits in ("w6a8", "w4a8", "w4a4")] + [(PLAIN, "salient", "w4a8")]
+    small = [("digits16-cfg1.5-s10", "natural", bits) for bits in ("w6a8", "w4a8")]
+    found = {(search.setting, search.form, search.bits): search.search for search in searches_of(profile, "table2")}
+    assert found == dict.fromkeys([*at_home, *small], "racing"), "guided runs take the sizes of unguided ones"
     sources = {search for search in searches_of(profile, "transfer") if search.search == "racing"}
     homes = {(block["setting"], block["form"], block["bits"][0]) for block in profile["tables"]["transfer"]["blocks"]}
     assert {(search.setting, search.form, search.bits) for search in sources} == homes
+
+
+def test_q_dit_is_searched_for_images_and_has_one_size_on_clips(profile: Profile) -> None:
+    assert search_of(profile, Run("clips-cfg2.5-s15", "natural", "q-dit", "w4a8", "common")) is None
+    assert search_of(profile, Run(PLAIN, "natural", "q-dit", "w16a8", "common")) == SearchRun(
+        PLAIN, "natural", "racing", "w6a8"
+    )
+    assert all(
+        Run(PLAIN, form, "q-dit", "w4a8", "common") in runs_of(profile, table)
+        for form in ("natural", "salient")
+        for table in ("table2", "table4", "table6")
+    ), "one row, printed three times"
+
+
+def test_the_paper_s_searches_are_one_for_each_resolution_and_bits() -> None:
+    paper = load_profile("paper")
+    evolution = {search for search in searches_of(paper, "table2") if search.search == "evolution"}
+    assert {(search.setting, search.bits) for search in evolution} == {
+        (setting, bits) for setting in ("dit-256-cfg1.0-s50", "dit-512-cfg1.0-s50") for bits in ("w6a8", "w4a8")
+    }
+    headline = Run("dit-256-cfg1.5-s100", "natural", "q-dit", "w4a8", "common")
+    assert all(headline in runs_of(paper, table) for table in ("table2", "table4", "table6"))
+    assert paper["methods"]["q-dit"].get("options", {}).get("rounding", "gptq") == "gptq"
 
 
 def test_uniform_rows_are_shared_with_the_other_tables(profile: Profile) -> None:
@@ -102,6 +128,22 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "bits that do not exist": (
         lambda p: p["methods"]["from-16-w4a8"]["searched_at"].update(bits="w1a8"),
         r"searched_at\.bits: found 'w1a8'",
+    ),
+    "place of another model": (
+        lambda p: p["methods"]["q-dit"]["searched_at"]["setting_of"].update({"dit-digits": "digits16-cfg1.5-s10"}),
+        r"methods\.q-dit\.searched_at\.setting_of\.dit-digits: digits16-cfg1\.5-s10 is a setting of dit-digits-16",
+    ),
+    "place of no model": (
+        lambda p: p["methods"]["q-dit"]["searched_at"]["setting_of"].update({"dit": PLAIN}),
+        r"methods\.q-dit\.searched_at\.setting_of: 'dit' is not defined",
+    ),
+    "two places": (
+        lambda p: p["methods"]["q-dit"]["searched_at"].update(setting=PLAIN),
+        r"methods\.q-dit\.searched_at: found both setting and setting_of",
+    ),
+    "clips without a size": (
+        lambda p: p["methods"]["q-dit"].pop("options"),
+        r"methods: q-dit takes the allocation of the search racing, and the workflow runs no searches on clips",
     ),
     "method without allocations": (
         lambda p: p["methods"]["rtn"].update(search="racing"),

@@ -30,11 +30,20 @@ STEPS = (
 )
 """The printed steps. A block's methods fill them in order; the remaining steps are shown as not run."""
 
-SHORT_NAMES = ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation")
+ROUNDED = f"{STEPS[-1]}, weights rounded to nearest"
+"""A step between the last two, of a block with one method more: the searched sizes without GPTQ, not printed."""
+
+SHORT_NAMES = dict(
+    zip((*STEPS, ROUNDED), ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation", "+ sizes"), strict=True)
+)
 """Short names of the steps."""
 
 PUBLISHED_BITS = (4, 8)
 ALLOCATED = (
+    "A search found the group sizes for each form (Table 6). In all rows above the last the weights are rounded to"
+    " nearest; whether those of the paper are is not said."
+)
+ALLOCATED_ROUNDED = (
     "The last row differs from the one above it in its group sizes only: a search found them for each form (Table 6),"
     " and the weights are rounded to nearest in both."
 )
@@ -55,13 +64,22 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, 10,000 images",
         shows_bits=False,
         blocks=blocks,
-        remarks=(ALLOCATED,) if any(map(_is_allocated, rows)) else (),
+        remarks=_remarks(rows),
     )
 
 
-def _is_allocated(row: Row) -> bool:
-    """Whether the row is the last step, and the profile has a method for it."""
-    return bool(row["step"] == STEPS[-1] and row["state"] != Status.NOT_RUN)
+def _remarks(rows: list[Row]) -> tuple[str, ...]:
+    """How the last step differs from the one above it, if the profile has a method for it."""
+    last = [row for row in rows if row["step"] == STEPS[-1] and row["state"] != Status.NOT_RUN]
+    if not last:
+        return ()
+    return (ALLOCATED if any(row["step"] == ROUNDED for row in rows) else ALLOCATED_ROUNDED,)
+
+
+def steps_of(block: Mapping[str, Any]) -> dict[str, str]:
+    """Label → step, in the order of a block's methods; the last step is printed once and may be there in two forms."""
+    steps = (*STEPS[:-1], ROUNDED, STEPS[-1]) if len(block["methods"]) > len(STEPS) else STEPS
+    return dict(zip(block["methods"], steps, strict=False))
 
 
 def _block(
@@ -71,19 +89,18 @@ def _block(
     results: Path,
     printed: list[PublishedRow],
 ) -> Block:
-    if len(block["methods"]) > len(STEPS) or len(block["bits"]) != 1:
+    if len(block["methods"]) > len(STEPS) + 1 or len(block["bits"]) != 1:
         raise ConfigError(
             f"table4 block of form {block['form']!r}: {len(block['methods'])} methods at bits {block['bits']};"
-            f" allowed are up to {len(STEPS)} methods (the steps of the table) at one; correct the profile"
+            f" allowed are up to {len(STEPS) + 1} methods (the steps of the table) at one; correct the profile"
         )
     fitted = fitted_labels(definition, block)
-    steps = dict(zip(block["methods"], STEPS, strict=False))
+    steps = steps_of(block)
     rows = []
     for key in run_keys(profile, block):
         step = steps[key.label]
         row = make_row(profile, results, key, fitted=key.label in fitted, published=_match(printed, step, key))
-        short = SHORT_NAMES[STEPS.index(step)]
-        rows.append(row | {"step": step, "name": _name(step, row), "short": short})
+        rows.append(row | {"step": step, "name": _name(step, row), "short": SHORT_NAMES[step]})
     rows += [_not_run(profile, block, step, printed) for step in STEPS[len(steps) :]]
     return Block(
         title=f"{block['form']} form · {describe_setting(profile, block)}",

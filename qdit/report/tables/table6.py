@@ -1,6 +1,6 @@
 """Table 6 of Q-DiT: methods to choose group sizes under one budget, and the cost of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,18 @@ def _block(
     printed: list[PublishedRow],
 ) -> Block:
     fitted, rows = fitted_labels(definition, block), []
+    headline = [label for label in block["methods"] if is_headline(profile, label)]
     for key in run_keys(profile, block):
         row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
         row |= allocation_cells(profile, results, key, row)
         if (key.weight_bits, key.activation_bits) == PUBLISHED_BITS:
-            row |= _beside(profile, row, printed)
+            row |= _beside(profile, row, printed, headline)
         if row["group_size"] is not None:
             row["name"] = f"Group size {row['group_size']}"
             paper = row["paper_group_size"]
             row["detail"] = "" if paper in (None, row["group_size"]) else f"the paper’s {paper}"
+        if key.label in headline:
+            row["detail"] = "GPTQ weights"
         rows.append(row | {"short": row["name"]})
     return Block(
         title=f"{block['form']} form · {describe_setting(profile, block)}",
@@ -84,10 +87,19 @@ def _block(
     )
 
 
-def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow]) -> Row:
-    """The printed cells of the same search method, or of the uniform group size."""
+def is_headline(profile: Mapping[str, Any], label: str) -> bool:
+    """Whether a label is Q-DiT itself: searched sizes and GPTQ weights, the row that the paper prints three times."""
+    entry = profile["methods"][label]
+    return "search" in entry and entry.get("options", {}).get("rounding", "gptq") == "gptq"
+
+
+def _beside(profile: Mapping[str, Any], row: Row, printed: list[PublishedRow], headline: Sequence[str]) -> Row:
+    """The printed cells of the same search method, or of the uniform group size; Q-DiT's own stand beside Q-DiT."""
     if row["search"] is None:
         name = PRINTED_UNIFORM if row["paper_group_size"] == 128 else None
+    elif headline:
+        kind = "evolution" if row["label"] in headline else profile["searches"][row["search"]]["kind"]
+        name = PRINTED.get(kind) if row["label"] in headline or kind != "evolution" else None
     else:
         name = PRINTED.get(profile["searches"][row["search"]]["kind"])
     printed_row = None if name is None else find(printed, search=name)
@@ -108,9 +120,14 @@ def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str)
     shared = profile.get("allocation", {})
     rows = [row for block in blocks for row in block.rows]
     remarks = [
-        "All rows round weights to nearest and quantize activations dynamically, as the searches do; they differ in"
-        " their group sizes only. The paper has no rows for random search, racing and linear response.",
+        "All rows but Q-DiT round weights to nearest and quantize activations dynamically, as the searches do; they"
+        " differ in their group sizes only. The paper has no rows for random search, racing and linear response.",
     ]
+    if any(row["label"] != "fp" and is_headline(profile, row["label"]) for row in rows):
+        remarks.append(
+            "Q-DiT has GPTQ weights besides the sizes of its search. It is the row of Table 2, and the paper prints the"
+            " same numbers for it here, in Table 2 and in Table 4."
+        )
     if shared:
         remarks.append(
             f"Budget: bit operations of group size {shared['reference']} everywhere; sizes"
