@@ -125,10 +125,11 @@ def test_one_device_may_be_asked_for(tmp_path: Path) -> None:
         assert torch.equal(model(x, t, y).sample, load_checkpoint(tmp_path / "checkpoint").model(x, t, y))
 
 
-@pytest.mark.parametrize(
-    "damage", ["flipped bit", "missing tensor", "other sites", "older format", "half precision", "not quantized yet"]
-    + ["fewer activation bits", "another label count", "another record", "no digest"]
-)
+DAMAGES = ("flipped bit", "missing tensor", "other sites", "older format", "half precision", "not quantized yet")
+DAMAGES += ("fewer activation bits", "another label count", "another record", "no digest")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_loaded_is_said_in_one_line(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "exported"
     config_file, weights, manifest = ours.export_checkpoint(saved_checkpoint(tmp_path / "checkpoint", "rtn"), folder)

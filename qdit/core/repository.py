@@ -24,10 +24,10 @@ SHIPPED_FOLDERS = ("weights", "data", "config")
 def shipped_path(path: Path) -> Path:
     """Path of an input file of a command or a profile: that of the current folder, else the shipped one.
 
-    The command line, `qdit doctor`, `qdit fetch`, `qdit explain` and the rules all ask here. `qdit fetch` writes into the
-    current folder. Only relative paths below SHIPPED_FOLDERS are looked up in ROOT. Every other path, and a path that
-    neither folder has, stays as it is. A shipped file below the current folder gets a relative path, so that a checkout
-    can be moved.
+    The command line, `qdit doctor`, `qdit fetch`, `qdit explain` and the rules all ask here. `qdit fetch` writes into
+    the current folder. Only relative paths below SHIPPED_FOLDERS are looked up in ROOT. Every other path, and a path
+    that neither folder has, stays as it is. A shipped file below the current folder gets a relative path, so that a
+    checkout can be moved.
     """
     if path.exists() or not path.parts or path.parts[0] not in SHIPPED_FOLDERS:
         return path

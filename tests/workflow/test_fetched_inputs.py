@@ -1,4 +1,4 @@
-"""Inputs of a profile beside an installed suite: `qdit fetch`, `qdit doctor`, `qdit explain` and the rules agree where."""
+"""Inputs beside an installed suite: `qdit fetch`, `qdit doctor`, the commands and the rules agree where they lie."""
 
 import shutil
 import subprocess
