@@ -52,19 +52,23 @@ def check_rows(
     """List the rows whose method failed.
 
     Each row is shown with its reason and its log. The exit code is 1 if a row failed. A row that its method does not
-    support is no failure. The workflow runs this command last.
+    support is no failure. Rows that are not measured yet are counted. The workflow runs this command last.
 
     \b
     Example:
       qdit check-rows table2
     """
     from qdit.core.files import write_json
-    from qdit.workflow.profile import default_tables, load_profile
-    from qdit.workflow.rows import failed_rows, summary
+    from qdit.report.data.presence import require_results
+    from qdit.workflow.profile import load_profile
+    from qdit.workflow.rows import failed_rows, summary, unmeasured
+    from qdit.workflow.run import check_targets
 
     loaded = load_profile(*profile)
-    rows = failed_rows(loaded, results or Path("results", loaded["profile"]), tables or default_tables(loaded))
-    for line in summary(rows):
+    folder, chosen = results or Path("results", loaded["profile"]), check_targets(loaded, tables or [])
+    require_results(folder)
+    rows = failed_rows(loaded, folder, chosen)
+    for line in [*summary(rows), *unmeasured(loaded, folder, chosen)]:
         typer.echo(line)
     if not all(row.is_allowed for row in rows):
         raise typer.Exit(1)

@@ -49,6 +49,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if isinstance(config, dict) and "_class_name" in config:
+        raise CheckpointError(
+            f"{folder}: is a folder for diffusers ({config['_class_name']}), no checkpoint; give the folder that `qdit"
+            " quantize` wrote"
+        )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         stored = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{folder}: checkpoint format {stored!r}, this version reads {FORMAT}; quantize again")

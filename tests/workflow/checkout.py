@@ -36,11 +36,11 @@ class Checkout:
         return [str(Path(sys.executable).with_name("snakemake")), *arguments, "--configfile", *overlays]
 
     def snakemake(
-        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0
+        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0, minutes: float = 10
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake as a user does; fails unless it exits with `code`."""
+        """Run Snakemake as a user does; fails unless it exits with `code`, or after so many minutes."""
         command = self.command(*arguments, overlays=overlays)
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=60 * minutes)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
