@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from qdit.bench.page import text_of
+from qdit.cli.options import parse_json_object
+from qdit.cli.search import make_job
 from qdit.core.errors import CheckpointError, ConfigError, DataError, QditError
-from qdit.core.files import load_tensors, save_arrays, save_tensors
+from qdit.core.files import load_tensors, parse_json, save_arrays, save_tensors
 from qdit.core.intervals import Replicates, write_replicates
 from qdit.core.metrics_record import MetricsRecord
 from qdit.core.processes import require_cores
 from qdit.metrics.analysis.errors import compare_folders
 from qdit.metrics.samples import ListedChunk, read_chunk
+from qdit.models.diffusers_format import read_folder
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from qdit.report.data.metrics_json import replicates_of
 from qdit.sampling.calibration_set import load_calibration, save_calibration
@@ -129,3 +133,33 @@ def test_an_edited_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [-1, 0, 5_000, 100_000])
 def test_no_more_processes_than_cores(name: str, count: int) -> None:
     refused(ConfigError, f"{name} {count}: this machine runs 1 to", require_cores, name, count)
+
+
+# 5 and 9. A key that is there twice, in JSON as in YAML; a record that is not whole; 1. times of other bits.
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="key 'a' is there twice"):
+        parse_json('{"b": [{"a": 1, "a": 2}]}')
+    refused(ConfigError, "key 'a' is there twice", parse_json_object, '{"a": 1, "a": 2}', "--options")
+
+
+@pytest.mark.parametrize("measured", [None, [{}], [1], "x"])
+def test_a_record_of_a_benchmark_that_is_not_whole_is_one_line(measured: Any) -> None:
+    refused(DataError, "is not whole", text_of, {"bench": "ranges", "measured": measured})
+
+
+@pytest.mark.parametrize("content", [{"quantization_config": {}}, {"format": 4, "sites": {}}])
+def test_a_quantized_model_is_named_where_weights_are_wanted(content: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    refused(CheckpointError, "holds a quantized model", read_folder, tmp_path)
+
+
+def test_times_of_other_bits_are_no_budget(tmp_path: Path) -> None:
+    entry = {"inputs": 48, "outputs": 48, "group_size": 8, "seconds": {"minimum": 1e-6}}
+    record = {"format": 1, "bench": "latency", "backend": "avx2", "rows": 8, "weight_bits": 4, "activation_bits": 8}
+    (tmp_path / "times.json").write_text(json.dumps(record | {"measured": [entry]}), encoding="utf-8")
+    flags = {"bits": "w8a8", "sizes": "8", "reference_size": 8, "images": 8, "chunk": 8, "metric": "fd_fp"}
+    flags |= {"reference_file": None, "extractor": ("x", tmp_path), "sampling": ("ddim", 2, 1.0, 0)}
+    job = make_job(tmp_path, **flags, as_released=False, latency=tmp_path / "times.json")  # type: ignore[arg-type]
+    refused(ConfigError, "was measured at w4a8, the search is at w8a8", job.measured_latency)
