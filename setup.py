@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,6 +46,13 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+class WheelOfOneMachine(bdist_wheel):
+    """A wheel for every Python 3 of this kind of machine: the library is opened with ctypes, not by Python's API."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class BinaryDistribution(Distribution):
     """The wheel is for this kind of machine."""
 
@@ -52,4 +60,4 @@ class BinaryDistribution(Distribution):
         return True
 
 
-setup(cmdclass={"build_py": BuildWithSuite}, distclass=BinaryDistribution)
+setup(cmdclass={"build_py": BuildWithSuite, "bdist_wheel": WheelOfOneMachine}, distclass=BinaryDistribution)

@@ -18,7 +18,6 @@ not work. docs/diffusers.md says how DiTPipeline's images differ from those of `
 
 import copy
 import enum
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
 from qdit.models.weights_files import CONFIG_FILE
 from qdit.quant.checkpoint import Checkpoint, build_model, load_checkpoint, stored_tensors
-from qdit.quant.folder import FORMAT
+from qdit.quant.folder import FORMAT, require_unedited, with_digest
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
@@ -152,6 +151,7 @@ class QditQuantizer(DiffusersQuantizer):
         """Build the quantized network from the collected tensors."""
         network = restore(self.checkpoint, self.tensors)
         self.tensors = {}
+        require_same_shape(model.config, network.config)
         take(model, network.to(self.device))
 
     def get_state_dict_and_metadata(
@@ -182,6 +182,7 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
         raise CheckpointError(
             f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"
         )
+    require_unedited(checkpoint, where="exported checkpoint", remedy="export it again")
     try:
         network = require_dit(build_model(checkpoint, tensors), where="exported checkpoint")
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
@@ -190,6 +191,16 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
             " export it again"
         ) from None
     return network.eval()
+
+
+def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
+    """Raise CheckpointError if diffusers' part of a config.json, which pipelines read, says another shape."""
+    for name, value in diffusers_config(shape).items():
+        if config.get(name) != value:
+            raise CheckpointError(
+                f"exported checkpoint: {CONFIG_FILE} says {name} {config.get(name)!r}, its tensors are of {name}"
+                f" {value!r}; export it again"
+            )
 
 
 def take(model: Any, network: DiT) -> None:
@@ -234,8 +245,8 @@ def from_checkpoint(folder: Path | str, *, packed: bool = False) -> DiTTransform
 def export_checkpoint(checkpoint: Path, folder: Path) -> list[Path]:
     """Write a checkpoint as a folder that diffusers can load after `import qdit.diffusers`; return its files.
 
-    The files are config.json, diffusion_pytorch_model.safetensors with the packed tensors, and a manifest with their
-    sha256. Raises the errors of `from_checkpoint`.
+    The files are config.json with the digest of its own content, diffusion_pytorch_model.safetensors with the packed
+    tensors, and a manifest with their sha256. Raises the errors of `from_checkpoint`.
     """
     loaded = load_checkpoint(checkpoint)
     require_no_correction(loaded, str(checkpoint))
@@ -255,8 +266,8 @@ def require_no_correction(loaded: Checkpoint, where: str) -> None:
 
 
 def described(loaded: Checkpoint) -> dict[str, Any]:
-    """The part of a checkpoint's configuration that an exported folder keeps."""
-    return {key: json.loads(json.dumps(loaded.config[key])) for key in DESCRIBED}
+    """The part of a checkpoint's configuration that an exported folder keeps, with its own digest."""
+    return with_digest({key: loaded.config[key] for key in DESCRIBED})
 
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:

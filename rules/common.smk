@@ -95,13 +95,18 @@ shell.prefix(literally(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS
 
 
 def repository(path):
-    """Inputs of a profile lie in the repository, wherever the results go; relative, so that a checkout can be moved."""
+    """A file that belongs to the suite, wherever the results go; relative, so that a checkout can be moved."""
     file = Path(workflow.basedir, path)
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 # Files and commands of the jobs, which `qdit explain` shows as well.
-COMMANDS = Commands(config, Path(RESULTS), repository)
+COMMANDS = Commands(config, Path(RESULTS))
+
+
+def input_file(path):
+    """An input file of the profile: that of the current folder, where `qdit fetch` writes, else the suite's."""
+    return str(COMMANDS.file(path))
 
 
 def one_of(names):

@@ -7,7 +7,7 @@ rule needed_file:
     log:
         "<results>/logs/needed/{file}.log",
     wildcard_constraints:
-        file=one_of(map(repository, config.get("files", {}))),
+        file=one_of(map(input_file, config.get("files", {}))),
     priority: 100
     localrule: True
     conda:
@@ -18,7 +18,7 @@ rule needed_file:
 
 rule import_weights:
     input:
-        lambda w: repository(config["models"][w.model]["forms"][w.form]),
+        lambda w: input_file(config["models"][w.model]["forms"][w.form]),
     output:
         "<results>/weights/{model}-{form}.safetensors",
     log:
@@ -36,8 +36,8 @@ rule import_weights:
 
 rule reference_adm:
     input:
-        extractor=lambda w: repository(config["extractors"][w.extractor]),
-        batch=lambda w: repository(config["references"][w.reference]),
+        extractor=lambda w: input_file(config["extractors"][w.extractor]),
+        batch=lambda w: input_file(config["references"][w.reference]),
     output:
         "<results>/reference/{extractor}/{reference}.npz",
     log:

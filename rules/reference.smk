@@ -1,7 +1,7 @@
 # Statistics of the real images that samples are compared with.
 rule reference:
     input:
-        lambda w: repository(config["extractors"][w.extractor]),
+        lambda w: input_file(config["extractors"][w.extractor]),
     output:
         "<results>/reference/{extractor}/{reference}.npz",
     log:

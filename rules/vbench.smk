@@ -61,7 +61,7 @@ rule vbench_clips:
 rule vbench_dimension:
     input:
         clips=f"{RUN}/vbench/clips.json",
-        suite=lambda w: repository(VIDEO["suite"]),
+        suite=lambda w: input_file(VIDEO["suite"]),
         weights=vbench_weights,
         ready=ancient("<results>/vbench-ready/{dimension}.json"),
     output:
@@ -114,7 +114,7 @@ rule evaluate_vbench:
         samples=lambda w: shard_files(run_of(w)),
         full_precision=lambda w: shard_files(full_precision_run(w)),
         checkpoint=f"{RUN}/checkpoint/config.json",
-        suite=lambda w: repository(VIDEO["suite"]),
+        suite=lambda w: input_file(VIDEO["suite"]),
         results=f"{RUN}/vbench.json",
         clips=f"{RUN}/vbench/clips.json",
         vae=vae_of,

@@ -19,7 +19,7 @@ VBENCH_SETTINGS = [name for name in VIDEO_SETTINGS if name not in INSTRUMENT_SET
 def vbench_weights(wildcards):
     """Files that a dimension needs and the profile knows; of others the driver says that they are missing."""
     files = [f"{VBENCH_FOLDER}/{name}" for name in VBENCH_WEIGHTS[wildcards.dimension]]
-    return [repository(file) for file in files if file in config.get("files", {})]
+    return [input_file(file) for file in files if file in config.get("files", {})]
 
 
 def vbench_flags(wildcards):
@@ -27,7 +27,7 @@ def vbench_flags(wildcards):
     names = VBENCH_WEIGHTS[wildcards.dimension]
     known = {name: config.get("files", {}).get(f"{VBENCH_FOLDER}/{name}", {}).get("sha256") for name in names}
     digests = [f"--sha256 {shlex.quote(f'{name}={digest}')}" for name, digest in known.items() if digest]
-    return " ".join([f"--weights {shlex.quote(repository(VBENCH_FOLDER))}", *digests]) if names else ""
+    return " ".join([f"--weights {shlex.quote(input_file(VBENCH_FOLDER))}", *digests]) if names else ""
 
 
 def vbench_files(wildcards):

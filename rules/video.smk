@@ -13,9 +13,9 @@ INSTRUMENT_SETTINGS = [
 # was stopped lie beside its output, and the next one goes on from there.
 rule embed_prompts:
     input:
-        suite=lambda w: repository(VIDEO["suite"]),
+        suite=lambda w: input_file(VIDEO["suite"]),
         encoder=lambda w: list(
-            map(repository, profiles.encoder_files(config, config["models"][w.model]["text_encoder"]))
+            map(input_file, profiles.encoder_files(config, config["models"][w.model]["text_encoder"]))
         ),
     output:
         "<results>/text/{model}.safetensors",
@@ -40,7 +40,7 @@ rule sample_video:
     input:
         config=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
-        suite=lambda w: repository(VIDEO["suite"]),
+        suite=lambda w: input_file(VIDEO["suite"]),
         text=text_of,
         vae=vae_of,
     output:
@@ -66,8 +66,8 @@ rule evaluate_video:
         samples=lambda w: shard_files(run_of(w)),
         full_precision=lambda w: shard_files(full_precision_run(w)),
         checkpoint=f"{RUN}/checkpoint/config.json",
-        suite=lambda w: repository(VIDEO["suite"]),
-        instruments=lambda w: repository(config["models"][model_of(w)]["instruments"]),
+        suite=lambda w: input_file(VIDEO["suite"]),
+        instruments=lambda w: input_file(config["models"][model_of(w)]["instruments"]),
     output:
         metrics=f"{RUN}/metrics.json",
         resampled=f"{RUN}/bootstrap.npz",

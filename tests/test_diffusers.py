@@ -12,6 +12,7 @@ from qdit.core.files import load_tensors, sha256_file, write_json
 from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.folder import with_digest
 from tests.lazy import LazyModule
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
@@ -124,13 +125,16 @@ def test_one_device_may_be_asked_for(tmp_path: Path) -> None:
         assert torch.equal(model(x, t, y).sample, load_checkpoint(tmp_path / "checkpoint").model(x, t, y))
 
 
-@pytest.mark.parametrize(
-    "damage", ["flipped bit", "missing tensor", "other sites", "older format", "half precision", "not quantized yet"]
-)
+DAMAGES = ("flipped bit", "missing tensor", "other sites", "older format", "half precision", "not quantized yet")
+DAMAGES += ("fewer activation bits", "another label count", "another record", "no digest")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_loaded_is_said_in_one_line(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "exported"
     config_file, weights, manifest = ours.export_checkpoint(saved_checkpoint(tmp_path / "checkpoint", "rtn"), folder)
     config = json.loads(config_file.read_text())
+    described = config["quantization_config"]["checkpoint"]
     arguments: dict[str, object] = {}
     if damage == "flipped bit":
         data = bytearray(weights.read_bytes())
@@ -145,11 +149,25 @@ def test_what_cannot_be_loaded_is_said_in_one_line(damage: str, tmp_path: Path) 
         manifest.unlink()
         message, error = "codes", CheckpointError
     elif damage == "other sites":
-        del config["quantization_config"]["checkpoint"]["sites"]["blocks.0.attn.qkv"]
+        del described["sites"]["blocks.0.attn.qkv"]
+        described |= with_digest(described)
         message, error = "blocks.0.attn.qkv", CheckpointError
     elif damage == "older format":
-        config["quantization_config"]["checkpoint"]["format"] = 1
+        described["format"] = 1
         message, error = "format 1", CheckpointError
+    elif damage == "fewer activation bits":
+        assert described["sites"]["blocks.0.mlp.fc1"]["activation"]["bits"] == 8
+        described["sites"]["blocks.0.mlp.fc1"]["activation"]["bits"] = 4
+        message, error = "edited by hand or damaged; export it again", CheckpointError
+    elif damage == "another record":
+        described["record"]["method"] = "q-dit"
+        message, error = "edited by hand or damaged; export it again", CheckpointError
+    elif damage == "no digest":
+        del described["sha256"]
+        message, error = "gives no sha256 of its content", CheckpointError
+    elif damage == "another label count":
+        config["num_embeds_ada_norm"] += 1
+        message, error = "says num_embeds_ada_norm", CheckpointError
     elif damage == "half precision":
         arguments["torch_dtype"] = torch.float16
         message, error = "float32", Unsupported

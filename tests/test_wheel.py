@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,11 @@ SOURCES += ("CITATION.cff", "Snakefile", "environment.yml", "baselines", "config
 SOURCES += ("rules", "weights", "results/published", "results/studies")
 """Files that the wheel is built from."""
 LARGEST_MB = 80
+PYTHON = os.environ.get("QDIT_PYTHON", sys.executable)
+"""Interpreter with the locked packages that the wheel is installed for: CONTRIBUTING.md."""
 FEWER = {"--images 256": "--images 16", "--steps 20": "--steps 2"}
 """Numbers of the README's steps by hand → numbers that take seconds."""
+PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 pytestmark = pytest.mark.xdist_group("wheel")
 
@@ -64,6 +66,10 @@ def test_a_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST_MB * 1e6
 
 
+def test_a_wheel_is_for_every_python_of_this_machine(wheel: Path) -> None:
+    assert "-py3-none-" in wheel.name
+
+
 def test_a_wheel_installs_one_package(wheel: Path) -> None:
     top = {name.partition("/")[0] for name in names_in(wheel)}
     assert {name for name in top if not name.endswith(".dist-info")} == {"qdit"}
@@ -97,18 +103,18 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in a new environment; the packages it needs are those that are installed here already."""
+    """The wheel in a new environment of PYTHON; the packages it needs are those that PYTHON has already."""
     folder = tmp_path_factory.mktemp("installed")
     environment, empty = folder / "env", folder / "an empty folder"
     empty.mkdir()
-    run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
+    run([PYTHON, "-m", "venv", "--without-pip", str(environment)], folder)
     python = environment / "bin" / "python"
+    packages = run([PYTHON, "-c", PACKAGES], folder).strip()
     # First the wheel, then the path to the packages: pip must not see, and remove, the qdit that is installed there.
     options = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     run([sys.executable, "-m", "pip", "--python", str(python), "install", *options, str(wheel)], folder)
-    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(run([str(python), "-c", program], folder).strip())
-    (site / "packages.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    site = Path(run([str(python), "-c", PACKAGES], folder).strip())
+    (site / "packages.pth").write_text(f"{packages}\n", encoding="utf-8")
     return Installed(environment, empty)
 
 

@@ -24,7 +24,11 @@ def text_of(content: dict[str, Any], *, style: str = "simple") -> str:
     """The text of any record."""
     if content["bench"] not in TEXTS:
         raise DataError(f"benchmark {content['bench']!r}: allowed are {', '.join(TEXTS)}")
-    return TEXTS[content["bench"]](content, style=style)
+    try:
+        return TEXTS[content["bench"]](content, style=style)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        reason = f"{type(problem).__name__}: {problem}"
+        raise DataError(f"record of benchmark {content['bench']!r}: is not whole ({reason}); measure again") from None
 
 
 def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import typer
 
 from qdit.core.errors import ConfigError
 from qdit.core.gpu_lease import leased
+from qdit.core.processes import require_cores
 from qdit.core.repository import shipped_path
 
 EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
@@ -47,8 +48,7 @@ RecordFailure = Annotated[
 
 def check_threads(threads: int) -> None:
     """ConfigError for more threads than this machine has cores. With more threads torch crashes or hangs."""
-    if threads > (cores := os.cpu_count() or 1):
-        raise ConfigError(f"--threads {threads}: this machine has {cores} cores; give 1 to {cores}")
+    require_cores("--threads", threads)
 
 
 def use_threads(threads: int) -> None:

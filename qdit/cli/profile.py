@@ -55,20 +55,24 @@ def check_rows(
 ) -> None:
     """List the rows whose method failed.
 
-    The command shows the reason and the log of each row. The exit code is 1 if a row failed. A row that the method does
-    not support is no failure. The workflow runs this command last.
+    The command shows the reason and the log of each row. It counts rows that are not measured yet. The exit code is 1
+    if a row failed. A row that the method does not support is no failure. The workflow runs this command last.
 
     \b
     Example:
       qdit check-rows table2
     """
     from qdit.core.files import write_json
-    from qdit.workflow.profile import default_tables, load_profile
-    from qdit.workflow.rows import failed_rows, summary
+    from qdit.report.data.presence import require_results
+    from qdit.workflow.profile import load_profile
+    from qdit.workflow.rows import failed_rows, summary, unmeasured
+    from qdit.workflow.run import check_targets
 
     loaded = load_profile(*profile)
-    rows = failed_rows(loaded, results or Path("results", loaded["profile"]), tables or default_tables(loaded))
-    for line in summary(rows):
+    folder, chosen = results or Path("results", loaded["profile"]), check_targets(loaded, tables or [])
+    require_results(folder)
+    rows = failed_rows(loaded, folder, chosen)
+    for line in [*summary(rows), *unmeasured(loaded, folder, chosen)]:
         typer.echo(line)
     if not all(row.is_allowed for row in rows):
         raise typer.Exit(1)

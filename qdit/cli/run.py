@@ -8,6 +8,7 @@ import typer
 
 from qdit.cli.options import MINI, Profile
 from qdit.core.errors import ConfigError
+from qdit.core.processes import require_cores
 
 
 def run(
@@ -50,6 +51,8 @@ def run(
 
     if cores != "all" and not (cores.isdecimal() and int(cores) > 0):
         raise ConfigError(f"--cores {cores}: expected a number of at least 1, or all")
+    if cores != "all":
+        require_cores("--cores", int(cores))
     loaded = load_profile(*profile)
     results = Path("results", loaded["profile"])
     rows = rows_of(loaded, check_targets(loaded, tables or []), row or [])

@@ -140,9 +140,11 @@ def mp4(
     Example:
       qdit video mp4 table3 results/mini/tables/table3-clips
     """
+    from qdit.report.data.presence import require_results
     from qdit.report.pages.clip_files import write_clip_files
     from qdit.workflow.profile import load_profile
 
+    require_results(results)
     for path in write_clip_files(load_profile(*profile), table, results, out):
         typer.echo(path)
 

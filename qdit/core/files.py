@@ -108,11 +108,20 @@ def read_json(path: Path, *, error: type[QditError] = DataError) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError for invalid JSON, also if it is nested too deeply."""
+    """The value of a JSON text. ValueError for invalid JSON, for a key given twice, and for text nested too deeply."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object_of)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its pairs; ValueError for a key that is there twice, since one of its values would be dropped."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return content
 
 
 def sha256_text(text: str) -> str:

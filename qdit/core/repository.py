@@ -17,20 +17,24 @@ SUITE = PACKAGE / "suite"
 ROOT = SUITE if (SUITE / "Snakefile").is_file() else CHECKOUT
 """The folder with Snakefile, config/, baselines/, weights/ and results/published/."""
 
-SHIPPED_FOLDERS = ("weights", "config")
-"""Folders of ROOT whose files every command finds, whatever folder it runs in."""
+SHIPPED_FOLDERS = ("weights", "data", "config")
+"""Folders of input files: each is looked up in the current folder, then in ROOT."""
 
 
 def shipped_path(path: Path) -> Path:
     """Path of an input file: the shipped file, if the current folder has no file of this name.
 
-    Only relative paths below `weights/` and `config/` are looked up in ROOT. All other paths stay unchanged. So does a
-    path that neither folder has.
+    The command line, `qdit doctor`, `qdit fetch`, `qdit explain` and the rules all call this function. `qdit fetch`
+    writes into the current folder. Only relative paths below SHIPPED_FOLDERS are looked up in ROOT. All other paths
+    stay unchanged. So does a path that neither folder has. A shipped file below the current folder gets a relative
+    path, so that a checkout can be moved.
     """
     if path.exists() or not path.parts or path.parts[0] not in SHIPPED_FOLDERS:
         return path
     shipped = ROOT / path
-    return shipped if shipped.exists() else path
+    if not shipped.exists():
+        return path
+    return shipped.relative_to(Path.cwd()) if shipped.is_relative_to(Path.cwd()) else shipped
 
 
 def folder_of(package: str) -> Path:

@@ -145,6 +145,8 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
         raise DataError(f"{path}: sha256 is {digest[:12]}…, the list says {listed.sha256[:12]}…; {_AGAIN}")
     arrays = load_arrays(path)
     missing = {"images", "labels", "first", "key"} - arrays.keys()
+    if missing and "frames" in arrays:
+        raise DataError(f"{path}: holds clips, this step is for images; give the samples of an image model")
     if missing:
         raise DataError(f"{path}: has no {', '.join(sorted(missing))}; {_AGAIN}")
     if str(arrays["key"]) != key or len(arrays["images"]) != len(arrays["labels"]):

@@ -159,9 +159,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
 
     Only safetensors are read. If the folder has a manifest.json, the listed files are checked against it.
     """
-    config = config_from_diffusers(
-        read_json(folder / CONFIG_FILE, error=CheckpointError), where=str(folder / CONFIG_FILE)
-    )
+    described = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if isinstance(described, dict) and ("quantization_config" in described or {"format", "sites"} <= described.keys()):
+        raise CheckpointError(f"{folder}: holds a quantized model; give the full-precision weights that it was made of")
+    config = config_from_diffusers(described, where=str(folder / CONFIG_FILE))
     state = read_weights(folder, WEIGHTS_FILE)
     return state_from_diffusers(state, config, where=str(folder)), config
 

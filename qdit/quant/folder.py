@@ -32,19 +32,32 @@ def with_digest(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {DIGEST_KEY: own_digest(plain)}
 
 
+def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> None:
+    """Raise CheckpointError unless a configuration has the digest of its own content."""
+    stated, digest = config.get(DIGEST_KEY), own_digest(config)
+    if stated is None:
+        raise CheckpointError(f"{where}: gives no {DIGEST_KEY} of its content, so edits cannot be told; {remedy}")
+    if stated != digest:
+        raise CheckpointError(
+            f"{where}: its content has sha256 {digest[:12]}…, it says {str(stated)[:12]}…: it was edited by hand or"
+            f" damaged; {remedy}"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a checkpoint; CheckpointError if it is missing or was edited."""
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if isinstance(config, dict) and "_class_name" in config:
+        raise CheckpointError(
+            f"{folder}: is a folder for diffusers ({config['_class_name']}), no checkpoint; give the folder that `qdit"
+            " quantize` wrote"
+        )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         stored = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{folder}: checkpoint format {stored!r}, this version reads {FORMAT}; quantize again")
-    if (stated := config.get(DIGEST_KEY)) != (digest := own_digest(config)):
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE}: its content has sha256 {digest[:12]}…, it says {str(stated)[:12]}…: it was edited"
-            " by hand or damaged; quantize again"
-        )
+    require_unedited(config, where=str(folder / CONFIG_FILE), remedy="quantize again")
     return config
 
 

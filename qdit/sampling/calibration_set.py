@@ -23,6 +23,9 @@ from qdit.sampling.protocol import Protocol, Sampled
 KINDS = ("trajectory", "ndtc", "ndtc-wide", "ndtc-released", "uniform", "per-step", "regression")
 
 AnyProtocol = Protocol | FlowProtocol
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {"label": (torch.int64,), "mask": (torch.bool,), "unconditional": (torch.bool,), "text": FLOATS}
+"""Name of a tensor of a calibration file → its types; of x float32, of timestep that of the schedule."""
 
 
 def schedule_of(protocol: Sampled) -> Tensor:
@@ -160,6 +163,7 @@ def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
         )
     require_finite(f"{path}: x", tensors["x"])
     protocol = stored_protocol(path, metadata, family)
+    check_dtypes(path, tensors, DTYPES | {"timestep": (schedule_of(protocol).dtype,)})
     check_shapes(path, tensors, family.shape(config, protocol))
     conditions, unconditional = family.stored_conditions(path, tensors, config)
     weights = metadata.get("weights_sha256")
@@ -194,6 +198,15 @@ def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) 
         return cast("AnyProtocol", family.protocol(**metadata["protocol"]))
     except (KeyError, TypeError):
         raise DataError(f"{path}: does not say how it was sampled (no whole protocol); calibrate again") from None
+
+
+def check_dtypes(path: Path, tensors: Mapping[str, Tensor], types: Mapping[str, tuple[torch.dtype, ...]]) -> None:
+    """Raise DataError for a tensor of another type than the model takes; a name without types is float32."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (allowed := types.get(name, (torch.float32,))):
+            listed = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise DataError(f"{path}: {name} is {stored}, must be {listed}; calibrate again")
 
 
 def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: tuple[int, ...]) -> None:

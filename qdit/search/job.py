@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qdit.core.errors import ConfigError
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
@@ -13,7 +14,7 @@ from qdit.sampling.images import load_decoder
 from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises
-from qdit.search.latency import read_latency
+from qdit.search.latency import LatencyModel, read_latency
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
 
@@ -60,6 +61,18 @@ class SearchJob:
         """A fitness on any noise seed."""
         return Noises(self.worker())
 
+    def measured_latency(self) -> LatencyModel | None:
+        """The latency model of the job's file; ConfigError for one that was measured with other bits."""
+        if self.latency is None:
+            return None
+        model = read_latency(self.latency)
+        if (model.weight_bits, model.activation_bits) != (self.weight_bits, self.activation_bits):
+            raise ConfigError(
+                f"{self.latency}: was measured at w{model.weight_bits}a{model.activation_bits}, the search is at"
+                f" w{self.weight_bits}a{self.activation_bits}; measure these bits with `qdit bench latency`"
+            )
+        return model
+
     def fitness(self) -> ImageFitness:
         """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
         device = torch_device(self.device)
@@ -71,7 +84,7 @@ class SearchJob:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             constraint=self.constraint,
-            latency=None if self.latency is None else read_latency(self.latency),
+            latency=self.measured_latency(),
         )
         return ImageFitness(
             model,

@@ -16,6 +16,7 @@ import torch
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
+from qdit.core.processes import require_cores
 from qdit.core.seeds import Purpose, derive_seed
 from qdit.sampling.calibration_set import load_calibration_of, require_sampled_so
 from qdit.sampling.origin import facts_of
@@ -168,8 +169,7 @@ def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True
 
 def check(search: Search, workers: int) -> None:
     """Raise ConfigError for wrong input that can be found before anything is loaded."""
-    if workers < 1:
-        raise ConfigError(f"workers {workers}: must be at least 1")
+    require_cores("workers", workers)
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0")
     if search.scored and search.calibration is None:

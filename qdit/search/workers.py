@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, Protocol, Self
 
-from qdit.core.errors import ConfigError, QditError
+from qdit.core.errors import QditError
+from qdit.core.processes import require_cores
 
 
 class Prefixes(Protocol):
@@ -35,8 +36,7 @@ class Workers:
     """
 
     def __init__(self, make: Callable[[], Prefixes], count: int) -> None:
-        if count < 1:
-            raise ConfigError(f"workers {count}: must be at least 1")
+        require_cores("workers", count)
         context = get_context("spawn")
         self._ends: list[Connection] = []
         for _ in range(count):

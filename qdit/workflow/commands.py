@@ -5,11 +5,12 @@ Each method gives the words after `qdit` as a text for a shell. A rule puts it b
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qdit.core.repository import shipped_path
 from qdit.core.run import SIMULATE, Run
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
@@ -20,18 +21,14 @@ from qdit.workflow.searches import SearchRun, needs_calibration
 
 @dataclass(frozen=True)
 class Commands:
-    """Files and commands of a profile whose results lie in `results`.
-
-    `locate` turns a path of the profile, which is relative to the repository, into one that the command can open.
-    """
+    """Files and commands of a profile whose results lie in `results`."""
 
     profile: Profile
     results: Path
-    locate: Callable[[str], str] = str
 
     def file(self, path: str) -> Path:
-        """A file of the repository."""
-        return Path(self.locate(path))
+        """An input file of the profile: that of the current folder, else the shipped one."""
+        return shipped_path(Path(path))
 
     def model(self, setting: str) -> dict[str, Any]:
         """Entry of a setting's model."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from qdit.core.files import sha256_file, write_text
+from qdit.core.repository import shipped_path
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.workflow.paths import is_https, is_verified, require_fetchable
 from qdit.workflow.profile import Profile, encoder_files
@@ -161,7 +162,8 @@ def is_named(file: NeededFile, names: list[str]) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file exists and is not empty."""
+    """Whether a file exists and is not empty, in the current folder or in the suite."""
+    path = shipped_path(path)
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -174,8 +176,8 @@ def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = 
     next call continues it.
     """
     require_fetchable(str(file.path), file.entry)
-    if file.path.is_file() and file.path.stat().st_size:
-        check_whole(file.path, file.sha256)
+    if is_there(file.path):
+        check_whole(shipped_path(file.path), file.sha256)
         return False
     if not allow_unverified and not is_verified(file.entry):
         raise ConfigError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
-from qdit.core.repository import ROOT
+from qdit.core.repository import shipped_path
 from qdit.core.run import FULL_PRECISION_METHOD
 from qdit.workflow.profile_fields import Keyed
 
@@ -37,11 +37,11 @@ def clips_of(profile: Keyed) -> int:
     """
     video = profile["video"]
     expected, path = video.get("prompts"), Path(video["suite"])
-    suite = next((file for file in (path, ROOT / path) if file.is_file()), None)
-    if suite is None and expected is not None:
+    suite = shipped_path(path)
+    if not suite.is_file() and expected is not None:
         return int(expected) * int(video["clips"])
     try:
-        prompts: Any = json.loads((suite or path).read_text(encoding="utf-8"))
+        prompts: Any = json.loads(suite.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ConfigError(
             f"video.suite: {path} cannot be read ({' '.join(str(problem).split())}); qdit video suite writes one"

@@ -36,6 +36,13 @@ def failed_rows(profile: Profile, results: Path, tables: Iterable[str]) -> list[
     return [row for run in runs if (row := failed_row(run, results)) is not None]
 
 
+def unmeasured(profile: Profile, results: Path, tables: Iterable[str]) -> list[str]:
+    """A line that counts the rows without metrics.json, of which nothing is known; none if every row has it."""
+    runs = {run for table in tables for run in runs_of(profile, table)}
+    missing = sum(not (results / "runs" / run.path / "metrics.json").is_file() for run in runs)
+    return [f"Rows that are not measured yet: {missing} of {len(runs)}"] if missing else []
+
+
 def failed_row(run: Run, results: Path) -> FailedRow | None:
     """The failure that a run's metrics.json holds, if it does."""
     folder = results / "runs" / run.path

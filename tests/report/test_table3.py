@@ -13,7 +13,7 @@ from PIL import Image
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import save_arrays, sha256_json
-from qdit.core.intervals import Replicates, read_replicates, write_replicates
+from qdit.core.intervals import Replicates, centred, interval, read_replicates, write_replicates
 from qdit.core.metrics import DIMENSIONS
 from qdit.core.run import Run
 from qdit.report.claims.claims import judge, load_claims
@@ -82,12 +82,13 @@ def write_run(results: Path, label: str, *, spread: float = 0.005) -> None:
     }
     record |= {"inputs": {"weights_sha256": "a" * 64, "checkpoint_sha256": label, "calibration_sha256": {}}}
     record |= {"code": {"quantize": "1", "sample": "2", "evaluate": "3"}, "packages": {"torch": "2"}}
-    record |= {"metrics": metrics, "size": {"paper_mb": 3.3, "actual_mb": 3.4}, "intervals": {"scene": [0.1, 0.9]}}
+    draw = np.random.default_rng(len(label))
+    values = {name: metrics[name] + spread * draw.standard_normal(200) for name in (*DIMENSIONS, "fd_fp", "mse_fp")}
+    record |= {"metrics": metrics, "size": {"paper_mb": 3.3, "actual_mb": 3.4}}
+    record["intervals"] = {"scene": interval(centred("scene", metrics["scene"], values["scene"]))}
     folder = key.folder(results)
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(record))
-    draw = np.random.default_rng(len(label))
-    values = {name: metrics[name] + spread * draw.standard_normal(200) for name in (*DIMENSIONS, "fd_fp", "mse_fp")}
     write_replicates(folder, Replicates(values, "clips"))
     clean = np.random.default_rng(0).integers(0, 256, (CLIPS, 3, 8, 16, 16))
     noise = hurt * draw.standard_normal(clean.shape)
@@ -115,7 +116,7 @@ def test_every_format_has_both_halves_and_says_whose_scores_these_are(
     assert [row["label"] for row in rows] == METHODS and {row["status"] for row in rows} == {"ok"}
     for name in DIMENSIONS:
         assert [float(row[name]) for row in rows] == pytest.approx([scores_of(label)[name] for label in METHODS])
-    assert rows[3]["won"] == "9" and rows[2]["won"] == "" and rows[0]["scene_low"] == "0.1"
+    assert rows[3]["won"] == "9" and rows[2]["won"] == "" and 0 < float(rows[0]["scene_low"]) < 1
     for text in texts.values():
         assert (
             "mini-VBench (moving digits), not VBench’s scores" in text

@@ -37,11 +37,11 @@ class Checkout:
         return [str(EXECUTABLE), *arguments, "--configfile", *overlays]
 
     def snakemake(
-        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0
+        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0, minutes: float = 10
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake; fails unless it exits with `code`."""
+        """Run Snakemake; fails unless it exits with `code`, or after so many minutes."""
         command = self.command(*arguments, overlays=overlays)
-        done = snakemake(command[1:], self.root)
+        done = snakemake(command[1:], self.root, timeout=60 * minutes)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -18,6 +18,8 @@ KILLS = int(os.environ.get("QDIT_KILLS", "20"))
 SEED = int(os.environ.get("QDIT_KILLS_SEED", "20"))
 OVERLAYS = tuple(os.environ.get("QDIT_KILLS_OVERLAYS", "tests/workflow/tiny.yaml").split())
 RUN = ("--cores", "2")
+MINUTES = 60
+"""A run that was not killed may take this long: other programs may use the machine too."""
 
 
 def killed_after(checkout: Checkout, seconds: float) -> bool:
@@ -50,14 +52,14 @@ def test_random_kills_change_no_byte(repository: Path, tmp_path: Path) -> None:
     start = time.monotonic()
     undisturbed.snakemake("--dry-run", *RUN, overlays=OVERLAYS)
     planning = time.monotonic() - start
-    undisturbed.snakemake(*RUN, overlays=OVERLAYS)
+    undisturbed.snakemake(*RUN, overlays=OVERLAYS, minutes=MINUTES)
     working = max(1.0, time.monotonic() - start - 2 * planning)
 
     moments, landed = random.Random(SEED), 0
     for _ in range(KILLS):
         landed += killed_after(killed, planning + moments.uniform(0, 2) * working / KILLS)
     assert landed >= KILLS // 2, f"only {landed} of {KILLS} kills came before the end"
-    killed.snakemake(*RUN, overlays=OVERLAYS)
+    killed.snakemake(*RUN, overlays=OVERLAYS, minutes=MINUTES)
     assert "Nothing to be done" in killed.snakemake(*RUN, overlays=OVERLAYS).stderr
 
     first, second = outcome(undisturbed.results), outcome(killed.results)

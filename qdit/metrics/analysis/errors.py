@@ -29,7 +29,7 @@ from qdit.core.metrics_record import Status
 from qdit.metrics.analysis.trajectory import Followed, Start, follow, inputs_along, start
 from qdit.models.dit import DiT, DiTBlock
 from qdit.quant.checkpoint import Checkpoint, load_checkpoint
-from qdit.quant.folder import checkpoint_sha256, read_failure
+from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.precision import device_of, torch_device
@@ -163,9 +163,16 @@ def compare(
 def compare_folders(
     full: Path, checkpoints: Mapping[str, Path], out: Path, protocol: Protocol, *, samples: int, device: str = "cpu"
 ) -> None:
-    """Step: checkpoints → arrays for the figures about errors. `full` is the full-precision checkpoint."""
+    """Step: checkpoints → arrays for the figures about errors. `full` is the full-precision checkpoint.
+
+    Raises CheckpointError or ConfigError for a folder that holds neither a checkpoint nor a recorded failure, for a
+    checkpoint of other weights than `full`, and if `full` is quantized.
+    """
     if not checkpoints:
         raise ConfigError("checkpoints: found none, there must be at least one to compare; give LABEL=FOLDER")
+    for folder in checkpoints.values():
+        if read_failure(folder) is None:
+            require_quantized_from(full, folder)
 
     def loader(folder: Path) -> Callable[[], Checkpoint]:
         return lambda: load_checkpoint(folder)
@@ -178,3 +185,22 @@ def compare_folders(
     }
     record = {"checkpoints": sources, "protocol": protocol.to_dict(), "samples": samples}
     save_arrays(out, arrays | {"record": np.array(json.dumps(record, sort_keys=True))})
+
+
+def require_quantized_from(full: Path, folder: Path) -> None:
+    """Raise ConfigError unless `full` is of 16 bits and `folder` is a checkpoint of the same weights."""
+    first, second = read_config(full), read_config(folder)
+    bits = [first["record"].get(name) for name in ("weight_bits", "activation_bits")]
+    if any(width not in (16, None) for width in bits):
+        raise ConfigError(
+            f"{full}: is {first['record'].get('method')} w{bits[0]}a{bits[1]}, full precision is w16a16; give a"
+            " checkpoint of --method fp --bits w16a16"
+        )
+    digests = [config["record"].get("weights_sha256") for config in (first, second)]
+    if first["model"] != second["model"] or (digests[0] != digests[1] and None not in digests):
+        families = [config["model"]["family"] for config in (first, second)]
+        shown = [f"{family} {str(digest)[:12]}…" for family, digest in zip(families, digests, strict=True)]
+        raise ConfigError(
+            f"{folder}: is of the weights {shown[1]}, full precision ({full}) of {shown[0]}; give checkpoints of the"
+            " same weights"
+        )

@@ -1,0 +1,15 @@
+"""Limit of threads and processes: more than the machine has cores stop it, and end torch in a segfault."""
+
+import os
+
+from qdit.core.errors import ConfigError
+
+
+def require_cores(name: str, count: int) -> None:
+    """Raise ConfigError unless `count` threads or processes are at least 1 and no more than this machine has cores.
+
+    Two are always allowed.
+    """
+    most = max(os.cpu_count() or 1, 2)
+    if not 1 <= count <= most:
+        raise ConfigError(f"{name} {count}: this machine runs 1 to {most} at a time; give a number in this range")
