@@ -9,12 +9,13 @@ import torch
 
 from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
+from qdit.quant.adam import Adam
 from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import LearnedScale
 from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
-from qdit.quant.reconstruction import Adam, Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.quant.sites import QuantizedLinear, quantize_site
 from tests.pretended_gpu import pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
