@@ -30,7 +30,9 @@ Learn = Literal["rounding", "both", "scales"]
 KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
 
 
-def measure(command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9) -> dict[str, Any]:
+def measure(
+    command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9
+) -> dict[str, Any]:
     """Measure a W4A8 block: the whole schedule of `iterations`, with each kind of learned values."""
     single_thread()
     before, measured = load(), []
@@ -46,7 +48,9 @@ def measure(command: str, *, config: DiTConfig = MINI, iterations: int = ITERATI
             TORCH: partial(_with_torch, learning),
         }
         for candidate, timing in interleaved(calls, repeats).items():
-            seconds = {key: value / iterations for key, value in timing.to_dict().items() if key in ("minimum", "median")}
+            seconds = {
+                key: value / iterations for key, value in timing.to_dict().items() if key in ("minimum", "median")
+            }
             measured.append({"learn": learn, "candidate": candidate, "seconds": seconds})
     return record("rounding", command, load_before=before, iterations=iterations, measured=measured, goals=[])
 

@@ -98,6 +98,8 @@ class LearningGelu(nn.Module):
 
 
 class _Gelu(torch.autograd.Function):
+    """Its backward pass is one product with the slope."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, chosen: Backend) -> Tensor:
         value, slope = gelu(chosen, x.contiguous())

@@ -9,8 +9,8 @@ import torch
 
 from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.adam import Adam
 from qdit.quant.activation import Activation, StaticActivation
+from qdit.quant.adam import Adam
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import LearnedScale, LearningGelu
 from qdit.quant.observe import capture
