@@ -1,6 +1,6 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-Float32 on CPUs, one thread. `learning_backend` says whether there is something to call; all else stays with torch.
+Float32 on CPUs, one thread. `qdit.kernels.dispatch.learning_backend` says whether there is something to call; all else stays with torch.
 """
 
 import ctypes
@@ -11,24 +11,12 @@ import torch
 from torch import Tensor
 
 from qdit.kernels.backend import Backend
-from qdit.kernels.library import backend
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of Adam; rounding.cpp has them too."""
 
 DENSE = 0.9
 """Share of the elements of a site from which on none are dropped: dropping costs a pass."""
-
-
-def learning_backend(*tensors: Tensor) -> Backend | None:
-    """The compiled backend if it can compute with these tensors, which may be those of a backward pass."""
-    for tensor in tensors:
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            return None
-        if type(tensor) not in (Tensor, torch.nn.Parameter):
-            return None
-    chosen = backend()
-    return None if chosen.library is None else chosen
 
 
 def _library(chosen: Backend) -> ctypes.CDLL:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qdit.kernels.backend import Backend
-from qdit.kernels.learning import gelu, learning_backend, on_grid, through_grid
+from qdit.kernels.dispatch import learning_backend
+from qdit.kernels.learning import gelu, on_grid, through_grid
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of, replace, select
 from qdit.quant.activation import StaticActivation

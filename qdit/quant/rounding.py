@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from qdit.kernels.learning import RoundingState, learning_backend
+from qdit.kernels.dispatch import learning_backend
+from qdit.kernels.learning import RoundingState
 from qdit.quant.adam import Adam
 from qdit.quant.weight import QuantizedWeight
 
