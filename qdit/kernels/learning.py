@@ -1,6 +1,6 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-Float32 on CPUs, one thread. `qdit.kernels.dispatch.learning_backend` says whether there is something to call; all else stays with torch.
+Float32 on CPUs, one thread. Where `qdit.kernels.dispatch.learning_backend` names no backend, torch computes all of it.
 """
 
 import ctypes
