@@ -24,7 +24,7 @@ from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import Reconstruction, block_units, optimize
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=1, num_heads=6, num_classes=10)
-ROWS, BATCH, ITERATIONS = 64, 16, 50
+ROWS, BATCH, ITERATIONS = 64, 16, 200
 PRODUCTS, COMPILED, TORCH = "matrix products alone", "as it runs here", "torch's operations"
 Learn = Literal["rounding", "both", "scales"]
 KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
@@ -62,7 +62,7 @@ def _batch(config: DiTConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: int) -> None:
-    """Learn one block; quantizing and capturing take part of the time, that of a few iterations."""
+    """Learn one block; quantizing and capturing take part of the time, that of about five iterations."""
     model = deepcopy(reference).requires_grad_(False)
     sites = select(model.sites(), roles=CORE_ROLES)
     round_weights(model, sites, bits=4, rule=minmax)
