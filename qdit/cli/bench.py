@@ -113,6 +113,28 @@ def ranges(
 
 
 @bench_app.command()
+def rounding(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-rounding.json",
+    repeats: Repeats = 9,
+    quick: Quick = False,
+) -> None:
+    """Time an iteration of learned rounding.
+
+    A block of the mini model, beside torch's own operations and beside its matrix products alone.
+
+    \b
+    Example:
+      qdit bench rounding
+    """
+    from qdit.bench.rounding import measure
+    from qdit.bench.sampling import TINY
+
+    command = f"qdit bench rounding {out}" + (" --quick" if quick else f" --repeats {repeats}")
+    small: dict[str, Any] = {"config": TINY, "iterations": 2, "repeats": 2}
+    finish(measure(command, **(small if quick else {"repeats": repeats})), out)
+
+
+@bench_app.command()
 def latency(
     out: Annotated[Path, typer.Argument(help="Latency model to write (JSON).")],
     width: Annotated[int, typer.Option(help="Width of the model.")] = 1152,

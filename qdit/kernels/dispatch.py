@@ -107,6 +107,17 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return reference.fake_quantize_static(x, scale, zero_point, bits)
 
 
+def learning_backend(*tensors: Tensor) -> Backend | None:
+    """The compiled backend if it can compute with these tensors, which may be those of a backward pass."""
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            return None
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return None
+    chosen = backend()
+    return None if chosen.library is None else chosen
+
+
 def _finite(y: Tensor | None) -> Tensor:
     if y is None:
         raise not_finite()

@@ -31,7 +31,7 @@ NEEDS = {
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,22 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.qdit_fake_quantize_static.argtypes = [
         *(integer, pointer, size, size, size, pointer, pointer, integer, integer, pointer)
     ]
+    _declare_learning(library)
     return library
+
+
+def _declare_learning(library: ctypes.CDLL) -> None:
+    """Types of the functions that `qdit.kernels.learning` calls."""
+    integer, size, pointer, number = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    library.qdit_rounding_step.argtypes = [integer, size, *[pointer] * 8, *[number] * 4]
+    library.qdit_rounding_step.restype = size
+    library.qdit_rounding_keep_open.argtypes = [size, *[pointer] * 7]
+    library.qdit_rounding_keep_open.restype = size
+    library.qdit_on_grid.argtypes = [integer, size, pointer, *[number] * 3, pointer]
+    library.qdit_through_grid.argtypes = [integer, size, pointer, pointer, *[number] * 3, pointer]
+    library.qdit_through_grid.restype = ctypes.c_double
+    library.qdit_gelu.argtypes = [integer, size, pointer, pointer, pointer]
+    library.qdit_on_grid.restype = library.qdit_gelu.restype = None
 
 
 def _runs(library: ctypes.CDLL, name: str) -> bool:

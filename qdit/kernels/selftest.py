@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qdit.kernels import compiled, reference
+from qdit.kernels import compiled, learning, reference
 from qdit.kernels.backend import Backend
 from qdit.kernels.packing import PackedWeight, pack_weight, unpack_weight
 
@@ -39,7 +39,38 @@ def disagreement(backend: Backend) -> str | None:
         fake_quantize_groups=partial(compiled.fake_quantize_groups, backend, threads=1),
         fake_quantize_static=partial(compiled.fake_quantize_static, backend, threads=1),
     )
-    return disagreement_of(operations, "cpu")
+    return disagreement_of(operations, "cpu") or _learning(backend)
+
+
+def _learning(backend: Backend) -> str | None:
+    """What a variant computes wrongly of the functions for reconstruction, or None."""
+    generator = torch.Generator().manual_seed(6)
+    x, gradient, base, span = torch.randn(4, 5, 67, generator=generator)
+    value, slope = learning.gelu(backend, x)
+    bent = (0.7978845608 * (x + 0.044715 * x**3)).tanh()
+    of_gelu = (1 + bent + x * (1 - bent**2) * 0.7978845608 * (1 + 3 * 0.044715 * x**2)) / 2
+    if not _close(value, x * (1 + bent) / 2) or not _close(slope, of_gelu):
+        return "another GELU"
+    codes = (x / 0.2).round() + 7
+    passed, of_scale = learning.through_grid(backend, x, gradient, 0.2, 7.0, 15)
+    on_grid, inside = (codes.clamp(0, 15) - 7) * 0.2, (codes >= 0) & (codes <= 15)
+    expected = (gradient * (on_grid - inside * x)).sum() / 0.2
+    if not _close(learning.on_grid(backend, x, 0.2, 7.0, 15), on_grid) or not _close(passed, gradient * inside):
+        return "another value on the grid of a scale"
+    if not _close(torch.tensor(of_scale), expected):
+        return "another gradient of a scale"
+    weight, state = torch.empty_like(base), learning.RoundingState.of(x.clone(), base, span)
+    state.step(backend, gradient, weight, steps=1, rate=0.1, power=3.0, pull=0.08)
+    sigmoid = x.sigmoid()
+    distance = 2 * (sigmoid * 1.2 - 0.1).clamp(0, 1) - 1
+    of_alpha = (gradient * span - 0.08 * distance**3) * 1.2 * sigmoid * (1 - sigmoid) * (distance.abs() < 1)
+    alpha = x - 0.1 * of_alpha.sign()  # the first step of Adam, but for its epsilon
+    soft, moved = base + (alpha.sigmoid() * 1.2 - 0.1).clamp(0, 1) * span, of_alpha.abs() > 1e-3
+    return None if _close(weight[moved], soft[moved]) else "another step of a rounding"
+
+
+def _close(result: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 def disagreement_of(operations: Operations, device: str) -> str | None:

@@ -1,14 +1,20 @@
 """Differentiable quantized sites: reconstruction trains them, then replaces them by ordinary ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qdit.kernels.backend import Backend
+from qdit.kernels.dispatch import learning_backend
+from qdit.kernels.learning import gelu, on_grid, through_grid
 from qdit.models.network import Network
-from qdit.models.roles import Site, linear_of, replace
+from qdit.models.roles import Site, linear_of, replace, select
 from qdit.quant.activation import StaticActivation
+from qdit.quant.observe import tapped
 from qdit.quant.rounding import SoftRounding
 from qdit.quant.sites import QuantizedLinear, QuantizedOperand, quantize_site, stored_weight
 from qdit.quant.weight import QuantizedWeight
@@ -25,6 +31,11 @@ class LearnedScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale: Tensor = self.scale
         zero_point = self.quantizer.zero_point.to(x.dtype)
+        chosen = learning_backend(x, scale) if scale.numel() == 1 else None
+        if chosen is not None:
+            levels = 2**self.quantizer.bits - 1
+            result: Tensor = _OnGrid.apply(x, scale, float(self.quantizer.zero_point), levels, chosen)
+            return result
         if scale.numel() > 1:
             scale, zero_point = self.quantizer.broadcast(scale, x), self.quantizer.broadcast(zero_point, x)
         value: Tensor = _StraightThrough.apply(self.quantizer.entered(x), scale, zero_point, 2**self.quantizer.bits - 1)
@@ -57,6 +68,74 @@ class _StraightThrough(torch.autograd.Function):
         return passed, of_scale, None, None
 
 
+class _OnGrid(torch.autograd.Function):
+    """The same for one scale by the compiled library: one pass over the input in each direction."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: float, levels: int, chosen: Backend) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, scale)
+        ctx.grid = (scale.item(), zero_point, levels)
+        ctx.chosen = chosen
+        return on_grid(chosen, x, *ctx.grid)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        x, scale = ctx.saved_tensors
+        passed, of_scale = through_grid(ctx.chosen, x, gradient.contiguous(), *ctx.grid)
+        return passed, torch.full_like(scale, of_scale) if ctx.needs_input_grad[1] else None, None, None, None
+
+
+class LearningGelu(nn.Module):
+    """Tanh-GELU in training: the slope is computed together with the value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = learning_backend(x)
+        if chosen is None:
+            return nn.functional.gelu(x, approximate="tanh")
+        value: Tensor = _Gelu.apply(x, chosen)
+        return value
+
+
+class _Gelu(torch.autograd.Function):
+    """Its backward pass is one product with the slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chosen: Backend) -> Tensor:
+        value, slope = gelu(chosen, x.contiguous())
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
+
+
+@contextmanager
+def written_out(model: Network, unit: str) -> Iterator[None]:
+    """Inside this context a unit's attention is its products and its GELUs are `LearningGelu`, for backward passes.
+
+    torch's fused attention is slow backwards on CPUs for few tokens.
+    """
+    inside = f"{unit}."
+    gelus = [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(inside) and isinstance(module, nn.GELU) and module.approximate == "tanh"
+    ]
+    queries = [site for site in select(model.sites(), roles=("q",)) if site.name.startswith(inside)]
+    modules = {name: model.get_submodule(name) for name in gelus}
+    with sdpa_kernel(SDPBackend.MATH), tapped(model, queries):
+        try:
+            for name in gelus:
+                replace(model, name, LearningGelu())
+            yield
+        finally:
+            for name, module in modules.items():
+                replace(model, name, module)
+
+
 class SoftLinear(nn.Module):
     """Linear in training: soft rounding of its weight where it is quantized, its input quantizer differentiable."""
 
@@ -64,7 +143,6 @@ class SoftLinear(nn.Module):
         super().__init__()
         stored = stored_weight(module)
         self.rounding = None
-        self.penalty: tuple[float | None, float] = (None, 0.0)
         self.register_buffer("weight", module.weight)
         if learn_rounding and isinstance(stored, QuantizedWeight):
             self.rounding = SoftRounding(weight, stored)
@@ -77,7 +155,7 @@ class SoftLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.activation is None else self.activation(x)
-        weight = self.get_buffer("weight") if self.rounding is None else self.rounding(*self.penalty)
+        weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 
 
@@ -104,12 +182,6 @@ class Learner:
         """The soft roundings of all sites."""
         roundings = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
         return [rounding for rounding in roundings if rounding is not None]
-
-    def set_penalty(self, beta: float | None, strength: float) -> None:
-        """Exponent and strength of the rounding regularizer, whose gradient the next backward pass adds."""
-        for module in self.soft.values():
-            if isinstance(module, SoftLinear):
-                module.penalty = (beta, strength)
 
     def scales(self) -> list[nn.Parameter]:
         """The scales that are learned."""

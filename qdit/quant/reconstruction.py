@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.adam import adam
 from tqdm import tqdm
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
-from qdit.quant.learnable import Learner
+from qdit.quant.adam import Adam
+from qdit.quant.learnable import Learner, written_out
 from qdit.quant.observe import Batch, capture
+from qdit.quant.rounding import RoundingSteps
 
 CURVE_POINTS = 20
 """Points of a learning curve that are kept."""
@@ -96,46 +96,6 @@ class Curve:
         return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
 
 
-class Adam:
-    """The fused Adam step of torch, with beta1 0.9, beta2 0.999 and epsilon 1e-8.
-
-    Ours, since `torch.optim.Adam(fused=True)` gives the same bits, but takes twice as long per step (0.12 instead of
-    0.06 ms for six small tensors) and imports torch's compiler first (5 s in each process).
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
-        # On CUDA the fused step takes counters on the device of the parameters only.
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-
-    def step(self, rate: float) -> None:
-        """One update with the gradients at hand, which are then dropped."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not gradients:
-            return
-        with torch.no_grad():
-            adam(
-                list[Tensor](self.parameters),
-                gradients,
-                self.means,
-                self.squares,
-                [],
-                self.steps,
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=rate,
-                weight_decay=0.0,
-                eps=1e-8,
-                maximize=False,
-            )
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
 def optimize(
     learner: Learner,
     outputs: Callable[[Tensor], Tensor],
@@ -148,40 +108,83 @@ def optimize(
     """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
 
     Loss: squared error (or another power) summed over the tokens, averaged over the batch and channels, plus λ times
-    the rounding regularizer.
+    the rounding regularizer. Without scales to learn it ends as soon as all roundings have decided: then there are no
+    gradients any more. The curve counts the iterations that were made.
     """
-    roundings, scales = learner.roundings(), learner.scales()
-    alphas = [rounding.alpha for rounding in roundings]
-    if not (alphas or scales):
+    roundings, scales = RoundingSteps(learner.roundings()), Scales(learner.scales())
+    if not (roundings.roundings or scales.parameters):
         raise ConfigError(f"{name}: nothing to learn; give weights or activations fewer than 16 bits")
-    of_alphas, of_scales = Adam(alphas), Adam(scales)
     curve = Curve(name, config.iterations)
     every = max(1, config.iterations // CURVE_POINTS)
-    recent: list[float] = []
+    recent: list[Tensor] = []
     for iteration in range(config.iterations):
-        learner.set_penalty(config.beta(iteration), config.regularization)
         rows = torch.randint(len(targets), (min(config.batch, len(targets)),), generator=generator)
-        difference = (outputs(rows) - targets[rows]).abs().pow(config.power)
-        error = difference.flatten(1, -2).sum(dim=1).mean() if difference.dim() > 2 else difference.sum(1).mean()
-        error.backward()
-        of_alphas.step(config.rounding_rate)
-        before = [scale.detach().clone() for scale in scales]
-        of_scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
-        keep_positive(scales, before)
-        recent.append(float(error.detach()))
+        computed = outputs(rows)
+        error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
+        computed.backward(gradient)
+        roundings.step(config.rounding_rate, config.beta(iteration), config.regularization)
+        scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
+        recent.append(error)
         if (iteration + 1) % every == 0 or iteration + 1 == config.iterations:
-            curve.points.append((iteration + 1, sum(recent) / len(recent)))
+            curve.points.append((iteration + 1, float(torch.stack(recent).double().mean())))
             recent.clear()
-    if not all(a.isfinite().all() for a in alphas) or not all((s.isfinite() & (s > 0)).all() for s in scales):
+            if not scales.parameters and roundings.open() == 0:
+                curve.iterations = iteration + 1
+                break
+    roundings.settle()
+    if not all(r.alpha.isfinite().all() for r in roundings.roundings) or not scales.are_positive():
         raise DataError(f"{name}: reconstruction diverged (a rounding is NaN or a scale not positive); lower its rates")
     return curve
 
 
-def keep_positive(scales: Sequence[nn.Parameter], before: Sequence[Tensor]) -> None:
-    """Halve a scale if its update would make it zero or negative."""
-    with torch.no_grad():
-        for scale, old in zip(scales, before, strict=True):
-            scale.copy_(torch.where(scale <= 0, old / 2, scale))  # a NaN stays, and is refused at the end
+def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """Σ |computed − target|^power over the tokens, averaged over rows and channels, shape (), and its gradient.
+
+    Outputs without tokens, (rows, features), are summed over the features.
+    """
+    difference = computed - target
+    count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)
+    if power == 2:
+        flat = difference.flatten()
+        return torch.dot(flat, flat) / count, difference.mul_(2 / count)
+    size = difference.abs()
+    slope = size.pow(power - 1)
+    error = torch.dot(slope.flatten(), size.flatten()) / count
+    return error, slope.mul_(power / count).copysign_(difference)
+
+
+class Scales:
+    """Adam on the activation scales of a unit, which lie in one tensor and stay positive."""
+
+    def __init__(self, scales: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(scales)
+        if not self.parameters:
+            return
+        self.values = nn.Parameter(torch.cat([scale.detach().flatten() for scale in self.parameters]))
+        shares = self.values.detach().split([scale.numel() for scale in self.parameters])
+        for scale, share in zip(self.parameters, shares, strict=True):
+            scale.data = share.view_as(scale)
+        self.adam = Adam([self.values])
+
+    def step(self, rate: float) -> None:
+        """One step with the gradients at hand, which are then dropped.
+
+        A scale that its step would take to zero or below, that of inputs next to zero, is halved instead.
+        """
+        if not self.parameters:
+            return
+        gradients = [torch.zeros_like(scale) if scale.grad is None else scale.grad for scale in self.parameters]
+        self.values.grad = torch.cat([gradient.flatten() for gradient in gradients])
+        before = self.values.detach().clone()
+        self.adam.step(rate)
+        with torch.no_grad():
+            self.values.copy_(torch.where(self.values <= 0, before / 2, self.values))  # a NaN stays, and is refused
+        for scale in self.parameters:
+            scale.grad = None
+
+    def are_positive(self) -> bool:
+        """Whether all are positive and finite."""
+        return not self.parameters or bool((self.values.isfinite() & (self.values > 0)).all())
 
 
 def reconstruct(
@@ -256,7 +259,7 @@ def _learn(
     before = hard_loss(every(outputs, len(targets)))
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
-    with sdpa_kernel(SDPBackend.MATH):  # the fused form's backward is slow on CPUs for few tokens
+    with written_out(model, unit.name):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     results = every(outputs, len(targets))

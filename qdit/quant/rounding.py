@@ -1,11 +1,14 @@
 """AdaRound (P12): learned rounding of weights with fixed (scale, zero_point) (Nagel et al., 2020)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qdit.kernels.dispatch import learning_backend
+from qdit.kernels.learning import RoundingState
+from qdit.quant.adam import Adam
 from qdit.quant.weight import QuantizedWeight
 
 ZETA, GAMMA = 1.1, -0.1
@@ -31,15 +34,14 @@ def round_weight(weight: Tensor, alpha: Tensor, scale: Tensor, zero_point: Tenso
     return (codes - zero_point) * scale
 
 
-class SoftRounding(nn.Module):
-    """Rounding of one weight in training: scale and zero point of a quantized weight, α per element as parameter.
+class SoftRounding:
+    """Rounding of one weight in training: scale and zero point of a quantized weight, α per element.
 
     The soft weight of `round_weight` is base + h(α) · span: `base` is the floor code's value, `span` the scale, or 0
-    where the floor is already clamped.
+    where the floor is already clamped. `weight` holds it as a leaf, whose gradient `gradient` takes on to α.
     """
 
     def __init__(self, weight: Tensor, stored: QuantizedWeight) -> None:
-        super().__init__()
         self.stored = stored
         levels, repeats = 2**stored.bits - 1, weight.shape[1] // stored.scale.shape[1]
         scale = stored.scale.float().repeat_interleave(repeats, dim=1)
@@ -48,11 +50,32 @@ class SoftRounding(nn.Module):
         self.base = (self.floor.clamp(0, levels) - zero_point) * scale
         self.span = scale.masked_fill((self.floor < 0) | (self.floor >= levels), 0)
         self.alpha = nn.Parameter(initial_alpha(weight, scale))
+        self.weight = nn.Parameter(torch.empty_like(self.base))
+        self.renew()
 
-    def forward(self, beta: float | None = None, strength: float = 0.0) -> Tensor:
-        """Ŵ with soft rounding; with `beta`, backward adds the gradient of strength · `rounding_regularizer` to α's."""
-        value: Tensor = _SoftWeight.apply(self.alpha, self.base, self.span, beta, strength)
-        return value
+    @torch.no_grad()
+    def renew(self) -> None:
+        """The soft weight of α as it is now, in place."""
+        self.sigmoid = self.alpha.detach().sigmoid()
+        self.stretched = self.sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
+        torch.addcmul(self.base, self.stretched.clamp(0, 1), self.span, out=self.weight.detach())
+
+    @torch.no_grad()
+    def gradient(self, of_weight: Tensor, beta: float | None = None, strength: float = 0.0) -> Tensor:
+        """Gradient of α from that of the soft weight; with `beta`, also of strength · `rounding_regularizer`."""
+        of_h = of_weight * self.span
+        if beta is not None:
+            distance = self.stretched.clamp(0, 1).mul_(2).sub_(1)
+            # |d|^(β − 1): by base 2 in little more than half the time of pow; 0 gives 2^−∞ = 0.
+            penalty = distance.abs().log2_().mul_(beta - 1).exp2_().copysign_(distance)
+            of_h.sub_(penalty, alpha=2 * beta * strength)
+        slope = torch.addcmul(self.sigmoid, self.sigmoid, self.sigmoid, value=-1).mul_(ZETA - GAMMA)
+        # dh / dα is zero where h is clamped
+        return torch.ops.aten.hardtanh_backward(of_h, self.stretched, 0.0, 1.0).mul_(slope)
+
+    def open(self) -> Tensor:
+        """How many elements have not decided, shape (): an element that has h = 0 or 1 has no gradient any more."""
+        return ((self.stretched > 0) & (self.stretched < 1)).sum()
 
     def hard(self) -> QuantizedWeight:
         """The quantized weight with the codes that were learned."""
@@ -61,29 +84,56 @@ class SoftRounding(nn.Module):
         return replace(self.stored, codes=codes.to(torch.int16))
 
 
-class _SoftWeight(torch.autograd.Function):
-    """base + h(α) · span with few passes over the weight: in small models they cost as much as the products."""
+class RoundingSteps:
+    """Adam on the roundings of a unit: by the compiled library where it can, else by torch; both are the same method.
 
-    @staticmethod
-    def forward(ctx: Any, alpha: Tensor, base: Tensor, span: Tensor, beta: float | None, strength: float) -> Tensor:
-        sigmoid = alpha.sigmoid()
-        stretched = sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
-        ctx.save_for_backward(sigmoid, stretched, span)
-        ctx.beta, ctx.strength = beta, strength
-        return torch.addcmul(base, stretched.clamp(0, 1), span)
+    The compiled steps leave out the elements that have decided: their gradient is 0 for good and the last step went
+    outwards, so neither h nor the code can change.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        sigmoid, stretched, span = ctx.saved_tensors
-        of_h = gradient * span
-        if ctx.beta is not None:
-            distance = stretched.clamp(0, 1).mul_(2).sub_(1)
-            # |d|^(β − 1): by base 2 in little more than half the time of pow; 0 gives 2^−∞ = 0.
-            penalty = distance.abs().log2_().mul_(ctx.beta - 1).exp2_().copysign_(distance)
-            of_h.sub_(penalty, alpha=2 * ctx.beta * ctx.strength)
-        slope = torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1).mul_(ZETA - GAMMA)
-        passed = torch.ops.aten.hardtanh_backward(of_h, stretched, 0.0, 1.0)  # dh / dα is zero where h is clamped
-        return passed.mul_(slope), None, None, None, None
+    def __init__(self, roundings: Sequence[SoftRounding]) -> None:
+        self.roundings = list(roundings)
+        self.backend = learning_backend(*(rounding.alpha for rounding in self.roundings)) if self.roundings else None
+        self.states: list[RoundingState] = []
+        self.adam = Adam([rounding.alpha for rounding in self.roundings])
+        if self.backend is not None:
+            self.states = [RoundingState.of(r.alpha.detach(), r.base, r.span) for r in self.roundings]
+            self.counts = [len(state) for state in self.states]
+        self.steps = 0
+
+    def step(self, rate: float, beta: float | None, strength: float) -> None:
+        """One step with the gradients of the soft weights at hand, which are then dropped, and new soft weights."""
+        self.steps += 1
+        for number, rounding in enumerate(self.roundings):
+            of_weight, rounding.weight.grad = rounding.weight.grad, None
+            if of_weight is None:
+                continue
+            if self.backend is None:
+                rounding.alpha.grad = rounding.gradient(of_weight, beta, strength)
+            else:
+                self.counts[number] = self.states[number].step(
+                    self.backend,
+                    of_weight.contiguous(),
+                    rounding.weight.detach(),
+                    steps=self.steps,
+                    rate=rate,
+                    power=0.0 if beta is None else beta - 1,
+                    pull=0.0 if beta is None else 2 * beta * strength,
+                )
+        if self.backend is None:
+            self.adam.step(rate)
+            for rounding in self.roundings:
+                rounding.renew()
+
+    def open(self) -> int:
+        """How many elements have not decided."""
+        return sum(self.counts) if self.backend is not None else sum(int(r.open()) for r in self.roundings)
+
+    def settle(self) -> None:
+        """Bring the α of all roundings up to date."""
+        if self.backend is not None:
+            for state in self.states:
+                state.settle(self.backend)
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:

@@ -129,7 +129,7 @@ def records(tmp_path_factory):
     size = replace(kernels.QUICK, linears=((96, 48),))
     write_record(folder / "kernels.json", kernels.measure(size, "test"))
     latency = ["latency", folder / "latency.json", "--width", 48, "--groups", "4,12", "--rows", 4, "--repeats", 2]
-    commands = [[name, folder / f"{name}.json", "--quick"] for name in ("sampling", "memory", "ranges")]
+    commands = [[name, folder / f"{name}.json", "--quick"] for name in ("sampling", "memory", "ranges", "rounding")]
     for command in (*commands, latency):
         cli.app(["bench", *map(str, command)], standalone_mode=False)
     return folder

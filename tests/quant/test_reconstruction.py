@@ -10,11 +10,18 @@ import torch
 from qdit.core.errors import ConfigError
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Activation, StaticActivation
+from qdit.quant.adam import Adam
 from qdit.quant.apply import calibrate_static, round_weights
-from qdit.quant.learnable import LearnedScale
+from qdit.quant.learnable import LearnedScale, LearningGelu
 from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
-from qdit.quant.reconstruction import Adam, Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.quant.reconstruction import (
+    Reconstruction,
+    block_units,
+    error_and_gradient,
+    reconstruct,
+    reconstruct_outputs,
+)
 from qdit.quant.sites import QuantizedLinear, quantize_site
 from tests.pretended_gpu import pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
@@ -338,3 +345,46 @@ def test_units_are_the_blocks_in_order_without_what_lies_outside():
     units = block_units(reversed(select(model.sites(), kinds=("linear",))))
     assert [unit.name for unit in units] == [f"blocks.{index}" for index in range(TINY.depth)]
     assert {site.role for site in units[0].sites} == {"adaln", "qkv", "attn_out", "fc1", "fc2"}
+
+
+@pytest.mark.parametrize("power", [2.0, 2.4])
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 6)])
+def test_the_gradient_of_the_loss_is_that_of_autograd(power, shape):
+    generator = torch.Generator().manual_seed(0)
+    computed = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    target = torch.randn(shape, generator=generator, dtype=torch.float64)
+    losses = (computed - target).abs().pow(power)
+    expected = losses.sum(dim=1).mean()
+    expected.backward()
+    error, gradient = error_and_gradient(computed.detach(), target, power)
+    torch.testing.assert_close(error, expected.detach())
+    torch.testing.assert_close(gradient, computed.grad)
+
+
+def test_compiled_scales_and_gelu_have_the_gradients_of_torch(monkeypatch):
+    quantizer = StaticActivation(bits=4, scale=torch.tensor([0.3]), zero_point=torch.tensor([7]))
+    x = 2 * torch.randn(37, 45, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(37, 45, generator=torch.Generator().manual_seed(1))
+    results = []
+    for backend in ("torch", ""):
+        monkeypatch.setenv("QDIT_KERNELS", backend)
+        module, inputs = LearnedScale(quantizer, learn=True), x.clone().requires_grad_()
+        value = module(inputs)
+        (value * direction).sum().backward()
+        activated = x.clone().requires_grad_()
+        activation = LearningGelu()(activated)
+        (activation * direction).sum().backward()
+        results.append([value, inputs.grad, module.scale.grad, activation, activated.grad])
+    for expected, result in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+def test_it_ends_where_all_roundings_have_decided():
+    """A regularizer that is strong from the first step on decides early; the log counts the iterations."""
+    config = Reconstruction(400, 16, rounding_rate=0.1, regularization=10.0, warmup=0.0, betas=(2.0, 2.0))
+    model = random_dit()
+    round_weights(model, core(model), bits=BITS, rule=minmax)
+    log = reconstruct(model, random_dit(), block_units(core(model))[:1], batches, config, learn="rounding")
+    (unit,) = log["units"]
+    assert unit["iterations"] < 400 and unit["points"][-1][0] == unit["iterations"]

@@ -1,0 +1,135 @@
+"""`qdit bench rounding`: CPU time of one iteration of learned rounding on a block, and of its matrix products alone."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from qdit.bench.record import heading, load, record, single_thread
+from qdit.bench.timing import interleaved
+from qdit.kernels.backend import FORCE
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiT
+from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.learnable import Learner, written_out
+from qdit.quant.observe import capture
+from qdit.quant.ranges import minmax
+from qdit.quant.reconstruction import Reconstruction, block_units, optimize
+
+MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=1, num_heads=6, num_classes=10)
+ROWS, BATCH, ITERATIONS = 64, 16, 200
+PRODUCTS, COMPILED, TORCH = "matrix products alone", "as it runs here", "torch's operations"
+Learn = Literal["rounding", "both", "scales"]
+KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
+
+
+def measure(
+    command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9
+) -> dict[str, Any]:
+    """Measure a W4A8 block: the whole schedule of `iterations`, with each kind of learned values."""
+    single_thread()
+    before, measured = load(), []
+    torch.manual_seed(0)
+    model = DiT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    for learn in KINDS:
+        learning = partial(_learn, model, _batch(config), learn, iterations)
+        calls: dict[str, Callable[[], object]] = {
+            PRODUCTS: partial(_products, model, BATCH, iterations),
+            COMPILED: learning,
+            TORCH: partial(_with_torch, learning),
+        }
+        for candidate, timing in interleaved(calls, repeats).items():
+            seconds = {
+                key: value / iterations for key, value in timing.to_dict().items() if key in ("minimum", "median")
+            }
+            measured.append({"learn": learn, "candidate": candidate, "seconds": seconds})
+    return record("rounding", command, load_before=before, iterations=iterations, measured=measured, goals=[])
+
+
+def _batch(config: DiTConfig) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, config.in_channels, config.input_size, config.input_size, generator=generator)
+    return x, torch.randint(1000, (ROWS,), generator=generator), torch.randint(10, (ROWS,), generator=generator)
+
+
+def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: int) -> None:
+    """Learn one block; quantizing and capturing take part of the time, that of about five iterations."""
+    model = deepcopy(reference).requires_grad_(False)
+    sites = select(model.sites(), roles=CORE_ROLES)
+    round_weights(model, sites, bits=4, rule=minmax)
+    if learn != "rounding":
+        calibrate_static(model, sites, [batch], bits=8, rule=minmax)
+    (unit,) = block_units(sites)
+    inputs, _ = capture(model, unit.name, [batch])
+    _, targets = capture(reference, unit.name, [batch])
+    learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
+    block = model.get_submodule(unit.name)
+    schedule = Reconstruction(iterations, BATCH, rounding_rate=5 / iterations, scale_rate=1e-4)
+    with written_out(model, unit.name):
+        optimize(
+            learner,
+            lambda rows: block(*(argument[rows] for argument in inputs)),
+            targets,
+            schedule,
+            name=unit.name,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def _with_torch(call: Callable[[], None]) -> None:
+    with _forced("torch"):
+        call()
+
+
+@contextmanager
+def _forced(backend: str) -> Iterator[None]:
+    """Inside this context QDIT_KERNELS names a backend."""
+    old = os.environ.get(FORCE)
+    os.environ[FORCE] = backend
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ[FORCE]
+        else:
+            os.environ[FORCE] = old
+
+
+def _products(model: DiT, batch: int, iterations: int) -> None:
+    """The products of the four linears: forward, weight gradients, and input gradients where they are needed."""
+    rows = batch * (model.config.input_size // model.config.patch_size) ** 2
+    with torch.no_grad():
+        for site in select(model.sites(), roles=CORE_ROLES):
+            linear = linear_of(model, site)
+            x, gradient = torch.ones(rows, linear.in_features), torch.ones(rows, linear.out_features)
+            for _ in range(iterations):
+                torch.nn.functional.linear(x, linear.weight, linear.bias)
+                gradient.t() @ x
+                if site.role != "qkv":
+                    gradient @ linear.weight
+
+
+def text(content: dict[str, Any], *, style: str = "simple") -> str:
+    """Milliseconds of an iteration, and their ratio to the products alone and to torch's operations."""
+    table = []
+    measured = content["measured"]
+    for entry in measured:
+        of_kind = {e["candidate"]: e["seconds"] for e in measured if e["learn"] == entry["learn"]}
+        own = entry["seconds"]
+        ratios = [f"{own['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
+        first = entry["learn"] if entry["candidate"] == PRODUCTS else ""
+        table.append([first, entry["candidate"], f"{1e3 * own['minimum']:.2f}", f"{1e3 * own['median']:.2f}", *ratios])
+    header = ["learned", "computed by", "ms", "(median)", "÷ products", "÷ torch"]
+    align = ("left", "left", *["right"] * 4)
+    body = tabulate(table, header, tablefmt=style, colalign=align, disable_numparse=True)
+    about = f"CPU time of an iteration, mean of a schedule of {content['iterations']}, on one W4A8 block:"
+    return "\n".join([*heading(content), "", about, "", body, ""])

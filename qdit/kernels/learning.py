@@ -1,0 +1,109 @@
+"""Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
+
+Float32 on CPUs, one thread. Where `qdit.kernels.dispatch.learning_backend` names no backend, torch computes all of it.
+"""
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdit.kernels.backend import Backend
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Of Adam; rounding.cpp has them too."""
+
+DENSE = 0.9
+"""Share of the elements of a site from which on none are dropped: dropping costs a pass."""
+
+
+def _library(chosen: Backend) -> ctypes.CDLL:
+    assert chosen.library is not None
+    return chosen.library
+
+
+@dataclass
+class RoundingState:
+    """What Adam learns of one site: the elements that have not decided, flat, in the order of the weight.
+
+    `index` (int32) is each element's place in the weight, `base` and `span` are those of the soft weight
+    base + h(α) · span. `all_alpha` (out, in) has the α of all elements once `settle` was called.
+    """
+
+    index: Tensor
+    base: Tensor
+    span: Tensor
+    alpha: Tensor
+    mean: Tensor
+    square: Tensor
+    all_alpha: Tensor
+
+    @classmethod
+    def of(cls, alpha: Tensor, base: Tensor, span: Tensor) -> "RoundingState":
+        """The state before the first step; α (out, in) itself is `all_alpha`."""
+        flat = alpha.flatten().clone()
+        index = torch.arange(flat.numel(), dtype=torch.int32)
+        values = (base.flatten().clone(), span.expand_as(alpha).flatten().clone(), flat)
+        return cls(index, *values, torch.zeros_like(flat), torch.zeros_like(flat), alpha)
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+    def step(
+        self, chosen: Backend, gradient: Tensor, weight: Tensor, *, steps: int, rate: float, power: float, pull: float
+    ) -> int:
+        """Step number `steps` (from 1) of Adam and the new soft weight; returns how many elements have not decided.
+
+        `gradient` is the weight's. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power + 1)).
+        """
+        first, second = (1 - beta**steps for beta in BETAS)
+        open_elements = int(
+            _library(chosen).qdit_rounding_step(
+                *(chosen.variant, len(self), self.index.data_ptr(), gradient.data_ptr()),
+                *(self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
+                *(self.mean.data_ptr(), self.square.data_ptr(), weight.data_ptr()),
+                *(power, pull, rate / first, 1 / math.sqrt(second)),
+            )
+        )
+        if open_elements < DENSE * len(self):
+            self.settle(chosen)
+        return open_elements
+
+    def settle(self, chosen: Backend) -> None:
+        """Write α of all elements down and keep only those that have not decided."""
+        kept = _library(chosen).qdit_rounding_keep_open(
+            *(len(self), self.index.data_ptr(), self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
+            *(self.mean.data_ptr(), self.square.data_ptr(), self.all_alpha.data_ptr()),
+        )
+        for name in ("index", "base", "span", "alpha", "mean", "square"):
+            setattr(self, name, getattr(self, name)[:kept])
+
+
+def on_grid(chosen: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
+    """x quantized and dequantized with one scale; x is contiguous."""
+    y = torch.empty_like(x)
+    _library(chosen).qdit_on_grid(
+        chosen.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
+    )
+    return y
+
+
+def through_grid(
+    chosen: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
+) -> tuple[Tensor, float]:
+    """The gradient that passes to x, and the scale's (LSQ); both tensors are contiguous."""
+    passed = torch.empty_like(x)
+    total = _library(chosen).qdit_through_grid(
+        *(chosen.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
+        passed.data_ptr(),
+    )
+    return passed, total / scale
+
+
+def gelu(chosen: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU(x) by the tanh form and its slope; x is contiguous."""
+    y, slope = torch.empty_like(x), torch.empty_like(x)
+    _library(chosen).qdit_gelu(chosen.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr())
+    return y, slope
