@@ -31,7 +31,7 @@ NEEDS = {
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,14 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.qdit_fake_quantize_static.argtypes = [
         *(integer, pointer, size, size, size, pointer, pointer, integer, integer, pointer)
     ]
+    library.qdit_norm_modulate.argtypes = [
+        *(integer, pointer, size, size, size),
+        *(pointer, size, pointer, size, ctypes.c_float, pointer),
+    ]
+    library.qdit_norm_modulate.restype = None
+    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
+    library.qdit_attention.restype = None
+    library.qdit_attention_limit.restype = size
     return library
 
 

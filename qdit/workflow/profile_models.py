@@ -159,6 +159,8 @@ class Setting(Part):
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
+    share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Form → the share of `sampling.images` that its runs have at this setting, in whole chunks; the others have all."""
 
 
 class SearchedAt(Part):

@@ -266,7 +266,7 @@ QDIT_EXPORT int qdit_variants() {
 }
 
 // Raised with every change of an argument list.
-QDIT_EXPORT int qdit_version() { return 2; }
+QDIT_EXPORT int qdit_version() { return 3; }
 
 // y (rows, outputs) = quantized x (rows, width) times the packed weight, + bias (outputs) or null. input_group inputs,
 // a multiple of the weight's group_size, share a range: that of the row at hand, or the given scale and zero (0 … 255).
