@@ -1,5 +1,6 @@
 """Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.report.data.rows import run_keys
+from qdit.workflow.commands import Commands
 from qdit.workflow.profile import (
     all_runs,
     default_tables,
@@ -16,6 +18,7 @@ from qdit.workflow.profile import (
     listing,
     load_profile,
     runs_of,
+    sampled,
     shards,
     validate,
 )
@@ -321,7 +324,7 @@ def test_a_share_of_the_images_is_whole_chunks_of_every_row_that_it_is_for(
 @pytest.mark.parametrize(
     ("setting", "share", "words"),
     [
-        ("digits-cfg1.0-s20", {"smooth": 0.5}, "share: unknown 'smooth'"),
+        ("digits-cfg1.0-s20", {"smooth": 0.5}, "share: 'smooth' is not defined"),
         ("digits-cfg1.0-s20", {"natural": 0}, "share.natural"),
         ("digits-cfg1.0-s20", {"natural": 1.5}, "share.natural"),
         ("clips-cfg2.5-s15", {"natural": 0.5}, "share: only images have one"),
