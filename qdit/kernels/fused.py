@@ -1,8 +1,8 @@
 """Modulated LayerNorm and attention of few tokens, each in one pass of the compiled library.
 
 torch computes the same in three and five passes. `modulated_norm` and `attention` return None for what the library does
-not take: other dtypes and devices, tensors that need gradients, many tokens, no library. Variants of x86-64 agree to the
-bit; torch's result differs in the last places.
+not take: other dtypes and devices, tensors that need gradients, many tokens, no library. All variants agree to the bit;
+torch's result differs in the last places.
 """
 
 import torch

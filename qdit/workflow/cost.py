@@ -176,7 +176,10 @@ def disk_bytes(profile: Profile) -> dict[str, float]:
     sizes, sets = defaultdict[str, float](float), set()
     for run in profiles.all_runs(profile):
         model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
-        family, samples = profiles.family_at(profile, run.setting), profiles.sampled(profile, run.setting, run.form)["images"]
+        family, samples = (
+            profiles.family_at(profile, run.setting),
+            profiles.sampled(profile, run.setting, run.form)["images"],
+        )
         sizes[family.samples] += samples * network.pixels
         if scored_by_vbench(profile, run):
             sizes["clips as MP4"] += samples * network.pixels
