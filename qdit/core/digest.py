@@ -55,7 +55,7 @@ def imported_names(path: Path, source: bytes, package: str) -> frozenset[str]:
 
 
 def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All statements of a tree, however deep. Imports are statements, so expressions, which are most nodes, are left out."""
+    """All statements of a tree, however deep. Imports are statements, so expressions are left out."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

@@ -1,8 +1,8 @@
-"""The physical floor of a run: the seconds that its own floating-point operations need at the processor's measured rate.
+"""The physical floor of a run: the seconds that its own operations need at the processor's measured float32 rate.
 
 Machines can be compared by the ratio of what a run took to its floor. Counted are the network's operations
-(`qdit.workflow.cost`), in float32; extracting features, evaluating and rendering are not. The operations of a search that
-stops early and of methods that search scales are bounds, so the floor of quantizing and searching is rough.
+(`qdit.workflow.cost`), in float32; extracting features, evaluating and rendering are not. Those of a search that stops
+early are an upper bound, those of methods that search scales a lower one, so the floor of these two rules is rough.
 """
 
 import json

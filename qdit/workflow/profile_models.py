@@ -160,7 +160,7 @@ class Setting(Part):
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
     share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """Form → the share of `sampling.images` that its runs have at this setting, in whole chunks; the others have all."""
+    """Form → the share of `sampling.images` that its runs have here, in whole chunks; other forms have all."""
 
 
 class SearchedAt(Part):
