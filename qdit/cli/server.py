@@ -26,7 +26,16 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, NoReturn
 
-PACKAGES = ("torch", "scipy.linalg", "scipy.stats", "safetensors.torch", "typer", "tqdm", "yaml")
+PACKAGES = (
+    "torch",
+    "scipy.linalg",
+    "scipy.stats",
+    "safetensors.torch",
+    "typer",
+    "pydantic.type_adapter",
+    "tqdm",
+    "yaml",
+)
 LENGTH = struct.Struct("!I")
 EXIT_CODE = struct.Struct("!i")
 
