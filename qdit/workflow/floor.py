@@ -7,7 +7,7 @@ early are an upper bound, those of methods that search scales a lower one, so th
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process
 
 def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
     """Rule → its jobs in the default tables, and what those that are finished in `results` took."""
-    counts, flops = Counter[str](), Counter[str]()
+    counts, flops = Counter[str](), defaultdict[str, float](float)
     for job in jobs_of(profile, Speed(1.0, "operations")):
         counts[job.rule] += 1
         flops[job.rule] += job.seconds
