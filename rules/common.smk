@@ -252,12 +252,17 @@ def full_precision_run(wildcards):
 
 def shard_files(run):
     """Lists of the sample chunks of a run."""
-    return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config, run.setting)]
+    return [
+        f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config, run.setting, run.form)
+    ]
 
 
 def feature_files(run):
     """Features of the images of a run, a file per shard."""
-    return [f"{run_folder(run)}/samples/features-{shard:03d}.npz" for shard in profiles.shards(config, run.setting)]
+    return [
+        f"{run_folder(run)}/samples/features-{shard:03d}.npz"
+        for shard in profiles.shards(config, run.setting, run.form)
+    ]
 
 
 def table_files(table):

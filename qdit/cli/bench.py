@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qdit.cli.options import MINI, Profile
 from qdit.core.errors import ConfigError
 
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
@@ -232,6 +233,26 @@ def full_size(
         )
     typer.echo(text_of(content), nl=False)
     typer.echo(f"\n{out}")
+
+
+@bench_app.command()
+def floor(
+    profile: Profile = MINI,
+    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
+    cores: Annotated[int, typer.Option(min=1, help="Cores of the run.")] = 2,
+) -> None:
+    """Compare a run with the time that its floating-point operations need here.
+
+    The float32 rate of one core is measured now; the machine should be idle. Finished jobs are in the results folder.
+
+    \b
+    Example:
+      qdit bench floor --results results/mini --cores 2
+    """
+    from qdit.workflow.floor import float32_rate, floor_text
+    from qdit.workflow.profile import load_profile
+
+    typer.echo(floor_text(load_profile(*profile), results, float32_rate(), cores), nl=False)
 
 
 @bench_app.command()

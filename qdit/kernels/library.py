@@ -161,6 +161,14 @@ def open_library(path: Path) -> ctypes.CDLL:
         *(integer, pointer, size, size, size, pointer, pointer, integer, integer, pointer)
     ]
     _declare_learning(library)
+    library.qdit_norm_modulate.argtypes = [
+        *(integer, pointer, size, size, size),
+        *(pointer, size, pointer, size, ctypes.c_float, pointer),
+    ]
+    library.qdit_norm_modulate.restype = None
+    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
+    library.qdit_attention.restype = None
+    library.qdit_attention_limit.restype = size
     return library
 
 

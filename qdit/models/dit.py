@@ -5,6 +5,8 @@ weight and bias (eps 1e-6), tanh-GELU and learned sigma. A method may replace mo
 `DiT.sites()` lists them with their roles.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(config.in_channels, config.hidden_size, kernel_size=patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+        # Tokens one after the other: every layer behind reads them so.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class TimestepEmbedder(nn.Module):
@@ -81,19 +84,31 @@ class LabelEmbedder(nn.Module):
 
 
 class ModulatedLayerNorm(nn.Module):
-    """Site `modulate`: LN(x)(1 + scale) + shift, without parameters of its own."""
+    """Site `modulate`: LN(x)(1 + scale) + shift, without parameters of its own.
+
+    `fused` computes it in one pass, or returns None for tensors that it does not take (`prepare_inference` sets it).
+    """
+
+    fused: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        if self.fused is not None and (fused := self.fused(x, shift, scale)) is not None:
+            return fused
         normed = F.layer_norm(x, (self.hidden_size,), eps=1e-6)
         return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; q, k, p (softmax output) and v are operand sites, identities by default."""
+    """Multi-head self-attention; q, k, p (softmax output) and v are operand sites, identities by default.
+
+    `fused` mixes the values of identities in one pass, or returns None (`prepare_inference` sets it).
+    """
+
+    fused: Callable[[Tensor, int], Tensor | None] | None = None
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -108,8 +123,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        if all(isinstance(site, nn.Identity) for site in (self.q, self.k, self.p, self.v)):
+        qkv, plain = self.qkv(x), all(isinstance(site, nn.Identity) for site in (self.q, self.k, self.p, self.v))
+        if plain and self.fused is not None and (fused := self.fused(qkv, self.num_heads)) is not None:
+            return self.proj(fused)
+        q, k, v = qkv.reshape(n, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if plain:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             weights = (self.q(q) * q.shape[-1] ** -0.5) @ self.k(k).transpose(-2, -1)

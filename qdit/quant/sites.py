@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from qdit.core.affine import pack_codes, unpack_codes
 from qdit.core.errors import CheckpointError, Unsupported
 from qdit.kernels.dense import DenseLinear
-from qdit.models.dit import Mlp, ModulatedLayerNorm
+from qdit.kernels.fused import attention, modulated_norm
+from qdit.models.dit import Attention, Mlp, ModulatedLayerNorm
 from qdit.models.roles import Site, StepContext, replace
 from qdit.quant.activation import Activation
 from qdit.quant.activation_kinds import build_activation
@@ -227,10 +228,15 @@ def activation_of(model: nn.Module, site: Site) -> Activation | None:
 def prepare_inference(model: M) -> M:
     """Pack the weights of all linears for fast inference, in place; the model can no longer be changed or saved.
 
-    The GELU of an MLP is computed together with the linear before it.
+    The GELU of an MLP is computed together with the linear before it; modulated LayerNorms and attention without
+    quantized operands each in one pass.
     """
     fused = set()
     for name, module in model.named_modules():
+        if isinstance(module, ModulatedLayerNorm):
+            module.fused = modulated_norm
+        if isinstance(module, Attention):
+            module.fused = attention
         if isinstance(module, Mlp):
             module.act = nn.Identity()
             fused.add(f"{name}.fc1")

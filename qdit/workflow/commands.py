@@ -222,7 +222,7 @@ class Commands:
 
     def sample(self, run: Run, shard: int) -> str:
         """Checkpoint → samples of a shard, of images with their features."""
-        counts = profiles.sampled(self.profile, run.setting)
+        counts = profiles.sampled(self.profile, run.setting, run.form)
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
@@ -247,7 +247,7 @@ class Commands:
         values = {
             "--reference-file": self.reference_file(run.setting),
             "--reference-name": self.model(run.setting)["reference"],
-            "--images": profiles.sampled(self.profile, run.setting)["images"],
+            "--images": profiles.sampled(self.profile, run.setting, run.form)["images"],
         }
         return ("evaluate",), values | self.extractor(run.setting)
 

@@ -102,7 +102,7 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     """Jobs of one run: calibration, search, quantization and sampling."""
-    entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting)
+    entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting, run.form)
     kinds = calibration_kinds(profile, run)
     cost = network_of(profile, run.setting).flops / speed.flops
     needs = []
@@ -119,7 +119,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     quantize = f"quantize {replace(run, mode=SIMULATE).path}"
     yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
-    for shard in profiles.shards(profile, run.setting):
+    for shard in profiles.shards(profile, run.setting, run.form):
         images = min(size, sampling["images"] - shard * size)
         yield Job(f"sample {run.path} {shard}", "sample", evaluations(profile, run.setting, images) * cost, (quantize,))
 
@@ -146,7 +146,7 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
     """Speed of the finished sample jobs of a results folder, by the times they wrote; None if there are none."""
     flops, seconds, count = 0.0, 0.0, 0
     for run in profiles.all_runs(profile):
-        network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting)
+        network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)
         size = sampling["chunk"] * sampling["chunks_per_shard"]
         for path in sorted((results / "runs" / run.path / "logs").glob("sample-*.json")):
             shard = int(path.stem.removeprefix("sample-"))
@@ -174,7 +174,10 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
     sizes, sets = defaultdict[str, float](float), set()
     for run in profiles.all_runs(profile) if runs is None else runs:
         model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
-        family, samples = profiles.family_at(profile, run.setting), profiles.sampled(profile, run.setting)["images"]
+        family, samples = (
+            profiles.family_at(profile, run.setting),
+            profiles.sampled(profile, run.setting, run.form)["images"],
+        )
         sizes[family.samples] += samples * network.pixels
         if scored_by_vbench(profile, run):
             sizes["clips as MP4"] += samples * network.pixels
@@ -203,8 +206,8 @@ def memory_bytes(profile: Profile) -> dict[str, float]:
     """
     largest: dict[str, float] = {}
     dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
-    for setting in dict.fromkeys(run.setting for run in profiles.all_runs(profile)):
-        network, chunk = network_of(profile, setting), profiles.sampled(profile, setting)["chunk"]
+    for setting, form in dict.fromkeys((run.setting, run.form) for run in profiles.all_runs(profile)):
+        network, chunk = network_of(profile, setting), profiles.sampled(profile, setting, form)["chunk"]
         config, family = network.config, profiles.family_at(profile, setting)
         weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
         cells = network.tokens * config.hidden_size
@@ -258,7 +261,7 @@ def vbench_lines(profile: Profile) -> list[str]:
     runs = [run for run in profiles.all_runs(profile) if scored_by_vbench(profile, run)]
     if not runs:
         return []
-    clips = sum(profiles.sampled(profile, run.setting)["images"] for run in runs)
+    clips = sum(profiles.sampled(profile, run.setting, run.form)["images"] for run in runs)
     jobs = len(runs) * len(WEIGHTS)
     return [
         f"  VBench     {jobs:>6} jobs score {clips:,} clips besides; their hours are unknown: nobody has timed them"

@@ -195,8 +195,8 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
     """The samples of a run. Every chunk is checked against the lists that its jobs wrote."""
-    folder, images = commands.samples(run), profiles.sampled(commands.profile, run.setting)["images"]
-    shards = profiles.shards(commands.profile, run.setting)
+    folder, images = commands.samples(run), profiles.sampled(commands.profile, run.setting, run.form)["images"]
+    shards = profiles.shards(commands.profile, run.setting, run.form)
     command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
     more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
     try:

@@ -1,5 +1,6 @@
 """The two families of a profile's models, images and clips, and everything that the workflow does differently."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -38,8 +39,11 @@ class ProfileFamily(ABC):
     """Flags of `qdit import-weights`."""
 
     @abstractmethod
-    def sampled(self, profile: Profile) -> dict[str, Any]:
-        """Numbers of a run: `images`, `chunk` and `chunks_per_shard`."""
+    def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
+        """Numbers of a run: `images`, `chunk` and `chunks_per_shard`.
+
+        `share` is the part of all images that the run has (the `share` of a setting).
+        """
 
     @abstractmethod
     def calibration(self, profile: Profile) -> Mapping[str, int]:
@@ -66,9 +70,11 @@ class ImageFamily(ProfileFamily):
     guided_rows = 2
     import_flags = ()
 
-    def sampled(self, profile: Profile) -> dict[str, Any]:
-        """The profile's `sampling`."""
-        return dict(profile["sampling"])
+    def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
+        """The profile's `sampling`; of its images a share in whole chunks, at least one and at most all."""
+        counts = dict(profile["sampling"])
+        chunks = math.ceil(share * counts["images"] / counts["chunk"])
+        return counts | {"images": min(counts["images"], chunks * counts["chunk"])}
 
     def calibration(self, profile: Profile) -> Mapping[str, int]:
         """The profile's `calibration`."""
@@ -96,8 +102,8 @@ class ClipFamily(ProfileFamily):
     guided_rows = 1
     import_flags = ("--family", "stdit3")
 
-    def sampled(self, profile: Profile) -> dict[str, Any]:
-        """Every clip of every prompt, in the chunks of the profile's `video`."""
+    def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
+        """Every clip of every prompt, in the chunks of the profile's `video`; clips have no share."""
         video = profile["video"]
         return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
 

@@ -200,13 +200,16 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
     return Run(run.setting, run.form, full_precision_label(profile), UNQUANTIZED, run.scope)
 
 
-def sampled(profile: Profile, setting: str) -> Mapping[str, Any]:
-    """Numbers of a run at a setting: images or clips, samples in a chunk, chunks in a shard."""
-    images = profile["settings"][setting].get("images")
-    return family_at(profile, setting).sampled(profile) | ({} if images is None else {"images": images})
+def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
+    """Numbers of a run at a setting and form: images or clips, samples in a chunk, chunks in a shard.
+
+    All runs of a setting and form have the same number, so that each can be paired with full precision.
+    """
+    share = profile["settings"][setting].get("share", {}).get(form, 1)
+    return family_at(profile, setting).sampled(profile, share)
 
 
-def shards(profile: Profile, setting: str | None = None) -> range:
-    """Shard numbers of a run of a setting; without one, of a run of images."""
-    counts = profile["sampling"] if setting is None else sampled(profile, setting)
+def shards(profile: Profile, setting: str, form: str) -> range:
+    """Shard numbers of a run of a setting and form."""
+    counts = sampled(profile, setting, form)
     return range(-(-counts["images"] // (counts["chunk"] * counts["chunks_per_shard"])))

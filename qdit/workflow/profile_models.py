@@ -163,8 +163,8 @@ class Setting(Part):
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
-    images: Annotated[int, Field(ge=4)] | None = None
-    """Of a run, instead of sampling.images; not of clips."""
+    share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Form → part of `sampling.images` that its runs have here, in whole chunks. Other forms have all images."""
 
 
 class SearchedAt(Part):

@@ -93,8 +93,6 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
     """Raise unless a video model is sampled by rectified flow, and only that."""
     family = family_at(profile, name)
-    if setting.images is not None and family is CLIPS:
-        raise ConfigError(f"settings.{name}.images: found {setting.images}; clips are counted by `video`, remove it")
     if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
         allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
         raise ConfigError(
@@ -103,6 +101,10 @@ def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
         )
     if setting.shift is not None and family is not CLIPS:
         raise ConfigError(f"settings.{name}.shift: only rectified flow has one; remove it")
+    for form in setting.share:
+        require(form, profile.models[setting.model].forms, f"settings.{name}.share")
+    if setting.share and family is CLIPS:
+        raise ConfigError(f"settings.{name}.share: only images have one; take fewer video.clips")
     of_latents = profile.models[setting.model].text_encoder is not None
     if of_latents and setting.clip is None:
         raise ConfigError(f"settings.{name}: missing clip, what a video model of latents makes; add it")

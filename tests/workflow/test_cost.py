@@ -99,13 +99,13 @@ def test_jobs_are_those_of_the_plan(paper: Profile) -> None:
     counts = Counter(job.rule for job in jobs)
     runs = profiles.all_runs(paper)
     assert counts["quantize"] == len(runs)
-    assert counts["sample"] == sum(len(profiles.shards(paper, run.setting)) for run in runs)
+    assert counts["sample"] == sum(len(profiles.shards(paper, run.setting, run.form)) for run in runs)
     assert counts["search"] == 6, "Algorithm 1 for two resolutions and two bits, ILP, Hessian-based"
     names = {job.name for job in jobs}
     assert len(names) == len(jobs)
     assert all(need in names for job in jobs for need in job.needs)
     total = sum(
-        evaluations(paper, run.setting, profiles.sampled(paper, run.setting)["images"])
+        evaluations(paper, run.setting, profiles.sampled(paper, run.setting, run.form)["images"])
         * network_of(paper, run.setting).flops
         for run in runs
     )

@@ -117,7 +117,7 @@ def test_commands_are_the_workflows(plain: Checkout, tiny_plan: str) -> None:
     lines = {commands.evaluate(run) for run in runs}
     models = [commands.model(run.setting) for run in runs]
     lines |= {commands.reference(model["extractor"], model["reference"]) for model in models}
-    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile)}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting, run.form)}
     lines |= {commands.table(table) for table in profile["tables"] if table not in OTHERS}
     searches = {search for run in runs if (search := profiles.search_of(profile, run)) is not None}
     lines |= {f"{commands.search(search)} --workers 1" for search in searches}

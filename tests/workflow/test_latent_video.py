@@ -66,6 +66,6 @@ def test_commands_are_the_workflows(sampled: Checkout) -> None:
     printed = {line for line in map(words, shells) if line is not None and line[1] in ("calibrate", "sample", "video")}
     profile = load_profile("mini", *(sampled.root / overlay for overlay in OVERLAYS))
     commands = Commands(profile, Path("results", "tiny"))
-    lines = [commands.sample(RUN, shard) for shard in shards(profile, RUN.setting)]
+    lines = [commands.sample(RUN, shard) for shard in shards(profile, RUN.setting, RUN.form)]
     lines += [commands.calibrate(RUN.setting, RUN.form, "trajectory"), commands.embed("stdit3-latents")]
     assert printed == {words(shown(line)) for line in lines}

@@ -99,7 +99,7 @@ def test_commands_of_table_3_are_those_that_explain_shows(paper_plan: str) -> No
     commands, runs = Commands(profile, Path("results/paper")), profiles.runs_of(profile, "table3")
     printed = {line for line in map(words, shells) if line is not None}
     lines = {commands.evaluate(run) for run in runs}
-    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting)}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting, run.form)}
     clips_sampled = {line for line in printed if line[1] == "sample" and "--text-embeddings" in line}
     scored = clips_sampled | {line for line in printed if line[1:3] == ("vbench", "score")}
     assert scored == {words(shown(line)) for line in lines}

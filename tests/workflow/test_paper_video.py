@@ -70,8 +70,8 @@ def test_the_chain_of_a_row_names_the_text_embeddings(paper: Profile) -> None:
 
 
 def test_clips_are_counted_by_prompts_before_the_suite_is_there(paper: Profile, tmp_path: Path) -> None:
-    assert clips_of(paper) == 5 * 944 and profiles.sampled(paper, SETTING)["images"] == 4720
-    assert profiles.shards(paper, SETTING) == range(118)
+    assert clips_of(paper) == 5 * 944 and profiles.sampled(paper, SETTING, "natural")["images"] == 4720
+    assert profiles.shards(paper, SETTING, "natural") == range(118)
     suite = tmp_path / "suite.json"
     paper["video"]["suite"] = str(suite)
     suite.write_text(json.dumps([{"prompt_en": text} for text in ("a", "b", "a")]), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Profiles: what is wrong is said in one line that names the place, the value and what is allowed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.report.data.rows import run_keys
+from qdit.workflow.commands import Commands
 from qdit.workflow.profile import (
     all_runs,
     default_tables,
@@ -16,6 +18,7 @@ from qdit.workflow.profile import (
     listing,
     load_profile,
     runs_of,
+    sampled,
     shards,
     validate,
 )
@@ -297,4 +300,39 @@ def test_full_precision_is_run_once_and_every_run_has_its_own(profile: Profile) 
 )
 def test_shards_cover_the_images(profile: Profile, images: int, chunk: int, per_shard: int, count: int) -> None:
     profile["sampling"] = {"images": images, "chunk": chunk, "chunks_per_shard": per_shard}
-    assert list(shards(profile)) == list(range(count))
+    assert list(shards(profile, "digits-cfg1.0-s20", "natural")) == list(range(count))
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.25, 128), (0.26, 160), (0.001, 32), (1, 500)])
+def test_a_share_of_the_images_is_whole_chunks_of_every_row_that_it_is_for(
+    profile: Profile, share: float, images: int
+) -> None:
+    profile["sampling"] = {"images": 500, "chunk": 32, "chunks_per_shard": 2}
+    setting = profile["settings"]["digits-cfg1.0-s20"]
+    setting["share"] = {"salient": share}
+    validate(profile)
+    assert sampled(profile, "digits-cfg1.0-s20", "salient")["images"] == images
+    assert sampled(profile, "digits-cfg1.0-s20", "natural")["images"] == 500
+    assert len(shards(profile, "digits-cfg1.0-s20", "salient")) == -(-images // 64)
+    commands = Commands(profile, Path("results"), Path)
+    salient = [run for run in all_runs(profile) if (run.setting, run.form) == ("digits-cfg1.0-s20", "salient")]
+    assert salient
+    for run in salient:
+        assert f"--images {images} " in commands.sample(run, 0) and f"--images {images} " in commands.evaluate(run)
+
+
+@pytest.mark.parametrize(
+    ("setting", "share", "words"),
+    [
+        ("digits-cfg1.0-s20", {"smooth": 0.5}, "share: 'smooth' is not defined"),
+        ("digits-cfg1.0-s20", {"natural": 0}, "share.natural"),
+        ("digits-cfg1.0-s20", {"natural": 1.5}, "share.natural"),
+        ("clips-cfg2.5-s15", {"natural": 0.5}, "share: only images have one"),
+    ],
+)
+def test_a_share_is_between_none_and_all_of_the_images_of_a_form(
+    profile: Profile, setting: str, share: Profile, words: str
+) -> None:
+    profile["settings"][setting]["share"] = share
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        validate(profile)

@@ -89,7 +89,7 @@ def test_commands_and_chains_are_the_workflows(there: Checkout) -> None:
     commands = Commands(profile, Path("results", "tiny"))
     runs = profiles.runs_of(profile, "table3")
     lines = {commands.evaluate(run) for run in runs}
-    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting)}
+    lines |= {commands.sample(run, shard) for run in runs for shard in profiles.shards(profile, run.setting, run.form)}
     assert {line for line in printed if line[1] != "calibrate"} == {words(shown(line)) for line in lines}
     data = {calibrated(commands, run, kind) for run in runs for kind in ("trajectory", "ndtc")}
     assert {line for line in printed if line[1] == "calibrate"} <= set(map(words, data))

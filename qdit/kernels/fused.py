@@ -1,0 +1,60 @@
+"""Modulated LayerNorm and attention of few tokens, each in one pass of the compiled library.
+
+torch computes the same in three and five passes. `modulated_norm` and `attention` return None for what the library does
+not take: other dtypes and devices, tensors that need gradients, many tokens, no library. All variants agree to the bit;
+torch's result differs in the last places.
+"""
+
+import torch
+from torch import Tensor
+
+from qdit.kernels.backend import Backend
+from qdit.kernels.library import backend
+
+EPSILON = 1e-6
+"""Of the LayerNorms of DiT and STDiT3."""
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
+    """LN(x)(1 + scale) + shift of contiguous x (N, T, D), with shift and scale (N, D) whose rows may lie apart."""
+    chosen = _library_for(x, shift, scale)
+    if chosen is None or x.dim() != 3 or not shift.shape == scale.shape == (x.shape[0], x.shape[2]):
+        return None
+    if shift.stride(1) != 1 or scale.stride(1) != 1:
+        return None
+    y = torch.empty_like(x)
+    assert chosen.library is not None
+    chosen.library.qdit_norm_modulate(
+        *(chosen.variant, x.data_ptr(), *x.shape),
+        *(shift.data_ptr(), shift.stride(0), scale.data_ptr(), scale.stride(0), EPSILON, y.data_ptr()),
+    )
+    return y
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor | None:
+    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D), D = heads · d: (N, T, D)."""
+    chosen = _library_for(qkv)
+    if chosen is None or qkv.dim() != 3 or qkv.shape[2] % (3 * heads):
+        return None
+    assert chosen.library is not None
+    n, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    channels = width // heads
+    limit = chosen.library.qdit_attention_limit
+    if tokens > limit(0) or channels > limit(1):
+        return None
+    y = qkv.new_empty(n, tokens, width)
+    chosen.library.qdit_attention(
+        *(chosen.variant, qkv.data_ptr(), n, tokens, heads, channels, channels**-0.5, y.data_ptr())
+    )
+    return y
+
+
+def _library_for(x: Tensor, *others: Tensor) -> Backend | None:
+    """The compiled backend if x is contiguous float32 on the CPU and nobody asks for gradients."""
+    tensors = (x, *others)
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" or t.numel() == 0 for t in tensors):
+        return None
+    if not x.is_contiguous() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return None
+    chosen = backend()
+    return None if chosen.library is None else chosen

@@ -1,0 +1,115 @@
+"""The physical floor of a run: the seconds that its own operations need at the processor's measured float32 rate.
+
+Machines can be compared by the ratio of what a run took to its floor. Counted are the network's operations
+(`qdit.workflow.cost`), in float32; extracting features, evaluating and rendering are not. Those of a search that stops
+early are an upper bound, those of methods that search scales a lower one, so the floor of these two rules is rough.
+"""
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qdit.core.errors import DataError
+from qdit.core.provenance import processor
+from qdit.kernels import dense
+from qdit.workflow.cost import Speed, jobs_of
+from qdit.workflow.profile import Profile
+
+RULES = {"calibrate": "calibrate/*.log.json", "search": "*.benchmark.json", "quantize": "quantize.json"}
+RULES |= {"sample": "sample-*.json"}
+"""Rule → the benchmark files of its jobs, anywhere below a results folder."""
+
+SIZE = 1024
+"""Rows and columns of the matrix product that is timed; it keeps a core's floating-point units busy."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The jobs of a rule: how many, their operations, and the processor seconds that finished ones took."""
+
+    jobs: int
+    flops: float
+    finished: int
+    seconds: float
+
+
+def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process_time) -> float:
+    """Floating-point operations per second of one core: of the fastest of some matrix products, as linears run here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            linear, x = dense.DenseLinear(torch.ones(SIZE, SIZE), None), torch.ones(SIZE, SIZE)
+            fastest = float("inf")
+            for _ in range(repeats + 1):
+                begin = clock()
+                linear(x)
+                fastest = min(fastest, max(clock() - begin, 1e-9))
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * SIZE**3 / fastest
+
+
+def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
+    """Rule → its jobs in the default tables, and what those that are finished in `results` took."""
+    counts, flops = Counter[str](), defaultdict[str, float](float)
+    for job in jobs_of(profile, Speed(1.0, "operations")):
+        counts[job.rule] += 1
+        flops[job.rule] += job.seconds
+    spent = {}
+    for rule, pattern in RULES.items():
+        seconds = [processor_seconds(file) for file in sorted(results.rglob(pattern))]
+        spent[rule] = Spent(counts[rule], flops[rule], len(seconds), sum(seconds))
+    return spent
+
+
+def processor_seconds(file: Path) -> float:
+    """Processor seconds that a job wrote down; DataError for a file of another kind."""
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["processor_seconds"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{file}: not a benchmark file of qdit; delete it and run the job again") from None
+
+
+def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
+    """The table of `qdit bench floor`; a rule is compared with its floor when all of its jobs are finished."""
+    spent = spent_by_rule(profile, results)
+    lines = [
+        f"{processor()}, {dense.backend()}: {rate / 1e9:.0f} GFLOP/s of float32 a core, measured now",
+        "",
+        f"{'rule':<10} {'jobs':>5} {'GFLOP':>9} {'floor, core-s':>14} {'took, core-s':>13} {'ratio':>6}",
+    ]
+    for rule, of_rule in spent.items():
+        lines.append(
+            f"{rule:<10} {of_rule.jobs:>5} {of_rule.flops / 1e9:>9.0f} {of_rule.flops / rate:>14.0f}"
+            + took(of_rule, rate)
+        )
+    flops, complete = sum(of_rule.flops for of_rule in spent.values()), all(map(is_complete, spent.values()))
+    lines += ["", f"Floor of all on {cores} cores: {flops / rate / cores / 60:.1f} minutes."]
+    if complete:
+        seconds = sum(of_rule.seconds for of_rule in spent.values())
+        lines.append(
+            f"These jobs took {seconds / cores / 60:.1f} minutes of {cores} cores: {seconds * rate / flops:.2f} times"
+            " the floor."
+        )
+    else:
+        missing = sum(of_rule.jobs - of_rule.finished for of_rule in spent.values())
+        lines.append(f"No ratio for all: {results} lacks {missing} of these jobs; snakemake --cores all makes them.")
+    return "\n".join(lines) + "\n"
+
+
+def is_complete(spent: Spent) -> bool:
+    """Whether no job of the default tables is missing."""
+    return spent.finished >= spent.jobs
+
+
+def took(spent: Spent, rate: float) -> str:
+    """The last two columns of a rule."""
+    if not is_complete(spent):
+        return f" {f'{spent.finished} of {spent.jobs} done':>20}"
+    return f" {spent.seconds:>13.0f} {spent.seconds * rate / spent.flops:>6.2f}"
