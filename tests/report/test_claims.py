@@ -222,7 +222,7 @@ def test_summary_counts_each_source(results: Path, profile: dict[str, Any]) -> N
     printed, own = summary(load_report(profile, results))
     words = list(EXPECTED.values())
     assert printed == (
-        f"On the papers’ own numbers, {words.count('holds')} claims hold, {words.count('does not hold')} do not,"
+        f"On the papers’ own numbers, {words.count('holds')} claims hold, {words.count('does not hold')} do not hold,"
         f" {words.count('cannot be told')} cannot be told, {words.count('not checked')} were not checked."
     )
     assert own.startswith("On the runs of profile mini, ") and own.endswith(" were not checked.")

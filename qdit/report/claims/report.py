@@ -84,13 +84,13 @@ def counts(report: Report, source: str) -> dict[str, int]:
 
 
 def sentence(report: Report, source: str) -> str:
-    """`On the papers’ own numbers, 31 claims hold, 6 do not, 8 cannot be told.`"""
+    """`On the papers’ own numbers, 31 claims hold, 6 do not hold, 8 cannot be told.`"""
     where = "the papers’ own numbers" if source == PRINTED else f"the runs of profile {source}"
     return f"On {where}, {verdicts_in_words(report, source)}."
 
 
 def verdicts_in_words(report: Report, source: str) -> str:
-    """`31 claims hold, 6 do not, 8 cannot be told`."""
+    """`31 claims hold, 6 do not hold, 8 cannot be told`."""
     (first, number), *others = counts(report, source).items()
     said = [f"{number} {'claim' if number == 1 else 'claims'} {_plural(first, number)}"]
     return ", ".join([*said, *(f"{count} {_plural(word, count)}" for word, count in others)])
@@ -102,11 +102,11 @@ def summary(report: Report) -> list[str]:
 
 
 def _plural(word: str, count: int) -> str:
-    """The verdict as a verb: 1 holds, 2 hold, 1 does not, 2 do not, 1 was not checked."""
+    """The verdict as a verb: 1 holds, 2 hold, 1 does not hold, 2 do not hold, 1 was not checked."""
     if word == HOLDS:
         return "holds" if count == 1 else "hold"
     if word == FAILS:
-        return "does not" if count == 1 else "do not"
+        return "does not hold" if count == 1 else "do not hold"
     if word == CONSTRUCTED:
         return "comes out by construction" if count == 1 else "come out by construction"
     return f"{'was' if count == 1 else 'were'} {word}" if word == NOT_CHECKED else word
