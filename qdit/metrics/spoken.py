@@ -39,11 +39,9 @@ def checkpoint_line(folder: Path) -> str:
     if failure := read_failure(folder):
         return f"{folder}: no checkpoint: {failure.text}"
     config = read_config(folder)
-    record = config["record"]
-    bits = f"W{record['weight_bits']}A{record['activation_bits']}"
-    return (
-        f"{folder}: {record['method']} {bits}, {len(config['sites'])} sites quantized, {size_actual_mb(folder):.2f} MB"
-    )
+    record = config["record"]  # empty for a checkpoint that was saved without one
+    method = f"{record['method']} W{record['weight_bits']}A{record['activation_bits']}, " if record else ""
+    return f"{folder}: {method}{len(config['sites'])} sites quantized, {size_actual_mb(folder):.2f} MB"
 
 
 def samples_line(folder: Path) -> str:

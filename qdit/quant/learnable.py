@@ -29,17 +29,22 @@ class LearnedScale(nn.Module):
         self.scale = nn.Parameter(quantizer.scale.clone(), requires_grad=learn)
 
     def forward(self, x: Tensor) -> Tensor:
+        entered = self.quantizer.entered(x)
+        return self.quantizer.left(self._on_grid(entered))
+
+    def _on_grid(self, x: Tensor) -> Tensor:
+        """Quantize-dequantize with the present scale."""
         scale: Tensor = self.scale
-        zero_point = self.quantizer.zero_point.to(x.dtype)
+        levels = 2**self.quantizer.bits - 1
         chosen = learning_backend(x, scale) if scale.numel() == 1 else None
         if chosen is not None:
-            levels = 2**self.quantizer.bits - 1
             result: Tensor = _OnGrid.apply(x, scale, float(self.quantizer.zero_point), levels, chosen)
             return result
+        zero_point = self.quantizer.zero_point.to(x.dtype)
         if scale.numel() > 1:
             scale, zero_point = self.quantizer.broadcast(scale, x), self.quantizer.broadcast(zero_point, x)
-        value: Tensor = _StraightThrough.apply(self.quantizer.entered(x), scale, zero_point, 2**self.quantizer.bits - 1)
-        return self.quantizer.left(value)
+        value: Tensor = _StraightThrough.apply(x, scale, zero_point, levels)
+        return value
 
     def frozen(self) -> StaticActivation:
         """The quantizer with the learned scale."""

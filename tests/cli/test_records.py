@@ -143,7 +143,7 @@ def test_calibration_data_of_other_weights_or_sampling(samples_folder: Path, qdi
         (("--cfg-scale", "nan"), "cfg_scale nan"),
         (("--cfg-scale", "1e30"), "cfg_scale 1e+30"),
         (("--steps", "0"), "steps 0"),
-        (("--threads", "100000"), "--threads 100000: this machine has"),
+        (("--threads", "100000"), "--threads 100000: this machine runs"),
     ],
 )
 @pytest.mark.parametrize("command", [("calibrate", WEIGHTS), ("video", "calibrate", WEIGHTS)], ids=["images", "clips"])

@@ -58,7 +58,7 @@ NATURAL = "weights/dit-digits-natural.safetensors"
         ("--kind ilp", ["calibration data of kind trajectory", "qdit calibrate"]),
         ("--kind ilp --calibration ndtc=a", ["ndtc", "trajectory=FILE"]),
         ("--kind ilp --calibration trajectory=none", ["none"]),
-        ("--kind uniform --workers 0", ["workers 0", "at least 1"]),
+        ("--kind uniform --workers 0", ["workers 0", "runs 1 to"]),
         ("--fresh -1", ["fresh -1"]),
         ("--steps 0", ["steps 0", "1 to 1000"]),
     ],

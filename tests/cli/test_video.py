@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qdit.cli import main as cli
-from qdit.core.files import read_json, save_tensors
+from qdit.core.files import read_json, save_tensors, write_text
 from qdit.core.mp4 import write_mp4
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.methods.quantize import quantize_weights_file
@@ -144,7 +144,10 @@ def test_the_shipped_suite_is_the_default_one():
 
 
 def test_a_table_without_clips_has_no_mp4(qdit, tmp_path):
-    assert refused(qdit("video", "mp4", "table2", tmp_path / "clips", "--results", tmp_path), "shows no clips")
+    call = ("video", "mp4", "table2", tmp_path / "clips", "--results", tmp_path)
+    assert refused(qdit(*call), "found no result")
+    write_text(tmp_path / "runs" / "setting" / "form" / "rtn" / "w4a8-common" / "metrics.json", "{}")
+    assert refused(qdit(*call), "shows no clips")
 
 
 def test_other_weights_are_refused(qdit, tmp_path, instruments):

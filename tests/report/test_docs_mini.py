@@ -11,7 +11,7 @@ import pytest
 from qdit.core.errors import ConfigError, DataError
 from qdit.report.claims.report import load_report, write_report
 from qdit.report.pages.build import build_table
-from qdit.report.pages.claims_page import claims_page
+from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.docs_mini import (
     BEGIN,
     END,
@@ -42,7 +42,7 @@ def finished(results: Path, profile: dict[str, Any]) -> Path:
         build_table(profile, name, results, results / "tables" / name)
     build_leaderboard(profile, results)
     report = load_report(profile, results)
-    write_report(report, claims_page(report), results / "claims.html")
+    write_report(report, claims_page(report), claims_markdown(report), results / "claims.html")
     (results / "index.html").write_text("<p>all</p>", encoding="utf-8")
     for key in all_keys(profile):
         logs = key.folder(results) / "logs"

@@ -29,11 +29,20 @@ def test_sizes_are_the_printed_ones_wherever_these_are_defined(table) -> None:
     assert {row["published_size_mb"] for row in defined} == {1349, 508, 339, 520, 351}
 
 
-def test_q_dit_with_one_group_size_is_a_little_larger_than_the_searched_one_that_is_printed(table) -> None:
+def test_searched_group_sizes_give_no_size_before_they_are_known(table) -> None:
     rows = [row for row in table.rows if row.get("published_method") == "Q-DiT"]
     assert len(rows) == 6
-    for row in rows:
-        assert 0 < row["shape_size_mb"] - row["published_size_mb"] < 5
+    assert all(row.get("shape_size_mb") is None for row in rows)
+
+
+def test_q_dit_with_one_group_size_is_a_little_larger_than_the_searched_one_that_is_printed(table) -> None:
+    """One size of 128 needs no more groups than G4W+P4A's weights, whose row has the same size."""
+    q_dit = [row for row in table.rows if row.get("published_method") == "Q-DiT"]
+    searched = {row["weight_bits"]: row["published_size_mb"] for row in q_dit}
+    one_size = [row for row in table.rows if row["label"] == "g4w+p4a" and row["weight_bits"] in searched]
+    assert len(one_size) >= 6
+    for row in one_size:
+        assert 0 < row["shape_size_mb"] - searched[row["weight_bits"]] < 5
 
 
 def test_what_a_checkpoint_holds_is_more(table) -> None:
@@ -42,7 +51,7 @@ def test_what_a_checkpoint_holds_is_more(table) -> None:
         if row.get("shape_actual_mb") is not None:
             assert row["shape_actual_mb"] > 1.9 * row["shape_size_mb"]
     by_method = {(row["label"], row["weight_bits"]): row.get("shape_actual_mb") for row in table.rows}
-    assert by_method["q-dit", 4] == pytest.approx(1152, abs=2)
+    assert by_method["rtn", 4] == pytest.approx(1140, abs=20)
     assert by_method["tfmq-dm", 4] is None  # quantizes layers outside the blocks as well
 
 

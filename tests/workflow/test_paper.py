@@ -16,7 +16,7 @@ from tests.workflow.test_explain import words
 pytestmark = pytest.mark.ci
 
 PAPER = ("config/paper.yaml",)
-JOBS = 4162
+JOBS = 3821
 """Jobs of the whole plan, as docs/paper-profile.md says."""
 
 FILE = "weights/paper/sd-vae-ft-mse/config.json"

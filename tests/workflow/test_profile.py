@@ -314,7 +314,7 @@ def test_a_share_of_the_images_is_whole_chunks_of_every_row_that_it_is_for(
     assert sampled(profile, "digits-cfg1.0-s20", "salient")["images"] == images
     assert sampled(profile, "digits-cfg1.0-s20", "natural")["images"] == 500
     assert len(shards(profile, "digits-cfg1.0-s20", "salient")) == -(-images // 64)
-    commands = Commands(profile, Path("results"), Path)
+    commands = Commands(profile, Path("results"))
     salient = [run for run in all_runs(profile) if (run.setting, run.form) == ("digits-cfg1.0-s20", "salient")]
     assert salient
     for run in salient:

@@ -126,23 +126,23 @@ def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path
 
 
 def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, tmp_path: Path) -> None:
-    overlay = tmp_path / "seven.yaml"
-    overlay.write_text("methods: {q-dit: {options: {group_size: 7}}}\n", encoding="utf-8")
+    overlay, failed = tmp_path / "seven.yaml", Q_DIT.replace("q-dit", "rtn")
+    overlay.write_text("methods: {rtn: {options: {group_size: 7}}}\n", encoding="utf-8")
     overlays = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml", str(overlay))
     undisturbed = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
     try:
         done = checkout.snakemake("table2", overlays=overlays, code=1)
-        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in done.stdout
-        assert f"(log: results/tiny/{Q_DIT}/logs/quantize.log)" in done.stdout and "(1):" in done.stdout
+        assert f"{failed.removeprefix('runs/')}: failed in quantize: " in done.stdout
+        assert f"(log: results/tiny/{failed}/logs/quantize.log)" in done.stdout and "(1):" in done.stdout
         again = checkout.snakemake("table2", overlays=overlays, code=1)
-        assert f"{Q_DIT.removeprefix('runs/')}: failed in quantize: " in again.stdout
+        assert f"{failed.removeprefix('runs/')}: failed in quantize: " in again.stdout
         assert "1 of 1 steps" not in again.stderr and "check_rows" in again.stdout + again.stderr
         assert "rule quantize" not in again.stdout + again.stderr
         by_label = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
-        assert [by_label[label]["status"] for label in ("fp", "rtn")] == ["ok", "ok"]
-        status = by_label["q-dit"]["status"]
+        assert [by_label[label]["status"] for label in ("fp", "q-dit")] == ["ok", "ok"]
+        status = by_label["rtn"]["status"]
         assert "failed in quantize: " in status and "group_size 7" in status and "144" in status
-        assert "Traceback" in (checkout.results / Q_DIT / "logs" / "quantize.log").read_text(encoding="utf-8")
+        assert "Traceback" in (checkout.results / failed / "logs" / "quantize.log").read_text(encoding="utf-8")
     finally:
         checkout.snakemake("--cores", "2")
     assert all(
