@@ -72,7 +72,7 @@ class Priorities:
 
 
 def levels(profile: Profile, table: str) -> dict[Run, int]:
-    """Row of a table → its level. The first block is the first row's setting, form and scope at the bits of that block."""
+    """Row of a table → its level. The first block is its setting, form and scope, at the bits it names."""
     runs = [run for run in runs_of(profile, table) if run.mode == SIMULATE]
     if not runs:
         return {}
