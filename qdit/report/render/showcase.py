@@ -1,4 +1,4 @@
-"""Samples at full size: a few images or clips of each method at the headline's bits, and the difference to full precision."""
+"""Samples at full size: a few images or clips of each method at the headline's bits, and what differs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
