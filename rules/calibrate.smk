@@ -10,6 +10,7 @@ rule calibrate:
         CALIBRATION,
     log:
         "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
+    priority: lambda w: PRIORITIES.of_file(COMMANDS.calibration_file(w.setting, w.form, w.kind))
     conda:
         ENVIRONMENT
     threads: 1

@@ -23,9 +23,11 @@ from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
 from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
+from qdit.workflow.first_look import FirstLook
 from qdit.workflow.method_index import method_index, planned_code, planned_kinds
 from qdit.workflow.profile_files import command_values
 from qdit.workflow.paths import require_plain_folders
+from qdit.workflow.priorities import Priorities, leading_table
 from qdit.workflow.progress import Progress, planned_jobs
 from qdit.workflow.progress_findings import learned_labels, names_of
 from qdit.workflow.progress_log import attach
@@ -102,6 +104,8 @@ def repository(path):
 
 # Files and commands of the jobs, which `qdit explain` shows as well.
 COMMANDS = Commands(config, Path(RESULTS))
+# The first block of the first table is made first, so that there is a page to look at early.
+PRIORITIES = Priorities(config, COMMANDS)
 
 
 def input_file(path):
@@ -338,7 +342,9 @@ def watch():
     cores = max(resources.cores or 0, resources.nodes or 0)
     jobs = planned_jobs(workflow.dag, pages)
     progress = Progress(rows, pages, jobs, cores=cores, learned=learned_labels(config))
-    PROGRESS.begin(progress, runs, names_of(config), Path(RESULTS, "logs", "run.log"))
+    first = leading_table(config) if leading_table(config) in pages else next(iter(pages), None)
+    look = first and workflow.is_main_process and FirstLook(first, runs, Path(RESULTS), str(workflow.basedir))
+    PROGRESS.begin(progress, runs, names_of(config), Path(RESULTS, "logs", "run.log"), look or None)
 
 
 onstart:

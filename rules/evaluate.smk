@@ -18,6 +18,7 @@ rule evaluate:
         f"{RUN}/logs/evaluate.log",
     wildcard_constraints:
         setting=one_of(IMAGE_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "evaluate")
     conda:
         ENVIRONMENT
     threads: 1
@@ -41,5 +42,6 @@ use rule evaluate as evaluate_integer with:
         resampled=f"{RUN}-integer/bootstrap.npz",
     log:
         f"{RUN}-integer/logs/evaluate.log",
+    priority: lambda w: PRIORITIES.of_row(integer_run(w), "evaluate")
     params:
         command=lambda w: COMMANDS.evaluate(integer_run(w)),

@@ -11,6 +11,7 @@ rule quantize:
         f"{RUN}/logs/quantize.log",
     wildcard_constraints:
         label=labels_of(*methods_without_rules()),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "quantize")
     conda:
         ENVIRONMENT
     threads: 1

@@ -6,6 +6,7 @@ rule reference:
         "<results>/reference/{extractor}/{reference}.npz",
     log:
         "<results>/logs/reference/{extractor}-{reference}.log",
+    priority: lambda w: PRIORITIES.of_file(Path(RESULTS, "reference", w.extractor, f"{w.reference}.npz"))
     conda:
         ENVIRONMENT
     threads: 1

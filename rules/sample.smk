@@ -14,6 +14,7 @@ rule sample:
         f"{RUN}/logs/sample-{{shard}}.log",
     wildcard_constraints:
         setting=one_of(IMAGE_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "sample")
     conda:
         ENVIRONMENT
     threads: 1
@@ -33,6 +34,7 @@ use rule sample as sample_integer with:
         features=f"{RUN}-integer/samples/features-{{shard}}.npz",
     log:
         f"{RUN}-integer/logs/sample-{{shard}}.log",
+    priority: lambda w: PRIORITIES.of_row(integer_run(w), "sample")
     params:
         code=lambda w: code_digest("qdit.sampling.integer", *extraction_code(w)),
         command=lambda w: COMMANDS.sample(integer_run(w), int(w.shard)),

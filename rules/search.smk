@@ -8,6 +8,7 @@ rule search:
         "<results>/search/{setting}/{form}/{search}/{bits}.json",
     log:
         "<results>/search/{setting}/{form}/{search}/{bits}.log",
+    priority: lambda w: PRIORITIES.of_file(COMMANDS.search_file(searches.SearchRun(w.setting, w.form, w.search, w.bits)))
     conda:
         ENVIRONMENT
     threads: 1

@@ -4,6 +4,7 @@ rule profile:
         "<results>/profile.json",
     log:
         "<results>/logs/profile.log",
+    priority: 100
     localrule: True
     conda:
         ENVIRONMENT
@@ -37,6 +38,7 @@ rule table:
         tex="<results>/tables/{table}.tex",
     log:
         "<results>/logs/table-{table}.log",
+    priority: 50  # a page as soon as its rows are there
     conda:
         ENVIRONMENT
     threads: 1

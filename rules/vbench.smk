@@ -125,6 +125,7 @@ rule evaluate_vbench:
         f"{RUN}/logs/evaluate.log",
     wildcard_constraints:
         setting=one_of(VBENCH_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "evaluate")
     conda:
         ENVIRONMENT
     threads: 1

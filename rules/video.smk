@@ -49,6 +49,7 @@ rule sample_video:
         f"{RUN}/logs/sample-{{shard}}.log",
     wildcard_constraints:
         setting=one_of(VIDEO_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "sample")
     conda:
         ENVIRONMENT
     threads: 1
@@ -75,6 +76,7 @@ rule evaluate_video:
         f"{RUN}/logs/evaluate.log",
     wildcard_constraints:
         setting=one_of(INSTRUMENT_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "evaluate")
     conda:
         ENVIRONMENT
     threads: 1

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from qdit.core.errors import QditError
 from qdit.core.files import read_json, write_json
 from qdit.core.run import Run
+from qdit.workflow.first_look import FirstLook
 from qdit.workflow.progress import Progress
 from qdit.workflow.progress_findings import Ranked, finding, ranked
 from qdit.workflow.progress_text import failure_line, plain_line, table_done_line, table_line, total_line
@@ -58,6 +59,7 @@ class ProgressHandler(logging.Handler):
         self._runs: Mapping[str, Run] = {}
         self._names: Mapping[str, str] = {}
         self._ranked: dict[str, Ranked | None] = {}
+        self._first_look: FirstLook | None = None
         self._said: set[str] = set()
         self._drawn = 0
         self._file: logging.Handler | None = None
@@ -65,7 +67,14 @@ class ProgressHandler(logging.Handler):
         self._stop = threading.Event()
         self.interrupted = False
 
-    def begin(self, progress: Progress, runs: Mapping[str, Run], names: Mapping[str, str], log: Path) -> None:
+    def begin(
+        self,
+        progress: Progress,
+        runs: Mapping[str, Run],
+        names: Mapping[str, str],
+        log: Path,
+        first_look: FirstLook | None = None,
+    ) -> None:
         """Jobs run from now on: write what was held back to the log file, and show the tables."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with self.lock or threading.RLock():
@@ -76,6 +85,7 @@ class ProgressHandler(logging.Handler):
                 self._to_file(record)
             self._held, self._progress, self._runs, self._names = None, progress, runs, names
             self._said = {table for table in progress.rows if progress.is_done(table)}
+            self._first_look = first_look
             self._write(f"qdit: {len(progress.jobs)} jobs to do, log {log}; Ctrl-C stops, the same command goes on")
             self._draw()
         threading.Thread(target=self._tick, daemon=True).start()
@@ -117,7 +127,13 @@ class ProgressHandler(logging.Handler):
                 self._said.add(table)
                 if not self._terminal:
                     self._write(table_done_line(progress, table, self.finding(progress, table)))
+        self._look(progress)
         self._draw()
+
+    def _look(self, progress: Progress) -> None:
+        """Let the page of the first table follow its rows."""
+        if self._first_look is not None and not self._stop.is_set() and (line := self._first_look.update(progress)):
+            self._write(line)
 
     def _fail(self, progress: Progress, job: Mapping[str, Any]) -> None:
         if self.interrupted:  # the user ended it
@@ -138,6 +154,7 @@ class ProgressHandler(logging.Handler):
         """The last picture of a run; later records go to the log file and, if they are errors, to the stream."""
         self._stop.set()
         with self.lock or threading.RLock():
+            self._end_look()
             if self._progress is not None:
                 self._draw() if self._terminal else self._write(plain_line(self._progress, ended=True))
                 if self._calls is not None:
@@ -147,12 +164,17 @@ class ProgressHandler(logging.Handler):
     def close(self) -> None:
         """Stop, and show what was held back."""
         self._stop.set()
+        self._end_look()
         held, self._held = self._held, None
         for record in held or []:
             self._original.handle(record)
         if self._file is not None:
             self._file.close()
         super().close()
+
+    def _end_look(self) -> None:
+        if self._first_look is not None:
+            self._first_look.end()
 
     def format_original(self, record: logging.LogRecord) -> str:
         """A record as Snakemake would write it."""
@@ -179,6 +201,7 @@ class ProgressHandler(logging.Handler):
         while not self._stop.wait(TICK if self._terminal else EVERY):
             with self.lock or threading.RLock():
                 if self._progress is not None and not self._stop.is_set():
+                    self._look(self._progress)
                     self._draw() if self._terminal else self._write(plain_line(self._progress))
 
     def _draw(self) -> None:

@@ -210,7 +210,7 @@ def test_dots_lie_on_a_logarithmic_axis_one_line_a_method_one_colour_a_bits(
     heights = sorted({float(y) for _, _, y in dots})
     assert [sum(float(y) == height for _, _, y in dots) for height in heights] == [2, 2, 2]
     values = {"bits0": [0.03, 0.15, 0.3], "bits1": [0.002, 0.01, 0.02]}  # W4A8, W6A8 by damage() of conftest
-    left, right = 70.0, WIDE.width - WIDE.right(printed=True)
+    left, right = 80.0, WIDE.width - WIDE.right(printed=True)
     for look, expected in values.items():
         found = [float(x) for colour, x, _ in dots if colour == look]
         pixels = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in expected]
@@ -239,6 +239,6 @@ def test_a_row_has_its_interval_in_the_picture(results: Path, profile: dict[str,
     shared = axis(block.rows)
     assert shared is not None
     ranges = re.findall(r'<line class="range bits0" x1="([\d.]+)" x2="([\d.]+)"', dot_plot(block, shared, WIDE))
-    left, right = 70.0, WIDE.width - WIDE.right(printed=True)
+    left, right = 80.0, WIDE.width - WIDE.right(printed=True)
     ends = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in (0.1, 1.0)]
     assert [float(x) for x in ranges[0]] == pytest.approx(ends, abs=0.06) and len(ranges) == 1

@@ -1,5 +1,6 @@
 """Table 3: sixteen dimensions in two halves, wins with what chance explains, blank cells that nobody filled, clips."""
 
+import base64
 import csv
 import io
 import json
@@ -313,3 +314,29 @@ def test_mp4_files_of_the_rows_and_of_the_block(video: Profile, clips: Path, tmp
     video["tables"]["other"] = {"kind": "table4", "blocks": []}
     with pytest.raises(ConfigError, match="shows no clips"):
         write_clip_files(video, "other", clips, tmp_path / "mp4")
+
+
+def test_the_page_opens_with_the_clips_of_every_method(video: Profile, clips: Path, tmp_path: Path) -> None:
+    build_table(video, "table3", clips, tmp_path / "table3")
+    page = (tmp_path / "table3.html").read_text(encoding="utf-8")
+    opening = page[page.index('<section class="showcase"') : page.index("<h2>The numbers</h2>")]
+    names = re.findall(r"<figcaption>(.*?)(?: <small>|</figcaption>)", opening)
+    assert names == ["Full precision", "Q-DiT", "G4W+P4A", "RTN"], "from the least damage to the most"
+    pictures = [base64.b64decode(data) for data in re.findall(r"data:image/gif;base64,([^\"]+)", opening)]
+    assert len(pictures) == 7, "clips of four rows, and the difference of three"
+    for data in pictures:
+        with Image.open(io.BytesIO(data)) as picture:
+            assert getattr(picture, "n_frames", 1) == 8 and picture.size == (5 * 16 + 4 * 2, 16)
+    widths = {int(width) for width in re.findall(r"width:(\d+)px", opening)}
+    assert widths == {352} and opening.count("Prompts, from left to right: prompt 0") == 1
+
+
+def test_rows_of_other_prompts_have_no_difference_at_the_top(video: Profile, clips: Path, tmp_path: Path) -> None:
+    for chunk in (key_of("rtn").folder(clips) / "samples").glob("*.npz"):
+        arrays = dict(np.load(chunk, allow_pickle=False))
+        save_arrays(chunk, arrays | {"prompts": np.char.add(arrays["prompts"], " else")})
+    build_table(video, "table3", clips, tmp_path / "table3")
+    page = (tmp_path / "table3.html").read_text(encoding="utf-8")
+    opening = page[page.index('<section class="showcase"') : page.index("<h2>The numbers</h2>")]
+    assert "Clips of RTN at W4A8" in opening and "Difference of RTN" not in opening
+    assert "Difference of Q-DiT" in opening

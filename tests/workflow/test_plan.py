@@ -137,3 +137,19 @@ def test_a_new_method_is_one_file_and_a_rule_only_where_it_wants_one(checkout: C
     jobs = jobs_of(printed)
     assert {Job("quantize_toy", "toy"), Job("calibrate", None)} <= jobs
     assert {job.label for job in jobs} == {"toy", None}
+
+
+def test_the_first_block_of_table_2_and_what_it_waits_for_comes_first(tiny_plan: str) -> None:
+    planned = re.findall(r"^rule (\w+):\n((?: {4}.*\n)*)", tiny_plan, flags=re.MULTILINE)
+    details = [
+        (rule, dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line))
+        for rule, text in planned
+    ]
+    found = {(rule, job.get("wildcards")): float(job.get("priority", 0)) for rule, job in details}
+    block = "setting=digits-cfg1.0-s20, form=natural, label=rtn, bits=w4a8, scope=common"
+    other = "setting=digits-cfg1.0-s20, form=natural, label=rtn-g16-dynamic, bits=w4a8, scope=common"
+    for rule, rest in (("quantize", ""), ("sample", ", shard=000"), ("evaluate", "")):
+        assert found[rule, block + rest] > 7 and found[rule, other + rest] < 1
+    search = "setting=digits-cfg1.0-s20, form=natural, search={}, bits=w4a8"
+    assert found["search", search.format("racing")] > 6 > 1 > found["search", search.format("hessian")]
+    assert found["calibrate", "model=dit-digits, form=natural, setting=digits-cfg1.0-s20, kind=trajectory"] > 7

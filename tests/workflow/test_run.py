@@ -21,6 +21,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_every_table_is_there_in_every_format_and_has_its_rows(checkout: Checkout) -> None:
     assert set(checkout.tables()) == {f"{table}.{suffix}" for table in ("table2", "table4") for suffix in FORMATS}
+    assert not (checkout.results / "so-far").exists(), "the page of a run that goes on"
     table = rows(checkout.results / "tables" / "table2.csv")
     assert [(row["label"], row["weight_bits"], row["status"]) for row in table] == [
         ("fp", "16", "ok"),

@@ -114,7 +114,7 @@ def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
     plot = plot_of(block)
     if plot is None:
         return ""
-    names = min(max(CHARACTER * max(len(name) for name, _ in plot.lines) + 14, 64), layout.names)
+    names = min(max(CHARACTER * max(len(name) for name, _ in plot.lines) + 14, 80), layout.names)
     ends = names, layout.width - layout.right(printed=plot.printed)
     bottom = TOP + LINE * len(plot.lines)
     size = f'viewBox="0 0 {layout.width} {bottom + BOTTOM}" width="{layout.width}" height="{bottom + BOTTOM}"'

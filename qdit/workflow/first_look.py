@@ -1,0 +1,124 @@
+"""A page of the rows that are there while a run goes on: it is rendered again as rows arrive, beside the jobs.
+
+The page is no output of the workflow. It lies in a folder of its own below the results, and that folder is removed when
+the table's own page is made. What goes wrong here never stops a run.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from qdit.core.run import UNQUANTIZED, Run
+from qdit.workflow.progress import Progress
+
+FOLDER = "so-far"
+"""Folder of the page, below the results."""
+INTERVAL = 75.0
+"""Seconds from one rendering to the next."""
+PATIENCE = 5.0
+"""Seconds that a rendering has to end when it is told to."""
+
+
+def page_command(table: str, results: Path) -> list[str]:
+    """The command that renders the rows that are there, at the lowest priority where the system has `nice`."""
+    gently = ["nice", "-n", "19"] if shutil.which("nice") else []
+    words = ["table", table, "--partial", "--profile", str(results / "profile.json"), "--results", str(results)]
+    return [*gently, sys.executable, "-m", "qdit", *words, "--out", str(results / FOLDER / table)]
+
+
+def page_environment(sources: str) -> dict[str, str]:
+    """Environment of that command: this suite's sources, one thread, no downloads."""
+    return os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+class FirstLook:
+    """The page of one table while its rows arrive. `runs` names the run of each row's metrics.json."""
+
+    def __init__(
+        self,
+        table: str,
+        runs: Mapping[str, Run],
+        results: Path,
+        sources: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    ) -> None:
+        self.table, self._runs, self._results, self._sources = table, runs, results, sources
+        self._clock, self._start = clock, start
+        self._child: subprocess.Popen[bytes] | None = None
+        self._begun: float | None = None
+        self._shown: Sequence[str] = ()
+        self._is_said, self._is_over = False, False
+
+    @property
+    def page(self) -> Path:
+        """The file to open."""
+        return self._results / FOLDER / f"{self.table}.html"
+
+    def update(self, progress: Progress) -> str:
+        """Look for new rows; a line to say when the page is there for the first time, else an empty text."""
+        if self._is_over:
+            return ""
+        if progress.is_done(self.table):
+            self.end()
+            shutil.rmtree(self._results / FOLDER, ignore_errors=True)
+            return ""
+        said = self._reap()
+        rows = progress.measured_rows(self.table)
+        if self._child is None and self._is_due() and rows != self._shown and self._is_worth(progress, rows):
+            self._render(rows)
+        return said
+
+    def end(self) -> None:
+        """No more pages; a rendering at work is ended."""
+        self._is_over = True
+        child, self._child = self._child, None
+        if child is None or child.poll() is not None:
+            return
+        child.terminate()
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _is_due(self) -> bool:
+        return self._begun is None or self._clock() - self._begun >= INTERVAL
+
+    def _is_worth(self, progress: Progress, rows: Sequence[str]) -> bool:
+        """Whether full precision and a quantized row are measured, and no row of an earlier run waits to be redone."""
+        bits = [self._runs[row].bits for row in rows if row in self._runs]
+        outdated = (row for row in progress.all_rows(self.table) if row not in rows and Path(row).is_file())
+        ready = UNQUANTIZED in bits and any(name != UNQUANTIZED for name in bits)
+        return ready and (self._results / "profile.json").is_file() and not any(outdated)
+
+    def _render(self, rows: Sequence[str]) -> None:
+        self._begun = self._clock()
+        log = self._results / "logs" / f"{FOLDER}.log"
+        with contextlib.suppress(OSError), log.open("wb") as stream:
+            self.page.parent.mkdir(parents=True, exist_ok=True)
+            self._child = self._start(
+                page_command(self.table, self._results),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=page_environment(self._sources),
+                start_new_session=True,
+            )
+            self._shown = rows
+
+    def _reap(self) -> str:
+        """Note that a rendering ended."""
+        if self._child is None or (code := self._child.poll()) is None:
+            return ""
+        self._child = None
+        if code or self._is_said:
+            return ""
+        self._is_said = True
+        return f"qdit: first results: {self.page.resolve()} (is replaced as rows arrive)"
