@@ -82,25 +82,25 @@ def run(
         loaded, layers = smoke_profile(layers)
     results = Path("results", loaded["profile"])
     chosen = check_targets(loaded, tables or [])
-    found, patterns = named_rows(loaded, row or [], tables or [])
+    table_rows, patterns = named_rows(loaded, row or [], tables or [])
     rows = rows_of(loaded, chosen, patterns) if patterns or not row else {}
-    rows = rows_by_table(loaded, found, rows)
+    rows = rows_by_table(loaded, table_rows, rows)
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
     command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose)
-    for line in plan_lines(loaded, found, results):
+    for line in plan_lines(loaded, table_rows, results):
         typer.echo(line)
     if dry_run:
         count = (os.cpu_count() or 1) if cores == "all" else int(cores)
         typer.echo(plan_text(loaded, rows, results, cores=count))
     else:
-        require_files(loaded, found)
+        require_files(loaded, table_rows)
         require_room_for(loaded, rows, results)
     typer.echo(printed(command))
     if dry_run:
         return
     code = call(executable(command))
-    for found_row in found if code == 0 else []:
-        pair = rows_of_row(loaded, found_row)
-        published = beside_published(loaded, found_row.table, pair, results)
-        typer.echo(smoke_ending(found_row, results) if smoke else published)
+    for table_row in table_rows if code == 0 else []:
+        pair = rows_of_row(loaded, table_row)
+        published = beside_published(loaded, table_row.table, pair, results)
+        typer.echo(smoke_ending(table_row, results) if smoke else published)
     raise typer.Exit(code)

@@ -54,7 +54,7 @@ def names_of(run: Run) -> str:
     return f"{run.label} {run.bits} {run.setting} {run.form} {run.scope}{mode}"
 
 
-def place_of(run: Run) -> str:
+def block_of(run: Run) -> str:
     """Setting, form and scope of a run."""
     return f"{run.setting} {run.form} {run.scope}"
 
@@ -84,11 +84,11 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
             f" {', '.join(chosen)}; expected a table, a method and bits"
             + (f", e.g. {runs[example]} {example.label} {example.bits}" if example else "")
         )
-    first = [run for run in rows if place_of(run) == place_of(rows[0])] if named else rows
+    first = [run for run in rows if block_of(run) == block_of(rows[0])] if named else rows
     if len(first) > 1:
         listed = "; ".join(f"{runs[run]} {names_of(run)}" for run in first)
         raise ConfigError(f"--row {text!r}: {len(first)} rows have these names, name more of one: {listed}")
-    others = dict.fromkeys(place_of(run) for run in rows if place_of(run) != place_of(first[0]))
+    others = dict.fromkeys(block_of(run) for run in rows if block_of(run) != block_of(first[0]))
     return TableRow(runs[first[0]], first[0], tuple(others))
 
 

@@ -162,7 +162,6 @@ def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> No
 
 
 def test_speeds_are_below_the_data_sheets_and_in_their_order() -> None:
-    """The H100 lies in the 190 to 320 TFLOP/s that issue estimates of sampling gave."""
     for card in CARDS.values():
         assert card.half < 0.6 * card.half_peak and card.float32 == pytest.approx(0.6 * card.float32_peak)
         assert card.source

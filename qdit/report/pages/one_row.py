@@ -6,7 +6,8 @@ from typing import Any
 
 from qdit.core.metrics import METRICS, compared
 from qdit.core.run import Run
-from qdit.report.data.rows import Row, is_measured, is_miniature
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import is_measured, is_miniature
 from qdit.report.tables.kinds import load_table
 
 
@@ -15,11 +16,11 @@ def beside_published(profile: Mapping[str, Any], table: str, runs: Sequence[Run]
 
     Metrics without a number in all lines are left out. A run without a result says why.
     """
-    found: dict[Run, Row] = {}
+    by_run: dict[Run, Row] = {}
     for row in load_table(profile, table, results).rows:  # a table repeats full precision in its blocks
         if row["key"] in runs:
-            found.setdefault(row["key"], row)
-    rows = list(found.values())
+            by_run.setdefault(row["key"], row)
+    rows = list(by_run.values())
     names = [name for name in compared() if any(_has(row, name) for row in rows)]
     other = "; the printed ones are of other models and data" if is_miniature(profile) else ""
     title = f"{table}: numbers that the paper prints, and ours{other}"
