@@ -63,6 +63,7 @@ def run(
         call,
         check_targets,
         executable,
+        gpus_for,
         plan_text,
         printed,
         require_room_for,
@@ -86,7 +87,7 @@ def run(
     rows = rows_of(loaded, chosen, patterns) if patterns or not row else {}
     rows = rows_by_table(loaded, table_rows, rows)
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
-    command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose)
+    command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))
     for line in plan_lines(loaded, table_rows, results):
         typer.echo(line)
     if dry_run:
