@@ -69,6 +69,10 @@ def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[s
             f"      {len(undigested)} of {len(missing)} have no whole sha256 in the profile: fetch takes them only if"
             " --allow-unverified names them or their folder (SECURITY.md)"
         )
+    if untried := [file for file in missing if not file.is_tried]:
+        lines.append(
+            f"      {len(untried)} of {len(missing)} addresses have not been tried by this project; one may have moved"
+        )
     if failed and not details:
         lines.append(f"every file with source, licence and sha256: qdit doctor --profile {name} --all")
     return lines

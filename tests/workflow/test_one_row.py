@@ -13,7 +13,7 @@ from qdit.report.pages.one_row import beside_published
 from qdit.workflow.cost import Speed, card_speed, cost_text, jobs_of, speed_of
 from qdit.workflow.cost_speeds import CARDS
 from qdit.workflow.cost_tables import ONCE, speeds_of_cards, table_hours, tables_text
-from qdit.workflow.fetch import needed_files
+from qdit.workflow.fetch import files_of, needed_files
 from qdit.workflow.one_row import (
     find_row,
     missing_files,
@@ -160,6 +160,19 @@ def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> No
     assert ["FP", "W16A16", "printed", "1349", "12.4", "19.11", "116.7", "0.6605"] in lines
     assert ["Q-DiT", "W4A8", "printed", "347", "15.76", "19.84", "98.78", "0.6395"] in lines
     assert sum(line[0] == "here:" for line in lines if line) == 2, "both are missing yet"
+
+
+def test_addresses_that_nobody_tried_are_said(paper: Profile) -> None:
+    files = {file.path.name: file for file in files_of(paper) if file.entry}
+    assert files["VBench_full_info.json"].is_tried and "seen this address" not in files["VBench_full_info.json"].about
+    clip = files["ViT-B-32.pt"]  # its whole digest is a part of its address
+    assert (
+        clip.sha256 is not None
+        and not clip.is_tried
+        and clip.about.endswith("nobody here has seen this address answer")
+    )
+    assert not files["DiT-XL-2-256x256.pt"].is_tried
+    assert not any("azureedge" in file.source for file in files.values())
 
 
 def test_speeds_are_below_the_data_sheets_and_in_their_order() -> None:
