@@ -1,5 +1,8 @@
 """One row in an evening: how it is named, what it needs of a profile, its smoke form, and hours by card."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from typer.testing import CliRunner
 from qdit.cli.main import app
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import write_json
+from qdit.core.repository import ROOT
 from qdit.core.run import Run
 from qdit.report.pages.one_row import beside_published
 from qdit.workflow.cost import Speed, card_speed, cost_text, jobs_of, speed_of
@@ -213,3 +217,17 @@ def test_hours_of_each_table_on_cards_and_measured(paper: Profile, tmp_path: Pat
 def test_gpus_have_the_speed_of_a_card_until_one_is_measured(paper: Profile, tmp_path: Path) -> None:
     assert speed_of(paper, tmp_path, None) == card_speed("H100")
     assert speed_of(paper, tmp_path, 50.0) == Speed(50e12, "given")
+
+
+@pytest.mark.ci
+def test_a_smoke_run_of_the_miniature_says_that_everything_is_in_place(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "qdit", "run", "--row", "table2 rtn w4a8", "--smoke", "--cores", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rtn w4a8 digits-cfg1.0-s20 natural common: everything is in place." in done.stdout
+    assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["mini-smoke"]
+    profile = load_profile("mini", tmp_path / "results" / "mini-smoke" / "smoke.json")
+    row = find_row(profile, "table2 rtn w4a8")
+    text = beside_published(profile, "table2", rows_of_row(profile, row), tmp_path / "results" / "mini-smoke")
+    assert "other models and data" in text and text.count("here") == 2 and "missing" not in text
