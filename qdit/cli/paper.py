@@ -77,6 +77,9 @@ def fetch(
         list[str] | None,
         typer.Option(help="File or folder to download without a whole sha256 in the profile. Repeat it for each."),
     ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="Download only what this row and its full-precision partner need.")
+    ] = None,
 ) -> None:
     """Download what a profile needs.
 
@@ -89,14 +92,17 @@ def fetch(
     Examples:
       qdit fetch VBench_full_info.json --profile paper
       qdit fetch --profile paper --allow-unverified weights/paper/sd-vae-ft-mse
+      qdit fetch --profile paper --row "table2 q-dit w4a8" --allow-unverified weights/paper
     """
     from qdit.core.files import sha256_file
     from qdit.workflow.fetch import choose, files_of, is_named, unverified
     from qdit.workflow.fetch import fetch as fetch_file
+    from qdit.workflow.one_row import find_row, part_of
     from qdit.workflow.profile import load_profile
 
-    allowed = allow_unverified or []
-    files = choose(files_of(load_profile(*profile)), names or [])
+    allowed, loaded = allow_unverified or [], load_profile(*profile)
+    needed = part_of(loaded, find_row(loaded, row)) if row else loaded
+    files = choose(files_of(needed), names or [])
     refused = [file for file in unverified(files) if not is_named(file, allowed)]
     for file in files:
         if file in refused:

@@ -157,35 +157,48 @@ def doctor(
         bool,
         typer.Option("--all", help="List every file with size, source, licence and sha256, not only the problems."),
     ] = False,
+    row: Annotated[
+        str | None,
+        typer.Option(help="Check only what this row and its full-precision partner need, e.g. 'table2 q-dit w4a8'."),
+    ] = None,
 ) -> None:
     """Check that everything that a profile needs exists.
 
     The command checks files, packages, devices and disk. The first line is the overall result; then each group has a
     line. The exit code is 1 if something is missing or damaged. For profiles that download files, or with --tflops, the
     command also estimates the cost: GPU-hours, wall time, disk and memory. Without --tflops it takes the speed of
-    finished jobs.
+    finished jobs, else that of an H100 by its data sheet. The last lines are hours of each table on some cards.
 
     \b
     Examples:
       qdit doctor
       qdit doctor --profile paper --tflops 100 --gpus 8
+      qdit doctor --profile paper --row "table2 q-dit w4a8"
     """
     from qdit.workflow.cost import GPUS, cost_text, speed_of
     from qdit.workflow.cost_figure import draw
+    from qdit.workflow.cost_tables import tables_text
     from qdit.workflow.doctor import examine, needs_gpu, surroundings
     from qdit.workflow.doctor_text import doctor_text
+    from qdit.workflow.one_row import find_row, part_of, plan_lines
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
-    findings = examine(loaded, folder)
-    typer.echo(doctor_text(loaded, findings, details=details))
+    table_row = find_row(loaded, row) if row else None
+    checked = part_of(loaded, table_row) if table_row else loaded
+    for line in plan_lines(loaded, [table_row] if table_row else [], folder):
+        typer.echo(line)
+    findings = examine(checked, folder)
+    typer.echo(doctor_text(checked, findings, details=details, row=table_row.words if table_row else None))
     for name, value in surroundings(gpu_needed=needs_gpu(loaded)).items():
         typer.echo(f"{name}: {value}")
     if tflops or figure or "files" in loaded:
         speed = speed_of(loaded, folder, tflops)
-        typer.echo(cost_text(loaded, speed, gpus or GPUS))
+        typer.echo(cost_text(checked, speed, gpus or GPUS))
+        if "files" in loaded and not table_row:
+            typer.echo(tables_text(loaded, folder))
         if figure:
-            draw(loaded, speed, figure)
+            draw(checked, speed, figure)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

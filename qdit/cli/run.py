@@ -17,8 +17,15 @@ def run(
     cores: Annotated[str, typer.Option(help="Number of processor cores, or all.")] = "all",
     row: Annotated[
         list[str] | None,
-        typer.Option(help="Make only rows with this in their path, e.g. q-dit/w4a8, and no page. Repeat it for more."),
+        typer.Option(
+            help="Make only this row, named by table, method and bits, e.g. 'table2 q-dit w4a8'; or all rows with this"
+            " in their path, e.g. q-dit/w4a8. No page is made. Repeat it for more."
+        ),
     ] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="With --row: only 64 images, in results/PROFILE-smoke; tells whether all works."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print rows, time, disk and the command; run nothing.")
     ] = False,
@@ -29,18 +36,34 @@ def run(
     The command prints the snakemake call and runs it. Results go to results/PROFILE/ below the current folder. The last
     lines name the pages. A second call makes only what is missing, also after Ctrl-C or a crash.
 
+    A row brings its full-precision partner along, and at the end the printed numbers stand beside ours. Its files are a
+    part of the whole table, which a later call completes.
+
     \b
     Examples:
       qdit run table2
       qdit run table2 --profile mini --cores 2 --dry-run
       qdit run table2 --row q-dit/w4a8 --row rtn/w4a8
+      qdit run --row "table2 q-dit w4a8" --smoke
+      qdit run --row "table2 q-dit w4a8" --profile paper --dry-run
       qdit run --profile mini --profile my.yaml
     """
+    from qdit.report.pages.one_row import beside_published
+    from qdit.workflow.one_row import (
+        named_rows,
+        plan_lines,
+        require_files,
+        rows_by_table,
+        rows_of_row,
+        smoke_ending,
+        smoke_profile,
+    )
     from qdit.workflow.profile import load_profile
     from qdit.workflow.run import (
         call,
         check_targets,
         executable,
+        gpus_for,
         plan_text,
         printed,
         require_room_for,
@@ -53,16 +76,32 @@ def run(
         raise ConfigError(f"--cores {cores}: expected a number of at least 1, or all")
     if cores != "all":
         require_cores("--cores", int(cores))
-    loaded = load_profile(*profile)
+    loaded, layers = load_profile(*profile), list(profile)
+    if smoke:
+        if not row:
+            raise ConfigError("--smoke: found no --row; name the row to try, e.g. --row 'table2 q-dit w4a8'")
+        loaded, layers = smoke_profile(layers)
     results = Path("results", loaded["profile"])
-    rows = rows_of(loaded, check_targets(loaded, tables or []), row or [])
+    chosen = check_targets(loaded, tables or [])
+    table_rows, patterns = named_rows(loaded, row or [], tables or [])
+    rows = rows_of(loaded, chosen, patterns) if patterns or not row else {}
+    rows = rows_by_table(loaded, table_rows, rows)
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
-    command = snakemake_command(targets, profile, cores=cores, folder=Path.cwd(), verbose=verbose)
+    command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))
+    for line in plan_lines(loaded, table_rows, results):
+        typer.echo(line)
     if dry_run:
         count = (os.cpu_count() or 1) if cores == "all" else int(cores)
         typer.echo(plan_text(loaded, rows, results, cores=count))
     else:
+        require_files(loaded, table_rows)
         require_room_for(loaded, rows, results)
     typer.echo(printed(command))
-    if not dry_run:
-        raise typer.Exit(call(executable(command)))
+    if dry_run:
+        return
+    code = call(executable(command))
+    for table_row in table_rows if code == 0 else []:
+        pair = rows_of_row(loaded, table_row)
+        published = beside_published(loaded, table_row.table, pair, results)
+        typer.echo(smoke_ending(table_row, results) if smoke else published)
+    raise typer.Exit(code)

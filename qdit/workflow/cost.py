@@ -9,7 +9,8 @@ operations of one):
                  network), and 3 per row of calibration data in any case: a lower bound where a method searches besides
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
-Seconds are operations over the speed of one GPU: given, or measured by the finished jobs of a results folder. Not
+Seconds are operations over the speed of one GPU: given, measured by the finished jobs of a results folder, or by data
+sheets (`qdit.workflow.cost_speeds`). Not
 counted: the VAE, Inception, the text encoder, evaluating and rendering (they need no GPU or take a few percent),
 loading, and VBench, whose networks nobody here could time.
 """
@@ -27,6 +28,7 @@ from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of, split_kind
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
+from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources, planned_kinds
 from qdit.workflow.profile import Profile
@@ -42,10 +44,31 @@ ASSUMED = 50e12
 
 @dataclass(frozen=True)
 class Speed:
-    """Floating-point operations per second that one GPU sustains on the network, and where the figure comes from."""
+    """Floating-point operations per second that one GPU sustains on the network, and where the figure comes from.
+
+    `float32` is that of quantization; without it everything has the speed `flops`.
+    """
 
     flops: float
     source: str
+    float32: float | None = None
+
+    @property
+    def quantizing(self) -> float:
+        """Operations per second of quantization."""
+        return self.float32 or self.flops
+
+    @property
+    def text(self) -> str:
+        """Both speeds in words."""
+        both = f", {self.float32 / 1e12:.3g} in float32" if self.float32 else ""
+        return f"{self.flops / 1e12:.3g} TFLOP/s per GPU{both}"
+
+
+def card_speed(name: str) -> Speed:
+    """Speed of a card by its data sheet."""
+    card = CARDS[name]
+    return Speed(card.half, f"{name}, not measured: {card.source}", card.float32)
 
 
 def evaluations(profile: Profile, setting: str, images: int) -> int:
@@ -61,14 +84,20 @@ def calibration_kinds(profile: Profile, run: Run) -> list[str]:
     return [chosen_kind(profile, run.setting, run.label, kind) for kind in kinds]
 
 
+def learns(profile: Profile, label: str) -> bool:
+    """Whether a label's quantization learns its rounding; a base's rounding is learned already."""
+    entry = profile["methods"][label]
+    method = method_sources().get(entry["method"])
+    return method is not None and method.learns_rounding and "base" not in entry
+
+
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
     """Network evaluations of a quantization, in whole passes of the network."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(rows_of(profile, run.setting, kind) for kind in kinds)
-    method = method_sources().get(entry["method"])
-    if method is None or not method.learns_rounding or "base" in entry:  # a base's rounding is learned already
+    if not learns(profile, run.label):
         return passes
-    options = method.all_options(entry.get("options", {}))
+    options = method_sources()[entry["method"]].all_options(entry.get("options", {}))
     return int(passes + 3 * options["iterations"] * options["batch"])
 
 
@@ -117,7 +146,8 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
         needs.append(f"quantize {base.path}")
         yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
     quantize = f"quantize {replace(run, mode=SIMULATE).path}"
-    yield Job(quantize, "quantize", quantize_evaluations(profile, run, kinds) * cost, tuple(needs))
+    quantized = quantize_evaluations(profile, run, kinds) * cost * speed.flops / speed.quantizing
+    yield Job(quantize, "quantize", quantized, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
     for shard in profiles.shards(profile, run.setting, run.form):
         images = min(size, sampling["images"] - shard * size)
@@ -143,25 +173,41 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 
 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
-    """Speed of the finished sample jobs of a results folder, by the times they wrote; None if there are none."""
+    """Speed of the finished jobs of a results folder, by the times they wrote; None if no samples were made.
+
+    Sample jobs give the speed of sampling, quantizations that learn rounding that of float32.
+    """
     flops, seconds, count = 0.0, 0.0, 0
+    learned, learning = 0.0, 0.0
     for run in profiles.all_runs(profile):
         network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)
         size = sampling["chunk"] * sampling["chunks_per_shard"]
-        for path in sorted((results / "runs" / run.path / "logs").glob("sample-*.json")):
+        logs = results / "runs" / run.path / "logs"
+        for path in sorted(logs.glob("sample-*.json")):
             shard = int(path.stem.removeprefix("sample-"))
             images = min(size, sampling["images"] - shard * size)
             flops += evaluations(profile, run.setting, images) * network.flops
             seconds += read_json(path)["seconds"]
             count += 1
-    return Speed(flops / seconds, f"measured by {count} sample jobs in {results}") if seconds else None
+        if learns(profile, run.label) and (log := logs / "quantize.json").is_file():
+            kinds = calibration_kinds(profile, run)
+            learned += quantize_evaluations(profile, run, kinds) * network.flops
+            learning += read_json(log)["seconds"]
+    if not seconds:
+        return None
+    source = f"measured by {count} sample jobs in {results}"
+    return Speed(flops / seconds, source, learned / learning if learning else None)
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
-    """Speed for the estimate: `tflops` if it is given, else that of finished jobs, else an assumption."""
+    """Speed for the estimate: `tflops` if it is given, else that of finished jobs, else a card's or an assumption."""
     if tflops is not None:
         return Speed(1e12 * tflops, "given")
-    return measured_speed(profile, results) or Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")
+    if (measured := measured_speed(profile, results)) is not None:
+        return measured
+    if profile.get("compute", {}).get("device") == "cuda":
+        return card_speed(DEFAULT_CARD)
+    return Speed(ASSUMED, "assumed: give --tflops, or finish some jobs")
 
 
 def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, float]:
@@ -233,9 +279,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     counts, seconds = Counter(job.rule for job in jobs), defaultdict[str, float](float)
     for job in jobs:
         seconds[job.rule] += job.seconds
-    lines = [
-        f"estimate at {speed.flops / 1e12:.3g} TFLOP/s per GPU ({speed.source}); qdit/workflow/cost.py has the formulas"
-    ]
+    lines = [f"estimate at {speed.text} ({speed.source}); qdit/workflow/cost.py has the formulas"]
     memory = memory_bytes(profile)
     for rule in ("calibrate", "search", "quantize", "sample"):
         hours = seconds[rule] / 3600

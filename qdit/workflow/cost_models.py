@@ -10,11 +10,13 @@ Those of an STDiT3 are counted in `qdit.models.stdit3_flops`, with a text of the
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from qdit.core.errors import ConfigError
+from qdit.core.repository import shipped_path
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
 from qdit.workflow.families import family_at, family_of
@@ -94,7 +96,7 @@ def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
         return DiTConfig(**entry["shape"])
     path = next(iter(entry["forms"].values()))
     try:
-        with safe_open(path, framework="np") as data:
+        with safe_open(shipped_path(Path(path)), framework="np") as data:
             return family_of(entry).config(**json.loads(data.metadata()["qdit"])["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise ConfigError(

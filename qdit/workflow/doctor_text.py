@@ -11,8 +11,8 @@ SHORT = {"methods": "a file of methods is broken", "GPU": "no GPU", "disk": "too
 """Group → what its failure means, where that is not that something is missing."""
 
 
-def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False) -> str:
-    """Summary, groups, and problems of a profile; `details` adds every single finding.
+def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False, row: str | None = None) -> str:
+    """Summary, groups, and problems of a profile; `details` adds every single finding. `row` is all that is checked.
 
     A file that is missing and can be fetched is only counted; what is damaged or cannot be fetched is always shown.
     """
@@ -26,7 +26,7 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
         lines.append(f"  {group:{width}}  {group_text(members)}")
     shown = findings if details else [finding for finding in failed if not finding.is_fetchable and finding.file]
     lines += [f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}" for finding in shown]
-    return "\n".join([*lines, *next_steps(name, failed, details=details)])
+    return "\n".join([*lines, *next_steps(f"{name} --row '{row}'" if row else name, failed, details=details)])
 
 
 def problems(findings: Sequence[Finding]) -> Iterable[str]:
@@ -68,6 +68,10 @@ def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[s
         lines.append(
             f"      {len(undigested)} of {len(missing)} have no whole sha256 in the profile: fetch takes them only if"
             " --allow-unverified names them or their folder (SECURITY.md)"
+        )
+    if untried := [file for file in missing if not file.is_tried]:
+        lines.append(
+            f"      {len(untried)} of {len(missing)} addresses have not been tried by this project; one may have moved"
         )
     if failed and not details:
         lines.append(f"every file with source, licence and sha256: qdit doctor --profile {name} --all")

@@ -63,6 +63,11 @@ class NeededFile:
         return self.entry.get("sha256")
 
     @property
+    def is_tried(self) -> bool:
+        """Whether this project downloaded it once: its whole digest is known, and not from the address itself."""
+        return is_verified(self.entry) and str(self.sha256) not in str(self.entry.get("url", ""))
+
+    @property
     def source(self) -> str:
         """Where it comes from, in words."""
         if "hub" in self.entry:
@@ -81,6 +86,8 @@ class NeededFile:
         megabytes = self.entry["megabytes"]
         size = "size unknown," if megabytes is None else f"about {megabytes:g} MB"
         member = f" (inside: {self.entry['member']})" if "member" in self.entry else ""
+        if not self.is_tried:
+            digest += ", nobody here has seen this address answer"
         return f"{size} from {self.source}{member}, licence: {self.entry['licence']}, {digest}"
 
 

@@ -22,9 +22,17 @@ PAGES_BYTES = 30e6
 
 
 def snakemake_command(
-    targets: Sequence[str], names: Sequence[str], *, cores: str, folder: Path, verbose: bool = False
+    targets: Sequence[str],
+    names: Sequence[str],
+    *,
+    cores: str,
+    folder: Path,
+    verbose: bool = False,
+    gpus: int | None = None,
 ) -> list[str]:
     """The call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
+
+    With `gpus` so many jobs that need a GPU run at once.
 
     In the checkout it is what the documentation says; elsewhere it names the Snakefile and its default options.
     """
@@ -34,10 +42,21 @@ def snakemake_command(
         command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
     if verbose:
         command.append("--verbose")
+    if gpus is not None:
+        command += ["--resources", f"gpu={gpus}"]
     overlays = [profile_file(name) for name in names]
     if list(names) != [DEFAULT]:
         command += ["--configfile", *map(str, overlays)]
     return command
+
+
+def gpus_for(profile: Profile) -> int | None:
+    """GPUs of this machine, at least 1, if a profile computes on them; else None."""
+    if profile.get("compute", {}).get("device") != "cuda":
+        return None
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def printed(command: Sequence[str]) -> str:

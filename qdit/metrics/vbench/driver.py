@@ -27,7 +27,7 @@ VERSION = "0.1.5"
 MOST_SAMPLES = 5
 """Clips of a prompt that VBench looks for."""
 
-CLIP = "https://openaipublic.azureedge.net/clip/models"
+CLIP = "https://openaipublic.blob.core.windows.net/clip/models"
 HUB = "https://huggingface.co"
 DINO = "https://raw.githubusercontent.com/facebookresearch/dino/main"
 GRIT = ("grit_model/grit_b_densecap_objectdet.pth", "bert-base-uncased/config.json", "bert-base-uncased/vocab.txt")

@@ -1,0 +1,56 @@
+"""Speeds of GPUs, by kind of work: what data sheets say, and the part of it that this suite is assumed to reach.
+
+Sampling, calibration and searches run the network in half precision on tensor cores, and the simulated quantizers move
+numbers between the products. An evaluation therefore takes
+
+    operations / (REACHED · peak of float16) + operations · BYTES_PER_OPERATION / (MOVED · bandwidth)
+
+Quantization (ranges, Hessians, learned rounding) is float32 without TensorFloat-32: operations / (REACHED · peak of
+float32). Peaks are dense ones, with sums in float32. **Nothing here was measured**; finished jobs measure a card
+(`qdit.workflow.cost.measured_speed`).
+"""
+
+from dataclasses import dataclass
+
+REACHED, MOVED = 0.6, 0.8
+"""Parts of the peaks of operations and of bandwidth that are assumed to be reached."""
+BYTES_PER_OPERATION = 248e3 / 33.0e6
+"""Of DiT-XL/2 at 256: 248 KB for each token and block outside the products, counted from the code; 24 D² + 4 T D
+operations."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU by its data sheet: operations per second in float16 and float32, bytes per second of its memory."""
+
+    name: str
+    half_peak: float
+    float32_peak: float
+    bandwidth: float
+    source: str
+
+    @property
+    def half(self) -> float:
+        """Operations per second of simulated sampling."""
+        return 1 / (1 / (REACHED * self.half_peak) + BYTES_PER_OPERATION / (MOVED * self.bandwidth))
+
+    @property
+    def float32(self) -> float:
+        """Operations per second of learned rounding."""
+        return REACHED * self.float32_peak
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card("A100", 312e12, 19.5e12, 2.039e12, "NVIDIA A100 data sheet, SXM 80 GB"),
+        Card("H100", 989e12, 67e12, 3.35e12, "NVIDIA H100 data sheet, SXM; half of the value with sparsity"),
+        Card("H200", 989e12, 67e12, 4.8e12, "NVIDIA H200 data sheet, SXM; half of the value with sparsity"),
+        Card("RTX 4090", 165.2e12, 82.6e12, 1.008e12, "NVIDIA Ada GPU architecture paper, appendix A"),
+    )
+}
+"""Name → card."""
+DEFAULT_CARD = "H100"
+"""Card of an estimate for GPUs, where nothing was measured."""
+PRINTED_CARDS = ("A100", "H100")
+"""Cards whose hours are printed for each table."""

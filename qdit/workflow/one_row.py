@@ -1,0 +1,321 @@
+"""One row of a table with its full-precision partner: how a person names it, and what it needs of a profile."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import write_json
+from qdit.core.run import SIMULATE, Run, split_bits
+from qdit.workflow.cost import Speed, run_jobs, scored_by_vbench
+from qdit.workflow.cost_tables import speeds_of_cards
+from qdit.workflow.families import CLIPS, family_at
+from qdit.workflow.fetch import is_there, needed_files
+from qdit.workflow.method_index import method_sources
+from qdit.workflow.profile import (
+    Profile,
+    full_precision_label,
+    full_precision_run,
+    load_profile,
+    runs_of,
+    search_of,
+)
+from qdit.workflow.rows import failed_row
+
+SMOKE_IMAGES, SMOKE_CHUNK, SMOKE_SAMPLES = 64, 32, 32
+"""Images of a row, images in a batch, and noisy samples of every kind of a smoke run."""
+SMOKE_ITERATIONS = 20
+"""Iterations of learned rounding in a smoke run."""
+SMOKE_SEARCH = {"population": 4, "parents": 2, "crossover": 1, "mutation": 1, "iterations": 1}
+"""Algorithm 1 in a smoke run."""
+SMOKE_RUNGS = [SMOKE_CHUNK // 2, SMOKE_CHUNK]
+"""Images of a genome after each round of a race."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table. `others` are setting, form and scope at which the table has the row too."""
+
+    table: str
+    run: Run
+    others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The row as `--row` takes it, without a doubt."""
+        return f"{self.table} {names_of(self.run)}"
+
+
+def names_of(run: Run) -> str:
+    """Label, bits, setting, form and scope of a run."""
+    mode = "" if run.mode == SIMULATE else f" {run.mode}"
+    return f"{run.label} {run.bits} {run.setting} {run.form} {run.scope}{mode}"
+
+
+def block_of(run: Run) -> str:
+    """Setting, form and scope of a run."""
+    return f"{run.setting} {run.form} {run.scope}"
+
+
+def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRow:
+    """The row that `text` names: a table, a method's label and bits; setting, form and scope may follow.
+
+    The order is free. Without a table it is searched in `tables`, or in all. Where a named table has the row in several
+    blocks (settings, forms, scopes), it is that of the first one. ConfigError for unknown names and for several rows.
+    """
+    words = text.split()
+    named = [word for word in words if word in profile["tables"]]
+    names = {word.lower() for word in words if word not in named}
+    chosen = named or list(tables) or list(profile["tables"])
+    runs: dict[Run, str] = {}
+    for table in chosen:
+        runs |= {run: runs.get(run, table) for run in runs_of(profile, table)}
+    rows = [run for run in runs if names <= set(names_of(run).lower().split())]
+    if SIMULATE not in names and any(run.mode == SIMULATE for run in rows):
+        rows = [run for run in rows if run.mode == SIMULATE]
+    if not rows or not names:
+        example = next((run for run in runs if run.label != full_precision_label(profile)), None)
+        known = {name for run in runs for name in names_of(run).lower().split()}
+        unknown = ", ".join(sorted(names - known))
+        raise ConfigError(
+            f"--row {text!r}: {f'nothing is called {unknown}' if unknown else 'no row has these names'} in"
+            f" {', '.join(chosen)}; expected a table, a method and bits"
+            + (f", e.g. {runs[example]} {example.label} {example.bits}" if example else "")
+        )
+    first = [run for run in rows if block_of(run) == block_of(rows[0])] if named else rows
+    if len(first) > 1:
+        listed = "; ".join(f"{runs[run]} {names_of(run)}" for run in first)
+        raise ConfigError(f"--row {text!r}: {len(first)} rows have these names, name more of one: {listed}")
+    others = dict.fromkeys(block_of(run) for run in rows if block_of(run) != block_of(first[0]))
+    return TableRow(runs[first[0]], first[0], tuple(others))
+
+
+def rows_of_row(profile: Profile, row: TableRow) -> list[Run]:
+    """Full precision with the same noise, then the row."""
+    return list(dict.fromkeys((full_precision_run(profile, row.run), row.run)))
+
+
+def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
+    """What a row and its partner need of a profile: files, models, settings and one table with these runs.
+
+    Plans, checks and estimates take it in the place of the profile. The workflow itself runs with the whole profile, so
+    that what it makes for the row is there when the whole table is made.
+    """
+    run, full = row.run, full_precision_label(profile)
+    search = search_of(profile, run)
+    settings = {name: profile["settings"][name] for name in {run.setting, search.setting if search else run.setting}}
+    names = {setting["model"] for setting in settings.values()}
+    models = {
+        name: {**model, "forms": {run.form: model["forms"][run.form]}}
+        for name, model in profile["models"].items()
+        if name in names
+    }
+    block = {"setting": run.setting, "form": run.form, "scope": run.scope, "bits": [run.bits]}
+    block["methods"] = list(dict.fromkeys((full, run.label)))
+    part = {**profile, "settings": settings, "models": models}
+    part["tables"] = {row.table: {**profile["tables"][row.table], "opt_in": False, "blocks": [block]}}
+    for key, name in (("extractors", "extractor"), ("references", "reference")):
+        taken = {model.get(name) for model in models.values()}
+        part[key] = {entry: path for entry, path in profile.get(key, {}).items() if entry in taken}
+    is_clip = family_at(profile, run.setting) is CLIPS
+    unused = {"video": not is_clip, "vbench": not (is_clip and scored_by_vbench(profile, run)), "fvd": True}
+    part = {key: value for key, value in part.items() if not unused.get(key, False)}
+    if "files" in part:
+        needed = needed_files(part)
+        part["files"] = {path: entry for path, entry in part["files"].items() if path in needed}
+    return part
+
+
+def smoke_values(profile: Profile) -> dict[str, Any]:
+    """An overlay that makes the rows of a profile small: few images, samples and iterations, a folder of its own.
+
+    Every step keeps its shapes, so that it finds missing files, too little memory and broken packages.
+    """
+    values: dict[str, Any] = {"profile": f"{profile['profile']}-smoke"}
+    values["sampling"] = {"images": SMOKE_IMAGES, "chunk": SMOKE_CHUNK, "chunks_per_shard": 1}
+    values["calibration"] = {kind: _smaller(profile["calibration"], kind) for kind in profile["calibration"]}
+    values["allocation"] = {"images": SMOKE_RUNGS[-1], "chunk": SMOKE_RUNGS[0], "fresh": 1}
+    smaller = {"evolution": SMOKE_SEARCH, "racing": {"rungs": SMOKE_RUNGS}}
+    values["searches"] = {
+        name: {"options": smaller[entry["kind"]]}
+        for name, entry in profile["searches"].items()
+        if entry["kind"] in smaller
+    }
+    values["methods"] = {name: _smoke_method(profile, name) for name in profile["methods"]}
+    return {key: value for key, value in values.items() if value}
+
+
+def _smaller(counts: Mapping[str, int], kind: str) -> int:
+    """Noisy samples of a kind; those of `per-step` are shared by all steps and stay enough for one at each."""
+    return min(counts[kind], 256 if kind == "per-step" else 2 if kind == "regression" else SMOKE_SAMPLES)
+
+
+def _smoke_method(profile: Profile, label: str) -> dict[str, Any]:
+    """What an entry's method has less of: samples at each step, iterations of learned rounding."""
+    entry = profile["methods"][label]
+    method = method_sources().get(entry["method"])
+    smaller: dict[str, Any] = {}
+    counted = {kind: 2 for kind, count in entry.get("calibration", {}).items() if isinstance(count, int)}
+    if counted:
+        smaller["calibration"] = counted
+    if method is not None and method.learns_rounding:
+        iterations = method.all_options(entry.get("options", {})).get("iterations", 0)
+        smaller["options"] = {"iterations": min(iterations, SMOKE_ITERATIONS)}
+    return smaller
+
+
+def write_smoke_overlay(profile: Profile, folder: Path) -> Path:
+    """Write the overlay of a smoke run into its results folder and return the file."""
+    values = smoke_values(profile)
+    path = folder / values["profile"] / "smoke.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, values)
+    return path
+
+
+def row_title(row: TableRow) -> list[str]:
+    """Lines that say which row was found."""
+    run = row.run
+    weights, activations = split_bits(run.bits)
+    lines = [
+        f"row: {row.table}, {run.label}, W{weights}A{activations}, setting {run.setting}, form {run.form},"
+        f" scope {run.scope}; and full precision with the same noise"
+    ]
+    if row.others:
+        lines.append(f"{row.table} has it elsewhere too, name one to take it: {'; '.join(row.others)}")
+    return lines
+
+
+def megabytes_of(files: Iterable[Mapping[str, Any]]) -> float:
+    """Sum of the sizes that a profile knows of files, in MB."""
+    return sum(entry.get("megabytes") or 0 for entry in files)
+
+
+def files_text(part: Profile) -> list[str]:
+    """The files of a row with their sizes, one a line, and their sum."""
+    needed, known = needed_files(part), part.get("files", {})
+    entries = [known.get(path, {}) for path in needed]
+    lines = [f"files: {len(needed)}, about {megabytes_of(entries) / 1000:.1f} GB to download"]
+    for path, entry in zip(needed, entries, strict=True):
+        size = entry.get("megabytes")
+        words = "part of this repository" if not entry else "size unknown" if size is None else f"{size:g} MB"
+        lines.append(f"  {path}  {words}")
+    return lines
+
+
+def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) -> tuple[list[TableRow], list[str]]:
+    """The rows of texts with several words, and the other texts, which are parts of paths."""
+    rows = [find_row(profile, text, tables) for text in texts if len(text.split()) > 1]
+    return rows, [text for text in texts if len(text.split()) == 1]
+
+
+def rows_by_table(
+    profile: Profile, rows: Iterable[TableRow], others: Mapping[str, list[Run]] | None = None
+) -> dict[str, list[Run]]:
+    """Table → runs of its rows with their full precision, after `others`."""
+    runs = {table: list(known) for table, known in (others or {}).items()}
+    for row in rows:
+        runs[row.table] = list(dict.fromkeys([*runs.get(row.table, []), *rows_of_row(profile, row)]))
+    return runs
+
+
+def smoke_profile(names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """A profile with the overlay of a smoke run, and its files; the overlay is written below `results/`."""
+    overlay = write_smoke_overlay(load_profile(*names), Path("results"))
+    layers = [*names, str(overlay)]
+    return load_profile(*layers), layers
+
+
+def smoke_ending(row: TableRow, results: Path) -> str:
+    """What a smoke run says at its end: that every step works, or the failure that the row recorded."""
+    if failure := failed_row(row.run, results):
+        return f"{row.words}: the smoke run recorded a failure: {failure.text}"
+    return (
+        f"{row.words}: everything is in place. All steps ran with {SMOKE_IMAGES} images; its numbers mean nothing. The"
+        " same command without --smoke makes the row."
+    )
+
+
+def missing_files(part: Profile) -> list[str]:
+    """Files of a row that are not there."""
+    return [path for path in needed_files(part) if not is_there(Path(path))]
+
+
+def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
+    """DataError in one line where files of a row have to be fetched first; it names the command."""
+    for row in rows:
+        part = part_of(profile, row)
+        if missing := missing_files(part):
+            size = megabytes_of(part.get("files", {}).get(path, {}) for path in missing)
+            folders = sorted({str(Path(path).parent) for path in missing})
+            raise DataError(
+                f"{row.words}: {len(missing)} of {len(needed_files(part))} files are missing, about {size / 1000:.1f}"
+                f" GB; fetch them first: {fetch_command(profile, row, folders)}"
+            )
+
+
+def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> str:
+    """The command that downloads the files of a row, also those without a whole sha256."""
+    name = str(profile["profile"]).removesuffix("-smoke")
+    top = [
+        folder
+        for folder in folders
+        if not any(Path(folder).is_relative_to(other) for other in folders if other != folder)
+    ]
+    allowed = " ".join(f"--allow-unverified {folder}" for folder in top)
+    return f"qdit fetch --profile {name} --row '{row.words}' {allowed}".rstrip()
+
+
+def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> list[str]:
+    """Which rows were found; of profiles that download files also their files, jobs and hours."""
+    lines = []
+    for row in rows:
+        lines += row_title(row)
+        if "files" in profile:
+            lines += [*files_text(part_of(profile, row)), *jobs_text(profile, row, results)]
+    return lines
+
+
+def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
+    """Step → jobs of the workflow that a row and its partner need. The checks of downloaded files are jobs too."""
+    part = part_of(profile, row)
+    speed = Speed(1.0, "only counted")
+    jobs = {job.name: job.rule for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
+    counts = Counter({"check files": sum(path in part.get("files", {}) for path in needed_files(part))})
+    counts["import weights"] = sum(path in part.get("files", {}) for path in _weights(part))
+    counts["reference"] = len(part["references"])
+    counts.update(jobs.values())
+    counts["evaluate"] = len(rows_of_row(profile, row))
+    return {name: count for name, count in counts.items() if count}
+
+
+def _weights(part: Profile) -> list[str]:
+    """Files of weights of a part's models."""
+    return [path for model in part["models"].values() for path in model["forms"].values()]
+
+
+def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]:
+    """Step → GPU-hours of a row and its partner."""
+    jobs = {job.name: job for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
+    hours: dict[str, float] = {}
+    for job in jobs.values():
+        hours[job.rule] = hours.get(job.rule, 0.0) + job.seconds / 3600
+    return hours
+
+
+def jobs_text(profile: Profile, row: TableRow, results: Path) -> list[str]:
+    """Jobs of a row by step, and its hours on cards."""
+    steps = steps_of(profile, row)
+    lines = [f"jobs: {sum(steps.values())} ({', '.join(f'{name} {count}' for name, count in steps.items())})"]
+    for speed in speeds_of_cards(profile, results).values():
+        hours = row_hours(profile, row, speed)
+        parts = ", ".join(f"{step} {time_text(count)}" for step, count in hours.items())
+        lines.append(f"on one GPU ({speed.source}): {time_text(sum(hours.values()))} ({parts})")
+    return lines
+
+
+def time_text(hours: float) -> str:
+    """`3.7 h`, `12 min`, `20 s`."""
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"

@@ -1,0 +1,233 @@
+"""One row in an evening: how it is named, what it needs of a profile, its smoke form, and hours by card."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from qdit.cli.main import app
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import write_json
+from qdit.core.repository import ROOT
+from qdit.core.run import Run
+from qdit.report.pages.one_row import beside_published
+from qdit.workflow.cost import Speed, card_speed, cost_text, jobs_of, speed_of
+from qdit.workflow.cost_speeds import CARDS
+from qdit.workflow.cost_tables import ONCE, speeds_of_cards, table_hours, tables_text
+from qdit.workflow.fetch import files_of, needed_files
+from qdit.workflow.one_row import (
+    find_row,
+    missing_files,
+    part_of,
+    plan_lines,
+    require_files,
+    row_hours,
+    rows_of_row,
+    smoke_profile,
+    steps_of,
+)
+from qdit.workflow.profile import Profile, load_profile, runs_of, sampled, validate
+
+ROW = "table2 q-dit w4a8"
+RUN = Run("dit-256-cfg1.0-s100", "natural", "q-dit", "w4a8", "common")
+
+
+@pytest.fixture(scope="module")
+def paper() -> Profile:
+    return load_profile("paper")
+
+
+def test_a_row_is_named_by_table_method_and_bits(paper: Profile) -> None:
+    row = find_row(paper, ROW)
+    assert (row.table, row.run) == ("table2", RUN)
+    assert row.others == ("dit-256-cfg1.5-s100 natural common", "dit-512-cfg1.5-s50 natural common")
+    guided = find_row(paper, "W4A8 dit-256-cfg1.5-s100 q-dit table2")
+    assert guided.run == Run("dit-256-cfg1.5-s100", "natural", "q-dit", "w4a8", "common")
+    assert find_row(paper, guided.words) == guided, "the whole name finds it again"
+    assert find_row(paper, "rtn-g64-dynamic w4a8 dit-512-cfg1.0-s50").table == "table1"
+    assert find_row(paper, "table3 q-dit w4a8").run.setting.startswith("opensora")
+    assert [run.label for run in rows_of_row(paper, find_row(paper, "table2 fp w16a16"))] == ["fp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "table2 q-dot w4a8",
+            "nothing is called q-dot in table2; expected a table, a method and bits, e.g. table2 rtn w6a8",
+        ),
+        ("table2 q-dit w2a2", "nothing is called w2a2 in table2"),
+        ("table2 q-dit w16a16", "no row has these names in table2"),
+        ("table2 q-dit", "2 rows have these names, name more of one: table2 q-dit w6a8 .*; table2 q-dit w4a8 "),
+        ("q-dit w4a8", r"4 rows have these names.*table2 q-dit w4a8 dit-256-cfg1\.0.*table3 q-dit w4a8"),
+        ("table2", "expected a table, a method and bits"),
+    ],
+)
+def test_names_that_are_no_row_or_several_are_one_line(paper: Profile, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        find_row(paper, text)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_row_needs_five_files_and_23_jobs(paper: Profile) -> None:
+    """As `snakemake -n` counts them; 51 jobs with 500 images a job and without the search."""
+    row = find_row(paper, ROW)
+    part = part_of(paper, row)
+    files = needed_files(part)
+    assert len(files) == 5 and files.keys() == part["files"].keys()
+    assert sum(part["files"][path]["megabytes"] for path in files) == pytest.approx(5132)
+    assert not any("512" in path or "vbench" in path or "OpenSora" in path for path in files)
+    steps = {"check files": 5, "import weights": 1, "reference": 1, "calibrate": 1, "search": 1, "quantize": 2}
+    assert steps_of(paper, row) == steps | {"sample": 10, "evaluate": 2}
+    assert set(runs_of(part, "table2")) == set(rows_of_row(paper, row))
+    speed = Speed(1e12, "a test")
+    assert {job.name for job in jobs_of(part, speed)} == {
+        job.name
+        for job in jobs_of(paper, speed)
+        if RUN.path in job.name
+        or Run(RUN.setting, "natural", "fp", "w16a16", "common").path in job.name
+        or job.name.startswith(
+            ("search dit-256-cfg1.0-s50/natural/evolution/w4a8", f"calibrate {RUN.setting} natural trajectory")
+        )
+    }
+    assert "1 GPUs:" in cost_text(part, speed)
+
+
+def test_a_row_of_clips_needs_no_files_of_images(paper: Profile) -> None:
+    part = part_of(paper, find_row(paper, "table3 q-dit w4a8"))
+    files = needed_files(part)
+    assert part["models"].keys() == {"stdit3-opensora"} and not part["references"]
+    assert any("vbench" in path for path in files) and not any("DiT-XL" in path or "i3d" in path for path in files)
+
+
+def test_missing_files_are_one_line_with_the_command_that_fetches_them(
+    paper: Profile, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = find_row(paper, ROW)
+    with pytest.raises(
+        DataError, match=r"5 of 5 files are missing, about 5\.1 GB; fetch .* --row 'table2 q-dit w4a8 dit-256-"
+    ) as problem:
+        require_files(paper, [row])
+    assert str(problem.value).endswith("--allow-unverified weights/paper")
+    for path in needed_files(part_of(paper, row)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"x")
+    require_files(paper, [row])
+    assert missing_files(part_of(paper, row)) == []
+    assert missing_files(part_of(paper, find_row(paper, "table2 q-dit w4a8 dit-512-cfg1.5-s50"))) != []
+
+
+@pytest.mark.parametrize("name", ["paper", "mini"])
+def test_a_smoke_run_is_small_valid_and_elsewhere(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile, layers = smoke_profile([name])
+    assert layers == [name, f"results/{name}-smoke/smoke.json"]
+    assert validate(profile).profile == profile["profile"] == f"{name}-smoke"
+    row = find_row(profile, ROW)
+    assert sampled(profile, row.run.setting, row.run.form)["images"] <= 64
+    whole = load_profile(name)
+    assert row.run == find_row(whole, ROW).run, "the same row, with the same steps and guidance"
+    assert profile["settings"] == whole["settings"]
+    if name == "paper":
+        hours = row_hours(profile, row, card_speed("A100"))
+        assert sum(hours.values()) < 5 / 60
+        learned = find_row(profile, "table2 ptq4dit w4a8")
+        assert sum(row_hours(profile, learned, card_speed("A100")).values()) < 10 / 60
+
+
+def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--dry-run"])
+    assert planned.exit_code == 0
+    text = planned.output
+    assert "files: 5, about 5.1 GB" in text and "jobs: 23 (" in text and "A100" in text and "H100" in text
+    assert f"results/paper/runs/{RUN.path}/metrics.json" in text and "paper-smoke" not in text
+    assert "--resources gpu=1 --configfile" in text, "one job for each GPU"
+    smoke = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--smoke", "--dry-run"])
+    assert smoke.exit_code == 0 and f"results/paper-smoke/runs/{RUN.path}/metrics.json" in smoke.output
+    assert smoke.output.rstrip().endswith("results/paper-smoke/smoke.json")
+    checked = CliRunner().invoke(app, ["doctor", "--row", ROW, "--profile", "paper"])
+    assert checked.exit_code == 1 and "5 of 5 files missing (about 5.1 GB)" in checked.output
+    assert "next: qdit fetch --profile paper --row 'table2 q-dit w4a8 dit-256-cfg1.0-s100" in checked.output
+    alone = CliRunner().invoke(app, ["run", "--smoke"])
+    assert isinstance(alone.exception, ConfigError) and "--smoke: found no --row" in str(alone.exception)
+
+
+def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> None:
+    row = find_row(paper, ROW)
+    text = beside_published(paper, "table2", rows_of_row(paper, row), tmp_path / "paper")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["FP", "W16A16", "printed", "1349", "12.4", "19.11", "116.7", "0.6605"] in lines
+    assert ["Q-DiT", "W4A8", "printed", "347", "15.76", "19.84", "98.78", "0.6395"] in lines
+    assert sum(line[0] == "here:" for line in lines if line) == 2, "both are missing yet"
+
+
+def test_addresses_that_nobody_tried_are_said(paper: Profile) -> None:
+    files = {file.path.name: file for file in files_of(paper) if file.entry}
+    assert files["VBench_full_info.json"].is_tried and "seen this address" not in files["VBench_full_info.json"].about
+    clip = files["ViT-B-32.pt"]  # its whole digest is a part of its address
+    assert (
+        clip.sha256 is not None
+        and not clip.is_tried
+        and clip.about.endswith("nobody here has seen this address answer")
+    )
+    assert not files["DiT-XL-2-256x256.pt"].is_tried
+    assert not any("azureedge" in file.source for file in files.values())
+
+
+def test_speeds_are_below_the_data_sheets_and_in_their_order() -> None:
+    for card in CARDS.values():
+        assert card.half < 0.6 * card.half_peak and card.float32 == pytest.approx(0.6 * card.float32_peak)
+        assert card.source
+    assert CARDS["RTX 4090"].half < CARDS["A100"].half < CARDS["H100"].half < CARDS["H200"].half
+    assert 190e12 < CARDS["H100"].half < 320e12
+    assert CARDS["A100"].float32 == pytest.approx(11.7e12)
+
+
+def test_quantizing_has_its_own_speed(paper: Profile) -> None:
+    both, single = Speed(4e12, "a test", 1e12), Speed(4e12, "a test")
+    slow, fast = ({job.name: job for job in jobs_of(paper, speed)} for speed in (both, single))
+    for name, job in slow.items():
+        assert job.seconds == pytest.approx(fast[name].seconds * (4 if job.rule == "quantize" else 1)), name
+
+
+def test_hours_of_each_table_on_cards_and_measured(paper: Profile, tmp_path: Path) -> None:
+    speed = card_speed("H100")
+    hours = table_hours(paper, speed)
+    assert hours[ONCE] == pytest.approx(sum(job.seconds for job in jobs_of(paper, speed)) / 3600)
+    assert hours[ONCE] < sum(hours.values()) - hours[ONCE]
+    assert list(speeds_of_cards(paper, tmp_path)) == ["A100", "H100"]
+    write_json(tmp_path / "runs" / RUN.path / "logs" / "sample-000.json", {"seconds": 1000.0})
+    measured = speeds_of_cards(paper, tmp_path)["measured"]
+    assert measured.flops == pytest.approx(2000 * 100 * 118.64e9 * 2 / 1000, rel=1e-3) and measured.float32 is None
+    learned = Run(RUN.setting, "natural", "ptq4dit", "w4a8", "common")
+    write_json(tmp_path / "runs" / learned.path / "logs" / "quantize.json", {"seconds": 10_000.0})
+    again = speed_of(paper, tmp_path, None)
+    assert again.float32 is not None and again.flops == measured.flops
+    assert again.float32 == pytest.approx((3 * 12_800 + 3 * 20_000 * 32) * 118.64e9 * 2 / 10_000, rel=1e-3)
+    text = tables_text(paper, tmp_path)
+    assert "measured" in text.splitlines()[0] and "table2_first (only when named)" in text
+    assert len(plan_lines(paper, [find_row(paper, ROW)], tmp_path)) == 2 + 6 + 1 + 3
+
+
+def test_gpus_have_the_speed_of_a_card_until_one_is_measured(paper: Profile, tmp_path: Path) -> None:
+    assert speed_of(paper, tmp_path, None) == card_speed("H100")
+    assert speed_of(paper, tmp_path, 50.0) == Speed(50e12, "given")
+
+
+@pytest.mark.ci
+def test_a_smoke_run_of_the_miniature_says_that_everything_is_in_place(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "qdit", "run", "--row", "table2 rtn w4a8", "--smoke", "--cores", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rtn w4a8 digits-cfg1.0-s20 natural common: everything is in place." in done.stdout
+    assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["mini-smoke"]
+    profile = load_profile("mini", tmp_path / "results" / "mini-smoke" / "smoke.json")
+    row = find_row(profile, "table2 rtn w4a8")
+    text = beside_published(profile, "table2", rows_of_row(profile, row), tmp_path / "results" / "mini-smoke")
+    assert "other models and data" in text and text.count("here") == 2 and "missing" not in text
