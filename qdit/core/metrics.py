@@ -205,7 +205,6 @@ ENTRIES = (
     Metric("latent_largest", "Latents: largest difference", "row", write=scientific, pages=("integer",)),
     Metric("latent_mean", "Latents: mean difference", "row", write=scientific, pages=("integer",)),
     Metric("images_sampled", "Images sampled", "row", write=fixed(0), pages=("table6",)),
-    Metric("search_seconds", "Search (s)", "row", write=fixed(0), pages=("table6",)),
     Metric("budget_used", "Budget used", "row", write=percent, pages=("table6", "transfer")),
     Metric("harmonic_mean_group_size", "Mean g", "row", write=fixed(1), pages=("table6", "transfer")),
 )  # fmt: skip

@@ -22,6 +22,10 @@ MINUTES = 60
 """A run that was not killed may take this long: other programs may use the machine too."""
 
 
+TIMES = (".times.json", ".benchmark.json")
+"""Files of measured times: they differ from run to run."""
+
+
 def killed_after(checkout: Checkout, seconds: float) -> bool:
     """Run the workflow, and after a while kill it and all that it started; False if it was at its end before."""
     command = checkout.command(*RUN, overlays=OVERLAYS)
@@ -40,10 +44,11 @@ def killed_after(checkout: Checkout, seconds: float) -> bool:
 
 
 def outcome(results: Path) -> dict[str, bytes]:
-    """Everything that is a result: tables, CSV files, metrics, chunks of samples, checkpoints, allocations."""
+    """Every file of results: tables, CSV files, metrics, chunks of samples, checkpoints, allocations; no times."""
     kinds = ["tables/*.*", "*.csv", "runs/**/metrics.json", "runs/**/samples/*", "runs/**/checkpoint/*"]
     kinds += ["search/**/*.json"]
-    return {str(file.relative_to(results)): file.read_bytes() for kind in kinds for file in results.glob(kind)}
+    files = {file for kind in kinds for file in results.glob(kind) if not file.name.endswith(TIMES)}
+    return {str(file.relative_to(results)): file.read_bytes() for file in files}
 
 
 @pytest.mark.slow

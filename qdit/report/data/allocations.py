@@ -11,7 +11,7 @@ from qdit.core.run import Run
 from qdit.report.data.metrics_json import Row
 from qdit.workflow.searches import SearchRun, layer_place, search_run_of
 
-COLUMNS = ("search", "searched_at", "images_sampled", "search_seconds", "budget_used", "harmonic_mean_group_size")
+COLUMNS = ("search", "searched_at", "images_sampled", "budget_used", "harmonic_mean_group_size")
 """Columns of the CSV that describe a row's allocation."""
 
 ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
@@ -39,9 +39,6 @@ class SearchedAllocation:
     kind: str
     groups: Mapping[str, int]
     images_sampled: int
-    seconds: float | None
-    processor: str
-    workers: int | None
     budget_used: float
     harmonic_mean_group_size: float
     remeasured: tuple[Remeasured, ...]
@@ -59,7 +56,6 @@ def read_searched_allocation(results: Path, search: SearchRun) -> SearchedAlloca
             budget_used=float(data["budget"]) / float(data["budget_limit"]),
             harmonic_mean_group_size=float(data["harmonic_mean_group_size"]),
             remeasured=tuple(_remeasured(entry, data["space"]["reference"]) for entry in data.get("fresh", ())),
-            **_time(path.with_suffix(".times.json")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -71,12 +67,12 @@ def _remeasured(entry: Mapping[str, Any], reference: int) -> Remeasured:
 
 
 def _time(path: Path) -> dict[str, Any]:
-    """Seconds, workers and processor of a search; None if their file is missing."""
+    """Seconds and workers of a search; None if their file is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {"seconds": float(data["seconds"]), "processor": str(data["processor"]), "workers": int(data["workers"])}
+        return {"seconds": float(data["seconds"]), "workers": int(data["workers"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"seconds": None, "processor": "", "workers": None}
+        return {"seconds": None, "workers": None}
 
 
 def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
@@ -93,7 +89,6 @@ def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: R
         return cells
     return cells | {
         "images_sampled": allocation.images_sampled,
-        "search_seconds": allocation.seconds,
         "budget_used": allocation.budget_used,
         "harmonic_mean_group_size": allocation.harmonic_mean_group_size,
     }
@@ -118,12 +113,12 @@ def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
     return {ROLES.get(within, within): [sizes.get((block, within)) for block in range(blocks)] for within in inner}
 
 
-def searched_with(rows: list[Row]) -> str:
-    """Numbers of workers and processors of the timed searches, for the notes; empty if no search was timed."""
-    allocations = [row["searched_allocation"] for row in rows if row.get("searched_allocation") is not None]
-    machines = dict.fromkeys(
-        f"{allocation.workers} worker{'' if allocation.workers == 1 else 's'} on {allocation.processor}"
-        for allocation in allocations
-        if allocation.seconds is not None
-    )
-    return "; ".join(machines)
+def timed_searches(results: Path) -> list[tuple[str, float, int]]:
+    """Path below `search/`, seconds and workers of every timed search of a results folder."""
+    searches = []
+    for path in sorted((results / "search").glob("*/*/*/*.times.json")):
+        time = _time(path)
+        if time["seconds"] is not None:
+            name = path.relative_to(results / "search").as_posix().removesuffix(".times.json")
+            searches.append((name, time["seconds"], time["workers"]))
+    return searches

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from qdit.core.errors import DataError
 from qdit.core.run import Run
+from qdit.report.data.allocations import timed_searches
 from qdit.workflow.profile import Profile, runs_of
 
 STEPS = ("quantize", "sample")
 
 
 def times_text(profile: Profile, results: Path) -> str:
-    """Two Markdown tables: seconds of single-threaded jobs by table and by method; unmeasured runs are left out.
+    """Markdown tables: seconds of single-threaded jobs by table and by method, and of each search.
+
+    Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
+    equal bytes.
 
     Raises DataError if there is none at all.
     """
@@ -22,7 +26,8 @@ def times_text(profile: Profile, results: Path) -> str:
     }
     if not spent:
         raise DataError(f"{results}: no benchmark files of runs; run the workflow first (snakemake --cores all)")
-    return "\n".join([*_by_table(profile, spent), "", *_by_method(spent)]) + "\n"
+    searches = ["", *_by_search(results)] if timed_searches(results) else []
+    return "\n".join([*_by_table(profile, spent), "", *_by_method(spent), *searches]) + "\n"
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
@@ -57,3 +62,10 @@ def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
         times_of_label = [times for run, times in spent.items() if run.label == label]
         medians = [statistics.median(times[step] for times in times_of_label) for step in STEPS]
         yield f"| {label} | {len(times_of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"
+
+
+def _by_search(results: Path) -> Iterable[str]:
+    yield "| search | seconds (wall time; other jobs may have run beside it) | workers |"
+    yield "|---|---:|---:|"
+    for name, seconds, workers in timed_searches(results):
+        yield f"| {name} | {seconds:.0f} | {workers} |"

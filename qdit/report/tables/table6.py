@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import METRICS, shown_on
-from qdit.report.data.allocations import COLUMNS, SearchedAllocation, allocation_cells, searched_with
+from qdit.report.data.allocations import COLUMNS, SearchedAllocation, allocation_cells
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -135,6 +135,4 @@ def _remarks(profile: Mapping[str, Any], blocks: tuple[Block, ...], metric: str)
             " per allocation, from noise that no row uses. Images sampled: those of all allocations that the search"
             " tried. Mean g: harmonic mean of the group sizes, weighted by multiply-adds."
         )
-    if machines := searched_with(rows):
-        remarks.append(f"Search (s): wall time with {machines}; other jobs ran beside it.")
     return remarks
