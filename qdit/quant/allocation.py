@@ -24,7 +24,8 @@ def layer_group_sizes(
 ) -> dict[str, int | None]:
     """Group size of every layer of `widths` (layer → input width), from one size or an allocation.
 
-    Raises ConfigError for layers the model lacks, layers left out, and sizes that do not divide.
+    Raises ConfigError if the allocation names a layer that the model does not have, leaves a layer out, or has a size
+    that does not divide the width.
     """
     if allocation is None:
         chosen: dict[str, int | None] = dict.fromkeys(widths, group_size)

@@ -1,4 +1,4 @@
-"""Differentiable quantized sites: reconstruction trains them, then replaces them by ordinary ones."""
+"""Quantized sites that can be trained. Reconstruction trains them, then replaces them by ordinary quantized sites."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ class LearnedScale(nn.Module):
         return value
 
     def frozen(self) -> StaticActivation:
-        """The quantizer with the learned scale."""
+        """The ordinary quantizer with the learned scale."""
         return self.quantizer.rescaled(self.scale)
 
 
@@ -119,9 +119,9 @@ class _Gelu(torch.autograd.Function):
 
 @contextmanager
 def written_out(model: Network, unit: str) -> Iterator[None]:
-    """Inside this context a unit's attention is its products and its GELUs are `LearningGelu`, for backward passes.
+    """Context manager: attention of a unit is computed as two products, and its GELUs are `LearningGelu`.
 
-    torch's fused attention is slow backwards on CPUs for few tokens.
+    This is for backward passes: torch's fused attention is slow backwards on CPUs if there are few tokens.
     """
     inside = f"{unit}."
     gelus = [
@@ -142,7 +142,7 @@ def written_out(model: Network, unit: str) -> Iterator[None]:
 
 
 class SoftLinear(nn.Module):
-    """Linear in training: soft rounding of its weight where it is quantized, its input quantizer differentiable."""
+    """Linear in training. Its weight has soft rounding if it is quantized. Its input quantizer is differentiable."""
 
     def __init__(self, weight: Tensor, module: QuantizedLinear, *, learn_rounding: bool, learn_scale: bool) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class SoftLinear(nn.Module):
 
 
 class Learner:
-    """Puts trainable modules in the place of some sites, and quantized modules back after the training."""
+    """Replaces some sites by trainable modules, and puts quantized modules back after the training."""
 
     def __init__(
         self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool
