@@ -43,7 +43,7 @@ def visible_gpus(count: int, listed: str | None) -> list[str]:
 
 
 def name_of(device: str) -> str | None:
-    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this GPU of ours; None for `cpu`."""
+    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this one of our GPUs. None for `cpu`."""
     kind, number = check_device(device)
     if kind == "cpu" or number is None:
         return None

@@ -72,7 +72,7 @@ def grouped_linear(
 def fake_quantize_groups(
     x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False, threads: int = 1
 ) -> Tensor:
-    """Quantize and dequantize x (…, d) with a range of its own for each (token, group), as `DynamicActivation` does."""
+    """Quantize and dequantize x (…, d). Each (token, group) has its own range, as in `DynamicActivation`."""
     size = x.shape[-1] if group_size is None else group_size
     fits = size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
     if fits and size <= LARGEST_GROUP and _on_triton(x):
@@ -108,7 +108,7 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def learning_backend(*tensors: Tensor) -> Backend | None:
-    """The compiled backend if it can compute with these tensors, which may be those of a backward pass."""
+    """The compiled backend if it can compute with these tensors. They can be the tensors of a backward pass."""
     for tensor in tensors:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return None

@@ -1,8 +1,8 @@
-"""Modulated LayerNorm and attention of few tokens, each in one pass of the compiled library.
+"""Modulated LayerNorm, and attention of few tokens. The compiled library computes each in one pass.
 
-torch computes the same in three and five passes. `modulated_norm` and `attention` return None for what the library does
-not take: other dtypes and devices, tensors that need gradients, many tokens, no library. All variants agree to the bit;
-torch's result differs in the last places.
+torch needs three and five passes for them. `modulated_norm` and `attention` return None if the library cannot compute
+the input: another dtype or device, tensors that need gradients, many tokens, or no library. All variants of the library
+agree to the bit. The result of torch differs in the last digits.
 """
 
 import torch
@@ -16,7 +16,10 @@ EPSILON = 1e-6
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
-    """LN(x)(1 + scale) + shift of contiguous x (N, T, D), with shift and scale (N, D) whose rows may lie apart."""
+    """LN(x)(1 + scale) + shift of contiguous x (N, T, D).
+
+    Shift and scale are (N, D); their rows need not be contiguous.
+    """
     chosen = _library_for(x, shift, scale)
     if chosen is None or x.dim() != 3 or not shift.shape == scale.shape == (x.shape[0], x.shape[2]):
         return None
@@ -32,7 +35,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor | None:
-    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D), D = heads · d: (N, T, D)."""
+    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D): (N, T, D). D is heads · d."""
     chosen = _library_for(qkv)
     if chosen is None or qkv.dim() != 3 or qkv.shape[2] % (3 * heads):
         return None

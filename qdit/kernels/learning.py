@@ -1,6 +1,7 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-Float32 on CPUs, one thread. Where `qdit.kernels.dispatch.learning_backend` names no backend, torch computes all of it.
+Tensors are float32 on the CPU. One thread computes. If `qdit.kernels.dispatch.learning_backend` gives no backend, torch
+computes everything.
 """
 
 import ctypes
@@ -26,10 +27,10 @@ def _library(chosen: Backend) -> ctypes.CDLL:
 
 @dataclass
 class RoundingState:
-    """What Adam learns of one site: the elements that have not decided, flat, in the order of the weight.
+    """State of Adam for one site: the elements that have not decided, as a flat array in the order of the weight.
 
-    `index` (int32) is each element's place in the weight, `base` and `span` are those of the soft weight
-    base + h(α) · span. `all_alpha` (out, in) has the α of all elements once `settle` was called.
+    `index` (int32) is the position of each element in the weight. The soft weight is base + h(α) · span, with `base`
+    and `span`. After `settle`, `all_alpha` (out, in) has the α of all elements.
     """
 
     index: Tensor
@@ -42,7 +43,7 @@ class RoundingState:
 
     @classmethod
     def of(cls, alpha: Tensor, base: Tensor, span: Tensor) -> "RoundingState":
-        """The state before the first step; α (out, in) itself is `all_alpha`."""
+        """The state before the first step. Its `all_alpha` is α (out, in) itself."""
         flat = alpha.flatten().clone()
         index = torch.arange(flat.numel(), dtype=torch.int32)
         values = (base.flatten().clone(), span.expand_as(alpha).flatten().clone(), flat)
@@ -54,9 +55,12 @@ class RoundingState:
     def step(
         self, chosen: Backend, gradient: Tensor, weight: Tensor, *, steps: int, rate: float, power: float, pull: float
     ) -> int:
-        """Step number `steps` (from 1) of Adam and the new soft weight; returns how many elements have not decided.
+        """Take step number `steps` (from 1) of Adam and update the soft weight.
 
-        `gradient` is the weight's. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power + 1)).
+        Return how many elements have not decided.
+
+        `gradient` is the gradient of the weight. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power +
+        1)).
         """
         first, second = (1 - beta**steps for beta in BETAS)
         open_elements = int(
@@ -72,7 +76,7 @@ class RoundingState:
         return open_elements
 
     def settle(self, chosen: Backend) -> None:
-        """Write α of all elements down and keep only those that have not decided."""
+        """Write the α of all elements into `all_alpha`. Keep only elements that have not decided."""
         kept = _library(chosen).qdit_rounding_keep_open(
             *(len(self), self.index.data_ptr(), self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
             *(self.mean.data_ptr(), self.square.data_ptr(), self.all_alpha.data_ptr()),
@@ -82,7 +86,7 @@ class RoundingState:
 
 
 def on_grid(chosen: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
-    """x quantized and dequantized with one scale; x is contiguous."""
+    """Quantize and dequantize x with one scale. x is contiguous."""
     y = torch.empty_like(x)
     _library(chosen).qdit_on_grid(
         chosen.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
@@ -93,7 +97,7 @@ def on_grid(chosen: Backend, x: Tensor, scale: float, zero_point: float, levels:
 def through_grid(
     chosen: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
 ) -> tuple[Tensor, float]:
-    """The gradient that passes to x, and the scale's (LSQ); both tensors are contiguous."""
+    """Gradients of x and of the scale (LSQ). Both tensors are contiguous."""
     passed = torch.empty_like(x)
     total = _library(chosen).qdit_through_grid(
         *(chosen.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
@@ -103,7 +107,7 @@ def through_grid(
 
 
 def gelu(chosen: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU(x) by the tanh form and its slope; x is contiguous."""
+    """GELU(x) in the tanh form, and its slope. x is contiguous."""
     y, slope = torch.empty_like(x), torch.empty_like(x)
     _library(chosen).qdit_gelu(chosen.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr())
     return y, slope

@@ -43,7 +43,7 @@ def draw(profile: Profile, speed: Speed, path: Path) -> None:
 
 
 def chain(jobs: list[Job]) -> str:
-    """The rules of the longest chain of jobs, from its start to its end."""
+    """The rules of the longest chain of jobs, in order."""
     known, paths = {job.name: job for job in jobs}, critical_paths(jobs)
     now = max(paths, key=paths.__getitem__, default=None)
     rules = []
