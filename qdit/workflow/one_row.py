@@ -1,4 +1,4 @@
-"""One row of a table with its full-precision partner: how a person names it, and what it needs of a profile."""
+"""One row of a table with its full-precision partner: how a command names it, and which parts of a profile it needs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

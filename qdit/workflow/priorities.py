@@ -75,7 +75,10 @@ class Priorities:
 
 
 def levels(profile: Profile, table: str) -> dict[Run, int]:
-    """Row of a table → its level. The first block has a setting, a form, a scope and the bits that it names."""
+    """Row of a table → its level. Rows of the first block have the highest levels.
+
+    They have the setting, form and scope of the table's first run, and the bits that the first block lists.
+    """
     runs = [run for run in runs_of(profile, table) if run.mode == SIMULATE]
     if not runs:
         return {}

@@ -90,7 +90,7 @@ class FetchedFile(Part):
 
 
 class Sampling(Part):
-    """Number of images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
+    """Numbers of sampling: images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
 
     images: Annotated[int, Field(ge=4)]
     chunk: Count

@@ -1,4 +1,4 @@
-"""References between the parts of a profile: every name that one part uses is defined by another, and fits there."""
+"""References between the parts of a profile: another part must define every name that a part uses."""
 
 import reprlib
 from collections.abc import Iterable

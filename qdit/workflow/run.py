@@ -117,7 +117,7 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
 
 
 def matches(run: Run, pattern: str) -> bool:
-    """Whether a pattern fits whole names in a run's path: `tn/w4a8` does not fit `rtn/w4a8`."""
+    """Whether a run's path contains the pattern, from the start of a name on: `tn/w4a8` does not fit `rtn/w4a8`."""
     return f"/{pattern.strip('/')}" in f"/{run.path}"
 
 

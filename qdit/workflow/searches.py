@@ -59,7 +59,7 @@ def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -
 
 
 def check_searches(profile: ProfileModel) -> None:
-    """Raise ConfigError for options that a kind does not have, and for images that are not whole chunks."""
+    """Raise ConfigError for an unknown option of a kind, and for a number of images that is not whole chunks."""
     budget = profile.allocation
     if budget is not None and budget.images % budget.chunk:
         raise ConfigError(f"allocation.images: found {budget.images}, expected a multiple of the chunk, {budget.chunk}")
@@ -81,7 +81,7 @@ def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) ->
 
 
 def check_method_search(profile: ProfileModel, label: str) -> None:
-    """Raise ConfigError for a method entry whose search does not exist, or that has it beside what excludes it."""
+    """Raise ConfigError for an entry whose search does not exist, or that has an option which excludes it."""
     entry, where = profile.methods[label], f"methods.{label}"
     at = entry.searched_at
     if entry.search is None:

@@ -13,9 +13,9 @@ STEPS = ("quantize", "sample")
 
 
 def times_text(profile: Profile, results: Path) -> str:
-    """Two Markdown tables: seconds of single-threaded jobs by table and by method; unmeasured runs are left out.
+    """Two Markdown tables with the seconds of single-threaded jobs: by table and by method.
 
-    Raises DataError if there is none at all.
+    Runs without times are left out. Raises DataError if no run has times.
     """
     spent = {
         run: times for table in profile["tables"] for run in runs_of(profile, table) if (times := _run(results, run))

@@ -82,7 +82,7 @@ def unevenness(arrays: Arrays, roles: list[str]) -> str:
 
 
 def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, title: str) -> None:
-    """The colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
+    """Draw the colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
     bar = drawing.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=14, pad=0.02)
     bar.set_ticks([0, highest], labels=["0", plain(float(f"{highest:.2g}"))])
     bar.outline.set_visible(False)
@@ -91,7 +91,7 @@ def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, titl
 
 
 def across(salience: np.ndarray) -> float:
-    """Largest maximum of a channel divided by the median one."""
+    """Ratio of the largest maximum of a channel to the median one."""
     return float(salience.max() / max(float(np.median(salience)), np.finfo(np.float32).tiny))
 
 
@@ -147,13 +147,13 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
-    """Ratio of the largest to the smallest max |x| over the timesteps, for the chosen layer of each role."""
+    """Ratio of the largest to the smallest max |x| over the timesteps, for the selected layer of each role."""
     largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(chosen)]
     return [float(maxima.max() / max(float(maxima.min()), np.finfo(np.float32).tiny)) for maxima in largest]
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Indices of at most `most` evenly spaced steps out of `count`; first and last are included."""
+    """Indices of at most `most` evenly spaced steps out of `count`. The first and the last are included."""
     if count <= most:
         return list(range(count))
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
@@ -229,7 +229,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Q-DiT's second observation: the change of activations over time differs between images."""
+    """Draw Q-DiT's second observation: the change of activations over time differs between images."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")

@@ -89,7 +89,7 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def board_headline(table: Table) -> Headline:
-    """Which method does the least damage in most comparisons, and in how many of them by more than chance."""
+    """Sentence: which method does the least damage in most comparisons, and in how many of them by more than chance."""
     compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
     usual = headline(table)
     if not compared:

@@ -1,4 +1,4 @@
-"""Notes of a table: how to read it, warnings, and how it was measured."""
+"""Notes of a table: an explanation of its marks and columns, warnings, and the protocol."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Notes:
 
 
 def notes(table: Table) -> Notes:
-    """All notes of a table, derived from its rows."""
+    """All notes of a table, computed from its rows."""
     return Notes(reading=tuple(_reading(table)), warnings=tuple(_warnings(table)), measured=tuple(_measured(table)))
 
 

@@ -1,4 +1,4 @@
-"""Samples at full size: a few images or clips of each method at the headline's bits, and what differs."""
+"""Samples at full size: a few images or clips of each method at the headline's bits, and their differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Exhibit:
 
 
 def showcase_html(contest: Contest, results: Path) -> Markup:
-    """The samples of full precision and of every method, from the least damage to the most; empty without samples."""
+    """The samples of full precision and of every method, the least damage first. Empty without samples."""
     full = next((row for row in contest.block.rows if is_full_precision(row) and is_measured(row)), None)
     rows = [*((full,) if full else ()), *contest.rows]
     moves, prompts = shows_clips(contest.block), tuple[str, ...]()

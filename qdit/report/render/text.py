@@ -108,7 +108,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escape what Markdown would read as markup."""
+    """Escape characters that Markdown would read as markup."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 
 
@@ -118,7 +118,7 @@ def tex(text: str) -> str:
 
 
 def tex_number(text: str) -> str:
-    """A formatted number in math mode: −0.05, 9.8·10⁻⁴; anything else is escaped text."""
+    """A formatted number in math mode: −0.05, 9.8·10⁻⁴. Any other text is escaped."""
     match = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
     if match is None:
         return tex(text)
