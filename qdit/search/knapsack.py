@@ -1,9 +1,9 @@
-"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. Two solvers.
+"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. There are two solvers.
 
-min Σ_l Σ_g z_{l,g} s_{l,g}  with  Σ_g z_{l,g} = 1  and  Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit  (spec/methods.md §5).
+min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit (spec/methods.md §5).
 
-The costs are integers (`SearchSpace.costs`), so that a dynamic programme is exact; `scipy.optimize.milp` is its test
-and the other way round.
+The costs are integers (`SearchSpace.costs`), so dynamic programming is exact. A test compares it with
+`scipy.optimize.milp`.
 """
 
 import numpy as np
@@ -84,7 +84,7 @@ def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def check_feasible(costs: np.ndarray, limit: int) -> None:
-    """Raise unless the cheapest choice of every layer keeps the budget."""
+    """Raise ConfigError unless the cheapest choice of every layer is within the limit."""
     cheapest = int(costs.min(axis=1).sum())
     if cheapest > limit:
         raise ConfigError(f"budget of {limit} units cannot be met: the cheapest choice of every layer takes {cheapest}")

@@ -1,9 +1,10 @@
-"""Search by linear response: a linear model of each layer's effect is fitted to few images of many genomes.
+"""Search by linear response: few images of many genomes are enough to fit a linear model of each layer's effect.
 
-Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). The
-shifts of layers add up. So a few dozen genomes give the shifts of all others (`qdit.search.response`). Algorithm 1 then
-finds the genome with the smallest expected distance by this model, without images. The found genomes are sampled, the
-model is fitted again, and so on. Each candidate sees one chunk, in turn; finalists see all images.
+Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). Their
+difference is a *shift*. The shifts of the layers add up. So a few dozen genomes give the shifts of all others
+(`qdit.search.response`). Algorithm 1 then finds the genome with the smallest expected distance by this model, without
+images. This genome is sampled, the model is fitted again, and so on. Each candidate has one chunk of images; candidates
+take the chunks in turn. Finalists have all images.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,10 +36,10 @@ REMEMBERED = 10
 
 @dataclass
 class Responding:
-    """One search. `scores` (L, S) are sensitivities; `features` samples a chunk of a genome, or of EXACT.
+    """One search. `scores` (L, S) are sensitivities. `features` samples a chunk of a genome, or of EXACT.
 
-    `reference` are the moments that a finalist's fitness compares with, those of full precision without them. The model
-    always looks at the distance to full precision.
+    `reference` holds the moments for the fitness of finalists; without it they are those of full precision. The model
+    always predicts the distance to full precision.
     """
 
     space: SearchSpace

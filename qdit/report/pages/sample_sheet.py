@@ -1,6 +1,6 @@
 """`qdit show`: samples of one run as a picture, alone or beside full-precision samples of the same noise.
 
-Images stand in a grid with their class below. Each clip is a row of its frames, with its prompt.
+Images stand in a grid, with their class above them. Each clip is a row of its frames, with its prompt above it.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a sheet shows: number of samples, what they are, and with full precision the mean squared error of all."""
+    """Facts about a sheet: number of samples, a text about them, and the mean squared error to full precision.
+
+    The error is the mean over all `total` samples of the run. Without full-precision samples it is None.
+    """
 
     count: int
     kind: str
@@ -159,9 +162,9 @@ def labelled_strips(strips: Sequence[Pixels], words: Sequence[str], caption: str
 def beside_words(
     strips: Sequence[Pixels], words: Sequence[str], *, above: int, least: int = 0
 ) -> tuple[Image.Image, int, int]:
-    """Strips below each other, each with a word before it. Return two distances in pixels too.
+    """Strips below each other, each with a word before it. Two numbers of pixels are returned too.
 
-    They are the pixels before the first strip, and those from one strip to the next.
+    They are the width of the words, and the distance from one column to the next.
     """
     height, width = strips[0].shape[2:]
     factor = max(1, TILE // max(height, width))

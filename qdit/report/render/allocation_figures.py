@@ -110,7 +110,7 @@ def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) 
 
 
 def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
-    """Fitness on the search's noise against fitness on new noise: one panel for each block of the table."""
+    """Draw the fitness on the search's noise against the fitness on new noise: one panel for each block."""
     shown = [
         (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
     ]

@@ -131,7 +131,7 @@ def has_verdicts(table: Table) -> bool:
 
 
 def rank_text(standing: Standing | None) -> str:
-    """Text `2 (paper 3)`. Without parentheses if the paper does not rank the row."""
+    """Text `2 (paper 3)`. Empty if the paper does not rank the row."""
     if standing is None or standing.paper_rank is None:
         return ""
     return f"{standing.rank} (paper {standing.paper_rank})"

@@ -25,8 +25,9 @@ SCOPES = {
 
 @dataclass(frozen=True)
 class Notes:
-    """Notes in three parts: `reading` (how to read the table), `warnings` (what is wrong), `measured` (protocol,
-    provenance).
+    """Notes of a table in three parts.
+
+    `reading` explains the table. `warnings` names problems. `measured` gives protocol and provenance.
     """
 
     reading: tuple[str, ...]

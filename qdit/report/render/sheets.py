@@ -55,7 +55,7 @@ class Sheet:
     """Strips of a block. `tile` is the side of one image in pixels, `gap` the space between two images.
 
     `labels` stand above the columns, and `corner` explains them. `captions` are the prompts of the columns. Pictures
-    are shown `height` pixels high; with None they keep their size.
+    are shown `height` pixels high; with 0 they keep their size.
     """
 
     strips: tuple[Strip, ...]
@@ -122,7 +122,10 @@ def _strip(row: Row, samples: tuple[Images, Labels] | str, full: tuple[Images, L
 
 
 def difference(images: Images, full: Images) -> Images:
-    """|images − full|, largest over the channels, amplified and coloured: (n, C, H, W) uint8 → (n, 3, H, W) uint8."""
+    """|images − full|, largest over the channels, as colours: (n, C, H, W) uint8 → (n, 3, H, W) uint8.
+
+    The differences are amplified, so that small ones can be seen.
+    """
     distance = np.abs(images.astype(np.int16) - full.astype(np.int16)).max(axis=1)
     shown = np.minimum(distance * AMPLIFICATION, 255)
     coloured: Images = (shown[:, None] * DIFFERENCE_COLOUR[None, :, None, None] // 255).astype(np.uint8)

@@ -36,9 +36,9 @@ GAP = 4
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A method's images as PNG, or its clips as GIF, and their difference to full precision; its name and value.
+    """Samples of one method (images as PNG, clips as GIF), their difference to full precision, name and value.
 
-    Pictures are shown `width` pixels wide, or with 0 as they are.
+    Pictures are shown `width` pixels wide. With 0 they keep their size.
     """
 
     name: str

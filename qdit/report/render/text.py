@@ -68,7 +68,7 @@ def row_name(line: Line) -> str:
 
 
 def markdown_text(table: Table, found: Headline | None = None) -> str:
-    """Face, the finding, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    """A table as GitHub-flavoured Markdown: face, finding, one table per block, notes and provenance."""
     small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
     face = f"**{markdown(table.face)}**"
     text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
