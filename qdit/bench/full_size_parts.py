@@ -125,7 +125,7 @@ class Stages:
 
 
 def random_dit(config: DiTConfig) -> DiT:
-    """A DiT with random weights of standard deviation 1/√inputs and small biases, so that every layer has an effect."""
+    """A DiT with random weights of standard deviation 1/√inputs and small biases. So every layer has an effect."""
     draw = torch.Generator().manual_seed(SEED)
     with torch.device("meta"):
         model = DiT(config)

@@ -33,7 +33,7 @@ KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
 def measure(
     command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9
 ) -> dict[str, Any]:
-    """Measure a W4A8 block: the whole schedule of `iterations`, with each kind of learned values."""
+    """Measure a W4A8 block for a whole schedule of `iterations`, once for each kind of learned values."""
     single_thread()
     before, measured = load(), []
     torch.manual_seed(0)
@@ -119,7 +119,10 @@ def _products(model: DiT, batch: int, iterations: int) -> None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Milliseconds of an iteration, and their ratio to the products alone and to torch's operations."""
+    """Text of a record: milliseconds of an iteration.
+
+    They are compared with those of its matrix products alone, and of torch's operations.
+    """
     table = []
     measured = content["measured"]
     for entry in measured:

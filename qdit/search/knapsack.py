@@ -34,10 +34,10 @@ def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -
 
 
 def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """Column of each row with the least sum of scores (L, S), the integer costs (L, S) ≥ 0 adding up to ≤ limit.
+    """Column of each row with the least sum of scores (L, S). The integer costs (L, S) ≥ 0 sum to at most limit.
 
-    least[u] is the least score of the layers so far that cost at most u; of equal scores the first column wins.
-    Raises ConfigError if no choice is cheap enough, or if the table were too large.
+    least[u] is the least score of the layers so far with a cost of at most u. Of equal scores the first column wins.
+    Raises ConfigError if no choice is within the limit, or if the table would be too large.
     """
     check_feasible(costs, limit)
     limit = min(limit, int(costs.max(axis=1).sum()))

@@ -91,7 +91,7 @@ def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
 
 
 def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
-    """All arrays but `record`; `samples` images, those with which every run of the protocol begins."""
+    """All arrays but `record`, from the first `samples` images of the protocol."""
     if samples < 2:
         raise ConfigError(f"samples {samples}: an analysis compares images, it needs at least 2")
     begin = start(model, protocol, samples)
@@ -172,7 +172,10 @@ def pooled(matrix: Tensor, cells: int = CELLS) -> Tensor:
 
 
 def rounding_error(matrix: Tensor, bits: int, *, by_row: bool) -> Tensor:
-    """Mean squared error of each column (C,) of (rows, C), ranges (of rows, or one) found as PTQ4DiT does."""
+    """Mean squared rounding error of each column (C,) of (rows, C).
+
+    PTQ4DiT's search finds the ranges, per row or one.
+    """
     scale, zero_point = percentile_search(matrix if by_row else matrix.reshape(1, -1), bits)
     return (fake_quantize(matrix, scale, zero_point, bits) - matrix).square().mean(dim=0)
 

@@ -1,6 +1,6 @@
 """From a training run to the shipped weights: half-precision files in `weights/` and its manifest.
 
-Training writes below `results/`; only this command changes what the repository ships.
+Training writes below `results/`. Only this command changes the weights in the repository.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
 
 
 def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
-    """Write float16 weights; the fixed positions stay what every model computes for itself."""
+    """Write float16 weights. The fixed positions stay in float32, as every model computes them."""
     positions = model.pos_embed.clone()
     model.half()
     model.pos_embed = positions

@@ -76,7 +76,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one source on a claim, the metrics it read, and the comparisons that decide (`evidence`)."""
+    """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons."""
 
     word: str
     why: str = ""
