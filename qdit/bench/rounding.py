@@ -127,10 +127,10 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     measured = content["measured"]
     for entry in measured:
         of_kind = {e["candidate"]: e["seconds"] for e in measured if e["learn"] == entry["learn"]}
-        own = entry["seconds"]
-        ratios = [f"{own['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
+        seconds = entry["seconds"]
+        ratios = [f"{seconds['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
         first = entry["learn"] if entry["candidate"] == PRODUCTS else ""
-        table.append([first, entry["candidate"], f"{1e3 * own['minimum']:.2f}", f"{1e3 * own['median']:.2f}", *ratios])
+        table.append([first, entry["candidate"], f"{1e3 * seconds['minimum']:.2f}", f"{1e3 * seconds['median']:.2f}", *ratios])
     header = ["learned", "computed by", "ms", "(median)", "÷ products", "÷ torch"]
     align = ("left", "left", *["right"] * 4)
     body = tabulate(table, header, tablefmt=style, colalign=align, disable_numparse=True)

@@ -20,9 +20,9 @@ DENSE = 0.9
 """Share of the elements of a site from which on none are dropped: dropping costs a pass."""
 
 
-def _library(chosen: Backend) -> ctypes.CDLL:
-    assert chosen.library is not None
-    return chosen.library
+def _library(compiled_backend: Backend) -> ctypes.CDLL:
+    assert compiled_backend.library is not None
+    return compiled_backend.library
 
 
 @dataclass
@@ -53,7 +53,15 @@ class RoundingState:
         return self.index.numel()
 
     def step(
-        self, chosen: Backend, gradient: Tensor, weight: Tensor, *, steps: int, rate: float, power: float, pull: float
+        self,
+        compiled_backend: Backend,
+        gradient: Tensor,
+        weight: Tensor,
+        *,
+        steps: int,
+        rate: float,
+        power: float,
+        pull: float,
     ) -> int:
         """Take step number `steps` (from 1) of Adam and update the soft weight.
 
@@ -64,20 +72,20 @@ class RoundingState:
         """
         first, second = (1 - beta**steps for beta in BETAS)
         open_elements = int(
-            _library(chosen).qdit_rounding_step(
-                *(chosen.variant, len(self), self.index.data_ptr(), gradient.data_ptr()),
+            _library(compiled_backend).qdit_rounding_step(
+                *(compiled_backend.variant, len(self), self.index.data_ptr(), gradient.data_ptr()),
                 *(self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
                 *(self.mean.data_ptr(), self.square.data_ptr(), weight.data_ptr()),
                 *(power, pull, rate / first, 1 / math.sqrt(second)),
             )
         )
         if open_elements < DENSE * len(self):
-            self.settle(chosen)
+            self.settle(compiled_backend)
         return open_elements
 
-    def settle(self, chosen: Backend) -> None:
+    def settle(self, compiled_backend: Backend) -> None:
         """Write the α of all elements into `all_alpha`. Keep only elements that have not decided."""
-        kept = _library(chosen).qdit_rounding_keep_open(
+        kept = _library(compiled_backend).qdit_rounding_keep_open(
             *(len(self), self.index.data_ptr(), self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
             *(self.mean.data_ptr(), self.square.data_ptr(), self.all_alpha.data_ptr()),
         )
@@ -85,29 +93,31 @@ class RoundingState:
             setattr(self, name, getattr(self, name)[:kept])
 
 
-def on_grid(chosen: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
+def on_grid(compiled_backend: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
     """Quantize and dequantize x with one scale. x is contiguous."""
     y = torch.empty_like(x)
-    _library(chosen).qdit_on_grid(
-        chosen.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
+    _library(compiled_backend).qdit_on_grid(
+        compiled_backend.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
     )
     return y
 
 
 def through_grid(
-    chosen: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
+    compiled_backend: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
 ) -> tuple[Tensor, float]:
     """Gradients of x and of the scale (LSQ). Both tensors are contiguous."""
     passed = torch.empty_like(x)
-    total = _library(chosen).qdit_through_grid(
-        *(chosen.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
+    total = _library(compiled_backend).qdit_through_grid(
+        *(compiled_backend.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
         passed.data_ptr(),
     )
     return passed, total / scale
 
 
-def gelu(chosen: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
+def gelu(compiled_backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
     """GELU(x) in the tanh form, and its slope. x is contiguous."""
     y, slope = torch.empty_like(x), torch.empty_like(x)
-    _library(chosen).qdit_gelu(chosen.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr())
+    _library(compiled_backend).qdit_gelu(
+        compiled_backend.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr()
+    )
     return y, slope

@@ -157,8 +157,8 @@ def grouped_linear(
     )
     y = torch.empty((len(rows), weight.outputs), dtype=torch.float32, device=x.device)
     flag = torch.zeros(1, dtype=torch.int32, device=x.device)
-    chosen = blocks or choose_blocks(len(y), weight.outputs, wide.size)
-    _multiply(quantized, wide, bias, y, flag, shared // wide.size, chosen)
+    block_sizes = blocks or choose_blocks(len(y), weight.outputs, wide.size)
+    _multiply(quantized, wide, bias, y, flag, shared // wide.size, block_sizes)
     return None if flag.item() else y.reshape(*x.shape[:-1], weight.outputs)
 
 

@@ -84,8 +84,8 @@ def read_config(values: Any, kind: type[C], *, where: str) -> C:
             raise CheckpointError(
                 f"{where}: {name} is {values.get(name)!r:.60}, must be true or false; restore the file or make it again"
             )
-    chosen = positive_integers(values, numbers, where=where) | {name: values[name] for name in flags}
-    return checked_config(chosen, kind, where=where)
+    fields_of_file = positive_integers(values, numbers, where=where) | {name: values[name] for name in flags}
+    return checked_config(fields_of_file, kind, where=where)
 
 
 def shape_of(

@@ -96,10 +96,10 @@ def infer_stdit3_config(
         )
     hidden = {name: stated[name] for name in HIDDEN if name in stated} | unsaid
     numbers = [name for name in hidden if name != FLAG]
-    chosen = values | positive_integers(hidden, numbers, where=where) | {FLAG: hidden[FLAG]}
+    config_values = values | positive_integers(hidden, numbers, where=where) | {FLAG: hidden[FLAG]}
     if type(hidden[FLAG]) is not bool:
         raise CheckpointError(f"{where}: {FLAG} is {hidden[FLAG]!r:.60}, must be true or false; state it so")
-    return checked_config(chosen, STDiT3Config, where=where), unsaid
+    return checked_config(config_values, STDiT3Config, where=where), unsaid
 
 
 def said_by_folder(folder: Path) -> dict[str, Any]:

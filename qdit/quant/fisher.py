@@ -115,10 +115,10 @@ def search_scale(
     multiples have the same score, the largest is taken. So a gradient of zeros gives the last multiple of the grid.
     """
     lowest = torch.full_like(start, torch.inf, dtype=torch.float64)
-    chosen = start.clone()
+    best_scale = start.clone()
     for fraction in sorted(candidates):
         scale = start * fraction
         score = ((exact - product(scale)) * gradient).square().sum(dim=(0, 2), dtype=torch.float64)
         better = score <= lowest
-        lowest, chosen = torch.where(better, score, lowest), torch.where(better, scale, chosen)
-    return chosen
+        lowest, best_scale = torch.where(better, score, lowest), torch.where(better, scale, best_scale)
+    return best_scale

@@ -37,11 +37,11 @@ def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> 
 
     Softmax outputs get at least 8 bits. If `edges` is set, the first and last layer get at least `edges` bits.
     """
-    chosen = {}
+    bits_of_site = {}
     for site in sites:
         least = SOFTMAX_BITS if site.role == "p" else edges if edges and site.role in EDGE_ROLES else bits
-        chosen[site.name] = max(bits, least)
-    return chosen
+        bits_of_site[site.name] = max(bits, least)
+    return bits_of_site
 
 
 def with_roles(sites: Sequence[Site], *roles: str) -> list[Site]:

@@ -212,12 +212,12 @@ def quantize_site(
     kept = cast(nn.Linear, old).weight if quantized is None else stored_weight(quantized)
     if activation is None and quantized is not None:
         activation = quantized.activation
-    chosen, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
+    new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
     if site.kind == "conv":
         kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
-        replace(model, site, QuantizedConv(weight=chosen, bias=bias, activation=activation, kernel=kernel))
+        replace(model, site, QuantizedConv(weight=new_weight, bias=bias, activation=activation, kernel=kernel))
     else:
-        replace(model, site, QuantizedLinear(weight=chosen, bias=bias, activation=activation))
+        replace(model, site, QuantizedLinear(weight=new_weight, bias=bias, activation=activation))
 
 
 def activation_of(model: nn.Module, site: Site) -> Activation | None:

@@ -162,10 +162,10 @@ def size_predicted_mb(
     embedding counts if `positions` is true. Activation quantizers and file headers do not count.
     """
     shape = shape_of(config)
-    chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
+    quantized = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
     rest = shape.parameters + (shape.positions if positions else 0)
     packed = 0
-    for layer, size in sized(chosen, group_sizes):
+    for layer, size in sized(quantized, group_sizes):
         rest -= layer.inputs * layer.outputs
         packed += layer.outputs * packed_width(layer.inputs, weight_bits) + PAIR_BYTES * weight_pairs(layer, size)
     return (packed + rest * float_bits / 8) / 1e6

@@ -44,17 +44,17 @@ def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
     if len(scores) * (limit + 1) > LARGEST_TABLE:
         raise ConfigError(f"budget of {limit} units for {len(scores)} layers: too large a table; use solver milp")
     least = np.zeros(limit + 1)
-    chosen = np.zeros((len(scores), limit + 1), dtype=np.int16)
+    best_column = np.zeros((len(scores), limit + 1), dtype=np.int16)
     for layer, (row, price) in enumerate(zip(scores, costs, strict=True)):
         options = np.full((len(row), limit + 1), np.inf)
         for column, (score, cost) in enumerate(zip(row, price, strict=True)):
             if cost <= limit:
                 options[column, cost:] = least[: limit + 1 - cost] + score
-        chosen[layer] = options.argmin(axis=0)
+        best_column[layer] = options.argmin(axis=0)
         least = options.min(axis=0)
     columns, left = [], limit
     for layer in reversed(range(len(scores))):
-        column = int(chosen[layer, left])
+        column = int(best_column[layer, left])
         columns.append(column)
         left -= int(costs[layer, column])
     return columns[::-1]

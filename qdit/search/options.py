@@ -117,9 +117,14 @@ def parse_search_options(kind: Kind, values: Mapping[str, Any], *, place: str = 
     classes = {section: type(getattr(SearchOptions(), section)) for section in PARTS[kind]}
     names = {section: [option.name for option in fields(options)] for section, options in classes.items()}
     refuse_unknown(kind, values, [name for known in names.values() for name in known], place=place)
-    chosen = {section: {name: values[name] for name in known if name in values} for section, known in names.items()}
+    values_of_section = {
+        section: {name: values[name] for name in known if name in values} for section, known in names.items()
+    }
     return SearchOptions(
-        **{section: parse_options(kind, classes[section], chosen[section], place=place) for section in classes}
+        **{
+            section: parse_options(kind, classes[section], values_of_section[section], place=place)
+            for section in classes
+        }
     )
 
 

@@ -273,16 +273,16 @@ def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -
         if evaluation.images == images and evaluation != outcome.best
     ]
     full = [outcome.best, *others]
-    chosen = full[: search.fresh] + [
+    remeasured = full[: search.fresh] + [
         evaluation for evaluation in full[search.fresh :] if evaluation.genome == at.local.space.start
     ]
     identity = {"method": "fresh", "space": at.local.space.identity(), "fitness": at.identity(seed, images)}
     with Journal(out.with_suffix(f".fresh-{sha256_json(identity)[:12]}.jsonl"), identity) as journal:
-        again = at.losses([evaluation.genome for evaluation in chosen], images, seed=seed, journal=journal)
+        again = at.losses([evaluation.genome for evaluation in remeasured], images, seed=seed, journal=journal)
     at.noises.forget()
     return [
         {"genome": list(evaluation.genome), "fitness": finite(evaluation.fitness), "fresh": finite(value)}
-        for evaluation, value in zip(chosen, again, strict=True)
+        for evaluation, value in zip(remeasured, again, strict=True)
     ]
 
 

@@ -252,8 +252,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """Command that makes the calibration data of a kind for a run."""
-    chosen = chosen_kind(commands.profile, run.setting, run.label, kind)
-    return shown(commands.calibrate(run.setting, run.form, chosen))
+    kind_of_run = chosen_kind(commands.profile, run.setting, run.label, kind)
+    return shown(commands.calibrate(run.setting, run.form, kind_of_run))
 
 
 def imported(commands: Commands, run: Run) -> str | None:

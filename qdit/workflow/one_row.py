@@ -69,9 +69,9 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
     words = text.split()
     named = [word for word in words if word in profile["tables"]]
     names = {word.lower() for word in words if word not in named}
-    chosen = named or list(tables) or list(profile["tables"])
+    searched_tables = named or list(tables) or list(profile["tables"])
     runs: dict[Run, str] = {}
-    for table in chosen:
+    for table in searched_tables:
         runs |= {run: runs.get(run, table) for run in runs_of(profile, table)}
     rows = [run for run in runs if names <= set(names_of(run).lower().split())]
     if SIMULATE not in names and any(run.mode == SIMULATE for run in rows):
@@ -82,7 +82,7 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
         unknown = ", ".join(sorted(names - known))
         raise ConfigError(
             f"--row {text!r}: {f'nothing is called {unknown}' if unknown else 'no row has these names'} in"
-            f" {', '.join(chosen)}; expected a table, a method and bits"
+            f" {', '.join(searched_tables)}; expected a table, a method and bits"
             + (f", e.g. {runs[example]} {example.label} {example.bits}" if example else "")
         )
     first = [run for run in rows if block_of(run) == block_of(rows[0])] if named else rows

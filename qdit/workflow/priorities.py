@@ -85,14 +85,14 @@ def levels(profile: Profile, table: str) -> dict[Run, int]:
     first, learned = runs[0], learned_labels(profile)
     bits = profile["tables"][table]["blocks"][0]["bits"]
     preferred = PREFERRED if PREFERRED in bits else next(iter(bits), None)
-    found = {}
+    level_of_run = {}
     for run in runs:
         here = (run.setting, run.form, run.scope) == (first.setting, first.form, first.scope)
         if not here or run.bits not in (*bits, UNQUANTIZED):
-            found[run] = SAME_TABLE
+            level_of_run[run] = SAME_TABLE
         elif run.bits == UNQUANTIZED:
-            found[run] = FULL_PRECISION
+            level_of_run[run] = FULL_PRECISION
         else:
             is_quick = run.label not in learned and search_of(profile, run) is None
-            found[run] = (PREFERRED_BITS if run.bits == preferred else OTHER_BITS) + is_quick
-    return found
+            level_of_run[run] = (PREFERRED_BITS if run.bits == preferred else OTHER_BITS) + is_quick
+    return level_of_run

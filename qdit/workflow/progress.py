@@ -48,9 +48,9 @@ def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
     """Jobs of Snakemake's graph that have to run. `pages` maps each table to its HTML file."""
     waiting: dict[Any, set[str]] = defaultdict(set)
     for job in dag.jobs:
-        made = set(map(str, job.output))
+        output_files = set(map(str, job.output))
         for table, page in pages.items():
-            if page in made:
+            if page in output_files:
                 for need in ancestors(job, dag.dependencies):
                     waiting[need].add(table)
     return [

@@ -107,13 +107,13 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
             )
     if not patterns:
         return rows
-    chosen = {}
+    rows_of_table = {}
     for table, runs in rows.items():
         named = [run for run in runs if any(matches(run, pattern) for pattern in patterns)]
         with_full = dict.fromkeys(row for run in named for row in (full_precision_run(profile, run), run))
         if named:
-            chosen[table] = list(with_full)
-    return chosen
+            rows_of_table[table] = list(with_full)
+    return rows_of_table
 
 
 def matches(run: Run, pattern: str) -> bool:

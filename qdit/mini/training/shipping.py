@@ -41,9 +41,9 @@ def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
 
 
 def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
-    """Write `<name>-natural` and, with a salient form, `<name>-salient.safetensors` to the folder `weights`.
+    """Write `<name>-natural.safetensors` to the folder `weights`, with `salient` also `<name>-salient.safetensors`.
 
-    The salient form is made from the natural one as it is stored. The folder's manifest is written anew.
+    The salient form is made from the stored natural form. The folder's manifest is replaced.
     """
     model, metadata = averaged_model(checkpoint)
     training = {key: metadata[key] for key in ("training", "iteration")}

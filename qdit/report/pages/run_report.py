@@ -119,14 +119,14 @@ def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
 
 def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
     """The default tables, and other tables with a measured run that no default table has; the papers' tables first."""
-    default, chosen = default_tables(profile), []
+    default, shown_tables = default_tables(profile), []
     usual = {run.path for run in all_runs(profile)}
     for name in sorted(profile["tables"], key=lambda name: (_place(profile["tables"][name]["kind"]), name)):
         table = load_table(profile, name, results)
         measured = [row for row in table.rows if is_measured(row) and run_path(row) not in usual]
         if name in default or measured:
-            chosen.append(table)
-    return chosen
+            shown_tables.append(table)
+    return shown_tables
 
 
 def _place(kind: str) -> int:

@@ -128,8 +128,8 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
                     "color": COLOURS[number_of_search % len(COLOURS)],
                     "marker": MARKERS[number_of_search % len(MARKERS)],
                 }
-                chosen = [genome for genome in points if not genome.reference]
-                axes.scatter([p.fitness for p in chosen], [p.fresh for p in chosen], label=name, **style)
+                searched = [genome for genome in points if not genome.reference]
+                axes.scatter([p.fitness for p in searched], [p.fresh for p in searched], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
             reference = [genome for _, allocation in panel for genome in allocation.remeasured if genome.reference]
             if reference:

@@ -57,8 +57,8 @@ def deciding(table: Table) -> Contest | None:
     Without W4A8 it has the lowest bits of the first block. Blocks with printed numbers beside them come before other
     blocks.
     """
-    found = [contest for block in table.blocks for contest in contests(block)]
-    several = [contest for contest in found if len(contest.rows) > 1] or found
+    all_contests = [contest for block in table.blocks for contest in contests(block)]
+    several = [contest for contest in all_contests if len(contest.rows) > 1] or all_contests
     if not several:
         return None
     return max(several, key=_weight)
