@@ -130,7 +130,9 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
         seconds = entry["seconds"]
         ratios = [f"{seconds['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
         first = entry["learn"] if entry["candidate"] == PRODUCTS else ""
-        table.append([first, entry["candidate"], f"{1e3 * seconds['minimum']:.2f}", f"{1e3 * seconds['median']:.2f}", *ratios])
+        table.append(
+            [first, entry["candidate"], f"{1e3 * seconds['minimum']:.2f}", f"{1e3 * seconds['median']:.2f}", *ratios]
+        )
     header = ["learned", "computed by", "ms", "(median)", "÷ products", "÷ torch"]
     align = ("left", "left", *["right"] * 4)
     body = tabulate(table, header, tablefmt=style, colalign=align, disable_numparse=True)

@@ -111,10 +111,10 @@ def collect(
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
     samples = trajectories(kind, samples, protocol)
-    chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+    recorded_steps = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
     family, schedule = family_of(model.config), schedule_of(protocol)
     drawn = family.calibration_conditions(model.config, family.require(protocol), samples, text)
-    x, step, index = record(model, kind, protocol, drawn, chosen)
+    x, step, index = record(model, kind, protocol, drawn, recorded_steps)
     order = step.argsort(descending=True, stable=True) if kind in AT_EVERY_STEP else index.argsort()
     x, step, index = x[order], step[order], index[order]
     unconditional = torch.zeros(len(index), dtype=torch.bool)
@@ -142,18 +142,18 @@ def together(model: Network, protocol: AnyProtocol) -> int:
 
 
 def record(
-    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], chosen: Tensor
+    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], recorded_steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Yield x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
 
-    `chosen` (samples,) is the step at which each sample is recorded; `ALL` stands for every step, `CLEAN` for x_0.
+    `recorded_steps` (samples,) is the step at which each sample is recorded. `ALL` is every step, `CLEAN` is x_0.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for samples in torch.arange(len(chosen)).split(together(model, protocol)):
+        for samples in torch.arange(len(recorded_steps)).split(together(model, protocol)):
             of_batch = tuple(condition[samples] for condition in conditions)
             for now, x in own_trajectory(model, kind, protocol, of_batch, samples):
-                rows = (chosen[samples] == now) | ((chosen[samples] == ALL) & (now >= 0))
+                rows = (recorded_steps[samples] == now) | ((recorded_steps[samples] == ALL) & (now >= 0))
                 if not rows.any():
                     continue
                 index = samples[rows]

@@ -117,12 +117,12 @@ class CalibrationSet:
         """
         number = self.protocol.steps
         stride = max(1, number // steps)
-        chosen = [number - 1 - index * stride for index in range(min(steps, number))]
-        if len(chosen) < steps:
+        step_indices = [number - 1 - index * stride for index in range(min(steps, number))]
+        if len(step_indices) < steps:
             pair = 2 if self.protocol.guided else 1
-            per_step = -(-steps * per_step // (len(chosen) * pair)) * pair
+            per_step = -(-steps * per_step // (len(step_indices) * pair)) * pair
         schedule = self.schedule
-        parts = [(self.timestep == schedule[step]).nonzero()[:, 0][:per_step] for step in chosen]
+        parts = [(self.timestep == schedule[step]).nonzero()[:, 0][:per_step] for step in step_indices]
         return self.take(torch.cat(parts))
 
     def scattered(self, count: int) -> "CalibrationSet":

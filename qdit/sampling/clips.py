@@ -120,8 +120,10 @@ class Prompted:
 
 def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
     """Tokens and mask of `count` prompts (or all), evenly spaced, because a suite lists the prompts by dimension."""
-    chosen = np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
-    return embeddings.batch([embeddings.prompts[index] for index in chosen])
+    prompt_indices = (
+        np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
+    )
+    return embeddings.batch([embeddings.prompts[index] for index in prompt_indices])
 
 
 class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):

@@ -29,13 +29,13 @@ def torch_device(device: str) -> torch.device:
 
     TensorFloat-32 is off, because it would round the inputs of float32 convolutions to ten bits.
     """
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
+    device_of_name = torch.device(device)
+    if device_of_name.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return chosen
+    return device_of_name
 
 
 def device_of(model: nn.Module) -> torch.device:

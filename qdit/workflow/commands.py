@@ -158,11 +158,13 @@ class Commands:
         """Real images, or the statistics of a batch of them → a reference file."""
         path = self.results / "reference" / extractor / f"{reference}.npz"
         batch = self.profile.get("references", {}).get(reference)
-        chosen = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
+        extractor_flags = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
         if batch is None:
-            return command("reference", path, *flags({"--data": reference} | chosen))
+            return command("reference", path, *flags({"--data": reference} | extractor_flags))
         resolution = profiles.resolution_flag(self.profile, reference)
-        return command("import-reference", self.file(batch), path, *flags(chosen), *resolution, *self.sha256(batch))
+        return command(
+            "import-reference", self.file(batch), path, *flags(extractor_flags), *resolution, *self.sha256(batch)
+        )
 
     def embed(self, model: str) -> str:
         """Prompts → text embeddings of a model."""

@@ -107,8 +107,8 @@ def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
     arrays = {name: stacked(by_role, name) for name in ("quantiles", "deviation", "sample_deviation")}
     arrays |= {"roles": np.array(roles), "ratio": ratio, "chosen": ratio.argmax(axis=1)}
     arrays |= {"timesteps": np.array(followed.timesteps), "fractions": np.array(FRACTIONS)}
-    chosen = [row[index] for row, index in zip(by_role, arrays["chosen"], strict=True)]
-    return arrays | of_chosen(model, chosen, followed, begin, middle)
+    widest_layers = [row[index] for row, index in zip(by_role, arrays["chosen"], strict=True)]
+    return arrays | of_chosen(model, widest_layers, followed, begin, middle)
 
 
 def spread(salience: Tensor) -> float:
@@ -125,14 +125,14 @@ def stacked(by_role: list[list[Layer]], name: str) -> np.ndarray:
     return torch.stack(rows).cpu().numpy()
 
 
-def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
+def of_chosen(model: DiT, widest_layers: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
     """Detailed arrays of one layer of each role, from one more forward pass in the middle of the trajectory."""
     kept: dict[str, Tensor] = {}
 
     def hook_of(name: str) -> Any:
         return lambda _module, inputs: kept.update({name: inputs[0].detach()})
 
-    modules = {layer.site.name: linear_of(model, layer.site) for layer in chosen}
+    modules = {layer.site.name: linear_of(model, layer.site) for layer in widest_layers}
     handles = [module.register_forward_pre_hook(hook_of(name)) for name, module in modules.items()]
     batch = dict(inputs_along(followed, begin))[middle]
     try:
@@ -142,7 +142,7 @@ def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start,
         for handle in handles:
             handle.remove()
     collected: Arrays = {}
-    for layer in chosen:
+    for layer in widest_layers:
         name, role = layer.site.name, layer.site.role
         by_name = one_layer(kept[name], modules[name], torch.stack(layer.salience))
         collected |= {f"{key}_{role}": value.float().cpu().numpy() for key, value in by_name.items()}

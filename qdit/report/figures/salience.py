@@ -24,8 +24,8 @@ def salience(source: Source, figure: Planned) -> Sketch:
     """Draw PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
-    block, step = int(chosen[roles_of(arrays).index(ROLE)]), len(times) // 2
+    block_of_role, times, _ = require(arrays, "chosen", "timesteps", "record")
+    block, step = int(block_of_role[roles_of(arrays).index(ROLE)]), len(times) // 2
     names = ("salience", "weight_salience", "activation_error", "weight_error", "correlation")
     of_time, of_weight, errors_x, errors_w, rho = require(arrays, *(f"{name}_{ROLE}" for name in names))
     pairs = (
@@ -91,9 +91,9 @@ def salience_timesteps(source: Source, figure: Planned) -> Sketch:
     """
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
+    block_of_role, times, _ = require(arrays, "chosen", "timesteps", "record")
     of_time, rho = require(arrays, f"salience_{ROLE}", f"correlation_{ROLE}")
-    block = int(chosen[roles_of(arrays).index(ROLE)])
+    block = int(block_of_role[roles_of(arrays).index(ROLE)])
     shown = even(len(times))
     quantiles = np.quantile(of_time.astype(np.float64), FRACTIONS, axis=1).T
 

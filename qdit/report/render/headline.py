@@ -52,10 +52,10 @@ def headline(table: Table) -> Headline:
 
 
 def deciding(table: Table) -> Contest | None:
-    """The contest of the headline: the first block of the natural form that has the most rows at W4A8.
+    """The contest of the headline. None if the table has no contest.
 
-    Without W4A8 it has the lowest bits of the first block. Blocks with printed numbers beside them come before other
-    blocks.
+    Contests with several rows come first. Then these facts decide, in this order: the natural form, printed numbers
+    beside the rows, the bits W4A8, the lowest bits of the block. Of equal contests the first is taken.
     """
     all_contests = [contest for block in table.blocks for contest in contests(block)]
     several = [contest for contest in all_contests if len(contest.rows) > 1] or all_contests
