@@ -37,10 +37,10 @@ def split_kind(kind: str) -> tuple[str, int | None]:
 
 
 def samples_of(profile: Profile, setting: str, kind: str) -> int:
-    """Value of `qdit calibrate --samples`: the number of noisy samples without their unconditional copies.
+    """Value of `qdit calibrate --samples`: the number of noisy samples. Unconditional copies do not count.
 
-    For a kind with a number, such as `per-step-256`, it is the number at all steps together. The 256 rows of a step
-    include the copies; the value does not.
+    A kind can contain a number of rows per step, as `per-step-256` does. These 256 rows include the copies. The value
+    is then the number of noisy samples at all steps together.
     """
     name, at_step = split_kind(kind)
     if at_step is None:

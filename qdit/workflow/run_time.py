@@ -36,7 +36,11 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
 
 
 def measured_seconds(profile: Profile, results: Path) -> dict[tuple[str, str], float]:
-    """Mean seconds of finished rows: of the quantization of a label, and of sampling a row of a setting."""
+    """(step, name) → mean seconds of finished rows.
+
+    For the step of quantization the name is a label. For the step of sampling it is a setting, and the seconds are
+    those of one row.
+    """
     times = defaultdict[tuple[str, str], list[float]](list)
     for run in all_runs(profile):
         for step, name in zip(STEPS, (run.label, run.setting), strict=True):
