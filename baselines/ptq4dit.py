@@ -1,25 +1,29 @@
-"""PTQ4DiT: salience balanced between activations and weights (CSB, SSC), then AdaRound with learned activation scales.
+"""PTQ4DiT: CSB and SSC balance the salience of activations and weights. Then AdaRound learns rounding and scales.
 
 Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
-1. CSB: x / k and W · diag(k) with k = √(s(X) / s(W)) per channel, for qkv, attention output and fc1 (not fc2);
-   in an STDiT3 also for the output of cross-attention, through its V.
-2. SSC: s(X) is a mean over timesteps weighted by softmax(−Spearman's ρ of s(X_t) and s(W)). The release takes every
-   sample for a timestep (`salience="sample"`); the paper's text has one salience per timestep. Without SSC: the
-   largest over all samples.
-3. k is folded into W, and 1 / k into the adaLN rows before qkv and fc1 and into the rows of V, exactly; the release
-   divides at run time, after the operands of attention. So the quantizer of V looks at k · (V / k), which is V
-   (`values="before"`); `values="folded"` gives V / k one range. All k come from one full-precision pass.
-4. Weights per output channel and activations per tensor: percentile search, activations on the initial set (100
-   samples, four at each of 25 timesteps; more of each where the schedule has fewer).
-5. Reconstruction per block: AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together, quantized inputs,
-   full-precision targets; 20,000 iterations in the paper. The release splits them over ten shards in sequence; here
-   every batch is drawn from all data.
-6. Calibration: 64 samples at each of 25 evenly spaced steps, which under guidance are 32 images and their
-   unconditional copies (1,600 samples); of a DiT for 512 pixels 128 samples at each of 10 steps in batches of at most
-   16 (1,280). The release's first samples are of class 0 only (initial set): `first_classes` restores that; the
-   paper's classes are drawn at random.
-7. Its script leaves the model in training mode, so labels are dropped while sampling: never reproduced.
-8. Scope `own`: every linear and convolution (no exceptions in bits), and q, k, v and the softmax output (8 bits).
+1. CSB replaces x by x / k and W by W · diag(k), with k = √(s(X) / s(W)) per channel. s is the salience: the largest
+   absolute value of a channel. CSB applies to qkv, the attention output and fc1, not to fc2. In an STDiT3 it also
+   applies to the output of cross-attention, through its V.
+2. SSC: s(X) is a mean over timesteps. The weights of the mean are softmax(−Spearman's ρ of s(X_t) and s(W)). The
+   release counts every sample as a timestep (`salience="sample"`). The paper's text has one salience per timestep.
+   Without SSC, s(X) is the largest salience of all samples.
+3. k is folded into W. 1 / k is folded exactly into the adaLN rows before qkv and fc1, and into the rows of V. The
+   release divides at run time, after the operands of attention. So its quantizer of V sees the V before the division.
+   Here this quantizer sees k · (V / k), which is the same V (`values="before"`). `values="folded"` computes the range
+   of V / k. All k come from one full-precision pass.
+4. Weights have one range per output channel, activations one per tensor. A percentile search finds both. Activations
+   use the initial set: 100 samples, four at each of 25 timesteps. A schedule with fewer steps has more samples at each.
+5. Reconstruction per block learns AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together. Inputs are
+   quantized, targets are full precision. The paper takes 20,000 iterations. The release splits them over ten shards in
+   sequence; here every batch is drawn from all data.
+6. Calibration: 64 samples at each of 25 evenly spaced steps (1,600 samples). Under guidance these are 32 images and
+   their unconditional copies. A DiT for 512 pixels takes 128 samples at each of 10 steps (1,280), in batches of at most
+   16. The initial set of the release has class 0 only; `first_classes` restores that. The paper draws classes at
+   random.
+7. The script of the release leaves the model in training mode, so labels are dropped while sampling. This suite never
+   reproduces that.
+8. Scope `own` quantizes every linear and convolution, all with the same bits, and q, k, v and the softmax output (8
+   bits).
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,9 +59,11 @@ BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
 
 @dataclass(frozen=True)
 class Ptq4ditOptions(CheckedOptions):
-    """`csb`, `ssc` and `iterations` (0) switch the parts off; `batch` and `rate` are those of the rounding.
+    """`csb=False`, `ssc=False` and `iterations=0` each switch one part off.
 
-    `values` says whether V is quantized as it was before folding (scope `own`).
+    `batch` and `rate` are those of learned rounding.
+
+    `values` says whether the quantizer of V sees V before or after the folding (scope `own`).
     """
 
     csb: bool = True
@@ -100,7 +106,7 @@ class Ptq4dit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: Ptq4ditOptions,
     ) -> Quantized:
-        """Balance, round, calibrate, reconstruct."""
+        """Balance the salience, round the weights, calibrate the activations, reconstruct the blocks."""
         model = deepcopy(model)
         large = isinstance(model, DiT) and model.config.input_size >= LARGE_INPUT
         data, initial = chosen_samples(calibration["per-step"], options, large=large)
@@ -129,7 +135,7 @@ class Ptq4dit(Method):
 def chosen_samples(
     data: CalibrationSet, options: Ptq4ditOptions, *, large: bool = False
 ) -> tuple[CalibrationSet, CalibrationSet]:
-    """Samples for reconstruction, and the initial set; `large`: of a DiT for 512 pixels."""
+    """Samples for reconstruction, and the initial set. `large` means a DiT for 512 pixels."""
     steps, per_step = (LARGE_STEPS, LARGE_PER_STEP) if large else (STEPS, PER_STEP)
     if not options.first_classes:
         return data.spread(steps, per_step), data.spread(steps, INITIAL_PER_STEP)
@@ -140,7 +146,10 @@ def chosen_samples(
 
 
 def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> dict[str, Tensor]:
-    """CSB with SSC, folded into the layers around each site, in place; returns the factor (in,) of each site."""
+    """Fold the factors of CSB and SSC into the layers around each site, in place.
+
+    Return the factor (in,) of each site.
+    """
     factors = {}
     for site, x in collect_inputs(model, sites, data.batches(BATCH)):
         salience = activation_salience(x)
@@ -156,7 +165,7 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
 
 
 def value_factors(sites: Sequence[Site], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name of each V → the factor that its rows were divided by: that of the projection behind it."""
+    """Name of each V → the factor by which its rows were divided. It is the factor of the projection after this V."""
     of_projection = {
         f"{site.name.rpartition('.')[0]}.v": factors[site.name]
         for site in sites

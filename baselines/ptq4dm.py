@@ -1,16 +1,17 @@
-"""PTQ4DM: threshold-searched ranges, calibrated at normally distributed timesteps (NDTC).
+"""PTQ4DM: a threshold search finds the ranges; calibration timesteps are normally distributed (NDTC).
 
 Numbered details (spec/methods.md §4.4; Shang et al., CVPR 2023):
-1. Weights: per output channel, the threshold search of QDrop (100 symmetric ranges, |error|^2.4).
-2. Activations: one static range per tensor, the same search on batches of 256, averaged with 0.9. The release places
-   quantizers on layer outputs; inputs are the adaptation to DiT. `two_dimensional` also searches the zero point,
-   as the release does for asymmetric quantizers.
-3. Calibration: timesteps from a normal distribution of mean and deviation 0.4 T, as its script (its code's defaults are
-   0.5 T and 0.35 T: calibration kind `ndtc-wide`; the paper's Eq. 15 has a deviation of √(T/2)).
-4. `as_released` restores the release's pairs (kind `ndtc-released`): t counts steps from the noisy end, x is what step
-   t has made (so one level less noisy), and the network is given t itself as its timestep.
-5. Scope `own`: every linear and convolution, the first and last with 8 bits, and the operands of attention, softmax
-   outputs with 8 bits. AdaRound is off, as in the authors' script.
+1. Weights: one range per output channel, from the threshold search of QDrop (100 symmetric ranges, |error|^2.4).
+2. Activations: one static range per tensor. The same search runs on batches of 256; the ranges of the batches are
+   averaged with factor 0.9. The release puts quantizers on layer outputs. Here they are on inputs, as DiT's layers need
+   it. `two_dimensional` also searches the zero point, as the release does for asymmetric quantizers.
+3. Calibration: timesteps have a normal distribution with mean and standard deviation 0.4 T, as in its script. The
+   defaults of its code are 0.5 T and 0.35 T (calibration kind `ndtc-wide`). The paper's Eq. 15 has the deviation
+   √(T/2).
+4. `as_released` restores the pairs of the release (kind `ndtc-released`). There t counts steps from the noisy end. x is
+   the output of step t, so it is one level less noisy. The network gets t itself as its timestep.
+5. Scope `own` quantizes every linear and convolution, the first and the last with 8 bits. It also quantizes the
+   operands of attention, softmax outputs with 8 bits. AdaRound is off, as in the authors' script.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class Ptq4dmOptions(CheckedOptions):
-    """`two_dimensional`: search zero points as well; `as_released`: the release's pairs of x and t (detail 4)."""
+    """`two_dimensional` also searches zero points. `as_released` takes the release's pairs of x and t (detail 4)."""
 
     two_dimensional: bool = False
     as_released: bool = False
@@ -68,7 +69,7 @@ class Ptq4dm(Method):
         calibration: Mapping[str, CalibrationSet],
         options: Ptq4dmOptions,
     ) -> Quantized:
-        """Weights first, then activation ranges of the weight-quantized model."""
+        """Quantize the weights first. Then compute the activation ranges on the model with quantized weights."""
         model = deepcopy(model)
         weighted = layers(model, scope)
         if weight_bits < FULL_PRECISION_BITS:

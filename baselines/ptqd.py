@@ -1,18 +1,18 @@
-"""PTQD: corrects the noise that Q-Diffusion's quantized model predicts.
+"""PTQD corrects the noise that Q-Diffusion's quantized model predicts.
 
 Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
-1. The model is quantized by Q-Diffusion (the paper's own choice); options are passed on to it. The release's own
-   program has one range per weight tensor and leaves the operands of attention alone: `base_form="as_released"`. It
-   learns for 10,000 iterations (`iterations`).
-2. At every step the error Δ = ε_q − ε_fp after guidance is regressed on ε_fp over images of the full-precision
-   trajectory: slope (negative ones count as none), bias per channel, variance of what is left. 1,024 images in the
-   release, of kind `regression`. `correction="as_released"`: its bias is the mean of Δ, as if there were no slope, and
-   its variance is taken before the bias is removed.
-3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM takes the remaining variance out of its own noise:
-   σ'² = max(0, σ² − c² σ_q²), c the coefficient of ε in the posterior mean (docs/differences.md derives it). DDIM with
-   η = 0 adds no noise, so that part is inert there.
-4. A rectified flow predicts a velocity, which is corrected in the same way; its sampler adds no noise either.
-5. The correction belongs to one number of steps and one guidance scale; another number of steps is refused.
+1. Q-Diffusion quantizes the model, as in the paper. Its options are passed on. The program of the release has one range
+   per weight tensor and does not quantize the operands of attention (`base_form="as_released"`). It learns for 10,000
+   iterations (`iterations`).
+2. At every step, linear regression explains the error Δ = ε_q − ε_fp after guidance by ε_fp. It uses images of the
+   full-precision trajectory (kind `regression`; 1,024 images in the release). It gives a slope (a negative slope
+   becomes 0), a bias per channel, and the variance of the residual. `correction="as_released"` computes the bias as the
+   mean of Δ, as if the slope were 0, and the variance before the bias is removed.
+3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM subtracts the variance of the residual from the variance of its
+   own noise: σ'² = max(0, σ² − c² σ_q²). c is the coefficient of ε in the posterior mean (docs/differences.md derives
+   it). DDIM with η = 0 adds no noise, so this part has no effect there.
+4. A rectified flow predicts a velocity. It is corrected in the same way. Its sampler adds no noise either.
+5. The correction belongs to one number of steps and one guidance scale. Another number of steps is refused.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,10 @@ from qdit.sampling.calibration import CalibrationSet, predictor
 
 @dataclass(frozen=True)
 class PtqdOptions(QDiffusionOptions):
-    """`base_form` and `correction` say whose forms the quantized model and the regression have (details 1 and 2)."""
+    """`base_form` chooses the form of the quantized model (detail 1).
+
+    `correction` chooses the form of the regression (detail 2).
+    """
 
     base_form: Literal["q-diffusion", "as_released"] = "q-diffusion"
     correction: Literal["regression", "as_released"] = "regression"
@@ -65,7 +68,7 @@ class Ptqd(Method):
         calibration: Mapping[str, CalibrationSet],
         options: PtqdOptions,
     ) -> Quantized:
-        """Q-Diffusion, then the regression at every step."""
+        """Quantize with Q-Diffusion. Then fit the regression at every step."""
         released = options.base_form == "as_released"
         quantized = learned(
             model,
@@ -83,14 +86,14 @@ class Ptqd(Method):
     def correct(
         self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: PtqdOptions
     ) -> Quantized:
-        """The regression at every step."""
+        """Fit the regression at every step."""
         intercept = options.correction == "regression"
         correction = fit(model, quantized.model, calibration["regression"], intercept=intercept)
         return Quantized(quantized.model, correction, quantized.log)
 
 
 def fit(model: Network, quantized: Network, data: CalibrationSet, *, intercept: bool = True) -> NoiseCorrection:
-    """Regression of the quantized model's error at each step of the calibration data's protocol."""
+    """Regression of the quantized model's error at each step of the protocol of the calibration data."""
     protocol, channels = data.protocol, model.config.in_channels
     samples = data.conditional()
     rows = []

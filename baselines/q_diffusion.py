@@ -1,15 +1,18 @@
-"""Q-Diffusion: shrink-searched ranges, AdaRound block reconstruction of weights, then learned activation scales.
+"""Q-Diffusion: a shrink search finds ranges.
+
+AdaRound learns the weights block by block, then activation scales are learned.
 
 Numbered details (spec/methods.md §4.10; Li et al., ICCV 2023):
-1. Weights: per output channel, 80 ranges shrunk in steps of 1 %, |error|^2.4; then AdaRound block by block with
-   activations in full precision: 20,000 iterations, batch 32, λ 0.01, β 20 → 2, warm-up 0.2.
-2. Activations: the same search per tensor on 64 samples, then scales learned block by block: a quarter of the
-   iterations, rate 4e-4, |error|^2.4. The release can replace the searched range by running statistics; not used here.
+1. Weights: for each output channel the search tries 80 ranges, each 1 % smaller, and takes the one with the smallest
+   |error|^2.4. Then AdaRound learns the rounding block by block, with activations in full precision: 20,000 iterations,
+   batch 32, λ 0.01, β from 20 to 2, warm-up 0.2.
+2. Activations: the same search runs per tensor on 64 samples. Then scales are learned block by block: a quarter of the
+   iterations, rate 4e-4, |error|^2.4. The release can also take ranges from running statistics. This suite does not.
 3. Calibration: images at evenly spaced steps of the sampling trajectory (20 × 256 in the release).
-4. The split of concatenated shortcuts has nothing to act on in a DiT.
-5. Scope `own`: every linear and convolution, and the operands of attention, softmax outputs with 8 bits. The paper
-   keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`). Only blocks are
-   reconstructed; layers outside them are rounded to nearest.
+4. Q-Diffusion splits concatenated shortcuts. A DiT has none.
+5. Scope `own` quantizes every linear and convolution, and the operands of attention, softmax outputs with 8 bits. The
+   paper keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`). Only blocks are
+   reconstructed. Layers outside the blocks are rounded to nearest.
 """
 
 from collections.abc import Mapping
@@ -34,9 +37,10 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class QDiffusionOptions(CheckedOptions):
-    """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it.
+    """`iterations`, `batch` and `rate` are those of learned rounding of one block.
 
-    `edges` says whether the first and last layer keep 8 bits.
+    With 0 iterations weights are rounded to nearest and scales come from the search. `edges` says whether the first and
+    last layer keep 8 bits.
     """
 
     iterations: CountOrNone = 20_000
@@ -75,7 +79,7 @@ class QDiffusion(Method):
         calibration: Mapping[str, CalibrationSet],
         options: QDiffusionOptions,
     ) -> Quantized:
-        """Weights with learned rounding, then activations with learned scales."""
+        """Learn the rounding of the weights, then the scales of the activations."""
         return learned(
             model,
             weight_bits=weight_bits,
@@ -97,7 +101,7 @@ def learned(
     per_tensor: bool = False,
     attention: bool = True,
 ) -> Quantized:
-    """Weights with learned rounding, then activations with learned scales, on a copy of the model.
+    """Learn the rounding of the weights, then the scales of the activations, on a copy of the model.
 
     `per_tensor`: one range per weight tensor instead of one per output channel. `attention`: scope `own` quantizes the
     operands of attention.

@@ -1,11 +1,13 @@
-"""RTN: round-to-nearest weights and min-max activations, the first rows of Q-DiT's Table 4.
+"""RTN: weights are rounded to nearest, activations have min-max ranges. These are the first rows of Q-DiT's Table 4.
 
 Numbered details (spec/methods.md §4.2):
 1. Weights: asymmetric min-max per output channel, or per group of `group_size` input channels.
-2. Activations, static: per tensor (or per tensor × group) min-max, moving average 0.9 over calibration batches of 16.
-3. Activations, dynamic: min-max per token (× group), computed on the fly.
-4. Both scopes are the four linears of each block: Q-DiT's released RTN path quantizes nothing else.
-5. `include_zero=False` is the released range rule, under which groups of one sign collapse; off by default.
+2. Static activations: min-max per tensor, or per group of the tensor. The ranges of calibration batches of 16 are
+   averaged (moving average, factor 0.9).
+3. Dynamic activations: min-max per token, or per group of a token, computed in every forward pass.
+4. Both scopes are the four linears of each block, because Q-DiT's released RTN quantizes nothing else.
+5. `include_zero=False` is the range rule of the release. Under this rule a group of one sign collapses to one value. It
+   is off by default.
 """
 
 from collections.abc import Mapping

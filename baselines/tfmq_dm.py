@@ -1,18 +1,21 @@
-"""TFMQ-DM: temporal information kept by reconstructing the embedding layers alone and by ranges for each timestep.
+"""TFMQ-DM: the layers that embed the timestep are reconstructed alone; activation ranges depend on the timestep.
 
 Numbered details (spec/methods.md §4.7; Huang et al., CVPR 2024):
-1. Weights per output channel: 80 shrunk ranges, |error|^2.4, then AdaRound (20,000 iterations, λ 0.01, β 20 → 2).
-2. Temporal information block (TIB): timestep embedding, every block's adaLN and the final one. TIAR reconstructs it as
-   a whole against all its projections, for timesteps of the schedule × labels (and the null label), and nothing else;
-   in an STDiT3: timestep and fps embeddings and the shared modulation linear, at the clips' frames per second. The
-   regularizer covers all that is learned, as in the release. The release leaves the first linear of the timestep
-   embedding in full precision, and the input of the second: `time_embed="as_released"`.
-3. Blocks are reconstructed without the TIB, weights only, activations in full precision.
-4. FSC: every activation quantizer keeps one range per timestep, as released (`fsc="all"`); the paper speaks of the TIB
-   (`fsc="tib"`), the others then have one range. `fsc="none"` switches it off. Ranges: running min-max 0.95 with zero
-   included. A timestep that was not calibrated takes the nearest one.
-5. Scope `common`: the four linears and the TIB, without which there is no method. Scope `own`: also the operands of
-   attention, softmax outputs with 8 bits; the first and last layers stay in full precision, as in the release.
+1. Weights: 80 shrunk ranges per output channel, |error|^2.4. Then AdaRound (20,000 iterations, λ 0.01, β from 20 to 2).
+2. The temporal information block (TIB) is the timestep embedding, every block's adaLN and the final adaLN. TIAR
+   reconstructs it alone and as a whole: the targets are all its projections. Its inputs are the timesteps of the
+   schedule, combined with labels and the null label. In an STDiT3 the TIB is the timestep and fps embeddings and the
+   shared modulation linear, at the clips' frames per second. The regularizer covers everything that is learned, as in
+   the release. In the release the first linear of the timestep embedding and the input of the second stay in full
+   precision (`time_embed="as_released"`).
+3. Blocks are reconstructed without the TIB. Only their weights are learned; activations are in full precision.
+4. FSC gives every activation quantizer one range per timestep, as in the release (`fsc="all"`). The paper says this of
+   the TIB only (`fsc="tib"`); all other quantizers then have one range. `fsc="none"` switches FSC off. Ranges are
+   running min-max with factor 0.95, and include zero. A timestep that was not calibrated takes the range of the nearest
+   one.
+5. Scope `common` is the four linears and the TIB, because the method is nothing without the TIB. Scope `own` adds the
+   operands of attention, softmax outputs with 8 bits. The first and last layers stay in full precision, as in the
+   release.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,9 +47,9 @@ LABELS = 32
 
 @dataclass(frozen=True)
 class TfmqDmOptions(CheckedOptions):
-    """`tiar` and `iterations` (0) switch reconstruction off; `fsc` says whose ranges depend on the timestep.
+    """`tiar=False` and `iterations=0` switch reconstruction off. `fsc` says which ranges depend on the timestep.
 
-    `time_embed`: which parts of the timestep embedding are quantized (detail 2).
+    `time_embed` says which parts of the timestep embedding are quantized (detail 2).
     """
 
     tiar: bool = True
@@ -86,7 +89,7 @@ class TfmqDm(Method):
         calibration: Mapping[str, CalibrationSet],
         options: TfmqDmOptions,
     ) -> Quantized:
-        """Weights of the TIB, weights of the blocks, then all activation ranges."""
+        """Quantize the weights of the TIB, then the weights of the blocks. Then compute all activation ranges."""
         model, reference = deepcopy(model), deepcopy(model)
         temporal = select(model.sites(), roles=TEMPORAL_ROLES)
         embedding = with_roles(temporal, "time_embed") if options.time_embed == "as_released" else []
@@ -120,7 +123,7 @@ class TfmqDm(Method):
 def reconstruct_temporal(
     model: Network, reference: Network, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
 ) -> dict[str, Any]:
-    """TIAR: the projections of all adaLN layers, for every timestep of the schedule and some labels."""
+    """TIAR: reconstruct the projections of all adaLN layers, for every timestep of the schedule and some labels."""
     embedder, seconds = second_inputs(model, data)
     timestep, second = (grid.flatten() for grid in torch.meshgrid(data.schedule, seconds, indexing="ij"))
     projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
@@ -133,9 +136,9 @@ def reconstruct_temporal(
 
 
 def second_inputs(model: Network, data: CalibrationSet) -> tuple[str, Tensor]:
-    """What the temporal information block sees besides timesteps, and the name of the layer that embeds it.
+    """Inputs of the temporal information block besides timesteps, and the name of the layer that embeds them.
 
-    Of images some labels and the null label, of clips the frames per second.
+    For images these are some labels and the null label, for clips the frames per second.
     """
     if isinstance(model, DiT):
         null = torch.tensor([model.config.null_class], device=data.label.device)
@@ -145,7 +148,10 @@ def second_inputs(model: Network, data: CalibrationSet) -> tuple[str, Tensor]:
 
 
 def calibrate(model: Network, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:
-    """Ranges per timestep where `fsc` says so, over the whole trajectory elsewhere."""
+    """Give a range per timestep to the sites that `fsc` names.
+
+    All other sites get one range over the whole trajectory.
+    """
 
     def by_timestep() -> Iterator[tuple[float, Iterator[Batch]]]:
         for step, timestep in enumerate(data.schedule):

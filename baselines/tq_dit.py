@@ -134,8 +134,8 @@ def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[Calibratio
     group = torch.searchsorted(data.schedule, data.timestep) * groups // steps
     rows = [(group == g).nonzero()[:, 0] for g in range(groups)]
     rows = [r[torch.linspace(0, len(r) - 1, min(options.per_group, len(r))).round().long()] for r in rows]
-    chosen = torch.cat(rows)
-    return data.take(chosen), group[chosen]
+    sample_indices = torch.cat(rows)
+    return data.take(sample_indices), group[sample_indices]
 
 
 def with_operands(model: Network, sites: list[Site]) -> list[Site]:

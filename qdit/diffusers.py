@@ -194,7 +194,7 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
 
 
 def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
-    """Raise CheckpointError if diffusers' part of a config.json, which pipelines read, says another shape."""
+    """Raise CheckpointError if diffusers' part of a config.json states another shape. Pipelines read that part."""
     for name, value in diffusers_config(shape).items():
         if config.get(name) != value:
             raise CheckpointError(

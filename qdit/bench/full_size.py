@@ -62,13 +62,13 @@ def measure(
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
     """Measure all parts, or the parts of `only`. The record is written after each part and keeps the other parts."""
-    known, chosen = list(parts()), list(only)
-    if wrong := [name for name in chosen if name not in known]:
+    known, part_names = list(parts()), list(only)
+    if wrong := [name for name in part_names if name not in known]:
         raise DataError(f"part {wrong[0]!r}: allowed are {', '.join(known)}")
     before = load()
-    kept = read_record(out)["measured"] if out.exists() and chosen else {}
+    kept = read_record(out)["measured"] if out.exists() and part_names else {}
     content: dict[str, Any] = {}
-    for name in chosen or known:
+    for name in part_names or known:
         kept[name] = measure_part(name, folder, scale=scale, threads=threads)
         say(line(name, kept[name]))
         measured = {known_part: kept[known_part] for known_part in known if known_part in kept}

@@ -125,7 +125,7 @@ class Stages:
 
 
 def random_dit(config: DiTConfig) -> DiT:
-    """A DiT with random weights of standard deviation 1/√inputs and small biases, so that every layer has an effect."""
+    """A DiT with random weights of standard deviation 1/√inputs and small biases. So every layer has an effect."""
     draw = torch.Generator().manual_seed(SEED)
     with torch.device("meta"):
         model = DiT(config)
@@ -284,12 +284,12 @@ def through_diffusers(folder: Path, scale: Scale, stage: Stages) -> Facts:
 
 def quantize_shallow(folder: Path, scale: Scale, stage: Stages, *, method: str) -> Facts:
     """Calibrate, quantize, save, load and run one method on the model with two blocks."""
-    model, chosen = random_dit(scale.shallow), registry()[method]
+    model, method_in_use = random_dit(scale.shallow), registry()[method]
     with stage("calibrate"):
         packed, protocol = prepare_inference(random_dit(scale.shallow)), scale.shallow_protocol
-        data = {kind: collect(packed, kind, protocol, samples=scale.samples) for kind in chosen.calibration}
+        data = {kind: collect(packed, kind, protocol, samples=scale.samples) for kind in method_in_use.calibration}
         del packed
-    names = {field.name for field in dataclasses.fields(chosen.Options)}
+    names = {field.name for field in dataclasses.fields(method_in_use.Options)}
     options = {key: value for key, value in scale.effort.items() if key in names}
     options |= {"group_size": scale.group_size} if "group_size" in names else {}
     bits = (16, 16) if method == "fp" else (WEIGHT_BITS, ACTIVATION_BITS)

@@ -113,10 +113,14 @@ def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str])
 
 def peak_loop() -> Callable[[int, int], float] | None:
     """A loop of the library with 8-bit dot products only. None without the library or on other processors."""
-    chosen = library.backend()
-    if chosen.library is None or chosen.name != FASTEST or not hasattr(chosen.library, "qdit_peak"):
+    backend_in_use = library.backend()
+    if (
+        backend_in_use.library is None
+        or backend_in_use.name != FASTEST
+        or not hasattr(backend_in_use.library, "qdit_peak")
+    ):
         return None
-    function = chosen.library.qdit_peak
+    function = backend_in_use.library.qdit_peak
     function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int, ctypes.c_int64]
     return function
 

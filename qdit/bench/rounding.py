@@ -33,7 +33,7 @@ KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
 def measure(
     command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9
 ) -> dict[str, Any]:
-    """Measure a W4A8 block: the whole schedule of `iterations`, with each kind of learned values."""
+    """Measure a W4A8 block for a whole schedule of `iterations`, once for each kind of learned values."""
     single_thread()
     before, measured = load(), []
     torch.manual_seed(0)
@@ -119,15 +119,20 @@ def _products(model: DiT, batch: int, iterations: int) -> None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Milliseconds of an iteration, and their ratio to the products alone and to torch's operations."""
+    """Text of a record: milliseconds of an iteration.
+
+    They are compared with those of its matrix products alone, and of torch's operations.
+    """
     table = []
     measured = content["measured"]
     for entry in measured:
         of_kind = {e["candidate"]: e["seconds"] for e in measured if e["learn"] == entry["learn"]}
-        own = entry["seconds"]
-        ratios = [f"{own['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
+        seconds = entry["seconds"]
+        ratios = [f"{seconds['minimum'] / of_kind[rival]['minimum']:.2f}" for rival in (PRODUCTS, TORCH)]
         first = entry["learn"] if entry["candidate"] == PRODUCTS else ""
-        table.append([first, entry["candidate"], f"{1e3 * own['minimum']:.2f}", f"{1e3 * own['median']:.2f}", *ratios])
+        table.append(
+            [first, entry["candidate"], f"{1e3 * seconds['minimum']:.2f}", f"{1e3 * seconds['median']:.2f}", *ratios]
+        )
     header = ["learned", "computed by", "ms", "(median)", "÷ products", "÷ torch"]
     align = ("left", "left", *["right"] * 4)
     body = tabulate(table, header, tablefmt=style, colalign=align, disable_numparse=True)

@@ -1,4 +1,4 @@
-"""The study of the searches: each kind runs from several seeds; the winners are measured on noise that no search saw.
+"""The study of the searches: each kind runs with several seeds. The winners are measured on noise that no search saw.
 
 Every search and every held-out measurement has a journal in the folder of the study. So a stopped study continues.
 """
@@ -177,7 +177,7 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
 def on_held_out(
     study: Study, at: Measuring, searches: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
 ) -> dict[str, Any]:
-    """Add the held-out fitness to all winners and incumbents, in place. Returns that of the uniform reference."""
+    """Add the held-out fitness to all winners and incumbents, in place. Return the fitness of the uniform reference."""
     seed = noise_seed(study.job, Purpose.HELD_OUT)
     start = at.local.space.start
     winners = list(dict.fromkeys([start, *(tuple(search["genome"]) for search in searches)]))
@@ -207,7 +207,7 @@ def on_held_out(
 
 
 def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
-    """Each kind against Algorithm 1: relative differences of the held-out metric, and images, both by seed."""
+    """Each kind compared with Algorithm 1, by seed: relative differences of the held-out metric, and images."""
     by_kind = {kind: [search for search in searches if search["kind"] == kind] for kind in kinds}
     plain = by_kind["evolution"]
     result: dict[str, Any] = {}

@@ -46,9 +46,9 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Ratio:
-    """Speed relative to a rival, by the smallest times and by the medians.
+    """Speed relative to a rival: by the smallest times, and by the medians.
 
-    Over several layers it is the geometric mean.
+    For several layers it is the geometric mean.
     """
 
     minima: float

@@ -99,7 +99,10 @@ Results = Annotated[Path | None, typer.Option(help="Folder of the profile's resu
 
 @contextmanager
 def on_device(device: str) -> Iterator[str]:
-    """Context manager that holds a device: `cpu`, or `cuda:N` that no other command of the suite uses."""
+    """Context manager that gives a device:
+
+    `cpu`, or `cuda:N` that no other command of the suite uses at the same time.
+    """
 
     def count() -> int:
         import torch

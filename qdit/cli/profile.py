@@ -69,10 +69,10 @@ def check_rows(
     from qdit.workflow.run import check_targets
 
     loaded = load_profile(*profile)
-    folder, chosen = results or Path("results", loaded["profile"]), check_targets(loaded, tables or [])
+    folder, table_names = results or Path("results", loaded["profile"]), check_targets(loaded, tables or [])
     require_results(folder)
-    rows = failed_rows(loaded, folder, chosen)
-    for line in [*summary(rows), *unmeasured(loaded, folder, chosen)]:
+    rows = failed_rows(loaded, folder, table_names)
+    for line in [*summary(rows), *unmeasured(loaded, folder, table_names)]:
         typer.echo(line)
     if not all(row.is_allowed for row in rows):
         raise typer.Exit(1)

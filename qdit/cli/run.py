@@ -82,9 +82,9 @@ def run(
             raise ConfigError("--smoke: found no --row; name the row to try, e.g. --row 'table2 q-dit w4a8'")
         loaded, layers = smoke_profile(layers)
     results = Path("results", loaded["profile"])
-    chosen = check_targets(loaded, tables or [])
+    table_names = check_targets(loaded, tables or [])
     table_rows, patterns = named_rows(loaded, row or [], tables or [])
-    rows = rows_of(loaded, chosen, patterns) if patterns or not row else {}
+    rows = rows_of(loaded, table_names, patterns) if patterns or not row else {}
     rows = rows_by_table(loaded, table_rows, rows)
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
     command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))

@@ -104,7 +104,8 @@ def image_protocol(**values: Any) -> "Protocol":
 def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
     """Protocol of clips.
 
-    None stands for the usual value: that of moving digits, or for latents that of Open-Sora 1.2.
+    None stands for the usual value. For models of pixels it is that of the moving digits, for models of latents that of
+    Open-Sora 1.2.
     """
     from dataclasses import replace
 
@@ -115,7 +116,7 @@ def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
 
 
 def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
-    """Protocol of clips with the size of the moving digits."""
+    """Protocol of clips in the size of the moving digits."""
     from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
     from qdit.sampling.flow_protocol import FlowProtocol
 

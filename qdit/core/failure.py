@@ -85,7 +85,7 @@ BY_METHOD = "_qdit_by_method"
 
 @contextmanager
 def method_code() -> Iterator[None]:
-    """Context manager for a method's own code. It marks an exception that leaves it as one of the method."""
+    """Context manager for a method's own code. It marks exceptions from this code."""
     try:
         yield
     except Exception as problem:

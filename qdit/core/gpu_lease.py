@@ -43,7 +43,7 @@ def visible_gpus(count: int, listed: str | None) -> list[str]:
 
 
 def name_of(device: str) -> str | None:
-    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this GPU of ours; None for `cpu`."""
+    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this one of our GPUs. None for `cpu`."""
     kind, number = check_device(device)
     if kind == "cpu" or number is None:
         return None
@@ -87,24 +87,24 @@ def leased(
             f"device {device}: {there}{shown}; run where there is one, or take the CPU (--device cpu; in a profile"
             " compute.device)"
         )
-    chosen = [(index, name) for index, name in enumerate(names) if number in (None, index)]
-    descriptor, index = _take(chosen, lock_folder() if folder is None else folder, say or _to_stderr)
+    candidates = [(index, name) for index, name in enumerate(names) if number in (None, index)]
+    descriptor, index = _take(candidates, lock_folder() if folder is None else folder, say or _to_stderr)
     try:
         yield f"cuda:{index}"
     finally:
         os.close(descriptor)
 
 
-def _take(chosen: Sequence[tuple[int, str]], folder: Path, say: Callable[[str], object]) -> tuple[int, int]:
+def _take(candidates: Sequence[tuple[int, str]], folder: Path, say: Callable[[str], object]) -> tuple[int, int]:
     """Descriptor of the lock and index of the first GPU that becomes free."""
     waiting = False
     while True:
-        for index, name in chosen:
+        for index, name in candidates:
             descriptor = _try(folder / f"{name.replace('/', '_')}.lock")
             if descriptor is not None:
                 return descriptor, index
         if not waiting:
-            owners = ", ".join(f"GPU {name} by process {_owner(folder, name)}" for _, name in chosen)
+            owners = ", ".join(f"GPU {name} by process {_owner(folder, name)}" for _, name in candidates)
             say(f"qdit: waiting for a free GPU: in use are {owners}")
             waiting = True
         time.sleep(POLL)

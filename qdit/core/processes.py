@@ -1,4 +1,4 @@
-"""Limit of threads and processes: more than the machine has cores stop it, and end torch in a segfault."""
+"""Limit of threads and processes. More threads than cores stop the machine, and torch ends in a segfault."""
 
 import os
 
@@ -6,7 +6,7 @@ from qdit.core.errors import ConfigError
 
 
 def require_cores(name: str, count: int) -> None:
-    """Raise ConfigError unless `count` threads or processes are at least 1 and no more than this machine has cores.
+    """Raise ConfigError unless `count` threads or processes are at least 1 and at most the number of cores.
 
     Two are always allowed.
     """

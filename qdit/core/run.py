@@ -1,4 +1,4 @@
-"""A run of a table, and names that every room uses: bits, full precision, the sampler of clips."""
+"""A run of a table, and facts that every room uses: bits, full precision, the sampler of clips."""
 
 import re
 from dataclasses import dataclass

@@ -1,8 +1,11 @@
-"""What a source imports and which data it reads: parsed once for each content, then remembered in the user's cache.
+"""Facts of a Python source: its imports and its data folders.
 
-`source_facts` is a function of the content alone. The key of a remembered entry is the sha256 of the content, so an
-edited file has another key and no entry can be stale. A new version of this module or of Python begins a new file. The
-file has a checksum and is replaced whole: processes that write at once can only lose entries, which are parsed again.
+A source is parsed once; a cache of the user keeps the facts.
+
+`source_facts` depends on the content of the file alone. The key of an entry is the sha256 of the content. An edited
+file has another key, so no entry can be out of date. A new version of this module or of Python begins a new cache file.
+The cache file has a checksum and is always replaced as a whole. If two processes write at once, entries can be lost;
+they are parsed again.
 """
 
 import ast
@@ -31,20 +34,19 @@ VERSION = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hex
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the digest needs to know about a source.
+    """Facts of a source that a code digest needs.
 
-    `imports` holds (level, module, names) of every import statement, wherever it stands. `import a.b` is
-    (0, "a.b", ()).
-    `data_folders` is the value of `PACKAGE_DATA`.
+    `imports` holds (level, module, names) of every import statement, also inside functions. `import a.b` is (0, "a.b",
+    ()). `data_folders` is the value of `PACKAGE_DATA`.
     """
 
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
     data_folders: tuple[str, ...]
 
     def imported_names(self, package: str) -> frozenset[str]:
-        """What a module of `package` imports; some names are no modules.
+        """Names that a module of `package` imports. Some of them are no modules.
 
-        `from a import b` gives both a and a.b, since b may be a module.
+        `from a import b` gives both a and a.b, because b can be a module.
         """
         names: set[str] = set()
         for level, module, members in self.imports:
@@ -55,9 +57,9 @@ class SourceFacts:
 
 
 def source_facts(path: Path, content: bytes) -> SourceFacts:
-    """Facts of a source with this content; `path` is for messages only.
+    """Facts of a source with this content. `path` is used in messages only.
 
-    Raises ConfigError for a source that is no Python and for a wrong `PACKAGE_DATA`; neither is remembered.
+    Raises ConfigError if the source is no valid Python or its `PACKAGE_DATA` is wrong. Such a source is not cached.
     """
     key = hashlib.sha256(content).hexdigest()
     if (facts := _session().get(key) or _remembered().get(key)) is None:
@@ -68,7 +70,7 @@ def source_facts(path: Path, content: bytes) -> SourceFacts:
 
 
 def parsed_facts(tree: ast.Module, path: Path) -> SourceFacts:
-    """Facts that a syntax tree states; ConfigError for a wrong `PACKAGE_DATA`."""
+    """Facts from a syntax tree. ConfigError for a wrong `PACKAGE_DATA`."""
     imports: list[tuple[int, str, tuple[str, ...]]] = []
     for node in _statements(tree):
         if isinstance(node, ast.Import):
@@ -106,7 +108,7 @@ def _data_folders(tree: ast.Module, path: Path) -> tuple[str, ...]:
 
 
 def remember() -> None:
-    """Write what this process parsed to the file, if there is something new; a file that cannot be written is none."""
+    """Write new facts of this process to the cache file. A cache file that cannot be written is ignored."""
     if not _unsaved() or (path := cache_file()) is None:
         return
     entries = read_entries(path) | _session()
@@ -119,7 +121,7 @@ def remember() -> None:
 
 
 def read_entries(path: Path) -> dict[str, SourceFacts]:
-    """Entries of a file; none where it is missing, damaged or not ours."""
+    """Entries of a cache file. Empty if the file is missing, damaged or not ours."""
     try:
         checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
         if checksum != sha256_text(text):
@@ -136,7 +138,10 @@ def read_entries(path: Path) -> dict[str, SourceFacts]:
 
 
 def cache_file() -> Path | None:
-    """The file of this version, in `$XDG_CACHE_HOME/qdit`, by default below ~/.cache; None without a home."""
+    """The cache file of this version: in `$XDG_CACHE_HOME/qdit`, by default below ~/.cache.
+
+    None without a home folder.
+    """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdit"
     except RuntimeError:

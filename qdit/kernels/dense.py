@@ -1,8 +1,8 @@
-"""Floating-point linear layers for inference on CPUs: oneDNN with prepacked weights where torch has it.
+"""Floating-point linear layers for inference on CPUs. oneDNN with prepacked weights computes them if torch has it.
 
-torch's own `F.linear` uses MKL in float32, which leaves half of the speed of some processors unused (seen once on an
-AMD EPYC with AVX-512: 90 against 200 GFLOP/s at the mini DiT's shapes; no benchmark command repeats it yet). The
-result differs in rounding only.
+torch's own `F.linear` uses MKL in float32. On some processors MKL reaches only half of the speed: once, on an AMD EPYC
+with AVX-512, 90 against 200 GFLOP/s at the mini DiT's shapes. No benchmark command repeats this yet. The results differ
+in rounding only.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ ROWS = 1024
 
 @cache
 def backend() -> str:
-    """Name of the program for float32 linears on CPUs here: `onednn` or `torch`."""
+    """Name of the program that computes float32 linears on this CPU: `onednn` or `torch`."""
     if not torch.backends.mkldnn.is_available():
         return "torch"
     try:
@@ -29,9 +29,9 @@ def backend() -> str:
 
 
 class DenseLinear(nn.Module):
-    """Inference-only linear: (…, in) → (…, out), float32; the weight is packed when the module is made.
+    """Linear for inference only: (…, in) → (…, out), float32. The weight is packed when the module is made.
 
-    With `gelu` the tanh-GELU that follows is computed in the same pass.
+    With `gelu` the tanh-GELU is computed in the same pass.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:

@@ -42,8 +42,8 @@ def grouped_linear(
                 x, weight, bias, activation_bits=activation_bits, symmetric=symmetric, input_group=size, static=static
             )
         return _finite(y)
-    chosen = _compiled_for(x, *tensors)
-    if chosen is None:
+    compiled_backend = _compiled_for(x, *tensors)
+    if compiled_backend is None:
         return reference.grouped_linear(
             x,
             weight,
@@ -56,7 +56,7 @@ def grouped_linear(
     offset = None if bias is None else bias.float().contiguous()
     ranges = None if static is None else (static[0].float().contiguous(), static[1].float().contiguous())
     y = compiled.grouped_linear(
-        chosen,
+        compiled_backend,
         x,
         weight,
         offset,
@@ -72,7 +72,7 @@ def grouped_linear(
 def fake_quantize_groups(
     x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False, threads: int = 1
 ) -> Tensor:
-    """Quantize and dequantize x (…, d) with a range of its own for each (token, group), as `DynamicActivation` does."""
+    """Quantize and dequantize x (…, d). Each (token, group) has its own range, as in `DynamicActivation`."""
     size = x.shape[-1] if group_size is None else group_size
     fits = size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
     if fits and size <= LARGEST_GROUP and _on_triton(x):
@@ -80,9 +80,9 @@ def fake_quantize_groups(
 
         with torch.cuda.device_of(x):
             return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric)
-    chosen = _compiled_for(x) if fits else None
-    if chosen is not None:
-        y = compiled.fake_quantize_groups(chosen, x, size, bits, symmetric=symmetric, threads=threads)
+    compiled_backend = _compiled_for(x) if fits else None
+    if compiled_backend is not None:
+        y = compiled.fake_quantize_groups(compiled_backend, x, size, bits, symmetric=symmetric, threads=threads)
         if y is not None:
             return y
     return reference.fake_quantize_groups(x, group_size, bits, symmetric=symmetric)
@@ -97,10 +97,10 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
         with torch.cuda.device_of(x):
             return triton_quantize.fake_quantize_static(x.contiguous(), scale, zero_point, bits)
-    chosen = _compiled_for(x, scale, zero_point) if scale.dtype == torch.float32 else None
-    if chosen is not None:
+    compiled_backend = _compiled_for(x, scale, zero_point) if scale.dtype == torch.float32 else None
+    if compiled_backend is not None:
         y = compiled.fake_quantize_static(
-            chosen, x, scale.contiguous(), zero_point.float().contiguous(), bits, threads=threads
+            compiled_backend, x, scale.contiguous(), zero_point.float().contiguous(), bits, threads=threads
         )
         if y is not None:
             return y
@@ -108,14 +108,14 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def learning_backend(*tensors: Tensor) -> Backend | None:
-    """The compiled backend if it can compute with these tensors, which may be those of a backward pass."""
+    """The compiled backend if it can compute with these tensors. They can be the tensors of a backward pass."""
     for tensor in tensors:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return None
         if type(tensor) not in (Tensor, torch.nn.Parameter):
             return None
-    chosen = backend()
-    return None if chosen.library is None else chosen
+    backend_in_use = backend()
+    return None if backend_in_use.library is None else backend_in_use
 
 
 def _finite(y: Tensor | None) -> Tensor:
@@ -147,5 +147,5 @@ def _compiled_for(x: Tensor, *others: Tensor) -> Backend | None:
         return None
     if x.device.type != "cpu" or not _plain(x, *others):
         return None
-    chosen = backend()
-    return None if chosen.library is None else chosen
+    backend_in_use = backend()
+    return None if backend_in_use.library is None else backend_in_use

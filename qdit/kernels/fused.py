@@ -1,8 +1,8 @@
-"""Modulated LayerNorm and attention of few tokens, each in one pass of the compiled library.
+"""Modulated LayerNorm, and attention of few tokens. The compiled library computes each in one pass.
 
-torch computes the same in three and five passes. `modulated_norm` and `attention` return None for what the library does
-not take: other dtypes and devices, tensors that need gradients, many tokens, no library. All variants agree to the bit;
-torch's result differs in the last places.
+torch needs three and five passes for them. `modulated_norm` and `attention` return None if the library cannot compute
+the input: another dtype or device, tensors that need gradients, many tokens, or no library. All variants of the library
+agree to the bit. The result of torch differs in the last digits.
 """
 
 import torch
@@ -16,35 +16,38 @@ EPSILON = 1e-6
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
-    """LN(x)(1 + scale) + shift of contiguous x (N, T, D), with shift and scale (N, D) whose rows may lie apart."""
-    chosen = _library_for(x, shift, scale)
-    if chosen is None or x.dim() != 3 or not shift.shape == scale.shape == (x.shape[0], x.shape[2]):
+    """LN(x)(1 + scale) + shift of contiguous x (N, T, D).
+
+    Shift and scale are (N, D); their rows need not be contiguous.
+    """
+    compiled_backend = _library_for(x, shift, scale)
+    if compiled_backend is None or x.dim() != 3 or not shift.shape == scale.shape == (x.shape[0], x.shape[2]):
         return None
     if shift.stride(1) != 1 or scale.stride(1) != 1:
         return None
     y = torch.empty_like(x)
-    assert chosen.library is not None
-    chosen.library.qdit_norm_modulate(
-        *(chosen.variant, x.data_ptr(), *x.shape),
+    assert compiled_backend.library is not None
+    compiled_backend.library.qdit_norm_modulate(
+        *(compiled_backend.variant, x.data_ptr(), *x.shape),
         *(shift.data_ptr(), shift.stride(0), scale.data_ptr(), scale.stride(0), EPSILON, y.data_ptr()),
     )
     return y
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor | None:
-    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D), D = heads · d: (N, T, D)."""
-    chosen = _library_for(qkv)
-    if chosen is None or qkv.dim() != 3 or qkv.shape[2] % (3 * heads):
+    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D): (N, T, D). D is heads · d."""
+    compiled_backend = _library_for(qkv)
+    if compiled_backend is None or qkv.dim() != 3 or qkv.shape[2] % (3 * heads):
         return None
-    assert chosen.library is not None
+    assert compiled_backend.library is not None
     n, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     channels = width // heads
-    limit = chosen.library.qdit_attention_limit
+    limit = compiled_backend.library.qdit_attention_limit
     if tokens > limit(0) or channels > limit(1):
         return None
     y = qkv.new_empty(n, tokens, width)
-    chosen.library.qdit_attention(
-        *(chosen.variant, qkv.data_ptr(), n, tokens, heads, channels, channels**-0.5, y.data_ptr())
+    compiled_backend.library.qdit_attention(
+        *(compiled_backend.variant, qkv.data_ptr(), n, tokens, heads, channels, channels**-0.5, y.data_ptr())
     )
     return y
 
@@ -56,5 +59,5 @@ def _library_for(x: Tensor, *others: Tensor) -> Backend | None:
         return None
     if not x.is_contiguous() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return None
-    chosen = backend()
-    return None if chosen.library is None else chosen
+    backend_in_use = backend()
+    return None if backend_in_use.library is None else backend_in_use

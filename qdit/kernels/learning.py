@@ -1,6 +1,7 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-Float32 on CPUs, one thread. Where `qdit.kernels.dispatch.learning_backend` names no backend, torch computes all of it.
+Tensors are float32 on the CPU. One thread computes. If `qdit.kernels.dispatch.learning_backend` gives no backend, torch
+computes everything.
 """
 
 import ctypes
@@ -19,17 +20,17 @@ DENSE = 0.9
 """Share of the elements of a site from which on none are dropped: dropping costs a pass."""
 
 
-def _library(chosen: Backend) -> ctypes.CDLL:
-    assert chosen.library is not None
-    return chosen.library
+def _library(compiled_backend: Backend) -> ctypes.CDLL:
+    assert compiled_backend.library is not None
+    return compiled_backend.library
 
 
 @dataclass
 class RoundingState:
-    """What Adam learns of one site: the elements that have not decided, flat, in the order of the weight.
+    """State of Adam for one site: the elements that have not decided, as a flat array in the order of the weight.
 
-    `index` (int32) is each element's place in the weight, `base` and `span` are those of the soft weight
-    base + h(α) · span. `all_alpha` (out, in) has the α of all elements once `settle` was called.
+    `index` (int32) is the position of each element in the weight. The soft weight is base + h(α) · span, with `base`
+    and `span`. After `settle`, `all_alpha` (out, in) has the α of all elements.
     """
 
     index: Tensor
@@ -42,7 +43,7 @@ class RoundingState:
 
     @classmethod
     def of(cls, alpha: Tensor, base: Tensor, span: Tensor) -> "RoundingState":
-        """The state before the first step; α (out, in) itself is `all_alpha`."""
+        """The state before the first step. Its `all_alpha` is α (out, in) itself."""
         flat = alpha.flatten().clone()
         index = torch.arange(flat.numel(), dtype=torch.int32)
         values = (base.flatten().clone(), span.expand_as(alpha).flatten().clone(), flat)
@@ -52,28 +53,39 @@ class RoundingState:
         return self.index.numel()
 
     def step(
-        self, chosen: Backend, gradient: Tensor, weight: Tensor, *, steps: int, rate: float, power: float, pull: float
+        self,
+        compiled_backend: Backend,
+        gradient: Tensor,
+        weight: Tensor,
+        *,
+        steps: int,
+        rate: float,
+        power: float,
+        pull: float,
     ) -> int:
-        """Step number `steps` (from 1) of Adam and the new soft weight; returns how many elements have not decided.
+        """Take step number `steps` (from 1) of Adam and update the soft weight.
 
-        `gradient` is the weight's. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power + 1)).
+        Return how many elements have not decided.
+
+        `gradient` is the gradient of the weight. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power +
+        1)).
         """
         first, second = (1 - beta**steps for beta in BETAS)
         open_elements = int(
-            _library(chosen).qdit_rounding_step(
-                *(chosen.variant, len(self), self.index.data_ptr(), gradient.data_ptr()),
+            _library(compiled_backend).qdit_rounding_step(
+                *(compiled_backend.variant, len(self), self.index.data_ptr(), gradient.data_ptr()),
                 *(self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
                 *(self.mean.data_ptr(), self.square.data_ptr(), weight.data_ptr()),
                 *(power, pull, rate / first, 1 / math.sqrt(second)),
             )
         )
         if open_elements < DENSE * len(self):
-            self.settle(chosen)
+            self.settle(compiled_backend)
         return open_elements
 
-    def settle(self, chosen: Backend) -> None:
-        """Write α of all elements down and keep only those that have not decided."""
-        kept = _library(chosen).qdit_rounding_keep_open(
+    def settle(self, compiled_backend: Backend) -> None:
+        """Write the α of all elements into `all_alpha`. Keep only elements that have not decided."""
+        kept = _library(compiled_backend).qdit_rounding_keep_open(
             *(len(self), self.index.data_ptr(), self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
             *(self.mean.data_ptr(), self.square.data_ptr(), self.all_alpha.data_ptr()),
         )
@@ -81,29 +93,31 @@ class RoundingState:
             setattr(self, name, getattr(self, name)[:kept])
 
 
-def on_grid(chosen: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
-    """x quantized and dequantized with one scale; x is contiguous."""
+def on_grid(compiled_backend: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
+    """Quantize and dequantize x with one scale. x is contiguous."""
     y = torch.empty_like(x)
-    _library(chosen).qdit_on_grid(
-        chosen.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
+    _library(compiled_backend).qdit_on_grid(
+        compiled_backend.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
     )
     return y
 
 
 def through_grid(
-    chosen: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
+    compiled_backend: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
 ) -> tuple[Tensor, float]:
-    """The gradient that passes to x, and the scale's (LSQ); both tensors are contiguous."""
+    """Gradients of x and of the scale (LSQ). Both tensors are contiguous."""
     passed = torch.empty_like(x)
-    total = _library(chosen).qdit_through_grid(
-        *(chosen.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
+    total = _library(compiled_backend).qdit_through_grid(
+        *(compiled_backend.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
         passed.data_ptr(),
     )
     return passed, total / scale
 
 
-def gelu(chosen: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU(x) by the tanh form and its slope; x is contiguous."""
+def gelu(compiled_backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU(x) in the tanh form, and its slope. x is contiguous."""
     y, slope = torch.empty_like(x), torch.empty_like(x)
-    _library(chosen).qdit_gelu(chosen.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr())
+    _library(compiled_backend).qdit_gelu(
+        compiled_backend.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr()
+    )
     return y, slope

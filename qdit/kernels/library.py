@@ -109,7 +109,10 @@ def _library() -> Loaded | str:
 
 
 def load(sources: Path, *folders: Path) -> Loaded:
-    """Open the library of `sources` that lies in one of the folders, or is built in the last one; raises BuildError."""
+    """Open the library of `sources` from one of the folders. If none has it, build it in the last one.
+
+    Raises BuildError.
+    """
     built = find(sources, *folders) or build(sources, folders[-1])
     library = open_library(built.path)
     stamp = folders[-1] / "tested" / f"{built.sha256[:24]}-{_circumstances()}"

@@ -43,7 +43,7 @@ def quantize_groups(
 
 
 def fake_quantize_groups(x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False) -> Tensor:
-    """Quantize and dequantize x (…, d) with a range of its own for each (token, group)."""
+    """Quantize and dequantize x (…, d). Each (token, group) has its own range."""
     codes, scale, zero_point = quantize_groups(x, group_size, bits, symmetric=symmetric)
     return ungroup(dequantize(codes, scale[..., None], zero_point[..., None]))
 
@@ -58,7 +58,7 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def check_static(x: Tensor, scale: Tensor, zero_point: Tensor) -> int:
-    """Columns of each static group; raises ConfigError where shapes do not fit."""
+    """Number of columns of a static group. Raises ConfigError if the shapes do not fit."""
     groups, width = scale.numel(), x.shape[-1]
     if scale.ndim > 1 or scale.shape != zero_point.shape or groups < 1 or width % groups:
         raise ConfigError(

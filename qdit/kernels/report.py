@@ -24,13 +24,13 @@ def report() -> dict[str, str]:
 
 def _in_use(names: tuple[str, ...]) -> str:
     try:
-        chosen = library.backend_name()
+        backend_name = library.backend_name()
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         on_gpus = "".join(f", {library.backend_name(gpu)} on {gpu}" for gpu in gpus)
         forced = f", as {backend.FORCE} says" if backend.forced() else f" ({backend.FORCE} forces another)"
     except ConfigError as problem:
         return str(problem)
-    return f"{chosen} on the CPU{on_gpus}; here run {', '.join(names)}{forced}"
+    return f"{backend_name} on the CPU{on_gpus}; here run {', '.join(names)}{forced}"
 
 
 def _file(loaded: library.Loaded | str) -> str:

@@ -2,8 +2,9 @@
 
 For each output and group, D = Σ (qx − zx)(qw − zw) is an integer, and part ← fma(D · sw, sx, part), as in the C++
 variants. The tensor cores multiply qx − 128 and qw − zw (for 8-bit weights qw − 128). One or two fused multiply-adds
-compute D from their sum. They are exact, because all numbers are integers below 2^24. Weights are unpacked to 8 bits
-once per device, because a transformer spends its time in arithmetic, not in reading weights.
+compute D from the sum of these products. They are exact, because all numbers are integers below 2^24. Weights are
+unpacked to 8 bits once per device. This costs memory, but a transformer spends its time in arithmetic, not in reading
+weights.
 """
 
 from dataclasses import dataclass
@@ -156,8 +157,8 @@ def grouped_linear(
     )
     y = torch.empty((len(rows), weight.outputs), dtype=torch.float32, device=x.device)
     flag = torch.zeros(1, dtype=torch.int32, device=x.device)
-    chosen = blocks or choose_blocks(len(y), weight.outputs, wide.size)
-    _multiply(quantized, wide, bias, y, flag, shared // wide.size, chosen)
+    block_sizes = blocks or choose_blocks(len(y), weight.outputs, wide.size)
+    _multiply(quantized, wide, bias, y, flag, shared // wide.size, block_sizes)
     return None if flag.item() else y.reshape(*x.shape[:-1], weight.outputs)
 
 
@@ -210,7 +211,7 @@ def step_of(padded: int) -> int:
 
 
 def wide_weight(weight: PackedWeight) -> WideWeight:
-    """The weight unpacked to 8 bits, remembered as long as its packed codes live and do not change."""
+    """The weight, unpacked to 8 bits. It is kept as long as its packed codes exist and do not change."""
     known = _WIDE.get(weight.codes)
     version = (0 if weight.codes.is_inference() else weight.codes._version, weight.group_size, weight.storage)
     if known is None or known[0] != version:
@@ -237,7 +238,7 @@ def _widen(weight: PackedWeight) -> WideWeight:
 
 
 def part_of(size: int) -> int:
-    """The group size to compute with: `size`, or for a larger one its divisor that suits the tensor cores best."""
+    """Group size to compute with: `size`, or for a larger size the divisor that suits the tensor cores best."""
     if size <= LARGEST_GROUP:
         return size
     divisors = [divisor for divisor in range(1, LARGEST_GROUP + 1) if size % divisor == 0]

@@ -77,7 +77,7 @@ def fake_groups_kernel(
     SYMMETRIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantize and dequantize `groups` groups of SIZE values that lie one after another, BLOCK by each program."""
+    """Quantize and dequantize `groups` consecutive groups of SIZE values. Each program computes BLOCK of them."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDE)
     at = row[:, None] * SIZE + column[None, :]
@@ -91,7 +91,10 @@ def fake_groups_kernel(
 
 @triton.jit
 def fake_static_kernel(x, y, scale, zero, count, width, size, levels, BLOCK: tl.constexpr):
-    """The same with given scale and zero, one pair for each `size` columns of rows of `width`."""
+    """Quantize and dequantize with given scale and zero.
+
+    Rows have `width` columns; each `size` columns share one pair.
+    """
     first = tl.program_id(0).to(tl.int64) * BLOCK
     at = first + tl.arange(0, BLOCK)
     mask = at < count
@@ -126,10 +129,10 @@ def codes_kernel(
     TOTALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Codes − 128 of BLOCK rows of one range of SHARED inputs, in groups of SIZE padded to PADDED bytes.
+    """Codes − 128 of BLOCK rows. A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes.
 
-    codes (rows, line) int8, whose padding is left as it is; scale and zero − 128 (ranges, rows) float32;
-    with TOTALS Σ(code − zero) of each group (groups, rows) float32.
+    codes (rows, line) is int8; its padding is not written. scale and zero − 128 are (ranges, rows) float32. With
+    TOTALS, Σ(code − zero) of each group is written too, (groups, rows) float32.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     index = tl.program_id(1)
@@ -161,7 +164,7 @@ def codes_kernel(
 
 
 class Codes(NamedTuple):
-    """Quantized rows as `codes_kernel` writes them; `totals` only if they are wanted."""
+    """Quantized rows as `codes_kernel` writes them. `totals` is None if it was not requested."""
 
     codes: Tensor
     scale: Tensor
@@ -179,7 +182,7 @@ def quantize_rows(
     static: tuple[Tensor, Tensor] | None,
     totals: bool,
 ) -> Codes:
-    """Quantize contiguous x (rows, width), in ranges of `shared` inputs, each of one or more groups of `size`."""
+    """Quantize contiguous x (rows, width). A range covers `shared` inputs: one or more groups of `size`."""
     rows, width = x.shape
     wide, padded, count = triton.next_power_of_2(shared), padded_size(size), width // shared
     new = torch.empty if padded == size else torch.zeros

@@ -5,16 +5,16 @@ Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
    comes from `group_size`, or layer by layer from an allocation that a search found.
 2. Activations: min-max for each token and group, computed in every forward pass (Eq. 7–8). The paper says
    "sample-wise"; the released code does it per token. `sharing="sample"` is the paper's text.
-3. Weights: GPTQ block by block, on inputs that are already quantized, with 256 trajectory samples in batches of 32.
-   The released code gives every layer the first layer's group size; here each layer has its own.
-4. Ranges include zero. In the released rule they do not, but the zero point is clamped, so groups of one sign collapse
-   to one value. `include_zero=False` is the released rule.
-5. Some groups begin inside a block of 128 columns. Their scale comes from weights without the updates of this block,
-   as in the release. `stale_groups=False` takes the updated weights.
+3. Weights: GPTQ block by block, on inputs that are already quantized, with 256 trajectory samples in batches of 32. The
+   released code gives every layer the first layer's group size; here each layer has its own.
+4. Ranges include zero. In the released rule they need not, but the zero point is clamped. So a group whose values have
+   one sign collapses to one value there. `include_zero=False` is the released rule.
+5. GPTQ computes 128 columns as one block. If a group begins inside a block, its scale comes from weights that do not
+   have the corrections of this block yet, as in the release. `stale_groups=False` takes the corrected weights.
 6. `rounding="nearest"` rounds the weights to nearest in place of GPTQ. Searches and Q-DiT's Tables 4 and 6 use it.
 7. Scope `common`: the four linears. Scope `own`: also the weights of the adaLN linears, as in the release with GPTQ.
-8. The video code was not released. Here the seven linears of each STDiT3 block are quantized. In scope `own` the
-   shared modulation linear takes the place of adaLN.
+8. The video code was not released. Here the seven linears of each STDiT3 block are quantized. In scope `own` the shared
+   modulation linear takes the place of adaLN.
 """
 
 from collections.abc import Mapping

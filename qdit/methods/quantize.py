@@ -89,7 +89,7 @@ def quantize_weights_file(
     """Step: weights and calibration files → quantized checkpoint in the folder `out`.
 
     Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
-    have the same weights, data, bits and scope, and the same options as far as it has them.
+    have the same weights, data, bits and scope. Options that both methods have must be equal.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)

@@ -56,7 +56,7 @@ def method_modules() -> list[MethodModule]:
 
 
 def claimed_names(path: Path | None) -> tuple[str, ...]:
-    """Names of the methods in a broken file, found in its text; without any, the name of the file."""
+    """Names of the methods in a broken file, found in its text. If the text has none, the name of the file."""
     if path is None:
         return ()
     try:
@@ -68,7 +68,7 @@ def claimed_names(path: Path | None) -> tuple[str, ...]:
 
 
 def syntax_of(origin: MethodModule) -> ast.Module:
-    """Syntax tree of a module of methods; ConfigError in one line for a file that is missing or no Python."""
+    """Syntax tree of a module of methods. ConfigError in one line for a file that is missing or no Python."""
     if origin.path is None:
         raise ConfigError(f"module {origin.module}: no source file found for this entry point of {GROUP}; reinstall it")
     return parse_source(origin.path)

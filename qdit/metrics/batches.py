@@ -1,4 +1,4 @@
-"""Images in batches of a fixed size through a feature network."""
+"""Features of images, computed by a network in batches of a fixed size."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def extract_in_batches(
 ) -> Features:
     """Features of all images, computed in batches of exactly `batch` images.
 
-    The last batch is padded with zeros, so that the features of an image do not depend on how many follow it.
+    The last batch is padded with zeros. So the features of an image do not depend on the number of images after it.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     with torch.inference_mode():

@@ -130,7 +130,7 @@ def resampled_means(scores: Sequence[float | None], number: int, resamples: int)
 
 
 def pairing(counts: np.ndarray) -> str:
-    """Name of a drawing: equal names, equal resamples."""
+    """Name of a drawing. Runs with equal names have equal resamples."""
     return f"{counts.shape[0]}x{counts.shape[1]}-{sha256_json(counts[:, :1000].sum(axis=0).tolist())[:12]}"
 
 

@@ -24,9 +24,9 @@ def made_by(extractor: Extractor) -> Extraction:
 
 
 def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
-    """Write the features of one shard's images, unless they are there for these chunks, this extractor and code.
+    """Write the features of one shard's images. Existing features of these chunks, extractor and code are kept.
 
-    The chunks are read one after the other. A shard whose images could not be made gets an empty file.
+    The chunks are read one after the other. If the images of a shard could not be made, its file is empty.
     """
     listed = read_shard(shard_path(folder, shard))
     path = features_path(folder, shard)

@@ -1,6 +1,6 @@
-"""Features of images: the output of an extractor, and the files `features-<n>.npz` that hold those of a run's shards.
+"""Features of images: the output of an extractor, and the files `features-<n>.npz` with the features of each shard.
 
-This module loads no torch. To extract features and to read them are two steps.
+This module loads no torch. Extraction of features and reading of features are two steps.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Bridge to torch-fidelity: our extractors registered with it, and its values as an independent cross-check.
+"""Bridge to torch-fidelity: it can use our extractors, and its values are an independent check of ours.
 
 torch-fidelity (and with it torchvision) is imported only when a function of this module runs.
 """
@@ -18,7 +18,7 @@ LAYERS = {"pool": "pool", "spatial": "spatial", "logits_unbiased": "logits"}
 
 
 class ImageDataset(Dataset[Tensor]):
-    """uint8 images (N, C, H, W) as the dataset of plain tensors that torch-fidelity wants."""
+    """Dataset of uint8 images (N, C, H, W) as plain tensors, for torch-fidelity."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = torch.from_numpy(images)
@@ -31,10 +31,10 @@ class ImageDataset(Dataset[Tensor]):
 
 
 def register(extractor: Extractor) -> str:
-    """Register an extractor with torch-fidelity and return its name there; a second time changes nothing.
+    """Register an extractor with torch-fidelity and return its name there. A second call changes nothing.
 
-    The name holds the digest of the weights, because torch-fidelity's cache knows extractors by name only. Layers
-    are pool, spatial and logits_unbiased.
+    The name contains the digest of the weights, because the cache of torch-fidelity knows extractors by name only. The
+    layers are pool, spatial and logits_unbiased.
     """
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY

@@ -1,4 +1,4 @@
-"""Fréchet distance between two Gaussians: FID, sFID and FD-FP, by what the moments are of."""
+"""Fréchet distance between two Gaussians. The moments decide whether it is FID, sFID or FD-FP."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ NEGATIVE_TOLERANCE = 1e-3
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
-    tr (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½, so nothing is ever complex and covariances of
-    fewer samples than dimensions are fine. Raises DataError on moments that are not finite, differ in size or are
-    not those of a covariance.
+    tr (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½. So no value is complex, and there may be fewer
+    samples than dimensions. Raises DataError for moments that are not finite, differ in size, or have a matrix that is
+    no covariance.
     """
     for name, moments in (("first", a), ("second", b)):
         size = moments.mean.shape

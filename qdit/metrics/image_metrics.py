@@ -44,7 +44,7 @@ def inception(images: Images) -> float:
 
 
 def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
-    """Inception score of every resample, split as the score itself."""
+    """Inception score of every resample, with the same splits as the score itself."""
     log_p = images.log_probabilities
     parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
     scores = [[score_of(log_p[rows], row[rows]) for rows in parts] for row in counts]
@@ -83,14 +83,14 @@ def resampled_class_accuracy(images: Images, counts: np.ndarray) -> np.ndarray |
 
 
 def distance_to_full_precision(images: Images) -> float | None:
-    """Fréchet distance of the pool features to those of full precision; 0 for full precision itself."""
+    """Fréchet distance of the pool features to those of full precision. It is 0 for full precision itself."""
     if images.fp is None:
         return None
     return 0.0 if images.fp.is_same else frechet_distance(images.pool, moments(images.fp.run.features.pool))
 
 
 def resampled_distance_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
-    """FD-FP of every resample, full precision resampled alike."""
+    """FD-FP of every resample. Full precision is resampled in the same way."""
     if images.fp is None:
         return None
     if images.fp.is_same:
@@ -99,7 +99,7 @@ def resampled_distance_to_full_precision(images: Images, counts: np.ndarray) -> 
 
 
 def error_to_full_precision(images: Images) -> float | None:
-    """Mean squared pixel difference on [0, 1] to full precision's image of the same index."""
+    """Mean squared difference, pixels in [0, 1], to the full-precision image of the same index."""
     return None if images.fp is None else float(images.fp.errors.mean())
 
 

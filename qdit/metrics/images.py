@@ -14,8 +14,9 @@ from qdit.metrics.statistics import Moments, moments
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """The full-precision run of the same setting: its features, and the mean squared difference (N,) of each pair of
-    images.
+    """The full-precision run of the same setting: its features, and an error (N,) per image.
+
+    The error is the mean squared difference to the image of the run.
     """
 
     run: RunFeatures
@@ -42,7 +43,7 @@ class Images:
 
     @cached_property
     def precision_recall(self) -> tuple[float | None, float | None]:
-        """Precision and recall of the pool features; None if the reference is ready statistics.
+        """Precision and recall of the pool features. None if the reference is ready statistics.
 
         DataError for a file of ADM whose images were not imported.
         """

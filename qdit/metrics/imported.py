@@ -1,4 +1,4 @@
-"""Step: images of another program → sample chunks. Nothing is known about them but their source file."""
+"""Step: images of another program → sample chunks. Only their source file is known."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ UNKNOWN_LABEL = -1
 
 
 def as_it_is(model: Any) -> Any:
-    """Preparation of a model in the mode `imported`: none, because no model computes."""
+    """Preparation of a model in the mode `imported`: it does nothing, because no model computes."""
     return model
 
 

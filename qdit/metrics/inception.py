@@ -24,11 +24,11 @@ BATCH = 32
 
 
 class AdmInception(FeatureExtractorInceptionV3):
-    """Inception of 2015-12-05 with TensorFlow 1's bilinear resize to 299×299, giving (pool, spatial, logits).
+    """Inception of 2015-12-05 with TensorFlow 1's bilinear resize to 299×299. Outputs are pool, spatial and logits.
 
     pool (N, 2048) is pool_3. spatial (N, 17·17·7 = 2023) are the first 7 channels of the 1×1 branch of mixed_6
-    (Mixed_6d here) after batch norm and ReLU, flattened NHWC, as guided-diffusion's evaluator takes them for sFID.
-    logits (N, 1008) are without bias.
+    (Mixed_6d here) after batch norm and ReLU, flattened in the order NHWC. guided-diffusion's evaluator uses these
+    values for sFID. logits (N, 1008) have no bias.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class AdmInception(FeatureExtractorInceptionV3):
         self.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As in every module, but an empty state stands for the one the module has."""
+        """Load a state as in every module. An empty state leaves the present state unchanged."""
         return super().load_state_dict(state_dict or self.state_dict(), strict, assign)
 
     def _keep_spatial(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

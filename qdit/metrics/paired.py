@@ -1,4 +1,4 @@
-"""Paired metrics: each image against the full-precision image of the same index, which had the same noise."""
+"""Paired metrics: each image is compared with the full-precision image of the same index, which has the same noise."""
 
 from collections.abc import Iterable, Iterator
 

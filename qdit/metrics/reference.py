@@ -73,7 +73,7 @@ def origin_of(source: str, source_sha256: str, extractor: Extractor) -> Referenc
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write an npz with mu, sigma, mu_s, sigma_s, pool (those that there are), extractor_digest and origin."""
+    """Write an npz with the existing ones of mu, sigma, mu_s, sigma_s and pool, with extractor_digest and origin."""
     if reference.extractor_digest == "" or reference.origin is None:
         raise DataError(f"{path}: a reference of an unknown extractor is not saved; use import_adm_reference first")
     arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
@@ -130,7 +130,10 @@ def read_origin(path: Path, digest: str) -> ReferenceOrigin:
 
 
 def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
-    """Mean and covariance of a file; DataError unless they are finite, of one size, and a covariance."""
+    """Mean and covariance of a file.
+
+    DataError unless they are finite, have one size, and the matrix is a covariance.
+    """
     mean, covariance = (read_numbers(path, name) for name in (mean_name, covariance_name))
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
         raise DataError(

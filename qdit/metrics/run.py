@@ -144,7 +144,7 @@ def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
 
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
-    """Mean squared difference of each image to full precision's, two chunks in memory at a time."""
+    """Mean squared difference of each image to that of full precision. Two chunks are in memory at a time."""
     chunks, fp_chunks = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
     return stream_errors((chunk.images for chunk in chunks), (chunk.images for chunk in fp_chunks))
 

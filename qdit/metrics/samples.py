@@ -1,4 +1,4 @@
-"""The images of a run, read back chunk by chunk and checked against the lists its sample jobs wrote."""
+"""The images of a run, read chunk by chunk and checked against the lists of its sampling jobs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Shard:
     origin: Any = None
 
     def made_of(self) -> Origin:
-        """Origin of its samples; DataError if the list has none or was changed."""
+        """Origin of its samples. DataError if the list has no origin, or was changed."""
         return Origin.read(self.origin, self.key, where=self.path)
 
 

@@ -1,4 +1,4 @@
-"""What a step made and its main number, in lines for people: the commands print them when they are done."""
+"""Lines that a command prints at its end: what it made, and the main number."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def megabytes(size: float) -> str:
 
 
 def calibration_line(path: Path) -> str:
-    """A file of calibration data: kind, number and shape of the noisy samples, and its size."""
+    """Line about a file of calibration data: kind, number and shape of the noisy samples, and size."""
     with safe_open(path, framework="np") as data:
         shape = data.get_slice("x").get_shape()
         facts = parse_json((data.metadata() or {}).get(METADATA_KEY, "{}"))
@@ -35,7 +35,7 @@ def calibration_line(path: Path) -> str:
 
 
 def checkpoint_line(folder: Path) -> str:
-    """A checkpoint: method, bits, number of quantized sites, and its size; or why there is none."""
+    """Line about a checkpoint: method, bits, number of quantized sites, and size; or the reason why there is none."""
     if failure := read_failure(folder):
         return f"{folder}: no checkpoint: {failure.text}"
     config = read_config(folder)
@@ -45,7 +45,7 @@ def checkpoint_line(folder: Path) -> str:
 
 
 def samples_line(folder: Path) -> str:
-    """A folder of samples: how many of how many, and how they were sampled; or why there are none."""
+    """Line about a folder of samples: number made, number wanted, and protocol; or the recorded failure."""
     shards = listed_shards(folder)
     if failure := next((shard.failure for shard in shards if shard.failure), None):
         return f"{folder}: no samples: {failure.text}"
@@ -59,7 +59,7 @@ def samples_line(folder: Path) -> str:
 
 
 def metrics_lines(path: Path) -> list[str]:
-    """The main numbers of a metrics.json with their intervals, and what cannot be computed and why."""
+    """Lines with the main numbers of a metrics.json and their intervals, and the metrics that cannot be computed."""
     record = read_record(path)
     if record.status != Status.OK:
         return [f"{path}: no numbers: {record.error}"]
@@ -78,7 +78,7 @@ def metrics_lines(path: Path) -> list[str]:
 
 
 def metric_text(record: MetricsRecord, name: str) -> str:
-    """`FD-FP 0.0025, 95 % interval 0.0021 to 0.0032`."""
+    """Text such as `FD-FP 0.0025, 95 % interval 0.0021 to 0.0032`."""
     metric, value = METRICS[name], record.metrics[name]
     assert value is not None
     text = f"{metric.title} {metric.write(value)}"

@@ -51,7 +51,7 @@ class MomentsAccumulator:
         self._merge(len(batch), mean, centred.T @ centred)
 
     def merge(self, other: "MomentsAccumulator") -> None:
-        """Add everything another accumulator has seen."""
+        """Add all features of another accumulator."""
         if other._mean is not None and other._scatter is not None:
             self._merge(other.count, other._mean, other._scatter)
 
@@ -70,7 +70,7 @@ class MomentsAccumulator:
         self.count = total
 
     def moments(self) -> Moments:
-        """Moments of everything seen; DataError below two images."""
+        """Moments of all features so far. DataError for fewer than two images."""
         if self._mean is None or self._scatter is None or self.count < 2:
             raise DataError(f"features: found {self.count} images, at least 2 are needed for a covariance; sample more")
         return Moments(self._mean.copy(), self._scatter / (self.count - 1))

@@ -1,9 +1,9 @@
-"""Fitness of a genome of a video model: Fréchet distance of its clips. All genomes see the same noise.
+"""Fitness of a genome of a video model: Fréchet distance of its clips. All genomes have the same noise.
 
-Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features are those of mini-VBench's clip network:
-`mfvd` compares with real clips, `fd_fp` with full precision's clips of the same noise and prompts. The budget counts
-what a layer costs per token, as for images, so that it bounds the number of scales; that the keys and values of the
-prompt are computed for fewer tokens is left out.
+Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features come from mini-VBench's clip network.
+`mfvd` compares with real clips. `fd_fp` compares with full-precision clips of the same noise and prompts. The budget
+counts the cost of every layer for one token, as for images. So it limits the number of scales. It ignores that the
+layer for keys and values of the prompt computes fewer tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def scenarios_of(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scen
 
 
 class ClipExtractor:
-    """Features of clips uint8 (N, 3, T, H, W) under the interface of an image extractor; only `pool` says something."""
+    """Features of clips uint8 (N, 3, T, H, W), with the interface of an image extractor. Only `pool` has values."""
 
     classes_are_labels = False
 

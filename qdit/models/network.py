@@ -36,7 +36,7 @@ def config_class(family: object, *, error: type[Exception] = ConfigError) -> typ
 
 
 def empty_network(config: NetworkConfig) -> Network:
-    """A model on the meta device, without memory and random initialization; a state dict is assigned to it later."""
+    """A model on the meta device: it takes no memory and has no values. A state dict is assigned to it later."""
     with torch.device("meta"):
         return MODELS[config.family](config)
 

@@ -41,13 +41,13 @@ PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def listed(names: Collection[str], limit: int = 3) -> str:
-    """The first few names as text, and the number of further names."""
+    """Text with the first few names, and the number of further names."""
     shown = ", ".join(sorted(names)[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def positive_integers(values: Mapping[str, Any], names: Collection[str], *, where: str) -> dict[str, int]:
-    """The named entries of a mapping, each of which must be an integer from 1 to 65536."""
+    """The named entries of a mapping. Each must be an integer from 1 to 65536."""
     for name in names:
         value = values.get(name)
         if type(value) is not int or not 1 <= value <= LARGEST:
@@ -59,7 +59,7 @@ def positive_integers(values: Mapping[str, Any], names: Collection[str], *, wher
 
 
 def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C:
-    """Configuration with these values; ConfigError becomes a CheckpointError about the file."""
+    """Configuration with these values. A ConfigError becomes a CheckpointError about the file."""
     try:
         return kind(**values)
     except ConfigError as problem:
@@ -67,7 +67,7 @@ def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C
 
 
 def read_config(values: Any, kind: type[C], *, where: str) -> C:
-    """Configuration from the dictionary stored in a file: exactly its fields, positive integers and true or false."""
+    """Configuration from a dictionary in a file. It has exactly the fields: positive integers, and true or false."""
     flags = [field.name for field in fields(kind) if field.type is bool]
     numbers = [field.name for field in fields(kind) if field.type is not bool]
     if not isinstance(values, Mapping):
@@ -84,14 +84,14 @@ def read_config(values: Any, kind: type[C], *, where: str) -> C:
             raise CheckpointError(
                 f"{where}: {name} is {values.get(name)!r:.60}, must be true or false; restore the file or make it again"
             )
-    chosen = positive_integers(values, numbers, where=where) | {name: values[name] for name in flags}
-    return checked_config(chosen, kind, where=where)
+    fields_of_file = positive_integers(values, numbers, where=where) | {name: values[name] for name in flags}
+    return checked_config(fields_of_file, kind, where=where)
 
 
 def shape_of(
     shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
 ) -> tuple[int, ...]:
-    """Shape of a required tensor with a given number of dimensions. `of` names its owner in the message."""
+    """Shape of a required tensor, which must have this number of dimensions. `of` names its owner in the message."""
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions or 0 in shape:
         raise CheckpointError(
@@ -104,10 +104,10 @@ def shape_of(
 def infer_config(
     shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None
 ) -> tuple[DiTConfig, dict[str, int]]:
-    """Configuration from the shapes of a state dict with official names, and the assumed values.
+    """Configuration of a state dict with official names, and the assumed values. Shapes give the configuration.
 
-    No shape shows `num_heads`. Without it, the heads of the published DiT of this width and depth are assumed. For any
-    other width and depth a CheckpointError is raised.
+    No shape gives `num_heads`. If the caller does not give it either, the heads of the published DiT of this width and
+    depth are assumed. For any other width and depth a CheckpointError is raised.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ def infer_config(
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes that decide the configuration (without the heads). They are checked before a module is made."""
+    """Shapes that decide the configuration, all but the heads. They are checked before a module is made."""
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, patch, patch),
@@ -161,7 +161,7 @@ def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, where: str) -> None:
-    """Raise unless every tensor that is expected and present has its shape."""
+    """Raise CheckpointError if a tensor that is expected and present has another shape."""
     for name, shape in expected.items():
         if name in state and tuple(state[name].shape) != shape:
             raise CheckpointError(
@@ -171,7 +171,7 @@ def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
 
 
 def check_names(names: Collection[str], expected: Collection[str], *, where: str) -> None:
-    """Raise unless exactly the expected tensors are there."""
+    """Raise CheckpointError if an expected tensor is missing or an unexpected one is present."""
     faults = []
     if missing := set(expected) - set(names):
         faults.append(f"{len(missing)} tensors are missing ({listed(missing)})")
@@ -192,7 +192,7 @@ def check_tensors(state: Mapping[str, Any], *, where: str) -> None:
 
 
 def check_values(state: Mapping[str, Tensor], *, where: str) -> None:
-    """Raise unless every value is an ordinary tensor of finite floating-point numbers (also as float32)."""
+    """Raise CheckpointError unless every value is a tensor of floating-point numbers that are finite in float32."""
     for name, tensor in state.items():
         if tensor.dtype not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
             raise CheckpointError(
@@ -242,7 +242,7 @@ def load_strictly(
 
 
 def require_plain(model: Network) -> None:
-    """Raise Unsupported for a quantized model: some of its sites were replaced."""
+    """Raise Unsupported if the model is quantized: some of its sites were replaced."""
     for site in model.sites():
         module = model.get_submodule(site.name)
         if type(module) not in PLAIN_MODULES[site.kind]:

@@ -53,7 +53,7 @@ class ClipEmbed(nn.Module):
 
 
 class TextProjection(nn.Module):
-    """Tokens of the text encoder (…, text_width) → (…, D)."""
+    """Projection of the text encoder's tokens (…, text_width) → (…, D)."""
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class TextProjection(nn.Module):
 
 
 class TextEmbedder(nn.Module):
-    """Projection of the text, and the learned tokens for "no text". Text dropout belongs to the training."""
+    """Projection of the text, and the learned tokens for "no text". Dropout of texts belongs to the training."""
 
     y_embedding: Tensor
 
@@ -236,14 +236,14 @@ class STDiT3(nn.Module):
 
 
 def pixels(side: Tensor | float | None, default: int) -> float:
-    """A side of the clip in pixels, from a number or the first of a batch of equal ones."""
+    """Side of the clip in pixels, from a number or from the first entry of a batch whose entries are equal."""
     if side is None:
         return float(default)
     return float(side.flatten()[0]) if isinstance(side, Tensor) else float(side)
 
 
 def block_sites(prefix: str, block: int, width: int) -> list[Site]:
-    """Sites of one block; `block` counts spatial and temporal ones together, in the order of the data."""
+    """Sites of one block. `block` counts spatial and temporal blocks together, in the order of the data."""
     qkv, text = f"{prefix}.attn.qkv", f"{prefix}.cross_attn.kv_linear"
     norms = [f"{prefix}.norm{number}" for number in (1, 2)]
     return [

@@ -1,7 +1,8 @@
 """Attention of STDiT3: over the positions of a frame, over the frames of a position, and from tokens to text.
 
-Written from the architecture (spec/models_metrics.md §3.1) with torch's own attention and plain masks. Linear sites
-always see (N, tokens, D), the tokens of a clip in one row, so that what holds for a DiT's sites holds here.
+The code follows the architecture (spec/models_metrics.md §3.1) and uses torch's own attention and plain masks. Linear
+sites always get (N, tokens, D), all tokens of a clip in one row. So everything that holds for sites of a DiT holds
+here.
 """
 
 import torch

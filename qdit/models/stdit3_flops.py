@@ -1,10 +1,10 @@
-"""FLOPs of one forward pass of an STDiT3: two per multiply-add, the unit of a sampling budget."""
+"""Floating-point operations of one forward pass of an STDiT3. A multiply-add counts as two."""
 
 from qdit.models.config import STDiT3Config
 
 
 def forward_flops(config: STDiT3Config, size: tuple[int, int, int], text_tokens: int) -> int:
-    """Operations of linears and attention on one clip of `size` (T, H, W) cells with a text of so many tokens."""
+    """Operations of linears and attention for one clip of `size` (T, H, W) cells and a text of `text_tokens` tokens."""
     width, patch = config.hidden_size, config.patch_size
     frames, places = -(-size[0] // config.frame_patch), -(-size[1] // patch) * -(-size[2] // patch)
     tokens, cells = frames * places, config.frame_patch * patch**2

@@ -1,6 +1,6 @@
-"""State dicts of an STDiT3: shapes or an official folder give the configuration, and every tensor is checked.
+"""State dicts of an STDiT3. Shapes or an official folder give the configuration, and every tensor is checked.
 
-Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. What a file says and what its tensors show must agree.
+Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. The configuration of a file and its tensors must agree.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ HIDDEN = ("base_size", "pixels_per_cell", "fps", FLAG)
 
 
 def is_stdit3_state(names: Mapping[str, Any]) -> bool:
-    """Whether tensors of these names are an STDiT3's."""
+    """Whether tensors with these names belong to an STDiT3."""
     return any(name.startswith("temporal_blocks.") for name in names)
 
 
@@ -63,8 +63,9 @@ def infer_stdit3_config(
 ) -> tuple[STDiT3Config, dict[str, Any]]:
     """Configuration of a state dict with official names, and the assumed values.
 
-    `stated` are fields that the caller knows. The `HIDDEN` fields appear in no shape. If they are not stated, `usual`
-    gives them. Without `usual` they are assumed for the published shape only; other shapes give a CheckpointError.
+    `stated` are fields that the caller knows. No shape gives the `HIDDEN` fields. If the caller does not state them,
+    `usual` gives them. Without `usual` they are assumed for the published shape only; other shapes give a
+    CheckpointError.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -95,21 +96,21 @@ def infer_stdit3_config(
         )
     hidden = {name: stated[name] for name in HIDDEN if name in stated} | unsaid
     numbers = [name for name in hidden if name != FLAG]
-    chosen = values | positive_integers(hidden, numbers, where=where) | {FLAG: hidden[FLAG]}
+    config_values = values | positive_integers(hidden, numbers, where=where) | {FLAG: hidden[FLAG]}
     if type(hidden[FLAG]) is not bool:
         raise CheckpointError(f"{where}: {FLAG} is {hidden[FLAG]!r:.60}, must be true or false; state it so")
-    return checked_config(chosen, STDiT3Config, where=where), unsaid
+    return checked_config(config_values, STDiT3Config, where=where), unsaid
 
 
 def said_by_folder(folder: Path) -> dict[str, Any]:
-    """The `HIDDEN` settings of a published folder: from its config.json, else Open-Sora's."""
+    """The `HIDDEN` settings of a published folder, from its config.json. Without this file they are Open-Sora's."""
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     said = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
     return said | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})
 
 
 def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]:
-    """(state dict, configuration) of a folder as published; only safetensors are read."""
+    """State dict and configuration of a published folder. Only safetensors are read."""
     where = str(folder / CONFIG_FILE)
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     for name, wanted in REQUIRED.items():
@@ -133,7 +134,7 @@ def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]
 
 
 def defining_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
-    """Shapes that together decide the configuration: checked before a module is made."""
+    """Shapes that together decide the configuration. They are checked before a module is made."""
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, config.frame_patch, patch, patch),

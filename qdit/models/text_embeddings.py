@@ -1,7 +1,7 @@
-"""Text embeddings of a prompt suite: one safetensors file, so that sampling needs no text encoder.
+"""Text embeddings of all prompts of a suite in one safetensors file. With it, sampling needs no text encoder.
 
-`tokens` holds the valid tokens of all prompts one after the other, `lengths` how many each has; the metadata holds the
-prompts themselves and what made them.
+`tokens` holds the valid tokens of all prompts, one prompt after the other. `lengths` holds the number of tokens of each
+prompt. The metadata holds the prompts and the origin of the embeddings.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class TextEmbeddings:
         return self.tokens.shape[1]
 
     def of(self, prompt: str) -> Tensor:
-        """(L, text_width) tokens of one prompt; DataError for one that the file does not hold."""
+        """Tokens (L, text_width) of one prompt. DataError if the file does not have the prompt."""
         if prompt not in self.prompts:
             hint = did_you_mean(prompt, self.prompts)
             raise DataError(
@@ -43,7 +43,7 @@ class TextEmbeddings:
         return self.tokens[end - int(self.lengths[index]) : end]
 
     def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Text (N, L, text_width) float32 padded with zeros to the longest, and mask (N, L), true at its tokens."""
+        """Text (N, L, text_width) float32, padded with zeros to the longest, and mask (N, L), true at tokens."""
         rows = [self.of(prompt).float() for prompt in prompts]
         text = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=text.device)
@@ -56,13 +56,13 @@ def join(prompts: Sequence[str], rows: Sequence[Tensor]) -> TextEmbeddings:
 
 
 def save_embeddings(path: Path, embeddings: TextEmbeddings, record: dict[str, Any]) -> None:
-    """Write the embeddings; `record` is any JSON about how they were made."""
+    """Write the embeddings. `record` is any JSON about their origin."""
     tensors = {"tokens": embeddings.tokens, "lengths": embeddings.lengths}
     save_tensors(path, tensors, {"kind": KIND, "prompts": list(embeddings.prompts), "record": record})
 
 
 def load_embeddings(path: Path, *, width: int, most: int) -> TextEmbeddings:
-    """Read embeddings and check that they fit a model whose text is `width` wide and has at most `most` tokens."""
+    """Read embeddings, and check that they fit a model: texts have `width` and at most `most` tokens."""
     tensors, metadata = load_tensors(path, error=DataError)
     kind = metadata.get("kind") if isinstance(metadata, dict) else None
     prompts = metadata.get("prompts") if isinstance(metadata, dict) else None

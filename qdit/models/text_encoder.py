@@ -1,8 +1,8 @@
 """T5 embeddings of prompts, computed as in Open-Sora 1.2 (spec/models_metrics.md §3.3).
 
-" aesthetic score: 6.5." is appended to each prompt, and PixArt's caption cleaner (of diffusers) cleans it twice. The
-encoder reads at most 300 tokens; only valid ones are kept. The packages transformers and those of the cleaner are
-optional; only this module uses them.
+" aesthetic score: 6.5." is appended to each prompt. PixArt's caption cleaner (from diffusers) then cleans it twice. The
+encoder reads at most 300 tokens. Only valid tokens are kept. The package transformers and the packages of the cleaner
+are optional. Only this module uses them.
 """
 
 import shutil
@@ -31,7 +31,7 @@ PACKAGES = {"transformers": "transformers", "sentencepiece": "sentencepiece", "b
 
 
 def require_packages() -> None:
-    """Raise Unsupported if the packages of the extra `video` are not there."""
+    """Raise Unsupported if the packages of the extra `video` are not installed."""
     if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
         raise Unsupported(
             f"text embeddings need {', '.join(missing)}, not installed here: run `pip install -e '.[video]'` or take"
@@ -40,7 +40,7 @@ def require_packages() -> None:
 
 
 def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
-    """Texts for the tokenizer: with the appended score, and cleaned twice as in the original."""
+    """Texts for the tokenizer: the score is appended, and each text is cleaned twice as in the original."""
     require_packages()
     from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 
@@ -50,16 +50,16 @@ def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
 
 
 def encoder_folders(folder: Path) -> tuple[Path, Path]:
-    """Folders of the tokenizer and of the encoder, which may be one."""
+    """Folders of the tokenizer and of the encoder. Both can be the same folder."""
     split = (folder / "text_encoder").is_dir()
     return (folder / "tokenizer", folder / "text_encoder") if split else (folder, folder)
 
 
 def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
-    """(tokenizer, encoder in eval mode) from folders `tokenizer` and `text_encoder`, or from one folder with both.
+    """Tokenizer and encoder, in eval mode, from folders `tokenizer` and `text_encoder`, or from one folder with both.
 
-    Nothing is downloaded and only safetensors are read: DeepFloyd's own files are pickles, those beside
-    PixArt-Sigma's VAE are not.
+    Nothing is downloaded. Only safetensors are read. DeepFloyd's own files are pickles; the files beside PixArt-Sigma's
+    VAE are safetensors.
     """
     require_packages()
     from transformers import AutoTokenizer, T5EncoderModel
@@ -81,7 +81,7 @@ def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfl
 
 
 def require_distinct(prompts: Sequence[str]) -> None:
-    """Raise ConfigError for a prompt that stands twice."""
+    """Raise ConfigError if a prompt occurs twice."""
     if doubled := sorted({prompt for prompt in prompts if prompts.count(prompt) > 1}):
         raise ConfigError(f"prompt {doubled[0]!r:.120} stands more than once in the suite; give each prompt once")
 
@@ -120,10 +120,10 @@ def encoder_sha256(folder: Path) -> str:
 def embed_suite(
     prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu", dtype: str = "bfloat16"
 ) -> None:
-    """Step: prompts and T5 in `folder` → one file of embeddings, in the encoder's precision.
+    """Step: prompts and the T5 in `folder` → one file of embeddings, in the precision of the encoder.
 
-    Parts lie in `<out>.parts` until all exist. Existing parts of the same prompts, encoder, precision and kind of
-    device are kept. Raises ConfigError for another precision or a repeated prompt.
+    The parts are stored in `<out>.parts` until all exist. A part is kept if its prompts, encoder, precision and kind of
+    device are the same. Raises ConfigError for another precision or a repeated prompt.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r}: allowed for T5 are {', '.join(DTYPES)}")
@@ -150,7 +150,7 @@ def embed_suite(
 
 
 def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
-    """Embeddings of these prompts from an earlier, stopped call; None if the file is missing or incomplete."""
+    """Embeddings of these prompts that an earlier, stopped call wrote. None if the file is missing or incomplete."""
     try:
         tensors, _ = load_tensors(path)
         return TextEmbeddings(tuple(prompts), tensors["tokens"], tensors["lengths"])

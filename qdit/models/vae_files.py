@@ -1,4 +1,4 @@
-"""The files of a VAE and their digest, without torch: evaluating names a decoder and never loads it."""
+"""The files of a VAE and their digest. The module does not import torch, because evaluation only names a decoder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ def config_path(weights: Path) -> Path:
 
 
 def vae_sha256(weights: Path) -> str:
-    """Digest of everything that a VAE is, its weights and its configuration; CheckpointError if a file is missing."""
+    """Digest of the weights and the configuration of a VAE. CheckpointError if a file is missing."""
     for path in (weights, config_path(weights)):
         check_file(path)
     return sha256_json({"weights": sha256_file(weights), "config": sha256_file(config_path(weights))})
 
 
 def video_vae_files(path: Path) -> Iterator[Path]:
-    """The files of a video VAE: one of weights, or those of a published folder."""
+    """The files of a video VAE: a file of weights, or the files of a published folder."""
     if not path.is_dir():
         check_file(path)
         yield path
@@ -33,9 +33,9 @@ def video_vae_files(path: Path) -> Iterator[Path]:
 
 
 def video_vae_sha256(path: Path) -> str:
-    """Digest of a video VAE; for a folder that of the one file in it. CheckpointError if it is missing.
+    """Digest of a video VAE: that of its file, or of the one file in its folder. CheckpointError if it is missing.
 
-    The digest of the file is enough: the file holds the configuration, or it is Open-Sora's.
+    The digest of the file is enough: the file holds the configuration, or the configuration is Open-Sora's.
     """
     digests = [sha256_file(file) for file in video_vae_files(path)]
     return digests[0] if len(digests) == 1 else sha256_json(digests)

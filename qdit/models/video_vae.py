@@ -57,13 +57,13 @@ class VideoVAEConfig:
         return [(size, self.temporal.latent_frames(size)) for size in sizes]
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(T, H, W) of the latents of a clip; what is left over of a side is cut off."""
+        """(T, H, W) of the latents of a clip. Pixels of a side that fill no cell are cut off."""
         return sum(latent for _, latent in self.chunks(frames)), height // self.side_factor, width // self.side_factor
 
     def pixel_size(self, frames: int, latents: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(frames, height, width) that latents (T, H, W) of a clip of so many frames are decoded to.
+        """(frames, height, width) of the clip that is decoded from latents (T, H, W), for this number of frames.
 
-        Raises DataError if a clip of that length has another number of latent frames.
+        Raises DataError if a clip of this length has another number of latent frames.
         """
         expected = self.latent_size(frames, self.side_factor, self.side_factor)[0]
         if latents[0] != expected:
@@ -75,7 +75,7 @@ class VideoVAEConfig:
 
 
 class SpatialVAE(nn.Module):
-    """diffusers' 2-D VAE on single frames; `module` as in the official keys."""
+    """The 2-D VAE of diffusers, applied to single frames. `module` has the name of the official keys."""
 
     def __init__(self, config: VideoVAEConfig) -> None:
         from diffusers import AutoencoderKL  # takes seconds to import, needed here only
@@ -133,7 +133,7 @@ class VideoVAE(nn.Module):
             self.register_buffer(name, torch.tensor(values[: config.temporal.channels]).view(1, -1, 1, 1, 1))
 
     def encode(self, pixels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latents of clips: the means, or with a generator a sample of both posteriors, as the original draws."""
+        """Latents of clips. They are the means, or with a generator samples of both posteriors, as in the original."""
         frames = self.spatial_vae.encode(pixels, generator)
         parts = []
         for chunk in frames.split(self.config.chunk_frames, dim=2):
@@ -145,7 +145,7 @@ class VideoVAE(nn.Module):
         return (torch.cat(parts, dim=2) - self.shift) / self.scale
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """Clips of `frames` frames from their latents; DataError if the latents belong to another length."""
+        """Decode clips of `frames` frames from latents. DataError if the latents belong to another length."""
         self.config.pixel_size(frames, (latents.shape[2], latents.shape[3], latents.shape[4]))
         sizes = self.config.chunks(frames)
         chunks = (latents * self.scale + self.shift).split([latent for _, latent in sizes], dim=2)
@@ -174,7 +174,7 @@ def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
 
 
 def frozen(value: Any) -> Any:
-    """A JSON list as a tuple, also inside lists."""
+    """A JSON list as a tuple. Lists inside lists become tuples too."""
     return tuple(value) if isinstance(value, list) else value
 
 

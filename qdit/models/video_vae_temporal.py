@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """Shape of the 3-D VAE; `multipliers` widen the levels, `downsample` says after which one time is halved."""
+    """Shape of the 3-D VAE. `multipliers` widen the levels. `downsample` says after which levels the time is halved."""
 
     channels: int = 4
     filters: int = 128
@@ -29,7 +29,7 @@ class TemporalConfig:
         return 2 ** sum(self.downsample)
 
     def padding(self, frames: int) -> int:
-        """Frames of zeros before a chunk that make it a multiple of `time_factor`."""
+        """Number of zero frames before a chunk. They make its length a multiple of `time_factor`."""
         return -frames % self.time_factor
 
     def latent_frames(self, frames: int) -> int:
@@ -38,7 +38,7 @@ class TemporalConfig:
 
 
 class CausalConv3d(nn.Module):
-    """Convolution that sees no later frame; `stride` is that of time."""
+    """Convolution in which a frame does not see later frames. `stride` is the stride along time."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ResBlock(nn.Module):
 
 
 def res_blocks(inputs: int, outputs: int, config: TemporalConfig) -> nn.ModuleList:
-    """A level of residual blocks, the first of which changes the width."""
+    """Residual blocks of one level. The first block changes the width."""
     widths = [inputs, *[outputs] * config.res_blocks]
     return nn.ModuleList(ResBlock(before, outputs, config.groups) for before in widths[:-1])
 
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(N, C, T, H, W) → (N, C, T · time_factor, H, W); time is doubled by turning channels into frames."""
+    """(N, C, T, H, W) → (N, C, T · time_factor, H, W). Channels become frames, so the time is doubled."""
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()

@@ -101,7 +101,7 @@ def read_weights(folder: Path, weights: str) -> dict[str, Tensor]:
 
 
 def weights_sha256(path: Path) -> str:
-    """Identity of weights: the digest of a file; of a folder that of its configuration and safetensors files."""
+    """Digest that identifies weights: of a file, or of a folder's configuration and safetensors files together."""
     if not path.is_dir():
         return sha256_file(path)
     folder = model_folder(path)
@@ -139,7 +139,7 @@ def unreadable(problem: Exception) -> str:
 
 
 def state_within(content: Any, *, where: str) -> dict[str, Any]:
-    """The state dict in a checkpoint's content: the moving average before the weights themselves."""
+    """The state dict in the content of a checkpoint. The moving average is preferred to the weights themselves."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(
             f"{where}: holds a {type(content).__name__}, expected a state dict (tensor name → tensor) or a dictionary"

@@ -1,1 +1,1 @@
-"""Quantizers of weights and activations, the sites they stand at, checkpoints, sizes, parity with the originals."""
+"""Quantizers of weights and activations, the quantized modules at sites, checkpoints, and sizes."""

@@ -1,8 +1,10 @@
-"""Affine activation quantizers, simulated: dynamic (ranges of the tensor at hand) and static (calibrated ranges).
+"""Affine activation quantizers, simulated.
 
-Every activation quantizer is a module with `bits`, a `spec` (plain JSON) and its tensors as buffers;
-`qdit.quant.activation_kinds.build_activation` is the inverse. Those that depend on the timestep are in
-`qdit.quant.temporal`, those that are not affine in `qdit.quant.nonlinear`.
+Dynamic ones compute ranges in every forward pass, static ones are calibrated.
+
+Every activation quantizer is a module with `bits`, a `spec` (plain JSON) and its tensors as buffers.
+`qdit.quant.activation_kinds.build_activation` builds it again from both. Quantizers that depend on the timestep are in
+`qdit.quant.temporal`. Quantizers that are not affine are in `qdit.quant.nonlinear`.
 """
 
 from collections.abc import Mapping
@@ -21,20 +23,20 @@ Sharing = Literal["token", "sample", "tensor"]
 
 
 class Activation(nn.Module):
-    """Any activation quantizer: (…, d) → (…, d)."""
+    """Interface of an activation quantizer: (…, d) → (…, d)."""
 
     bits: int
 
     def spec(self) -> dict[str, Any]:
-        """Plain JSON from which this quantizer can be built again: its `kind` and all values except tensors."""
+        """Plain JSON from which this quantizer can be built again: its `kind` and all values that are not tensors."""
         raise NotImplementedError
 
 
 class DynamicActivation(Activation):
-    """Min-max ranges per (token, group) of the input at hand (Q-DiT Eq. 7–8).
+    """Min-max range of each token and group, computed from the input in every forward pass (Q-DiT Eq. 7–8).
 
-    The released code shares a range among the `group_size` consecutive channels of one token; `sharing="sample"` is
-    the literal text of the paper (all tokens of a sample). `include_zero=False` is the released range rule.
+    In the released code, `group_size` consecutive channels of one token share a range. `sharing="sample"` is the text
+    of the paper: all tokens of a sample share it. `include_zero=False` is the range rule of the release.
     """
 
     def __init__(
@@ -127,11 +129,11 @@ class StaticActivation(Activation):
         return values.repeat_interleave(width // values.numel())
 
     def rescaled(self, scale: Tensor) -> "StaticActivation":
-        """The same quantizer with other scales."""
+        """This quantizer with other scales."""
         return StaticActivation(bits=self.bits, scale=scale, zero_point=self.zero_point, per=self.per)
 
     def entered(self, x: Tensor) -> Tensor:
-        """What the codes are of."""
+        """The values that the quantizer rounds: x itself. A subclass may transform x first."""
         return x
 
     def left(self, x: Tensor) -> Tensor:
@@ -140,10 +142,10 @@ class StaticActivation(Activation):
 
 
 class FactoredActivation(StaticActivation):
-    """One (scale, zero_point) of x · factor, for an operand (N, heads, T, d) whose channels were divided by `factor`.
+    """Static quantizer of x · factor. The operand x is (N, heads, T, d), and folding divided its channels by `factor`.
 
-    `factor` is (heads, 1, d), or (1, 1, d) where heads share it. It keeps the quantizer of V that of the V before a
-    factor was folded into it (PTQ4DiT).
+    `factor` is (heads, 1, d), or (1, 1, d) if all heads share it. There is one pair (scale, zero_point). So the
+    quantizer of V sees V as it was before a factor was folded into it (PTQ4DiT).
     """
 
     factor: Tensor
@@ -157,7 +159,7 @@ class FactoredActivation(StaticActivation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         names = ("scale", "zero_point", "factor")
         return cls(bits=spec["bits"], **{name: tensors[name] for name in names})
 

@@ -1,4 +1,4 @@
-"""Every kind of activation quantizer by the name it has in a checkpoint, and how one is built again."""
+"""Registry of activation quantizers: the name of each kind in a checkpoint, and the class that builds it again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ TEMPORAL: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], StepConte
 def build_activation(
     spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], context: StepContext
 ) -> Activation | None:
-    """Quantizer of a spec and its tensors, in a model with that context; None stays None."""
+    """Build the quantizer of a spec and its tensors. `context` is that of its model. None stays None."""
     if spec is None:
         return None
     kind = spec.get("kind")

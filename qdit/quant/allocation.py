@@ -24,17 +24,18 @@ def layer_group_sizes(
 ) -> dict[str, int | None]:
     """Group size of every layer of `widths` (layer → input width), from one size or an allocation.
 
-    Raises ConfigError for layers the model lacks, layers left out, and sizes that do not divide.
+    Raises ConfigError if the allocation names a layer that the model does not have, leaves a layer out, or has a size
+    that does not divide the width.
     """
     if allocation is None:
-        chosen: dict[str, int | None] = dict.fromkeys(widths, group_size)
+        size_of_layer: dict[str, int | None] = dict.fromkeys(widths, group_size)
     else:
         check_names(allocation, widths)
-        chosen = {name: allocation[name] for name in widths}
-    for name, size in chosen.items():
+        size_of_layer = {name: allocation[name] for name in widths}
+    for name, size in size_of_layer.items():
         if size is not None:
             check_group_size(size, widths[name], name)
-    return chosen
+    return size_of_layer
 
 
 def check_names(names: Iterable[str], wanted: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
-"""Steps of which methods consist: rounding, GPTQ, and dynamic or calibrated activation quantizers.
+"""Steps of methods: rounding, GPTQ, and dynamic or calibrated activation quantizers.
 
-Each function works in place on linear sites. So a method calls it on its own copy of the model.
+Each function changes linear sites in place. So a method calls it on its own copy of the model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ Bits = int | Mapping[str, int]
 
 
 def granularity(group_size: int | None) -> Granularity:
-    """Granularity of a weight with that group size."""
+    """Granularity of a weight with this group size."""
     return Granularity("channel") if group_size is None else Granularity("group", group_size)
 
 
@@ -59,7 +59,10 @@ def round_weights(
     group_sizes: GroupSizes | None = None,
     per_tensor: bool = False,
 ) -> None:
-    """Round the weights of the sites to nearest with a range rule per output channel, per group of inputs or tensor."""
+    """Round the weights of sites to nearest.
+
+    A range rule gives the ranges: per output channel, per group, or per tensor.
+    """
     for site in sites:
         weight = linear_of(model, site).weight.detach().flatten(1)
         size = None if group_sizes is None else group_sizes[site.name]
@@ -79,12 +82,12 @@ def gptq_weights(
     stale_groups: bool = True,
     sequential: bool = True,
 ) -> dict[str, list[str]]:
-    """GPTQ block by block, sites outside the blocks first. Only the Hessians of one block are held.
+    """Run GPTQ block by block; sites outside the blocks come first. Only the Hessians of one block are in memory.
 
-    With `sequential`, the inputs of a block come from the already quantized layers before it. Otherwise all Hessians
-    are those of the unchanged model. If a site has an activation quantizer, its inputs are quantized first, as in
-    Q-DiT's release. A site whose inputs are all zero (a pruned MLP) is rounded to nearest on GPTQ's grid. The returned
-    log lists such sites under `rounded_to_nearest`; without them it is empty.
+    With `sequential`, the inputs of a block come from the quantized layers before it. Otherwise all Hessians come from
+    the unchanged model. If a site has an activation quantizer, its inputs are quantized first, as in Q-DiT's release.
+    If all inputs of a site are zero (a pruned MLP), it is rounded to nearest on GPTQ's grid. The returned log lists
+    such sites under `rounded_to_nearest`. Without such sites the log is empty.
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []
@@ -118,7 +121,7 @@ def gptq_weights(
 
 
 def new_hessian(model: nn.Module, site: Site) -> HessianAccumulator:
-    """Empty Hessian of a linear site, where its weight is."""
+    """Empty Hessian of a linear site, on the device of its weight."""
     return HessianAccumulator(input_width(model, site), device=linear_of(model, site).weight.device)
 
 
@@ -150,7 +153,7 @@ def insert_dynamic(
 
 
 def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
-    """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are held.
+    """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are in memory.
 
     The caller must not change the model before the last site.
     """
@@ -180,11 +183,11 @@ def calibrate_static(
     rule: Ranges,
     factors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Give each site a static range per tensor, by a range rule on all its inputs at once.
+    """Give each site a static range per tensor. A range rule computes it from all inputs of the site together.
 
     All sites are observed before the first quantizer is inserted. So the ranges are those of full-precision
-    activations. `factors`: names of operands → the factor of each of their channels (heads · width). The operand is
-    multiplied by it before it is quantized, and divided by it after.
+    activations. `factors` maps the name of an operand to the factor of each of its channels (heads · width). The
+    operand is multiplied by the factor before it is quantized, and divided by it after.
     """
     quantizers: dict[Site, StaticActivation] = {}
     for site, x in collect_inputs(model, sites, batches):
@@ -206,7 +209,10 @@ def calibrate_static(
 def calibrate_static_minmax(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
 ) -> None:
-    """Static min-max per tensor or (tensor, group): moving average 0.9 over the batches (P9), then P2."""
+    """Static min-max per tensor, or per group of the tensor.
+
+    A moving average (factor 0.9, P9) runs over the batches, then P2 gives the parameters.
+    """
     ranges = RunningRanges(momentum=0.9)
 
     def look(site: Site, x: Tensor) -> None:
@@ -220,7 +226,7 @@ def calibrate_static_minmax(
 
 
 def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
-    """Static per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
+    """Static range per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
     ranges = RunningRanges(momentum=0.95)
     observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
@@ -232,9 +238,9 @@ def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: I
 def calibrate_static_threshold(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
 ) -> None:
-    """Static per tensor by PTQ4DM's threshold search (P8) on every batch, averaged with 0.9 (P9).
+    """Static range per tensor: PTQ4DM's threshold search (P8) on every batch, averaged with factor 0.9 (P9).
 
-    Whether a tensor has one sign is decided on the first batch, as in the released code.
+    The first batch decides whether a tensor has values of one sign only, as in the released code.
     """
     find = threshold_range_2d if two_dimensional else threshold_range
     ranges = RunningRanges(momentum=0.9)

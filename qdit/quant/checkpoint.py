@@ -99,14 +99,17 @@ def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[s
 
 
 def position_table(config: NetworkConfig) -> Tensor | None:
-    """The sin-cos table of a DiT's positions (1, tokens, hidden_size); None for an STDiT3, which has no such tensor."""
+    """The sin-cos table of a DiT's positions (1, tokens, hidden_size).
+
+    None for an STDiT3, which stores no positions.
+    """
     if not isinstance(config, DiTConfig):
         return None
     return sincos_positions(config.hidden_size, config.input_size // config.patch_size)
 
 
 def compact(tensor: Tensor) -> Tensor:
-    """A float32 tensor as float16, if no value changes; otherwise unchanged."""
+    """A float32 tensor as float16 if this changes no value; otherwise the same tensor."""
     half = tensor.half()
     return half if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor) else tensor
 
@@ -114,7 +117,7 @@ def compact(tensor: Tensor) -> Tensor:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load the checkpoint of an image model.
 
-    Damaged, incomplete or mismatching files raise CheckpointError, a video model ConfigError.
+    Raises CheckpointError for files that are damaged, incomplete or do not match. Raises ConfigError for a video model.
     """
     model, correction, config = read_checkpoint(folder)
     return Checkpoint(require_dit(model, where=str(folder)), correction, config)
@@ -127,7 +130,7 @@ def load_video_checkpoint(folder: Path) -> VideoCheckpoint:
 
 
 def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict[str, Any]]:
-    """Model in eval mode, correction and configuration of a checkpoint folder, whatever the family."""
+    """Read a checkpoint folder of any family: the model in eval mode, its correction and its configuration."""
     config = read_config(folder)
     try:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
@@ -141,7 +144,7 @@ def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict
 
 
 def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
-    """Model of a configuration with quantized sites in their places; every tensor must be used."""
+    """Build the model of a configuration, with quantized modules at its sites. Every tensor must be used."""
     shape = config_class(config["model"]["family"], error=CheckpointError)(**config["model"]["config"])
     model = empty_network(shape)
     rest = dict(tensors)

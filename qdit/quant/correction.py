@@ -14,9 +14,11 @@ PREFIX = "correction."
 
 
 class NoiseCorrection:
-    """ε̂ = (ε_q − bias) / (1 + slope) at each step of one schedule; `residual` is the variance left in ε̂.
+    """Correction ε̂ = (ε_q − bias) / (1 + slope) at each step of one schedule.
 
-    `slope` and `residual` are (steps,), `bias` is (steps, C); index 0 is the least noisy step (PTQD, §3.2).
+    `residual` is the variance that ε̂ keeps.
+
+    `slope` and `residual` are (steps,), `bias` is (steps, C). Index 0 is the least noisy step (PTQD, §3.2).
     """
 
     def __init__(self, *, slope: Tensor, bias: Tensor, residual: Tensor) -> None:
@@ -36,7 +38,7 @@ class NoiseCorrection:
         return float(self.residual[step])
 
     def check(self, steps: int) -> None:
-        """Raise ConfigError unless the sampler has this number of steps."""
+        """Raise ConfigError unless the correction has the sampler's number of steps."""
         if steps != self.steps:
             raise ConfigError(
                 f"the checkpoint's correction was made for {self.steps} steps, sampling has {steps}; sample with"
@@ -53,7 +55,7 @@ class NoiseCorrection:
 
     @classmethod
     def take(cls, spec: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> Self | None:
-        """Read the correction of a checkpoint and remove its tensors from `tensors`; None without a correction."""
+        """Read the correction of a checkpoint and remove its tensors from `tensors`. None if there is no correction."""
         if spec is None:
             return None
         if spec.get("kind") != "noise":
@@ -70,14 +72,14 @@ def per_channel(values: Tensor, like: Tensor) -> Tensor:
 
 
 def fit_correction(full: Tensor, quantized: Tensor, *, intercept: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope (), bias (C,) and residual variance () from noise predictions or velocities (N, C, …) of one step.
+    """Fit slope (), bias (C,) and residual variance () for one step, from predictions of noise or velocity (N, C, …).
 
-    The error Δ = ε_q − ε_fp is regressed on ε_fp; a negative slope counts as 0. The bias is the mean of the rest, for
-    each channel. The residual variance is computed after that, on the scale of the corrected prediction: it is the
-    squared mean of the standard deviations of the samples.
+    Linear regression explains the error Δ = ε_q − ε_fp by ε_fp. A negative slope becomes 0. The bias is the mean of the
+    rest, for each channel. The residual variance is computed after that, on the scale of the corrected prediction: each
+    sample has a standard deviation; their mean is squared.
 
-    Without `intercept` it is the form of PTQD's program: the bias is the mean error itself, and the standard deviation
-    is taken before the bias is removed.
+    Without `intercept` the form is that of PTQD's program. There the bias is the mean of Δ itself, and the standard
+    deviation is computed before the bias is removed.
     """
     x, error = full.double(), (quantized - full).double()
     centred = x - x.mean()

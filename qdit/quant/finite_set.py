@@ -19,9 +19,9 @@ MOMENTUM = 0.95
 def calibrate_finite_set(
     model: Network, sites: Sequence[Site], data: Iterable[tuple[float, Iterable[Batch]]], *, bits: Bits
 ) -> None:
-    """Static per tensor and timestep: running min-max (0.95) over the batches of each timestep, with zero included.
+    """Static range per tensor and timestep: running min-max (0.95) over the timestep's batches, with zero included.
 
-    `data` gives (timestep, its batches) in ascending order of the timesteps.
+    `data` gives pairs of a timestep and its batches, in ascending order of the timesteps.
     """
     timesteps, rows = [], []
     for timestep, batches in data:

@@ -1,7 +1,7 @@
-"""Hessian-guided range search (TQ-DiT, PTQ4ViT): scales that minimize the output error, weighted by sensitivity.
+"""Hessian-guided search for scales (TQ-DiT, PTQ4ViT). A scale minimizes the output error, weighted by sensitivity.
 
-The score of a candidate is −Σ (g ⊙ (o − ô))², o the layer's exact output, ô the quantized one and g a gradient at o:
-the diagonal of an approximate Hessian.
+The score of a candidate is −Σ (g ⊙ (o − ô))². o is the exact output of the layer, ô the quantized output, and g a
+gradient at o. The values g² are the diagonal of an approximate Hessian.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,10 +28,10 @@ SPLITS = tuple(2.0**-i for i in range(20))
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Inputs of a site and gradients at its output, for all samples.
+    """Inputs of a site, and gradients at its output, for all samples.
 
-    For linears they are (N, T, in) and (N, T, out). For an operand the gradient is that at its own input, (N, heads, T,
-    d).
+    Linears have inputs (N, T, in) and gradients (N, T, out). The gradient of an operand is taken at the operand itself,
+    (N, heads, T, d).
     """
 
     x: Tensor
@@ -43,9 +43,9 @@ def sensitivities(
 ) -> dict[str, Sensitivity]:
     """Site name → inputs and gradients on the full-precision model.
 
-    `gauss-newton`: g = Jᵀv with random signs v on the model's output, so E[g²] is the Gauss–Newton diagonal.
-    `kl`: as released, the gradient of KL(softmax(prediction) ‖ softmax(prediction)) over the last dimension, which is
-    zero up to rounding noise.
+    `gauss-newton`: g = Jᵀv, where v are random signs on the model's output. So E[g²] is the diagonal of the
+    Gauss–Newton matrix. `kl`, the released form: g is the gradient of KL(softmax(prediction) ‖ softmax(prediction))
+    over the last dimension. It is zero except for rounding errors.
     """
     inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     gradients: dict[str, list[Tensor]] = {site.name: [] for site in sites}
@@ -109,16 +109,16 @@ def _forward_backward(
 def search_scale(
     start: Tensor, product: Callable[[Tensor], Tensor], exact: Tensor, gradient: Tensor, *, candidates: Sequence[float]
 ) -> Tensor:
-    """Best multiple of `start` (P,) for each of P parts, (P,).
+    """Best scale (P,): for each of P parts, the multiple of `start` (P,) with the best score.
 
-    `product(scales)`, `exact` and `gradient` are (A, P, B): part p of the output depends on scale p only. If several
+    `product(scales)`, `exact` and `gradient` are (A, P, B). Part p of the output depends on scale p only. If several
     multiples have the same score, the largest is taken. So a gradient of zeros gives the last multiple of the grid.
     """
     lowest = torch.full_like(start, torch.inf, dtype=torch.float64)
-    chosen = start.clone()
+    best_scale = start.clone()
     for fraction in sorted(candidates):
         scale = start * fraction
         score = ((exact - product(scale)) * gradient).square().sum(dim=(0, 2), dtype=torch.float64)
         better = score <= lowest
-        lowest, chosen = torch.where(better, score, lowest), torch.where(better, scale, chosen)
-    return chosen
+        lowest, best_scale = torch.where(better, score, lowest), torch.where(better, scale, best_scale)
+    return best_scale

@@ -1,8 +1,8 @@
 """Folding: the layers around a site absorb a channel factor and an offset of its input.
 
 After `fold(model, site, factor, offset)` the input of the site is x / factor − offset, and the model computes the same
-function. RepQ-ViT uses it; with offset 0 also PTQ4DiT and SmoothQuant. If one linear gives the modulation of all
-blocks, the block's own LayerNorm absorbs factor and offset (spec/methods.md §2.3).
+function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset 0. If one linear gives the modulation
+of all blocks, the LayerNorm of the block itself absorbs factor and offset (spec/methods.md §2.3).
 """
 
 from typing import cast
@@ -38,7 +38,7 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
 
 
 def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor, offset: Tensor) -> None:
-    """1 + scale → (1 + scale) / factor; shift → shift / factor − offset, on the rows of an adaLN linear."""
+    """Fold into rows of an adaLN linear: 1 + scale → (1 + scale) / factor, and shift → shift / factor − offset."""
     scale, shift = slice(*rows.scale), slice(*rows.shift)
     linear.weight[scale] /= factor[:, None]
     linear.bias[scale] = (1 + linear.bias[scale]) / factor - 1
@@ -47,7 +47,10 @@ def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor
 
 
 def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) -> None:
-    """Divide a modulate site's output by a factor and subtract an offset. Earlier factors and offsets stay included."""
+    """Divide the output of a modulate site by a factor and subtract an offset.
+
+    Earlier factors and offsets stay included.
+    """
     old = cast(ModulatedLayerNorm, model.get_submodule(name))
     inverse, before = 1 / factor, torch.zeros_like(offset)
     if isinstance(old, FoldedLayerNorm):
@@ -56,18 +59,17 @@ def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) 
 
 
 def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
-    """V → V / factor − offset; exact because the rows of the softmax sum to one."""
+    """Fold into the rows of V: V → V / factor − offset. This is exact, because the rows of the softmax sum to one."""
     values = slice(*rows.rows)
     linear.weight[values] /= factor[:, None]
     linear.bias[values] = linear.bias[values] / factor - offset
 
 
 def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:
-    """Mix V within every head by the matrices `mixing`, and the output projection's columns by their inverses, in
-    place.
+    """Mix V within every head by the matrices `mixing`, in place. The output projection gets the inverse matrices.
 
-    `site` is the attention output, `mixing` is (heads, head_dim, head_dim). The function stays the same. No folding of
-    channel factors can undo it, because the matrices are not diagonal.
+    `site` is the attention output, `mixing` is (heads, head_dim, head_dim). The model still computes the same function.
+    No folding of channel factors can undo the mixing, because the matrices are not diagonal.
     """
     if not isinstance(site.fold_source, ValueRows):
         raise Unsupported(f"{site.name}: only the attention output's input can be mixed through V")

@@ -1,4 +1,4 @@
-"""GPTQ: weights quantized column by column, each error spread over the columns not yet done (Frantar et al., 2023)."""
+"""GPTQ (Frantar et al., 2023): quantizes a weight column by column; the columns that remain correct each error."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +23,10 @@ class HessianAccumulator:
         self.samples = 0
 
     def add(self, inputs: Tensor) -> None:
-        """Take in (samples, …, width); everything between is rows. The running mean is over samples, not rows."""
+        """Add inputs (samples, …, width). Dimensions between the first and the last are rows.
+
+        The mean is over samples, not rows.
+        """
         total = self.samples + len(inputs)
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(self.hessian)
         rows = (2 / total) ** 0.5 * rows
@@ -42,7 +45,7 @@ class Columns:
     group: Tensor
 
     def dequantize(self) -> Tensor:
-        """(out, in) float32."""
+        """The dequantized weight (out, in), float32."""
         return dequantize(self.codes, self.scale[:, self.group], self.zero_point[:, self.group])
 
 
@@ -62,9 +65,9 @@ def gptq(
     """Quantize a weight (out, in) so that ‖(W − Ŵ) X‖ is small, with the Hessian of its inputs (in, in).
 
     A *grid* is a pair of scale and zero point. `group_size` None means one grid per output channel. Grids are
-    asymmetric and contain zero. `act_order` takes the columns by falling Hessian diagonal; with groups it needs
+    asymmetric and contain zero. `act_order` processes columns with a large Hessian diagonal first. With groups it needs
     `static_groups`, where all grids come from the original weights. With `stale_groups` (as released) the grid of a
-    group comes from weights without the updates of the current block of `block_size` columns; False takes the updated
+    group comes from weights without the updates of the current block of `block_size` columns. False takes the updated
     weights. Scales are rounded to `scale_dtype` before codes are computed; None keeps float32. Raises ConfigError,
     CheckpointError or DataError.
     """
@@ -110,10 +113,11 @@ def solve(
     scale_dtype: torch.dtype | None = None,
     stale_groups: bool = True,
 ) -> Columns:
-    """`gptq` without the limits of a QuantizedWeight: the last group may be short, and groups need not be consecutive.
+    """Run `gptq` without the limits of a QuantizedWeight.
 
-    Columns whose input is always zero are set to zero. As released, the grid of a whole channel is computed before
-    that, and the grids of groups after it. The computation is in float64; grids are float32.
+    The last group may be short, and a group need not be consecutive. Columns whose input is always zero are set to
+    zero. As released, the grid of a whole channel is computed before that, and the grids of groups after it. Codes are
+    computed in float64. Grids are float32.
     """
     check_hessian(hessian, weight.shape[1])
     # In float32 the codes would depend on the number of threads: one flipped rounding changes the rest of its row.
@@ -235,8 +239,8 @@ def check_hessian(hessian: Tensor, width: int) -> None:
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of (H + damping · mean(diag H) · I)⁻¹.
 
-    If that is not positive definite the damping is raised to 10, 100 and 1000 times (at least 0.1, 1, 10);
-    then DataError.
+    If this matrix is not positive definite, the damping is multiplied by 10, 100 and 1000 (at least 0.1, 1 and 10). If
+    no damping works, DataError is raised.
     """
     mean = hessian.diagonal().mean()
     for attempt in (damping, *(max(damping, 0.01) * 10**power for power in (1, 2, 3))):

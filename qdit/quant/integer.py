@@ -1,8 +1,8 @@
-"""Integer mode: linears that multiply codes of weights with codes of inputs. They are made from simulated linears.
+"""Integer mode: linears that multiply integer codes of weights and inputs. They are made from simulated linears.
 
-These quantizers are possible: affine weights per tensor, channel or group; inputs with static ranges (per tensor or
-group of channels) or dynamic ranges per token or per token and group. For others the error `Unsupported` names the
-layer.
+Weights need an affine quantizer per tensor, channel or group. Inputs need static ranges (per tensor or group of
+channels) or dynamic ranges (per token, or per token and group). Other quantizers raise `Unsupported` with the name of
+the layer.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ USE_SIMULATED = "use the simulated mode"
 
 
 class IntegerLinear(nn.Module):
-    """Inference-only linear of packed weights: (…, in) → (…, out), float32; with `gelu` the tanh-GELU follows.
+    """Linear of packed weights, for inference only: (…, in) → (…, out), float32. With `gelu` the tanh-GELU follows.
 
-    Raises Unsupported where weight or input quantizer do not fit the integer kernels.
+    Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
 
     def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
@@ -89,7 +89,11 @@ class IntegerConv(IntegerLinear):
 
 
 def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
-    """(inputs that share a range, whether it is symmetric, given scales and zero points) of a layer's quantizer."""
+    """Ranges of a layer's input quantizer.
+
+    They are three values: the number of inputs that share a range, whether the range is symmetric, and static scales
+    and zero points.
+    """
     match module.activation:
         case DynamicActivation(sharing="token") as dynamic if dynamic.include_zero or dynamic.symmetric:
             size = width if dynamic.group_size is None else dynamic.group_size
@@ -111,20 +115,20 @@ def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[
 
 
 def packed_group_size(weight_group: int, input_group: int) -> int:
-    """Group size for packing: it divides both group sizes and is a multiple of 4, if possible at most 512.
+    """Group size for packing. It divides both group sizes and, if possible, is a multiple of 4 and at most 512.
 
     Long groups are split, because a chunk of a weight must fit into the first-level cache. If there is no multiple of
-    4, the result is the common divisor, which `pack_weight` refuses.
+    4, the result is the common divisor, and `pack_weight` refuses it.
     """
     common = math.gcd(weight_group, input_group)
     return max((size for size in range(4, min(common, CHUNK) + 1, 4) if common % size == 0), default=common)
 
 
 def prepare_integer(model: M) -> M:
-    """Replace quantized layers by integer layers, in place, and prepare the other layers as for simulation.
+    """Replace quantized layers by integer layers, in place. Prepare all other layers as for simulation.
 
     A layer with a quantized weight but a full-precision input still computes in floating point. Raises Unsupported with
-    the name of the first layer that cannot run in integers, and for a model without any such layer.
+    the name of the first layer that cannot run in integers, and for a model without any integer layer.
     """
     first_of_mlp = {f"{name}.fc1" for name, module in model.named_modules() if isinstance(module, Mlp)}
     any_integer = False
@@ -152,7 +156,7 @@ def integer_backend() -> str:
 
 
 def kernels_sha256() -> str:
-    """Digest of the kernels' compiled sources, which digests of Python modules do not see."""
+    """Digest of the kernels' compiled sources. Digests of Python modules do not cover them."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

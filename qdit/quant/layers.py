@@ -1,4 +1,4 @@
-"""Linears of a scope, operands of attention, and the bits of first layer, last layer and softmax outputs."""
+"""Selection of sites: the linears of a scope, the operands of attention, and the sites that keep 8 bits."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -27,18 +27,21 @@ def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
 
 
 def operands(model: HasSites) -> list[Site]:
-    """q, k, softmax output and v of every block."""
+    """Operand sites of every block: q, k, softmax output and v."""
     kinds: tuple[Kind, ...] = ("operand",)
     return select(model.sites(), kinds=kinds)
 
 
 def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> dict[str, int]:
-    """Site name → bits: `bits`, but softmax outputs at least 8 and, if given, first and last layer at least `edges`."""
-    chosen = {}
+    """Site name → bits. All sites get `bits`, with two exceptions.
+
+    Softmax outputs get at least 8 bits. If `edges` is set, the first and last layer get at least `edges` bits.
+    """
+    bits_of_site = {}
     for site in sites:
         least = SOFTMAX_BITS if site.role == "p" else edges if edges and site.role in EDGE_ROLES else bits
-        chosen[site.name] = max(bits, least)
-    return chosen
+        bits_of_site[site.name] = max(bits, least)
+    return bits_of_site
 
 
 def with_roles(sites: Sequence[Site], *roles: str) -> list[Site]:

@@ -1,4 +1,4 @@
-"""Differentiable quantized sites: reconstruction trains them, then replaces them by ordinary ones."""
+"""Quantized sites that can be trained. Reconstruction trains them, then replaces them by ordinary quantized sites."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,9 +36,9 @@ class LearnedScale(nn.Module):
         """Quantize-dequantize with the present scale."""
         scale: Tensor = self.scale
         levels = 2**self.quantizer.bits - 1
-        chosen = learning_backend(x, scale) if scale.numel() == 1 else None
-        if chosen is not None:
-            result: Tensor = _OnGrid.apply(x, scale, float(self.quantizer.zero_point), levels, chosen)
+        compiled_backend = learning_backend(x, scale) if scale.numel() == 1 else None
+        if compiled_backend is not None:
+            result: Tensor = _OnGrid.apply(x, scale, float(self.quantizer.zero_point), levels, compiled_backend)
             return result
         zero_point = self.quantizer.zero_point.to(x.dtype)
         if scale.numel() > 1:
@@ -47,7 +47,7 @@ class LearnedScale(nn.Module):
         return value
 
     def frozen(self) -> StaticActivation:
-        """The quantizer with the learned scale."""
+        """The ordinary quantizer with the learned scale."""
         return self.quantizer.rescaled(self.scale)
 
 
@@ -77,17 +77,19 @@ class _OnGrid(torch.autograd.Function):
     """The same for one scale by the compiled library: one pass over the input in each direction."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: float, levels: int, chosen: Backend) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: float, levels: int, compiled_backend: Backend
+    ) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, scale)
         ctx.grid = (scale.item(), zero_point, levels)
-        ctx.chosen = chosen
-        return on_grid(chosen, x, *ctx.grid)
+        ctx.compiled_backend = compiled_backend
+        return on_grid(compiled_backend, x, *ctx.grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x, scale = ctx.saved_tensors
-        passed, of_scale = through_grid(ctx.chosen, x, gradient.contiguous(), *ctx.grid)
+        passed, of_scale = through_grid(ctx.compiled_backend, x, gradient.contiguous(), *ctx.grid)
         return passed, torch.full_like(scale, of_scale) if ctx.needs_input_grad[1] else None, None, None, None
 
 
@@ -95,10 +97,10 @@ class LearningGelu(nn.Module):
     """Tanh-GELU in training: the slope is computed together with the value."""
 
     def forward(self, x: Tensor) -> Tensor:
-        chosen = learning_backend(x)
-        if chosen is None:
+        compiled_backend = learning_backend(x)
+        if compiled_backend is None:
             return nn.functional.gelu(x, approximate="tanh")
-        value: Tensor = _Gelu.apply(x, chosen)
+        value: Tensor = _Gelu.apply(x, compiled_backend)
         return value
 
 
@@ -106,8 +108,8 @@ class _Gelu(torch.autograd.Function):
     """Its backward pass is one product with the slope."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, chosen: Backend) -> Tensor:
-        value, slope = gelu(chosen, x.contiguous())
+    def forward(ctx: Any, x: Tensor, compiled_backend: Backend) -> Tensor:
+        value, slope = gelu(compiled_backend, x.contiguous())
         ctx.save_for_backward(slope)
         return value
 
@@ -119,9 +121,9 @@ class _Gelu(torch.autograd.Function):
 
 @contextmanager
 def written_out(model: Network, unit: str) -> Iterator[None]:
-    """Inside this context a unit's attention is its products and its GELUs are `LearningGelu`, for backward passes.
+    """Context manager: attention of a unit is computed as two products, and its GELUs are `LearningGelu`.
 
-    torch's fused attention is slow backwards on CPUs for few tokens.
+    This is for backward passes: torch's fused attention is slow backwards on CPUs if there are few tokens.
     """
     inside = f"{unit}."
     gelus = [
@@ -142,7 +144,7 @@ def written_out(model: Network, unit: str) -> Iterator[None]:
 
 
 class SoftLinear(nn.Module):
-    """Linear in training: soft rounding of its weight where it is quantized, its input quantizer differentiable."""
+    """Linear in training. Its weight has soft rounding if it is quantized. Its input quantizer is differentiable."""
 
     def __init__(self, weight: Tensor, module: QuantizedLinear, *, learn_rounding: bool, learn_scale: bool) -> None:
         super().__init__()
@@ -165,7 +167,7 @@ class SoftLinear(nn.Module):
 
 
 class Learner:
-    """Puts trainable modules in the place of some sites, and quantized modules back after the training."""
+    """Replaces some sites by trainable modules, and puts quantized modules back after the training."""
 
     def __init__(
         self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool

@@ -1,6 +1,6 @@
 """Quantizers that are not affine: log√2 for softmax outputs (RepQ-ViT), twin uniform for softmax and GELU (TQ-DiT).
 
-Functions first, then the activation quantizers made of them.
+The functions come first, then the activation quantizers that use them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ GELU_MINIMUM = 0.16997124254703522
 def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Logarithmic quantizer with base √2, for x ≥ 0 (P10): x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)).
 
-    Values with codes of 2^bits and more become 0.
+    A value becomes 0 if its code would be 2^bits or more.
     """
     codes = (x / scale).log2().mul(-2).round()
     values = torch.exp2(-codes.clamp(min=0) / 2) * scale
@@ -28,7 +28,10 @@ def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> Tensor:
-    """Scale () of `log_sqrt2`: of the quantiles of all values, the one with the smallest squared error."""
+    """Scale () of `log_sqrt2`.
+
+    Candidates are quantiles of all values; the one with the smallest squared error is taken.
+    """
     candidates = quantiles(x.reshape(1, -1), percentiles)[0]
     errors = torch.stack([(log_sqrt2(x, scale, bits) - x).square().mean() for scale in candidates])
     return candidates[errors.nan_to_num(nan=torch.inf).argmin()]
@@ -37,10 +40,10 @@ def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PER
 def twin_softmax(
     x: Tensor, split: float | Tensor, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise"
 ) -> Tensor:
-    """Two-region quantizer for values in [0, 1] (P11), Q = 2^(bits − 1) levels in each region.
+    """Two-region quantizer for values in [0, 1] (P11), with Q = 2^(bits − 1) levels in each region.
 
-    The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it; `split` broadcasts against x. `sum` is the
-    released form: it adds both regions and so adds `split` to every value. It is only for comparison with the release.
+    The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it. `split` broadcasts against x. `sum` is the
+    released form: it adds both regions, so `split` is added to every value. It serves only to compare with the release.
     """
     steps = 2 ** (bits - 1) - 1
     split = torch.as_tensor(split, dtype=x.dtype, device=x.device)
@@ -51,8 +54,9 @@ def twin_softmax(
 
 
 def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: float | None = None) -> Tensor:
-    """Two-region quantizer for GELU outputs (P11): Q levels with a searched step above 0; below 0, Q levels over GELU's
-    range.
+    """Two-region quantizer for GELU outputs (P11), with Q levels in each region.
+
+    Above 0 the step is searched. Below 0 the levels cover the range of the GELU.
     """
     half = 2 ** (bits - 1)
     below = twin_gelu_negative_scale(bits) if negative_scale is None else negative_scale
@@ -67,7 +71,10 @@ def twin_gelu_negative_scale(bits: int) -> float:
 
 
 def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
-    """Symmetric start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5), shape () or (n,) by dimension."""
+    """Start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5).
+
+    The shape is (), or (n,) with one value for each index of a dimension.
+    """
     largest = x.abs().amax() if per is None else x.abs().transpose(0, per).flatten(1).amax(dim=1)
     return largest.clamp(min=SMALLEST_SCALE) / (2 ** (bits - 1) - 0.5)
 

@@ -15,7 +15,10 @@ Batch = tuple[Tensor, ...]
 
 
 class Tap(nn.Module):
-    """An identity that is not `nn.Identity`: with one at an operand site, attention writes out its products."""
+    """An identity, but of another class than `nn.Identity`.
+
+    At an operand site it makes attention compute its two products.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -62,13 +65,13 @@ def observe_inputs(
 
 
 class Captured(Exception):
-    """Signal, not an error: it ends a forward pass whose remaining layers are not needed."""
+    """Signal that ends a forward pass whose remaining layers are not needed. It is no error."""
 
 
 def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tuple[Tensor, ...], Tensor]:
     """All inputs and the output of one submodule over all batches, each concatenated along the first dimension.
 
-    What lies behind the submodule is not computed.
+    Layers after the submodule are not computed.
     """
     inputs: list[tuple[Any, ...]] = []
     outputs: list[Tensor] = []
@@ -97,7 +100,7 @@ class RunningRanges:
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
     def update(self, name: str, low: Tensor, high: Tensor) -> None:
-        """Take in the ranges of one batch; the first batch sets them."""
+        """Update with the ranges of one batch. The first batch sets the start values."""
         if name in self.ranges:
             old_low, old_high = self.ranges[name]
             low, high = ema(old_low, low, self.momentum), ema(old_high, high, self.momentum)

@@ -36,7 +36,7 @@ class PackedLinear(QuantizedLinear):
 
 
 class PackedConv(PackedLinear, QuantizedConv):
-    """The same of a convolution whose patches do not overlap."""
+    """Convolution whose patches do not overlap, without its float weight. All else is as in `PackedLinear`."""
 
     def __init__(self, module: QuantizedConv) -> None:
         PackedLinear.__init__(self, module)
@@ -75,7 +75,7 @@ def keep_packed(model: M) -> M:
 
 
 def resident_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers that a model holds in memory, shared storage once."""
+    """Bytes of all parameters and buffers of a model in memory. Shared storage counts once."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in [*model.parameters(), *model.buffers()]
@@ -84,7 +84,7 @@ def resident_bytes(model: nn.Module) -> int:
 
 
 def unpacked(packed: Tensor, bits: int, width: int) -> Tensor:
-    """Codes (rows, width) int16 of packed bytes (rows, ⌈width · bits / 8⌉), where the bytes are, without a check."""
+    """Codes (rows, width) int16 from packed bytes (rows, ⌈width · bits / 8⌉), on their device. Nothing is checked."""
     if bits == 8:
         return packed.to(torch.int16)
     if 8 % bits == 0:

@@ -1,10 +1,10 @@
-"""Quantizers with golden arrays: the key of an array maps to the function that computes it.
+"""Quantizers that golden arrays check: the key of an array maps to the function that computes the array.
 
-The golden arrays (tests/golden) are outputs of the original programs on random inputs. A key is
-`file/name` with fields in braces, as in `qdit_fakequant/w_b{bits}_g{group}_sym{sym}_{range}`; the function takes the
-input arrays of that file (W a weight, X activations, S softmax outputs, G GELU outputs, H a GPTQ Hessian) and the
-fields, and returns the arrays to compare under their own names. Everything here is in the released form of each
-method, quirks included; the methods themselves may choose corrected ones.
+The golden arrays (tests/golden) are outputs of the original programs for random inputs. A key is `file/name` with
+fields in braces, for example `qdit_fakequant/w_b{bits}_g{group}_sym{sym}_{range}`. The function gets the input arrays
+of the file and the fields. W is a weight, X activations, S softmax outputs, G GELU outputs, and H a GPTQ Hessian. The
+function returns the arrays to compare, by name. Every function here has the released form of its method, with its
+errors. The methods themselves may use corrected forms.
 """
 
 import re
@@ -33,9 +33,9 @@ RUNNING_BATCH = 2
 
 
 def reproduce(file: str, key: str, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The array `key` of the golden file `file` (without .npz), and those made with it, from the file's inputs.
+    """Compute the array `key` of the golden file `file` (a name without .npz), and the arrays that come with it.
 
-    Raises ConfigError if no primitive makes such an array.
+    Their inputs are the arrays of the file. Raises ConfigError if no function computes such an array.
     """
     for pattern, primitive in PRIMITIVES.items():
         if match := pattern_expression(pattern).fullmatch(f"{file}/{key}"):
@@ -44,7 +44,7 @@ def reproduce(file: str, key: str, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """Regular expression of a key pattern: `{range}` is a word, every other field an integer."""
+    """Regular expression of a key pattern: `{range}` matches a word, every other field matches an integer."""
     parts = re.split(r"\{(\w+)\}", pattern)
     fields = [f"(?P<{name}>{'[a-z]+' if name == 'range' else '-?[0-9]+'})" for name in parts[1::2]]
     return re.compile("".join(re.escape(text) + field for text, field in zip(parts[::2], [*fields, ""], strict=True)))
@@ -99,7 +99,7 @@ def _qdit(
 def qdit_weight(
     arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str, range: str
 ) -> dict[str, np.ndarray]:
-    """P2/P3 (range `max`) or P7 (`mse`)."""
+    """P2 or P3 (range `max`), or P7 (range `mse`)."""
     key = f"w_b{bits}_g{group}_sym{sym}_{range}"
     if range not in ("max", "mse"):
         raise ConfigError(f"{key}: range {range!r}; allowed are max and mse")
@@ -107,7 +107,7 @@ def qdit_weight(
 
 
 def qdit_activation(arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str) -> dict[str, np.ndarray]:
-    """P2/P3 per token and group."""
+    """P2 or P3 for each token and group."""
     key = f"a_b{bits}_g{group}_sym{sym}"
     return _qdit(arrays, "X", key, bits=int(bits), group=int(group), sym=int(sym), search=False)
 
@@ -118,7 +118,7 @@ def qdit_positive(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def gptq_hessian(arrays: Arrays) -> dict[str, np.ndarray]:
-    """H of X (samples, tokens, width), one sample at a time; without tokens X is one sample."""
+    """H of X (samples, tokens, width), one sample at a time. An X without the axis of tokens is one sample."""
     x = _input(arrays, "X")
     accumulator = HessianAccumulator(x.shape[-1])
     for sample in x.reshape(-1, *x.shape[-2:]):
@@ -129,7 +129,7 @@ def gptq_hessian(arrays: Arrays) -> dict[str, np.ndarray]:
 def gptq_weight(
     arrays: Arrays, *, program: str, bits: int | str, group: int | str, act: int | str = 0, static: int | str = 0
 ) -> dict[str, np.ndarray]:
-    """GPTQ with float32 scales; the Hessian is the file's, or that of X."""
+    """GPTQ with float32 scales. The Hessian is that of the file, or is computed from X."""
     order = f"_act{act}_static{static}" if program == "ist" else ""
     hessian = _input(arrays if "H" in arrays else gptq_hessian(arrays), "H")
     solution = solve(
@@ -144,7 +144,7 @@ def gptq_weight(
 
 
 def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.ndarray]:
-    """P8; the range of an activation has been averaged once with itself."""
+    """P8. The range of an activation is averaged once, with itself."""
     if operand == "w":
         return _affine(arrays, "W", f"w_b{bits}", bits=int(bits), rule=ranges.threshold_search, sharing="channel")
 
@@ -156,13 +156,13 @@ def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.nda
 
 
 def percentile(arrays: Arrays, *, name: str, prefix: str, sharing: str, bits: int | str) -> dict[str, np.ndarray]:
-    """P5."""
+    """The percentile search P5."""
     key = f"{prefix}_b{bits}"
     return _affine(arrays, name, key, bits=int(bits), rule=ranges.percentile_search, sharing=sharing)
 
 
 def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """P10."""
+    """The log √2 quantizer P10."""
     x = _input(arrays, "S")
     scale = nonlinear.log_sqrt2_search(x, int(bits))
     values = nonlinear.log_sqrt2(x, scale, int(bits))
@@ -170,7 +170,7 @@ def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
 
 
 def adaround(arrays: Arrays) -> dict[str, np.ndarray]:
-    """P12 at its start, on P5 ranges per output channel."""
+    """AdaRound (P12) before its first iteration, on P5 ranges per output channel."""
     weight = _input(arrays, "W")
     scale, zero_point = ranges.percentile_search(_rows(weight, "channel"), ADAROUND_BITS)
     shape = (-1, *[1] * (weight.ndim - 1))
@@ -225,7 +225,7 @@ def tfmq_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str,
 
 
 def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
-    """P9 (0.95) over batches of X, min and max with zero."""
+    """Running range P9 (factor 0.95) over batches of X, with zero included."""
     first, *rest = _input(arrays, "X").split(RUNNING_BATCH)
     edges = torch.stack(first.aminmax()).double()
     for batch in rest:
@@ -235,13 +235,13 @@ def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def twin_softmax(arrays: Arrays, *, bits: int | str, k: int | str) -> dict[str, np.ndarray]:
-    """P11 with the split at 2^−k, in the released (sum) form."""
+    """P11 with the split at 2^−k, in the released form (`sum`)."""
     values = nonlinear.twin_softmax(_input(arrays, "S"), 2.0 ** -int(k), int(bits), mode="sum")
     return _named(**{f"sos_b{bits}_k{k}": values})
 
 
 def twin_gelu(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """P11 for GELU outputs, the positive step at the start value of its search."""
+    """P11 for GELU outputs. The positive step is the start value of its search."""
     x = _input(arrays, "G")
     scale = nonlinear.signed_scale(x, int(bits)).reshape(1, 1)
     negative = nonlinear.twin_gelu_negative_scale(int(bits))
@@ -253,7 +253,10 @@ def twin_gelu(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
 
 
 def ptq4dit_balance(arrays: Arrays) -> dict[str, np.ndarray]:
-    """CSB with SSC: one timestep per sample of X, the factor of fc1 and the weight it is folded into."""
+    """CSB with SSC: the factor of fc1, and the weight that the factor is folded into.
+
+    Each sample of X is one timestep.
+    """
     weight = _input(arrays, "W")
     of_weight = salience.weight_salience(weight)
     of_activation = salience.temporal_salience(salience.activation_salience(_input(arrays, "X")), of_weight)

@@ -1,4 +1,7 @@
-"""Quantiles of rows of any length, equal to torch.quantile's but by partial sorting (and without a length limit)."""
+"""Quantiles of rows of any length, by partial sorting.
+
+The values equal those of torch.quantile, which sorts completely and has a limit of length.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +13,7 @@ from torch import Tensor
 def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
     """Linearly interpolated quantiles of each row: (R, n) → (R, len(fractions)).
 
-    As torch.quantile, the fractions are first rounded to float32; positions in the sorted row are then float64.
+    As in torch.quantile, the fractions are first rounded to float32. Positions in the sorted row are then float64.
     """
     position = torch.tensor(fractions, dtype=torch.float32).double() * (rows.shape[1] - 1)
     below, above = position.floor().long(), position.ceil().long()

@@ -1,9 +1,9 @@
-"""Range rules: they compute (scale, zero_point) from the values that share the pair, one function per published rule.
+"""Range rules: functions that compute (scale, zero_point) from values. There is one function per published rule.
 
-Each function takes rows (R, n) in float32, where one row shares one pair, and returns (scale, zero_point), both
-(R, 1); codes are 0 … 2^bits − 1 and x̂ = (code − zero_point) · scale. The names P2 … P9 are those of the methods'
-specification; rounding is half to even. One row of an activation may have any number of elements. Zero points are
-clamped to the codes only where the original clamps them.
+A function takes rows (R, n) in float32. All values of a row share one pair. It returns (scale, zero_point), both (R,
+1). Codes are 0 … 2^bits − 1, and x̂ = (code − zero_point) · scale. The names P2 … P9 come from spec/methods.md.
+Rounding is half to even. A row may have any number of elements. A zero point is clamped to the codes only where the
+original program clamps it.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bool = True) -> tuple[Tensor, Tensor]:
-    """P2, or P3 with `symmetric` (zero point 0, signed codes): Q-DiT's quantizer, for weights and activations."""
+    """P2: min-max, the quantizer of Q-DiT. With `symmetric` P3: zero point 0 and signed codes."""
     low, high = extremes(rows)
     if symmetric:
         return minmax_symmetric(low, high, bits)
@@ -41,27 +41,30 @@ def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bo
 
 
 def zero_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """P4, GPTQ's grid: the range includes zero; a row of zeros gets [−1, 1]."""
+    """P4, the grid of GPTQ: the range includes zero. A row of zeros gets the range [−1, 1]."""
     low, high = extremes(rows)
     return _with_zero(low, high, bits)
 
 
 def raw_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Min-max of Q-Diffusion: the step from the raw range, the zero point from min(low, 0); both in float64."""
+    """Min-max of Q-Diffusion, in float64. The step comes from the raw range, the zero point from min(low, 0)."""
     low, high = (edge.double() for edge in extremes(rows))
     scale = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE)
     return scale.float(), (-low.clamp(max=0) / scale).round().float()
 
 
 def running_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of a running range (P9), extended to zero, the zero point not clamped (TFMQ-DM)."""
+    """(scale, zero_point) of a running range (P9).
+
+    The range is extended to zero; the zero point is not clamped (TFMQ-DM).
+    """
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE).float()
     return scale, (-low.float() / scale).round()
 
 
 def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> tuple[Tensor, Tensor]:
-    """P5 (RepQ-ViT, PTQ4DiT): of the ranges between the quantiles 1 − p and p the one of least squared error."""
+    """P5 (RepQ-ViT, PTQ4DiT): of the ranges between quantiles 1 − p and p, the one with the smallest squared error."""
     high = quantiles(rows, percentiles)
     low = quantiles(rows, [1 - p for p in percentiles])
     return _unclamped_search(rows, low, high, bits, power=2.0)
@@ -70,7 +73,7 @@ def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] =
 def shrink_search(
     rows: Tensor, bits: int, *, steps: int = 80, step: float = 0.01, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P6 (Q-Diffusion, TFMQ-DM): of the ranges (1 − step·i)(low, high), i < steps, the one of least error."""
+    """P6 (Q-Diffusion, TFMQ-DM): the range with the smallest error among (1 − step·i)(low, high), i < steps."""
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     return _unclamped_search(rows, low * shrink, high * shrink, bits, power=power)
@@ -86,7 +89,7 @@ def minmax_search(
     step: float = 0.001,
     power: float = 2.4,
 ) -> tuple[Tensor, Tensor]:
-    """P7 (Q-DiT, weights, range `mse`): P2 or P3 on ranges shrunk as in P6."""
+    """P7 (Q-DiT, weights, range `mse`): P2 or P3 on the ranges that P6 tries; the one with the smallest error."""
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     low, high = low * shrink, high * shrink
@@ -109,9 +112,10 @@ def side_of(x: Tensor) -> Side:
 def threshold_range(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P8 (PTQ4DM, QDrop): (low, high) = ±T·i/steps of least error, T = max |x|; one-sided data get [0, t] or [−t, 0].
+    """P8 (PTQ4DM, QDrop): the range ±t with the smallest error, t = T · i / steps and T = max |x|.
 
-    `side` None is decided on all rows together. Static activations average these ranges over batches (`ema`).
+    If all values have one sign, the range is [0, t] or [−t, 0]. With `side` None all rows together decide the sign. For
+    static activations `ema` averages these ranges over batches.
     """
     low, high = extremes(rows)
     low, high = low.clamp(max=0), high.clamp(min=0)
@@ -127,9 +131,10 @@ def threshold_range(
 def threshold_range_2d(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P8 in its 2-D variant: widths R·i/steps of R = high − low, each with every zero point; one-sided data as in 1-D.
+    """P8 in two dimensions: every width R · i / steps of R = high − low with every zero point; the smallest error wins.
 
-    100 · 2^bits candidates: minutes for a long row at 8 bits.
+    If all values have one sign, it is the search in one dimension. There are 100 · 2^b candidates for b bits. At 8 bits
+    a long row takes minutes.
     """
     side = side or side_of(rows)
     if side != "both":
@@ -148,7 +153,10 @@ def threshold_range_2d(
 
 
 def threshold_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of a range that is extended to contain zero (QDrop): scale ≥ 1e-8, zero point clamped."""
+    """(scale, zero_point) of a range, extended to contain zero (QDrop).
+
+    The scale is at least 1e-8, the zero point clamped.
+    """
     low, high = low.clamp(max=0), high.clamp(min=0)
     levels = 2**bits - 1
     scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
@@ -158,7 +166,7 @@ def threshold_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, 
 def threshold_search(
     rows: Tensor, bits: int, *, side: Side | None = None, two_dimensional: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """P8 as (scale, zero_point)."""
+    """P8, returned as (scale, zero_point)."""
     find = threshold_range_2d if two_dimensional else threshold_range
     return threshold_parameters(*find(rows, bits, side=side), bits)
 

@@ -1,8 +1,9 @@
 """Block reconstruction: learned rounding of weights (AdaRound) and learned activation scales (LSQ), unit by unit.
 
-A unit is any submodule of the model (a block). Its inputs come from the model as quantized so far, its targets from the
-full-precision reference with full-precision inputs (BRECQ's asymmetric form, as in Q-Diffusion, TFMQ-DM and PTQ4DiT).
-After a unit its weights hold hard codes, floor or ceiling of W / scale, and its scales are ordinary static quantizers.
+A unit is any submodule of the model, usually a block. Its inputs come from the model with all earlier units quantized.
+Its targets come from the full-precision model with full-precision inputs. This is the asymmetric form of BRECQ, as in
+Q-Diffusion, TFMQ-DM and PTQ4DiT. After its reconstruction the weights of a unit have hard codes: floor or ceiling of W
+/ scale. Its scales are those of ordinary static quantizers.
 """
 
 import math
@@ -33,10 +34,10 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Hyperparameters; the defaults are BRECQ's, which all three methods use.
+    """Hyperparameters. The defaults are those of BRECQ, which all three methods use.
 
-    The regularizer is off for the first `warmup` of the iterations, then its exponent falls linearly from 20 to 2.
-    `scale_rate` falls by a cosine to zero. `power` is the norm of the loss.
+    The regularizer is off for the fraction `warmup` of the iterations. Then its exponent falls linearly from 20 to 2.
+    `scale_rate` falls to zero along a cosine. `power` is the exponent of the loss.
     """
 
     iterations: int = 20_000
@@ -55,7 +56,7 @@ class Reconstruction:
             )
 
     def beta(self, iteration: int) -> float | None:
-        """Exponent of the regularizer, None during the warm-up."""
+        """Exponent of the regularizer at an iteration. None during the warm-up."""
         start = self.warmup * self.iterations
         if iteration < start:
             return None
@@ -75,13 +76,13 @@ class Unit:
     block: int | None = None
 
     def follows(self, other: "Unit") -> bool:
-        """Whether this unit's input is the output of the other unit, and their further arguments are the same."""
+        """Whether the input of this unit is the output of the other unit, and both have the same further arguments."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
 
 @dataclass
 class Curve:
-    """Losses of one unit without the regularizer: at the start, on the way, and at the end with hard codes."""
+    """Losses of one unit without the regularizer: at the start, at some iterations, and at the end with hard codes."""
 
     name: str
     iterations: int
@@ -107,9 +108,9 @@ def optimize(
 ) -> Curve:
     """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
 
-    Loss: squared error (or another power) summed over the tokens, averaged over the batch and channels, plus λ times
-    the rounding regularizer. Without scales to learn it ends as soon as all roundings have decided: then there are no
-    gradients any more. The curve counts the iterations that were made.
+    The loss is the squared error (or another power), summed over the tokens and averaged over batch and channels, plus
+    λ times the rounding regularizer. If there are no scales to learn, it ends when all roundings have decided, because
+    then there are no gradients any more. The curve counts the iterations that were computed.
     """
     roundings, scales = RoundingSteps(learner.roundings()), Scales(learner.scales())
     if not (roundings.roundings or scales.parameters):
@@ -138,7 +139,7 @@ def optimize(
 
 
 def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Σ |computed − target|^power over the tokens, averaged over rows and channels, shape (), and its gradient.
+    """Error Σ |computed − target|^power, shape (), and its gradient. It is summed over tokens, averaged over all else.
 
     Outputs without tokens, (rows, features), are summed over the features.
     """
@@ -154,7 +155,7 @@ def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[
 
 
 class Scales:
-    """Adam on the activation scales of a unit, which lie in one tensor and stay positive."""
+    """Adam for the activation scales of a unit. They lie in one tensor and stay positive."""
 
     def __init__(self, scales: Sequence[nn.Parameter]) -> None:
         self.parameters = list(scales)
@@ -167,9 +168,10 @@ class Scales:
         self.adam = Adam([self.values])
 
     def step(self, rate: float) -> None:
-        """One step with the gradients at hand, which are then dropped.
+        """Take one step with the stored gradients, then drop them.
 
-        A scale that its step would take to zero or below, that of inputs next to zero, is halved instead.
+        If a step would make a scale zero or negative, the scale is halved instead. This happens for inputs close to
+        zero.
         """
         if not self.parameters:
             return
@@ -183,7 +185,7 @@ class Scales:
             scale.grad = None
 
     def are_positive(self) -> bool:
-        """Whether all are positive and finite."""
+        """Whether all scales are positive and finite."""
         return not self.parameters or bool((self.values.isfinite() & (self.values > 0)).all())
 
 
@@ -197,11 +199,11 @@ def reconstruct(
     learn: Literal["rounding", "scales", "both"],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Reconstruct units in order, in place; returns the learning curves as a plain log.
+    """Reconstruct units in order, in place. Return the learning curves as a plain log.
 
-    `reference` is the full-precision model whose weights are rounded (after any folding); `batches` gives the forward
-    arguments of the calibration data, always the same. They run through the model up to the first unit only; from block
-    to block outputs are handed on.
+    `reference` is the full-precision model whose weights are rounded, after any folding. `batches` gives the forward
+    arguments of the calibration data; every call gives the same ones. They run through the model only up to the first
+    unit. After that the outputs of a block are the inputs of the next.
     """
     model.requires_grad_(False)
     timestep = torch.cat([batch[1] for batch in batches()])
@@ -278,9 +280,10 @@ def reconstruct_outputs(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Learn the rounding of some sites together, in place; `outputs(network, rows)` is (rows, features).
+    """Learn the rounding of some sites together, in place. `outputs(network, rows)` is (rows, features).
 
-    For what is no submodule (TFMQ-DM's temporal information block); returns the learning curve as a plain log.
+    It serves sites that form no submodule (TFMQ-DM's temporal information block). Return the learning curve as a plain
+    log.
     """
     model.requires_grad_(False)
     with torch.no_grad():
@@ -296,7 +299,7 @@ def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
 
 
 def block_units(sites: Iterable[Site]) -> list[Unit]:
-    """One unit per block, the submodule that the paths of its sites begin with, in the order of the blocks."""
+    """One unit per block, in the order of the blocks. Its submodule is the one that contains the block's sites."""
     sites_of_block: dict[int, list[Site]] = {}
     for site in sites:
         if site.block is not None:

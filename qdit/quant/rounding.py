@@ -28,17 +28,18 @@ def rectified_sigmoid(alpha: Tensor) -> Tensor:
 
 
 def round_weight(weight: Tensor, alpha: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, hard: bool) -> Tensor:
-    """Ŵ from ⌊W/s⌋ + h(α), differentiable in α; `hard` rounds up where α ≥ 0, so only floor and ceiling codes occur."""
+    """Ŵ from ⌊W/s⌋ + h(α), differentiable in α. `hard` rounds up if α ≥ 0, so codes are floor or ceiling."""
     up = (alpha >= 0).to(weight.dtype) if hard else rectified_sigmoid(alpha)
     codes = ((weight / scale).floor() + up + zero_point).clamp(0, 2**bits - 1)
     return (codes - zero_point) * scale
 
 
 class SoftRounding:
-    """Rounding of one weight in training: scale and zero point of a quantized weight, α per element.
+    """Rounding of one weight in training: the scale and zero point of a quantized weight, and an α per element.
 
-    The soft weight of `round_weight` is base + h(α) · span: `base` is the floor code's value, `span` the scale, or 0
-    where the floor is already clamped. `weight` holds it as a leaf, whose gradient `gradient` takes on to α.
+    The soft weight of `round_weight` is base + h(α) · span. `base` is the value of the floor code. `span` is the scale,
+    or 0 if the floor code is already clamped. `weight` holds the soft weight as a leaf tensor. `gradient` turns its
+    gradient into the gradient of α.
     """
 
     def __init__(self, weight: Tensor, stored: QuantizedWeight) -> None:
@@ -55,14 +56,17 @@ class SoftRounding:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """The soft weight of α as it is now, in place."""
+        """Update the soft weight to the present α, in place."""
         self.sigmoid = self.alpha.detach().sigmoid()
         self.stretched = self.sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
         torch.addcmul(self.base, self.stretched.clamp(0, 1), self.span, out=self.weight.detach())
 
     @torch.no_grad()
     def gradient(self, of_weight: Tensor, beta: float | None = None, strength: float = 0.0) -> Tensor:
-        """Gradient of α from that of the soft weight; with `beta`, also of strength · `rounding_regularizer`."""
+        """Gradient of α, from the gradient of the soft weight. With `beta` the gradient of the regularizer is added.
+
+        The regularizer is strength · `rounding_regularizer`.
+        """
         of_h = of_weight * self.span
         if beta is not None:
             distance = self.stretched.clamp(0, 1).mul_(2).sub_(1)
@@ -74,21 +78,24 @@ class SoftRounding:
         return torch.ops.aten.hardtanh_backward(of_h, self.stretched, 0.0, 1.0).mul_(slope)
 
     def open(self) -> Tensor:
-        """How many elements have not decided, shape (): an element that has h = 0 or 1 has no gradient any more."""
+        """Number of elements that have not decided, shape ().
+
+        An element with h = 0 or 1 has decided: its gradient is 0.
+        """
         return ((self.stretched > 0) & (self.stretched < 1)).sum()
 
     def hard(self) -> QuantizedWeight:
-        """The quantized weight with the codes that were learned."""
+        """The quantized weight with the learned codes."""
         up = (self.alpha.detach() >= 0).float()
         codes = (self.floor + up).clamp(0, 2**self.stored.bits - 1)
         return replace(self.stored, codes=codes.to(torch.int16))
 
 
 class RoundingSteps:
-    """Adam on the roundings of a unit: by the compiled library where it can, else by torch; both are the same method.
+    """Adam for the roundings of a unit. The compiled library computes it if it can, otherwise torch does.
 
-    The compiled steps leave out the elements that have decided: their gradient is 0 for good and the last step went
-    outwards, so neither h nor the code can change.
+    Both compute the same method. The compiled steps leave out elements that have decided. The gradient of such an
+    element stays 0, and its last step moved α outwards. So neither h nor the code can change.
     """
 
     def __init__(self, roundings: Sequence[SoftRounding]) -> None:
@@ -102,7 +109,7 @@ class RoundingSteps:
         self.steps = 0
 
     def step(self, rate: float, beta: float | None, strength: float) -> None:
-        """One step with the gradients of the soft weights at hand, which are then dropped, and new soft weights."""
+        """Take one step with the stored gradients of the soft weights, drop them, and update the soft weights."""
         self.steps += 1
         for number, rounding in enumerate(self.roundings):
             of_weight, rounding.weight.grad = rounding.weight.grad, None
@@ -126,16 +133,16 @@ class RoundingSteps:
                 rounding.renew()
 
     def open(self) -> int:
-        """How many elements have not decided."""
+        """Number of elements that have not decided."""
         return sum(self.counts) if self.backend is not None else sum(int(r.open()) for r in self.roundings)
 
     def settle(self) -> None:
-        """Bring the α of all roundings up to date."""
+        """Update the α of all roundings."""
         if self.backend is not None:
             for state in self.states:
                 state.settle(self.backend)
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:
-    """Σ (1 − |2h − 1|^β), which is 0 where every weight has decided, shape ()."""
+    """Regularizer Σ (1 − |2h − 1|^β), shape (). It is 0 if every weight has decided."""
     return (1 - (2 * rectified_sigmoid(alpha) - 1).abs().pow(beta)).sum()

@@ -1,4 +1,4 @@
-"""Salience balancing of PTQ4DiT: per-channel factors (CSB) and their weighting over timesteps (SSC)."""
+"""Salience of PTQ4DiT: per-channel factors that balance it (CSB), and its weights over timesteps (SSC)."""
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ def average_ranks(values: Tensor) -> Tensor:
 
 
 def rank_correlations(rows: Tensor, vector: Tensor) -> Tensor:
-    """Spearman's ρ of each row of (n, width) with (width,): (n,), average ranks for ties.
+    """Spearman's ρ between each row of (n, width) and (width,): (n,). Equal values get their mean rank.
 
-    A row without any order (all values equal) is taken as uncorrelated, where the original gets NaN for every row.
+    If all values of a row are equal, its ρ is 0. The original program gets NaN for every row then.
     """
     ranks = torch.stack([average_ranks(row) for row in rows])
     ranks = ranks - ranks.mean(dim=1, keepdim=True)
@@ -35,17 +35,17 @@ def rank_correlations(rows: Tensor, vector: Tensor) -> Tensor:
 
 
 def temporal_salience(salience: Tensor, of_weight: Tensor) -> Tensor:
-    """SSC: Σ_t η_t s(X_t), η = softmax(−ρ): timesteps whose salient channels differ from the weight's count more.
+    """SSC: Σ_t η_t s(X_t) with η = softmax(−ρ), (n, width) and (width,) → (width,).
 
-    (n, width) and (width,) → (width,).
+    A timestep counts more if its salient channels differ from those of the weight.
     """
     eta = torch.softmax(-rank_correlations(salience, of_weight), dim=0)
     return (eta[:, None] * salience).sum(dim=0)
 
 
 def balance_factors(of_activation: Tensor, of_weight: Tensor, *, epsilon: float = 1e-8) -> Tensor:
-    """CSB: k = √(s(X) / (s(W) + ε)) per channel; x / k and W · diag(k) then have the same salience √(s(X) s(W)).
+    """CSB: k = √(s(X) / (s(W) + ε)) per channel. Then x / k and W · diag(k) have the same salience √(s(X) s(W)).
 
-    A channel that is always zero gets k = 0, which must not be divided by: callers put 1 there.
+    A channel that is always zero gets k = 0. Nothing may be divided by it, so callers replace it by 1.
     """
     return (of_activation / (of_weight + epsilon)).sqrt()

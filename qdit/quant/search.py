@@ -1,6 +1,6 @@
 """Range search: for each row, the (scale, zero_point) candidate with the smallest error.
 
-Rows are worked on in blocks that stay in cache, so one row may have any number of elements (activations) and there
+Rows are computed in blocks that fit into the cache. So a row may have any number of elements (activations), and there
 may be any number of rows (groups of a weight).
 """
 
@@ -15,11 +15,11 @@ GPU_BLOCK = 2**24
 def lowest_error(
     rows: Tensor, scales: Tensor, zero_points: Tensor, bits: int, *, power: float, default: int = 0
 ) -> Tensor:
-    """Index (R, 1) of the candidate with the lowest mean |x − x̂|^power of each row.
+    """Index (R, 1) of the candidate with the lowest mean |x − x̂|^power, for each row.
 
-    `rows` is (R, n); `scales` and `zero_points` are (R, C), one column per candidate; codes are 0 … 2^bits − 1.
-    Of equal candidates the first wins. A candidate whose error is not finite never wins; if none is finite the
-    answer is `default`.
+    `rows` is (R, n). `scales` and `zero_points` are (R, C), one column per candidate. Codes are 0 … 2^bits − 1. Of
+    equal candidates the first wins. A candidate whose error is not finite never wins. If no error is finite, the result
+    is `default`.
     """
     block = GPU_BLOCK if rows.is_cuda else CPU_BLOCK
     count, width = rows.shape
@@ -34,7 +34,7 @@ def lowest_error(
 
 
 def choose(candidates: Tensor, index: Tensor) -> Tensor:
-    """(R, C) and (R, 1) → the chosen candidates, (R, 1)."""
+    """The candidates at the given indices: (R, C) and indices (R, 1) → (R, 1)."""
     return candidates.gather(1, index)
 
 

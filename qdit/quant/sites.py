@@ -1,7 +1,8 @@
-"""Quantized modules that take the place of a model's sites, and their description as plain JSON.
+"""Quantized modules that replace the sites of a model, and their description as plain JSON.
 
-Simulated mode: the weight is dequantized once when the module is made, the input is quantized and dequantized on
-the fly. Only the packed codes, scales and zero points are state; the dequantized weight is derived.
+These modules simulate quantization. The weight is dequantized once, when the module is made. The input is quantized and
+dequantized in every forward pass. Only packed codes, scales and zero points are state; the dequantized weight is
+computed from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def in_float32(activation: Activation, x: Tensor) -> Tensor:
-    """Output of the quantizer.
+    """Output of the quantizer for an input in any precision.
 
-    An input in half precision is converted to float32 first, so that codes mean the same.
+    An input in half precision is converted to float32 first, so that a code means the same value.
     """
     return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
@@ -119,10 +120,10 @@ class QuantizedOperand(nn.Module):
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):
-    """Modulated LayerNorm whose output is divided by a factor and shifted, per channel (methods.md §2.3).
+    """Modulated LayerNorm whose output is divided by a factor and shifted, per channel (spec/methods.md §2.3).
 
     `inverse` and `offset` are (D,): LN(x)(1 + scale) · inverse + shift · inverse − offset. It costs a few operations on
-    (N, D) and none on the tokens.
+    (N, D), and none on the tokens.
     """
 
     weight_bits = 16
@@ -199,7 +200,7 @@ def build_weight(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quan
 def quantize_site(
     model: nn.Module, site: Site, *, weight: QuantizedWeight | None = None, activation: Activation | None = None
 ) -> None:
-    """Give a site a quantized weight, an input quantizer, or both; what is None stays as it was."""
+    """Give a site a quantized weight, an input quantizer, or both. None leaves that part unchanged."""
     old = model.get_submodule(site.name)
     if site.kind == "operand":
         if activation is not None:
@@ -211,25 +212,25 @@ def quantize_site(
     kept = cast(nn.Linear, old).weight if quantized is None else stored_weight(quantized)
     if activation is None and quantized is not None:
         activation = quantized.activation
-    chosen, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
+    new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
     if site.kind == "conv":
         kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
-        replace(model, site, QuantizedConv(weight=chosen, bias=bias, activation=activation, kernel=kernel))
+        replace(model, site, QuantizedConv(weight=new_weight, bias=bias, activation=activation, kernel=kernel))
     else:
-        replace(model, site, QuantizedLinear(weight=chosen, bias=bias, activation=activation))
+        replace(model, site, QuantizedLinear(weight=new_weight, bias=bias, activation=activation))
 
 
 def activation_of(model: nn.Module, site: Site) -> Activation | None:
-    """The input quantizer of a site; None without one."""
+    """The input quantizer of a site. None if it has none."""
     module = model.get_submodule(site.name)
     return module.activation if isinstance(module, QuantizedSite) else None
 
 
 def prepare_inference(model: M) -> M:
-    """Pack the weights of all linears for fast inference, in place; the model can no longer be changed or saved.
+    """Pack the weights of all linears for fast inference, in place. After that the model cannot be changed or saved.
 
-    The GELU of an MLP is computed together with the linear before it; modulated LayerNorms and attention without
-    quantized operands each in one pass.
+    The GELU of an MLP is computed together with the linear before it. A modulated LayerNorm is computed in one pass,
+    and so is attention without quantized operands.
     """
     fused = set()
     for name, module in model.named_modules():

@@ -1,7 +1,8 @@
-"""Size (MB) of a quantized DiT or STDiT3: as the paper's tables count it, as a checkpoint will be, and as a file is.
+"""Size in MB of a quantized DiT or STDiT3, counted in three ways: by the paper's formula, predicted, and from a file.
 
-MB is 10^6 bytes. The paper's accounting is (N · bits / 8 + 4 · U) / 10^6: N is every parameter but the position
-embedding (also those that stay in floating point), U the number of (scale, zero point) pairs of 4 bytes.
+MB is 10^6 bytes. The paper's formula is (N · bits / 8 + 4 · U) / 10^6. N is the number of all parameters without the
+position embedding, also of those that stay in floating point. U is the number of (scale, zero point) pairs. A pair
+takes 4 bytes.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,7 +25,7 @@ GroupSizes = int | None | Mapping[str, int | None]
 
 @dataclass(frozen=True)
 class Linear:
-    """Shape of one linear layer or convolution (flattened), with bias."""
+    """Shape of one linear layer with bias. A convolution counts as a linear over its flattened patch."""
 
     name: str
     role: str
@@ -33,15 +34,16 @@ class Linear:
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         return (self.inputs + 1) * self.outputs
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What sizes depend on: the layers, and the elements of everything else and of the position embedding.
+    """Shapes that decide sizes: the layers, the size of the position embedding, and the size of everything else.
 
-    Everything else is the label table of a DiT, the modulation tables and norms of an STDiT3.
+    Everything else is the label table of a DiT, or the modulation tables and norms of an STDiT3. Sizes are numbers of
+    elements.
     """
 
     linears: tuple[Linear, ...]
@@ -50,16 +52,16 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Every parameter but the position embedding."""
+        """Number of all parameters without the position embedding."""
         return self.others + sum(linear.parameters for linear in self.linears)
 
     def with_roles(self, roles: Collection[str]) -> list[Linear]:
-        """Layers of these roles."""
+        """Layers that have one of these roles."""
         return [linear for linear in self.linears if linear.role in roles]
 
 
 def dit_shape(config: DiTConfig) -> ModelShape:
-    """Layers of a DiT, named as the model's own sites."""
+    """Layers of a DiT. Their names are those of the model's sites."""
     width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
     patch = config.patch_size**2
     linears = [
@@ -84,7 +86,7 @@ def dit_shape(config: DiTConfig) -> ModelShape:
 
 
 def stdit3_shape(config: STDiT3Config) -> ModelShape:
-    """Layers of an STDiT3, named as the model's own sites; positions are computed, so none are stored."""
+    """Layers of an STDiT3. Their names are those of the model's sites. Positions are computed, so none are stored."""
     width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
     cells = config.frame_patch * config.patch_size**2
     linears = [Linear("x_embedder.proj", "patch_embed", config.in_channels * cells, width)]
@@ -121,12 +123,12 @@ def shape_of(config: DiTConfig | STDiT3Config) -> ModelShape:
 
 
 def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:
-    """Size as Q-DiT's Table 2 prints it, before truncation (`printed_mb`); 1349, 508, 339, 520, 351 for DiT-XL/2.
+    """Size as in Q-DiT's Table 2, before truncation (`printed_mb`). DiT-XL/2 gives 1349, 508, 339, 520, 351.
 
-    Per channel, U counts the output channels of all linears of the blocks, adaLN included (of an STDiT3 the t_block
-    that stands for it); with groups only the groups of the linears that a search chooses sizes for. 16 bits is full
-    precision, without U. The layers a method really leaves in floating point make no difference here. Raises
-    ConfigError for bits or group sizes that are not possible.
+    With one range per channel, U counts the output channels of all linears of the blocks and of adaLN (for an STDiT3 of
+    the t_block, which replaces adaLN). With groups, U counts only the groups of the linears for which a search chooses
+    sizes. 16 bits mean full precision, and U is 0. Layers that a method leaves in floating point change nothing here.
+    Raises ConfigError for bits or group sizes that are not possible.
     """
     if weight_bits != FULL_PRECISION_BITS and not 1 <= weight_bits <= 8:
         raise ConfigError(f"weight_bits {weight_bits}: allowed are 1 to 8, or 16 for full precision")
@@ -141,7 +143,7 @@ def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_s
 
 
 def printed_mb(size_mb: float) -> int:
-    """The whole number a table prints: truncated, as the paper's are."""
+    """The size as a table prints it: truncated to a whole number, as in the paper."""
     return int(size_mb)
 
 
@@ -154,21 +156,23 @@ def size_predicted_mb(
     float_bits: int = 16,
     positions: bool = True,
 ) -> float:
-    """Size of the tensors of a checkpoint: packed codes and 4 bytes per group of the layers with these roles, the rest
-    in `float_bits`; with the position embedding if `positions`. Activation quantizers and file headers are not counted.
+    """Size of the tensors in a checkpoint, predicted from shapes.
+
+    Layers with these roles count packed codes and 4 bytes per group. All other tensors have `float_bits`. The position
+    embedding counts if `positions` is true. Activation quantizers and file headers do not count.
     """
     shape = shape_of(config)
-    chosen = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
+    quantized = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
     rest = shape.parameters + (shape.positions if positions else 0)
     packed = 0
-    for layer, size in sized(chosen, group_sizes):
+    for layer, size in sized(quantized, group_sizes):
         rest -= layer.inputs * layer.outputs
         packed += layer.outputs * packed_width(layer.inputs, weight_bits) + PAIR_BYTES * weight_pairs(layer, size)
     return (packed + rest * float_bits / 8) / 1e6
 
 
 def size_actual_mb(folder: Path) -> float:
-    """What the checkpoint in `folder` holds: the bytes of its model.safetensors."""
+    """Size of the model.safetensors in a checkpoint folder."""
     file = folder / "model.safetensors"
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; check the path or run `qdit quantize`")
@@ -176,7 +180,7 @@ def size_actual_mb(folder: Path) -> float:
 
 
 def weight_pairs(layer: Linear, group_size: int | None) -> int:
-    """(scale, zero point) pairs of a layer: one per output channel, or per group of its inputs."""
+    """Number of (scale, zero point) pairs of a layer: one per output channel, or one per group and output channel."""
     if group_size is None:
         return layer.outputs
     check_group_size(group_size, layer.inputs, layer.name)
@@ -184,7 +188,7 @@ def weight_pairs(layer: Linear, group_size: int | None) -> int:
 
 
 def sized(layers: list[Linear], group_sizes: GroupSizes) -> list[tuple[Linear, int | None]]:
-    """Layers with their group sizes; an allocation must name exactly these layers."""
+    """Pairs of each layer and its group size. ConfigError unless an allocation names exactly these layers."""
     if not isinstance(group_sizes, Mapping):
         return [(layer, group_sizes) for layer in layers]
     names = [layer.name for layer in layers]

@@ -13,10 +13,10 @@ from qdit.quant.nonlinear import twin_softmax
 
 
 class TimestepTable(nn.Module):
-    """Row of parameters for each timestep of a batch: that of the nearest calibrated timestep.
+    """Row of parameters for each timestep of a batch: the row of the nearest calibrated timestep.
 
     `timesteps` (n,) are ascending: integers on 0…999, or fractions on the 0…1000 of a rectified flow. `rows` (n,) is
-    the row of each. A timestep half-way between two gets the lower one.
+    the row of each. A timestep in the middle of two gets the lower one.
     """
 
     timesteps: Tensor
@@ -61,7 +61,7 @@ class TimestepStaticActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         return cls(
             bits=spec["bits"],
             scale=tensors["scale"],
@@ -79,7 +79,7 @@ class TimestepStaticActivation(Activation):
 class TwinSoftmaxActivation(Activation):
     """MRQ for softmax outputs with one `split` per group of timesteps (TQ-DiT): fine steps below it, coarse above.
 
-    `split` is (groups,); `mode="sum"` is the released form, which adds both halves.
+    `split` is (groups,). `mode="sum"` is the released form, which adds both halves.
     """
 
     split: Tensor
@@ -104,7 +104,7 @@ class TwinSoftmaxActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> Self:
-        """The quantizer of a spec and its tensors."""
+        """Build the quantizer from a spec and its tensors."""
         return cls(
             bits=spec["bits"],
             mode=spec["mode"],

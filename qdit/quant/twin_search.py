@@ -1,6 +1,7 @@
-"""Alternating scale searches of PTQ4ViT and TQ-DiT for linears and for the two matrix products of attention.
+"""Search for scales in alternating rounds (PTQ4ViT, TQ-DiT), for linears and for the two matrix products of attention.
 
-Symmetric quantizers, candidates around max |x| / (2^(b−1) − 0.5), scored by `qdit.quant.fisher.search_scale`.
+The quantizers are symmetric. The candidates are multiples of max |x| / (2^(b−1) − 0.5).
+`qdit.quant.fisher.search_scale` scores them.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,12 @@ from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 
 def signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Symmetric quantize-dequantize; at 16 bits x itself."""
+    """Quantize and dequantize symmetrically. At 16 bits the result is x itself."""
     return x if bits == FULL_PRECISION_BITS else fake_quantize(x, scale, torch.zeros_like(scale), bits, symmetric=True)
 
 
 def symmetric_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeight:
-    """Codes of a weight (out, in) whose rows are divided into equal parts with a scale each; scale (parts,)."""
+    """Codes of a weight (out, in). Its rows are divided into equal parts, and each part has a scale: scale (parts,)."""
     rows = scale.repeat_interleave(len(weight) // len(scale))[:, None] if len(scale) > 1 else scale[:, None]
     granularity = Granularity("channel" if len(scale) > 1 else "tensor")
     zeros = torch.zeros_like(rows)
@@ -31,7 +32,7 @@ def symmetric_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeigh
 
 
 def symmetric_activation(scale: Tensor, bits: int) -> StaticActivation:
-    """Symmetric static quantizer, one scale per tensor or per head."""
+    """Symmetric static quantizer with one scale per tensor or per head."""
     zero_point = torch.full_like(scale, 2 ** (bits - 1))
     return StaticActivation(bits=bits, scale=scale, zero_point=zero_point, per="head" if len(scale) > 1 else "group")
 
@@ -47,9 +48,10 @@ def search_linear(
     twin: bool = False,
     rounds: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Scales of weight (parts,) and input (1,), in alternating rounds; x (…, in), weight (out, in), gradient (…, out).
+    """Scales of the weight (parts,) and of the input (1,), searched in alternating rounds.
 
-    With `twin` the input is a GELU output and the scale that of its positive half. No rounds: the start values.
+    x is (…, in), weight (out, in), gradient (…, out). With `twin` the input is a GELU output, and its scale is that of
+    the positive values. With 0 rounds the start values are returned.
     """
     x, gradient = x.flatten(0, -2), gradient.flatten(0, -2)
     exact = x @ weight.t()
@@ -81,12 +83,12 @@ def search_linear(
 
 
 def scores_gradient(p: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient at the softmax's input from that at its output p (N, heads, T, T)."""
+    """Gradient at the input of the softmax, from the gradient at its output p (N, heads, T, T)."""
     return p * (gradient - (gradient * p).sum(dim=-1, keepdim=True))
 
 
 def search_scores(q: Tensor, k: Tensor, gradient: Tensor, *, bits: int, rounds: int = 3) -> tuple[Tensor, Tensor]:
-    """Scales of q and k (heads,) for q kᵀ, from its gradient (N, heads, T, T)."""
+    """Scales of q and k (heads,) for the product q kᵀ, from the gradient of this product (N, heads, T, T)."""
     start_q = scale_q = signed_scale(q, bits, per=1)
     start_k = scale_k = signed_scale(k, bits, per=1)
     exact, g = (q @ k.transpose(-2, -1)).flatten(2), gradient.flatten(2)
@@ -112,10 +114,10 @@ def search_mixing(
     twin: Literal["piecewise", "sum"] = "piecewise",
     rounds: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Splits of the twin softmax quantizer (groups,) and scales of v (heads,) for p v.
+    """Splits (groups,) of the twin softmax quantizer and scales (heads,) of v, for the product p v.
 
-    Row i of p (N, heads, T, T), v and gradient (N, heads, T, d) belongs to time group `group[i]`. The start values are
-    a split of 1 / 2^(bits − 1) and v's own.
+    p is (N, heads, T, T); v and gradient are (N, heads, T, d). Row i belongs to time group `group[i]`. The search
+    starts with the split 1 / 2^(bits − 1) and with the start scales of v.
     """
     start_v = scale_v = signed_scale(v, bits, per=1)
     splits = torch.full((int(group.max()) + 1,), 2.0 ** (1 - bits), device=p.device)

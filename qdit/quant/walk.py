@@ -1,6 +1,6 @@
 """Block-wise calibration: the inputs of one block are stored, so that each pass computes one block only.
 
-Looking at every block of a deep model by whole passes costs depth² blocks; a walk costs two runs of each block.
+Whole forward passes for every block would cost depth² blocks. A walk runs each block twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +18,9 @@ from qdit.quant.observe import Batch, Captured, observing
 class BlockWalk:
     """Inputs of one block of a model on some batches. The walk goes from the first block to the last.
 
-    Each block takes the tokens of the block before, and further arguments that are the same for all blocks. The bits
-    are those of whole forward passes with the same batches. Only the tokens at one block are kept, for all batches.
+    Each block takes the tokens from the block before it, and further arguments that are the same for all blocks. The
+    bits are those of whole forward passes with the same batches. Only the tokens at one block are in memory, for all
+    batches.
     """
 
     def __init__(self, model: Network, batches: Iterable[Batch]) -> None:
@@ -53,7 +54,7 @@ class BlockWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks, as they are now, up to the input of `block`."""
+        """Run the blocks in their present form, up to the input of `block`."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:

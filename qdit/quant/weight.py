@@ -28,7 +28,7 @@ class QuantizedWeight:
 
     @property
     def group_size(self) -> int | None:
-        """Inputs per group; None where a row or the tensor is not divided."""
+        """Inputs per group. None if rows are not divided into groups."""
         groups = self.scale.shape[1]
         return None if groups == 1 else self.codes.shape[1] // groups
 
@@ -55,12 +55,12 @@ def quantize_weight(
     symmetric: bool = False,
     scale_dtype: torch.dtype = torch.float16,
 ) -> QuantizedWeight:
-    """Round a weight (out, in) to the nearest codes; `ranges` sees each set of weights that shares a scale as a row.
+    """Round a weight (out, in) to the nearest codes. `ranges` gets rows; the weights of a row share one scale.
 
     The scale is rounded to `scale_dtype` before the codes are computed. With `symmetric`, `ranges` must return zero
-    point 0. Weights that are all zero in a row of `ranges` get scale 1, whatever the rule says; weights so near to zero
-    that their scale would be stored as 0 get the smallest scale there is, and a zero point that is a code. Raises
-    ConfigError (bits, granularity) or CheckpointError (weights, scales or zero points that cannot be stored).
+    point 0. If all weights of a row are zero, the scale is 1. If the stored scale would round to 0, it is the smallest
+    positive number of its dtype, and the zero point is one of the codes. Raises ConfigError (bits, granularity) or
+    CheckpointError (weights, scales or zero points that cannot be stored).
     """
     check_weight(weight, bits)
     rows = shared_rows(weight.detach().float(), granularity)
@@ -82,7 +82,7 @@ def quantize_weight(
 
 
 def check_weight(weight: Tensor, bits: int) -> None:
-    """Raise unless `weight` is a finite matrix and `bits` a width weights can have."""
+    """Raise unless `weight` is a finite matrix and `bits` is allowed for weights."""
     if bits not in WEIGHT_BITS:
         raise ConfigError(f"weight_bits {bits}: allowed are {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]}, or 16 for none")
     if weight.ndim != 2:
@@ -93,7 +93,7 @@ def check_weight(weight: Tensor, bits: int) -> None:
 
 
 def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
-    """(out, in) → (R, n): each row holds the weights that share one scale and zero point."""
+    """Rows (R, n) of a weight (out, in). The weights of a row share one scale and zero point."""
     match granularity.kind:
         case "tensor":
             return weight.reshape(1, -1)
@@ -118,9 +118,9 @@ def vanishes(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`scale` in `dtype`.
+    """Convert `scale` to `dtype`.
 
-    A scale that would become 0 becomes the smallest positive number. Else CheckpointError if it does not fit.
+    A scale that would become 0 becomes the smallest positive number. Raises CheckpointError if a scale does not fit.
     """
     stored = scale.to(dtype).masked_fill(vanishes(scale, dtype), smallest_scale(dtype))
     bad = ~((stored > 0) & stored.isfinite())

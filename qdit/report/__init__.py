@@ -1,1 +1,1 @@
-"""Tables, figures, claims, votes and pages, made from result files alone; never with torch."""
+"""Tables, figures, claims, votes and pages, made from result files alone. Nothing here imports torch."""

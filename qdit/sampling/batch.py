@@ -29,7 +29,7 @@ def sample_batch(
     *,
     correction: Correction | None = None,
 ) -> Tensor:
-    """Data (N, …) float32 on the CPU of the samples with these indices: latents, or pixels; a condition for each."""
+    """Data (N, …) float32 on the CPU for these sample indices: latents or pixels, and a condition for each."""
     family, device = family_of(model.config), device_of(model)
     shape = family.shape(model.config, family.require(protocol))
     noise = initial_noise(shape, protocol.seed, samples).to(device)
@@ -82,7 +82,7 @@ class Batches:
         return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
 
     def columns(self, samples: range, count: int) -> Arrays:
-        """The columns of a chunk file: of the whole batch the first `count`; Diverged where these are not finite."""
+        """Columns of a chunk file: the first `count` samples of the batch. Diverged if one is not finite."""
         family = family_of(self.model.config)
         latents = self.latents(samples)[:count]
         if not torch.isfinite(latents).all():

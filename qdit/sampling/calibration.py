@@ -1,18 +1,20 @@
-"""Calibration sets: noisy images or clips, timesteps and labels or texts, from the full-precision model's trajectories.
+"""Calibration sets: noisy images or clips with timesteps and labels or texts, from full-precision trajectories.
 
-`trajectory` is Q-DiT's collection: each image is recorded at a step of its own, distinct within a batch of 16,
-conditional half only. The others follow the protocol's sampler and hold, under guidance, unconditional copies as well:
-`ndtc` is PTQ4DM's normally distributed timesteps (with correct (x_t, t) pairs), `ndtc-wide` the same with the defaults
-of its code, `ndtc-released` its program's pairs: it counts t from the noisy end, records what step t has made, and
-gives t itself to the network. `uniform` draws one step per image (RepQ-ViT's images, spread over time), and `per-step`
-records every image at every step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD), of which methods take what they need.
-`regression` does the same without unconditional copies (PTQD's fit, after guidance); its number is that of the images.
+There are seven kinds. `trajectory` is the collection of Q-DiT. Each image is recorded at one step; the steps of a batch
+of 16 differ. It has the conditional branch only. All other kinds follow the sampler of the protocol. Under guidance
+they also hold unconditional copies, except `regression`.
 
-Trajectories run side by side, as many as `together` says: a number that depends on the model alone, since samples of
-another batch differ in rounding.
+`ndtc` has the normally distributed timesteps of PTQ4DM, with correct pairs (x_t, t). `ndtc-wide` is the same with the
+defaults of its code. `ndtc-released` has the pairs of its program: t counts from the noisy end, x is the output of step
+t, and the network gets t itself. `uniform` draws one step per image (RepQ-ViT). `per-step` records every image at every
+step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD); each method takes the samples that it needs. `regression` does the
+same without unconditional copies (for PTQD's fit, after guidance); its number counts images.
 
-A video model is sampled by its rectified flow whatever the kind, its prompts take the place of labels, and
-unconditional copies hold the tokens that stand for no text under the prompt's own mask.
+Several trajectories run at the same time as one batch. `together` gives their number. It depends on the model alone,
+because samples of another batch size differ in rounding.
+
+A video model uses its rectified flow for every kind. Its prompts replace the labels. Unconditional copies hold the
+tokens for "no text", with the mask of the prompt.
 """
 
 from collections.abc import Iterator
@@ -74,7 +76,10 @@ ALL, CLEAN = -2, -1
 
 
 def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
-    """Step index (0 = least noisy) at which each sample is recorded, (samples,): `ALL` every step, `CLEAN` x_0."""
+    """Step index (0 = least noisy) at which each sample is recorded, (samples,).
+
+    `ALL` is every step, `CLEAN` is x_0.
+    """
     if kind == "trajectory":
         size = min(TRAJECTORY_BATCH, steps)
         batches = [
@@ -99,18 +104,17 @@ def collect(
 ) -> CalibrationSet:
     """Record noisy images or clips of the model's own trajectories (with the protocol's steps and guidance).
 
-    `samples` is their number; in a `per-step` set all steps share them equally (rounded up), in a `regression` set each
-    step has as many. Trajectories follow the
-    protocol's sampler, except that those of `trajectory` are always DDIM's, as in Q-DiT's script. A video model takes
-    its prompts in turn from `text`, which needs one at least.
+    `samples` is their number. In a `per-step` set all steps share them equally (rounded up). In a `regression` set each
+    step has this number. Trajectories follow the protocol's sampler. Only those of `trajectory` always use DDIM, as in
+    Q-DiT's script. A video model uses the prompts of `text` in turn; there must be at least one.
     """
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
     samples = trajectories(kind, samples, protocol)
-    chosen = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
+    recorded_steps = torch.from_numpy(chosen_steps(kind, samples, protocol.steps, protocol.seed))
     family, schedule = family_of(model.config), schedule_of(protocol)
     drawn = family.calibration_conditions(model.config, family.require(protocol), samples, text)
-    x, step, index = record(model, kind, protocol, drawn, chosen)
+    x, step, index = record(model, kind, protocol, drawn, recorded_steps)
     order = step.argsort(descending=True, stable=True) if kind in AT_EVERY_STEP else index.argsort()
     x, step, index = x[order], step[order], index[order]
     unconditional = torch.zeros(len(index), dtype=torch.bool)
@@ -124,29 +128,32 @@ def collect(
 
 
 def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
-    """How many trajectories give `samples` samples: in a `per-step` set each gives one at every step."""
+    """Number of trajectories that give `samples` samples.
+
+    In a `per-step` set each trajectory gives one at every step.
+    """
     return -(-samples // protocol.steps) if kind == "per-step" else samples
 
 
 def together(model: Network, protocol: AnyProtocol) -> int:
-    """Number of trajectories that run side by side as one batch."""
+    """Number of trajectories that run at the same time as one batch."""
     tokens = family_of(model.config).tokens(model, protocol)
     return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 
 
 def record(
-    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], chosen: Tensor
+    model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], recorded_steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Yield x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
 
-    `chosen` (samples,) is the step at which each sample is recorded; `ALL` stands for every step, `CLEAN` for x_0.
+    `recorded_steps` (samples,) is the step at which each sample is recorded. `ALL` is every step, `CLEAN` is x_0.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for samples in torch.arange(len(chosen)).split(together(model, protocol)):
+        for samples in torch.arange(len(recorded_steps)).split(together(model, protocol)):
             of_batch = tuple(condition[samples] for condition in conditions)
             for now, x in own_trajectory(model, kind, protocol, of_batch, samples):
-                rows = (chosen[samples] == now) | ((chosen[samples] == ALL) & (now >= 0))
+                rows = (recorded_steps[samples] == now) | ((recorded_steps[samples] == ALL) & (now >= 0))
                 if not rows.any():
                     continue
                 index = samples[rows]
@@ -158,7 +165,10 @@ def record(
 def own_trajectory(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], samples: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
-    """(step, x_t) of the full-precision model from the calibration noise of these samples on, where the model is."""
+    """Yield (step, x_t) of the full-precision model, on its device.
+
+    It starts from the calibration noise of these samples.
+    """
     family, seed, device = family_of(model.config), protocol.seed, device_of(model)
     shape = family.shape(model.config, protocol)
     predict = family.predictor(model, tuple(column.to(device) for column in conditions), protocol)
@@ -172,7 +182,7 @@ def own_trajectory(
 
 
 def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: int | None = None) -> Tensor:
-    """(N, *shape) start noise of the calibration images with these numbers, or the noise of one ancestral step."""
+    """Start noise (N, *shape) of the calibration images with these numbers, or their noise in one ancestral step."""
     extra = () if step is None else (1 + step,)
     return torch.stack([normal(shape, seed, Purpose.CALIBRATION_NOISE, int(i), *extra) for i in samples])
 
@@ -184,9 +194,9 @@ def predictor(model: Network, conditions: tuple[Tensor, ...], protocol: AnyProto
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """The step weights → calibration set: `samples` of a kind, computed on `device` (`cpu` or `cuda:N`).
+    """Inputs of the step weights → calibration set: `samples` of a kind, computed on `device` (`cpu` or `cuda:N`).
 
-    A video model takes its prompts in turn from `text`, or from a file of `embeddings`, spread over it.
+    A video model uses the prompts of `text` in turn, or prompts evenly spaced over a file of `embeddings`.
     """
 
     weights: Path

@@ -29,17 +29,20 @@ DTYPES = {"label": (torch.int64,), "mask": (torch.bool,), "unconditional": (torc
 
 
 def schedule_of(protocol: Sampled) -> Tensor:
-    """(steps,) timesteps as the model sees them, 0 the least noisy: int64 on 0…999, of a flow float32 on 0…1000."""
+    """Timesteps (steps,) as the model sees them. Index 0 is the least noisy.
+
+    They are int64 on 0…999, or for a flow float32 on 0…1000.
+    """
     return torch.from_numpy(protocol.schedule.copy())
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Inputs of the model: x (N, C, …) float32, timestep (N,) of the schedule, and what stands after it in a forward.
+    """Inputs of the model: x (N, C, …) float32, timestep (N,) of the schedule, and further forward arguments.
 
-    `conditions` are (label (N,) int64) of an image model, (text (N, L, text_width), mask (N, L)) of a video model.
-    `unconditional` (N,) is true where they stand for no condition. `protocol` is what the trajectories were sampled
-    with, `weights_sha256` the identity of the weights, None where it is not known.
+    These `conditions` are (label (N,) int64) for an image model, (text (N, L, text_width), mask (N, L)) for a video
+    model. `unconditional` (N,) is true at unconditional copies. `protocol` is that of the trajectories.
+    `weights_sha256` identifies the weights; None if it is not known.
     """
 
     kind: str
@@ -108,18 +111,18 @@ class CalibrationSet:
     def spread(self, steps: int, per_step: int) -> "CalibrationSet":
         """The first `per_step` samples at each of `steps` evenly spaced steps of a `per-step` set.
 
-        The steps are numbers 0, k, 2k, … in the order of sampling, with k = all steps // `steps` (PTQ4DiT,
-        Q-Diffusion). A schedule with fewer steps gives more samples at each step, so that the total stays; in a guided
-        set these are whole pairs. If there are too few samples, all are taken.
+        The steps are 0, k, 2k, … in the order of sampling, with k = all steps // `steps` (PTQ4DiT, Q-Diffusion). A
+        schedule with fewer steps gives more samples at each step, so that the total stays the same. In a guided set
+        these are whole pairs. If there are too few samples, all are taken.
         """
         number = self.protocol.steps
         stride = max(1, number // steps)
-        chosen = [number - 1 - index * stride for index in range(min(steps, number))]
-        if len(chosen) < steps:
+        step_indices = [number - 1 - index * stride for index in range(min(steps, number))]
+        if len(step_indices) < steps:
             pair = 2 if self.protocol.guided else 1
-            per_step = -(-steps * per_step // (len(chosen) * pair)) * pair
+            per_step = -(-steps * per_step // (len(step_indices) * pair)) * pair
         schedule = self.schedule
-        parts = [(self.timestep == schedule[step]).nonzero()[:, 0][:per_step] for step in chosen]
+        parts = [(self.timestep == schedule[step]).nonzero()[:, 0][:per_step] for step in step_indices]
         return self.take(torch.cat(parts))
 
     def scattered(self, count: int) -> "CalibrationSet":
@@ -132,7 +135,7 @@ class CalibrationSet:
 
 
 def with_unconditional(data: CalibrationSet, null: Sequence[Tensor]) -> CalibrationSet:
-    """Every sample followed by its copy with the conditions `null`."""
+    """The set in which each sample is followed by its copy with the conditions `null`."""
     pairs = zip(data.conditions, null, strict=True)
     return replace(
         data,
@@ -144,7 +147,7 @@ def with_unconditional(data: CalibrationSet, null: Sequence[Tensor]) -> Calibrat
 
 
 def save_calibration(path: Path, calibration: CalibrationSet, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a calibration set as safetensors, with its protocol and other `facts` of what it was made of."""
+    """Write a calibration set as safetensors, with its protocol and other `facts` about its origin."""
     family = family_named(calibration.protocol.family)
     kept = family.kept_tensors(calibration.conditions, calibration.unconditional)
     tensors = dict(zip(family.calibration_tensors, (calibration.x, calibration.timestep, *kept), strict=True))
@@ -182,7 +185,7 @@ def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> Cal
 
 
 def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
-    """ConfigError unless a calibration file agrees with every stated fact of a protocol; None is not checked."""
+    """ConfigError unless a calibration file agrees with every stated fact of a protocol. None is not checked."""
     try:
         with safe_open(path, framework="np") as data:
             metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))
@@ -201,7 +204,7 @@ def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) 
 
 
 def check_dtypes(path: Path, tensors: Mapping[str, Tensor], types: Mapping[str, tuple[torch.dtype, ...]]) -> None:
-    """Raise DataError for a tensor of another type than the model takes; a name without types is float32."""
+    """Raise DataError for a tensor with a type that the model does not take. A name without listed types is float32."""
     for name, tensor in tensors.items():
         if tensor.dtype not in (allowed := types.get(name, (torch.float32,))):
             listed = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)

@@ -1,8 +1,8 @@
 """Chunks of samples (images or clips): chunk files, shards of chunks, and the list of each shard.
 
-A chunk is always one batch of its fixed size (the last one padded with samples that are then dropped). A job computes a
-shard, a range of chunks; chunks that are already there for the same key are kept, so a killed job goes on where it was.
-Which GPU computes is no part of the key. Each file says what it was made of (`qdit.sampling.origin`).
+A chunk is always computed as one batch of its fixed size. The last batch is padded with samples that are then dropped.
+A job computes a shard, which is a range of chunks. Existing chunks with the same key are kept, so a killed job
+continues. The key does not depend on the GPU. Each file holds its origin (`qdit.sampling.origin`).
 """
 
 import json
@@ -50,7 +50,7 @@ SIMULATE = Mode("simulate", prepare_inference, backend)
 
 @dataclass(frozen=True)
 class Shard:
-    """One job's part of a run of `count` samples in chunks: which, and what its samples are called.
+    """The part of a run of `count` samples in chunks that one job computes: its number, and the name of a sample.
 
     Raises ConfigError for counts below one or a shard beyond the last.
     """
@@ -85,7 +85,7 @@ class Shard:
         return min(self.chunks.stop * self.chunk, self.count) - self.chunks.start * self.chunk
 
     def listing(self, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """List of the shard without any chunk: the facts about the run."""
+        """List of the shard without chunks: facts about the run."""
         size = {"images": self.count, "chunk": self.chunk}
         return {"key": origin_key(origin), "origin": dict(origin), "packages": packages(), **size, "chunks": []}
 
@@ -122,10 +122,10 @@ def make_chunks(
     columns: tuple[str, ...],
     make: Callable[[range, int], Arrays],
 ) -> list[dict[str, str]]:
-    """Make those chunks of a shard that are missing; returns the list of all, with their digests.
+    """Make the missing chunks of a shard. Return the list of all its chunks with their digests.
 
-    `make(samples, count)` gives the columns of one chunk: of the whole batch `samples` the first `count`. `origin` is
-    everything that they depend on; it and its digest, the key, are stored in each chunk.
+    `make(samples, count)` computes `samples` as one batch and returns the columns of the first `count`. `origin` is
+    everything that the samples depend on. Each chunk stores the origin and its digest, the key.
     """
     key, stored = origin_key(origin), np.array(json.dumps(origin, sort_keys=True))
     for number in tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1):
@@ -139,7 +139,7 @@ def make_chunks(
 
 
 def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
-    """Pass on a recorded failure of quantizing, if there is one: call `write` with it. Returns whether there is one."""
+    """If quantizing failed and this was recorded, call `write` with the failure. Return whether it failed."""
     failure = read_failure(checkpoint)
     if failure is None:
         return False

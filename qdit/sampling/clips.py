@@ -1,8 +1,9 @@
 """The family of clips: prompts, rectified flow with guidance, and decoding to uint8 by Open-Sora's VAE.
 
-Clip i shows its prompt, and its noise depends on (root seed, i) only. Models of the mini video world make pixels and
-read words; full-size ones make latents and read the tokens of a text encoder, computed once for all
-(`qdit.models.text_encoder`). What differs from images (`qdit.sampling.images`) and nothing else.
+Clip i shows its prompt. Its noise depends only on (root seed, i). Models of the mini video world make pixels and read
+words. Full-size models make latents and read the tokens of a text encoder, which are computed once for all runs
+(`qdit.models.text_encoder`). The module holds everything that differs from images (`qdit.sampling.images`), and nothing
+else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,10 +36,10 @@ from qdit.sampling.words import WORDS_MODULE
 
 @dataclass(frozen=True)
 class ClipDecoder:
-    """What a model makes, float32 (N, C, T, H, W) on any device → uint8 clips (N, 3, frames, height, width) on the CPU.
+    """Output of a model, float32 (N, C, T, H, W) on any device → uint8 clips (N, 3, frames, height, width) on the CPU.
 
-    With a VAE a clip is decoded at a time: `frames` frames, which its latents do not tell. DataError where a clip is
-    not finite.
+    With a VAE one clip is decoded at a time. It has `frames` frames, because latents do not show this number. DataError
+    if a clip is not finite.
     """
 
     vae: VideoVAE | None = None
@@ -74,16 +75,17 @@ CLIP_PIXELS = ClipDecoder()
 
 
 def video_decoder_name(vae: Path | None) -> str:
-    """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+    """Name of a decoder in a protocol: `none`, or the kind of VAE and the digest of its files."""
     return NO_DECODER if vae is None else f"OpenSoraVAE sha256:{video_vae_sha256(vae)}"
 
 
 def load_video_decoder(
     vae: Path | None, config: STDiT3Config, protocol: FlowProtocol, *, device: torch.device
 ) -> ClipDecoder:
-    """The decoder of what a model makes under a protocol; `CLIP_PIXELS` without a VAE.
+    """The decoder of a model's output under a protocol. `CLIP_PIXELS` without a VAE.
 
-    Raises CheckpointError for files that are no video VAE, ConfigError for one of latents of another kind or size.
+    Raises CheckpointError for files that are no video VAE, and ConfigError for a VAE with latents of another kind or
+    size.
     """
     if vae is None:
         return CLIP_PIXELS
@@ -101,7 +103,7 @@ def load_video_decoder(
 
 @dataclass(frozen=True)
 class Prompted:
-    """Prompts of clips by index, as tokens and masks; beyond the last they begin again."""
+    """Prompts of clips by index, as tokens and masks. After the last prompt they begin again."""
 
     prompts: Prompts
     texts: Texts
@@ -117,9 +119,11 @@ class Prompted:
 
 
 def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
-    """Tokens and mask of `count` prompts, or all, evenly spaced: suites list the prompts of one dimension together."""
-    chosen = np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
-    return embeddings.batch([embeddings.prompts[index] for index in chosen])
+    """Tokens and mask of `count` prompts (or all), evenly spaced, because a suite lists the prompts by dimension."""
+    prompt_indices = (
+        np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
+    )
+    return embeddings.batch([embeddings.prompts[index] for index in prompt_indices])
 
 
 class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
@@ -144,7 +148,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return prod(model.grid(torch.Size(self.shape(model.config, protocol)[1:])))
 
     def conditions(self, config: STDiT3Config, protocol: FlowProtocol, source: Source) -> Prompted:
-        """The texts of the run's prompts, all of which the model must know."""
+        """The texts of the run's prompts. The model must know all of them."""
         if not source.prompts:
             raise ConfigError(f"{source.owner}: holds a video model (STDiT3), found no prompts; name a suite of them")
         check_sources(source.owner, config, text=source.embeddings, vae=source.vae)

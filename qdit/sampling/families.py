@@ -16,6 +16,6 @@ def family_of(config: NetworkConfig) -> AnyFamily:
 
 
 def family_named(name: object) -> AnyFamily:
-    """The family that a file names; ConfigError with a suggestion for an unknown one."""
+    """The family with this name from a file. ConfigError with a suggestion for an unknown name."""
     config_class(name)
     return FAMILIES[str(name)]

@@ -1,7 +1,7 @@
 """A family of models as one object: it holds everything that differs between images and clips.
 
-Chunks, sampling, calibration and scoring ask a family; none of them asks which family it is. The two families are
-`qdit.sampling.images` and `qdit.sampling.clips`, and `qdit.sampling.families` chooses.
+Chunks, sampling, calibration and scoring call a family. None of them needs to know which one it is. The two families
+are in `qdit.sampling.images` and `qdit.sampling.clips`. `qdit.sampling.families` chooses one.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +46,7 @@ class Conditions(Interface):
 
 
 class Decoding(Interface):
-    """What a model makes → uint8 samples on the CPU."""
+    """Decoder: output of a model → uint8 samples on the CPU."""
 
     def __call__(self, latents: Tensor) -> Tensor: ...
 
@@ -57,7 +57,7 @@ class Decoding(Interface):
 
 @dataclass(frozen=True)
 class Source:
-    """What the conditions and the decoder of a run are made of: prompts, text embeddings and VAE, where there are any.
+    """Sources of the conditions and of the decoder of a run: prompts, text embeddings and VAE, if there are any.
 
     `owner` names the checkpoint or weights in errors.
     """
@@ -90,7 +90,7 @@ class Family(ABC, Generic[N, C, P]):
     protocol: type[P]
 
     def require(self, protocol: Sampled) -> P:
-        """The protocol as one of this family; ConfigError for that of another."""
+        """Check that a protocol belongs to this family and return it. ConfigError for another protocol."""
         if not isinstance(protocol, self.protocol):
             raise ConfigError(
                 f"{self.model_is} model ({self.name}) cannot follow a {type(protocol).__name__}; give a"
@@ -108,22 +108,22 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def conditions(self, config: C, protocol: P, source: Source) -> Conditions:
-        """Conditions of a run's samples; ConfigError or DataError for sources that do not fit the model."""
+        """Conditions of a run's samples. ConfigError or DataError for sources that do not fit the model."""
 
     @abstractmethod
     def decoder_name(self, vae: Path | None) -> str:
-        """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+        """Name of a decoder in a protocol: `none`, or the kind of VAE and the digest of its files."""
 
     @abstractmethod
     def decoder(self, vae: Path | None, config: C, protocol: P, *, device: torch.device) -> Decoding:
-        """The decoder of what a model makes; without a VAE these are pixels already.
+        """The decoder of a model's output. Without a VAE the output is pixels already.
 
-        Raises CheckpointError for files that are no VAE of this family, ConfigError for one of other latents.
+        Raises CheckpointError for files that are no VAE of this family, and ConfigError for a VAE with other latents.
         """
 
     @abstractmethod
     def predictor(self, model: N, conditions: tuple[Tensor, ...], protocol: P) -> Predictor:
-        """The network as the sampler calls it, after guidance."""
+        """The network as the function that the sampler calls; its output includes guidance."""
 
     @abstractmethod
     def trajectory(
@@ -143,17 +143,20 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def null_conditions(self, model: N, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Conditions of the unconditional branch, as many."""
+        """Conditions of the unconditional branch, one for each given condition."""
 
     @abstractmethod
     def embedded_text(self, config: C, embeddings: Path, count: int) -> Text | None:
-        """At most `count` texts, evenly spread over a file of embeddings; None for a model without text."""
+        """At most `count` texts, evenly spaced over a file of embeddings. None for a model without text."""
 
     @abstractmethod
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: C
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Conditions and marks of no condition (N,) of a calibration file; DataError for what the model cannot take."""
+        """Conditions and marks of unconditional copies (N,) from a calibration file.
+
+        DataError if they do not fit the model.
+        """
 
     @abstractmethod
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:

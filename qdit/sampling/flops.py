@@ -6,6 +6,6 @@ from qdit.sampling.flow_protocol import FlowProtocol, clip_size
 
 
 def clip_flops(config: STDiT3Config, protocol: FlowProtocol) -> int:
-    """Operations that sampling one clip takes, with a text of the most tokens."""
+    """Operations of sampling one clip, for the longest possible text."""
     forward = forward_flops(config, clip_size(config, protocol), config.text_tokens)
     return protocol.steps * (2 if protocol.guided else 1) * forward

@@ -18,9 +18,9 @@ CHUNK_FRAMES, CHUNK_LATENTS, FRAMES_PER_LATENT = 17, 5, 4
 
 
 def timestep_shift(frames: int, height: int, width: int) -> float:
-    """r = √(h w / 512²) · √T, T the latent frames that whole chunks of the clip give (1 for an image).
+    """r = √(h w / 512²) · √T. T is the number of latent frames in whole chunks of the clip (1 for an image).
 
-    Raises ConfigError for clips shorter than one chunk, whose r would be 0.
+    Raises ConfigError for a clip shorter than one chunk, because its r would be 0.
     """
     latents = 1 if frames == 1 else frames // CHUNK_FRAMES * CHUNK_LATENTS
     if latents == 0:
@@ -39,12 +39,12 @@ def flow_timesteps(steps: int, shift: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FlowProtocol(Sampled):
-    """What is sampled and how: clip, steps, guidance scale, root seed; the defaults are Open-Sora 1.2's.
+    """Protocol of clips: clip size, steps, guidance scale and root seed. The defaults are Open-Sora 1.2's.
 
     `height` and `width` are in pixels. Without `shift` the timesteps are shifted by `timestep_shift` of the clip.
-    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model, less is refused. `dtype` is the
-    precision of the network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its
-    digest (`video_decoder_name`).
+    Guidance is applied only if `cfg_scale` > 1. The value 1.0 is the plain conditional model; smaller values are
+    refused. `dtype` is the precision of the network's matrix products and of the VAE (`qdit.sampling.precision`).
+    `decoder` names the VAE by its digest (`video_decoder_name`).
     """
 
     family: ClassVar[str] = "stdit3"
@@ -92,7 +92,7 @@ class FlowProtocol(Sampled):
 
 
 def clip_size(config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, int, int]:
-    """(T, H, W) of what the model makes: the clip itself where a cell is a pixel, else latents of Open-Sora's VAE."""
+    """(T, H, W) of a model's output: the clip itself if a cell is a pixel, else the latents of Open-Sora's VAE."""
     rows, columns = protocol.height // config.pixels_per_cell, protocol.width // config.pixels_per_cell
     if config.pixels_per_cell == 1:
         return protocol.frames, rows, columns

@@ -1,6 +1,6 @@
-"""The family of images: labels, DDIM or DDPM with guidance, and decoding to uint8, by a VAE from latents.
+"""The family of images: labels, DDIM or DDPM with guidance, and decoding to uint8. A VAE decodes latents.
 
-What differs from clips (`qdit.sampling.clips`) and nothing else.
+The module holds everything that differs from clips (`qdit.sampling.clips`), and nothing else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,10 +31,10 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Decoder:
-    """x_0 float32 (N, C, L, L) on any device → uint8 images on the CPU; without a VAE x_0 are pixels already.
+    """x_0 float32 (N, C, L, L) on any device → uint8 images on the CPU. Without a VAE x_0 is pixels already.
 
-    With one, images come out f times as large in RGB, decoded `BATCH` at a time and rounded as the original does.
-    Raises DataError where a decoded image is not finite.
+    With a VAE the sides of an image are f times as long, and images are RGB. `BATCH` images are decoded at a time and
+    rounded as in the original. Raises DataError if a decoded image is not finite.
     """
 
     vae: ImageVAE | None = None
@@ -70,9 +70,9 @@ PIXELS = Decoder()
 
 
 def load_decoder(vae: Path | None, config: DiTConfig, *, dtype: str, device: torch.device) -> Decoder:
-    """The decoder of a model's x_0; `PIXELS` without a VAE.
+    """The decoder of a model's x_0. `PIXELS` without a VAE.
 
-    Raises CheckpointError for files that are no VAE of DiT, ConfigError for one of latents of another kind.
+    Raises CheckpointError for files that are no VAE of DiT, and ConfigError for a VAE with latents of another kind.
     """
     if vae is None:
         return PIXELS
@@ -151,7 +151,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Trajectory of DDPM with `step_noise`, of DDIM without it."""
+        """Trajectory of DDPM if there is `step_noise`, of DDIM otherwise."""
         return trajectory(predict, noise, respaced(protocol.steps), step_noise=step_noise, correction=correction)
 
     def calibration_conditions(

@@ -1,4 +1,4 @@
-"""Sampling in integer mode, and the difference of its latents to simulated ones of the same noise."""
+"""Sampling in integer mode. It also measures how far integer latents differ from simulated ones of the same noise."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ INTEGER = Mode(
 def sample_checkpoint(job: run.SampleJob) -> Path:
     """Sample a checkpoint in integer mode (see `qdit.sampling.run.sample_checkpoint`).
 
-    The shard's list says in `difference` how far the latents of its first chunk are from simulated ones.
+    In the shard's list, `difference` is the difference between integer and simulated latents in the first chunk.
     """
     path = run.sample_checkpoint(replace(job, mode=INTEGER))
     listing = read_json(path)

@@ -1,7 +1,7 @@
 """The origin of samples: protocol, checkpoint, mode and code. Sample files carry it. This module loads no torch.
 
 Every chunk file and every list of chunks holds an origin and its digest, the key of the run. Later steps read the
-origin there; what a flag says can only repeat it.
+origin there. A flag can only repeat it.
 """
 
 import json
@@ -65,7 +65,7 @@ class Origin:
 
     @classmethod
     def read(cls, stored: Any, key: str, *, where: Path) -> Self:
-        """The origin that a file holds; DataError where it holds none, or one that the key is not the digest of."""
+        """The origin in a file. DataError if there is none, or if the key is not its digest."""
         if stored is None:
             raise DataError(f"{where}: does not say what its samples were made of (an older version made it); {AGAIN}")
         if not isinstance(stored, dict) or origin_key(stored) != key:
@@ -76,7 +76,7 @@ class Origin:
             raise DataError(f"{where}: does not say all that its samples were made of; {AGAIN}") from None
 
     def sampled_by(self, where: Path) -> Protocol | FlowProtocol:
-        """The protocol as an object; DataError for one that this version does not know."""
+        """The protocol as an object. DataError if this version does not know it."""
         try:
             return PROTOCOLS[self.family](**self.protocol)
         except (KeyError, TypeError, ConfigError) as problem:

@@ -1,8 +1,8 @@
-"""Device and precision of a network's evaluation, and the backend that computes it.
+"""Device and precision of the network's evaluation, and the backend that computes it.
 
-In float16 or bfloat16 the matrix products (linears, patch embedding, attention) are torch's autocast in half precision:
-weights are rounded to it once. Normalizations, modulations, the sum over blocks, quantizers (whose inputs are made
-float32 first) and the sampler stay float32.
+In float16 or bfloat16, torch's autocast computes the matrix products (linears, patch embedding, attention) in half
+precision. The weights are rounded to this precision once. Normalizations, modulations, the sum over blocks, quantizers
+and the sampler stay in float32. Inputs of quantizers are converted to float32 first.
 """
 
 import os
@@ -25,17 +25,17 @@ CPU = torch.device("cpu")
 
 
 def torch_device(device: str) -> torch.device:
-    """Device of a name (`cpu`, `cuda:N`), on a GPU with arithmetic that is the same in every run.
+    """Device of a name (`cpu`, `cuda:N`). On a GPU it switches on arithmetic that is the same in every run.
 
-    TensorFloat-32 is off: it would round the inputs of float32 convolutions to ten bits.
+    TensorFloat-32 is off, because it would round the inputs of float32 convolutions to ten bits.
     """
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
+    device_of_name = torch.device(device)
+    if device_of_name.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return chosen
+    return device_of_name
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -54,9 +54,9 @@ def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
 
 
 def round_linears(model: M, dtype: str) -> M:
-    """Round the weights of all linears and convolutions to `dtype`, in place; to be called before they are packed.
+    """Round the weights of all linears and convolutions to `dtype`, in place. Call it before the weights are packed.
 
-    The dequantized weight of a quantized layer is rounded, its codes and scales are not.
+    In a quantized layer the dequantized weight is rounded; codes and scales are not.
     """
     if dtype == "float32":
         return model

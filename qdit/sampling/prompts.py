@@ -1,4 +1,4 @@
-"""Text inputs of video models: word vectors of the mini world for pixels, encoder tokens for latents."""
+"""Text inputs of video models: word vectors for the mini video world, encoder tokens for models of latents."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def makes_latents(config: STDiT3Config) -> bool:
 
 
 def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: Path | None) -> None:
-    """Raise ConfigError unless a model of latents has both its texts and its VAE, and one of pixels neither."""
+    """Raise ConfigError unless a model of latents has texts and a VAE, and a model of pixels has neither."""
     files = {"--text-embeddings": text, "--vae": vae}
     if makes_latents(config) and (missing := [name for name, path in files.items() if path is None]):
         raise ConfigError(
@@ -44,7 +44,7 @@ def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: 
 
 
 def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[str]) -> Texts:
-    """What a model reads for these prompts; DataError for prompts that the file lacks, or of another text encoder."""
+    """Text inputs of a model for these prompts. DataError if the file lacks a prompt or has another text encoder."""
     if embeddings is None:
         return words
     texts = load_embeddings(embeddings, width=config.text_width, most=config.text_tokens)

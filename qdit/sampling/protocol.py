@@ -22,15 +22,15 @@ USUAL = {"dtype": "float32", "decoder": NO_DECODER}
 
 
 def decoder_name(vae: Path | None) -> str:
-    """What a protocol says about its decoder: `none`, or the kind of VAE and the digest of its files."""
+    """Name of a decoder in a protocol: `none`, or the kind of VAE and the digest of its files."""
     return NO_DECODER if vae is None else f"AutoencoderKL sha256:{vae_sha256(vae)}"
 
 
 class Sampled:
-    """What the protocols of all families have in common: steps, guidance, seed, precision, decoder.
+    """Common fields of all protocols: steps, guidance, seed, precision, decoder.
 
-    The guidance scale is that of DiT: 1 is the plain conditional model. What is between 0 and 1 would be computed as 1,
-    so it is refused: what a record says is what was computed.
+    The guidance scale is that of DiT: 1 is the plain conditional model. A scale between 0 and 1 would give the result
+    of 1. It is refused, so that every record states the scale that was computed.
     """
 
     family: ClassVar[str]
@@ -58,7 +58,7 @@ class Sampled:
         return False
 
     def check(self) -> None:
-        """Raise ConfigError for what no sampler can do."""
+        """Raise ConfigError for values that no sampler can use."""
         for name, least, most in (("steps", 1, TRAINING_STEPS), ("seed", 0, MOST_SEED)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
@@ -80,15 +80,15 @@ class Sampled:
 
     @property
     def evaluations(self) -> int:
-        """How often the network is evaluated for one sample."""
+        """Number of evaluations of the network for one sample."""
         return self.steps * (2 if self.guided else 1)
 
     def all_facts(self) -> dict[str, Any]:
-        """Every field, usual or not."""
+        """Every field, also those with usual values."""
         return asdict(self)  # type: ignore[call-overload]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON; float32 and no decoder go without saying, as before there was a choice."""
+        """Plain dictionary, for JSON. It leaves out float32 and a missing decoder, as old files do."""
         return without_usual(self.all_facts())
 
     def unusual(self) -> dict[str, str]:
@@ -98,11 +98,12 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Protocol(Sampled):
-    """Sampler (`ddim` is η = 0, `ddpm` ancestral with learned variance), steps, guidance scale, root seed.
+    """Protocol of images: sampler, steps, guidance scale and root seed.
 
-    Guidance is applied only if `cfg_scale` > 1; 1.0 is the plain conditional model, less is refused. `dtype` is the
-    precision of the network's matrix products and of the VAE (`qdit.sampling.precision`), `decoder` the VAE, by its
-    digest (`decoder_name`). Where it computes is no part of a protocol.
+    `ddim` has η = 0. `ddpm` is ancestral sampling with learned variance. Guidance is applied only if `cfg_scale` > 1.
+    The value 1.0 is the plain conditional model; smaller values are refused. `dtype` is the precision of the network's
+    matrix products and of the VAE (`qdit.sampling.precision`). `decoder` names the VAE by its digest (`decoder_name`).
+    The device is no part of a protocol.
     """
 
     family: ClassVar[str] = "dit"
@@ -121,7 +122,7 @@ class Protocol(Sampled):
 
     @property
     def ancestral(self) -> bool:
-        """Whether each step adds noise of its own."""
+        """Whether each step adds new noise."""
         return self.sampler == "ddpm"
 
     @property
@@ -131,7 +132,7 @@ class Protocol(Sampled):
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """Forward arguments that all samples share: none of images."""
+        """Forward arguments that all samples share. Images have none."""
         return ()
 
 

@@ -1,8 +1,9 @@
 """Rectified flow with Open-Sora's timestep transform: Euler steps along a velocity, guided by text.
 
-The model predicts v = data − noise at a timestep on the 0…1000 scale, 1000 being pure noise. Equal to diffusers'
-FlowMatchEulerDiscreteScheduler with `shift` and explicit sigmas 1 − i/N (spec/models_metrics.md §3.4). Tables are
-float64, clips float32. Like the other samplers this one is a generator over the trajectory, for calibration.
+The model predicts v = data − noise at a timestep on the 0…1000 scale, where 1000 is pure noise. The sampler is equal to
+diffusers' FlowMatchEulerDiscreteScheduler with `shift` and explicit sigmas 1 − i/N (spec/models_metrics.md §3.4).
+Tables are float64, clips float32. Like the other samplers it is a generator over the trajectory, so that calibration
+can use it.
 """
 
 from collections import deque
@@ -25,9 +26,10 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowProtocol) -> Velocity:
     """Velocity for clips of the given texts (N, L, text_width) with masks (N, L), guided if the protocol says so.
 
-    v = v_null + cfg_scale (v_text − v_null), where the branch without text has the prompt's own mask, as in the
-    original. The branches run one after the other: half as many rows stay in a CPU's cache. Output float32. A model
-    that was made half precision as a whole takes its inputs so; under a protocol's own precision they stay float32.
+    v = v_null + cfg_scale (v_text − v_null). The branch without text has the prompt's own mask, as in the original. The
+    two branches run one after the other, because half as many rows fit better into a CPU's cache. The output is
+    float32. A model whose weights are in half precision gets inputs in half precision. If only the protocol has half
+    precision, inputs stay float32.
     """
     channels, network = model.config.in_channels, in_dtype(model, protocol.dtype)
     dtype = model.x_embedder.proj.weight.dtype if protocol.dtype == "float32" else torch.float32
@@ -53,9 +55,9 @@ def flow_step(x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
 def flow_trajectory(
     velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data); x is (N, C, T, H, W).
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data). x is (N, C, T, H, W).
 
-    A correction is applied to the velocity; its variance has no use, since no noise is added.
+    A correction is applied to the velocity. Its variance is not used, because no noise is added.
     """
     for step in reversed(range(len(timesteps))):
         yield step, x

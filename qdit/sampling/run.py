@@ -1,7 +1,7 @@
-"""The step quantized checkpoint → chunks of samples: fixed batches, the same bits whoever makes them.
+"""The step quantized checkpoint → chunks of samples. Batches are fixed, so every process computes the same bits.
 
-One road for images and clips; what differs is the family's (`qdit.sampling.family`), how chunks are kept is in
-`qdit.sampling.chunks`.
+Images and clips use the same code. Their differences are in the family (`qdit.sampling.family`). `qdit.sampling.chunks`
+stores the chunks.
 """
 
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ from qdit.sampling.protocol import Sampled
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What one job samples: `samples` of a checkpoint in chunks, of which it makes the shard `shard`, into `out`.
+    """Work of one job: it makes the shard `shard` of `samples` samples of a checkpoint, in chunks, in the folder `out`.
 
-    Clips need `prompts`, (prompt, number) of each, and their `samples` may be left out. A model of latents needs the
-    `vae` that decodes them (the protocol's `decoder` is taken from it), and of clips the `embeddings` of the prompts.
-    `device` is `cpu` or `cuda:N`.
+    Clips need `prompts`: (prompt, number) of each clip; then `samples` may be left out. A model of latents needs the
+    `vae` that decodes them (it decides the protocol's `decoder`). For clips of latents it also needs the `embeddings`
+    of the prompts. `device` is `cpu` or `cuda:N`.
     """
 
     checkpoint: Path
@@ -52,12 +52,12 @@ class SampleJob:
 
     @property
     def source(self) -> Source:
-        """What conditions and decoder are made of."""
+        """Sources of the conditions and of the decoder."""
         return Source(self.checkpoint, self.prompts, self.embeddings, self.vae)
 
     @property
     def count(self) -> int:
-        """Samples of the whole run."""
+        """Number of samples of the whole run."""
         return self.samples if self.prompts is None else len(self.prompts)
 
     def shard_of(self, family: AnyFamily) -> Shard:
@@ -71,9 +71,10 @@ def sampling_code(*modules: str) -> str:
 
 
 def origin_of(job: SampleJob) -> Origin:
-    """Everything that the samples of a job's run depend on; its key is that of every chunk.
+    """Everything that the samples of a job's run depend on. Its key is the key of every chunk.
 
-    What rounds differently does: the CPU's backend, or `cuda`, but not which GPU or how many.
+    It contains the backend, because backends round differently: that of the CPU, or `cuda`. It does not contain the GPU
+    or the number of GPUs.
     """
     stored = read_config(job.checkpoint)
     family = family_named(stored["model"]["family"])
@@ -95,13 +96,13 @@ def origin_of(job: SampleJob) -> Origin:
 
 
 def sample_checkpoint(job: SampleJob) -> Path:
-    """The samples of one shard, and the list of its chunks, whose path is returned.
+    """Sample one shard and write the list of its chunks. Return the path of the list.
 
-    Chunks that are there for the same origin are kept. Where quantizing failed and that was recorded, the list of
-    chunks is empty and says so. With `record_failure` the same is done for a method's result
-    (`qdit.core.failure.is_result`); all else is raised. Raises ConfigError for counts below one, a shard beyond the
-    last and files of another model, DataError for prompts without embeddings and a disk without room, all before
-    anything is sampled.
+    Existing chunks of the same origin are kept. If quantizing failed and this was recorded, the list has the failure
+    and no chunks. With `record_failure` a failure of the method while sampling is recorded in the same way
+    (`qdit.core.failure.is_result`); all other errors are raised. Raises ConfigError for counts below one, a shard
+    beyond the last, and files of another model. Raises DataError for prompts without embeddings, and for a disk without
+    room. All of these are raised before anything is sampled.
     """
     device = torch_device(job.device)
     if handed_on(job.checkpoint, partial(write_failed, job)):
@@ -129,7 +130,7 @@ def sample_checkpoint(job: SampleJob) -> Path:
 def sample_shard(
     batches: Batches, shard: Shard, folder: Path, origin: dict[str, object], mode: Mode = SIMULATE
 ) -> Path:
-    """Compute the chunks of one shard that are missing and write `shard-<n>.json`, the list of them."""
+    """Compute the missing chunks of one shard and write `shard-<n>.json`, the list of all its chunks."""
     family = family_for(batches.protocol)
     chunks = make_chunks(shard, folder, origin, (family.pixels, *family.named), batches.columns)
     listing = {**shard.listing(origin), "chunks": chunks}
@@ -137,7 +138,7 @@ def sample_shard(
 
 
 def family_for(protocol: Sampled) -> AnyFamily:
-    """The family that a protocol is for."""
+    """The family of a protocol."""
     return family_named(protocol.family)
 
 

@@ -1,7 +1,7 @@
-"""DDIM (η = 0) and DDPM with learned-range variance, as functions that read like the equations.
+"""DDIM (η = 0) and DDPM with learned-range variance, written like the equations.
 
-Tables are float64; images stay in the model's dtype. A sampler is a generator over the trajectory, so that
-calibration can look at every x_t with the same code that samples.
+Tables are float64. Images keep the model's dtype. A sampler is a generator over the trajectory. So calibration can read
+every x_t with the same code that samples.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ StepNoise = Callable[[int], Tensor]
 
 
 class Correction(Interface):
-    """What a method may do to the guided noise prediction (PTQD): `step` indexes the schedule."""
+    """Interface of a correction of the guided noise prediction (PTQD). `step` is an index of the schedule."""
 
     def apply(self, eps: Tensor, step: int) -> Tensor: ...
 
@@ -28,7 +28,7 @@ class Correction(Interface):
 
 
 def predicted_noise(output: Tensor, correction: Correction | None, step: int) -> Tensor:
-    """ε of a model output (N, 2C, L, L), corrected."""
+    """ε of a model output (N, 2C, L, L), after the correction."""
     eps = output[:, : output.shape[1] // 2]
     if correction is None:
         return eps
@@ -54,8 +54,8 @@ def ddpm_step(
 ) -> Tensor:
     """Ancestral step with log σ² = f log β + (1 − f) log β̃, f = (v + 1)/2 (Nichol & Dhariwal 2021, Eq. 15).
 
-    `noise_variance` is the variance of a quantized model's own error in ε, which is taken out of σ² (PTQD):
-    σ'² = max(0, σ² − c² noise_variance), c the coefficient of ε in the posterior mean.
+    `noise_variance` is the variance of a quantized model's own error in ε. It is subtracted from σ² (PTQD): σ'² =
+    max(0, σ² − c² noise_variance). c is the coefficient of ε in the posterior mean.
     """
     bar = float(schedule.alphas_cumprod[step])
     of_x0, of_x = (float(table[step]) for table in schedule.posterior_mean_coefficients)
@@ -78,9 +78,9 @@ def trajectory(
     step_noise: StepNoise | None = None,
     correction: Correction | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, x_0).
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, x_0). x is (N, C, L, L).
 
-    DDIM without `step_noise`, DDPM with it. x is (N, C, L, L).
+    It is DDPM if there is `step_noise`, DDIM otherwise.
     """
     for step in reversed(range(schedule.steps)):
         yield step, x

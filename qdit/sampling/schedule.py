@@ -1,7 +1,7 @@
 """The linear noise schedule of ADM and DiT in float64, and its respacing to fewer steps.
 
-`respaced(steps)` is create_diffusion("<steps>"): one section of evenly spaced timesteps that contains both 0 and
-999, with betas recomputed over the kept ones. The model always sees the original index (`timesteps`).
+`respaced(steps)` is create_diffusion("<steps>"): evenly spaced timesteps from 0 to 999, both included. Betas are
+computed again for the kept timesteps. The model always gets the original index (`timesteps`).
 """
 
 from dataclasses import dataclass

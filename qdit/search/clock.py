@@ -1,4 +1,4 @@
-"""Seconds spent on a search, in a file of their own. So equal searches give allocation files with equal bytes."""
+"""Seconds spent on a search, in a separate file. So equal searches give allocation files with equal bytes."""
 
 import time
 from pathlib import Path
@@ -13,9 +13,9 @@ EVERY = 1.0
 
 
 class Clock:
-    """Counts seconds. It adds the earlier, killed attempts of the same search (`identity_sha256`).
+    """Counts seconds. It adds the seconds of earlier, killed attempts of the same search (`identity_sha256`).
 
-    Callers may ask it to write at any time; it writes at most once a second, and at `stop`. A kill loses at most a
+    Callers may ask it to write at any time. It writes at most once a second, and at `stop`. So a kill loses at most a
     second.
     """
 

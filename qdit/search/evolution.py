@@ -1,8 +1,9 @@
 """Algorithm 1 of Q-DiT, an evolutionary search for the group sizes, and random search to compare it with.
 
-Each iteration measures a generation, keeps the K best of everything measured so far, and breeds the next generation
-from them: uniform crossover, mutation gene by gene, and random genomes for what is missing. A genome is accepted if
-it keeps the budget and was never accepted before. Details, and where the released program differs: docs/search.md.
+Each iteration measures a generation. It keeps the K best genomes measured so far, and makes the next generation from
+them: by uniform crossover, by mutation gene by gene, and with random genomes if new ones are missing. A genome is
+accepted if it is within the budget and was never accepted before. docs/search.md has the details, and says where the
+released program differs.
 """
 
 import random
@@ -29,8 +30,10 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measured genome, its iteration, and where it comes from (start, surrogate, random, crossover, mutation;
-    of linear response first, model, finalist)."""
+    """A measured genome, its iteration and its origin.
+
+    The origin is start, surrogate, random, crossover or mutation; in linear response it is first, model or finalist.
+    """
 
     genome: Genome
     fitness: float
@@ -45,30 +48,31 @@ Measure = Callable[[Sequence[Genome], Sequence[Evaluation]], Sequence[Reading]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """All measured genomes in order. Some searches also hold a choice that is not the one with the lowest fitness."""
+    """All measured genomes in order. Some searches also have a choice other than the genome with the lowest fitness."""
 
     evaluations: tuple[Evaluation, ...]
     choice: Evaluation | None = None
 
     @property
     def best(self) -> Evaluation:
-        """The choice of the search.
+        """The answer of the search.
 
-        Without one: the lowest fitness on the largest number of images, the first if equal.
+        It is the choice if there is one. Otherwise it has the lowest fitness on the largest number of images; of equal
+        ones the first.
         """
         return self.choice or ranked(self.evaluations)[0]
 
 
 def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Sort, best first.
+    """Sort evaluations, best first.
 
-    Genomes on more images stand before genomes on fewer, because their fitness is not comparable.
+    Genomes on more images stand before genomes on fewer images, because their fitness cannot be compared.
     """
     return sorted(evaluations, key=lambda evaluation: (-evaluation.images, evaluation.fitness))
 
 
 class GenomeSampler:
-    """Draws genomes that keep the budget and were not drawn before, from a private random stream."""
+    """Draws genomes within the budget that were not drawn before, from a private random stream."""
 
     def __init__(self, space: SearchSpace, seed: int, *, reseed: bool = False) -> None:
         self.space, self.seed, self.reseed = space, seed, reseed
@@ -76,7 +80,7 @@ class GenomeSampler:
         self.known: set[Genome] = {space.start}
 
     def accept(self, draw: Callable[[], Genome], count: int, attempts: int) -> list[Genome]:
-        """Up to `count` new genomes out of `attempts` · `count` draws."""
+        """At most `count` new genomes, out of `attempts` · `count` draws."""
         accepted: list[Genome] = []
         for _ in range(attempts * count):
             genome = draw()
@@ -118,7 +122,7 @@ def evolve(
 ) -> Outcome:
     """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted.
 
-    `first` are legal genomes that are known to be good: the first generation has them in the place of random ones.
+    `first` are genomes within the budget that are known to be good. In the first generation they replace random ones.
     """
     sampler = GenomeSampler(space, seed, reseed=options.reseed)
     known_good = [genome for genome in dict.fromkeys(first) if genome != space.start]
@@ -141,7 +145,7 @@ def evolve(
 
 
 def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, seed: int) -> Outcome:
-    """The reference genome and random ones, `evaluations` in all."""
+    """The reference genome and random genomes, `evaluations` in all."""
     if evaluations < 1:
         raise ConfigError(f"evaluations {evaluations}: must be at least 1")
     generation = {"start": [space.start], "random": GenomeSampler(space, seed).random(evaluations - 1)}

@@ -1,8 +1,8 @@
-"""Fitness of a genome: Fréchet distance of its samples. All genomes see the same noise.
+"""Fitness of a genome: Fréchet distance of its samples. All genomes have the same noise.
 
-`fid` compares with a reference, as Algorithm 1 does; `fd_fp` with the full-precision images of the same noise. What
-does not depend on the genome is made once: noise and labels, the full-precision features, and every layer quantized
-with every size (`qdit.search.layers`).
+`fid` compares with a reference, as Algorithm 1 does. `fd_fp` compares with full-precision images of the same noise.
+Everything that does not depend on the genome is computed once: noise and labels, the full-precision features, and every
+layer quantized with every size (`qdit.search.layers`).
 """
 
 import hashlib
@@ -98,7 +98,7 @@ class ImageFitness:
         return value
 
     def on_prefix(self, genome: Genome, images: int) -> float:
-        """Fitness on the first images; those that were sampled for this genome before are not sampled again."""
+        """Fitness on the first images. Images that were already sampled for this genome are not sampled again."""
         self.check_prefix(images)
         chunks = images // self.chunk
         kept = self._features.setdefault(genome, [])
@@ -110,9 +110,11 @@ class ImageFitness:
         return frechet_distance(moments(np.concatenate(finite)), self._target(chunks))
 
     def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
-        """Pool features (images, d) of one batch of images, of full precision without a genome; None if not finite.
+        """Pool features (images, d) of one batch of images. Without a genome those of full precision.
 
-        Nothing is kept; chunks beyond the fitness's own images are allowed.
+        None if not finite.
+
+        Nothing is stored. Chunks beyond the images of the fitness are allowed.
         """
         if genome is None:
             return self._sample(self.swappable.full_precision(), chunk)
@@ -172,7 +174,7 @@ class ImageFitness:
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything that a fitness depends on besides the genome, for the journal."""
+        """Plain dictionary of everything but the genome that decides the fitness, for the journal."""
         target: str | None = None
         if self.reference is not None:
             reference = {"mean": self.reference.mean, "covariance": self.reference.covariance}
@@ -208,7 +210,7 @@ class Noises:
         return self._on(seed).on_prefix(genome, images)
 
     def features(self, what: tuple[int, Genome | None], chunk: int) -> np.ndarray | None:
-        """The features of a genome's images of one chunk of a noise, without a genome those of full precision."""
+        """The features of a genome's images in one chunk of a noise. Without a genome those of full precision."""
         seed, genome = what
         return self._on(seed).features(genome, chunk)
 

@@ -28,7 +28,7 @@ def search_identity(
 ) -> dict[str, Any]:
     """First line of a journal: everything that decides which genomes are measured, and their fitness.
 
-    `options` are those of the search (and of a race). `fitness` is the identity of the fitness.
+    `options` are the options of the search (and of a race). `fitness` is the identity of the fitness.
     """
     return {
         "method": method,
@@ -40,11 +40,11 @@ def search_identity(
 
 
 class Journal:
-    """(genome, images) → fitness, kept in a file; without a path in memory only.
+    """Mapping (genome, images) → fitness, stored in a file. Without a path it is in memory only.
 
-    `identity` is all that a fitness depends on besides genome and images, and all that decides which genomes are
-    measured. Raises ConfigError if the file is another search's or another process writes to it, DataError if it is
-    damaged anywhere but at its end.
+    `identity` is everything that decides which genomes are measured, and everything but genome and images that decides
+    a fitness. Raises ConfigError if the file belongs to another search or if another process writes to it. Raises
+    DataError if it is damaged before its last line.
     """
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
@@ -69,7 +69,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let another process write."""
+        """Let another process write to the file."""
         if self._file is not None:
             self._file.close()
 
@@ -108,7 +108,7 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def add(self, genome: Genome, images: int, fitness: float) -> None:
-        """Keep one reading; a fitness that is not finite becomes infinite (null in the file)."""
+        """Store one reading. A fitness that is not finite becomes infinite (null in the file)."""
         value = float(fitness) if math.isfinite(fitness) else math.inf
         self._append({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
         self._note(genome, images, value)
@@ -124,7 +124,7 @@ class Journal:
 
     @property
     def images_sampled(self) -> int:
-        """Images of an undisturbed search: each genome's longest prefix counts once."""
+        """Number of images in a search without interruption: for each genome the largest number counts once."""
         longest: dict[Genome, int] = {}
         for genome, images in self.entries:
             longest[genome] = max(images, longest.get(genome, 0))

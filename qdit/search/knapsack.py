@@ -1,9 +1,9 @@
-"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. Two solvers.
+"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. There are two solvers.
 
-min Σ_l Σ_g z_{l,g} s_{l,g}  with  Σ_g z_{l,g} = 1  and  Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit  (spec/methods.md §5).
+min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit (spec/methods.md §5).
 
-The costs are integers (`SearchSpace.costs`), so that a dynamic programme is exact; `scipy.optimize.milp` is its test
-and the other way round.
+The costs are integers (`SearchSpace.costs`), so dynamic programming is exact. A test compares it with
+`scipy.optimize.milp`.
 """
 
 import numpy as np
@@ -34,27 +34,27 @@ def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -
 
 
 def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """Column of each row with the least sum of scores (L, S), the integer costs (L, S) ≥ 0 adding up to ≤ limit.
+    """Column of each row with the least sum of scores (L, S). The integer costs (L, S) ≥ 0 sum to at most limit.
 
-    least[u] is the least score of the layers so far that cost at most u; of equal scores the first column wins.
-    Raises ConfigError if no choice is cheap enough, or if the table were too large.
+    least[u] is the least score of the layers so far with a cost of at most u. Of equal scores the first column wins.
+    Raises ConfigError if no choice is within the limit, or if the table would be too large.
     """
     check_feasible(costs, limit)
     limit = min(limit, int(costs.max(axis=1).sum()))
     if len(scores) * (limit + 1) > LARGEST_TABLE:
         raise ConfigError(f"budget of {limit} units for {len(scores)} layers: too large a table; use solver milp")
     least = np.zeros(limit + 1)
-    chosen = np.zeros((len(scores), limit + 1), dtype=np.int16)
+    best_column = np.zeros((len(scores), limit + 1), dtype=np.int16)
     for layer, (row, price) in enumerate(zip(scores, costs, strict=True)):
         options = np.full((len(row), limit + 1), np.inf)
         for column, (score, cost) in enumerate(zip(row, price, strict=True)):
             if cost <= limit:
                 options[column, cost:] = least[: limit + 1 - cost] + score
-        chosen[layer] = options.argmin(axis=0)
+        best_column[layer] = options.argmin(axis=0)
         least = options.min(axis=0)
     columns, left = [], limit
     for layer in reversed(range(len(scores))):
-        column = int(chosen[layer, left])
+        column = int(best_column[layer, left])
         columns.append(column)
         left -= int(costs[layer, column])
     return columns[::-1]
@@ -84,7 +84,7 @@ def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def check_feasible(costs: np.ndarray, limit: int) -> None:
-    """Raise unless the cheapest choice of every layer keeps the budget."""
+    """Raise ConfigError unless the cheapest choice of every layer is within the limit."""
     cheapest = int(costs.min(axis=1).sum())
     if cheapest > limit:
         raise ConfigError(f"budget of {limit} units cannot be met: the cheapest choice of every layer takes {cheapest}")

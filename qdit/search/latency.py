@@ -1,4 +1,4 @@
-"""Measured time of linear layers by shape and group size: what `qdit bench latency` writes and a search may read."""
+"""Measured time of linear layers by shape and group size. `qdit bench latency` writes it, a search may read it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Shape = tuple[int, int]
 class LatencyModel:
     """Seconds of one call of a linear for each (inputs, outputs, group size), by one backend at `rows` rows.
 
-    `sha256` of its file identifies a search that used it.
+    `sha256`, the digest of its file, identifies a search that used it.
     """
 
     backend: str
@@ -29,7 +29,7 @@ class LatencyModel:
     sha256: str
 
     def seconds(self, inputs: int, outputs: int, group_size: int) -> float:
-        """Measured time of a layer; ConfigError where it was not measured."""
+        """Measured time of a layer. ConfigError if it was not measured."""
         try:
             return self.seconds_of[inputs, outputs, group_size]
         except KeyError:
@@ -47,7 +47,7 @@ class LatencyModel:
 
 
 def read_latency(path: Path) -> LatencyModel:
-    """Read a latency model; DataError where the file is none."""
+    """Read a latency model. DataError if the file is not one."""
     content = read_json(path)
     try:
         if content["format"] != FORMAT or content["bench"] != "latency":

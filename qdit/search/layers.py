@@ -25,9 +25,11 @@ WeightQuantizer = Callable[[str, Tensor, int], QuantizedWeight]
 
 @dataclass(frozen=True)
 class LayerQuantizer:
-    """How one layer is quantized: weights per group, inputs dynamically per token and group of the same size.
+    """How one layer is quantized.
 
-    Weights are rounded to nearest unless `weights` says otherwise. `symmetric` is the released search's quantizer.
+    Weights have groups; inputs have dynamic ranges for each token and group of equal size.
+
+    Weights are rounded to nearest unless `weights` says otherwise. `symmetric` is the quantizer of the released search.
     """
 
     weight_bits: int
@@ -65,9 +67,9 @@ class LayerQuantizer:
 
 
 class SwappableModel:
-    """A model whose layers can be swapped. Each layer is quantized once per size and kept.
+    """A model whose layers can be exchanged. Each layer is quantized once per size and stored.
 
-    All layers with all sizes stay in memory, packed: the sizes times the weights of the searched layers.
+    All layers with all sizes stay in memory, packed. This takes the number of sizes times the weights of these layers.
     """
 
     def __init__(self, model: DiT, space: SearchSpace, quantizer: LayerQuantizer) -> None:
@@ -84,13 +86,13 @@ class SwappableModel:
         return self.model
 
     def use(self, genome: Genome) -> DiT:
-        """The model with every layer in the size that the genome gives it."""
+        """The model in which every layer has the size from the genome."""
         for name, size in self.space.groups(genome).items():
             replace(self.model, name, self.layer(name, size))
         return self.model
 
     def layer(self, name: str, size: int) -> nn.Module:
-        """One quantized layer, packed as `prepare_inference` does (GELU included where that fuses it)."""
+        """One quantized layer, packed as in `prepare_inference`. A GELU is included if that function includes it."""
         if (name, size) not in self._cache:
             layer = self.quantizer.layer(name, linear_of(self.source, name), size)
             exact = self._exact[name]

@@ -17,7 +17,7 @@ Rounds = Annotated[tuple[Count, ...], MinLen(1)]
 
 @dataclass(frozen=True)
 class EvolutionOptions(CheckedOptions):
-    """The values of the released script; the paper prints none.
+    """Options of Algorithm 1. The defaults are those of the released script, because the paper gives none.
 
     `reseed` restarts the random stream after every accepted genome, as the released program does by accident.
     """
@@ -37,7 +37,7 @@ class EvolutionOptions(CheckedOptions):
 
     @property
     def evaluations(self) -> int:
-        """Genomes measured by a whole search."""
+        """Number of genomes that a whole search measures."""
         return self.population * self.iterations
 
 

@@ -56,7 +56,7 @@ class RaceOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class RandomOptions(CheckedOptions):
-    """`evaluations`: genomes measured, the reference among them."""
+    """`evaluations`: number of measured genomes, with the reference."""
 
     evaluations: Count = 500
 
@@ -77,7 +77,7 @@ class HessianOptions(KnapsackOptions):
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of every kind; those of other kinds stay as they are by default."""
+    """Options of every kind. Only the options of the used kind differ from their defaults."""
 
     evolution: EvolutionOptions = field(default_factory=EvolutionOptions)
     race: RaceOptions = field(default_factory=RaceOptions)
@@ -113,13 +113,18 @@ def parse_kind(kind: str) -> Kind:
 
 
 def parse_search_options(kind: Kind, values: Mapping[str, Any], *, place: str = "") -> SearchOptions:
-    """Options of a kind from plain JSON, which stand at `place` of a profile; ConfigError as of `parse_options`."""
+    """Options of a kind from plain JSON. `place` is their position in a profile. ConfigError as in `parse_options`."""
     classes = {section: type(getattr(SearchOptions(), section)) for section in PARTS[kind]}
     names = {section: [option.name for option in fields(options)] for section, options in classes.items()}
     refuse_unknown(kind, values, [name for known in names.values() for name in known], place=place)
-    chosen = {section: {name: values[name] for name in known if name in values} for section, known in names.items()}
+    values_of_section = {
+        section: {name: values[name] for name in known if name in values} for section, known in names.items()
+    }
     return SearchOptions(
-        **{section: parse_options(kind, classes[section], chosen[section], place=place) for section in classes}
+        **{
+            section: parse_options(kind, classes[section], values_of_section[section], place=place)
+            for section in classes
+        }
     )
 
 

@@ -76,8 +76,8 @@ class Race:
     def _survivors(self, losses: dict[Genome, float], bar: float) -> list[Genome]:
         """Genomes that go on to the next rung, in their own order."""
         best = sorted(losses, key=losses.__getitem__)[: math.ceil(self.options.keep * len(losses))]
-        chosen = {genome for genome in best if losses[genome] <= bar} | self.protected
-        return [genome for genome in losses if genome in chosen]
+        survivors = {genome for genome in best if losses[genome] <= bar} | self.protected
+        return [genome for genome in losses if genome in survivors]
 
 
 def _swapped(fitness: PrefixFitness, images: int, genome: Genome) -> float:

@@ -1,9 +1,10 @@
-"""Search by linear response: a linear model of each layer's effect is fitted to few images of many genomes.
+"""Search by linear response: few images of many genomes are enough to fit a linear model of each layer's effect.
 
-Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). The
-shifts of layers add up. So a few dozen genomes give the shifts of all others (`qdit.search.response`). Algorithm 1 then
-finds the genome with the smallest expected distance by this model, without images. The found genomes are sampled, the
-model is fitted again, and so on. Each candidate sees one chunk, in turn; finalists see all images.
+Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). Their
+difference is a *shift*. The shifts of the layers add up. So a few dozen genomes give the shifts of all others
+(`qdit.search.response`). Algorithm 1 then finds the genome with the smallest expected distance by this model, without
+images. This genome is sampled, the model is fitted again, and so on. Each candidate has one chunk of images; candidates
+take the chunks in turn. Finalists have all images.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,10 +36,10 @@ REMEMBERED = 10
 
 @dataclass
 class Responding:
-    """One search. `scores` (L, S) are sensitivities; `features` samples a chunk of a genome, or of EXACT.
+    """One search. `scores` (L, S) are sensitivities. `features` samples a chunk of a genome, or of EXACT.
 
-    `reference` are the moments that a finalist's fitness compares with, those of full precision without them. The model
-    always looks at the distance to full precision.
+    `reference` holds the moments for the fitness of finalists; without it they are those of full precision. The model
+    always predicts the distance to full precision.
     """
 
     space: SearchSpace
@@ -63,16 +64,18 @@ class Responding:
         self._tangent = Tangent(np.concatenate(self._exact[: self.options.pool]))
         done: list[Evaluation] = []
         for iteration, count in enumerate(self.options.genomes):
-            chosen = self._best(count, iteration) if iteration else self._first(count)
+            new_genomes = self._best(count, iteration) if iteration else self._first(count)
             origin = "model" if iteration else "first"
-            self._measure([(genome, [self._next_chunk()]) for genome in chosen])
-            done += [Evaluation(genome, np.inf, self.chunk, iteration, origin) for genome in chosen]
+            self._measure([(genome, [self._next_chunk()]) for genome in new_genomes])
+            done += [Evaluation(genome, np.inf, self.chunk, iteration, origin) for genome in new_genomes]
         finalists: list[Genome] = []
         for number, count in enumerate(self.options.finalists, start=len(self.options.genomes)):
-            chosen = self._best(count, number, without=finalists)
-            self._measure([(genome, range(self._whole)) for genome in chosen])
-            finalists += chosen
-            done += [Evaluation(genome, self._fitness(genome), self.images, number, "finalist") for genome in chosen]
+            new_genomes = self._best(count, number, without=finalists)
+            self._measure([(genome, range(self._whole)) for genome in new_genomes])
+            finalists += new_genomes
+            done += [
+                Evaluation(genome, self._fitness(genome), self.images, number, "finalist") for genome in new_genomes
+            ]
         whole = [evaluation for evaluation in done if evaluation.images == self.images]
         sound = [evaluation for evaluation in whole if np.isfinite(evaluation.fitness)] or whole
         choice = sound[int(np.argmin(self._expected()([evaluation.genome for evaluation in sound])))]
@@ -147,14 +150,14 @@ class Responding:
             return [Reading(float(value), 1) for value in expected(genomes)]
 
         imagined = evolve(self.space, imagine, IMAGINED, seed=seed, first=first).evaluations
-        chosen: list[Genome] = []
+        new_genomes: list[Genome] = []
         for evaluation in sorted(imagined, key=lambda evaluation: evaluation.fitness):
-            away = [sum(a != b for a, b in zip(evaluation.genome, other, strict=True)) for other in chosen]
+            away = [sum(a != b for a, b in zip(evaluation.genome, other, strict=True)) for other in new_genomes]
             if evaluation.genome not in without and min(away, default=self.options.apart) >= self.options.apart:
-                chosen.append(evaluation.genome)
-            if len(chosen) == count:
+                new_genomes.append(evaluation.genome)
+            if len(new_genomes) == count:
                 break
-        return chosen
+        return new_genomes
 
     def _fitness(self, genome: Genome) -> float:
         """The metric of the search, on all images."""

@@ -1,9 +1,10 @@
-"""The linear response model: the shift of a genome is the sum of its layers' shifts, fitted to measurements.
+"""The linear response model: the shift of a genome is the sum of its layers' shifts. Measurements fit the model.
 
-Every layer adds a vector that depends on its group size; a priori these are Gaussian with a variance of the layer's
-own, half of it shared by all its sizes. Given measured shifts the shift of any other genome is Gaussian too, and its
-mean square length is known. The variances start from the sensitivities of the layers and are then those under which the
-measurements are most likely (type II maximum likelihood: Rasmussen & Williams 2006, ch. 5), held back by a prior.
+Every layer adds a vector that depends on its group size. The prior of these vectors is Gaussian. Each layer has its own
+variance, and all sizes of the layer share half of it. If some shifts are measured, the shift of any other genome is
+Gaussian too, and its mean squared length is known. The variances start from the sensitivities of the layers. Then they
+are fitted to make the measurements most likely (type II maximum likelihood: Rasmussen & Williams 2006, ch. 5). A prior
+keeps them close to the start values.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ LEAST_NOISE = 1e-6
 
 @dataclass(frozen=True)
 class Response:
-    """What is known of the shifts of all genomes, after `fit`; columns are indices of sizes (N, L)."""
+    """Distribution of the shifts of all genomes, after `fit`.
+
+    A genome is a row of `columns` (N, L): indices of its sizes.
+    """
 
     columns: np.ndarray
     variances: np.ndarray
@@ -44,7 +48,7 @@ class Response:
 
     @classmethod
     def fit(cls, columns: np.ndarray, shifts: np.ndarray, noise: np.ndarray, prior: np.ndarray) -> "Response":
-        """Fit the model to `shifts` (N, D) with noise variances `noise` (N,); `prior` (L,) are relative variances."""
+        """Fit the model to `shifts` (N, D) with noise variances `noise` (N,). `prior` (L,) are relative variances."""
         alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
         square = np.trace(products) / len(shifts) / elements or 1.0  # nothing moved: all genomes are alike
         start = np.append(np.log(prior / prior.sum() * EXPLAINED * square), 0.0)
@@ -70,7 +74,7 @@ class Response:
         return cls(columns, variances, precision, weights, weights @ weights.T)
 
     def squared_length(self, columns: np.ndarray) -> np.ndarray:
-        """Expected squared length (N,) of genomes' shifts: that of the mean, plus D times the variance."""
+        """Expected squared length (N,) of genomes' shifts: squared length of the mean, plus D times the variance."""
         near = similarity(columns, self.columns) @ self.variances
         mean = np.einsum("ij,jk,ik->i", near, self.lengths, near)
         left = self.variances.sum() - np.einsum("ij,jk,ik->i", near, self.precision, near)

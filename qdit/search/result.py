@@ -20,10 +20,10 @@ def allocation(
     identity: dict[str, Any],
     history: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The content of an allocation file; for a knapsack's answer too, which has no images, seed or history.
+    """The content of an allocation file. An answer of a knapsack has no images, seed or history.
 
-    `budget` is B(g) in bit operations per token and `budget_limit` B(all = reference); both are seconds with the
-    constraint `latency`. Raises ConfigError for a genome that breaks the budget.
+    `budget` is B(g) in bit operations per token, `budget_limit` is B(all = reference). With the constraint `latency`
+    both are seconds. Raises ConfigError for a genome above the budget.
     """
     if not space.within(genome):
         raise ConfigError(f"allocation exceeds the budget of uniform {space.reference}; search under that budget")
@@ -46,9 +46,9 @@ def allocation(
 def searched(
     space: SearchSpace, outcome: Outcome, *, images_sampled: int, seed: int, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of an allocation file for the best genome of a search; `history` lists all measured genomes.
+    """The content of an allocation file for the best genome of a search. `history` lists all measured genomes.
 
-    A genome in the history is a list of sizes in the order of `space.layers`; a fitness that was not finite is null.
+    A genome in the history is a list of sizes in the order of `space.layers`. A fitness that was not finite is null.
     """
     history = [
         {

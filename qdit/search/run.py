@@ -1,7 +1,7 @@
 """The step weights → allocation. It writes a journal and the search time beside the result.
 
-Everything is measured on noise that no run is measured on: the search samples from seeds derived for it, and so do
-the checks on fresh noise afterwards.
+The noise of a search differs from the noise of every run: its seeds are derived for the search alone. The same holds
+for the checks on fresh noise after the search.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,10 +46,10 @@ FREE_FACTS = ("seed", "dtype", "decoder")
 
 @dataclass(frozen=True)
 class Search:
-    """What to search: kind, job, options, the seed of its draws, calibration data (trajectory) for scores of layers.
+    """A search: kind, job, options, seed of its draws, and calibration data (trajectory) for scores of layers.
 
-    The seed in the job's protocol is the root of the noise; which noise it gives depends on the seed of the draws too.
-    `fresh` genomes, the best ones, and the reference are measured again on fresh noise.
+    The seed in the job's protocol is the root of the noise. The noise also depends on the seed of the draws. The
+    `fresh` best genomes and the reference are measured again on fresh noise.
     """
 
     kind: Kind
@@ -71,7 +71,7 @@ class Search:
 
     @property
     def race(self) -> RacingOptions:
-        """Rungs of a generation; plain Algorithm 1 and random search have one."""
+        """Rungs of a generation. Plain Algorithm 1 and random search have one."""
         images, parents = self.job.images, self.options.evolution.parents
         if self.kind == "racing":
             return self.options.race.of(images=images, chunk=self.job.chunk, parents=parents)
@@ -96,7 +96,7 @@ class Search:
 
     @property
     def scored(self) -> bool:
-        """Whether the search needs scores of layers, which are computed from calibration data."""
+        """Whether the search needs scores of layers. They are computed from calibration data."""
         return self.kind in ("ilp", "hessian", "response") or self.surrogate
 
     @property
@@ -119,9 +119,9 @@ def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures genomes, here or in workers.
+    """Measures genomes, in this process or in workers.
 
-    `local` is a fitness of this process; it gives model, space and identity.
+    `local` is a fitness in this process. It has the model, the space and the identity.
     """
 
     local: ImageFitness
@@ -129,23 +129,26 @@ class Measuring:
     spread: Spread
 
     def on(self, seed: int) -> PrefixFitness:
-        """The fitness on one noise."""
+        """The fitness for the noise of one seed."""
         return lambda genome, images: self.noises.on_prefix((seed, genome), images)
 
     def losses(self, genomes: Sequence[Genome], images: int, *, seed: int, journal: Journal) -> list[float]:
-        """Fitness of genomes on the first images of one noise, without a search. Features are kept until `forget`."""
+        """Fitness of genomes on the first images of one noise, outside a search. Features are stored until `forget`."""
         fitness = self.on(seed)
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
-        """Identity of the fitness on one noise."""
+        """Identity of the fitness for the noise of one seed: everything but the genome that decides it."""
         protocol = replace(self.local.protocol, seed=seed)
         return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 
 
 @contextmanager
 def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
-    """Genomes are measured here with one worker, in that many other processes with more."""
+    """Context manager that gives a `Measuring`.
+
+    With one worker it computes in this process, otherwise in other processes.
+    """
     torch.set_num_threads(1)  # as every worker does
     local = job.fitness()
     if workers == 1:
@@ -158,8 +161,8 @@ def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
 def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True) -> dict[str, Any]:
     """Write the allocation `out` and return its content.
 
-    Beside it: `<stem>.times.json`, and for a kind that samples images the journal `<stem>.<identity>.jsonl`, from which
-    a search that was stopped goes on. Neither changes the content, nor does the number of workers.
+    It also writes `<stem>.times.json`. A kind that samples images writes the journal `<stem>.<identity>.jsonl`; a
+    stopped search continues from it. Neither file changes the content, nor does the number of workers.
     """
     check(search, workers)
     content = sampled(search, out, workers, show) if search.kind in SAMPLED else scored(search, out)
@@ -168,7 +171,7 @@ def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True
 
 
 def check(search: Search, workers: int) -> None:
-    """Raise ConfigError for wrong input that can be found before anything is loaded."""
+    """Raise ConfigError for wrong input that can be found before any file is loaded."""
     require_cores("workers", workers)
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0")
@@ -206,7 +209,7 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
 
 
 def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
-    """Everything that decides a search that samples images."""
+    """Identity of a search that samples images: everything that decides its result."""
     fitness = at.identity(search.noise, search.job.images)
     identity = search_identity(
         search.kind, at.local.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
@@ -217,7 +220,7 @@ def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
 
 
 def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
-    """Run the search; `journal` is that of `Search.journal`."""
+    """Run the search. `journal` is that of `Search.journal`."""
     space, kind = at.local.space, search.kind
     if isinstance(journal, FeatureJournal):
         return responding(search, at, journal).run()
@@ -257,7 +260,10 @@ def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Respon
 
 
 def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
-    """Measure the best genomes and the reference again, on as many images with other noise; write to the journal."""
+    """Measure the best genomes and the reference again, on equally many images with other noise.
+
+    Write to the journal.
+    """
     if search.fresh == 0:
         return []
     images, seed = search.job.images, search.fresh_noise
@@ -267,16 +273,16 @@ def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -
         if evaluation.images == images and evaluation != outcome.best
     ]
     full = [outcome.best, *others]
-    chosen = full[: search.fresh] + [
+    remeasured = full[: search.fresh] + [
         evaluation for evaluation in full[search.fresh :] if evaluation.genome == at.local.space.start
     ]
     identity = {"method": "fresh", "space": at.local.space.identity(), "fitness": at.identity(seed, images)}
     with Journal(out.with_suffix(f".fresh-{sha256_json(identity)[:12]}.jsonl"), identity) as journal:
-        again = at.losses([evaluation.genome for evaluation in chosen], images, seed=seed, journal=journal)
+        again = at.losses([evaluation.genome for evaluation in remeasured], images, seed=seed, journal=journal)
     at.noises.forget()
     return [
         {"genome": list(evaluation.genome), "fitness": finite(evaluation.fitness), "fresh": finite(value)}
-        for evaluation, value in zip(chosen, again, strict=True)
+        for evaluation, value in zip(remeasured, again, strict=True)
     ]
 
 

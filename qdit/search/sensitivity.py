@@ -1,8 +1,8 @@
-"""Scores of layers: the loss of each layer at each group size, as ILP and Hessian searches (Table 6) use it.
+"""Scores of layers: the loss of each layer at each group size, for the ILP and Hessian-based searches (Table 6).
 
-Both see the inputs of the full-precision model and quantize weight and input of one layer with the same size
-(spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The sum over layers is what the knapsack
-minimizes, and can serve a race as a surrogate.
+Both kinds use inputs of the full-precision model. They quantize weight and input of one layer with the same size
+(spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The knapsack minimizes the sum over
+layers. A race can use this sum as a surrogate.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +24,9 @@ from qdit.search.space import Genome, SearchSpace
 
 
 def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:
-    """s[l, g] = mean over samples of ‖f_l(x) − Q_{l,g}(x)‖², (L, S) float64; x from the full-precision model.
+    """s[l, g] = mean over samples of ‖f_l(x) − Q_{l,g}(x)‖², (L, S) float64. x comes from the full-precision model.
 
-    One pass over the data for each block, with only that block's layers quantized in memory.
+    The data pass once for each block. Only the layers of this block are quantized in memory.
     """
     data, rows = list(batches), row_of(space)
     scores = np.zeros((len(space.layers), len(space.sizes)))
@@ -53,8 +53,9 @@ def hessian_scores(
 ) -> np.ndarray:
     """s[l, g] = mean over samples of Σ_k E[(Jᵀv)_k²] (z_k − ẑ_k)², z = f_l(x), (L, S) float64.
 
-    v are random signs on the model's output, so E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ; the mean is
-    over `probes` draws, other ones for every batch. The gradient of KL(FP ‖ FP), which is zero, is never taken.
+    v are random signs on the model's output. So E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ. It is
+    estimated with `probes` draws of v, new ones for every batch. The gradient of KL(FP ‖ FP), which is zero, is never
+    used.
     """
     if probes < 1:
         raise ConfigError(f"probes {probes}: must be at least 1")
@@ -76,7 +77,7 @@ def hessian_scores(
 def fisher_diagonals(
     model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Site name → input (N, T, in), and → mean of (Jᵀv)² over the probes (N, T, out)."""
+    """Site name → input (N, T, in), and site name → mean of (Jᵀv)² over the draws (N, T, out)."""
     inputs: dict[str, Tensor] = {}
     fisher: dict[str, Tensor] = {}
     for probe in range(probes):
@@ -110,7 +111,10 @@ def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: Layer
 
 
 def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
-    """Output (…, out) of a full-precision layer for (…, in), without its hooks (the caller may be a hook)."""
+    """Output (…, out) of a full-precision layer for an input (…, in).
+
+    Hooks are not called, because a hook may call this.
+    """
     linear = linear_of(model, name)
     return F.linear(x, linear.weight, linear.bias)
 

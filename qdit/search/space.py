@@ -1,10 +1,10 @@
 """The search space: one group size per layer, under a budget (Q-DiT §3.3, Algorithm 1).
 
-The budget is B(g) = Σ_l M_l (b_w b_a + c / g_l) ≤ B(all = reference), with M_l the multiply-adds of layer l per token
-and c the cost of rescaling one group. The paper writes B(g) < N_bitops and defines neither side; for fixed bits this
-one says Σ_l M_l / g_l ≤ Σ_l M_l / reference, which is also "no more scales and zero points than the uniform reference".
-`mean_group` is the released program's rule instead: the plain mean of the group sizes is at least the reference.
-`latency` is measured time in the place of bit operations: Σ_l t_l(g_l) ≤ Σ_l t_l(reference) for a machine's own times.
+The budget is B(g) = Σ_l M_l (b_w b_a + c / g_l) ≤ B(all = reference). M_l is the number of multiply-adds of layer l per
+token, and c is the cost of rescaling one group. The paper writes B(g) < N_bitops and defines neither side. For fixed
+bits our condition is Σ_l M_l / g_l ≤ Σ_l M_l / reference: no more scales and zero points than the uniform reference
+has. There are two other constraints. `mean_group` is the rule of the released program: the plain mean of the group
+sizes is at least the reference. `latency` uses times measured on one machine: Σ_l t_l(g_l) ≤ Σ_l t_l(reference).
 """
 
 import math
@@ -55,10 +55,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Layers, group sizes every layer may have, and the budget of the uniform `reference` size.
+    """Layers, the group sizes that every layer may have, and the budget of the uniform `reference` size.
 
-    The constraint `latency` needs a `latency` model that holds every layer with every size, the reference among them.
-    Raises ConfigError for sizes that do not divide a layer's inputs, and for a budget that no genome meets.
+    The constraint `latency` needs a `latency` model with every layer and every size, also the reference. Raises
+    ConfigError for sizes that do not divide a layer's inputs, and for a budget that no genome meets.
     """
 
     layers: tuple[Layer, ...]
@@ -105,7 +105,7 @@ class SearchSpace:
 
     @property
     def start(self) -> Genome:
-        """The uniform reference genome; with a reference that is no allowed size, the next larger one."""
+        """The uniform reference genome. If the reference is no allowed size, the next larger size is used."""
         return self.uniform(next(size for size in self.sizes if size >= self.reference))
 
     @cached_property
@@ -138,12 +138,12 @@ class SearchSpace:
         return self._units[1]
 
     def within(self, genome: Genome) -> bool:
-        """Whether a genome meets the budget; the comparison uses integers and is exact."""
+        """Whether a genome meets the budget. The comparison uses integers and is exact."""
         columns = self.columns(genome)
         return sum(row[column] for row, column in zip(self.costs, columns, strict=True)) <= self.limit
 
     def columns(self, genome: Genome) -> list[int]:
-        """Index of each layer's size in `sizes`; ConfigError on a genome that is not of this space."""
+        """Index of each layer's size in `sizes`. ConfigError for a genome of another space."""
         if len(genome) != len(self.layers) or not set(genome) <= set(self.sizes):
             raise ConfigError(
                 f"genome of {len(genome)} sizes {sorted(set(genome))}: allowed are {len(self.layers)} sizes,"
@@ -174,18 +174,17 @@ class SearchSpace:
         return sum(layer.macs * (products + RESCALE_COST / size) for layer, size in pairs)
 
     def harmonic_mean(self, genome: Genome) -> float:
-        """Σ M / Σ (M / g): the uniform group size with as many scales (spec/methods.md §6.3)."""
+        """Σ M / Σ (M / g): the uniform group size that gives the same number of scales (spec/methods.md §6.3)."""
         total = sum(layer.macs for layer in self.layers)
         return total / sum(layer.macs / size for layer, size in zip(self.layers, genome, strict=True))
 
     @cached_property
     def odds(self) -> tuple[float, ...]:
-        """Weights of the sizes in a random genome: ∝ exp(−λ · price).
+        """Probabilities of the sizes in a random genome: proportional to exp(−λ · price).
 
-        λ ≥ 0 is the smallest whose mean meets the budget.
-
-        Of all distributions with this expected cost, this one has the largest entropy. Uniform draws (λ = 0, as in the
-        released program) almost never meet a budget in bit operations: 0 of 18,600 for DiT-XL/2 (spec/methods.md §6.3).
+        λ ≥ 0 is the smallest value whose expected cost is within the budget. Of all distributions with this expected
+        cost, this one has the largest entropy. Uniform draws (λ = 0, as in the released program) almost never meet a
+        budget in bit operations: 0 of 18,600 for DiT-XL/2 (spec/methods.md §6.3).
         """
         if len(self.sizes) == 1:
             return (1.0,)

@@ -1,12 +1,12 @@
-"""The Fréchet distance of images to nearly equal ones as the squared length of a mean over images.
+"""Fréchet distance between images and nearly equal images, written as the squared length of a mean over images.
 
-For moments that differ by m and E, in the eigenbasis of the covariance V diag(λ) Vᵀ,
+Let the moments differ by m and E, and let the covariance be V diag(λ) Vᵀ in its eigenbasis. Then
 
-    FD = |m|² + ½ Σ_ab (VᵀEV)²_ab / (λ_a + λ_b) + O(3),
+    FD = |m|² + ½ Σ_ab (VᵀEV)²_ab / (λ_a + λ_b) + O(3).
 
-the second term being the Bures metric (Bhatia, Jain & Lim 2019). With images in pairs from the same noise, m and E are
-means over images of what one pair differs by, so that small changes of a model add up in them, and a distance needs
-fewer images than one between covariances that were estimated apart.
+The second term is the Bures metric (Bhatia, Jain & Lim 2019). Both images of a pair have the same noise. So m and E are
+means over the differences of pairs, and small changes of a model add up in them. A distance computed in this way needs
+fewer images than one between two covariances that were estimated separately.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ REGULARIZED = 1e-3
 class Shift:
     """Vectors (D,) of one genome on some images, and the variance of an element (mean over the elements).
 
-    `mean` is m; the squared length of `cross` is the distance of the covariances.
+    `mean` is m. The squared length of `cross` is the distance of the covariances.
     """
 
     mean: np.ndarray
@@ -33,10 +33,11 @@ class Shift:
 
 @dataclass(frozen=True)
 class Tangent:
-    """Shifts of features (N, d) from the full-precision features `at` (M, d), which give the moments and λ.
+    """Computes shifts of features (N, d) from full-precision features. `at` (M, d) gives the moments and λ.
 
-    A few images differ far more than the others and hide them. Therefore the difference of an image is shortened to the
-    median length. So shifts compare genomes on equal numbers of images; they are no estimate of FD.
+    A few images differ much more than all others and would decide the mean alone. Therefore a difference that is longer
+    than the median is shortened to the median length. So a shift compares genomes on equal numbers of images. It is no
+    estimate of FD.
     """
 
     at: np.ndarray
@@ -64,7 +65,7 @@ class Tangent:
 
 
 def shortened(vectors: np.ndarray) -> np.ndarray:
-    """The rows, with rows longer than the median row scaled down to its length."""
+    """The rows. A row longer than the median row is scaled down to its length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     median = np.median(lengths)
     return vectors * np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)

@@ -1,8 +1,8 @@
 """Computes a fitness in several processes. Genomes are independent of each other.
 
-Each worker has its own fitness and keeps the features of the genomes that it has begun. If a race asks for a genome
-again, the same worker measures it. All workers compute with the same number of threads (`SearchJob.worker`: one). So
-the number of workers changes no bit. Workers end when this process ends, for any reason.
+Each worker has its own fitness. It keeps the features of the genomes that it has measured. If a race asks for a genome
+again, the same worker measures it. All workers use the same number of threads (`SearchJob.worker`: one). So the number
+of workers changes no bit. Workers end when this process ends, for any reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,9 +30,10 @@ class Prefixes(Protocol):
 
 
 class Workers:
-    """`count` processes; `make` is sent to each of them (so it must be picklable) and gives its fitness.
+    """`count` processes. `make` is sent to each of them and returns its fitness, so it must be picklable.
 
-    Has the verbs of a fitness: give `on_prefix` to a race, or a partial of it to `in_full`, together with `spread`.
+    It has the functions of a fitness: give `on_prefix` to a race, or a partial of it to `in_full`, together with
+    `spread`.
     """
 
     def __init__(self, make: Callable[[], Prefixes], count: int) -> None:
@@ -62,7 +63,7 @@ class Workers:
             end.close()
 
     def spread(self, function: Callable[[Any], Any], genomes: Sequence[Any]) -> Iterable[Any]:
-        """Like `map`, with one genome at a time in each worker."""
+        """Like `map`. Each worker has one genome at a time."""
         values: Iterator[Any] = self._threads.map(function, genomes)
         return values
 

@@ -1,1 +1,1 @@
-"""Profiles, commands of the jobs, cost, needed files: all that the plan of the workflow is made of."""
+"""The plan of the workflow: profiles, commands of the jobs, cost, and needed files."""

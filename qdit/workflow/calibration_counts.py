@@ -1,7 +1,7 @@
-"""How many noisy samples each set of calibration data holds: by kind, or as a method's entry says it.
+"""Number of noisy samples in each calibration set. The profile gives it for each kind, or a method's entry gives it.
 
-An entry may say how many samples its method finds at each step (`calibration: {per-step: 256}`). Such a set is a kind
-of its own, `per-step-256`, which entries with the same number share.
+An entry can give the number of samples at each step (`calibration: {per-step: 256}`). Such a set has a kind of its own,
+`per-step-256`. All entries with the same number share this set.
 """
 
 import re
@@ -16,9 +16,10 @@ COUNTED = r"per-step-\d+"
 
 
 def chosen_kind(profile: Profile, setting: str, label: str, kind: str) -> str:
-    """The kind of calibration data that a label's method takes in the place of `kind`.
+    """Kind of calibration data that replaces `kind` for the method of a label.
 
-    Numbers of an entry are those of images; all methods of clips share the `calibration` of the profile's `video`.
+    Numbers of an entry hold for methods of images. All methods of clips share the `calibration` of the profile's
+    `video`.
     """
     other = profile["methods"][label].get("calibration", {}).get(kind, kind)
     if isinstance(other, str):
@@ -27,7 +28,7 @@ def chosen_kind(profile: Profile, setting: str, label: str, kind: str) -> str:
 
 
 def split_kind(kind: str) -> tuple[str, int | None]:
-    """`per-step-256` → (`per-step`, 256): the kind, and its samples at each step where an entry says them."""
+    """Split `per-step-256` into (`per-step`, 256): the kind, and the number of samples at each step, or None."""
     counted = re.fullmatch(COUNTED, kind)
     if counted is None:
         return kind, None
@@ -36,9 +37,10 @@ def split_kind(kind: str) -> tuple[str, int | None]:
 
 
 def samples_of(profile: Profile, setting: str, kind: str) -> int:
-    """What `qdit calibrate --samples` is given: noisy samples without their unconditional copies.
+    """Value of `qdit calibrate --samples`: the number of noisy samples. Unconditional copies do not count.
 
-    Of a counted kind those of all steps; the copies are among the samples that the entry counts.
+    A kind can contain a number of rows per step, as `per-step-256` does. These 256 rows include the copies. The value
+    is then the number of noisy samples at all steps together.
     """
     name, at_step = split_kind(kind)
     if at_step is None:
@@ -48,13 +50,13 @@ def samples_of(profile: Profile, setting: str, kind: str) -> int:
 
 
 def copies(profile: Profile, setting: str, kind: str) -> int:
-    """Rows of a set for each noisy sample: 2 where an unconditional copy follows it."""
+    """Rows of a set for each noisy sample: 2 if an unconditional copy follows it, else 1."""
     guided = profile["settings"][setting]["cfg_scale"] > 1
     return 2 if guided and kind not in ("trajectory", "regression") else 1
 
 
 def rows_of(profile: Profile, setting: str, kind: str) -> int:
-    """Rows of a set of calibration data, unconditional copies included."""
+    """Number of rows in a set of calibration data, with unconditional copies."""
     name, _ = split_kind(kind)
     steps = profile["settings"][setting]["steps"] if name == "regression" else 1
     return samples_of(profile, setting, kind) * steps * copies(profile, setting, name)

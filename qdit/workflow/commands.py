@@ -1,6 +1,7 @@
 """The commands of the workflow's jobs. The rules run them and `qdit explain` shows them, so each is built here once.
 
-Each method gives the words after `qdit` as a text for a shell. A rule puts it behind `qdit`, with the file of its log.
+Each method returns the words after `qdit` as text for a shell. A rule puts `qdit` before them, and the log file after
+them.
 """
 
 import json
@@ -21,13 +22,13 @@ from qdit.workflow.searches import SearchRun, needs_calibration
 
 @dataclass(frozen=True)
 class Commands:
-    """Files and commands of a profile whose results lie in `results`."""
+    """Files and commands of a profile. Its results are in the folder `results`."""
 
     profile: Profile
     results: Path
 
     def file(self, path: str) -> Path:
-        """An input file of the profile: that of the current folder, else the shipped one."""
+        """An input file of the profile: the file in the current folder, or else the shipped file."""
         return shipped_path(Path(path))
 
     def model(self, setting: str) -> dict[str, Any]:
@@ -53,11 +54,11 @@ class Commands:
         return self.folder(run) / "samples"
 
     def checkpoint(self, run: Run) -> Path:
-        """Folder of a run's checkpoint. An integer run samples from that of the simulated one."""
+        """Folder of a run's checkpoint. An integer run uses the checkpoint of the simulated run."""
         return self.folder(replace(run, mode=SIMULATE)) / "checkpoint"
 
     def weights(self, setting: str, form: str) -> Path:
-        """Full-precision weights: as shipped, or as they were converted once."""
+        """Full-precision weights: the shipped file, or the file that official weights were converted to."""
         return self.model_weights(self.model_name(setting), form)
 
     def model_weights(self, model: str, form: str) -> Path:
@@ -68,7 +69,7 @@ class Commands:
         return self.file(path)
 
     def vae_files(self, setting: str) -> list[Path]:
-        """Files of the VAE that decodes a model's latents: its weights, of images with their configuration."""
+        """Files of the VAE that decodes a model's latents: its weights, and for images also its configuration."""
         path = self.model(setting).get("vae")
         if path is None:
             return []
@@ -89,7 +90,7 @@ class Commands:
         return self.results / "calibration" / self.model_name(setting) / form / setting / f"{kind}.safetensors"
 
     def calibration_files(self, run: Run, kinds: Iterable[str]) -> dict[str, Path]:
-        """Kind → the calibration data that a run takes for it."""
+        """Kind → the file of calibration data that a run uses for this kind."""
         return {
             kind: self.calibration_file(run.setting, run.form, chosen_kind(self.profile, run.setting, run.label, kind))
             for kind in kinds
@@ -107,7 +108,7 @@ class Commands:
         return None if path is None else self.file(path)
 
     def text_file(self, setting: str) -> Path | None:
-        """Text embeddings that a setting reads. None for images and for prompts that are words."""
+        """File of text embeddings that a setting reads. None for images, and for prompts that are words."""
         path = profiles.embeddings_file(self.profile, setting)
         return None if path is None else self.results / path
 
@@ -119,13 +120,13 @@ class Commands:
     # Flags
 
     def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
-        """Flags of the protocol of a setting. Without `decoded` only those that decide its latents."""
+        """Flags of the protocol of a setting. Without `decoded` only the flags that decide its latents."""
         words = profiles.protocol_flags(self.profile, setting, decoded=decoded)
         pairs = zip(words[::2], words[1::2], strict=True)
         return flags({flag: self.file(value) if flag == "--vae" else value for flag, value in pairs})
 
     def sha256(self, path: str) -> list[str]:
-        """Flag with the digest that a file from elsewhere must have, if the profile gives it."""
+        """Flag with the digest that a downloaded file must have, if the profile gives the digest."""
         digest = self.profile.get("files", {}).get(path, {}).get("sha256")
         return ["--sha256", digest] if digest else []
 
@@ -157,11 +158,13 @@ class Commands:
         """Real images, or the statistics of a batch of them → a reference file."""
         path = self.results / "reference" / extractor / f"{reference}.npz"
         batch = self.profile.get("references", {}).get(reference)
-        chosen = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
+        extractor_flags = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
         if batch is None:
-            return command("reference", path, *flags({"--data": reference} | chosen))
+            return command("reference", path, *flags({"--data": reference} | extractor_flags))
         resolution = profiles.resolution_flag(self.profile, reference)
-        return command("import-reference", self.file(batch), path, *flags(chosen), *resolution, *self.sha256(batch))
+        return command(
+            "import-reference", self.file(batch), path, *flags(extractor_flags), *resolution, *self.sha256(batch)
+        )
 
     def embed(self, model: str) -> str:
         """Prompts → text embeddings of a model."""
@@ -199,7 +202,7 @@ class Commands:
         return command("search", self.weights(search.setting, search.form), self.search_file(search), *options)
 
     def quantize(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
-        """Weights → checkpoint, with these files of calibration data by kind."""
+        """Weights → checkpoint. The command gets these files of calibration data by kind."""
         entry = self.profile["methods"][run.label]
         values = {
             "--method": entry["method"],
@@ -221,7 +224,7 @@ class Commands:
         )
 
     def sample(self, run: Run, shard: int) -> str:
-        """Checkpoint → samples of a shard, of images with their features."""
+        """Checkpoint → samples of a shard, and for images also their features."""
         counts = profiles.sampled(self.profile, run.setting, run.form)
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
@@ -233,7 +236,10 @@ class Commands:
         return command("sample", self.checkpoint(run), self.samples(run), *options)
 
     def evaluate(self, run: Run) -> str:
-        """Samples → metrics.json: of images by their features, of clips by instruments or from VBench's results."""
+        """Samples → metrics.json.
+
+        Images are scored by their features, clips by instruments or from VBench's results.
+        """
         score = self.scored_clips if self.family(run.setting) is CLIPS else self.scored_images
         words, values = score(run)
         values = {"--checkpoint": self.checkpoint(run)} | values

@@ -1,18 +1,18 @@
 """The estimated cost of a profile before it runs: jobs, GPU-hours, wall time on n GPUs, disk and peak memory.
 
-Evaluations of the network, with g = 2 under guidance and else 1, and S steps (`qdit.workflow.cost_models` counts the
-operations of one):
+An evaluation is one call of the network (`qdit.workflow.cost_models` counts its operations). g is 2 under guidance and
+1 without it. S is the number of steps. The numbers of evaluations are:
 
     sample       images or clips · S · g
-    calibrate    samples · S · g; of kind per-step samples · g, since one trajectory gives a sample at every step
-    quantize     3 · iterations · batch where rounding is learned (forward and backward; a block costs 1/L of the
-                 network), and 3 per row of calibration data in any case: a lower bound where a method searches besides
+    calibrate    samples · S · g; for the kind per-step samples · g, because a trajectory gives a sample at every step
+    quantize     3 · iterations · batch for learned rounding (forward and backward; a block is 1/L of the network),
+                 and 3 per row of calibration data for every method; a lower bound for methods that also search
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
-Seconds are operations over the speed of one GPU: given, measured by the finished jobs of a results folder, or by data
-sheets (`qdit.workflow.cost_speeds`). Not
-counted: the VAE, Inception, the text encoder, evaluating and rendering (they need no GPU or take a few percent),
-loading, and VBench, whose networks nobody here could time.
+Seconds are operations divided by the speed of one GPU. The speed is given by the caller, measured from finished jobs,
+or computed from data sheets (`qdit.workflow.cost_speeds`). The estimate leaves out the VAE, Inception and the text
+encoder, evaluation and rendering, and the loading of files. They need no GPU or take a few percent. It also leaves out
+VBench, because we could not measure its networks.
 """
 
 from collections import Counter, defaultdict
@@ -44,9 +44,9 @@ ASSUMED = 50e12
 
 @dataclass(frozen=True)
 class Speed:
-    """Floating-point operations per second that one GPU sustains on the network, and where the figure comes from.
+    """Floating-point operations per second that one GPU sustains on the network, and the origin of this number.
 
-    `float32` is that of quantization; without it everything has the speed `flops`.
+    `float32` is the speed of quantization. Without it, quantization has the speed `flops` too.
     """
 
     flops: float
@@ -85,14 +85,14 @@ def calibration_kinds(profile: Profile, run: Run) -> list[str]:
 
 
 def learns(profile: Profile, label: str) -> bool:
-    """Whether a label's quantization learns its rounding; a base's rounding is learned already."""
+    """Whether the quantization of a label learns rounding. If the label has a base, its rounding is already learned."""
     entry = profile["methods"][label]
     method = method_sources().get(entry["method"])
     return method is not None and method.learns_rounding and "base" not in entry
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
-    """Network evaluations of a quantization, in whole passes of the network."""
+    """Network evaluations of a quantization. Passes of single blocks are added up to whole passes."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(rows_of(profile, run.setting, kind) for kind in kinds)
     if not learns(profile, run.label):
@@ -102,7 +102,7 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
 
 
 def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
-    """Network evaluations of a search. Of racing, which stops early on a genome, this is an upper bound."""
+    """Network evaluations of a search. For racing this is an upper bound, because racing drops genomes early."""
     search, shared = profile["searches"][search_run.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
     if search["kind"] == "ilp":
@@ -121,7 +121,7 @@ def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
-    """Jobs of the default tables that run a network, without repetition."""
+    """Jobs of the default tables that run a network. Each job occurs once."""
     jobs: dict[str, Job] = {}
     for run in profiles.all_runs(profile):
         for job in run_jobs(profile, run, speed):
@@ -173,9 +173,9 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 
 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
-    """Speed of the finished jobs of a results folder, by the times they wrote; None if no samples were made.
+    """Speed measured from the times of finished jobs in a results folder. None if no samples were made.
 
-    Sample jobs give the speed of sampling, quantizations that learn rounding that of float32.
+    Sampling jobs give the speed of sampling. Quantizations that learn rounding give the speed in float32.
     """
     flops, seconds, count = 0.0, 0.0, 0
     learned, learning = 0.0, 0.0
@@ -200,7 +200,10 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
-    """Speed for the estimate: `tflops` if it is given, else that of finished jobs, else a card's or an assumption."""
+    """Speed for the estimate.
+
+    It is `tflops` if that is given, else the speed of finished jobs, else that of a card or an assumption.
+    """
     if tflops is not None:
         return Speed(1e12 * tflops, "given")
     if (measured := measured_speed(profile, results)) is not None:
@@ -211,11 +214,10 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
 
 
 def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, float]:
-    """Bytes that runs leave on disk, by default those of the default tables.
+    """Bytes of the files that runs leave on disk, by default those of the default tables.
 
-    Samples, features, checkpoints and calibration data are counted.
-
-    VBench reads its clips as MP4 files: lossless ones, here as large as the clips, which they seldom are.
+    Samples, features, checkpoints and calibration data are counted. VBench reads clips as lossless MP4 files. They are
+    counted like uncompressed clips, but most are smaller.
     """
     sizes, sets = defaultdict[str, float](float), set()
     for run in profiles.all_runs(profile) if runs is None else runs:
@@ -239,16 +241,16 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
 
 
 def scored_by_vbench(profile: Profile, run: Run) -> bool:
-    """Whether a run's metrics come from VBench: clips of a model without instruments of its own."""
+    """Whether VBench scores a run: its samples are clips, and its model has no instruments."""
     model = profile["models"][profile["settings"][run.setting]["model"]]
     return profiles.family_of(model) is CLIPS and "instruments" not in model
 
 
 def memory_bytes(profile: Profile) -> dict[str, float]:
-    """Rule → peak memory by shape: weights in float32, a batch's widest tensors, and what methods keep of inputs.
+    """Rule → peak memory, from shapes: weights in float32, the widest tensors of a batch, and inputs that methods keep.
 
-    Learned rounding keeps inputs and outputs of one block for all of its samples in float32; Hessians keep the
-    widest layer's inputs.
+    Learned rounding keeps inputs and outputs of one block for all of its samples in float32. Hessians keep the inputs
+    of the widest layer.
     """
     largest: dict[str, float] = {}
     dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4

@@ -21,8 +21,8 @@ def draw(profile: Profile, speed: Speed, path: Path) -> None:
     series = {"everything": jobs, "without searches and what waits for them": without_searches(jobs)}
     with mpl.rc_context({"svg.hashsalt": "qdit", "font.size": 9, "svg.fonttype": "none"}):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        for (name, chosen), style in zip(series.items(), ("o-", "s--"), strict=True):
-            schedules = [makespan(chosen, count) for count in COUNTS]
+        for (name, jobs_of_line), style in zip(series.items(), ("o-", "s--"), strict=True):
+            schedules = [makespan(jobs_of_line, count) for count in COUNTS]
             left.plot(COUNTS, [schedule.seconds / 3600 for schedule in schedules], style, label=name, markersize=4)
             right.plot(COUNTS, [100 * schedule.efficiency for schedule in schedules], style, label=name, markersize=4)
         longest = max(critical_paths(jobs).values(), default=0.0) / 3600
@@ -43,7 +43,7 @@ def draw(profile: Profile, speed: Speed, path: Path) -> None:
 
 
 def chain(jobs: list[Job]) -> str:
-    """The rules of the longest chain of jobs, from its start to its end."""
+    """The rules of the longest chain of jobs, in order."""
     known, paths = {job.name: job for job in jobs}, critical_paths(jobs)
     now = max(paths, key=paths.__getitem__, default=None)
     rules = []

@@ -4,8 +4,9 @@ One *evaluation* is the network on one image or one clip. A DiT of width D, dept
 
     L (24 D² T + 4 T² D + 12 D²)
 
-floating-point operations for it (a multiply-add is two): the four linears of a block, attention's two products, adaLN.
-Those of an STDiT3 are counted in `qdit.models.stdit3_flops`, with a text of the most tokens: an upper bound.
+floating-point operations for it. A multiply-add counts as two. The terms are the four linears of a block, the two
+products of attention, and adaLN. `qdit.models.stdit3_flops` counts the operations of an STDiT3. It assumes the longest
+possible text, so the result is an upper bound.
 """
 
 import json
@@ -28,9 +29,9 @@ PIXELS_PER_CELL = 8
 
 @dataclass(frozen=True)
 class Network:
-    """A model at a setting, on one image or clip: operations of an evaluation, tokens of the network.
+    """A model at a setting, for one image or clip: operations of an evaluation, and number of tokens.
 
-    `cells` are the numbers of one noisy sample, `pixels` the bytes of one decoded uint8 sample.
+    `cells` is the number of values in one noisy sample. `pixels` is the number of bytes in one decoded uint8 sample.
     """
 
     config: DiTConfig | STDiT3Config
@@ -41,13 +42,13 @@ class Network:
 
 
 def network_of(profile: Profile, setting: str) -> Network:
-    """The network of a setting's model, with its operations and sizes."""
+    """Operations and sizes of the network of a setting's model."""
     networks = {"dit": image_network, "stdit3": clip_network}
     return networks[family_at(profile, setting).name](profile, setting)
 
 
 def image_network(profile: Profile, setting: str) -> Network:
-    """A DiT on one image."""
+    """Operations and sizes of a DiT for one image."""
     name = profile["settings"][setting]["model"]
     config = model_config(profile, name)
     assert isinstance(config, DiTConfig)
@@ -57,7 +58,10 @@ def image_network(profile: Profile, setting: str) -> Network:
 
 
 def clip_network(profile: Profile, setting: str) -> Network:
-    """An STDiT3 on one clip; the mini world's clips are pixels of one size, others are latents of Open-Sora's VAE."""
+    """Operations and sizes of an STDiT3 for one clip.
+
+    Mini clips are pixels; all others are latents of Open-Sora's VAE.
+    """
     from qdit.mini.data.moving_digits import FRAMES, SIZE
     from qdit.models.video_vae import VideoVAEConfig
 
@@ -81,14 +85,14 @@ def volume(size: tuple[int, int, int]) -> int:
 
 
 def evaluation_flops(config: DiTConfig) -> float:
-    """Operations of a DiT on one image."""
+    """Operations of a DiT for one image."""
     width, tokens = config.hidden_size, config.tokens
     linears = (8 + 4 * config.mlp_ratio) * width**2 * tokens
     return float(config.depth * (linears + 4 * tokens**2 * width + 12 * width**2))
 
 
 def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
-    """Shape of a model: that of the profile, else that of its weights. A model of clip latents has Open-Sora's."""
+    """Shape of a model: from the profile, or else from its weights. A model of clip latents has Open-Sora's shape."""
     entry: dict[str, Any] = profile["models"][name]
     if "text_encoder" in entry:
         return STDiT3Config()

@@ -19,7 +19,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Makespan:
-    """Wall time on a number of GPUs, and the part of their time that is used."""
+    """Wall time on a number of GPUs, and the fraction of their time that is used."""
 
     gpus: int
     seconds: float
@@ -27,7 +27,10 @@ class Makespan:
 
 
 def critical_paths(jobs: Iterable[Job]) -> dict[str, float]:
-    """Job → seconds from its start to the end of all that waits for it, on as many GPUs as there are jobs."""
+    """Job → seconds from its start to the end of the last job that waits for it.
+
+    There are as many GPUs as jobs.
+    """
     known = {job.name: job for job in jobs}
     waiting: dict[str, list[str]] = defaultdict(list)
     for job in known.values():
@@ -42,7 +45,7 @@ def critical_paths(jobs: Iterable[Job]) -> dict[str, float]:
 
 
 def makespan(jobs: Iterable[Job], gpus: int) -> Makespan:
-    """Wall time when every free GPU takes the ready job with the longest way to the end; one GPU for each job."""
+    """Wall time if every free GPU takes the ready job with the longest critical path. A job uses one GPU."""
     known = {job.name: job for job in jobs}
     if not known or gpus < 1:
         return Makespan(gpus, 0.0, 1.0)
@@ -69,7 +72,7 @@ def makespan(jobs: Iterable[Job], gpus: int) -> Makespan:
 
 
 def without_searches(jobs: Iterable[Job]) -> list[Job]:
-    """The jobs that no search has to precede, and no searches."""
+    """Jobs that are no searches and wait for none."""
     known = {job.name: job for job in jobs}
 
     @cache

@@ -1,13 +1,14 @@
-"""Speeds of GPUs, by kind of work: what data sheets say, and the part of it that this suite is assumed to reach.
+"""Speeds of GPUs for each kind of work, computed from data sheets.
 
-Sampling, calibration and searches run the network in half precision on tensor cores, and the simulated quantizers move
-numbers between the products. An evaluation therefore takes
+Sampling, calibration and searches run the network in half precision on tensor cores. The simulated quantizers also read
+and write memory between the products. So an evaluation takes
 
     operations / (REACHED · peak of float16) + operations · BYTES_PER_OPERATION / (MOVED · bandwidth)
 
-Quantization (ranges, Hessians, learned rounding) is float32 without TensorFloat-32: operations / (REACHED · peak of
-float32). Peaks are dense ones, with sums in float32. **Nothing here was measured**; finished jobs measure a card
-(`qdit.workflow.cost.measured_speed`).
+seconds. Quantization (ranges, Hessians, learned rounding) computes in float32 without TensorFloat-32. It takes
+operations / (REACHED · peak of float32) seconds. REACHED and MOVED are the assumed fractions of the peak and of the
+bandwidth. The peaks are those of dense matrices, with sums in float32. **Nothing here was measured.**
+`qdit.workflow.cost.measured_speed` measures a card from finished jobs.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ operations."""
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its data sheet: operations per second in float16 and float32, bytes per second of its memory."""
+    """A GPU by its data sheet: operations per second in float16 and float32, and bytes per second of its memory."""
 
     name: str
     half_peak: float
@@ -31,12 +32,12 @@ class Card:
 
     @property
     def half(self) -> float:
-        """Operations per second of simulated sampling."""
+        """Operations per second in simulated sampling."""
         return 1 / (1 / (REACHED * self.half_peak) + BYTES_PER_OPERATION / (MOVED * self.bandwidth))
 
     @property
     def float32(self) -> float:
-        """Operations per second of learned rounding."""
+        """Operations per second in learned rounding."""
         return REACHED * self.float32_peak
 
 

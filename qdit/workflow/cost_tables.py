@@ -1,4 +1,4 @@
-"""Hours of each table of a profile on cards: by data sheets, and by what a card was measured to reach."""
+"""GPU-hours of each table on some cards: from data sheets, and from the measured speed of a card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ ONCE = "all, each job once"
 
 
 def runs_alone(profile: Profile, table: str) -> list[Run]:
-    """Runs of a table; of the quality-control page, which reads all others, only its own controls."""
+    """Runs of a table. For the quality-control page, which reads all other tables, only its own controls."""
     runs = runs_of(profile, table)
     if profile["tables"][table]["kind"] != "qc":
         return runs
@@ -21,7 +21,7 @@ def runs_alone(profile: Profile, table: str) -> list[Run]:
 
 
 def table_hours(profile: Profile, speed: Speed, tables: Mapping[str, list[Run]] | None = None) -> dict[str, float]:
-    """Table → GPU-hours of all that it needs; last the sum in which a job of several tables counts once."""
+    """Table → GPU-hours of everything that it needs. The last entry is the sum, in which a shared job counts once."""
     tables = {table: runs_alone(profile, table) for table in profile["tables"]} if tables is None else tables
     defaults, once, hours = default_tables(profile), dict[str, float](), dict[str, float]()
     for table, runs in tables.items():
@@ -33,7 +33,7 @@ def table_hours(profile: Profile, speed: Speed, tables: Mapping[str, list[Run]] 
 
 
 def speeds_of_cards(profile: Profile, results: Path) -> dict[str, Speed]:
-    """Name → speed of the printed cards, and of the card that made finished jobs."""
+    """Name → speed of the listed cards, and of the card that ran finished jobs."""
     speeds = {name: card_speed(name) for name in PRINTED_CARDS}
     if (measured := measured_speed(profile, results)) is not None:
         speeds["measured"] = measured

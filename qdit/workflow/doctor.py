@@ -1,4 +1,4 @@
-"""Checks that the needs of a profile are met: files with size and sha256, packages, devices."""
+"""Checks of everything that a profile needs: files with size and sha256, packages, devices."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ VBENCH = "VBench's environment"
 
 @dataclass(frozen=True)
 class Finding:
-    """A result of a check: `ok` or not, its text, its group, and the file if it is about a file."""
+    """Result of a check: whether it is `ok`, its text, its group, and the file if it is about a file."""
 
     ok: bool
     text: str
@@ -33,12 +33,12 @@ class Finding:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is a file that is not there at all."""
+        """Whether it is about a file that does not exist."""
         return not self.ok and self.file is not None and not is_there(self.file.path)
 
     @property
     def is_fetchable(self) -> bool:
-        """Whether it is missing and the profile says where it is from."""
+        """Whether it is about a missing file with a source in the profile."""
         return self.is_missing and self.file is not None and bool(self.file.entry)
 
 
@@ -141,7 +141,7 @@ def disk(profile: Profile, results: Path) -> list[Finding]:
 
 
 def surroundings(*, gpu_needed: bool = False) -> dict[str, str]:
-    """Machine, devices, packages and what quantized layers run on, as text."""
+    """Text about machine, devices, packages, and the backend of quantized layers."""
     without = "none, and this profile needs one" if gpu_needed else "none (this profile needs none)"
     here = machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""The text of `qdit doctor`: a first line that sums up, a line for each group, then the problems."""
+"""The text of `qdit doctor`: a summary in the first line, a line for each group, then the problems."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -12,9 +12,12 @@ SHORT = {"methods": "a file of methods is broken", "GPU": "no GPU", "disk": "too
 
 
 def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False, row: str | None = None) -> str:
-    """Summary, groups, and problems of a profile; `details` adds every single finding. `row` is all that is checked.
+    """Text about a profile: summary, groups and problems. `details` adds every finding.
 
-    A file that is missing and can be fetched is only counted; what is damaged or cannot be fetched is always shown.
+    `row` names the only checked row.
+
+    Missing files that can be fetched are only counted. Damaged files, and files that cannot be fetched, are always
+    listed.
     """
     name, failed = profile["profile"], [finding for finding in findings if not finding.ok]
     lines = [f"{name}: {'ready' if not failed else 'NOT READY: ' + '; '.join(problems(findings))}"]
@@ -30,7 +33,7 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
 
 
 def problems(findings: Sequence[Finding]) -> Iterable[str]:
-    """The problems, in a few words each."""
+    """A short text about each problem."""
     files = [finding for finding in findings if finding.file]
     bad = [finding for finding in files if not finding.ok]
     if missing := [finding for finding in bad if finding.is_missing]:
@@ -52,7 +55,7 @@ def group_text(members: Sequence[Finding]) -> str:
 
 
 def size_text(findings: Sequence[Finding]) -> str:
-    """Size of files by what the profile says, with the number of those whose size it does not know."""
+    """Size of files by the profile, and the number of files whose size the profile does not have."""
     sizes = [finding.file.entry.get("megabytes") for finding in findings if finding.file]
     known, unknown = [size for size in sizes if size is not None], sum(size is None for size in sizes)
     total = sum(known)

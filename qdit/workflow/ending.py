@@ -1,4 +1,4 @@
-"""The last lines of a run: rows without numbers, the pages that were asked for, and how to go on."""
+"""The last lines of a run: rows without numbers, the pages that were requested, and how to continue."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,20 +12,23 @@ from qdit.workflow.rows import failed_rows, summary
 
 
 def target_pages(jobs: Iterable[Any]) -> list[str]:
-    """HTML pages of Snakemake's target jobs: of a rule without outputs what it gathers, else what it makes."""
+    """HTML pages of Snakemake's target jobs.
+
+    They are the outputs of the job, or its inputs if its rule has no outputs.
+    """
     files = [str(file) for job in jobs for file in (job.output or job.input)]
     pages = [file for file in files if file.endswith(".html")]
     return list(dict.fromkeys(pages))
 
 
 def target_rows(jobs: Iterable[Any]) -> list[Path]:
-    """Records of single rows among Snakemake's target jobs (`qdit run --row`)."""
+    """Records of the single rows among Snakemake's target jobs (`qdit run --row`)."""
     files = [Path(str(file)) for job in jobs for file in job.output]
     return [file for file in files if file.name == FILE]
 
 
 def row_lines(records: Iterable[Path]) -> list[str]:
-    """The main numbers of single rows."""
+    """Lines with the main numbers of single rows."""
     lines = []
     for record in records:
         try:
@@ -36,7 +39,7 @@ def row_lines(records: Iterable[Path]) -> list[str]:
 
 
 def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *, stopped: bool = False) -> list[str]:
-    """Lines for the end of a run, however it ends. The page to open comes last."""
+    """Lines for the end of a run, whether it succeeded or not. The page to open comes last."""
     there = [page for page in pages if Path(page).exists()]
     missing = len(pages) - len(there)
     tables = [page for page in there if Path(page).parent.name == "tables"]
@@ -57,5 +60,5 @@ def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *,
 
 
 def shown(pages: Iterable[str]) -> list[str]:
-    """Pages with their whole paths, which terminals make links of."""
+    """Complete paths of pages. A terminal can make links of them."""
     return [f"  {Path(page).resolve()}" for page in pages]

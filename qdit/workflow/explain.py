@@ -59,9 +59,9 @@ class Link:
 
 
 def find_run(profile: Profile, table: str, row: str) -> Run:
-    """The run of a table's row, by its number from 1 or by words that its path holds (`q-dit w4a8`).
+    """Find the run of a table's row, by its number (from 1) or by words in its path (`q-dit w4a8`).
 
-    ConfigError unless exactly one run fits; the message lists them.
+    ConfigError unless exactly one run fits. The message lists all runs.
     """
     if table not in profile["tables"]:
         hint = did_you_mean(table, profile["tables"])
@@ -118,7 +118,7 @@ def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
 
 
 def checkpoint_of(record: MetricsRecord | None) -> str | None:
-    """The sha256 of the checkpoint that a metrics.json is of."""
+    """The sha256 of the checkpoint that a metrics.json belongs to."""
     digest = record.inputs.get("checkpoint_sha256") if record else None
     return digest if isinstance(digest, str) else None
 
@@ -157,7 +157,7 @@ def measured(record: MetricsRecord) -> tuple[str, ...]:
 
 
 def code_facts(record: MetricsRecord) -> Iterator[str]:
-    """Digests of the code of each step, and whether this checkout's is the same."""
+    """Digest of the code of each step, and whether the code of this checkout has the same digest."""
     method = method_sources().get(record.run["method"])
     integer = record.mode == INTEGER
     clips, evaluator = record.is_of_clips, record.protocol["evaluator"].get("name")
@@ -178,7 +178,7 @@ def code_facts(record: MetricsRecord) -> Iterator[str]:
 
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
-    """Reference statistics and the evaluator's weights, or prompts and what scored the clips."""
+    """Reference statistics and weights of the evaluator; for clips their prompts and the program that scored them."""
     if commands.family(run.setting) is CLIPS:
         for what, path, digest, recorded, command in scored_with(commands, run, record):
             check = MISSING if digest is None else matches(digest, recorded)
@@ -221,7 +221,7 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
 
 
 def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
-    """A checkpoint, checked against the run's metrics.json, and the files that it was made of."""
+    """Links of a checkpoint, checked against the run's metrics.json, and of the files from which it was made."""
     path = commands.checkpoint(run) / CONFIG_FILE
     expected = checkpoint_of(recorded(commands, run)[0])
     if not path.is_file():
@@ -252,8 +252,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """Command that makes the calibration data of a kind for a run."""
-    chosen = chosen_kind(commands.profile, run.setting, run.label, kind)
-    return shown(commands.calibrate(run.setting, run.form, chosen))
+    kind_of_run = chosen_kind(commands.profile, run.setting, run.label, kind)
+    return shown(commands.calibrate(run.setting, run.form, kind_of_run))
 
 
 def imported(commands: Commands, run: Run) -> str | None:

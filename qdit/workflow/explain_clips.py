@@ -1,4 +1,4 @@
-"""The links behind a row of clips that a row of images does not have: prompts, what scored them, chunks of clips."""
+"""Links of `qdit explain` that only rows of clips have: prompts, the scoring program, chunks of clips."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator
 
 
 def digest(path: Path) -> str | None:
-    """sha256 of a file, None if there is none."""
+    """The sha256 of a file. None if there is no file."""
     return sha256_file(path) if path.is_file() else None
 
 
@@ -49,7 +49,7 @@ def suite_sha256(path: Path) -> str | None:
 
 
 def clip_facts(commands: Commands, run: Run, folder: Path) -> str:
-    """How many clips there are; DataError unless every listed chunk is there unchanged."""
+    """Number of clips. DataError unless every listed chunk exists and is unchanged."""
     clips = profiles.clips_of(commands.profile)
     listed = listed_shards(folder, images=clips)
     if failure := next((shard.failure for shard in listed if shard.failure), None):

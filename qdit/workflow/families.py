@@ -1,4 +1,4 @@
-"""The two families of a profile's models, images and clips, and everything that the workflow does differently."""
+"""The two families of a profile's models, images and clips. Each holds what the workflow does differently for it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -42,7 +42,7 @@ class ProfileFamily(ABC):
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
         """Numbers of a run: `images`, `chunk` and `chunks_per_shard`.
 
-        `share` is the part of all images that the run has (the `share` of a setting).
+        `share` is the fraction of all images that the run has (`share` of a setting).
         """
 
     @abstractmethod
@@ -71,7 +71,10 @@ class ImageFamily(ProfileFamily):
     import_flags = ()
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
-        """The profile's `sampling`; of its images a share in whole chunks, at least one and at most all."""
+        """The profile's `sampling`.
+
+        The share of its images is rounded to whole chunks: at least one chunk, at most all.
+        """
         counts = dict(profile["sampling"])
         chunks = math.ceil(share * counts["images"] / counts["chunk"])
         return counts | {"images": min(counts["images"], chunks * counts["chunk"])}
@@ -103,7 +106,7 @@ class ClipFamily(ProfileFamily):
     import_flags = ("--family", "stdit3")
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
-        """Every clip of every prompt, in the chunks of the profile's `video`; clips have no share."""
+        """Every clip of every prompt, in the chunks of the profile's `video`. Clips have no share."""
         video = profile["video"]
         return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
 
@@ -113,7 +116,7 @@ class ClipFamily(ProfileFamily):
         return counts
 
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps, guidance, seed, and the clip's size and shift where the setting has them."""
+        """Steps, guidance and seed, and if the setting has them the clip's size and shift."""
         flags = common_protocol(profile, setting)
         flags |= {
             f"--{side}": setting["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in setting
@@ -135,7 +138,7 @@ def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, A
 
 
 def common_dtype(profile: Profile) -> str | None:
-    """Precision of images, and of clips whose `video` names none."""
+    """Precision of images, and of clips if `video` has none."""
     dtype: str | None = profile.get("compute", {}).get("dtype")
     return dtype
 

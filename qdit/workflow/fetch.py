@@ -51,7 +51,7 @@ OPENER = urllib.request.build_opener(SecureRedirects)
 
 @dataclass(frozen=True)
 class NeededFile:
-    """A file that a profile needs: what for, and what the profile says about where it comes from."""
+    """A file that a profile needs, the purpose of it, and its source by the profile."""
 
     path: Path
     uses: tuple[str, ...]
@@ -59,17 +59,20 @@ class NeededFile:
 
     @property
     def sha256(self) -> str | None:
-        """The digest it must have, or the first characters of it; None if that is not known."""
+        """The digest that the file must have, or the first characters of it. None if the profile has neither."""
         return self.entry.get("sha256")
 
     @property
     def is_tried(self) -> bool:
-        """Whether this project downloaded it once: its whole digest is known, and not from the address itself."""
+        """Whether this project downloaded it once.
+
+        Then its whole digest is known, and does not come from the address.
+        """
         return is_verified(self.entry) and str(self.sha256) not in str(self.entry.get("url", ""))
 
     @property
     def source(self) -> str:
-        """Where it comes from, in words."""
+        """The source of the file, in words."""
         if "hub" in self.entry:
             revision = f"@{self.entry['revision']}" if "revision" in self.entry else ""
             return f"Hugging Face {self.entry['hub']}{revision}, {self.entry['file']}"
@@ -130,7 +133,7 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
 
 
 def check_whole(path: Path, sha256: str | None) -> None:
-    """Raise CheckpointError unless a file is there, not empty, and has the digest (or its first characters)."""
+    """Raise CheckpointError unless a file exists, is not empty, and has the digest (or its first characters)."""
     if not path.is_file() or path.stat().st_size == 0:
         raise CheckpointError(f"{path}: missing; `qdit fetch` with the profile that needs it downloads it")
     if sha256 is not None and not (digest := sha256_file(path)).startswith(sha256):
@@ -141,11 +144,9 @@ def check_whole(path: Path, sha256: str | None) -> None:
 
 
 def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
-    """The files with these paths or file names; without names all files that have a source.
+    """The files with these paths or file names. Without names, all files that have a source.
 
-    ConfigError for unknown names.
-
-    If several files have the same file name, all of them are meant.
+    If several files have the same file name, all of them are chosen. ConfigError for unknown names.
     """
     known: dict[str, list[NeededFile]] = {}
     for file in needed:
@@ -164,7 +165,7 @@ def unverified(files: list[NeededFile]) -> list[NeededFile]:
 
 
 def is_named(file: NeededFile, names: list[str]) -> bool:
-    """Whether a file is named by its path, its file name, or a folder that it lies in."""
+    """Whether a name means this file: its path, its file name, or a folder that contains it."""
     return any(name in (str(file.path), file.path.name) or file.path.is_relative_to(name) for name in names)
 
 
@@ -227,7 +228,7 @@ def unpack(arrived: Path, file: NeededFile) -> None:
 
 
 def require_digest(arrived: Path, file: NeededFile) -> None:
-    """Raise DataError and remove what arrived if it is not the file that the profile means."""
+    """Raise DataError and remove the download if it is not the file that the profile describes."""
     if file.sha256 is not None and not (digest := sha256_file(arrived)).startswith(file.sha256):
         arrived.unlink()
         etag_file(arrived).unlink(missing_ok=True)

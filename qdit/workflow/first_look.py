@@ -1,7 +1,7 @@
-"""A page of the rows that are there while a run goes on: it is rendered again as rows arrive, beside the jobs.
+"""A page of the finished rows during a run. It is made again when rows arrive, while other jobs run.
 
-The page is no output of the workflow. It lies in a folder of its own below the results, and that folder is removed when
-the table's own page is made. What goes wrong here never stops a run.
+The page is no output of the workflow. It lies in a folder of its own below the results. This folder is removed when the
+table's own page is made. An error here never stops a run.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ PATIENCE = 5.0
 
 
 def page_command(table: str, results: Path) -> list[str]:
-    """The command that renders the rows that are there, at the lowest priority where the system has `nice`."""
+    """Command that makes the page. It has the lowest priority if the system has `nice`."""
     gently = ["nice", "-n", "19"] if shutil.which("nice") else []
     words = ["table", table, "--partial", "--profile", str(results / "profile.json"), "--results", str(results)]
     return [*gently, sys.executable, "-m", "qdit", *words, "--out", str(results / FOLDER / table)]
 
 
 def page_environment(sources: str) -> dict[str, str]:
-    """Environment of that command: this suite's sources, one thread, no downloads."""
+    """Environment of this command: the sources of this suite, one thread, no downloads."""
     return os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class FirstLook:
-    """The page of one table while its rows arrive. `runs` names the run of each row's metrics.json."""
+    """The page of one table during a run. `runs` maps the metrics.json of each row to its run."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class FirstLook:
 
     @property
     def page(self) -> Path:
-        """The file to open."""
+        """Path of the HTML file."""
         return self._results / FOLDER / f"{self.table}.html"
 
     def update(self, progress: Progress) -> str:
-        """Look for new rows; a line to say when the page is there for the first time, else an empty text."""
+        """Look for new rows. Return a line if the page exists for the first time, else an empty text."""
         if self._is_over:
             return ""
         if progress.is_done(self.table):
@@ -76,7 +76,7 @@ class FirstLook:
         return said
 
     def end(self) -> None:
-        """No more pages; a rendering at work is ended."""
+        """Make no more pages, and stop the command if it runs."""
         self._is_over = True
         child, self._child = self._child, None
         if child is None or child.poll() is not None:

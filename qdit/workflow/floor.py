@@ -1,8 +1,9 @@
-"""The physical floor of a run: the seconds that its own operations need at the processor's measured float32 rate.
+"""The physical floor of a run: the seconds that its floating-point operations need at the processor's float32 rate.
 
-Machines can be compared by the ratio of what a run took to its floor. Counted are the network's operations
-(`qdit.workflow.cost`), in float32; extracting features, evaluating and rendering are not. Those of a search that stops
-early are an upper bound, those of methods that search scales a lower one, so the floor of these two rules is rough.
+Divide the time of a run by its floor: this ratio can be compared between machines. The operations of the network count
+(`qdit.workflow.cost`), in float32. The extraction of features, evaluation and rendering do not count. For a search that
+drops genomes early the operations are an upper bound. For methods that search scales they are a lower bound. So the
+floors of these two rules are rough.
 """
 
 import json
@@ -30,7 +31,7 @@ SIZE = 1024
 
 @dataclass(frozen=True)
 class Spent:
-    """The jobs of a rule: how many, their operations, and the processor seconds that finished ones took."""
+    """The jobs of a rule: their number, their operations, and the processor seconds of finished jobs."""
 
     jobs: int
     flops: float
@@ -39,7 +40,10 @@ class Spent:
 
 
 def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process_time) -> float:
-    """Floating-point operations per second of one core: of the fastest of some matrix products, as linears run here."""
+    """Floating-point operations per second of one core, measured with matrix products as linears run here.
+
+    The fastest counts.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -56,7 +60,7 @@ def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process
 
 
 def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
-    """Rule → its jobs in the default tables, and what those that are finished in `results` took."""
+    """Rule → its jobs in the default tables, and the time of its finished jobs in `results`."""
     counts, flops = Counter[str](), defaultdict[str, float](float)
     for job in jobs_of(profile, Speed(1.0, "operations")):
         counts[job.rule] += 1
@@ -69,7 +73,7 @@ def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
 
 
 def processor_seconds(file: Path) -> float:
-    """Processor seconds that a job wrote down; DataError for a file of another kind."""
+    """Processor seconds that a job recorded. DataError for a file of another kind."""
     try:
         return float(json.loads(file.read_text(encoding="utf-8"))["processor_seconds"])
     except (KeyError, TypeError, ValueError):
@@ -77,7 +81,7 @@ def processor_seconds(file: Path) -> float:
 
 
 def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
-    """The table of `qdit bench floor`; a rule is compared with its floor when all of its jobs are finished."""
+    """The table of `qdit bench floor`. A rule is compared with its floor only if all of its jobs are finished."""
     spent = spent_by_rule(profile, results)
     lines = [
         f"{processor()}, {dense.backend()}: {rate / 1e9:.0f} GFLOP/s of float32 a core, measured now",
@@ -104,7 +108,7 @@ def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
 
 
 def is_complete(spent: Spent) -> bool:
-    """Whether no job of the default tables is missing."""
+    """Whether all jobs of the default tables are finished."""
     return spent.finished >= spent.jobs
 
 

@@ -27,11 +27,11 @@ OPEN_SORA = {field.name: field.default for field in fields(STDiT3Config)}
 def import_weights_file(
     source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None, family: str = "dit"
 ) -> Mapping[str, Any]:
-    """Official weights (or a diffusers folder) → our format, with their name and digest in its metadata.
+    """Official weights (or a diffusers folder) → our format. The metadata keep their name and digest.
 
-    `shape` says what differs from DiT-XL/2 at 256×256 or, of the family `stdit3`, from Open-Sora 1.2's; what it names
-    and the file does not say is taken from it. Returns the settings that neither says and that were assumed.
-    CheckpointError for a missing, damaged or other file, and for weights of another shape, ConfigError for those of
+    `shape` holds the differences to DiT-XL/2 at 256×256, or for the family `stdit3` to Open-Sora 1.2's model. Settings
+    that the file does not give are taken from it. Returns the settings that neither gives and that were assumed. Raises
+    CheckpointError for a missing or damaged file and for weights of another shape. Raises ConfigError for weights of
     another family.
     """
     kind = config_class(family)
@@ -69,10 +69,10 @@ def import_reference_file(
     resolution: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """An ADM batch → our reference file; `resolution` is the side that its images must have, if that is known.
+    """An ADM batch → our reference file. `resolution` is the required side of its images, if it is known.
 
-    Raises CheckpointError if the batch is missing or not the one that is meant, DataError for images of another size;
-    both before any feature is computed.
+    Raises CheckpointError if the batch is missing or has another digest, and DataError for images of another size. Both
+    happen before any feature is computed.
     """
     check_whole(batch, sha256)
     height, width = check_adm_images(batch)

@@ -41,9 +41,9 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method's class says of it (`qdit.methods.method.Method` explains each), and where it is written.
+    """Facts that the class of a method states, and its file and line. `qdit.methods.method.Method` explains each fact.
 
-    `options` is empty for a method without any; None where the class of its options cannot be read.
+    `options` is empty for a method without options. It is None if the class of the options cannot be read.
     """
 
     name: str
@@ -71,7 +71,7 @@ class MethodFacts:
         return needed_kinds(self.calibration, self.calibration_unused, self.all_options(options))
 
     def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """These options with the known defaults of all others."""
+        """These options, and the known defaults of all other options."""
         return {name: option.default for name, option in (self.options or {}).items() if option.known} | dict(options)
 
     @property
@@ -87,20 +87,20 @@ class MethodFacts:
 
 @dataclass(frozen=True)
 class MethodIndex:
-    """Every method by name, and the files that hold none because something is wrong with them."""
+    """Every method by name, and the files that cannot be used."""
 
     methods: Mapping[str, MethodFacts]
     broken: tuple[BrokenFile, ...]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names that a profile may use: also those of broken files, whose rows alone fail."""
+        """Names that a profile may use. They include the names in broken files; only rows of these methods fail."""
         return tuple(dict.fromkeys([*self.methods, *(name for file in self.broken for name in file.names)]))
 
 
 @cache
 def method_index() -> MethodIndex:
-    """Every method by what its source says."""
+    """Every method by name, with the facts from its source."""
     methods: dict[str, MethodFacts] = {}
     broken: list[BrokenFile] = []
     for origin in method_modules():
@@ -123,7 +123,10 @@ def method_sources() -> Mapping[str, MethodFacts]:
 
 
 def method_facts(name: str) -> MethodFacts:
-    """What is known of a method; ConfigError with a suggestion, or with what is wrong with its file."""
+    """Facts about a method.
+
+    ConfigError for an unknown name, with a suggestion, or for a broken file, with the reason.
+    """
     index = method_index()
     if name not in index.methods:
         raise unknown_method(name, index.methods, index.broken)
@@ -153,7 +156,7 @@ def planned_kinds(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def facts_in(origin: MethodModule) -> list[MethodFacts]:
-    """The methods of a module; ConfigError in one line for what cannot be read."""
+    """The methods of a module. ConfigError in one line if the module cannot be read."""
     syntax_of(origin)
     assert origin.path is not None
     source = SourceFile(origin.module, origin.path)
@@ -200,7 +203,7 @@ def facts_of(chain: list[ClassSource]) -> MethodFacts:
 
 
 def attribute(chain: list[ClassSource], name: str) -> Any:
-    """A class attribute's literal, from the first class that has it; None if no class gives it one."""
+    """Value of a class attribute, from the first class that has it. None if no class has it."""
     for ancestor in chain:
         if name in ancestor.values:
             value = ancestor.literal(name)
@@ -217,7 +220,7 @@ def type_words(name: str) -> str:
 
 
 def options_of(chain: list[ClassSource]) -> tuple[Mapping[str, Option] | None, str]:
-    """The options of a method and what their class says of them; None where it cannot be read."""
+    """The options of a method with their facts. None if their class cannot be read."""
     for ancestor in chain:
         if "Options" in ancestor.values:
             written = ancestor.source.resolve(ancestor.values["Options"])

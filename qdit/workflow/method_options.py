@@ -1,7 +1,7 @@
-"""The options of every method as its class defines them, without importing the method's file (torch takes seconds).
+"""The options class of every method, read without an import of the method's file (an import of torch takes seconds).
 
-Only the dataclass itself is executed, with the names that it uses: those of light modules are imported, those of other
-modules of this project are looked up in their sources the same way.
+Only the dataclass itself is executed, with the names that it uses. Names from light modules are imported. Names from
+other modules of this project are read from their sources in the same way.
 """
 
 import ast
@@ -25,9 +25,9 @@ class NotReadable(Exception):
 
 
 def check_method_options(method: str, values: Mapping[str, Any], *, where: str) -> None:
-    """ConfigError unless the method takes these options, given at `where` in a profile.
+    """Raise ConfigError unless the method accepts these options. `where` is their position in a profile.
 
-    Of a method whose options cannot be read without importing it, the quantize step checks them.
+    If the options of a method cannot be read without an import, the quantize step checks them later.
     """
     options = options_class(method)
     if options is not None:
@@ -49,7 +49,7 @@ def options_class(method: str) -> type | None:
 
 
 def options_of(module: str, method: ast.ClassDef) -> type:
-    """The `Options` of a class, its own or those of its first base."""
+    """The `Options` of a class, from the class itself or from its first base class that has it."""
     named = attribute(method, "Options")
     if isinstance(named, ast.Name):
         options = definition(module, named.id)
@@ -65,7 +65,7 @@ def options_of(module: str, method: ast.ClassDef) -> type:
 
 @cache
 def definition(module: str, name: str) -> Any:
-    """Value of a name in a module's source; NotReadable if it needs heavy modules."""
+    """Value of a name in a module's source. NotReadable if the value needs heavy modules."""
     home, node = source_of(module, name)
     if node is None:
         return getattr(importlib.import_module(home), name)
@@ -81,7 +81,7 @@ def definition(module: str, name: str) -> Any:
 
 
 def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
-    """Module and statement that define a name. The statement is None if the module is a light one."""
+    """Module and statement that define a name. The statement is None if the module is light."""
     for node in tree(module).body:
         if name in defined(node):
             return module, node
@@ -96,7 +96,7 @@ def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
 
 
 def is_bound(module: str, name: str) -> bool:
-    """Whether a module's source defines a name. Other names are built-in, or local to a function."""
+    """Whether a module's source defines a name. All other names are built-in, or local to a function."""
     return any(
         name in defined(node) or name in [alias for *_, alias in imported(module, node)] for node in tree(module).body
     )

@@ -1,4 +1,4 @@
-"""What `qdit methods` prints: all methods in a line each, or one method with its options."""
+"""Text of `qdit methods`: a line for each method, or one method with its options."""
 
 import json
 from typing import Any
@@ -20,14 +20,14 @@ def methods_text() -> str:
 
 
 def row_of(facts: MethodFacts) -> tuple[str, ...]:
-    """A method's cells."""
+    """Cells of the line of a method."""
     rounding = "learned" if facts.learns_rounding else "-"
     options = "unknown" if facts.options is None else ", ".join(facts.options) or "-"
     return facts.name, facts.printed, ", ".join(facts.calibration) or "-", rounding, options, shown(facts.path)
 
 
 def method_text(name: str) -> str:
-    """One method: what it is, what it needs, its options with types and defaults as JSON, its citation."""
+    """Text about one method: its purpose, its needs, its options with types and defaults as JSON, its citation."""
     facts = method_facts(name)
     lines = [f"{facts.name} ({facts.printed}): {' '.join(facts.about.split())}"]
     lines.append(f"file: {shown(facts.path)}")
@@ -49,7 +49,7 @@ def calibration_text(facts: MethodFacts) -> str:
 
 
 def options_lines(facts: MethodFacts) -> list[str]:
-    """A line for each option, and what the class of the options says."""
+    """A line for each option, with the description from the class."""
     if facts.options is None:
         return ["options: not known, since their class cannot be read without importing it"]
     if not facts.options:

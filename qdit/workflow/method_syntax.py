@@ -1,4 +1,4 @@
-"""Classes as their source writes them: literals of attributes, fields of dataclasses, base classes in other files."""
+"""Classes, read from source text: values of attributes, fields of dataclasses, base classes in other files."""
 
 import ast
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from qdit.core.modules import module_file, parse_source, shown
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a method: its type as it is written, its default, and what the line below it says.
+    """An option of a method: the text of its type, its default, and its description (the string below the field).
 
-    `known` is False where the default is no literal: then `default` is its source text.
+    `known` is False if the default is no literal. Then `default` is its source text.
     """
 
     type: str
@@ -24,7 +24,7 @@ class Option:
 
 
 class SourceFile:
-    """A module's syntax tree: the classes, constants and imports on its top level."""
+    """Syntax tree of a module: classes, constants and imports at its top level."""
 
     def __init__(self, module: str, path: Path) -> None:
         tree = parse_source(path)
@@ -42,7 +42,10 @@ class SourceFile:
                 self.imported |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
 
     def resolve(self, expression: ast.expr) -> "ClassSource | None":
-        """The class that an expression names, here or in the file from which it is imported; None if unknown."""
+        """The class that an expression names, in this file or in the file from which it is imported.
+
+        None if unknown.
+        """
         if isinstance(expression, ast.Subscript):  # Generic[T]
             return self.resolve(expression.value)
         if isinstance(expression, ast.Name):
@@ -56,7 +59,10 @@ class SourceFile:
         return imported_class(module, name) if module and name else None
 
     def constant(self, name: str) -> ast.expr | None:
-        """What a name stands for on the top level, here or in the file from which it is imported; None if unknown."""
+        """The value of a name at the top level, in this file or in the file from which it is imported.
+
+        None if unknown.
+        """
         if name in self.constants:
             return self.constants[name]
         module, original = self.imported.get(name, (None, None))
@@ -73,7 +79,7 @@ class SourceFile:
 
 
 def imported_class(module: str, name: str) -> "ClassSource | None":
-    """A class of another module, found without importing it; None if there is no such class."""
+    """A class of another module, read without an import. None if there is no such class."""
     path = module_file(module)
     if path is None:
         return None
@@ -86,7 +92,7 @@ def imported_class(module: str, name: str) -> "ClassSource | None":
 
 @dataclass(frozen=True)
 class ClassSource:
-    """A class as it is written."""
+    """A class, read from its source text."""
 
     source: SourceFile
     node: ast.ClassDef
@@ -103,17 +109,17 @@ class ClassSource:
 
     @property
     def methods(self) -> set[str]:
-        """Names of the functions that it defines."""
+        """Names of the functions in the class body."""
         return {line.name for line in self.node.body if isinstance(line, ast.FunctionDef)}
 
     @property
     def docstring(self) -> str:
-        """Its docstring, without indents; empty if it has none."""
+        """The docstring without indents. Empty if there is none."""
         return ast.get_docstring(self.node) or ""
 
     @property
     def fields(self) -> dict[str, Option]:
-        """Annotated fields of a dataclass, with the texts that stand below them."""
+        """Annotated fields of a dataclass, each with the string below it."""
         options = {}
         below = [*self.node.body[1:], None]
         for line, following in zip(self.node.body, below, strict=True):
@@ -127,7 +133,7 @@ class ClassSource:
         return options
 
     def ancestors(self) -> list["ClassSource"]:
-        """The class and its base classes as far as their files are known, in the order of look-up."""
+        """The class and its base classes in the order of look-up, as far as their files are known."""
         chain, waiting = [self], list(self.node.bases)
         sources = [self.source] * len(waiting)
         while waiting:
@@ -140,7 +146,7 @@ class ClassSource:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Module and name."""
+        """Name of the module, and name of the class."""
         return self.source.module, self.node.name
 
     def line_of(self, name: str) -> str:
@@ -148,7 +154,7 @@ class ClassSource:
         return f"{self.source.where} line {self.values[name].lineno}"
 
     def literal(self, name: str) -> Any:
-        """Value of a class attribute; ConfigError if it is no literal."""
+        """Value of a class attribute. ConfigError if it is no literal."""
         try:
             return ast.literal_eval(self.values[name])
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -158,7 +164,10 @@ class ClassSource:
             ) from None
 
     def constant(self, expression: ast.expr | None) -> tuple[Any, bool]:
-        """Value of a default, a constant of its file included, and whether it is known; else its text."""
+        """Value of a default, and True; or its source text, and False, if the value is unknown.
+
+        The default can be a constant of the file.
+        """
         if isinstance(expression, ast.Name):
             expression = self.source.constant(expression.id) or expression
         if expression is None:
@@ -170,7 +179,7 @@ class ClassSource:
 
 
 def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
-    """Name → expression of the assignments of a body, `a: int = 1` included."""
+    """Name → expression, for the assignments in a class or module body. `a: int = 1` counts as an assignment."""
     values: dict[str, ast.expr] = {}
     for line in body:
         if isinstance(line, ast.Assign):
@@ -181,7 +190,7 @@ def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
 
 
 def text_of(line: ast.stmt | None) -> str:
-    """The text of a line that is nothing but a string."""
+    """The string, if a statement is nothing but a string."""
     if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str):
         return " ".join(line.value.value.split())
     return ""

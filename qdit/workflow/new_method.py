@@ -1,4 +1,7 @@
-"""`qdit new method NAME`: a method that works, its test, and an overlay that runs, for its author to change."""
+"""`qdit new method NAME`: writes a method that works, its test, and an overlay that runs it.
+
+The author then changes them.
+"""
 
 import keyword
 import re
@@ -131,9 +134,9 @@ tables:
 
 
 def new_method(name: str, root: Path = ROOT) -> list[Path]:
-    """Write the three files of a new method below `root`; nothing is written if one of them or the name is taken.
+    """Write the three files of a new method below `root`. If the name or one of the files exists, write nothing.
 
-    ConfigError for a name that is no method's, or that exists.
+    ConfigError for a name that no method may have, or that exists.
     """
     check_name(name)
     stem = re.sub(r"\W+", "_", name)
@@ -160,7 +163,7 @@ def new_method(name: str, root: Path = ROOT) -> list[Path]:
 
 
 def check_name(name: str) -> None:
-    """ConfigError for a name that cannot be a method's, or that one has."""
+    """ConfigError for a name that no method may have, or that another method has."""
     index = method_index()
     if NAME.fullmatch(name) is None or len(name) > LONGEST:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""One row of a table with its full-precision partner: how a person names it, and what it needs of a profile."""
+"""One row of a table with its full-precision partner: how a command names it, and which parts of a profile it needs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ SMOKE_RUNGS = [SMOKE_CHUNK // 2, SMOKE_CHUNK]
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table. `others` are setting, form and scope at which the table has the row too."""
+    """A row of a table. `others` are other blocks of the table with the same row: setting, form and scope."""
 
     table: str
     run: Run
@@ -44,7 +44,7 @@ class TableRow:
 
     @property
     def words(self) -> str:
-        """The row as `--row` takes it, without a doubt."""
+        """Text for `--row` that names exactly this row."""
         return f"{self.table} {names_of(self.run)}"
 
 
@@ -60,17 +60,18 @@ def block_of(run: Run) -> str:
 
 
 def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRow:
-    """The row that `text` names: a table, a method's label and bits; setting, form and scope may follow.
+    """Find the row that `text` names by a table, a method's label and bits. Setting, form and scope may follow.
 
-    The order is free. Without a table it is searched in `tables`, or in all. Where a named table has the row in several
-    blocks (settings, forms, scopes), it is that of the first one. ConfigError for unknown names and for several rows.
+    The words may have any order. If the text names no table, the row is searched in `tables`, or in all. If the table
+    has the row in several blocks, the row of the first block is returned. ConfigError for unknown names, and if several
+    rows have the names.
     """
     words = text.split()
     named = [word for word in words if word in profile["tables"]]
     names = {word.lower() for word in words if word not in named}
-    chosen = named or list(tables) or list(profile["tables"])
+    searched_tables = named or list(tables) or list(profile["tables"])
     runs: dict[Run, str] = {}
-    for table in chosen:
+    for table in searched_tables:
         runs |= {run: runs.get(run, table) for run in runs_of(profile, table)}
     rows = [run for run in runs if names <= set(names_of(run).lower().split())]
     if SIMULATE not in names and any(run.mode == SIMULATE for run in rows):
@@ -81,7 +82,7 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
         unknown = ", ".join(sorted(names - known))
         raise ConfigError(
             f"--row {text!r}: {f'nothing is called {unknown}' if unknown else 'no row has these names'} in"
-            f" {', '.join(chosen)}; expected a table, a method and bits"
+            f" {', '.join(searched_tables)}; expected a table, a method and bits"
             + (f", e.g. {runs[example]} {example.label} {example.bits}" if example else "")
         )
     first = [run for run in rows if block_of(run) == block_of(rows[0])] if named else rows
@@ -93,15 +94,15 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
 
 
 def rows_of_row(profile: Profile, row: TableRow) -> list[Run]:
-    """Full precision with the same noise, then the row."""
+    """The full-precision run with the same noise, then the row itself."""
     return list(dict.fromkeys((full_precision_run(profile, row.run), row.run)))
 
 
 def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
-    """What a row and its partner need of a profile: files, models, settings and one table with these runs.
+    """The part of a profile that a row and its partner need: files, models, settings, and one table with these runs.
 
-    Plans, checks and estimates take it in the place of the profile. The workflow itself runs with the whole profile, so
-    that what it makes for the row is there when the whole table is made.
+    Plans, checks and estimates use this part instead of the profile. The workflow itself uses the whole profile. So the
+    whole table can use the files of the row later.
     """
     run, full = row.run, full_precision_label(profile)
     search = search_of(profile, run)
@@ -129,9 +130,9 @@ def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
 
 
 def smoke_values(profile: Profile) -> dict[str, Any]:
-    """An overlay that makes the rows of a profile small: few images, samples and iterations, a folder of its own.
+    """Overlay for a smoke run: few images, samples and iterations, and a results folder of its own.
 
-    Every step keeps its shapes, so that it finds missing files, too little memory and broken packages.
+    Every step has its real shapes. So the run finds missing files, too little memory and broken packages.
     """
     values: dict[str, Any] = {"profile": f"{profile['profile']}-smoke"}
     values["sampling"] = {"images": SMOKE_IMAGES, "chunk": SMOKE_CHUNK, "chunks_per_shard": 1}
@@ -167,7 +168,7 @@ def _smoke_method(profile: Profile, label: str) -> dict[str, Any]:
 
 
 def write_smoke_overlay(profile: Profile, folder: Path) -> Path:
-    """Write the overlay of a smoke run into its results folder and return the file."""
+    """Write the overlay of a smoke run into its results folder. Return the file."""
     values = smoke_values(profile)
     path = folder / values["profile"] / "smoke.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ def write_smoke_overlay(profile: Profile, folder: Path) -> Path:
 
 
 def row_title(row: TableRow) -> list[str]:
-    """Lines that say which row was found."""
+    """Lines that name the row."""
     run = row.run
     weights, activations = split_bits(run.bits)
     lines = [
@@ -189,12 +190,12 @@ def row_title(row: TableRow) -> list[str]:
 
 
 def megabytes_of(files: Iterable[Mapping[str, Any]]) -> float:
-    """Sum of the sizes that a profile knows of files, in MB."""
+    """Sum of the file sizes that the profile gives, in MB."""
     return sum(entry.get("megabytes") or 0 for entry in files)
 
 
 def files_text(part: Profile) -> list[str]:
-    """The files of a row with their sizes, one a line, and their sum."""
+    """A line for each file of a row with its size, and a line with the sum."""
     needed, known = needed_files(part), part.get("files", {})
     entries = [known.get(path, {}) for path in needed]
     lines = [f"files: {len(needed)}, about {megabytes_of(entries) / 1000:.1f} GB to download"]
@@ -206,7 +207,7 @@ def files_text(part: Profile) -> list[str]:
 
 
 def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) -> tuple[list[TableRow], list[str]]:
-    """The rows of texts with several words, and the other texts, which are parts of paths."""
+    """Split texts into two lists: rows (texts of several words), and parts of paths (all other texts)."""
     rows = [find_row(profile, text, tables) for text in texts if len(text.split()) > 1]
     return rows, [text for text in texts if len(text.split()) == 1]
 
@@ -214,7 +215,7 @@ def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) ->
 def rows_by_table(
     profile: Profile, rows: Iterable[TableRow], others: Mapping[str, list[Run]] | None = None
 ) -> dict[str, list[Run]]:
-    """Table → runs of its rows with their full precision, after `others`."""
+    """Table → runs of its rows with their full precision. `others` are the rows that are already there."""
     runs = {table: list(known) for table, known in (others or {}).items()}
     for row in rows:
         runs[row.table] = list(dict.fromkeys([*runs.get(row.table, []), *rows_of_row(profile, row)]))
@@ -222,14 +223,14 @@ def rows_by_table(
 
 
 def smoke_profile(names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A profile with the overlay of a smoke run, and its files; the overlay is written below `results/`."""
+    """A profile with the overlay of a smoke run, and the files of both. The overlay is written below `results/`."""
     overlay = write_smoke_overlay(load_profile(*names), Path("results"))
     layers = [*names, str(overlay)]
     return load_profile(*layers), layers
 
 
 def smoke_ending(row: TableRow, results: Path) -> str:
-    """What a smoke run says at its end: that every step works, or the failure that the row recorded."""
+    """Last line of a smoke run: every step works, or the failure that the row recorded."""
     if failure := failed_row(row.run, results):
         return f"{row.words}: the smoke run recorded a failure: {failure.text}"
     return (
@@ -239,12 +240,12 @@ def smoke_ending(row: TableRow, results: Path) -> str:
 
 
 def missing_files(part: Profile) -> list[str]:
-    """Files of a row that are not there."""
+    """Files of a row that do not exist."""
     return [path for path in needed_files(part) if not is_there(Path(path))]
 
 
 def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
-    """DataError in one line where files of a row have to be fetched first; it names the command."""
+    """DataError in one line if files of a row are missing. The line names the command that fetches them."""
     for row in rows:
         part = part_of(profile, row)
         if missing := missing_files(part):
@@ -257,7 +258,7 @@ def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
 
 
 def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> str:
-    """The command that downloads the files of a row, also those without a whole sha256."""
+    """Command that downloads the files of a row, also files without a whole sha256."""
     name = str(profile["profile"]).removesuffix("-smoke")
     top = [
         folder
@@ -269,7 +270,7 @@ def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> st
 
 
 def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> list[str]:
-    """Which rows were found; of profiles that download files also their files, jobs and hours."""
+    """Lines about the rows. If the profile downloads files, also their files, jobs and hours."""
     lines = []
     for row in rows:
         lines += row_title(row)
@@ -279,7 +280,7 @@ def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> lis
 
 
 def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
-    """Step → jobs of the workflow that a row and its partner need. The checks of downloaded files are jobs too."""
+    """Step → number of jobs for a row and its partner. Each check of a downloaded file is a job too."""
     part = part_of(profile, row)
     speed = Speed(1.0, "only counted")
     jobs = {job.name: job.rule for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
@@ -297,7 +298,7 @@ def _weights(part: Profile) -> list[str]:
 
 
 def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]:
-    """Step → GPU-hours of a row and its partner."""
+    """Step → GPU-hours for a row and its partner."""
     jobs = {job.name: job for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
     hours: dict[str, float] = {}
     for job in jobs.values():
@@ -306,7 +307,7 @@ def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]
 
 
 def jobs_text(profile: Profile, row: TableRow, results: Path) -> list[str]:
-    """Jobs of a row by step, and its hours on cards."""
+    """Number of jobs of a row by step, and its hours on some cards."""
     steps = steps_of(profile, row)
     lines = [f"jobs: {sum(steps.values())} ({', '.join(f'{name} {count}' for name, count in steps.items())})"]
     for speed in speeds_of_cards(profile, results).values():
@@ -317,5 +318,5 @@ def jobs_text(profile: Profile, row: TableRow, results: Path) -> list[str]:
 
 
 def time_text(hours: float) -> str:
-    """`3.7 h`, `12 min`, `20 s`."""
+    """A time as text: `3.7 h`, `12 min`, `20 s`."""
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"

@@ -1,7 +1,7 @@
 """Limits for the paths of a profile: a stranger's profile must not choose what this program runs or overwrites.
 
-Every path is relative to the checkout and stays in its data folders; what is fetched comes over https or from the hub,
-into folders of inputs, under no name that Python, Snakemake or a shell would load. SECURITY.md says it for readers.
+Every path is relative to the checkout and stays in its data folders. Downloads use https or the hub. They go to folders
+of inputs, under names that neither Python nor Snakemake nor a shell would load. SECURITY.md explains this to readers.
 """
 
 import re
@@ -39,7 +39,7 @@ WHOLE_DIGEST = 64
 
 
 def check_paths(profile: Mapping[str, Any]) -> None:
-    """Raise ConfigError for the first path of a profile that leads where no profile may."""
+    """Raise ConfigError for the first path of a profile that is not allowed."""
     if profile["profile"] in RESERVED_RESULTS:
         raise ConfigError(
             f"profile: found {profile['profile']!r}, results/{profile['profile']} belongs to the repository; choose"
@@ -74,7 +74,7 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def require_data_path(path: str, where: str, *, prompts: bool = False, folders: tuple[str, ...] = DATA_FOLDERS) -> None:
-    """Raise ConfigError unless `path` is relative, below one of the folders, and stays there through links.
+    """Raise ConfigError unless `path` is relative and lies below one of the folders, also after links are followed.
 
     With `prompts` a JSON file of config/ is allowed too.
     """
@@ -97,10 +97,10 @@ def require_data_path(path: str, where: str, *, prompts: bool = False, folders: 
 
 
 def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a file may be downloaded to `path` from where its entry says.
+    """Raise ConfigError unless a profile may download a file to `path` from the source of its entry.
 
-    Files that VBench runs or unpickles come from VBench's own addresses only: there a digest of the profile proves
-    nothing, since who writes the address writes the digest.
+    Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile is no proof for
+    them: the author of the address is also the author of the digest.
     """
     where = f"files.{path}"
     require_data_path(path, where, folders=FETCHED_FOLDERS)
@@ -155,7 +155,7 @@ def require_plain_folders(*folders: str | Path) -> None:
 
 
 def require_python(path: str) -> None:
-    """Raise ConfigError unless a profile names an interpreter that no download can have made."""
+    """Raise ConfigError if the interpreter of a profile could be a downloaded file."""
     if not PYTHON_NAME.fullmatch(PurePosixPath(path).name) or PurePosixPath(path).parts[0] in FETCHED_FOLDERS:
         raise ConfigError(
             f"vbench.python: found {path!r}, expected a file named python, python3 or the like, outside"
@@ -166,5 +166,5 @@ def require_python(path: str) -> None:
 
 
 def is_verified(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of `files` gives the whole sha256, so that what arrives can be told from any other file."""
+    """Whether an entry of `files` has the whole sha256. Then a download can be told from any other file."""
     return len(entry.get("sha256") or "") == WHOLE_DIGEST

@@ -1,4 +1,4 @@
-"""Which jobs a run does first: those of the block that its first page shows. The order changes no number."""
+"""Order of the jobs of a run: the block that the first page shows comes first. The order changes no number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,10 @@ def leading_table(profile: Profile) -> str | None:
 
 
 class Priorities:
-    """Priorities of a profile's jobs, computed once: a higher number runs first, other tables are below 1."""
+    """Priorities of a profile's jobs, computed once. A job with a higher number runs first.
+
+    Other tables are below 1.
+    """
 
     def __init__(self, profile: Profile, commands: Commands) -> None:
         self._profile, self._commands = profile, commands
@@ -43,11 +46,11 @@ class Priorities:
                 self._files[file] = max(level, self._files.get(file, 0))
 
     def of_row(self, run: Run, stage: str) -> float:
-        """Priority of a row's job; `stage` is a key of STAGES."""
+        """Priority of a job of a row. `stage` is a key of STAGES."""
         return self._rows.get(run, 0) + STAGES[stage]
 
     def of_file(self, path: Path) -> float:
-        """Priority of the job that makes calibration data, an allocation or statistics of real images."""
+        """Priority of the job that makes calibration data, an allocation, or statistics of real images."""
         return self._files.get(path, 0) + SHARED
 
     def _with_bases(self, run: Run) -> Iterator[Run]:
@@ -72,21 +75,24 @@ class Priorities:
 
 
 def levels(profile: Profile, table: str) -> dict[Run, int]:
-    """Row of a table → its level. The first block is its setting, form and scope, at the bits it names."""
+    """Row of a table → its level. Rows of the first block have the highest levels.
+
+    They have the setting, form and scope of the table's first run, and the bits that the first block lists.
+    """
     runs = [run for run in runs_of(profile, table) if run.mode == SIMULATE]
     if not runs:
         return {}
     first, learned = runs[0], learned_labels(profile)
     bits = profile["tables"][table]["blocks"][0]["bits"]
     preferred = PREFERRED if PREFERRED in bits else next(iter(bits), None)
-    found = {}
+    level_of_run = {}
     for run in runs:
         here = (run.setting, run.form, run.scope) == (first.setting, first.form, first.scope)
         if not here or run.bits not in (*bits, UNQUANTIZED):
-            found[run] = SAME_TABLE
+            level_of_run[run] = SAME_TABLE
         elif run.bits == UNQUANTIZED:
-            found[run] = FULL_PRECISION
+            level_of_run[run] = FULL_PRECISION
         else:
             is_quick = run.label not in learned and search_of(profile, run) is None
-            found[run] = (PREFERRED_BITS if run.bits == preferred else OTHER_BITS) + is_quick
-    return found
+            level_of_run[run] = (PREFERRED_BITS if run.bits == preferred else OTHER_BITS) + is_quick
+    return level_of_run

@@ -56,10 +56,12 @@ MINIATURE = "handwritten digits, not ImageNet"
 
 
 def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a profile and its overlays, by name or path, and check the whole: for the Snakefile and for every command.
+    """Read a profile and its overlays, by name or path, and check it.
 
-    Overlays are laid over the default profile, config/mini.yaml, unless a file is a whole profile (`standalone`, or all
-    its parts are there). `values` go over all files (`snakemake --config`). ConfigError says in one line what is wrong.
+    The Snakefile and every command call this function.
+
+    Overlays change the default profile, config/mini.yaml, unless a file is a whole profile (`standalone`, or all parts
+    exist). `values` override all files (`snakemake --config`). ConfigError gives the problem in one line.
     """
     profile = read_layers(*names, values=values)
     validate(profile)
@@ -68,14 +70,14 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
 
 
 def say_miniature(profile: dict[str, Any]) -> None:
-    """Set the key `miniature` in a profile of digits that lacks it, in place."""
+    """Set the key `miniature`, in place, if a profile about digits does not have it."""
     models = profile["models"].values()
     if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
         profile.setdefault("miniature", MINIATURE)
 
 
 def validate(profile: Any) -> ProfileModel:
-    """A profile as its models; ConfigError for anything that they or the references between its parts do not allow."""
+    """Convert a profile to its models. ConfigError for a value or a reference between parts that is not allowed."""
     model = check(ProfileModel, profile)
     check_references(model)
     check_paths(profile)
@@ -83,14 +85,14 @@ def validate(profile: Any) -> ProfileModel:
 
 
 def default_tables(profile: Profile) -> list[str]:
-    """Tables that the workflow makes when no target is named."""
+    """Tables that the workflow makes if no target is named."""
     return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
 
 
 def runs_of(profile: Profile, table: str) -> list[Run]:
-    """Runs that a table needs, without repetition, in the order of its rows.
+    """Runs that a table needs, each once, in the order of its rows.
 
-    The page of kind `qc` reads the simulated runs of all other default tables, then its own controls; a table of kind
+    The page of kind `qc` reads the simulated runs of all other default tables, then its own controls. A table of kind
     `integer` shows every quantized run in both modes.
     """
     runs: dict[Run, None] = {}
@@ -111,18 +113,18 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
 
 
 def search_of(profile: Profile, run: Run) -> SearchRun | None:
-    """The search whose allocation a run takes, or None."""
+    """The search whose allocation a run uses, or None."""
     return search_run_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
 
 
 def searches_of(profile: Profile, table: str) -> list[SearchRun]:
-    """Searches whose allocations the runs of a table take, without repetition."""
+    """Searches whose allocations the runs of a table use, each once."""
     searches = [search_of(profile, run) for run in runs_of(profile, table)]
     return list(dict.fromkeys(search for search in searches if search is not None))
 
 
 def all_runs(profile: Profile) -> list[Run]:
-    """Runs of the default tables, shared ones once."""
+    """Runs of the default tables. A shared run occurs once."""
     return list(dict.fromkeys(run for table in default_tables(profile) for run in runs_of(profile, table)))
 
 
@@ -143,7 +145,7 @@ def listing(profile: Profile) -> str:
 
 
 def broken_lines(profile: Profile) -> list[str]:
-    """Lines about files of methods that cannot be used, and the rows that therefore cannot be made."""
+    """Lines about files of methods that cannot be used, and about the rows that cannot be made for this reason."""
     lines = []
     for file in method_index().broken:
         rows = [label for label, entry in profile["methods"].items() if entry["method"] in file.names]
@@ -168,7 +170,7 @@ def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> l
 
 
 def embeddings_file(profile: Profile, setting: str) -> str | None:
-    """Text embeddings that runs of a setting read, below the results; None where prompts are words."""
+    """Text embeddings that runs of a setting read, below the results. None if prompts are words."""
     model = profile["settings"][setting]["model"]
     return embeddings_path(model) if "text_encoder" in profile["models"][model] else None
 
@@ -179,15 +181,15 @@ def embeddings_path(model: str) -> str:
 
 
 def encoder_files(profile: Profile, folder: str) -> list[str]:
-    """The files of a text encoder: those that the profile knows below its folder, else the one it cannot be without."""
+    """Files of a text encoder: the files of its folder in the profile, or else the one file that it must have."""
     known = [path for path in profile.get("files", {}) if Path(path).is_relative_to(folder)]
     return known or [f"{folder}/text_encoder/config.json"]
 
 
 def resolution_flag(profile: Profile, reference: str) -> list[str]:
-    """Side of the images that models with this reference make, as a flag; none where the profile does not say it.
+    """Flag with the side of the images that models with this reference make. Empty if the profile does not give it.
 
-    Eight pixels per cell of the latents, as every VAE that DiT was trained with has.
+    A cell of the latents stands for eight pixels, as in every VAE that DiT was trained with.
     """
     models = [model for model in profile["models"].values() if model.get("reference") == reference]
     shapes = [(model["shape"], 8 if "vae" in model else 1) for model in models if "shape" in model]
@@ -203,7 +205,7 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
     """Numbers of a run at a setting and form: images or clips, samples in a chunk, chunks in a shard.
 
-    All runs of a setting and form have the same number, so that each can be paired with full precision.
+    All runs of a setting and form have the same numbers. So each can be paired with full precision.
     """
     share = profile["settings"][setting].get("share", {}).get(form, 1)
     return family_at(profile, setting).sampled(profile, share)

@@ -1,4 +1,4 @@
-"""Facts that follow from a profile, as it is read or as its models: clips of a run, label of full precision."""
+"""Facts that follow from a profile: clips of a run, label of full precision. It may be plain data or models."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def is_full(profile: Keyed, label: str) -> bool:
 
 
 def full_precision_label(profile: Keyed) -> str:
-    """Label of the method `fp`, with which every run is compared image by image."""
+    """Label of the method `fp`. Every run is compared with it image by image."""
     for label, entry in profile["methods"].items():
         if entry["method"] == FULL_PRECISION_METHOD:
             return str(label)
@@ -30,10 +30,10 @@ def full_precision_label(profile: Keyed) -> str:
 
 
 def clips_of(profile: Keyed) -> int:
-    """Clips of a run: distinct prompts of the suite times clips of a prompt.
+    """Number of clips of a run: distinct prompts of the suite times clips per prompt.
 
-    The suite is a file of the repository or a fetched one; before it is fetched `video.prompts` gives its prompts.
-    ConfigError for a suite that cannot be read or has another number of prompts than the profile says.
+    The suite is a file of the repository or a download. Before the download, `video.prompts` gives the number of
+    prompts. ConfigError if the suite cannot be read, or if its number of prompts differs from that of the profile.
     """
     video = profile["video"]
     expected, path = video.get("prompts"), Path(video["suite"])

@@ -1,4 +1,4 @@
-"""Values of a profile: strict, never converted, and one line for every value that is not allowed."""
+"""Checks of the values of a profile. Values are never converted. Each wrong value gives one line."""
 
 import re
 import reprlib
@@ -27,12 +27,12 @@ OWN = "profile"
 
 
 def refused(message: str) -> PydanticCustomError:
-    """An error with this complete text."""
+    """Error with this complete text."""
     return PydanticCustomError(OWN, "{text}", {"text": message})
 
 
 def matching(pattern: str, description: str) -> AfterValidator:
-    """Texts of a form only; `pattern` is matched as a whole."""
+    """Annotation for text that matches `pattern` as a whole."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
@@ -49,7 +49,7 @@ def as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 def without_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
-    """Refuse values that occur twice."""
+    """Refuse a list in which a value occurs twice."""
     for position, value in enumerate(values):
         if value in values[:position]:
             raise refused(f"found {reprlib.repr(value)} twice, expected a list without repetition (non-unique)")
@@ -57,7 +57,7 @@ def without_repetition(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as a tuple. Other values stay and are refused later."""
+    """Convert a list to a tuple. Other values stay unchanged; a later check refuses them."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -77,9 +77,9 @@ Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(as_tuple
 
 
 class Part(BaseModel):
-    """A mapping of a profile: a key for each field, and no others.
+    """A mapping of a profile. It has one key for each field, and no other keys.
 
-    It reads as an object (`part.steps`) and as a mapping of the keys that are given (`part["steps"]`).
+    It can be read as an object (`part.steps`) and as a mapping of the keys in the file (`part["steps"]`).
     """
 
     model_config = ConfigDict(
@@ -88,13 +88,13 @@ class Part(BaseModel):
 
     @classmethod
     def names(cls) -> dict[str, str]:
-        """Key → field."""
+        """Key → name of the field."""
         return {field.alias or name: name for name, field in cls.model_fields.items()}
 
     @model_validator(mode="before")
     @classmethod
     def has_its_keys(cls, content: Any) -> Any:
-        """Refuse unknown and missing keys, in words."""
+        """Refuse unknown and missing keys, with one line in plain words."""
         if not isinstance(content, Mapping):
             return content
         known = cls.names()
@@ -119,7 +119,7 @@ class Part(BaseModel):
         return any(name in self.model_fields_set for alias, name in self.names().items() if alias == key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default` where the profile does not have it."""
+        """The value of a key. `default` if the profile does not have the key."""
         return self[key] if key in self else default  # noqa: SIM401
 
     def keys(self) -> Iterator[str]:
@@ -150,7 +150,7 @@ LIMIT_WORDS = {
 
 
 def check(model: type[T], content: Any) -> T:
-    """A model from plain YAML or JSON; ConfigError for the first thing that it does not allow."""
+    """Make a model from plain YAML or JSON. ConfigError for the first value that is not allowed."""
     try:
         return model.model_validate(content)  # type: ignore[attr-defined]
     except ValidationError as problem:
@@ -158,13 +158,13 @@ def check(model: type[T], content: Any) -> T:
 
 
 def dotted(path: Sequence[Any]) -> str:
-    """Position of a value in the profile: `tables.table2.blocks[0].bits`."""
+    """Position of a value in the profile as text: `tables.table2.blocks[0].bits`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".") or "profile"
 
 
 def describe(problem: ErrorDetails) -> str:
-    """One line for a value that is not allowed: where, what was found, what is allowed."""
+    """One line about a value that is not allowed: its position, the value, and the allowed values."""
     path, kind, limits = list(problem["loc"]), problem["type"], problem.get("ctx", {})
     if path and path[-1] == "[key]":
         path = path[:-2]

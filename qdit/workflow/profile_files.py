@@ -1,4 +1,4 @@
-"""Profiles as files: YAML or JSON without repeated keys, and overlays that are laid over the default profile."""
+"""Profiles as files: YAML or JSON without repeated keys, and overlays that change the default profile."""
 
 import json
 import reprlib
@@ -19,10 +19,10 @@ MOST_VALUES, MOST_LEVELS = 1_000_000, 50
 
 
 class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML whose mappings name every key once; YAML itself lets the last one win without a word."""
+    """Safe YAML that refuses a mapping with a key twice. YAML itself silently takes the last value."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse repeated keys, before `<<` brings in others, which may be overwritten."""
+        """Refuse repeated keys, before `<<` merges keys of another mapping. Those keys may occur twice."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -57,9 +57,9 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
 
 
 def is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a whole profile: it says so, or it has all required parts.
+    """Whether a file is a whole profile: it has the key `standalone`, or all required parts.
 
-    results/<profile>/profile.json of a run is a whole profile.
+    The file results/<profile>/profile.json of a run is a whole profile.
     """
     required = {name for name, field in ProfileModel.model_fields.items() if field.is_required()}
     return content.get("standalone") is True or required <= content.keys()
@@ -122,13 +122,13 @@ def parsed(text: str, *, is_json: bool) -> Any:
 def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of `snakemake --config`.
 
-    Snakemake leaves numbers and truth values inside a mapping as texts; they are converted.
+    Snakemake leaves numbers and truth values inside a mapping as text. Here they are converted.
     """
     return {key: value if isinstance(value, str) else retyped(value) for key, value in values.items()}
 
 
 def retyped(value: Any) -> Any:
-    """Plain data in which every text is read as a YAML value."""
+    """Plain data in which every text is converted as a YAML value."""
     if isinstance(value, Mapping):
         return {key: retyped(inner) for key, inner in value.items()}
     if isinstance(value, list):

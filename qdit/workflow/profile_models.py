@@ -30,14 +30,14 @@ Extractor = Literal["digit-classifier", "digit-classifier-16", "inception-adm"]
 
 
 class Compute(Part):
-    """Where the steps compute, and in which precision they sample."""
+    """Device of the computation, and precision of sampling."""
 
     device: Literal["cpu", "cuda"] | None = None
     dtype: Literal["float32", "float16"] | None = None
 
 
 class Shape(Part):
-    """Differences to DiT-XL/2 at 256×256. The plan uses them, and weights of another shape are refused."""
+    """Differences to the shape of DiT-XL/2 at 256×256. Weights of another shape are refused."""
 
     input_size: Count = 32
     patch_size: Count = 2
@@ -50,8 +50,9 @@ class Shape(Part):
 
 
 class Model(Part):
-    """Forms (name → weights) of a model; further an image model has an extractor and a reference, a video model has
-    instruments, or a text encoder and a VAE.
+    """A model: its forms (name → weights), and how its samples are scored and decoded.
+
+    An image model has an extractor and a reference. A video model has instruments, or a text encoder and a VAE.
     """
 
     forms: Annotated[dict[Name, Text], Field(min_length=1)]
@@ -89,7 +90,7 @@ class FetchedFile(Part):
 
 
 class Sampling(Part):
-    """Number of images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
+    """Numbers of sampling: images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
 
     images: Annotated[int, Field(ge=4)]
     chunk: Count
@@ -99,7 +100,7 @@ class Sampling(Part):
 
 
 class Calibration(Part):
-    """Noisy images or clips of each kind."""
+    """Number of noisy images or clips of each kind."""
 
     trajectory: Count
     ndtc: Count
@@ -122,7 +123,7 @@ class VBench(Part):
 
 
 class Fvd(Part):
-    """The network of FVD: TorchScript; a whole sha256 under files, or it is not opened."""
+    """The network of FVD, a TorchScript file. It is opened only if `files` has its whole sha256."""
 
     i3d: Text
 
@@ -227,7 +228,7 @@ class Search(Part):
 
 
 class Published(Part):
-    """Which printed rows a block is compared with."""
+    """The printed rows with which a block is compared."""
 
     resolution: int
     steps: int
@@ -289,6 +290,6 @@ class ProfileModel(Part):
 
 
 def json_schema() -> str:
-    """The JSON schema of a profile, for editors: what it says without the references between parts."""
+    """JSON schema of a profile, for editors. It does not cover references between parts."""
     schema = ProfileModel.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

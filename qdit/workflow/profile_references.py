@@ -1,4 +1,4 @@
-"""References between the parts of a profile: every name that one part uses is defined by another, and fits there."""
+"""References between the parts of a profile: another part must define every name that a part uses."""
 
 import reprlib
 from collections.abc import Iterable
@@ -61,8 +61,10 @@ def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
 
 
 def check_model(profile: ProfileModel, model: Model, where: str) -> None:
-    """Raise unless a model says how its images or its clips are made and scored: with an extractor and a reference,
-    with instruments, or (clips of latents, which VBench scores) with a text encoder and a VAE.
+    """Raise unless a model has all that its samples need.
+
+    It needs an extractor and a reference (images), or instruments (clips of pixels), or a text encoder and a VAE (clips
+    of latents, which VBench scores).
     """
     if family_of(model) is CLIPS:
         check_video_model(profile, model, where)
@@ -77,7 +79,7 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 
 def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
-    """Raise unless a video model has what it needs and nothing else."""
+    """Raise unless a video model has all keys that it needs and no others."""
     mark = next(name for name in CLIP_KEYS if name in model)
     needed = [mark, *CLIP_KEYS[mark]]
     if excess := [name for name in sorted(model.model_fields_set) if name not in ("forms", *needed)]:
@@ -91,7 +93,7 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
-    """Raise unless a video model is sampled by rectified flow, and only that."""
+    """Raise unless video models, and only these, are sampled by rectified flow."""
     family = family_at(profile, name)
     if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
         allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
@@ -113,7 +115,7 @@ def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
 
 
 def check_family(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise for a block of clips in a table of images or the other way round, and for a search on clips."""
+    """Raise if a table of images has a block of clips, or the other way round, and if clips have a search."""
     family = family_at(profile, block.setting)
     kinds = "table3 and qc" if family is CLIPS else "all but table3"
     if (family is CLIPS) != (table.kind == "table3") and not (family is CLIPS and table.kind == "qc"):
@@ -138,7 +140,7 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
 
 
 def check_files(profile: ProfileModel) -> None:
-    """Raise for an entry of `files` without a source. An entry that nothing needs is allowed."""
+    """Raise for an entry of `files` without a source. An entry that nothing uses is allowed."""
     for path, entry in profile.files.items():
         if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
             raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
@@ -162,7 +164,7 @@ def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
 
 
 def check_length(values: Iterable[Any], limits: tuple[int, int | None], where: str) -> None:
-    """Raise unless a list has at least and at most so many values."""
+    """Raise unless the length of a list is between two limits."""
     values, (least, most) = list(values), limits
     if len(values) < least:
         raise ConfigError(f"{where}: found {reprlib.repr(values)}, expected a list of length at least {least}")
@@ -171,7 +173,7 @@ def check_length(values: Iterable[Any], limits: tuple[int, int | None], where: s
 
 
 def check_base(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise unless blocks of kind variants, and only these, have a base among their methods."""
+    """Raise unless the blocks of kind `variants` have a base among their methods, and no other blocks have one."""
     if table.kind != "variants":
         if block.base is not None:
             raise ConfigError(f"{where}.base: found {block.base!r}; only blocks of kind variants have one, remove it")
@@ -191,9 +193,9 @@ def check_controls(profile: ProfileModel, block: Block, where: str) -> None:
 
 
 def check_method(entry: MethodEntry, where: str) -> None:
-    """Raise for an unknown method, an option that it does not have, or a value that the option cannot have.
+    """Raise for an unknown method, an unknown option, or a value that the option cannot have.
 
-    Whether a group size divides is known only with the model: the quantize step says so.
+    Only the model can tell whether a group size divides its widths. The quantize step checks that.
     """
     require(entry.method, method_index().names, f"{where}.method")
     allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}

@@ -1,4 +1,4 @@
-"""How far a run of the workflow is: rows done of all, and the time that its jobs still need."""
+"""Progress of a run of the workflow: rows that are done, and time that the remaining jobs need."""
 
 import time
 from collections import defaultdict
@@ -30,7 +30,7 @@ WARM_UP = 60.0
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job that has to run: its rule, the method's label if it has one, its outputs, the tables that wait for it."""
+    """A job that has to run: its rule, its method's label (if any), its outputs, and the tables that need it."""
 
     number: int
     rule: str
@@ -40,17 +40,17 @@ class PlannedJob:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Jobs of one kind take about the same time."""
+        """Kind of the job. Jobs of one kind take about the same time."""
         return self.rule, self.label
 
 
 def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
-    """The jobs of Snakemake's graph that have to run. `pages` names the HTML file of each table."""
+    """Jobs of Snakemake's graph that have to run. `pages` maps each table to its HTML file."""
     waiting: dict[Any, set[str]] = defaultdict(set)
     for job in dag.jobs:
-        made = set(map(str, job.output))
+        output_files = set(map(str, job.output))
         for table, page in pages.items():
-            if page in made:
+            if page in output_files:
                 for need in ancestors(job, dag.dependencies):
                     waiting[need].add(table)
     return [
@@ -66,7 +66,7 @@ def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
 
 
 def ancestors(job: Any, dependencies: Mapping[Any, Iterable[Any]]) -> set[Any]:
-    """A job and all jobs that it waits for."""
+    """A job, and all jobs that it waits for."""
     reached, open_jobs = {job}, [job]
     while open_jobs:
         for need in dependencies.get(open_jobs.pop(), ()):
@@ -77,7 +77,7 @@ def ancestors(job: Any, dependencies: Mapping[Any, Iterable[Any]]) -> set[Any]:
 
 
 class Progress:
-    """State of a run. `rows` names the metrics.json of each row of each table; paths are as Snakemake has them."""
+    """State of a run. `rows` maps each table to the metrics.json of its rows. Paths are written as in Snakemake."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class Progress:
         self._busy, self._guessed = 0.0, 0.0
 
     def start(self, numbers: Iterable[int]) -> None:
-        """Note that jobs begin."""
+        """Record that jobs begin."""
         self._started.update(dict.fromkeys(numbers, self._clock()))
 
     def finish(self, number: int) -> PlannedJob | None:
-        """Note that a job is finished; the job, or None for one that was not planned."""
+        """Record that a job is finished. Return the job, or None if it was not planned."""
         job = self.jobs.get(number)
         if job is None or number in self._finished:
             return None
@@ -124,7 +124,7 @@ class Progress:
         return job
 
     def fail(self, number: int) -> None:
-        """Note that a job failed; it counts as work no more."""
+        """Record that a job failed. It does not count as remaining work."""
         self._started.pop(number, None)
         self._failed.add(number)
 
@@ -139,25 +139,25 @@ class Progress:
         return len(self._failed)
 
     def is_measured(self, row: str) -> bool:
-        """Whether a row's metrics.json is there and current."""
+        """Whether a row's metrics.json exists and is current."""
         return row in self._there
 
     def measured_rows(self, table: str | None = None) -> list[str]:
-        """Rows of a table that are done; without a table of all tables, shared rows once."""
+        """Number of rows of a table that are done. Without a table: of all tables, shared rows once."""
         return [row for row in self.all_rows(table) if self.is_measured(row)]
 
     def all_rows(self, table: str | None = None) -> list[str]:
-        """Rows of a table; without a table of all tables, shared rows once."""
+        """Number of rows of a table. Without a table: of all tables, shared rows once."""
         if table is not None:
             return list(dict.fromkeys(self.rows[table]))
         return list(dict.fromkeys(row for rows in self.rows.values() for row in rows))
 
     def is_done(self, table: str) -> bool:
-        """Whether a table's page is there and current."""
+        """Whether a table's page exists and is current."""
         return self.pages[table] not in self._waiting
 
     def seconds_left(self, table: str | None = None) -> float:
-        """Wall seconds that the jobs of a table, or all jobs, still need if nothing else is to be made."""
+        """Wall seconds that the jobs of a table, or all jobs, still need. Only these jobs are counted."""
         now = self._clock()
         left = []
         for number, job in self.jobs.items():

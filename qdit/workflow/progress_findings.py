@@ -1,4 +1,4 @@
-"""The best finding of a table so far: its rows that are measured, ranked by their distance to full precision."""
+"""The best result of a table so far: its measured rows, ranked by their distance to full precision."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Ranked:
 
 
 def ranked(run: Run, metrics: Path) -> Ranked | None:
-    """A run's paired value; None for full precision, for a failed row, and for a file that cannot be read."""
+    """The paired value of a run. None for full precision, for a failed row, and for a file that cannot be read."""
     if run.bits == UNQUANTIZED:
         return None
     try:
@@ -38,10 +38,10 @@ def ranked(run: Run, metrics: Path) -> Ranked | None:
 
 
 def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
-    """`lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`; empty before there is a row.
+    """Text `lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`. Empty if no row is measured.
 
-    Only rows of one setting, form, scope and bits are compared: of the first block with the papers' bits, else of the
-    first block.
+    Only rows with the same setting, form, scope and bits are compared. They are those of the first block with the
+    papers' bits, or else of the first block.
     """
     groups: dict[tuple[str, ...], list[Ranked]] = {}
     for row in rows:
@@ -56,18 +56,18 @@ def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
 
 
 def short(value: float) -> str:
-    """A value with two or three digits that say something."""
+    """Text of a value with two or three significant digits."""
     return f"{value:.2f}" if value >= 1 else f"{value:.4f}" if value >= 5e-4 else f"{value:.1e}"
 
 
 def names_of(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Label → the method's printed name; labels that are no method's name stay as they are."""
+    """Label → printed name of the method. A label that is no method's name stays unchanged."""
     methods = method_index().methods
     return {label: methods[label].printed for label in profile["methods"] if label in methods}
 
 
 def learned_labels(profile: Mapping[str, Any]) -> list[str]:
-    """Labels whose quantization learns rounding, which takes most of a run's time."""
+    """Labels whose quantization learns rounding. This takes most of the time of a run."""
     methods = method_index().methods
     return [
         label

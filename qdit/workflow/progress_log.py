@@ -1,12 +1,12 @@
-"""Progress instead of Snakemake's flood: a handler of the events that Snakemake sends to its logger plugins.
+"""Progress instead of Snakemake's long output: a handler of the events that Snakemake sends to its logger plugins.
 
-Snakemake finds logger plugins only in packages named `snakemake_logger_plugin_*` on the import path, which a checkout
-in an editable installation is not, and it refuses to start where a profile names one that is missing. So the Snakefile
-puts this handler in the place of Snakemake's own stream handler. It reads the same events (`record.event`). Another
-logger (`--logger`), `--verbose`, `--quiet` and `--printshellcmds` leave Snakemake as it is.
+Snakemake finds logger plugins only in packages named `snakemake_logger_plugin_*` on the import path. An editable
+installation of a checkout has no such package, and Snakemake does not start if a profile names a missing one. So the
+Snakefile replaces Snakemake's own stream handler by this handler. It reads the same events (`record.event`). With
+another logger (`--logger`), `--verbose`, `--quiet` or `--printshellcmds`, Snakemake's own output stays.
 
-Records from before the first job are held back: only then it is known that jobs run. A dry run, a report or a run with
-nothing to do gets all of them, from Snakemake's own handler.
+Records before the first job are stored, because at that time nobody knows whether jobs will run. For a dry run, a
+report or a run without jobs, Snakemake's own handler then prints all of them.
 """
 
 import logging
@@ -40,7 +40,7 @@ TICK = 1.0
 
 
 class ProgressHandler(logging.Handler):
-    """Lines about tables on a stream. A terminal is drawn anew; elsewhere plain lines follow one another."""
+    """Prints lines about tables to a stream. On a terminal the lines are updated; elsewhere new lines are added."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ProgressHandler(logging.Handler):
         log: Path,
         first_look: FirstLook | None = None,
     ) -> None:
-        """Jobs run from now on: write what was held back to the log file, and show the tables."""
+        """Called before the first job: write the stored records to the log file, and show the tables."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with self.lock or threading.RLock():
             self._file = logging.FileHandler(log, encoding="utf-8")
@@ -91,7 +91,7 @@ class ProgressHandler(logging.Handler):
         threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record of Snakemake."""
+        """Process one record of Snakemake."""
         if self._held is not None and not is_preparation(record) and record.levelno < logging.WARNING:
             self._give_back(record)
         elif self._held is not None and record.levelno < logging.WARNING:
@@ -143,7 +143,7 @@ class ProgressHandler(logging.Handler):
         self._draw()
 
     def finding(self, progress: Progress, table: str) -> str:
-        """The best finding of a table so far; a metrics.json is read once."""
+        """The best result of a table so far. A metrics.json is read once."""
         for row in progress.measured_rows(table):
             if row not in self._ranked:
                 self._ranked[row] = ranked(self._runs[row], Path(row))
@@ -151,7 +151,7 @@ class ProgressHandler(logging.Handler):
         return finding((measured for measured in values if measured), self._names)
 
     def finish(self) -> None:
-        """The last picture of a run; later records go to the log file and, if they are errors, to the stream."""
+        """Print the last state of a run. Later records go to the log file, and errors also to the stream."""
         self._stop.set()
         with self.lock or threading.RLock():
             self._end_look()
@@ -162,7 +162,7 @@ class ProgressHandler(logging.Handler):
             self._drawn = 0
 
     def close(self) -> None:
-        """Stop, and show what was held back."""
+        """Stop, and print the stored records."""
         self._stop.set()
         self._end_look()
         held, self._held = self._held, None
@@ -177,7 +177,7 @@ class ProgressHandler(logging.Handler):
             self._first_look.end()
 
     def format_original(self, record: logging.LogRecord) -> str:
-        """A record as Snakemake would write it."""
+        """A record as Snakemake would print it."""
         return str(self._original.format(record) or record.getMessage()).strip("\n")
 
     def _give_back(self, record: logging.LogRecord) -> None:
@@ -230,7 +230,7 @@ class ProgressHandler(logging.Handler):
 
 
 def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
-    """Add a call of the workflow to the list beside its log: jobs, those that failed, wall seconds."""
+    """Add this call of the workflow to a list beside its log: number of jobs, number of failed jobs, wall seconds."""
     try:
         earlier = list(read_json(path)) if path.is_file() else []
     except (QditError, TypeError):
@@ -240,18 +240,18 @@ def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
 
 
 def is_preparation(record: logging.LogRecord) -> bool:
-    """Whether a record says only what is planned, as before every run."""
+    """Whether a record is about the plan only. Such records come before every run."""
     event = str(getattr(record, "event", None) or "")
     return event in HELD_EVENTS or (not event and record.getMessage().startswith(HELD))
 
 
 def says_again(record: logging.LogRecord) -> bool:
-    """Whether an error repeats what the line of a failed job or the end of the run says."""
+    """Whether an error repeats the line of a failed job or of the end of the run."""
     return getattr(record, "exception", "") == "RuleException" or "At least one job did not" in record.getMessage()
 
 
 def attach(workflow: Any, when_nothing: Callable[[], None] = lambda: None) -> ProgressHandler | None:
-    """Put the handler in the place of Snakemake's stream handler; None where the user wants Snakemake's own output."""
+    """Replace Snakemake's stream handler by this handler. None if the user wants Snakemake's own output."""
     settings = workflow.output_settings
     if settings is None or settings.verbose or settings.quiet or settings.printshellcmds or settings.debug_dag:
         return None

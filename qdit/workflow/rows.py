@@ -21,7 +21,7 @@ class FailedRow:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the method declared it unsupported. Any other failure makes the exit code 1."""
+        """Whether the method declared it unsupported. All other failures make the exit code 1."""
         return self.failure.kind == "unsupported"
 
     @property
@@ -31,20 +31,20 @@ class FailedRow:
 
 
 def failed_rows(profile: Profile, results: Path, tables: Iterable[str]) -> list[FailedRow]:
-    """Rows of these tables whose metrics.json holds an error instead of numbers; runs without the file are left out."""
+    """Rows of these tables whose metrics.json holds an error. Rows without the file are left out."""
     runs = dict.fromkeys(run for table in tables for run in runs_of(profile, table))
     return [row for run in runs if (row := failed_row(run, results)) is not None]
 
 
 def unmeasured(profile: Profile, results: Path, tables: Iterable[str]) -> list[str]:
-    """A line that counts the rows without metrics.json, of which nothing is known; none if every row has it."""
+    """Line with the number of rows without metrics.json. Empty if every row has it."""
     runs = {run for table in tables for run in runs_of(profile, table)}
     missing = sum(not (results / "runs" / run.path / "metrics.json").is_file() for run in runs)
     return [f"Rows that are not measured yet: {missing} of {len(runs)}"] if missing else []
 
 
 def failed_row(run: Run, results: Path) -> FailedRow | None:
-    """The failure that a run's metrics.json holds, if it does."""
+    """The failure in a run's metrics.json. None if it has numbers."""
     folder = results / "runs" / run.path
     metrics = folder / "metrics.json"
     if not metrics.is_file():
@@ -59,7 +59,7 @@ def failed_row(run: Run, results: Path) -> FailedRow | None:
 
 
 def log_of(run: Run, results: Path, failure: Failure) -> Path:
-    """The log of the job that recorded the failure; an integer run is quantized by the simulated one."""
+    """Log of the job that recorded the failure. An integer run uses the quantization of the simulated run."""
     folder = results / "runs" / run.path / "logs"
     quantized = results / "runs" / Run(run.setting, run.form, run.label, run.bits, run.scope, SIMULATE).path / "logs"
     sampled = sorted(folder.glob("sample-*.log"))
@@ -75,7 +75,7 @@ def says_recorded(log: Path) -> bool:
 
 
 def summary(rows: list[FailedRow]) -> list[str]:
-    """Lines of the list at the end of a run, none if every row was measured."""
+    """Lines with the failed rows, for the end of a run. Empty if every row has numbers."""
     failed = [row for row in rows if not row.is_allowed]
     unsupported = [row for row in rows if row.is_allowed]
     lines = [f"Rows whose method failed ({len(failed)}):", *(f"  {row.text}" for row in failed)] if failed else []

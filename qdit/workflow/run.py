@@ -1,4 +1,4 @@
-"""`qdit run`: the snakemake call that makes tables or rows of a profile, what it takes, and its child process."""
+"""`qdit run`: builds the snakemake call for tables or rows of a profile, estimates its cost, and runs it."""
 
 import shlex
 import signal
@@ -32,9 +32,8 @@ def snakemake_command(
 ) -> list[str]:
     """The call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
 
-    With `gpus` so many jobs that need a GPU run at once.
-
-    In the checkout it is what the documentation says; elsewhere it names the Snakefile and its default options.
+    `gpus` is the number of jobs with a GPU that run at once. In a checkout the call is the one from the documentation.
+    Elsewhere it names the Snakefile and its default options.
     """
     command = ["snakemake", "--cores", cores, *targets]
     if folder.resolve() != ROOT:
@@ -51,7 +50,7 @@ def snakemake_command(
 
 
 def gpus_for(profile: Profile) -> int | None:
-    """GPUs of this machine, at least 1, if a profile computes on them; else None."""
+    """Number of GPUs of this machine, at least 1, if a profile computes on them. Otherwise None."""
     if profile.get("compute", {}).get("device") != "cuda":
         return None
     import torch
@@ -65,14 +64,14 @@ def printed(command: Sequence[str]) -> str:
 
 
 def executable(command: Sequence[str]) -> list[str]:
-    """The same with this environment's Python, whatever the PATH says."""
+    """The command with the Python of this environment. The PATH is not used."""
     return [sys.executable, "-m", *command]
 
 
 def call(command: Sequence[str]) -> int:
-    """Run a command; its exit code, 130 if Ctrl-C ended it.
+    """Run a command and return its exit code; 130 if Ctrl-C ended it.
 
-    Ctrl-C reaches the command, which ends its jobs and says how to go on; this process waits for it.
+    Ctrl-C also reaches the command. It ends its jobs and prints how to continue. This process waits for it.
     """
     with subprocess.Popen(command) as child:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,9 +92,9 @@ def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
 
 
 def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`; without patterns all rows.
+    """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`. Without patterns all rows.
 
-    Full precision of the same noise comes along. ConfigError for a pattern that no row has.
+    The full-precision run with the same noise is added. ConfigError for a pattern that fits no row.
     """
     rows = {table: runs_of(profile, table) for table in tables}
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
@@ -108,17 +107,17 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
             )
     if not patterns:
         return rows
-    chosen = {}
+    rows_of_table = {}
     for table, runs in rows.items():
         named = [run for run in runs if any(matches(run, pattern) for pattern in patterns)]
         with_full = dict.fromkeys(row for run in named for row in (full_precision_run(profile, run), run))
         if named:
-            chosen[table] = list(with_full)
-    return chosen
+            rows_of_table[table] = list(with_full)
+    return rows_of_table
 
 
 def matches(run: Run, pattern: str) -> bool:
-    """Whether whole names of a run's path begin and end the pattern's: `q-dit/w4a8` is no row of `rtn`."""
+    """Whether a run's path contains the pattern, from the start of a name on: `tn/w4a8` does not fit `rtn/w4a8`."""
     return f"/{pattern.strip('/')}" in f"/{run.path}"
 
 
@@ -128,9 +127,9 @@ def row_targets(rows: Iterable[Run], results: Path) -> list[str]:
 
 
 def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, cores: int, listed: bool = True) -> str:
-    """Rows, those that are missing, time and disk of each table; the sum counts a row of two tables once.
+    """Text with rows, missing rows, time and disk of each table. In the sum a row of two tables counts once.
 
-    `listed` adds each missing row.
+    `listed` adds a line for each missing row.
     """
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
     lines = [f"{'table':<16} rows  measured  to make     time      disk"]
@@ -151,17 +150,17 @@ def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, co
 
 
 def missing_rows(runs: Iterable[Run], results: Path) -> list[Run]:
-    """Runs without their metrics.json."""
+    """Runs that have no metrics.json."""
     return [run for run in runs if not (run.folder(results) / "metrics.json").is_file()]
 
 
 def room_bytes(profile: Profile, missing: Sequence[Run], *, tables: int) -> float:
-    """Bytes that missing rows and the pages of so many tables need."""
+    """Bytes that missing rows and the pages of this number of tables need."""
     return sum(disk_bytes(profile, missing).values()) + PAGES_BYTES * tables
 
 
 def require_room_for(profile: Profile, rows: dict[str, list[Run]], results: Path) -> None:
-    """DataError in one line where the disk of the results is too small for what is missing."""
+    """DataError in one line if the disk of the results is too small for the missing rows."""
     missing = missing_rows(dict.fromkeys(run for runs in rows.values() for run in runs), results)
     if missing:
         require_room(results, room_bytes(profile, missing, tables=len(rows)), f"{len(missing)} rows and their pages")

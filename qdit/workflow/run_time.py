@@ -1,4 +1,4 @@
-"""How long rows will take, before they are made: by the times of rows that are there, else by a guess."""
+"""Estimated time of rows, from the times of finished rows, or else from a guess."""
 
 import math
 from collections import defaultdict
@@ -17,7 +17,7 @@ STEPS = ("quantize", "sample")
 
 
 def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
-    """Core-seconds (of profiles that download weights: GPU-seconds) of rows with their calibration and searches."""
+    """Core-seconds of rows with their calibration and searches. For profiles that download weights: GPU-seconds."""
     runs = list(runs)
     if "files" in profile:
         speed = speed_of(profile, results, None)
@@ -36,7 +36,11 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
 
 
 def measured_seconds(profile: Profile, results: Path) -> dict[tuple[str, str], float]:
-    """Mean seconds of the finished rows: of a label's quantization, and of the samples of a row of a setting."""
+    """(step, name) → mean seconds of finished rows.
+
+    For the step of quantization the name is a label. For the step of sampling it is a setting, and the seconds are
+    those of one row.
+    """
     times = defaultdict[tuple[str, str], list[float]](list)
     for run in all_runs(profile):
         for step, name in zip(STEPS, (run.label, run.setting), strict=True):

@@ -1,4 +1,4 @@
-"""The searches of a profile: checks of their entries, and the search whose allocation a run takes."""
+"""The searches of a profile: checks of their entries, and the search whose allocation a run uses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ class SearchRun:
 
     @property
     def path(self) -> str:
-        """Its file below `search/`, without the suffix."""
+        """Path of its file below `search/`, without suffix."""
         return f"{self.setting}/{self.form}/{self.search}/{self.bits}"
 
 
 def search_run_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchRun | None:
-    """The search whose allocation a run takes, or None. `searched_at` may name another setting, form or bits.
+    """The search whose allocation a run uses, or None. `searched_at` may name another setting, form or bits.
 
-    Clips are not searched for: their runs have the group size of the entry's options.
+    Clips have no search. Their runs have the group size from the options of the entry.
     """
     entry = profile["methods"][label]
     if "search" not in entry or not family_at(profile, setting).is_searched:
@@ -59,7 +59,7 @@ def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -
 
 
 def check_searches(profile: ProfileModel) -> None:
-    """Raise ConfigError for options that a kind does not have, and for images that are not whole chunks."""
+    """Raise ConfigError for an unknown option of a kind, and for a number of images that is not whole chunks."""
     budget = profile.allocation
     if budget is not None and budget.images % budget.chunk:
         raise ConfigError(f"allocation.images: found {budget.images}, expected a multiple of the chunk, {budget.chunk}")
@@ -73,7 +73,7 @@ def check_searches(profile: ProfileModel) -> None:
 
 
 def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) -> None:
-    """Raise ConfigError unless the last rung of a race is all images."""
+    """Raise ConfigError unless the last rung of a race has all images."""
     try:
         options.race.of(images=budget.images, chunk=budget.chunk, parents=options.evolution.parents)
     except ConfigError as problem:
@@ -81,7 +81,7 @@ def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) ->
 
 
 def check_method_search(profile: ProfileModel, label: str) -> None:
-    """Raise ConfigError for a method entry whose search does not exist, or that has it beside what excludes it."""
+    """Raise ConfigError for an entry whose search does not exist, or that has an option which excludes it."""
     entry, where = profile.methods[label], f"methods.{label}"
     at = entry.searched_at
     if entry.search is None:
@@ -107,7 +107,7 @@ def check_method_search(profile: ProfileModel, label: str) -> None:
 
 
 def settings_of(profile: ProfileModel, at: SearchedAt, where: str) -> list[str]:
-    """The settings that a place names; ConfigError for one that does not exist, and for a model that does not."""
+    """Settings that `searched_at` names. ConfigError for an unknown setting or model."""
     for model, setting in at.setting_of.items():
         require(model, profile.models, f"{where}.setting_of")
         require(setting, profile.settings, f"{where}.setting_of.{model}")

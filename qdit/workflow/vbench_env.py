@@ -1,7 +1,7 @@
-"""VBench's own environment: a virtual environment with the locked packages, which `qdit vbench install` makes.
+"""VBench's own environment: a virtual environment with locked packages. `qdit vbench install` makes it.
 
-The one command besides `qdit fetch` that downloads: from PyPI, 3.3 GB that become 6.1 GB (PyPI's torch has CUDA).
-VBench cannot live in the suite's environment: it needs transformers 4.33, numpy 1 and torch 2.5.
+Besides `qdit fetch`, only this command downloads: 3.3 GB from PyPI, which become 6.1 GB (PyPI's torch has CUDA). VBench
+needs transformers 4.33, numpy 1 and torch 2.5. So it cannot use the environment of the suite.
 """
 
 import os
@@ -29,16 +29,17 @@ def python_of(folder: Path) -> Path:
 
 
 def is_installed(folder: Path) -> bool:
-    """Whether the environment was completed with this lock file."""
+    """Whether the installation with this lock file is complete."""
     mark = folder / MARK
     return mark.is_file() and read_json(mark).get("lock_sha256") == sha256_file(LOCK)
 
 
 def install(folder: Path) -> bool:
-    """Make the environment; returns whether there was anything to do.
+    """Make the environment. Return whether there was anything to do.
 
-    With uv if it lies beside this Python, else with `venv` and pip. A folder that holds something else is refused. What
-    a stopped installation has left is made anew. Raises ConfigError before, DataError if the installer fails.
+    It uses uv if uv lies beside this Python, else `venv` and pip. A folder with other contents is refused. The rest of
+    a stopped installation is replaced. Raises ConfigError before the installation, and DataError if the installer
+    fails.
     """
     if is_installed(folder):
         return False

@@ -91,7 +91,7 @@ def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
 
 
 def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
-    """All arrays but `record`; `samples` images, those with which every run of the protocol begins."""
+    """All arrays but `record`, from the first `samples` images of the protocol."""
     if samples < 2:
         raise ConfigError(f"samples {samples}: an analysis compares images, it needs at least 2")
     begin = start(model, protocol, samples)
@@ -107,8 +107,8 @@ def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
     arrays = {name: stacked(by_role, name) for name in ("quantiles", "deviation", "sample_deviation")}
     arrays |= {"roles": np.array(roles), "ratio": ratio, "chosen": ratio.argmax(axis=1)}
     arrays |= {"timesteps": np.array(followed.timesteps), "fractions": np.array(FRACTIONS)}
-    chosen = [row[index] for row, index in zip(by_role, arrays["chosen"], strict=True)]
-    return arrays | of_chosen(model, chosen, followed, begin, middle)
+    widest_layers = [row[index] for row, index in zip(by_role, arrays["chosen"], strict=True)]
+    return arrays | of_chosen(model, widest_layers, followed, begin, middle)
 
 
 def spread(salience: Tensor) -> float:
@@ -125,14 +125,14 @@ def stacked(by_role: list[list[Layer]], name: str) -> np.ndarray:
     return torch.stack(rows).cpu().numpy()
 
 
-def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
+def of_chosen(model: DiT, widest_layers: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
     """Detailed arrays of one layer of each role, from one more forward pass in the middle of the trajectory."""
     kept: dict[str, Tensor] = {}
 
     def hook_of(name: str) -> Any:
         return lambda _module, inputs: kept.update({name: inputs[0].detach()})
 
-    modules = {layer.site.name: linear_of(model, layer.site) for layer in chosen}
+    modules = {layer.site.name: linear_of(model, layer.site) for layer in widest_layers}
     handles = [module.register_forward_pre_hook(hook_of(name)) for name, module in modules.items()]
     batch = dict(inputs_along(followed, begin))[middle]
     try:
@@ -142,7 +142,7 @@ def of_chosen(model: DiT, chosen: list[Layer], followed: Followed, begin: Start,
         for handle in handles:
             handle.remove()
     collected: Arrays = {}
-    for layer in chosen:
+    for layer in widest_layers:
         name, role = layer.site.name, layer.site.role
         by_name = one_layer(kept[name], modules[name], torch.stack(layer.salience))
         collected |= {f"{key}_{role}": value.float().cpu().numpy() for key, value in by_name.items()}
@@ -172,7 +172,10 @@ def pooled(matrix: Tensor, cells: int = CELLS) -> Tensor:
 
 
 def rounding_error(matrix: Tensor, bits: int, *, by_row: bool) -> Tensor:
-    """Mean squared error of each column (C,) of (rows, C), ranges (of rows, or one) found as PTQ4DiT does."""
+    """Mean squared rounding error of each column (C,) of (rows, C).
+
+    PTQ4DiT's search finds the ranges, per row or one.
+    """
     scale, zero_point = percentile_search(matrix if by_row else matrix.reshape(1, -1), bits)
     return (fake_quantize(matrix, scale, zero_point, bits) - matrix).square().mean(dim=0)
 

@@ -304,7 +304,7 @@ def by_vbench(
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
+    """Write the file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
@@ -355,7 +355,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Parse, score or check, write."""
+    """Read the arguments, then score or check, then write."""
     try:
         if sys.argv[1:2] == ["--ready"] and len(sys.argv) == 4:
             ready(sys.argv[2], Path(sys.argv[3]))

@@ -1,7 +1,7 @@
 """FVD of the paper profile: Fréchet distance of I3D features of two sets of clips (Unterthiner et al. 2018).
 
-The network is StyleGAN-V's TorchScript file of I3D (Kinetics-400). Such a file is a program: it is opened only if its
-sha256 is the given one, and only by a process of its own (`qdit.metrics.vbench.i3d_process`).
+The network is StyleGAN-V's TorchScript file of I3D (Kinetics-400). Such a file is a program. It is opened only if it
+has the given sha256, and only by a separate process (`qdit.metrics.vbench.i3d_process`).
 """
 
 import os

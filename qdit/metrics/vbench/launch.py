@@ -23,7 +23,7 @@ def gpus() -> int:
 
 
 def main() -> int:
-    """Lease, then the driver's own exit code."""
+    """Reserve a GPU, run the driver, and return its exit code."""
     sys.path.insert(0, str(HERE.parents[2]))  # VBench's environment does not have this package
     from qdit.core.errors import ConfigError
     from qdit.core.gpu_lease import VISIBLE, leased, name_of

@@ -1,4 +1,4 @@
-"""The prompts of a suite as texts, for models whose prompts are any English: VBench's full_info JSON."""
+"""The prompts of a suite as texts, for models that accept any English text: VBench's full_info JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +8,9 @@ from qdit.metrics.vbench.driver import BadInput, read_suite
 
 
 def suite_prompts(path: Path) -> tuple[str, ...]:
-    """The distinct prompts of a suite in its order; DataError in one line for a file that is none.
+    """The distinct prompts of a suite in its order. DataError in one line if the file is no suite.
 
-    VBench's own has two prompts in two suites each: 946 entries, 944 prompts, whose clips count in both.
+    In VBench's suite, two prompts occur in two dimensions each: 946 entries, 944 prompts. Their clips count in both.
     """
     try:
         return tuple(dict.fromkeys(row["prompt_en"] for row in read_suite(path)))

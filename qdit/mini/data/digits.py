@@ -1,6 +1,7 @@
-"""scikit-learn's 1,797 handwritten digits, the data of the mini profile: 8×8 as they are, or 16×16 upsampled.
+"""The data of the mini profile: scikit-learn's 1,797 handwritten digits, at 8×8, or upsampled to 16×16.
 
-1,437 are for training and 360 are held out, by a fixed permutation; a variant of a held-out digit is held out too.
+A fixed permutation divides them: 1,437 are for training and 360 are held out. A variant of a held-out digit is held out
+too.
 """
 
 import math
@@ -55,7 +56,7 @@ def load(split: Part) -> Digits:
 def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
     """Variants (copies · N, 1, 16, 16) of one part of the digits: magnified, and turned and shifted a little.
 
-    All digits come once, then all again, `copies` times. Variant c of a digit is always the same image.
+    The order is: all digits once, then all digits again, `copies` times. Variant c of a digit is always the same image.
     """
     digits = load(split)
     images = [upsample(digits.images, *motion(split, copy)) for copy in range(copies)]
@@ -63,7 +64,7 @@ def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
 
 
 def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
-    """How variant `copy` of each digit moves: angles (N,) in radians and shifts (N, 2) in pixels, across and down."""
+    """Angle (N,) in radians and shift (N, 2) in pixels, across and down, of variant `copy` of each digit."""
     of_digit = generator(SPLIT_SEED, Purpose.VARIANT, copy).uniform(-1, 1, (len(load("all")), 3))
     indices = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[split]
     moves = torch.from_numpy(indices).float()
@@ -71,7 +72,7 @@ def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
 
 
 def upsample(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
-    """Images (N, 1, 8, 8) as (N, 1, 16, 16), turned by angles (N,) and shifted by pixels (N, 2); outside is −1.
+    """Images (N, 1, 8, 8) as (N, 1, 16, 16), turned by angles (N,) and shifted by pixels (N, 2). Outside is −1.
 
     One bicubic resampling does all three. Values beyond [−1, 1] are clamped.
     """

@@ -1,8 +1,8 @@
 """Clips of the mini video model: one or two coloured digits move over a background, as a prompt says.
 
-A clip has 8 frames of 16×16 pixels and is a function of (seed, index). Glyphs are scikit-learn's 8×8 digits at
-their own resolution, so two of them fill the frame side by side and still have room to move across it; the held-out
-part of the world is drawn with digits that no other part contains.
+A clip has 8 frames of 16×16 pixels. It depends only on (seed, index). Glyphs are scikit-learn's 8×8 digits in their own
+resolution. So two digits fit side by side and can still move across the frame. Held-out clips contain digits that no
+other clip contains.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Clips:
 
 @cache
 def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
-    """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in a part of scikit-learn's digits."""
+    """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in one part of scikit-learn's digits."""
     if split not in GLYPHS:
         raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
     train, part_digits = load("train"), load(split)
@@ -112,8 +112,8 @@ def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, 
     """Draw the glyphs and corners of clip `index`.
 
     A moving digit crosses the middle of the frame and starts at one of two pixels. Two digits stand at opposite edges.
-    With so few positions a small model learns digits, and not only motion and colour. `jitter` is the largest distance
-    from the middle, in pixels.
+    Because there are so few positions, a small model learns not only motion and colour, but also digits. `jitter` is
+    the largest distance from the middle, in pixels.
     """
     draw = generator(seed, Purpose.VARIANT, 1, index)
     glyph_numbers = tuple(int(draw.integers(variants)) for _ in scenario.digits)

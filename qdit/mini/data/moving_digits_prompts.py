@@ -157,7 +157,7 @@ def tokens_of(scenario: Scenario) -> tuple[int, ...]:
 
 @cache
 def token_table() -> Tensor:
-    """Fixed vectors (tokens, 64) in the place of a text encoder: rows of a random orthogonal matrix times 8."""
+    """Fixed vectors (tokens, 64) that replace a text encoder: rows of a random orthogonal matrix, times 8."""
     matrix = generator(TABLE_SEED, Purpose.PROBE).standard_normal((CHANNELS, CHANNELS))
     basis, triangle = np.linalg.qr(matrix)
     basis *= np.sign(np.diag(triangle))  # a decomposition is unique only up to signs

@@ -42,11 +42,11 @@ class ClassifierTraining:
 def train_classifier(
     folder: Path, *, seed: int, config: DigitClassifierConfig | None = None, training: ClassifierTraining | None = None
 ) -> Path:
-    """Train on the 1,437 training digits, or a 16×16 variant of each; returns the file's path.
+    """Train on the 1,437 training digits, or on a 16×16 variant of each. Return the path of the file.
 
     It is folder/digit-classifier.safetensors or folder/digit-classifier-16.safetensors. The metadata hold the
-    configuration, the hyperparameters and the accuracy on the 360 held-out digits. On one
-    machine type equal arguments give equal bytes: one thread, and every random number derives from (seed, index).
+    configuration, the hyperparameters and the accuracy on the 360 held-out digits. On one machine type equal arguments
+    give equal bytes, because one thread computes and every random number depends on (seed, index).
     """
     config, training = (config or DigitClassifierConfig(), training or ClassifierTraining())
     data = data_set(DATA[config.size], "train")
@@ -64,7 +64,7 @@ def train_classifier(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: sums over several depend on how many there are."""
+    """Use one thread of torch, because sums depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -105,7 +105,10 @@ def fit(network: DigitClassifier, data: Digits, *, seed: int, training: Classifi
 
 
 def normalize_scales(network: DigitClassifier, images: Tensor) -> None:
-    """Set both scales so that features of these uint8 images have an average variance of one; keep the logits."""
+    """Set both scales so that features of these uint8 images have an average variance of one.
+
+    The logits do not change.
+    """
     with torch.no_grad():
         pool, spatial, _ = network.of_uint8(images)
         pool_factor = 1 / math.sqrt(pool.double().var(dim=0).mean().item())

@@ -1,7 +1,7 @@
 """Training of a small DiT with the hybrid objective of improved DDPM: noise MSE + 0.001 · variational bound.
 
-Resumable to the bit: every random number of iteration i derives from (seed, i), and the checkpoint holds the
-weights, their moving average and Adam's moments.
+A stopped training continues with the same bits. Every random number of iteration i depends on (seed, i). The checkpoint
+holds the weights, their moving average and Adam's moments.
 """
 
 import math
@@ -29,10 +29,10 @@ from qdit.sampling.schedule import training_schedule
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyperparameters; the learning rate warms up linearly and falls by a cosine to zero.
+    """Hyperparameters. The learning rate warms up linearly, then falls to zero along a cosine.
 
-    `bfloat16` runs forward and backward in bfloat16 with float32 weights behind it (twice as fast on CPUs that
-    have the instructions).
+    `bfloat16` computes forward and backward passes in bfloat16, with float32 weights. This is twice as fast on CPUs
+    with such instructions.
     """
 
     iterations: int = 16_000
@@ -155,7 +155,7 @@ class Trainer:
         return tuple(tensor.to(self.device) for tensor in (data.images[rows], timestep, label, noise))
 
     def run(self, data: Digits, until: int | None = None) -> None:
-        """Train to `until` (default: the end), saving as it goes."""
+        """Train until iteration `until` (default: the end). Checkpoints are saved during the training."""
         goal = self.config.stop_at if until is None else until
         progress = tqdm(total=goal, initial=self.iteration, unit="it", desc="training", mininterval=5)
         smoothed = math.nan
@@ -192,7 +192,7 @@ class Trainer:
         return loss.item()
 
     def save(self) -> None:
-        """Write everything that is needed to go on."""
+        """Write a checkpoint with everything that a continued training needs."""
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": mean for name, mean in self.average.items()}
         for name, parameter in self.parameters.items():
@@ -201,7 +201,7 @@ class Trainer:
         save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
 
     def resume(self) -> None:
-        """Go on from the checkpoint; another configuration is refused."""
+        """Continue from the checkpoint. Another configuration is refused."""
         tensors, metadata = load_tensors(self.path)
         if {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(
@@ -234,9 +234,9 @@ VARIANTS = 16
 
 @dataclass(frozen=True)
 class MiniModel:
-    """A small model that `qdit train dit` can train: its shape, the images it learns from, and the step it stops at.
+    """A small model that `qdit train dit` can train: its shape, its images, and the iteration at which it stops.
 
-    Without `until` it stops where the hyperparameters say.
+    Without `until` the hyperparameters give this iteration.
     """
 
     config: DiTConfig
@@ -251,7 +251,7 @@ MINI_MODELS = {
 
 
 def train_mini_dit(name: str, folder: Path, *, config: TrainingConfig | None = None, device: str = "cpu") -> Path:
-    """Train one of `MINI_MODELS` (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
+    """Train one of `MINI_MODELS`, or continue from its checkpoint in `folder`. Return the path of the checkpoint."""
     if name not in MINI_MODELS:
         raise ConfigError(
             f"unknown model {name!r}; allowed are {', '.join(MINI_MODELS)}{did_you_mean(name, MINI_MODELS)}"

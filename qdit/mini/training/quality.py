@@ -1,6 +1,6 @@
 """Quality of a mini DiT: likeness to digits, label accuracy, DDPM against DDIM, and memorisation.
 
-Measured once per shipped weights and kept as JSON with machine, commit and command; the tests repeat it.
+It is measured once for the shipped weights, and stored as JSON with machine, commit and command. The tests repeat it.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ ENLARGED = 3
 
 @dataclass(frozen=True)
 class Subject:
-    """What a mini DiT is measured with: a data set, an extractor, and the DDIM steps of its guidance scan.
+    """Inputs of the measurement of a mini DiT: a data set, an extractor, and the DDIM steps of its guidance scan.
 
     `figure` is the file name of the picture of the distances to training digits.
     """
@@ -97,8 +97,9 @@ def nearest(images: Tensor, among: Tensor) -> np.ndarray:
 def memorising(name: str, generated: Tensor) -> dict[str, Any]:
     """Distances to the nearest training digit, of samples and of held-out digits.
 
-    The nearest is sought among all images that the model learned from, every variant of a digit. The two means
-    compare samples with equally many training and held-out digits: a model that memorises is nearer to the former.
+    The nearest digit is searched among all images of the training, with every variant of a digit. Two means compare
+    samples with training digits and with equally many held-out digits. A model that memorises is nearer to the training
+    digits.
     """
     data = subject_of(name).data
     train, held_out = MINI_MODELS[name].data().images, data_set(data, "held_out").images
@@ -118,7 +119,7 @@ def memorising(name: str, generated: Tensor) -> dict[str, Any]:
 
 
 def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any], Digits]:
-    """All figures of the quality of a mini DiT (several minutes on one core), and its samples of 20 DDIM steps."""
+    """All quality values of a mini DiT (several minutes on one core), and its samples with 20 DDIM steps."""
     subject = subject_of(name)
     digits = extractor(to_uint8(data_set(subject.data, "all").images)).pool
 
@@ -146,9 +147,9 @@ def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any]
 
 
 def measure_files(name: str, weights: Path, extractor: Path, out: Path, *, pictures: Path, command: str) -> None:
-    """Measure a weights file of the model `name`; write the figures as JSON with what they were measured on.
+    """Measure a weights file of the model `name`. Write the values as JSON, with their origin.
 
-    In the folder `pictures`: an SVG of the distances to training digits, a PNG of held-out digits above samples.
+    The folder `pictures` gets an SVG of the distances to training digits, and a PNG of held-out digits above samples.
     """
     subject = subject_of(name)
     model = prepare_inference(load_dit(weights))
@@ -187,7 +188,10 @@ def draw_gallery(held_out: Digits, samples: Digits, path: Path) -> None:
 
 
 def draw_memorising(figures: Mapping[str, Any], path: Path, *, pixels: int) -> None:
-    """Cumulative distribution of the distances to the nearest training digit, as SVG of equal bytes for equal data."""
+    """Draw the cumulative distribution of the distances to the nearest training digit, as SVG.
+
+    Equal data give equal bytes.
+    """
     import matplotlib
 
     matplotlib.use("agg")

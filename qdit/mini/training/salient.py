@@ -21,9 +21,10 @@ from qdit.quant.folding import fold, mix_values
 
 @dataclass(frozen=True)
 class SalientConfig:
-    """Spread: k = exp(|N| σ_a) on a fraction of the activation channels, exp(−|N| σ_w) on a fraction of the weights'.
+    """Spread of the channels: a fraction of the channels of activations and of weights gets a factor k.
 
-    `mixing_spread` is the σ of the log singular values of the matrix that mixes V within each head.
+    k is exp(|N| σ_a) for activations and exp(−|N| σ_w) for weights; N is normal. `mixing_spread` is the σ of the log
+    singular values of the matrix that mixes V within each head.
     """
 
     sigma_activation: float = 1.5

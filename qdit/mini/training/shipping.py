@@ -1,6 +1,6 @@
 """From a training run to the shipped weights: half-precision files in `weights/` and its manifest.
 
-Training writes below `results/`; only this command changes what the repository ships.
+Training writes below `results/`. Only this command changes the weights in the repository.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
 
 
 def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
-    """Write float16 weights; the fixed positions stay what every model computes for itself."""
+    """Write float16 weights. The fixed positions stay in float32, as every model computes them."""
     positions = model.pos_embed.clone()
     model.half()
     model.pos_embed = positions
@@ -41,9 +41,9 @@ def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
 
 
 def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
-    """Write `<name>-natural` and, with a salient form, `<name>-salient.safetensors` to the folder `weights`.
+    """Write `<name>-natural.safetensors` to the folder `weights`, with `salient` also `<name>-salient.safetensors`.
 
-    The salient form is made from the natural one as it is stored. The folder's manifest is written anew.
+    The salient form is made from the stored natural form. The folder's manifest is replaced.
     """
     model, metadata = averaged_model(checkpoint)
     training = {key: metadata[key] for key in ("training", "iteration")}

@@ -1,7 +1,7 @@
 """Training of a small STDiT3 on moving digits by rectified flow: velocity data − noise on straight paths.
 
-Resumable to the bit: every random number of iteration i derives from (seed, i), clips are functions of their index,
-and the checkpoint holds the weights, their moving average and the optimizers' moments.
+A stopped training continues with the same bits. Every random number of iteration i depends on (seed, i), and a clip on
+its index. The checkpoint holds the weights, their moving average and the optimizers' moments.
 """
 
 import math
@@ -68,7 +68,7 @@ MOVING_DIGITS_STDIT3 = STDiT3Config(
 
 
 def initialize(model: STDiT3, generator: torch.Generator) -> None:
-    """STDiT3's initialization: Xavier linears, N(0, 0.02) embedders, silent temporal blocks and output layer."""
+    """STDiT3's initialization: Xavier linears and N(0, 0.02) embedders. Temporal blocks and the output layer give 0."""
     width = model.config.hidden_size
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d):
@@ -169,7 +169,7 @@ class VideoTrainer:
         return loss.item()
 
     def run(self, until: int | None = None) -> None:
-        """Train to `until` (default: the end), saving as it goes."""
+        """Train until iteration `until` (default: the end). Checkpoints are saved during the training."""
         goal = self.config.iterations if until is None else min(until, self.config.iterations)
         progress = tqdm(total=goal, initial=self.state.iteration, unit="it", desc="training", mininterval=5)
         smoothed = math.nan
@@ -191,7 +191,10 @@ MINI_VIDEO_MODELS = {"stdit3-moving-digits": MOVING_DIGITS_STDIT3}
 def train_mini_video(
     name: str, folder: Path, *, config: VideoTrainingConfig | None = None, until: int | None = None, device: str = "cpu"
 ) -> Path:
-    """Train one of `MINI_VIDEO_MODELS` (or go on from its checkpoint in `folder`); returns the checkpoint's path."""
+    """Train one of `MINI_VIDEO_MODELS`, or continue from its checkpoint in `folder`.
+
+    Return the path of the checkpoint.
+    """
     if name not in MINI_VIDEO_MODELS:
         raise ConfigError(
             f"unknown model {name!r}; allowed are {', '.join(MINI_VIDEO_MODELS)}{did_you_mean(name, MINI_VIDEO_MODELS)}"

@@ -27,10 +27,10 @@ HIDDEN = -1
 
 @dataclass(frozen=True)
 class InstrumentTraining:
-    """Hyperparameters; each learning rate falls by a cosine to zero.
+    """Hyperparameters. Each learning rate falls to zero along a cosine.
 
-    There are `variants` glyphs of each digit, and places beside the middle: many more than for the video model. So the
-    instruments judge shapes and do not memorise glyphs.
+    There are `variants` glyphs of each digit, and positions beside the middle: many more than for the video model. So
+    the instruments judge shapes and do not memorise glyphs.
     """
 
     clips: int = 6_000
@@ -93,7 +93,7 @@ def labels_of(clips: Clips) -> Labels:
 
 
 def frame_loss(network: FrameNet, frames: Tensor, labels: Labels, frame: Tensor) -> Tensor:
-    """Cross-entropies of everything FrameNet says about frame number `frame` (N,) of each clip."""
+    """Sum of the cross-entropies of all outputs of FrameNet, for frame number `frame` (N,) of each clip."""
     reading = network(frames)
     clip = torch.arange(len(frame))
     target, known = torch.zeros_like(reading.objectness), torch.ones_like(reading.objectness)
@@ -114,7 +114,7 @@ def frame_loss(network: FrameNet, frames: Tensor, labels: Labels, frame: Tensor)
 
 
 def batches(config: InstrumentTraining, epoch: int, stage: int) -> Iterator[tuple[Tensor, torch.Generator]]:
-    """Rows of each batch of an epoch, and the generator for what else is random about it."""
+    """Rows of each batch of an epoch, and a generator for all other random choices."""
     draw = torch_generator(config.seed, Purpose.TRAINING, stage, epoch)
     for rows in torch.randperm(config.clips, generator=draw).split(config.batch_size):
         yield rows, draw
@@ -154,7 +154,10 @@ def pixels(frames: Tensor) -> Tensor:
 
 
 def roughened(frames: Tensor, draw: torch.Generator, config: InstrumentTraining) -> Tensor:
-    """Pixels (N, …) with noise of a random strength, a third of them with coarse grey levels, a third blurred."""
+    """Pixels (N, …) with noise of a random strength.
+
+    A third of them also get coarse grey levels, a third are blurred.
+    """
     kind = torch.randint(3, (len(frames),), generator=draw)
     frames = frames.clone()
     frames[kind == 1] = posterized(frames[kind == 1], torch.rand(int((kind == 1).sum()), generator=draw))

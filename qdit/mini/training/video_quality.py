@@ -1,6 +1,6 @@
-"""Quality of a mini video model: mini-VBench of its clips beside real clips of held-out digits.
+"""Quality of a mini video model: scores of mini-VBench for its clips, and for real clips of held-out digits.
 
-Measured once per shipped weights and kept as JSON with machine, commit and command.
+It is measured once for the shipped weights, and stored as JSON with machine, commit and command.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> C
 
 
 def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
-    """Scenarios of the world with one digit, steady and in the normal style: what the four bars are measured on."""
+    """Scenarios with one digit, steady and in the normal style. The four scores with a required minimum use them."""
     scenarios: list[Scenario] = []
     index = 0
     while len(scenarios) < count:
@@ -76,7 +76,7 @@ def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
 
 
 def mean_scores(observer: Observer, clips: Tensor, scenarios: Sequence[Scenario]) -> dict[str, float]:
-    """Mean of the four scores with bars over clips."""
+    """Means over clips of the four scores that have a required minimum."""
     seen = observer(clips)
     return {name: mean_score(name, seen, scenarios) for name in BARS}
 
@@ -116,7 +116,10 @@ def measure(
 def measure_video_files(
     weights: Path, instruments: Path, out: Path, *, picture: Path | None, command: str, count: int = CLIPS
 ) -> dict[str, float]:
-    """Measure a weights file or checkpoint; write the figures as JSON, and clips as an animation; returns fractions."""
+    """Measure a weights file or checkpoint. Write the values as JSON and clips as an animation.
+
+    Return the fractions.
+    """
     model, observer = load_video_model(weights), load_observer(instruments)
     figures, clips = measure(model, observer, count=count)
     study = {

@@ -1,9 +1,9 @@
 """The salient form of a video model, as in `qdit.mini.training.salient`, with one modulation for all blocks.
 
 All blocks of an STDiT3 share one modulation linear, so it cannot absorb a factor for a single block. It can absorb one
-factor per channel for all blocks: the shift and scale rows of `t_block` and of the blocks' tables are divided by it,
-and the columns of every block's qkv (or fc1) are multiplied. V is rescaled and mixed block by block. The parameters are
-the frozen ones of the image form; no row of clips was used to choose them.
+factor per channel for all blocks. This factor divides the shift and scale rows of `t_block` and of the blocks' tables.
+It multiplies the columns of every block's qkv (or fc1). V is rescaled and mixed block by block. The parameters are the
+frozen ones of the image form. No row of clips was used to choose them.
 """
 
 from copy import deepcopy

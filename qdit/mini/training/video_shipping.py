@@ -31,10 +31,10 @@ def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
 
 
 def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
-    """Write `<name>-natural` and `<name>-salient.safetensors` (float16) to the folder `weights`, its manifest anew.
+    """Write `<name>-natural` and `<name>-salient.safetensors` (float16) to the folder `weights`.
 
-    The salient form is made from the natural one as it is stored; `salient` are its parameters, by default the image
-    models'.
+    The folder's manifest is replaced. The salient form is made from the stored natural form. `salient` holds its
+    parameters, by default those of the image models.
     """
     model, metadata = averaged_video_model(checkpoint)
     described = {key: metadata[key] for key in ("training", "world", "iteration")}
@@ -48,7 +48,10 @@ def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientCo
 
 
 def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
-    """Write float16 weights, which the model then has too; fixed frequencies stay what every model computes."""
+    """Write float16 weights, and give the model the same values.
+
+    Fixed frequencies stay as every model computes them.
+    """
     angles = model.rope.freqs.clone()
     model.half()
     model.rope.freqs = angles
@@ -56,7 +59,7 @@ def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
 
 
 def load_video_model(path: Path) -> STDiT3:
-    """Shipped weights or a training checkpoint, whichever the file is; CheckpointError on anything else."""
+    """Load shipped weights or a training checkpoint. CheckpointError for any other file."""
     from qdit.models.loading import load_model
 
     _, metadata = load_tensors(path)

@@ -1,6 +1,6 @@
 """State of a video training run: weights, moving average, optimizer moments and iteration.
 
-The matrices of the blocks are trained by Muon (momentum made orthogonal; Jordan et al. 2024), the rest by AdamW.
+Muon (momentum made orthogonal; Jordan et al. 2024) trains the matrices of the blocks, AdamW all other parameters.
 """
 
 from pathlib import Path
@@ -23,9 +23,9 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class TrainingState:
-    """A model in training. It is saved to one file and continues from it with the same bits.
+    """A model in training. It is saved to one file, from which it continues with the same bits.
 
-    `identity` is JSON with everything that a checkpoint must agree with; CheckpointError otherwise.
+    `identity` is JSON with everything that a checkpoint must agree with. A difference raises CheckpointError.
     """
 
     def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
@@ -44,7 +44,10 @@ class TrainingState:
             self.resume()
 
     def update(self, loss: Tensor, learning_rates: tuple[float, float]) -> None:
-        """One step of Muon and AdamW, and of the average, which remembers less at the start; counts the iteration."""
+        """Take one step of Muon and AdamW, update the moving average, and count the iteration.
+
+        At the start the average forgets old weights faster.
+        """
         self.model.zero_grad()
         loss.backward()
         for optimizer, rate in zip(self.optimizers, learning_rates, strict=True):
@@ -56,7 +59,7 @@ class TrainingState:
         self.iteration += 1
 
     def save(self) -> None:
-        """Write everything that is needed to go on, and the model's buffers."""
+        """Write everything that a continued training needs, and the model's buffers."""
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"{AVERAGE}{name}": mean for name, mean in self.average.items()}
         tensors |= {f"{AVERAGE}{name}": b for name, b in self.model.state_dict().items() if name not in self.parameters}
@@ -67,7 +70,7 @@ class TrainingState:
         save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
 
     def resume(self) -> None:
-        """Go on from the checkpoint; another configuration is refused."""
+        """Continue from the checkpoint. Another configuration is refused."""
         tensors, metadata = load_tensors(self.path)
         if not isinstance(metadata, dict) or {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(

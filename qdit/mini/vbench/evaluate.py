@@ -30,7 +30,7 @@ REFERENCE_SEED, NOISE_SEED = 5, 6
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips by name: frames uint8 (N, 3, 8, 16, 16), the prompt and the number of each."""
+    """Clips by name: frames uint8 (N, 3, 8, 16, 16), and the prompt and number of each clip."""
 
     frames: Tensor
     prompts: tuple[str, ...]
@@ -121,8 +121,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sixteen scores: {dimension: [score, [{video_path, video_results}, …]]}, as in VBench's eval_results JSON.
 
-    A dimension without prompts is left out; one in which every clip is skipped (no digit that could have a colour)
-    is 0.
+    A dimension without prompts is left out. If all clips of a dimension are skipped (no digit that could have a
+    colour), its score is 0.
     """
     seen = observer(chosen_clips(clips, prompts, samples))
     embeddings = observer.of_prompts([prompt.scenario for prompt in prompts])
@@ -152,7 +152,7 @@ def means(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES) -> dict[str, Any]:
-    """JSON with scores and totals, and the scores of real clips and of noise between which the totals are scaled."""
+    """JSON with scores and totals. It also has the scores of real clips and of noise, which scale the totals."""
     reference = reference_clips(prompts, samples=samples)
     best = means(evaluate(observer, reference, prompts, samples=samples))
     worst = means(evaluate(observer, noise_clips(reference), prompts, samples=samples))
@@ -174,7 +174,7 @@ def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, sam
 def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
     """mFVD: Fréchet distance of the clip features (96-d) of two sets of clips uint8 (N, 3, 8, 16, 16), N ≥ 2.
 
-    The mini profile's FVD; like it, it is finite for fewer clips than dimensions.
+    It replaces FVD in the mini profile. Like FVD, it is finite if there are fewer clips than features.
     """
     first, second = (moments(clip_features(observer, frames)) for frames in (clips, others))
     return frechet_distance(first, second)

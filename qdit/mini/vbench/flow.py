@@ -64,10 +64,10 @@ def flow_magnitude(clips: Tensor) -> Tensor:
 
 
 def midpoint_error(clips: Tensor) -> Tensor:
-    """(N, ⌊(T − 1)/2⌋) mean absolute error of each odd frame interpolated from its two neighbours.
+    """(N, ⌊(T − 1)/2⌋) mean absolute error of each odd frame, interpolated from its two neighbours.
 
-    A pixel of the middle frame is the mean of the two that lie a displacement before and behind it, of the
-    displacement whose blocks agree best.
+    A pixel of the interpolated frame is the mean of two pixels: one lies a displacement before it, the other the same
+    displacement behind it. The displacement whose blocks agree best is used.
     """
     frames = grey(clips)
     before, after = clips[:, :, :-2:2], clips[:, :, 2::2]

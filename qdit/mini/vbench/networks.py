@@ -114,7 +114,7 @@ class ClipNet(nn.Module):
 
 
 class QualityNet(nn.Module):
-    """One logit per frame: higher for less noise, blur, coarse grey levels and blocks."""
+    """One logit per frame. It is higher if the frame has less noise, blur, coarse grey levels and blocks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ def clips_of_prompts(prompts: Sequence[Prompt], samples: int) -> list[tuple[str,
 
 
 def read_clips(folder: Path, *, clips: int) -> ClipSet:
-    """All clips of a run; DataError unless exactly `clips` whole, unchanged ones are there."""
+    """All clips of a run. DataError unless exactly `clips` complete, unchanged clips exist."""
     chunks = list(stream_clips(folder, clips=clips))
     frames = torch.from_numpy(np.concatenate([chunk.frames for chunk in chunks]))
     prompts, numbers = zip(*(name for chunk in chunks for name in chunk.names), strict=True)
@@ -46,7 +46,10 @@ def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MiniVBench:
-    """Scores clips by the instruments of mini-VBench, networks in a file: sixteen scores, mFVD, FD-FP and MSE-FP."""
+    """Scores clips with the networks of mini-VBench: sixteen scores, mFVD, FD-FP and MSE-FP.
+
+    One file has the networks.
+    """
 
     prompts: Sequence[Prompt]
     clips_per_prompt: int
@@ -82,14 +85,17 @@ class MiniVBench:
 
 
 def paired_distance(features: ClipFeatures, errors: np.ndarray) -> float:
-    """FD-FP: Fréchet distance of a run's clips to full precision's, exactly 0 for its own clips."""
+    """FD-FP: Fréchet distance of a run's clips to those of full precision.
+
+    It is exactly 0 for full precision itself.
+    """
     if features.full is None or not errors.any():
         return 0.0
     return frechet_distance(moments(features.features), moments(features.full))
 
 
 def judged_by(prompts: Sequence[Prompt], observer: Observer) -> dict[str, Any]:
-    """The prompts, and what scores their clips."""
+    """The prompts, and the program that scores their clips."""
     suite = [[prompt.text, list(prompt.dimensions)] for prompt in prompts]
     return {
         "prompts": {"count": len(prompts), "sha256": sha256_json(suite)},

@@ -60,10 +60,10 @@ class Prompt:
 
 
 def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
-    """Change a drawn scenario into the `number`-th prompt of a suite; None if its number of objects is wrong.
+    """Change a drawn scenario into the `number`-th prompt of a suite. None if its number of objects is wrong.
 
-    The values of the tested property take turns, so that six prompts cover it. Properties that would hide the answer
-    are left out: blinking or fading, and a style (unless the suite tests styles).
+    Successive prompts take successive values of the tested property, so that six prompts cover it. Properties that
+    would hide the answer are left out: blinking, fading, and a style (unless the suite tests styles).
     """
     if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
         return None

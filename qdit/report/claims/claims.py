@@ -1,7 +1,7 @@
-"""The papers' claims, as data, and the verdicts of the printed numbers and of runs on them.
+"""The papers' claims as data, and the verdicts on them: from the printed numbers, and from runs.
 
-`results/published/claims.yaml` has one entry for each claim. A checkable one has an expression over one table
-(`qdit.report.claims.language`), which is evaluated on the printed numbers and on those of each run that there is.
+`results/published/claims.yaml` has one entry for each claim. A claim that can be checked has an expression about one
+table (`qdit.report.claims.language`). It is evaluated on the printed numbers and on the numbers of each existing run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
 class Claim:
     """A claim: its literal `words`, their `place` in a document, our reading, and how it is checked.
 
-    On runs of a miniature profile, `miniature` is evaluated instead of `expression`; it uses the paired metrics.
+    On runs of a miniature profile, `miniature` is evaluated instead of `expression`. It uses the paired metrics.
     """
 
     id: str
@@ -76,7 +76,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one source on a claim, the metrics it read, and the comparisons that decide (`evidence`)."""
+    """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons."""
 
     word: str
     why: str = ""
@@ -174,7 +174,10 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The comparisons in display order: if the verdict is open, undecided ones first; then the closest ones."""
+    """The comparisons that decide the verdict, in display order.
+
+    If the verdict is open, undecided comparisons come first. Then the comparisons with the smallest differences follow.
+    """
     shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 

@@ -1,13 +1,15 @@
-"""The language of claims: comparisons of table cells, parsed by Python's `ast` and evaluated here, never executed.
+"""The language of claims: comparisons of table cells. Python's `ast` parses them, this module evaluates them.
 
     fid('q-dit', 'w4a8', s) < min(fid(m, 'w4a8', s) for m in baselines)
 
-Allowed are numbers, texts, names of sets and loop variables, + − * /, comparisons (also chains), and, or, not, the
-functions of `cell_functions` (a cell of the claim's table), abs, round, min, max, all, any, count, and one generator as
-the only argument of the last five. A metric's arguments are the keys of its table's rows, in the order of `KEYS`.
+An expression may contain numbers, texts, names of sets and loop variables; + − * /; comparisons (also chains), and, or,
+not; the functions of `cell_functions` (a cell of the claim's table); abs, round, min, max, all, any and count. The last
+five may have one generator as their only argument. The arguments of a metric are the keys of a row of its table, in the
+order of `KEYS`.
 
-It is a language and no Python predicates: a verdict needs three truth values, the interval of every difference and the
-text of every comparison, which `and`, `not`, chains and `all` of executed Python cannot give; and data cannot run code.
+The language is our own. A verdict needs three truth values, the interval of every difference and the text of every
+comparison. Executed Python gives none of these for `and`, `not`, chains and `all`. And data must not be able to run
+code.
 """
 
 import ast
@@ -57,7 +59,7 @@ TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": so
 
 
 def cell_functions() -> dict[str, str]:
-    """Function that reads a cell → printed title of the metric; it has every metric and VBench's dimensions."""
+    """Function that reads a cell → printed title of the metric: all metrics, and the dimensions of VBench."""
     return {name: metric.title for name, metric in claim_functions().items()} | {SCORE: "VBench"}
 
 
@@ -67,14 +69,17 @@ def functions() -> tuple[str, ...]:
 
 
 class Source(Protocol):
-    """A source of cells: the printed tables or those of a run."""
+    """A source of cells: the printed tables, or the tables of a run."""
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
 
 
 @dataclass
 class Evaluation:
-    """Evaluates parsed expressions on one source; `read` collects the titles of the metrics read."""
+    """Evaluates parsed expressions on one source.
+
+    `read` collects the titles of all metrics in the evaluated expressions.
+    """
 
     source: Source
     table: str
@@ -124,7 +129,7 @@ class Evaluation:
         return combine(NUMBERS[name], *(self.value(argument, inner) for argument, inner in self.each(node, bound)))
 
     def each(self, node: ast.Call, bound: Bound) -> Iterator[tuple[ast.expr, Bound]]:
-        """Arguments of a call; a generator gives its element once for each binding of its variables."""
+        """Values of the arguments of a call. A generator gives one value for each binding of its variables."""
         if not isinstance(node.args[0], ast.GeneratorExp):
             yield from ((argument, bound) for argument in node.args)
             return
@@ -169,7 +174,10 @@ class _Filled(ast.NodeTransformer):
 
 
 def parse(text: str, *, table: str, sets: Mapping[str, Sequence[Key]]) -> ast.expr:
-    """The checked syntax tree of an expression that is true or false; ConfigError for anything it may not hold."""
+    """The checked syntax tree of an expression that is true or false.
+
+    ConfigError for everything that is not allowed.
+    """
     try:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -43,7 +43,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """All claims, and for each source of numbers the verdicts by claim id."""
+    """All claims, and the verdicts by claim id for each source of numbers."""
 
     claims: Claims
     verdicts: Mapping[str, Mapping[str, Verdict]]
@@ -54,9 +54,10 @@ class Report:
 
 
 def load_report(profile: Mapping[str, Any], results: Path) -> Report:
-    """Evaluate all claims: on the printed numbers, on a profile's results, and on those of the paper's profile.
+    """Evaluate all claims: on the printed numbers, on a profile's results, and on the results of the profile `paper`.
 
-    The paper's profile is read from the folder `paper` beside `results`, if that has a profile.json.
+    The results of the profile `paper` are in the folder `paper` beside `results`. They are used if the folder has a
+    profile.json.
     """
     published = published_folder(results)
     beside = published / FILE
@@ -78,7 +79,7 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
 
 
 def counts(report: Report, source: str) -> dict[str, int]:
-    """Number of claims with each verdict on a source of numbers, in the order of the page; none is 0."""
+    """Number of claims with each verdict on a source of numbers, in the order of the page. A number can be 0."""
     words = Counter(verdict.word for verdict in report.verdicts[source].values())
     return {word: words[word] for word in ORDER if words[word]}
 
@@ -133,7 +134,7 @@ def text_of(report: Report, *, width: int = 110) -> str:
 
 
 def evidence_text(piece: Evidence) -> str:
-    """A comparison with its interval; “: no” marks a comparison that is false."""
+    """A comparison with its interval. “: no” marks a comparison that is false."""
     text = piece.text + (": no" if piece.outcome is False else "")
     if piece.interval is None:
         return text

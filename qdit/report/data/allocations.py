@@ -20,7 +20,7 @@ ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2"
 
 @dataclass(frozen=True)
 class Remeasured:
-    """A genome's fitness on the noise of its search and on fresh noise; `reference` marks the uniform one."""
+    """Fitness of a genome on the noise of its search and on fresh noise. `reference` marks the uniform genome."""
 
     fitness: float
     fresh: float
@@ -105,7 +105,7 @@ def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
 
 
 def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
-    """Role → group size in each block, in the order of the data; None for a block without that layer."""
+    """Role → group size in each block, in the order of the data. None if a block does not have the layer."""
     sizes = {layer_place(name): size for name, size in groups.items()}
     blocks = max(block for block, _ in sizes) + 1
     known = list(ROLES)

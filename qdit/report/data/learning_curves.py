@@ -1,6 +1,7 @@
 """Losses of learned rounding, read from a checkpoint's log, and their figure as inline SVG.
 
-SVG is written here for the reason that `qdit.report.render.figure` gives; each line also has a tooltip."""
+`qdit.report.render.figure` says why this module writes SVG itself. Each line also has a tooltip.
+"""
 
 import json
 import math
@@ -58,7 +59,7 @@ def read_reconstruction(folder: Path) -> Reconstruction | None:
 
 
 def read_silent_layers(folder: Path) -> tuple[str, ...]:
-    """Layers whose calibration inputs are all zero: GPTQ rounded them to nearest, as the run's log says."""
+    """Layers whose calibration inputs are all zero, from the run's log. GPTQ rounded them to nearest."""
     try:
         log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]
         return tuple(map(str, log.get("rounded_to_nearest", ())))
@@ -146,7 +147,7 @@ def _decade(exponent: int) -> str:
 
 
 def spread(wanted: list[float], low: float, high: float) -> list[float]:
-    """Heights near the wanted ones, at least one line apart, inside low … high if they fit."""
+    """Heights close to the given ones, at least one line apart, and if possible between low and high."""
     order = sorted(range(len(wanted)), key=lambda number: wanted[number])
     placed = [0.0] * len(wanted)
     ceiling = low

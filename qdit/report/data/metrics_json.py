@@ -1,4 +1,4 @@
-"""Read a run's metrics.json as a flat row; a run without metrics gives a row that says why."""
+"""Reads a run's metrics.json as a flat row. A run without metrics gives a row with the reason."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ Row = dict[str, Any]
 def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) -> Row:
     """Row of a run: identity, metrics, sizes and provenance.
 
-    `state` is a Status, `status` the text that tables show: "ok", or "missing: <why>", "failed: <why>" and so on; then
-    the metrics are None. With `profile` a run that was made otherwise than its setting says is refused. Extra columns
-    are strings, so that a row can be written as CSV as it is.
+    `state` is a Status. `status` is the text in tables: "ok", or "missing: <why>", "failed: <why>" and so on. Without
+    "ok", the metrics are None. With `profile`, a run is refused if it differs from its setting in the profile. Further
+    columns are texts, so that a row can be written to CSV unchanged.
     """
     row: Row = {name: getattr(key, name) for name in IDENTITY}
     path = key.folder(results) / FILE
@@ -40,16 +40,16 @@ def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) 
 
 
 def with_status(status: Status, why: str = "") -> Row:
-    """The cells `state` and `status`; an error text that begins with the status word is not prefixed again."""
+    """Add the cells `state` and `status`. An error text that begins with the status word gets no second one."""
     if not why:
         return {"state": status, "status": status.value if status in (Status.OK, Status.NOT_RUN) else f"{status}: "}
     return {"state": status, "status": why if why.startswith(status) else f"{status}: {why}"}
 
 
 def read_folder(folder: Path) -> Row:
-    """Row of a run from its folder: like `read_run`, but the identity comes from metrics.json.
+    """Row of a run from its folder, as from `read_run`. The identity comes from metrics.json.
 
-    Raises DataError where there is no metrics.json or it does not say which run it is of.
+    Raises DataError if there is no metrics.json, or if it does not name its run.
     """
     path = folder / FILE
     try:
@@ -66,9 +66,9 @@ def read_folder(folder: Path) -> Row:
 
 
 def replicates_of(record: MetricsRecord, folder: Path) -> Replicates | None:
-    """The resampled values beside a record; DataError unless its intervals are theirs.
+    """The resampled values beside a record. DataError unless the record has the same intervals.
 
-    The file has one name in every folder, so that of another run can lie there.
+    The file has the same name in every folder, so a wrong file can lie there.
     """
     replicates = read_replicates(folder)
     if replicates is None:

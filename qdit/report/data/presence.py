@@ -9,7 +9,10 @@ RESULT_PATTERNS = ("runs/*/*/*/*/metrics.json", "search/**/*.json", "analysis/**
 
 
 def require_results(results: Path) -> None:
-    """Raise DataError if the folder holds no result; if some are missing, the rows of the pages say which."""
+    """Raise DataError if the folder holds no result at all.
+
+    If only some are missing, the rows of the pages say which.
+    """
     if not results.is_dir():
         raise DataError(f"{results}: no such folder of results; {advice()}")
     if not any(next(results.glob(pattern), None) for pattern in RESULT_PATTERNS):

@@ -24,17 +24,17 @@ REPOSITORY_COPY = ROOT / "results" / "published"
 
 @cache
 def method_names() -> Mapping[str, str]:
-    """Method → the name that papers print, as its class says; other labels (`rtn-g16-static`) have no printed row."""
+    """Method → printed name in papers, from its class. Labels such as `rtn-g16-static` have no printed row."""
     return {name: facts.printed for name, facts in method_sources().items() if facts.printed != name}
 
 
 def printed_name(label: str) -> str:
-    """The printed name of a method; a label that names no method is returned unchanged."""
+    """The printed name of a method. A label that names no method stays unchanged."""
     return method_names().get(label, label)
 
 
 def readable_name(label: str, entry: Mapping[str, Any]) -> str:
-    """What a reader calls a row: the printed name, the profile's words, or the method with its options in words."""
+    """Name of a row for readers: the printed name, the profile's words, or the method and its options in words."""
     if label in method_names():
         return method_names()[label]
     if entry.get("about"):

@@ -32,7 +32,7 @@ GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 def csv_columns() -> tuple[str, ...]:
     """Columns of every table's CSV, in order.
 
-    `change_*` is against full precision, `difference_*` is ours − published.
+    `change_*` is the difference to full precision. `difference_*` is ours − published.
     """
     measured = metrics.metric_names(lambda metric: metrics.of_images(metric) or metric.of == "checkpoint")
     front = [name for name in measured if metrics.METRICS[name].in_front]
@@ -68,9 +68,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one setting, form and scope; the full-precision row comes first.
+    """Rows of one setting, form and scope. The full-precision row comes first.
 
-    `one_print`: the printed numbers beside the rows are of one table, so that they have an order.
+    `one_print` is true if all printed numbers beside the rows come from one table. Then they have an order.
     """
 
     title: str
@@ -81,11 +81,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be rendered.
+    """A table that is ready to be rendered.
 
-    `paper_protocol` is empty where nothing printed stands beside ours; `metrics` are the columns of a rendered page,
-    `extra` those that the CSV has beyond `csv_columns`; `summary` stands at the top, `remarks` among the notes. Too
-    many columns for one width are `parts`: (title, metrics) of tables that stand one below the other.
+    `paper_protocol` is empty if no printed number stands beside ours. `metrics` are the columns of a rendered page.
+    `extra` are columns that the CSV has besides `csv_columns`. `summary` stands at the top, `remarks` are part of the
+    notes. If the columns are too many for one width, `parts` divides them: pairs (title, metrics) of tables that stand
+    one below the other.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Table:
 
     @property
     def portions(self) -> list[tuple[str, "Table"]]:
-        """Pairs (title, table with these columns) of the parts; without parts the table itself."""
+        """Pairs of a title and a table with the columns of one part. Without parts the table itself."""
         if not self.parts:
             return [("", self)]
         return [(title, replace(self, metrics=names, parts=())) for title, names in self.parts]
@@ -123,14 +124,14 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """Data frame with one line per row and the columns `csv_columns` and `extra`; an unknown cell is None."""
+        """Data frame with one line per row, and the columns `csv_columns` and `extra`. An unknown cell is None."""
         names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
 
 
 def only_measured(table: Table) -> Table:
-    """The table without the rows that have no result yet; `waiting` counts them. Failed rows stay with their reason."""
+    """The table without rows that have no result yet. `waiting` counts them. Failed rows stay, with their reason."""
     blocks = []
     for block in table.blocks:
         rows = tuple(row for row in block.rows if row["state"] not in (Status.MISSING, Status.NOT_RUN))
@@ -164,9 +165,9 @@ def _method(profile: Mapping[str, Any], label: str) -> str:
 def make_row(
     profile: Mapping[str, Any], results: Path, key: Run, *, fitted: bool, published: PublishedRow | None
 ) -> Row:
-    """A run's row with the published one beside it.
+    """Row of a run, with the published row beside it.
 
-    Method and options come from the run where there is one, from the profile where it is missing.
+    Method and options come from the run, or from the profile if the run is missing.
     """
     entry = profile["methods"][key.label]
     row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
@@ -190,7 +191,7 @@ def make_row(
 
 
 def published_cells(published: PublishedRow | None) -> Row:
-    """The `published_*` columns of a printed row; a number that is not printed is None."""
+    """The `published_*` columns of a printed row. A number that is not printed is None."""
     if published is None:
         return {}
     cells: Row = {f"published_{name}": published.get(name) for name in metrics.compared()}
@@ -198,19 +199,19 @@ def published_cells(published: PublishedRow | None) -> Row:
 
 
 def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int | None:
-    """The group size of the paper's model that corresponds to a group size of ours."""
+    """Group size of the paper's model that corresponds to our group size."""
     if group_size is None:
         return None
     return GROUPS_IN_THE_PAPER.get(group_size) if is_miniature(profile) else group_size
 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
-    """Whether the profile is a miniature: the published numbers then belong to other models and data."""
+    """Whether the profile is a miniature. Then the published numbers belong to other models and data."""
     return bool(profile.get("miniature"))
 
 
 def with_differences(rows: list[Row]) -> tuple[Row, ...]:
-    """Add ours − published, and both changes against the block's full-precision row (the one of 16/16 bits)."""
+    """Add ours − published, and both differences to the full-precision row of the block (16/16 bits)."""
     full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == FULL_PRECISION_BITS), {})
     for row in rows:
         for name in metrics.compared():
@@ -229,19 +230,19 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
-    """Labels of fitted cells: they were used to choose the parameters of the form. None for the natural form."""
+    """Labels of fitted cells. They were used to choose the parameters of the form. None for the natural form."""
     of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
     return {*of_table, *block.get("fitted", ())}
 
 
 def group_text(row: Row) -> str:
-    """Group size as text, with the paper's corresponding size: `g 16 (paper's 128)`."""
+    """Group size as text, with the corresponding size of the paper: `g 16 (paper's 128)`."""
     ours, paper = row["group_size"], row["paper_group_size"]
     return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
 
 
 def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
-    """`20 DDIM steps, guidance (cfg) 1.5`, and the model where the profile has several."""
+    """Setting in words: `20 DDIM steps, guidance (cfg) 1.5`. The model is added if the profile has several."""
     setting = profile["settings"][block["setting"]]
     words = describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
     return words if len(profile["models"]) == 1 else f"{setting['model']}: {words}"
@@ -260,7 +261,7 @@ def is_measured(row: Row) -> bool:
 
 
 def is_missing(row: Row) -> bool:
-    """Whether the row has no result although it should: its run is missing, failed or unsupported."""
+    """Whether the row should have a result but has none: its run is missing, failed or unsupported."""
     return row["state"] not in (Status.OK, Status.NOT_RUN)
 
 

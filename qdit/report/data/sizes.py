@@ -1,6 +1,6 @@
-"""Sizes of DiT-XL/2, computed from its shapes to stand beside the printed sizes; no run is needed.
+"""Sizes of DiT-XL/2, computed from its shapes. They stand beside the printed sizes and need no run.
 
-A row of a small model is counted as the paper's model that it stands for: same bits, same number of groups per row.
+A row of a small model gets the size of the paper's model with the same bits and the same number of groups per row.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
 
 
 def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
-    """The `shape_*` columns of a row; `entry` is the profile's of its method.
+    """The `shape_*` columns of a row. `entry` is the entry of its method in the profile.
 
-    `shape_size_mb` is the papers' accounting, empty where the group sizes are those of a search. `shape_actual_mb` is
-    what our checkpoint of float32 weights holds: packed codes, 4 bytes per group or channel, the rest in float32.
+    `shape_size_mb` uses the papers' formula. It is empty if a search chose the group sizes. `shape_actual_mb` is the
+    size of our checkpoint of float32 weights: packed codes, 4 bytes per group or channel, everything else in float32.
     """
     searched = "search" in entry or "allocation" in entry
     grouped = {"weight_bits": row["weight_bits"], "group_sizes": row.get("paper_group_size")}

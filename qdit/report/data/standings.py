@@ -1,8 +1,8 @@
-"""Who is ahead: the quantized rows of a block at equal bits, in our order and in the paper's.
+"""Rankings: the quantized rows of a block at equal bits, in our order and in the paper's order.
 
-Ours is the order of the ranking metric (FD-FP), the paper's that of its printed FID. All rows of a block share their
-noise, so two rows are apart if the 95 % interval of their paired difference excludes 0; without intervals the numbers
-alone decide.
+Our order is that of the ranking metric (FD-FP). The paper's order is that of its printed FID. All rows of a block have
+the same noise. Two rows differ by more than chance if the 95 % interval of their paired difference excludes 0. Without
+intervals the numbers alone decide.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,10 @@ BEST, FIRST, TIED, WORSE = "best", "lowest, not certainly", "cannot be told from
 
 @dataclass(frozen=True)
 class Agreement:
-    """The paper's order on our numbers, pair by pair: the same, reversed, or not to be told; and Spearman's ρ."""
+    """The paper's order compared with our numbers, and Spearman's ρ.
+
+    A pair of rows has the same order here, the reversed order, or its order cannot be told.
+    """
 
     methods: int
     same: int
@@ -33,15 +36,15 @@ class Agreement:
 
     @property
     def pairs(self) -> int:
-        """All pairs that the paper orders."""
+        """Number of all pairs that the paper orders."""
         return self.same + len(self.turned) + len(self.open)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A row's place: `rank` and `paper_rank` count the rows that have both numbers, so that they can be compared.
+    """Rank of a row. `rank` and `paper_rank` count only rows that have both numbers, so the two can be compared.
 
-    Where the paper prints nothing beside the rows, `rank` counts all of them.
+    If the paper prints no number beside any row, `rank` counts all rows.
     """
 
     verdict: str
@@ -50,13 +53,16 @@ class Standing:
 
     @property
     def moved(self) -> int | None:
-        """Our rank minus the paper's; negative is better here."""
+        """Our rank minus the paper's rank. A negative number means that the row is better here."""
         return None if self.rank is None or self.paper_rank is None else self.rank - self.paper_rank
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The measured quantized rows of a block at equal bits, from the least damage to the most; at least one."""
+    """The measured quantized rows of a block at equal bits, from the least damage to the most.
+
+    There is at least one.
+    """
 
     block: Block
     bits: str
@@ -69,22 +75,22 @@ class Contest:
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """Rows that cannot be told from the first."""
+        """Rows whose difference to the first can be chance."""
         return tuple(row for row in self.rows[1:] if not apart(row, self.first))
 
     @property
     def has_intervals(self) -> bool:
-        """Whether paired differences have intervals."""
+        """Whether the paired differences have intervals."""
         gaps = (difference(row, self.first, ranking_metric().name) for row in self.rows[1:])
         return all(gap is not None and gap.interval is not None for gap in gaps)
 
     @property
     def printed(self) -> tuple[Row, ...]:
-        """Rows beside which one paper prints an FID, in our order."""
+        """Rows that have a printed FID of the same paper, in our order."""
         return tuple(row for row in self.rows if self.block.one_print and row.get(PRINTED) is not None)
 
     def standing(self, row: Row) -> Standing:
-        """The place of one of the rows."""
+        """Rank of one of the rows."""
         verdict = WORSE if apart(row, self.first) else TIED
         if row is self.first:
             verdict = FIRST if self.tied else BEST
@@ -95,7 +101,7 @@ class Contest:
         return Standing(verdict, _place(self.printed, row, ranking_metric().name), _place(self.printed, row, PRINTED))
 
     def agreement(self) -> Agreement | None:
-        """How far the paper's order holds; None if it orders fewer than two of the rows."""
+        """Agreement of the paper's order with ours. None if the paper orders fewer than two of the rows."""
         same, turned, unclear = 0, [], []
         for better, worse in combinations(self.printed, 2):
             if better[PRINTED] == worse[PRINTED]:
@@ -121,7 +127,7 @@ class Contest:
 
 
 def contests(block: Block) -> list[Contest]:
-    """A contest for each bits of a block at which a row is measured, in the block's order."""
+    """A contest for each bit width of a block with a measured row, in the block's order."""
     return list(_contests(block))
 
 
@@ -137,7 +143,7 @@ def _contests(block: Block) -> Iterator[Contest]:
 
 
 def standings(block: Block) -> list[Standing | None]:
-    """The standing of each row of a block; None for full precision and for rows without a number."""
+    """Standing of each row of a block. None for full precision and for rows without a number."""
     places: dict[int, Standing] = {}
     for contest in contests(block):
         places |= {id(row): contest.standing(row) for row in contest.rows}
@@ -145,7 +151,10 @@ def standings(block: Block) -> list[Standing | None]:
 
 
 def apart(a: Row, b: Row) -> bool:
-    """Whether two rows differ in the ranking metric by more than chance; without an interval, whether they differ."""
+    """Whether two rows differ in the ranking metric by more than chance.
+
+    Without an interval: whether they differ at all.
+    """
     gap = difference(a, b, ranking_metric().name)
     if gap is None:
         return False
@@ -153,12 +162,12 @@ def apart(a: Row, b: Row) -> bool:
 
 
 def bits_of(row: Row) -> str:
-    """`W4A8`."""
+    """Bits as text: `W4A8`."""
     return f"W{row['weight_bits']}A{row['activation_bits']}"
 
 
 def short_name(row: Row) -> str:
-    """The row's short name without its bits."""
+    """Short name of the row, without its bits."""
     return str(row["short"]).removeprefix(f"{bits_of(row)} ")
 
 

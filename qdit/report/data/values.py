@@ -1,6 +1,7 @@
 """Values of the claims language: numbers (with or without bootstrap samples), unknown numbers, and truth values.
 
-A truth has three values, because a cell may be blank and an interval may include zero; `None` is "cannot be told".
+There are three truth values, because a cell can be blank and an interval can include zero. `None` means "cannot be
+told".
 """
 
 import operator
@@ -44,7 +45,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Count:
-    """The number of true statements in a list: at least `low`, at most `high`, since some cannot be told."""
+    """Number of true statements in a list: at least `low`, at most `high`, because some truths are unknown."""
 
     low: int
     high: int
@@ -112,9 +113,9 @@ def _number(value: Value) -> Quantity | Unknown:
 
 
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
-    """`left symbol right`: by the interval of the difference where there is one, else by the numbers themselves.
+    """Truth of `left symbol right`: by the interval of the difference, or without an interval by the numbers.
 
-    Numbers of a run are equal to something if the interval of their difference includes zero.
+    A number of a run is equal to another number if the interval of their difference includes zero.
     """
     if isinstance(left, Count) or isinstance(right, Count):
         return _compare_counts(symbol, left, right, text)

@@ -39,7 +39,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
     """Fig. 2: |w| and |x| of the layer of each role whose input channels differ most."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    _, chosen, timesteps, _ = require(arrays, *SHARED)
+    _, block_of_role, timesteps, _ = require(arrays, *SHARED)
     roles = roles_of(arrays)
     maps = [require(arrays, f"weight_map_{role}", f"input_map_{role}") for role in roles]
 
@@ -49,7 +49,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
             width, outputs = len(arrays[f"weight_salience_{role}"]), len(arrays[f"weight_output_salience_{role}"])
             for row, (word, height) in enumerate((("|w|", outputs), ("|x|", len(maps[column][1])))):
                 axes, values = panels[row][column], maps[column][row]
-                title = f"{NAMES[role]}, block {chosen[column]}\n{word}" if row == 0 else word
+                title = f"{NAMES[role]}, block {block_of_role[column]}\n{word}" if row == 0 else word
                 bar_above(drawing, axes, heat(axes, values, (width, height)), float(values.max()), title)
             panels[1][column].set_xlabel("input channel")
         panels[0][0].set_ylabel("output channel")
@@ -82,7 +82,7 @@ def unevenness(arrays: Arrays, roles: list[str]) -> str:
 
 
 def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, title: str) -> None:
-    """The colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
+    """Draw the colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
     bar = drawing.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=14, pad=0.02)
     bar.set_ticks([0, highest], labels=["0", plain(float(f"{highest:.2g}"))])
     bar.outline.set_visible(False)
@@ -91,7 +91,7 @@ def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, titl
 
 
 def across(salience: np.ndarray) -> float:
-    """Largest maximum of a channel divided by the median one."""
+    """Ratio of the largest maximum of a channel to the median one."""
     return float(salience.max() / max(float(np.median(salience)), np.finfo(np.float32).tiny))
 
 
@@ -116,7 +116,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     """Fig. 3: box plots of the inputs of one layer of each role at each timestep."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    _, chosen, times, _ = require(arrays, *SHARED)
+    _, block_of_role, times, _ = require(arrays, *SHARED)
     values, fractions = require(arrays, "quantiles", "fractions")
     roles = roles_of(arrays)
     shown = even(len(times))
@@ -124,8 +124,8 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     def draw(drawing: "Drawing") -> None:
         for number, role in enumerate(roles):
             axes = drawing.add_subplot(2, 2, number + 1)
-            boxes(axes, values[number, chosen[number]][shown], fractions)
-            axes.set_title(f"{INPUT_OF[role]}, block {chosen[number]}")
+            boxes(axes, values[number, block_of_role[number]][shown], fractions)
+            axes.set_title(f"{INPUT_OF[role]}, block {block_of_role[number]}")
             time_axis(axes, [int(times[step]) for step in shown], label=number >= 2)
             if number % 2 == 0:
                 axes.set_ylabel("value of x")
@@ -133,7 +133,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     caption = (
         f"Inputs of four layers over the trajectory, all values of {samples_of(arrays)} images: the box holds the"
         " middle half, the whiskers 98 %, crosses are the extremes. From the timestep with the narrowest range to that"
-        f" with the widest, max |x| grows by a factor of {join(growth(values, chosen))}"
+        f" with the widest, max |x| grows by a factor of {join(growth(values, block_of_role))}"
         f" ({', '.join(NAMES[role] for role in roles)})."
     )
     return Sketch(
@@ -146,14 +146,14 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
     )
 
 
-def growth(values: np.ndarray, chosen: np.ndarray) -> list[float]:
-    """Ratio of the largest to the smallest max |x| over the timesteps, for the chosen layer of each role."""
-    largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(chosen)]
+def growth(values: np.ndarray, block_of_role: np.ndarray) -> list[float]:
+    """Ratio of the largest to the smallest max |x| over the timesteps, for the selected layer of each role."""
+    largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(block_of_role)]
     return [float(maxima.max() / max(float(maxima.min()), np.finfo(np.float32).tiny)) for maxima in largest]
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Indices of at most `most` evenly spaced steps out of `count`; first and last are included."""
+    """Indices of at most `most` evenly spaced steps out of `count`. The first and the last are included."""
     if count <= most:
         return list(range(count))
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
@@ -229,7 +229,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Q-DiT's second observation: the change of activations over time differs between images."""
+    """Draw Q-DiT's second observation: the change of activations over time differs between images."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")

@@ -32,7 +32,7 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
 
 
 def sketch(source: Source, figure: Planned) -> Sketch:
-    """Draw a figure; if its data are missing, a picture that says so."""
+    """The sketch of a figure. If its data are missing, a sketch that names them."""
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:

@@ -23,7 +23,7 @@ PARTS = {"q and k": "q and k", "attention": "attention", "fc1": "fc1", "MLP": "M
 
 @dataclass(frozen=True)
 class Panel:
-    """The comparison at one bit width, its arrays, and its methods that have values, in order."""
+    """One panel: the comparison at one bit width, its arrays, and the methods that have values, in order."""
 
     comparison: Comparison
     arrays: Arrays
@@ -41,7 +41,7 @@ class Panel:
 
 
 def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
-    """Panels, and text about the missing ones; raises `Missing` if there is no panel."""
+    """Panels, and a text about missing ones. Raises `Missing` if there is no panel."""
     assert figure.subject is not None
     panels: list[Panel] = []
     absent: list[str] = []
@@ -66,7 +66,7 @@ def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
-    """Error of the predicted noise at full precision's x_t, and the distance of the trajectories, by timestep."""
+    """Draw two errors by timestep: of the predicted noise at full precision's x_t, and of the trajectory."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
     assert figure.subject is not None
@@ -102,7 +102,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def layers(source: Source, figure: Planned) -> Sketch:
-    """Relative output error of the branches of each block; every branch gets the input of full precision."""
+    """Draw the relative output error of each branch of a block. Every branch gets its full-precision input."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
     assert figure.subject is not None
@@ -140,7 +140,7 @@ def layers(source: Source, figure: Planned) -> Sketch:
 
 
 def lines(axes: "Axes", curves: Mapping[str, np.ndarray], shared: Mapping[str, Look]) -> None:
-    """A line for each method, with some of its markers."""
+    """Draw a line for each method, with some of its markers."""
     for label, curve in curves.items():
         look = shared[label]
         axes.plot(curve, **look.style, markevery=max(len(curve) // 10, 1), linewidth=2 if look.emphasized else 1.3)
@@ -148,12 +148,12 @@ def lines(axes: "Axes", curves: Mapping[str, np.ndarray], shared: Mapping[str, L
 
 
 def looks_of(panels: list[Panel]) -> dict[str, Look]:
-    """Looks of all methods of the panels."""
+    """Look of each method in the panels."""
     return looks(list(dict.fromkeys(label for panel in panels for label in panel.methods)))
 
 
 def ranking(panels: list[Panel]) -> str:
-    """Sentence with the method of smallest error over the trajectory, at each bit width."""
+    """Sentence with the method that has the smallest error over the trajectory, at each bit width."""
     words = []
     for panel in panels:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
@@ -166,7 +166,7 @@ def ranking(panels: list[Panel]) -> str:
 
 
 def worst(panels: list[Panel], branches: list[str]) -> str:
-    """Sentence with the branch and block where the median method has its largest error, at each bit width."""
+    """Sentence with the branch and block in which the median method has its largest error, at each bit width."""
     words = []
     for panel in panels:
         median = np.median([panel.of("layer_error", label) for label in panel.methods], axis=0)
@@ -179,5 +179,5 @@ def worst(panels: list[Panel], branches: list[str]) -> str:
 
 
 def noted(absent: list[str]) -> str:
-    """End of a caption with the missing data."""
+    """Last part of a caption, about missing data."""
     return f" Missing: {'; '.join(absent)}." if absent else ""

@@ -1,4 +1,4 @@
-"""Q-DiT's Table 1 as curves: quality against a uniform group size, with the non-monotone steps marked."""
+"""Q-DiT's Table 1 as curves: quality against one group size for all layers. Steps that are not monotone are marked."""
 
 import textwrap
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rise:
-    """A step to a smaller group size that makes the value worse: index of the smaller size, size of the rise, chance or
-    not.
+    """A step to a smaller group size that makes the value worse.
+
+    It has the index of the smaller size, the size of the rise, and whether the rise can be chance.
     """
 
     index: int
@@ -30,7 +31,7 @@ class Rise:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its name, and at each group size (largest first) the value and its 95 % interval."""
+    """One line: its name, and for each group size (largest first) the value and its 95 % interval."""
 
     name: str
     metric: str
@@ -42,7 +43,7 @@ class Curve:
 
 
 def group_sizes(source: Source, figure: Planned) -> Sketch:
-    """The curves of a table of kind `table1`: as printed, and ours by FID and FD-FP."""
+    """Draw the curves of a table of kind `table1`: the printed values, and our FID and FD-FP."""
     assert figure.table is not None
     blocks = source.table(figure.table).blocks
     settings = [subject_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
@@ -96,18 +97,18 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
 
 
 def quantized(block: Block) -> list[Row]:
-    """Rows with a group size, the largest first."""
+    """Rows with a group size, the largest size first."""
     return sorted((row for row in block.rows if row["group_size"] is not None), key=lambda row: -row["group_size"])
 
 
 def label_of(row: Row) -> str:
-    """A group size, and below it the corresponding one of the paper."""
+    """Text of a group size, and below it the corresponding size of the paper."""
     paper = row["paper_group_size"]
     return str(row["group_size"]) if paper in (None, row["group_size"]) else f"{row['group_size']}\n({paper})"
 
 
 def printed_curve(block: Block) -> Curve:
-    """What the paper prints beside a block."""
+    """Curve of the paper's printed values beside a block."""
     rows = [row for row in quantized(block) if row.get("published_fid") is not None]
     values = tuple(float(row["published_fid"]) for row in rows)
     rises = tuple(Rise(n, values[n] - values[n - 1], None) for n in range(1, len(values)) if values[n] > values[n - 1])
@@ -117,7 +118,7 @@ def printed_curve(block: Block) -> Curve:
 
 
 def our_curve(block: Block, name: str, metric: str) -> Curve:
-    """Our values of a metric; a run without a value leaves a gap, and steps across a gap are not judged."""
+    """Curve of our values of a metric. A run without a value leaves a gap. No step across a gap is marked."""
     rows = quantized(block)
     values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
     limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)
@@ -149,7 +150,7 @@ def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
 
 
 def named(curve: Curve) -> str:
-    """Name of the curve, in lines that fit beside its key."""
+    """Name of the curve, broken into lines that fit beside its key."""
     return textwrap.fill(curve.name, 24)
 
 

@@ -1,7 +1,7 @@
-"""The figures of a profile: the workflow declares them, `build` draws them; each names the data that it shows.
+"""The list of a profile's figures. The workflow reads it, `build` draws it. Each figure names its data.
 
-Each model and form is analysed at one setting: the first in the tables of kind `table2`, where all methods of Q-DiT's
-comparison run.
+Each model and form is analysed at one setting. It is the first one in the tables of kind `table2`, because all methods
+of Q-DiT's comparison run there.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ OF_SEARCH = {"table6": ("Allocations found", "Fitness on fresh noise"), "transfe
 
 @dataclass(frozen=True)
 class Subject:
-    """What figures analyse: a model in one form, at one setting."""
+    """A model in one form, at one setting, that figures analyse."""
 
     model: str
     form: str
@@ -50,18 +50,18 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The subject in the names of its figures."""
+        """Name of the subject in file names of figures."""
         return f"{self.model}-{self.form}"
 
     @property
     def activations(self) -> str:
-        """File of the analysis below the results."""
+        """File of the analysis of activations, below the results."""
         return f"analysis/{self.setting}/{self.form}/activations.npz"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The methods (labels of the profile, without full precision) of a subject at one bit width and scope."""
+    """Methods of a subject at one bit width and scope: labels of the profile, without full precision."""
 
     subject: Subject
     bits: str
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def errors(self) -> str:
-        """File of the analysis below the results."""
+        """File of the analysis of errors, below the results."""
         return f"analysis/{self.subject.setting}/{self.subject.form}/errors-{self.bits}-{self.scope}.npz"
 
     def run(self, label: str) -> Run:
@@ -82,9 +82,8 @@ class Comparison:
 class Planned:
     """One figure: the name of its file, the kind that draws it, its group in a report, and its data.
 
-    `subject` is set for figures of one model and form, `table` and `block` for figures of a table.
-
-    `opt_in`: the table is rendered on request only, and the figure is left out while the table has no data.
+    `subject` is set for figures of one model and form. `table` and `block` are set for figures of a table. `opt_in`
+    means that the table is made on request only; without its data the figure is left out.
     """
 
     name: str
@@ -103,9 +102,9 @@ class Planned:
 
 
 def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """(table, number of the block, block) of the default tables, kind by kind; blocks about clips are left out.
+    """(table, number of the block, block) of the default tables, kind by kind. Blocks of clips are left out.
 
-    Tables of a kind are sorted by name, since a profile that was saved as JSON does not keep their order.
+    Tables of a kind are sorted by name, because a profile saved as JSON does not keep their order.
     """
     for kind in kinds:
         for table in sorted(name for name in default_tables(profile) if profile["tables"][name]["kind"] == kind):
@@ -129,7 +128,7 @@ def subjects(profile: Profile) -> list[Subject]:
 
 
 def comparisons(profile: Profile, subject: Subject) -> list[Comparison]:
-    """Comparisons of a subject at the bit widths with the fewest bit operations, the fewest last."""
+    """Comparisons of a subject at the bit widths with the fewest bit operations. The cheapest one comes last."""
     labels_of: dict[tuple[str, str], dict[str, None]] = {}
     for _, _, block in blocks_of(profile, COMPARED_KIND):
         if subject_of_block(profile, block) == subject:
@@ -198,12 +197,12 @@ def _slug(block: dict[str, Any]) -> str:
 
 
 def hardest(block: dict[str, Any]) -> str:
-    """Bits of a block with the fewest bit operations."""
+    """The bits of a block with the fewest bit operations."""
     return str(min(block["bits"], key=operations))
 
 
 def find(profile: Profile, name: str) -> Planned:
-    """The figure of this name; ConfigError says which there are."""
+    """The figure with this name. For an unknown name ConfigError lists all names."""
     for figure in planned(profile):
         if figure.name == name:
             return figure

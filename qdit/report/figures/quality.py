@@ -24,7 +24,7 @@ LONGEST = 6.0
 
 
 def sizes(source: Source, figure: Planned) -> Sketch:
-    """Bubbles: FID and FD-FP of every method against the size of its weights."""
+    """Draw bubbles: FID and FD-FP of every method against the size of its weights."""
     assert figure.subject is not None
     scope = source.block(figure)["scope"]
     rows = rows_at(source, figure, scope)
@@ -69,12 +69,12 @@ def sizes(source: Source, figure: Planned) -> Sketch:
 
 
 def label_of(metric: str) -> str:
-    """Label of an axis: the metric and which way is better."""
+    """Label of an axis: the metric, and which direction is better."""
     return f"{METRICS[metric].title} ({METRICS[metric].better} is better)"
 
 
 def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
-    """The rows of a subject and scope in all printed comparisons, each run once."""
+    """Rows of a subject and scope in all printed comparisons. Each run occurs once."""
     rows: dict[tuple[str, str], Row] = {}
     for table, number, block in blocks_of(source.profile, "table2", "ptq4dit_table1", "tq_dit"):
         if subject_of_block(source.profile, block) == figure.subject and block["scope"] == scope:
@@ -84,12 +84,12 @@ def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
 
 
 def bits_of(row: Row) -> str:
-    """`W4A8`."""
+    """Bits as text: `W4A8`."""
     return f"W{row['weight_bits']}A{row['activation_bits']}"
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """The value and the ends of its interval, cut for the logarithmic axis. Empty if the value is not positive."""
+    """Value and interval, cut for a logarithmic axis. Empty if the value is not positive."""
     value = row[metric]
     if value is None or value <= 0:
         return ()
@@ -98,7 +98,7 @@ def bounds(row: Row, metric: str) -> tuple[float, ...]:
 
 
 def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """(label, bits) → horizontal position: the size; methods of equal bits and size stand side by side."""
+    """(label, bits) → horizontal position, by size. Methods with equal bits and size stand side by side."""
     width = 0.05 * min(row["size_mb"] for row in rows)
     alike: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
@@ -111,7 +111,7 @@ def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
 
 
 def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Look]) -> None:
-    """A marker for each row, its area by its bit operations, with its interval."""
+    """Draw a marker for each row with its interval. The area of the marker shows its bit operations."""
     positions = positions_of(rows)
     for row in rows:
         look, limits = shared[row["label"]], bounds(row, metric)
@@ -162,7 +162,7 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
 
 
 def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
-    """The method with the lowest FD-FP at each bit width."""
+    """Text with the method that has the lowest FD-FP at each bit width."""
     words = []
     for name in bits:
         candidates = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]

@@ -21,11 +21,11 @@ FRACTIONS = np.array([0, 0.01, 0.25, 0.5, 0.75, 0.99, 1])
 
 
 def salience(source: Source, figure: Planned) -> Sketch:
-    """PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each."""
+    """Draw PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
-    block, step = int(chosen[roles_of(arrays).index(ROLE)]), len(times) // 2
+    block_of_role, times, _ = require(arrays, "chosen", "timesteps", "record")
+    block, step = int(block_of_role[roles_of(arrays).index(ROLE)]), len(times) // 2
     names = ("salience", "weight_salience", "activation_error", "weight_error", "correlation")
     of_time, of_weight, errors_x, errors_w, rho = require(arrays, *(f"{name}_{ROLE}" for name in names))
     pairs = (
@@ -63,7 +63,7 @@ def salience(source: Source, figure: Planned) -> Sketch:
 
 
 def bars(axes: "Axes", values: np.ndarray, colour: str) -> None:
-    """A bar for each channel."""
+    """Draw a bar for each channel."""
     axes.fill_between(np.arange(len(values)), values, step="mid", color=colour, linewidth=0)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylim(0, None)
@@ -72,25 +72,28 @@ def bars(axes: "Axes", values: np.ndarray, colour: str) -> None:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ of two vectors; equal values share their mean rank."""
+    """Spearman's ρ of two vectors. Equal values get their mean rank."""
     first, second = ranks(a), ranks(b)
     return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) and np.ptp(second) else 0.0
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, the mean of them for equal values."""
+    """Ranks from 0. Equal values get their mean rank."""
     _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return ((ends - counts + ends - 1) / 2)[positions]
 
 
 def salience_timesteps(source: Source, figure: Planned) -> Sketch:
-    """PTQ4DiT Fig. 4: the channels' largest |x| over the timesteps, and how it correlates with the weights'."""
+    """Draw PTQ4DiT Fig.
+
+    4: largest |x| of the channels over the timesteps, and its correlation with the weights' salience.
+    """
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
-    chosen, times, _ = require(arrays, "chosen", "timesteps", "record")
+    block_of_role, times, _ = require(arrays, "chosen", "timesteps", "record")
     of_time, rho = require(arrays, f"salience_{ROLE}", f"correlation_{ROLE}")
-    block = int(chosen[roles_of(arrays).index(ROLE)])
+    block = int(block_of_role[roles_of(arrays).index(ROLE)])
     shown = even(len(times))
     quantiles = np.quantile(of_time.astype(np.float64), FRACTIONS, axis=1).T
 

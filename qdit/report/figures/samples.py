@@ -1,4 +1,4 @@
-"""Q-DiT's Figure 5: the same noise, sampled by every method, side by side."""
+"""Q-DiT's Figure 5: samples of every method from the same noise, side by side."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ GAP = 1
 
 
 def samples(source: Source, figure: Planned) -> Sketch:
-    """Rows of images, full precision first; beside each the difference to full precision."""
+    """Draw a row of images for each method, full precision first, and beside it the difference to full precision."""
     assert figure.table is not None and figure.subject is not None
     bits = hardest(source.block(figure))
     rows = [
@@ -82,7 +82,7 @@ def samples(source: Source, figure: Planned) -> Sketch:
 
 
 def words(row: Row) -> str:
-    """A method's name and its FD-FP."""
+    """Text with a method's name and its FD-FP."""
     name = str(row["short"]).removeprefix(f"W{row['weight_bits']}A{row['activation_bits']} ")
     if is_full_precision(row):
         return "full precision"
@@ -102,7 +102,7 @@ def extremes(rows: list[Row]) -> str:
 
 
 def tiled(rows: list[Images], count: int) -> Images:
-    """Images (n, C, H, W) of several rows as one picture (rows · side, n · side, 3), with white gaps between them."""
+    """Rows of images (n, C, H, W) as one picture (rows · side, n · side, 3), with white gaps between the images."""
     side = rows[0].shape[-1]
     step = max(side // LARGE_PIXELS, 1)
     cells = [[shown(image[:, ::step, ::step]) for image in row[:count]] for row in rows]

@@ -11,7 +11,7 @@ TITLES = {"Allocations found": HEAT, "Fitness on fresh noise": FRESH}
 
 
 def search(source: Source, figure: Planned) -> Sketch:
-    """A figure that a table holds; raises `Missing` if its allocations or runs are missing."""
+    """Draw a figure that a table holds. Raises `Missing` if its allocations or runs are missing."""
     assert figure.table is not None
     drawing = find(source.table(figure.table).figures, figure.title)
     if drawing is None:

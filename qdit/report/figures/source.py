@@ -1,4 +1,4 @@
-"""Data of the figures: tables and analyses below the results, and the message if they are missing."""
+"""Data of the figures: tables and analyses below the results, and the message about missing data."""
 
 import json
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ class Source:
         return {}
 
     def table(self, name: str) -> Table:
-        """A table with its rows, read once."""
+        """A table with its rows. It is read once."""
         if name not in self._tables:
             self._tables[name] = load_table(self.profile, name, self.results)
         return self._tables[name]
 
     def arrays(self, path: str) -> Arrays:
-        """The arrays of an analysis; raises `Missing`, which says the command to run."""
+        """The arrays of an analysis. If the file is missing, `Missing` gives the command that makes it."""
         file = self.results / path
         if not file.is_file():
             raise Missing(f"{path} is missing; `snakemake --cores all figures` makes it")
@@ -69,7 +69,7 @@ def samples_of(arrays: Arrays) -> int:
 
 
 def require(arrays: Arrays, *names: str) -> list[np.ndarray]:
-    """Arrays of an analysis by name; raises `Missing` if an older version wrote it without them."""
+    """Arrays of an analysis by name. Raises `Missing` if an older version wrote the file without them."""
     absent = [name for name in names if name not in arrays]
     if absent:
         raise Missing(f"the analysis lacks {', '.join(absent)}; delete it and run `snakemake --cores all figures`")

@@ -1,7 +1,8 @@
-"""The common style of figures: a colour-blind-safe palette, a marker and line per method, the profile's face.
+"""Style of all figures: a colour-blind-safe palette, a marker and line per method, and the profile's face.
 
-A figure is first a `Sketch` (words and a function that draws), then a matplotlib figure, then the bytes of two files;
-equal data give equal bytes. Nothing here knows what is drawn.
+The *face* is the line that says which data a page is about. A figure is first a `Sketch` (words and a function that
+draws), then a matplotlib figure, then the bytes of two files. Equal data give equal bytes. Nothing in this module
+depends on the content of a figure.
 """
 
 import io
@@ -52,7 +53,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn."""
+    """Colour, marker and line of one method."""
 
     colour: str
     marker: str
@@ -61,7 +62,7 @@ class Look:
 
     @property
     def style(self) -> dict[str, Any]:
-        """As matplotlib's plot takes it."""
+        """The look as keyword arguments of matplotlib's plot."""
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
@@ -80,7 +81,7 @@ def method_looks() -> Mapping[str, Look]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Label → look: the method's own, else the free looks in turn."""
+    """Label → look: that of the method's class, or else one of the free looks in turn."""
     known = method_looks()
     unknown = [label for label in labels if label not in known]
     return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
@@ -88,9 +89,9 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A figure before it is drawn: texts, size of the drawing without its head (inches), and the drawing function.
+    """A figure before it is drawn: texts, size of the drawing without its head (inches), and the function that draws.
 
-    `missing` says what its data lack; then the picture is that sentence.
+    `missing` names missing data. Then the picture consists of that sentence.
     """
 
     title: str
@@ -103,7 +104,7 @@ class Sketch:
 
 
 def compose(sketch: Sketch, face: str) -> "Drawing":
-    """The whole figure: title and subtitle above, the profile's face below, the drawing between them."""
+    """Draw the whole figure: title and subtitle above, the profile's face below, the drawing between them."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -156,7 +157,7 @@ def encode(drawing: "Drawing") -> tuple[str, bytes]:
 
 
 def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
-    """A picture with the reason why the figure is missing."""
+    """Sketch of a picture that gives the reason why the figure is missing."""
     text = wrapped(f"Not drawn: {why}", 7.5, 10)
 
     def draw(drawing: "Drawing") -> None:
@@ -168,7 +169,10 @@ def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
 
 
 def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> None:
-    """Steps 0 … S − 1 of a trajectory from left to right, named by a few of their timesteps."""
+    """Make an axis of the steps 0 … S − 1 of a trajectory from left to right.
+
+    Some steps have their timestep as label.
+    """
     count = len(timesteps)
     steps = sorted({round(share * (count - 1) / 4) for share in range(5)})
     axes.set_xticks(steps, [str(timesteps[step]) for step in steps])
@@ -178,7 +182,7 @@ def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> 
 
 
 def log_axis(axes: "Axes", values: Sequence[float]) -> None:
-    """A logarithmic vertical axis around positive finite values, with plain numbers at its decades."""
+    """Make a logarithmic vertical axis around positive finite values, with plain numbers at its decades."""
     import math
 
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -217,7 +221,7 @@ def between(low: float, high: float) -> list[float]:
 
 
 def plain(value: float, _place: object = None) -> str:
-    """A tick's number: 0.01, 1, 1,000; an exponent only where there are too many zeros."""
+    """Text of a number on an axis: 0.01, 1, 1,000. It has an exponent only if there would be too many zeros."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,g}" if abs(value) >= 1 else f"{value:.6f}".rstrip("0").rstrip(".")
     mantissa, exponent = f"{value:.0e}".split("e")
@@ -225,7 +229,7 @@ def plain(value: float, _place: object = None) -> str:
 
 
 def legend(drawing: "Drawing", named: Mapping[str, Look], *, columns: int = 8) -> None:
-    """Methods below all panels, each with its line and marker."""
+    """Draw the legend below all panels: each method with its line and marker."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=name, **look.style) for name, look in named.items()]
@@ -233,7 +237,7 @@ def legend(drawing: "Drawing", named: Mapping[str, Look], *, columns: int = 8) -
 
 
 def legend_below(drawing: "Drawing", handles: Sequence[Any], *, columns: int) -> None:
-    """A legend in a separate band between the panels and the face."""
+    """Draw a legend in a separate band between the panels and the face."""
     columns = min(columns, len(handles))
     height = (-(-len(handles) // columns) * 0.19 + 0.12) / drawing.get_figheight()
     engine: Any = drawing.get_layout_engine()

@@ -16,10 +16,10 @@ from qdit.report.tables.kinds import load_table
 def build_table(
     profile: Mapping[str, Any], table: str, results: Path, out_prefix: Path, *, partial: bool = False
 ) -> list[Path]:
-    """Write `<out_prefix>.csv`, `.md`, `.tex` and `.html` and return their paths; equal results give equal bytes.
+    """Write `<out_prefix>.csv`, `.md`, `.tex` and `.html` and return their paths. Equal results give equal bytes.
 
-    A run without a usable metrics.json is a row that says why. `partial` leaves out the rows that have no result yet;
-    the page counts them and loads itself again twice a minute. Raises DataError if no row has a result then.
+    A run without a usable metrics.json is a row with the reason. `partial` leaves out rows that have no result yet. The
+    page then counts them and reloads itself twice a minute. If no row has a result, `partial` raises DataError.
     """
     loaded = load_table(profile, table, results)
     if partial:

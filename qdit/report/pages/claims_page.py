@@ -1,4 +1,4 @@
-"""The page of claims: each claim with its verdicts and the numbers that decide."""
+"""The page of claims: each claim with its verdicts and the deciding numbers."""
 
 from dataclasses import dataclass
 
@@ -83,7 +83,7 @@ def claims_page(report: Report) -> str:
 
 
 def claims_table(report: Report) -> Markup:
-    """Every claim with the verdict of each source and the numbers that decide."""
+    """Every claim with the verdict of each source and the deciding numbers."""
     return template_markup(
         "claims_table.html.j2",
         report=report,
@@ -102,5 +102,5 @@ def contradictions_list(report: Report) -> Markup:
 
 
 def reading_items(report: Report) -> Markup:
-    """Items of a list: the meaning of the kinds and of the verdicts."""
+    """Items of a list that explains the kinds of claims and the verdicts."""
     return template_markup("claims_reading.html.j2", report=report, kinds=KINDS)

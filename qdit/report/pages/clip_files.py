@@ -19,9 +19,9 @@ HEIGHT, REPEATS = 128, 4
 
 
 def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:
-    """Write `<form>-<label>-<bits>.mp4` of every measured row, and `<form>.mp4` with all rows one below the other.
+    """Write `<form>-<label>-<bits>.mp4` of every measured row, and `<form>.mp4` with all rows below each other.
 
-    Rows of the large files are in the table's order. Raises ConfigError for a table without clips.
+    In the file of all rows, they have the order of the table. Raises ConfigError for a table without clips.
     """
     loaded = load_table(profile, table, results)
     if not any(map(shows_clips, loaded.blocks)):

@@ -33,7 +33,7 @@ COLUMNS = ("run", "metric", "a", "b", "difference", "low", "high", "verdict")
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of one run: both values, b − a, and whether that is more than chance."""
+    """One metric of one run: both values, the difference b − a, and whether it is more than chance."""
 
     run: str
     metric: str
@@ -44,7 +44,7 @@ class Compared:
 
 
 def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) -> list[Compared]:
-    """Compare every metric of a page that both rows have; equal bootstraps are paired."""
+    """Compare every metric that a page shows and both rows have. Equal bootstraps are paired."""
     compared = []
     for metric in shown_on(page):
         gap = difference(b, a, metric)
@@ -54,7 +54,7 @@ def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) ->
 
 
 def verdict(gap: Difference, metric: str) -> str:
-    """`better` or `worse` (of b) where the interval excludes zero."""
+    """`better` or `worse`, for b, if the interval excludes zero."""
     if gap.value == 0:
         return SAME
     if gap.is_chance is None:
@@ -65,9 +65,10 @@ def verdict(gap: Difference, metric: str) -> str:
 
 
 def compare_text(a: Path, b: Path) -> tuple[str, pd.DataFrame]:
-    """The text that `qdit compare` prints, and its numbers as a table with the columns `COLUMNS`.
+    """Text of `qdit compare`, and its numbers as a table with the columns `COLUMNS`.
 
-    Both are folders of runs (with a metrics.json), or both are results folders (with runs/). DataError otherwise.
+    Both folders are runs (with a metrics.json), or both are results folders (with runs/). Otherwise DataError is
+    raised.
     """
     kinds = [_kind(path) for path in (a, b)]
     if kinds[0] != kinds[1]:

@@ -1,8 +1,8 @@
-"""`qdit docs-mini`: the pages of one finished run as docs/mini, and the README's numbers out of it.
+"""`qdit docs-mini`: copies the pages of one finished run to docs/mini, and its numbers into the README.
 
-Everything comes from one run of one commit: the working tree must be that commit's but for what this command itself
-writes, no job of the workflow may be left to do (each carries the digest of its code), and the digests in the records
-of a step must agree.
+Everything must come from one run of one commit. Three conditions are checked. The working tree has no change, except
+for files that this command writes. No job of the workflow is left, because each job carries the digest of its code. And
+all records of a step have the same digest.
 """
 
 import re
@@ -36,9 +36,9 @@ BEGIN, END = "<!-- numbers of docs/mini: make docs-mini writes them -->", "<!-- 
 
 
 def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: str) -> list[Path]:
-    """Write docs/mini and the README's table from a finished run of `commit`; the files that were written.
+    """Write docs/mini and the README's table from a finished run of `commit`. Return the written files.
 
-    DataError for a run that is incomplete or mixed, ConfigError for a README without the two marks.
+    DataError if the run is incomplete or mixed. ConfigError if the README does not have the two marks.
     """
     records = records_of(profile, results)
     require_one_code(records)
@@ -64,7 +64,7 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
 
 
 def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
-    """The record of every run of the default tables; DataError if one is missing."""
+    """The record of every run of the default tables. DataError if one is missing."""
     records = {}
     for run in all_runs(profile):
         try:
@@ -77,7 +77,10 @@ def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
 
 
 def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
-    """DataError if two records of one step were made by different code: quantizing by method, the rest by kind."""
+    """DataError if different code made two records of one step.
+
+    Quantization is checked per method, other steps per kind.
+    """
     makers: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for run, record in records.items():
         for step, digest in record.code.items() if record.status == Status.OK else ():
@@ -93,7 +96,7 @@ def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
 
 
 def require_clean(root: Path, ours: Iterable[str]) -> str:
-    """The commit of a checkout whose files are the commit's, but for files that begin with one of `ours`.
+    """Return the commit of a checkout without changes, except in files that begin with one of `ours`.
 
     DataError otherwise.
     """
@@ -113,14 +116,14 @@ def require_clean(root: Path, ours: Iterable[str]) -> str:
 
 
 def require_finished(command: Sequence[str], root: Path) -> None:
-    """DataError unless the workflow's dry run finds nothing to do."""
+    """DataError unless the workflow's dry run has no job."""
     done = subprocess.run([*command, "--dry-run", "--quiet"], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode or "Nothing to be done" not in done.stdout + done.stderr:
         raise DataError("jobs of the workflow are left to do, or their code changed; run it first (make reproduce)")
 
 
 def pages_of(profile: Profile, results: Path) -> list[Path]:
-    """Pages that go into the repository; DataError if one is missing. index.html only up to a stated size."""
+    """Pages that go into the repository. DataError if one is missing. index.html is copied only up to a size limit."""
     tables = [
         results / "tables" / f"{name}.{suffix}" for name in default_tables(profile) for suffix in ("html", "md", "csv")
     ]
@@ -132,7 +135,7 @@ def pages_of(profile: Profile, results: Path) -> list[Path]:
 
 
 def claims_text(results: Path) -> str:
-    """The claims as Markdown, which a repository shows."""
+    """The claims as Markdown, for a page of the repository."""
     frame = pd.read_csv(results / "claims.csv", keep_default_na=False)
     columns = [name for name in CLAIMS if name in frame]
     counts = frame.groupby("evaluated_on", sort=False)["verdict"].value_counts(sort=False)
@@ -142,7 +145,7 @@ def claims_text(results: Path) -> str:
 
 
 def leaderboard_text(results: Path) -> str:
-    """The leaderboard as Markdown: a part for each setting, form, scope and bits, best first."""
+    """The leaderboard as Markdown: a part for each setting, form, scope and bits, with the best run first."""
     frame = pd.read_csv(results / "leaderboard.csv")
     frame = frame[frame["status"] == Status.OK]
     frame = frame.assign(bits=[f"W{row.weight_bits:.0f}A{row.activation_bits:.0f}" for row in frame.itertuples()])
@@ -160,17 +163,17 @@ def leaderboard_text(results: Path) -> str:
 
 
 def face_of(frame: pd.DataFrame) -> str:
-    """What every page of the profile says of it."""
+    """The line at the top of every page of the profile, which says what its data are."""
     return f"**{frame['face'].iloc[0]}**" if "face" in frame and len(frame) else ""
 
 
 def one_cell(value: Any) -> str:
-    """A text that cannot end a cell of a Markdown table."""
+    """Text of one cell of a Markdown table, in which characters that would end the cell are escaped."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
 def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecord], commit: str) -> dict[str, Any]:
-    """Commit, machine, wall time of the run, number of rows."""
+    """Facts about the run: commit, machine, wall time, number of rows."""
     calls = results / "logs" / "calls.json"
     spent = read_json(calls) if calls.is_file() else []
     failed = sum(record.status != Status.OK for record in records.values())
@@ -197,7 +200,7 @@ def times_page(facts: Mapping[str, Any], tables: str) -> str:
 
 
 def readme_table(csv: Path) -> str:
-    """The README's table of FD-FP: methods as columns, bits of the main setting as rows, from a table's CSV."""
+    """The README's table of FD-FP, from the CSV of a table: a column per method, a row per bits of the main setting."""
     frame = pd.read_csv(csv)
     frame = frame[(frame["setting"] == README_SETTING) & (frame["label"] != FULL_PRECISION_METHOD)]
     frame = frame[frame["status"] == Status.OK].drop_duplicates(["form", "label", "weight_bits", "activation_bits"])
@@ -213,7 +216,7 @@ def readme_table(csv: Path) -> str:
 
 
 def write_readme(readme: Path, csv: Path) -> None:
-    """Put the table between the README's two marks."""
+    """Write the table between the README's two marks."""
     text = readme.read_text(encoding="utf-8")
     block = f"{BEGIN}\n{readme_table(csv)}\n{END}"
     write_text(readme, re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL))

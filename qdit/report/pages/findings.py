@@ -1,4 +1,4 @@
-"""The findings at the top of a report, as sentences; every number in them is counted from the run's rows."""
+"""The findings at the top of a report, as sentences. Every number in them is counted from the rows of the run."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ CHECKED = (HOLDS, FAILS, OPEN, CONSTRUCTED)
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and the claims it is about."""
+    """A sentence, and the claims behind it."""
 
     text: str
     claims: tuple[Claim, ...] = ()
@@ -66,13 +66,13 @@ def _run(report: Report) -> list[Finding]:
 
 
 def short_title(table: Table) -> str:
-    """Text in parentheses at the end of a title, such as `Q-DiT, Table 2`; without it the whole title."""
+    """Text in parentheses at the end of a title, such as `Q-DiT, Table 2`. Without parentheses the whole title."""
     match = re.search(r"\(([^()]+)\)$", table.title)
     return match[1] if match else table.title
 
 
 def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
-    """Rows of a table: for each bit width, the method with the lowest FD-FP in most settings (natural form)."""
+    """Rows of a table: for each bit width, the method that has the lowest FD-FP in most settings (natural form)."""
     rows: list[tuple[str, ...]] = []
     natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
     for bits in dict.fromkeys(ranking.bits for ranking in natural):

@@ -80,8 +80,8 @@ def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
 def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
     """Write leaderboard.csv, .md and .html into `results`; equal results give equal bytes."""
     table = leaderboard(profile, results)
-    found = board_headline(table)
-    texts = {"csv": csv_text(table), "md": markdown_text(table, found), "html": html_text(table, results, found)}
+    finding = board_headline(table)
+    texts = {"csv": csv_text(table), "md": markdown_text(table, finding), "html": html_text(table, results, finding)}
     paths = {suffix: results / f"{NAME}.{suffix}" for suffix in texts}
     for suffix, path in paths.items():
         write_text(path, texts[suffix])
@@ -89,7 +89,7 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def board_headline(table: Table) -> Headline:
-    """Which method does the least damage in most comparisons, and in how many of them by more than chance."""
+    """Sentence: which method does the least damage in most comparisons, and in how many of them by more than chance."""
     compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
     usual = headline(table)
     if not compared:

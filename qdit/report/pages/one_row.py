@@ -1,4 +1,4 @@
-"""The end of `qdit run --row "table2 q-dit w4a8"`: a row and full precision, the printed numbers beside ours."""
+"""Last lines of `qdit run --row "table2 q-dit w4a8"`: a row and full precision, printed numbers beside ours."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from qdit.report.tables.kinds import load_table
 
 
 def beside_published(profile: Mapping[str, Any], table: str, runs: Sequence[Run], results: Path) -> str:
-    """A small text table: of each run the printed numbers, if the paper has them, and ours.
+    """A small text table: for each run the printed numbers, if the paper has them, and our numbers.
 
-    Metrics without a number in all lines are left out. A run without a result says why.
+    A metric is left out if no line has a number. A run without a result gives the reason.
     """
     by_run: dict[Run, Row] = {}
     for row in load_table(profile, table, results).rows:  # a table repeats full precision in its blocks

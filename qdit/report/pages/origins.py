@@ -1,4 +1,7 @@
-"""Provenance of a run's numbers: versions, machine, commit; for each row its digests and explaining command."""
+"""Provenance of a run's numbers: versions, machine, commit, and for each row its digests and a command.
+
+The command is `qdit explain`. It checks the files of the row.
+"""
 
 import json
 import shlex

@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row with its rank (a range if chance leaves it open), its FD-FP, and a mark for each row of the ranking."""
+    """A row with its rank (a range if chance allows several), its FD-FP, and a mark for each row of the ranking."""
 
     row: Row
     name: str
@@ -53,18 +53,18 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        """`W4A8, digits-cfg1.0-s20, natural form`."""
+        """Title such as `W4A8, digits-cfg1.0-s20, natural form`."""
         row = self.ranked[0].row
         return f"{self.bits}, {row['setting']}, {row['form']} form"
 
     @property
     def certain(self) -> int:
-        """Pairs that differ by more than chance."""
+        """Number of pairs that differ by more than chance."""
         return sum(mark.sign == BETTER for entry in self.ranked for mark in entry.marks)
 
     @property
     def pairs(self) -> int:
-        """All pairs."""
+        """Number of all pairs."""
         return len(self.ranked) * (len(self.ranked) - 1) // 2
 
     @property

@@ -1,7 +1,7 @@
 """The report of a run as one page: claims, tables, figures, samples, kernels, search, controls, provenance.
 
-It reads what the run left, renders each part with the functions that make the pages of single tables, and computes no
-result: a cell that is missing says why.
+It reads the results of the run. The functions that make the pages of single tables also render the parts of this page.
+It computes no result. A missing cell shows the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1"
 
 
 def load_index(profile: Mapping[str, Any], results: Path) -> Index:
-    """Read all data of the page; pictures that would make it too large to mail are left out, and the page says so."""
+    """Read all data of the page. A picture is left out if the page would become too large to mail; the page says so."""
     report, board = load_report(profile, results), leaderboard(profile, results)
     tables = _tables(profile, results)
     rendered_tables = [_rendered(table, profile["tables"][table.name]["kind"]) for table in tables]
@@ -89,7 +89,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
 
 
 def leading(tables: Sequence[RenderedTable]) -> RenderedTable | None:
-    """The table whose finding opens the page: the first comparison with rows to compare, else the first table."""
+    """The table whose finding opens the page: the first comparison that has several rows, else the first table."""
     compared = [rendered for rendered in tables if rendered.kind in COMPARISONS]
     several = (rendered for rendered in compared if rendered.headline.contest is not None)
     return next(several, next(iter(compared or tables), None))
@@ -119,14 +119,14 @@ def build_index(profile: Mapping[str, Any], results: Path, out: Path) -> Path:
 
 def _tables(profile: Mapping[str, Any], results: Path) -> list[Table]:
     """The default tables, and other tables with a measured run that no default table has; the papers' tables first."""
-    default, chosen = default_tables(profile), []
+    default, shown_tables = default_tables(profile), []
     usual = {run.path for run in all_runs(profile)}
     for name in sorted(profile["tables"], key=lambda name: (_place(profile["tables"][name]["kind"]), name)):
         table = load_table(profile, name, results)
         measured = [row for row in table.rows if is_measured(row) and run_path(row) not in usual]
         if name in default or measured:
-            chosen.append(table)
-    return chosen
+            shown_tables.append(table)
+    return shown_tables
 
 
 def _place(kind: str) -> int:

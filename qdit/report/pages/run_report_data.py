@@ -41,7 +41,7 @@ class Sheets:
 
 @dataclass(frozen=True)
 class Index:
-    """Everything that the page shows; `lead` is the title of the table whose finding opens it."""
+    """Everything that the page shows. `lead` is the title of the table whose finding opens the page."""
 
     report: Report
     lead: str
@@ -61,7 +61,7 @@ class Index:
     choice_page: str | None
 
     def of(self, *kinds: str) -> list[RenderedTable]:
-        """The tables of some kinds."""
+        """The tables of these kinds."""
         return [rendered for rendered in self.tables if rendered.kind in kinds]
 
     def but(self, *kinds: str) -> list[RenderedTable]:

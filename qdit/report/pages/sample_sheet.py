@@ -1,6 +1,6 @@
-"""`qdit show`: samples of one run as a picture, alone or beside full precision's of the same noise.
+"""`qdit show`: samples of one run as a picture, alone or beside full-precision samples of the same noise.
 
-Images stand in a grid under the class that was asked for. Of a clip all frames stand in a row under its prompt.
+Images stand in a grid, with their class above them. Each clip is a row of its frames, with its prompt above it.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Samples:
-    """The first samples of a run, as strips (n, C, H, W), with a caption for each; images are strips of one."""
+    """The first samples of a run as strips (n, C, H, W), with a caption for each.
+
+    For images n is 1, for clips the frames.
+    """
 
     strips: tuple[Pixels, ...]
     captions: tuple[str, ...]
@@ -43,7 +46,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a sheet shows: number of samples, what they are, and with full precision the mean squared error of all."""
+    """Facts about a sheet: number of samples, a text about them, and the mean squared error to full precision.
+
+    The error is the mean over all `total` samples of the run. Without full-precision samples it is None.
+    """
 
     count: int
     kind: str
@@ -52,7 +58,7 @@ class Shown:
 
 
 def show(samples: Path, out: Path, *, beside: Path | None = None, count: int | None = None) -> Shown:
-    """Write a PNG of the first `count` samples of a folder, and of those of full precision `beside` it.
+    """Write a PNG of the first `count` samples of a folder. With `beside`, full-precision samples stand beside them.
 
     DataError for a folder without samples, and for samples that cannot be compared.
     """
@@ -77,12 +83,12 @@ def show(samples: Path, out: Path, *, beside: Path | None = None, count: int | N
 
 
 def is_of_clips(origin: object) -> bool:
-    """Whether the list of a shard says that its samples are clips."""
+    """Whether the samples of a shard are clips."""
     return isinstance(origin, dict) and origin.get("family") == "stdit3"
 
 
 def first_samples(folder: Path, count: int, *, total: int, of_clips: bool) -> Samples:
-    """The first samples of a run of `total`; chunks after them are not read."""
+    """The first samples of a run that has `total`. Later chunks are not read."""
     strips: list[Pixels] = []
     captions: list[str] = []
     if of_clips:
@@ -111,7 +117,7 @@ def require_comparable(samples: Path, run: Samples, beside: Path, full: Samples)
 
 
 def grid(run: Samples) -> Image.Image:
-    """Samples alone: images in rows of eight, of clips one row each."""
+    """A picture of samples alone: images in rows of eight, clips with one row each."""
     if run.of_clips:
         rows = [([strip], caption) for strip, caption in zip(run.strips, run.captions, strict=True)]
         return stacked([labelled_strips(strips, [""], caption) for strips, caption in rows])
@@ -123,7 +129,7 @@ def grid(run: Samples) -> Image.Image:
 
 
 def comparison(run: Samples, full: Samples) -> Image.Image:
-    """Full precision, this run and the difference, below one another."""
+    """A picture of full precision, this run and their difference, below each other."""
     words = [FULL, QUANTIZED, f"difference x {AMPLIFICATION}"]
     if run.of_clips:
         triples = zip(full.strips, run.strips, run.captions, strict=True)
@@ -138,7 +144,7 @@ def comparison(run: Samples, full: Samples) -> Image.Image:
 
 
 def labelled_columns(strips: Sequence[Pixels], words: Sequence[str], captions: Sequence[str]) -> Image.Image:
-    """Rows of images with a word before each row and a caption above each column."""
+    """Rows of images, each with a word before it. Each column has a caption above it."""
     body, left, step = beside_words(strips, words, above=LINE)
     pen = ImageDraw.Draw(body)
     for column, caption in enumerate(captions):
@@ -147,7 +153,7 @@ def labelled_columns(strips: Sequence[Pixels], words: Sequence[str], captions: S
 
 
 def labelled_strips(strips: Sequence[Pixels], words: Sequence[str], caption: str) -> Image.Image:
-    """Rows of frames with a word before each row, under one caption."""
+    """Rows of frames, each with a word before it, under one caption."""
     body, _, _ = beside_words(strips, words, above=LINE, least=int(letters().getlength(caption)) + 1)
     ImageDraw.Draw(body).text((0, 2), caption, fill=INK, font=letters())
     return body
@@ -156,7 +162,10 @@ def labelled_strips(strips: Sequence[Pixels], words: Sequence[str], caption: str
 def beside_words(
     strips: Sequence[Pixels], words: Sequence[str], *, above: int, least: int = 0
 ) -> tuple[Image.Image, int, int]:
-    """Strips below one another, each after its word; with the pixels before the first and from one to the next."""
+    """Strips below each other, each with a word before it. Two numbers of pixels are returned too.
+
+    They are the width of the words, and the distance from one column to the next.
+    """
     height, width = strips[0].shape[2:]
     factor = max(1, TILE // max(height, width))
     wide, high = width * factor, height * factor
@@ -177,7 +186,7 @@ def beside_words(
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another with a margin."""
+    """Pictures below each other, with a margin."""
     width = max(part.width for part in parts) + 2 * MARGIN
     picture = Image.new("RGB", (width, sum(part.height + MARGIN for part in parts) + MARGIN), PAPER)
     top = MARGIN
@@ -188,5 +197,5 @@ def stacked(parts: Sequence[Image.Image]) -> Image.Image:
 
 
 def letters() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The letters that Pillow brings along."""
+    """The font that Pillow includes."""
     return ImageFont.load_default(TEXT)

@@ -22,7 +22,7 @@ HEADINGS = (*("Search", "Images sampled", "Held-out metric", "÷ uniform", "Agai
 
 
 def study_grid(results: Path) -> tuple[list[str], Markup] | None:
-    """Sentences about the study, and its table; None if there is no study."""
+    """Sentences about the study, and its table. None if there is no study."""
     path = studies_folder(results) / FILE
     if not path.is_file():
         return None

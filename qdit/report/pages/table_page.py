@@ -22,9 +22,9 @@ from qdit.report.render.showcase import showcase_html
 
 
 def html_text(table: Table, results: Path, found: Headline | None = None) -> str:
-    """The HTML of a table; `results` is the profile's folder, which holds the samples.
+    """The HTML of a table. `results` is the profile's folder with the samples.
 
-    `found` replaces the headline that the rows give.
+    `found` replaces the headline that follows from the rows.
     """
     found = found or headline(table)
     contest = found.contest

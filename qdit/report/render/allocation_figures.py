@@ -1,6 +1,6 @@
 """Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
-matplotlib draws each once, as SVG (in the colours of the page around it) and as PNG; equal data give equal bytes.
+matplotlib draws each once, as SVG (in the colours of the page around it) and as PNG. Equal data give equal bytes.
 """
 
 import io
@@ -40,7 +40,7 @@ HEAT, FRESH = "Allocations found", "Fitness on the search’s noise and on fresh
 
 
 def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], title: str, about: str) -> Figure:
-    """A figure in both formats."""
+    """A figure as SVG and as PNG."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -57,7 +57,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG figure as an element of a page, without prologue and metadata, in the text colour of the page."""
+    """An SVG figure as an element of a page: without prologue and metadata, in the text colour of the page."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
@@ -66,7 +66,7 @@ def inline(svg: str, title: str) -> str:
 
 
 def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
-    """The group size of every layer: a panel for each allocation, its rows roles, its columns blocks."""
+    """Heat maps of the group sizes: a panel for each allocation, a row for each role, a column for each block."""
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -110,7 +110,7 @@ def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) 
 
 
 def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocation]]]], metric: str) -> Figure | None:
-    """Fitness on the search's noise against fitness on new noise: one panel for each block of the table."""
+    """Draw the fitness on the search's noise against the fitness on new noise: one panel for each block."""
     shown = [
         (title, [(name, allocation) for name, allocation in panel if allocation.remeasured]) for title, panel in blocks
     ]
@@ -128,8 +128,8 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
                     "color": COLOURS[number_of_search % len(COLOURS)],
                     "marker": MARKERS[number_of_search % len(MARKERS)],
                 }
-                chosen = [genome for genome in points if not genome.reference]
-                axes.scatter([p.fitness for p in chosen], [p.fresh for p in chosen], label=name, **style)
+                searched = [genome for genome in points if not genome.reference]
+                axes.scatter([p.fitness for p in searched], [p.fresh for p in searched], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
             reference = [genome for _, allocation in panel for genome in allocation.remeasured if genome.reference]
             if reference:
@@ -173,5 +173,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """The figures that exist, without None."""
+    """The figures without None."""
     return tuple(figure for figure in figures if figure is not None)

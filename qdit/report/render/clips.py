@@ -45,7 +45,7 @@ def shows_clips(block: Block) -> bool:
 
 
 def clip_sheet(block: Block, results: Path) -> Sheet:
-    """Strips of the block's runs below `results`; a run without clips has a note instead."""
+    """Strips of the block's runs below `results`. A run without clips has a note instead."""
     clips_by_row = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
     some = next((clips for _, clips in clips_by_row if isinstance(clips, Shown)), None)
     full = next((clips for row, clips in clips_by_row if is_full_precision(row) and isinstance(clips, Shown)), None)
@@ -81,7 +81,7 @@ def clips_of(row: Row, results: Path) -> Shown | str:
 
 
 def chosen_clips(paths: list[Path], count: int | None) -> Shown:
-    """The clips to show out of `count` (None: all). Only their chunks are read, because a full-size run has 27 GB."""
+    """The `count` clips to show (None: all). Only their chunks are read, because a full-size run has 27 GB."""
     size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
     total = count or size * (len(paths) - 1) + last
     frames, prompts = [], []

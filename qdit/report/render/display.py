@@ -48,7 +48,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Heading; neighbouring columns of the same metric share it."""
+        """Heading. Neighbouring columns of the same metric share it."""
         return heading_of(self.metric)
 
     @property
@@ -66,9 +66,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One formatted cell; `change` is the signed difference to full precision or empty, `gap` that to the paper.
+    """One formatted cell. `change` is the signed difference to full precision or empty.
 
-    `interval`: of the ranking metric, 95 %. `tied`: not the best, but no further from it than chance explains.
+    `gap` is the difference to the paper.
+
+    `interval` is the 95 % interval of the ranking metric. `tied` marks a cell that is not the best, but whose
+    difference to the best can be chance.
     """
 
     text: str
@@ -82,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One displayed row. `status` is empty for a measured row; otherwise it says what is missing and why.
+    """One displayed row. `status` is empty for a measured row. Otherwise it says what is missing and why.
 
     `lead` are the cells before the method: bits (if the table shows them) and scope. `standing` is its rank.
     """
@@ -97,7 +100,7 @@ class Line:
 
 
 def columns(table: Table) -> list[Column]:
-    """Columns in the paper's order, the paired metrics last; a paper column without any number is left out."""
+    """Columns in the paper's order; the paired metrics come last. A paper column without any number is left out."""
     shown = []
     for metric in table.metrics:
         shown.append(Column(metric, metric, OURS))
@@ -112,13 +115,13 @@ def columns(table: Table) -> list[Column]:
 
 
 def extra(shown: list[Column]) -> list[bool]:
-    """Whether each column stands behind the switch; none does where no column decides."""
+    """For each column, whether the switch "More columns" hides it. Without a deciding column nothing is hidden."""
     decide = [column.metric in DECIDING for column in shown]
     return [any(decide) and not shown_at_once for shown_at_once in decide]
 
 
 def has_ranks(table: Table) -> bool:
-    """Whether the paper's ranks stand beside ours."""
+    """Whether the paper's ranks stand beside our ranks."""
     return any(standing and standing.paper_rank for block in table.blocks for standing in standings(block))
 
 
@@ -128,7 +131,7 @@ def has_verdicts(table: Table) -> bool:
 
 
 def rank_text(standing: Standing | None) -> str:
-    """`2 (paper 3)`; empty where the paper gives the row no rank."""
+    """Text `2 (paper 3)`. Empty if the paper does not rank the row."""
     if standing is None or standing.paper_rank is None:
         return ""
     return f"{standing.rank} (paper {standing.paper_rank})"
@@ -140,7 +143,7 @@ def lead(table: Table) -> tuple[str, ...]:
 
 
 def headings(shown: list[Column]) -> list[tuple[str, int]]:
-    """Pairs of heading and number of columns below it."""
+    """Pairs of a heading and the number of columns below it."""
     return [(heading, len(list(group))) for heading, group in groupby(column.heading for column in shown)]
 
 
@@ -172,7 +175,7 @@ def bits_text(row: Row) -> str:
 
 
 def status_column(shown: list[Column]) -> int:
-    """Index of the column that shows the status of an unmeasured row: our FID, else our first column."""
+    """Index of the column that shows the status of a row without a result: our FID, or else our first column."""
     ours = [n for n, column in enumerate(shown) if column.source == OURS]
     return next((n for n in ours if shown[n].metric == "fid"), ours[0])
 
@@ -199,7 +202,7 @@ def _interval(row: Row, column: Column) -> str:
 
 
 def signed(style: Callable[[float], str], value: float) -> str:
-    """A difference with its sign; a difference that rounds to zero has none."""
+    """A difference with its sign. A difference that rounds to zero has no sign."""
     text = style(abs(value))
     if not any(digit in "123456789" for digit in text):
         return f"±{text}"
@@ -209,7 +212,7 @@ def signed(style: Callable[[float], str], value: float) -> str:
 def best_cells(block: Block) -> set[tuple[int, str]]:
     """Positions (row number, cell) of our best values among quantized rows of equal bits.
 
-    Equally printed values tie.
+    Values that are printed alike are all best.
     """
     best: set[tuple[int, str]] = set()
     quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]
@@ -224,8 +227,9 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
 
 
 def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Positions (row number, cell) whose difference to the best value at equal bits can be chance (interval includes
-    0).
+    """Positions (row number, cell) whose difference to the best value at equal bits can be chance.
+
+    The paired interval of such a difference includes 0.
     """
     tied: set[tuple[int, str]] = set()
     for n, row in enumerate(block.rows):

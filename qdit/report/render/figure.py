@@ -1,7 +1,7 @@
-"""The dot plot: FD-FP with its 95 % interval, one line for each method, one colour for each bits, as inline SVG.
+"""The dot plot: FD-FP with its 95 % interval, as inline SVG. A method has one line, a bit width one colour.
 
-Beside it stand our rank and the paper's, at the bits that the plot is ordered by. SVG is written here: matplotlib's is
-eight times as large (9.8 against 1.2 KB a panel) and a thousand times as slow (95 against 0.1 ms).
+Our rank and the paper's rank stand beside the dots, at the bits that order the plot. This module writes SVG itself. A
+panel of matplotlib is eight times as large (9.8 against 1.2 KB) and takes a thousand times as long (95 against 0.1 ms).
 """
 
 import math
@@ -27,7 +27,7 @@ RADIUS = 5.5
 
 @dataclass(frozen=True)
 class Layout:
-    """Widths in pixels: of the picture, of the names at most, and of the column of values (0: none)."""
+    """Widths in pixels: of the picture, of the names (a limit), and of the column of values (0 without it)."""
 
     width: int
     names: int
@@ -35,7 +35,7 @@ class Layout:
     ranks: int = 52
 
     def right(self, *, printed: bool) -> int:
-        """Pixels right of the axis: value, our rank, the paper's rank."""
+        """Pixels to the right of the axis, for the value, our rank and the paper's rank."""
         return 16 + self.value + (2 * self.ranks if printed else 0)
 
 
@@ -46,20 +46,20 @@ PANEL = Layout(420, 160, 70, 50)
 
 @dataclass(frozen=True)
 class Axis:
-    """Decades of the horizontal axis, shared by all plots of a table."""
+    """Decades of the horizontal axis. All plots of a table share it."""
 
     low: int
     high: int
 
     def share(self, value: float) -> float:
-        """Place of a value, from 0 at the left end to 1 at the right one; what lies outside is put on the edge."""
+        """Position of a value on the axis, from 0 (left end) to 1 (right end). A value outside gets the nearer end."""
         if value <= 0:
             return 0.0
         return min(max((math.log10(value) - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
 def axis(rows: Iterable[Row]) -> Axis | None:
-    """Axis with the decades around all values of rows; None without values."""
+    """Axis that contains all values of the rows, in whole decades. None without values."""
     values = [row[ranking_metric().name] for row in rows if _drawn(row)]
     if not values:
         return None
@@ -74,14 +74,14 @@ def _drawn(row: Row) -> bool:
 
 @dataclass(frozen=True)
 class Plot:
-    """What a plot shows: its contests, the one that orders it first, and a line (name, rows) for each method."""
+    """Content of a plot: its contests, the contest that orders the lines first, and a line (name, rows) per method."""
 
     contests: tuple[Contest, ...]
     lines: tuple[tuple[str, tuple[Row, ...]], ...]
 
     @property
     def standings(self) -> list[Standing | None]:
-        """Our rank and the paper's for each line, at the bits that order the plot."""
+        """Our rank and the paper's rank for each line, at the bits that order the plot."""
         leading = self.contests[0]
         by_name = {short_name(row): leading.standing(row) for row in leading.rows}
         return [by_name.get(name) for name, _ in self.lines]
@@ -93,7 +93,10 @@ class Plot:
 
 
 def plot_of(block: Block) -> Plot | None:
-    """The lines of a block, the best method at the leading bits (W4A8, else the fewest) first; None without one."""
+    """The plot of a block, with the best method at the leading bits first. None without a line.
+
+    The leading bits are W4A8, or else the fewest bits.
+    """
     listed = contests(block)
     if not listed:
         return None
@@ -110,7 +113,7 @@ def _bits(contest: Contest) -> int:
 
 
 def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
-    """SVG of one block; empty without a number. A method without a value has a line that says so."""
+    """SVG of one block. Empty if there is no number. A method without a value has a line that says so."""
     plot = plot_of(block)
     if plot is None:
         return ""
@@ -129,14 +132,14 @@ def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
 
 
 def alternative(plot: Plot) -> str:
-    """The picture in words, for those who cannot see it."""
+    """Text that describes the picture, for people who cannot see it."""
     leading = plot.contests[0]
     order = ", ".join(f"{short_name(row)} {value_text(row)}" for row in leading.rows)
     return f"{ranking_metric().title} by method at {leading.bits}, from the least damage to the most: {order}"
 
 
 def colour(plot: Plot, row: Row) -> str:
-    """CSS class of a row's bits: the leading ones have the accent."""
+    """CSS class for the bits of a row. The leading bits have the accent colour."""
     return f"bits{[contest.bits for contest in plot.contests].index(bits_of(row)) % 4}"
 
 

@@ -1,6 +1,6 @@
 """Fragments of pages: the rows of a table, its drawings, its contact sheets and its notes.
 
-The page of a table (`table_page`) and the report of a run (`run_report`) consist of them.
+The page of a table (`table_page`) and the report of a run (`run_report`) are made of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,9 +52,9 @@ SHEETS_ABOUT = (
 
 
 def hero_html(table: Table, found: Headline | None = None, beside: Markup | None = None) -> Markup:
-    """The sentence that answers the table's question, and its picture, drawn for a desktop and for a phone.
+    """The sentence that answers the table's question, and its picture, once for a desktop and once for a phone.
 
-    `beside` is put before the facts that stand beside the picture.
+    `beside` stands before the facts next to the picture.
     """
     found = found or headline(table)
     contest = found.contest
@@ -68,7 +68,7 @@ def hero_html(table: Table, found: Headline | None = None, beside: Markup | None
 
 
 def rows_html(table: Table, *, part: int = 0) -> Markup:
-    """The numbers of a table: the columns that decide, the others behind a switch, with keys to sort by."""
+    """The numbers of a table: deciding columns, other columns behind a switch, and values to sort by."""
     if table.parts:
         rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
@@ -103,7 +103,7 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
 
 
 def panels_html(table: Table, *, level: str = "h2") -> Markup:
-    """Dot plots of all blocks, and the curves of learned rounding; empty where there is nothing to draw."""
+    """Dot plots of all blocks, and the curves of learned rounding. Empty if there is nothing to draw."""
     shared = axis(table.rows)
     plots = [(block, Markup(dot_plot(block, shared))) for block in table.blocks] if shared else []
     return template_markup(
@@ -115,7 +115,7 @@ def panels_html(table: Table, *, level: str = "h2") -> Markup:
 
 
 def drawings_html(table: Table, *, level: str = "h2") -> Markup:
-    """The table's own drawings, with their PNG to save."""
+    """The table's own drawings, each with a PNG to save."""
     return template_markup("drawings.html.j2", table=table, level=level, uri=data_uri, drawing=_drawing)
 
 
@@ -150,7 +150,7 @@ def small_print_html(table: Table, *, level: str = "h2") -> Markup:
 def grid_html(
     label: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1, sortable: bool = True
 ) -> Markup:
-    """A plain table; the first `texts` columns are words, the others numbers."""
+    """A plain table. The first `texts` columns are words, the others numbers."""
     return template_markup(
         "grid.html.j2", label=label, headings=headings, rows=list(rows), texts=texts, sortable=sortable
     )

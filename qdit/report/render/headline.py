@@ -1,7 +1,7 @@
 """The headline of a page: one sentence that answers the table's question, computed from its rows.
 
-It names the best method at the bits that matter, its value and interval, whether the next one is apart, and how far
-the paper's order holds. Where an interval includes 0 it says "cannot be told".
+It names the best method at the deciding bits, and its value and interval. It says whether the next method differs by
+more than chance, and how far the paper's order holds. If an interval includes 0, it says "cannot be told".
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,9 +22,9 @@ NATURAL = "natural"
 
 @dataclass(frozen=True)
 class Headline:
-    """`answer` is the sentence, in pieces (text, whether it is stressed); `because` are the facts behind it.
+    """`answer` is the sentence, in pieces (text, whether it is stressed). `because` are the facts that support it.
 
-    `contest` holds the rows that it is about, or None where the sentence is not about one block.
+    `contest` holds the rows of the sentence. It is None if the sentence is not about one block.
     """
 
     answer: tuple[tuple[str, bool], ...]
@@ -33,12 +33,12 @@ class Headline:
 
     @property
     def text(self) -> str:
-        """The sentence without stress."""
+        """The sentence as plain text."""
         return "".join(text for text, _ in self.answer)
 
 
 def headline(table: Table) -> Headline:
-    """The headline of a table; a table without a measured row says so."""
+    """The headline of a table. Without a measured row it says so."""
     contest = deciding(table)
     if not any(is_measured(row) for row in table.rows):
         return Headline((("No row of this table is measured yet.", True),))
@@ -52,12 +52,13 @@ def headline(table: Table) -> Headline:
 
 
 def deciding(table: Table) -> Contest | None:
-    """The contest that the headline is about: the first block of the natural form with most rows at W4A8.
+    """The contest of the headline. None if the table has no contest.
 
-    Without W4A8 it is the lowest bits of the first block; blocks beside which a paper prints numbers come first.
+    Contests with several rows come first. Then these facts decide, in this order: the natural form, printed numbers
+    beside the rows, the bits W4A8, the lowest bits of the block. Of equal contests the first is taken.
     """
-    found = [contest for block in table.blocks for contest in contests(block)]
-    several = [contest for contest in found if len(contest.rows) > 1] or found
+    all_contests = [contest for block in table.blocks for contest in contests(block)]
+    several = [contest for contest in all_contests if len(contest.rows) > 1] or all_contests
     if not several:
         return None
     return max(several, key=_weight)
@@ -76,13 +77,16 @@ def _weight(contest: Contest) -> tuple[bool, bool, bool, int]:
 
 
 def progress(table: Table) -> tuple[int, int]:
-    """(measured rows, rows that should hold a result), those that a partial page leaves out included."""
+    """Number of measured rows, and number of rows that should have a result.
+
+    Rows that a partial page leaves out count.
+    """
     wanted = [row for row in table.rows if row["state"] != Status.NOT_RUN]
     return sum(map(is_measured, wanted)), len(wanted) + table.waiting
 
 
 def progress_text(table: Table) -> str:
-    """`7 of 75 rows so far`, or nothing where every row is measured."""
+    """Text `7 of 75 rows so far`. Empty if every row is measured."""
     done, wanted = progress(table)
     return f"{done} of {wanted} rows so far" if done < wanted else ""
 
@@ -199,7 +203,7 @@ def value_text(row: Row) -> str:
 
 
 def interval_words(row: Row, metric: str) -> str:
-    """`0.0021 … 0.0030`, or nothing without an interval."""
+    """Interval as text, `0.0021 … 0.0030`. Empty without an interval."""
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
     if low is None or high is None:
         return ""

@@ -1,4 +1,4 @@
-"""Notes of a table: how to read it, warnings, and how it was measured."""
+"""Notes of a table: an explanation of its marks and columns, warnings, and the protocol."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ SCOPES = {
 
 @dataclass(frozen=True)
 class Notes:
-    """Notes in three parts: `reading` (how to read the table), `warnings` (what is wrong), `measured` (protocol,
-    provenance).
+    """Notes of a table in three parts.
+
+    `reading` explains the table. `warnings` names problems. `measured` gives protocol and provenance.
     """
 
     reading: tuple[str, ...]
@@ -35,7 +36,7 @@ class Notes:
 
 
 def notes(table: Table) -> Notes:
-    """All notes of a table, derived from its rows."""
+    """All notes of a table, computed from its rows."""
     return Notes(reading=tuple(_reading(table)), warnings=tuple(_warnings(table)), measured=tuple(_measured(table)))
 
 

@@ -1,6 +1,6 @@
-"""Files of the pages: Jinja templates, style sheets and scripts, which are data of the package `qdit.report`.
+"""Files of the pages: Jinja templates, style sheets and scripts. They are data of the package `qdit.report`.
 
-A template escapes every value that is not `Markup`; a name that it does not get is an error.
+A template escapes every value that is not `Markup`. A name without a value is an error.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ PACKAGE_DATA = ("../templates", "../static")
 
 
 def template_text(name: str, **context: Any) -> str:
-    """A rendered template of `templates/`; its context must hold every name that it uses."""
+    """A rendered template of `templates/`. Its context must hold every name that it uses."""
     return _environment().get_template(name).render(**context)
 
 

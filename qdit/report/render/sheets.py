@@ -1,6 +1,6 @@
 """Contact sheets: the first images of every row of a block as strips of PNG, and their difference to full precision.
 
-Every run starts from the same noise, so the images of one column belong together.
+Every run starts from the same noise. So the images of one column belong together.
 """
 
 import base64
@@ -52,10 +52,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Strips of a block; `tile` and `gap` are the pixels of one image and between two.
+    """Strips of a block. `tile` is the side of one image in pixels, `gap` the space between two images.
 
-    `labels` stand above the columns, `corner` says what they are, `captions` are the prompts of the columns; pictures
-    are shown `height` pixels high, or as they are.
+    `labels` stand above the columns, and `corner` explains them. `captions` are the prompts of the columns. Pictures
+    are shown `height` pixels high; with 0 they keep their size.
     """
 
     strips: tuple[Strip, ...]
@@ -68,7 +68,7 @@ class Sheet:
 
 
 def contact_sheet(block: Block, results: Path) -> Sheet:
-    """Strips of the block's runs below `results`; a run without samples has a note instead."""
+    """Strips of the block's runs below `results`. A run without samples has a note instead."""
     samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
     readable = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if is_full_precision(row) and not isinstance(images, str)), None)
@@ -122,7 +122,10 @@ def _strip(row: Row, samples: tuple[Images, Labels] | str, full: tuple[Images, L
 
 
 def difference(images: Images, full: Images) -> Images:
-    """|images − full|, largest over the channels, amplified and coloured: (n, C, H, W) uint8 → (n, 3, H, W) uint8."""
+    """|images − full|, largest over the channels, as colours: (n, C, H, W) uint8 → (n, 3, H, W) uint8.
+
+    The differences are amplified, so that small ones can be seen.
+    """
     distance = np.abs(images.astype(np.int16) - full.astype(np.int16)).max(axis=1)
     shown = np.minimum(distance * AMPLIFICATION, 255)
     coloured: Images = (shown[:, None] * DIFFERENCE_COLOUR[None, :, None, None] // 255).astype(np.uint8)
@@ -134,7 +137,10 @@ def _tile(images: Images) -> int:
 
 
 def strip_image(images: Images, *, tile: int, gap: int = GAP) -> Image.Image:
-    """Images (n, C, H, W) side by side, `tile` pixels each, with transparent gaps; small ones keep hard pixel edges."""
+    """Images (n, C, H, W) side by side, each `tile` pixels wide, with transparent gaps.
+
+    Small images keep sharp pixel edges.
+    """
     strip = Image.new("RGBA", (len(images) * (tile + gap) - gap, tile), (0, 0, 0, 0))
     resampling = Image.Resampling.NEAREST if images.shape[-1] <= tile else Image.Resampling.BOX
     for number, image in enumerate(images):

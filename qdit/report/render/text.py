@@ -68,7 +68,7 @@ def row_name(line: Line) -> str:
 
 
 def markdown_text(table: Table, found: Headline | None = None) -> str:
-    """Face, the finding, one table per block, notes and provenance as GitHub-flavoured Markdown."""
+    """A table as GitHub-flavoured Markdown: face, finding, one table per block, notes and provenance."""
     small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
     face = f"**{markdown(table.face)}**"
     text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
@@ -108,7 +108,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escape what Markdown would read as markup."""
+    """Escape characters that Markdown would read as markup."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 
 
@@ -118,7 +118,7 @@ def tex(text: str) -> str:
 
 
 def tex_number(text: str) -> str:
-    """A formatted number in math mode: −0.05, 9.8·10⁻⁴; anything else is escaped text."""
+    """A formatted number in math mode: −0.05, 9.8·10⁻⁴. Any other text is escaped."""
     match = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
     if match is None:
         return tex(text)

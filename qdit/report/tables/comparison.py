@@ -1,4 +1,7 @@
-"""The papers' comparisons of methods at several bits, one block per setting; a specification describes each."""
+"""The papers' comparisons of methods at several bits: one block per setting.
+
+A specification describes each paper's table.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,8 +34,8 @@ PUBLISHED_KEYS = {"resolution", "steps", "cfg_scale"}
 class Specification:
     """One paper's table: its title, its protocol in words, its sampler.
 
-    `protocol` is what the CSV of the printed numbers leaves unsaid because all of its rows share it; `printed_names`
-    maps our names of methods to those that this paper prints instead.
+    `protocol` holds facts that all printed rows share, so their CSV does not repeat them. `printed_names` maps our
+    names of methods to the names that this paper prints.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Integer arithmetic beside its simulation: equal checkpoint and noise, two modes of computation."""
+"""Integer mode beside simulated mode, for the same checkpoint and noise."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Quality control: whether every row lies between a positive and a negative control of its setting.
 
-The positive control is full precision, whose distance to itself is 0. The negative control is a method with too few
-bits for a sensible result. If a row lies outside, something is wrong with the measurement rather than with the method.
+The positive control is full precision. Its distance to itself is 0. The negative control is a method with too few bits
+for a sensible result. If a row lies outside, the error is more probably in the measurement than in the method.
 """
 
 from collections.abc import Mapping

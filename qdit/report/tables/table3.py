@@ -1,4 +1,4 @@
-"""Table 3 of Q-DiT: the sixteen dimensions of VBench, in two halves, and the number in which Q-DiT is better."""
+"""Table 3 of Q-DiT: the sixteen dimensions of VBench in two halves, and in how many of them Q-DiT is better."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def extra_columns() -> tuple[str, ...]:
 
 
 def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and columns of the part after the dimensions. With VBench it has no feature distances."""
+    """Title and columns of the part after the dimensions. If VBench scores the clips, it has no feature distances."""
     names = [name for name in shown_on("table3") if name not in DIMENSIONS]
     shown = tuple(name for name in names if mini or not METRICS[name].of_features)
     return f"Totals, distance{'s' if mini else ''}, size", shown
@@ -70,7 +70,7 @@ class Wins:
 
     @classmethod
     def between(cls, row: Row, rival: Row) -> "Wins":
-        """Q-DiT's row against the rival's, in the dimensions that both have."""
+        """Compare Q-DiT's row with the rival's, in the dimensions that both have."""
         gaps = [gap for name in DIMENSIONS if (gap := difference(row, rival, name)) is not None]
         sure = [gap for gap in gaps if gap.is_chance is False]
         return cls(
@@ -121,7 +121,7 @@ def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) ->
 
 
 def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
-    """The table's face: the profile's, and the scorer (VBench or mini-VBench)."""
+    """The table's face: that of the profile, and the scorer (VBench or mini-VBench)."""
     return f"{profile['face']}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
 
 

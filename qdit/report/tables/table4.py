@@ -77,7 +77,10 @@ def _remarks(rows: list[Row]) -> tuple[str, ...]:
 
 
 def steps_of(block: Mapping[str, Any]) -> dict[str, str]:
-    """Label → step, in the order of a block's methods; the last step is printed once and may be there in two forms."""
+    """Label → step, in the order of a block's methods.
+
+    The paper prints the last step once; a block may have two forms of it.
+    """
     steps = (*STEPS[:-1], ROUNDED, STEPS[-1]) if len(block["methods"]) > len(STEPS) else STEPS
     return dict(zip(block["methods"], steps, strict=False))
 

@@ -1,7 +1,7 @@
 """Trials of a blind A/B page: two images of the same noise and label by two methods, and catch trials among them.
 
-Every draw is a hash of the seed and its purpose, so equal arguments give equal trials on every machine.
-`qdit.core.seeds` is not used, since it imports torch, which the report never does.
+Every random choice is a hash of the seed and its purpose. So equal arguments give equal trials on every machine.
+`qdit.core.seeds` cannot be used here, because it imports torch, and the report never does.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ PAIR, SAME, CONTROL = "pair", "same", "control"
 
 @dataclass(frozen=True)
 class Contest:
-    """Runs that are compared with each other: equal setting, form, bits and scope; full precision is one of them."""
+    """Runs that are compared with each other: equal setting, form, bits and scope. One of them is full precision."""
 
     setting: str
     form: str
@@ -81,11 +81,10 @@ def contests_of(
     bits: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> list[Contest]:
-    """The matching blocks of a table (default: the first of kind table2).
+    """The blocks of a table that match the arguments, by default of the first table of kind `table2`.
 
-    Without a choice: the block with fewest bits.
-
-    With few bits the images of methods differ most. ConfigError if no block matches.
+    Without arguments: the block with the fewest bits, because there the images of methods differ most. ConfigError if
+    no block matches.
     """
     table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
@@ -127,7 +126,7 @@ def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> Run | None:
 
 
 class Samples:
-    """Images of runs below `results`, read chunk by chunk and kept; runs that are not measured have none."""
+    """Images of runs below `results`. They are read chunk by chunk and kept. A run that is not measured has none."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
@@ -170,10 +169,11 @@ def picture(image: NDArray[np.uint8]) -> Image.Image:
 def draw_trials(
     profile: Mapping[str, Any], contests: Iterable[Contest], samples: Samples, *, seed: int, each: int, catch: int
 ) -> tuple[list[Trial], list[str]]:
-    """Trials in the order they are shown, and notes on what could not be: `each` for every pair of methods of every
-    contest, `catch` of identical images and as many of full precision against destroyed images.
+    """Trials in the order in which they are shown, and notes on runs that are left out.
 
-    DataError where no contest has two measured runs, or where runs are not of one protocol.
+    Every pair of methods of a contest gets `each` trials. `catch` trials show the same image twice; equally many show
+    full precision beside a destroyed image. DataError if no contest has two measured runs, or if runs have different
+    protocols.
     """
     trials: list[Trial] = []
     notes: list[str] = []

@@ -80,10 +80,10 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
-    """Maximum-likelihood scores (m,), mean 0: i is preferred to j with probability σ(score_i − score_j).
+    """Maximum-likelihood scores (m,) with mean 0: i is preferred to j with probability σ(score_i − score_j).
 
-    `prior` is how many drawn votes against a method of score 0 are added for each: without them one that never lost
-    has no finite score. Source: Bradley & Terry, Biometrika 1952.
+    For each method, `prior` ties against an imaginary method of score 0 are added. Without them a method that never
+    lost has no finite score. Source: Bradley & Terry, Biometrika 1952.
     """
 
     def loss(scores: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -101,9 +101,12 @@ def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
 def bootstrap_scores(
     votes: Sequence[Sequence[tuple[int, int, float]]], methods: int, *, draws: int = 400, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Bradley–Terry scores (draws, methods) of resampled votes: voters are drawn again, then each one's votes.
+    """Bradley–Terry scores (draws, methods) of resampled votes.
 
-    `votes` has for each voter (i, j, share): share 1 where i was preferred to j, 0.5 for a tie, 0 otherwise.
+    First voters are resampled, then the votes of each voter.
+
+    `votes` has (i, j, share) for each vote of each voter. The share is 1 if i was preferred to j, 0.5 for a tie, 0
+    otherwise.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     scores = np.empty((draws, methods))
@@ -120,7 +123,7 @@ def bootstrap_scores(
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Agreement of two voters beyond chance on the same trials (Cohen, 1960); None where chance explains all."""
+    """Agreement of two voters beyond chance on the same trials (Cohen, 1960). None if chance explains everything."""
     if len({*first, *second}) < 2:
         return None
     from sklearn.metrics import cohen_kappa_score  # half a second, which the page itself does not need
@@ -129,9 +132,9 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 
 
 def fleiss_kappa(counts: NDArray[np.float64]) -> float | None:
-    """Agreement of n voters beyond chance; counts (trials, categories), rows sum to n ≥ 2 (Fleiss, 1971).
+    """Agreement of n voters beyond chance (Fleiss, 1971). counts is (trials, categories); each row sums to n ≥ 2.
 
-    Computed here: neither scipy nor scikit-learn has it.
+    It is computed here, because neither scipy nor scikit-learn has it.
     """
     if not len(counts):
         return None

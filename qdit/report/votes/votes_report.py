@@ -31,7 +31,10 @@ FEWEST = 5
 
 @dataclass
 class Tally:
-    """Votes of a contest: (a, b) in the order of the names → wins of a, ties, wins of b; and each voter's votes."""
+    """Votes of a contest:
+
+    (a, b) → wins of a, ties, wins of b; and the votes of each voter. a and b are sorted by name.
+    """
 
     names: list[str] = field(default_factory=list)
     pairs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -39,7 +42,10 @@ class Tally:
 
 
 def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
-    """The page that a file of votes belongs to; DataError if it is not among `pages` or lacks a voted trial."""
+    """The page that a file of votes belongs to.
+
+    DataError if it is not among `pages`, or if it does not have a voted trial.
+    """
     page = pages.get(ballot.page)
     if page is None:
         known = ", ".join(f"{digest[:12]}…" for digest in pages)
@@ -55,7 +61,7 @@ def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
 
 
 def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
-    """Number of correct answers, and number of a voter's catch trials of one kind."""
+    """Number of correct answers, and number of trials, of one kind of catch trials of a voter."""
     answers = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
     right = [choice == question.answer for question, choice in answers if question.kind == kind]
     return sum(right), len(right)
@@ -149,9 +155,10 @@ def scores_lines(contest_votes: Tally, names: Mapping[str, str], *, draws: int) 
 def votes_text(
     ballots: Sequence[Ballot], pages: Mapping[str, Page], *, least: float = 0.0, draws: int = 400
 ) -> tuple[str, pd.DataFrame]:
-    """Everything as text, and the pairs as a table. Voters whose share of catch trials is below `least` do not count.
+    """All results as text, and the pairs as a table.
 
-    DataError for votes on another page, and where nobody is left.
+    Voters whose share of correct catch trials is below `least` do not count. DataError for votes on another page, and
+    if no voter is left.
     """
     known = [(ballot, page_of(ballot, pages)) for ballot in ballots]
     names = {name: shown for page in pages.values() for name, shown in page.names.items()}
