@@ -206,7 +206,13 @@ def files_text(part: Profile) -> list[str]:
 
 
 def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) -> tuple[list[TableRow], list[str]]:
-    """The rows of texts with several words, and the other texts, which are parts of paths."""
+    """The rows of texts with several words, and the other texts, which are parts of paths.
+
+    ConfigError for an empty text, which would name every row.
+    """
+    for text in texts:
+        if not text.strip():
+            find_row(profile, text, tables)
     rows = [find_row(profile, text, tables) for text in texts if len(text.split()) > 1]
     return rows, [text for text in texts if len(text.split()) == 1]
 
