@@ -1,4 +1,4 @@
-"""The memory that docs/diffusers.md states: computed again, of the mini DiT with its weights, of DiT-XL/2 by its shapes."""
+"""The memory that docs/diffusers.md states, computed again: the mini DiT with its weights, DiT-XL/2 by its shapes."""
 
 import re
 from pathlib import Path
