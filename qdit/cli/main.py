@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ from qdit.cli import (
     votes,
 )
 from qdit.cli import run as workflow
-from qdit.core.errors import QditError
+from qdit.core.errors import ConfigError, QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
 
@@ -126,10 +127,26 @@ def write_benchmark(path: Path, seconds: float) -> None:
     write_json(path, {name: round(value, 2) for name, value in spent.items()} | {"peak_mib": used.ru_maxrss // 1024})
 
 
+def require_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for an empty argument.
+
+    It comes from a shell variable that is not set, and would be the current folder, a default or every row.
+    """
+    for before, word in zip(["qdit", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        if not word.strip() or (flag.startswith("--") and equals and not value.strip()):
+            where = flag if word.strip() else before
+            raise ConfigError(
+                f"the argument after {where!r:.80} is empty, perhaps a shell variable that is not set; give a value or"
+                " leave it out"
+            )
+
+
 def main() -> None:
     """Entry point. Bad input gives one line on stderr and exit code 2."""
     start = time.monotonic()
     try:
+        require_words(sys.argv[1:])
         status = app(standalone_mode=False, prog_name="qdit")
         if benchmark := os.environ.pop(BENCHMARK, None):
             write_benchmark(Path(benchmark), time.monotonic() - start)

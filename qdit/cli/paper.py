@@ -101,7 +101,7 @@ def fetch(
     from qdit.workflow.profile import load_profile
 
     allowed, loaded = allow_unverified or [], load_profile(*profile)
-    needed = part_of(loaded, find_row(loaded, row)) if row else loaded
+    needed = part_of(loaded, find_row(loaded, row)) if row is not None else loaded
     files = choose(files_of(needed), names or [])
     refused = [file for file in unverified(files) if not is_named(file, allowed)]
     for file in files:

@@ -185,7 +185,7 @@ def doctor(
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
-    table_row = find_row(loaded, row) if row else None
+    table_row = find_row(loaded, row) if row is not None else None
     checked = part_of(loaded, table_row) if table_row else loaded
     for line in plan_lines(loaded, [table_row] if table_row else [], folder):
         typer.echo(line)

@@ -13,9 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from qdit.core.errors import CheckpointError, Diverged, QditError, Unsupported
+from qdit.core.files import sha256_json
 
 KEY = "failure"
 """Where a JSON file holds its failure."""
+DIGEST = "sha256"
+"""Where a failure in a JSON file holds the digest of its other fields."""
+KINDS = ("unsupported", "failed")
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,21 @@ class Failure:
 
     @classmethod
     def within(cls, record: Any) -> Self | None:
-        """Read the failure from a JSON value; None if it holds none. TypeError if it is incomplete."""
+        """Read the failure from a JSON value; None if it holds none.
+
+        TypeError if it is incomplete, if a field has another type, or if its digest is not that of its fields: then it
+        was written by hand or edited.
+        """
         details = record.get(KEY) if isinstance(record, Mapping) else None
-        return None if details is None else cls(**details)
+        if details is None:
+            return None
+        fields = {name: value for name, value in dict(details).items() if name != DIGEST}
+        failure = cls(**fields)
+        if not all(isinstance(value, str) for value in fields.values()) or failure.kind not in KINDS:
+            raise TypeError(f"a failure has a step, a reason and a kind of {', '.join(KINDS)}")
+        if failure.to_dict() != {KEY: details}:
+            raise TypeError("the failure was edited or has no digest")
+        return failure
 
     @property
     def text(self) -> str:
@@ -54,8 +70,8 @@ class Failure:
         return cls("", "unsupported" if words.startswith("unsupported: ") else "failed", text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
-        return {KEY: asdict(self)}
+        """Plain dictionary with a digest of the fields, for JSON."""
+        return {KEY: asdict(self) | {DIGEST: sha256_json(asdict(self))}}
 
 
 MACHINE_TYPES = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.failure import Failure
-from qdit.core.files import load_arrays, read_json, sha256_file
+from qdit.core.files import load_arrays, one_line, read_json, sha256_file
 from qdit.sampling.origin import Origin, origin_key
 
 _AGAIN = "run the sample step again"
@@ -70,18 +70,45 @@ def read_shard(path: Path) -> Shard:
         return Shard(
             path=path,
             number=int(path.stem.removeprefix("shard-")),
-            key=str(listing["key"]),
-            images=int(listing["images"]),
-            chunk=int(listing["chunk"]),
-            mode=str(listing["mode"]),
-            backend=str(listing["backend"]),
-            difference=listing.get("difference"),
-            chunks=tuple(ListedChunk(str(entry["file"]), str(entry["sha256"])) for entry in listing["chunks"]),
+            key=_text(listing["key"]),
+            images=_count(listing["images"]),
+            chunk=_count(listing["chunk"]),
+            mode=_text(listing["mode"]),
+            backend=_text(listing["backend"]),
+            difference=_numbers(listing.get("difference")),
+            chunks=tuple(ListedChunk(_file_name(entry["file"]), _text(entry["sha256"])) for entry in listing["chunks"]),
             failure=Failure.within(listing),
             origin=listing.get("origin"),
         )
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{path}: not a list of sample chunks; {_AGAIN}") from None
+    except (KeyError, TypeError, ValueError) as problem:
+        raise DataError(f"{path}: not a list of sample chunks ({one_line(problem)}); {_AGAIN}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} stands where a text is expected")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise TypeError(f"{value!r:.40} stands where a whole number of at least 1 is expected")
+    return value
+
+
+def _numbers(value: Any) -> Mapping[str, float] | None:
+    known = isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+    if value is not None and not known:
+        raise TypeError(f"{value!r:.40} stands where numbers by name are expected")
+    return value
+
+
+def _file_name(value: Any) -> str:
+    """The name of a file of the same folder: a list names no file elsewhere."""
+    name = _text(value)
+    if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
+        raise ValueError(f"{name!r:.40} is no name of a file beside the list")
+    return name
 
 
 def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:

@@ -4,7 +4,7 @@
 prompt. The metadata holds the prompts and the origin of the embeddings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,43 @@ def load_embeddings(path: Path, *, width: int, most: int) -> TextEmbeddings:
     tensors, metadata = load_tensors(path, error=DataError)
     kind = metadata.get("kind") if isinstance(metadata, dict) else None
     prompts = metadata.get("prompts") if isinstance(metadata, dict) else None
-    if kind != KIND or set(tensors) != {"tokens", "lengths"} or not isinstance(prompts, list):
+    if kind != KIND or not isinstance(prompts, list):
         raise DataError(f"{path}: not text embeddings (kind {kind!r:.40}, tensors {sorted(tensors)}); embed again")
+    embeddings = embeddings_of(path, tensors, prompts)
+    if embeddings.width != width or int(embeddings.lengths.max()) > most:
+        raise DataError(
+            f"{path}: tokens are {embeddings.width} wide and up to {int(embeddings.lengths.max())} per prompt, the"
+            f" model takes {width} and 1 to {most}; give the embeddings of the model's own text encoder"
+        )
+    return embeddings
+
+
+def embeddings_of(path: Path, tensors: Mapping[str, Tensor], prompts: Sequence[Any]) -> TextEmbeddings:
+    """The embeddings of a file's tensors.
+
+    DataError unless the prompts are texts, each one once and at least one; the tokens finite floating-point numbers;
+    and the lengths whole numbers of at least 1 that sum to the number of tokens.
+    """
+    if set(tensors) != {"tokens", "lengths"}:
+        raise DataError(f"{path}: not text embeddings (tensors {sorted(tensors)}); embed again")
     tokens, lengths = tensors["tokens"], tensors["lengths"]
-    whole = len(prompts) == lengths.numel() and tokens.dim() == 2 and int(lengths.sum()) == len(tokens)
-    if not whole or len(set(prompts)) != len(prompts):
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise DataError(f"{path}: the prompts are {prompts!r:.60}, must be texts, at least one; embed again")
+    if not tokens.is_floating_point() or lengths.dtype != torch.int64:
+        raise DataError(
+            f"{path}: tokens are {dtype_name(tokens)}, lengths {dtype_name(lengths)}; allowed are floating-point"
+            " numbers and int64; embed again"
+        )
+    whole = lengths.shape == (len(prompts),) and tokens.dim() == 2 and int(lengths.sum()) == len(tokens)
+    if not whole or int(lengths.min()) < 1 or len(set(prompts)) != len(prompts):
         raise DataError(
             f"{path}: {len(prompts)} prompts, {lengths.numel()} lengths with sum {int(lengths.sum())} and tokens of"
             f" shape {tuple(tokens.shape)} do not belong together; embed again"
         )
-    if tokens.shape[1] != width or not ((lengths >= 1) & (lengths <= most)).all():
-        raise DataError(
-            f"{path}: tokens are {tokens.shape[1]} wide and up to {int(lengths.max())} per prompt, the model takes"
-            f" {width} and 1 to {most}; give the embeddings of the model's own text encoder"
-        )
     require_finite(f"{path}: tokens", tokens)
     return TextEmbeddings(tuple(prompts), tokens, lengths)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """For example `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from qdit.core.digest import code_digest
 from qdit.core.errors import CheckpointError, ConfigError, DataError, Unsupported
 from qdit.core.files import load_tensors, one_line, sha256_file, sha256_json
-from qdit.models.text_embeddings import TextEmbeddings, join, save_embeddings
+from qdit.models.text_embeddings import TextEmbeddings, embeddings_of, join, save_embeddings
 
 SUFFIX = " aesthetic score: 6.5."
 MOST_TOKENS = 300
@@ -150,9 +150,11 @@ def embed_suite(
 
 
 def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
-    """Embeddings of these prompts that an earlier, stopped call wrote. None if the file is missing or incomplete."""
+    """Embeddings of these prompts from an earlier, stopped call. None if the file is missing, damaged or of others."""
     try:
-        tensors, _ = load_tensors(path)
-        return TextEmbeddings(tuple(prompts), tensors["tokens"], tensors["lengths"])
-    except CheckpointError:
+        tensors, metadata = load_tensors(path, error=DataError)
+        embeddings = embeddings_of(path, tensors, prompts)
+    except DataError:
         return None
+    stored = metadata.get("prompts") if isinstance(metadata, dict) else None
+    return embeddings if stored == list(prompts) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from qdit.core.errors import CheckpointError
 from qdit.core.failure import Failure
-from qdit.core.files import read_json, save_tensors, sha256_file, sha256_json, write_json
+from qdit.core.files import one_line, read_json, save_tensors, sha256_file, sha256_json, write_json
 
 FORMAT, FAILURE_FORMAT = 4, 1
 DIGEST_KEY = "sha256"
@@ -34,7 +34,10 @@ def with_digest(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> None:
     """Raise CheckpointError unless a configuration has the digest of its own content."""
-    stated, digest = config.get(DIGEST_KEY), own_digest(config)
+    try:
+        stated, digest = config.get(DIGEST_KEY), own_digest(config)
+    except ValueError:
+        raise CheckpointError(f"{where}: holds a number that is not finite; {remedy}") from None
     if stated is None:
         raise CheckpointError(f"{where}: gives no {DIGEST_KEY} of its content, so edits cannot be told; {remedy}")
     if stated != digest:
@@ -72,5 +75,7 @@ def read_failure(folder: Path) -> Failure | None:
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
     try:
         return Failure.within(config)
-    except TypeError:
-        raise CheckpointError(f"{folder}: holds a failure that cannot be read; quantize again") from None
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(
+            f"{folder}: holds a failure that cannot be read ({one_line(problem)}); quantize again"
+        ) from None

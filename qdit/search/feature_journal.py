@@ -36,7 +36,7 @@ class FeatureJournal(Journal):
         features = None
         if entry["features"] is not None:
             features = np.frombuffer(base64.b64decode(entry["features"], validate=True), "<f4").reshape(entry["shape"])
-        self._keep(genome, int(entry["chunk"]), features, int(entry["images"]))
+        self._keep(genome, entry["chunk"], features, entry["images"])
 
     def _keep(self, genome: Genome, chunk: int, values: np.ndarray | None, images: int) -> None:
         self.features[genome, chunk] = values
@@ -52,8 +52,8 @@ class FeatureJournal(Journal):
             values = None if computed is None else np.ascontiguousarray(computed, "<f4")
             entry = {"genome": list(genome), "chunk": chunk, "images": images, "features": None}
             if values is not None:
-                entry |= {"shape": values.shape, "features": base64.b64encode(values.tobytes()).decode()}
-            self._append(entry)
+                entry |= {"shape": list(values.shape), "features": base64.b64encode(values.tobytes()).decode()}
+            self._add(entry)
             self._keep(genome, chunk, values, images)
         return [self.features[pair] for pair in wanted]
 

@@ -1,7 +1,7 @@
 """The journal of a search: a file with one line of JSON per measured genome, written at once.
 
 A killed search starts again from the beginning. It finds measured genomes in the journal, so it makes the same choices
-and computes only the missing genomes. An incomplete last line is dropped.
+and computes only the missing genomes. An incomplete last line is dropped. A line has the digest of its content.
 """
 
 import fcntl
@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import parse_json, sha256_json
 from qdit.search.evolution import Evaluation, Measure, Reading
 from qdit.search.space import Genome, SearchSpace
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Like `map`: values in the order of the genomes, each as soon as it is there (a pool's `imap` computes several)."""
+
+DIGEST = "sha256"
+"""Where an entry has its digest."""
 
 Listener = Callable[[Genome, int, float], None]
 """Is told (genome, images, fitness) of every entry, those already in the file first."""
@@ -49,6 +53,7 @@ class Journal:
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
         self.path, self.listen = path, listen
+        self._header = sha256_json(identity)
         self.entries: dict[tuple[Genome, int], float] = {}
         self._file = None
         if path is None:
@@ -83,10 +88,11 @@ class Journal:
             _check_identity(self.path, _parsed(self.path, 1, header).get("identity"), identity)
         for number, line in enumerate(lines, start=2):
             entry = _parsed(self.path, number, line)
-            try:
-                self._take(tuple(int(size) for size in entry["genome"]), entry)
-            except (KeyError, TypeError, ValueError):
-                raise DataError(f"{self.path}: line {number} is no entry; delete that line and go on") from None
+            if not is_of(entry, self._header):
+                raise DataError(
+                    f"{self.path}: line {number} is no entry of this search, or was edited; delete that line and go on"
+                )
+            self._take(tuple(entry["genome"]), entry)
         self._file.seek(len(whole))
         self._file.truncate()
         if not header:
@@ -94,12 +100,16 @@ class Journal:
 
     def _take(self, genome: Genome, entry: Mapping[str, Any]) -> None:
         """Take in one line of the file."""
-        self._note(genome, int(entry["images"]), math.inf if entry["fitness"] is None else float(entry["fitness"]))
+        self._note(genome, entry["images"], math.inf if entry["fitness"] is None else entry["fitness"])
 
     def _note(self, genome: Genome, images: int, fitness: float) -> None:
         self.entries[genome, images] = fitness
         if self.listen is not None:
             self.listen(genome, images, fitness)
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        """Write one entry with its digest."""
+        self._append(entry | {DIGEST: entry_digest(entry, self._header)})
 
     def _append(self, value: dict[str, Any]) -> None:
         if self._file is not None:
@@ -110,7 +120,7 @@ class Journal:
     def add(self, genome: Genome, images: int, fitness: float) -> None:
         """Store one reading. A fitness that is not finite becomes infinite (null in the file)."""
         value = float(fitness) if math.isfinite(fitness) else math.inf
-        self._append({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
+        self._add({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
         self._note(genome, images, value)
 
     def losses(
@@ -131,6 +141,20 @@ class Journal:
         return sum(longest.values())
 
 
+def entry_digest(entry: Mapping[str, Any], header: str) -> str:
+    """Digest of an entry and of its search's identity, so that neither an edit nor another search's line counts."""
+    return sha256_json({"entry": dict(entry), "identity": header})
+
+
+def is_of(entry: Mapping[str, Any], header: str) -> bool:
+    """Whether a line of a journal is an unedited entry of the search with this digest."""
+    plain = {name: value for name, value in entry.items() if name != DIGEST}
+    try:
+        return entry.get(DIGEST) == entry_digest(plain, header)
+    except ValueError:  # a number that is not finite
+        return False
+
+
 def in_full(fitness: Callable[[Genome], float], *, images: int, journal: Journal, spread: Spread = map) -> Measure:
     """Measure every genome on all `images`, as Algorithm 1 and random search do; write each to the journal."""
 
@@ -149,7 +173,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line.decode("utf-8"))
     except ValueError:
         value = None
     if not isinstance(value, dict):

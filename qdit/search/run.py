@@ -21,6 +21,7 @@ from qdit.core.seeds import Purpose, derive_seed
 from qdit.sampling.calibration_set import load_calibration_of, require_sampled_so
 from qdit.sampling.origin import facts_of
 from qdit.sampling.precision import device_of
+from qdit.sampling.protocol import MOST_SEED
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import GenomeSampler, Outcome, evolve, random_search, ranked
 from qdit.search.feature_journal import FeatureJournal
@@ -175,6 +176,8 @@ def check(search: Search, workers: int) -> None:
     require_cores("workers", workers)
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0")
+    if not 0 <= search.seed <= MOST_SEED:  # Python's generator draws the same for -1 as for 1
+        raise ConfigError(f"search seed {search.seed}: allowed are whole numbers from 0 to {MOST_SEED}")
     if search.scored and search.calibration is None:
         raise ConfigError(
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"

@@ -70,7 +70,9 @@ class SearchSpace:
     latency: LatencyModel | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
+        if twice := sorted({size for size in self.sizes if self.sizes.count(size) > 1}):
+            raise ConfigError(f"group sizes {list(self.sizes)}: {twice[0]} is there twice; give each size once")
+        object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
         if not self.layers or not self.sizes:
             raise ConfigError(f"{len(self.layers)} layers and {len(self.sizes)} group sizes: at least 1 of each")
         if self.constraint not in get_args(Constraint):

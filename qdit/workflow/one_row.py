@@ -207,7 +207,13 @@ def files_text(part: Profile) -> list[str]:
 
 
 def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) -> tuple[list[TableRow], list[str]]:
-    """Split texts into two lists: rows (texts of several words), and parts of paths (all other texts)."""
+    """Split texts into two lists: rows (texts of several words), and parts of paths (all other texts).
+
+    ConfigError for an empty text, because it would name every row.
+    """
+    for text in texts:
+        if not text.strip():
+            find_row(profile, text, tables)
     rows = [find_row(profile, text, tables) for text in texts if len(text.split()) > 1]
     return rows, [text for text in texts if len(text.split()) == 1]
 

@@ -63,7 +63,10 @@ def as_tuple(value: Any) -> Any:
 
 Name = Annotated[
     str,
-    matching(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", "a name of letters, digits and . + _ - (it becomes part of paths)"),
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}",
+        "a name of at most 100 letters, digits and . + _ - (it becomes part of paths)",
+    ),
 ]
 Bits = Annotated[
     str,

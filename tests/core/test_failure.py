@@ -1,5 +1,6 @@
 """What a method fails at is written down and handed on to the tables; what the machine fails at stays an error."""
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from qdit.cli import main as cli
 from qdit.core.errors import CheckpointError, ConfigError, DataError, Diverged, Unsupported
 from qdit.core.failure import Failure, is_result, method_code, recording
-from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors
+from qdit.core.files import load_arrays, load_tensors, read_json, save_tensors, sha256_json
 from qdit.kernels.building import BuildError
 from qdit.methods.registry import find_method
 from qdit.models.loading import load_model
@@ -43,8 +44,12 @@ def test_a_failure_is_one_line_that_survives_json(problem: Exception, text: str)
     assert Failure.within(failure.to_dict()) == failure
     assert Failure.within({"format": 1}) is None
     assert Failure.within([]) is None
-    with pytest.raises(TypeError):
-        Failure.within({"failure": {"step": "sample"}})
+    for wrong in ({"step": "sample"}, failure.to_dict()["failure"] | {"reason": "another"}, "x", 1):
+        with pytest.raises((TypeError, ValueError)):
+            Failure.within({"failure": wrong})
+    for change in ({"kind": "odd"}, {"reason": 1}, {"step": None}, {"sha256": None}):
+        with pytest.raises(TypeError):
+            Failure.within({"failure": failure.to_dict()["failure"] | change})
 
 
 def caused(problem: Exception, cause: BaseException) -> Exception:
@@ -138,16 +143,18 @@ def test_a_failed_folder_is_whole_and_no_checkpoint(tmp_path: Path) -> None:
     write_failure(tmp_path, failure)
     assert read_failure(tmp_path) == failure
     assert load_tensors(tmp_path / TENSORS_FILE) == ({}, None)
-    assert read_json(tmp_path / CONFIG_FILE) == {
-        "format": 1,
-        "failure": {"step": "quantize", "kind": "unsupported", "reason": "needs 8 bits"},
-    }
+    fields = {"step": "quantize", "kind": "unsupported", "reason": "needs 8 bits"}
+    stored = {"format": 1, "failure": fields | {"sha256": sha256_json(fields)}}
+    assert read_json(tmp_path / CONFIG_FILE) == stored
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / CONFIG_FILE).write_text('{"failure": {"step": 1}}')
-    with pytest.raises(CheckpointError, match="a failure that cannot be read"):
-        read_failure(tmp_path)
+    edited = stored | {"failure": stored["failure"] | {"reason": "needs 4 bits"}}  # type: ignore[operator]
+    for content in ({"failure": {"step": 1}}, edited):
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match="a failure that cannot be read"):
+            read_failure(tmp_path)
 
 
 @pytest.fixture
@@ -308,8 +315,8 @@ def test_a_correction_that_fails_is_the_methods_and_a_crash_of_the_network_is_no
     with monkeypatch.context() as broken:
         broken.setattr(NoiseCorrection, "apply", crash)
         assert runs.sample("corrected", "--record-failure") == 0
-    failure = read_json(runs.samples("corrected") / "shard-000.json")["failure"]
-    assert failure == {"step": "sample", "kind": "failed", "reason": "RuntimeError: bad shapes"}
+    recorded = Failure.within(read_json(runs.samples("corrected") / "shard-000.json"))
+    assert recorded == Failure("sample", "failed", "RuntimeError: bad shapes")
     monkeypatch.setattr(type(model), "forward", crash)
     with pytest.raises(RuntimeError, match="bad shapes"):
         runs.sample("corrected", "--record-failure")

@@ -16,7 +16,10 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Case:
-    """`command` is split at blanks; `@x` is a path below the inputs, `%x` one below the outputs, `$shape` JSON."""
+    """`command` is split at blanks; `@x` is a path below the inputs, `%x` one below the outputs, `$shape` JSON.
+
+    A word `''` is an empty argument.
+    """
 
     command: str
     words: str
@@ -198,5 +201,78 @@ def damaged() -> list[Case]:
     ]
 
 
-CASES = [*weights(), *folders(), *batches(), *degenerate(), *vbench(), *damaged()]
+def records() -> list[Case]:
+    """Sections 1 and 9: flags that contradict the files (evaluate_flags), and values that no run can have."""
+    sample = "sample %whole %x --images 8 --chunk 8 --steps 3"
+    evaluate = "evaluate %whole-samples %x --checkpoint %whole --reference-file %r-png.npz"
+    search = "search @degenerate/whole.safetensors %x --kind uniform --reference-size 16"
+    return [
+        Case("quantize @degenerate/whole.safetensors %whole --method fp --bits w16a16", ""),
+        Case("sample %whole %whole-samples --images 8 --chunk 8 --steps 3 --extractor digit-classifier", "8 of 8"),
+        Case(f"{evaluate} --steps 50", "steps", 2),
+        Case(f"{evaluate} --cfg-scale 7.5", "cfg", 2),
+        Case(f"{evaluate} --seed 9", "seed", 2),
+        Case(f"{evaluate} --sampler ddpm", "sampler", 2),
+        Case("evaluate %whole-samples %whole.json --checkpoint %whole --reference-file %r-png.npz", ""),
+        Case("sample %whole %x --images 8 --chunk 8 --steps 3 --cfg-scale inf", "cfg", 2),
+        Case(f"{sample} --cfg-scale 0.5", "cfg_scale 0.5", 2),
+        Case("calibrate @degenerate/whole.safetensors %x --samples 4 --steps 2 --cfg-scale 1e30", "cfg_scale", 2),
+        Case(f"{sample} --threads 100000", "--threads 100000", 2),
+        Case("sample %whole '' --images 8", "is empty", 2),
+        Case("run --dry-run --row ''", "is empty", 2),
+        Case(f"{search} --sizes 16,16", "16 is there twice", 2),
+        Case(f"{search} --sizes 16 --search-seed -1", "search seed -1", 2),
+        Case("methods q-dit", "group_size"),
+        *(Case(f"{name} --results @batches", "found no result", 2) for name in ("leaderboard", "report", "figures")),
+        Case("table table2 --results @batches", "found no result", 2),
+    ]
+
+
+def options() -> list[Case]:
+    """Section 5: options by hand of wrong types and out of range (option_types)."""
+    data = {"q-dit": "trajectory", "tfmq-dm": "per-step"}
+    wrong = [
+        ("q-dit", '{"group_size":16.0}', "group_size is 16.0"),
+        ("q-dit", '{"group_size":"16"}', "group_size is '16'"),
+        ("q-dit", '{"group_size":true}', "group_size is True"),
+        ("q-dit", '{"group_size":16,"group_size":8}', "is there twice"),
+        ("q-dit", '{"gruop_size":16}', "did you mean"),
+        ("q-dit", "[]", "--options"),
+        ("tfmq-dm", '{"iterations":"10"}', "iterations is '10'"),
+        ("tfmq-dm", '{"iterations":-5}', "iterations is -5"),
+    ]
+    quantize = "quantize @degenerate/whole.safetensors %x --method {0} --calibration {1}=%whole-{1}.safetensors"
+    return [
+        *(
+            Case(f"calibrate @degenerate/whole.safetensors %whole-{kind}.safetensors --kind {kind} --samples 8", "")
+            for kind in data.values()
+        ),
+        *(Case(f"{quantize.format(method, data[method])} --options {text}", words, 2) for method, text, words in wrong),
+    ]
+
+
+def profiles() -> list[Case]:
+    """Section 9: overlays that drop a block, leave the checkout or fetch over http."""
+    wrong = {
+        "twice": "twice",
+        "outside": "../x",
+        "loaded": "baselines/evil.py",
+        "http": "http",
+        "long": "at most 100",
+        "typo": "metods",
+    }
+    return [Case(f"ls --profile mini --profile @profiles/{name}.yaml", words, 2) for name, words in wrong.items()]
+
+
+CASES = [
+    *weights(),
+    *folders(),
+    *batches(),
+    *degenerate(),
+    *vbench(),
+    *damaged(),
+    *records(),
+    *options(),
+    *profiles(),
+]
 VALUES = {"$shape": SHAPE, "$headless": WITHOUT_HEADS}

@@ -45,6 +45,7 @@ def make_all(folder: Path) -> None:
     make_results(folder / "vbench")
     make_clips(folder / "clips")
     make_damaged(folder / "damaged")
+    make_profiles(folder / "profiles")
 
 
 def make_weights(folder: Path) -> None:
@@ -262,3 +263,20 @@ def make_damaged(folder: Path) -> None:
     whole.write_bytes(data)
     (folder / "empty.npz").write_bytes(b"")
     (folder / "deep.json").write_text("[" * 50_000)
+
+
+def make_profiles(folder: Path) -> None:
+    """Overlays of the mini profile with one fault each."""
+    folder.mkdir(parents=True)
+    file = "files:\n  {path}: {{url: '{url}', megabytes: 1, licence: MIT, sha256: '" + 64 * "0" + "'}}\n"
+    https = "https://example.org/x"
+    overlays = {
+        "twice": "seed: 0\nseed: 1\n",
+        "outside": file.format(path="../x", url=https),
+        "loaded": file.format(path="baselines/evil.py", url=https),
+        "http": file.format(path="weights/x.safetensors", url="http://example.org/x"),
+        "long": f"profile: {'x' * 300}\n",
+        "typo": "metods: {}\n",
+    }
+    for name, text in overlays.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -22,7 +22,7 @@ def arguments(case: Case, folder: Path) -> list[str]:
     """The command's words with their paths; a `*` stands for all files of a folder."""
     words: list[str] = []
     for word in case.command.split():
-        text = VALUES.get(word, word).replace("$classifier", str(CLASSIFIER))
+        text = VALUES.get(word, "" if word == "''" else word).replace("$classifier", str(CLASSIFIER))
         if word not in VALUES:
             text = text.replace("@", f"{folder / 'in'}/").replace("%", f"{folder / 'out'}/")
         path = Path(text)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
+from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_arrays, sha256_file, write_json
 from qdit.metrics.samples import listed_shards, stream_samples
 
@@ -81,9 +82,9 @@ def test_images_are_streamed_a_chunk_at_a_time(tmp_path: Path) -> None:
 
 def test_a_recorded_failure_is_told(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, range(5))
-    failure = {"step": "sample", "kind": "failed", "reason": "it diverges"}
+    failure = Failure("sample", "failed", "it diverges")
     listing = read_json(tmp_path / "shard-000.json")
-    write_json(tmp_path / "shard-000.json", {**listing, "chunks": [], "failure": failure})
+    write_json(tmp_path / "shard-000.json", {**listing, "chunks": [], **failure.to_dict()})
     with pytest.raises(DataError, match="holds no images, failed in sample: it diverges"):
         read_samples(tmp_path, images=20)
 

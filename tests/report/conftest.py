@@ -13,6 +13,7 @@ import yaml
 
 from qdit.core.files import save_arrays, sha256_json
 from qdit.core.run import Run
+from qdit.quant.folder import with_digest
 from qdit.report.pages.build import build_table
 from qdit.workflow.profile_files import merged
 
@@ -228,7 +229,7 @@ def log_reconstruction() -> Callable[..., dict[str, Any]]:
         log = {"reconstruction": {"iterations": iterations, "batch": 32, "units": logged}}
         path = key.folder(results) / "checkpoint" / "config.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"method": key.label, "log": log}), encoding="utf-8")
+        path.write_text(json.dumps(with_digest({"method": key.label, "log": log})), encoding="utf-8")
         return log
 
     return write

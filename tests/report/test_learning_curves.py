@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdit.core.run import Run
-from qdit.report.data.learning_curves import HEIGHT, LINE, TOP, Axes, axes, panel, read_reconstruction, spread
+from qdit.quant.folder import with_digest
+from qdit.report.data.checkpoint_log import CheckpointLog, read_log
+from qdit.report.data.learning_curves import HEIGHT, LINE, TOP, Axes, axes, panel, reconstruction_of, spread
 
 KEY = Run("digits-cfg1.0-s20", "natural", "tfmq-dm", "w4a8", "common")
 Write = Callable[..., dict[str, Any]]
@@ -20,7 +22,7 @@ Write = Callable[..., dict[str, Any]]
 
 def test_lines_go_through_the_logged_points(tmp_path: Path, log_reconstruction: Write) -> None:
     written = log_reconstruction(tmp_path, KEY, units=3)["reconstruction"]
-    log = read_reconstruction(KEY.folder(tmp_path))
+    log = reconstruction_of(read_log(KEY.folder(tmp_path)).values)
     assert log is not None and (log.iterations, log.batch, len(log.units)) == (500, 32, 3)
     shared = axes([log])
     assert shared == Axes(500, -4, -2, HEIGHT)
@@ -45,34 +47,39 @@ def test_names_keep_their_distance_and_their_order(wanted: list[float]) -> None:
 
 def test_many_blocks_make_the_panel_higher(tmp_path: Path, log_reconstruction: Write) -> None:
     log_reconstruction(tmp_path, KEY, units=28)
-    log = read_reconstruction(KEY.folder(tmp_path))
+    log = reconstruction_of(read_log(KEY.folder(tmp_path)).values)
     assert log is not None
     shared = axes([log])
     assert shared is not None and shared.height == 28 * LINE
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"log": {}}', '{"log": {"reconstruction": []}}', '{"log": {"reconstruction": {"units": 1}}}'],
-)
-def test_without_a_log_there_is_nothing(tmp_path: Path, text: str) -> None:
-    assert read_reconstruction(KEY.folder(tmp_path)) is None
+@pytest.mark.parametrize("log", [{}, {"reconstruction": []}, {"reconstruction": {"units": 1}}, [], None])
+def test_without_a_log_there_is_nothing(tmp_path: Path, log: Any) -> None:
+    assert read_log(KEY.folder(tmp_path)) == CheckpointLog()
+    path = KEY.folder(tmp_path) / "checkpoint" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(with_digest({"log": log})))
+    logged = read_log(KEY.folder(tmp_path))
+    assert logged.problem is None and reconstruction_of(logged.values) is None and logged.silent_layers == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"log": NaN, "sha256": "0"}', '{"log": {}, "sha256": "0"}'])
+def test_a_damaged_or_edited_log_is_told(tmp_path: Path, text: str) -> None:
     path = KEY.folder(tmp_path) / "checkpoint" / "config.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert read_reconstruction(KEY.folder(tmp_path)) is None
+    logged = read_log(KEY.folder(tmp_path))
+    assert logged.values == {} and logged.problem and logged.problem.startswith(f"{path}: ")
+    assert logged.problem.endswith(("quantize again", "make the file again"))
 
 
-def test_losses_that_no_logarithmic_axis_can_show_are_left_out(tmp_path: Path) -> None:
+def test_losses_that_no_logarithmic_axis_can_show_are_left_out() -> None:
     points = [[0, 0.5], [25, 0.0], [50, float("nan")], [75, float("inf")], [100, 0.25]]
     units = [
         {"name": "blocks.0", "points": points},
         {"name": "blocks.1", "points": [[0, 0.0]], "before": 0, "after": 0},
     ]
-    path = KEY.folder(tmp_path) / "checkpoint" / "config.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"log": {"reconstruction": {"iterations": 100, "batch": 4, "units": units}}}))
-    log = read_reconstruction(KEY.folder(tmp_path))
+    log = reconstruction_of({"reconstruction": {"iterations": 100, "batch": 4, "units": units}})
     assert log is not None and log.losses == [0.5, 0.25]
     shared = axes([log])
     assert shared is not None

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import sha256_json
 from qdit.search.evolution import Outcome, evolve
-from qdit.search.journal import Journal, in_full, search_identity
+from qdit.search.journal import Journal, entry_digest, in_full, search_identity
 from qdit.search.option_classes import EvolutionOptions, RacingOptions
 from qdit.search.racing import Race
 from tests.search.toys import SPACE, Counted, noisy
@@ -105,7 +106,29 @@ def test_killed_process_goes_on(tmp_path, undisturbed):
 def test_header_and_lines(undisturbed):
     header, *lines = map(json.loads, undisturbed[1].splitlines())
     assert header == {"identity": json.loads(json.dumps(IDENTITY))}
-    assert lines[0] == {"genome": list(SPACE.start), "images": 8, "fitness": undisturbed[0].evaluations[0].fitness}
+    entry = {"genome": list(SPACE.start), "images": 8, "fitness": undisturbed[0].evaluations[0].fitness}
+    assert lines[0] == entry | {"sha256": entry_digest(entry, sha256_json(IDENTITY))}
+
+
+@pytest.mark.parametrize("change", [{"fitness": 0.0}, {"images": 10**12}, {"genome": [4, 4]}, {"sha256": "0"}])
+def test_an_edited_line_is_refused(tmp_path, change):
+    plain(tmp_path / "j", Counted())
+    header, first, *rest = (tmp_path / "j").read_text().splitlines(keepends=True)
+    edited = json.dumps(json.loads(first) | change) + "\n"
+    (tmp_path / "j").write_text(header + edited + "".join(rest))
+    with pytest.raises(DataError, match="line 2 is no entry of this search, or was edited"):
+        Journal(tmp_path / "j", IDENTITY)
+
+
+def test_a_line_of_another_search_is_refused(tmp_path):
+    plain(tmp_path / "j", Counted())
+    with Journal(tmp_path / "k", IDENTITY | {"seed": 1}) as other:
+        other.add(SPACE.start, 8, 0.0)
+    foreign = (tmp_path / "k").read_text().splitlines(keepends=True)[1]
+    with (tmp_path / "j").open("a") as journal:
+        journal.write(foreign)
+    with pytest.raises(DataError, match="is no entry of this search"):
+        Journal(tmp_path / "j", IDENTITY)
 
 
 def test_another_search_is_refused(tmp_path):
@@ -123,7 +146,10 @@ def test_two_writers_are_refused(tmp_path):
         Journal(tmp_path / "j", IDENTITY)
 
 
-@pytest.mark.parametrize("damage", [b"{torn\n", b"[1]\n", b'{"genome": 3, "images": 1, "fitness": 1}\n'])
+@pytest.mark.parametrize(
+    "damage",
+    [b"{torn\n", b"[1]\n", b"[" * 50_000, b'{"genome": [4], "images": 1, "fitness": NaN}', b'{"a": 1, "a": 1}'],
+)
 def test_damage_before_the_end_is_no_torn_line(tmp_path, damage):
     plain(tmp_path / "j", Counted())
     content = (tmp_path / "j").read_bytes()

@@ -26,6 +26,8 @@ from typing import Any
 VERSION = "0.1.5"
 MOST_SAMPLES = 5
 """Clips of a prompt that VBench looks for."""
+LONGEST_PROMPT = 240
+"""Bytes of a prompt: the name of a clip's file, at most 255, has its number and suffix besides."""
 
 CLIP = "https://openaipublic.blob.core.windows.net/clip/models"
 HUB = "https://huggingface.co"
@@ -119,24 +121,50 @@ def require_dimension(name: str) -> None:
 
 def read_suite(path: Path) -> list[dict[str, Any]]:
     """[{prompt_en, dimension, …}] of a VBench full_info JSON."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such suite of prompts") from None
-    except (ValueError, RecursionError) as problem:
-        raise BadInput(f"{path}: not valid JSON ({problem}); write the suite again") from None
+    rows = read_json(path, "suite of prompts", "write the suite again")
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"{path}: not a list of prompts in VBench's full_info schema")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("prompt_en"), str) or not row.get("dimension"):
             raise BadInput(f"{path}: entry {number} has no prompt_en or no dimension, allowed is VBench's full_info")
-        if unknown := [name for name in row["dimension"] if name not in WEIGHTS]:
+        if not isinstance(row["dimension"], list):
             raise BadInput(
-                f"{path}: entry {number} has the unknown dimension {unknown[0]!r}; allowed: {', '.join(WEIGHTS)}"
+                f"{path}: dimension of entry {number} is a {type(row['dimension']).__name__}, must be a list of names"
             )
-        if "/" in row["prompt_en"] or len(row["prompt_en"].encode()) > 240:
-            raise BadInput(f"{path}: the prompt of entry {number} cannot be a file name (has a / or over 240 bytes)")
+        if unknown := [name for name in row["dimension"] if not isinstance(name, str) or name not in WEIGHTS]:
+            raise BadInput(
+                f"{path}: entry {number} has the unknown dimension {unknown[0]!r:.40}; allowed: {', '.join(WEIGHTS)}"
+            )
+        prompt = row["prompt_en"]
+        if "/" in prompt or not prompt.strip() or not prompt.isprintable() or len(prompt.encode()) > LONGEST_PROMPT:
+            raise BadInput(
+                f"{path}: the prompt of entry {number} cannot be a file name (is empty, has a / or a control character,"
+                f" or over {LONGEST_PROMPT} bytes)"
+            )
     return rows
+
+
+def read_json(path: Path, what: str, remedy: str) -> Any:
+    """The value of a JSON file; BadInput if it is missing, unreadable, no JSON, or has a key twice."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such {what}") from None
+    except OSError as problem:
+        raise BadInput(f"{path}: no {what} ({problem.strerror})") from None
+    except RecursionError:
+        raise BadInput(f"{path}: not valid JSON (nested too deeply); {remedy}") from None
+    except ValueError as problem:
+        raise BadInput(f"{path}: not valid JSON ({problem}); {remedy}") from None
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its pairs; ValueError for a key that is there twice, since one of its values would be dropped."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return content
 
 
 def clip_names(rows: Sequence[Mapping[str, Any]], dimension: str, samples: int) -> list[str]:
@@ -174,12 +202,10 @@ def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> di
 
 def read_listing(path: Path) -> dict[str, Any]:
     """Read the list of a run's clips: their sha256, or the reason why there are none."""
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise BadInput(f"{path}: no list of clips ({problem}); make it with qdit vbench clips --listing") from None
-    if not isinstance(listing, dict) or not {"clips", "failure"} & listing.keys():
-        raise BadInput(f"{path}: no list of clips; make it with qdit vbench clips --listing")
+    remedy = "make it with qdit vbench clips --listing"
+    listing = read_json(path, "list of clips", remedy)
+    if not isinstance(listing, dict) or not any(isinstance(listing.get(key), dict) for key in ("clips", "failure")):
+        raise BadInput(f"{path}: no list of clips; {remedy}")
     return listing
 
 
@@ -363,6 +389,11 @@ def main() -> int:
             run(parsed())
     except BadInput as problem:
         sys.stderr.write(f"vbench: error: {problem}\n")
+        return 2
+    except OSError as problem:
+        if not problem.filename:
+            raise
+        sys.stderr.write(f"vbench: error: {problem.filename}: {problem.strerror}\n")
         return 2
     return 0
 

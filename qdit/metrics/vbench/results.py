@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
-from qdit.core.files import read_json
+from qdit.core.failure import KEY as FAILURE
+from qdit.core.failure import Failure
+from qdit.core.files import one_line, read_json
 from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench import driver as vbench_driver
 from qdit.metrics.vbench.driver import VERSION, WEIGHTS
@@ -62,10 +64,14 @@ def read_result(path: Path) -> dict[str, Any]:
         not isinstance(result, dict)
         or not isinstance(result.get("dimension"), str)
         or result["dimension"] not in WEIGHTS
-        or not ({"failure"} & result.keys() or SCORE <= result.keys())
+        or not (result.get(FAILURE) or SCORE <= result.keys())
     ):
         raise DataError(f"{path}: not the score of a VBench dimension; make it with qdit vbench run")
-    if "failure" not in result:
+    try:
+        failure = Failure.within(result)
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"{path}: holds a failure that cannot be read ({one_line(problem)}); score it again") from None
+    if failure is None:
         check_scores(result, path)
         check_lists(result, path)
     return result
@@ -118,8 +124,8 @@ def gather(paths: Sequence[Path]) -> dict[str, Any]:
         by_dimension[read["dimension"]] = read
     if not by_dimension:
         raise DataError("no scores to gather; run qdit vbench run for at least one dimension")
-    if failures := [result["failure"] for result in by_dimension.values() if "failure" in result]:
-        return {"protocol": PROTOCOL, "failure": failures[0]}
+    if failures := [result[FAILURE] for result in by_dimension.values() if result.get(FAILURE)]:
+        return {"protocol": PROTOCOL, FAILURE: failures[0]}
     first = next(iter(by_dimension.values()))
     for name, result in by_dimension.items():
         if different := [key for key in SAME if result[key] != first[key]]:

@@ -3,11 +3,9 @@
 `qdit.report.render.figure` says why this module writes SVG itself. Each line also has a tooltip.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -48,23 +46,13 @@ class Reconstruction:
         return [loss for unit in self.units for _, loss in unit.points]
 
 
-def read_reconstruction(folder: Path) -> Reconstruction | None:
-    """The reconstruction log in checkpoint/config.json of a run's folder; None if there is none."""
+def reconstruction_of(log: Mapping[str, Any]) -> Reconstruction | None:
+    """What a checkpoint's log says of learned rounding; None if it says nothing that can be read."""
     try:
-        log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]["reconstruction"]
-        units = tuple(map(_unit, log["units"]))
-        return Reconstruction(int(log["iterations"]), int(log["batch"]), units)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        entry = log["reconstruction"]
+        return Reconstruction(int(entry["iterations"]), int(entry["batch"]), tuple(map(_unit, entry["units"])))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
-
-
-def read_silent_layers(folder: Path) -> tuple[str, ...]:
-    """Layers whose calibration inputs are all zero, from the run's log. GPTQ rounded them to nearest."""
-    try:
-        log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]
-        return tuple(map(str, log.get("rounded_to_nearest", ())))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ()
 
 
 def _unit(entry: Mapping[str, Any]) -> Unit:

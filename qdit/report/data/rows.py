@@ -11,7 +11,8 @@ from qdit.core import metrics
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
-from qdit.report.data.learning_curves import read_reconstruction, read_silent_layers
+from qdit.report.data.checkpoint_log import read_log
+from qdit.report.data.learning_curves import reconstruction_of
 from qdit.report.data.metrics_json import Row, read_run
 from qdit.report.data.published import PublishedRow, readable_name
 
@@ -173,7 +174,8 @@ def make_row(
     row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
     option = row["options"].get("group_size")
     group_size = option if isinstance(option, int) else None
-    reconstruction = read_reconstruction(key.folder(results))
+    log = read_log(key.folder(results))
+    reconstruction = reconstruction_of(log.values)
     row |= {
         "group_size": group_size,
         "paper_group_size": paper_group_size(profile, group_size),
@@ -182,7 +184,8 @@ def make_row(
         "short": readable_name(key.label, entry),
         "key": key,
         "reconstruction": reconstruction,
-        "rounded_to_nearest": read_silent_layers(key.folder(results)),
+        "rounded_to_nearest": log.silent_layers,
+        "log_problem": log.problem,
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
         "profile": profile["profile"],
         "face": profile["face"],

@@ -141,6 +141,9 @@ def _warnings(table: Table) -> Iterable[str]:
         if is_missing(row):
             folder = row["key"].folder(Path()).as_posix()
             yield f"{row['name']} {row['key'].bits.upper()}, {row['form']} form: {row['status']} ({folder})"
+    for row in table.rows:
+        if row.get("log_problem"):
+            yield f"{row['name']} {row['key'].bits.upper()}: no learning curves and no log; {row['log_problem']}"
     for block in table.blocks:
         protocols = _distinct([row for row in block.rows if is_measured(row)], "protocol_sha256")
         if len(protocols) > 1:

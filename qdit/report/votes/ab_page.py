@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from qdit.core.errors import DataError
-from qdit.core.files import sha256_json, write_text
+from qdit.core.files import parse_json, sha256_json, write_text
 from qdit.core.run import UNQUANTIZED, Run
 from qdit.report.data.published import printed_name
 from qdit.report.render.page_files import script, style_sheet, template_text
@@ -149,6 +149,21 @@ def _mixed(data: bytes, digest: str) -> bytes:
     return (np.frombuffer(data, np.uint8) ^ mask).tobytes()
 
 
+def is_whole(page: Page) -> bool:
+    """Whether all texts of a page are texts, its kinds of trials known, and both sides of every pair named."""
+    names = {*page.names, *page.names.values()}
+    texts = {text for question in page.questions for text in vars(question).values()}
+    pairs = [question for question in page.questions if question.kind == PAIR]
+    return (
+        all(isinstance(text, str) for text in names | texts)
+        and all(question.kind in (PAIR, SAME, CONTROL) for question in page.questions)
+        and all(
+            question.left != question.right and {question.left, question.right} <= page.names.keys()
+            for question in pairs
+        )
+    )
+
+
 def read_page(path: Path) -> Page:
     """Read the questions of a page; DataError if the file is no A/B page or does not match its digest."""
     try:
@@ -159,12 +174,12 @@ def read_page(path: Path) -> Page:
         text = ""
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     try:
-        data = json.loads(match[1] if match else "null")
-        key = json.loads(unscramble(data.pop("key"), data["digest"]))
+        data = parse_json(match[1] if match else "null")
+        key = parse_json(unscramble(data.pop("key"), data["digest"]))
         digest = data.pop("digest")
-        questions = tuple(Question(*map(str, question)) for question in key["questions"])
-        whole = data["format"] == FORMAT and sha256_json(data | {"key": key}) == digest
+        questions = tuple(Question(*question) for question in key["questions"])
         page = Page(str(digest), str(data["profile"]), questions, dict(key["names"]))
+        whole = data["format"] == FORMAT and sha256_json(data | {"key": key}) == digest and is_whole(page)
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:

@@ -4,6 +4,7 @@ The statistics know numbers only: shares with Wilson's interval, the sign test, 
 Cohen's and Fleiss' kappa.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from qdit.core.files import read_json, sha256_file
 
 FORMAT = "qdit-votes-1"
 LEFT, RIGHT, TIE = "left", "right", "tie"
+CONTROL_CHARACTER = "Cc"
+"""Unicode's category of characters that a terminal obeys."""
 CHOICES = (LEFT, TIE, RIGHT)
 LEVEL = 0.95
 
@@ -54,12 +57,14 @@ def read_ballot(path: Path) -> Ballot:
     page, voter, entries = record.get("page"), record.get("voter"), record.get("votes")
     if not isinstance(page, str) or not isinstance(voter, str) or not isinstance(entries, list):
         raise DataError(f"{path}: lacks page, voter or votes; {hint}")
+    if any(unicodedata.category(character) == CONTROL_CHARACTER for character in voter):
+        raise DataError(f"{path}: the voter's name {voter!r:.60} has control characters; {hint}")
     votes: dict[int, str] = {}
     for entry in entries:
         trial = entry.get("trial") if isinstance(entry, dict) else None
         choice = entry.get("choice") if isinstance(entry, dict) else None
         if type(trial) is not int or trial < 0 or trial in votes or choice not in CHOICES:
-            raise DataError(f"{path}: vote {entry!r}: expected a trial once, and left, right or tie; {hint}")
+            raise DataError(f"{path}: vote {entry!r:.120}: expected a trial once, and left, right or tie; {hint}")
         votes[trial] = choice
     if not votes:
         raise DataError(f"{path}: holds no votes; leave it out")
