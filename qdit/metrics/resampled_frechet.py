@@ -71,5 +71,3 @@ def direct_paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) ->
         overlap = root_sum(root @ covariance_a @ root)
         distances.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
     return np.maximum(distances, 0)
-
-

@@ -10,9 +10,9 @@ operations of one):
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
 Seconds are operations over the speed of one GPU: given, measured by the finished jobs of a results folder, or by data
-sheets (`qdit.workflow.cost_speeds`). Not
-counted: the VAE, Inception, the text encoder, evaluating and rendering (they need no GPU or take a few percent),
-loading, and VBench, whose networks nobody here could time.
+sheets (`qdit.workflow.cost_speeds`). Evaluating has core-seconds of its own (`qdit.workflow.cost_evaluating`). Not
+counted: the VAE, Inception, the text encoder and rendering (they need no GPU or take a few percent), loading, and
+VBench, whose networks nobody here could time.
 """
 
 from collections import Counter, defaultdict
@@ -22,10 +22,12 @@ from pathlib import Path
 
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, split_bits
+from qdit.metrics.bootstrap import RESAMPLES
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of, split_kind
+from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
@@ -294,10 +296,21 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
             f"  {count:>4} GPUs: {complete.seconds / 3600:.1f} hours, {complete.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
-    lines += vbench_lines(profile)
+    lines += evaluating_lines(profile) + vbench_lines(profile)
     disk = disk_bytes(profile)
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])
+
+
+def evaluating_lines(profile: Profile) -> list[str]:
+    """The line about evaluating images by Inception's features, on CPUs beside the GPU-hours; none without such runs."""
+    seconds = []
+    for run in profiles.all_runs(profile):
+        model = profile["models"][profile["settings"][run.setting]["model"]]
+        if profiles.family_of(model) is not CLIPS and "vae" in model:
+            sampling = profiles.sampled(profile, run.setting, run.form)
+            seconds.append(evaluating_seconds(sampling["images"], profile["sampling"].get("resamples", RESAMPLES)))
+    return evaluating_line(len(seconds), sum(seconds))
 
 
 def vbench_lines(profile: Profile) -> list[str]:
