@@ -33,8 +33,8 @@ def lines(images: int, features: int, resamples: int) -> Iterator[str]:
 def _line(name: str, by_roots: Callable[[], np.ndarray], by_expansion: Callable[[], np.ndarray]) -> str:
     (exact, slow), (expanded, fast) = _timed(by_roots), _timed(by_expansion)
     return (
-        f"{name}: {len(exact)} resamples take {slow:.2f} s by roots and {fast:.2f} s by expansion, {slow / fast:.1f} times"
-        f" less; deviations {exact.std():.4g} and {expanded.std():.4g}"
+        f"{name}: {len(exact)} resamples take {slow:.2f} s by roots and {fast:.2f} s by expansion,"
+        f" {slow / fast:.1f} times less; deviations {exact.std():.4g} and {expanded.std():.4g}"
     )
 
 

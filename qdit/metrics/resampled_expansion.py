@@ -11,13 +11,14 @@ numbers. The second one makes the spread of FD-FP near zero, where the first one
 
 **Leading directions.** In the quarter of the directions with the largest roots, the distance of A and B is computed
 exactly instead: one Cholesky factor and the eigenvalues of a matrix of a quarter of the size. Pairs of further
-directions (up to three eighths, or half of all) count to second order, all others to first order. So that the spread is not too small, the second-order
-values deviate from their mean by a factor: the root of the variance of all pairs that are not exact, over that of
-the computed ones. Both follow from fourth moments, as if D_ij were independent and normal.
+directions (up to three eighths, or half of all) count to second order, all others to first order. So that the spread
+is not too small, the deviations of the second-order values from their mean are multiplied: by the root of the variance
+of all pairs that are not exact, over that of the computed ones. Both variances follow from fourth moments, as if D_ij
+were independent and normal.
 
-**Accuracy**, against a matrix root of each resample, on 512 images of the mini profile with the same shares: see
-docs/protocol.md; tests/metrics/test_resampled_frechet.py repeats it. Errors grow with fewer images per feature, and if the
-roots do not fall: with equal variances in 40 directions and damage in all, the deviation of FD-FP is 11 % too small.
+**Accuracy** on features of the mini profile: docs/protocol.md; tests/metrics/test_resampled_frechet.py repeats it.
+Errors grow with fewer images per feature, and if the roots do not fall: with equal variances in 40 directions and
+damage in all of them, the deviation of FD-FP is 11 % too small.
 
 D is a sum over products of differences and sums of the two sides' coordinates, so nothing cancels if they are nearly
 equal, and float32 is enough for products over images. Roots and the sums of first order are in float64.

@@ -14,6 +14,7 @@ def centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, 
 
 
 def covariance(rows: np.ndarray, images: int) -> np.ndarray:
+    """Covariance (d, d) of a resample from the rows of `centred_rows`."""
     return np.asarray(rows.T @ rows / (images - 1))
 
 

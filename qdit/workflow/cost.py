@@ -303,7 +303,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
 
 
 def evaluating_lines(profile: Profile) -> list[str]:
-    """The line about evaluating images by Inception's features, on CPUs beside the GPU-hours; none without such runs."""
+    """The line about evaluating images by Inception's features, which needs CPUs; none without such runs."""
     seconds = []
     for run in profiles.all_runs(profile):
         model = profile["models"][profile["settings"][run.setting]["model"]]

@@ -1,15 +1,15 @@
 """Core-seconds of evaluating a run of images: Fréchet distances and their resamples, by operations.
 
-Constants were measured with OpenBLAS on one core of an AMD EPYC with AVX-512 at 2,048 features, in units of d³ operations
-at `SPEED`: eigenvectors 9, eigenvalues 4, singular values 15. Products in float32 are twice as fast. Inception scores
-and reading are not counted. `qdit.metrics.resampled_frechet` says which method a size has.
+Constants were measured with OpenBLAS on one core of an AMD EPYC with AVX-512 at 2,048 features, in units of d³
+operations at `SPEED`: eigenvectors 9, eigenvalues 4, singular values 15. Products in float32 are twice as fast.
+Inception scores and reading are not counted. `qdit.metrics.resampled_frechet` says which method a size has.
 """
 
 from qdit.metrics.resampled_expansion import LEADING, SECOND_ORDER, SECOND_ORDER_PAIRED
 from qdit.metrics.resampled_frechet import resampling_method
 
 PEAK_BYTES = 2.5e9
-"""Memory of evaluating 10,000 images: three float64 copies of two sets of features, and the products' float32 copies."""
+"""Memory of evaluating 10,000 images, at most: float64 copies of two sets of features, float32 copies for products."""
 SPEED = 45e9
 """Operations per second of one core in float64 matrix products."""
 POOL, SPATIAL = 2048, 2023
