@@ -284,3 +284,23 @@ def show(
         return
     for path in write_page(content, out):
         typer.echo(path)
+
+
+@bench_app.command()
+def evaluating(
+    images: Annotated[int, typer.Option(min=4, help="Rows of the synthetic features.")] = 2000,
+    features: Annotated[int, typer.Option(min=2, help="Columns of the synthetic features.")] = 256,
+    resamples: Annotated[int, typer.Option(min=2, help="Resamples by each method.")] = 5,
+) -> None:
+    """Time resampled distances by matrix roots and by expansion.
+
+    Prints CPU seconds of one thread and the ratio of the deviations. It writes no record.
+
+    \b
+    Example:
+      qdit bench evaluating --images 10000 --features 2048 --resamples 2
+    """
+    from qdit.bench.evaluating import lines
+
+    for line in lines(images, features, resamples):
+        typer.echo(line)

@@ -31,9 +31,9 @@ from qdit.core.files import sha256_json
 from qdit.core.intervals import Replicates, centred, interval
 from qdit.core.metrics import DIMENSIONS, METRICS, TOTALS, of_images, resolve
 from qdit.metrics.features import RunFeatures
-from qdit.metrics.frechet import square_root
 from qdit.metrics.images import FullPrecision, Images
 from qdit.metrics.reference import Reference
+from qdit.metrics.resampled_frechet import paired, to_reference
 from qdit.metrics.scores import SPLIT_SIZE
 from qdit.metrics.statistics import Moments
 from qdit.metrics.vbench_totals import totals
@@ -77,6 +77,7 @@ def bootstrap(
     """Resampled values of all metrics that have a function for it; the paired metrics only with `fp`.
 
     The arguments are those of `evaluate`, which checks them. 512 images with 64 + 112 features take 0.5 s of one core.
+    `qdit.metrics.resampled_frechet` says how the distances of many features are computed.
     """
     counts, images = multiplicities(len(run.features), resamples), Images(run, reference, fp)
     named = {name: metric.resampled for name, metric in METRICS.items() if of_images(metric) and metric.resampled}
@@ -142,52 +143,3 @@ def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> di
         for name, value in known.items()
         if value is not None
     }
-
-
-def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
-    """Fréchet distance (B,) of resampled features (n, d) to fixed moments.
-
-    tr (Σ_a Σ_b)^½ is the sum of the square roots of the eigenvalues of Σ_b^½ Σ_a Σ_b^½. This matrix is the covariance
-    of features · Σ_b^½.
-    """
-    root = square_root(reference.covariance)
-    turned, trace = features @ root, np.trace(reference.covariance)
-    distances = []
-    for row in counts:
-        mean, rows = _centred_rows(features, row)
-        gap = mean - reference.mean
-        overlap = _overlap(_covariance(_centred_rows(turned, row)[1], len(features)))
-        distances.append(gap @ gap + (rows**2).sum() / (len(features) - 1) + trace - 2 * overlap)
-    return np.maximum(distances, 0)
-
-
-def paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) between resampled features (n, d) and full-precision features with the same resamples."""
-    a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
-    distances = []
-    for row in counts:
-        (mean_a, rows_a), (mean_b, rows_b) = _centred_rows(a, row), _centred_rows(b, row)
-        covariance_a, covariance_b = _covariance(rows_a, len(a)), _covariance(rows_b, len(b))
-        root, gap = square_root(covariance_b), mean_a - mean_b
-        overlap = _overlap(root @ covariance_a @ root)
-        distances.append(gap @ gap + np.trace(covariance_a) + np.trace(covariance_b) - 2 * overlap)
-    return np.maximum(distances, 0)
-
-
-def _centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) of a resample, and its rows without it, each times the root of how often it occurs."""
-    there = counts > 0
-    rows, weights = features[there], counts[there].astype(np.float64)
-    mean = weights @ rows / weights.sum()
-    return mean, (rows - mean) * np.sqrt(weights)[:, None]
-
-
-def _covariance(rows: np.ndarray, images: int) -> np.ndarray:
-    return np.asarray(rows.T @ rows / (images - 1))
-
-
-def _overlap(matrix: np.ndarray) -> float:
-    """Sum of the roots of the eigenvalues of a positive semi-definite matrix; those of the size of rounding are 0."""
-    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
-    floor = np.finfo(np.float64).eps * len(values) * max(float(values[-1]), 0.0)
-    return float(np.sqrt(values[values > floor]).sum())

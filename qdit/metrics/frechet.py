@@ -1,9 +1,16 @@
 """Fréchet distance between two Gaussians. The moments decide whether it is FID, sFID or FD-FP."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from qdit.core.errors import DataError
-from qdit.metrics.statistics import Moments
+from qdit.metrics.statistics import Moments, moments, require_matrix
+
+MANY_FEATURES = 512
+"""Above this number of features, distances may be computed in ways that save time and round differently. The
+miniatures have 64 to 192 features."""
 
 NEGATIVE_TOLERANCE = 1e-3
 """Largest negative eigenvalue, relative to the largest one, that passes for rounding (published float32 statistics)."""
@@ -16,24 +23,82 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     samples than dimensions. Raises DataError for moments that are not finite, differ in size, or have a matrix that is
     no covariance.
     """
-    for name, moments in (("first", a), ("second", b)):
-        size = moments.mean.shape
-        if len(size) != 1 or moments.covariance.shape != 2 * size:
-            raise DataError(
-                f"{name} moments: mean {size} and covariance {moments.covariance.shape}, allowed are (d,) and (d, d);"
-                " make the statistics again"
-            )
-        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.covariance).all()):
-            raise DataError(f"{name} moments: hold NaN or infinity; make the statistics again")
-    if a.mean.shape != b.mean.shape:
-        raise DataError(
-            f"moments of {a.mean.size} and of {b.mean.size} features cannot be compared; use one extractor for both"
-        )
+    require_moments("first", a)
+    require_moments("second", b)
+    _require_same_size(a.mean.size, b.mean.size)
     gap = np.asarray(a.mean, np.float64) - np.asarray(b.mean, np.float64)
     root_a, root_b = square_root(a.covariance), square_root(b.covariance)
     overlap = np.linalg.svd(root_a @ root_b, compute_uv=False).sum()
     distance = gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
     return max(float(distance), 0.0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What features are compared with again and again: moments of d features, and the features behind them, if known.
+
+    `features` (n, d) must be those of the moments.
+    """
+
+    moments: Moments
+    features: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Target":
+        """The target of features (n, d), n ≥ 2."""
+        return cls(moments(features), features)
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """F (r, d) with Fᵀ F the covariance; of fewer images than features, one row for each image."""
+        if self.features is not None and is_thin(self.features):
+            return _factor(self.features)
+        return square_root(self.moments.covariance)
+
+
+def distance_to(target: Target, features: np.ndarray) -> float:
+    """Fréchet distance of features (n, d) to a target; errors as of `frechet_distance`.
+
+    If features are many and images fewer, tr (Σ_a Σ_b)^½ is the sum of the singular values of F_a F_bᵀ with factors
+    that have one row for each image. It is (n, n) or (n, d), and no root of a (d, d) matrix is needed.
+    """
+    if not is_thin(features):
+        return frechet_distance(moments(features), target.moments)
+    rows = require_matrix("features", features, rows=2)
+    require_moments("target", target.moments)
+    _require_same_size(rows.shape[1], target.moments.mean.size)
+    own, gap = _factor(rows), rows.mean(axis=0) - target.moments.mean
+    overlap = np.linalg.svd(own @ target.factor.T, compute_uv=False).sum()
+    distance = gap @ gap + (own**2).sum() + np.trace(target.moments.covariance) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def is_thin(features: np.ndarray) -> bool:
+    """Whether features (n, d) are more than `MANY_FEATURES` and more than the images."""
+    return features.ndim == 2 and len(features) < features.shape[1] > MANY_FEATURES
+
+
+def _factor(features: np.ndarray) -> np.ndarray:
+    """F (n, d) with Fᵀ F the covariance of features (n, d)."""
+    rows = np.asarray(features, np.float64)
+    return np.asarray((rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1))
+
+
+def require_moments(name: str, of: Moments) -> None:
+    """DataError unless the moments are finite and of one size."""
+    size = of.mean.shape
+    if len(size) != 1 or of.covariance.shape != 2 * size:
+        raise DataError(
+            f"{name} moments: mean {size} and covariance {of.covariance.shape}, allowed are (d,) and (d, d);"
+            " make the statistics again"
+        )
+    if not (np.isfinite(of.mean).all() and np.isfinite(of.covariance).all()):
+        raise DataError(f"{name} moments: hold NaN or infinity; make the statistics again")
+
+
+def _require_same_size(first: int, second: int) -> None:
+    if first != second:
+        raise DataError(f"moments of {first} and of {second} features cannot be compared; use one extractor for both")
 
 
 def square_root(covariance: np.ndarray) -> np.ndarray:

@@ -7,10 +7,10 @@ because its balls around generated images shrink if an image occurs twice.
 
 import numpy as np
 
-from qdit.metrics.bootstrap import paired, to_reference
-from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.frechet import MANY_FEATURES, frechet_distance
 from qdit.metrics.images import Images
-from qdit.metrics.scores import SPLIT_SIZE, inception_score, realistic, score_of
+from qdit.metrics.resampled_frechet import paired, to_reference
+from qdit.metrics.scores import SPLIT_SIZE, inception_score, realistic, score_of, scores_of_resamples
 from qdit.metrics.statistics import moments
 
 
@@ -47,6 +47,8 @@ def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
     """Inception score of every resample, with the same splits as the score itself."""
     log_p = images.log_probabilities
     parts = [slice(start, start + SPLIT_SIZE) for start in range(0, len(log_p), SPLIT_SIZE)]
+    if log_p.shape[1] > MANY_FEATURES:
+        return np.asarray(np.mean([scores_of_resamples(log_p[rows], counts[:, rows]) for rows in parts], axis=0))
     scores = [[score_of(log_p[rows], row[rows]) for rows in parts] for row in counts]
     return np.asarray(np.mean(scores, axis=1))
 

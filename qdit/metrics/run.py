@@ -25,6 +25,7 @@ from qdit.metrics.images import FullPrecision
 from qdit.metrics.job import EvaluateJob, SampledRun, open_run
 from qdit.metrics.paired import stream_errors
 from qdit.metrics.reference import load_reference
+from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
@@ -72,7 +73,8 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
     }
     replicates = bootstrap(run, reference=reference, fp=fp, resamples=job.resamples)
-    drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing}
+    methods = {layer: resampling_method(*getattr(run.features, layer).shape) for layer in ("pool", "spatial")}
+    drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing, "distances": methods}
     code = {
         "sample": sampled.code,
         "features": run.made_by.code,

@@ -37,6 +37,19 @@ def score_of(log_p: np.ndarray, counts: np.ndarray | None = None) -> float:
     return float(np.exp(np.average((p * (log_p - log_marginal)).sum(axis=1), weights=counts)))
 
 
+def scores_of_resamples(log_p: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Scores (B,) of one split (n, c), whose images occur `counts` (B, n) times. Equal to `score_of` but for rounding.
+
+    Σ_i w_i Σ_c p_ic log p̄_c is Σ_c p̄_c log p̄_c times Σ_i w_i, so all resamples are two matrix products.
+    """
+    p = np.exp(log_p)
+    sizes = counts.sum(axis=1)
+    marginals = counts @ p / sizes[:, None]
+    own = counts @ (p * log_p).sum(axis=1) / sizes
+    log_marginals = np.log(np.maximum(marginals, np.finfo(np.float64).tiny))
+    return np.asarray(np.exp(own - (marginals * log_marginals).sum(axis=1)))
+
+
 def precision_recall(
     reference: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS, block: int = 1024
 ) -> tuple[float, float]:

@@ -22,8 +22,8 @@ from qdit.core.pixels import UINT8_RULE
 from qdit.kernels.simulated import backend
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import Extractor
-from qdit.metrics.frechet import frechet_distance
-from qdit.metrics.statistics import Moments, moments
+from qdit.metrics.frechet import Target, distance_to
+from qdit.metrics.statistics import Moments
 from qdit.models.dit import DiT
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.images import PIXELS, Decoder
@@ -63,6 +63,7 @@ class ImageFitness:
         self.swappable = SwappableModel(model, space, quantizer)
         self.protocol, self.images, self.chunk = protocol, images, chunk
         self.extractor, self.reference, self.decoder = extractor, reference, decoder
+        self._reference_target = None if reference is None else Target(reference)
         self._begin()
         self.check_prefix(images)
 
@@ -70,7 +71,7 @@ class ImageFitness:
         self.images_sampled = 0
         self._starts: list[tuple[Tensor, Tensor]] = []
         self._full: list[np.ndarray] = []
-        self._targets: dict[int, Moments] = {}
+        self._targets: dict[int, Target] = {}
         self._features: dict[Genome, list[np.ndarray | None]] = {}
 
     def on_noise(self, seed: int) -> "ImageFitness":
@@ -107,7 +108,7 @@ class ImageFitness:
         finite = [chunk_features for chunk_features in kept[:chunks] if chunk_features is not None]
         if len(finite) < chunks:
             return math.inf
-        return frechet_distance(moments(np.concatenate(finite)), self._target(chunks))
+        return distance_to(self._target(chunks), np.concatenate(finite))
 
     def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
         """Pool features (images, d) of one batch of images. Without a genome those of full precision.
@@ -125,16 +126,16 @@ class ImageFitness:
         """Delete the stored features of all genomes."""
         self._features.clear()
 
-    def _target(self, chunks: int) -> Moments:
-        if self.reference is not None:
-            return self.reference
+    def _target(self, chunks: int) -> Target:
+        if self._reference_target is not None:
+            return self._reference_target
         while len(self._full) < chunks:
             chunk_features = self.features(None, len(self._full))
             if chunk_features is None:
                 raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
             self._full.append(chunk_features)
         if chunks not in self._targets:
-            self._targets[chunks] = moments(np.concatenate(self._full[:chunks]))
+            self._targets[chunks] = Target.of(np.concatenate(self._full[:chunks]))
         return self._targets[chunks]
 
     def _sample(self, model: DiT, chunk: int) -> np.ndarray | None:

@@ -9,13 +9,14 @@ take the chunks in turn. Finalists have all images.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.metrics.frechet import frechet_distance
-from qdit.metrics.statistics import Moments, moments
+from qdit.metrics.frechet import Target, distance_to
+from qdit.metrics.statistics import Moments
 from qdit.search.evolution import Evaluation, GenomeSampler, Outcome, Reading, evolve
 from qdit.search.feature_journal import EXACT, FeatureJournal, Features
 from qdit.search.journal import Spread
@@ -159,13 +160,19 @@ class Responding:
                 break
         return new_genomes
 
+    @cached_property
+    def _target(self) -> Target:
+        """What finalists are compared with: the reference, or full precision's images."""
+        if self.reference is not None:
+            return Target(self.reference)
+        return Target.of(np.concatenate(self._exact[: self._whole]))
+
     def _fitness(self, genome: Genome) -> float:
         """The metric of the search, on all images."""
         parts = [self.journal.features[genome, chunk] for chunk in range(self._whole)]
         finite = [chunk_features for chunk_features in parts if chunk_features is not None]
         value = np.inf
         if len(finite) == len(parts):
-            target = self.reference or moments(np.concatenate(self._exact[: self._whole]))
-            value = frechet_distance(moments(np.concatenate(finite)), target)
+            value = distance_to(self._target, np.concatenate(finite))
         self.journal.fit(genome, self.images, value)
         return value

@@ -10,9 +10,10 @@ An evaluation is one call of the network (`qdit.workflow.cost_models` counts its
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
 Seconds are operations divided by the speed of one GPU. The speed is given by the caller, measured from finished jobs,
-or computed from data sheets (`qdit.workflow.cost_speeds`). The estimate leaves out the VAE, Inception and the text
-encoder, evaluation and rendering, and the loading of files. They need no GPU or take a few percent. It also leaves out
-VBench, because we could not measure its networks.
+or computed from data sheets (`qdit.workflow.cost_speeds`). Evaluation has its own core-seconds
+(`qdit.workflow.cost_evaluating`). The estimate leaves out the VAE, Inception, the text encoder, rendering, and the
+loading of files. They need no GPU or take a few percent. It also leaves out VBench, because we could not measure its
+networks.
 """
 
 from collections import Counter, defaultdict
@@ -22,10 +23,12 @@ from pathlib import Path
 
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, split_bits
+from qdit.metrics.bootstrap import RESAMPLES
 from qdit.metrics.vbench.driver import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of, split_kind
+from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
 from qdit.workflow.cost_models import network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
@@ -296,10 +299,21 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
             f"  {count:>4} GPUs: {complete.seconds / 3600:.1f} hours, {complete.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
-    lines += vbench_lines(profile)
+    lines += evaluating_lines(profile) + vbench_lines(profile)
     disk = disk_bytes(profile)
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])
+
+
+def evaluating_lines(profile: Profile) -> list[str]:
+    """The line about evaluating images by Inception's features, which needs CPUs; none without such runs."""
+    seconds = []
+    for run in profiles.all_runs(profile):
+        model = profile["models"][profile["settings"][run.setting]["model"]]
+        if profiles.family_of(model) is not CLIPS and "vae" in model:
+            sampling = profiles.sampled(profile, run.setting, run.form)
+            seconds.append(evaluating_seconds(sampling["images"], profile["sampling"].get("resamples", RESAMPLES)))
+    return evaluating_line(len(seconds), sum(seconds))
 
 
 def vbench_lines(profile: Profile) -> list[str]:

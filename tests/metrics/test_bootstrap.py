@@ -15,6 +15,7 @@ from qdit.metrics.features import Extraction, Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.images import FullPrecision
 from qdit.metrics.reference import Reference
+from qdit.metrics.resampled_frechet import to_reference
 from qdit.metrics.statistics import Moments, moments
 
 MADE_BY = Extraction("gaussian", "w", True, "c")
@@ -132,7 +133,7 @@ def test_intervals_of_the_distance_cover_what_this_many_images_give(shift: float
     measured, limits, plain = [], [], []
     for _ in range(experiments):
         sample = draw.normal(size=(images, size)) * (1 + shift / 2) + shift / 2
-        resampled = module.to_reference(sample, counts, unit)
+        resampled = to_reference(sample, counts, unit)
         measured.append(frechet_distance(moments(sample), unit))
         limits.append(interval(centred("fid", measured[-1], resampled)))
         plain.append(interval(resampled))

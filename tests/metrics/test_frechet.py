@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdit.core.errors import DataError
-from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.frechet import Target, distance_to, frechet_distance, is_thin
 from qdit.metrics.statistics import Moments, moments
 
 
@@ -105,3 +105,41 @@ def test_covariances_without_common_directions_do_not_overlap() -> None:
     first, second = rotation[:, :100], rotation[:, 100:]
     a, b = (Moments(np.zeros(200), half @ half.T) for half in (first, second))
     assert frechet_distance(a, b) == pytest.approx(200, abs=1e-9)
+
+
+@pytest.fixture
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qdit.metrics.frechet.MANY_FEATURES", 20)
+
+
+@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.parametrize("others", [15, 300])
+def test_fewer_images_than_features_need_no_root(others: int) -> None:
+    """Against the distance of moments, for a target of fewer and of more images than features, and one of moments."""
+    draw = np.random.default_rng(3)
+    mixing = draw.normal(size=(60, 60))
+    features, full = draw.normal(size=(25, 60)) @ mixing, 0.3 + draw.normal(size=(others, 60)) @ mixing
+    assert is_thin(features)
+    expected = frechet_distance(moments(features), moments(full))
+    assert distance_to(Target.of(full), features) == pytest.approx(expected, rel=1e-8)
+    assert distance_to(Target(moments(full)), features) == pytest.approx(expected, rel=1e-8)
+    assert distance_to(Target.of(features), features) == pytest.approx(0, abs=1e-9 * expected)
+
+
+def test_few_features_keep_the_bits_of_the_distance_of_moments() -> None:
+    """Of 32 images with 64 features, as racing in the miniature sees them."""
+    draw = np.random.default_rng(4)
+    features, full = draw.normal(size=(32, 64)), draw.normal(size=(32, 64))
+    assert not is_thin(features)
+    assert distance_to(Target.of(full), features) == frechet_distance(moments(features), moments(full))
+
+
+@pytest.mark.usefixtures("few_are_many")
+def test_unusable_features_are_refused() -> None:
+    target = Target(Moments(np.zeros(30), np.eye(30)))
+    with pytest.raises(DataError, match="cannot be compared"):
+        distance_to(target, np.zeros((5, 31)))
+    with pytest.raises(DataError, match="NaN or infinite"):
+        distance_to(target, np.full((5, 30), np.nan))
+    with pytest.raises(DataError, match="target moments: hold NaN"):
+        distance_to(Target(Moments(np.full(30, np.nan), np.eye(30))), np.zeros((5, 30)))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from qdit.workflow.cost import (
     search_evaluations,
     speed_of,
 )
+from qdit.workflow.cost_evaluating import evaluating_seconds
 from qdit.workflow.cost_figure import chain, draw
 from qdit.workflow.cost_models import evaluation_flops, model_config, network_of
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
@@ -204,6 +206,16 @@ def test_vbenchs_hours_are_not_guessed(paper: Profile) -> None:
     text = cost_text(paper, SPEED)
     assert "48 jobs score 14,160 clips besides; their hours are unknown" in text
     assert "VBench" not in cost_text({**paper, "tables": {"table1": paper["tables"]["table1"]}}, SPEED)
+
+
+def test_evaluating_a_row_takes_minutes_and_is_in_the_text(paper: Profile) -> None:
+    assert evaluating_seconds(10_000, 200) < 180
+    by_roots = 200 * (2 * 2.0 + 4.0)  # at least, on one core: two distances to references and FD-FP
+    assert evaluating_seconds(10_000, 200) < by_roots / 5
+    assert evaluating_seconds(10_000, 400) > 1.5 * evaluating_seconds(10_000, 200)
+    assert evaluating_seconds(512, 200, pool=64, spatial=112) < 1
+    runs = [run for run in profiles.all_runs(paper) if run.setting != CLIPS]
+    assert re.search(rf"evaluate +{len(runs)} jobs +\d+\.\d core-hours", cost_text(paper, SPEED))
 
 
 def test_the_text_says_what_it_assumes(paper: Profile) -> None:
