@@ -117,8 +117,11 @@ def optimize(
     curve = Curve(name, config.iterations)
     every = max(1, config.iterations // CURVE_POINTS)
     recent: list[Tensor] = []
-    for iteration in range(config.iterations):
-        rows = torch.randint(len(targets), (min(config.batch, len(targets)),), generator=generator)
+    # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
+    draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator).to(
+        targets.device
+    )
+    for iteration, rows in enumerate(draws):
         computed = outputs(rows)
         error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
         computed.backward(gradient)

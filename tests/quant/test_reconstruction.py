@@ -1,6 +1,7 @@
 """Block reconstruction: it lowers the error it is about, on the grid it was given, and changes nothing else."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -23,7 +24,7 @@ from qdit.quant.reconstruction import (
     reconstruct_outputs,
 )
 from qdit.quant.sites import QuantizedLinear, quantize_site
-from tests.pretended_gpu import pretended_gpu
+from tests.pretended_gpu import WAITS, pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
 
 CONFIG = Reconstruction(iterations=120, batch=16, rounding_rate=1e-2, scale_rate=1e-3)
@@ -388,3 +389,21 @@ def test_it_ends_where_all_roundings_have_decided():
     log = reconstruct(model, random_dit(), block_units(core(model))[:1], batches, config, learn="rounding")
     (unit,) = log["units"]
     assert unit["iterations"] < 400 and unit["points"][-1][0] == unit["iterations"]
+
+
+def waits(iterations, learn):
+    """How often a program waits for the GPU in the reconstruction of two blocks."""
+    model, reference = deepcopy(rounded()), random_dit()
+    with pretended_gpu() as gpu:
+        model, reference = model.to(gpu), reference.to(gpu)
+        there = [tuple(tensor.to(gpu) for tensor in batch) for batch in batches()]
+        units = block_units([*core(model), *select(model.sites(), roles=("q", "p"))])
+        WAITS.clear()
+        reconstruct(model, reference, units, lambda: there, replace(CONFIG, iterations=iterations), learn=learn)
+        return len(WAITS)
+
+
+@pytest.mark.parametrize("learn", ["rounding", "scales", "both"])
+def test_no_iteration_waits_for_the_gpu(learn):
+    """Values are read once for each point of a learning curve, of which there are as many for more iterations."""
+    assert waits(20, learn) == waits(60, learn) > 0
