@@ -83,7 +83,7 @@ def dispatch(function: Any, arguments: Any, options: Any) -> Any:
     inside = {key: "cpu" if key == "device" and value is not None else value for key, value in options.items()}
     of_inner = tree_map(lambda value: value.inner if isinstance(value, OnGpu) else value, (arguments, inside))
     result = function(*of_inner[0], **of_inner[1])
-    if name.endswith("_") and isinstance(arguments[0], Tensor):
+    if name.endswith("_") and not name.endswith("__") and isinstance(arguments[0], Tensor):
         return arguments[0]  # in place: what it holds has changed
     if not goes:
         return result

@@ -95,7 +95,7 @@ RESULTS = [  # (exception, is it a result where a method's own code let it out, 
 ]
 
 
-OF_DEVICES = [  # what torch 2.11 to 2.15 and Triton 3.6 say
+OF_DEVICES = [  # what torch 2.11 to 2.15 and Triton 3.6 say, long texts shortened
     RuntimeError(
         "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
         "(when checking argument for argument state_steps in method wrapper_CUDA___fused_adam_)"
@@ -107,14 +107,10 @@ OF_DEVICES = [  # what torch 2.11 to 2.15 and Triton 3.6 say
     RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)"),
     RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'"),
     RuntimeError("Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be the same"),
-    RuntimeError(
-        "Tensor for argument #2 'mat1' is on CPU, but expected it to be on GPU (while checking arguments for mm)"
-    ),
+    RuntimeError("Tensor for argument #2 'mat1' is on CPU, but expected it to be on GPU (while checking mm)"),
     RuntimeError("params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout"),
     RuntimeError("output with device cpu doesn't match the desired device cuda:0"),
-    TypeError(
-        "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-    ),
+    TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to host memory."),
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`"),
     RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"),
     RuntimeError("Deterministic behavior was enabled, but this operation is not deterministic because it uses CuBLAS"),
