@@ -23,7 +23,7 @@ from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256
@@ -36,13 +36,14 @@ EDGE_BITS = 8
 class QDiffusionOptions(CheckedOptions):
     """`iterations` of the rounding of one block (0: round to nearest, searched scales), `batch` and `rate` of it.
 
-    `edges` says whether the first and last layer keep 8 bits.
+    `edges` says whether the first and last layer keep 8 bits, `matmul` the arithmetic of learning on a GPU.
     """
 
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
     edges: Literal["8-bit", "as_released"] = "8-bit"
+    matmul: Matmul = "float32"
 
 
 class QDiffusion(Method):
@@ -110,7 +111,9 @@ def learned(
         bits = site_bits(weighted, weight_bits, edges=edges)
         round_weights(model, weighted, bits=bits, rule=shrink_search, per_tensor=per_tensor)
         if options.iterations:
-            config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+            config = Reconstruction(
+                options.iterations, options.batch, rounding_rate=options.rate, matmul=options.matmul
+            )
             units = block_units(weighted)
             log["reconstruction"] = reconstruct(
                 model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
@@ -121,7 +124,9 @@ def learned(
         bits = site_bits(sites, activation_bits, edges=edges)
         calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
         if options.iterations:
-            config = Reconstruction(max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4)
+            config = Reconstruction(
+                max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4, matmul=options.matmul
+            )
             log["scales"] = reconstruct(
                 model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
             )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qdit.core.devices import tensor_float_32
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
@@ -31,12 +32,18 @@ ROWS = 256
 """Samples that are computed at a time where no gradients are needed."""
 
 
+Matmul = Literal["float32", "tf32"]
+"""Arithmetic of matrix products in learning."""
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Hyperparameters; the defaults are BRECQ's, which all three methods use.
 
     The regularizer is off for the first `warmup` of the iterations, then its exponent falls linearly from 20 to 2.
-    `scale_rate` falls by a cosine to zero. `power` is the norm of the loss.
+    `scale_rate` falls by a cosine to zero. `power` is the norm of the loss. `matmul` is the arithmetic of products
+    while learning: float32, or on GPUs TensorFloat-32, whose inputs have ten bits. Targets and losses with hard codes
+    are always float32.
     """
 
     iterations: int = 20_000
@@ -47,6 +54,7 @@ class Reconstruction:
     warmup: float = 0.2
     betas: tuple[float, float] = (20.0, 2.0)
     power: float = 2.0
+    matmul: Matmul = "float32"
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch < 1:
@@ -262,7 +270,9 @@ def _learn(
     before = hard_loss(every(outputs, len(targets)))
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
-    with written_out(model, unit.name):
+    if config.matmul == "tf32" and targets.device.type == "cpu":
+        raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
+    with written_out(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     results = every(outputs, len(targets))
@@ -295,7 +305,9 @@ def reconstruct_outputs(
 
 
 def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
-    return {"iterations": config.iterations, "batch": config.batch, "units": [curve.to_json() for curve in curves]}
+    arithmetic = {} if config.matmul == "float32" else {"matmul": config.matmul}
+    units = [curve.to_json() for curve in curves]
+    return {"iterations": config.iterations, "batch": config.batch, **arithmetic, "units": units}
 
 
 def block_units(sites: Iterable[Site]) -> list[Unit]:

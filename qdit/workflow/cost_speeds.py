@@ -5,9 +5,10 @@ numbers between the products. An evaluation therefore takes
 
     operations / (REACHED · peak of float16) + operations · BYTES_PER_OPERATION / (MOVED · bandwidth)
 
-Quantization (ranges, Hessians, learned rounding) is float32 without TensorFloat-32: operations / (REACHED · peak of
-float32). Peaks are dense ones, with sums in float32. **Nothing here was measured**; finished jobs measure a card
-(`qdit.workflow.cost.measured_speed`).
+Quantization (ranges, Hessians, learned rounding) is float32: operations / (REACHED · peak of float32). With the option
+`matmul: tf32` learned rounding computes its products in TensorFloat-32. Then the time of moving numbers counts, twice
+as many bytes as in half precision, and the result is never slower than float32. Peaks are dense ones, with sums in
+float32. **Nothing here was measured**; finished jobs measure a card (`qdit.workflow.cost.measured_speed`).
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ operations."""
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its data sheet: operations per second in float16 and float32, bytes per second of its memory."""
+    """A GPU by its data sheet: operations per second by type, bytes per second of its memory."""
 
     name: str
     half_peak: float
     float32_peak: float
+    tf32_peak: float
     bandwidth: float
     source: str
 
@@ -39,14 +41,20 @@ class Card:
         """Operations per second of learned rounding."""
         return REACHED * self.float32_peak
 
+    @property
+    def tf32(self) -> float:
+        """Operations per second of learned rounding with products in TensorFloat-32."""
+        moving = 2 * BYTES_PER_OPERATION / (MOVED * self.bandwidth)
+        return max(self.float32, 1 / (1 / (REACHED * self.tf32_peak) + moving))
+
 
 CARDS = {
     card.name: card
     for card in (
-        Card("A100", 312e12, 19.5e12, 2.039e12, "NVIDIA A100 data sheet, SXM 80 GB"),
-        Card("H100", 989e12, 67e12, 3.35e12, "NVIDIA H100 data sheet, SXM; half of the value with sparsity"),
-        Card("H200", 989e12, 67e12, 4.8e12, "NVIDIA H200 data sheet, SXM; half of the value with sparsity"),
-        Card("RTX 4090", 165.2e12, 82.6e12, 1.008e12, "NVIDIA Ada GPU architecture paper, appendix A"),
+        Card("A100", 312e12, 19.5e12, 156e12, 2.039e12, "NVIDIA A100 data sheet, SXM 80 GB"),
+        Card("H100", 989e12, 67e12, 494.7e12, 3.35e12, "NVIDIA H100 data sheet, SXM; half of the values with sparsity"),
+        Card("H200", 989e12, 67e12, 494.7e12, 4.8e12, "NVIDIA H200 data sheet, SXM; half of the value with sparsity"),
+        Card("RTX 4090", 165.2e12, 82.6e12, 82.6e12, 1.008e12, "NVIDIA Ada GPU architecture paper, appendix A"),
     )
 }
 """Name → card."""

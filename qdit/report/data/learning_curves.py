@@ -40,6 +40,7 @@ class Reconstruction:
     iterations: int
     batch: int
     units: tuple[Unit, ...]
+    matmul: str = "float32"
 
     @property
     def losses(self) -> list[float]:
@@ -52,7 +53,7 @@ def read_reconstruction(folder: Path) -> Reconstruction | None:
     try:
         log = json.loads((folder / "checkpoint" / "config.json").read_text(encoding="utf-8"))["log"]["reconstruction"]
         units = tuple(map(_unit, log["units"]))
-        return Reconstruction(int(log["iterations"]), int(log["batch"]), units)
+        return Reconstruction(int(log["iterations"]), int(log["batch"]), units, str(log.get("matmul", "float32")))
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
