@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdit.bench import gpu, kernels, peers, sampling
+from qdit.bench import kernels, peers, sampling
 from qdit.bench.goals import Goal, Judged, shortfall
 from qdit.bench.layers import operands
 from qdit.bench.memory import weight_bytes
