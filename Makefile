@@ -1,6 +1,6 @@
 # `make reproduce` and `make test` are all that is needed: each makes .venv with the locked packages first, once.
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-slow lint format docs docs-mini lock clean
+.PHONY: help install reproduce test test-slow lint format docs docs-mini gpu-check lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -58,6 +58,9 @@ docs: $(INSTALLED) ## build the documentation as a site, site/index.html
 
 docs-mini: $(INSTALLED) ## fill docs/mini and the README's numbers from results/mini, a finished run of this commit
 	$(BIN)/qdit docs-mini
+
+gpu-check: ## pack what a machine with a GPU needs for `qdit bench gpu`, and print the one command
+	@$(PYTHON) qdit/bench/gpu_pack.py
 
 lock: $(INSTALLED) ## resolve the versions again: requirements.lock and environment.yml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

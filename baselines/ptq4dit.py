@@ -43,7 +43,7 @@ from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
 from qdit.sampling.calibration import CalibrationSet
 
@@ -61,7 +61,7 @@ BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
 class Ptq4ditOptions(CheckedOptions):
     """`csb=False`, `ssc=False` and `iterations=0` each switch one part off.
 
-    `batch` and `rate` are those of learned rounding.
+    `batch` and `rate` are those of learned rounding. `matmul` is the arithmetic of learning on a GPU.
 
     `values` says whether the quantizer of V sees V before or after the folding (scope `own`).
     """
@@ -74,6 +74,7 @@ class Ptq4ditOptions(CheckedOptions):
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
+    matmul: Matmul = "float32"
 
 
 class Ptq4dit(Method):
@@ -127,7 +128,7 @@ class Ptq4dit(Method):
         if FULL_PRECISION_BITS in (weight_bits, activation_bits):
             learn = "scales" if weight_bits == FULL_PRECISION_BITS else "rounding"
         batch = min(options.batch, LARGE_BATCH) if large else options.batch
-        config = Reconstruction(options.iterations, batch, rounding_rate=options.rate)
+        config = Reconstruction(options.iterations, batch, rounding_rate=options.rate, matmul=options.matmul)
         log = reconstruct(model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn=learn)
         return Quantized(model, log={"reconstruction": log})
 

@@ -26,7 +26,7 @@ from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256
@@ -40,13 +40,14 @@ class QDiffusionOptions(CheckedOptions):
     """`iterations`, `batch` and `rate` are those of learned rounding of one block.
 
     With 0 iterations weights are rounded to nearest and scales come from the search. `edges` says whether the first and
-    last layer keep 8 bits.
+    last layer keep 8 bits. `matmul` is the arithmetic of learning on a GPU.
     """
 
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
     edges: Literal["8-bit", "as_released"] = "8-bit"
+    matmul: Matmul = "float32"
 
 
 class QDiffusion(Method):
@@ -114,7 +115,9 @@ def learned(
         bits = site_bits(weighted, weight_bits, edges=edges)
         round_weights(model, weighted, bits=bits, rule=shrink_search, per_tensor=per_tensor)
         if options.iterations:
-            config = Reconstruction(options.iterations, options.batch, rounding_rate=options.rate)
+            config = Reconstruction(
+                options.iterations, options.batch, rounding_rate=options.rate, matmul=options.matmul
+            )
             units = block_units(weighted)
             log["reconstruction"] = reconstruct(
                 model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
@@ -125,7 +128,9 @@ def learned(
         bits = site_bits(sites, activation_bits, edges=edges)
         calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
         if options.iterations:
-            config = Reconstruction(max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4)
+            config = Reconstruction(
+                max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4, matmul=options.matmul
+            )
             log["scales"] = reconstruct(
                 model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
             )

@@ -36,7 +36,7 @@ from qdit.quant.finite_set import calibrate_finite_set
 from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
 from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256
@@ -49,7 +49,8 @@ LABELS = 32
 class TfmqDmOptions(CheckedOptions):
     """`tiar=False` and `iterations=0` switch reconstruction off. `fsc` says which ranges depend on the timestep.
 
-    `time_embed` says which parts of the timestep embedding are quantized (detail 2).
+    `time_embed` says which parts of the timestep embedding are quantized (detail 2). `matmul` is the arithmetic of
+    learning on a GPU.
     """
 
     tiar: bool = True
@@ -58,6 +59,7 @@ class TfmqDmOptions(CheckedOptions):
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
+    matmul: Matmul = "float32"
 
 
 class TfmqDm(Method):
@@ -98,7 +100,9 @@ class TfmqDm(Method):
         data = calibration["per-step"]
         log: dict[str, Any] = {}
         if weight_bits < FULL_PRECISION_BITS:
-            config = Reconstruction(max(1, options.iterations), options.batch, rounding_rate=options.rate)
+            config = Reconstruction(
+                max(1, options.iterations), options.batch, rounding_rate=options.rate, matmul=options.matmul
+            )
             round_weights(model, weighted, bits=weight_bits, rule=shrink_search)
             if options.iterations and options.tiar:
                 log["temporal"] = reconstruct_temporal(model, reference, weighted, data, config)

@@ -1,8 +1,8 @@
 """A device that is only pretended: its tensors compute on the CPU, and refuse to meet ordinary tensors there.
 
-What runs on it would run on a GPU as far as places go. An operation on tensors of both places raises, but for what CUDA
-allows too: a single number, or indices, on the CPU. torch's name for it is `meta`, since any program may have tensors
-of that device; the values are the CPU's.
+What runs on it would run on a GPU as far as places go. An operation on tensors of both places raises where torch's own
+device checks would (`tests.device_rules`): most operations take no single number of the CPU either. torch's name for
+the device is `meta`, since any program may have tensors of that device; the values are the CPU's.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.device_rules import INDEXING, refusal
+
 GPU = torch.device("meta")
-INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
-MOVING = ("aten::_to_copy", "aten::copy_")
+WAITS: list[str] = []
+"""Operations since the device was pretended for which a program would wait for a GPU: values read, copies from and to
+pageable memory, results whose shape depends on values."""
+WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal")
 
 
 class OnGpu(Tensor):
@@ -44,6 +48,15 @@ class OnGpu(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"OnGpu({self.inner!r})"
 
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: "OnGpu") -> None:
+        """torch's own would exchange the wrapper and leave the values."""
+        self.inner = other.inner
+
     def tolist(self) -> Any:
         return self.inner.tolist()
 
@@ -55,11 +68,14 @@ class OnGpu(Tensor):
 def dispatch(function: Any, arguments: Any, options: Any) -> Any:
     """Compute on the CPU what was asked of the device; RuntimeError where places are mixed."""
     name = function._schema.name
-    tensors = [value for value in tree_leaves((arguments, options)) if isinstance(value, Tensor)]
-    there = any(isinstance(value, OnGpu) for value in tensors)
-    strangers = [value for value in tensors if not isinstance(value, OnGpu) and value.dim()]
-    if there and strangers and name not in (*INDEXING, *MOVING):
-        raise RuntimeError(f"{name}: expected all tensors on one device, found the pretended one and the CPU")
+    if reason := refusal(function, arguments, options, OnGpu):
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, the pretended one and cpu!"
+            f" ({name}: {reason})"
+        )
+    there = any(isinstance(value, OnGpu) for value in tree_leaves((arguments, options)))
+    if waits(name, arguments, options):
+        WAITS.append(name)
     asked = options.get("device")
     goes = torch.device(asked) == GPU if asked is not None else there
     if name in INDEXING:
@@ -67,11 +83,29 @@ def dispatch(function: Any, arguments: Any, options: Any) -> Any:
     inside = {key: "cpu" if key == "device" and value is not None else value for key, value in options.items()}
     of_inner = tree_map(lambda value: value.inner if isinstance(value, OnGpu) else value, (arguments, inside))
     result = function(*of_inner[0], **of_inner[1])
-    if name.endswith("_") and isinstance(arguments[0], Tensor):
+    if name.endswith("_") and not name.endswith("__") and isinstance(arguments[0], Tensor):
         return arguments[0]  # in place: what it holds has changed
     if not goes:
         return result
     return tree_map(lambda value: OnGpu(value) if isinstance(value, Tensor) else value, result)
+
+
+def waits(name: str, arguments: Any, options: Any) -> bool:
+    """Whether a program would wait for the GPU at this operation."""
+    first = arguments[0] if arguments else None
+    if name in WAITING:
+        return isinstance(first, OnGpu)
+    if name == "aten::_to_copy":
+        target = options.get("device")
+        return target is not None and (torch.device(target) == GPU) != isinstance(first, OnGpu)
+    if name == "aten::copy_":
+        return isinstance(first, OnGpu) != isinstance(arguments[1], OnGpu)
+    if name in INDEXING:
+        indices = [index for index in arguments[1] if index is not None]
+        return isinstance(first, OnGpu) and any(
+            not isinstance(index, OnGpu) or index.dtype == torch.bool for index in indices
+        )
+    return False
 
 
 class Pretending(TorchDispatchMode):
@@ -91,6 +125,7 @@ def tensor(data: Any, *, make: Any = torch.tensor, device: Any = None, **options
 def pretended_gpu() -> Iterator[torch.device]:
     """Inside this context there is a device, whose name it gives; inference mode, which it cannot do, is no_grad."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    WAITS.clear()
     try:
         with pytest.MonkeyPatch.context() as patch, Pretending():
             patch.setattr(torch, "inference_mode", torch.no_grad)

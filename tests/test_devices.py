@@ -41,9 +41,9 @@ def test_the_pretended_device_computes_and_refuses_tensors_of_the_cpu() -> None:
         assert isinstance(there, OnGpu) and float((there * 2).sum()) == 30
         assert torch.equal((there + torch.tensor(1.0)).cpu(), torch.arange(6.0) + 1)
         assert torch.equal(there[torch.tensor([2, 1])].cpu(), torch.tensor([2.0, 1.0]))
-        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        with pytest.raises(RuntimeError, match="on the same device"):
             there + torch.ones(6)
-        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        with pytest.raises(RuntimeError, match="on the same device"):
             torch.ones(6).add_(there)
         with pytest.raises((RuntimeError, TypeError)):
             there.numpy()
@@ -116,3 +116,52 @@ def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, t
     # Sums have another order there, so a code at the border of two may differ: few pixels move.
     assert torch.isfinite(found).all()
     assert ((found - expected).abs() > 0.05 + 0.05 * expected.abs()).float().mean() < 0.05
+
+
+ADAM = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
+
+
+def test_the_fused_step_of_adam_refuses_counters_of_the_cpu() -> None:
+    """What torch.optim makes by default; on CUDA learned rounding failed with it."""
+    with pretended_gpu() as gpu:
+        weight, gradient, mean, square = (torch.ones(3).to(gpu) for _ in range(4))
+        lists = [[weight], [gradient], [mean], [square], []]
+        with pytest.raises(RuntimeError, match=r"on the same device.*_fused_adam_"):
+            torch._fused_adam_(*lists, [torch.tensor(0.0)], **ADAM)
+        torch._fused_adam_(*lists, [torch.tensor(0.0).to(gpu)], **ADAM)
+        assert float(weight.cpu()[0]) != 1
+
+
+def operations(there: Tensor, number: Tensor) -> dict[str, Any]:
+    """Operations of a tensor of the device with a single number of the CPU."""
+    return {
+        "dot": lambda: torch.dot(there, number.reshape(())),
+        "stack": lambda: torch.stack([there[0], number]),
+        "cat": lambda: torch.cat([there, number[None]]),
+        "clamp": lambda: there.clamp(min=number),
+        "addcmul": lambda: torch.addcmul(there, there, number),
+        "lerp": lambda: torch.lerp(there, there, number),
+        "foreach": lambda: torch._foreach_add([there[0]], [number]),
+        "searchsorted": lambda: torch.searchsorted(there, number),
+        "hardtanh_backward": lambda: torch.ops.aten.hardtanh_backward(there, number, 0.0, 1.0),
+        "in place": lambda: number.add_(there[0]),
+        "indices there": lambda: torch.arange(9)[there.long()],
+    }
+
+
+@pytest.mark.parametrize("name", list(operations(torch.ones(3), torch.tensor(1.0))))
+def test_single_numbers_of_the_cpu_are_refused_where_cuda_refuses_them(name: str) -> None:
+    with pretended_gpu() as gpu, pytest.raises(RuntimeError, match="on the same device"):
+        operations(torch.ones(3).to(gpu), torch.tensor(1.0))[name]()
+
+
+def test_single_numbers_of_the_cpu_are_taken_where_cuda_takes_them() -> None:
+    with pretended_gpu() as gpu:
+        there, number = torch.arange(3.0).to(gpu), torch.tensor(2.0)
+        assert (there * number).cpu().tolist() == [0, 2, 4] and (number - there).cpu().tolist() == [2, 1, 0]
+        assert torch.maximum(there, number).cpu().tolist() == [2, 2, 2]
+        assert torch.where(there > 0, number, torch.tensor(7.0)).cpu().tolist() == [7, 2, 2]
+        assert there.masked_fill(there > 1, number).cpu().tolist() == [0, 1, 2]
+        assert there.copy_(torch.ones(3)).cpu().tolist() == [1, 1, 1]
+        there[torch.tensor([0])] = number
+        assert there.cpu().tolist() == [2, 1, 1]

@@ -14,6 +14,7 @@ from qdit.models.config import DiTConfig
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
 from qdit.quant.folder import with_digest
 from tests.lazy import LazyModule
+from tests.pretended_gpu import pretended_gpu
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 
 diffusers = LazyModule("diffusers")
@@ -123,6 +124,20 @@ def test_one_device_may_be_asked_for(tmp_path: Path) -> None:
     x, t, y = inputs()
     with torch.no_grad():
         assert torch.equal(model(x, t, y).sample, load_checkpoint(tmp_path / "checkpoint").model(x, t, y))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("method", CASES)
+def test_a_loaded_transformer_moves_as_a_whole(method: str, packed: bool, tmp_path: Path) -> None:
+    checkpoint, (x, t, y) = saved_checkpoint(tmp_path / "checkpoint", method), inputs()
+    model = ours.from_checkpoint(checkpoint, packed=packed)
+    with torch.no_grad():
+        expected = model(x, t, y).sample
+        with pretended_gpu() as gpu:
+            model = model.to(gpu)
+            assert {tensor.device for tensor in [*model.parameters(), *model.buffers()]} == {gpu}
+            result = model(x.to(gpu), t.to(gpu), y.to(gpu)).sample.cpu()
+    assert ((result - expected).abs() > 1e-3 + 0.02 * expected.abs()).float().mean() < 0.05  # few codes differ
 
 
 DAMAGES = ("flipped bit", "missing tensor", "other sites", "older format", "half precision", "not quantized yet")

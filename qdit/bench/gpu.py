@@ -1,110 +1,166 @@
-"""`qdit bench gpu`: the grouped linear on a GPU beside cuBLAS in bfloat16.
+"""`qdit bench gpu`: in one call all that a GPU must show, section by section; no section stops another."""
 
-It measures wall time with synchronization.
-"""
-
+import re
 import time
-from collections.abc import Iterable
-from dataclasses import replace
-from functools import partial
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from tabulate import tabulate
 
+from qdit.bench import gpu_kernels, gpu_methods, gpu_models
 from qdit.bench.goals import Goal, Judged
-from qdit.bench.layers import DIT_XL_LINEARS, operands, random_packed
+from qdit.bench.gpu_clock import Scale
+from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
 from qdit.bench.record import ending, heading, judged_of, load, record, verdicts
-from qdit.bench.timing import Ratio, Timing, interleaved
+from qdit.core.devices import torch_device
 from qdit.core.errors import ConfigError
-from qdit.kernels.dispatch import grouped_linear
-from qdit.kernels.packing import PackedWeight
 
-GOALS = {32: (0.30, 0.40), 64: (0.50, 0.70), 128: (0.80, 1.05), 192: (0.95, 1.25), 288: (0.95, 1.25)}
-COMMAND = "qdit bench gpu"
-BF16 = "torch bf16"
+FOLDER = Path("results/gpu")
+SECTIONS: dict[str, Callable[[Scale], dict[str, Any]]] = {
+    "reached": gpu_kernels.reached,
+    "selftest": gpu_kernels.selftest,
+    "correct": gpu_kernels.correct,
+    "models": gpu_models.models,
+    "sampling": gpu_models.sampling,
+    "methods": gpu_methods.methods,
+    "pipeline": gpu_methods.pipeline,
+    "rounding": gpu_models.rounding,
+    "decoding": gpu_models.decoding,
+    "speed": gpu_kernels.speed,
+}
+"""Name → section, in the order in which they run."""
+
+LINEAR_GOALS = {32: 0.35, 64: 0.70, 128: 1.10, 192: 1.30, 288: 1.30}
+"""Group size → required speed relative to cuBLAS in bfloat16, W4A8, ≥ 8192 rows, quantization included."""
+APART = 0.05
+"""Largest allowed relative distance of a method's images on device and CPU: codes at a border may differ."""
+JUDGED_CARDS = ("H100", "H200")
 
 
 def measure(
     command: str,
     *,
     device: str = "cuda",
-    rows: int = 8192,
-    linears: tuple[tuple[int, int], ...] = DIT_XL_LINEARS,
-    groups: tuple[int, ...] = tuple(GOALS),
-    repeats: int = 15,
+    quick: bool = False,
+    sections: Sequence[str] = (),
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure W4A8 in every group size beside bfloat16, taking turns; ConfigError if the machine has no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("qdit bench gpu: no CUDA device is there; measure the CPU with `qdit bench kernels`")
-    before, measured = load(), {}
-    with torch.inference_mode():
-        for inputs, outputs in linears:
-            o = operands(rows, inputs, outputs)
-            x, weight, bias = (t.to(device) for t in (o.x, o.weight, o.bias))
-            half = [t.bfloat16() for t in (x, weight, bias)]
-            calls = {BF16: partial(_finished, device, partial(F.linear, *half))}
-            for size in groups:
-                packed = on_device(random_packed(inputs, outputs, size, 4), device)
-                calls[str(size)] = partial(_finished, device, partial(grouped_linear, x, packed, bias))
-            measured[inputs, outputs] = interleaved(calls, repeats, clock=time.perf_counter)
-    return record(
-        "gpu",
-        command,
-        load_before=before,
-        device=torch.cuda.get_device_name() if device == "cuda" else device,
-        rows=rows,
-        measured=[
-            {"inputs": i, "outputs": o, "candidate": name, "seconds": timing.to_dict()}
-            for (i, o), timings in measured.items()
-            for name, timing in timings.items()
-        ],
-        goals=[judged.to_dict() for judged in _judge(measured, groups, "H200" in _name(device))],
+    """Run the sections, by default all, and judge the goals; ConfigError for an unknown section or an absent device."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("qdit bench gpu: no CUDA device is there; --device cpu --quick only checks that it works")
+    if unknown := [name for name in sections if name not in SECTIONS]:
+        raise ConfigError(f"section {unknown[0]!r}: allowed are {', '.join(SECTIONS)}")
+    scale, before = Scale("cuda:0" if device == "cuda" else device, quick), load()
+    torch_device(scale.device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # results of the CPU, to compare with, do not depend on cores
+    measured: dict[str, Any] = {}
+    try:
+        for name in sections or SECTIONS:
+            measured[name] = run_section(name, scale)
+            say(f"{name}: {measured[name].get('failed', 'done')[-200:]}, {measured[name]['seconds']} s")
+    finally:
+        torch.set_num_threads(threads)
+    goals = [judged.to_dict() for judged in judge(measured, scale)]
+    return record("gpu", command, load_before=before, device=scale.card, quick=quick, measured=measured, goals=goals)
+
+
+def run_section(name: str, scale: Scale) -> dict[str, Any]:
+    """What a section found, with its seconds; or `failed`, the end of its traceback."""
+    start = time.perf_counter()
+    try:
+        found = SECTIONS[name](scale)
+    except Exception:
+        found = {"failed": traceback.format_exc()[-1500:]}
+    scale.free()
+    return {**found, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def record_path(content: dict[str, Any]) -> Path:
+    """`results/gpu/NVIDIA-H100-80GB-HBM3.json`: a record's place, by the name of the card."""
+    return FOLDER / f"{re.sub('[^A-Za-z0-9.]+', '-', content['device']).strip('-')}.json"
+
+
+def judge(measured: dict[str, Any], scale: Scale) -> Iterator[Judged]:
+    """Every goal with its value; goals of speed hold on an H100 or H200 at full size only."""
+    applies = not scale.quick and any(card in scale.card for card in JUDGED_CARDS)
+    for goal, value in correctness(measured):
+        yield _judged(goal, value, applies=True)
+    for goal, value in speeds(measured):
+        yield _judged(goal, value, applies=applies)
+
+
+def _judged(goal: Goal, value: float | None, *, applies: bool) -> Judged:
+    if value is None:
+        return Judged.without(goal, "not measured", "its section did not run or failed")
+    if not applies:
+        return Judged.without(goal, "not applicable", f"{value:.2f} on this device or at tiny sizes")
+    return Judged.measured(goal, value)
+
+
+def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
+    """Goals that hold on every device: numbers of wrong cases."""
+    kernels, methods, pipeline = (measured.get(name, {}) for name in ("correct", "methods", "pipeline"))
+    wrong = None if "wrong" not in kernels else float(len(kernels["wrong"]))
+    yield Goal("kernels that differ from the reference", 0, at_most=True), wrong
+    distances = [entry[0] for entry in methods.values() if isinstance(entry, list)]
+    bad = [entry for entry in distances if not isinstance(entry, float) or entry > APART]
+    yield (
+        Goal("methods and scopes that fail or give other images", 0, at_most=True),
+        float(len(bad)) if distances else None,
     )
+    mean = pipeline.get("mean")
+    yield Goal("pipeline: mean difference of a pixel to the CPU (0 … 255)", 1.0, at_most=True), mean
 
 
-def on_device(weight: PackedWeight, device: str) -> PackedWeight:
-    """A copy of the packed weight with its tensors on a device."""
-    pairs = None if weight.zero_pairs is None else weight.zero_pairs.to(device)
-    codes, scale, sums, zeros = (t.to(device) for t in (weight.codes, weight.scale, weight.sums, weight.zeros))
-    return replace(weight, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)
+def speeds(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
+    """Goals of speed."""
+    shapes = [times for name, times in measured.get("speed", {}).items() if isinstance(times, dict)]
+    for size, must in LINEAR_GOALS.items():
+        pairs = [(times.get("bfloat16"), times.get(f"g{size}")) for times in shapes]
+        ratios = [rival / ours for rival, ours in pairs if isinstance(rival, float) and isinstance(ours, float)]
+        value = geometric_mean(ratios) if ratios and len(ratios) == len(pairs) else None
+        yield Goal(f"W4A8 linear g{size}, times as fast as cuBLAS bf16", must), value
+    forward = measured.get("models", {})
+    yield (
+        Goal("simulated DiT-XL/2 forward, times half precision", 1.10, 1.03, at_most=True),
+        _number(forward, SIMULATED, "times full precision"),
+    )
+    integer = _number(forward, INTEGER, "times full precision")
+    yield Goal("integer forward g128, times as fast as half precision", 1.3), 1 / integer if integer else None
+    for mode in (PLAIN, SIMULATED):
+        hours = _number(measured.get("sampling", {}), mode, "hours")
+        yield Goal(f"hours of 10,000 images, 100 guided steps: {mode}", 0.45, at_most=True), hours
 
 
-def _finished(device: str, call: Any) -> None:
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else device
-
-
-def goal(group_size: int) -> Goal:
-    """The goal of one group size."""
-    name = f"H200, Triton int8 g{group_size} vs cuBLAS bf16, ≥ 8192 rows"
-    return Goal(name, *GOALS[group_size])
-
-
-def _judge(
-    measured: dict[tuple[int, int], dict[str, Timing]], groups: tuple[int, ...], applies: bool
-) -> Iterable[Judged]:
-    for size in (size for size in groups if size in GOALS):
-        speed = Ratio.of([(timings[BF16], timings[str(size)]) for timings in measured.values()])
-        if applies:
-            yield Judged.measured(goal(size), speed.minima, speed.medians)
-        else:
-            yield Judged.without(goal(size), "not applicable", f"measured {speed.minima:.2f} on another device")
+def _number(section: dict[str, Any], name: str, key: str) -> float | None:
+    """A number of an entry that may be missing, or the text of a failure."""
+    entry = section.get(name)
+    return entry.get(key) if isinstance(entry, dict) else None
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: milliseconds, then goals with verdicts, then missed goals."""
-    rows = [
-        [f"{e['inputs']}→{e['outputs']}", e["candidate"], f"{1e3 * e['seconds']['minimum']:.3f}"]
-        for e in content["measured"]
-    ]
-    body = tabulate(rows, ["layer", "bf16 or group size", "ms"], tablefmt=style, disable_numparse=True)
+    """Text of a record: what each section found, then goals with verdicts, then missed goals."""
+    rows = [[section, name, shown] for section, found in content["measured"].items() for name, shown in lines_of(found)]
+    body = tabulate(rows, ["section", "what", "value"], tablefmt=style, disable_numparse=True)
     judged = judged_of(content)
-    lines = [*heading(content), f"{content['device']}, {content['rows']} rows, wall time", "", body, ""]
+    size = "tiny sizes, which only check that everything works" if content["quick"] else "full size"
+    lines = [*heading(content), f"{content['device']}, {size}", "", body, ""]
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
+
+
+def lines_of(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """(name, value) of each entry of a section, as text in one line."""
+    for name, value in found.items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        yield name, "; ".join(f"{key} {_short(number)}".strip() for key, number in entries).replace("|", "/")
+
+
+def _short(value: Any) -> str:
+    text_of_value = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text_of_value.split())[-300:]

@@ -104,7 +104,7 @@ def _judge_against(subject: Subject, timings: dict[str, Timing], full: Timing, r
 
 
 def _judge_gpu() -> Iterable[Judged]:
-    why = "needs an H200, and a command: `qdit bench gpu` times single layers only"
+    why = "needs a GPU: `qdit bench gpu` measures it"
     yield Judged.without(
         Goal("H200, simulated DiT-XL ÷ fp16, standalone", 1.20, 1.12, at_most=True), "not measured", why
     )

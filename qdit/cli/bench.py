@@ -176,21 +176,29 @@ def latency(
 
 @bench_app.command("gpu")
 def on_gpu(
-    out: Annotated[Path, typer.Argument(help="Record to write.")] = Path("results/gpu/bench-kernels.json"),
-    rows: Annotated[int, typer.Option(help="Tokens of one call.")] = 8192,
-    repeats: Repeats = 15,
+    sections: Annotated[list[str] | None, typer.Argument(help="Sections to run; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Record to write; default: results/gpu/CARD.json.")] = None,
+    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
+    quick: Quick = False,
 ) -> None:
-    """Time the grouped linear on a GPU.
+    """Show in one call what holds on a GPU.
 
-    The four linears of DiT-XL/2 and cuBLAS in bfloat16 take turns. The command needs CUDA.
+    The sections are reached, selftest, correct, models, sampling, methods, pipeline, rounding, decoding and speed. No
+    section stops another. All sections take about six minutes on an H100. `make gpu-check` packs what a machine without
+    a package index needs.
 
     \b
-    Example:
+    Examples:
       qdit bench gpu
+      qdit bench gpu correct speed
+      qdit bench gpu --device cpu --quick
     """
-    from qdit.bench.gpu import measure
+    from qdit.bench.gpu import measure, record_path
 
-    finish(measure(f"qdit bench gpu {out} --rows {rows} --repeats {repeats}", rows=rows, repeats=repeats), out)
+    words = [*(sections or []), "--device", device, *(["--quick"] if quick else [])]
+    command = " ".join(["qdit bench gpu", *words])
+    content = measure(command, device=device, quick=quick, sections=sections or (), say=typer.echo)
+    finish(content, out or record_path(content))
 
 
 @bench_app.command("full-size")

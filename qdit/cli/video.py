@@ -43,9 +43,9 @@ def embed(
     Example:
       qdit video embed VBench_full_info.json text.safetensors --encoder pixart_sigma_sdxlvae_T5_diffusers
     """
+    from qdit.core.devices import torch_device
     from qdit.metrics.vbench.prompts import suite_prompts
     from qdit.models.text_encoder import embed_suite
-    from qdit.sampling.precision import torch_device
 
     use_threads(threads)
     prompts = suite_prompts(suite)

@@ -88,12 +88,15 @@ MACHINE_TYPES = {
 """Names of exceptions, or of their bases, that no method is to blame for; by name: no torch here."""
 
 MACHINE_WORDS = re.compile(
-    r"can't allocate memory|out of memory|CUDA error|CUDA driver|HIP error|no kernel image|device-side assert"
-    r"|same device|\b(CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|NCCL|HIPBLAS|MIOPEN)_STATUS_?|\bcu(BLAS|DNN|SOLVER)\b.*error"
-    r"|unable to find an engine|No CUDA GPUs|Torch not compiled with CUDA|NVML",
+    r"can't allocate memory|out of memory|cuda|cublas|cudnn|cusolver|cusparse|cufft|nvrtc|\bnccl|\bnvml|nvidia|triton"
+    r"|\bhip\b|hipblas|miopen|no kernel image|device-side assert|unable to find an engine|\bGPU\b"
+    r"|same device|same dtype, device|device type|desired device|on the device",
     re.IGNORECASE,
 )
-"""What torch says in a plain RuntimeError when memory, a device or one of its libraries fails."""
+"""What torch says in an exception of no special type when memory, a device or one of its libraries fails.
+
+Each name of a library of GPUs is enough: a job that fails is repeated, a wrong result would stay in its table.
+"""
 
 BY_METHOD = "_qdit_by_method"
 """Attribute of an exception that a method's own code let out."""

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,15 @@ PACKAGES = ("diffusers", "numpy", "safetensors", "scikit-learn", "scipy", "torch
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that can change a result."""
-    return {name: version(name) for name in PACKAGES}
+    """Versions of the packages that can change a result; "not installed" where a step can do without one."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:

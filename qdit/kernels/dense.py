@@ -5,11 +5,14 @@ with AVX-512, 90 against 200 GFLOP/s at the mini DiT's shapes. No benchmark comm
 in rounding only.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qdit.core.devices import device_after
 
 ROWS = 1024
 """Number of rows the packed layout is chosen for; any number works."""
@@ -40,6 +43,18 @@ class DenseLinear(nn.Module):
         self.packs = backend() == "onednn" and weight.device.type == "cpu" and weight.dtype == torch.float32
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS) if self.packs else weight
         self.bias = bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DenseLinear":
+        """Move weight and bias, also where they are no parameters; a weight packed for oneDNN is unpacked elsewhere."""
+        super()._apply(fn, recurse)
+        device = device_after(fn, torch.empty(0, device=self.weight.device))
+        if self.packs and device.type != "cpu":
+            self.weight, self.packs = self.weight.to_dense(), False
+        if not isinstance(self.weight, nn.Parameter) and not self.packs:
+            self.weight = fn(self.weight)
+        if self.bias is not None and not isinstance(self.bias, nn.Parameter):
+            self.bias = fn(self.bias)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packs:

@@ -7,7 +7,7 @@ four steps. `qdit/kernels/csrc/kernel.h` has the same constants.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -57,6 +57,12 @@ class PackedWeight:
     def groups(self) -> int:
         """Groups of a row."""
         return self.width // self.group_size
+
+    def to(self, device: torch.device | str) -> "PackedWeight":
+        """The same weight with its tensors on a device."""
+        pairs = None if self.zero_pairs is None else self.zero_pairs.to(device)
+        codes, scale, sums, zeros = (t.to(device) for t in (self.codes, self.scale, self.sums, self.zeros))
+        return replace(self, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)
 
 
 def pack_weight(

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from qdit.core.devices import torch_device
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.errors import ConfigError
@@ -21,7 +22,6 @@ from qdit.models.weights_files import weights_sha256
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import NORMAL, CalibrationSet
 from qdit.sampling.calibration_set import load_calibration_of
-from qdit.sampling.precision import torch_device
 
 
 def options_of(method: Method, values: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from qdit.core.devices import torch_device
 from qdit.core.errors import CheckpointError
 from qdit.core.files import load_tensors, one_line, sha256_file
 from qdit.metrics.batches import extract_in_batches, require_images
@@ -61,7 +62,7 @@ class InceptionExtractor:
     classes_are_labels = False
 
     def __init__(self, network: AdmInception, digest: str, *, device: str = "cpu", batch: int = BATCH) -> None:
-        self.network = network.to(device)
+        self.network = network.to(torch_device(device))
         self.digest = digest
         self.device = device
         self.batch = batch

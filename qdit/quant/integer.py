@@ -7,12 +7,14 @@ the layer.
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qdit.core.devices import device_after
 from qdit.core.errors import Unsupported
 from qdit.kernels import dense, library
 from qdit.kernels.building import SOURCES
@@ -36,6 +38,8 @@ class IntegerLinear(nn.Module):
     Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
 
+    bias: Tensor | None
+
     def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
         super().__init__()
         weight = stored_weight(module)
@@ -53,9 +57,17 @@ class IntegerLinear(nn.Module):
         )
         assert module.activation is not None
         self.activation_bits = module.activation.bits
-        self.bias = module.bias
+        self.register_buffer("bias", module.bias, persistent=False)
         self.gelu = gelu
         self.threads = torch.get_num_threads()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IntegerLinear":
+        """Move the packed weight and given ranges with the rest; their types stay, whatever type is asked for."""
+        device = device_after(fn, self.packed.scale)
+        self.packed = self.packed.to(device)
+        self.static = None if self.static is None else (self.static[0].to(device), self.static[1].to(device))
+        super()._apply(fn, recurse)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         y = grouped_linear(

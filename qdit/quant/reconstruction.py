@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qdit.core.devices import tensor_float_32
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
@@ -32,12 +33,18 @@ ROWS = 256
 """Samples that are computed at a time where no gradients are needed."""
 
 
+Matmul = Literal["float32", "tf32"]
+"""Arithmetic of matrix products in learning."""
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Hyperparameters. The defaults are those of BRECQ, which all three methods use.
 
     The regularizer is off for the fraction `warmup` of the iterations. Then its exponent falls linearly from 20 to 2.
-    `scale_rate` falls to zero along a cosine. `power` is the exponent of the loss.
+    `scale_rate` falls to zero along a cosine. `power` is the exponent of the loss. `matmul` is the arithmetic of
+    products while learning: float32, or on GPUs TensorFloat-32, whose inputs have ten bits. Targets, and losses with
+    hard codes, are always float32.
     """
 
     iterations: int = 20_000
@@ -48,6 +55,7 @@ class Reconstruction:
     warmup: float = 0.2
     betas: tuple[float, float] = (20.0, 2.0)
     power: float = 2.0
+    matmul: Matmul = "float32"
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch < 1:
@@ -118,8 +126,11 @@ def optimize(
     curve = Curve(name, config.iterations)
     every = max(1, config.iterations // CURVE_POINTS)
     recent: list[Tensor] = []
-    for iteration in range(config.iterations):
-        rows = torch.randint(len(targets), (min(config.batch, len(targets)),), generator=generator)
+    # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
+    draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator).to(
+        targets.device
+    )
+    for iteration, rows in enumerate(draws):
         computed = outputs(rows)
         error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
         computed.backward(gradient)
@@ -261,7 +272,9 @@ def _learn(
     before = hard_loss(every(outputs, len(targets)))
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
-    with written_out(model, unit.name):
+    if config.matmul == "tf32" and targets.device.type == "cpu":
+        raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
+    with written_out(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     results = every(outputs, len(targets))
@@ -295,7 +308,9 @@ def reconstruct_outputs(
 
 
 def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
-    return {"iterations": config.iterations, "batch": config.batch, "units": [curve.to_json() for curve in curves]}
+    arithmetic = {} if config.matmul == "float32" else {"matmul": config.matmul}
+    units = [curve.to_json() for curve in curves]
+    return {"iterations": config.iterations, "batch": config.batch, **arithmetic, "units": units}
 
 
 def block_units(sites: Iterable[Site]) -> list[Unit]:

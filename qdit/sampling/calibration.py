@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdit.core.devices import torch_device
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.provenance import packages
@@ -44,7 +45,7 @@ from qdit.sampling.calibration_set import (
 )
 from qdit.sampling.families import family_of
 from qdit.sampling.family import Predictor, Text
-from qdit.sampling.precision import device_of, round_linears, torch_device
+from qdit.sampling.precision import device_of, round_linears
 
 __all__ = [
     "KINDS",

@@ -5,7 +5,6 @@ precision. The weights are rounded to this precision once. Normalizations, modul
 and the sampler stay in float32. Inputs of quantizers are converted to float32 first.
 """
 
-import os
 from collections.abc import Callable
 from itertools import chain
 from typing import TypeVar
@@ -22,20 +21,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 """By the names that flags and profiles have for them."""
 
 CPU = torch.device("cpu")
-
-
-def torch_device(device: str) -> torch.device:
-    """Device of a name (`cpu`, `cuda:N`). On a GPU it switches on arithmetic that is the same in every run.
-
-    TensorFloat-32 is off, because it would round the inputs of float32 convolutions to ten bits.
-    """
-    device_of_name = torch.device(device)
-    if device_of_name.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return device_of_name
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from qdit.core.devices import torch_device
 from qdit.core.digest import code_digest
 from qdit.core.disk import require_room
 from qdit.core.failure import Failure, recording
@@ -22,7 +23,7 @@ from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, make_chunks
 from qdit.sampling.families import family_named
 from qdit.sampling.family import AnyFamily, Prompts, Source
 from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of
-from qdit.sampling.precision import device_of, round_linears, torch_device
+from qdit.sampling.precision import device_of, round_linears
 from qdit.sampling.prompts import texts_identity
 from qdit.sampling.protocol import Sampled
 

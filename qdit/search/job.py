@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from qdit.core.devices import torch_device
 from qdit.core.errors import ConfigError
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
 from qdit.models.loading import load_dit
 from qdit.sampling.images import load_decoder
-from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises
 from qdit.search.latency import LatencyModel, read_latency

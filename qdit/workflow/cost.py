@@ -55,23 +55,24 @@ class Speed:
     flops: float
     source: str
     float32: float | None = None
+    tf32: float | None = None
 
-    @property
-    def quantizing(self) -> float:
-        """Operations per second of quantization."""
-        return self.float32 or self.flops
+    def quantizing(self, matmul: str = "float32") -> float:
+        """Operations per second of quantization whose learning multiplies in this arithmetic."""
+        return (self.tf32 if matmul == "tf32" else None) or self.float32 or self.flops
 
     @property
     def text(self) -> str:
-        """Both speeds in words."""
+        """All speeds in words."""
         both = f", {self.float32 / 1e12:.3g} in float32" if self.float32 else ""
+        both += f", {self.tf32 / 1e12:.3g} in TensorFloat-32" if self.tf32 else ""
         return f"{self.flops / 1e12:.3g} TFLOP/s per GPU{both}"
 
 
 def card_speed(name: str) -> Speed:
     """Speed of a card by its data sheet."""
     card = CARDS[name]
-    return Speed(card.half, f"{name}, not measured: {card.source}", card.float32)
+    return Speed(card.half, f"{name}, not measured: {card.source}", card.float32, card.tf32)
 
 
 def evaluations(profile: Profile, setting: str, images: int) -> int:
@@ -102,6 +103,11 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
         return passes
     options = method_sources()[entry["method"]].all_options(entry.get("options", {}))
     return int(passes + 3 * options["iterations"] * options["batch"])
+
+
+def matmul_of(profile: Profile, label: str) -> str:
+    """Arithmetic of matrix products while a label's rounding is learned: `float32` or `tf32`."""
+    return str(profile["methods"][label].get("options", {}).get("matmul", "float32"))
 
 
 def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
@@ -149,7 +155,9 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
         needs.append(f"quantize {base.path}")
         yield from run_jobs(profile, base, speed) if base not in profiles.all_runs(profile) else ()
     quantize = f"quantize {replace(run, mode=SIMULATE).path}"
-    quantized = quantize_evaluations(profile, run, kinds) * cost * speed.flops / speed.quantizing
+    quantized = (
+        quantize_evaluations(profile, run, kinds) * cost * speed.flops / speed.quantizing(matmul_of(profile, run.label))
+    )
     yield Job(quantize, "quantize", quantized, tuple(needs))
     size = sampling["chunk"] * sampling["chunks_per_shard"]
     for shard in profiles.shards(profile, run.setting, run.form):
@@ -178,10 +186,11 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
     """Speed measured from the times of finished jobs in a results folder. None if no samples were made.
 
-    Sampling jobs give the speed of sampling. Quantizations that learn rounding give the speed in float32.
+    Sampling jobs give the speed of sampling. Quantizations that learn rounding give the speed in float32 or in
+    TensorFloat-32.
     """
     flops, seconds, count = 0.0, 0.0, 0
-    learned, learning = 0.0, 0.0
+    learned, learning = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in profiles.all_runs(profile):
         network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)
         size = sampling["chunk"] * sampling["chunks_per_shard"]
@@ -194,12 +203,14 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
             count += 1
         if learns(profile, run.label) and (log := logs / "quantize.json").is_file():
             kinds = calibration_kinds(profile, run)
-            learned += quantize_evaluations(profile, run, kinds) * network.flops
-            learning += read_json(log)["seconds"]
+            matmul = matmul_of(profile, run.label)
+            learned[matmul] += quantize_evaluations(profile, run, kinds) * network.flops
+            learning[matmul] += read_json(log)["seconds"]
     if not seconds:
         return None
     source = f"measured by {count} sample jobs in {results}"
-    return Speed(flops / seconds, source, learned / learning if learning else None)
+    rates = {matmul: learned[matmul] / learning[matmul] for matmul in learning}
+    return Speed(flops / seconds, source, rates.get("float32"), rates.get("tf32"))
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:

@@ -5,10 +5,12 @@ and write memory between the products. So an evaluation takes
 
     operations / (REACHED · peak of float16) + operations · BYTES_PER_OPERATION / (MOVED · bandwidth)
 
-seconds. Quantization (ranges, Hessians, learned rounding) computes in float32 without TensorFloat-32. It takes
-operations / (REACHED · peak of float32) seconds. REACHED and MOVED are the assumed fractions of the peak and of the
-bandwidth. The peaks are those of dense matrices, with sums in float32. **Nothing here was measured.**
-`qdit.workflow.cost.measured_speed` measures a card from finished jobs.
+seconds. Quantization (ranges, Hessians, learned rounding) computes in float32. It takes operations / (REACHED · peak of
+float32) seconds. With the option `matmul: tf32` learned rounding computes its products in TensorFloat-32. Then the time
+of moving numbers counts, with twice as many bytes as in half precision; the result is never slower than float32.
+REACHED and MOVED are the assumed fractions of the peak and of the bandwidth. The peaks are those of dense matrices,
+with sums in float32. **Nothing here was measured.** `qdit.workflow.cost.measured_speed` measures a card from finished
+jobs.
 """
 
 from dataclasses import dataclass
@@ -22,11 +24,12 @@ operations."""
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its data sheet: operations per second in float16 and float32, and bytes per second of its memory."""
+    """A GPU by its data sheet: operations per second by type, and bytes per second of its memory."""
 
     name: str
     half_peak: float
     float32_peak: float
+    tf32_peak: float
     bandwidth: float
     source: str
 
@@ -40,14 +43,20 @@ class Card:
         """Operations per second in learned rounding."""
         return REACHED * self.float32_peak
 
+    @property
+    def tf32(self) -> float:
+        """Operations per second of learned rounding with products in TensorFloat-32."""
+        moving = 2 * BYTES_PER_OPERATION / (MOVED * self.bandwidth)
+        return max(self.float32, 1 / (1 / (REACHED * self.tf32_peak) + moving))
+
 
 CARDS = {
     card.name: card
     for card in (
-        Card("A100", 312e12, 19.5e12, 2.039e12, "NVIDIA A100 data sheet, SXM 80 GB"),
-        Card("H100", 989e12, 67e12, 3.35e12, "NVIDIA H100 data sheet, SXM; half of the value with sparsity"),
-        Card("H200", 989e12, 67e12, 4.8e12, "NVIDIA H200 data sheet, SXM; half of the value with sparsity"),
-        Card("RTX 4090", 165.2e12, 82.6e12, 1.008e12, "NVIDIA Ada GPU architecture paper, appendix A"),
+        Card("A100", 312e12, 19.5e12, 156e12, 2.039e12, "NVIDIA A100 data sheet, SXM 80 GB"),
+        Card("H100", 989e12, 67e12, 494.7e12, 3.35e12, "NVIDIA H100 data sheet, SXM; half of the values with sparsity"),
+        Card("H200", 989e12, 67e12, 494.7e12, 4.8e12, "NVIDIA H200 data sheet, SXM; half of the value with sparsity"),
+        Card("RTX 4090", 165.2e12, 82.6e12, 82.6e12, 1.008e12, "NVIDIA Ada GPU architecture paper, appendix A"),
     )
 }
 """Name → card."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdit.bench import gpu, kernels, peers, sampling
+from qdit.bench import kernels, peers, sampling
 from qdit.bench.goals import Goal, Judged, shortfall
 from qdit.bench.layers import operands
 from qdit.bench.memory import weight_bytes
@@ -189,12 +189,3 @@ def test_a_latency_model_of_impossible_groups_is_refused(tmp_path):
         cli.app(["bench", "latency", str(tmp_path / "x.json"), "--width", "48", "--groups", "7"], standalone_mode=False)
     with pytest.raises(ConfigError, match="separated by commas"):
         cli.app(["bench", "latency", str(tmp_path / "x.json"), "--groups", "a"], standalone_mode=False)
-
-
-def test_the_gpu_benchmark_needs_a_gpu_and_judges_only_an_h200():
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            gpu.measure("test")
-    content = gpu.measure("test", device="cpu", rows=4, linears=((96, 48),), groups=(32,), repeats=2)
-    assert [one["verdict"] for one in content["goals"]] == ["not applicable"]
-    assert "96→48" in text_of(content)

@@ -100,6 +100,49 @@ RESULTS = [  # (exception, is it a result where a method's own code let it out, 
 ]
 
 
+OF_DEVICES = [  # what torch 2.11 to 2.15 and Triton 3.6 say, long texts shortened
+    RuntimeError(
+        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
+        "(when checking argument for argument state_steps in method wrapper_CUDA___fused_adam_)"
+    ),
+    RuntimeError(
+        "Expected all tensors to be on the same device, but got mat2 is on cpu, different from other tensors on cuda:0 "
+        "(when checking argument in method wrapper_CUDA_mm)"
+    ),
+    RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)"),
+    RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'"),
+    RuntimeError("Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be the same"),
+    RuntimeError("Tensor for argument #2 'mat1' is on CPU, but expected it to be on GPU (while checking mm)"),
+    RuntimeError("params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout"),
+    RuntimeError("output with device cpu doesn't match the desired device cuda:0"),
+    TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to host memory."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`"),
+    RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("Deterministic behavior was enabled, but this operation is not deterministic because it uses CuBLAS"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_EXECUTION_FAILED, when calling `cusolverDnSpotrf( handle, uplo, n)`"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU."),
+    RuntimeError("nvrtc: error: invalid value for --gpu-architecture (-arch)"),
+    RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    ValueError("Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)"),
+    NotImplementedError("\"round_cuda\" not implemented for 'Int'"),
+    NotImplementedError("Could not run 'aten::_int_mm' with arguments from the 'CUDA' backend."),
+]
+
+
+@pytest.mark.parametrize("problem", OF_DEVICES, ids=lambda problem: str(problem)[:40])
+def test_what_a_device_says_is_nobodys_result(problem: Exception) -> None:
+    written: list[Failure] = []
+    with (
+        pytest.raises(type(problem)),
+        recording("quantize", written.append, enabled=True),
+        method_code(),
+    ):
+        raise problem
+    assert not written and not is_result(problem)
+
+
 @pytest.mark.parametrize(("problem", "by_method", "elsewhere"), RESULTS, ids=lambda value: type(value).__name__)
 def test_what_is_a_methods_result(problem: BaseException, by_method: bool, elsewhere: bool) -> None:
     assert is_result(problem) == elsewhere

@@ -7,6 +7,7 @@ import torch
 
 from qdit.core.affine import Granularity
 from qdit.core.errors import Unsupported
+from qdit.kernels.dense import DenseLinear
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, select
@@ -17,6 +18,7 @@ from qdit.quant.nonlinear import TwinGeluActivation
 from qdit.quant.ranges import minmax
 from qdit.quant.sites import QuantizedConv, QuantizedLinear, prepare_inference, quantize_site
 from qdit.quant.weight import quantize_weight
+from tests.pretended_gpu import pretended_gpu
 
 SMALL = DiTConfig(input_size=8, in_channels=1, hidden_size=48, depth=2, num_heads=2, num_classes=10)
 
@@ -150,3 +152,36 @@ def test_a_model_says_which_layer_does_not_fit():
     quantize_site(model, operands(model)[0], activation=static())
     with pytest.raises(Unsupported, match="operands of attention"):
         prepare_integer(model)
+
+
+@pytest.mark.parametrize("kind", ["static groups", "token and group"])
+def test_an_integer_layer_moves_as_a_whole_and_keeps_its_types(kind):
+    """Packed codes, scales and given ranges go along; half precision for the rest of a model leaves them alone."""
+    module = QuantizedLinear(
+        weight=weight((50, 96), granularity="group(24)"), bias=torch.randn(50), activation=ACTIVATIONS[kind]()
+    )
+    layer, x = IntegerLinear(module), torch.randn(3, 96)
+    expected = layer(x)
+    halved = layer.half()
+    assert halved.packed.scale.dtype == torch.float32 and halved.bias.dtype == torch.float16
+    layer.float()
+    with pretended_gpu() as gpu:
+        layer.to(gpu)
+        tensors = [layer.bias, layer.packed.codes, layer.packed.scale, layer.packed.sums, layer.packed.zeros]
+        assert {tensor.device for tensor in [*tensors, *(layer.static or ())]} == {gpu}
+        result = layer(x.to(gpu)).cpu()
+    torch.testing.assert_close(result, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_linear_prepared_for_the_cpu_can_be_moved(gelu):
+    """Its weight is packed for oneDNN here; of a quantized layer it is no parameter."""
+    generator = torch.Generator().manual_seed(0)
+    values, bias = torch.randn(24, 32, generator=generator), torch.randn(24, generator=generator)
+    for weight_tensor in (values, torch.nn.Parameter(values)):
+        layer, x = DenseLinear(weight_tensor, bias, gelu=gelu), torch.randn(5, 32, generator=generator)
+        expected = layer(x)
+        with pretended_gpu() as gpu:
+            layer.to(gpu)
+            result = layer(x.to(gpu)).cpu()
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """Block reconstruction: it lowers the error it is about, on the grid it was given, and changes nothing else."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError
+from qdit.methods.quantize import quantize_model
+from qdit.methods.registry import registry
 from qdit.models.roles import CORE_ROLES, select
+from qdit.quant import reconstruction
 from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.adam import Adam
 from qdit.quant.apply import calibrate_static, round_weights
@@ -23,8 +27,9 @@ from qdit.quant.reconstruction import (
     reconstruct_outputs,
 )
 from qdit.quant.sites import QuantizedLinear, quantize_site
-from tests.pretended_gpu import pretended_gpu
-from tests.small_models import TINY, inputs, random_dit
+from qdit.sampling.protocol import Protocol
+from tests.pretended_gpu import WAITS, pretended_gpu
+from tests.small_models import TINY, calibration_set, inputs, random_dit
 
 CONFIG = Reconstruction(iterations=120, batch=16, rounding_rate=1e-2, scale_rate=1e-3)
 BITS = 3
@@ -388,3 +393,55 @@ def test_it_ends_where_all_roundings_have_decided():
     log = reconstruct(model, random_dit(), block_units(core(model))[:1], batches, config, learn="rounding")
     (unit,) = log["units"]
     assert unit["iterations"] < 400 and unit["points"][-1][0] == unit["iterations"]
+
+
+def waits(iterations, learn):
+    """How often a program waits for the GPU in the reconstruction of two blocks."""
+    model, reference = deepcopy(rounded()), random_dit()
+    with pretended_gpu() as gpu:
+        model, reference = model.to(gpu), reference.to(gpu)
+        there = [tuple(tensor.to(gpu) for tensor in batch) for batch in batches()]
+        units = block_units([*core(model), *select(model.sites(), roles=("q", "p"))])
+        WAITS.clear()
+        reconstruct(model, reference, units, lambda: there, replace(CONFIG, iterations=iterations), learn=learn)
+        return len(WAITS)
+
+
+@pytest.mark.parametrize("learn", ["rounding", "scales", "both"])
+def test_no_iteration_waits_for_the_gpu(learn):
+    """Values are read once for each point of a learning curve, of which there are as many for more iterations."""
+    assert waits(20, learn) == waits(60, learn) > 0
+
+
+@pytest.mark.parametrize("matmul", ["float32", "tf32"])
+def test_tensor_float_32_is_used_while_learning_only_and_is_recorded(matmul, monkeypatch):
+    seen, optimize = [], reconstruction.optimize
+    monkeypatch.setattr(
+        reconstruction,
+        "optimize",
+        lambda *a, **k: (seen.append(torch.backends.cuda.matmul.allow_tf32), optimize(*a, **k))[1],
+    )
+    model, reference = deepcopy(rounded()), random_dit()
+    with pretended_gpu() as gpu:
+        there = [tuple(tensor.to(gpu) for tensor in batch) for batch in batches()]
+        config = Reconstruction(iterations=2, batch=4, matmul=matmul)
+        units = block_units(core(model))[:1]
+        log = reconstruct(model.to(gpu), reference.to(gpu), units, lambda: there, config, learn="rounding")
+    assert seen == [matmul == "tf32"] and not torch.backends.cuda.matmul.allow_tf32
+    assert log.get("matmul", "float32") == matmul
+
+
+def test_tensor_float_32_is_refused_on_a_cpu():
+    config = Reconstruction(iterations=2, batch=4, matmul="tf32")
+    model = deepcopy(rounded())
+    with pytest.raises(ConfigError, match="CPUs have no TensorFloat-32"):
+        reconstruct(model, random_dit(), block_units(core(model)), batches, config, learn="rounding")
+
+
+@pytest.mark.parametrize("method", ["tfmq-dm", "ptq4dit", "q-diffusion", "ptqd"])
+def test_every_method_that_learns_hands_its_arithmetic_on(method):
+    options = {"matmul": "tf32", "iterations": 2, "batch": 4}
+    protocol = Protocol("ddpm", 4, 1.5, 0)
+    data = {kind: calibration_set(kind, samples=4, protocol=protocol) for kind in registry()[method].calibration}
+    with pytest.raises(ConfigError, match="CPUs have no TensorFloat-32"):
+        quantize_model(random_dit(), method, weight_bits=8, activation_bits=8, calibration=data, options=options)

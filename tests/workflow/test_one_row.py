@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,20 @@ def test_quantizing_has_its_own_speed(paper: Profile) -> None:
     slow, fast = ({job.name: job for job in jobs_of(paper, speed)} for speed in (both, single))
     for name, job in slow.items():
         assert job.seconds == pytest.approx(fast[name].seconds * (4 if job.rule == "quantize" else 1)), name
+
+
+def test_tensor_float_32_shortens_the_quantizations_that_ask_for_it(paper: Profile) -> None:
+    for card in CARDS.values():
+        assert card.float32 <= card.tf32 <= 0.6 * max(card.tf32_peak, card.float32_peak)
+    assert 2.5 < CARDS["H100"].tf32 / CARDS["H100"].float32 < 5
+    assert 3 < CARDS["A100"].tf32 / CARDS["A100"].float32 < 5
+    assert CARDS["RTX 4090"].tf32 == CARDS["RTX 4090"].float32  # its peaks are the same
+    speed, rounded = card_speed("H100"), deepcopy(paper)
+    rounded["methods"]["ptq4dit"]["options"] = {"matmul": "tf32"}
+    slow, fast = ({job.name: job for job in jobs_of(profile, speed)} for profile in (paper, rounded))
+    assert slow.keys() == fast.keys()
+    changed = {name for name, job in slow.items() if job.seconds != fast[name].seconds}
+    assert changed and all(name.startswith("quantize") and "/ptq4dit-" in name for name in changed)
 
 
 def test_hours_of_each_table_on_cards_and_measured(paper: Profile, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.affine import fake_quantize
+from qdit.core.devices import torch_device
 from qdit.core.errors import ConfigError
 from qdit.core.files import save_arrays
 from qdit.metrics.analysis.trajectory import Followed, Start, follow, inputs_along, start
@@ -43,7 +44,6 @@ from qdit.quant.layers import layers
 from qdit.quant.quantiles import quantiles
 from qdit.quant.ranges import percentile_search
 from qdit.quant.salience import activation_salience, rank_correlations, weight_salience
-from qdit.sampling.precision import torch_device
 from qdit.sampling.protocol import Protocol
 
 FRACTIONS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)

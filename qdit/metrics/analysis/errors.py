@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qdit.core.devices import torch_device
 from qdit.core.errors import ConfigError, QditError
 from qdit.core.files import save_arrays
 from qdit.core.metrics_record import Status
@@ -32,7 +33,7 @@ from qdit.quant.checkpoint import Checkpoint, load_checkpoint
 from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.guidance import denoiser
-from qdit.sampling.precision import device_of, torch_device
+from qdit.sampling.precision import device_of
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.samplers import predicted_noise
 

@@ -39,6 +39,7 @@ class Reconstruction:
     iterations: int
     batch: int
     units: tuple[Unit, ...]
+    matmul: str = "float32"
 
     @property
     def losses(self) -> list[float]:
@@ -50,7 +51,8 @@ def reconstruction_of(log: Mapping[str, Any]) -> Reconstruction | None:
     """What a checkpoint's log says of learned rounding; None if it says nothing that can be read."""
     try:
         entry = log["reconstruction"]
-        return Reconstruction(int(entry["iterations"]), int(entry["batch"]), tuple(map(_unit, entry["units"])))
+        units = tuple(map(_unit, entry["units"]))
+        return Reconstruction(int(entry["iterations"]), int(entry["batch"]), units, str(entry.get("matmul", "float32")))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
 

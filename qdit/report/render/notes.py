@@ -124,6 +124,8 @@ def _reconstruction_notes(table: Table) -> Iterable[str]:
     if efforts:
         texts = (f"{name}: {iterations} iterations per block, batch {batch}" for name, iterations, batch in efforts)
         yield f"Reconstruction (learned rounding): {'; '.join(texts)}."
+    if rounded := dict.fromkeys(name for name, log in logs if log.matmul == "tf32"):
+        yield f"Matrix products in TensorFloat-32 (inputs of ten bits) while learning: {', '.join(rounded)}."
 
 
 def _silent_layer_notes(table: Table) -> Iterable[str]:

@@ -1,0 +1,82 @@
+"""Time and memory of calls on a device; on a GPU by its own clock, with launches that overlap."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where `qdit bench gpu` runs, and whether at tiny sizes, which only check that it works."""
+
+    device: str = "cuda"
+    quick: bool = False
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def card(self) -> str:
+        """Name of the device, as the driver gives it."""
+        return torch.cuda.get_device_name() if self.is_cuda else self.device
+
+    def wait(self) -> None:
+        """Wait until the device has done all that was asked."""
+        if self.is_cuda:
+            torch.cuda.synchronize()
+
+    def free(self) -> None:
+        """Give memory that is not used back to the device."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def milliseconds(scale: Scale, call: Callable[[], Any], repeats: int = 20, warm: int = 3) -> float:
+    """Milliseconds of a call, by events of the device around `repeats` calls; the least of three rounds."""
+    for _ in range(warm if scale.is_cuda else 1):
+        call()
+    scale.wait()
+    rounds = []
+    for _ in range(3):
+        if scale.is_cuda:
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            for _ in range(repeats):
+                call()
+            last.record()
+            scale.wait()
+            rounds.append(first.elapsed_time(last) / repeats)
+        else:
+            rounds.append(wall(scale, call))
+    return min(rounds)
+
+
+def wall(scale: Scale, call: Callable[[], Any]) -> float:
+    """Milliseconds of one call by the wall clock, with Python, launches and the wait for the device."""
+    scale.wait()
+    start = time.perf_counter()
+    call()
+    scale.wait()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
+    """Result of a call, and the peak memory of the device in GiB; 0 on a CPU."""
+    if scale.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    result = call()
+    scale.wait()
+    return result, (torch.cuda.max_memory_allocated() / 2**30 if scale.is_cuda else 0.0)
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """Result of a call, or what it failed with as text: one part of a section does not stop the others."""
+    try:
+        return call()
+    except Exception as problem:
+        return f"{type(problem).__name__}: {str(problem)[:300]}"

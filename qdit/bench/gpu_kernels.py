@@ -1,0 +1,151 @@
+"""Sections of `qdit bench gpu` about the kernels: what the card reaches, correctness, and speed beside cuBLAS."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qdit.bench.gpu_clock import Scale, attempt, milliseconds, wall
+from qdit.bench.layers import DIT_XL_LINEARS, random_packed
+from qdit.kernels import dispatch, reference
+from qdit.kernels.packing import PackedWeight
+from qdit.kernels.selftest import bound
+
+GROUPS = (32, 64, 96, 128, 192, 288)
+PROCESSES = 4
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def reached(scale: Scale) -> dict[str, Any]:
+    """Operations per second of square products, and bytes per second of a copy."""
+    size = 256 if scale.quick else 8192
+    measured: dict[str, Any] = {"torch": torch.__version__}
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        left, right = (torch.randn(size, size, device=scale.device, dtype=dtype) for _ in range(2))
+        name = str(dtype).removeprefix("torch.")
+        measured[f"TFLOP/s {name}"] = 2e-9 * size**3 / milliseconds(scale, partial(torch.mm, left, right), 5)
+    codes = torch.randint(-127, 128, (size, size), device=scale.device, dtype=torch.int8)
+    measured["TOP/s int8"] = attempt(
+        lambda: 2e-9 * size**3 / milliseconds(scale, partial(torch._int_mm, codes, codes.t()), 5)
+    )
+    numbers = torch.empty(1 << (20 if scale.quick else 29), device=scale.device)
+    measured["copy TB/s"] = 2e-9 * numbers.nbytes / milliseconds(scale, numbers.clone, 5)
+    return measured
+
+
+def selftest(scale: Scale) -> dict[str, Any]:
+    """Whether the Triton backend accepts this card, and its reason if not."""
+    if not scale.is_cuda:
+        return {"refusal": "the device is a CPU"}
+    from qdit.kernels.triton_backend import refusal
+
+    return {"refusal": refusal(scale.device)}
+
+
+def correct(scale: Scale) -> dict[str, Any]:
+    """Kernels against the reference: every group size, ragged shapes, three types, W4, W6 and W8."""
+    sizes = (32, 96, 16, 36) if scale.quick else (*GROUPS, 16, 36, 576, 1152)
+    if scale.quick:
+        parts = [_checked(scale, sizes)]
+    else:  # Triton compiles one kernel after the other in a process
+        with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(partial(_checked, scale), [sizes[n::PROCESSES] for n in range(PROCESSES)]))
+    wrong = [case for part in parts for case in part["wrong"]]
+    worst = max(part["worst"] for part in parts)
+    return {"cases": sum(part["cases"] for part in parts), "wrong": wrong, "largest share of the bound": worst}
+
+
+def _checked(scale: Scale, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Results of the cases of some group sizes."""
+    wrong, cases, worst = [], 0, 0.0
+    draw = torch.Generator().manual_seed(0)
+    for size in sizes:
+        for name, share in [*_linears(scale, size, draw), *_quantizers(scale, size, draw)]:
+            cases, worst = cases + 1, max(worst, share)
+            if not share <= 1:
+                wrong.append(name)
+    return {"cases": cases, "wrong": wrong, "worst": worst}
+
+
+def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
+    """Case → largest error of a grouped linear as a share of the bound."""
+    width = size * (5 if size < 200 else 2)
+    shapes = [(4, 177, 257), (4, 48, 1)] + [(8, 130, 257), (6, 64, 257)] * (size in (32, 96, 128, 288))
+    for bits, outputs, rows in shapes:
+        packed = random_packed(width, outputs, size, bits)
+        kinds = [(torch.float32, False)]
+        if (bits, rows) == (4, 257):
+            kinds += [(torch.float32, True), (torch.float16, False), (torch.bfloat16, False)]
+        for dtype, symmetric in kinds:
+            x = (torch.randn(rows, width, generator=draw) * torch.randn(rows, 1, generator=draw).exp()).to(dtype)
+            bias = torch.randn(outputs, generator=draw)
+            there = x.to(scale.device), packed.to(scale.device), bias.to(scale.device)
+            y = dispatch.grouped_linear(*there, symmetric=symmetric).cpu()
+            error = (y - reference.grouped_linear(x, packed, bias, symmetric=symmetric)).abs()
+            share = error / bound(x.float(), packed, bias, symmetric=symmetric)
+            yield f"linear g{size} W{bits} {rows}x{outputs} {dtype} symmetric={symmetric}", float(share.max())
+
+
+def _quantizers(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
+    """Case → 0 where a fake quantizer has the reference's bits, else infinity."""
+    values, ranges = torch.randn(33, 2 * size, generator=draw), (torch.tensor([0.02, 0.03]), torch.tensor([120, 3]))
+    scales, zero_points = ranges[0], ranges[1].int()
+    for dtype in FLOATS:
+        x = values.to(dtype)
+        there = x.to(scale.device)
+        dynamic = dispatch.fake_quantize_groups(there, size, 8).cpu()
+        static = dispatch.fake_quantize_static(there, scales.to(scale.device), zero_points.to(scale.device), 8).cpu()
+        for name, result, expected in (
+            ("dynamic", dynamic, reference.fake_quantize_groups(x, size, 8)),
+            ("static", static, reference.fake_quantize_static(x, scales, zero_points, 8)),
+        ):
+            yield f"{name} ranges g{size} {dtype}", 0.0 if torch.equal(result, expected) else float("inf")
+
+
+def speed(scale: Scale) -> dict[str, Any]:
+    """Milliseconds of the grouped linear beside cuBLAS and an int8 product without scales; the quantizer apart."""
+    measured: dict[str, Any] = {}
+    linears = ((96, 144),) if scale.quick else DIT_XL_LINEARS
+    for rows, shapes in ((64, linears),) if scale.quick else ((25600, linears), (8192, linears)):
+        for inputs, outputs in shapes:
+            with torch.inference_mode():
+                times = _times(scale, rows, inputs, outputs)
+            measured[f"{rows}x{inputs}->{outputs}"] = {
+                name: round(value, 4) if isinstance(value, float) else value for name, value in times.items()
+            }
+    return measured
+
+
+def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]:
+    """Milliseconds by name of one shape."""
+    x, w, bias = (torch.randn(*shape, device=scale.device) for shape in ((rows, inputs), (outputs, inputs), (outputs,)))
+    times: dict[str, Any] = {}
+    for dtype in (torch.bfloat16, torch.float16):
+        half = [tensor.to(dtype) for tensor in (x, w, bias)]
+        times[str(dtype).removeprefix("torch.")] = milliseconds(scale, partial(F.linear, *half))
+    codes = [torch.randint(-127, 128, t.shape, device=scale.device, dtype=torch.int8) for t in (x, w)]
+    times["_int_mm"] = attempt(lambda: milliseconds(scale, partial(torch._int_mm, codes[0], codes[1].t())))
+    for size in (32, 96) if scale.quick else GROUPS:
+        packed = random_packed(inputs, outputs, size, 4).to(scale.device)
+        call = partial(dispatch.grouped_linear, x, packed, bias)
+        times[f"g{size}"] = attempt(partial(milliseconds, scale, call))
+        times[f"g{size} wall"] = attempt(partial(wall, scale, call))
+        times[f"g{size} fake"] = milliseconds(scale, partial(dispatch.fake_quantize_groups, x, size, 8))
+        if scale.is_cuda:
+            times[f"g{size} quantize"] = attempt(partial(_quantizing, scale, x, packed, size))
+    return times
+
+
+def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:
+    """Milliseconds of the quantizer of the input alone."""
+    from qdit.kernels.triton_linear import wide_weight
+    from qdit.kernels.triton_quantize import quantize_rows
+
+    wide = wide_weight(packed)
+    options = {"shared": size, "size": wide.size, "symmetric": False, "static": None, "totals": wide.zeros is not None}
+    return milliseconds(scale, lambda: quantize_rows(x, 8, **options))  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""Devices of torch, and arithmetic on GPUs that is the same in every run."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def torch_device(device: str) -> torch.device:
+    """Device of a name (`cpu`, `cuda:N`), on a GPU with arithmetic that is the same in every run.
+
+    TensorFloat-32 is off: it would round the inputs of float32 products to ten bits. New memory is not filled with
+    NaN, which torch does for deterministic algorithms unless told otherwise: it costs time and changes no bit of what
+    is written before it is read.
+    """
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    return chosen
+
+
+@contextmanager
+def tensor_float_32(*, enabled: bool) -> Iterator[None]:
+    """Inside this context GPUs round the inputs of float32 matrix products to ten bits, if `enabled`.
+
+    Convolutions stay float32. CPUs have no such arithmetic, so nothing changes there.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def device_after(move: Callable[[Tensor], Tensor], tensor: Tensor) -> torch.device:
+    """Where a module's `_apply` function takes a tensor, for tensors of a layout or type that must not change."""
+    return move(torch.empty(0, device=tensor.device)).device
