@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def methods(scale: Scale) -> dict[str, Any]:
     for name in names[:2] if scale.quick else names:
         for scope in SCOPES:
             start = time.perf_counter()
-            apart_or_problem = attempt(lambda name=name, scope=scope: _apart(models, sets, name, scope))
+            apart_or_problem = attempt(partial(_apart, models, sets, name, scope))
             measured[f"{name} {scope}"] = [apart_or_problem, round(time.perf_counter() - start, 1)]
     return measured
 

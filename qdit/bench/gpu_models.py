@@ -58,7 +58,7 @@ def models(scale: Scale) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     outputs: dict[str, Tensor] = {}
     for mode in MODES:
-        measured[mode] = attempt(lambda mode=mode: _forward(scale, source, mode, size, inputs, outputs))
+        measured[mode] = attempt(partial(_forward, scale, source, mode, size, inputs, outputs))
     plain = measured[PLAIN]
     for mode in (SIMULATED, INTEGER):
         if isinstance(plain, dict) and isinstance(measured[mode], dict):

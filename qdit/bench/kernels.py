@@ -237,8 +237,9 @@ def _judge_avx2(forced: Mapping[str, Any]) -> Iterable[Judged]:
 
 
 def _judge_gpu() -> Iterable[Judged]:
-    for size in gpu.GOALS:
-        yield Judged.without(gpu.goal(size), "not measured", f"needs an H200; there run `{gpu.COMMAND}`")
+    for size, must in gpu.LINEAR_GOALS.items():
+        goal = Goal(f"W4A8 linear g{size} on a GPU, times as fast as cuBLAS bf16", must)
+        yield Judged.without(goal, "not measured", "needs a GPU; there run `qdit bench gpu`")
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
