@@ -76,7 +76,7 @@ def test_intervals_of_the_miniature_are_as_wide_as_by_matrix_roots(
         # sFID: terms of third order matter, and a limit is the fifth of 200 values
         assert width(expanded) == pytest.approx(width(exact), rel=0.02 if layer == "pool" else 0.07)
         assert expanded.std() == pytest.approx(exact.std(), rel=0.03)
-        assert np.corrcoef(exact, expanded)[0, 1] > 0.997
+        assert np.corrcoef(exact, expanded)[0, 1] > 0.996
 
 
 def test_all_directions_exact_is_the_distance_itself(monkeypatch: pytest.MonkeyPatch) -> None:
