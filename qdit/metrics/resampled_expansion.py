@@ -160,11 +160,8 @@ class _Products:
         """The first `further` directions, of the other side the `leading` ones, in memory of their own."""
         if self.differences is None or self.other is None:
             return _Products(None, self.sums[:, :further].copy(), None)
-        return _Products(
-            np.ascontiguousarray(self.differences[:, :further]),
-            np.ascontiguousarray(self.sums[:, :further]),
-            np.ascontiguousarray(self.other[:, :leading]),
-        )
+        differences, sums = self.differences[:, :further].copy(), self.sums[:, :further].copy()
+        return _Products(differences, sums, self.other[:, :leading].copy())
 
     def variances(self) -> np.ndarray:
         """n² times the variance (r, r) of D over the roots, from fourth moments."""
