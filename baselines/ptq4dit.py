@@ -34,7 +34,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
@@ -43,7 +43,7 @@ from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
-from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
 from qdit.sampling.calibration import CalibrationSet
 

@@ -20,13 +20,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
-from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qdit.core.options import CheckedOptions, Count, CountOrNone, Positive
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
@@ -36,7 +36,7 @@ from qdit.quant.finite_set import calibrate_finite_set
 from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
 from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Matmul, Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torchgen
+import torchgen  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 

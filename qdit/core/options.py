@@ -30,6 +30,8 @@ Fraction = Annotated[float, Gt(0), Le(1)]
 """A part of a whole that is not nothing."""
 Probability = Annotated[float, Ge(0), Le(1)]
 """A number from 0 to 1."""
+Matmul = Literal["float32", "tf32"]
+"""Arithmetic of matrix products while rounding is learned: float32, or TensorFloat-32 on GPUs."""
 GroupSize = Annotated[int, Ge(1), "that divides the layers' input width"]
 """Elements that share one scale; only the model tells whether the size divides."""
 

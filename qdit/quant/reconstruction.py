@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from qdit.core.devices import tensor_float_32
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.options import Matmul
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
@@ -31,10 +32,6 @@ CURVE_POINTS = 20
 
 ROWS = 256
 """Samples that are computed at a time where no gradients are needed."""
-
-
-Matmul = Literal["float32", "tf32"]
-"""Arithmetic of matrix products in learning."""
 
 
 @dataclass(frozen=True)
