@@ -83,6 +83,49 @@ def test_a_degenerate_layer_stops_no_method(family: str, method: str, edit: Call
         assert found.model(*INPUTS[family]()).isfinite().all()
 
 
+def zero_channel(block: Any) -> None:
+    block.attn.qkv.weight[:, 3] = 0
+
+
+def zero_value_row(block: Any) -> None:
+    row = 2 * block.attn.qkv.weight.shape[0] // 3 + 2
+    block.attn.qkv.weight[row] = 0
+    block.attn.qkv.bias[row] = 0
+
+
+def zero_layers(block: Any) -> None:
+    block.mlp.fc2.weight.zero_()
+    block.attn.qkv.weight.zero_()
+
+
+def zero_group(block: Any) -> None:
+    block.mlp.fc2.weight[:, :16] = 0
+
+
+def constant_inputs(block: Any) -> None:
+    block.mlp.fc1.weight.zero_()
+    block.mlp.fc1.bias.fill_(1.0)
+
+
+def silent_text(block: Any) -> None:
+    block.cross_attn.kv_linear.weight.zero_()
+    block.cross_attn.kv_linear.bias.zero_()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [zero_channel, zero_value_row, zero_layers, zero_group, constant_inputs, silent_text],
+    ids=lambda edit: edit.__name__,
+)
+@pytest.mark.parametrize("method", ["repq-vit", "ptq4dit", "q-dit"])  # folding, salience, groups with GPTQ
+def test_clips_of_a_degenerate_layer_stay_near_full_precision(method: str, edit: Callable[[Any], None]) -> None:
+    model = broken("video", edit)
+    found = quantized("video", method, model, "common")
+    with torch.inference_mode():
+        expected, outcome = model(*INPUTS["video"]()), found.model(*INPUTS["video"]())
+    assert (outcome - expected).norm() < 0.3 * expected.norm()
+
+
 @pytest.mark.parametrize("family", DATA)
 @pytest.mark.parametrize("method", ["q-dit", "g4w+p4a"])
 def test_the_log_names_a_layer_that_nothing_reaches(method: str, family: str) -> None:
