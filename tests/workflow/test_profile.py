@@ -97,7 +97,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     "unknown model": (lambda p: p["settings"][PLAIN].update(model="dit-digit"), r"model: 'dit-digit' .*'dit-digits'"),
     "name with a slash": (
         lambda p: p["settings"].update({"a/b": p["settings"][PLAIN]}),
-        r"settings: found 'a/b', expected a name of letters",
+        r"settings: found 'a/b', expected a name of at most 100 letters",
     ),
     "profile that climbs": (lambda p: p.update(profile="../mini"), r"profile: found '\.\./mini', expected a name"),
     "W0A8": (
