@@ -71,14 +71,14 @@ def measure(
 
 
 def run_section(name: str, scale: Scale) -> dict[str, Any]:
-    """What a section found, with its seconds; or `failed`, the end of its traceback."""
+    """What a section measured, with its seconds; or `failed`, the end of its traceback."""
     start = time.perf_counter()
     try:
-        found = SECTIONS[name](scale)
+        measured = SECTIONS[name](scale)
     except Exception:
-        found = {"failed": traceback.format_exc()[-1500:]}
+        measured = {"failed": traceback.format_exc()[-1500:]}
     scale.free()
-    return {**found, "seconds": round(time.perf_counter() - start, 1)}
+    return {**measured, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def record_path(content: dict[str, Any]) -> Path:

@@ -64,8 +64,8 @@ def _apart(models: tuple[DiT, DiT], sets: dict[str, CalibrationSet], name: str, 
     options = LEARNING if registry()[name].learns_rounding else CHEAP.get(name, {})
     images = []
     for model in models:
-        place = next(model.parameters()).device
-        data = {kind: sets[kind].to(place) for kind in registry()[name].calibration}
+        device = next(model.parameters()).device
+        data = {kind: sets[kind].to(device) for kind in registry()[name].calibration}
         bits = {"weight_bits": 8, "activation_bits": 8}
         quantized = quantize_model(model, name, scope=scope, calibration=data, options=options, **bits)
         ready: Any = prepare_inference(quantized.model)
@@ -99,11 +99,11 @@ def commands(folder: Path, device: str, images: str, steps: str) -> list[list[st
     """Commands of the pipeline on one device."""
     weights, common = str(ROOT / WEIGHTS), ["--steps", steps, "--device", device]
     data, quantized, samples = (f"{folder}/{name}" for name in ("t.safetensors", "q", "s"))
-    chosen = ["--method", "q-dit", "--bits", "w4a8", "--options", '{"group_size": 16}', "--device", device]
+    quantize_flags = ["--method", "q-dit", "--bits", "w4a8", "--options", '{"group_size": 16}', "--device", device]
     chunk = str(min(32, int(images)))
     return [
         ["calibrate", weights, data, "--samples", images, *common],
-        ["quantize", weights, quantized, "--calibration", f"trajectory={data}", *chosen],
+        ["quantize", weights, quantized, "--calibration", f"trajectory={data}", *quantize_flags],
         ["sample", quantized, samples, "--images", images, "--chunk", chunk, "--cfg-scale", "1.5", *common],
         ["features", samples, "--device", device],
     ]

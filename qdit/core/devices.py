@@ -15,14 +15,14 @@ def torch_device(device: str) -> torch.device:
     NaN, which torch does for deterministic algorithms unless told otherwise: it costs time and changes no bit of what
     is written before it is read.
     """
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
+    device_of_name = torch.device(device)
+    if device_of_name.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return chosen
+    return device_of_name
 
 
 @contextmanager

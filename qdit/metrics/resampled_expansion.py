@@ -178,9 +178,9 @@ class _Products:
         roots = np.sqrt(counts[there] / (len(counts) - 1)).astype(np.float32)
         sums = self._drawn("sums", there, roots)
         if self.differences is None or self.other is None:
-            own = _about_mean(sums, sums, roots)
-            own[np.diag_indices(len(own))] -= 1
-            return own, None
+            covariance = _about_mean(sums, sums, roots)
+            covariance[np.diag_indices(len(covariance))] -= 1
+            return covariance, None
         half = _about_mean(self._drawn("differences", there, roots), sums, roots)
         other = self._drawn("other", there, roots)
         return (half + half.T) / 2, _about_mean(other, other, roots)

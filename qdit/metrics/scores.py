@@ -45,9 +45,9 @@ def scores_of_resamples(log_p: np.ndarray, counts: np.ndarray) -> np.ndarray:
     p = np.exp(log_p)
     sizes = counts.sum(axis=1)
     marginals = counts @ p / sizes[:, None]
-    own = counts @ (p * log_p).sum(axis=1) / sizes
+    mean_log_p = counts @ (p * log_p).sum(axis=1) / sizes
     log_marginals = np.log(np.maximum(marginals, np.finfo(np.float64).tiny))
-    return np.asarray(np.exp(own - (marginals * log_marginals).sum(axis=1)))
+    return np.asarray(np.exp(mean_log_p - (marginals * log_marginals).sum(axis=1)))
 
 
 def precision_recall(
