@@ -84,6 +84,30 @@ def test_claims_and_leaderboard_can_be_read_in_a_repository(
     assert rows and len({line.replace("\\|", "").count("|") for line in rows}) == 1
 
 
+def test_ranks_that_chance_leaves_open_are_printed_as_ranges(
+    finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path
+) -> None:
+    board = finished / "leaderboard.csv"
+    frame = pd.read_csv(board, dtype={"rank": str})
+    frame.loc[frame["rank"] == "1", "rank"] = "1–2"
+    frame.to_csv(board, index=False)
+    fill(profile, finished, tmp_path / "docs", readme, commit="abc")
+    rows = (tmp_path / "docs" / "leaderboard.md").read_text(encoding="utf-8").splitlines()
+    assert {row.split("|")[1].strip() for row in rows if "Q-DiT" in row} >= {"1–2"}
+
+
+def test_a_run_that_cannot_be_shown_leaves_the_old_pages(
+    finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "old.html").touch()
+    (finished / "leaderboard.csv").write_text("setting\nx\n", encoding="utf-8")
+    with pytest.raises(KeyError):
+        fill(profile, finished, docs, readme, commit="abc")
+    assert [path.name for path in docs.iterdir()] == ["old.html"] and "old\n" in readme.read_text(encoding="utf-8")
+
+
 def test_the_readmes_table_is_the_csvs(finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path) -> None:
     fill(profile, finished, tmp_path / "docs", readme, commit="abc")
     text = readme.read_text(encoding="utf-8")

@@ -45,22 +45,23 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
     if not (BEGIN in readme.read_text(encoding="utf-8") and END in readme.read_text(encoding="utf-8")):
         raise ConfigError(f"{readme}: has no lines {BEGIN} and {END}; put them around its table of numbers")
     pages = pages_of(profile, results)
+    facts = facts_of(profile, results, records, commit)
+    texts = {
+        "claims.md": claims_text(results),
+        "leaderboard.md": leaderboard_text(results),
+        "times.md": times_page(facts, times_text(profile, results)),
+    }
     docs.mkdir(parents=True, exist_ok=True)
     for old in docs.iterdir():
         if old.is_file():
             old.unlink()
-    written = []
     for page in pages:
         shutil.copyfile(page, docs / page.name)
-        written.append(docs / page.name)
-    for name, text in {"claims.md": claims_text(results), "leaderboard.md": leaderboard_text(results)}.items():
+    for name, text in texts.items():
         write_text(docs / name, text)
-        written.append(docs / name)
-    facts = facts_of(profile, results, records, commit)
-    write_text(docs / "times.md", times_page(facts, times_text(profile, results)))
     write_json(docs / RECORD, facts)
     write_readme(readme, docs / f"{README_TABLE}.csv")
-    return [*written, docs / "times.md", docs / RECORD, readme]
+    return [*(docs / page.name for page in pages), *(docs / name for name in texts), docs / RECORD, readme]
 
 
 def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
@@ -146,13 +147,13 @@ def claims_text(results: Path) -> str:
 
 def leaderboard_text(results: Path) -> str:
     """The leaderboard as Markdown: a part for each setting, form, scope and bits, with the best run first."""
-    frame = pd.read_csv(results / "leaderboard.csv")
+    frame = pd.read_csv(results / "leaderboard.csv", dtype={"rank": str})
     frame = frame[frame["status"] == Status.OK]
     frame = frame.assign(bits=[f"W{row.weight_bits:.0f}A{row.activation_bits:.0f}" for row in frame.itertuples()])
     frame["method"] = [printed_name(label) for label in frame["label"]]
     for name in ("fd_fp", "fid", "mse_fp"):
         frame[name] = [METRICS[name].write(value) if pd.notna(value) else "" for value in frame[name]]
-    frame["rank"] = [f"{value:.0f}" if pd.notna(value) else "" for value in frame["rank"]]
+    frame["rank"] = frame["rank"].fillna("")
     parts = [f"# Leaderboard\n\n{face_of(frame)}\n\nRanked by FD-FP; smaller is better."]
     group = ["setting", "form", "scope", "bits"]
     for key, rows in frame.groupby(group, sort=False):
