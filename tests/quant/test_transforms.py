@@ -9,8 +9,10 @@ from qdit.core.errors import CheckpointError, ConfigError, Unsupported
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.activation import DynamicActivation
 from qdit.quant.apply import collect_inputs, gptq_weights, round_weights
-from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.checkpoint import Quantized, load_checkpoint, load_video_checkpoint, save_checkpoint
 from qdit.quant.gptq import HessianAccumulator, gptq
+from qdit.quant.grid_activations import NvFp4Activation
+from qdit.quant.grid_weights import nvfp4_weight
 from qdit.quant.integer import IntegerLinear, prepare_integer
 from qdit.quant.low_rank import LowRank, low_rank
 from qdit.quant.packed import keep_packed
@@ -19,6 +21,7 @@ from qdit.quant.sites import QuantizedLinear, prepare_inference, quantize_site, 
 from qdit.quant.transforms import Chain, Divide, Hadamard, Orthogonal, Shift, hadamard, random_signs
 from tests.pretended_gpu import pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
+from tests.small_video_models import random_stdit3, video_inputs
 
 
 def draw(*shape, seed=0):
@@ -132,6 +135,43 @@ def test_a_saved_and_loaded_model_gives_the_same_bits(kind, packed, tmp_path):
         assert loaded.get_submodule(site.name).low_rank.up.dtype == torch.float16
     save_checkpoint(tmp_path / "again", Quantized(loaded), {})
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_a_video_model_holds_every_part(tmp_path):
+    model = random_stdit3()
+    sites = core(model)
+    with torch.inference_mode():
+        expected = model(*video_inputs())
+        for number, site in enumerate(sites):
+            width = linear_of(model, site).weight.shape[1]
+            transform_site(model, site, [Shift(draw(width, seed=number)), Hadamard(width, size=4)])
+            split_low_rank(model, site, 2)
+        assert float((model(*video_inputs()) - expected).norm() / expected.norm()) < 1e-5
+        round_weights(model, sites, bits=4)
+        save_checkpoint(tmp_path, Quantized(model), {})
+        loaded = load_video_checkpoint(tmp_path).model
+        assert torch.equal(loaded(*video_inputs()), model(*video_inputs()))
+        prepared = prepare_inference(loaded)(*video_inputs())
+    assert float((prepared - model(*video_inputs())).norm() / expected.norm()) < 1e-5
+
+
+def test_diffusers_loads_every_part(tmp_path):
+    from diffusers import DiTTransformer2DModel
+
+    from qdit.diffusers import export_checkpoint, from_checkpoint
+
+    model = quantized("chain")
+    site = select(model.sites(), roles=["fc2"])[0]
+    plain = linear_of(model, site).weight.detach()
+    quantize_site(model, site, weight=nvfp4_weight(plain), activation=NvFp4Activation())
+    save_checkpoint(tmp_path / "checkpoint", Quantized(model), {"method": "rtn"})
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "export")
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "export")
+    x, timestep, label = inputs()
+    with torch.inference_mode():
+        expected = from_checkpoint(tmp_path / "checkpoint")(x, timestep, label).sample
+        assert torch.equal(loaded(x, timestep, label).sample, expected)
+        assert torch.equal(expected, model(x, timestep, label))
 
 
 def test_gptq_and_observers_see_the_transformed_input():
