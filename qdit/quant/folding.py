@@ -5,6 +5,7 @@ function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset
 of all blocks, the LayerNorm of the block itself absorbs factor and offset (spec/methods.md §2.3).
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -49,6 +50,15 @@ def divide_input(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | 
         fold(model, site, factor, offset)
         return
     transform_site(model, site, [Divide(factor)] if offset is None else [Divide(factor), Shift(offset)])
+
+
+def divide_inputs(model: nn.Module, factors: Mapping[Site, Tensor]) -> None:
+    """`divide_input` of several sites with their factors (in,), in place.
+
+    Foldable sites come first, because a layer whose rows absorb a factor may not have a transform yet (cross-attention).
+    """
+    for site in sorted(factors, key=lambda site: site.fold_source is None):
+        divide_input(model, site, factors[site])
 
 
 def require_whole(model: nn.Module, *names: str) -> None:
