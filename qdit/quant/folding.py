@@ -55,7 +55,7 @@ def divide_input(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | 
 def divide_inputs(model: nn.Module, factors: Mapping[Site, Tensor]) -> None:
     """`divide_input` of several sites with their factors (in,), in place.
 
-    Foldable sites come first, because a layer whose rows absorb a factor may not have a transform yet (cross-attention).
+    Foldable sites come first: a layer whose rows absorb a factor may not have a transform yet (cross-attention).
     """
     for site in sorted(factors, key=lambda site: site.fold_source is None):
         divide_input(model, site, factors[site])

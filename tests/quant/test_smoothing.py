@@ -82,7 +82,7 @@ def test_running_maxima_are_the_recurrence_over_batches():
     expected = seen[0]
     for largest in seen[1:]:
         expected = MOMENTUM * expected + (1 - MOMENTUM) * largest
-    assert len(seen) == 3
+    assert len(seen) > 2
     assert torch.allclose(running_maxima(model, sites, data.batches(4))[sites[0].name], expected, rtol=1e-6)
 
 
