@@ -17,6 +17,8 @@ from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 SCALE_BIAS = 127
 """Bias of E8M0: code c is the scale 2^(c − 127); code 255 is NaN (OCP MX §5.4.1)."""
 LARGEST_SCALE_CODE = 254
+EXPONENT = 0xFF << 23
+"""Bits of the exponent in a float32."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,13 @@ class FloatFormat:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes (uint8) of the nearest numbers; larger values get the largest number. The input must be finite."""
-        magnitude, steps, exponent = self._nearest(x)
-        del magnitude
-        code = (exponent + self.bias - 1) * 2**self.mantissa_bits + steps.to(torch.int32)
+        clamped = self._clamped(x)
+        step = self._step(clamped)
+        steps = (clamped.abs() / step).round().to(torch.int32)
+        exponent = exponent_of(step) + self.mantissa_bits
+        code = (exponent + self.bias - 1) * 2**self.mantissa_bits + steps
         code = code.masked_fill(steps == 0, 0)
-        return (code + (torch.signbit(x).to(torch.int32) << (self.bits - 1))).to(torch.uint8)
+        return (code + (torch.signbit(clamped).to(torch.int32) << (self.bits - 1))).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers (float32) of codes; NaN for codes that are no finite number."""
@@ -53,14 +57,20 @@ class FloatFormat:
 
     def round(self, x: Tensor) -> Tensor:
         """The nearest numbers of the format, float32: `decode(encode(x))` in fewer operations."""
-        _, steps, exponent = self._nearest(x)
-        return torch.copysign(steps * power_of_two(exponent - self.mantissa_bits), x.float())
+        clamped = self._clamped(x)
+        step = self._step(clamped)
+        return (clamped / step).round_().mul_(step)
 
-    def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """|x|, the number of steps nearest to it, and the exponent of its binade: a step is 2^(exponent − M)."""
-        magnitude = x.float().abs().clamp(max=self.largest)
-        exponent = (torch.frexp(magnitude).exponent - 1).clamp(min=1 - self.bias)
-        return magnitude, (magnitude / power_of_two(exponent - self.mantissa_bits)).round(), exponent
+    def _clamped(self, x: Tensor) -> Tensor:
+        return x.float().clamp(-self.largest, self.largest)
+
+    def _step(self, x: Tensor) -> Tensor:
+        """Distance of the numbers of the format around |x|: 2^(⌊log2 |x|⌋ − M), and not less than the smallest number.
+
+        The exponent of |x| is cut out of the bits of the float32.
+        """
+        binade = (x.view(torch.int32) & EXPONENT).view(torch.float32)
+        return binade.clamp_(min=2.0 ** (1 - self.bias)).mul_(2.0**-self.mantissa_bits)
 
     def values(self, device: torch.device | str = "cpu") -> Tensor:
         """The number of every code (2^bits,), float32."""
@@ -110,13 +120,18 @@ def power_of_two(exponent: Tensor) -> Tensor:
     return bits.masked_fill(exponent == -SCALE_BIAS, 1 << 22).view(torch.float32)  # 2^−127 is a subnormal number
 
 
+def exponent_of(x: Tensor) -> Tensor:
+    """⌊log2 x⌋ (int32) of positive float32 numbers"""
+    return torch.frexp(x).exponent - 1
+
+
 def mx_scale(largest: Tensor, form: FloatFormat) -> Tensor:
     """E8M0 code (uint8) of the scale of blocks whose largest absolute value is `largest`.
 
     The scale is 2^(⌊log2 largest⌋ − emax) with the exponent `emax` of the format's largest number (OCP MX §6.3). A
     block of zeros has the smallest scale, 2^−127.
     """
-    exponent = torch.frexp(largest.float()).exponent - 1 - form.largest_exponent
+    exponent = exponent_of(largest.float()) - form.largest_exponent
     exponent = exponent.clamp(-SCALE_BIAS, LARGEST_SCALE_CODE - SCALE_BIAS).masked_fill(largest == 0, -SCALE_BIAS)
     return (exponent + SCALE_BIAS).to(torch.uint8)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from qdit.core.affine import group, ungroup
+from qdit.core.affine import group, group_extremes, ungroup
 from qdit.quant.activation import Activation, register_activation_kind
 from qdit.quant.floats import E2M1, E4M3, float_format, mx_scale, nvfp4_scale, nvfp4_tensor_scale, scale_of
 from qdit.quant.grid_weights import MX_BLOCK, NVFP4_BLOCK
@@ -31,8 +31,8 @@ class MxActivation(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = group(x, self.block_size)
-        scale = scale_of(mx_scale(blocks.abs().amax(dim=-1), self.form))[..., None]
-        return ungroup(self.form.round(blocks / scale) * scale)
+        scale = scale_of(mx_scale(largest_of(blocks), self.form))[..., None]
+        return ungroup(self.form.round(blocks / scale).mul_(scale))
 
 
 @register_activation_kind("nvfp4")
@@ -58,13 +58,13 @@ class NvFp4Activation(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = group(x, self.block_size)
-        largest = blocks.abs().amax(dim=-1)
+        largest = largest_of(blocks)
         if self.tensor_scale is None:
             above = nvfp4_tensor_scale(largest.amax(dim=-1, keepdim=True))
         else:
             above = torch.full_like(largest, self.tensor_scale)
         scale = (E4M3.decode(nvfp4_scale(largest, above)) * above)[..., None]
-        return ungroup(E2M1.round(blocks / scale) * scale)
+        return ungroup(E2M1.round(blocks / scale).mul_(scale))
 
 
 @register_activation_kind("float")
@@ -90,5 +90,11 @@ class FloatActivation(Activation):
     def forward(self, x: Tensor) -> Tensor:
         groups = group(x, self.group_size)
         smallest = torch.finfo(torch.float32).tiny
-        scale = (groups.abs().amax(dim=-1, keepdim=True) / self.form.largest).clamp(min=smallest)
-        return ungroup(self.form.round(groups / scale) * scale)
+        scale = (largest_of(groups)[..., None] / self.form.largest).clamp(min=smallest)
+        return ungroup(self.form.round(groups / scale).mul_(scale))
+
+
+def largest_of(groups: Tensor) -> Tensor:
+    """Largest absolute value of the last dimension, which is dropped."""
+    low, high = group_extremes(groups)
+    return torch.maximum(low.abs(), high.abs())

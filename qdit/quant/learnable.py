@@ -182,7 +182,9 @@ class Learner:
                 self.soft[site.name] = learned
             elif type(module) is QuantizedLinear:
                 if module.transform is not None or module.low_rank is not None:
-                    raise Unsupported(f"{site.name}: rounding is not learned at a site with a transform or a branch")
+                    raise Unsupported(
+                        f"{site.name}: its rounding cannot be learned beside a transform or branch; round it by GPTQ"
+                    )
                 weight = linear_of(reference, site).weight.detach()
                 self.soft[site.name] = SoftLinear(weight, module, learn_rounding=rounding, learn_scale=scales)
         for name, module in self.soft.items():

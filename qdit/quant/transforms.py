@@ -6,6 +6,7 @@ as before. `absorb` gives the weight and the bias for that. All is computed in f
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +21,8 @@ register_transform_kind = TRANSFORMS.register
 
 ORTHOGONAL_TO = 1e-4
 """Largest element of Q Qᵀ − I that a matrix may have in float32."""
+LARGEST_MATRIX = 64
+"""Above this size a Hadamard matrix is applied as two small ones."""
 
 
 class Transform(nn.Module):
@@ -105,10 +108,11 @@ class Hadamard(Transform):
     """T x = H (signs · x) in blocks of `size` channels, with Sylvester's Hadamard matrix divided by √size.
 
     `size` is a power of two that divides the width. `signs` (in,) are +1 and −1 (a random Hadamard rotation), or None.
-    The matrix is applied as log2(size) passes of sums and differences, so results have the same bits everywhere.
     """
 
     signs: Tensor | None
+    inner: Tensor
+    outer: Tensor | None
 
     def __init__(self, width: int, *, size: int, signs: Tensor | None = None) -> None:
         super().__init__()
@@ -119,16 +123,18 @@ class Hadamard(Transform):
             raise ConfigError(f"hadamard: signs of shape {tuple(signs.shape)}; they are {width} values +1 or −1")
         self.width, self.size = width, size
         self.register_buffer("signs", None if signs is None else signs.detach().to(torch.int8))
+        for name, matrix in zip(("inner", "outer"), hadamard_factors(size), strict=True):
+            self.register_buffer(name, None if matrix is None else matrix.float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._rotated(x.float())
+        with in_full_precision(x.device):
+            return times_hadamard(self._signed(x.float()), self.inner, self.outer)
 
     def absorb(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._rotated(weight.double()).to(weight.dtype), bias  # H is symmetric: W diag(signs) Hᵀ
+        return hadamard(self._signed(weight.double()), self.size).to(weight.dtype), bias  # H is symmetric
 
-    def _rotated(self, x: Tensor) -> Tensor:
-        x = x if self.signs is None else x * self.signs
-        return hadamard(x, self.size)
+    def _signed(self, x: Tensor) -> Tensor:
+        return x if self.signs is None else x * self.signs
 
     def facts(self) -> dict[str, Any]:
         return {"size": self.size, "signs": self.signs is not None}
@@ -167,7 +173,7 @@ class Orthogonal(Transform):
         self.register_buffer("matrix", matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with in_full_precision(x.device):
             return self._rotated(x.float(), self.matrix)
 
     def absorb(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -231,13 +237,34 @@ def build_chain(specs: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor
 
 def hadamard(x: Tensor, size: int) -> Tensor:
     """Blocks of `size` (a power of two) of the last dimension times the normalized Hadamard matrix of Sylvester."""
-    blocks, half = x.unflatten(-1, (-1, size)), 1
-    while half < size:
-        pairs = blocks.unflatten(-1, (-1, 2, half))
-        left, right = pairs.unbind(-2)
-        blocks = torch.stack((left + right, left - right), dim=-2).flatten(-3)
-        half *= 2
-    return blocks.flatten(-2) * size**-0.5
+    inner, outer = hadamard_factors(size)
+    return times_hadamard(x, inner.to(x), None if outer is None else outer.to(x))
+
+
+def hadamard_factors(size: int) -> tuple[Tensor, Tensor | None]:
+    """Sylvester's Hadamard matrix divided by √size (float64), or two small ones whose Kronecker product it is."""
+    inner = size if size <= LARGEST_MATRIX else 2 ** (size.bit_length() // 2)
+    return hadamard_matrix(inner), hadamard_matrix(size // inner) if inner < size else None
+
+
+def hadamard_matrix(size: int) -> Tensor:
+    """Sylvester's matrix divided by √size, float64; it is symmetric and its own inverse."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)])
+    return matrix * size**-0.5
+
+
+def times_hadamard(x: Tensor, inner: Tensor, outer: Tensor | None) -> Tensor:
+    """Blocks of the last dimension times the matrix of its factors."""
+    blocks = x.unflatten(-1, (-1, 1 if outer is None else len(outer), len(inner))) @ inner
+    return (blocks if outer is None else outer @ blocks).flatten(-3)
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Context manager: autocast rounds no product of a device to half precision."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def random_signs(width: int, generator: torch.Generator) -> Tensor:

@@ -274,6 +274,15 @@ def test_only_sites_are_replaced_and_the_model_is_in_eval_mode(family, name):
 
 
 @on_every_family
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_the_class_says_if_sites_store_more_than_codes(family, name):
+    """Sizes that are computed from shapes would leave out transforms, branches and block scales."""
+    sites = quantized_sites(quantized(family, name, 4, 8).model)
+    more = any("extra_bytes" in site.spec() for site in sites.values())
+    assert registry()[name].stores_more_than_codes or not more, "add stores_more_than_codes = True to the class"
+
+
+@on_every_family
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_scales_are_positive_and_all_tensors_are_ordinary_ones(family, name, scope):

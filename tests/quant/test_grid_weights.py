@@ -1,5 +1,7 @@
 """Weights and activations on floating-point grids and codebooks: nearest, packed, the same bits after a file."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -241,6 +243,25 @@ def test_damaged_weights_are_refused_in_one_line(kind):
         with pytest.raises(CheckpointError, match=words) as problem:
             build_site(spec, tensors, random_dit().step_context)
         assert "\n" not in str(problem.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    outputs=st.integers(1, 9),
+    blocks=st.integers(1, 5),
+    kind=st.sampled_from(sorted(WEIGHTS)),
+    spread=st.floats(-12, 12),
+    seed=st.integers(0, 99),
+)
+def test_tensors_and_facts_are_the_whole_weight(outputs, blocks, kind, spread, seed):
+    """Through JSON and back: the same values, and the same tensors again."""
+    weight = WEIGHTS[kind](draw(outputs, 48 * blocks, seed=seed) * 2.0**spread)
+    facts, tensors = json.loads(json.dumps(weight.facts())), weight.tensors()
+    again = type(weight).build(facts, tensors, weight.shape)
+    assert torch.equal(again.dequantize(), weight.dequantize()) and again.bits == weight.bits
+    assert again.facts() == weight.facts() and again.spec() == weight.spec()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.tensors().items())
+    assert len(tensors["codes"]) == outputs and tensors["codes"].nbytes == outputs * 48 * blocks * weight.bits // 8
 
 
 def test_a_weight_is_kept_when_a_quantizer_is_put_in():

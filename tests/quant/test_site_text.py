@@ -41,7 +41,8 @@ def test_every_part_is_named_in_the_order_of_the_computation() -> None:
     texts = dict(zip(specs, (sites_text({name: spec})[0] for name, spec in specs.items()), strict=True))
     assert texts[fc2.name] == (
         "1 site: input transform divide → hadamard (size 16, signs False)"
-        " | input mx (bits 4, element e2m1, block_size 16) | weight mx (element e2m1, block_size 16), 4 bits | low-rank branch rank 3, 16-bit factors"
+        " | input mx (bits 4, element e2m1, block_size 16) | weight mx (element e2m1, block_size 16), 4 bits"
+        " | low-rank branch rank 3, 16-bit factors"
         f" | bytes beside the codes: weight {48 * 12}, transform {192 * 4}, low_rank {2 * 3 * (48 + 192)}"
     )
     assert "| weight 4-bit codes, a scale and a zero point per group of 12 inputs" in texts[fc1.name]
