@@ -114,6 +114,7 @@ class SignsMethod(Method):
 '''
 LOAD = """
 import sys, torch
+torch.set_num_threads(1)
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from qdit.quant.checkpoint import load_checkpoint
