@@ -43,6 +43,7 @@ class Mx(Method):
   year = {2023}
 }"""
     Options = MxOptions
+    stores_more_than_codes = True
     color = "#4b4b9b"
     marker = "1"
     line = ":"

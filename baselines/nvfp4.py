@@ -45,6 +45,7 @@ class NvFp4(Method):
   year = {2025}
 }"""
     Options = NvFp4Options
+    stores_more_than_codes = True
     color = "#76b900"
     marker = "2"
     line = ":"

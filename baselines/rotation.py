@@ -59,6 +59,7 @@ class Rotation(Method):
     calibration = ("trajectory",)
     calibration_unused = (("trajectory", "rounding", "nearest"),)
     Options = RotationOptions
+    stores_more_than_codes = True
     color = "#8c564b"
     marker = "D"
     memory_mb = 48_000

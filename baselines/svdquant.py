@@ -65,6 +65,7 @@ class SvdQuant(Method):
 }"""
     calibration = ("trajectory",)
     Options = SvdQuantOptions
+    stores_more_than_codes = True
     color = "#006d5b"
     marker = "H"
     memory_mb = 48_000

@@ -63,6 +63,7 @@ class ViditQ(Method):
     calibration = ("uniform",)
     calibration_unused = (("uniform", "balance", False),)
     Options = ViditQOptions
+    stores_more_than_codes = True
     color = "#b5651d"
     marker = "h"
     memory_mb = 24_000
