@@ -18,7 +18,7 @@ from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.grid_activations import MxActivation
-from qdit.quant.grid_weights import MX_BLOCK, mx_weight
+from qdit.quant.grid_weights import mx_weight
 from qdit.quant.sites import quantize_site
 from qdit.sampling.calibration import CalibrationSet
 
@@ -29,7 +29,7 @@ ELEMENTS = {4: "e2m1", 6: "e2m3", 8: "e4m3"}
 class MxOptions(CheckedOptions):
     """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
 
-    block_size: GroupSize = MX_BLOCK
+    block_size: GroupSize = 32
 
 
 class Mx(Method):

@@ -20,7 +20,7 @@ from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.activation import Activation
 from qdit.quant.grid_activations import FloatActivation, NvFp4Activation
-from qdit.quant.grid_weights import NVFP4_BLOCK, nvfp4_weight
+from qdit.quant.grid_weights import nvfp4_weight
 from qdit.quant.sites import quantize_site
 from qdit.sampling.calibration import CalibrationSet
 
@@ -31,7 +31,7 @@ WEIGHT_BITS, ACTIVATION_BITS = 4, (4, 8)
 class NvFp4Options(CheckedOptions):
     """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
 
-    block_size: GroupSize = NVFP4_BLOCK
+    block_size: GroupSize = 16
 
 
 class NvFp4(Method):
