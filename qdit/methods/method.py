@@ -49,6 +49,8 @@ class Method(ABC):
     """Whether it learns how to round over `iterations` of `batch` samples (options): what makes it costly."""
     common_weights_are_core: ClassVar[bool] = False
     """Whether scope `common` quantizes weights of a block's four linears only, so that sizes follow from shapes."""
+    stores_more_than_codes: ClassVar[bool] = False
+    """Whether its sites hold transforms, branches or weights that are not uniform: shapes then say nothing of sizes."""
     color: ClassVar[str | None] = None
     """Colour in plots, `#rrggbb`; None: one of those that are free."""
     marker: ClassVar[str | None] = None

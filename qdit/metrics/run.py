@@ -28,9 +28,8 @@ from qdit.metrics.reference import load_reference
 from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
 from qdit.models.config import DiTConfig, STDiT3Config
-from qdit.models.roles import CORE_ROLES
 from qdit.quant.folder import checkpoint_sha256, read_config
-from qdit.quant.size import shape_of, size_actual_mb, size_paper_mb
+from qdit.quant.size import size_actual_mb, size_counted_mb
 
 RUN_FACTS = ("method", "weight_bits", "activation_bits", "scope", "options", "allocation_sha256")
 """What metrics.json repeats of a checkpoint's record."""
@@ -164,12 +163,5 @@ def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:
     """Size in MB by the papers' accounting and as stored."""
     model = {"dit": DiTConfig, "stdit3": STDiT3Config}[config["model"]["family"]](**config["model"]["config"])
-    core = {layer.name for layer in shape_of(model).with_roles(CORE_ROLES)}
-    group_sizes = {
-        name: site["shape"][1] // site["groups"][1] if site["groups"][1] > 1 else None
-        for name, site in config["sites"].items()
-        if site["groups"] and name in core
-    }
-    grouped = group_sizes if any(group_sizes.values()) else None
-    paper = size_paper_mb(model, weight_bits=config["record"]["weight_bits"], group_sizes=grouped)
+    paper = size_counted_mb(model, weight_bits=config["record"]["weight_bits"], sites=config["sites"])
     return {"paper_mb": paper, "actual_mb": size_actual_mb(checkpoint)}

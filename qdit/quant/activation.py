@@ -8,7 +8,7 @@ Every activation quantizer is a module with `bits`, a `spec` (plain JSON) and it
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,26 @@ from qdit.core.affine import fake_quantize, group, group_extremes, minmax_asymme
 from qdit.core.errors import ConfigError
 from qdit.core.grouping import check_group_size
 from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static
+from qdit.quant.kinds import Kinds
+
+ACTIVATIONS = Kinds("activation quantizer")
+register_activation_kind = ACTIVATIONS.register
+"""Class decorator: `@register_activation_kind("name")` over a subclass of `Activation`, also in a method's file."""
 
 Sharing = Literal["token", "sample", "tensor"]
 """Which rows share a group's range: each token has its own, all tokens of a sample, or the whole batch."""
 
 
 class Activation(nn.Module):
-    """Interface of an activation quantizer: (…, d) → (…, d)."""
+    """Interface of an activation quantizer: (…, d) → (…, d).
 
+    A registered class also has a class method `build(spec, tensors)`. If `needs_context` is true, it has
+    `build(spec, tensors, context)` with the model's `StepContext`.
+    """
+
+    kind: ClassVar[str]
+    """Name in a checkpoint; the decorator sets it."""
+    needs_context: ClassVar[bool] = False
     bits: int
 
     def spec(self) -> dict[str, Any]:
@@ -32,6 +44,7 @@ class Activation(nn.Module):
         raise NotImplementedError
 
 
+@register_activation_kind("dynamic")
 class DynamicActivation(Activation):
     """Min-max range of each token and group, computed from the input in every forward pass (Q-DiT Eq. 7–8).
 
@@ -88,6 +101,7 @@ class DynamicActivation(Activation):
         return ungroup(quantized)
 
 
+@register_activation_kind("static")
 class StaticActivation(Activation):
     """Calibrated (scale, zero_point), one pair per tensor, per group of input channels or per attention head.
 
@@ -141,6 +155,7 @@ class StaticActivation(Activation):
         return x
 
 
+@register_activation_kind("factored")
 class FactoredActivation(StaticActivation):
     """Static quantizer of x · factor. The operand x is (N, heads, T, d), and folding divided its channels by `factor`.
 

@@ -1,28 +1,16 @@
-"""Registry of activation quantizers: the name of each kind in a checkpoint, and the class that builds it again."""
+"""All activation quantizers of this suite, registered, and the function that builds one again from a checkpoint."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from qdit.core.errors import CheckpointError
 from qdit.models.roles import StepContext
-from qdit.quant.activation import Activation, DynamicActivation, FactoredActivation, StaticActivation
-from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation
-from qdit.quant.temporal import TimestepStaticActivation, TwinSoftmaxActivation
+from qdit.quant import grid_activations, nonlinear, temporal
+from qdit.quant.activation import ACTIVATIONS, Activation
 
-PLAIN: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Activation]] = {
-    "dynamic": DynamicActivation.build,
-    "static": StaticActivation.build,
-    "factored": FactoredActivation.build,
-    "log-sqrt2": LogSqrt2Activation.build,
-    "twin-gelu": TwinGeluActivation.build,
-}
-TEMPORAL: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], StepContext], Activation]] = {
-    "timestep-static": TimestepStaticActivation.build,
-    "twin-softmax": TwinSoftmaxActivation.build,
-}
-"""Those that read the timestep of the current forward pass."""
+MODULES = (nonlinear, temporal, grid_activations)
+"""Modules whose import registers their kinds."""
 
 
 def build_activation(
@@ -31,9 +19,6 @@ def build_activation(
     """Build the quantizer of a spec and its tensors. `context` is that of its model. None stays None."""
     if spec is None:
         return None
-    kind = spec.get("kind")
-    if kind in PLAIN:
-        return PLAIN[kind](spec, tensors)
-    if kind in TEMPORAL:
-        return TEMPORAL[kind](spec, tensors, context)
-    raise CheckpointError(f"activation quantizer kind {kind!r}: allowed are {', '.join((*PLAIN, *TEMPORAL))}")
+    cls = ACTIVATIONS.find(spec.get("kind"))
+    activation: Activation = cls.build(spec, tensors, context) if cls.needs_context else cls.build(spec, tensors)
+    return activation

@@ -27,9 +27,12 @@ from qdit.models.network import (
 )
 from qdit.models.roles import replace
 from qdit.models.stdit3 import STDiT3
+from qdit.quant.compact import compact
 from qdit.quant.correction import NoiseCorrection
 from qdit.quant.folder import CONFIG_FILE, FORMAT, TENSORS_FILE, read_config, with_digest
-from qdit.quant.sites import QuantizedSite, build_site
+from qdit.quant.kinds import require_kinds
+from qdit.quant.site_building import REGISTRIES, build_site
+from qdit.quant.sites import QuantizedSite
 
 POSITIONS = "pos_embed"
 
@@ -108,12 +111,6 @@ def position_table(config: NetworkConfig) -> Tensor | None:
     return sincos_positions(config.hidden_size, config.input_size // config.patch_size)
 
 
-def compact(tensor: Tensor) -> Tensor:
-    """A float32 tensor as float16 if this changes no value; otherwise the same tensor."""
-    half = tensor.half()
-    return half if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor) else tensor
-
-
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load the checkpoint of an image model.
 
@@ -150,17 +147,20 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
     rest = dict(tensors)
     for name, tensor in rest.items():
         require_finite(name, tensor, error=CheckpointError)
+    require_kinds(REGISTRIES, config["sites"], config["record"].get("method"))
+    halves: set[str] = set()
     for name, spec in config["sites"].items():
         prefix = f"{name}."
         site_tensors = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         try:
-            replace(model, name, build_site(spec, site_tensors, model.step_context))
+            site = build_site(spec, site_tensors, model.step_context)
         except QditError as problem:
             raise CheckpointError(f"{name}: {problem}") from None
+        replace(model, name, site)
+        halves |= {prefix + key for key, tensor in site.state_dict().items() if tensor.dtype == torch.float16}
         for key, tensor in site_tensors.items():
             rest[prefix + key] = tensor
-    scales = {f"{name}.scale" for name in config["sites"]}
-    rest = {name: t.float() if t.dtype == torch.float16 and name not in scales else t for name, t in rest.items()}
+    rest = {name: t.float() if t.dtype == torch.float16 and name not in halves else t for name, t in rest.items()}
     table = position_table(shape)
     if table is not None and POSITIONS not in rest:
         rest[POSITIONS] = table

@@ -5,15 +5,18 @@ function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset
 of all blocks, the LayerNorm of the block itself absorbs factor and offset (spec/methods.md §2.3).
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from qdit.core.errors import Unsupported
+from qdit.core.errors import ConfigError, Unsupported
+from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.dit import ModulatedLayerNorm
 from qdit.models.roles import ModulationRows, SharedModulation, Site, ValueRows, linear_of, replace
-from qdit.quant.sites import FoldedLayerNorm
+from qdit.quant.sites import FoldedLayerNorm, QuantizedLinear, transform_site
+from qdit.quant.transforms import Divide, Shift
 
 
 def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
@@ -25,6 +28,7 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
     offset = torch.zeros_like(factor) if offset is None else offset
     source = site.fold_source
+    require_whole(model, site.name, *(() if isinstance(source, SharedModulation) else (source.linear,)))
     with torch.no_grad():
         if isinstance(source, SharedModulation):
             fold_into_norm(model, source.modulate, factor, offset)
@@ -35,6 +39,36 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
         linear = linear_of(model, site)
         linear.weight.mul_(factor)
         linear.bias.add_(linear.weight @ offset)
+
+
+def divide_input(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
+    """Change what a linear site quantizes to x / factor − offset, in place; the model computes the same function.
+
+    It is folded if a layer before the site can absorb it, and computed online by an input transform otherwise (fc2).
+    """
+    if site.fold_source is not None:
+        fold(model, site, factor, offset)
+        return
+    transform_site(model, site, [Divide(factor)] if offset is None else [Divide(factor), Shift(offset)])
+
+
+def divide_inputs(model: nn.Module, factors: Mapping[Site, Tensor]) -> None:
+    """`divide_input` of several sites with their factors (in,), in place.
+
+    Foldable sites come first: a layer whose rows absorb a factor may not have a transform yet (cross-attention).
+    """
+    for site in sorted(factors, key=lambda site: site.fold_source is None):
+        divide_input(model, site, factors[site])
+
+
+def require_whole(model: nn.Module, *names: str) -> None:
+    """Raise ConfigError if the weight of a layer is quantized, or is what a transform or a branch leaves of it."""
+    for name in names:
+        module = model.get_submodule(name)
+        if not isinstance(module, QuantizedLinear):
+            continue
+        if module.weight_bits < FULL_PRECISION_BITS or module.transform is not None or module.low_rank is not None:
+            raise ConfigError(f"{name}: its weight is quantized, transformed or divided already; fold before that")
 
 
 def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor, offset: Tensor) -> None:
@@ -73,6 +107,7 @@ def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:
     """
     if not isinstance(site.fold_source, ValueRows):
         raise Unsupported(f"{site.name}: only the attention output's input can be mixed through V")
+    require_whole(model, site.name, site.fold_source.linear)
     qkv, projection = linear_of(model, site.fold_source.linear), linear_of(model, site)
     values = slice(*site.fold_source.rows)
     heads, width, _ = mixing.shape

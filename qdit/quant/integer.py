@@ -26,6 +26,7 @@ from qdit.models.roles import replace
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedOperand, prepare_inference, stored_weight
 from qdit.quant.weight import QuantizedWeight
+from qdit.quant.weight_kinds import StoredWeight
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,6 +36,8 @@ USE_SIMULATED = "use the simulated mode"
 class IntegerLinear(nn.Module):
     """Linear of packed weights, for inference only: (…, in) → (…, out), float32. With `gelu` the tanh-GELU follows.
 
+    An input transform is computed in floating point before the product, and a low-rank branch after it.
+
     Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
 
@@ -43,6 +46,8 @@ class IntegerLinear(nn.Module):
     def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
         super().__init__()
         weight = stored_weight(module)
+        if isinstance(weight, StoredWeight) and not isinstance(weight, QuantizedWeight):
+            raise Unsupported(f"weight kind {weight.kind}: {weight.no_integer_reason}; {USE_SIMULATED}")
         if not isinstance(weight, QuantizedWeight):
             raise Unsupported(f"the weight is not quantized: integer kernels need 2 to 8 bits; {USE_SIMULATED}")
         width = weight.codes.shape[1]
@@ -58,7 +63,7 @@ class IntegerLinear(nn.Module):
         assert module.activation is not None
         self.activation_bits = module.activation.bits
         self.register_buffer("bias", module.bias, persistent=False)
-        self.gelu = gelu
+        self.transform, self.low_rank, self.gelu = module.transform, module.low_rank, gelu
         self.threads = torch.get_num_threads()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IntegerLinear":
@@ -70,6 +75,7 @@ class IntegerLinear(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.transform is None else self.transform(x)
         y = grouped_linear(
             x.contiguous(),
             self.packed,
@@ -80,6 +86,7 @@ class IntegerLinear(nn.Module):
             static=self.static,
             threads=self.threads,
         )
+        y = y if self.low_rank is None else y + self.low_rank(x)
         return F.gelu(y, approximate="tanh") if self.gelu else y
 
 

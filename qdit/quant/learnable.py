@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from qdit.core.errors import Unsupported
 from qdit.kernels.backend import Backend
 from qdit.kernels.dispatch import learning_backend
 from qdit.kernels.learning import gelu, on_grid, through_grid
@@ -180,6 +181,10 @@ class Learner:
                 learned = QuantizedOperand(LearnedScale(module.activation, learn=scales))  # type: ignore[arg-type]
                 self.soft[site.name] = learned
             elif type(module) is QuantizedLinear:
+                if module.transform is not None or module.low_rank is not None:
+                    raise Unsupported(
+                        f"{site.name}: its rounding cannot be learned beside a transform or branch; round it by GPTQ"
+                    )
                 weight = linear_of(reference, site).weight.detach()
                 self.soft[site.name] = SoftLinear(weight, module, learn_rounding=rounding, learn_scale=scales)
         for name, module in self.soft.items():

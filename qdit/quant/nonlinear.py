@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from qdit.quant.activation import Activation
+from qdit.quant.activation import Activation, register_activation_kind
 from qdit.quant.quantiles import quantiles
 from qdit.quant.ranges import PERCENTILES, SMALLEST_SCALE
 
@@ -79,6 +79,7 @@ def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
     return largest.clamp(min=SMALLEST_SCALE) / (2 ** (bits - 1) - 0.5)
 
 
+@register_activation_kind("log-sqrt2")
 class LogSqrt2Activation(Activation):
     """P10 with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
 
@@ -101,6 +102,7 @@ class LogSqrt2Activation(Activation):
         return log_sqrt2(x, self.scale, self.bits)
 
 
+@register_activation_kind("twin-gelu")
 class TwinGeluActivation(Activation):
     """P11 for GELU outputs with a searched `positive_scale` () (TQ-DiT's MRQ of fc2's input)."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qdit.models.roles import Site, replace
 from qdit.quant.ranges import ema
+from qdit.quant.sites import QuantizedLinear
 
 Batch = tuple[Tensor, ...]
 """Positional arguments of the model's forward."""
@@ -39,10 +40,16 @@ def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
 
 @contextmanager
 def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> Iterator[None]:
-    """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients."""
+    """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients.
+
+    A site with an input transform shows the transformed input, which is what its quantizer sees.
+    """
 
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _module, inputs: look(site, inputs[0])
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            look(site, module.entered(inputs[0]) if isinstance(module, QuantizedLinear) else inputs[0])
+
+        return hook
 
     handles = []
     with tapped(model, sites), torch.inference_mode():

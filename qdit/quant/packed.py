@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.models.roles import replace
-from qdit.quant.sites import QuantizedConv, QuantizedLinear
+from qdit.quant.sites import QuantizedConv, QuantizedLinear, stored_weight
 from qdit.quant.weight import QuantizedWeight
+from qdit.quant.weight_kinds import StoredWeight
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,16 +24,22 @@ class PackedLinear(QuantizedLinear):
 
     def __init__(self, module: QuantizedLinear) -> None:
         nn.Module.__init__(self)
-        self.weight_bits, self.activation, self.dense = module.weight_bits, module.activation, None
-        self.shape = (module.weight.shape[0], module.weight.shape[1])
-        for name in ("codes", "scale", "zero_point", "bias"):
+        self.weight_bits, self.shape, self.gelu, self.dense = module.weight_bits, module.shape, module.gelu, None
+        self.stored_form, self.stored_facts = module.stored_form, module.stored_facts
+        self.stored_names = module.stored_names
+        for name in (*module.stored_names, "bias"):
             self.register_buffer(name, getattr(module, name))
+        self.activation, self.transform, self.low_rank = module.activation, module.transform, module.low_rank
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The dequantized weight (out, in), float32, made anew at every call."""
-        codes = unpacked(self.codes, self.weight_bits, self.shape[1])
-        return QuantizedWeight(codes, self.scale, self.zero_point, self.weight_bits).dequantize()
+        if self.stored_form is QuantizedWeight:  # unpacked on its own device, and without checks
+            codes = unpacked(self.codes, self.weight_bits, self.shape[1])
+            return QuantizedWeight(codes, self.scale, self.zero_point, self.weight_bits).dequantize()
+        weight = stored_weight(self)
+        assert isinstance(weight, StoredWeight)
+        return weight.dequantize()
 
 
 class PackedConv(PackedLinear, QuantizedConv):
@@ -66,7 +73,11 @@ def keep_packed(model: M) -> M:
     it.
     """
     for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedLinear) and module.weight_bits < 16 and not isinstance(module, PackedLinear):
+        if (
+            isinstance(module, QuantizedLinear)
+            and module.stored_form is not None
+            and not isinstance(module, PackedLinear)
+        ):
             packed = PackedConv(module) if isinstance(module, QuantizedConv) else PackedLinear(module)
             replace(model, name, packed.train(module.training))
         elif type(module) is nn.Linear and torch.equal(module.weight.half().float(), module.weight):

@@ -1,28 +1,33 @@
 """Quantized modules that replace the sites of a model, and their description as plain JSON.
 
 These modules simulate quantization. The weight is dequantized once, when the module is made. The input is quantized and
-dequantized in every forward pass. Only packed codes, scales and zero points are state; the dequantized weight is
-computed from them.
+dequantized in every forward pass. Only the tensors of the stored form are state (packed codes, scales, zero points).
+The dequantized weight is computed from them. `qdit.quant.site_building` makes the modules again from a checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qdit.core.affine import pack_codes, unpack_codes
-from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels.dense import DenseLinear
 from qdit.kernels.fused import attention, modulated_norm
 from qdit.models.dit import Attention, Mlp, ModulatedLayerNorm
-from qdit.models.roles import Site, StepContext, replace
+from qdit.models.roles import Site, replace
 from qdit.quant.activation import Activation
-from qdit.quant.activation_kinds import build_activation
-from qdit.quant.weight import QuantizedWeight
+from qdit.quant.compact import stored_bytes
+from qdit.quant.low_rank import LowRank, low_rank
+from qdit.quant.transforms import Chain, Transform
+from qdit.quant.weight_kinds import UNIFORM, StoredWeight
 
 M = TypeVar("M", bound=nn.Module)
+
+RESERVED = {"weight", "bias", "activation", "transform", "low_rank"}
+"""Names in a site's state that a weight kind must not use."""
 
 
 def in_float32(activation: Activation, x: Tensor) -> Tensor:
@@ -34,7 +39,11 @@ def in_float32(activation: Activation, x: Tensor) -> Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    """Linear whose weight, input or both are quantized; (…, in) → (…, out)."""
+    """Linear whose weight, input or both are quantized; (…, in) → (…, out).
+
+    y = Ŵ Q(T x) + branch(T x) + bias. The input transform T and the low-rank branch are optional. `weight` is Ŵ, which
+    belongs to T x and does not contain the branch.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -42,36 +51,85 @@ class QuantizedLinear(nn.Module):
     weight: Tensor
     bias: Tensor | None
     activation: Activation | None
+    transform: Chain | None
+    low_rank: LowRank | None
+    stored_form: type[StoredWeight] | None = None
+    """Class of the stored weight; None for a weight in floating point."""
 
-    def __init__(self, *, weight: QuantizedWeight | Tensor, bias: Tensor | None, activation: Activation | None) -> None:
+    def __init__(
+        self,
+        *,
+        weight: StoredWeight | Tensor,
+        bias: Tensor | None,
+        activation: Activation | None,
+        transform: Chain | None = None,
+        low_rank: LowRank | None = None,
+    ) -> None:
         super().__init__()
-        self.weight_bits = 16
-        if isinstance(weight, QuantizedWeight):
+        self.weight_bits, self.gelu = 16, False
+        if isinstance(weight, StoredWeight):
             self.weight_bits = weight.bits
-            self.register_buffer("codes", pack_codes(weight.codes, weight.bits))
-            self.register_buffer("scale", weight.scale)
-            self.register_buffer("zero_point", weight.zero_point)
-            self.register_buffer("weight", weight.dequantize(), persistent=False)
+            self.stored_form, self.stored_facts = type(weight), weight.facts()
+            tensors = weight.tensors()
+            if reserved := RESERVED & tensors.keys():
+                raise ConfigError(
+                    f"weight kind {weight.kind!r}: a tensor has the name {min(reserved)}, which sites use"
+                )
+            for name, tensor in tensors.items():
+                # A copy, since sites may not share tensors in a file: a table can belong to several weights.
+                self.register_buffer(name, tensor.clone(memory_format=torch.contiguous_format))
+            self.stored_names = tuple(tensors)
+            self.register_buffer("weight", weight.dequantize().contiguous(), persistent=False)
         else:
-            self.register_buffer("weight", weight.detach().clone())
+            self.register_buffer("weight", weight.detach().clone(memory_format=torch.contiguous_format))
+        self.shape = (self.weight.shape[0], self.weight.shape[1])
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self.activation = activation
+        self.activation, self.transform, self.low_rank = activation, transform, low_rank
         self.dense: DenseLinear | None = None
 
     def spec(self) -> dict[str, Any]:
-        """Shape, bits and quantizer kinds; with the state dict this is enough to build the module again."""
-        activation = None if self.activation is None else self.activation.spec()
-        return {
+        """Shape, bits and kinds; with the state dict this is enough to build the module again.
+
+        A site that holds nothing but a uniform weight and a quantizer has no further entries.
+        """
+        is_uniform = self.stored_form is not None and self.stored_form.kind == UNIFORM
+        spec = {
             "kind": "linear",
-            "shape": list(self.weight.shape),
+            "shape": list(self.shape),
             "weight_bits": self.weight_bits,
-            "groups": list(self.scale.shape) if self.weight_bits < 16 else None,
-            "activation": activation,
+            "groups": self.stored_facts["groups"] if is_uniform else None,
+            "activation": None if self.activation is None else self.activation.spec(),
         }
+        if self.stored_form is not None and not is_uniform:
+            spec["weight"] = {"kind": self.stored_form.kind, **self.stored_facts}
+        if self.transform is not None:
+            spec["transform"] = self.transform.spec()
+        if self.low_rank is not None:
+            spec["low_rank"] = self.low_rank.spec()
+        extra = self.extra_bytes()
+        return spec | ({"extra_bytes": extra} if extra else {})
+
+    def extra_bytes(self) -> dict[str, int]:
+        """Bytes in the file by part, besides the codes and the pairs of a uniform weight, which the papers count."""
+        extra = {}
+        if self.stored_form is not None and self.stored_form.kind != UNIFORM:
+            beside = [getattr(self, name) for name in self.stored_names if name != "codes"]
+            extra["weight"] = sum(map(stored_bytes, beside))
+        for name in ("transform", "low_rank"):
+            if (part := getattr(self, name)) is not None:
+                extra[name] = sum(map(stored_bytes, part.state_dict().values()))
+        return {part: count for part, count in extra.items() if count}
+
+    def entered(self, x: Tensor) -> Tensor:
+        """T x: what the activation quantizer and the branch see. Without a transform it is x itself."""
+        return x if self.transform is None else self.transform(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.activation is None else in_float32(self.activation, x)
-        return F.linear(x, self.weight, self.bias) if self.dense is None else self.dense(x)
+        x = self.entered(x)
+        rounded = x if self.activation is None else in_float32(self.activation, x)
+        y = F.linear(rounded, self.weight, self.bias) if self.dense is None else self.dense(rounded)
+        y = y if self.low_rank is None else y + self.low_rank(x)
+        return F.gelu(y, approximate="tanh") if self.gelu else y
 
 
 class QuantizedConv(QuantizedLinear):
@@ -83,12 +141,12 @@ class QuantizedConv(QuantizedLinear):
     def __init__(
         self,
         *,
-        weight: QuantizedWeight | Tensor,
+        weight: StoredWeight | Tensor,
         bias: Tensor | None,
         activation: Activation | None,
         kernel: Sequence[int],
     ) -> None:
-        flat = weight if isinstance(weight, QuantizedWeight) else weight.flatten(1)
+        flat = weight if isinstance(weight, StoredWeight) else weight.flatten(1)
         super().__init__(weight=flat, bias=bias, activation=activation)
         self.kernel = tuple(kernel)
 
@@ -153,71 +211,97 @@ class FoldedLayerNorm(ModulatedLayerNorm):
 QuantizedSite = QuantizedLinear | QuantizedOperand | FoldedLayerNorm
 
 
-def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> QuantizedSite:
-    """Module of a spec and its state; raises CheckpointError if shapes and spec disagree."""
-    prefix = "activation."
-    of_activation = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    activation = build_activation(spec["activation"], of_activation, context)
-    if spec["kind"] == "operand" and activation is not None:
-        return QuantizedOperand(activation)
-    if spec["kind"] == "modulate":
-        return build_folded(spec, tensors)
-    weight = build_weight(spec, tensors)
-    bias = tensors["bias"].float() if "bias" in tensors else None
-    if spec["kind"] == "conv":
-        return QuantizedConv(weight=weight, bias=bias, activation=activation, kernel=spec["kernel"])
-    if spec["kind"] == "linear":
-        return QuantizedLinear(weight=weight, bias=bias, activation=activation)
-    raise CheckpointError(f"site kind {spec['kind']!r}: allowed are linear, conv, operand, modulate")
-
-
-def build_folded(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FoldedLayerNorm:
-    """Build the modulate site of a LayerNorm with a folded factor and offset."""
-    inverse, offset = tensors["inverse"].float(), tensors["offset"].float()
-    if not list(inverse.shape) == list(offset.shape) == spec["shape"]:
-        raise CheckpointError(f"factor has shape {list(inverse.shape)}, the configuration says {spec['shape']}")
-    return FoldedLayerNorm(inverse=inverse, offset=offset)
-
-
-def build_weight(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedWeight | Tensor:
-    """The weight of a linear or convolution, quantized or not."""
-    outputs, width = spec["shape"]
-    shape = (int(outputs), int(width))
-    if spec["weight_bits"] == 16:
-        weight = tensors["weight"].float()
-        if tuple(weight.shape) != shape:
-            raise CheckpointError(f"weight has shape {tuple(weight.shape)}, the configuration says {shape}")
-        return weight
-    if list(tensors["scale"].shape) != spec["groups"]:
-        raise CheckpointError(
-            f"scale has shape {list(tensors['scale'].shape)}, the configuration says {spec['groups']}"
-        )
-    bits = spec["weight_bits"]
-    codes = unpack_codes(tensors["codes"], bits, shape)
-    return QuantizedWeight(codes, tensors["scale"], tensors["zero_point"], bits)
-
-
 def quantize_site(
-    model: nn.Module, site: Site, *, weight: QuantizedWeight | None = None, activation: Activation | None = None
+    model: nn.Module,
+    site: Site,
+    *,
+    weight: StoredWeight | None = None,
+    activation: Activation | None = None,
+    low_rank: LowRank | None = None,
 ) -> None:
-    """Give a site a quantized weight, an input quantizer, or both. None leaves that part unchanged."""
-    old = model.get_submodule(site.name)
+    """Give a site a quantized weight, an input quantizer, a low-rank branch, or several. None leaves a part unchanged.
+
+    A new branch takes its product out of the site's floating-point weight. If `weight` is given too, it is the
+    quantized residual. ConfigError for a branch without `weight` at a site whose weight is quantized.
+    """
     if site.kind == "operand":
         if activation is not None:
             replace(model, site, QuantizedOperand(activation))
         return
     if site.kind not in ("linear", "conv"):
         raise Unsupported(f"{site.name}: a site of kind {site.kind} has no weight or input that can be quantized")
-    quantized = old if isinstance(old, QuantizedLinear) else None
-    kept = cast(nn.Linear, old).weight if quantized is None else stored_weight(quantized)
-    if activation is None and quantized is not None:
-        activation = quantized.activation
+    old = model.get_submodule(site.name)
+    module = old if isinstance(old, QuantizedLinear) else None
+    kept = cast(nn.Linear, old).weight if module is None else stored_weight(module)
+    transform = None if module is None else module.transform
+    branch = None if module is None else module.low_rank
+    activation = module.activation if activation is None and module is not None else activation
+    if low_rank is not None:
+        if site.kind == "conv":
+            raise Unsupported(f"{site.name}: a convolution holds no low-rank branch; give it to linears only")
+        if weight is None:
+            kept = residual(kept, branch, low_rank, site)
+        branch = low_rank
     new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
     if site.kind == "conv":
         kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
         replace(model, site, QuantizedConv(weight=new_weight, bias=bias, activation=activation, kernel=kernel))
     else:
-        replace(model, site, QuantizedLinear(weight=new_weight, bias=bias, activation=activation))
+        linear = QuantizedLinear(
+            weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch
+        )
+        replace(model, site, linear.train(old.training))
+
+
+def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
+    """A floating-point weight without the product of a new branch, and again with that of an old one."""
+    if not isinstance(weight, Tensor):
+        raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
+    whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()
+    if new.product().shape != whole.shape:
+        raise ConfigError(
+            f"{site.name}: a branch of shape {tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
+        )
+    return (whole - new.product().double()).to(weight.dtype)
+
+
+def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence[Transform]) -> None:
+    """Put an input transform before a linear site, in place. The model computes the same function.
+
+    The weight becomes W T⁻¹, and the bias takes an offset. A site that has a transform gets the new one behind it.
+    ConfigError if the weight is quantized, or the site has a branch or an input quantizer already: these belong to the
+    transformed input and come after. Unsupported for sites that are no linears.
+    """
+    if site.kind != "linear":
+        raise Unsupported(f"{site.name}: a site of kind {site.kind} has no input transform; only linears have one")
+    old = model.get_submodule(site.name)
+    module = old if isinstance(old, QuantizedLinear) else None
+    if module is not None and (module.weight_bits < 16 or module.activation is not None or module.low_rank is not None):
+        raise ConfigError(
+            f"{site.name}: is quantized already; put the transform in before weight, branch and quantizer"
+        )
+    new = [transform] if isinstance(transform, Transform) else list(transform)
+    linear = cast(nn.Linear, old)
+    device, width = linear.weight.device, linear.weight.shape[1]
+    chain = Chain(deepcopy(new)).to(device)  # sites may not share tensors in a file
+    if chain.width != width:
+        raise ConfigError(f"{site.name}: a transform of width {chain.width} before a linear with {width} inputs")
+    weight, bias = chain.absorb(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+    before = [] if module is None or module.transform is None else list(module.transform.steps())
+    whole = Chain([*before, *chain.steps()])
+    transformed = QuantizedLinear(weight=weight, bias=bias, activation=None, transform=whole)
+    replace(model, site, transformed.train(old.training))
+
+
+def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
+    """Divide the floating-point weight of a linear site into a branch of this rank and a residual, in place.
+
+    The branch is that of the singular values (`low_rank`). It is put in and returned. Then quantize the residual, which
+    is the site's weight.
+    """
+    branch = low_rank(cast(nn.Linear, model.get_submodule(site.name)).weight, rank)
+    quantize_site(model, site, low_rank=branch)
+    return branch
 
 
 def activation_of(model: nn.Module, site: Site) -> Activation | None:
@@ -238,20 +322,27 @@ def prepare_inference(model: M) -> M:
             module.fused = modulated_norm
         if isinstance(module, Attention):
             module.fused = attention
-        if isinstance(module, Mlp):
+        if isinstance(module, Mlp) and takes_gelu(module.fc1):
             module.act = nn.Identity()
             fused.add(f"{name}.fc1")
     for name, module in list(model.named_modules()):
         if type(module) is QuantizedLinear:
-            module.dense = DenseLinear(module.weight, module.bias, gelu=name in fused)
+            # The GELU comes after the branch, which is added to the product.
+            module.gelu = name in fused and module.low_rank is not None
+            module.dense = DenseLinear(module.weight, module.bias, gelu=name in fused and not module.gelu)
         elif type(module) is nn.Linear:
             replace(model, name, DenseLinear(module.weight, module.bias, gelu=name in fused))
     return model
 
 
-def stored_weight(module: QuantizedLinear) -> QuantizedWeight | Tensor:
+def takes_gelu(linear: nn.Module) -> bool:
+    """Whether the GELU after a linear can become a part of it, or is one already (integer and dense linears)."""
+    return type(linear) in (QuantizedLinear, nn.Linear) or bool(getattr(linear, "gelu", False))
+
+
+def stored_weight(module: QuantizedLinear) -> StoredWeight | Tensor:
     """The stored form of a weight: codes with their scales, or floating point."""
-    if module.weight_bits == 16:
+    if module.stored_form is None:
         return module.weight
-    codes = unpack_codes(module.codes, module.weight_bits, (module.weight.shape[0], module.weight.shape[1]))
-    return QuantizedWeight(codes, module.scale, module.zero_point, module.weight_bits)
+    tensors = {name: getattr(module, name) for name in module.stored_names}
+    return module.stored_form.build(module.stored_facts, tensors, module.shape)

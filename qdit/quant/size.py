@@ -142,6 +142,31 @@ def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_s
     return (shape.parameters * weight_bits / 8 + PAIR_BYTES * pairs) / 1e6
 
 
+def size_counted_mb(
+    config: DiTConfig | STDiT3Config, *, weight_bits: int, sites: Mapping[str, Mapping[str, Any]]
+) -> float:
+    """The paper's formula for the sites of a checkpoint (`config.json`), with what Q-DiT's formula has no place for.
+
+    A site may add bytes: block scales and tables of a weight that is not uniform, a transform, and the 16-bit factors
+    of a branch. They count as they are stored. Weights that are not uniform count their own bits, and U counts the
+    uniform weights of all sites. Without such weights U is that of `size_paper_mb`.
+    """
+    core = {layer.name for layer in shape_of(config).with_roles(CORE_ROLES)}
+    sizes = {
+        name: site["shape"][1] // site["groups"][1] if site["groups"][1] > 1 else None
+        for name, site in sites.items()
+        if site["groups"] and name in core
+    }
+    extra = sum(sum(site.get("extra_bytes", {}).values()) for site in sites.values())
+    other = [site for site in sites.values() if site.get("weight")]
+    if not other:
+        grouped = sizes if any(sizes.values()) else None
+        return size_paper_mb(config, weight_bits=weight_bits, group_sizes=grouped) + extra / 1e6
+    pairs = sum(site["groups"][0] * site["groups"][1] for site in sites.values() if site["groups"])
+    bits = sum((site["weight_bits"] - weight_bits) * site["shape"][0] * site["shape"][1] for site in other)
+    return ((shape_of(config).parameters * weight_bits + bits) / 8 + PAIR_BYTES * pairs + extra) / 1e6
+
+
 def printed_mb(size_mb: float) -> int:
     """The size as a table prints it: truncated to a whole number, as in the paper."""
     return int(size_mb)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qdit.core.affine import fake_quantize
 from qdit.models.roles import StepContext
-from qdit.quant.activation import Activation
+from qdit.quant.activation import Activation, register_activation_kind
 from qdit.quant.nonlinear import twin_softmax
 
 
@@ -41,9 +41,11 @@ class TimestepTable(nn.Module):
         return parameters[self.rows[nearest].long()].reshape(-1, *[1] * (dims - 1))
 
 
+@register_activation_kind("timestep-static")
 class TimestepStaticActivation(Activation):
     """One calibrated (scale, zero_point) per tensor and timestep: `scale` and `zero_point` are (timesteps,)."""
 
+    needs_context = True
     scale: Tensor
     zero_point: Tensor
 
@@ -76,12 +78,14 @@ class TimestepStaticActivation(Activation):
         return fake_quantize(x, scale, zero_point, self.bits)
 
 
+@register_activation_kind("twin-softmax")
 class TwinSoftmaxActivation(Activation):
     """MRQ for softmax outputs with one `split` per group of timesteps (TQ-DiT): fine steps below it, coarse above.
 
     `split` is (groups,). `mode="sum"` is the released form, which adds both halves.
     """
 
+    needs_context = True
     split: Tensor
 
     def __init__(

@@ -1,20 +1,24 @@
 """Quantized weights: integer codes with the scales and zero points they are stored with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from qdit.core.affine import Granularity, dequantize, group, quantize, ungroup
+from qdit.core.affine import Granularity, dequantize, group, pack_codes, quantize, ungroup, unpack_codes
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.grouping import check_group_size
 from qdit.quant.ranges import Ranges
+from qdit.quant.weight_kinds import UNIFORM, StoredWeight, register_weight_kind
 
 WEIGHT_BITS = range(2, 9)
 
 
+@register_weight_kind(UNIFORM)
 @dataclass(frozen=True)
-class QuantizedWeight:
+class QuantizedWeight(StoredWeight):
     """A weight (out, in) as codes 0 … 2^bits − 1 (int16); ŵ = (code − zero_point) · scale (Q-DiT Eq. 1).
 
     `scale` and `zero_point` (int16) are (rows, groups): rows is `out`, or 1 for one pair per tensor; groups are
@@ -25,6 +29,24 @@ class QuantizedWeight:
     scale: Tensor
     zero_point: Tensor
     bits: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"codes": pack_codes(self.codes, self.bits), "scale": self.scale, "zero_point": self.zero_point}
+
+    def facts(self) -> dict[str, Any]:
+        return {"weight_bits": self.bits, "groups": list(self.scale.shape)}
+
+    @classmethod
+    def build(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Self:
+        scale = tensors["scale"]
+        if list(scale.shape) != facts["groups"]:
+            raise CheckpointError(f"scale has shape {list(scale.shape)}, the configuration says {facts['groups']}")
+        codes = unpack_codes(tensors["codes"], facts["weight_bits"], shape)
+        return cls(codes, scale, tensors["zero_point"], facts["weight_bits"])
 
     @property
     def group_size(self) -> int | None:

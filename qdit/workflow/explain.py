@@ -21,6 +21,7 @@ from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.quant.site_text import sites_text
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
@@ -234,7 +235,10 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     record = config["record"]
     data = commands.calibration_files(run, record["calibration_sha256"])
     bits = f"w{record['weight_bits']}a{record['activation_bits']}"
-    facts = (f"{record['method']} {bits}, scope {record['scope']}, options {record['options']}",)
+    facts = (
+        f"{record['method']} {bits}, scope {record['scope']}, options {record['options']}",
+        *sites_text(config["sites"]),
+    )
     yield Link(what, path, compared(path, expected), facts, shown(commands.quantize(run, data)))
     tensors = path.with_name(TENSORS_FILE)
     yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][TENSORS_FILE]))

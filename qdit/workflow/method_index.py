@@ -32,7 +32,7 @@ OPTIONAL_TEXTS = ("printed", "base", "color", "marker")
 TYPES: Mapping[str, tuple[type, ...]] = {
     **{name: (str, type(None)) for name in OPTIONAL_TEXTS},
     **dict.fromkeys(("name", "citation", "line"), (str,)),
-    **dict.fromkeys(("learns_rounding", "common_weights_are_core", "emphasized"), (bool,)),
+    **dict.fromkeys(("learns_rounding", "common_weights_are_core", "stores_more_than_codes", "emphasized"), (bool,)),
     **dict.fromkeys(("memory_mb", "minutes"), (int,)),
     **dict.fromkeys(("calibration", "calibration_unused"), (tuple, list)),
 }
@@ -54,6 +54,7 @@ class MethodFacts:
     base: str | None
     learns_rounding: bool
     common_weights_are_core: bool
+    stores_more_than_codes: bool
     color: str | None
     marker: str | None
     line: str

@@ -23,9 +23,10 @@ TableKind = Literal[
     "variants",
     "transfer",
     "integer",
+    "methods",
     "qc",
 ]
-"""What a table is: one of a paper, variants of a method, transfer of allocations, both modes, the controls."""
+"""What a table is: one of a paper, variants, transfer of allocations, both modes, several methods, the controls."""
 Extractor = Literal["digit-classifier", "digit-classifier-16", "inception-adm"]
 
 

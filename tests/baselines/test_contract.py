@@ -28,7 +28,7 @@ from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_cali
 METHODS = sorted(registry())
 QUANTIZING = [name for name in METHODS if name != "fp"]
 SCOPES = ["common", "own"]
-SMALL = {"group_size": 8, "iterations": 4, "batch": 8, "per_group": 4, "rounds": 1}
+SMALL = {"group_size": 8, "block_size": 8, "rank": 2, "iterations": 4, "batch": 8, "per_group": 4, "rounds": 1}
 SHORT, SHORT_VIDEO = (dataclasses.replace(config, depth=1) for config in (TINY, TINY_VIDEO))
 """One block of images, one spatial and one temporal block of clips: every role of a site is there."""
 
@@ -271,6 +271,15 @@ def test_only_sites_are_replaced_and_the_model_is_in_eval_mode(family, name):
             assert type(model.get_submodule(path)) is type(module), path
     assert not any(module.training for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@on_every_family
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_the_class_says_if_sites_store_more_than_codes(family, name):
+    """Sizes that are computed from shapes would leave out transforms, branches and block scales."""
+    sites = quantized_sites(quantized(family, name, 4, 8).model)
+    more = any("extra_bytes" in site.spec() for site in sites.values())
+    assert registry()[name].stores_more_than_codes or not more, "add stores_more_than_codes = True to the class"
 
 
 @on_every_family

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from qdit.core.errors import Unsupported
-from qdit.models.roles import select
-from qdit.quant.folding import fold, mix_values
+from qdit.core.errors import ConfigError, Unsupported
+from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.quant.apply import round_weights
+from qdit.quant.folding import divide_input, fold, mix_values
+from qdit.quant.observe import observing
+from qdit.quant.sites import split_low_rank, transform_site
+from qdit.quant.transforms import Hadamard
 from tests.small_models import TINY, inputs, random_dit
 
 
@@ -55,3 +59,45 @@ def test_mixing_keeps_the_function_and_changes_the_values():
     expected = torch.einsum("hij,nthj->nthi", mixing, heads).flatten(-2)
     assert torch.allclose(after, expected, rtol=1e-3, atol=1e-4)
     assert (mixed - output).norm() / output.norm() < 1e-4
+
+
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_every_input_can_be_divided_folded_or_online(with_offset):
+    """The quantizer of each of the four linears sees x / factor − offset, and the output stays."""
+    model, batch = random_dit(), inputs()
+    sites = select(model.sites(), roles=CORE_ROLES)
+    before, after = {}, {}
+    with observing(model, sites, lambda site, x: before.setdefault(site.name, x.clone())):
+        output = model(*batch)
+    generator, changed = torch.Generator().manual_seed(3), {}
+    for site in sites:
+        width = linear_of(model, site).weight.shape[1]
+        factor = torch.exp(torch.randn(width, generator=generator) / 2)
+        offset = torch.randn(width, generator=generator) if with_offset else None
+        divide_input(model, site, factor, offset)
+        changed[site.name] = before[site.name] / factor - (0 if offset is None else offset)
+    with observing(model, sites, lambda site, x: after.setdefault(site.name, x.clone())):
+        divided = model(*batch)
+    for site in sites:
+        assert torch.allclose(after[site.name], changed[site.name], rtol=1e-3, atol=1e-3)
+        assert (getattr(linear_of(model, site), "transform", None) is not None) == (site.role == "fc2")
+    assert (divided - output).norm() / output.norm() < 1e-5
+
+
+@pytest.mark.parametrize("done", ["quantized", "transformed", "divided", "source"])
+def test_what_is_not_a_whole_weight_any_more_is_not_folded(done):
+    model = random_dit()
+    site = select(model.sites(), roles=["attn_out"])[0]
+    source = next(other for other in model.sites() if other.name == site.fold_source.linear)
+    if done in ("quantized", "source"):
+        round_weights(model, [site if done == "quantized" else source], bits=8)
+    elif done == "transformed":
+        transform_site(model, site, Hadamard(TINY.hidden_size, size=16))
+    else:
+        split_low_rank(model, site, 2)
+    for change in (
+        lambda: fold(model, site, torch.ones(TINY.hidden_size)),
+        lambda: mix_values(model, site, torch.eye(24).repeat(2, 1, 1)),
+    ):
+        with pytest.raises(ConfigError, match="fold before that"):
+            change()

@@ -9,12 +9,12 @@ from qdit.models.roles import StepContext, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
+from qdit.quant.site_building import build_site
 from qdit.quant.sites import (
     QuantizedConv,
     QuantizedLinear,
     QuantizedOperand,
     activation_of,
-    build_site,
     prepare_inference,
     quantize_site,
     stored_weight,

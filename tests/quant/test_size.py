@@ -9,7 +9,7 @@ from qdit.core.errors import CheckpointError, ConfigError
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DIT_XL_2_256, DIT_XL_2_512, DiT
 from qdit.models.roles import CORE_ROLES
-from qdit.quant.size import dit_shape, printed_mb, size_actual_mb, size_paper_mb, size_predicted_mb
+from qdit.quant.size import dit_shape, printed_mb, size_actual_mb, size_counted_mb, size_paper_mb, size_predicted_mb
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=7, num_heads=6, num_classes=10)
 
@@ -101,3 +101,22 @@ def test_impossible_requests_are_refused() -> None:
         size_paper_mb(MINI, weight_bits=4, group_sizes={"blocks.0.attn.qvk": 16})
     with pytest.raises(ConfigError, match=r"27 layers have no group size, the first is blocks.0.attn.proj"):
         size_paper_mb(MINI, weight_bits=4, group_sizes={names[0]: 16})
+
+
+def test_a_checkpoint_with_uniform_weights_counts_as_before(tmp_path: Path) -> None:
+    """U of the paper's formula is that of the allocation, or of all channels; parts of a site add their bytes."""
+    layers = dit_shape(MINI).with_roles(CORE_ROLES)
+    for size in (None, 16):
+        sites = {
+            layer.name: {
+                "shape": [layer.outputs, layer.inputs],
+                "groups": [layer.outputs, layer.inputs // (size or layer.inputs)],
+            }
+            for layer in layers
+        }
+        expected = size_paper_mb(MINI, weight_bits=4, group_sizes=size)
+        assert size_counted_mb(MINI, weight_bits=4, sites=sites) == expected
+        sites[layers[0].name]["extra_bytes"] = {"low_rank": 1000, "transform": 500}
+        assert size_counted_mb(MINI, weight_bits=4, sites=sites) == expected + 0.0015
+    plain = {"sites.of.full.precision": {"shape": [2, 2], "groups": None}}
+    assert size_counted_mb(MINI, weight_bits=16, sites=plain) == size_paper_mb(MINI, weight_bits=16)

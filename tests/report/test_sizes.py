@@ -1,13 +1,17 @@
 """Sizes of the paper's model beside the printed ones, in both profiles and without any run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qdit.core.metrics import printed_size
+from qdit.report.data import sizes
+from qdit.report.data.sizes import real_sizes
 from qdit.report.render.display import columns, lines
 from qdit.report.render.text import markdown_text
 from qdit.report.tables.kinds import load_table
+from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import load_profile
 
 DEFINED = {"FP", "PTQ4DM", "RepQ-ViT", "TFMQ-DM", "PTQ4DiT", "G4W+P4A"}
@@ -53,6 +57,15 @@ def test_what_a_checkpoint_holds_is_more(table) -> None:
     by_method = {(row["label"], row["weight_bits"]): row.get("shape_actual_mb") for row in table.rows}
     assert by_method["rtn", 4] == pytest.approx(1140, abs=20)
     assert by_method["tfmq-dm", 4] is None  # quantizes layers outside the blocks as well
+
+
+def test_sites_that_hold_more_than_codes_give_no_size_from_shapes(monkeypatch) -> None:
+    facts = method_sources()["rtn"]
+    row = {"weight_bits": 4, "scope": "common", "paper_group_size": None}
+    assert set(real_sizes(row, {"method": "rtn"})) == {"shape_size_mb", "shape_actual_mb"}
+    monkeypatch.setattr(sizes, "method_sources", lambda: {"rtn": replace(facts, stores_more_than_codes=True)})
+    assert real_sizes(row, {"method": "rtn"}) == {}
+    assert real_sizes(row | {"weight_bits": 16}, {"method": "rtn"}) != {}
 
 
 def test_both_accountings_stand_beside_the_printed_sizes(table) -> None:

@@ -108,6 +108,8 @@ class Table:
     shows_samples: bool = True
     samples_are: str = "image"
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    decides_at: str | None = None
+    """Bits that the headline is about, for example W4A4; None: the papers' W4A8 where a block has it."""
     waiting: int = 0
     """Rows without a result that a partial page leaves out (`only_measured`)."""
 

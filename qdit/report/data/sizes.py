@@ -6,6 +6,7 @@ A row of a small model gets the size of the paper's model with the same bits and
 from collections.abc import Mapping
 from typing import Any
 
+from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.config import DiTConfig
 from qdit.quant.size import size_paper_mb, size_predicted_mb
 from qdit.report.data.metrics_json import Row
@@ -21,15 +22,17 @@ REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
 def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
     """The `shape_*` columns of a row. `entry` is the entry of its method in the profile.
 
-    `shape_size_mb` uses the papers' formula. It is empty if a search chose the group sizes. `shape_actual_mb` is the
-    size of our checkpoint of float32 weights: packed codes, 4 bytes per group or channel, everything else in float32.
+    Both are empty if a search chose the group sizes, or if the sites of the method hold more than codes and pairs.
+    `shape_size_mb` uses the papers' formula. `shape_actual_mb` is the size of our checkpoint of float32 weights: packed
+    codes, 4 bytes per group or channel, everything else in float32.
     """
     searched = "search" in entry or "allocation" in entry
     grouped = {"weight_bits": row["weight_bits"], "group_sizes": row.get("paper_group_size")}
-    if searched or row["weight_bits"] not in (*range(1, 9), 16):
+    method = method_sources().get(entry["method"])
+    more = method is not None and method.stores_more_than_codes and row["weight_bits"] != FULL_PRECISION_BITS
+    if searched or more or row["weight_bits"] not in (*range(1, 9), FULL_PRECISION_BITS):
         return {}
     cells: Row = {"shape_size_mb": size_paper_mb(DIT_XL_2, **grouped)}
-    method = method_sources().get(entry["method"])
     if row["scope"] == "common" and method is not None and method.common_weights_are_core:
         cells["shape_actual_mb"] = size_predicted_mb(DIT_XL_2, **grouped, float_bits=32, positions=False)
     return cells

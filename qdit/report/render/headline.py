@@ -61,18 +61,19 @@ def deciding(table: Table) -> Contest | None:
     several = [contest for contest in all_contests if len(contest.rows) > 1] or all_contests
     if not several:
         return None
-    return max(several, key=_weight)
+    preferred = table.decides_at or PREFERRED
+    return max(several, key=lambda contest: _weight(contest, preferred))
 
 
-def _weight(contest: Contest) -> tuple[bool, bool, bool, int]:
+def _weight(contest: Contest, preferred: str) -> tuple[bool, bool, bool, int]:
     """Sort key of a contest; equal ones stay in order, since `max` takes the first."""
     lowest = min(row["weight_bits"] + row["activation_bits"] for row in contest.block.rows)
     bits = contest.first["weight_bits"] + contest.first["activation_bits"]
     return (
         contest.first["form"] == NATURAL,
         len(contest.printed) > 1,
-        contest.bits == PREFERRED,
-        int(contest.bits == PREFERRED or bits == lowest),
+        contest.bits == preferred,
+        int(contest.bits == preferred or bits == lowest),
     )
 
 

@@ -9,6 +9,7 @@ from qdit.report.data.published import published_folder
 from qdit.report.data.rows import Table
 from qdit.report.tables.comparison import COMPARISONS, comparison
 from qdit.report.tables.integer import integer
+from qdit.report.tables.methods import methods
 from qdit.report.tables.qc import qc
 from qdit.report.tables.table1 import table1
 from qdit.report.tables.table3 import table3
@@ -26,6 +27,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     "transfer": transfer,
     "variants": variants,
     "integer": integer,
+    "methods": methods,
     "qc": qc,
 }
 """Kind of a table (`kind` in a profile's `tables:` entry) → function that builds it."""

@@ -1,0 +1,78 @@
+"""Registries of kinds: what a site can hold, by the name that a checkpoint has for it.
+
+The file of a method may register kinds of its own. A checkpoint names its kinds and its method. If a kind is unknown
+when the checkpoint is loaded, the registry of methods is asked for the method. It imports registered methods only, so
+a checkpoint cannot make the program import anything else.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from qdit.core.errors import CheckpointError, ConfigError, QditError, did_you_mean
+
+T = TypeVar("T", bound=type)
+
+METHODS = "qdit.methods.registry"
+"""The registry of methods is in a room above this one. So it is imported by name, and only if a kind is unknown."""
+
+
+class Kinds:
+    """Kinds of one part of a site: name → class. `what` names the part in messages."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.classes: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator: register a class under a name. ConfigError if another class has the name."""
+
+        def add(cls: T) -> T:
+            other = self.classes.get(name)
+            if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ConfigError(
+                    f"{self.what} kind {name!r} of {cls.__module__}: {other.__module__} has this kind already; choose"
+                    " another name"
+                )
+            cls.kind = name  # type: ignore[attr-defined]
+            self.classes[name] = cls
+            return cls
+
+        return add
+
+    def find(self, name: object) -> Any:
+        """The class of a kind; CheckpointError with the known names."""
+        if name not in self.classes:
+            hint = did_you_mean(str(name), self.classes)
+            raise CheckpointError(
+                f"{self.what} kind {name!r}: allowed are {', '.join(self.classes)}{hint}; if a method defines it,"
+                " install the method's file"
+            )
+        return self.classes[name]
+
+
+def kinds_named(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, object]]:
+    """Pairs (part, kind) that the sites of a checkpoint name; the parts are `activation`, `weight`, `transform`."""
+    for spec in sites.values():
+        for part in ("activation", "weight"):
+            if spec.get(part) is not None:
+                yield part, spec[part].get("kind")
+        for step in spec.get("transform") or ():
+            yield "transform", step.get("kind")
+
+
+def require_kinds(registries: Mapping[str, Kinds], sites: Mapping[str, Mapping[str, Any]], method: object) -> None:
+    """Import the method of a checkpoint if it names a kind that is unknown; CheckpointError if it stays unknown."""
+    unknown = {(part, str(kind)) for part, kind in kinds_named(sites) if kind not in registries[part].classes}
+    if not unknown:
+        return
+    try:
+        importlib.import_module(METHODS).find_method(str(method))
+    except QditError as problem:
+        part, kind = min(unknown)
+        raise CheckpointError(
+            f"{registries[part].what} kind {kind!r} is not known, and neither is the method that could define it:"
+            f" {problem}"
+        ) from None
+    for part, kind in sorted(unknown):
+        registries[part].find(kind)

@@ -1,0 +1,74 @@
+"""Low-rank branch of a site: two thin matrices in 16 bits beside the quantized product (SVDQuant, Eq. 5–6).
+
+A weight is divided into L1 L2 + R. Only R is quantized: y = L1 L2 (T x) + Q(R) Q(T x) + b. So the branch sees the
+transformed input before its rounding.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdit.core.errors import CheckpointError, ConfigError
+from qdit.quant.weight_kinds import require_tensor
+
+
+class LowRank(nn.Module):
+    """Branch x → up (down x), (…, in) → (…, out). The factors are float16; `up` is (out, rank), `down` (rank, in).
+
+    They are rounded when the branch is made, so that the residual can be computed from the stored factors.
+    """
+
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, up: Tensor, down: Tensor) -> None:
+        super().__init__()
+        if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0] or up.shape[1] < 1:
+            raise ConfigError(f"low rank: factors {tuple(up.shape)} and {tuple(down.shape)} have no product")
+        for name, factor in (("up", up), ("down", down)):
+            half = factor.detach().half().contiguous()  # as a loaded one: strides change bits
+            if not half.isfinite().all():
+                raise CheckpointError(
+                    f"low rank: factor {name} reaches {float(factor.abs().max()):g}, and float16 ends at 65504; scale"
+                    " the factors"
+                )
+            self.register_buffer(name, half)
+
+    @property
+    def rank(self) -> int:
+        """Inner dimension of the product."""
+        return self.down.shape[0]
+
+    def product(self) -> Tensor:
+        """The weight of the branch (out, in), float32."""
+        return (self.up.double() @ self.down.double()).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+
+    def spec(self) -> dict[str, Any]:
+        """The rank."""
+        return {"rank": self.rank}
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Self:
+        """The branch of a file; CheckpointError if its factors do not fit a weight of this shape."""
+        rank = int(spec["rank"])
+        up = require_tensor(tensors, "up", torch.float16, (shape[0], rank))
+        return cls(up, require_tensor(tensors, "down", torch.float16, (rank, shape[1])))
+
+
+def low_rank(weight: Tensor, rank: int) -> LowRank:
+    """The best branch of this rank for a weight (out, in): its largest singular values, shared equally by both factors.
+
+    Computed in float64, then rounded to float16. ConfigError for a rank that is not possible.
+    """
+    most = min(weight.shape)
+    if not 1 <= rank <= most:
+        raise ConfigError(f"low rank: rank {rank}; allowed are 1 to {most} for a weight {tuple(weight.shape)}")
+    left, singular, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
+    root = singular[:rank].sqrt()
+    return LowRank(left[:, :rank] * root, root[:, None] * right[:rank])

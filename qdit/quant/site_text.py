@@ -1,0 +1,54 @@
+"""What the sites of a checkpoint hold, in words, from its `config.json` alone. No torch and no method is loaded."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qdit.core.files import one_line
+from qdit.core.run import FULL_PRECISION_BITS
+
+
+def sites_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each different content of a site, with the number of sites that have it, most frequent first."""
+    counts = Counter(" | ".join(site_parts(spec)) for spec in sites.values())
+    return [f"{count} site{'s' if count > 1 else ''}: {one_line(text, 400)}" for text, count in counts.most_common()]
+
+
+def site_parts(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The parts of a site in the order of the computation: transform, input, weight, branch, and bytes beside codes."""
+    if spec["kind"] == "modulate":
+        yield "a factor and an offset folded into a LayerNorm"
+        return
+    if spec.get("transform"):
+        yield "input transform " + " → ".join(kind_text(step) for step in spec["transform"])
+    yield "input " + (kind_text(spec["activation"]) if spec.get("activation") else "in full precision")
+    if spec["kind"] == "operand":
+        return
+    yield "weight " + weight_text(spec)
+    if spec.get("low_rank"):
+        yield f"low-rank branch {settings(spec['low_rank'])}, 16-bit factors"
+    if spec.get("extra_bytes"):
+        yield "bytes beside the codes: " + ", ".join(f"{part} {count}" for part, count in spec["extra_bytes"].items())
+
+
+def weight_text(spec: Mapping[str, Any]) -> str:
+    """The weight of a linear or convolution."""
+    if spec.get("weight"):
+        return f"{kind_text(spec['weight'])}, {spec['weight_bits']} bits"
+    if spec["weight_bits"] == FULL_PRECISION_BITS:
+        return "in full precision"
+    outputs, width = spec["shape"]
+    rows, groups = spec["groups"]
+    shared = f"group of {width // groups} inputs" if groups > 1 else "output channel" if rows == outputs else "tensor"
+    return f"{spec['weight_bits']}-bit codes, a scale and a zero point per {shared}"
+
+
+def kind_text(spec: Mapping[str, Any]) -> str:
+    """A kind and its settings: `dynamic (bits 8, group_size 16)`. Kinds of methods are shown in the same way."""
+    rest = settings({name: value for name, value in spec.items() if name != "kind"})
+    return f"{spec.get('kind')} ({rest})" if rest else str(spec.get("kind"))
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Names and values, without those that are None."""
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

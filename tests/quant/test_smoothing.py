@@ -1,0 +1,94 @@
+"""Smoothing factors: the closed form, and the choice of α on a layer with outliers."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baselines.rotation import block
+from baselines.svdquant import SvdQuantOptions, layer_output
+from baselines.vidit_q import MOMENTUM, running_maxima
+from qdit.core.errors import Unsupported
+from qdit.models.roles import CORE_ROLES, select
+from qdit.quant.observe import observe_inputs
+from qdit.quant.smoothing import best_factor, rows_of, smoothing_factor
+from tests.small_models import calibration_set, random_dit
+
+OPTIONS = SvdQuantOptions(rank=2, group_size=8)
+
+
+@given(alpha=st.floats(0, 1), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_the_factor_is_the_equations_up_to_a_common_number(alpha, seed):
+    generator = torch.Generator().manual_seed(seed)
+    of_inputs, of_weight = (torch.rand(16, generator=generator, dtype=torch.float64) + 0.1 for _ in range(2))
+    factor = smoothing_factor(of_inputs, of_weight, alpha)
+    ratio = factor / (of_inputs**alpha / of_weight ** (1 - alpha))
+    assert torch.allclose(ratio, ratio[0].expand(16), rtol=1e-12)
+    assert float(factor.log().mean()) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_channel_that_is_always_zero_keeps_factor_one():
+    of_inputs, of_weight = torch.tensor([0.0, 4.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 0.0, 8.0])
+    factor = smoothing_factor(of_inputs, of_weight, 0.5)
+    assert factor[0] == factor[2] == 1 and torch.isfinite(factor).all()
+    assert float(factor[1] / factor[3]) == pytest.approx(2 / 0.5, rel=1e-6)
+
+
+def layer(outlier):
+    generator = torch.Generator().manual_seed(3)
+    inputs, weight = torch.randn(64, 16, generator=generator), torch.randn(24, 16, generator=generator)
+    inputs[:, 5] *= outlier
+    return inputs, weight
+
+
+def test_the_chosen_factor_is_never_worse_than_none_and_helps_where_inputs_have_outliers():
+    output = partial(layer_output, weight_bits=4, activation_bits=4, options=OPTIONS)
+
+    def error(inputs, weight, factor):
+        return float((output(inputs / factor, weight * factor) - inputs @ weight.t()).square().sum())
+
+    for outlier in (1, 50):
+        inputs, weight = layer(outlier)
+        factor, _ = best_factor(inputs, weight, output)
+        assert error(inputs, weight, factor) <= error(inputs, weight, torch.ones(16))
+    factor, alpha = best_factor(*layer(50), output)
+    assert alpha is not None and factor[5] == factor.max()
+    assert error(*layer(50), factor) < 0.5 * error(*layer(50), torch.ones(16))
+
+
+def test_the_branch_takes_what_a_low_rank_weight_has():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(32, 16, generator=generator)
+    weight = torch.randn(24, 2, generator=generator) @ torch.randn(2, 16, generator=generator)
+    near = layer_output(inputs, weight, weight_bits=4, activation_bits=16, options=OPTIONS)
+    assert torch.allclose(near, inputs @ weight.t(), atol=2e-2)
+    far = layer_output(inputs, weight, weight_bits=4, activation_bits=16, options=SvdQuantOptions(rank=1, group_size=8))
+    assert (far - inputs @ weight.t()).norm() > 5 * (near - inputs @ weight.t()).norm()
+
+
+def test_rows_are_spread_over_the_samples():
+    rows = rows_of(torch.arange(1000.0).reshape(10, 50, 2), 100)
+    assert rows.shape == (100, 2) and rows[1, 0] - rows[0, 0] == 10
+
+
+def test_running_maxima_are_the_recurrence_over_batches():
+    model, data = random_dit(), calibration_set("uniform", samples=12)
+    sites = select(model.sites(), roles=CORE_ROLES)[:1]
+    seen = []
+    observe_inputs(model, sites, data.batches(4), lambda site, x: seen.append(x.flatten(0, -2).abs().amax(dim=0)))
+    expected = seen[0]
+    for largest in seen[1:]:
+        expected = MOMENTUM * expected + (1 - MOMENTUM) * largest
+    assert len(seen) > 2
+    assert torch.allclose(running_maxima(model, sites, data.batches(4))[sites[0].name], expected, rtol=1e-6)
+
+
+def test_blocks_of_a_rotation_divide_the_width():
+    assert [block(width, None) for width in (144, 576, 1152, 4608)] == [16, 64, 128, 512]
+    assert block(144, 8) == 8
+    for size in (32, 12):
+        with pytest.raises(Unsupported, match=f"block_size {size}: a layer of width 144 allows powers of two up to 16"):
+            block(144, size)
