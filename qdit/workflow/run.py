@@ -99,12 +99,12 @@ def call(command: Sequence[str]) -> int:
             for child in children:
                 os.killpg(child.pid, signal.SIGCONT)
 
-    with handlers(dict.fromkeys(ENDING, interrupt) | {signal.SIGTSTP: pause}):
-        with subprocess.Popen(command, process_group=0) as child:
-            children.append(child)
-            for number in early[:1]:
-                interrupt(number)
-            code = child.wait()
+    functions = dict.fromkeys(ENDING, interrupt) | {signal.SIGTSTP: pause}
+    with handlers(functions), subprocess.Popen(command, process_group=0) as child:
+        children.append(child)
+        for number in early[:1]:
+            interrupt(number)
+        code = child.wait()
     return code if code >= 0 else 128 - code
 
 

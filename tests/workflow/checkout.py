@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.workflow.preloaded import EXECUTABLE, snakemake
+from tests.preloaded import EXECUTABLE, snakemake
 
 PARTS = ("Snakefile", "environment.yml", "baselines", "config", "profiles", "qdit", "report", "results/published")
 PARTS += ("rules", "tests/workflow", "weights")

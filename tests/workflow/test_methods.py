@@ -3,12 +3,11 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.preloaded import python as run_python
 from tests.workflow.checkout import OVERLAYS, Checkout, Job, copied, jobs_of
 
 WEIGHTS = "weights/dit-digits-natural.safetensors"
@@ -28,14 +27,7 @@ def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout
 
 def python(copy: Checkout, *arguments: str, code: int = 0) -> str:
     """What `python -m …` in the copy prints; fails unless it exits with `code`, or with a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=copy.root,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(copy.root)},
-    )
+    done = run_python(["-m", *arguments], copy.root, environment={**os.environ, "PYTHONPATH": str(copy.root)})
     text = done.stdout + done.stderr
     assert done.returncode == code and "Traceback" not in text, text
     return text

@@ -16,7 +16,7 @@ from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.workflow.profile import load_profile
-from tests.workflow.preloaded import snakemake
+from tests.preloaded import snakemake
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "choice misspelt": ("ptq4dit", {"salience": "timesteps"}),

@@ -69,7 +69,9 @@ def test_the_page_for_comparing_images_shows_table_2_and_controls() -> None:
     assert runs[: len(runs_of(profile, "table2"))] == runs_of(profile, "table2")
     controls = runs[len(runs_of(profile, "table2")) :]
     assert controls and {run.bits for run in controls} == {"w2a2"}
-    assert {(run.setting, run.form) for run in controls} <= {(run.setting, run.form) for run in runs_of(profile, "table2")}
+    assert {(run.setting, run.form) for run in controls} <= {
+        (run.setting, run.form) for run in runs_of(profile, "table2")
+    }
 
 
 def test_the_plan_counts_rows_and_what_is_measured(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Programs without their start: a process has the packages of a program imported and forks a child for each call.
+
+Most of the CPU time of a small plan is the import of Snakemake, and that of a short command the import of torch. A child
+is a process like any other, with its own working folder, environment, streams, exit code and end. Only packages of
+others are imported before the fork, so the child reads the sources that its folder and its PYTHONPATH name. Where the
+system cannot wait for a process with a time limit, the program itself runs. What a test says of the imports or the
+start of a program is said of the program itself, never of a child.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+EXECUTABLE = Path(sys.executable).with_name("snakemake")
+SNAKEMAKE = ("snakemake.cli", "snakemake_executor_plugin_slurm", "numpy", "pydantic", "safetensors", "yaml")
+"""What a plan imports that is not of this repository."""
+TORCH = ("torch", "numpy", "safetensors.torch", "pydantic", "typer", "yaml")
+"""What a command of qdit imports that is not of this repository."""
+
+
+def snakemake(words: Sequence[str], folder: Path, *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """What the executable does with these words in `folder`; raises subprocess.TimeoutExpired."""
+    return answer([str(EXECUTABLE), *words], folder, os.environ, SNAKEMAKE, timeout)
+
+
+def python(
+    words: Sequence[str],
+    folder: Path | None = None,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[str]:
+    """What `python -m MODULE …` or `python -c PROGRAM …` does; raises subprocess.TimeoutExpired."""
+    assert words[0] in ("-m", "-c")
+    return answer([sys.executable, *words], folder or Path.cwd(), environment, TORCH, timeout)
+
+
+def answer(
+    command: list[str], folder: Path, environment: Mapping[str, str], packages: tuple[str, ...], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """The outcome of a command, from a child of the process that has these packages."""
+    if not hasattr(os, "pidfd_open"):
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as streams:
+        paths = [Path(streams, name) for name in ("output", "errors")]
+        order = {"command": command, "folder": str(folder), "environment": dict(environment), "timeout": timeout}
+        orders, answers = _server(packages)
+        orders.write(json.dumps(order | {"streams": list(map(str, paths))}) + "\n")
+        orders.flush()
+        code = json.loads(answers.readline())
+        if code is None:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, code, *(path.read_text(encoding="utf-8") for path in paths))
+
+
+@cache
+def _server(packages: tuple[str, ...]) -> tuple[IO[str], IO[str]]:
+    """Where a process that forks takes orders and answers with exit codes; it ends with this process."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, *packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None and process.stdout is not None
+    atexit.register(process.stdin.close)
+    return process.stdin, process.stdout
+
+
+def serve(packages: Sequence[str]) -> list[str]:
+    """Answer orders until there are no more; in each child return its command, which it then is."""
+    for package in packages:
+        with suppress(ImportError):
+            importlib.import_module(package)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if (child := os.fork()) == 0:
+            return become(order)
+        ended = os.pidfd_open(child)
+        in_time, _, _ = select.select([ended], [], [], order["timeout"])
+        os.close(ended)
+        if not in_time:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps(code if in_time else None), flush=True)
+    sys.exit(0)
+
+
+def become(order: dict[str, object]) -> list[str]:
+    """Give this process the folder, the environment and the streams of an order; returns its command."""
+    os.chdir(order["folder"])
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    after = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:] = [*filter(None, after), *(path for path in sys.path[1:] if path not in before)]
+    for number, path in enumerate([os.devnull, *order["streams"]]):
+        stream = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
+        os.dup2(stream, number)
+        os.close(stream)
+    return order["command"]
+
+
+def run(command: list[str]) -> None:
+    """Be the command: a script, or Python with `-m` or `-c`, in a module `__main__` of its own."""
+    program, *words = command
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if program == sys.executable and words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif program == sys.executable:
+        sys.argv, sys.path[0] = ["-c", *words[2:]], ""
+        exec(compile(words[1], "<string>", "exec"), main.__dict__)
+    else:
+        sys.argv, sys.path[0] = command, str(Path(program).parent)
+        runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    run(serve(sys.argv[1:]))
