@@ -1,10 +1,10 @@
 """Programs without their start: a process has the packages of a program imported and forks a child for each call.
 
-Most of the CPU time of a small plan is the import of Snakemake, and that of a short command the import of torch. A child
-is a process like any other, with its own working folder, environment, streams, exit code and end. Only packages of
-others are imported before the fork, so the child reads the sources that its folder and its PYTHONPATH name. Where the
-system cannot wait for a process with a time limit, the program itself runs. What a test says of the imports or the
-start of a program is said of the program itself, never of a child.
+Most of the CPU time of a small plan is the import of Snakemake, and that of a short command the import of torch. A
+child is a process like any other, with its own working folder, environment, streams, exit code and end. Only packages
+of others are imported before the fork, so the child reads the sources that its folder and its PYTHONPATH name. Where
+the system cannot wait for a process with a time limit, the program itself runs. A test of what a program imports starts
+the program itself.
 """
 
 import atexit
@@ -116,7 +116,7 @@ def run(command: list[str]) -> None:
     program, *words = command
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if program == sys.executable and words[0] == "-m":
-        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        sys.argv, sys.path[0] = words[1:], str(Path.cwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif program == sys.executable:
         sys.argv, sys.path[0] = ["-c", *words[2:]], ""

@@ -65,13 +65,10 @@ def test_every_target_is_a_rule_of_the_workflow(plain: Checkout) -> None:
 
 def test_the_page_for_comparing_images_shows_table_2_and_controls() -> None:
     profile = load_profile("mini")
-    runs = ab_runs(profile)
-    assert runs[: len(runs_of(profile, "table2"))] == runs_of(profile, "table2")
-    controls = runs[len(runs_of(profile, "table2")) :]
-    assert controls and {run.bits for run in controls} == {"w2a2"}
-    assert {(run.setting, run.form) for run in controls} <= {
-        (run.setting, run.form) for run in runs_of(profile, "table2")
-    }
+    runs, rows = ab_runs(profile), runs_of(profile, "table2")
+    controls = runs[len(rows) :]
+    assert runs[: len(rows)] == rows and controls and {run.bits for run in controls} == {"w2a2"}
+    assert {(run.setting, run.form) for run in controls} <= {(run.setting, run.form) for run in rows}
 
 
 def test_the_plan_counts_rows_and_what_is_measured(tmp_path: Path) -> None:
