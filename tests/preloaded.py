@@ -8,6 +8,7 @@ the program itself.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -82,6 +83,10 @@ def serve(packages: Sequence[str]) -> list[str]:
     for package in packages:
         with suppress(ImportError):
             importlib.import_module(package)
+    if "snakemake.cli" in sys.modules:
+        sys.modules["snakemake.cli"].get_argument_parser()  # finds and imports Snakemake's plugins
+    gc.collect()
+    gc.freeze()  # collections of a child leave what is imported alone
     for line in sys.stdin:
         order = json.loads(line)
         if (child := os.fork()) == 0:
