@@ -14,10 +14,12 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+SERVER = Path(__file__).parents[1] / "qdit" / "cli" / "server.py"
 EXECUTABLE = Path(sys.executable).with_name("snakemake")
 SNAKEMAKE = ("snakemake.cli", "snakemake_executor_plugin_slurm", "numpy", "pydantic", "safetensors", "yaml")
 """What a plan imports that is not of this repository."""
@@ -32,9 +35,29 @@ TORCH = ("torch", "numpy", "safetensors.torch", "pydantic", "typer", "yaml")
 """What a command of qdit imports that is not of this repository."""
 
 
-def snakemake(words: Sequence[str], folder: Path, *, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """What the executable does with these words in `folder`; raises subprocess.TimeoutExpired."""
-    return answer([str(EXECUTABLE), *words], folder, os.environ, SNAKEMAKE, timeout)
+def snakemake(
+    words: Sequence[str], folder: Path, *, shared_server: bool = False, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """What the executable does with these words in `folder`; raises subprocess.TimeoutExpired.
+
+    With `shared_server` its jobs are children of a command server that other runs use too.
+    """
+    environment = os.environ | ({"QDIT_SERVER": command_server()} if shared_server else {})
+    return answer([str(EXECUTABLE), *words], folder, environment, SNAKEMAKE, timeout)
+
+
+@cache
+def command_server() -> str:
+    """The socket of a command server for runs of the workflow (QDIT_SERVER); it ends with this process."""
+    address = Path(tempfile.mkdtemp(prefix="qdit-tests-"), "server", "socket")
+    process = subprocess.Popen([sys.executable, str(SERVER), "serve", str(address)], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    atexit.register(shutil.rmtree, address.parents[1], ignore_errors=True)
+    atexit.register(process.wait)
+    atexit.register(process.stdin.close)
+    while not address.exists() and process.poll() is None:
+        time.sleep(0.01)
+    return str(address)
 
 
 def python(
@@ -42,11 +65,12 @@ def python(
     folder: Path | None = None,
     *,
     environment: Mapping[str, str] = os.environ,
+    packages: tuple[str, ...] = TORCH,
     timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """What `python -m MODULE …` or `python -c PROGRAM …` does; raises subprocess.TimeoutExpired."""
     assert words[0] in ("-m", "-c")
-    return answer([sys.executable, *words], folder or Path.cwd(), environment, TORCH, timeout)
+    return answer([sys.executable, *words], folder or Path.cwd(), environment, packages, timeout)
 
 
 def answer(
