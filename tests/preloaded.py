@@ -68,8 +68,8 @@ def python(
     packages: tuple[str, ...] = TORCH,
     timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
-    """What `python -m MODULE …` or `python -c PROGRAM …` does; raises subprocess.TimeoutExpired."""
-    assert words[0] in ("-m", "-c")
+    """What `python` does with `-m MODULE …`, `-c PROGRAM …` or `-I FILE …`; raises subprocess.TimeoutExpired."""
+    assert words[0] in ("-m", "-c", "-I")
     return answer([sys.executable, *words], folder or Path.cwd(), environment, packages, timeout)
 
 
@@ -128,11 +128,10 @@ def serve(packages: Sequence[str]) -> list[str]:
 def become(order: dict[str, object]) -> list[str]:
     """Give this process the folder, the environment and the streams of an order; returns its command."""
     os.chdir(order["folder"])
-    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [path for path in sys.path[1:] if path not in own_paths()]
     os.environ.clear()
     os.environ.update(order["environment"])
-    after = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[1:] = [*filter(None, after), *(path for path in sys.path[1:] if path not in before)]
+    sys.path[1:] = [*own_paths(), *others]
     for number, path in enumerate([os.devnull, *order["streams"]]):
         stream = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
         os.dup2(stream, number)
@@ -140,13 +139,21 @@ def become(order: dict[str, object]) -> list[str]:
     return order["command"]
 
 
+def own_paths() -> list[str]:
+    """Folders of this process's PYTHONPATH."""
+    return list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+
+
 def run(command: list[str]) -> None:
-    """Be the command: a script, or Python with `-m` or `-c`, in a module `__main__` of its own."""
+    """Be the command: a script, or Python with `-m`, `-c` or `-I`, in a module `__main__` of its own."""
     program, *words = command
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if program == sys.executable and words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], str(Path.cwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif program == sys.executable and words[0] == "-I":
+        sys.argv, sys.path[:] = words[1:], [path for path in sys.path[1:] if path not in own_paths()]
+        runpy.run_path(words[1], run_name="__main__")
     elif program == sys.executable:
         sys.argv, sys.path[0] = ["-c", *words[2:]], ""
         exec(compile(words[1], "<string>", "exec"), main.__dict__)

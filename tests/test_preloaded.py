@@ -32,10 +32,12 @@ def outcome(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
 def test_a_child_is_what_the_program_is(tmp_path: Path) -> None:
     (tmp_path / "facts.py").write_text(FACTS, encoding="utf-8")
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": str(tmp_path / "sources")}
-    for words in (["-c", FACTS, "a b", "c"], ["-m", "facts", "a b"]):
+    for words in (["-c", FACTS, "a b", "c"], ["-m", "facts", "a b"], ["-I", str(tmp_path / "facts.py"), "a b"]):
         expected = program(words, tmp_path, environment)
         assert outcome(python(words, tmp_path, environment=environment)) == outcome(expected)
-        assert expected.returncode == 7 and json.loads(expected.stdout)[1][1] == str(tmp_path / "sources")
+        isolated = words[0] == "-I"
+        assert expected.returncode == 7
+        assert (str(tmp_path / "sources") in json.loads(expected.stdout)[1]) != isolated
 
 
 def test_ends_of_a_child_are_those_of_a_program(tmp_path: Path) -> None:

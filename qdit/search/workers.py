@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from threading import Lock
 from typing import Any, Protocol, Self
 
@@ -104,7 +104,7 @@ class Workers:
         return reply
 
 
-def _context() -> BaseContext:
+def _context() -> ForkServerContext | SpawnContext:
     """Where the system can, workers are forks of a server that has torch imported; otherwise they import it each."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")

@@ -126,7 +126,7 @@ def test_no_search_sees_the_noise_of_a_run(job):
     assert other.noise not in seeds
 
 
-@pytest.mark.parametrize("kind", ("racing", "response"))
+@pytest.mark.parametrize("kind", (pytest.param("racing", marks=pytest.mark.slow), "response"))  # test_workers.py races
 def test_two_workers_write_the_same_bytes(made, job, trajectory, tmp_path, kind):
     out = tmp_path / f"{kind}.json"
     calibration = trajectory if kind == "response" else None
