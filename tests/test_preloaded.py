@@ -12,7 +12,7 @@ import pytest
 from tests.preloaded import python, snakemake
 
 FACTS = """
-import json, os, sys, torch
+import json, os, sys
 print(json.dumps([sys.argv, sys.path[:2], os.getcwd(), __name__, sorted(os.environ), "tests.preloaded" in sys.modules]))
 print("said", file=sys.stderr)
 sys.exit(7)
