@@ -16,7 +16,7 @@ CPU_LOCK := $(VENV)/requirements-cpu.txt
 WITHOUT_GPU := /^(nvidia-|cuda-|triton==)/d
 # Markers of the tests that `make test` runs.
 MARKERS ?= not slow and not ci
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 3
 
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12

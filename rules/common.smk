@@ -91,8 +91,14 @@ GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one command server that has torch imported; elsewhere each job imports it itself.
 SERVER = PACKAGE / "cli" / "server.py"
-SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
-QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(SERVER))} run {SOCKET}"
+# Several short runs can share a server: QDIT_SERVER names its socket.
+RUNNING = os.environ.get("QDIT_SERVER", "")
+SOCKET = Path(RUNNING or Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket"))
+QDIT = (
+    f"{PYTHON} -m qdit"
+    if "CONDA" in DEPLOYED
+    else f"{PYTHON} -SE {shlex.quote(str(SERVER))} run {shlex.quote(str(SOCKET))}"
+)
 shell.prefix(literally(f'set -euo pipefail; export PYTHONPATH={SOURCES} {EXPORTS}; qdit() {{ {QDIT} "$@"; }}; '))
 
 
@@ -348,7 +354,7 @@ def watch():
 
 
 onstart:
-    if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
+    if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
         serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
         # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)

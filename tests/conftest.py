@@ -12,8 +12,17 @@ import torch
 
 torch.set_num_threads(1)
 
-FIRST = ("tests/workflow/",)
-"""Tests that take longest start first, so that no process waits for the other at the end."""
+LONGEST = (
+    "checkout",
+    "tests/test_project.py",
+    "tests/workflow/test_methods.py",
+    "tests/search/test_run.py",
+    "tests/workflow/test_one_loader.py",
+    "tests/kernels/test_triton.py",
+    "tests/bench/test_search_study.py",
+    "tests/bench/test_bench.py",
+)
+"""Groups and files whose tests take longest start first, so that no process waits for the other at the end."""
 
 TOGETHER = {"checkout": ("explain", "figures", "plan", "run"), "paper_plan": ("paper", "slurm")}
 """Costly fixture → the files `tests/workflow/test_….py` whose tests use it; one process runs all of them."""
@@ -27,7 +36,8 @@ def repository() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that take longest first; refuse a file that would make a costly fixture in a second process."""
-    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(process_of(item.nodeid.partition("::")[0]), len(ranks)))
     for item in items:
         for fixture in TOGETHER.keys() & set(getattr(item, "fixturenames", ())):
             if process_of(file := item.nodeid.partition("::")[0]) != fixture:

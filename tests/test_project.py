@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import LONGEST, TOGETHER
+from tests.preloaded import snakemake
+
 APACHE_2 = "0ffddef9e48f8a09aed5caf2d44f7ba1c1be2d9b8e0a6f693b1635b2d5566645"
 """sha256 of the words of the licence, one space between them."""
 
@@ -44,11 +47,21 @@ def run(repository: Path, tool: str, *arguments: str) -> None:
         "mypy",
         "lint-imports",
         "snakefmt --check Snakefile rules",
-        "snakemake --lint",
     ],
 )
 def test_tool_is_clean(repository: Path, command: str) -> None:
     run(repository, *command.split())
+
+
+def test_groups_of_tests_that_start_first_exist(repository: Path) -> None:
+    files = {f"tests/workflow/test_{name}.py" for names in TOGETHER.values() for name in names}
+    files |= set(LONGEST) - TOGETHER.keys()
+    assert {file for file in files if not (repository / file).is_file()} == set()
+
+
+def test_the_workflow_is_clean(repository: Path) -> None:
+    done = snakemake(["--lint"], repository)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def pyproject(repository: Path) -> dict[str, Any]:

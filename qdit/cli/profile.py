@@ -32,10 +32,10 @@ def table(
     from qdit.report.data.presence import require_results
     from qdit.report.pages.build import build_table
     from qdit.workflow.profile import load_profile
-    from qdit.workflow.run import check_targets
+    from qdit.workflow.targets import check_tables
 
     loaded = load_profile(*profile)
-    check_targets(loaded, [name])
+    check_tables(loaded, [name])
     folder = results or Path("results", loaded["profile"])
     require_results(folder)
     for path in build_table(loaded, name, folder, out or folder / "tables" / name, partial=partial):
@@ -66,10 +66,10 @@ def check_rows(
     from qdit.report.data.presence import require_results
     from qdit.workflow.profile import load_profile
     from qdit.workflow.rows import failed_rows, summary, unmeasured
-    from qdit.workflow.run import check_targets
+    from qdit.workflow.targets import check_tables
 
     loaded = load_profile(*profile)
-    folder, table_names = results or Path("results", loaded["profile"]), check_targets(loaded, tables or [])
+    folder, table_names = results or Path("results", loaded["profile"]), check_tables(loaded, tables or [])
     require_results(folder)
     rows = failed_rows(loaded, folder, table_names)
     for line in [*summary(rows), *unmeasured(loaded, folder, table_names)]:

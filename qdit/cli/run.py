@@ -12,7 +12,13 @@ from qdit.core.processes import require_cores
 
 
 def run(
-    tables: Annotated[list[str] | None, typer.Argument(help="Tables to make; default: all default tables.")] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Tables to make, or other targets: all, ab, figures, training, search_study, bench_kernels,"
+            " bench_sampling, bench_memory, bench_ranges. Default: all."
+        ),
+    ] = None,
     profile: Profile = MINI,
     cores: Annotated[str, typer.Option(help="Number of processor cores, or all.")] = "all",
     row: Annotated[
@@ -42,6 +48,7 @@ def run(
     \b
     Examples:
       qdit run table2
+      qdit run ab
       qdit run table2 --profile mini --cores 2 --dry-run
       qdit run table2 --row q-dit/w4a8 --row rtn/w4a8
       qdit run --row "table2 q-dit w4a8" --smoke
@@ -61,7 +68,6 @@ def run(
     from qdit.workflow.profile import load_profile
     from qdit.workflow.run import (
         call,
-        check_targets,
         executable,
         gpus_for,
         plan_text,
@@ -71,6 +77,7 @@ def run(
         rows_of,
         snakemake_command,
     )
+    from qdit.workflow.targets import AB, ab_runs, check_tables, check_targets, unestimated
 
     if cores != "all" and not (cores.isdecimal() and int(cores) > 0):
         raise ConfigError(f"--cores {cores}: expected a number of at least 1, or all")
@@ -82,10 +89,12 @@ def run(
             raise ConfigError("--smoke: found no --row; name the row to try, e.g. --row 'table2 q-dit w4a8'")
         loaded, layers = smoke_profile(layers)
     results = Path("results", loaded["profile"])
-    table_names = check_targets(loaded, tables or [])
+    table_names = check_tables(loaded, tables or []) if row else check_targets(loaded, tables or [])
     table_rows, patterns = named_rows(loaded, row or [], tables or [])
     rows = rows_of(loaded, table_names, patterns) if patterns or not row else {}
     rows = rows_by_table(loaded, table_rows, rows)
+    if AB in (tables or []):
+        rows[AB] = ab_runs(loaded)
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
     command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))
     for line in plan_lines(loaded, table_rows, results):
@@ -93,6 +102,8 @@ def run(
     if dry_run:
         count = (os.cpu_count() or 1) if cores == "all" else int(cores)
         typer.echo(plan_text(loaded, rows, results, cores=count))
+        for line in unestimated(tables or []):
+            typer.echo(line)
     else:
         require_files(loaded, table_rows)
         require_room_for(loaded, rows, results)

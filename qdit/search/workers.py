@@ -7,8 +7,9 @@ of workers changes no bit. Workers end when this process ends, for any reason.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from threading import Lock
 from typing import Any, Protocol, Self
 
@@ -38,7 +39,7 @@ class Workers:
 
     def __init__(self, make: Callable[[], Prefixes], count: int) -> None:
         require_cores("workers", count)
-        context = get_context("spawn")
+        context = _context()
         self._ends: list[Connection] = []
         for _ in range(count):
             ours, theirs = context.Pipe()
@@ -101,6 +102,15 @@ class Workers:
         if isinstance(reply, BaseException):
             raise reply
         return reply
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Where the system can, workers are forks of a server that has torch imported; otherwise they import it each."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return context
 
 
 def _work(end: Connection, make: Callable[[], Prefixes]) -> None:

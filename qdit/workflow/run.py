@@ -1,22 +1,27 @@
 """`qdit run`: builds the snakemake call for tables or rows of a profile, estimates its cost, and runs it."""
 
+import contextlib
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from qdit.core.disk import require_room
-from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.errors import ConfigError
 from qdit.core.repository import ROOT
 from qdit.core.run import Run
 from qdit.workflow.cost import disk_bytes
-from qdit.workflow.profile import Profile, default_tables, full_precision_run, profile_file, runs_of
+from qdit.workflow.profile import Profile, full_precision_run, profile_file, runs_of
 from qdit.workflow.run_time import seconds_of
 
 DEFAULT = "mini"
 """The profile that the Snakefile takes by itself."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run: Ctrl-C, `kill`, and a terminal that closes."""
 PAGES_BYTES = 30e6
 """Room for a table's pages with their pictures."""
 
@@ -69,26 +74,52 @@ def executable(command: Sequence[str]) -> list[str]:
 
 
 def call(command: Sequence[str]) -> int:
-    """Run a command and return its exit code; 130 if Ctrl-C ended it.
+    """Run a command and return its exit code, or 128 plus the number of the signal that ended it.
 
-    Ctrl-C also reaches the command. It ends its jobs and prints how to continue. This process waits for it.
+    Ctrl-C, and each of the signals SIGINT, SIGTERM and SIGHUP to this process, interrupts the command and its children
+    once. The command has a process group of its own, so the terminal does not interrupt it a second time. It ends its
+    jobs and prints how to continue. This process waits for it.
     """
-    with subprocess.Popen(command) as child:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            code = child.wait()
-        finally:
-            signal.signal(signal.SIGINT, before)
+    early: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def interrupt(number: int, _: FrameType | None = None) -> None:
+        if not children:
+            early.append(number)
+        elif children[0].returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(children[0].pid, signal.SIGINT)
+
+    def pause(number: int, _: FrameType | None = None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            for child in children:
+                os.killpg(child.pid, number)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            for child in children:
+                os.killpg(child.pid, signal.SIGCONT)
+
+    functions = dict.fromkeys(ENDING, interrupt) | {signal.SIGTSTP: pause}
+    with handlers(functions), subprocess.Popen(command, process_group=0) as child:
+        children.append(child)
+        for number in early[:1]:
+            interrupt(number)
+        code = child.wait()
     return code if code >= 0 else 128 - code
 
 
-def check_targets(profile: Profile, targets: Sequence[str]) -> list[str]:
-    """Names of the tables to make: `targets`, or all default tables. ConfigError for a name that is no table."""
-    for target in targets:
-        if target not in profile["tables"]:
-            known = ", ".join(profile["tables"])
-            raise ConfigError(f"table {target!r}: allowed are {known}{did_you_mean(target, profile['tables'])}")
-    return list(targets) or default_tables(profile)
+@contextlib.contextmanager
+def handlers(functions: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Handle signals by these functions for a while. A signal that is ignored (nohup) stays ignored."""
+    before = {number: signal.getsignal(number) for number in functions}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, functions[number])
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:

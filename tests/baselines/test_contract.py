@@ -61,6 +61,16 @@ FAMILIES = {
     ),
 }
 on_every_family = pytest.mark.parametrize("family", FAMILIES)
+SCOPE_OF = {"image": "own", "video": "common"}
+on_every_family_and_scope = pytest.mark.parametrize(
+    ("family", "scope"),
+    [
+        pytest.param(family, scope, marks=() if SCOPE_OF[family] == scope else pytest.mark.slow)
+        for family in FAMILIES
+        for scope in SCOPES
+    ],
+)
+"""Each family in one scope, and each scope with one family; the other two combinations are slow tests."""
 
 
 @cache
@@ -244,8 +254,7 @@ def test_w4a16_quantizes_weights_only(family, name):
     assert 0 < damage(family, name, 4, 16) < 0.5
 
 
-@on_every_family
-@pytest.mark.parametrize("scope", SCOPES)
+@on_every_family_and_scope
 @pytest.mark.parametrize("name", [name for name in QUANTIZING if registry()[name].base is None])
 def test_more_bits_are_better(family, name, scope):
     assert damage(family, name, 8, 8, scope) < damage(family, name, 4, 8, scope) < damage(family, name, 2, 8, scope)

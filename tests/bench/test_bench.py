@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from qdit.cli import main as cli
 from qdit.core.errors import ConfigError, DataError
 from qdit.quant.activation import DynamicActivation
 from qdit.search.latency import read_latency
+from tests.preloaded import python
 
 
 def timing(minimum, middle=None):
@@ -130,8 +132,10 @@ def records(tmp_path_factory):
     write_record(folder / "kernels.json", kernels.measure(size, "test"))
     latency = ["latency", folder / "latency.json", "--width", 48, "--groups", "4,12", "--rows", 4, "--repeats", 2]
     commands = [[name, folder / f"{name}.json", "--quick"] for name in ("sampling", "memory", "ranges", "rounding")]
-    for command in (*commands, latency):
-        cli.app(["bench", *map(str, command)], standalone_mode=False)
+    with pytest.MonkeyPatch.context() as patch:  # each mode of `memory` has a process of its own
+        patch.setattr("qdit.bench.memory.subprocess", SimpleNamespace(run=lambda call, **_: python(call[1:])))
+        for command in (*commands, latency):
+            cli.app(["bench", *map(str, command)], standalone_mode=False)
     return folder
 
 

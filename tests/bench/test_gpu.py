@@ -1,7 +1,5 @@
 """The one call of a GPU: its sections at tiny sizes on the CPU, its goals, its record, and the archive that travels."""
 
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from qdit.bench.gpu_clock import Scale
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
 from qdit.bench.page import text_of
 from qdit.core.errors import ConfigError
+from tests.preloaded import python
 
 ROOT = Path(__file__).parents[2]
 QUICK = Scale("cpu", quick=True)
@@ -101,13 +100,8 @@ print(text_of(content))
 assert "failed" not in content["measured"]["models"]
 assert "ms" in content["measured"]["decoding"]["STDiT3"]
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path / "there",
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(tmp_path / "there"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-    )
+    environment = {"PYTHONPATH": str(tmp_path / "there"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = python(["-c", code], tmp_path / "there", environment=environment)
     assert done.returncode == 0, done.stderr
     assert "VAE" in done.stdout and "not measured" in done.stdout
 

@@ -57,7 +57,12 @@ def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str
 def test_output_and_exit_code_are_those_of_the_ordinary_command(server, arguments, tmp_path):
     served = outcome(command(server[1], *arguments), cwd=tmp_path)
     assert served == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
-    assert served == outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path), "without a server"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["evaluate", "nothing", "out.json", "--checkpoint", "no"]])
+def test_without_a_server_the_command_runs_by_itself(arguments, tmp_path):
+    alone = outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path)
+    assert alone == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
 
 
 def stand_in(folder: Path, body: str) -> Path:

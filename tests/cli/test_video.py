@@ -1,14 +1,12 @@
 """The commands of the mini video world: what they write, and one line with exit code 2 for whatever is wrong."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qdit.cli import main as cli
 from qdit.core.files import read_json, save_tensors, write_text
 from qdit.core.mp4 import write_mp4
 from qdit.core.seeds import Purpose, torch_generator
@@ -21,22 +19,6 @@ from qdit.models.loading import save_model
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
 NATURAL = Path(__file__).parents[2] / "weights" / "dit-digits-natural.safetensors"
-
-
-@pytest.fixture
-def qdit(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["qdit", *map(str, arguments)])
-        monkeypatch.delenv(cli.DEBUG, raising=False)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -63,11 +45,11 @@ def suite(tmp_path):
 
 def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
     clips, out = tmp_path / "clips.npz", tmp_path / "scores.json"
-    assert qdit("video", "clips", clips, "--suite", suite, "--samples", 1)[0] == 0
+    assert qdit("video", "clips", clips, "--suite", suite, "--samples", 1).code == 0
     assert len(load_clips(clips).frames) == 2
     options = ("--out", out, "--suite", suite, "--samples", 1, "--instruments", instruments)
-    code, text, _ = qdit("video", "evaluate", clips, *options)
-    assert code == 0 and text.startswith("mini-VBench (moving digits)")
+    done = qdit("video", "evaluate", clips, *options)
+    assert done.code == 0 and done.out.startswith("mini-VBench (moving digits)")
     record = read_json(out)
     assert record["protocol"] == "mini-VBench (moving digits)" and set(record["scores"]) == {
         "scene",
@@ -76,15 +58,14 @@ def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
 
 
 def test_the_default_suite_is_vbench_json(qdit, tmp_path):
-    assert qdit("video", "suite", tmp_path / "suite.json", "--prompts", 1)[0] == 0
+    assert qdit("video", "suite", tmp_path / "suite.json", "--prompts", 1).code == 0
     rows = read_json(tmp_path / "suite.json")
     assert all({"prompt_en", "dimension"} <= set(row) for row in rows)
 
 
 def refused(outcome, *messages):
     """Whether a command ended with one line that says these things."""
-    code, _, err = outcome
-    return code == 2 and err.count("\n") == 1 and all(words in err for words in messages)
+    return outcome.code == 2 and outcome.err.count("\n") == 1 and all(words in outcome.err for words in messages)
 
 
 def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
@@ -111,12 +92,12 @@ def test_mp4_files_are_scored_like_the_arrays_and_bad_ones_are_one_line(qdit, tm
     whole = reference_clips(prompts, samples=1)
     whole.save(tmp_path / "clips.npz")
     folder = tmp_path / "clips"
-    assert qdit("video", "clips", folder, "--suite", suite, "--samples", 1)[0] == 0
+    assert qdit("video", "clips", folder, "--suite", suite, "--samples", 1).code == 0
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{prompt.text}-0.mp4" for prompt in prompts)
     options = ("--suite", suite, "--samples", 1, "--instruments", instruments)
     for clips in (tmp_path / "clips.npz", folder):
         assert (
-            qdit("video", "evaluate", clips, "--out", tmp_path / f"{clips.stem}{clips.suffix}.json", *options)[0] == 0
+            qdit("video", "evaluate", clips, "--out", tmp_path / f"{clips.stem}{clips.suffix}.json", *options).code == 0
         )
     assert read_json(tmp_path / "clips.json")["scores"] == read_json(tmp_path / "clips.npz.json")["scores"]
     out = ("--out", tmp_path / "bad.json")
@@ -163,12 +144,12 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
     weights, data = tmp_path / "model.safetensors", tmp_path / "trajectory.safetensors"
     save_model(weights, random_stdit3(config))
     flow = ("--steps", 2, "--cfg-scale", 1.5)
-    assert qdit("calibrate", weights, data, "--samples", 4, *flow)[0] == 0
+    assert qdit("calibrate", weights, data, "--samples", 4, *flow).code == 0
     for name, method, bits in (("fp", "fp", "w16a16"), ("rtn", "rtn", "w4a8")):
         options = ("--method", method, "--bits", bits, "--calibration", f"trajectory={data}")
-        assert qdit("quantize", weights, tmp_path / name, *options)[0] == 0
+        assert qdit("quantize", weights, tmp_path / name, *options).code == 0
         prompts = ("--suite", suite, "--samples", 1, *flow)
-        assert qdit("sample", tmp_path / name, tmp_path / name / "samples", *prompts)[0] == 0
+        assert qdit("sample", tmp_path / name, tmp_path / name / "samples", *prompts).code == 0
     out = tmp_path / "metrics.json"
     options = (
         "--checkpoint",
@@ -178,12 +159,12 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
         "--instruments",
         instruments,
     )
-    assert qdit("evaluate", tmp_path / "rtn" / "samples", out, *options, *prompts)[0] == 0
+    assert qdit("evaluate", tmp_path / "rtn" / "samples", out, *options, *prompts).code == 0
     record = read_json(out)
     assert record["run"]["weight_bits"] == 4 and record["protocol"]["steps"] == 2
     assert record["metrics"]["mse_fp"] > 0 and 0 <= record["metrics"]["scene"] <= 1
     again = tmp_path / "again.safetensors"
-    assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow)[0] == 0
+    assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow).code == 0
     assert again.read_bytes() == data.read_bytes(), "the old name of the same command"
     for flag, value in (
         ("--sampler", "ddim"),

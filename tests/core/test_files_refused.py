@@ -1,8 +1,6 @@
 """What the system refuses and what a damaged file claims: one line, and nothing is replaced or allocated."""
 
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import load_arrays, read_json, save_tensors, write_json
+from tests.preloaded import python
 
 
 def test_an_output_never_replaces_a_device_or_a_folder(tmp_path: Path) -> None:
@@ -47,9 +46,7 @@ except OSError as problem:
 def test_a_disk_without_room_is_an_oserror_with_the_path_of_the_output(writer: str, tmp_path: Path) -> None:
     """A limit of the size of a file stands for a full disk: the system refuses in the middle of writing."""
     path = tmp_path / "out.bin"
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, writer, str(path)], capture_output=True, text=True, check=True
-    )
+    done = python(["-c", FULL_DISK, writer, str(path)])
     assert done.stdout.strip() == f"{path} File too large"
     assert not list(tmp_path.iterdir())
 

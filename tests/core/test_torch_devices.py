@@ -1,13 +1,12 @@
 """What is asked of torch on a GPU, which needs none to be asked."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from qdit.core.devices import device_after, tensor_float_32, torch_device
+from tests.preloaded import python
 
 ASKED = """
 import torch
@@ -25,9 +24,8 @@ print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 def test_a_gpu_is_asked_for_the_same_arithmetic_in_every_run_without_fills(
     device: str, deterministic: bool, fills: bool, tf32: bool
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED.format(device=device)], capture_output=True, text=True, check=True
-    )
+    done = python(["-c", ASKED.format(device=device)])
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [device, str(deterministic), str(fills), str(tf32), str(tf32)]
 
 

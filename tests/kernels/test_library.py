@@ -14,6 +14,7 @@ from qdit.kernels import backend, building, dispatch, library, reference
 from qdit.kernels.building import BuildError
 from qdit.kernels.packing import pack_weight
 from tests.kernels.cases import weight_of
+from tests.preloaded import python
 
 EXPORT = 'extern "C" __attribute__((visibility("default"))) int '
 TINY = EXPORT + "qdit_version() { return 99; }\n"
@@ -269,5 +270,5 @@ def test_triton_is_for_gpus_and_leaves_the_cpu_its_fastest(fresh):
 def test_importing_builds_and_loads_nothing(tmp_path, repository):
     code = "import sys, qdit.kernels.dispatch; assert 'triton' not in sys.modules"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], cwd=repository, env=environment, check=True, timeout=120)
+    assert python(["-c", code], repository, environment=environment).returncode == 0
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from qdit.metrics.features import Features, Images
 from qdit.metrics.reference import Reference, build_reference
 from qdit.mini.digit_classifier import DigitClassifierExtractor
 from tests.metrics.scored import beside, scored
+from tests.preloaded import python
 
 Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
@@ -119,7 +120,7 @@ def test_what_does_not_fit_together_is_refused(
 
 def test_evaluating_loads_no_torch() -> None:
     code = "import sys, qdit.cli.main, qdit.metrics.run; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, "of a program of its own"
 
 
 def test_torch_fidelity_is_not_imported_on_the_way() -> None:
@@ -127,4 +128,4 @@ def test_torch_fidelity_is_not_imported_on_the_way() -> None:
         "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.mini.digit_classifier;"
         "sys.exit('torch_fidelity' in sys.modules or 'torchvision' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python(["-c", code]).returncode == 0

@@ -3,8 +3,6 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from qdit.search.evolution import Outcome, evolve
 from qdit.search.journal import Journal, entry_digest, in_full, search_identity
 from qdit.search.option_classes import EvolutionOptions, RacingOptions
 from qdit.search.racing import Race
+from tests.preloaded import python
 from tests.search.toys import SPACE, Counted, noisy
 
 OPTIONS = EvolutionOptions(population=8, parents=3, crossover=3, mutation=3, iterations=3)
@@ -95,7 +94,7 @@ with Journal(Path(sys.argv[2]), identity) as journal:
 
 def test_killed_process_goes_on(tmp_path, undisturbed):
     toys, path = Path(__file__).with_name("toys.py"), tmp_path / "journal"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(toys), str(path)], check=False)
+    killed = python(["-c", KILLED, str(toys), str(path)])
     assert killed.returncode == -signal.SIGKILL
     fitness = Counted()
     assert plain(path, fitness) == undisturbed[0]

@@ -22,6 +22,7 @@ from qdit.search.options import KINDS, parse_search_options
 from qdit.search.run import Search, run_search
 from qdit.search.space import SearchSpace
 from qdit.search.workers import Workers
+from tests.preloaded import python
 from tests.small_models import calibration_set, inputs, random_dit
 
 PROTOCOL = Protocol(steps=2)
@@ -125,7 +126,7 @@ def test_no_search_sees_the_noise_of_a_run(job):
     assert other.noise not in seeds
 
 
-@pytest.mark.parametrize("kind", ("racing", "response"))
+@pytest.mark.parametrize("kind", (pytest.param("racing", marks=pytest.mark.slow), "response"))  # test_workers.py races
 def test_two_workers_write_the_same_bytes(made, job, trajectory, tmp_path, kind):
     out = tmp_path / f"{kind}.json"
     calibration = trajectory if kind == "response" else None
@@ -225,8 +226,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(made, job, tmp_path):
     kept = journal.read_bytes()
     whole = kept[: kept.rfind(b"\n") + 1]
     assert 3 <= len(whole.splitlines()) < 9 and not out.exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{out}: harmonic mean group size " in done.stdout and "64 images sampled" in done.stdout
+    done = python(command[1:])
+    assert (
+        done.returncode == 0
+        and f"{out}: harmonic mean group size " in done.stdout
+        and "64 images sampled" in done.stdout
+    )
     assert "best=" in done.stderr
     undisturbed = made["evolution"][0]
     assert out.read_bytes() == undisturbed.read_bytes()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.workflow.preloaded import EXECUTABLE, snakemake
+from tests.preloaded import EXECUTABLE, snakemake
 
 PARTS = ("Snakefile", "environment.yml", "baselines", "config", "profiles", "qdit", "report", "results/published")
 PARTS += ("rules", "tests/workflow", "weights")
@@ -37,11 +37,20 @@ class Checkout:
         return [str(EXECUTABLE), *arguments, "--configfile", *overlays]
 
     def snakemake(
-        self, *arguments: str, overlays: tuple[str, ...] = OVERLAYS, code: int = 0, minutes: float = 10
+        self,
+        *arguments: str,
+        overlays: tuple[str, ...] = OVERLAYS,
+        code: int = 0,
+        minutes: float = 10,
+        own_server: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake; fails unless it exits with `code`, or after so many minutes."""
+        """Run Snakemake; fails unless it exits with `code`, or after so many minutes.
+
+        Its jobs are children of a command server that all runs of these tests use, or of its own one.
+        """
         command = self.command(*arguments, overlays=overlays)
-        done = snakemake(command[1:], self.root, timeout=60 * minutes)
+        shared = not own_server and "--dry-run" not in arguments
+        done = snakemake(command[1:], self.root, shared_server=shared, timeout=60 * minutes)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

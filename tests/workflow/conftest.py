@@ -12,9 +12,9 @@ SPECIAL_TABLES = ("transfer", "integer", "differences")
 
 @pytest.fixture(scope="session")
 def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The copy, after an undisturbed run."""
+    """The copy, after an undisturbed run with a command server of its own, as users run it."""
     copy = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
-    copy.snakemake("--cores", "2")
+    copy.snakemake("--cores", "2", own_server=True)
     return copy
 
 

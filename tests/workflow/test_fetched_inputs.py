@@ -1,7 +1,6 @@
 """Inputs beside an installed suite: `qdit fetch`, `qdit doctor`, the commands and the rules agree where they lie."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from qdit.workflow.commands import Commands
 from qdit.workflow.doctor import look_at
 from qdit.workflow.fetch import NeededFile, files_of
 from qdit.workflow.profile import load_profile
+from tests.preloaded import SNAKEMAKE, python
 from tests.workflow.checkout import Checkout, copied, jobs_of
 
 VAE = Path("weights/paper/sd-vae-ft-mse/config.json")
@@ -83,10 +83,10 @@ def test_the_paper_profile_is_planned_with_what_was_fetched_into_another_folder(
     for path in files - {missing}:
         (current / path).parent.mkdir(parents=True, exist_ok=True)
         (current / path).write_bytes(b"not read by a plan")
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--printshellcmds"]
+    command = ["-m", "snakemake", "--dry-run", "--cores", "1", "--printshellcmds"]
     command += ["--snakefile", str(suite.root / "Snakefile"), "--configfile", str(suite.root / "config" / "paper.yaml")]
     environment = {"PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=current, env=environment, capture_output=True, text=True, timeout=600)
+    done = python(command, current, environment=environment, packages=SNAKEMAKE)
     assert done.returncode == 0, done.stdout + done.stderr
     shells = [line for line in done.stdout.splitlines() if line.startswith("Shell command: ")]
     assert [line for line in shells if "check-file" in line] == [

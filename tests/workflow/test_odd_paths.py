@@ -13,7 +13,7 @@ TARGET = "results/tiny/runs/digits-cfg1.0-s20/natural/fp/w16a16-common/checkpoin
 
 def test_a_job_runs_under_any_path_without_braces(repository: Path, tmp_path: Path) -> None:
     copy = Checkout(copied(repository, tmp_path / "$HOME 'b' \"c\" `id` ;& *"))
-    copy.snakemake("--cores", "1", f"{TARGET}/config.json")
+    copy.snakemake("--cores", "1", f"{TARGET}/config.json", own_server=True)
     assert (copy.root / TARGET / "model.safetensors").is_file()
 
 

@@ -1,8 +1,6 @@
 """Snakemake, `qdit validate` and Python read a profile with one loader: equal contents, equal verdicts, one line."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.workflow.profile import load_profile
-from tests.workflow.preloaded import snakemake
+from tests.preloaded import SNAKEMAKE, python, snakemake
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "choice misspelt": ("ptq4dit", {"salience": "timesteps"}),
@@ -95,8 +93,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Overlay]:
 @pytest.fixture(scope="module")
 def planned(refused: dict[str, Overlay], repository: Path) -> dict[str, tuple[int, str]]:
     """Exit code and messages of `snakemake -n` with every refused overlay."""
-    command = [sys.executable, "-c", PLANNER, *(str(overlay.path) for overlay in refused.values())]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    paths = [str(overlay.path) for overlay in refused.values()]
+    done = python(["-c", PLANNER, *paths], repository, packages=SNAKEMAKE, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(zip(refused, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
@@ -138,7 +136,7 @@ def snakemake_sees(folder: Path, repository: Path, *arguments: str) -> dict[str,
     """The profile that Snakemake writes down for the jobs of a run in `folder`."""
     common = ["--snakefile", str(repository / "Snakefile"), "--quiet", "all", "--cores", "1"]
     name = next(word for word in arguments if word.startswith("results/"))
-    done = snakemake([*common, *arguments], folder)
+    done = snakemake([*common, *arguments], folder, shared_server=True)
     assert done.returncode == 0, done.stdout + done.stderr
     content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     return content

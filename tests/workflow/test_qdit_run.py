@@ -1,17 +1,21 @@
 """`qdit run`: which snakemake call it makes, and what it refuses."""
 
+import os
+import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.repository import ROOT
-from qdit.workflow.profile import load_profile, runs_of
+from qdit.workflow.profile import default_tables, load_profile, runs_of
 from qdit.workflow.run import (
     call,
-    check_targets,
     plan_text,
     printed,
     require_room_for,
@@ -20,6 +24,8 @@ from qdit.workflow.run import (
     snakemake_command,
 )
 from qdit.workflow.run_time import seconds_of
+from qdit.workflow.targets import OTHER_TARGETS, ab_runs, check_tables, check_targets
+from tests.workflow.checkout import Checkout
 
 
 def test_in_the_checkout_it_is_what_the_documentation_says() -> None:
@@ -35,9 +41,34 @@ def test_elsewhere_it_names_the_snakefile_and_its_options(tmp_path: Path) -> Non
 
 def test_a_name_that_is_no_table_is_one_line() -> None:
     profile = load_profile("mini")
-    assert check_targets(profile, ["table2"]) == ["table2"]
-    with pytest.raises(ConfigError, match="table 'tabel2': allowed are table1, .*did you mean 'table2'"):
-        check_targets(profile, ["tabel2"])
+    assert check_tables(profile, ["table2"]) == ["table2"] and check_tables(profile, []) == default_tables(profile)
+    for name, close in (("tabel2", "table2"), ("ab", "qc")):
+        with pytest.raises(ConfigError, match=f"table {name!r}: allowed are table1, ") as raised:
+            check_tables(profile, [name])
+        assert "\n" not in str(raised.value) and (close in str(raised.value))
+
+
+def test_targets_are_tables_and_what_the_workflow_makes_besides() -> None:
+    profile = load_profile("mini")
+    defaults = default_tables(profile)
+    assert check_targets(profile, []) == check_targets(profile, ["all"]) == defaults
+    assert check_targets(profile, ["integer", "ab", "training"]) == ["integer"]
+    assert check_targets(profile, ["table2", "all"])[0] == "table2" and "ab" not in profile["tables"]
+    with pytest.raises(ConfigError, match="target 'trainning': .*table2, .*ab, figures, .*did you mean 'training'"):
+        check_targets(profile, ["trainning"])
+
+
+def test_every_target_is_a_rule_of_the_workflow(plain: Checkout) -> None:
+    planned = {job.rule for job in plain.plan(*OTHER_TARGETS)}
+    assert planned >= set(OTHER_TARGETS)
+
+
+def test_the_page_for_comparing_images_shows_table_2_and_controls() -> None:
+    profile = load_profile("mini")
+    runs, rows = ab_runs(profile), runs_of(profile, "table2")
+    controls = runs[len(rows) :]
+    assert runs[: len(rows)] == rows and controls and {run.bits for run in controls} == {"w2a2"}
+    assert {(run.setting, run.form) for run in controls} <= {(run.setting, run.form) for run in rows}
 
 
 def test_the_plan_counts_rows_and_what_is_measured(tmp_path: Path) -> None:
@@ -86,10 +117,64 @@ def test_a_disk_that_is_too_small_is_one_line_before_anything_runs(
         require_room_for(profile, rows, tmp_path)
 
 
-def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
-    program = "import os, signal; os.kill(os.getppid(), signal.SIGINT); print('goes on'); raise SystemExit(3)"
-    assert call([sys.executable, "-c", program]) == 3
+COUNTING = """
+import os, signal, sys, time
+count = 0
+def counted(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, counted)
+open(sys.argv[1], "w").close()
+until = time.monotonic() + 60
+while not count and time.monotonic() < until:
+    time.sleep(0.02)
+time.sleep(0.5)
+sys.exit(10 + count)
+"""
+"""A program whose exit code is 10 plus the number of interrupts that it gets until half a second after the first."""
+CALLING = "import sys; from qdit.workflow.run import call; sys.exit(call([sys.executable, '-c', *sys.argv[1:]]))"
+"""What `qdit run` does with the command of Snakemake, with another program."""
+
+
+OWN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+
+
+def call_of_counting(started: Path, before: str = "", **options: Any) -> subprocess.Popen[bytes]:
+    """A process that runs the program as `qdit run` runs Snakemake; the program has started."""
+    process = subprocess.Popen([sys.executable, "-c", before + CALLING, COUNTING, str(started)], cwd=ROOT, **options)
+    until = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert started.exists()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_qdit_run_alone_interrupts_the_command_once(tmp_path: Path, number: signal.Signals) -> None:
+    process = call_of_counting(tmp_path / "started")
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 11
+
+
+def test_a_signal_to_the_whole_group_interrupts_the_command_once(tmp_path: Path) -> None:
+    process = call_of_counting(tmp_path / "started", start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 11
+
+
+def test_ctrl_c_in_a_terminal_interrupts_the_command_once(tmp_path: Path) -> None:
+    keyboard, terminal = pty.openpty()
+    process = call_of_counting(tmp_path / "started", OWN_TERMINAL, stdin=terminal, start_new_session=True)
+    os.write(keyboard, b"\x03")
+    assert process.wait(timeout=60) == 11
+    os.close(keyboard)
+    os.close(terminal)
+
+
+def test_a_command_that_a_signal_ends_has_the_exit_code_of_a_shell() -> None:
     assert call([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 143
+    assert call([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_template_that_snakemake_would_execute_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:

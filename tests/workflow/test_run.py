@@ -1,17 +1,21 @@
-"""The workflow runs from weights to tables, does nothing the second time, and survives kill -9."""
+"""From weights to tables: the workflow, nothing to do the second time, kill -9, and a method that fails."""
 
 import csv
 import subprocess
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from qdit.core.files import load_arrays
-from tests.workflow.checkout import Checkout
+from tests.workflow.checkout import OVERLAYS, Checkout
 
 FORMATS = {"html", "csv", "md", "tex"}
 Q_DIT = "runs/digits-cfg1.0-s20/natural/q-dit/w4a8-common"
+FAILED = Q_DIT.replace("q-dit", "rtn")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -81,25 +85,83 @@ def kill_during(command: list[str], root: Path, chunks: Path) -> None:
             process.kill()
 
 
-def test_killed_while_sampling_the_same_command_goes_on(checkout: Checkout) -> None:
-    undisturbed = checkout.tables()
-    run = checkout.results / Q_DIT
-    chunks = {path.name: path.read_bytes() for path in (run / "samples").glob("0*.npz")}
-    assert len(chunks) == 8
-    for path in [*(run / "samples").iterdir(), run / "metrics.json", *(checkout.results / "tables").iterdir()]:
+@dataclass(frozen=True)
+class Disturbed:
+    """A command with a method that fails, killed while it samples and called twice more; then one without the fault."""
+
+    before: dict[Path, bytes]
+    kept: dict[Path, int]
+    shard_at_the_kill: bool
+    goes_on: subprocess.CompletedProcess[str]
+    kept_then: dict[Path, int]
+    chunks_then: dict[Path, bytes]
+    again: subprocess.CompletedProcess[str]
+    table: list[dict[str, str]]
+    log: str
+    repaired: subprocess.CompletedProcess[str]
+
+
+def chunks_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (folder / "samples").glob("0*.npz")}
+
+
+def times_of(paths: Iterable[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.fixture(scope="module")
+def disturbed(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    """The whole story in one fixture: each call of Snakemake here makes what the one before it left."""
+    overlay, folder = tmp_path_factory.mktemp("seven") / "seven.yaml", checkout.results / Q_DIT
+    overlay.write_text("methods: {rtn: {options: {group_size: 7}}}\n", encoding="utf-8")
+    overlays = (*OVERLAYS, str(overlay))
+    before = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
+    tables = (checkout.results / "tables").iterdir()
+    for path in [*(folder / "samples").iterdir(), folder / "metrics.json", *tables]:
         path.unlink()
+    kill_during(checkout.command("--cores", "2", "table2", overlays=overlays), checkout.root, folder / "samples")
+    kept = times_of(chunks_of(folder))
+    shard = (folder / "samples" / "shard-000.json").exists()
+    try:
+        goes_on = checkout.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
+        kept_then, chunks_then = times_of(kept), chunks_of(folder)
+        again = checkout.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
+        table = rows(checkout.results / "tables" / "table2.csv")
+        log = (checkout.results / FAILED / "logs" / "quantize.log").read_text(encoding="utf-8")
+    finally:
+        repaired = checkout.snakemake("--cores", "2")
+    return Disturbed(before, kept, shard, goes_on, kept_then, chunks_then, again, table, log, repaired)
 
-    kill_during(checkout.command("--cores", "2"), checkout.root, run / "samples")
-    kept = {path: path.stat().st_mtime_ns for path in (run / "samples").glob("0*.npz")}
-    assert 0 < len(kept) < len(chunks)
-    assert not (run / "samples" / "shard-000.json").exists()
 
-    again = checkout.snakemake("--cores", "2")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert {path.name: path.read_bytes() for path in (run / "samples").glob("0*.npz")} == chunks
-    assert checkout.tables() == undisturbed
-    pages = [name for name in undisturbed if name.endswith(".html")]
-    assert all(f"  {checkout.results.resolve() / 'tables' / name}\n" in again.stdout for name in pages)
+def test_killed_while_sampling_the_same_command_goes_on(checkout: Checkout, disturbed: Disturbed) -> None:
+    folder = checkout.results / Q_DIT
+    chunks = {path: content for path, content in disturbed.before.items() if path.parent == folder / "samples"}
+    chunks = {path: content for path, content in chunks.items() if path.match("0*.npz")}
+    assert len(chunks) == 8 and 0 < len(disturbed.kept) < 8 and not disturbed.shard_at_the_kill
+    assert disturbed.kept_then == disturbed.kept == times_of(disturbed.kept), "no chunk is made twice"
+    assert disturbed.chunks_then == chunks
+
+
+def test_a_method_that_fails_leaves_the_others_their_table(disturbed: Disturbed) -> None:
+    failed = f"{FAILED.removeprefix('runs/')}: failed in quantize: "
+    assert failed in disturbed.goes_on.stdout and "(1):" in disturbed.goes_on.stdout
+    assert f"(log: results/tiny/{FAILED}/logs/quantize.log)" in disturbed.goes_on.stdout
+    said = disturbed.again.stdout + disturbed.again.stderr
+    assert failed in disturbed.again.stdout and "check_rows" in said
+    assert "1 of 1 steps" not in disturbed.again.stderr and "rule quantize" not in said
+    by_label = {row["label"]: row["status"] for row in disturbed.table}
+    assert [by_label[label] for label in ("fp", "q-dit")] == ["ok", "ok"]
+    for words in ("failed in quantize: ", "group_size 7", "144"):
+        assert words in by_label["rtn"]
+    assert "Traceback" in disturbed.log
+
+
+def test_after_a_kill_and_a_repaired_method_every_file_is_as_before(checkout: Checkout, disturbed: Disturbed) -> None:
+    kinds = {path for path in disturbed.before if path.parent.name in ("tables", "samples")}
+    kinds |= {path for path in disturbed.before if path.name == "metrics.json"}
+    assert len(kinds) > 30 and [path for path in kinds if path.read_bytes() != disturbed.before[path]] == []
+    pages = [path for path in kinds if path.parent.name == "tables" and path.suffix == ".html"]
+    assert pages and all(f"  {path.resolve()}\n" in disturbed.repaired.stdout for path in pages)
 
 
 def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
@@ -124,33 +186,6 @@ def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path
     (line,) = {line.strip() for line in (done.stdout + done.stderr).splitlines() if "qdit: error" in line}
     assert "damaged.safetensors: not a readable safetensors file" in line
     assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_a_method_that_fails_leaves_the_others_their_table(checkout: Checkout, tmp_path: Path) -> None:
-    overlay, failed = tmp_path / "seven.yaml", Q_DIT.replace("q-dit", "rtn")
-    overlay.write_text("methods: {rtn: {options: {group_size: 7}}}\n", encoding="utf-8")
-    overlays = ("tests/workflow/tiny.yaml", "tests/workflow/fewer.yaml", str(overlay))
-    undisturbed = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
-    try:
-        done = checkout.snakemake("table2", overlays=overlays, code=1)
-        assert f"{failed.removeprefix('runs/')}: failed in quantize: " in done.stdout
-        assert f"(log: results/tiny/{failed}/logs/quantize.log)" in done.stdout and "(1):" in done.stdout
-        again = checkout.snakemake("table2", overlays=overlays, code=1)
-        assert f"{failed.removeprefix('runs/')}: failed in quantize: " in again.stdout
-        assert "1 of 1 steps" not in again.stderr and "check_rows" in again.stdout + again.stderr
-        assert "rule quantize" not in again.stdout + again.stderr
-        by_label = {row["label"]: row for row in rows(checkout.results / "tables" / "table2.csv")}
-        assert [by_label[label]["status"] for label in ("fp", "q-dit")] == ["ok", "ok"]
-        status = by_label["rtn"]["status"]
-        assert "failed in quantize: " in status and "group_size 7" in status and "144" in status
-        assert "Traceback" in (checkout.results / failed / "logs" / "quantize.log").read_text(encoding="utf-8")
-    finally:
-        checkout.snakemake("--cores", "2")
-    assert all(
-        path.read_bytes() == before
-        for path, before in undisturbed.items()
-        if path.parent.name in ("tables", "samples") or path.name == "metrics.json"
-    )
 
 
 def test_bad_profile_stops_snakemake_with_one_line(checkout: Checkout, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import Moments, moments
 from qdit.metrics.vbench import i3d_process
 from qdit.metrics.vbench.i3d import I3d, fvd
+from tests.preloaded import python
 
 FEATURES = 24
 
@@ -44,6 +46,16 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[StandIn, Path, st
     return made, path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that opens the file is a fork of one that has torch imported already."""
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        return python(command[1:], environment=env)
+
+    monkeypatch.setattr("qdit.metrics.vbench.i3d.subprocess", SimpleNamespace(run=run))
+
+
 def some_clips(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=(count, 10, 12, 16, 3), dtype=np.uint8)
 
@@ -59,6 +71,7 @@ def test_features_are_the_networks_own_before_the_softmax(network: tuple[StandIn
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("forked")
 def test_fvd_of_fewer_clips_than_features_is_that_of_float64_eigenvalues(network: tuple[StandIn, Path, str]) -> None:
     made, path, digest = network
     a, b = some_clips(6, 1), (some_clips(7, 2) // 2).astype(np.uint8)
@@ -116,6 +129,7 @@ def test_another_file_is_never_opened(network: tuple[StandIn, Path, str], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_network_that_is_not_i3d_is_refused_in_one_line(tmp_path: Path) -> None:
     class Other(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

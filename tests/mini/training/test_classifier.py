@@ -35,6 +35,7 @@ def test_short_training_learns_and_repeats_itself_to_the_byte(tmp_path: Path) ->
     assert found == pytest.approx(metadata["held_out_accuracy"])
 
 
+@pytest.mark.slow
 def test_the_larger_classifier_learns_upsampled_digits(tmp_path: Path) -> None:
     path = train_classifier(tmp_path, seed=3, config=DigitClassifierConfig(16, 32, size=16), training=SHORT)
     assert path.name == "digit-classifier-16.safetensors"
