@@ -5,7 +5,6 @@ Each function changes linear sites in place. So a method calls it on its own cop
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
@@ -15,6 +14,7 @@ from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, FactoredActivation, Sharing, StaticActivation
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
+from qdit.quant.passes import rows_per_pass
 from qdit.quant.ranges import (
     Ranges,
     Side,
@@ -27,6 +27,7 @@ from qdit.quant.ranges import (
     zero_minmax,
 )
 from qdit.quant.sites import activation_of, quantize_site
+from qdit.quant.store import RowStore, pieces
 from qdit.quant.walk import BlockWalk
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
@@ -158,12 +159,18 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
     The caller must not change the model before the last site.
     """
     data = list(batches)
+    count = sum(len(batch[0]) for batch in data)
+    data = list(pieces(data, rows_per_pass(model.config, data[0][0]))) if data else []
     walk: BlockWalk | None = None
     for stage in blocks_of(sites):
-        seen: dict[str, list[Tensor]] = {site.name: [] for site in stage}
+        seen: dict[str, RowStore] = {}
+        filled = dict.fromkeys((site.name for site in stage), 0)
 
-        def keep(site: Site, x: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
-            seen[site.name].append(x)
+        def keep(site: Site, x: Tensor, seen: dict[str, RowStore] = seen, filled: dict[str, int] = filled) -> None:
+            if site.name not in seen:  # a layer may see several rows of each sample, such as the frames of a clip
+                seen[site.name] = RowStore(len(x) * count // len(data[0][0]), x)
+            seen[site.name].write(filled[site.name], x)
+            filled[site.name] += len(x)
 
         if stage[0].block is None:
             observe_inputs(model, stage, data, keep)
@@ -171,7 +178,7 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
             walk = walk or BlockWalk(model, data)
             walk.observe(stage, keep)
         for site in stage:
-            yield site, torch.cat(seen.pop(site.name))
+            yield site, seen.pop(site.name).whole()
 
 
 def calibrate_static(
