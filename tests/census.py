@@ -1,9 +1,9 @@
 """Live bytes of tensors while real code runs on shapes alone: no values, no GPU, no memory.
 
-The GPU is torch's meta device. Pinned memory of the host is of that device too, and counted apart. Where a program reads
-a value, it reads 1 or True; where it asks whether any of some truths holds, it reads False, since programs ask so for
-wrong values. Fused attention makes its output only, as its kernels on GPUs do. Scratch memory inside a kernel and the
-allocator's gaps are not seen.
+The GPU is torch's meta device. Pinned memory of the host is of that device too, and counted apart. Where a program
+reads a value, it reads 1 or True; where it asks whether any of some truths holds, it reads False, since programs ask so
+for wrong values. Fused attention makes its output only, as its kernels on GPUs do. Scratch memory inside a kernel and
+the allocator's gaps are not seen.
 """
 
 import gc

@@ -3,7 +3,7 @@
 Each function changes linear sites in place. So a method calls it on its own copy of the model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -181,6 +181,21 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
             yield site, seen.pop(site.name).whole()
 
 
+def observe_batches(
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
+) -> None:
+    """Call `look(site, input)` once for each site and batch, in the order of the batches.
+
+    A batch that is too large for one pass is computed in pieces, block by block.
+    """
+    for batch in batches:
+        if len(batch[0]) <= rows_per_pass(model.config, batch[0]):
+            observe_inputs(model, sites, [batch], look)
+        else:
+            for site, x in collect_inputs(model, sites, [batch]):
+                look(site, x)
+
+
 def calibrate_static(
     model: Network,
     sites: Sequence[Site],
@@ -214,7 +229,7 @@ def calibrate_static(
 
 
 def calibrate_static_minmax(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
 ) -> None:
     """Static min-max per tensor, or per group of the tensor.
 
@@ -226,16 +241,16 @@ def calibrate_static_minmax(
         low, high = group_extremes(group(x, group_sizes[site.name]))
         ranges.update(site.name, low.flatten(0, -2).amin(dim=0), high.flatten(0, -2).amax(dim=0))
 
-    observe_inputs(model, sites, batches, look)
+    observe_batches(model, sites, batches, look)
     for site in sites:
         scale, zero_point = minmax_asymmetric(*ranges.ranges[site.name], bits)
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
 
-def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
+def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
     """Static range per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
     ranges = RunningRanges(momentum=0.95)
-    observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
+    observe_batches(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
         site_bits = bits_of(bits, site)
         scale, zero_point = running_parameters(*ranges.ranges[site.name], site_bits)
@@ -243,7 +258,7 @@ def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: I
 
 
 def calibrate_static_threshold(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
 ) -> None:
     """Static range per tensor: PTQ4DM's threshold search (P8) on every batch, averaged with factor 0.9 (P9).
 
@@ -258,7 +273,7 @@ def calibrate_static_threshold(
         low, high = find(x.reshape(1, -1), bits_of(bits, site), side=side)
         ranges.update(site.name, low, high)
 
-    observe_inputs(model, sites, batches, look)
+    observe_batches(model, sites, batches, look)
     for site in sites:
         site_bits = bits_of(bits, site)
         scale, zero_point = threshold_parameters(*ranges.ranges[site.name], site_bits)

@@ -8,12 +8,13 @@ import torch
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant import store
-from qdit.quant.apply import collect_inputs, round_weights
+from qdit.quant.apply import calibrate_static_threshold, collect_inputs, round_weights
 from qdit.quant.fisher import sensitivities
 from qdit.quant.observe import capture
 from qdit.quant.passes import rows_per_pass
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.sites import activation_of
 from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
 from tests.pretended_gpu import WAITS, pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
@@ -126,3 +127,16 @@ def test_pieces_give_the_values_of_whole_batches(monkeypatch):
         torch.testing.assert_close(cut[name].gradient, expected.gradient, rtol=1e-3, atol=1e-4)
     zeros = sensitivities(model, sites, [batch], fisher="kl")
     assert all(zeros[name].gradient.abs().max() < 1e-5 for name in zeros)
+
+
+def test_a_range_of_a_batch_is_the_same_if_the_batch_comes_in_pieces(monkeypatch):
+    """PTQ4DM averages ranges over batches of 256 samples, which one pass at 512×512 cannot hold."""
+    scales = []
+    for size in (256, 3):
+        monkeypatch.setattr("qdit.quant.apply.rows_per_pass", lambda *_, size=size: size)
+        model = random_dit()
+        sites = [*select(model.sites(), roles=CORE_ROLES), *select(model.sites(), roles=("p", "v"))]
+        calibrate_static_threshold(model, sites, [inputs(count=8), inputs(count=8, seed=2)], bits=8)
+        scales.append([activation_of(model, site).scale for site in sites])
+    for one, other in zip(*scales, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=1e-7)  # a candidate's step is one percent
