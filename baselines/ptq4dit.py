@@ -91,6 +91,8 @@ class Ptq4dit(Method):
     calibration = ("per-step",)
     Options = Ptq4ditOptions
     learns_rounding = True
+    learned_rows = (1600, 1280)
+    large_batch = 16
     common_weights_are_core = True
     color = "#CC79A7"  # purple
     marker = "v"
