@@ -123,6 +123,7 @@ def reparametrize(
         factor = scale / common_scale
         folded[site] = factor, common_zero * common_scale - zero_point * common_scale
         quantizers[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+        del x  # before the next block is computed
     for site, (factor, offset) in folded.items():
         fold(model, site, factor, offset)
     return quantizers

@@ -156,6 +156,7 @@ def insert_dynamic(
 def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
     """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are in memory.
 
+    A loop that keeps no inputs deletes them at its end, so that they are free before the next block is computed.
     The caller must not change the model before the last site.
     """
     data = list(batches)
@@ -194,6 +195,7 @@ def observe_batches(
         else:
             for site, x in collect_inputs(model, sites, [batch]):
                 look(site, x)
+                del x  # before the next block is computed
 
 
 def calibrate_static(
@@ -224,6 +226,7 @@ def calibrate_static(
             quantizers[site] = FactoredActivation(
                 bits=bits_of(bits, site), scale=scale, zero_point=zero_point, factor=factor
             )
+        del x  # before the next block is computed
     for site, quantizer in quantizers.items():
         quantize_site(model, site, activation=quantizer)
 

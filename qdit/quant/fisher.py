@@ -59,7 +59,8 @@ def sensitivities(
             for name, (x, at) in at_sites.items():
                 gradient = torch.zeros_like(at) if at.grad is None else at.grad
                 if name not in kept:
-                    kept[name] = Kept(*(RowStore(len(t) * count // len(piece[0]), t.detach()) for t in (x, gradient)))
+                    rows, of_gradient = (len(t) * count // len(piece[0]) for t in (x, gradient))
+                    kept[name] = Kept(RowStore(rows, x.detach()), RowStore(of_gradient, gradient))
                 kept[name].add(x.detach(), gradient)
     return {site.name: kept[site.name].result() for site in sites if site.name in kept}
 

@@ -34,10 +34,12 @@ WRITTEN = 4.0
 """P of a sample in sampling whose operands of attention are sites: scores, softmax, quantizer, and half precision."""
 STATE = 10.0
 """Tensors of the size of a weight that learned rounding keeps."""
-SEEN = {"common": 7.0, "own": 10.0}
-"""Scope → X of a sample in the inputs of the sites of one block, without the probabilities."""
-SENSITIVE = 29.0 + 20.0
-"""X of a sample in inputs and gradients of a block's sites, and in the search for its scales (TQ-DiT)."""
+WIDE = 4.0
+"""X of a sample in the inputs of fc2."""
+SEEN = {"common": 8.0, "own": 11.0}
+"""Scope → X of a sample in the inputs of one block and of its sites, without the probabilities."""
+SENSITIVE, SEARCHED = 29.0, 24.0
+"""X of a sample in inputs and gradients of a block's sites, and in the search for the scales of its fc1 (TQ-DiT)."""
 OBSERVED, OBSERVED_NDTC, HESSIAN_BATCH = 100, 256, 32
 """Samples of an initial set, of a batch of PTQ4DM, and of a batch of GPTQ."""
 
@@ -110,7 +112,8 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
         peak = observing(sizes, min(seen, max(rows.values())), run.scope)
     peak |= Memory(rows.get("trajectory", 0) * sizes.tokens + HESSIAN_BATCH * sizes.a_pass("common"))
     if facts.sensitive_rows:
-        peak |= Memory(facts.sensitive_rows * SENSITIVE * sizes.tokens + GRAPH_BYTES)
+        searched = facts.sensitive_rows * SEARCHED * sizes.tokens
+        peak |= Memory(facts.sensitive_rows * SENSITIVE * sizes.tokens + max(GRAPH_BYTES, searched))
     if is_learned:
         options = facts.all_options(profile["methods"][run.label].get("options", {}))
         peak |= learning(sizes, facts, options, run.scope, rows=max(rows.values()), quantized=activation_bits < 16)
@@ -118,13 +121,20 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
 
 
 def observing(sizes: Sizes, rows: int, scope: str) -> Memory:
-    """Inputs of the sites of one block for so many samples, and a pass."""
-    tokens, probabilities = rows * SEEN[scope] * sizes.tokens, rows * sizes.probabilities if scope == "own" else 0.0
-    a_pass = min(rows, sizes.rows_per_pass) * sizes.a_pass(scope)
-    if probabilities <= DEVICE_BYTES:
-        return Memory(tokens + probabilities + a_pass)
-    # When they are read from the host, the inputs of the sites before them are gone.
-    return Memory(max(tokens + a_pass, rows * SEEN["common"] * sizes.tokens + probabilities), probabilities)
+    """Inputs of the sites of one block for so many samples, and a pass.
+
+    Large stores, those of the widest linear and of probabilities, are filled on the host. When they are read from
+    there, the inputs of the sites before them are gone.
+    """
+    narrow, wide = rows * (SEEN[scope] - WIDE) * sizes.tokens, rows * WIDE * sizes.tokens
+    probabilities = rows * sizes.probabilities if scope == "own" else 0.0
+    on_host = [store for store in (wide, probabilities) if store > DEVICE_BYTES]
+    filling = narrow + wide + probabilities - sum(on_host) + min(rows, sizes.rows_per_pass) * sizes.a_pass(scope)
+    reading = [wide + rows * sizes.tokens] if wide in on_host else []
+    if probabilities in on_host:
+        behind = rows * (SEEN["common"] - WIDE) * sizes.tokens + (0.0 if wide in on_host else wide)
+        reading.append(behind + probabilities)
+    return Memory(max(filling, *reading, 0.0), sum(on_host))
 
 
 def learning(
