@@ -209,7 +209,7 @@ def test_vbenchs_hours_are_not_guessed(paper: Profile) -> None:
 
 
 def test_evaluating_a_row_takes_minutes_and_is_in_the_text(paper: Profile) -> None:
-    assert evaluating_seconds(10_000, 200) < 180
+    assert evaluating_seconds(10_000, 200) < 120, "the goal is two minutes"
     by_roots = 200 * (2 * 2.0 + 4.0)  # at least, on one core: two distances to references and FD-FP
     assert evaluating_seconds(10_000, 200) < by_roots / 5
     assert evaluating_seconds(10_000, 400) > 1.5 * evaluating_seconds(10_000, 200)
