@@ -215,7 +215,8 @@ def reconstruct(
     size, rows = rows_per_pass(model.config, next(iter(batches()))[0]), len(timestep)
     curves: list[Curve] = []
     before: Unit | None = None
-    inputs = originals = ()
+    inputs: tuple[RowStore, ...] = ()
+    originals: tuple[RowStore, ...] = ()
     for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
         if before is None or not unit.follows(before):
             inputs = originals = ()  # their memory is free before it is reserved again

@@ -24,7 +24,7 @@ from pathlib import Path
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, split_bits
 from qdit.metrics.bootstrap import RESAMPLES
-from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import rows_of, samples_of, split_kind
