@@ -91,6 +91,8 @@ class Ptq4dit(Method):
     calibration = ("per-step",)
     Options = Ptq4ditOptions
     learns_rounding = True
+    learned_rows = (1600, 1280)
+    large_batch = 16
     common_weights_are_core = True
     color = "#CC79A7"  # purple
     marker = "v"
@@ -160,6 +162,7 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
         of_activation: Tensor = temporal_salience(salience, of_weight) if options.ssc else salience.amax(dim=0)
         factor = balance_factors(of_activation, of_weight)
         factors[site] = factor.masked_fill(factor == 0, 1)
+        del x  # before the next block is computed
     for site, factor in factors.items():
         fold(model, site, factor)
     return {site.name: factor for site, factor in factors.items()}

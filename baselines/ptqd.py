@@ -25,6 +25,7 @@ from baselines.q_diffusion import QDiffusionOptions, learned
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
+from qdit.quant.passes import rows_per_pass
 from qdit.sampling.calibration import CalibrationSet, predictor
 
 
@@ -96,12 +97,18 @@ def fit(model: Network, quantized: Network, data: CalibrationSet, *, intercept: 
     """Regression of the quantized model's error at each step of the protocol of the calibration data."""
     protocol, channels = data.protocol, model.config.in_channels
     samples = data.conditional()
+    size = rows_per_pass(model.config, data.x, most=2 * len(data)) // 2 or 1  # guidance doubles the samples
     rows = []
     with torch.inference_mode():
         for step in range(protocol.steps):
             at_step = samples.at_step(step)
             full, low_bits = (
-                predictor(network, at_step.conditions, protocol)(at_step.x, at_step.timestep)[:, :channels]
+                torch.cat(
+                    [
+                        predictor(network, piece.conditions, protocol)(piece.x, piece.timestep)[:, :channels]
+                        for piece in at_step.split(size)
+                    ]
+                )
                 for network in (model, quantized)
             )
             rows.append(fit_correction(full, low_bits, intercept=intercept))

@@ -112,8 +112,8 @@ def reparametrize(
 
     Returns the quantizer of each site.
     """
-    factors = {}
-    for site, x in list(collect_inputs(model, sites, batches)):
+    quantizers, folded = {}, {}
+    for site, x in collect_inputs(model, sites, batches):
         own_scale, own_zero = (
             ends[:, 0] for ends in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
         )
@@ -121,6 +121,9 @@ def reparametrize(
         zero_point = own_zero * (own_scale / scale)  # a widened range still begins at the channel's smallest value
         common_scale, common_zero = scale.mean(), zero_point.mean().round()
         factor = scale / common_scale
-        fold(model, site, factor, common_zero * common_scale - zero_point * common_scale)
-        factors[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
-    return factors
+        folded[site] = factor, common_zero * common_scale - zero_point * common_scale
+        quantizers[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+        del x  # before the next block is computed
+    for site, (factor, offset) in folded.items():
+        fold(model, site, factor, offset)
+    return quantizers

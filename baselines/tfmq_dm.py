@@ -76,6 +76,7 @@ class TfmqDm(Method):
     calibration = ("per-step",)
     Options = TfmqDmOptions
     learns_rounding = True
+    learns_modulation = True
     color = "#009E73"  # green
     marker = "D"
     line = "-."

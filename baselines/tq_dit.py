@@ -83,6 +83,7 @@ class TqDit(Method):
 }"""
     calibration = ("per-step",)
     Options = TqDitOptions
+    sensitive_rows = 320
     color = "#0072B2"  # blue
     marker = "h"
     minutes = 1440

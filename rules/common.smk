@@ -1,10 +1,8 @@
 # What the rules share: the checked profile, wildcard patterns, paths, and digests of the code that a step runs.
 import json
-import os
 import re
 import secrets
 import shlex
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -22,15 +20,10 @@ from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
 from qdit.metrics.extractor_names import extractor_module
-from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
-from qdit.workflow.first_look import FirstLook
 from qdit.workflow.method_index import method_index, planned_code, planned_kinds
 from qdit.workflow.profile_files import command_values
 from qdit.workflow.paths import require_plain_folders
-from qdit.workflow.priorities import Priorities, leading_table
-from qdit.workflow.progress import Progress, planned_jobs
-from qdit.workflow.progress_findings import learned_labels, names_of
-from qdit.workflow.progress_log import attach
+from qdit.workflow.priorities import Priorities
 
 min_version("9.20")
 
@@ -324,6 +317,7 @@ def default_allocations(wildcards):
         name for name in profiles.default_tables(config) if config["tables"][name]["kind"] in ("table6", "transfer")
     ]
     return list(dict.fromkeys(search_file(search) for name in tables for search in profiles.searches_of(config, name)))
+<<<<<<< HEAD
 
 
 def say_what_there_is(stopped=False):
@@ -372,3 +366,5 @@ onerror:
     if PROGRESS is not None:
         PROGRESS.finish()
     say_what_there_is(stopped=PROGRESS is not None and PROGRESS.interrupted)
+=======
+>>>>>>> s3-mem512

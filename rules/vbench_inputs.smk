@@ -1,5 +1,5 @@
 # What VBench's rules take: weights, digests, runs.
-from qdit.metrics.vbench.driver import WEIGHTS as VBENCH_WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS as VBENCH_WEIGHTS
 
 VBENCH = config.get("vbench", {})
 VBENCH_FOLDER = VBENCH.get("weights", "weights/vbench")

@@ -21,7 +21,9 @@ from tests.device_rules import INDEXING, refusal
 GPU = torch.device("meta")
 WAITS: list[str] = []
 """Operations since the device was pretended for which a program would wait for a GPU: values read, copies from and to
-pageable memory, results whose shape depends on values."""
+memory that is not pinned, results whose shape depends on values."""
+PINNED: set[int] = set()
+"""Addresses of storages of the CPU that a program asked to be pinned. Nothing is pinned here."""
 WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal")
 
 
@@ -81,8 +83,11 @@ def dispatch(function: Any, arguments: Any, options: Any) -> Any:
     if name in INDEXING:
         goes = isinstance(arguments[0], OnGpu)
     inside = {key: "cpu" if key == "device" and value is not None else value for key, value in options.items()}
+    pinned = inside.pop("pin_memory", None)
     of_inner = tree_map(lambda value: value.inner if isinstance(value, OnGpu) else value, (arguments, inside))
     result = function(*of_inner[0], **of_inner[1])
+    if pinned:
+        PINNED.add(result.untyped_storage().data_ptr())
     if name.endswith("_") and not name.endswith("__") and isinstance(arguments[0], Tensor):
         return arguments[0]  # in place: what it holds has changed
     if not goes:
@@ -99,7 +104,11 @@ def waits(name: str, arguments: Any, options: Any) -> bool:
         target = options.get("device")
         return target is not None and (torch.device(target) == GPU) != isinstance(first, OnGpu)
     if name == "aten::copy_":
-        return isinstance(first, OnGpu) != isinstance(arguments[1], OnGpu)
+        if isinstance(first, OnGpu) == isinstance(arguments[1], OnGpu):
+            return False
+        of_cpu = next(tensor for tensor in arguments[:2] if not isinstance(tensor, OnGpu))
+        non_blocking = arguments[2] if len(arguments) > 2 else options.get("non_blocking", False)
+        return not (non_blocking and of_cpu.untyped_storage().data_ptr() in PINNED)
     if name in INDEXING:
         indices = [index for index in arguments[1] if index is not None]
         return isinstance(first, OnGpu) and any(
@@ -126,9 +135,10 @@ def pretended_gpu() -> Iterator[torch.device]:
     """Inside this context there is a device, whose name it gives; inference mode, which it cannot do, is no_grad."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     WAITS.clear()
+    PINNED.clear()
     try:
         with pytest.MonkeyPatch.context() as patch, Pretending():
-            patch.setattr(torch, "inference_mode", torch.no_grad)
+            patch.setattr(torch, "inference_mode", lambda *_, **__: torch.no_grad())
             patch.setattr(torch, "as_tensor", partial(tensor, make=torch.as_tensor))
             patch.setattr(torch, "tensor", tensor)
             yield GPU

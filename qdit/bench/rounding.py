@@ -19,9 +19,9 @@ from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import Learner, written_out
-from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import Reconstruction, block_units, optimize
+from qdit.quant.store import capture_rows
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=1, num_heads=6, num_classes=10)
 ROWS, BATCH, ITERATIONS = 64, 16, 200
@@ -69,8 +69,8 @@ def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: 
     if learn != "rounding":
         calibrate_static(model, sites, [batch], bits=8, rule=minmax)
     (unit,) = block_units(sites)
-    inputs, _ = capture(model, unit.name, [batch])
-    _, targets = capture(reference, unit.name, [batch])
+    inputs = capture_rows(model, unit.name, [batch], len(batch[0]), output=False)
+    targets, *_ = capture_rows(reference, unit.name, [batch], len(batch[0]), output=True)
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     block = model.get_submodule(unit.name)
     schedule = Reconstruction(iterations, BATCH, rounding_rate=5 / iterations, scale_rate=1e-4)

@@ -59,6 +59,14 @@ class Method(ABC):
     """Line in plots, as matplotlib names it."""
     emphasized: ClassVar[bool] = False
     """Whether plots draw it with a heavy line."""
+    learned_rows: ClassVar[tuple[int, int]] = (5120, 5120)
+    """Samples on which rounding is learned at most: of images up to 256 pixels, and of larger ones or clips."""
+    large_batch: ClassVar[int | None] = None
+    """Largest batch of learned rounding for images of more than 256 pixels; None: that of the options."""
+    sensitive_rows: ClassVar[int] = 0
+    """Samples for which the method keeps inputs and gradients of all sites of a block."""
+    learns_modulation: ClassVar[bool] = False
+    """Whether rounding of the modulation layers of all blocks is learned together."""
     memory_mb: ClassVar[int] = 64_000
     """Memory that a cluster gives one quantization of DiT-XL/2, and again as much at each further attempt."""
     minutes: ClassVar[int] = 240

@@ -3,9 +3,8 @@
 Each function changes linear sites in place. So a method calls it on its own copy of the model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
@@ -15,6 +14,7 @@ from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, FactoredActivation, Sharing, StaticActivation
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
+from qdit.quant.passes import rows_per_pass
 from qdit.quant.ranges import (
     Ranges,
     Side,
@@ -27,6 +27,7 @@ from qdit.quant.ranges import (
     zero_minmax,
 )
 from qdit.quant.sites import activation_of, quantize_site
+from qdit.quant.store import RowStore, pieces
 from qdit.quant.walk import BlockWalk
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
@@ -155,15 +156,22 @@ def insert_dynamic(
 def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
     """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are in memory.
 
+    A loop that keeps no inputs deletes them at its end, so that they are free before the next block is computed.
     The caller must not change the model before the last site.
     """
     data = list(batches)
+    count = sum(len(batch[0]) for batch in data)
+    data = list(pieces(data, rows_per_pass(model.config, data[0][0]))) if data else []
     walk: BlockWalk | None = None
     for stage in blocks_of(sites):
-        seen: dict[str, list[Tensor]] = {site.name: [] for site in stage}
+        seen: dict[str, RowStore] = {}
+        filled = dict.fromkeys((site.name for site in stage), 0)
 
-        def keep(site: Site, x: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
-            seen[site.name].append(x)
+        def keep(site: Site, x: Tensor, seen: dict[str, RowStore] = seen, filled: dict[str, int] = filled) -> None:
+            if site.name not in seen:  # a layer may see several rows of each sample, such as the frames of a clip
+                seen[site.name] = RowStore(len(x) * count // len(data[0][0]), x)
+            seen[site.name].write(filled[site.name], x)
+            filled[site.name] += len(x)
 
         if stage[0].block is None:
             observe_inputs(model, stage, data, keep)
@@ -171,7 +179,23 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
             walk = walk or BlockWalk(model, data)
             walk.observe(stage, keep)
         for site in stage:
-            yield site, torch.cat(seen.pop(site.name))
+            yield site, seen.pop(site.name).whole()
+
+
+def observe_batches(
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
+) -> None:
+    """Call `look(site, input)` once for each site and batch, in the order of the batches.
+
+    A batch that is too large for one pass is computed in pieces, block by block.
+    """
+    for batch in batches:
+        if len(batch[0]) <= rows_per_pass(model.config, batch[0]):
+            observe_inputs(model, sites, [batch], look)
+        else:
+            for site, x in collect_inputs(model, sites, [batch]):
+                look(site, x)
+                del x  # before the next block is computed
 
 
 def calibrate_static(
@@ -202,12 +226,13 @@ def calibrate_static(
             quantizers[site] = FactoredActivation(
                 bits=bits_of(bits, site), scale=scale, zero_point=zero_point, factor=factor
             )
+        del x  # before the next block is computed
     for site, quantizer in quantizers.items():
         quantize_site(model, site, activation=quantizer)
 
 
 def calibrate_static_minmax(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
 ) -> None:
     """Static min-max per tensor, or per group of the tensor.
 
@@ -219,16 +244,16 @@ def calibrate_static_minmax(
         low, high = group_extremes(group(x, group_sizes[site.name]))
         ranges.update(site.name, low.flatten(0, -2).amin(dim=0), high.flatten(0, -2).amax(dim=0))
 
-    observe_inputs(model, sites, batches, look)
+    observe_batches(model, sites, batches, look)
     for site in sites:
         scale, zero_point = minmax_asymmetric(*ranges.ranges[site.name], bits)
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
 
-def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
+def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
     """Static range per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
     ranges = RunningRanges(momentum=0.95)
-    observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
+    observe_batches(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
         site_bits = bits_of(bits, site)
         scale, zero_point = running_parameters(*ranges.ranges[site.name], site_bits)
@@ -236,7 +261,7 @@ def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: I
 
 
 def calibrate_static_threshold(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
+    model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
 ) -> None:
     """Static range per tensor: PTQ4DM's threshold search (P8) on every batch, averaged with factor 0.9 (P9).
 
@@ -251,7 +276,7 @@ def calibrate_static_threshold(
         low, high = find(x.reshape(1, -1), bits_of(bits, site), side=side)
         ranges.update(site.name, low, high)
 
-    observe_inputs(model, sites, batches, look)
+    observe_batches(model, sites, batches, look)
     for site in sites:
         site_bits = bits_of(bits, site)
         scale, zero_point = threshold_parameters(*ranges.ranges[site.name], site_bits)

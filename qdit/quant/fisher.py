@@ -16,6 +16,8 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.observe import Batch, tapped
+from qdit.quant.passes import rows_with_gradients
+from qdit.quant.store import RowStore, pieces
 
 Fisher = Literal["gauss-newton", "kl"]
 
@@ -47,24 +49,65 @@ def sensitivities(
     Gauss–Newton matrix. `kl`, the released form: g is the gradient of KL(softmax(prediction) ‖ softmax(prediction))
     over the last dimension. It is zero except for rounding errors.
     """
-    inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    gradients: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    for number, batch in enumerate(batches):
-        kept: dict[str, tuple[Tensor, Tensor]] = {}
-        _forward_backward(model, sites, batch, kept, fisher, torch_generator(seed, Purpose.PROBE, number))
-        for name, (x, at) in kept.items():
-            inputs[name].append(x.detach())
-            gradients[name].append(at.grad if at.grad is not None else torch.zeros_like(at))
-    return {name: Sensitivity(torch.cat(inputs[name]), torch.cat(gradients[name])) for name in inputs}
+    data = list(batches)
+    count, kept = sum(len(batch[0]) for batch in data), dict[str, Kept]()
+    for number, batch in enumerate(data):
+        probe = Probe(fisher, len(batch[0]), torch_generator(seed, Purpose.PROBE, number))
+        for piece in pieces([batch], rows_with_gradients(model.config, batch[0])):
+            at_sites: dict[str, tuple[Tensor, Tensor]] = {}
+            _forward_backward(model, sites, piece, at_sites, probe)
+            for name, (x, at) in at_sites.items():
+                gradient = torch.zeros_like(at) if at.grad is None else at.grad
+                if name not in kept:
+                    rows, of_gradient = (len(t) * count // len(piece[0]) for t in (x, gradient))
+                    kept[name] = Kept(RowStore(rows, x.detach()), RowStore(of_gradient, gradient))
+                kept[name].add(x.detach(), gradient)
+    return {site.name: kept[site.name].result() for site in sites if site.name in kept}
+
+
+@dataclass
+class Kept:
+    """Memory for the inputs and gradients of a site, and the number of rows that are filled."""
+
+    inputs: RowStore
+    gradients: RowStore
+    filled: int = 0
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        """Add the rows of some samples."""
+        self.inputs.write(self.filled, x)
+        self.gradients.write(self.filled, gradient)
+        self.filled += len(x)
+
+    def result(self) -> Sensitivity:
+        """All rows."""
+        return Sensitivity(self.inputs.whole(), self.gradients.whole())
+
+
+class Probe:
+    """Function of the model's output whose gradient is wanted, for a batch that comes in pieces."""
+
+    def __init__(self, fisher: Fisher, samples: int, generator: torch.Generator) -> None:
+        self.fisher, self.samples, self.generator = fisher, samples, generator
+        self.signs: Tensor | None = None
+        self.done = 0
+
+    def backward(self, output: Tensor) -> None:
+        """Compute gradients for the next piece. All pieces together give those of the whole batch."""
+        if self.fisher == "kl":
+            log = F.log_softmax(output, dim=-1)
+            divergence = F.kl_div(log, log.detach(), reduction="batchmean", log_target=True)
+            (divergence * (len(output) / self.samples)).backward()
+            return
+        if self.signs is None:
+            shape = (self.samples, *output.shape[1:])
+            self.signs = torch.randint(2, shape, generator=self.generator).to(output) * 2 - 1
+        (output * self.signs[self.done : self.done + len(output)]).sum().backward()
+        self.done += len(output)
 
 
 def _forward_backward(
-    model: Network,
-    sites: Sequence[Site],
-    batch: Batch,
-    kept: dict[str, tuple[Tensor, Tensor]],
-    fisher: Fisher,
-    generator: torch.Generator,
+    model: Network, sites: Sequence[Site], batch: Batch, kept: dict[str, tuple[Tensor, Tensor]], probe: Probe
 ) -> None:
     """One batch: `kept` receives each site's input and the tensor whose gradient is wanted."""
 
@@ -93,13 +136,7 @@ def _forward_backward(
             for site in sites
         ]
         try:
-            output = model(x.clone().requires_grad_(), *conditions)
-            if fisher == "kl":
-                log = F.log_softmax(output, dim=-1)
-                F.kl_div(log, log.detach(), reduction="batchmean", log_target=True).backward()
-            else:
-                signs = torch.randint(2, output.shape, generator=generator).to(output) * 2 - 1
-                (output * signs).sum().backward()
+            probe.backward(model(x.clone().requires_grad_(), *conditions))
         finally:
             for handle in handles:
                 handle.remove()

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ENDS = 1 / 8
+"""Share of a row up to which its largest and smallest values alone are sorted on a GPU."""
+
 
 def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
     """Linearly interpolated quantiles of each row: (R, n) → (R, len(fractions)).
@@ -17,12 +20,30 @@ def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
     """
     position = torch.tensor(fractions, dtype=torch.float32).double() * (rows.shape[1] - 1)
     below, above = position.floor().long(), position.ceil().long()
-    ordered = _order(rows, sorted({*below.tolist(), *above.tolist()}))
-    return torch.lerp(ordered[:, below], ordered[:, above], (position - below).to(rows))
+    positions = sorted({*below.tolist(), *above.tolist()})
+    ordered = at_ends(rows, positions) if rows.is_cuda else _partitioned(rows, positions)
+    lower, upper = ([positions.index(index) for index in side.tolist()] for side in (below, above))
+    return torch.lerp(ordered[:, lower], ordered[:, upper], (position - below).to(rows))
 
 
-def _order(rows: Tensor, positions: list[int]) -> Tensor:
-    """Rows in which at least the given positions hold what they would after sorting."""
-    if rows.is_cuda:
-        return rows.sort(dim=1).values
-    return torch.from_numpy(np.partition(rows.detach().numpy(), positions, axis=1))
+def at_ends(rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """Values (R, len(positions)) at positions of the sorted rows (R, n).
+
+    Sorting all of a long row takes seven times its memory. If all positions are close to the ends, only these are
+    sorted.
+    """
+    width = rows.shape[1]
+    smallest = max((index + 1 for index in positions if index < width / 2), default=0)
+    largest = max((width - index for index in positions if index >= width / 2), default=0)
+    if smallest + largest > ENDS * width:
+        return rows.sort(dim=1).values[:, list(positions)]
+    low = rows.topk(smallest, dim=1, largest=False).values
+    high = rows.topk(largest, dim=1).values
+    return torch.stack(
+        [low[:, index] if index < width / 2 else high[:, width - 1 - index] for index in positions], dim=1
+    )
+
+
+def _partitioned(rows: Tensor, positions: list[int]) -> Tensor:
+    """The same by partial sorting on the CPU."""
+    return torch.from_numpy(np.partition(rows.detach().numpy(), positions, axis=1)[:, positions])

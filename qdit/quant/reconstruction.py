@@ -24,14 +24,13 @@ from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.adam import Adam
 from qdit.quant.learnable import Learner, written_out
-from qdit.quant.observe import Batch, capture
+from qdit.quant.observe import Batch
+from qdit.quant.passes import MOST_ROWS, rows_per_pass
 from qdit.quant.rounding import RoundingSteps
+from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
 
 CURVE_POINTS = 20
 """Points of a learning curve that are kept."""
-
-ROWS = 256
-"""Samples that are computed at a time where no gradients are needed."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Curve:
 
 def optimize(
     learner: Learner,
-    outputs: Callable[[Tensor], Tensor],
-    targets: Tensor,
+    outputs: Callable[[Rows], Tensor],
+    targets: RowStore,
     config: Reconstruction,
     *,
     name: str,
@@ -124,10 +123,8 @@ def optimize(
     every = max(1, config.iterations // CURVE_POINTS)
     recent: list[Tensor] = []
     # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
-    draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator).to(
-        targets.device
-    )
-    for iteration, rows in enumerate(draws):
+    draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator)
+    for iteration, rows in enumerate(Rows.of(draws, targets.device).each()):
         computed = outputs(rows)
         error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
         computed.backward(gradient)
@@ -215,58 +212,73 @@ def reconstruct(
     """
     model.requires_grad_(False)
     timestep = torch.cat([batch[1] for batch in batches()])
+    size, rows = rows_per_pass(model.config, next(iter(batches()))[0]), len(timestep)
     curves: list[Curve] = []
     before: Unit | None = None
-    results = torch.empty(0)
+    inputs: tuple[RowStore, ...] = ()
+    originals: tuple[RowStore, ...] = ()
     for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
         if before is None or not unit.follows(before):
-            inputs, _ = capture(model, unit.name, batches())
-            originals, targets = capture(reference, unit.name, batches())
+            inputs = originals = ()  # their memory is free before it is reserved again
+            inputs = capture_rows(model, unit.name, pieces(batches(), size), rows, output=False)
+            originals = capture_rows(reference, unit.name, pieces(batches(), size), rows, output=True)
         else:
-            inputs, originals = (results, *inputs[1:]), (targets, *originals[1:])
-            targets = every(partial(_outputs, reference, unit.name, originals, timestep), len(timestep))
+            advance(originals[0], partial(_outputs, reference, unit.name, originals, timestep), size)
         outputs = partial(_outputs, model, unit.name, inputs, timestep)
         draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
-        curve, results = _learn(model, reference, unit, outputs, targets, config, learn, draw)
-        curves.append(curve)
+        goes_on = number + 1 < len(units) and units[number + 1].follows(unit)
+        kept = inputs[0] if goes_on else None
+        curves.append(_learn(model, reference, unit, outputs, originals[0], config, learn, draw, size=size, kept=kept))
         before = unit
     return _log(config, curves)
 
 
-def _outputs(model: Network, name: str, inputs: tuple[Tensor, ...], timestep: Tensor, rows: Tensor) -> Tensor:
+def _outputs(model: Network, name: str, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
     """What a submodule makes of some rows of its inputs."""
-    model.step_context.timestep = timestep[rows]
+    model.step_context.timestep = timestep[rows.on_device]
     result: Tensor = model.get_submodule(name)(*(argument[rows] for argument in inputs))
     return result
 
 
-def every(outputs: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-    """Outputs for all rows, without gradients."""
-    with torch.no_grad():
-        return torch.cat([outputs(indices) for indices in torch.arange(rows).split(ROWS)])
+@torch.no_grad()
+def advance(store: RowStore, outputs: Callable[[Rows], Tensor], size: int) -> None:
+    """Replace all rows of a store by the outputs for them, `size` rows at once."""
+    for start, rows in passes(len(store), size, store.device):
+        store.write(start, outputs(rows))
+
+
+@torch.no_grad()
+def hard_loss(
+    outputs: Callable[[Rows], Tensor], targets: RowStore, power: float, *, size: int, kept: RowStore | None = None
+) -> float:
+    """Loss on all data without the regularizer, in passes of `size` rows. `kept` receives the outputs of each pass."""
+    losses = []
+    for start, rows in passes(len(targets), size, targets.device):
+        computed = outputs(rows)
+        losses.append((computed - targets[rows]).abs_().pow_(power).flatten(1).sum(dim=1))
+        if kept is not None:
+            kept.write(start, computed)
+    return float(torch.cat(losses).mean() / targets.features)
 
 
 def _learn(
     model: Network,
     reference: Network,
     unit: Unit,
-    outputs: Callable[[Tensor], Tensor],
-    targets: Tensor,
+    outputs: Callable[[Rows], Tensor],
+    targets: RowStore,
     config: Reconstruction,
     learn: str,
     generator: torch.Generator,
-) -> tuple[Curve, Tensor]:
+    *,
+    size: int,
+    kept: RowStore | None = None,
+) -> Curve:
     """Optimize and harden; the loss with hard codes before and after is measured on all data.
 
-    Returns the learning curve and what the unit with hard codes makes of its inputs.
+    `kept` receives what the unit with hard codes makes of its inputs. It may be the memory of the inputs.
     """
-
-    def hard_loss(results: Tensor) -> float:
-        parts = zip(results.split(ROWS), targets.split(ROWS), strict=True)
-        losses = [(computed - target).abs_().pow_(config.power).flatten(1).sum(dim=1) for computed, target in parts]
-        return float(torch.cat(losses).mean() / (targets.shape[-1] if targets.dim() > 2 else 1))
-
-    before = hard_loss(every(outputs, len(targets)))
+    before = hard_loss(outputs, targets, config.power, size=size)
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     if config.matmul == "tf32" and targets.device.type == "cpu":
@@ -274,9 +286,8 @@ def _learn(
     with written_out(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
-    results = every(outputs, len(targets))
-    curve.before, curve.after = before, hard_loss(results)
-    return curve, results
+    curve.before, curve.after = before, hard_loss(outputs, targets, config.power, size=size, kept=kept)
+    return curve
 
 
 def reconstruct_outputs(
@@ -297,10 +308,13 @@ def reconstruct_outputs(
     """
     model.requires_grad_(False)
     with torch.no_grad():
-        targets = outputs(reference, torch.arange(samples))
-    generator = torch_generator(seed, Purpose.RECONSTRUCTION)
-    model_outputs = partial(outputs, model)
-    curve, _ = _learn(model, reference, Unit(name, sites), model_outputs, targets, config, "rounding", generator)
+        targets = RowStore.of(outputs(reference, torch.arange(samples)))
+
+    def model_outputs(rows: Rows) -> Tensor:
+        return outputs(model, rows.on_device)
+
+    draw, unit = torch_generator(seed, Purpose.RECONSTRUCTION), Unit(name, sites)
+    curve = _learn(model, reference, unit, model_outputs, targets, config, "rounding", draw, size=MOST_ROWS)
     return _log(config, [curve])
 
 

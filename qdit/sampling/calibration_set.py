@@ -94,6 +94,10 @@ class CalibrationSet:
             unconditional=self.unconditional[rows],
         )
 
+    def split(self, size: int) -> "Iterator[CalibrationSet]":
+        """Consecutive parts of `size` samples; the last may be smaller."""
+        return (self.take(rows) for rows in torch.arange(len(self), device=self.timestep.device).split(size))
+
     def to(self, device: torch.device) -> "CalibrationSet":
         """The set with its tensors on a device."""
         return replace(

@@ -24,16 +24,18 @@ from pathlib import Path
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, split_bits
 from qdit.metrics.bootstrap import RESAMPLES
-from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
-from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of, split_kind
+from qdit.workflow.calibration_counts import rows_of, samples_of, split_kind
 from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
+from qdit.workflow.cost_memory import largest_memory, memory_lines
 from qdit.workflow.cost_models import network_of
+from qdit.workflow.cost_runs import calibration_kinds, learns
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
-from qdit.workflow.method_index import method_sources, planned_kinds
+from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchRun, needs_calibration
 
@@ -79,20 +81,6 @@ def evaluations(profile: Profile, setting: str, images: int) -> int:
     """Number of network evaluations that sample `images` images or clips."""
     entry = profile["settings"][setting]
     return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
-
-
-def calibration_kinds(profile: Profile, run: Run) -> list[str]:
-    """Kinds of calibration data that a run takes."""
-    entry = profile["methods"][run.label]
-    kinds = planned_kinds(entry["method"], entry.get("options", {}))
-    return [chosen_kind(profile, run.setting, run.label, kind) for kind in kinds]
-
-
-def learns(profile: Profile, label: str) -> bool:
-    """Whether the quantization of a label learns rounding. If the label has a base, its rounding is already learned."""
-    entry = profile["methods"][label]
-    method = method_sources().get(entry["method"])
-    return method is not None and method.learns_rounding and "base" not in entry
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
@@ -260,35 +248,6 @@ def scored_by_vbench(profile: Profile, run: Run) -> bool:
     return profiles.family_of(model) is CLIPS and "instruments" not in model
 
 
-def memory_bytes(profile: Profile) -> dict[str, float]:
-    """Rule → peak memory, from shapes: weights in float32, the widest tensors of a batch, and inputs that methods keep.
-
-    Learned rounding keeps inputs and outputs of one block for all of its samples in float32. Hessians keep the inputs
-    of the widest layer.
-    """
-    largest: dict[str, float] = {}
-    dtype = 2 if profile.get("compute", {}).get("dtype") == "float16" else 4
-    for setting, form in dict.fromkeys((run.setting, run.form) for run in profiles.all_runs(profile)):
-        network, chunk = network_of(profile, setting), profiles.sampled(profile, setting, form)["chunk"]
-        config, family = network.config, profiles.family_at(profile, setting)
-        weights = 1e6 * size_predicted_mb(config, weight_bits=16, float_bits=32)
-        cells = network.tokens * config.hidden_size
-        batch = family.guided_rows * chunk * cells * (3 + 2 * config.mlp_ratio + 4) * dtype
-        kept = max(
-            samples_of(profile, setting, "per-step") * 2 * cells,
-            samples_of(profile, setting, "trajectory") * config.mlp_ratio * cells,
-        )
-        peaks = {
-            "import_weights": 2 * weights,
-            "calibrate": weights + batch,
-            "quantize": 2 * weights + 4 * kept,
-            "sample": weights + batch,
-            "search": 2 * weights + batch if family.is_searched else 0.0,
-        }
-        largest = {rule: max(size, largest.get(rule, 0.0)) for rule, size in peaks.items()}
-    return largest
-
-
 def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str:
     """The estimate as text, for `qdit doctor`."""
     jobs = jobs_of(profile, speed)
@@ -296,10 +255,10 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     for job in jobs:
         seconds[job.rule] += job.seconds
     lines = [f"estimate at {speed.text} ({speed.source}); qdit/workflow/cost.py has the formulas"]
-    memory = memory_bytes(profile)
+    memory = largest_memory(profile)
     for rule in ("calibrate", "search", "quantize", "sample"):
-        hours = seconds[rule] / 3600
-        lines.append(f"  {rule:<10} {counts[rule]:>6} jobs {hours:>10.1f} GPU-hours, peak {memory[rule] / 1e9:.1f} GB")
+        hours, peak = seconds[rule] / 3600, memory[rule].gpu / 1e9
+        lines.append(f"  {rule:<10} {counts[rule]:>6} jobs {hours:>10.1f} GPU-hours, peak {peak:.1f} GB")
     lines.append(f"  {'all':<10} {len(jobs):>6} jobs {sum(seconds.values()) / 3600:>10.1f} GPU-hours")
     searches = [job for job in jobs if job.rule == "search"]
     longest = max(critical_paths(jobs).values(), default=0.0)
@@ -310,7 +269,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
             f"  {count:>4} GPUs: {complete.seconds / 3600:.1f} hours, {complete.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
-    lines += evaluating_lines(profile) + vbench_lines(profile)
+    lines += memory_lines(profile) + evaluating_lines(profile) + vbench_lines(profile)
     disk = disk_bytes(profile)
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])

@@ -18,7 +18,7 @@ DISTINCT = 0.632
 """Share of the images that occur in a resample: 1 − 1/e."""
 OVERHEAD = 600
 """Operations for each drawn number: rows are copied and weighed."""
-EIGENVECTORS, EIGENVALUES, SINGULAR_VALUES = 9, 4, 15
+EIGENVECTORS, EIGENVALUES, SINGULAR_VALUES, CHOLESKY = 9, 4, 15, 1 / 3
 """Operations over the cube of a matrix's size."""
 
 
@@ -31,7 +31,7 @@ def evaluating_seconds(images: int, resamples: int, *, pool: int = POOL, spatial
 def distance_operations(images: int, features: int, resamples: int, *, paired: bool) -> float:
     """Operations of one distance and its resamples, to fixed moments or to resamples of full precision."""
     cube, covariance = float(features) ** 3, float(images) * features**2
-    once = (2 * (EIGENVECTORS + 2) + 2 + SINGULAR_VALUES) * cube + (2 if paired else 1) * covariance
+    once = (2 * CHOLESKY + 2 + SINGULAR_VALUES) * cube + covariance
     kept, sides = DISTINCT * images, 2 if paired else 1
     method = resampling_method(images, features)
     if method == "direct":
@@ -40,10 +40,14 @@ def distance_operations(images: int, features: int, resamples: int, *, paired: b
     if method == "gram":
         small = (SINGULAR_VALUES if paired else EIGENVALUES) * kept**3
         return once + 2 * features * (images**2 + covariance / images) + resamples * small
-    balance = (2 * EIGENVECTORS + 10) * cube + (2 + sides) * 2 * covariance
+    # Coordinates: eigenvectors, products of (d, d) matrices, and of all images with them; then fourth moments.
+    balance = (2 * EIGENVECTORS + 8) * cube + 7.5 * covariance
+    if not paired:
+        balance = (CHOLESKY + EIGENVECTORS + 6) * cube + 3.5 * covariance
     second, leading = (SECOND_ORDER_PAIRED if paired else SECOND_ORDER) * features, LEADING * features
-    products = sides * kept * (second**2 + OVERHEAD * second) + (kept * leading**2 if paired else 0)
-    return once + balance + resamples * (products / 2 + (EIGENVALUES + 5) * leading**3)
+    copies = 5 / 3 if paired else 1  # one of two sets is not weighed
+    products = kept * (sides * second**2 + copies * OVERHEAD * second) + (kept * leading**2 if paired else 0)
+    return once + balance + resamples * (products / 2 + (EIGENVALUES + (5 if paired else 0)) * leading**3)
 
 
 def evaluating_line(jobs: int, seconds: float) -> list[str]:

@@ -33,8 +33,6 @@ class ProfileFamily(ABC):
     """Whether sampling extracts features, by which the samples are scored."""
     is_searched: ClassVar[bool]
     """Whether the workflow searches group sizes for its models."""
-    guided_rows: ClassVar[int]
-    """Rows of a batch for each guided sample: 2 where both branches run together, 1 where they run in turn."""
     import_flags: ClassVar[tuple[str, ...]]
     """Flags of `qdit import-weights`."""
 
@@ -67,7 +65,6 @@ class ImageFamily(ProfileFamily):
     config = DiTConfig
     has_features = True
     is_searched = True
-    guided_rows = 2
     import_flags = ()
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
@@ -102,7 +99,6 @@ class ClipFamily(ProfileFamily):
     config = STDiT3Config
     has_features = False
     is_searched = False
-    guided_rows = 1
     import_flags = ("--family", "stdit3")
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:

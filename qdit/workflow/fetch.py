@@ -19,7 +19,7 @@ from tqdm import tqdm
 from qdit.core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from qdit.core.files import sha256_file, write_text
 from qdit.core.repository import shipped_path
-from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.workflow.paths import is_https, is_verified, require_fetchable
 from qdit.workflow.profile import Profile, encoder_files
 

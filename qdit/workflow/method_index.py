@@ -32,9 +32,13 @@ OPTIONAL_TEXTS = ("printed", "base", "color", "marker")
 TYPES: Mapping[str, tuple[type, ...]] = {
     **{name: (str, type(None)) for name in OPTIONAL_TEXTS},
     **dict.fromkeys(("name", "citation", "line"), (str,)),
-    **dict.fromkeys(("learns_rounding", "common_weights_are_core", "stores_more_than_codes", "emphasized"), (bool,)),
-    **dict.fromkeys(("memory_mb", "minutes"), (int,)),
-    **dict.fromkeys(("calibration", "calibration_unused"), (tuple, list)),
+    **dict.fromkeys(
+        ("learns_rounding", "common_weights_are_core", "stores_more_than_codes", "emphasized", "learns_modulation"),
+        (bool,),
+    ),
+    **dict.fromkeys(("memory_mb", "minutes", "sensitive_rows"), (int,)),
+    "large_batch": (int, type(None)),
+    **dict.fromkeys(("calibration", "calibration_unused", "learned_rows"), (tuple, list)),
 }
 """Class attribute → types that it may have."""
 
@@ -59,6 +63,10 @@ class MethodFacts:
     marker: str | None
     line: str
     emphasized: bool
+    learned_rows: tuple[int, int]
+    large_batch: int | None
+    sensitive_rows: int
+    learns_modulation: bool
     memory_mb: int
     minutes: int
     module: str
@@ -193,6 +201,7 @@ def facts_of(chain: list[ClassSource]) -> MethodFacts:
             "printed": values["printed"] or values["name"],
             "citation": values["citation"] or "",
             "calibration": tuple(values["calibration"]),
+            "learned_rows": tuple(values["learned_rows"]),
             "calibration_unused": tuple(tuple(triple) for triple in values["calibration_unused"]),
         },
         module=source.source.module,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from qdit.core.errors import ConfigError
 from qdit.core.repository import ROOT
-from qdit.metrics.vbench.driver import SOURCES
+from qdit.metrics.vbench.needed_weights import SOURCES
 
 FETCHED_FOLDERS = ("weights", "data")
 DATA_FOLDERS = (*FETCHED_FOLDERS, "results")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdit.core.errors import DataError
-from qdit.metrics.frechet import Target, distance_to, frechet_distance, is_thin
+from qdit.metrics.frechet import Target, distance_to, factor, frechet_distance, is_thin, square_root
 from qdit.metrics.statistics import Moments, moments
 
 
@@ -143,3 +143,24 @@ def test_unusable_features_are_refused() -> None:
         distance_to(target, np.full((5, 30), np.nan))
     with pytest.raises(DataError, match="target moments: hold NaN"):
         distance_to(Target(Moments(np.full(30, np.nan), np.eye(30))), np.zeros((5, 30)))
+
+
+@pytest.mark.parametrize("rank", [700, 520])
+def test_many_features_give_the_distance_of_symmetric_roots(rank: int) -> None:
+    """Cholesky factors where they are clear, the symmetric root where a covariance has no full rank; in float64."""
+    draw, size = np.random.default_rng(7), 520
+    falling = np.arange(1, size + 1) ** -1.0
+    sets = [moments(draw.normal(size=(rank + 1, size)) * falling + mean) for mean in (0.0, 0.1)]
+    if rank == size:  # two directions without any spread
+        for part in sets:
+            part.covariance[-2:], part.covariance[:, -2:] = 0, 0
+    roots = [square_root(part.covariance) for part in sets]
+    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+    gap = sets[0].mean - sets[1].mean
+    expected = gap @ gap + sum(np.trace(part.covariance) for part in sets) - 2 * overlap
+    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
+    for part in sets:
+        result = factor(part.covariance)
+        assert result @ result.T == pytest.approx(part.covariance, abs=1e-12)
+        assert np.array_equal(result, np.tril(result)) == (rank > size)

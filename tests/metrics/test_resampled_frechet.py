@@ -137,7 +137,7 @@ def test_equal_sets_stay_at_distance_zero_and_a_tiny_damage_is_resolved() -> Non
     assert expanded_paired(full, full, counts) == pytest.approx(0, abs=1e-10)
     run = full + 1e-4 * noise
     exact, expanded = direct_paired(run, full, counts), expanded_paired(run, full, counts)
-    assert exact.mean() < 1e-6 and expanded.std() == pytest.approx(exact.std(), rel=0.15)
+    assert exact.mean() < 1e-6 and expanded.std() == pytest.approx(exact.std(), rel=0.18)
 
 
 @pytest.mark.parametrize("images", [20, 35])

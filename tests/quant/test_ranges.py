@@ -6,7 +6,7 @@ import torch
 
 from qdit.core.affine import fake_quantize
 from qdit.quant import search
-from qdit.quant.quantiles import quantiles
+from qdit.quant.quantiles import at_ends, quantiles
 from qdit.quant.ranges import (
     ema,
     extremes,
@@ -217,3 +217,12 @@ def test_moving_average() -> None:
     running, new = torch.tensor([1.0]), torch.tensor([2.0])
     assert ema(running, new, 0.9).item() == pytest.approx(1.1)
     assert torch.equal(torch.cat(extremes(torch.tensor([[3.0, -1.0, 2.0]]))), torch.tensor([[-1.0], [3.0]]))
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 990, 999], [0, 500, 999], [999], [3]])
+def test_values_at_the_ends_are_those_of_the_sorted_row(positions: list[int]) -> None:
+    """Also if a row has equal values and NaN, which are the largest."""
+    rows = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0)).mul(50).round()
+    rows[1, 17] = torch.nan
+    expected = rows.sort(dim=1).values[:, positions]
+    torch.testing.assert_close(at_ends(rows, positions), expected, rtol=0, atol=0, equal_nan=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
-from qdit.metrics.vbench.driver import SOURCES
+from qdit.metrics.vbench.needed_weights import SOURCES
 from qdit.workflow import fetch as fetching
 from qdit.workflow import paths
 from qdit.workflow.fetch import NeededFile, check_whole, choose, files_of, is_named, unverified

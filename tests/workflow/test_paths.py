@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.metrics.vbench.driver import SOURCES
+from qdit.metrics.vbench.needed_weights import SOURCES
 from qdit.workflow.fetch import needed_files
 from qdit.workflow.paths import (
     is_https,

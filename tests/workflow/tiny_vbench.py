@@ -6,7 +6,8 @@ import venv
 from pathlib import Path
 
 from qdit.core.metrics import DIMENSIONS
-from qdit.metrics.vbench.driver import SOURCES, VERSION
+from qdit.metrics.vbench.driver import VERSION
+from qdit.metrics.vbench.needed_weights import SOURCES
 from tests.small_latent_video import PROMPTS, write_embeddings, write_latent_video
 
 VBENCH = '''

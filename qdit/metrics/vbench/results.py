@@ -15,7 +15,8 @@ from qdit.core.failure import Failure
 from qdit.core.files import one_line, read_json
 from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench import driver as vbench_driver
-from qdit.metrics.vbench.driver import VERSION, WEIGHTS
+from qdit.metrics.vbench.driver import VERSION
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.metrics.vbench_totals import totals
 
 PROTOCOL = f"VBench {VERSION}"

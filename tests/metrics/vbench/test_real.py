@@ -17,7 +17,7 @@ from qdit.cli.sampling import flow
 from qdit.core.errors import DataError
 from qdit.core.files import read_json
 from qdit.core.mp4 import read_mp4, write_mp4
-from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.metrics.vbench.results import gather, run_driver
 from qdit.mini.vbench.suites import full_info, suite_prompts
 from qdit.models.loading import load_model

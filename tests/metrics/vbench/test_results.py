@@ -8,7 +8,7 @@ import pytest
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import write_json
 from qdit.core.metrics import DIMENSIONS
-from qdit.metrics.vbench.driver import WEIGHTS
+from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.metrics.vbench.results import RANGES, gather, known_dimension, normalised
 from qdit.metrics.vbench_totals import totals
 from qdit.workflow.vbench_env import LOCK, install, installer, is_installed, python_of

@@ -1,0 +1,32 @@
+"""Number of samples that go through a network at once, so that its scratch memory is bounded."""
+
+from torch import Tensor
+
+from qdit.models.network import NetworkConfig
+
+ELEMENTS = 2**28
+"""Probabilities of attention and hidden units of a block's MLP that exist at once: 1 GiB of each kind in float32."""
+MOST_ROWS = 256
+"""Samples at once of a small network."""
+
+GRAPH_ELEMENTS = 2**31
+"""Values that a backward pass through the whole network keeps: 8 GiB in float32."""
+BLOCK_WIDTHS = 40
+"""Such values of a block for each token, in widths of the model."""
+
+
+def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) -> int:
+    """Number of samples at once for noisy samples x (N, C, …): 120 of DiT-XL/2 at 256×256, 12 at 512×512.
+
+    Attention is counted as written out: heads · tokens² for each sample. `most` is the number for small networks.
+    """
+    tokens = max(1, x[0, 0].numel() // config.patch_size**2)
+    each = config.num_heads * tokens**2 + config.mlp_ratio * config.hidden_size * tokens
+    return max(1, min(most, ELEMENTS // each))
+
+
+def rows_with_gradients(config: NetworkConfig, x: Tensor) -> int:
+    """Number of samples at once in a forward and backward pass of the whole network, as in `rows_per_pass`."""
+    tokens = max(1, x[0, 0].numel() // config.patch_size**2)
+    each = config.depth * (BLOCK_WIDTHS * config.hidden_size + 4 * config.num_heads * tokens) * tokens
+    return max(1, GRAPH_ELEMENTS // each)

@@ -1,0 +1,153 @@
+"""Rows of tensors, one for each calibration sample, in memory that is reserved once.
+
+Learned rounding keeps the input and the output of one block for all samples. At 512×512 they take 24 GB each. Such a
+store lies in pinned memory of the host, and only the rows of a batch are copied to the GPU. Values keep their bits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qdit.quant.observe import Batch, Captured
+
+DEVICE_BYTES = 7 * 10**9
+"""A larger store lies in memory of the host."""
+CHUNK_BYTES = 2**28
+"""Pinned memory is reserved in pieces of this size, since torch rounds each piece up to a power of two."""
+
+
+class Rows(NamedTuple):
+    """Indices (n,) of samples, on the CPU and on the device of a model.
+
+    Both are known beforehand. So no program waits for indices.
+    """
+
+    on_cpu: Tensor
+    on_device: Tensor
+
+    @classmethod
+    def of(cls, indices: Tensor, device: torch.device) -> "Rows":
+        """The indices of the CPU and their copy on a device."""
+        return cls(indices, indices.to(device))
+
+    def each(self) -> Iterator["Rows"]:
+        """Split (m, n) indices along the first dimension."""
+        if self.on_cpu is self.on_device:
+            return (Rows(rows, rows) for rows in self.on_cpu)
+        return (Rows(*pair) for pair in zip(self.on_cpu, self.on_device, strict=True))
+
+
+class RowStore:
+    """Memory for `rows` rows of the shape, type and device of the rows of a tensor."""
+
+    def __init__(self, rows: int, like: Tensor) -> None:
+        self.rows, self.device, self.shape = rows, like.device, tuple(like.shape[1:])
+        row_bytes = max(1, like[:1].nbytes)
+        self.on_host = like.device.type != "cpu" and rows * row_bytes > DEVICE_BYTES
+        self.chunk_rows = max(1, CHUNK_BYTES // row_bytes if self.on_host else rows)
+        place = torch.device("cpu") if self.on_host else like.device
+        with torch.inference_mode(mode=False):
+            self.chunks = [
+                torch.empty(count, *self.shape, dtype=like.dtype, device=place, pin_memory=self.on_host)
+                for count in [min(self.chunk_rows, rows - start) for start in range(0, rows, self.chunk_rows)]
+            ]
+
+    @classmethod
+    def of(cls, values: Tensor) -> "RowStore":
+        """The store that holds a tensor, without a copy."""
+        store = cls(0, values)
+        store.rows, store.chunk_rows, store.chunks = len(values), max(1, len(values)), [values]
+        return store
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def features(self) -> int:
+        """Width of a token; 1 for rows without tokens."""
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        """The rows on the device, as a new tensor."""
+        if not self.on_host:
+            return self.chunks[0][rows.on_device]
+        result = torch.empty(len(rows.on_cpu), *self.shape, dtype=self.chunks[0].dtype, device=self.device)
+        for target, row in zip(result, rows.on_cpu.tolist(), strict=True):
+            target.copy_(self.chunks[row // self.chunk_rows][row % self.chunk_rows], non_blocking=True)
+        return result
+
+    def write(self, start: int, values: Tensor) -> None:
+        """Write consecutive rows from `start` on. Copies keep their order, so later reads see them."""
+        done = 0
+        while done < len(values):
+            chunk, offset = divmod(start + done, self.chunk_rows)
+            count = min(len(values) - done, self.chunk_rows - offset)
+            target = self.chunks[chunk][offset : offset + count]
+            target.copy_(values[done : done + count], non_blocking=self.on_host)
+            done += count
+
+    def whole(self) -> Tensor:
+        """All rows on the device: the memory itself, or a copy of what lies on the host."""
+        if not self.on_host:
+            return self.chunks[0]
+        result = torch.empty(self.rows, *self.shape, dtype=self.chunks[0].dtype, device=self.device)
+        for target, chunk in zip(result.split(self.chunk_rows), self.chunks, strict=True):
+            target.copy_(chunk, non_blocking=True)
+        return result
+
+
+def passes(rows: int, size: int, device: torch.device) -> Iterator[tuple[int, Rows]]:
+    """(first row, indices) of consecutive passes over `rows` samples, at most `size` samples each."""
+    indices = Rows.of(torch.arange(rows), device)
+    parts = zip(indices.on_cpu.split(size), indices.on_device.split(size), strict=True)
+    return ((number * size, Rows(*part)) for number, part in enumerate(parts))
+
+
+def pieces(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The batches, each cut into pieces of at most `size` samples. All have the numbers that samples share."""
+    for batch in batches:
+        count = len(batch[0])
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
+            yield batch if size >= count else tuple(part[rows] if part.dim() else part for part in batch)
+
+
+def capture_rows(
+    model: nn.Module, name: str, batches: Iterable[Batch], rows: int, *, output: bool
+) -> tuple[RowStore, ...]:
+    """Stores of a submodule's arguments over all batches, which have `rows` samples together.
+
+    With `output` the first store holds the output in place of the first argument. Layers after the submodule are not
+    computed.
+    """
+    stores: list[RowStore] = []
+    start = 0
+
+    def keep(tensors: Sequence[Tensor]) -> None:
+        nonlocal start
+        if not stores:
+            stores.extend(RowStore(rows, tensor) for tensor in tensors)
+        for store, tensor in zip(stores, tensors, strict=True):
+            store.write(start, tensor)
+        start += len(tensors[0])
+        raise Captured
+
+    def keep_output(_module: nn.Module, arguments: tuple[Any, ...], result: Tensor) -> None:
+        keep((result, *arguments[1:]))
+
+    def keep_inputs(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        keep(arguments)
+
+    module = model.get_submodule(name)
+    handle = module.register_forward_hook(keep_output) if output else module.register_forward_pre_hook(keep_inputs)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                with suppress(Captured):
+                    model(*batch)
+    finally:
+        handle.remove()
+    return tuple(stores)

@@ -1,0 +1,60 @@
+# What a run prints: the progress of its tables, and its last lines. Jobs of this machine share one command server.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
+from qdit.workflow.first_look import FirstLook
+from qdit.workflow.priorities import leading_table
+from qdit.workflow.progress import Progress, planned_jobs
+from qdit.workflow.progress_findings import learned_labels, names_of
+from qdit.workflow.progress_log import attach
+
+
+def say_what_there_is(stopped=False):
+    """The last lines of a run, however it ends: rows without numbers, and the pages that were asked for."""
+    jobs = workflow.dag.targetjobs
+    lines = [*row_lines(target_rows(jobs)), *ending(config, Path(RESULTS), target_pages(jobs), INDEX, stopped=stopped)]
+    print(*lines, sep="\n", flush=True)
+
+
+# One line for each table instead of Snakemake's flood: qdit/workflow/progress_log.py.
+PROGRESS = attach(workflow, when_nothing=say_what_there_is)
+
+
+def watch():
+    """Show the progress of the tables whose pages this run makes."""
+    made = {str(file) for job in workflow.dag.jobs for file in job.output}
+    pages = {name: f"{RESULTS}/tables/{name}.html" for name in config["tables"]}
+    pages = {name: page for name, page in pages.items() if page in made}
+    runs = {f"{run_folder(run)}/metrics.json": run for name in pages for run in profiles.runs_of(config, name)}
+    rows = {name: [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, name)] for name in pages}
+    resources = workflow.resource_settings
+    cores = max(resources.cores or 0, resources.nodes or 0)
+    jobs = planned_jobs(workflow.dag, pages)
+    progress = Progress(rows, pages, jobs, cores=cores, learned=learned_labels(config))
+    first = leading_table(config) if leading_table(config) in pages else next(iter(pages), None)
+    look = first and workflow.is_main_process and FirstLook(first, runs, Path(RESULTS), str(workflow.basedir))
+    PROGRESS.begin(progress, runs, names_of(config), Path(RESULTS, "logs", "run.log"), look or None)
+
+
+onstart:
+    if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
+        serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
+        # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
+        subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
+    if PROGRESS is not None:
+        watch()
+
+
+onsuccess:
+    if PROGRESS is not None:
+        PROGRESS.finish()
+    say_what_there_is()
+
+
+onerror:
+    if PROGRESS is not None:
+        PROGRESS.finish()
+    say_what_there_is(stopped=PROGRESS is not None and PROGRESS.interrupted)
