@@ -210,8 +210,11 @@ class Learner:
                 self.soft[site.name] = learned
             elif isinstance(module, QuantizedLinear):
                 weight = linear_of(reference, site).weight.detach()
-                kind = SoftConv if isinstance(module, QuantizedConv) else SoftLinear
-                self.soft[site.name] = kind(weight, module, learn_rounding=rounding, learn_scale=scales)
+                learned_parts = {"learn_rounding": rounding, "learn_scale": scales}
+                if isinstance(module, QuantizedConv):
+                    self.soft[site.name] = SoftConv(weight, module, **learned_parts)
+                else:
+                    self.soft[site.name] = SoftLinear(weight, module, **learned_parts)
         for name, module in self.soft.items():
             replace(model, name, module)
 

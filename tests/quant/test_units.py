@@ -23,7 +23,7 @@ from tests.small_models import inputs, random_dit
 from tests.small_video_models import random_stdit3
 
 BITS = 3
-CONFIG = Reconstruction(iterations=60, batch=16, rounding_rate=1e-2, scale_rate=1e-3)
+CONFIG = Reconstruction(iterations=60, batch=16, rounding_rate=5e-2, scale_rate=1e-3)
 BEFORE = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2"]
 BLOCKS = ["blocks.0", "blocks.1"]
 
