@@ -162,15 +162,23 @@ class SoftLinear(nn.Module):
             self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.activation is None else self.activation(x)
+        return self.product(self.entered(x))
+
+    def entered(self, x: Tensor) -> Tensor:
+        """The input behind its quantizer."""
+        return x if self.activation is None else self.activation(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Product of a quantized input and the present weight, and the bias."""
         weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 
 
 class SoftConv(SoftLinear):
-    """Convolution in training whose patches do not overlap: a `SoftLinear` of its patches, (N, C, …) → (N, out, …).
+    """Convolution in training whose patches do not overlap, (N, C, …) → (N, out, …).
 
-    So everything that is learned is learned as at a linear, and compiled steps need no second form.
+    Its product is that of a linear with the patches. So its weight is learned as that of a linear, and compiled steps
+    need no second form.
     """
 
     def __init__(self, weight: Tensor, module: QuantizedConv, *, learn_rounding: bool, learn_scale: bool) -> None:
@@ -179,7 +187,7 @@ class SoftConv(SoftLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = [size // cells for size, cells in zip(x.shape[2:], self.kernel, strict=True)]
-        return super().forward(unfolded(x, self.kernel)).transpose(1, 2).unflatten(2, grid)
+        return self.product(unfolded(self.entered(x), self.kernel)).transpose(1, 2).unflatten(2, grid)
 
 
 def unfolded(x: Tensor, kernel: Sequence[int]) -> Tensor:
