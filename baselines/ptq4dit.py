@@ -15,7 +15,9 @@ Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
    use the initial set: 100 samples, four at each of 25 timesteps. A schedule with fewer steps has more samples at each.
 5. Reconstruction per block learns AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together. Inputs are
    quantized, targets are full precision. The paper takes 20,000 iterations. The release splits them over ten shards in
-   sequence; here every batch is drawn from all data.
+   sequence; here every batch is drawn from all data. Layers outside the blocks are reconstructed too (scope `own`), in
+   the order of the network: patch embedding and the two linears of the timestep embedding one by one, then the blocks,
+   then the final layer as a block (`outside`).
 6. Calibration: 64 samples at each of 25 evenly spaced steps (1,600 samples). Under guidance these are 32 images and
    their unconditional copies. A DiT for 512 pixels takes 128 samples at each of 10 steps (1,280), in batches of at most
    16. The initial set of the release has class 0 only; `first_classes` restores that. The paper draws classes at
@@ -34,7 +36,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Outside, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
@@ -43,8 +45,9 @@ from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Reconstruction, reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
+from qdit.quant.units import units_of
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP, INITIAL_PER_STEP = 25, 64, 4
@@ -63,7 +66,8 @@ class Ptq4ditOptions(CheckedOptions):
 
     `batch` and `rate` are those of learned rounding. `matmul` is the arithmetic of learning on a GPU.
 
-    `values` says whether the quantizer of V sees V before or after the folding (scope `own`).
+    `values` says whether the quantizer of V sees V before or after the folding (scope `own`). `outside` says which
+    layers outside the blocks are reconstructed (scope `own`).
     """
 
     csb: bool = True
@@ -71,6 +75,7 @@ class Ptq4ditOptions(CheckedOptions):
     salience: Literal["sample", "timestep"] = "sample"
     first_classes: bool = False
     values: Literal["before", "folded"] = "before"
+    outside: Outside = "network-order"
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
@@ -131,7 +136,8 @@ class Ptq4dit(Method):
             learn = "scales" if weight_bits == FULL_PRECISION_BITS else "rounding"
         batch = min(options.batch, LARGE_BATCH) if large else options.batch
         config = Reconstruction(options.iterations, batch, rounding_rate=options.rate, matmul=options.matmul)
-        log = reconstruct(model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn=learn)
+        units = units_of(sites, options.outside)
+        log = reconstruct(model, reference, units, lambda: data.batches(BATCH), config, learn=learn)
         return Quantized(model, log={"reconstruction": log})
 
 

@@ -2,8 +2,8 @@
 
 Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
 1. Q-Diffusion quantizes the model, as in the paper. Its options are passed on. The program of the release has one range
-   per weight tensor and does not quantize the operands of attention (`base_form="as_released"`). It learns for 10,000
-   iterations (`iterations`).
+   per weight tensor, does not quantize the operands of attention, and does not reconstruct the first and last layer
+   (`base_form="as_released"`). It learns for 10,000 iterations (`iterations`).
 2. At every step, linear regression explains the error Δ = ε_q − ε_fp after guidance by ε_fp. It uses images of the
    full-precision trajectory (kind `regression`; 1,024 images in the release). It gives a slope (a negative slope
    becomes 0), a bias per channel, and the variance of the residual. `correction="as_released"` computes the bias as the
@@ -70,7 +70,6 @@ class Ptqd(Method):
         options: PtqdOptions,
     ) -> Quantized:
         """Quantize with Q-Diffusion. Then fit the regression at every step."""
-        released = options.base_form == "as_released"
         quantized = learned(
             model,
             weight_bits=weight_bits,
@@ -78,8 +77,7 @@ class Ptqd(Method):
             scope=scope,
             data=calibration["per-step"],
             options=options,
-            per_tensor=released,
-            attention=not released,
+            as_ptqd=options.base_form == "as_released",
         )
         exact = weight_bits == activation_bits == FULL_PRECISION_BITS
         return quantized if exact else self.correct(model, quantized, calibration, options)

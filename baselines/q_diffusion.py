@@ -11,22 +11,25 @@ Numbered details (spec/methods.md §4.10; Li et al., ICCV 2023):
 3. Calibration: images at evenly spaced steps of the sampling trajectory (20 × 256 in the release).
 4. Q-Diffusion splits concatenated shortcuts. A DiT has none.
 5. Scope `own` quantizes every linear and convolution, and the operands of attention, softmax outputs with 8 bits. The
-   paper keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`). Only blocks are
-   reconstructed. Layers outside the blocks are rounded to nearest.
+   paper keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`).
+6. Layers outside the blocks are reconstructed too (scope `own`), in the order of the network, as in the release. The
+   final layer of a DiT counts as a block. `outside="none"` rounds these layers to nearest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
-from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
+from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Outside, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
+from qdit.models.roles import Site
 from qdit.quant.apply import calibrate_static, round_weights
-from qdit.quant.layers import layers, operands, site_bits
+from qdit.quant.layers import EDGE_ROLES, layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import Reconstruction, reconstruct
+from qdit.quant.units import units_of
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256
@@ -40,13 +43,15 @@ class QDiffusionOptions(CheckedOptions):
     """`iterations`, `batch` and `rate` are those of learned rounding of one block.
 
     With 0 iterations weights are rounded to nearest and scales come from the search. `edges` says whether the first and
-    last layer keep 8 bits. `matmul` is the arithmetic of learning on a GPU.
+    last layer keep 8 bits. `outside` says which layers outside the blocks are reconstructed (scope `own`). `matmul` is
+    the arithmetic of learning on a GPU.
     """
 
     iterations: CountOrNone = 20_000
     batch: Count = 32
     rate: Positive = 1e-3
     edges: Literal["8-bit", "as_released"] = "8-bit"
+    outside: Outside = "network-order"
     matmul: Matmul = "float32"
 
 
@@ -99,13 +104,12 @@ def learned(
     scope: Scope,
     data: CalibrationSet,
     options: QDiffusionOptions,
-    per_tensor: bool = False,
-    attention: bool = True,
+    as_ptqd: bool = False,
 ) -> Quantized:
     """Learn the rounding of the weights, then the scales of the activations, on a copy of the model.
 
-    `per_tensor`: one range per weight tensor instead of one per output channel. `attention`: scope `own` quantizes the
-    operands of attention.
+    `as_ptqd` is the form of PTQD's program: one range per weight tensor instead of one per output channel; operands of
+    attention are not quantized; the first and last layer are not reconstructed.
     """
     model, reference = deepcopy(model), deepcopy(model)
     weighted, data = layers(model, scope), data.spread(STEPS, PER_STEP)
@@ -113,17 +117,17 @@ def learned(
     log = {}
     if weight_bits < FULL_PRECISION_BITS:
         bits = site_bits(weighted, weight_bits, edges=edges)
-        round_weights(model, weighted, bits=bits, rule=shrink_search, per_tensor=per_tensor)
+        round_weights(model, weighted, bits=bits, rule=shrink_search, per_tensor=as_ptqd)
         if options.iterations:
             config = Reconstruction(
                 options.iterations, options.batch, rounding_rate=options.rate, matmul=options.matmul
             )
-            units = block_units(weighted)
+            units = units_of(unless_edges(weighted, as_ptqd), options.outside)
             log["reconstruction"] = reconstruct(
                 model, reference, units, lambda: data.batches(BATCH), config, learn="rounding"
             )
     if activation_bits < FULL_PRECISION_BITS:
-        sites = [*weighted, *operands(model)] if scope == "own" and attention else weighted
+        sites = [*weighted, *operands(model)] if scope == "own" and not as_ptqd else weighted
         initial = data.scattered(INITIAL_SAMPLES)
         bits = site_bits(sites, activation_bits, edges=edges)
         calibrate_static(model, sites, initial.batches(BATCH), bits=bits, rule=shrink_search)
@@ -131,7 +135,11 @@ def learned(
             config = Reconstruction(
                 max(1, options.iterations // 4), options.batch, scale_rate=4e-4, power=2.4, matmul=options.matmul
             )
-            log["scales"] = reconstruct(
-                model, reference, block_units(sites), lambda: data.batches(BATCH), config, learn="scales"
-            )
+            units = units_of(unless_edges(sites, as_ptqd), options.outside)
+            log["scales"] = reconstruct(model, reference, units, lambda: data.batches(BATCH), config, learn="scales")
     return Quantized(model, log=log)
+
+
+def unless_edges(sites: Sequence[Site], leave_out: bool) -> list[Site]:
+    """The sites that are reconstructed: all, or all but the first and last layer."""
+    return [site for site in sites if not (leave_out and site.role in EDGE_ROLES)]

@@ -75,6 +75,7 @@ def evaluate(
     resamples: Resamples = 200,
     images: StatedCount = None,
     sampler: Stated = None,
+    labels: Stated = None,
     steps: StatedCount = None,
     cfg_scale: StatedNumber = None,
     shift: StatedNumber = None,
@@ -106,7 +107,7 @@ def evaluate(
 
     family = family_of_samples(samples)
     stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed}
-    stated |= {"frames": frames, "height": height, "width": width, "fps": fps}
+    stated |= {"labels": labels, "frames": frames, "height": height, "width": width, "fps": fps}
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
     name = RunName(setting=setting, model=model, form=form, label=label)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)

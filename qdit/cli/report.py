@@ -124,18 +124,22 @@ def docs_mini(
     """Keep a finished run in the repository.
 
     The pages of the default tables, the claims and the leaderboard go to docs/mini, with times, machine and commit; the
-    README's table of numbers is written from them. The checkout must be clean and the workflow finished.
+    README's table of numbers is written from them. An opt-in table is kept too if its page is made (`snakemake --cores
+    all all differences`). All other files of docs/mini are removed. The checkout must be clean and the workflow
+    finished.
 
     \b
     Example:
       qdit docs-mini
     """
-    from qdit.report.pages.docs_mini import fill, require_clean, require_finished
+    from qdit.report.pages.docs_mini import fill, kept_tables, require_clean, require_finished
     from qdit.workflow.profile import load_profile
     from qdit.workflow.run import executable, snakemake_command
 
     loaded = load_profile(*profile)
     commit = require_clean(Path.cwd(), (f"{docs}/", str(readme)))
-    require_finished(executable(snakemake_command([], profile, cores="1", folder=Path.cwd())), Path.cwd())
-    for path in fill(loaded, results or Path("results", loaded["profile"]), docs, readme, commit=commit):
+    folder = results or Path("results", loaded["profile"])
+    targets = ["all", *kept_tables(loaded, folder)]
+    require_finished(executable(snakemake_command(targets, profile, cores="1", folder=Path.cwd())), Path.cwd())
+    for path in fill(loaded, folder, docs, readme, commit=commit):
         typer.echo(path)

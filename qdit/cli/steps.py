@@ -217,6 +217,9 @@ def sample(
             " integers)."
         ),
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Images: classes random (the default) or balanced (each equally often).")
+    ] = None,
     text_embeddings: TextEmbeddings = None,
     sampler: AnySampler = None,
     steps: AnySteps = None,
@@ -254,7 +257,7 @@ def sample(
     flags = Flags(
         checkpoint,
         {"steps": steps, "cfg_scale": cfg_scale, "seed": seed, "dtype": dtype},
-        {"sampler": sampler},
+        {"sampler": sampler, "labels": labels},
         {"shift": shift, "frames": frames, "height": height, "width": width, "fps": fps},
         for_images={"images": images, "extractor": extractor, "mode": mode},
         for_clips={"suite": suite, "samples": clips_per_prompt, "text_embeddings": text_embeddings},

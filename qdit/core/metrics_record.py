@@ -21,6 +21,8 @@ FLOW = recorded_sampler(RECTIFIED_FLOW)
 """Sampler of runs of clips in a protocol; such runs have metrics of their own."""
 IDENTITY = ("setting", "form", "label", "weight_bits", "activation_bits", "scope")
 """What of `run` says which run it is."""
+RANDOM_LABELS = "random"
+"""What a setting and a record mean that say nothing of their labels."""
 UNKNOWN_OF_IMPORTED = ("weight_bits", "activation_bits", "scope")
 """What a run of imported samples does not say of itself."""
 
@@ -166,8 +168,13 @@ def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> st
     """One line that says in what a run differs from its profile's setting; empty if nothing differs."""
     wanted = {name: setting[name] for name in ("model", "sampler", "steps", "cfg_scale", "shift") if name in setting}
     wanted |= {"sampler": recorded_sampler(str(setting.get("sampler", ""))), "seed": seed}
-    recorded = {name: record.protocol.get(name) for name in wanted}
-    other = [f"{name} {recorded[name]} instead of {wanted[name]}" for name in wanted if recorded[name] != wanted[name]]
+    wanted["labels"] = setting.get("labels", RANDOM_LABELS)
+    recorded = {"labels": RANDOM_LABELS} | {name: record.protocol[name] for name in wanted if name in record.protocol}
+    other = [
+        f"{name} {recorded.get(name)} instead of {wanted[name]}"
+        for name in wanted
+        if recorded.get(name) != wanted[name]
+    ]
     return f"made with {', '.join(other)}, which the profile says; sample it again" if other else ""
 
 

@@ -32,6 +32,8 @@ Probability = Annotated[float, Ge(0), Le(1)]
 """A number from 0 to 1."""
 Matmul = Literal["float32", "tf32"]
 """Arithmetic of matrix products while rounding is learned: float32, or TensorFloat-32 on GPUs."""
+Outside = Literal["network-order", "final", "none"]
+"""Layers outside the blocks whose rounding is learned: all, in the order of the network; the final layer; none."""
 GroupSize = Annotated[int, Ge(1), "that divides the layers' input width"]
 """Elements that share one scale; only the model tells whether the size divides."""
 

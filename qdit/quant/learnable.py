@@ -1,5 +1,6 @@
 """Quantized sites that can be trained. Reconstruction trains them, then replaces them by ordinary quantized sites."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from qdit.models.roles import Site, linear_of, replace, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.observe import tapped
 from qdit.quant.rounding import SoftRounding
-from qdit.quant.sites import QuantizedLinear, QuantizedOperand, quantize_site, stored_weight
+from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedOperand, quantize_site, stored_weight
 from qdit.quant.weight import QuantizedWeight
 
 
@@ -162,9 +163,45 @@ class SoftLinear(nn.Module):
             self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.activation is None else self.activation(x)
+        return self.product(self.entered(x))
+
+    def entered(self, x: Tensor) -> Tensor:
+        """The input behind its quantizer."""
+        return x if self.activation is None else self.activation(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Product of a quantized input and the present weight, and the bias."""
         weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
+
+
+class SoftConv(SoftLinear):
+    """Convolution in training whose patches do not overlap, (N, C, …) → (N, out, …).
+
+    Its product is that of a linear with the patches. So its weight is learned as that of a linear, and compiled steps
+    need no second form.
+    """
+
+    def __init__(self, weight: Tensor, module: QuantizedConv, *, learn_rounding: bool, learn_scale: bool) -> None:
+        super().__init__(weight.flatten(1), module, learn_rounding=learn_rounding, learn_scale=learn_scale)
+        self.kernel = module.kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = [size // cells for size, cells in zip(x.shape[2:], self.kernel, strict=True)]
+        return self.product(unfolded(self.entered(x), self.kernel)).transpose(1, 2).unflatten(2, grid)
+
+
+def unfolded(x: Tensor, kernel: Sequence[int]) -> Tensor:
+    """Patches of x (N, C, …), one after the other: (N, positions, C · cells), in the order of a flat kernel.
+
+    The sides of x must be multiples of the kernel's.
+    """
+    dimensions = len(kernel)
+    grid = [size // cells for size, cells in zip(x.shape[2:], kernel, strict=True)]
+    pairs = [side for pair in zip(grid, kernel, strict=True) for side in pair]
+    positions, cells = range(2, 2 + 2 * dimensions, 2), range(3, 3 + 2 * dimensions, 2)
+    patches = x.reshape(*x.shape[:2], *pairs).permute(0, *positions, 1, *cells)
+    return patches.reshape(len(x), math.prod(grid), -1)
 
 
 class Learner:
@@ -180,13 +217,17 @@ class Learner:
             if isinstance(module, QuantizedOperand) and isinstance(module.activation, StaticActivation):
                 learned = QuantizedOperand(LearnedScale(module.activation, learn=scales))  # type: ignore[arg-type]
                 self.soft[site.name] = learned
-            elif type(module) is QuantizedLinear:
+            elif isinstance(module, QuantizedLinear):
                 if module.transform is not None or module.low_rank is not None:
                     raise Unsupported(
                         f"{site.name}: its rounding cannot be learned beside a transform or branch; round it by GPTQ"
                     )
                 weight = linear_of(reference, site).weight.detach()
-                self.soft[site.name] = SoftLinear(weight, module, learn_rounding=rounding, learn_scale=scales)
+                learned_parts = {"learn_rounding": rounding, "learn_scale": scales}
+                if isinstance(module, QuantizedConv):
+                    self.soft[site.name] = SoftConv(weight, module, **learned_parts)
+                else:
+                    self.soft[site.name] = SoftLinear(weight, module, **learned_parts)
         for name, module in self.soft.items():
             replace(model, name, module)
 

@@ -1,9 +1,9 @@
 """Block reconstruction: learned rounding of weights (AdaRound) and learned activation scales (LSQ), unit by unit.
 
-A unit is any submodule of the model, usually a block. Its inputs come from the model with all earlier units quantized.
-Its targets come from the full-precision model with full-precision inputs. This is the asymmetric form of BRECQ, as in
-Q-Diffusion, TFMQ-DM and PTQ4DiT. After its reconstruction the weights of a unit have hard codes: floor or ceiling of W
-/ scale. Its scales are those of ordinary static quantizers.
+A unit is any submodule of the model: a block, or a layer outside the blocks (`qdit.quant.units`). Its inputs come from
+the model with all earlier units quantized. Its targets come from the full-precision model with full-precision inputs.
+This is the asymmetric form of BRECQ, as in Q-Diffusion, TFMQ-DM and PTQ4DiT. After its reconstruction the weights of a
+unit have hard codes: floor or ceiling of W / scale. Its scales are those of ordinary static quantizers.
 """
 
 import math
@@ -83,6 +83,14 @@ class Unit:
         """Whether the input of this unit is the output of the other unit, and both have the same further arguments."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
+    def arranged(self, output: Tensor) -> Tensor:
+        """Output of the submodule as the loss takes it. Of a convolution: (N, channels, positions).
+
+        The loss is summed over the second dimension. In all programs these are the channels of a convolution.
+        """
+        convolution = any(site.kind == "conv" and site.name == self.name for site in self.sites)
+        return output.flatten(2) if convolution else output
+
 
 @dataclass
 class Curve:
@@ -146,7 +154,8 @@ def optimize(
 def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
     """Error Σ |computed − target|^power, shape (), and its gradient. It is summed over tokens, averaged over all else.
 
-    Outputs without tokens, (rows, features), are summed over the features.
+    Outputs without tokens, (rows, features), are summed over the features. Outputs of a convolution, (rows, channels,
+    positions), are summed over the channels.
     """
     difference = computed - target
     count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)
@@ -219,12 +228,22 @@ def reconstruct(
     originals: tuple[RowStore, ...] = ()
     for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
         if before is None or not unit.follows(before):
+<<<<<<< HEAD
             inputs = originals = ()  # their memory is free before it is reserved again
             inputs = capture_rows(model, unit.name, pieces(batches(), size), rows, output=False)
             originals = capture_rows(reference, unit.name, pieces(batches(), size), rows, output=True)
         else:
             advance(originals[0], partial(_outputs, reference, unit.name, originals, timestep), size)
         outputs = partial(_outputs, model, unit.name, inputs, timestep)
+=======
+            inputs, _ = capture(model, unit.name, batches())
+            originals, targets = capture(reference, unit.name, batches())
+            targets = unit.arranged(targets)
+        else:
+            inputs, originals = (results, *inputs[1:]), (targets, *originals[1:])
+            targets = every(partial(_outputs, reference, unit, originals, timestep), len(timestep))
+        outputs = partial(_outputs, model, unit, inputs, timestep)
+>>>>>>> s3-a3
         draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
         goes_on = number + 1 < len(units) and units[number + 1].follows(unit)
         kept = inputs[0] if goes_on else None
@@ -233,11 +252,18 @@ def reconstruct(
     return _log(config, curves)
 
 
+<<<<<<< HEAD
 def _outputs(model: Network, name: str, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
     """What a submodule makes of some rows of its inputs."""
     model.step_context.timestep = timestep[rows.on_device]
     result: Tensor = model.get_submodule(name)(*(argument[rows] for argument in inputs))
     return result
+=======
+def _outputs(model: Network, unit: Unit, inputs: tuple[Tensor, ...], timestep: Tensor, rows: Tensor) -> Tensor:
+    """What a unit makes of some rows of its inputs."""
+    model.step_context.timestep = timestep[rows]
+    return unit.arranged(model.get_submodule(unit.name)(*(argument[rows] for argument in inputs)))
+>>>>>>> s3-a3
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def sample_images(
     model: DiT, protocol: Protocol, images: range, *, correction: Correction | None = None
 ) -> tuple[Tensor, Tensor]:
     """x_0 (N, C, L, L) float32 and labels (N,) of the images with these indices, as one batch."""
-    conditions = Labels(model.config.num_classes, protocol.seed).tensors(images)
+    conditions = Labels(model.config.num_classes, protocol.seed, protocol.labels).tensors(images)
     return sample_batch(model, protocol, conditions, images, correction=correction), conditions[0]
 
 

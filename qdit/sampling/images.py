@@ -21,7 +21,7 @@ from qdit.sampling.family import Arrays, Family, Predictor, Source, StepNoise, T
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.noise import labels
 from qdit.sampling.precision import CPU, DTYPES
-from qdit.sampling.protocol import Protocol, decoder_name
+from qdit.sampling.protocol import LabelRule, Protocol, decoder_name
 from qdit.sampling.samplers import Correction, trajectory
 from qdit.sampling.schedule import respaced
 
@@ -87,14 +87,15 @@ def load_decoder(vae: Path | None, config: DiTConfig, *, dtype: str, device: tor
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of images by index: independent and uniform, as in DiT's sampling script."""
+    """Labels of images by index: independent and uniform, as in DiT's sampling script, or balanced."""
 
     classes: int
     seed: int
+    rule: LabelRule = "random"
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
         """(labels (N,),)."""
-        return (labels(self.classes, self.seed, samples),)
+        return (labels(self.classes, self.seed, samples, self.rule),)
 
     def columns(self, samples: range) -> Arrays:
         """labels int64 (N,)."""
@@ -128,7 +129,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
                 f"{source.owner}: holds an image model (DiT), which reads no prompts; leave --suite and"
                 " --text-embeddings out"
             )
-        return Labels(config.num_classes, protocol.seed)
+        return Labels(config.num_classes, protocol.seed, protocol.labels)
 
     def decoder_name(self, vae: Path | None) -> str:
         """Name of the decoder in a protocol: `none`, or AutoencoderKL and a digest."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qdit.core.seeds import Purpose, generator, normal
+from qdit.sampling.protocol import LabelRule
 
 
 def initial_noise(shape: tuple[int, ...], seed: int, images: Iterable[int]) -> Tensor:
@@ -18,6 +19,12 @@ def step_noise(shape: tuple[int, ...], seed: int, images: Iterable[int], step: i
     return torch.stack([normal(shape, seed, Purpose.STEP_NOISE, image, step) for image in images])
 
 
-def labels(classes: int, seed: int, images: Iterable[int]) -> Tensor:
-    """(N,) labels, independent and uniform as in DiT's sampling script."""
+def labels(classes: int, seed: int, images: Iterable[int], rule: LabelRule = "random") -> Tensor:
+    """(N,) labels; that of image i depends only on the seed and on i.
+
+    `random` labels are independent and uniform, as in DiT's sampling script. `balanced` labels run through the classes
+    in turn. So every class has the same number of images, as in PTQ4DiT's script, or one more or less.
+    """
+    if rule == "balanced":
+        return torch.tensor([image % classes for image in images])
     return torch.tensor([int(generator(seed, Purpose.LABEL, image).integers(classes)) for image in images])

@@ -14,7 +14,7 @@ from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import sha256_json
 from qdit.core.run import IMPORTED
 from qdit.sampling.flow_protocol import FlowProtocol
-from qdit.sampling.protocol import NO_DECODER, Protocol, Sampled
+from qdit.sampling.protocol import NO_DECODER, USUAL, Protocol, Sampled
 
 PROTOCOLS: dict[str, type[Protocol] | type[FlowProtocol]] = {kind.family: kind for kind in (Protocol, FlowProtocol)}
 MODEL_FACTS = ("method", "weight_bits", "activation_bits", "weights_sha256")
@@ -100,10 +100,11 @@ def require_repeated(
 
     `again` is the advice in the message: what to do if the file is not the wanted one.
     """
+    said = USUAL | dict(protocol)
     for fact, value in stated.items():
-        if value is not None and (fact not in protocol or protocol[fact] != value):
+        if value is not None and (fact not in said or said[fact] != value):
             raise ConfigError(
-                f"{where}: was made with {fact} {protocol.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
+                f"{where}: was made with {fact} {said.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
                 f" flag out, or {again}"
             )
 

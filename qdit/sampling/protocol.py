@@ -14,10 +14,12 @@ from qdit.sampling.schedule import TRAINING_STEPS, respaced
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "float16")
+LABEL_RULES = ("random", "balanced")
+LabelRule = Literal["random", "balanced"]
 MOST_GUIDANCE, MOST_SEED = 100.0, 2**63 - 1
 """Beyond such a guidance scale images are noise and float16 overflows; papers take at most 15."""
 NO_DECODER = "none"
-USUAL = {"dtype": "float32", "decoder": NO_DECODER}
+USUAL = {"dtype": "float32", "decoder": NO_DECODER, "labels": "random"}
 """What a protocol says only where it is otherwise."""
 
 
@@ -88,11 +90,11 @@ class Sampled:
         return asdict(self)  # type: ignore[call-overload]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON. It leaves out float32 and a missing decoder, as old files do."""
+        """Plain dictionary, for JSON. It leaves out usual values, as old files do."""
         return without_usual(self.all_facts())
 
     def unusual(self) -> dict[str, str]:
-        """Precision and decoder, if they do not have their usual values."""
+        """Precision, decoder and labels, if they do not have their usual values."""
         return {name: value for name, value in self.to_dict().items() if name in USUAL}
 
 
@@ -101,7 +103,8 @@ class Protocol(Sampled):
     """Protocol of images: sampler, steps, guidance scale and root seed.
 
     `ddim` has η = 0. `ddpm` is ancestral sampling with learned variance. Guidance is applied only if `cfg_scale` > 1.
-    The value 1.0 is the plain conditional model; smaller values are refused. `dtype` is the precision of the network's
+    The value 1.0 is the plain conditional model; smaller values are refused. `labels` says how the class of an image is
+    chosen (`qdit.sampling.noise.labels`). `dtype` is the precision of the network's
     matrix products and of the VAE (`qdit.sampling.precision`). `decoder` names the VAE by its digest (`decoder_name`).
     The device is no part of a protocol.
     """
@@ -114,11 +117,19 @@ class Protocol(Sampled):
     seed: int = 0
     dtype: Literal["float32", "float16"] = "float32"
     decoder: str = NO_DECODER
+    labels: LabelRule = "random"
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ConfigError(f"sampler {self.sampler!r}: allowed are {', '.join(SAMPLERS)}")
+        if self.labels not in LABEL_RULES:
+            raise ConfigError(f"labels {self.labels!r}: allowed are {', '.join(LABEL_RULES)}")
         self.check()
+
+    def all_facts(self) -> dict[str, Any]:
+        """Every field. Random labels are left out, so that older samples keep their origin."""
+        facts = super().all_facts()
+        return facts if self.labels != "random" else {name: facts[name] for name in facts if name != "labels"}
 
     @property
     def ancestral(self) -> bool:
@@ -137,5 +148,5 @@ class Protocol(Sampled):
 
 
 def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a protocol without precision and decoder, if these have their usual values."""
+    """The fields of a protocol without precision, decoder and labels, if these have their usual values."""
     return {name: value for name, value in values.items() if USUAL.get(name) != value}

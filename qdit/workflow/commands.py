@@ -140,6 +140,11 @@ class Commands:
         path = self.text_file(setting)
         return [] if path is None else ["--text-embeddings", str(path)]
 
+    def labels(self, setting: str) -> list[str]:
+        """Flag of the classes of a setting's images, if they are not random."""
+        rule = self.profile["settings"][setting].get("labels", "random")
+        return [] if rule == "random" else ["--labels", rule]
+
     def names(self, run: Run) -> list[str]:
         """Flags with the names of a run for its metrics.json."""
         named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
@@ -232,8 +237,8 @@ class Commands:
             values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]} | values
         else:
             values = {"--images": counts["images"]} | values | {"--mode": run.mode} | self.extractor(run.setting)
-        options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), "--record-failure"]
-        return command("sample", self.checkpoint(run), self.samples(run), *options)
+        options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
+        return command("sample", self.checkpoint(run), self.samples(run), *options, "--record-failure")
 
     def evaluate(self, run: Run) -> str:
         """Samples → metrics.json.
@@ -245,7 +250,7 @@ class Commands:
         values = {"--checkpoint": self.checkpoint(run)} | values
         values |= {"--fp-samples": self.samples(profiles.full_precision_run(self.profile, run))}
         values |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
-        options = [*flags(values), *self.protocol(run.setting), *self.names(run)]
+        options = [*flags(values), *self.protocol(run.setting), *self.labels(run.setting), *self.names(run)]
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:

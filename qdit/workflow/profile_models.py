@@ -165,6 +165,8 @@ class Setting(Part):
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
+    labels: Literal["random", "balanced"] = "random"
+    """Classes of the images: drawn at random, or each class equally often."""
     share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
     """Form → part of `sampling.images` that its runs have here, in whole chunks. Other forms have all images."""
 

@@ -173,6 +173,12 @@ def test_only_reconstruction_has_a_log():
     assert (log["iterations"], log["batch"], len(log["units"])) == (2, 4, TINY.depth)
 
 
+@pytest.mark.parametrize(("outside", "units"), [("network-order", 6), ("final", 3), ("none", 2)])
+def test_scope_own_reconstructs_layers_outside_the_blocks(outside, units):
+    log = quantized("own", outside=outside, iterations=2, batch=4).log["reconstruction"]
+    assert len(log["units"]) == units
+
+
 def test_the_softmax_output_keeps_eight_bits_and_nothing_else_is_an_exception():
     model = quantize_model(
         random_dit(),

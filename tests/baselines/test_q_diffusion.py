@@ -15,6 +15,7 @@ from qdit.sampling.guidance import denoiser
 from qdit.sampling.protocol import Protocol
 from tests.small_models import TINY, calibration_set, random_dit
 
+BEFORE = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2"]
 DATA = calibration_set("per-step", samples=8)
 IMAGES = calibration_set("regression", samples=8)
 
@@ -147,6 +148,27 @@ def test_the_released_edges_have_the_bits_of_the_others():
 def test_weights_per_tensor_learn_their_rounding_too():
     made = quantized("ptqd", scope="own", base_form="as_released", iterations=40, rate=1e-2)
     assert all(unit["after"] < unit["before"] for unit in made.log["reconstruction"]["units"])
+    units = ["t_embedder.mlp.0", "t_embedder.mlp.2", "blocks.0", "blocks.1", "final_layer"]
+    for part in ("reconstruction", "scales"):
+        assert [unit["name"] for unit in made.log[part]["units"]] == units, "the patch embedding is left out"
+    nearest = quantized("ptqd", scope="own", base_form="as_released").model.final_layer
+    final = made.model.final_layer
+    assert torch.equal(final.linear.codes, nearest.linear.codes), "and so is the last linear"
+    assert not torch.equal(final.adaLN_modulation[1].codes, nearest.adaLN_modulation[1].codes)
+
+
+def test_layers_outside_the_blocks_are_reconstructed_in_both_passes():
+    log = quantized(scope="own", iterations=4).log
+    for part in ("reconstruction", "scales"):
+        names = [unit["name"] for unit in log[part]["units"]]
+        assert names == [
+            "x_embedder.proj",
+            "t_embedder.mlp.0",
+            "t_embedder.mlp.2",
+            "blocks.0",
+            "blocks.1",
+            "final_layer",
+        ]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

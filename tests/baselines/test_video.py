@@ -118,3 +118,11 @@ def test_ptqd_corrects_the_guided_velocity():
 def test_classes_are_refused_where_there_are_none():
     with pytest.raises(Unsupported, match="prompts instead of class labels"):
         quantized("ptq4dit", first_classes=True, iterations=0)
+
+
+@pytest.mark.parametrize("method", ["ptq4dit", "q-diffusion"])
+def test_layers_outside_the_blocks_of_a_video_model_are_reconstructed_too(method):
+    log = quantized(method, bits=(3, 8), iterations=3, batch=4).log["reconstruction"]
+    names = [unit["name"] for unit in log["units"]]
+    assert names[0] == "x_embedder.proj" and names[-1] == "final_layer"
+    assert {"t_block.1", "fps_embedder.mlp.0", "y_embedder.y_proj.fc2", "spatial_blocks.1"} < set(names)

@@ -120,6 +120,12 @@ def test_what_is_no_record_is_one_line(what: str) -> None:
 
 def test_a_run_made_otherwise_than_its_setting_says_is_told() -> None:
     assert mismatch(MetricsRecord.from_json(content()), SETTING, 0) == ""
+    balanced = MetricsRecord.from_json(content(labels="balanced"))
+    assert "labels balanced instead of random" in mismatch(balanced, SETTING, 0)
+    assert mismatch(balanced, SETTING | {"labels": "balanced"}, 0) == ""
+    assert "labels random instead of balanced" in mismatch(
+        MetricsRecord.from_json(content()), SETTING | {"labels": "balanced"}, 0
+    )
     other = mismatch(MetricsRecord.from_json(content(steps=50, cfg_scale=7.5)), SETTING, 9)
     for words in ("steps 50 instead of 20", "cfg_scale 7.5 instead of 1.5", "seed 0 instead of 9"):
         assert words in other

@@ -17,6 +17,7 @@ from qdit.report.pages.docs_mini import (
     END,
     INDEX_LIMIT,
     fill,
+    kept_tables,
     readme_table,
     require_clean,
     require_finished,
@@ -69,6 +70,19 @@ def test_everything_of_the_run_is_there_and_nothing_of_an_older_one(
     times = (docs / "times.md").read_text(encoding="utf-8")
     assert "Commit abc on " in times and "- 12 jobs in 1.5 minutes" in times and "| table2 |" in times
     assert json.loads((docs / "run.json").read_text(encoding="utf-8"))["rows"] == len(all_keys(profile))
+
+
+def test_an_opt_in_table_is_kept_if_the_run_made_it(
+    finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path
+) -> None:
+    name = next(name for name in reversed(profile["tables"]) if name != "table2")
+    tables = profile["tables"] | {name: profile["tables"][name] | {"opt_in": True}}
+    docs, opting = tmp_path / "docs", dict(profile) | {"tables": tables}
+    fill(opting, finished, docs, readme, commit="abc")
+    assert (docs / f"{name}.md").is_file() and kept_tables(opting, finished) == list(tables)
+    (finished / "tables" / f"{name}.html").unlink()
+    fill(opting, finished, docs, readme, commit="abc")
+    assert not (docs / f"{name}.md").exists() and name not in kept_tables(opting, finished)
 
 
 def test_claims_and_leaderboard_can_be_read_in_a_repository(

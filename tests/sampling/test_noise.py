@@ -42,6 +42,22 @@ def test_labels_are_uniform_over_the_classes() -> None:
     assert labels(10, 0, range(3)).dtype == torch.int64
 
 
+@pytest.mark.parametrize(("images", "each"), [(10_000, 10), (5_000, 5)])
+def test_balanced_labels_are_the_same_number_of_each_class(images: int, each: int) -> None:
+    """PTQ4DiT's script: 10 images of each of 1,000 classes, 5 of each at 512 pixels."""
+    counts = torch.bincount(labels(1000, 0, range(images), "balanced"), minlength=1000)
+    assert counts.tolist() == [each] * 1000
+    random = torch.bincount(labels(1000, 0, range(images)), minlength=1000)
+    assert random.double().std() > 0.8 * each**0.5, "drawn labels are not"
+
+
+def test_balanced_labels_depend_on_the_image_alone() -> None:
+    whole = labels(10, 0, range(37), "balanced")
+    assert torch.equal(labels(10, 3, range(7, 21), "balanced"), whole[7:21]) and whole.dtype == torch.int64
+    counts = torch.bincount(whole, minlength=10)
+    assert counts.max() - counts.min() <= 1
+
+
 def test_noise_leaves_the_global_generators_alone() -> None:
     before, state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     initial_noise(SHAPE, 0, range(3))

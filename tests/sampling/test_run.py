@@ -73,6 +73,18 @@ def test_images_of_another_chunk_size_agree_but_for_rounding(dit, protocol: Prot
     torch.testing.assert_close(torch.cat([x for x, _ in parts]), whole, rtol=1e-4, atol=1e-4)
 
 
+def test_balanced_labels_are_part_of_the_protocol_and_random_ones_are_not_written(dit) -> None:
+    balanced = Protocol("ddpm", 4, 1.5, 0, labels="balanced")
+    found, sampled_labels = sample_images(dit, balanced, range(12, 15))
+    assert sampled_labels.tolist() == [2, 3, 4]
+    assert not torch.equal(found, sample_images(dit, Protocol("ddpm", 4, 1.5, 0), range(12, 15))[0])
+    assert balanced.to_dict()["labels"] == balanced.all_facts()["labels"] == balanced.unusual()["labels"] == "balanced"
+    usual = Protocol("ddpm", 4, 1.5, 0)
+    assert not {"labels"} & {*usual.to_dict(), *usual.all_facts(), *usual.unusual()}, "older samples keep their digest"
+    with pytest.raises(ConfigError, match="labels 'sorted': allowed are random, balanced"):
+        Protocol(labels="sorted")
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{p.sampler}-{p.cfg_scale}")
 def test_images_are_the_samplers_of_their_noise_and_label(dit, protocol: Protocol) -> None:
     images = range(5, 8)

@@ -44,6 +44,7 @@ def test_every_printed_row_of_the_papers_is_planned(paper: Profile, repository: 
             assert setting["sampler"] == ("ddim" if table == "table2" else "ddpm")
             bits = f"w{row['weight_bits']}a{row['activation_bits']}"
             assert bits in [*block["bits"], "w16a16"]
+            assert setting.get("labels", "random") == ("random" if table == "table2" else "balanced")
     assert paper["sampling"]["images"] == 10_000
     assert {len(block["methods"]) for block in paper["tables"]["table1"]["blocks"]} == {6}
     sizes = {row["group_size"] for row in read_published(repository / "results" / "published" / "table1.csv")}

@@ -47,7 +47,7 @@ def start(model: DiT, protocol: Protocol, samples: int) -> Start:
 
     return Start(
         initial_noise(shape, protocol.seed, images).to(device),
-        labels(model.config.num_classes, protocol.seed, images).to(device),
+        labels(model.config.num_classes, protocol.seed, images, protocol.labels).to(device),
         noise_of if protocol.sampler == "ddpm" else None,
     )
 

@@ -20,10 +20,10 @@ from qdit.core.files import read_json, write_json, write_text
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import MetricsRecord, Status, read_record
 from qdit.core.provenance import machine
-from qdit.core.run import FULL_PRECISION_METHOD, Run
+from qdit.core.run import FULL_PRECISION_METHOD, SIMULATE, Run
 from qdit.report.data.published import printed_name
 from qdit.report.data.times import times_text
-from qdit.workflow.profile import Profile, all_runs, default_tables
+from qdit.workflow.profile import Profile, default_tables, runs_of
 
 RECORD = "run.json"
 INDEX_LIMIT = 5_000_000
@@ -65,9 +65,9 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
 
 
 def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
-    """The record of every run of the default tables. DataError if one is missing."""
+    """The record of every run of the tables that are kept. DataError if one is missing."""
     records = {}
-    for run in all_runs(profile):
+    for run in dict.fromkeys(run for table in kept_tables(profile, results) for run in runs_of(profile, table)):
         try:
             records[run] = read_record(run.folder(results) / "metrics.json")
         except FileNotFoundError:
@@ -77,15 +77,23 @@ def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
     return records
 
 
+def kept_tables(profile: Profile, results: Path) -> list[str]:
+    """The default tables, and the opt-in tables whose pages the run has made."""
+    default = default_tables(profile)
+    folder = results / "tables"
+    return [name for name in profile["tables"] if name in default or (folder / f"{name}.html").is_file()]
+
+
 def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
     """DataError if different code made two records of one step.
 
-    Quantization is checked per method, other steps per kind.
+    Quantization is checked per method, other steps per kind and mode.
     """
     makers: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for run, record in records.items():
         for step, digest in record.code.items() if record.status == Status.OK else ():
             kind = str(record.run.get("method")) if step == "quantize" else "clips" if record.is_of_clips else "images"
+            kind = kind if step == "quantize" or run.mode == SIMULATE else f"{kind}, {run.mode}"
             makers[step, kind].setdefault(digest, run.path)
     for (step, kind), runs in makers.items():
         if len(runs) > 1:
@@ -126,7 +134,9 @@ def require_finished(command: Sequence[str], root: Path) -> None:
 def pages_of(profile: Profile, results: Path) -> list[Path]:
     """Pages that go into the repository. DataError if one is missing. index.html is copied only up to a size limit."""
     tables = [
-        results / "tables" / f"{name}.{suffix}" for name in default_tables(profile) for suffix in ("html", "md", "csv")
+        results / "tables" / f"{name}.{suffix}"
+        for name in kept_tables(profile, results)
+        for suffix in ("html", "md", "csv")
     ]
     pages = [*tables, *(results / f"{name}.{suffix}" for name in PAGES for suffix in ("html", "csv"))]
     if missing := [page for page in pages if not page.is_file()]:
