@@ -89,7 +89,7 @@ JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("
 # GPUs that a job which runs networks takes; the job finds out which one itself (qdit/core/gpu_lease.py).
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
-# Local jobs are children of one command server that has torch imported; elsewhere each job imports it itself.
+# Local jobs are children of one command server that has torch and the steps imported; elsewhere each job imports them.
 SERVER = PACKAGE / "cli" / "server.py"
 SOCKET = Path(tempfile.gettempdir(), f"qdit-{secrets.token_hex(8)}", "socket")
 QDIT = f"{PYTHON} -m qdit" if "CONDA" in DEPLOYED else f"{PYTHON} -SE {shlex.quote(str(SERVER))} run {SOCKET}"
@@ -349,7 +349,7 @@ def watch():
 
 onstart:
     if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
-        serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
+        serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
         # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
     if PROGRESS is not None:
