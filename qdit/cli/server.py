@@ -2,9 +2,9 @@
 
 Importing torch takes seconds and the suite's modules a quarter of a second. A workflow of the mini profile starts
 hundreds of short commands. The server imports the packages and, if it is given the folder of the suite's sources, the
-modules of the steps. A command runs the suite's code that is on disk: if a source file of an imported module has changed
-since, or if the client has other sources or wants more than one thread, the command runs in a new interpreter. A
-command has the working folder, environment, output streams and exit code of its client. Without a server, the client
+modules of the steps. A command runs the suite's code that is on disk: if a source file of an imported module has
+changed since, or if the client has other sources or wants more than one thread, the command runs in a new interpreter.
+A command has the working folder, environment, output streams and exit code of its client. Without a server, the client
 runs the command itself.
 
     python qdit/cli/server.py serve SOCKET [SOURCES]  until standard input closes, that is, until its starter ends
@@ -78,7 +78,7 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
 def state_of(path: str) -> tuple[int, ...]:
     """What changes if a file is edited or replaced; () if there is none."""
     try:
-        facts = os.stat(path)
+        facts = Path(path).stat()
     except OSError:
         return ()
     return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -19,7 +19,7 @@ from qdit.workflow.progress import Progress
 FOLDER = "so-far"
 """Folder of the page, below the results."""
 INTERVAL = 75.0
-"""Seconds from the first rendering to the second. Each further pause is longer by as much: a rendering takes seconds."""
+"""Seconds from the first rendering to the second. Each further pause is longer by as much."""
 PATIENCE = 5.0
 """Seconds that a rendering has to end when it is told to."""
 
