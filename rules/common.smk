@@ -82,7 +82,7 @@ JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("
 # GPUs that a job which runs networks takes; the job finds out which one itself (qdit/core/gpu_lease.py).
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
-# Local jobs are children of one command server that has torch imported; elsewhere each job imports it itself.
+# Local jobs are children of one command server that has torch and the steps imported; elsewhere each job imports them.
 SERVER = PACKAGE / "cli" / "server.py"
 # Several short runs can share a server: QDIT_SERVER names its socket.
 RUNNING = os.environ.get("QDIT_SERVER", "")
@@ -317,39 +317,8 @@ def default_allocations(wildcards):
         name for name in profiles.default_tables(config) if config["tables"][name]["kind"] in ("table6", "transfer")
     ]
     return list(dict.fromkeys(search_file(search) for name in tables for search in profiles.searches_of(config, name)))
-<<<<<<< HEAD
-
-
-def say_what_there_is(stopped=False):
-    """The last lines of a run, however it ends: rows without numbers, and the pages that were asked for."""
-    jobs = workflow.dag.targetjobs
-    lines = [*row_lines(target_rows(jobs)), *ending(config, Path(RESULTS), target_pages(jobs), INDEX, stopped=stopped)]
-    print(*lines, sep="\n", flush=True)
-
-
-# One line for each table instead of Snakemake's flood: qdit/workflow/progress_log.py.
-PROGRESS = attach(workflow, when_nothing=say_what_there_is)
-
-
-def watch():
-    """Show the progress of the tables whose pages this run makes."""
-    made = {str(file) for job in workflow.dag.jobs for file in job.output}
-    pages = {name: f"{RESULTS}/tables/{name}.html" for name in config["tables"]}
-    pages = {name: page for name, page in pages.items() if page in made}
-    runs = {f"{run_folder(run)}/metrics.json": run for name in pages for run in profiles.runs_of(config, name)}
-    rows = {name: [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, name)] for name in pages}
-    resources = workflow.resource_settings
-    cores = max(resources.cores or 0, resources.nodes or 0)
-    jobs = planned_jobs(workflow.dag, pages)
-    progress = Progress(rows, pages, jobs, cores=cores, learned=learned_labels(config))
-    first = leading_table(config) if leading_table(config) in pages else next(iter(pages), None)
-    look = first and workflow.is_main_process and FirstLook(first, runs, Path(RESULTS), str(workflow.basedir))
-    PROGRESS.begin(progress, runs, names_of(config), Path(RESULTS, "logs", "run.log"), look or None)
-
-
-onstart:
     if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
-        serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
+        serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
         # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
     if PROGRESS is not None:

@@ -1,13 +1,17 @@
 """A server that runs `qdit` commands without the wait for imports. It imports torch once and forks for each command.
 
-Importing torch takes seconds, and a workflow of the mini profile starts hundreds of short commands. The server imports
-only other packages in advance. So a command always runs the suite's code that is on disk. A command has the working
-folder, environment, output streams and exit code of its client. Without a server, the client runs the command itself.
+Importing torch takes seconds and the suite's modules a quarter of a second. A workflow of the mini profile starts
+hundreds of short commands. The server imports the packages and, if it is given the folder of the suite's sources, the
+modules of the steps. A command runs the suite's code that is on disk: if a source file of an imported module has
+changed since, or if the client has other sources or wants more than one thread, the command runs in a new interpreter.
+A command has the working folder, environment, output streams and exit code of its client. Without a server, the client
+runs the command itself.
 
-    python qdit/cli/server.py serve SOCKET            until standard input closes, that is, until its starter ends
+    python qdit/cli/server.py serve SOCKET [SOURCES]  until standard input closes, that is, until its starter ends
     python qdit/cli/server.py run SOCKET ARGUMENTS    as `python -m qdit ARGUMENTS`
 
-This file imports nothing of the suite, because the client starts once for every command. The server needs Linux.
+This file imports nothing of the suite at the top, because the client starts once for every command. The server needs
+Linux.
 """
 
 import contextlib
@@ -35,6 +39,21 @@ PACKAGES = (
     "tqdm",
     "yaml",
 )
+SUITE = (
+    "qdit.cli.main",
+    "qdit.methods.registry",
+    "qdit.metrics.extraction",
+    "qdit.metrics.run",
+    "qdit.metrics.spoken",
+    "qdit.quant.apply",
+    "qdit.quant.reconstruction",
+    "qdit.sampling.calibration",
+    "qdit.sampling.run",
+    "qdit.search.run",
+)
+"""Modules of the steps that occur hundreds of times. The file of a method is not among them."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Numpy and torch read these when they are imported. A command that shares the cores with others has one thread."""
 LENGTH = struct.Struct("!I")
 EXIT_CODE = struct.Struct("!i")
 
@@ -56,15 +75,50 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
     sys.exit(EXIT_CODE.unpack(answer)[0])
 
 
-def serve(address: Path) -> None:
+def state_of(path: str) -> tuple[int, ...]:
+    """What changes if a file is edited or replaced; () if there is none."""
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+class Loaded:
+    """What the server imported: packages, and the suite's modules if it has the folder of their sources."""
+
+    def __init__(self, sources: Path | None) -> None:
+        self.sources, self.states = sources, dict[str, tuple[int, ...]]()
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        for name in PACKAGES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        if sources is None:
+            return
+        states = {str(path): state_of(str(path)) for path in (sources / "qdit").rglob("*.py")}
+        sys.path.insert(0, str(sources))
+        for name in SUITE:
+            with contextlib.suppress(Exception):  # a file that is broken now may be whole when a command needs it
+                importlib.import_module(name)
+        files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+        self.states = {path: state for path, state in states.items() if path in files}
+
+    def serves(self, environment: dict[str, str]) -> bool:
+        """Whether a command with this environment would import the same modules as they were imported here."""
+        if any(environment.get(name, "1") != "1" for name in THREADS):
+            return False
+        folder = environment.get("PYTHONPATH", "").partition(os.pathsep)[0]
+        own = self.sources is None or Path(folder) == self.sources
+        return own and all(state_of(path) == state for path, state in self.states.items())
+
+
+def serve(address: Path, sources: Path | None = None) -> None:
     """Start a child process for each client until standard input closes. Then kill the children that still run."""
     address.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(str(address))
         listener.listen(128)
-        for name in PACKAGES:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+        loaded = Loaded(sources)
         # A child's garbage collections leave what is imported alone: shorter, and its pages stay shared.
         gc.collect()
         gc.freeze()
@@ -77,7 +131,7 @@ def serve(address: Path) -> None:
                     if key.fileobj is sys.stdin:
                         return
                     if key.fileobj is listener:
-                        accept(listener, selector, children)
+                        accept(listener, selector, children, loaded)
                     elif key.fd in children:
                         finish(key.data, selector, children)
         finally:
@@ -89,7 +143,7 @@ def serve(address: Path) -> None:
                 address.parent.rmdir()
 
 
-def accept(listener: socket.socket, selector: selectors.BaseSelector, children: dict[int, int]) -> None:
+def accept(listener: socket.socket, selector: selectors.BaseSelector, children: dict[int, int], loaded: Loaded) -> None:
     """Start a child process for a new client. Watch both, because either can end first."""
     connection, _ = listener.accept()
     head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 2)
@@ -99,7 +153,7 @@ def accept(listener: socket.socket, selector: selectors.BaseSelector, children: 
     process = os.fork() if text else None
     if process == 0:
         listener.close()
-        become_command(streams, json.loads(text))
+        become_command(streams, json.loads(text), loaded)
     for stream in streams:
         os.close(stream)
     if process is None:
@@ -139,7 +193,7 @@ def finish(pair: tuple[int, socket.socket], selector: selectors.BaseSelector, ch
     connection.close()
 
 
-def become_command(streams: list[int], request: dict[str, Any]) -> NoReturn:
+def become_command(streams: list[int], request: dict[str, Any], loaded: Loaded) -> NoReturn:
     """In the child: take over the client's folder, environment and streams, and run the command."""
     code = 1
     try:
@@ -148,11 +202,10 @@ def become_command(streams: list[int], request: dict[str, Any]) -> NoReturn:
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        if not loaded.serves(request["environment"]):
+            os.execv(sys.executable, [sys.executable, "-m", "qdit", *request["arguments"]])
         sys.argv = ["qdit", *request["arguments"]]
         sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-        torch = sys.modules.get("torch")
-        if torch is not None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         importlib.import_module("qdit.cli.main").main()
         code = 0
     except SystemExit as end:
@@ -172,9 +225,9 @@ if __name__ == "__main__":
     # As a script's folder, qdit/cli/ would come first, and its modules before others of the same names.
     sys.path[:] = [part for part in sys.path if Path(part).resolve() != Path(__file__).resolve().parent]
     match sys.argv[1:]:
-        case ["serve", address]:
-            serve(Path(address))
+        case ["serve", address, *sources] if len(sources) < 2:
+            serve(Path(address), *map(Path, sources))
         case ["run", address, *arguments]:
             run(Path(address), arguments)
         case _:
-            sys.exit(f"usage: {sys.argv[0]} serve SOCKET | run SOCKET ARGUMENTS")
+            sys.exit(f"usage: {sys.argv[0]} serve SOCKET [SOURCES] | run SOCKET ARGUMENTS")

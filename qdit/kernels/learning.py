@@ -1,5 +1,7 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
+Also the search for the grid with the smallest error, with which quantization begins.
+
 Tensors are float32 on the CPU. One thread computes. If `qdit.kernels.dispatch.learning_backend` gives no backend, torch
 computes everything.
 """
@@ -121,3 +123,31 @@ def gelu(compiled_backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
         compiled_backend.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr()
     )
     return y, slope
+
+
+def lowest_error(
+    compiled_backend: Backend,
+    rows: Tensor,
+    scales: Tensor,
+    zero_points: Tensor,
+    *,
+    levels: int,
+    power: float,
+    default: int,
+) -> Tensor:
+    """Index (R, 1) int64 of the grid with the smallest Σ |x − x̂|^power, for each row of `rows` (R, n).
+
+    `scales` and `zero_points` are (R, C). Sums are float32 within 1024 values, then float64. Of equal candidates the
+    first wins. If no sum of a row is finite, its index is `default`.
+    """
+    count, width = rows.shape
+    candidates = scales.shape[1]
+    rows, scales, zero_points = rows.contiguous(), scales.contiguous(), zero_points.contiguous()
+    index = torch.empty(count, 1, dtype=torch.int64)
+    heads, order = torch.empty(candidates, dtype=torch.float64), torch.empty(candidates, dtype=torch.int64)
+    _library(compiled_backend).qdit_lowest_error(
+        *(compiled_backend.variant, count, width, candidates),
+        *(rows.data_ptr(), scales.data_ptr(), zero_points.data_ptr(), float(levels), power, default),
+        *(heads.data_ptr(), order.data_ptr(), index.data_ptr()),
+    )
+    return index

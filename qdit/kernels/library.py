@@ -187,6 +187,8 @@ def _declare_learning(library: ctypes.CDLL) -> None:
     library.qdit_through_grid.restype = ctypes.c_double
     library.qdit_gelu.argtypes = [integer, size, pointer, pointer, pointer]
     library.qdit_on_grid.restype = library.qdit_gelu.restype = None
+    library.qdit_lowest_error.argtypes = [integer, *[size] * 3, *[pointer] * 3, *[number] * 2, size, *[pointer] * 3]
+    library.qdit_lowest_error.restype = None
 
 
 def _runs(library: ctypes.CDLL, name: str) -> bool:

@@ -1,11 +1,15 @@
 """Range search: for each row, the (scale, zero_point) candidate with the smallest error.
 
 Rows are computed in blocks that fit into the cache. So a row may have any number of elements (activations), and there
-may be any number of rows (groups of a weight).
+may be any number of rows (groups of a weight). The compiled library computes float32 on a CPU in one pass; otherwise
+torch does. The two sum in another order.
 """
 
 import torch
 from torch import Tensor
+
+from qdit.kernels import learning
+from qdit.kernels.dispatch import learning_backend
 
 CPU_BLOCK = 2**17
 GPU_BLOCK = 2**24
@@ -15,12 +19,20 @@ GPU_BLOCK = 2**24
 def lowest_error(
     rows: Tensor, scales: Tensor, zero_points: Tensor, bits: int, *, power: float, default: int = 0
 ) -> Tensor:
-    """Index (R, 1) of the candidate with the lowest mean |x − x̂|^power, for each row.
+    """Index (R, 1) of the candidate with the lowest sum of |x − x̂|^power, for each row.
 
     `rows` is (R, n). `scales` and `zero_points` are (R, C), one column per candidate. Codes are 0 … 2^bits − 1. Of
     equal candidates the first wins. A candidate whose error is not finite never wins. If no error is finite, the result
     is `default`.
     """
+    compiled_backend = learning_backend(rows, scales, zero_points)
+    if compiled_backend is not None:
+        return learning.lowest_error(
+            *(compiled_backend, rows.detach(), scales, zero_points),
+            levels=2**bits - 1,
+            power=power,
+            default=default,
+        )
     block = GPU_BLOCK if rows.is_cuda else CPU_BLOCK
     count, width = rows.shape
     if count == 1 and width > block:

@@ -19,7 +19,7 @@ from qdit.workflow.progress import Progress
 FOLDER = "so-far"
 """Folder of the page, below the results."""
 INTERVAL = 75.0
-"""Seconds from one rendering to the next."""
+"""Seconds from the first rendering to the second. Each further pause is longer by as much."""
 PATIENCE = 5.0
 """Seconds that a rendering has to end when it is told to."""
 
@@ -53,6 +53,7 @@ class FirstLook:
         self._clock, self._start = clock, start
         self._child: subprocess.Popen[bytes] | None = None
         self._begun: float | None = None
+        self._renderings = 0
         self._shown: Sequence[str] = ()
         self._is_said, self._is_over = False, False
 
@@ -89,7 +90,7 @@ class FirstLook:
             child.wait()
 
     def _is_due(self) -> bool:
-        return self._begun is None or self._clock() - self._begun >= INTERVAL
+        return self._begun is None or self._clock() - self._begun >= INTERVAL * self._renderings
 
     def _is_worth(self, progress: Progress, rows: Sequence[str]) -> bool:
         """Whether full precision and a quantized row are measured, and no row of an earlier run waits to be redone."""
@@ -100,6 +101,7 @@ class FirstLook:
 
     def _render(self, rows: Sequence[str]) -> None:
         self._begun = self._clock()
+        self._renderings += 1
         log = self._results / "logs" / f"{FOLDER}.log"
         with contextlib.suppress(OSError), log.open("wb") as stream:
             self.page.parent.mkdir(parents=True, exist_ok=True)

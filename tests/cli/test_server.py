@@ -102,6 +102,56 @@ def test_threads_are_those_of_the_job(server, tmp_path):
     assert done.stdout == "1 1\n"
 
 
+@pytest.fixture
+def server_of_sources(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A server that imported the command line of a stand-in's sources, and these sources."""
+    sources, address = stand_in(tmp_path / "sources", "print('as imported')"), tmp_path / "own" / "socket"
+    words = [sys.executable, str(SERVER), "serve", str(address), str(sources)]
+    running = subprocess.Popen(words, stdin=subprocess.PIPE)
+    wait_until(address.exists)
+    yield address, sources
+    assert running.stdin is not None
+    running.stdin.close()
+    running.wait(timeout=30)
+
+
+def test_imported_sources_run_only_while_they_are_unchanged(server_of_sources, tmp_path):
+    address, sources = server_of_sources
+    main = sources / "qdit" / "cli" / "main.py"
+    (sources / "qdit" / "__main__.py").write_text("from qdit.cli.main import main\nmain()\n")
+    assert outcome(command(address, sources=sources), sources, cwd=tmp_path)[1] == "as imported\n"
+    written = main.stat()
+    main.write_text(main.read_text().replace("as imported", "as I edited"))  # of the same length
+    os.utime(main, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert outcome(command(address, sources=sources), sources, cwd=tmp_path)[1] == "as I edited\n"
+
+
+def test_other_sources_run_instead_of_the_imported_ones(server_of_sources, tmp_path):
+    other = stand_in(tmp_path / "other", "print('other')")
+    (other / "qdit" / "__main__.py").write_text("from qdit.cli.main import main\nmain()\n")
+    assert outcome(command(server_of_sources[0], sources=other), other, cwd=tmp_path)[:2] == (0, "other\n")
+
+
+def test_numpy_has_one_thread_whatever_the_machine_has(server, tmp_path):
+    count = "max(pool['num_threads'] for pool in __import__('threadpoolctl').threadpool_info())"
+    sources = stand_in(tmp_path, f"import numpy; print({count})")
+    environment = {name: text for name, text in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        command(server[1]), env=environment | {"PYTHONPATH": str(sources)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "1\n"
+
+
+def test_more_threads_than_one_are_given_to_a_new_interpreter(server, tmp_path):
+    body = "import torch; print(torch.get_num_threads(), 'qdit.cli.server' in sys.modules)"
+    sources = stand_in(tmp_path, body)
+    (sources / "qdit" / "__main__.py").write_text("from qdit.cli.main import main\nmain()\n")
+    environment = os.environ | {"PYTHONPATH": str(sources), "OMP_NUM_THREADS": "2"}
+    words = command(server[1])
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout == "2 False\n"
+
+
 def alive(process: int) -> bool:
     state = Path(f"/proc/{process}/stat")
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"

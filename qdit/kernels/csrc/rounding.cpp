@@ -3,9 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "generic.h"
-
-#define QDIT_EXPORT extern "C" __attribute__((visibility("default")))
+#include "elementary.h"
 
 namespace qdit {
 namespace {
@@ -18,47 +16,6 @@ struct Step {
     float power, pull;  // exponent - 1; 2 x exponent x strength
     float rate, root;  // rate / (1 - beta1^t); 1 / sqrt(1 - beta2^t)
 };
-
-QDIT_INLINE float from_bits(int32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
-QDIT_INLINE int32_t to_bits(float value) {
-    int32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
-}
-
-QDIT_INLINE float power_of_two(float x) {  // 2^x; below 2^-126 and above 2^127 it stays there
-    x = x < -126.f ? -126.f : x;
-    x = x > 127.f ? 127.f : x;
-    const float shifted = x + 12582912.f;  // 1.5 x 2^23: the last bits hold the whole part
-    const float whole = shifted - 12582912.f, t = (x - whole) * 0.693147180559945f;
-    float y = 1.f / 5040;
-    y = y * t + 1.f / 720;
-    y = y * t + 1.f / 120;
-    y = y * t + 1.f / 24;
-    y = y * t + 1.f / 6;
-    y = y * t + 0.5f;
-    y = y * t + 1.f;
-    y = y * t + 1.f;
-    return y * from_bits((static_cast<int32_t>(whole) + 127) << 23);
-}
-
-QDIT_INLINE float logarithm_of(float x) {  // base 2, of a number that is not negative; 0 gives about -127
-    const int32_t bits = to_bits(x), above = bits - 0x3f3504f3;  // sqrt(1/2): mantissas from there to sqrt(2)
-    const float exponent = static_cast<float>(above >> 23);
-    const float mantissa = from_bits((above & 0x007fffff) + 0x3f3504f3);
-    const float s = (mantissa - 1.f) / (mantissa + 1.f), squared = s * s;
-    float y = 1.f / 9;
-    y = y * squared + 1.f / 7;
-    y = y * squared + 1.f / 5;
-    y = y * squared + 1.f / 3;
-    y = y * squared + 1.f;
-    return exponent + 2.88539008177793f * s * y;
-}
 
 QDIT_INLINE float sigmoid_of(float x) { return 1.f / (1.f + power_of_two(x * -1.44269504088896f)); }
 
@@ -165,16 +122,6 @@ int64_t keep_open(int64_t count, int32_t* index, float* base, float* span, float
     return kept;
 }
 
-// Values on the grid of one scale.
-struct Grid {
-    float scale, zero, levels;
-};
-
-QDIT_INLINE float nearest(float x) {  // halves go to even; x of 2^22 and more is whole enough
-    const float shifted = x + 12582912.f;
-    return x < 4194304.f && x > -4194304.f ? shifted - 12582912.f : x;
-}
-
 QDIT_INLINE void on_grid(const Grid& grid, const float* __restrict x, int64_t count, float* __restrict y) {
     const float scale = grid.scale, zero = grid.zero, levels = grid.levels;
     for (int64_t i = 0; i < count; ++i) {
@@ -228,8 +175,6 @@ QDIT_INLINE void gelu_of(const float* __restrict x, int64_t count, float* __rest
 }
 
 #if defined(__x86_64__)
-#define QDIT_AVX2 __attribute__((target("avx2,fma")))
-#define QDIT_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")))
 QDIT_AVX2 int64_t step_avx2(const Site& site, const Step& step) { return step_of_site(site, step); }
 QDIT_AVX512 int64_t step_avx512(const Site& site, const Step& step) { return step_of_site(site, step); }
 QDIT_AVX2 void grid_avx2(const Grid& g, const float* x, int64_t n, float* y) { on_grid(g, x, n, y); }
