@@ -3,7 +3,7 @@
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
 from qdit.metrics.job import EvaluateJob, SampledRun, open_run
-from qdit.metrics.paired import stream_errors
+from qdit.metrics.paired import PixelComparison, stream_comparison, stream_errors
 from qdit.metrics.reference import load_reference
 from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
@@ -63,7 +63,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     run = features_of(job.samples)
     fp: FullPrecision | None = None
     if job.fp_samples is not None:
-        fp = FullPrecision(features_of(job.fp_samples), paired_errors(job.samples, job.fp_samples, images))
+        fp = FullPrecision(features_of(job.fp_samples), compared_pixels(job.samples, job.fp_samples, images))
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(run, reference=reference, fp=fp)
     described = {
@@ -84,7 +84,8 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
     write_replicates(job.out.parent, replicates)
-    write_record(job.out, MetricsRecord(**content, difference=difference))
+    paired = None if fp is None else fp.pixels.record
+    write_record(job.out, MetricsRecord(**content, paired=paired, difference=difference))
 
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
@@ -147,8 +148,17 @@ def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to that of full precision. Two chunks are in memory at a time."""
-    chunks, fp_chunks = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
-    return stream_errors((chunk.images for chunk in chunks), (chunk.images for chunk in fp_chunks))
+    return stream_errors(images_of(samples, images), images_of(fp_samples, images))
+
+
+def compared_pixels(samples: Path, fp_samples: Path, images: int) -> PixelComparison:
+    """Comparison of each image with that of full precision. Two chunks are in memory at a time."""
+    return stream_comparison(images_of(samples, images), images_of(fp_samples, images))
+
+
+def images_of(folder: Path, images: int) -> Iterator[np.ndarray]:
+    """The images of a run, chunk by chunk."""
+    return (chunk.images for chunk in stream_samples(folder, images=images))
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:

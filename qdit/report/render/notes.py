@@ -58,6 +58,7 @@ def _reading(table: Table) -> Iterable[str]:
         f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {sample}, pixels in [0, 1], to the"
         f" full-precision {sample} of the same index. {paired} paired: all rows share their noise."
     )
+    yield from _pixel_notes(table)
     if table.miniature and "fid" in table.metrics:
         yield (
             "On a small, easy data set FID is not monotone in damage: a quantized row can beat FP. Compare methods"
@@ -95,6 +96,24 @@ def _samples_behind(table: Table) -> Iterable[str]:
     if columns_by_count:
         said = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
         yield f"{table.samples_are.capitalize()}s behind each number of a column: {said}."
+
+
+def _pixel_notes(table: Table) -> Iterable[str]:
+    """What MIND, PSNR and SSIM are, with the window that the rows have."""
+    if "mind_fp" in table.metrics:
+        reference = "; MIND: the same to the reference" if "mind" in table.metrics else ""
+        yield (
+            "MIND-FP: sliced Wasserstein distance of features to the full-precision samples (arXiv 2605.06797)"
+            f"{reference}."
+        )
+    if "psnr_fp" in table.metrics and "ssim_fp" in table.metrics:
+        windows = sorted({int(row["ssim_window"]) for row in table.rows if row.get("ssim_window") is not None})
+        sides = f" in windows of {' or '.join(f'{side} × {side}' for side in windows)} pixels" if windows else ""
+        of = "frames of each clip" if table.samples_are == "clip" else "images"
+        yield (
+            f"PSNR-FP (dB) and SSIM-FP: means over {of}, to full precision’s of the same noise; SSIM with a Gaussian"
+            f" of σ 1.5{sides}. Full precision itself has an infinite PSNR, so its cell is blank."
+        )
 
 
 def _method_notes(table: Table) -> Iterable[str]:
