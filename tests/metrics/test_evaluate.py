@@ -18,19 +18,6 @@ from tests.metrics.scored import beside, scored
 Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
 KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "mind"]
-    "fid",
-    "sfid",
-    "is",
-    "precision",
-    "recall",
-    "class_accuracy",
-    "fd_fp",
-    "mse_fp",
-    "mind_fp",
-    "psnr_fp",
-    "ssim_fp",
-    "mind",
-]
 
 
 @pytest.fixture(scope="module")
