@@ -79,7 +79,14 @@ def options(
 COMMANDS = (
     workflow.run,
     *(steps.calibrate, steps.quantize, steps.sample, steps.features),
-    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples, samples.show),
+    *(
+        samples.reference,
+        evaluate.evaluate,
+        evaluate.perceptual,
+        samples.import_samples,
+        samples.export_samples,
+        samples.show,
+    ),
     *(
         profile.table,
         report.claims,

@@ -51,8 +51,9 @@ class MetricsRecord:
 
     `status` is OK for a run with numbers. Otherwise `error` gives the reason in one line, and all other fields are
     empty. `metrics` maps names to values; null means that this run has no such value. `intervals` are (low, high) at 95
-    %. `size` is in MB. `paired` has the window of SSIM in pixels. `difference` compares integer latents with simulated
-    ones. `real_clips` and `pixel_noise` are the ends of mini-VBench's scales. `vbench` holds what VBench scored.
+    %. `size` is in MB. `paired` has the window of SSIM and the weights of LPIPS. `difference` compares integer latents
+    with simulated ones. `real_clips` and `pixel_noise` are the ends of mini-VBench's scales. `vbench` holds what VBench
+    scored.
     """
 
     status: Status = Status.OK
@@ -69,7 +70,7 @@ class MetricsRecord:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     bootstrap: Mapping[str, Any] | None = None
-    paired: Mapping[str, int] | None = None
+    paired: Mapping[str, Any] | None = None
     difference: Mapping[str, float] | None = None
     real_clips: Mapping[str, float] | None = None
     pixel_noise: Mapping[str, float] | None = None

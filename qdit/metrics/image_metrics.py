@@ -155,3 +155,13 @@ def similarity(images: Images) -> float | None:
 def resampled_similarity(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """Mean SSIM of every resample."""
     return None if images.fp is None else mean_of_resamples(images.fp.pixels.ssim, counts)
+
+
+def perceptual(images: Images) -> float | None:
+    """Mean LPIPS to the full-precision images; None where no network compared them."""
+    return None if images.fp is None or images.fp.lpips is None else float(images.fp.lpips.mean())
+
+
+def resampled_perceptual(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Mean LPIPS of every resample."""
+    return None if images.fp is None or images.fp.lpips is None else mean_of_resamples(images.fp.lpips, counts)

@@ -16,10 +16,14 @@ from qdit.metrics.statistics import Moments, moments
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """The full-precision run of the same setting: its features, and the comparison of each image with its image."""
+    """The full-precision run of the same setting: its features, and the comparison of each image with its image.
+
+    `lpips` (N,) is there if a network compared them too.
+    """
 
     run: RunFeatures
     pixels: PixelComparison
+    lpips: np.ndarray | None = None
 
     @property
     def is_same(self) -> bool:

@@ -90,7 +90,7 @@ def stream_errors(images: Iterable[np.ndarray], fp_images: Iterable[np.ndarray])
 
     Raises DataError if one stream ends before the other.
     """
-    return np.concatenate([mse_per_image(batch, fp_batch) for batch, fp_batch in _aligned(images, fp_images)])
+    return np.concatenate([mse_per_image(batch, fp_batch) for batch, fp_batch in aligned(images, fp_images)])
 
 
 def stream_comparison(
@@ -102,7 +102,7 @@ def stream_comparison(
 
     The batches need not have the same sizes. Raises DataError if one stream ends before the other.
     """
-    return joined([compare(batch, fp_batch) for batch, fp_batch in _aligned(samples, fp_samples)])
+    return joined([compare(batch, fp_batch) for batch, fp_batch in aligned(samples, fp_samples)])
 
 
 def joined(parts: list[PixelComparison]) -> PixelComparison:
@@ -126,7 +126,7 @@ def _require_pairs(images: np.ndarray, fp_images: np.ndarray) -> None:
         raise DataError("found 0 images, at least 1 is needed; sample some first")
 
 
-def _aligned(first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def aligned(first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Both streams, cut where either has a cut; both are read to their ends, so that their own checks are done."""
     others = (batch for batch in second if len(batch))
     rest = next(others, None)

@@ -24,6 +24,7 @@ from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
 from qdit.metrics.job import EvaluateJob, SampledRun, open_run
 from qdit.metrics.paired import PixelComparison, stream_comparison, stream_errors
+from qdit.metrics.perceptual_file import LpipsOrigin, read_values
 from qdit.metrics.reference import load_reference
 from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
@@ -38,12 +39,16 @@ RUN_FACTS = ("method", "weight_bits", "activation_bits", "scope", "options", "al
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Extractor weights and reference statistics, with the names they have in the profile."""
+    """Extractor weights and reference statistics, with the names they have in the profile.
+
+    `lpips` is a file of `qdit perceptual`, if there is one.
+    """
 
     extractor: str
     extractor_weights: Path
     reference: str
     reference_file: Path
+    lpips: Path | None = None
 
 
 def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
@@ -62,8 +67,12 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
 
     run = features_of(job.samples)
     fp: FullPrecision | None = None
+    comparison: dict[str, Any] | None = None
     if job.fp_samples is not None:
-        fp = FullPrecision(features_of(job.fp_samples), compared_pixels(job.samples, job.fp_samples, images))
+        lpips = read_lpips(job, evaluator, images)
+        pixels = compared_pixels(job.samples, job.fp_samples, images)
+        fp = FullPrecision(features_of(job.fp_samples), pixels, None if lpips is None else lpips[0])
+        comparison = pixels.record | ({} if lpips is None else {"lpips": lpips[1].weights})
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(run, reference=reference, fp=fp)
     described = {
@@ -84,8 +93,14 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
     write_replicates(job.out.parent, replicates)
-    paired = None if fp is None else fp.pixels.record
-    write_record(job.out, MetricsRecord(**content, paired=paired, difference=difference))
+    write_record(job.out, MetricsRecord(**content, paired=comparison, difference=difference))
+
+
+def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.ndarray, LpipsOrigin] | None:
+    """LPIPS (N,) of the images and its origin. None without full precision or without a file."""
+    if job.fp_samples is None or evaluator.lpips is None:
+        return None
+    return read_values(evaluator.lpips, samples=job.samples, fp_samples=job.fp_samples, images=images)
 
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:

@@ -122,6 +122,14 @@ class VBench(Part):
     """Of VBench's environment; default results/<profile>/envs/vbench/bin/python."""
 
 
+class Perceptual(Part):
+    """LPIPS of every run of images: the network, torchvision's weights of it, and the authors' linear weights."""
+
+    network: Literal["alex", "vgg"]
+    backbone: Text
+    linear: Text
+
+
 class Fvd(Part):
     """The network of FVD, a TorchScript file. It is opened only if `files` has its whole sha256."""
 
@@ -279,6 +287,8 @@ class ProfileModel(Part):
     files: dict[Text, FetchedFile] = Field(default_factory=dict)
     sampling: Sampling
     calibration: Calibration
+    perceptual: Perceptual | None = None
+    """Images of at least 32 pixels get LPIPS-FP; without this part no run has it."""
     vbench: VBench | None = None
     fvd: Fvd | None = None
     video: Video | None = None
