@@ -66,8 +66,9 @@ def _reading(table: Table) -> Iterable[str]:
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
-            f" {TIED_MARK}: the difference to the best row may be chance (its 95 % interval includes 0; paired"
-            f" bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
+            f" {TIED_MARK}: the difference to the best row may be chance (paired bootstrap over {table.samples_are}s;"
+            " 5 % for all pairs of rows at equal bits together, by Holm). The CSV has the interval of each number,"
+            " *_low and *_high."
             if any(row.get("replicates") is not None for row in table.rows)
             else ""
         )
