@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qdit import __version__
 from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
 from qdit.report.data.metrics_json import Row
@@ -173,6 +174,8 @@ def _warnings(table: Table) -> Iterable[str]:
 
 
 def _measured(table: Table) -> Iterable[tuple[str, str]]:
+    for version in _distinct(table.rows, "protocol_version") if table.rows else ():
+        yield "Protocol version", f"{version}; cite a number of this table as “qdit {__version__}, {version}”"
     rows = [row for row in table.rows if is_measured(row)]
     if not rows:
         yield "Protocol", "no row of this table was measured"
