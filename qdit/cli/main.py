@@ -22,6 +22,7 @@ from qdit.cli import (
     kernels,
     methods,
     paper,
+    power,
     profile,
     report,
     samples,
@@ -111,6 +112,7 @@ GROUPS = {
 }
 for command in COMMANDS:
     app.command()(command)
+bench.bench_app.command()(power.power)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

@@ -278,6 +278,8 @@ class ProfileModel(Part):
     compute: Compute | None = None
     seed: Annotated[int, Field(ge=0)]
     face: Text
+    lossless_percent: Annotated[Number, Field(gt=0, le=100)] = 1
+    """The lossless gate of a row: how far from full precision it may be, in per cent."""
     miniature: Text | None = None
     """What the miniature is made of; tables then say that published numbers are of another kind."""
     models: Annotated[dict[Name, Model], Field(min_length=1)]

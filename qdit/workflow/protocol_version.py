@@ -22,7 +22,18 @@ FILE = Path("config/protocol-versions.json")
 MANIFEST = Path("weights/manifest.json")
 MARK = "**performance-impacting**"
 DECIDING = (
-    *("seed", "models", "extractors", "references", "perceptual", "sampling", "calibration", "video", "settings"),
+    *(
+        "seed",
+        "lossless_percent",
+        "models",
+        "extractors",
+        "references",
+        "perceptual",
+        "sampling",
+        "calibration",
+        "video",
+        "settings",
+    ),
     *("methods", "allocation", "searches", "tables"),
 )
 """Parts of a profile that can move a number."""
@@ -52,8 +63,8 @@ def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
     """File of the repository that a profile uses → its sha256."""
     files = read_json(shipped_path(MANIFEST))["files"]
     models = profile["models"].values()
-    paths = [path for model in models for path in (*model["forms"].values(), model.get("instruments"))]
-    paths += list(profile["extractors"].values())
+    paths = [path for model in models for path in (*model.get("forms", {}).values(), model.get("instruments"))]
+    paths += list(profile.get("extractors", {}).values())
     names = sorted({Path(path).name for path in paths if path is not None and Path(path).parent == MANIFEST.parent})
     return {name: files[name]["sha256"] for name in names if name in files}
 

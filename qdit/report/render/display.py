@@ -28,7 +28,7 @@ FITTED_MARK = "†"
 DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
-OTHER_HEADINGS = {"check": "Between", "rank": "Rank"}
+OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless"}
 """Headings of columns of words."""
 
 

@@ -114,7 +114,7 @@ def _pixel_notes(table: Table) -> Iterable[str]:
         of = "frames of each clip" if table.samples_are == "clip" else "images"
         yield (
             f"PSNR-FP (dB) and SSIM-FP: means over {of}, to full precision’s of the same noise; SSIM with a Gaussian"
-            f" of σ 1.5{sides}. Full precision itself has an infinite PSNR, so its cell is blank."
+            f" of deviation 1.5{sides}. Full precision itself has an infinite PSNR, so its cell is blank."
         )
 
 
