@@ -7,7 +7,12 @@ import pytest
 from safetensors.torch import save_file
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
+from qdit.core.files import save_arrays
+from qdit.metrics.imported import import_images
 from qdit.metrics.perceptual import BATCH, Lpips, load_lpips, lpips_per_image
+from qdit.metrics.perceptual_file import FILE as FILE_NAME
+from qdit.metrics.perceptual_file import read_values
+from qdit.metrics.perceptual_run import LpipsWeights, score_run
 from tests.metrics.lpips_golden import FILE, random_images, random_weights
 
 
@@ -66,3 +71,42 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         load_lpips("alex", tmp_path / "absent.pth", paths[1])
     with pytest.raises(ConfigError, match="allowed are alex, vgg"):
         load_lpips("squeeze", *paths)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of samples in chunks of other sizes, and the weights of the network."""
+    root = tmp_path_factory.mktemp("runs")
+    loaded("alex", root)
+    for (name, chunk), images in zip((("run", 2), ("fp", 3)), random_images(33, 40), strict=True):
+        np.savez(root / f"{name}.npz", arr_0=images.transpose(0, 2, 3, 1))
+        import_images(root / f"{name}.npz", root / name, chunk=chunk)
+    return root
+
+
+def weights_in(root: Path) -> LpipsWeights:
+    return LpipsWeights("alex", root / "backbone.safetensors", root / "linear.safetensors")
+
+
+def test_the_file_of_a_run_has_a_value_for_each_image_and_says_what_it_is_of(runs: Path, network: Lpips) -> None:
+    out = runs / "run" / FILE_NAME
+    assert score_run(runs / "run", runs / "fp", out, weights_in(runs)) == 3
+    values, made_of = read_values(out, samples=runs / "run", fp_samples=runs / "fp", images=3)
+    expected = lpips_per_image(network, *random_images(33, 40))
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert made_of.weights["network"] == "alex" and len(made_of.weights["linear_sha256"]) == 64
+    before = out.read_bytes()
+    score_run(runs / "run", runs / "fp", out, weights_in(runs))
+    assert out.read_bytes() == before, "equal inputs give equal bytes"
+
+
+def test_a_file_of_other_images_is_refused(runs: Path) -> None:
+    out = runs / "fp" / FILE_NAME
+    score_run(runs / "fp", runs / "run", out, weights_in(runs))
+    with pytest.raises(DataError, match="is not of the images in"):
+        read_values(out, samples=runs / "run", fp_samples=runs / "fp", images=3)
+    with pytest.raises(DataError, match="run `qdit perceptual"):
+        read_values(runs / "absent.npz", samples=runs / "run", fp_samples=runs / "fp", images=3)
+    save_arrays(out, {})
+    with pytest.raises(DataError, match="not the LPIPS of a run"):
+        read_values(out, samples=runs / "fp", fp_samples=runs / "run", images=3)
