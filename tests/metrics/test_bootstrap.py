@@ -105,6 +105,15 @@ def test_full_precision_is_at_distance_zero_from_itself() -> None:
     assert (values["ssim_fp"] == 1).all() and "psnr_fp" not in values
 
 
+def test_lpips_is_the_mean_over_images_where_a_network_compared_them() -> None:
+    run, fp = pair(30, 4)
+    distances, counts = np.linspace(0, 1, 30), multiplicities(30, 5)
+    fp = replace(fp, lpips=distances)
+    assert evaluate(run, reference=reference_of(4), fp=fp)["lpips_fp"] == pytest.approx(0.5)
+    values = bootstrap(run, reference=reference_of(4), fp=fp, resamples=5).values["lpips_fp"]
+    assert values == pytest.approx([np.repeat(distances, times).mean() for times in counts])
+
+
 def test_what_a_run_lacks_has_no_interval() -> None:
     run, _ = pair(30, 4)
     nameless = replace(run, made_by=replace(MADE_BY, classes_are_labels=False))

@@ -17,7 +17,7 @@ from tests.metrics.scored import beside, scored
 
 Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
-KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "mind"]
+KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_real_digits_score_well_and_noise_does_not(
     )
     bad = evaluate(scored(noisy, labels, extractor), reference=reference, fp=beside(images, labels, noisy, extractor))
     assert list(good) == list(bad) == KEYS
-    assert all(type(value) is float for name, value in good.items() if name != "psnr_fp")
+    assert all(type(value) is float for name, value in good.items() if name not in ("psnr_fp", "lpips_fp"))
     json.dumps(good, allow_nan=False)
     assert good["fid"] < 1
     assert bad["fid"] > 10 * good["fid"]
