@@ -63,7 +63,7 @@ def table(study: Mapping[str, Any]) -> list[str]:
     """Lines of the table: a row for each metric, a column for each number of images."""
     sizes = sorted({entry["images"] for measured in study["metrics"].values() for entry in measured})
     lines = [f"| metric | {' | '.join(map(str, sizes))} | mean | same order |", f"|---|{'---:|' * (len(sizes) + 2)}"]
-    for name, measured in study["metrics"].items():
+    for name, measured in in_order(study):
         shares = {entry["images"]: f"{entry['share']:.0%}" for entry in measured}
         apart = sum(entry["share"] * entry["pairs"] for entry in measured)
         same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0) for entry in measured)
@@ -71,6 +71,11 @@ def table(study: Mapping[str, Any]) -> list[str]:
         order = f"{same / apart:.1%}" if apart else "–"
         lines.append(f"| {METRICS[name].title} | {' | '.join(cells)} | {mean_share(measured):.1%} | {order} |")
     return lines
+
+
+def in_order(study: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Metric and its measured shares, in the order of columns."""
+    return [(name, study["metrics"][name]) for name in METRICS if name in study["metrics"]]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
@@ -83,7 +88,7 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "qdit", "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
-        for (name, measured), colour in zip(study["metrics"].items(), COLOURS * 2, strict=False):
+        for (name, measured), colour in zip(in_order(study), COLOURS * 2, strict=False):
             images, shares = zip(*((entry["images"], 100 * entry["share"]) for entry in measured), strict=True)
             axes.plot(images, shares, marker="o", color=colour, label=METRICS[name].title)
         axes.set_xscale("log", base=2)
