@@ -63,7 +63,7 @@ rule power_study:
         study=repository("results/studies/power.json"),
         page=repository("docs/power-study.md"),
         figure=repository("docs/images/power-study.svg"),
-        results=RESULTS,
+        results=lambda w, output: str(Path(output[0]).parent.parent),
     shell:
         "qdit bench power --results {params.results:q} --out {params.study:q} --page {params.page:q}"
         " --figure {params.figure:q} > {log} 2>&1"
