@@ -23,7 +23,7 @@ def power(
     The study reads the samples and features that a run has written, and takes the first 8, 16, 32, … images of each
     row. It writes the share of method pairs that each metric tells apart, and which column should rank.
 
-    \\b
+    \b
     Example:
       qdit bench power --results results/mini
     """
