@@ -45,3 +45,25 @@ for bench in BENCHES:
             f"bench_{bench}"
         input:
             f"<results>/bench/{bench}.md",
+
+
+# Opt-in: how many images each metric needs to tell methods apart (docs/power-study.md), from the rows of a whole run.
+rule power_study:
+    input:
+        default_metrics,
+    output:
+        touch("<results>/power-study/done"),
+    log:
+        "<results>/logs/power-study.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.bench.power_study", "qdit.bench.power_study_page"),
+        study=repository("results/studies/power.json"),
+        page=repository("docs/power-study.md"),
+        figure=repository("docs/images/power-study.svg"),
+        results=lambda w, output: str(Path(output[0]).parent.parent),
+    shell:
+        "qdit bench power --results {params.results:q} --out {params.study:q} --page {params.page:q}"
+        " --figure {params.figure:q} > {log} 2>&1"

@@ -268,6 +268,11 @@ def feature_files(run):
     ]
 
 
+def lpips_files(run):
+    """LPIPS of the images of a run; nothing where the profile does not ask for it."""
+    return [str(COMMANDS.lpips_file(run))] if "perceptual" in config else []
+
+
 def table_files(table):
     """A table in its formats, and the folder of MP4 files where it shows clips."""
     formats = [f"{RESULTS}/tables/{table}.{suffix}" for suffix in ("html", "csv", "md", "tex")]

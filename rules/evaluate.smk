@@ -11,6 +11,7 @@ rule evaluate:
         reference=reference_of,
         extractor=extractor_file,
         vae=vae_of,
+        lpips=lambda w: lpips_files(run_of(w)),
     output:
         metrics=f"{RUN}/metrics.json",
         resampled=f"{RUN}/bootstrap.npz",
@@ -37,6 +38,7 @@ use rule evaluate as evaluate_integer with:
         reference=reference_of,
         extractor=extractor_file,
         vae=vae_of,
+        lpips=lambda w: lpips_files(integer_run(w)),
     output:
         metrics=f"{RUN}-integer/metrics.json",
         resampled=f"{RUN}-integer/bootstrap.npz",
@@ -45,3 +47,42 @@ use rule evaluate as evaluate_integer with:
     priority: lambda w: PRIORITIES.of_row(integer_run(w), "evaluate")
     params:
         command=lambda w: COMMANDS.evaluate(integer_run(w)),
+
+
+# LPIPS of each image to full precision's, where the profile has `perceptual` (config/paper.yaml): a job with torch.
+rule perceptual:
+    input:
+        samples=lambda w: shard_files(run_of(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)),
+        weights=lambda w: list(map(str, COMMANDS.lpips_weights())),
+    output:
+        f"{RUN}/samples/lpips.npz",
+    log:
+        f"{RUN}/logs/perceptual.log",
+    wildcard_constraints:
+        setting=one_of(IMAGE_SETTINGS),
+    priority: lambda w: PRIORITIES.of_row(run_of(w), "evaluate")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPUS,
+    params:
+        code=code_digest("qdit.metrics.perceptual_run"),
+        command=lambda w: COMMANDS.perceptual(run_of(w)),
+    shell:
+        "qdit {params.command} > {log} 2>&1"
+
+
+use rule perceptual as perceptual_integer with:
+    input:
+        samples=lambda w: shard_files(integer_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)),
+        weights=lambda w: list(map(str, COMMANDS.lpips_weights())),
+    output:
+        f"{RUN}-integer/samples/lpips.npz",
+    log:
+        f"{RUN}-integer/logs/perceptual.log",
+    priority: lambda w: PRIORITIES.of_row(integer_run(w), "evaluate")
+    params:
+        command=lambda w: COMMANDS.perceptual(integer_run(w)),

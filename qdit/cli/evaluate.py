@@ -7,6 +7,7 @@ import typer
 
 from qdit.cli.options import (
     EXTRACTOR_WEIGHTS,
+    Device,
     Extractor,
     ExtractorWeights,
     Stated,
@@ -14,6 +15,7 @@ from qdit.cli.options import (
     StatedNumber,
     StatedVae,
     Threads,
+    on_device,
     shipped,
     use_blas_threads,
     use_threads,
@@ -24,6 +26,8 @@ from qdit.core.errors import ConfigError
 if TYPE_CHECKING:
     from qdit.metrics.job import EvaluateJob
 
+ALEXNET = Path("weights/paper/alexnet-owt-7be5be79.pth")
+ALEXNET_LINEAR = Path("weights/paper/lpips-v0.1/alex.pth")
 Setting = Annotated[str, typer.Option(help="Name of the setting, for the record.")]
 Model = Annotated[str, typer.Option(help="Name of the model, for the record.")]
 Form = Annotated[str, typer.Option(help="Form of the weights, for the record.")]
@@ -63,6 +67,7 @@ def evaluate(
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
     reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
+    lpips: Annotated[Path | None, typer.Option(help="Of images: the file that `qdit perceptual` wrote.")] = None,
     suite: Suite = None,
     clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
     instruments: Annotated[
@@ -92,7 +97,8 @@ def evaluate(
 
     The command reads from the samples what they are and how they were made. A flag about this can only repeat it.
     Images get FID, sFID, IS, precision and recall. These use features that `qdit sample --extractor` or `qdit features`
-    wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get FD-FP and MSE-FP.
+    wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get the paired
+    metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP.
 
     \b
     Examples:
@@ -112,7 +118,7 @@ def evaluate(
     name = RunName(setting=setting, model=model, form=form, label=label)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)
     if family != "stdit3":
-        score_images(job, extractor, extractor_weights, reference_name, reference_file)
+        score_images(job, extractor, extractor_weights, reference_name, reference_file, lpips)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
     say_metrics(out)
@@ -127,14 +133,19 @@ def say_metrics(out: Path) -> None:
 
 
 def score_images(
-    job: "EvaluateJob", extractor: str, weights: Path, reference_name: str, reference_file: Path | None
+    job: "EvaluateJob",
+    extractor: str,
+    weights: Path,
+    reference_name: str,
+    reference_file: Path | None,
+    lpips: Path | None = None,
 ) -> None:
     """Score images by their features and a reference. This function loads no torch."""
     from qdit.metrics.run import Evaluator, evaluate_run
 
     if reference_file is None:
         raise ConfigError("--reference-file: images need the statistics of real ones; make them with qdit reference")
-    evaluate_run(job, Evaluator(extractor, weights, reference_name, reference_file))
+    evaluate_run(job, Evaluator(extractor, weights, reference_name, reference_file, lpips))
 
 
 def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:
@@ -192,3 +203,32 @@ def score_by_vbench(
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, count, stated)
     evaluate_clips(job, VBenchScores(suite, clips_per_prompt, results, listing))
     say_metrics(out)
+
+
+def perceptual(
+    samples: Annotated[Path, typer.Argument(help="Folder of images.")],
+    fp_samples: Annotated[Path, typer.Argument(help="Images of full precision with the same noise.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default: lpips.npz in the folder of images.")] = None,
+    network: Annotated[str, typer.Option(help="alex or vgg.")] = "alex",
+    backbone: Annotated[Path, typer.Option(help="Weights of the network, torchvision's file.")] = ALEXNET,
+    linear: Annotated[Path, typer.Option(help="The authors' linear weights, version 0.1.")] = ALEXNET_LINEAR,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Compare images with those of full precision by LPIPS.
+
+    LPIPS is a distance of the features of AlexNet or VGG16. `qdit fetch --profile paper` downloads the weights. The
+    file has a value for each image; `qdit evaluate --lpips` reads it.
+
+    \b
+    Example:
+      qdit perceptual q-dit-w4a8/samples fp/samples --device cuda
+    """
+    from qdit.metrics.perceptual_file import FILE
+    from qdit.metrics.perceptual_run import LpipsWeights, score_run
+
+    use_threads(threads)
+    path = samples / FILE if out is None else out
+    with on_device(device) as name:
+        count = score_run(samples, fp_samples, path, LpipsWeights(network, backbone, linear), device=name)
+    typer.echo(f"{path}: no images" if count is None else f"{path}: LPIPS ({network}) of {count} images")

@@ -22,6 +22,7 @@ from qdit.cli import (
     kernels,
     methods,
     paper,
+    power,
     profile,
     report,
     samples,
@@ -79,7 +80,14 @@ def options(
 COMMANDS = (
     workflow.run,
     *(steps.calibrate, steps.quantize, steps.sample, steps.features),
-    *(samples.reference, evaluate.evaluate, samples.import_samples, samples.export_samples, samples.show),
+    *(
+        samples.reference,
+        evaluate.evaluate,
+        evaluate.perceptual,
+        samples.import_samples,
+        samples.export_samples,
+        samples.show,
+    ),
     *(
         profile.table,
         report.claims,
@@ -104,6 +112,7 @@ GROUPS = {
 }
 for command in COMMANDS:
     app.command()(command)
+bench.bench_app.command()(power.power)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

@@ -197,6 +197,21 @@ ENTRIES = (
            in_front=True,
            pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
                   "folders")),
+    Metric("mind_fp", "MIND-FP", "both", "lower", significant, function=f"{HERE}:sliced_to_full_precision",
+           resampled=f"{HERE}:resampled_sliced_to_full_precision", optional=True, of_features=True, paired=True,
+           bounded=True, pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("psnr_fp", "PSNR-FP", "both", "higher", fixed(2), function=f"{HERE}:peak_ratio",
+           resampled=f"{HERE}:resampled_peak_ratio", optional=True, paired=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("ssim_fp", "SSIM-FP", "both", "higher", function=f"{HERE}:similarity",
+           resampled=f"{HERE}:resampled_similarity", optional=True, paired=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("lpips_fp", "LPIPS-FP", "images", "lower", function=f"{HERE}:perceptual",
+           resampled=f"{HERE}:resampled_perceptual", optional=True, paired=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("mind", "MIND", "images", "lower", significant, function=f"{HERE}:sliced_to_reference",
+           resampled=f"{HERE}:resampled_sliced_to_reference", optional=True, bounded=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
     Metric("size_mb", "size", "checkpoint", write=printed_size, heading="Size (MB)", stored="size.paper_mb",
            printed=("Q-DiT", "PTQ4DiT"), in_front=True, pages=("paper", "table1", "table3", "leaderboard")),
     Metric("size_actual_mb", "size on disk", "checkpoint", write=size, heading="Size (MB)", stored="size.actual_mb",
@@ -263,6 +278,11 @@ def bounded_of_images() -> tuple[str, ...]:
 def paired() -> tuple[str, ...]:
     """Metrics that compare with full-precision samples of the same noise."""
     return metric_names(lambda metric: metric.paired)
+
+
+def controlled() -> tuple[str, ...]:
+    """Distances to full precision that quality control compares with those of its controls."""
+    return metric_names(lambda metric: metric.paired and "qc" in metric.pages)
 
 
 def ranking_metric() -> Metric:

@@ -53,8 +53,9 @@ class MetricsRecord:
 
     `status` is OK for a run with numbers. Otherwise `error` gives the reason in one line, and all other fields are
     empty. `metrics` maps names to values; null means that this run has no such value. `intervals` are (low, high) at 95
-    %. `size` is in MB. `difference` compares integer latents with simulated ones. `real_clips` and `pixel_noise` are
-    the ends of mini-VBench's scales. `vbench` holds what VBench scored.
+    %. `size` is in MB. `paired` has the window of SSIM and the weights of LPIPS. `difference` compares integer latents
+    with simulated ones. `real_clips` and `pixel_noise` are the ends of mini-VBench's scales. `vbench` holds what VBench
+    scored.
     """
 
     status: Status = Status.OK
@@ -71,6 +72,7 @@ class MetricsRecord:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     bootstrap: Mapping[str, Any] | None = None
+    paired: Mapping[str, Any] | None = None
     difference: Mapping[str, float] | None = None
     real_clips: Mapping[str, float] | None = None
     pixel_noise: Mapping[str, float] | None = None
@@ -129,6 +131,7 @@ class MetricsRecord:
             metrics=numbers["metrics"],
             intervals=_intervals(record.get("intervals")),
             bootstrap=record.get("bootstrap"),
+            paired=record.get("paired"),
             difference=None if difference is None else _finite(_object(difference, "difference")),
             real_clips=record.get("real_clips"),
             pixel_noise=record.get("pixel_noise"),

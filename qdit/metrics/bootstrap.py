@@ -18,6 +18,8 @@ cover it. So the values are shifted: their mean becomes the measured value. The 
 images, which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals
 are too wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
 
+**MIND.** Its resampled values are those to first order (`qdit.metrics.sliced`).
+
 **Clips.** The prompts are fixed, as in VBench, and the noise of each clip is independent. So the clips of each
 dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite have the same drawing.
 """
@@ -32,9 +34,11 @@ from qdit.core.intervals import Replicates, centred, interval
 from qdit.core.metrics import DIMENSIONS, METRICS, TOTALS, of_images, resolve
 from qdit.metrics.features import RunFeatures
 from qdit.metrics.images import FullPrecision, Images
+from qdit.metrics.paired import PixelComparison
 from qdit.metrics.reference import Reference
 from qdit.metrics.resampled_frechet import paired, to_reference
 from qdit.metrics.scores import SPLIT_SIZE
+from qdit.metrics.sliced import sliced_distance
 from qdit.metrics.statistics import Moments
 from qdit.metrics.vbench_totals import totals
 
@@ -92,13 +96,14 @@ def clip_bootstrap(
     drawing: str = "clips",
     scaled: Scaled | None = None,
     features: ClipFeatures | None = None,
-    errors: np.ndarray | None = None,
+    pixels: PixelComparison | None = None,
     resamples: int = RESAMPLES,
 ) -> Replicates:
     """Resampled values of the dimensions in `scores` and of further metrics, as far as their inputs are given.
 
-    `scaled` gives the totals, if all sixteen dimensions are there. `features` gives mFVD. `errors` (N,) to full
-    precision give MSE-FP, and features of full precision give FD-FP. `drawing` names the scorer.
+    `scaled` gives the totals, if all sixteen dimensions are there. `features` gives mFVD. `pixels` compares the N clips
+    with full precision and gives MSE-FP, PSNR-FP and SSIM-FP; with features of full precision there are also FD-FP and
+    MIND-FP. `drawing` names the scorer.
     """
     values = {
         dimension: resampled_means(scores[dimension], number, resamples)
@@ -112,11 +117,13 @@ def clip_bootstrap(
     counts = multiplicities(clips, resamples)
     if features is not None:
         values["mfvd"] = to_reference(np.asarray(features.features, np.float64), counts, features.real)
-        if features.full is not None and errors is not None:
-            is_same = not errors.any()
+        if features.full is not None and pixels is not None:
+            is_same = not pixels.errors.any()
             values["fd_fp"] = np.zeros(resamples) if is_same else paired(features.features, features.full, counts)
-    if errors is not None:
-        values["mse_fp"] = counts @ errors / len(errors)
+            sliced = None if is_same else sliced_distance(features.features, features.full, paired=True)
+            values["mind_fp"] = np.zeros(resamples) if sliced is None else sliced.resampled(counts)
+    if pixels is not None:
+        values |= {name: counts @ column / clips for name, column in pixels.columns.items()}
     scored = {dimension: len(of_clips) for dimension, of_clips in scores.items()}
     return Replicates(values, f"{drawing}-{resamples}x{clips}-{sha256_json(scored)[:12]}")
 

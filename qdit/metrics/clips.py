@@ -4,10 +4,10 @@ A clip of 51 frames of 144×256 has 5.6 MB, and a run of VBench's prompts has 27
 time. Nothing here loads torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from qdit.core.errors import DataError
 from qdit.core.files import load_arrays, sha256_file, sha256_json
 from qdit.core.pixels import UINT8_RULE
 from qdit.metrics.job import EvaluateJob, SampledRun
-from qdit.metrics.paired import stream_errors
+from qdit.metrics.paired import PixelComparison, compare_clips, stream_comparison, stream_errors
 from qdit.metrics.samples import ListedChunk, check_origin, listed_shards
 from qdit.models.config import STDiT3Config
 from qdit.quant.folder import read_config
 from qdit.sampling.flops import clip_flops
 from qdit.sampling.flow_protocol import FlowProtocol
+
+Frames = Iterable[np.ndarray]
+Compared = TypeVar("Compared")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,19 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
 
     Raises DataError unless both runs hold `clips` clips of the same prompts in the same order.
     """
+    return _of_pairs(samples, fp_samples, clips, stream_errors)
+
+
+def compared_clips(samples: Path, fp_samples: Path, *, clips: int) -> PixelComparison:
+    """Comparison of each clip, frame by frame, with the full-precision clip of the same noise.
+
+    Raises DataError unless both runs hold `clips` clips of the same prompts in the same order.
+    """
+    return _of_pairs(samples, fp_samples, clips, lambda of, full: stream_comparison(of, full, compare_clips))
+
+
+def _of_pairs(samples: Path, fp_samples: Path, clips: int, compare: Callable[[Frames, Frames], Compared]) -> Compared:
+    """What `compare` says of the frames (1, 3, T, H, W) of each clip of two runs; DataError for other prompts."""
     names: tuple[list[tuple[str, int]], ...] = ([], [])
 
     def frames_of(folder: Path, seen: list[tuple[str, int]]) -> Iterator[np.ndarray]:
@@ -84,13 +100,13 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
             seen.extend(chunk.names)
             yield from (chunk.frames[row : row + 1] for row in range(len(chunk.frames)))
 
-    errors = stream_errors(frames_of(samples, names[0]), frames_of(fp_samples, names[1]))
+    compared = compare(frames_of(samples, names[0]), frames_of(fp_samples, names[1]))
     if names[0] != names[1]:
         raise DataError(
             f"{samples}: its clips and those of full precision ({fp_samples}) show different prompts; sample both with"
             " the same suite"
         )
-    return errors
+    return compared
 
 
 def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:

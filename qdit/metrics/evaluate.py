@@ -50,5 +50,5 @@ def _check(run: RunFeatures, reference: Reference, fp: FullPrecision | None) -> 
             f" of full precision by {fp.run.made_by.extractor} {fp.run.made_by.weights_sha256[:12]}…, code"
             f" {fp.run.made_by.code[:12]}…; run `qdit features` again on both"
         )
-    if fp.errors.shape != (count,):
-        raise DataError(f"found {count} images and paired differences of shape {fp.errors.shape}; compare all images")
+    if (shape := fp.pixels.errors.shape) != (count,):
+        raise DataError(f"found {count} images and paired differences of shape {shape}; compare all images")

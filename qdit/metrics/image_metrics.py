@@ -102,9 +102,66 @@ def resampled_distance_to_full_precision(images: Images, counts: np.ndarray) -> 
 
 def error_to_full_precision(images: Images) -> float | None:
     """Mean squared difference, pixels in [0, 1], to the full-precision image of the same index."""
-    return None if images.fp is None else float(images.fp.errors.mean())
+    return None if images.fp is None else float(images.fp.pixels.errors.mean())
 
 
 def resampled_error_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
     """MSE-FP of every resample."""
-    return None if images.fp is None else np.asarray(counts @ images.fp.errors / len(images.fp.errors))
+    return None if images.fp is None else mean_of_resamples(images.fp.pixels.errors, counts)
+
+
+def mean_of_resamples(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means (B,) of values (N,) of images that occur `counts` (B, N) times."""
+    return np.asarray(counts @ values / len(values))
+
+
+def sliced_to_reference(images: Images) -> float | None:
+    """MIND of the pool features to the reference's; None for ready statistics (`qdit.metrics.sliced`)."""
+    return None if images.sliced_to_reference is None else images.sliced_to_reference.value
+
+
+def resampled_sliced_to_reference(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """MIND of every resample, to first order."""
+    return None if images.sliced_to_reference is None else images.sliced_to_reference.resampled(counts)
+
+
+def sliced_to_full_precision(images: Images) -> float | None:
+    """MIND of the pool features to those of full precision, which is 0 for full precision itself."""
+    return None if images.sliced_to_full_precision is None else images.sliced_to_full_precision.value
+
+
+def resampled_sliced_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """MIND-FP of every resample, to first order. Full precision is resampled in the same way."""
+    return None if images.sliced_to_full_precision is None else images.sliced_to_full_precision.resampled(counts)
+
+
+def peak_ratio(images: Images) -> float | None:
+    """Mean PSNR in dB to the full-precision images; None for full precision itself, where it is infinite."""
+    return None if images.fp is None or images.fp.is_same else float(images.fp.pixels.psnr.mean())
+
+
+def resampled_peak_ratio(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Mean PSNR of every resample."""
+    if images.fp is None or images.fp.is_same:
+        return None
+    return mean_of_resamples(images.fp.pixels.psnr, counts)
+
+
+def similarity(images: Images) -> float | None:
+    """Mean SSIM to the full-precision images (`qdit.metrics.similarity`)."""
+    return None if images.fp is None else float(images.fp.pixels.ssim.mean())
+
+
+def resampled_similarity(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Mean SSIM of every resample."""
+    return None if images.fp is None else mean_of_resamples(images.fp.pixels.ssim, counts)
+
+
+def perceptual(images: Images) -> float | None:
+    """Mean LPIPS to the full-precision images; None where no network compared them."""
+    return None if images.fp is None or images.fp.lpips is None else float(images.fp.lpips.mean())
+
+
+def resampled_perceptual(images: Images, counts: np.ndarray) -> np.ndarray | None:
+    """Mean LPIPS of every resample."""
+    return None if images.fp is None or images.fp.lpips is None else mean_of_resamples(images.fp.lpips, counts)

@@ -7,25 +7,28 @@ import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.metrics.features import RunFeatures
+from qdit.metrics.paired import PixelComparison
 from qdit.metrics.reference import Reference
 from qdit.metrics.scores import log_probabilities, precision_recall
+from qdit.metrics.sliced import Sliced, sliced_distance
 from qdit.metrics.statistics import Moments, moments
 
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """The full-precision run of the same setting: its features, and an error (N,) per image.
+    """The full-precision run of the same setting: its features, and the comparison of each image with its image.
 
-    The error is the mean squared difference to the image of the run.
+    `lpips` (N,) is there if a network compared them too.
     """
 
     run: RunFeatures
-    errors: np.ndarray
+    pixels: PixelComparison
+    lpips: np.ndarray | None = None
 
     @property
     def is_same(self) -> bool:
         """Whether the images are full precision's own."""
-        return not self.errors.any()
+        return not self.pixels.errors.any()
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Images:
     def pool(self) -> Moments:
         """Mean and covariance of the pool features."""
         return moments(self.run.features.pool)
+
+    @cached_property
+    def sliced_to_reference(self) -> Sliced | None:
+        """MIND of the pool features to the reference's. None if the reference is ready statistics."""
+        if self.reference.pool_features is None:
+            return None
+        return sliced_distance(self.run.features.pool, self.reference.pool_features)
+
+    @cached_property
+    def sliced_to_full_precision(self) -> Sliced | None:
+        """MIND of the pool features to those of full precision. It is exactly 0 for full precision itself."""
+        if self.fp is None:
+            return None
+        if self.fp.is_same:
+            return Sliced(0.0, np.zeros(len(self.run.features)))
+        return sliced_distance(self.run.features.pool, self.fp.run.features.pool, paired=True)
 
     @cached_property
     def precision_recall(self) -> tuple[float | None, float | None]:

@@ -3,7 +3,7 @@
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
 from qdit.metrics.job import EvaluateJob, SampledRun, open_run
-from qdit.metrics.paired import stream_errors
+from qdit.metrics.paired import PixelComparison, stream_comparison, stream_errors
+from qdit.metrics.perceptual_file import LpipsOrigin, read_values
 from qdit.metrics.reference import load_reference
 from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
@@ -37,12 +38,16 @@ RUN_FACTS = ("method", "weight_bits", "activation_bits", "scope", "options", "al
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Extractor weights and reference statistics, with the names they have in the profile."""
+    """Extractor weights and reference statistics, with the names they have in the profile.
+
+    `lpips` is a file of `qdit perceptual`, if there is one.
+    """
 
     extractor: str
     extractor_weights: Path
     reference: str
     reference_file: Path
+    lpips: Path | None = None
 
 
 def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
@@ -61,8 +66,12 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
 
     run = features_of(job.samples)
     fp: FullPrecision | None = None
+    comparison: dict[str, Any] | None = None
     if job.fp_samples is not None:
-        fp = FullPrecision(features_of(job.fp_samples), paired_errors(job.samples, job.fp_samples, images))
+        lpips = read_lpips(job, evaluator, images)
+        pixels = compared_pixels(job.samples, job.fp_samples, images)
+        fp = FullPrecision(features_of(job.fp_samples), pixels, None if lpips is None else lpips[0])
+        comparison = pixels.record | ({} if lpips is None else {"lpips": lpips[1].weights})
     reference = load_reference(evaluator.reference_file)
     metrics = evaluate(run, reference=reference, fp=fp)
     described = {
@@ -83,7 +92,14 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
     write_replicates(job.out.parent, replicates)
-    write_record(job.out, MetricsRecord(**content, difference=difference))
+    write_record(job.out, MetricsRecord(**content, paired=comparison, difference=difference))
+
+
+def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.ndarray, LpipsOrigin] | None:
+    """LPIPS (N,) of the images and its origin. None without full precision or without a file."""
+    if job.fp_samples is None or evaluator.lpips is None:
+        return None
+    return read_values(evaluator.lpips, samples=job.samples, fp_samples=job.fp_samples, images=images)
 
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
@@ -146,8 +162,17 @@ def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
     """Mean squared difference of each image to that of full precision. Two chunks are in memory at a time."""
-    chunks, fp_chunks = (stream_samples(folder, images=images) for folder in (samples, fp_samples))
-    return stream_errors((chunk.images for chunk in chunks), (chunk.images for chunk in fp_chunks))
+    return stream_errors(images_of(samples, images), images_of(fp_samples, images))
+
+
+def compared_pixels(samples: Path, fp_samples: Path, images: int) -> PixelComparison:
+    """Comparison of each image with that of full precision. Two chunks are in memory at a time."""
+    return stream_comparison(images_of(samples, images), images_of(fp_samples, images))
+
+
+def images_of(folder: Path, images: int) -> Iterator[np.ndarray]:
+    """The images of a run, chunk by chunk."""
+    return (chunk.images for chunk in stream_samples(folder, images=images))
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:

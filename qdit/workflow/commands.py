@@ -13,6 +13,7 @@ from typing import Any
 
 from qdit.core.repository import shipped_path
 from qdit.core.run import SIMULATE, Run
+from qdit.metrics.perceptual_file import FILE as LPIPS
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
 from qdit.workflow.families import CLIPS, ProfileFamily, family_at
@@ -75,6 +76,15 @@ class Commands:
             return []
         beside = [] if self.family(setting) is CLIPS else [str(Path(path).with_name("config.json"))]
         return [self.file(file) for file in (path, *beside)]
+
+    def lpips_file(self, run: Run) -> Path:
+        """LPIPS of a run's images to full precision's, if the profile asks for it."""
+        return self.samples(run) / LPIPS
+
+    def lpips_weights(self) -> list[Path]:
+        """The two files of weights of LPIPS; none if the profile does not ask for it."""
+        entry = self.profile.get("perceptual", {})
+        return [self.file(entry[name]) for name in ("backbone", "linear") if name in entry]
 
     def extractor_weights(self, extractor: str) -> Path:
         """Weights of a network whose features score images."""
@@ -240,6 +250,14 @@ class Commands:
         options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
         return command("sample", self.checkpoint(run), self.samples(run), *options, "--record-failure")
 
+    def perceptual(self, run: Run) -> str:
+        """Samples of a run and of full precision → LPIPS of each image."""
+        fp_samples = self.samples(profiles.full_precision_run(self.profile, run))
+        backbone, linear = self.lpips_weights()
+        values = {"--network": self.profile["perceptual"]["network"], "--backbone": backbone, "--linear": linear}
+        values |= {"--device": self.profile.get("compute", {}).get("device", "cpu"), "--out": self.lpips_file(run)}
+        return command("perceptual", self.samples(run), fp_samples, *flags(values))
+
     def evaluate(self, run: Run) -> str:
         """Samples → metrics.json.
 
@@ -260,6 +278,8 @@ class Commands:
             "--reference-name": self.model(run.setting)["reference"],
             "--images": profiles.sampled(self.profile, run.setting, run.form)["images"],
         }
+        if "perceptual" in self.profile:
+            values["--lpips"] = self.lpips_file(run)
         return ("evaluate",), values | self.extractor(run.setting)
 
     def scored_clips(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:

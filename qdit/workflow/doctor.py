@@ -44,6 +44,7 @@ class Finding:
 
 GROUPS = {
     "weights of the extractor": "extractors",
+    "weights of LPIPS": "LPIPS",
     "weights": "weights of models",
     "VAE": "VAEs",
     "text encoder": "text encoder",

@@ -123,6 +123,8 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
         uses.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
     for name, path in profile.get("references", {}).items():
         uses.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+    for name in ("backbone", "linear") if "perceptual" in profile else ():
+        uses.setdefault(profile["perceptual"][name], []).append("weights of LPIPS (perceptual)")
     if "vbench" in profile:
         for dimension, names in WEIGHTS.items():
             for name in names:

@@ -65,6 +65,8 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     for section in ("extractors", "references"):
         for name, path in profile.get(section, {}).items():
             yield f"{section}.{name}", path, False
+    for key in ("backbone", "linear") if "perceptual" in profile else ():
+        yield f"perceptual.{key}", profile["perceptual"][key], False
     for label, entry in profile["methods"].items():
         if "allocation" in entry:
             yield f"methods.{label}.allocation", entry["allocation"], True

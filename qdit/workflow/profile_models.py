@@ -123,6 +123,14 @@ class VBench(Part):
     """Of VBench's environment; default results/<profile>/envs/vbench/bin/python."""
 
 
+class Perceptual(Part):
+    """LPIPS of every run of images: the network, torchvision's weights of it, and the authors' linear weights."""
+
+    network: Literal["alex", "vgg"]
+    backbone: Text
+    linear: Text
+
+
 class Fvd(Part):
     """The network of FVD, a TorchScript file. It is opened only if `files` has its whole sha256."""
 
@@ -273,6 +281,8 @@ class ProfileModel(Part):
     compute: Compute | None = None
     seed: Annotated[int, Field(ge=0)]
     face: Text
+    lossless_percent: Annotated[Number, Field(gt=0, le=100)] = 1
+    """The lossless gate of a row: how far from full precision it may be, in per cent."""
     miniature: Text | None = None
     """What the miniature is made of; tables then say that published numbers are of another kind."""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
@@ -282,6 +292,8 @@ class ProfileModel(Part):
     files: dict[Text, FetchedFile] = Field(default_factory=dict)
     sampling: Sampling
     calibration: Calibration
+    perceptual: Perceptual | None = None
+    """Images of at least 32 pixels get LPIPS-FP; without this part no run has it."""
     vbench: VBench | None = None
     fvd: Fvd | None = None
     video: Video | None = None

@@ -5,7 +5,7 @@ import numpy as np
 from qdit.metrics.extraction import made_by
 from qdit.metrics.features import Extractor, RunFeatures
 from qdit.metrics.images import FullPrecision
-from qdit.metrics.paired import mse_per_image
+from qdit.metrics.paired import compare_images
 
 
 def scored(images: np.ndarray, labels: np.ndarray, extractor: Extractor) -> RunFeatures:
@@ -14,4 +14,4 @@ def scored(images: np.ndarray, labels: np.ndarray, extractor: Extractor) -> RunF
 
 def beside(full: np.ndarray, labels: np.ndarray, images: np.ndarray, extractor: Extractor) -> FullPrecision:
     """Full-precision images as the pair of some images."""
-    return FullPrecision(scored(full, labels, extractor), mse_per_image(images, full))
+    return FullPrecision(scored(full, labels, extractor), compare_images(images, full))

@@ -14,12 +14,14 @@ from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import Extraction, Features, RunFeatures
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.images import FullPrecision
+from qdit.metrics.paired import PixelComparison, psnr_of
 from qdit.metrics.reference import Reference
 from qdit.metrics.resampled_frechet import to_reference
 from qdit.metrics.statistics import Moments, moments
 
 MADE_BY = Extraction("gaussian", "w", True, "c")
-NAMES = {"fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp"}
+NAMES = {"fid", "sfid", "is", "precision", "class_accuracy", "fd_fp", "mse_fp", "mind_fp", "psnr_fp", "ssim_fp", "mind"}
+FIRST_ORDER = {"mind_fp", "mind"}
 
 
 def run_of(pool: np.ndarray, seed: int = 0) -> RunFeatures:
@@ -41,7 +43,12 @@ def pair(images: int, size: int, *, seed: int = 0, damage: float = 0.2) -> tuple
     full = draw.normal(size=(images, size))
     gap = damage * draw.normal(size=full.shape)
     own = run_of(full + gap, seed)
-    return own, FullPrecision(replace(own, features=replace(own.features, pool=full)), (gap**2).mean(axis=1))
+    return own, FullPrecision(replace(own, features=replace(own.features, pool=full)), pixels((gap**2).mean(axis=1)))
+
+
+def pixels(errors: np.ndarray) -> PixelComparison:
+    """A comparison with these errors, as images of 64 values would have; SSIM falls with the error."""
+    return PixelComparison(errors, psnr_of(errors, 64), 1 / (1 + errors), 7)
 
 
 def test_every_image_once_gives_the_metrics_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +69,8 @@ def test_resamples_are_those_of_images_repeated_in_memory() -> None:
         layers = [layer[index] for layer in (run.features.pool, run.features.spatial, run.features.logits)]
         again = replace(run, features=Features(*layers), labels=run.labels[index])
         full = replace(fp.run, features=replace(again.features, pool=fp.run.features.pool[index]), labels=again.labels)
-        measured = evaluate(again, reference=reference, fp=FullPrecision(full, fp.errors[index]))
-        for name in NAMES:
+        measured = evaluate(again, reference=reference, fp=FullPrecision(full, pixels(fp.pixels.errors[index])))
+        for name in NAMES - FIRST_ORDER:
             assert found[name][row] == pytest.approx(measured[name], rel=1e-7), name
 
 
@@ -93,8 +100,18 @@ def test_the_name_of_a_drawing_tells_other_drawings_apart() -> None:
 
 def test_full_precision_is_at_distance_zero_from_itself() -> None:
     run, _ = pair(30, 4)
-    values = bootstrap(run, reference=reference_of(4), fp=FullPrecision(run, np.zeros(30)), resamples=5).values
-    assert not values["fd_fp"].any() and not values["mse_fp"].any()
+    values = bootstrap(run, reference=reference_of(4), fp=FullPrecision(run, pixels(np.zeros(30))), resamples=5).values
+    assert not values["fd_fp"].any() and not values["mse_fp"].any() and not values["mind_fp"].any()
+    assert (values["ssim_fp"] == 1).all() and "psnr_fp" not in values
+
+
+def test_lpips_is_the_mean_over_images_where_a_network_compared_them() -> None:
+    run, fp = pair(30, 4)
+    distances, counts = np.linspace(0, 1, 30), multiplicities(30, 5)
+    fp = replace(fp, lpips=distances)
+    assert evaluate(run, reference=reference_of(4), fp=fp)["lpips_fp"] == pytest.approx(0.5)
+    values = bootstrap(run, reference=reference_of(4), fp=fp, resamples=5).values["lpips_fp"]
+    assert values == pytest.approx([np.repeat(distances, times).mean() for times in counts])
 
 
 def test_what_a_run_lacks_has_no_interval() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.bootstrap import ClipFeatures, clip_bootstrap, resampled_means
+from qdit.metrics.paired import PixelComparison, psnr_of
 from qdit.metrics.statistics import moments
 from qdit.metrics.vbench_totals import scaled_between, totals
 
@@ -15,6 +16,10 @@ CLIPS, FEATURES = 12, 5
 
 def features(seed):
     return np.random.default_rng(seed).standard_normal((CLIPS, FEATURES))
+
+
+def pixels(errors):
+    return PixelComparison(errors, psnr_of(errors, 64), 1 / (1 + errors), 7)
 
 
 def scores(seed, clips=6):
@@ -61,8 +66,14 @@ def test_totals_are_those_of_the_resampled_scores():
 
 def test_paired_metrics_are_zero_for_full_precision_and_means_of_errors_else():
     own, real = features(1), moments(features(2))
-    itself = clip_bootstrap(scores(0), CLIPS, features=ClipFeatures(own, real, own), errors=np.zeros(CLIPS)).values
-    assert not itself["fd_fp"].any() and not itself["mse_fp"].any()
+    itself = clip_bootstrap(
+        scores(0), CLIPS, features=ClipFeatures(own, real, own), pixels=pixels(np.zeros(CLIPS))
+    ).values
+    assert not itself["fd_fp"].any() and not itself["mse_fp"].any() and not itself["mind_fp"].any()
     errors = np.linspace(0, 1, CLIPS)
-    other = clip_bootstrap(scores(0), CLIPS, features=ClipFeatures(own, real, features(3)), errors=errors).values
+    other = clip_bootstrap(
+        scores(0), CLIPS, features=ClipFeatures(own, real, features(3)), pixels=pixels(errors)
+    ).values
     assert other["mse_fp"].mean() == pytest.approx(0.5, abs=0.05) and (other["fd_fp"] > 0).all()
+    assert (other["mind_fp"] > 0).all() and other["ssim_fp"].mean() == pytest.approx(0.7, abs=0.1)
+    assert "psnr_fp" in other and "psnr_fp" not in itself

@@ -18,6 +18,7 @@ from tests.preloaded import python
 
 Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
+KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_real_digits_score_well_and_noise_does_not(
     )
     bad = evaluate(scored(noisy, labels, extractor), reference=reference, fp=beside(images, labels, noisy, extractor))
     assert list(good) == list(bad) == KEYS
-    assert all(type(value) is float for value in good.values())
+    assert all(type(value) is float for name, value in good.items() if name not in ("psnr_fp", "lpips_fp"))
     json.dumps(good, allow_nan=False)
     assert good["fid"] < 1
     assert bad["fid"] > 10 * good["fid"]
@@ -62,7 +63,8 @@ def test_real_digits_score_well_and_noise_does_not(
     assert good["precision"] > 0.6 > bad["precision"]
     assert good["recall"] > 0.6
     assert good["class_accuracy"] > 0.99 > bad["class_accuracy"]
-    assert (good["fd_fp"], good["mse_fp"]) == (0.0, 0.0)
+    assert (good["fd_fp"], good["mse_fp"], good["mind_fp"], good["ssim_fp"]) == (0.0, 0.0, 0.0, 1.0)
+    assert good["psnr_fp"] is None and bad["ssim_fp"] < 0.9 and bad["mind"] > 10 * good["mind"]
     assert bad["fd_fp"] > 1
     assert bad["mse_fp"] == pytest.approx(np.mean(((noisy - images.astype(float)) / 255) ** 2))
 
@@ -99,6 +101,7 @@ def test_what_does_not_fit_together_is_refused(
     other = replace(fp, run=replace(run, made_by=replace(run.made_by, weights_sha256="ffff")))
     unnamed = replace(reference, pool_features=None, extractor_digest="")
     stale = replace(reference, extractor_digest="ffff")
+    fewer = replace(fp, pixels=replace(fp.pixels, errors=fp.pixels.errors[:5]))
     cases = [
         (empty, reference, None, "found 0 images to evaluate"),
         (scored(images[:3], labels[:3], extractor), reference, None, "found 3 images, at least 4"),
@@ -107,7 +110,7 @@ def test_what_does_not_fit_together_is_refused(
         (run, reference, shuffled, "same setting"),
         (run, reference, older, "code old.*run `qdit features` again on both"),
         (run, reference, other, "full precision by digit-classifier ffff.*run `qdit features` again"),
-        (run, reference, replace(fp, errors=fp.errors[:5]), "paired differences of shape"),
+        (run, reference, fewer, "paired differences of shape"),
         (run, stale, None, "make the reference again"),
         (run, unnamed, None, "import_adm_reference"),
         (scored(images, labels, Nameless(extractor, broken=True)), reference, None, "NaN or infinite"),

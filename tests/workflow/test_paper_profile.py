@@ -17,6 +17,7 @@ from qdit.workflow.fetch import needed_files
 from qdit.workflow.profile import all_runs, default_tables, load_profile, runs_of, sampled, shards, validate
 
 Profile = dict[str, Any]
+FULL = "dit-256-cfg1.0-s100/natural/fp/w16a16-common"
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +170,21 @@ def test_a_setting_has_a_share_of_the_images_where_it_says_so() -> None:
         run = Run(setting, "natural", "rtn", "w4a8", "own")
         for words in (commands.sample(run, 0).split(), commands.evaluate(run).split()):
             assert words[words.index("--images") + 1] == images
+
+
+def test_images_are_compared_by_lpips_and_the_miniature_is_not(paper: Profile, tmp_path: Path) -> None:
+    entry, needed = paper["perceptual"], needed_files(paper)
+    assert all("LPIPS" in needed[entry[name]][0] for name in ("backbone", "linear"))
+    run = Run("dit-256-cfg1.0-s100", "natural", "q-dit", "w4a8", "common")
+    commands = Commands(paper, tmp_path)
+    words = commands.perceptual(run).split()
+    assert words[:3] == ["perceptual", str(commands.samples(run)), str(tmp_path / "runs" / FULL / "samples")]
+    assert words[words.index("--device") + 1] == "cuda" and words[words.index("--network") + 1] == "alex"
+    assert f"--lpips {commands.lpips_file(run)}" in commands.evaluate(run)
+    mini = load_profile()
+    small = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a8", "common")
+    assert "--lpips" not in Commands(mini, tmp_path).evaluate(small) and not Commands(mini, tmp_path).lpips_weights()
+    with pytest.raises(ConfigError, match=r"perceptual\.network"):
+        validate(paper | {"perceptual": entry | {"network": "squeeze"}})
+    with pytest.raises(ConfigError, match=r"perceptual\.linear: found .*expected a path below"):
+        validate(paper | {"perceptual": entry | {"linear": "/etc/passwd"}})

@@ -17,8 +17,9 @@ from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.bootstrap import Scores, clip_bootstrap
 from qdit.metrics.clip_run import ClipScores
-from qdit.metrics.clips import samples_sha256, stream_clip_errors
+from qdit.metrics.clips import compared_clips, samples_sha256
 from qdit.metrics.job import EvaluateJob, SampledRun
+from qdit.metrics.paired import NO_VALUES
 from qdit.metrics.vbench.driver import SKIPPING, BadInput, clip_names, read_suite
 from qdit.metrics.vbench.results import OF_A_HUNDRED, PROTOCOL, normalised
 from qdit.metrics.vbench_totals import totals
@@ -50,22 +51,23 @@ class VBenchScores:
         require_same_clips(gathered, self.results, read_json(self.listing), self.listing, digest)
         require_prompts(gathered, self.results, self.suite, rows, self.clips_per_prompt)
         scores = {dimension: float(gathered["scores"][dimension]) for dimension in DIMENSIONS}
-        errors = None
+        pixels = None
         if job.fp_samples is not None:
-            errors = stream_clip_errors(job.samples, job.fp_samples, clips=sampled.count)
-        metrics: dict[str, float | None] = {**scores, **totals(normalised(scores)), "mfvd": None, "fd_fp": None}
-        metrics["mse_fp"] = None if errors is None else float(errors.mean())
+            pixels = compared_clips(job.samples, job.fp_samples, clips=sampled.count)
+        no_features: dict[str, float | None] = dict.fromkeys(("mfvd", "fd_fp", "mind_fp"))
+        metrics = {**scores, **totals(normalised(scores)), **no_features}
+        metrics |= NO_VALUES if pixels is None else pixels.means
         replicates = clip_bootstrap(
             clip_scores(gathered, rows, self.clips_per_prompt),
             sampled.count,
             drawing="vbench",
             scaled=normalised,
-            errors=errors,
+            pixels=pixels,
             resamples=job.resamples,
         )
         judged = {key: gathered[key] for key in ("weights_sha256", "packages", "skipped")}
         files = {"vbench.json": sha256_file(self.results), "vbench/clips.json": sha256_file(self.listing)}
-        beside = {"vbench": judged | {"made_of": files}}
+        beside = {"vbench": judged | {"made_of": files}} | ({} if pixels is None else {"paired": pixels.record})
         return ClipScores(metrics, replicates, judged_by(rows, gathered), beside)
 
 

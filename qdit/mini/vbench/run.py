@@ -16,6 +16,8 @@ from qdit.metrics.clip_run import ClipScores
 from qdit.metrics.clips import stream_clips
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.job import EvaluateJob, SampledRun, require_prompts
+from qdit.metrics.paired import NO_VALUES, PixelComparison, compare_clips
+from qdit.metrics.sliced import sliced_distance
 from qdit.metrics.statistics import moments
 from qdit.metrics.vbench_totals import scaled_between
 from qdit.mini.vbench.evaluate import ClipSet, clip_features, reference_clips, report
@@ -44,6 +46,12 @@ def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
     return gap.square().flatten(1).mean(dim=1).numpy()
 
 
+def compared(clips: ClipSet, full: ClipSet) -> PixelComparison:
+    """Comparison of each clip, frame by frame, with the full-precision clip of the same noise."""
+    errors = paired_errors(clips, full)
+    return replace(compare_clips(clips.frames.numpy(), full.frames.numpy()), errors=errors)
+
+
 @dataclass(frozen=True)
 class MiniVBench:
     """Scores clips with the networks of mini-VBench: sixteen scores, mFVD, FD-FP and MSE-FP.
@@ -65,33 +73,36 @@ class MiniVBench:
         real = reference_clips(self.prompts, samples=self.clips_per_prompt)
         features = ClipFeatures(clip_features(observer, clips.frames), moments(clip_features(observer, real.frames)))
         metrics: dict[str, float | None] = {**scored["scores"], **(scored["totals"] or {})}
-        metrics |= {"mfvd": frechet_distance(moments(features.features), features.real), "fd_fp": None, "mse_fp": None}
-        errors = None
+        metrics |= {"mfvd": frechet_distance(moments(features.features), features.real)}
+        metrics |= {"fd_fp": None, "mind_fp": None} | NO_VALUES
+        pixels = None
         if job.fp_samples is not None:
             full = read_clips(job.fp_samples, clips=sampled.count)
-            errors = paired_errors(clips, full)
+            pixels = compared(clips, full)
             features = replace(features, full=clip_features(observer, full.frames))
-            metrics |= {"fd_fp": paired_distance(features, errors), "mse_fp": float(errors.mean())}
+            metrics |= paired_distances(features, pixels) | pixels.means
         replicates = clip_bootstrap(
             {name: [clip["video_results"] for clip in of_clips] for name, (_, of_clips) in scored["results"].items()},
             sampled.count,
             scaled=partial(scaled_between, worst=scored["pixel_noise"], best=scored["real_clips"]),
             features=features,
-            errors=errors,
+            pixels=pixels,
             resamples=job.resamples,
         )
         beside = {name: scored[name] for name in ("real_clips", "pixel_noise")}
+        beside |= {} if pixels is None else {"paired": pixels.record}
         return ClipScores(metrics, replicates, judged_by(self.prompts, observer), beside)
 
 
-def paired_distance(features: ClipFeatures, errors: np.ndarray) -> float:
-    """FD-FP: Fréchet distance of a run's clips to those of full precision.
+def paired_distances(features: ClipFeatures, pixels: PixelComparison) -> dict[str, float | None]:
+    """FD-FP and MIND-FP: Fréchet and sliced distance of a run's clips to those of full precision.
 
-    It is exactly 0 for full precision itself.
+    Both are exactly 0 for full precision itself.
     """
-    if features.full is None or not errors.any():
-        return 0.0
-    return frechet_distance(moments(features.features), moments(features.full))
+    if features.full is None or not pixels.errors.any():
+        return {"fd_fp": 0.0, "mind_fp": 0.0}
+    distance = frechet_distance(moments(features.features), moments(features.full))
+    return {"fd_fp": distance, "mind_fp": sliced_distance(features.features, features.full, paired=True).value}
 
 
 def judged_by(prompts: Sequence[Prompt], observer: Observer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ table (`qdit.report.claims.language`). It is evaluated on the printed numbers an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.report.claims.language import KEYS, Evaluation, Key, parse
 from qdit.report.claims.sources import Measured, Printed
+from qdit.report.data.p_values import LEVEL, benjamini_hochberg
 from qdit.report.data.values import Evidence
 
 NUMERIC, ORDINAL, HISTORICAL, BY_CONSTRUCTION = "numeric", "ordinal", "historical", "by construction"
@@ -76,12 +77,18 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons."""
+    """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons.
+
+    `p` is the p-value of the verdict if intervals decide it. `alone` is the verdict of this claim by itself, if it does
+    not stand among the many claims.
+    """
 
     word: str
     why: str = ""
     metrics: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    p: float | None = None
+    alone: str = ""
 
 
 def load_claims(path: Path) -> Claims:
@@ -168,9 +175,26 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
     if bare and truth.value is not None:
         why = "without an interval: the run has no bootstrap.npz"
     word = WORDS[truth.value]
+    p = truth.p if isinstance(source, Measured) else None
     if isinstance(source, Measured) and source.fitted and truth.value is not None:
-        word, why = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells"
-    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence))
+        word, why, p = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells", None
+    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p)
+
+
+def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Verdicts under the control of Benjamini and Hochberg over all claims with a p-value.
+
+    A verdict that does not stand becomes “cannot be told”.
+    """
+    tested = {name: verdict.p for name, verdict in verdicts.items() if verdict.p is not None}
+    stands = dict(zip(tested, benjamini_hochberg(list(tested.values())), strict=True))
+    why = f"decided by itself, but not among {len(tested)} claims (false discovery rate {100 * LEVEL:g} %)"
+    return {
+        name: verdict
+        if stands.get(name, True) or verdict.word == OPEN
+        else replace(verdict, word=OPEN, why=why, alone=verdict.word)
+        for name, verdict in verdicts.items()
+    }
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
@@ -191,4 +215,4 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
         if isinstance(source, Measured) and claim.form != source.form:
             form_source = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
         verdicts[claim.id] = judge(claim, claims.sets, form_source)
-    return verdicts
+    return among_many(verdicts)

@@ -37,7 +37,8 @@ SHOWN = 12
 ORDER = (HOLDS, FAILS, OPEN, CONSTRUCTED, NOT_CHECKED)
 COLUMNS = (
     *("id", "kind", "source", "place", "words", "reading", "table", "form"),
-    *("evaluated_on", "verdict", "why", "metrics", "comparisons", "closest", "low", "high", "profile", "face"),
+    *("evaluated_on", "verdict", "why", "metrics", "comparisons", "closest", "low", "high", "p_value", "alone"),
+    *("profile", "face"),
 )
 
 
@@ -98,8 +99,22 @@ def verdicts_in_words(report: Report, source: str) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """A sentence for each source of numbers."""
-    return [sentence(report, source) for source in report.verdicts]
+    """A sentence for each source of numbers, and one about the control of many comparisons."""
+    controls = (control(report, source) for source in report.verdicts if source != PRINTED)
+    return [*(sentence(report, source) for source in report.verdicts), *filter(None, controls)]
+
+
+def control(report: Report, source: str) -> str:
+    """How many verdicts are compared, and how many change because they are many. Empty without intervals."""
+    verdicts = report.verdicts[source].values()
+    tested, changed = sum(v.p is not None for v in verdicts), [v for v in verdicts if v.alone]
+    if not tested:
+        return ""
+    what = f"{len(changed)} {'verdict becomes' if len(changed) == 1 else 'verdicts become'} “{OPEN}”"
+    return (
+        f"{tested} claims are compared on the runs of profile {source}; of the decided ones at most 5 % are expected to"
+        f" be wrong by chance (Benjamini–Hochberg); {what if changed else 'no verdict changes'} by this control."
+    )
 
 
 def _plural(word: str, count: int) -> str:
@@ -164,6 +179,8 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
         evidence_text(closest) if closest is not None else "",
         low,
         high,
+        "" if verdict.p is None else f"{verdict.p:.3g}",
+        verdict.alone,
         report.profile,
         report.face,
     )

@@ -106,6 +106,7 @@ def _flatten(record: MetricsRecord) -> Row:
     }
     row |= {f"latent_{name}": value for name, value in (record.difference or {}).items()}
     row |= {"method": record.run.get("method"), "options": record.run["options"]}
+    row["ssim_window"] = (record.paired or {}).get("ssim_window")
     for name, (low, high) in record.intervals.items():
         row |= {f"{name}_low": low, f"{name}_high": high}
     return row | _provenance(record)

@@ -15,11 +15,24 @@ from qdit.report.data.checkpoint_log import read_log
 from qdit.report.data.learning_curves import reconstruction_of
 from qdit.report.data.metrics_json import Row, read_run
 from qdit.report.data.published import PublishedRow, readable_name
+from qdit.workflow.protocol_version import protocol_version
 
 IDENTITY = ("setting", "form", "method", "weight_bits", "activation_bits", "scope")
 GROUPS = ("label", "step", "group_size", "paper_group_size")
 PROVENANCE = (
-    *("fitted", "status", "protocol_sha256", "model", "sampler", "steps", "cfg_scale", "images", "chunk", "seed"),
+    *(
+        "fitted",
+        "status",
+        "protocol_version",
+        "protocol_sha256",
+        "model",
+        "sampler",
+        "steps",
+        "cfg_scale",
+        "images",
+        "chunk",
+        "seed",
+    ),
     *("uint8", "decoder", "reference", "reference_sha256", "evaluator", "evaluator_sha256", "mode", "backend"),
     *("weights_sha256", "checkpoint_sha256", "calibration_sha256", "allocation_sha256", "reconstruction_iterations"),
     *("code_quantize", "code_sample", "code_evaluate", "packages", "profile", "face"),
@@ -189,6 +202,7 @@ def make_row(
         "rounded_to_nearest": log.silent_layers,
         "log_problem": log.problem,
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
+        "protocol_version": protocol_version(profile),
         "profile": profile["profile"],
         "face": profile["face"],
     }

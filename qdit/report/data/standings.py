@@ -1,17 +1,19 @@
 """Rankings: the quantized rows of a block at equal bits, in our order and in the paper's order.
 
 Our order is that of the ranking metric (FD-FP). The paper's order is that of its printed FID. All rows of a block have
-the same noise. Two rows differ by more than chance if the 95 % interval of their paired difference excludes 0. Without
-intervals the numbers alone decide.
+the same noise. `qdit.report.data.multiplicity` says which rows differ by more than chance, from the 95 % intervals of
+all paired differences of a contest. Without intervals the numbers alone decide.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 from qdit.core.metrics import ranking_metric
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, is_full_precision
 
 PRINTED = "published_fid"
@@ -73,10 +75,15 @@ class Contest:
         """The row with the least damage."""
         return self.rows[0]
 
+    @cached_property
+    def separation(self) -> Separation:
+        """Which pairs of rows differ by more than chance."""
+        return Separation(self.rows, ranking_metric().name)
+
     @property
     def tied(self) -> tuple[Row, ...]:
         """Rows whose difference to the first can be chance."""
-        return tuple(row for row in self.rows[1:] if not apart(row, self.first))
+        return tuple(row for row in self.rows[1:] if not self.separation.apart(row, self.first))
 
     @property
     def has_intervals(self) -> bool:
@@ -91,7 +98,7 @@ class Contest:
 
     def standing(self, row: Row) -> Standing:
         """Rank of one of the rows."""
-        verdict = WORSE if apart(row, self.first) else TIED
+        verdict = WORSE if self.separation.apart(row, self.first) else TIED
         if row is self.first:
             verdict = FIRST if self.tied else BEST
         if len(self.printed) < 2:
@@ -107,7 +114,7 @@ class Contest:
             if better[PRINTED] == worse[PRINTED]:
                 continue
             names = (short_name(better), short_name(worse))
-            if not apart(better, worse):
+            if not self.separation.apart(better, worse):
                 unclear.append(names)
             elif better[PRINTED] < worse[PRINTED]:
                 same += 1
@@ -148,17 +155,6 @@ def standings(block: Block) -> list[Standing | None]:
     for contest in contests(block):
         places |= {id(row): contest.standing(row) for row in contest.rows}
     return [places.get(id(row)) for row in block.rows]
-
-
-def apart(a: Row, b: Row) -> bool:
-    """Whether two rows differ in the ranking metric by more than chance.
-
-    Without an interval: whether they differ at all.
-    """
-    gap = difference(a, b, ranking_metric().name)
-    if gap is None:
-        return False
-    return gap.value != 0 if gap.is_chance is None else not gap.is_chance
 
 
 def bits_of(row: Row) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qdit.core.intervals import interval
+from qdit.report.data.p_values import p_value, partial_conjunction
 
 ZERO = "the interval of the difference includes 0"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -50,6 +51,7 @@ class Count:
     low: int
     high: int
     reasons: tuple[str, ...] = ()
+    counted: tuple["Truth", ...] = ()
 
 
 Value = Quantity | Unknown | Count
@@ -69,15 +71,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Truth:
-    """True, False or None (cannot be told), and the comparisons that decide."""
+    """True, False or None (cannot be told), the comparisons that decide, and the p-value of this outcome.
+
+    The p-value is None if no interval decides; it is 1 for None.
+    """
 
     value: bool | None
     evidence: tuple[Evidence, ...] = ()
+    p: float | None = None
 
     @property
     def negated(self) -> "Truth":
         """The negation: True and False are exchanged, None stays."""
-        return Truth(None if self.value is None else not self.value, self.evidence)
+        return Truth(None if self.value is None else not self.value, self.evidence, self.p)
 
 
 def combine(operation: Callable[..., float], *values: Value) -> Value:
@@ -122,15 +128,17 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
     gap = combine(operator.sub, left, right)
     if not isinstance(gap, Quantity):
         return Truth(None, (Evidence(text, None, reason=gap.reason if isinstance(gap, Unknown) else ""),))
-    outcome, limits = COMPARISONS[symbol](round(gap.value, 10), 0), None
+    outcome, limits, p = COMPARISONS[symbol](round(gap.value, 10), 0), None, None
     if gap.samples is not None:
         limits = interval(gap.samples)
+        includes_zero = limits[0] <= 0 <= limits[1]
         if symbol in ("==", "!="):
-            outcome = (limits[0] <= 0 <= limits[1]) == (symbol == "==")
-        elif limits[0] <= 0 <= limits[1] and limits != (0.0, 0.0):
-            return Truth(None, (Evidence(text, None, _margin(left, right, gap.value), limits, ZERO),))
+            outcome = includes_zero == (symbol == "==")
+        elif includes_zero and limits != (0.0, 0.0):
+            return Truth(None, (Evidence(text, None, _margin(left, right, gap.value), limits, ZERO),), 1.0)
+        p = None if includes_zero else p_value(gap.value, limits)
     bare = gap.measured and limits is None
-    return Truth(outcome, (Evidence(text, outcome, _margin(left, right, gap.value), limits, no_interval=bare),))
+    return Truth(outcome, (Evidence(text, outcome, _margin(left, right, gap.value), limits, no_interval=bare),), p)
 
 
 def _margin(left: Value, right: Value, gap: float) -> float:
@@ -159,16 +167,49 @@ def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
     if len(answers) > 1:
         return Truth(None, (Evidence(text, None, reason=_shorten(reasons)),))
     outcome = answers.pop()
-    return Truth(outcome, (Evidence(text, outcome),))
+    return Truth(outcome, (Evidence(text, outcome),), _p_of_counts(symbol, left, right, outcome))
+
+
+def _p_of_counts(symbol: str, left: Value, right: Value, outcome: bool) -> float | None:
+    """p-value of a comparison of counts: how many of the surest statements already decide it."""
+    sides = [side.counted if isinstance(side, Count) else () for side in (left, right)]
+    tested = sorted(
+        ((truth.p, n, row) for n, side in enumerate(sides) for row, truth in enumerate(side) if truth.p is not None),
+        key=lambda entry: entry[0],
+    )
+    for needed in range(len(tested) + 1):
+        known = {(n, row) for _, n, row in tested[:needed]}
+        ranges = [
+            _range_of(value, side, n, known) for n, (value, side) in enumerate(zip((left, right), sides, strict=True))
+        ]
+        if {COMPARISONS[symbol](a, b) for a in ranges[0] for b in ranges[1]} == {outcome}:
+            return partial_conjunction([p for p, _, _ in tested], needed) if needed else None
+    return 1.0
+
+
+def _range_of(value: Value, counted: Sequence[Truth], side: int, known: set[tuple[int, int]]) -> range:
+    """Values that a side of a comparison can have, if of its tested statements only the `known` ones are decided."""
+    if not isinstance(value, Count):
+        number = int(value.value) if isinstance(value, Quantity) else 0
+        return range(number, number + 1)
+    unsure = [truth.p is not None and (side, row) not in known for row, truth in enumerate(counted)]
+    low = sum(truth.value is True and not open_one for truth, open_one in zip(counted, unsure, strict=True))
+    high = sum(truth.value is not False or open_one for truth, open_one in zip(counted, unsure, strict=True))
+    return range(low, high + 1)
 
 
 def every(truths: Sequence[Truth]) -> Truth:
     """Value of `all`: False if one truth is False, else None if one is None, else True."""
+    tested = [truth.p for truth in truths if truth.p is not None]
     for outcome in (False, None):
         deciding = [truth for truth in truths if truth.value is outcome]
         if deciding:
-            return Truth(outcome, tuple(piece for truth in deciding for piece in truth.evidence))
-    return Truth(True, tuple(piece for truth in truths for piece in truth.evidence))
+            bare = any(truth.p is None for truth in deciding)
+            first = min((truth.p for truth in deciding if truth.p is not None), default=1.0)
+            p = min(1.0, len(tested) * first) if outcome is False else 1.0
+            evidence = tuple(piece for truth in deciding for piece in truth.evidence)
+            return Truth(outcome, evidence, None if not tested or (bare and outcome is False) else p)
+    return Truth(True, tuple(piece for truth in truths for piece in truth.evidence), max(tested, default=None))
 
 
 def some(truths: Sequence[Truth]) -> Truth:
@@ -181,7 +222,7 @@ def count(truths: Sequence[Truth]) -> Count:
     low = sum(truth.value is True for truth in truths)
     open_ones = [truth for truth in truths if truth.value is None]
     reasons = tuple(dict.fromkeys(piece.reason for truth in open_ones for piece in truth.evidence if piece.reason))
-    return Count(low, low + len(open_ones), reasons)
+    return Count(low, low + len(open_ones), reasons, tuple(truths))
 
 
 def _shorten(reasons: Sequence[str]) -> str:

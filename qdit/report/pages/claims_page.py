@@ -10,6 +10,7 @@ from qdit.report.claims.report import (
     PRINTED,
     SHOWN,
     Report,
+    control,
     counts,
     evidence_text,
     summary,
@@ -103,4 +104,5 @@ def contradictions_list(report: Report) -> Markup:
 
 def reading_items(report: Report) -> Markup:
     """Items of a list that explains the kinds of claims and the verdicts."""
-    return template_markup("claims_reading.html.j2", report=report, kinds=KINDS)
+    controls = [line for source in report.verdicts if source != PRINTED and (line := control(report, source))]
+    return template_markup("claims_reading.html.j2", report=report, kinds=KINDS, controls=controls)

@@ -9,8 +9,9 @@ from typing import Any
 from qdit.core.files import write_text
 from qdit.core.metrics import METRICS, ranking_metric, shown_on
 from qdit.core.run import INTEGER, Run
-from qdit.report.data.compare_rows import Difference, difference
+from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.multiplicity import Separation
 from qdit.report.data.published import printed_name, published_folder
 from qdit.report.data.rows import (
     Block,
@@ -69,7 +70,8 @@ def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
         extra=EXTRA,
         remarks=(
             f"Rank: by {ranking_metric().title} among the rows of equal bits in a block. 2–4 means that one row is"
-            " certainly better and that two more may be equal: 95 % intervals of paired differences, each by itself.",
+            " certainly better and that two more may be equal: 95 % intervals of all paired differences of these rows,"
+            " with Holm’s correction for their number.",
             "95 %: interval over the images of the run, shifted to the measured value. Two of them may overlap although"
             " the difference is certain, because all rows share their noise.",
         ),
@@ -153,16 +155,26 @@ def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
         for metric in (name for name in shown_on("leaderboard") if METRICS[name].board_interval):
             row[f"{metric}_interval"] = interval_text(row, metric)
     full = next((row for row in rows if is_full_precision(row) and is_measured(row)), None)
+    separations = _separations(rows)
     for row in rows:
         gap = difference(row, full, "fid") if full is not None and row is not full else None
         low, high = gap.interval if gap is not None and gap.interval is not None else (None, None)
-        row |= {"change_fid_low": low, "change_fid_high": high} | ranks(row, rows)
+        row |= {"change_fid_low": low, "change_fid_high": high} | ranks(row, rows, separations.get(row["key"].bits))
     return Block(
         title=f"{describe_setting(profile, first)} · {first['form']} form · scope {first['scope']}",
         about=first["setting"],
         rows=with_differences(rows),
         one_print=False,
     )
+
+
+def _separations(rows: list[Row]) -> dict[str, Separation]:
+    """Bits → which pairs of quantized rows of these bits are apart in the ranking metric."""
+    of_bits: dict[str, list[Row]] = {}
+    for row in rows:
+        if not is_full_precision(row) and row.get(ranking_metric().name) is not None:
+            of_bits.setdefault(row["key"].bits, []).append(row)
+    return {bits: Separation(rivals, ranking_metric().name) for bits, rivals in of_bits.items()}
 
 
 def _name(profile: Mapping[str, Any], row: Row) -> str:
@@ -178,22 +190,22 @@ def interval_text(row: Row, metric: str) -> str | None:
     return None if low is None or high is None else f"{METRICS[metric].write(low)} … {METRICS[metric].write(high)}"
 
 
-def ranks(row: Row, rows: list[Row]) -> Row:
-    """Best and worst rank of a row that chance allows, among the quantized rows of equal bits."""
+def ranks(row: Row, rows: list[Row], separation: Separation | None = None) -> Row:
+    """Best and worst rank of a row that chance allows, among the quantized rows of equal bits.
+
+    `separation` says which pairs of these rows are apart, if it is already known.
+    """
     bits = (row["weight_bits"], row["activation_bits"])
     if is_full_precision(row) or row.get(ranking_metric().name) is None:
         return {}
     rivals = [other for other in rows if other is not row and not is_full_precision(other)]
     of_bits = [other for other in rivals if (other["weight_bits"], other["activation_bits"]) == bits]
-    gaps = [gap for other in of_bits if (gap := difference(row, other, ranking_metric().name)) is not None]
-    low = 1 + sum(_certain(gap) and gap.value > 0 for gap in gaps)
-    high = 1 + len(gaps) - sum(_certain(gap) and gap.value < 0 for gap in gaps)
+    of_bits = [other for other in of_bits if other.get(ranking_metric().name) is not None]
+    separation = separation or Separation([row, *of_bits], ranking_metric().name)
+    certain = [other for other in of_bits if separation.apart(row, other)]
+    better = sum(other[ranking_metric().name] < row[ranking_metric().name] for other in certain)
+    low, high = 1 + better, 1 + len(of_bits) - (len(certain) - better)
     return {"rank": f"{low}" if low == high else f"{low}–{high}", "rank_low": low, "rank_high": high}
-
-
-def _certain(gap: Difference) -> bool:
-    """Whether the difference is more than chance; without an interval, whether the numbers differ."""
-    return gap.value != 0 if gap.is_chance is None else not gap.is_chance
 
 
 def _detail(row: Row, key: Run) -> str:

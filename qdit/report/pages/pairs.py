@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qdit.core.metrics import ranking_metric, significant
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, Table, is_full_precision
 from qdit.report.pages.leaderboard import interval_text, ranks
 from qdit.report.render.display import bits_text
@@ -89,17 +90,18 @@ def _of_block(block: Block) -> Iterable[Ranking]:
             (row for row in rows if bits_text(row) == bits), key=lambda row: float(row[ranking_metric().name])
         )
         if len(rivals) > 1:
-            yield Ranking(block, bits, tuple(_ranked(row, rivals) for row in rivals))
+            separation = Separation(rivals, ranking_metric().name)
+            yield Ranking(block, bits, tuple(_ranked(row, rivals, separation) for row in rivals))
 
 
-def _ranked(row: Row, rivals: list[Row]) -> Ranked:
+def _ranked(row: Row, rivals: list[Row], separation: Separation) -> Ranked:
     return Ranked(
         row=row,
         name=_name(row),
-        rank=str(ranks(row, rivals)["rank"]),
+        rank=str(ranks(row, rivals, separation)["rank"]),
         value=number(significant(float(row[ranking_metric().name]))),
         interval=number(interval_text(row, ranking_metric().name) or ""),
-        marks=tuple(_mark(row, other) for other in rivals),
+        marks=tuple(_mark(row, other, separation) for other in rivals),
     )
 
 
@@ -108,7 +110,7 @@ def _name(row: Row) -> str:
     return str(row["short"]).removeprefix(f"{bits_text(row)} ")
 
 
-def _mark(row: Row, other: Row) -> Mark:
+def _mark(row: Row, other: Row, separation: Separation) -> Mark:
     if row is other:
         return Mark(SELF, "")
     gap = difference(row, other, ranking_metric().name)
@@ -116,6 +118,6 @@ def _mark(row: Row, other: Row) -> Mark:
     names = f"{_name(row)} − {_name(other)}"
     if gap.interval is None:
         return Mark(UNSURE, f"{names}: {number(significant(gap.value))}, no interval")
-    sign = CHANCE if gap.is_chance else BETTER if gap.value < 0 else WORSE
+    sign = CHANCE if not separation.apart(row, other) else BETTER if gap.value < 0 else WORSE
     value, low, high = (number(significant(value)) for value in (gap.value, *gap.interval))
     return Mark(sign, f"{names}: {value} ({low} … {high})")

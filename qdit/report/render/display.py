@@ -9,6 +9,7 @@ from qdit.core.intervals import LEVEL
 from qdit.core.metrics import METRICS, changed, ranking_metric
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, Table, is_full_precision, is_measured
 from qdit.report.data.standings import Standing, bits_of, standings
 
@@ -27,7 +28,7 @@ FITTED_MARK = "†"
 DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
-OTHER_HEADINGS = {"check": "Between", "rank": "Rank"}
+OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless"}
 """Headings of columns of words."""
 
 
@@ -229,16 +230,25 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
 def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
     """Positions (row number, cell) whose difference to the best value at equal bits can be chance.
 
-    The paired interval of such a difference includes 0.
+    All pairs of rows of these bits are compared, with the control of `qdit.report.data.multiplicity`.
     """
     tied: set[tuple[int, str]] = set()
-    for n, row in enumerate(block.rows):
-        for winner, metric in best:
-            other = block.rows[winner]
-            rivals = not is_full_precision(row) and all(
-                row[name] == other[name] for name in ("weight_bits", "activation_bits")
-            )
-            gap = difference(row, other, metric) if rivals and (n, metric) not in best else None
-            if gap is not None and gap.is_chance:
+    quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]
+    for bits in dict.fromkeys(bits_text(row) for _, row in quantized):
+        rivals = [(n, row) for n, row in quantized if bits_text(row) == bits]
+        numbers = {n for n, _ in rivals}
+        for metric in {metric for n, metric in best if n in numbers}:
+            tied |= _tied_in(metric, rivals, [n for n, name in best if name == metric and n in numbers])
+    return tied
+
+
+def _tied_in(metric: str, rivals: list[tuple[int, Row]], best: list[int]) -> set[tuple[int, str]]:
+    """Positions of one metric whose difference to a best row has an interval and can be chance."""
+    separation, rows = Separation([row for _, row in rivals], metric), dict(rivals)
+    tied = set()
+    for n, row in rivals:
+        for winner in best if n not in best else ():
+            gap = difference(row, rows[winner], metric)
+            if gap is not None and gap.interval is not None and not separation.apart(row, rows[winner]):
                 tied.add((n, metric))
     return tied

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qdit import __version__
 from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
 from qdit.report.data.metrics_json import Row
@@ -58,6 +59,7 @@ def _reading(table: Table) -> Iterable[str]:
         f"{distance if has_distance else ''}MSE-FP: mean squared difference of each {sample}, pixels in [0, 1], to the"
         f" full-precision {sample} of the same index. {paired} paired: all rows share their noise."
     )
+    yield from _pixel_notes(table)
     if table.miniature and "fid" in table.metrics:
         yield (
             "On a small, easy data set FID is not monotone in damage: a quantized row can beat FP. Compare methods"
@@ -65,8 +67,9 @@ def _reading(table: Table) -> Iterable[str]:
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
-            f" {TIED_MARK}: the difference to the best row may be chance (its 95 % interval includes 0; paired"
-            f" bootstrap over {table.samples_are}s). The CSV has the interval of each number, *_low and *_high."
+            f" {TIED_MARK}: the difference to the best row may be chance (paired bootstrap over {table.samples_are}s;"
+            " 5 % for all pairs of rows at equal bits together, by Holm). The CSV has the interval of each number,"
+            " *_low and *_high."
             if any(row.get("replicates") is not None for row in table.rows)
             else ""
         )
@@ -95,6 +98,24 @@ def _samples_behind(table: Table) -> Iterable[str]:
     if columns_by_count:
         said = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
         yield f"{table.samples_are.capitalize()}s behind each number of a column: {said}."
+
+
+def _pixel_notes(table: Table) -> Iterable[str]:
+    """What MIND, PSNR and SSIM are, with the window that the rows have."""
+    if "mind_fp" in table.metrics:
+        reference = "; MIND: the same to the reference" if "mind" in table.metrics else ""
+        yield (
+            "MIND-FP: sliced Wasserstein distance of features to the full-precision samples (arXiv 2605.06797)"
+            f"{reference}."
+        )
+    if "psnr_fp" in table.metrics and "ssim_fp" in table.metrics:
+        windows = sorted({int(row["ssim_window"]) for row in table.rows if row.get("ssim_window") is not None})
+        sides = f" in windows of {' or '.join(f'{side} × {side}' for side in windows)} pixels" if windows else ""
+        of = "frames of each clip" if table.samples_are == "clip" else "images"
+        yield (
+            f"PSNR-FP (dB) and SSIM-FP: means over {of}, to full precision’s of the same noise; SSIM with a Gaussian"
+            f" of deviation 1.5{sides}. Full precision itself has an infinite PSNR, so its cell is blank."
+        )
 
 
 def _method_notes(table: Table) -> Iterable[str]:
@@ -153,6 +174,8 @@ def _warnings(table: Table) -> Iterable[str]:
 
 
 def _measured(table: Table) -> Iterable[tuple[str, str]]:
+    for version in _distinct(table.rows, "protocol_version") if table.rows else ():
+        yield "Protocol version", f"{version}; cite a number of this table as “qdit {__version__}, {version}”"
     rows = [row for row in table.rows if is_measured(row)]
     if not rows:
         yield "Protocol", "no row of this table was measured"

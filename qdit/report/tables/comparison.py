@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
-from qdit.core.metrics import compared
+from qdit.core.metrics import compared, shown_on
 from qdit.core.run import Run
+from qdit.report.data.lossless import COLUMN, PERCENT, gate_note, with_gate
 from qdit.report.data.published import PublishedRow, find, method_names, read_published
 from qdit.report.data.rows import (
     Block,
@@ -101,8 +102,9 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         shows_bits=True,
         blocks=tuple(loaded for _, loaded in pairs),
         unmatched=tuple(dict.fromkeys(unmatched)),
-        remarks=(*specification.remarks, *_blanks(printed)),
-        extra=REAL_SIZES if specification.real_sizes else (),
+        metrics=(*shown_on("paper"), COLUMN),
+        remarks=(*specification.remarks, gate_note(percent_of(profile)), *_blanks(printed)),
+        extra=(*(REAL_SIZES if specification.real_sizes else ()), COLUMN),
     )
 
 
@@ -123,9 +125,15 @@ def _block(
         if specification.real_sizes:
             row |= real_sizes(row, profile["methods"][key.label])
         rows.append(row | {"short": f"{key.bits.upper()} {row['short']}"})
+    with_gate(rows, percent_of(profile))
     bits = ", ".join(bits.upper() for bits in block["bits"])
     title = f"{describe_setting(profile, block)} · {bits} · {block['form']} form"
     return Block(title=title, about=_about(specification, block), rows=with_differences(rows))
+
+
+def percent_of(profile: Mapping[str, Any]) -> float:
+    """The x of the lossless gate."""
+    return float(profile.get("lossless_percent", PERCENT))
 
 
 def _match(

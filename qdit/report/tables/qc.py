@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdit.core.metrics import METRICS, paired, shown_on
+from qdit.core.metrics import METRICS, controlled, shown_on
 from qdit.core.run import FULL_PRECISION_METHOD, Run
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, Table, describe_setting, is_measured, is_miniature, is_missing, make_row
@@ -102,7 +102,7 @@ def _rows(profile: Mapping[str, Any], name: str, results: Path) -> list[Row]:
         row["control"] = POSITIVE if positive else NEGATIVE if is_control else None
         row |= {"tables": " ".join(where), "short": f"{run.bits.upper()} {row['short']}"}
         if positive and is_measured(row):
-            row |= dict.fromkeys(paired(), 0.0)
+            row |= dict.fromkeys(controlled(), 0.0)
         rows.append(row)
     return rows
 
@@ -137,7 +137,7 @@ def _check(row: Row, negative: Row | None) -> str:
         return str(row["status"]).split(":")[0]
     if negative is None or is_missing(negative):
         return UNCHECKED
-    limits = {name: negative.get(name) for name in paired()}
+    limits = {name: negative.get(name) for name in controlled()}
     known = all(row.get(name) is not None and limit is not None for name, limit in limits.items())
     if not known:
         return UNCHECKED

@@ -9,6 +9,7 @@ from qdit.core.metrics import DIMENSIONS, METRICS, metric_names, shown_on
 from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.p_values import holm, p_value
 from qdit.report.data.published import PublishedRow, find, method_names, printed_name, read_published
 from qdit.report.data.rows import (
     Block,
@@ -60,7 +61,10 @@ def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Wins:
-    """Number of dimensions in which a method is better or worse than another, and how many of them beyond chance."""
+    """Number of dimensions in which a method is better or worse than another, and how many of them beyond chance.
+
+    The family of Holm's correction is the dimensions of the pair.
+    """
 
     of: int
     ahead: int
@@ -72,7 +76,9 @@ class Wins:
     def between(cls, row: Row, rival: Row) -> "Wins":
         """Compare Q-DiT's row with the rival's, in the dimensions that both have."""
         gaps = [gap for name in DIMENSIONS if (gap := difference(row, rival, name)) is not None]
-        sure = [gap for gap in gaps if gap.is_chance is False]
+        bounded = [(gap, p_value(gap.value, gap.interval)) for gap in gaps if gap.interval is not None]
+        certain = holm([p for _, p in bounded])
+        sure = [gap for (gap, _), is_certain in zip(bounded, certain, strict=True) if is_certain]
         return cls(
             of=len(gaps),
             ahead=sum(gap.value > 0 for gap in gaps),

@@ -20,8 +20,8 @@ REAL = (
     " Its static filter is not used, as in the evaluation of Open-Sora (docs/vbench.md).",
 )
 CHANCE = (
-    "Ahead or behind: by the numbers. Beyond chance: the 95 % interval of the paired difference (bootstrap over clips)"
-    " excludes 0. Each dimension has its own interval; of sixteen, about one excludes 0 by chance."
+    "Ahead or behind: by the numbers. Beyond chance: by the 95 % interval of the paired difference (bootstrap over"
+    " clips), with Holm’s correction over the dimensions."
 )
 MEANS = "A dimension has an interval only if its score is the mean of its clips’ scores."
 LINEARS = "In an STDiT3 a block has seven linears: qkv, projection, three of cross-attention, two of the MLP."

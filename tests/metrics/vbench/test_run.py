@@ -32,6 +32,7 @@ SAMPLES, CHUNK = 2, 4
 CLIPS = len(PROMPTS) * SAMPLES
 RECORD = {"method": "q-dit", "weight_bits": 4, "activation_bits": 8, "scope": "common", "options": {}}
 RECORD |= {"allocation_sha256": None, "code": "0", "weights_sha256": "1", "calibration_sha256": {}}
+PIXELS = ("mse_fp", "psnr_fp", "ssim_fp")
 POOLED = "motion_smoothness"
 """A dimension whose score is made no mean of its clips' scores."""
 
@@ -137,7 +138,8 @@ def test_metrics_are_vbenchs_scores_its_totals_and_the_paired_distance(place: Pa
 
 def test_an_interval_is_there_where_the_score_is_the_mean_of_its_clips(place: Path, checkpoint: Path) -> None:
     found = evaluated(place, checkpoint)
-    assert set(found["intervals"]) == {*DIMENSIONS, "mse_fp"} - {POOLED}, "without a dimension there is no total either"
+    scored = {*DIMENSIONS, *PIXELS} - {POOLED}
+    assert set(found["intervals"]) == scored, "without a dimension there is no total either"
     kept = read_replicates(place)
     assert kept is not None and kept.pairing == found["bootstrap"]["pairing"]
     assert 0 <= kept.values["imaging_quality"].min() and kept.values["imaging_quality"].max() <= 1
@@ -146,7 +148,7 @@ def test_an_interval_is_there_where_the_score_is_the_mean_of_its_clips(place: Pa
     own = read_json(place / "vbench" / f"{POOLED}.json")
     change(place / "vbench" / f"{POOLED}.json", score=own["score"] - 0.01)
     gathered(place)
-    assert set(evaluated(place, checkpoint)["intervals"]) == {*DIMENSIONS, *TOTALS, "mse_fp"}
+    assert set(evaluated(place, checkpoint)["intervals"]) == {*DIMENSIONS, *TOTALS, *PIXELS}
 
 
 def test_chunks_of_another_size_give_the_same_distance(place: Path, checkpoint: Path) -> None:

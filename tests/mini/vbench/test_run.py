@@ -13,6 +13,7 @@ from qdit.core.intervals import read_replicates
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName
+from qdit.metrics.similarity import ssim_per_image
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.evaluate import ClipSet
 from qdit.mini.vbench.networks import Instruments
@@ -24,6 +25,7 @@ from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.run import SampleJob, sample_checkpoint
 from tests.small_video_models import TINY_VIDEO, random_stdit3
 
+OTHER_PAIRED = ("mind_fp", "psnr_fp", "ssim_fp")
 CONFIG = dataclasses.replace(TINY_VIDEO, depth=1, patch_size=4, text_width=64, text_tokens=9, pixels_per_cell=1)
 PROTOCOL = FlowProtocol(frames=8, height=16, width=16, fps=8, steps=1, cfg_scale=1.0, shift=2.5)
 PROMPTS = suite_prompts("scene", 2)
@@ -66,7 +68,7 @@ def evaluated(made, out, *, own="own", **changes):
 
 def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_path):
     found = evaluated(made, tmp_path / "metrics.json")
-    assert set(found["metrics"]) == {"background_consistency", "scene", "mfvd", "fd_fp", "mse_fp"}
+    assert set(found["metrics"]) == {"background_consistency", "scene", "mfvd", "fd_fp", "mse_fp", *OTHER_PAIRED}
     assert set(found["intervals"]) == set(found["metrics"])
     assert all(low <= found["metrics"][name] <= high for name, (low, high) in found["intervals"].items())
     assert found["metrics"]["fd_fp"] > 0 and found["size"]["paper_mb"] > 0 < found["protocol"]["clip_flops"]
@@ -76,6 +78,11 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
     )
     own, full = (read_clips(made / name / "samples", clips=4).frames.numpy() / 255 for name in ("own", "full"))
     assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
+    same = ssim_per_image(
+        *((of * 255).round().swapaxes(1, 2).reshape(-1, 3, 16, 16).astype(np.uint8) for of in (own, full))
+    )
+    assert found["metrics"]["ssim_fp"] == pytest.approx(same.mean()) and found["paired"] == {"ssim_window": 11}
+    assert found["metrics"]["mind_fp"] > 0
     assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
     assert found["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
     assert found["protocol"]["images"] == 4 and found["protocol"]["prompts"]["count"] == 2
@@ -84,9 +91,10 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
 
 def test_full_precision_is_at_distance_zero_from_itself(made, tmp_path):
     itself = evaluated(made, tmp_path / "a.json", own="full")["metrics"]
-    assert itself["mse_fp"] == itself["fd_fp"] == 0
+    assert itself["mse_fp"] == itself["fd_fp"] == itself["mind_fp"] == 0 and itself["ssim_fp"] == pytest.approx(1)
+    assert itself["psnr_fp"] is None
     alone = evaluated(made, tmp_path / "b.json", fp_samples=None)["metrics"]
-    assert alone["mse_fp"] is alone["fd_fp"] is None
+    assert alone["mse_fp"] is alone["fd_fp"] is None and all(alone[name] is None for name in OTHER_PAIRED)
 
 
 def test_equal_inputs_give_equal_bytes(made, tmp_path):

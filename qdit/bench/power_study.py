@@ -1,0 +1,201 @@
+"""Power study: which share of method pairs a metric tells apart, against the number of images.
+
+The study reads the rows that a run has written: features and images. It takes the first n images of each row and
+resamples them as `qdit evaluate` does. It counts the pairs of methods of one setting, form, scope and bits whose 95 %
+interval of the paired difference excludes 0, each pair by itself.
+
+**Rule of the ranking column.** For each metric the shares are averaged over all numbers of images up to 128, the number
+that most rows of the mini profile have. A metric of pixels or features ranks by default if its mean share is the
+largest, and if at least 95 % of the pairs that it tells apart have the order that all images give by the same metric.
+Among metrics within two points of the largest, the first one in the order of columns is chosen.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import DataError
+from qdit.core.intervals import centred, interval
+from qdit.core.metrics import METRICS, metric_names, of_images, resolve
+from qdit.core.metrics_record import FILE, MetricsRecord, Status, read_record
+from qdit.core.provenance import packages
+from qdit.core.run import FULL_PRECISION_METHOD, SIMULATE
+from qdit.metrics.bootstrap import RESAMPLES, multiplicities
+from qdit.metrics.features import RunFeatures, read_features
+from qdit.metrics.images import FullPrecision, Images
+from qdit.metrics.paired import PixelComparison
+from qdit.metrics.reference import load_reference
+from qdit.metrics.run import compared_pixels
+
+SIZES = (8, 16, 32, 64, 128, 256, 512)
+COUNTED_UP_TO = 128
+CLOSE = 0.02
+CONSISTENT = 0.95
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """A row of a run: its folder and its record."""
+
+    folder: Path
+    record: MetricsRecord
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.record.protocol["images"])
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Setting, form, scope and bits: what rows of one comparison share."""
+        run = self.record.of
+        return run.setting, run.form, run.scope, run.bits
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether it is the row that the others are compared with."""
+        return self.record.run["method"] == FULL_PRECISION_METHOD
+
+
+def metrics_studied() -> tuple[str, ...]:
+    """FID and all paired metrics of images that have resampled values."""
+    return metric_names(lambda m: of_images(m) and bool(m.resampled) and (m.paired or m.name == "fid"))
+
+
+def rows_of(results: Path) -> list[MeasuredRow]:
+    """Measured rows of images below a results folder, in the order of their paths."""
+    rows = []
+    for path in sorted((results / "runs").glob(f"*/*/*/*/{FILE}")):
+        try:
+            record = read_record(path)
+        except DataError:
+            continue
+        if record.status == Status.OK and record.mode == SIMULATE and not record.is_of_clips:
+            rows.append(MeasuredRow(path.parent, record))
+    return rows
+
+
+def groups_of(rows: Sequence[MeasuredRow], settings: Sequence[str] = ()) -> dict[tuple[str, ...], list[MeasuredRow]]:
+    """Group → its quantized rows, for groups with at least two; of these settings only, if any are given."""
+    groups: dict[tuple[str, ...], list[MeasuredRow]] = {}
+    for row in rows:
+        if not row.is_full_precision and (not settings or row.group[0] in settings):
+            groups.setdefault(row.group, []).append(row)
+    return {group: of for group, of in groups.items() if len(of) > 1}
+
+
+def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+    """The study of the rows below `results` as JSON: shares by metric and number of images, and the chosen metric.
+
+    DataError without two rows that can be compared.
+    """
+    rows = rows_of(results)
+    full = {row.group[:3]: row for row in rows if row.is_full_precision}
+    groups = {group: of for group, of in groups_of(rows, settings).items() if group[:3] in full}
+    if not groups:
+        raise DataError(f"{results}/runs: has no two measured rows of one setting and bits; run the profile first")
+    counts: dict[str, dict[int, list[int]]] = {name: {} for name in metrics_studied()}
+    described = []
+    for group, members in groups.items():
+        described.append({"setting": group[0], "form": group[1], "bits": group[3], "rows": len(members)})
+        of_group = separations(results, members, full[group[:3]], sizes)
+        for (name, size), tally in of_group.items():
+            total = counts[name].setdefault(size, [0, 0, 0])
+            counts[name][size] = [a + b for a, b in zip(total, tally, strict=True)]
+    return {
+        "plan": {"sizes": list(sizes), "counted_up_to": COUNTED_UP_TO, "resamples": RESAMPLES, "groups": described},
+        "metrics": {name: entries(of) for name, of in counts.items() if of},
+        "chosen": chosen({name: entries(of) for name, of in counts.items() if of}),
+        "code": code_digest("qdit.bench.power_study"),
+        "packages": packages(),
+    }
+
+
+def entries(counts: dict[int, list[int]]) -> list[dict[str, Any]]:
+    """Share of separated pairs, and of those the share in the order that all images give, by number of images."""
+    return [
+        {"images": size, "pairs": pairs, "share": apart / pairs, "consistent": same / apart if apart else None}
+        for size, (pairs, apart, same) in sorted(counts.items())
+        if pairs
+    ]
+
+
+def mean_share(measured: Sequence[dict[str, Any]]) -> float:
+    """Mean share over the numbers of images that the rule counts."""
+    return float(np.mean([entry["share"] for entry in measured if entry["images"] <= COUNTED_UP_TO] or [0.0]))
+
+
+def is_consistent(measured: Sequence[dict[str, Any]]) -> bool:
+    """Whether the pairs that are told apart have the order that all images give."""
+    apart = sum(entry["share"] * entry["pairs"] for entry in measured)
+    same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0.0) for entry in measured)
+    return apart > 0 and same / apart >= CONSISTENT
+
+
+def chosen(measured: dict[str, list[dict[str, Any]]]) -> str | None:
+    """The paired metric that ranks by the rule; None if none qualifies."""
+    shares = {name: mean_share(of) for name, of in measured.items() if METRICS[name].paired and is_consistent(of)}
+    best = max(shares.values(), default=0.0)
+    return next((name for name in METRICS if name in shares and shares[name] >= best - CLOSE), None)
+
+
+def separations(
+    results: Path, members: Sequence[MeasuredRow], full: MeasuredRow, sizes: Sequence[int]
+) -> dict[tuple[str, int], list[int]]:
+    """(metric, images) → number of pairs, of separated pairs, and of those in the order of all images."""
+    images = min(row.images for row in (*members, full))
+    values = [resampled(results, row, full, [*(n for n in sizes if n < images), images]) for row in members]
+    tallies: dict[tuple[str, int], list[int]] = {}
+    for first, second in combinations(values, 2):
+        for (name, size), (value, samples) in first.items():
+            if (name, size) not in second or (name, images) not in second or (name, images) not in first:
+                continue
+            other, other_samples = second[name, size]
+            limits = interval(samples - other_samples)
+            is_apart = not limits[0] <= 0 <= limits[1]
+            order = np.sign(first[name, images][0] - second[name, images][0])
+            tally = tallies.setdefault((name, size), [0, 0, 0])
+            tally[0] += 1
+            tally[1] += is_apart
+            tally[2] += bool(is_apart and np.sign(value - other) == order)
+    return tallies
+
+
+def resampled(
+    results: Path, row: MeasuredRow, full: MeasuredRow, sizes: Iterable[int]
+) -> dict[tuple[str, int], tuple[float, np.ndarray]]:
+    """(metric, images) → value of the first images, and its resampled values (B,) about it."""
+    evaluator, reference = row.record.protocol["evaluator"], row.record.protocol["reference"]
+    real = load_reference(results / "reference" / evaluator["name"] / f"{reference['name']}.npz")
+    count = min(row.images, full.images)
+    run, fp_run = (
+        read_features(
+            of.folder / "samples", images=of.images, extractor=evaluator["name"], weights_sha256=evaluator["sha256"]
+        )
+        for of in (row, full)
+    )
+    pixels = compared_pixels(row.folder / "samples", full.folder / "samples", count)
+    values: dict[tuple[str, int], tuple[float, np.ndarray]] = {}
+    for size in sizes:
+        images = Images(_first(run, size), real, FullPrecision(_first(fp_run, size), _first_pixels(pixels, size)))
+        counts = multiplicities(size, RESAMPLES)
+        for name in metrics_studied():
+            metric = METRICS[name]
+            value, samples = resolve(metric.function)(images), resolve(metric.resampled)(images, counts)
+            if value is not None and samples is not None:
+                values[name, size] = float(value), centred(name, value, samples)
+    return values
+
+
+def _first(run: RunFeatures, images: int) -> RunFeatures:
+    layers = {name: getattr(run.features, name)[:images] for name in ("pool", "spatial", "logits")}
+    return replace(run, features=replace(run.features, **layers), labels=run.labels[:images])
+
+
+def _first_pixels(pixels: PixelComparison, images: int) -> PixelComparison:
+    return replace(pixels, errors=pixels.errors[:images], psnr=pixels.psnr[:images], ssim=pixels.ssim[:images])

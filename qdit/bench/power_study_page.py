@@ -1,0 +1,101 @@
+"""Page of the power study: the rule, a figure and a table, made from the study's JSON."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.bench.power_study import mean_share
+from qdit.core.files import atomic_path, write_text
+from qdit.core.metrics import METRICS, ranking_metric
+
+COLOURS = ("#6e7781", "#d1690e", "#1f6feb", "#1a7f37", "#8250df", "#bf3989")
+
+
+def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
+    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    draw(study, figure)
+    write_text(page, page_text(study, Path("images") / figure.name))
+
+
+def page_text(study: Mapping[str, Any], figure: Path) -> str:
+    """The whole page as Markdown."""
+    groups = study["plan"]["groups"]
+    lines = [
+        "# How many images a metric needs",
+        "",
+        "> Words such as *paired metric* and *bootstrap*: [glossary](glossary.md)",
+        "",
+        "The power study asks which metric tells most pairs of methods apart, and with how many images. It takes the"
+        f" first n images of {sum(group['rows'] for group in groups)} rows in {len(groups)} groups of equal setting,"
+        " form, scope and bits. A pair is apart if the 95 % interval of its paired difference excludes 0, each pair by"
+        " itself.",
+        "",
+        f"![Share of pairs told apart against images]({figure.as_posix()})",
+        "",
+        *table(study),
+        "",
+        f"*Mean* is the mean share up to {study['plan']['counted_up_to']} images. *Same order* is the share of the"
+        " pairs told apart that have the order of all images.",
+        "",
+        "## Which column ranks",
+        "",
+        "The paired metric with the largest mean ranks, if at least 95 % of the pairs that it tells apart have the"
+        " order of all images. Among metrics within two points of the largest, the first in the order of columns ranks"
+        " (`qdit/bench/power_study.py`).",
+        "",
+        choice(study),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def choice(study: Mapping[str, Any]) -> str:
+    """Sentence about the chosen column and the present one."""
+    chosen, present = study["chosen"], ranking_metric()
+    if chosen is None:
+        return f"No metric qualifies by this rule. Tables are ranked by {present.title}."
+    if chosen == present.name:
+        return f"By this rule {present.title} ranks, as in all tables."
+    return f"By this rule {METRICS[chosen].title} would rank. Tables are ranked by {present.title} at present."
+
+
+def table(study: Mapping[str, Any]) -> list[str]:
+    """Lines of the table: a row for each metric, a column for each number of images."""
+    sizes = sorted({entry["images"] for measured in study["metrics"].values() for entry in measured})
+    lines = [f"| metric | {' | '.join(map(str, sizes))} | mean | same order |", f"|---|{'---:|' * (len(sizes) + 2)}"]
+    for name, measured in in_order(study):
+        shares = {entry["images"]: f"{entry['share']:.0%}" for entry in measured}
+        apart = sum(entry["share"] * entry["pairs"] for entry in measured)
+        same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0) for entry in measured)
+        cells = [shares.get(size, "") for size in sizes]
+        order = f"{same / apart:.1%}" if apart else "–"
+        lines.append(f"| {METRICS[name].title} | {' | '.join(cells)} | {mean_share(measured):.1%} | {order} |")
+    return lines
+
+
+def in_order(study: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Metric and its measured shares, in the order of columns."""
+    return [(name, study["metrics"][name]) for name in METRICS if name in study["metrics"]]
+
+
+def draw(study: Mapping[str, Any], path: Path) -> None:
+    """Share of pairs told apart against images, a curve for each metric, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "qdit", "font.family": "DejaVu Sans"}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot()
+        for (name, measured), colour in zip(in_order(study), COLOURS * 2, strict=False):
+            images, shares = zip(*((entry["images"], 100 * entry["share"]) for entry in measured), strict=True)
+            axes.plot(images, shares, marker="o", color=colour, label=METRICS[name].title)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("images of a row")
+        axes.set_ylabel("pairs of methods told apart (%)")
+        axes.set_ylim(0, 102)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,0 +1,43 @@
+"""Many comparisons: which of many differences are more than chance (p-values: `qdit.report.data.p_values`).
+
+**Ranks: Holm (1979).** The family is all pairs of rows at equal bits in a block, for one metric. A rank is wrong if one
+of its comparisons is wrong. So the chance of even one wrong comparison in a family is kept below 5 %.
+
+**Claims: Benjamini and Hochberg (1995).** The family is all claims that are compared on the runs of a profile. Each
+claim is read by itself, and there are dozens. So the expected share of wrong verdicts among the decided ones is kept
+below 5 %. A claim of several comparisons has the p-value of a partial conjunction (Benjamini and Heller 2008): the
+largest p-value if all of them must be true, n times the smallest if one of n is enough.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from qdit.report.data.compare_rows import Difference, difference
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.p_values import LEVEL, holm, p_value
+
+
+class Separation:
+    """Which pairs of rows differ in a metric by more than chance, with Holm's control over all pairs of the rows.
+
+    Pairs without an interval are apart if their numbers differ; they do not count for the control.
+    """
+
+    def __init__(self, rows: Sequence[Row], metric: str) -> None:
+        gaps: dict[frozenset[int], Difference] = {}
+        for a, b in combinations(rows, 2):
+            if (gap := difference(a, b, metric)) is not None:
+                gaps[frozenset((id(a), id(b)))] = gap
+        bounded = {pair: p_value(gap.value, gap.interval) for pair, gap in gaps.items() if gap.interval is not None}
+        decided = dict(zip(bounded, holm(list(bounded.values())), strict=True))
+        self._apart = {pair: decided.get(pair, True) and gap.value != 0 for pair, gap in gaps.items()}
+        self.comparisons = len(bounded)
+        """Size of the family."""
+        self.alone = sum(p < LEVEL for p in bounded.values())
+        """Number of pairs that one comparison by itself would call apart."""
+        self.controlled = sum(decided.values())
+        """Number of pairs that are apart."""
+
+    def apart(self, a: Row, b: Row) -> bool:
+        """Whether two of the rows differ by more than chance; False if one of them has no number."""
+        return self._apart.get(frozenset((id(a), id(b))), False)

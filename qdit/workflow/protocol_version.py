@@ -1,0 +1,81 @@
+"""The short version of a profile's protocol, such as `qdit-mini/3`: printed with every table.
+
+**Rule.** The number goes up when any number of the profile's tables can move. Two things decide this, and their digest
+is written down beside the number in `config/protocol-versions.json`:
+
+- what the profile says of models, settings, samples, methods, searches and tables, and the digests of shipped weights;
+- the entries of CHANGELOG.md that begin with **performance-impacting**, which every change of the code that moves a
+  number needs.
+
+A test fails if the digest moves and the number does not. A profile that an overlay changed has the number and the first
+characters of its own digest: `qdit-mini/3+1a2b3c4d`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.files import read_json, sha256_json
+from qdit.core.repository import shipped_path
+
+FILE = Path("config/protocol-versions.json")
+MANIFEST = Path("weights/manifest.json")
+MARK = "**performance-impacting**"
+DECIDING = (
+    *(
+        "seed",
+        "lossless_percent",
+        "models",
+        "extractors",
+        "references",
+        "perceptual",
+        "sampling",
+        "calibration",
+        "video",
+        "settings",
+    ),
+    *("methods", "allocation", "searches", "tables"),
+)
+"""Parts of a profile that can move a number."""
+WORDS_ONLY = frozenset({"about", "title", "chunks_per_shard", "opt_in"})
+"""Keys inside of these parts that never do."""
+SHORT = 8
+"""Characters of the digest of a changed profile."""
+
+
+def protocol_version(profile: Mapping[str, Any]) -> str:
+    """Name and number of a profile's protocol; with a digest if the profile is not the one that has the number."""
+    name = str(profile["profile"])
+    known, digest = read_json(shipped_path(FILE)).get(name), profile_digest(profile)
+    if known is None:
+        return f"qdit-{name}/0+{digest[:SHORT]}"
+    return f"qdit-{name}/{known['version']}" + ("" if known["profile"] == digest else f"+{digest[:SHORT]}")
+
+
+def profile_digest(profile: Mapping[str, Any]) -> str:
+    """Digest of everything in a profile that can move a number, with the digests of the shipped weights."""
+    parts = {key: _without_words(profile[key]) for key in DECIDING if profile.get(key) is not None}
+    dtype = (profile.get("compute") or {}).get("dtype")
+    return sha256_json(parts | {"dtype": dtype, "weights": shipped_weights(profile)})
+
+
+def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
+    """File of the repository that a profile uses → its sha256."""
+    files = read_json(shipped_path(MANIFEST))["files"]
+    models = profile["models"].values()
+    paths = [path for model in models for path in (*model.get("forms", {}).values(), model.get("instruments"))]
+    paths += list(profile.get("extractors", {}).values())
+    names = sorted({Path(path).name for path in paths if path is not None and Path(path).parent == MANIFEST.parent})
+    return {name: files[name]["sha256"] for name in names if name in files}
+
+
+def changelog_digest(changelog: str) -> str:
+    """Digest of the entries of a changelog that say that a number moved."""
+    entries = [" ".join(entry.split()) for entry in changelog.split("\n- ")]
+    return sha256_json(sorted(entry.split(" ## ")[0] for entry in entries if entry.startswith(MARK)))
+
+
+def _without_words(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_words(of) for key, of in value.items() if key not in WORDS_ONLY}
+    return [_without_words(of) for of in value] if isinstance(value, list | tuple) else value
