@@ -22,7 +22,7 @@ def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
     below, above = position.floor().long(), position.ceil().long()
     positions = sorted({*below.tolist(), *above.tolist()})
     ordered = at_ends(rows, positions) if rows.is_cuda else _partitioned(rows, positions)
-    lower, upper = ([positions.index(index) for index in side.tolist()] for side in (below, above))
+    lower, upper = (torch.tensor([positions.index(index) for index in side.tolist()]) for side in (below, above))
     return torch.lerp(ordered[:, lower], ordered[:, upper], (position - below).to(rows))
 
 
@@ -36,7 +36,7 @@ def at_ends(rows: Tensor, positions: Sequence[int]) -> Tensor:
     smallest = max((index + 1 for index in positions if index < width / 2), default=0)
     largest = max((width - index for index in positions if index >= width / 2), default=0)
     if smallest + largest > ENDS * width:
-        return rows.sort(dim=1).values[:, list(positions)]
+        return rows.sort(dim=1).values[:, torch.tensor(positions)]
     low = rows.topk(smallest, dim=1, largest=False).values
     high = rows.topk(largest, dim=1).values
     return torch.stack(
