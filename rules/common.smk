@@ -1,5 +1,6 @@
 # What the rules share: the checked profile, wildcard patterns, paths, and digests of the code that a step runs.
 import json
+import os
 import re
 import secrets
 import shlex
@@ -322,23 +323,3 @@ def default_allocations(wildcards):
         name for name in profiles.default_tables(config) if config["tables"][name]["kind"] in ("table6", "transfer")
     ]
     return list(dict.fromkeys(search_file(search) for name in tables for search in profiles.searches_of(config, name)))
-    if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
-        serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
-        # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
-        subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
-    if PROGRESS is not None:
-        watch()
-
-
-onsuccess:
-    if PROGRESS is not None:
-        PROGRESS.finish()
-    say_what_there_is()
-
-
-onerror:
-    if PROGRESS is not None:
-        PROGRESS.finish()
-    say_what_there_is(stopped=PROGRESS is not None and PROGRESS.interrupted)
-=======
->>>>>>> s3-mem512

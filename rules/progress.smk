@@ -40,8 +40,8 @@ def watch():
 
 
 onstart:
-    if "CONDA" not in DEPLOYED and hasattr(os, "pidfd_open"):
-        serve = [sys.executable, str(SERVER), "serve", str(SOCKET)]
+    if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
+        serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
         # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
     if PROGRESS is not None:

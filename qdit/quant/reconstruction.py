@@ -83,13 +83,17 @@ class Unit:
         """Whether the input of this unit is the output of the other unit, and both have the same further arguments."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the unit is one convolution (the patch embedding)."""
+        return any(site.kind == "conv" and site.name == self.name for site in self.sites)
+
     def arranged(self, output: Tensor) -> Tensor:
         """Output of the submodule as the loss takes it. Of a convolution: (N, channels, positions).
 
         The loss is summed over the second dimension. In all programs these are the channels of a convolution.
         """
-        convolution = any(site.kind == "conv" and site.name == self.name for site in self.sites)
-        return output.flatten(2) if convolution else output
+        return output.flatten(2) if self.is_convolution else output
 
 
 @dataclass
@@ -228,22 +232,14 @@ def reconstruct(
     originals: tuple[RowStore, ...] = ()
     for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
         if before is None or not unit.follows(before):
-<<<<<<< HEAD
             inputs = originals = ()  # their memory is free before it is reserved again
             inputs = capture_rows(model, unit.name, pieces(batches(), size), rows, output=False)
             originals = capture_rows(reference, unit.name, pieces(batches(), size), rows, output=True)
+            if unit.is_convolution:
+                originals = (RowStore.of(unit.arranged(originals[0].whole())), *originals[1:])
         else:
-            advance(originals[0], partial(_outputs, reference, unit.name, originals, timestep), size)
-        outputs = partial(_outputs, model, unit.name, inputs, timestep)
-=======
-            inputs, _ = capture(model, unit.name, batches())
-            originals, targets = capture(reference, unit.name, batches())
-            targets = unit.arranged(targets)
-        else:
-            inputs, originals = (results, *inputs[1:]), (targets, *originals[1:])
-            targets = every(partial(_outputs, reference, unit, originals, timestep), len(timestep))
+            advance(originals[0], partial(_outputs, reference, unit, originals, timestep), size)
         outputs = partial(_outputs, model, unit, inputs, timestep)
->>>>>>> s3-a3
         draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
         goes_on = number + 1 < len(units) and units[number + 1].follows(unit)
         kept = inputs[0] if goes_on else None
@@ -252,18 +248,10 @@ def reconstruct(
     return _log(config, curves)
 
 
-<<<<<<< HEAD
-def _outputs(model: Network, name: str, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
-    """What a submodule makes of some rows of its inputs."""
-    model.step_context.timestep = timestep[rows.on_device]
-    result: Tensor = model.get_submodule(name)(*(argument[rows] for argument in inputs))
-    return result
-=======
-def _outputs(model: Network, unit: Unit, inputs: tuple[Tensor, ...], timestep: Tensor, rows: Tensor) -> Tensor:
+def _outputs(model: Network, unit: Unit, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
     """What a unit makes of some rows of its inputs."""
-    model.step_context.timestep = timestep[rows]
+    model.step_context.timestep = timestep[rows.on_device]
     return unit.arranged(model.get_submodule(unit.name)(*(argument[rows] for argument in inputs)))
->>>>>>> s3-a3
 
 
 @torch.no_grad()

@@ -120,7 +120,8 @@ class Embedder(nn.Module):
     def __init__(self, layer):
         super().__init__()
         self.layer = layer
-        self.step_context = random_dit().step_context
+        whole = random_dit()
+        self.step_context, self.config = whole.step_context, whole.config
 
     def forward(self, x, timestep):
         return self.layer(x)
