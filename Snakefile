@@ -31,6 +31,8 @@ include: "rules/report.smk"
 include: "rules/ab.smk"
 include: "rules/train.smk"
 include: "rules/bench.smk"
+include: "rules/tools.smk"
+include: "rules/imported.smk"
 
 
 rule all:

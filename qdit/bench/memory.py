@@ -67,7 +67,7 @@ def weight_bytes(model: DiT) -> int:
 
 
 def held_bytes(*models: nn.Module) -> int:
-    """Bytes of all tensors that modules hold: weights, their packed copies, scales and zero points. Each counts once."""
+    """Bytes of all tensors that modules hold: weights, packed copies, scales, zero points. Each counts once."""
     tensors = {id(tensor): tensor for model in models for module in model.modules() for tensor in _tensors(module)}
     return sum(_bytes(tensor) for tensor in tensors.values())
 

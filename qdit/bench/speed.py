@@ -137,5 +137,3 @@ def images_per_second(job: SpeedJob, model: Any, spent: Callable[[], float], cor
         seconds.append(spent() - before)
     seconds = seconds[1:]
     return {"images_per_second": len(batch) / statistics.median(seconds), "seconds": seconds}
-
-

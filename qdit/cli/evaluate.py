@@ -72,6 +72,10 @@ def evaluate(
     model: Model = "by-hand",
     form: Form = "natural",
     label: Label = "by-hand",
+    bits: Annotated[
+        str | None, typer.Option(help="Of imported samples: bits as their importer states them, e.g. w4a8.")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="Of imported samples: scope of the table they stand in.")] = None,
     resamples: Resamples = 200,
     images: StatedCount = None,
     sampler: Stated = None,
@@ -109,12 +113,25 @@ def evaluate(
     stated |= {"frames": frames, "height": height, "width": width, "fps": fps}
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
     name = RunName(setting=setting, model=model, form=form, label=label)
-    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)
+    claimed = claims(bits, scope, samples, family)
+    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
     if family != "stdit3":
         score_images(job, extractor, extractor_weights, reference_name, reference_file)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
     say_metrics(out)
+
+
+def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
+    """What the importer of samples says of them; ConfigError for samples of ours, which say it themselves."""
+    from qdit.core.run import IMPORTED, split_bits
+
+    if bits is None:
+        return {}
+    if family != IMPORTED:
+        raise ConfigError(f"--bits {bits}: {samples} are no imported samples, their checkpoint says it; leave it out")
+    weight_bits, activation_bits = split_bits(bits)
+    return {"weight_bits": weight_bits, "activation_bits": activation_bits, "scope": scope or "common"}
 
 
 def say_metrics(out: Path) -> None:

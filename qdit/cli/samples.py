@@ -57,20 +57,35 @@ def import_samples(
     images: Images,
     out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
     chunk: Annotated[int, typer.Option(min=1, help="Images per file.")] = 64,
+    count: Annotated[int | None, typer.Option("--images", min=1, help="Number of images that must be there.")] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Samples of full precision: number and shape must be theirs, a stated protocol too."),
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="Also extract features with this network; default: no features.")
+    ] = None,
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
 ) -> None:
     """Take the images of another program as samples.
 
-    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported", because
-    the files do not say how they were made. Images without labels have no class accuracy.
+    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported". A folder
+    may state the protocol whose noise its images have in protocol.json, an npz in its member protocol; with --like only
+    such images are paired with full precision's. Images without labels have no class accuracy.
 
     \b
-    Example:
+    Examples:
       qdit import-samples other-program.npz imported
+      qdit import-samples my-images imported --like fp/samples --extractor digit-classifier
     """
     from qdit.metrics.imported import import_images
 
-    count = import_images(images, out, chunk=chunk)
-    typer.echo(f"{out}: {count} images")
+    number = import_images(images, out, chunk=chunk, count=count, like=like)
+    if extractor is not None:
+        from qdit.metrics.extraction import extract_file
+
+        extract_file(out, 0, extractor, extractor_weights, device="cpu")
+    typer.echo(f"{out}: {number} images")
 
 
 def export_samples(

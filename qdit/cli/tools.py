@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from qdit.sampling.run import SampleJob
 
 app = typer.Typer(
-    rich_markup_mode=None, help="Tools such as torchao beside our methods, in an environment of their own (docs/compare.md)."
+    rich_markup_mode=None,
+    help="Tools such as torchao beside our methods, in an environment of their own (docs/compare.md).",
 )
 PYTHON = Path("results/mini/envs/tools/bin/python")
 

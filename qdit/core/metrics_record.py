@@ -87,7 +87,7 @@ class MetricsRecord:
     @property
     def of(self) -> Run:
         """The run that this record is about."""
-        if self.is_imported:
+        if self.is_imported and self.run.get("weight_bits") is None:
             return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
         return Run(self.run["setting"], self.run["form"], self.run["label"], bits, self.run["scope"], str(self.mode))
@@ -163,7 +163,14 @@ def write_record(path: Path, record: MetricsRecord) -> None:
 
 
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
-    """One line that says in what a run differs from its profile's setting; empty if nothing differs."""
+    """One line that says in what a run differs from its profile's setting; empty if nothing differs.
+
+    Imported samples do not say how they were made, so only their model counts.
+    """
+    if record.is_imported:
+        setting = {"model": setting["model"]} if "model" in setting else {}
+        differs = any(record.protocol.get(name) != value for name, value in setting.items())
+        return f"imported for model {record.protocol.get('model')}; evaluate it again" if differs else ""
     wanted = {name: setting[name] for name in ("model", "sampler", "steps", "cfg_scale", "shift") if name in setting}
     wanted |= {"sampler": recorded_sampler(str(setting.get("sampler", ""))), "seed": seed}
     recorded = {name: record.protocol.get(name) for name in wanted}

@@ -71,7 +71,14 @@ def installer(folder: Path, lock: Path = LOCK, *options: str) -> list[list[str]]
         creation = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
         return [
             creation,
-            [str(uv), *"pip install --no-config --python".split(), str(python_of(folder)), *options, "-r", str(lock)],
+            [
+                str(uv),
+                *["pip", "install", "--no-config", "--python"],
+                str(python_of(folder)),
+                *options,
+                "-r",
+                str(lock),
+            ],
         ]
     creation = [sys.executable, "-m", "venv", "--clear", str(folder)]
     return [creation, [str(python_of(folder)), "-m", "pip", "install", *options, "-r", str(lock)]]

@@ -14,6 +14,7 @@ from qdit.report.tables.table1 import table1
 from qdit.report.tables.table3 import table3
 from qdit.report.tables.table4 import table4
 from qdit.report.tables.table6 import table6
+from qdit.report.tables.tools import tools
 from qdit.report.tables.transfer import transfer
 from qdit.report.tables.variants import variants
 
@@ -27,6 +28,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     "variants": variants,
     "integer": integer,
     "qc": qc,
+    "tools": tools,
 }
 """Kind of a table (`kind` in a profile's `tables:` entry) → function that builds it."""
 

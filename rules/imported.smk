@@ -1,0 +1,49 @@
+# Rows of images and clips that another program made: files of the profile (docs/compare.md) instead of samples of ours.
+IMPORTED_LABELS = [label for label, entry in config["methods"].items() if "images" in entry]
+
+
+def imported_files(wildcards):
+    """The file of an imported row, or those of its folder."""
+    path = COMMANDS.file(config["methods"][wildcards.label]["images"][wildcards.bits])
+    return sorted(map(str, path.iterdir())) if path.is_dir() else [str(path)]
+
+
+rule import_samples:
+    input:
+        images=imported_files,
+        like=lambda w: shard_files(full_precision_run(w)),
+        extractor=extractor_file,
+    output:
+        chunks=f"{RUN}-imported/samples/shard-{{shard}}.json",
+        features=f"{RUN}-imported/samples/features-{{shard}}.npz",
+    log:
+        f"{RUN}-imported/logs/sample-{{shard}}.log",
+    wildcard_constraints:
+        setting=one_of(IMAGE_SETTINGS),
+        label=one_of(IMPORTED_LABELS),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=lambda w: code_digest("qdit.metrics.imported", *extraction_code(w)),
+        command=lambda w: COMMANDS.sample(imported_run(w), 0),
+    shell:
+        "qdit {params.command} > {log} 2>&1"
+
+
+use rule evaluate as evaluate_imported with:
+    input:
+        samples=lambda w: shard_files(imported_run(w)) + feature_files(imported_run(w)),
+        full_precision=lambda w: shard_files(full_precision_run(w)) + feature_files(full_precision_run(w)),
+        reference=reference_of,
+        extractor=extractor_file,
+    output:
+        metrics=f"{RUN}-imported/metrics.json",
+        resampled=f"{RUN}-imported/bootstrap.npz",
+    log:
+        f"{RUN}-imported/logs/evaluate.log",
+    wildcard_constraints:
+        setting=one_of(IMAGE_SETTINGS),
+        label=one_of(IMPORTED_LABELS),
+    params:
+        command=lambda w: COMMANDS.evaluate(imported_run(w)),
