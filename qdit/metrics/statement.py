@@ -60,8 +60,8 @@ def require_same(path: Path, stated: Mapping[str, Any], protocol: Mapping[str, A
         own = recorded_sampler(str(value)) if fact == "sampler" else value
         if own != protocol.get(fact):
             raise DataError(
-                f"{path}: states {fact} {value}, full precision has {protocol.get(fact)}; give samples of that protocol, or"
-                f" remove the statement ({FILE}), which leaves the paired metrics out"
+                f"{path}: states {fact} {value}, full precision has {protocol.get(fact)}; give samples of that"
+                f" protocol, or remove the statement ({FILE}), which leaves the paired metrics out"
             )
 
 

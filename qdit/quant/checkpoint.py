@@ -134,8 +134,8 @@ def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict
     config = read_config(folder)
     if "tool" in config:
         raise CheckpointError(
-            f"{folder}: was quantized by {config['tool'].get('name')}, which computes in a process of its own; sample it"
-            " with `qdit tools sample`"
+            f"{folder}: was quantized by {config['tool'].get('name')}, which computes in a process of its own; sample"
+            " it with `qdit tools sample`"
         )
     try:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])

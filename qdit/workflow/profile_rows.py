@@ -52,8 +52,8 @@ def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str)
         what = "images" if entry.tool is None else f"the tool {entry.tool}"
         if table.kind not in KINDS:
             raise ConfigError(
-                f"{where}.methods: {label} is {what}; tables of kind {table.kind} have rows of methods only, allowed are"
-                f" {', '.join(KINDS)}"
+                f"{where}.methods: {label} is {what}; tables of kind {table.kind} have rows of methods only, allowed"
+                f" are {', '.join(KINDS)}"
             )
         if entry.tool is not None:
             check_tool_block(profile, block, label, where)
@@ -79,6 +79,6 @@ def check_tool_block(profile: ProfileModel, block: Part, label: str, where: str)
         raise ConfigError(f"{where}.methods: {label} is a tool, and tools quantize scope common only; remove it")
     if "vae" in profile.models[profile.settings[block["setting"]].model] or profile.get("compute", {}).get("dtype"):
         raise ConfigError(
-            f"{where}.methods: {label} is a tool, and tools are sampled in float32 pixels only; remove it from blocks of"
-            " latents and of other precisions"
+            f"{where}.methods: {label} is a tool, and tools are sampled in float32 pixels only; remove it from blocks"
+            " of latents and of other precisions"
         )

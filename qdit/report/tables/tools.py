@@ -69,8 +69,8 @@ def _finding(blocks: Iterable[Block]) -> Iterable[str]:
     metric = ranking_metric().title
     yield f"Best method against best tool by {metric}: {'; '.join(said)}."
     yield (
-        f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row quantizes"
-        " the four linears of each block. The speeds are of this machine, and of small matrices."
+        f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
+        " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
     )
 
 
@@ -93,8 +93,8 @@ def _pair(row: Row) -> str:
 
 def _remarks(rows: list[Row]) -> Iterable[str]:
     yield (
-        "On disk: the tensors of the checkpoint, or all tensors that the tool keeps, as safetensors. In memory: all tensors"
-        " that the network holds. Simulated rows of ours hold float32 weights; integer rows hold packed codes."
+        "On disk: the tensors of the checkpoint, or all tensors that the tool keeps, as safetensors. In memory: all"
+        " tensors that the network holds. Simulated rows of ours hold float32 weights; integer rows hold packed codes."
     )
     if duplicated := sorted({row["float_mb"] for row in rows if row.get("float_mb")}):
         full = next((row["memory_mb"] for row in rows if is_full_precision(row) and row.get("memory_mb")), None)
@@ -106,9 +106,9 @@ def _remarks(rows: list[Row]) -> Iterable[str]:
     places = {measured_on(row["speed"]) for row in rows if row.get("speed")}
     for place in sorted(places):
         yield (
-            f"Speed: images per CPU second of the network’s forward passes along whole trajectories; {place}. It differs"
-            " from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do on a CPU; their"
-            " kernels for GPUs are not measured here."
+            f"Speed: images per CPU second of the network’s forward passes along whole trajectories; {place}. It"
+            " differs from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do on a CPU;"
+            " their kernels for GPUs are not measured here."
         )
     reasons = {row["why_not_integer"]: row for row in rows if row.get("why_not_integer") and not is_full_precision(row)}
     for reason, row in reasons.items():

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 class Request:
     """What a tool is asked for: bits, the names of the linears to quantize, and a function that runs calibration data.
 
-    The layers are those of scope `common`, by their names in the transformer. `calibrate` calls the transformer with the
-    noisy samples of the calibration set; a tool without `calibrated` bits does not need it.
+    The layers are those of scope `common`, by their names in the transformer. `calibrate` calls the transformer with
+    the noisy samples of the calibration set; a tool without `calibrated` bits does not need it.
     """
 
     weight_bits: int
@@ -52,7 +52,7 @@ class Tool(abc.ABC):
     def quantize(self, transformer: Any, request: Request) -> Any:
         """Quantize a diffusers transformer, in place or as a new object; returns it. Called for `bits` only."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most tools have nothing to prepare
         """Do what the tool does once after its installation, such as building kernels. Called at installation."""
 
     def refusal(self, bits: str) -> str | None:

@@ -5,6 +5,7 @@ before the tool; and model.safetensors, all tensors that the tool keeps. Samples
 anew, since each tool has its own way to load what it saved.
 """
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def quantize_by_tool(weights: Path, out: Path, job: ToolJob) -> dict[str, Any]:
         content = process_job(out, job, depth=model.config.depth) | {"out": str(saved.resolve())}
         with started(job.known, job.python, content, threads=job.threads) as pipe:
             facts = quantized_facts(pipe, job.known, job.bits)
-        saved.replace(temporary)
+        shutil.copyfile(saved, temporary)
     config = {
         "format": FORMAT,
         "model": {"family": "dit", "config": model.config.to_dict()},

@@ -1,6 +1,6 @@
 """optimum-quanto: Hugging Face's quantization toolkit; activations get static ranges from calibration data."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from qdit.sampling.tools.contract import Request, Tool
 
@@ -13,7 +13,7 @@ class OptimumQuanto(Tool):
     package = "optimum-quanto"
     licence = "Apache-2.0"
     address = "https://github.com/huggingface/optimum-quanto"
-    bits = {
+    bits: ClassVar = {
         "w8a8": "weights per channel, activations per tensor with static ranges",
         "w4a8": "weights in groups, activations per tensor with static ranges",
         "w4a16": "weights in groups, dequantized before the product",

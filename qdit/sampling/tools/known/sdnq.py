@@ -5,7 +5,7 @@ tools' own process (`qdit.sampling.tools.driver`), which loads SDNQ from the too
 """
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from qdit.sampling.tools.contract import Request, Tool
 
@@ -22,7 +22,7 @@ class SDNQ(Tool):
     package = "sdnq"
     licence = "GPL-3.0-only"
     address = "https://github.com/Disty0/sdnq"
-    bits = {
+    bits: ClassVar = {
         "w8a8": "weights per channel, activations per token, integer products",
         "w4a8": "4-bit weights, requantized to 8 bits for integer products, activations per token",
         "w4a16": "4-bit weights, dequantized before the product",

@@ -1,6 +1,6 @@
 """torchao: PyTorch's own library of quantized tensors. Its configurations decide granularity and arithmetic."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from qdit.sampling.tools.contract import Request, Tool, chosen
 
@@ -17,7 +17,7 @@ class TorchAO(Tool):
     package = "torchao"
     licence = "BSD-3-Clause"
     address = "https://github.com/pytorch/ao"
-    bits = {
+    bits: ClassVar = {
         "w8a8": "weights per channel, activations per token, integer products",
         "w4a8": "weights in groups of 16, activations per token, dequantized before the product",
         "w4a16": "weights in groups of 16, dequantized before the product",
