@@ -107,8 +107,8 @@ def _remarks(rows: list[Row]) -> Iterable[str]:
     for place in sorted(places):
         yield (
             f"Speed: images per CPU second of the network’s forward passes along whole trajectories; {place}. It"
-            " differs from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do on a CPU;"
-            " their kernels for GPUs are not measured here."
+            " differs from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do"
+            " on a CPU; their kernels for GPUs are not measured here."
         )
     reasons = {row["why_not_integer"]: row for row in rows if row.get("why_not_integer") and not is_full_precision(row)}
     for reason, row in reasons.items():
