@@ -31,9 +31,7 @@ def check_row(profile: ProfileModel, entry: MethodEntry, where: str) -> None:
         )
     named = entry.tool if entry.tool is not None else IMPORTED
     if entry.method != named:
-        raise ConfigError(
-            f"{where}.method: found {entry.method!r}; an entry of {kind} has the method {named}: leave it out"
-        )
+        raise ConfigError(f"{where}.method: found {entry.method!r}; an entry of {kind} has {named!r}: leave it out")
     if entry.tool is not None:
         require(entry.tool, tools(), f"{where}.tool")
         return

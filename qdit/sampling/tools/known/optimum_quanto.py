@@ -38,6 +38,6 @@ class OptimumQuanto(Tool):
     def prepare(self) -> None:
         """Build the extension that unpacks 4-bit codes; this takes a C++ compiler, and minutes on a slow machine."""
         import torch
-        from optimum.quanto import qint4, quantize_weight
+        from optimum import quanto  # noqa: F401 - registers the operator
 
-        quantize_weight(torch.ones(16, 128), qtype=qint4, axis=0, group_size=128).dequantize()
+        torch.ops.quanto.unpack(torch.zeros(2, 4, dtype=torch.uint8), 4)
