@@ -40,6 +40,14 @@ def family_of_samples(samples: Path) -> str:
     return str(origin.get("family", "dit")) if isinstance(origin, dict) else "dit"
 
 
+def has_clips(samples: Path) -> bool:
+    """Whether the samples of a folder are clips, ours or imported ones."""
+    from qdit.metrics.samples import listed_shards
+
+    origin = listed_shards(samples)[0].origin
+    return isinstance(origin, dict) and (origin.get("family") == "stdit3" or origin.get("prompts") is not None)
+
+
 def decoder_of(vae: Path | None, family: str) -> str | None:
     """The name that a protocol gives to the decoder of these VAE files."""
     if vae is None:
@@ -115,7 +123,7 @@ def evaluate(
     name = RunName(setting=setting, model=model, form=form, label=label)
     claimed = claims(bits, scope, samples, family)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
-    if family != "stdit3":
+    if not has_clips(samples):
         score_images(job, extractor, extractor_weights, reference_name, reference_file)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)

@@ -77,7 +77,7 @@ class MetricsRecord:
     @property
     def is_of_clips(self) -> bool:
         """Whether the samples are clips."""
-        return self.protocol.get("sampler") == FLOW
+        return is_of_clips(self.protocol)
 
     @property
     def is_imported(self) -> bool:
@@ -113,7 +113,7 @@ class MetricsRecord:
         protocol, difference = _part(record, "protocol"), record.get("difference")
         sections = {section: _part(record, section) for section in ("metrics", "size")}
         imported = record.get("mode") == IMPORTED
-        numbers = _numbers(sections, clips=protocol.get("sampler") == FLOW, imported=imported)
+        numbers = _numbers(sections, clips=is_of_clips(protocol), imported=imported)
         checked = cls(
             run=_part(record, "run"),
             protocol=protocol,
@@ -136,6 +136,11 @@ class MetricsRecord:
         _protocol(checked)
         _trustworthy(checked)
         return checked
+
+
+def is_of_clips(protocol: Mapping[str, Any]) -> bool:
+    """Whether a protocol is of clips: of our sampler of clips, or of imported samples that have prompts."""
+    return protocol.get("sampler") == FLOW or (protocol.get("sampler") == IMPORTED and "prompts" in protocol)
 
 
 def without_numbers(status: Status, error: str) -> MetricsRecord:

@@ -248,12 +248,12 @@ class Commands:
         """Images of another program → samples, and their features."""
         counts = profiles.sampled(self.profile, run.setting, run.form)
         source = self.file(self.profile["methods"][run.label]["images"][run.bits])
-        values: dict[str, Any] = {"--chunk": counts["chunk"], "--images": counts["images"]}
+        values: dict[str, Any] = {"--chunk": counts["chunk"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
             values |= {"--suite": self.file(video["suite"]), "--samples": video["clips"]}
         else:
-            values |= self.extractor(run.setting)
+            values |= {"--images": counts["images"]} | self.extractor(run.setting)
         values |= {"--like": self.samples(profiles.full_precision_run(self.profile, run))}
         return command("import-samples", source, self.samples(run), *flags(values))
 

@@ -229,7 +229,10 @@ def source_link(commands: Commands, run: Run, record: MetricsRecord | None) -> L
     path = commands.file(commands.profile["methods"][run.label]["images"][run.bits])
     if not path.exists():
         return Link("images of another program", path, MISSING)
-    digest = open_images(path).sha256()
+    if commands.family(run.setting) is CLIPS:
+        digest = sha256_json({file.name: sha256_file(file) for file in path.glob("*.mp4")})
+    else:
+        digest = open_images(path).sha256()
     facts = ("imported: bits, and noise if protocol.json states it, are the importer's claims",)
     expected = record.inputs.get("samples_sha256") if record else None
     return Link("images of another program", path, matches(digest, expected), facts)

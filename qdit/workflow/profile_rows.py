@@ -55,7 +55,17 @@ def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str)
             )
         if entry.tool is not None:
             check_tool_block(profile, block, label, where)
+            if not table.opt_in:
+                raise ConfigError(
+                    f"{where}.methods: {label} is a tool, whose environment is downloaded from PyPI; such a table needs"
+                    " opt_in: true, so that it is made only when it is named"
+                )
             continue
+        if family_at(profile, block.setting) is CLIPS and scored_by_vbench(profile, block):
+            raise ConfigError(
+                f"{where}.methods: {label} has clips of another program; they are rows only where a model's own"
+                " instruments score clips. VBench scores a folder of MP4 files itself (docs/vbench.md): remove it"
+            )
         for key in ("setting", "form"):
             if entry[key] != block[key]:
                 raise ConfigError(
@@ -67,6 +77,11 @@ def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str)
                 f"{where}.methods: {label} has images at {', '.join(entry.images)} only, the block has"
                 f" {', '.join(block.bits)}; add the bits to either"
             )
+
+
+def scored_by_vbench(profile: ProfileModel, block: Block) -> bool:
+    """Whether VBench itself scores the clips of a block."""
+    return "instruments" not in profile.models[profile.settings[block.setting].model]
 
 
 def check_tool_block(profile: ProfileModel, block: Part, label: str, where: str) -> None:

@@ -111,6 +111,14 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: block_of(p, "table3", methods=["fp", "sdnq"]),
         r"sdnq is a tool, and tools quantize image models only",
     ),
+    "not opt-in": (
+        lambda p: block_of(p, "table2", methods=["fp", "sdnq"]),
+        r"sdnq is a tool, whose environment is downloaded from PyPI; such a table needs opt_in: true",
+    ),
+    "images among clips": (
+        lambda p: block_of(p, "table3", methods=["fp", "mine"]),
+        r"the images of mine are of setting digits-cfg1.0-s20, the block is of clips",
+    ),
     "scope own": (
         lambda p: block_of(p, "ptq4dit_table1", methods=["fp", "sdnq"]),
         r"sdnq is a tool, and tools quantize scope common only",

@@ -67,7 +67,7 @@ class MiniVBench:
         metrics: dict[str, float | None] = {**scored["scores"], **(scored["totals"] or {})}
         metrics |= {"mfvd": frechet_distance(moments(features.features), features.real), "fd_fp": None, "mse_fp": None}
         errors = None
-        if job.fp_samples is not None:
+        if job.fp_samples is not None and sampled.origin.may_be_paired:
             full = read_clips(job.fp_samples, clips=sampled.count)
             errors = paired_errors(clips, full)
             features = replace(features, full=clip_features(observer, full.frames))
