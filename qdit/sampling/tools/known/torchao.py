@@ -41,7 +41,7 @@ def configuration(request: Request) -> Any:
         return ao.Int8DynamicActivationInt8WeightConfig()
     if request.bits == "w8a16":
         return ao.Int8WeightOnlyConfig()
-    groups = ao.PerGroup(16)
+    groups, four_bits = ao.PerGroup(16), torch.int4  # type: ignore[attr-defined]
     if request.bits == "w4a16":
-        return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=groups)
-    return ao.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=groups)
+        return ao.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=groups)
+    return ao.Int8DynamicActivationIntxWeightConfig(weight_dtype=four_bits, weight_granularity=groups)
