@@ -59,7 +59,8 @@ def quantize(tool: Tool, job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         for x, timestep, label in zip(*(column.split(job["batch"]) for column in columns), strict=True):
             transformer(x, timestep=timestep, class_labels=label)
 
-    transformer = tool.quantize(transformer, Request(*job["bits"], layers=layers, calibrate=calibrate))
+    weight_bits, activation_bits = job["bits"]
+    transformer = tool.quantize(transformer, Request(weight_bits, activation_bits, layers, calibrate))
     untouched = [name for name in layers if not is_quantized(transformer.get_submodule(name))]
     others = [name for name, module in linears(transformer) if name not in layers and is_quantized(module)]
     facts = {
@@ -89,7 +90,7 @@ def is_quantized(module: Any) -> bool:
     """Whether a tool replaced a linear or its weight. A tool may leave a layer as it is without saying so."""
     import torch
 
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     plain = type(weight) in (torch.nn.Parameter, torch.Tensor) and weight.dtype == torch.float32
     return not (plain and type(module) in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d))
 

@@ -54,8 +54,8 @@ def tool_mode(config: dict[str, Any], code: str) -> Mode:
 
 
 @contextmanager
-def network(job: ToolSampleJob) -> Iterator[RemoteDiT]:
-    """Context manager: the quantized transformer in its tool's process.
+def network(job: ToolSampleJob) -> Iterator[Any]:
+    """Context manager: the quantized transformer in its tool's process, a `RemoteDiT` in the place of a DiT.
 
     Unsupported if the tool leaves layers as they are.
     """

@@ -37,6 +37,7 @@ class SDNQ(Tool):
 
         names = set(request.layers)
         others = [name for name, module in transformer.named_modules() if is_leaf(module) and name not in names]
+        skipped = [f"{name}.weight" for name in others]  # SDNQ matches the whole name of the parameter
         return sdnq_post_load_quant(
             transformer,
             weights_dtype=f"int{request.weight_bits}",
@@ -44,7 +45,7 @@ class SDNQ(Tool):
             use_quantized_matmul=request.activation_bits == 8,
             minimum_allowed_numel=0,
             minimum_allowed_channel_size=0,
-            modules_to_not_convert=others,
+            modules_to_not_convert=skipped,
         )
 
 
