@@ -67,7 +67,7 @@ def _finding(blocks: Iterable[Block]) -> Iterable[str]:
     if not said:
         return
     metric = ranking_metric().title
-    yield f"Best method against best tool by {metric}: {'; '.join(said)}."
+    yield f"The best of our methods against the best of others by {metric}: {'; '.join(said)}."
     yield (
         f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
         " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
@@ -94,10 +94,11 @@ def _pair(row: Row) -> str:
 def _remarks(rows: list[Row]) -> Iterable[str]:
     yield (
         "On disk: the tensors of the checkpoint, or all tensors that the tool keeps, as safetensors. In memory: all"
-        " tensors that the network holds. Simulated rows of ours hold float32 weights; integer rows hold packed codes."
+        " tensors that the network holds. Simulated rows of ours hold float32 weights; with their copies"
+        " packed for the processor; integer rows hold packed codes."
     )
     if duplicated := sorted({row["float_mb"] for row in rows if row.get("float_mb")}):
-        full = next((row["memory_mb"] for row in rows if is_full_precision(row) and row.get("memory_mb")), None)
+        full = next((row["disk_mb"] for row in rows if is_full_precision(row) and row.get("disk_mb")), None)
         ours = f", where ours holds {full:.2f}" if full else ""
         yield (
             f"Tools hold diffusers’ form of the model, which has a copy of the embedders in every block:"
