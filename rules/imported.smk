@@ -1,11 +1,4 @@
 # Rows of images and clips that another program made: files of the profile (docs/compare.md) instead of samples of ours.
-IMPORTED_LABELS = [label for label, entry in config["methods"].items() if "images" in entry]
-
-
-def imported_files(wildcards):
-    """The file of an imported row, or those of its folder."""
-    path = COMMANDS.file(config["methods"][wildcards.label]["images"][wildcards.bits])
-    return sorted(map(str, path.iterdir())) if path.is_dir() else [str(path)]
 
 
 rule import_samples:

@@ -1,23 +1,6 @@
 # Rows of other people's tools (torchao, optimum-quanto, SDNQ) and the speeds of a table of tools. Opt-in: snakemake
 # --cores all tools. The tools have an environment of their own; the rule that makes it downloads from PyPI, and no plan
 # holds it unless a table with tools is named.
-from qdit.sampling.tools.registry import find_tool
-from qdit.workflow.tool_calibration import tool_kinds
-
-TOOL_ENV = "<results>/envs/tools"
-TOOL_LABELS = [label for label, entry in config["methods"].items() if "tool" in entry]
-
-
-def tool_code(wildcards):
-    """Digest of the step's code and of the tool's own file."""
-    known = find_tool(config["methods"][wildcards.label]["tool"])
-    return code_digest("qdit.sampling.tools.quantizing", "qdit.sampling.tools.driver", known.module)
-
-
-def tool_data(wildcards):
-    """Calibration data that a tool measures ranges on, by kind."""
-    run = tool_run(wildcards)
-    return {kind: str(path) for kind, path in COMMANDS.calibration_files(run, tool_kinds(config, run)).items()}
 
 
 rule tools_env:
