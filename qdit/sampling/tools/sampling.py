@@ -49,7 +49,8 @@ def as_it_is(model: Any) -> Any:
 def tool_mode(config: dict[str, Any], code: str) -> Mode:
     """Mode of a tool's samples. The backend names the tool and the versions that computed."""
     versions = config[KEY]["versions"]
-    name = ", ".join(f"{package} {version}" for package, version in versions.items())
+    order = dict.fromkeys((config[KEY]["package"], "torch", *versions))
+    name = ", ".join(f"{package} {versions[package]}" for package in order)
     return Mode(TOOL, as_it_is, lambda: name, {"code": code})
 
 
