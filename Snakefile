@@ -32,6 +32,9 @@ include: "rules/report.smk"
 include: "rules/ab.smk"
 include: "rules/train.smk"
 include: "rules/bench.smk"
+include: "rules/tools_inputs.smk"
+include: "rules/tools.smk"
+include: "rules/imported.smk"
 
 
 rule all:

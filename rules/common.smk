@@ -250,23 +250,26 @@ def integer_run(wildcards):
     return replace(run_of(wildcards), mode=profiles.INTEGER)
 
 
+def tool_run(wildcards):
+    return replace(run_of(wildcards), mode=profiles.TOOL)
+
+
+def imported_run(wildcards):
+    return replace(run_of(wildcards), mode=profiles.IMPORTED)
+
+
 def full_precision_run(wildcards):
     return profiles.full_precision_run(config, run_of(wildcards))
 
 
 def shard_files(run):
     """Lists of the sample chunks of a run."""
-    return [
-        f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.shards(config, run.setting, run.form)
-    ]
+    return [f"{run_folder(run)}/samples/shard-{shard:03d}.json" for shard in profiles.run_shards(config, run)]
 
 
 def feature_files(run):
     """Features of the images of a run, a file per shard."""
-    return [
-        f"{run_folder(run)}/samples/features-{shard:03d}.npz"
-        for shard in profiles.shards(config, run.setting, run.form)
-    ]
+    return [f"{run_folder(run)}/samples/features-{shard:03d}.npz" for shard in profiles.run_shards(config, run)]
 
 
 def lpips_files(run):
@@ -300,6 +303,12 @@ def default_metrics(wildcards):
 
 def metrics_of(wildcards):
     return [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, wildcards.table)]
+
+
+def speeds_of(wildcards):
+    """Speeds of the runs of a table of tools; they are no part of its results."""
+    runs = profiles.runs_of(config, wildcards.table) if config["tables"][wildcards.table]["kind"] == "tools" else []
+    return [f"{run_folder(run)}/speed.json" for run in runs if run.mode != profiles.IMPORTED]
 
 
 def samples_of(wildcards):

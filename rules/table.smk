@@ -21,6 +21,7 @@ rule table:
         metrics=metrics_of,
         allocations=allocations_of,
         samples=samples_of,
+        speeds=speeds_of,
     output:
         html=report(
             "<results>/tables/{table}.html",

@@ -63,12 +63,13 @@ def in_this_process(question: dict[str, Any]) -> dict[str, int]:
 
 def weight_bytes(model: DiT) -> int:
     """Bytes that the linears of the blocks hold: weights, their packed copies, scales and zero points."""
-    seen: dict[int, int] = {}
-    for block in model.blocks:
-        for module in block.modules():
-            for tensor in _tensors(module):
-                seen[id(tensor)] = _bytes(tensor)
-    return sum(seen.values())
+    return held_bytes(*model.blocks)
+
+
+def held_bytes(*models: nn.Module) -> int:
+    """Bytes of all tensors that modules hold: weights, packed copies, scales, zero points. Each counts once."""
+    tensors = {id(tensor): tensor for model in models for module in model.modules() for tensor in _tensors(module)}
+    return sum(_bytes(tensor) for tensor in tensors.values())
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

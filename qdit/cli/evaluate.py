@@ -44,6 +44,14 @@ def family_of_samples(samples: Path) -> str:
     return str(origin.get("family", "dit")) if isinstance(origin, dict) else "dit"
 
 
+def has_clips(samples: Path) -> bool:
+    """Whether the samples of a folder are clips, ours or imported ones."""
+    from qdit.metrics.samples import listed_shards
+
+    origin = listed_shards(samples)[0].origin
+    return isinstance(origin, dict) and (origin.get("family") == "stdit3" or origin.get("prompts") is not None)
+
+
 def decoder_of(vae: Path | None, family: str) -> str | None:
     """The name that a protocol gives to the decoder of these VAE files."""
     if vae is None:
@@ -77,6 +85,10 @@ def evaluate(
     model: Model = "by-hand",
     form: Form = "natural",
     label: Label = "by-hand",
+    bits: Annotated[
+        str | None, typer.Option(help="Of imported samples: bits as their importer states them, e.g. w4a8.")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="Of imported samples: scope of the table they stand in.")] = None,
     resamples: Resamples = 200,
     images: StatedCount = None,
     sampler: Stated = None,
@@ -116,12 +128,25 @@ def evaluate(
     stated |= {"labels": labels, "frames": frames, "height": height, "width": width, "fps": fps}
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
     name = RunName(setting=setting, model=model, form=form, label=label)
-    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated)
-    if family != "stdit3":
+    claimed = claims(bits, scope, samples, family)
+    job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
+    if not has_clips(samples):
         score_images(job, extractor, extractor_weights, reference_name, reference_file, lpips)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
     say_metrics(out)
+
+
+def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
+    """What the importer of samples says of them; ConfigError for samples of ours, which say it themselves."""
+    from qdit.core.run import IMPORTED, split_bits
+
+    if bits is None:
+        return {}
+    if family != IMPORTED:
+        raise ConfigError(f"--bits {bits}: {samples} are no imported samples, their checkpoint says it; leave it out")
+    weight_bits, activation_bits = split_bits(bits)
+    return {"weight_bits": weight_bits, "activation_bits": activation_bits, "scope": scope or "common"}
 
 
 def say_metrics(out: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from qdit.cli.options import EXTRACTOR_WEIGHTS, Device, Extractor, ExtractorWeights, Threads, on_device, use_threads
+from qdit.cli.sampling import Suite, clips_of_suite
+from qdit.core.errors import ConfigError
 
 DIGITS = ("digits", "digits-16")
 
@@ -57,20 +59,54 @@ def import_samples(
     images: Images,
     out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
     chunk: Annotated[int, typer.Option(min=1, help="Images per file.")] = 64,
+    count: Annotated[int | None, typer.Option("--images", min=1, help="Number of images that must be there.")] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Samples of full precision: number and shape must be theirs, a stated protocol too."),
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="Also extract features with this network; default: no features.")
+    ] = None,
+    extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    suite: Suite = None,
+    clips_per_prompt: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Clips: number of MP4 files of each prompt; needs --like.")
+    ] = None,
 ) -> None:
-    """Take the images of another program as samples.
+    """Take the images or clips of another program as samples.
 
-    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported", because
-    the files do not say how they were made. Images without labels have no class accuracy.
+    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported". A folder
+    may state the protocol whose noise its images have in protocol.json, an npz in its member protocol; with --like only
+    such images are paired with full precision's. Images without labels have no class accuracy. With --samples the
+    folder holds clips: <prompt>-<number>.mp4 for every prompt of the suite.
 
     \b
-    Example:
+    Examples:
       qdit import-samples other-program.npz imported
+      qdit import-samples my-images imported --like fp/samples --extractor digit-classifier
+      qdit import-samples my-clips imported --samples 2 --chunk 21 --like fp/clips
     """
+    if clips_per_prompt is not None:
+        import_clips_of(images, out, suite, clips_per_prompt, chunk, like)
+        return
     from qdit.metrics.imported import import_images
 
-    count = import_images(images, out, chunk=chunk)
-    typer.echo(f"{out}: {count} images")
+    number = import_images(images, out, chunk=chunk, count=count, like=like)
+    if extractor is not None:
+        from qdit.metrics.extraction import extract_file
+
+        extract_file(out, 0, extractor, extractor_weights, device="cpu")
+    typer.echo(f"{out}: {number} images")
+
+
+def import_clips_of(folder: Path, out: Path, suite: Path | None, samples: int, chunk: int, like: Path | None) -> None:
+    """Take the MP4 files of a folder as samples."""
+    from qdit.metrics.imported_clips import import_clips
+
+    if like is None:
+        raise ConfigError("--samples: clips need --like, samples of full precision whose size and speed they have")
+    clips = clips_of_suite(suite, samples, latents=False)
+    typer.echo(f"{out}: {import_clips(folder, out, clips=clips, chunk=chunk, like=like)} clips")
 
 
 def export_samples(

@@ -18,7 +18,7 @@ Of = Literal["images", "clips", "both", "checkpoint", "row"]
 """What is measured: images, clips, either, the stored checkpoint, or what a table derives for its rows."""
 Better = Literal["lower", "higher", ""]
 Page = Literal["paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
-               "folders", "figures"]  # fmt: skip
+               "folders", "figures", "tools"]  # fmt: skip
 """`paper` are the papers' comparisons and Table 4; `runs` and `folders` are the two forms of `qdit compare`."""
 
 
@@ -152,7 +152,7 @@ ENTRIES = (
     Metric("fid", "FID", "images", "lower", fixed(2), function=f"{HERE}:fid", resampled=f"{HERE}:resampled_fid",
            bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True, board_interval=True,
            pages=("paper", "table1", "table6", "integer", "variants", "transfer", "leaderboard", "runs", "folders",
-                  "figures")),
+                  "figures", "tools")),
     Metric("sfid", "sFID", "images", "lower", fixed(2), optional=True, function=f"{HERE}:sfid",
            resampled=f"{HERE}:resampled_sfid", bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True,
            pages=("paper", "table1", "table6", "variants", "transfer", "leaderboard", "runs")),
@@ -191,12 +191,12 @@ ENTRIES = (
            resampled=f"{HERE}:resampled_distance_to_full_precision", optional=True, of_features=True, paired=True,
            bounded=True, in_front=True, ranks=True, board_interval=True,
            pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
-                  "folders", "figures")),
+                  "folders", "figures", "tools")),
     Metric("mse_fp", "MSE-FP", "both", "lower", scientific, function=f"{HERE}:error_to_full_precision",
            resampled=f"{HERE}:resampled_error_to_full_precision", optional=True, paired=True, bounded=True, mean=True,
            in_front=True,
            pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
-                  "folders")),
+                  "folders", "tools")),
     Metric("mind_fp", "MIND-FP", "both", "lower", significant, function=f"{HERE}:sliced_to_full_precision",
            resampled=f"{HERE}:resampled_sliced_to_full_precision", optional=True, of_features=True, paired=True,
            bounded=True, pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
@@ -216,6 +216,11 @@ ENTRIES = (
            printed=("Q-DiT", "PTQ4DiT"), in_front=True, pages=("paper", "table1", "table3", "leaderboard")),
     Metric("size_actual_mb", "size on disk", "checkpoint", write=size, heading="Size (MB)", stored="size.actual_mb",
            optional=True),
+    Metric("disk_mb", "On disk (MB)", "row", write=size, pages=("tools",)),
+    Metric("memory_mb", "In memory (MB)", "row", write=size, pages=("tools",)),
+    Metric("memory_real_mb", "In memory, integer or tool (MB)", "row", write=size, pages=("tools",)),
+    Metric("speed_simulated", "Images/s, simulated", "row", write=significant, pages=("tools",)),
+    Metric("speed_real", "Images/s, integer or tool", "row", write=significant, pages=("tools",)),
     Metric("ratio_fd_fp", "FD-FP ÷ base", "row", write=significant, pages=("variants", "transfer")),
     Metric("latent_largest", "Latents: largest difference", "row", write=scientific, pages=("integer",)),
     Metric("latent_mean", "Latents: mean difference", "row", write=scientific, pages=("integer",)),

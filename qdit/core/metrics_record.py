@@ -81,7 +81,7 @@ class MetricsRecord:
     @property
     def is_of_clips(self) -> bool:
         """Whether the samples are clips."""
-        return self.protocol.get("sampler") == FLOW
+        return is_of_clips(self.protocol)
 
     @property
     def is_imported(self) -> bool:
@@ -91,7 +91,7 @@ class MetricsRecord:
     @property
     def of(self) -> Run:
         """The run that this record is about."""
-        if self.is_imported:
+        if self.is_imported and self.run.get("weight_bits") is None:
             return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
         return Run(self.run["setting"], self.run["form"], self.run["label"], bits, self.run["scope"], str(self.mode))
@@ -117,7 +117,7 @@ class MetricsRecord:
         protocol, difference = _part(record, "protocol"), record.get("difference")
         sections = {section: _part(record, section) for section in ("metrics", "size")}
         imported = record.get("mode") == IMPORTED
-        numbers = _numbers(sections, clips=protocol.get("sampler") == FLOW, imported=imported)
+        numbers = _numbers(sections, clips=is_of_clips(protocol), imported=imported)
         checked = cls(
             run=_part(record, "run"),
             protocol=protocol,
@@ -141,6 +141,11 @@ class MetricsRecord:
         _protocol(checked)
         _trustworthy(checked)
         return checked
+
+
+def is_of_clips(protocol: Mapping[str, Any]) -> bool:
+    """Whether a protocol is of clips: of our sampler of clips, or of imported samples that have prompts."""
+    return protocol.get("sampler") == FLOW or (protocol.get("sampler") == IMPORTED and "prompts" in protocol)
 
 
 def without_numbers(status: Status, error: str) -> MetricsRecord:
@@ -168,7 +173,14 @@ def write_record(path: Path, record: MetricsRecord) -> None:
 
 
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
-    """One line that says in what a run differs from its profile's setting; empty if nothing differs."""
+    """One line that says in what a run differs from its profile's setting; empty if nothing differs.
+
+    Imported samples do not say how they were made, so only their model counts.
+    """
+    if record.is_imported:
+        setting = {"model": setting["model"]} if "model" in setting else {}
+        differs = any(record.protocol.get(name) != value for name, value in setting.items())
+        return f"imported for model {record.protocol.get('model')}; evaluate it again" if differs else ""
     wanted = {name: setting[name] for name in ("model", "sampler", "steps", "cfg_scale", "shift") if name in setting}
     wanted |= {"sampler": recorded_sampler(str(setting.get("sampler", ""))), "seed": seed}
     wanted["labels"] = setting.get("labels", RANDOM_LABELS)

@@ -68,6 +68,17 @@ def read_mp4(path: Path, *, frames: int | None = None) -> np.ndarray:
     return np.stack(shown)
 
 
+def frames_per_second(path: Path) -> float:
+    """Frames per second of a clip, as its file says; DataError if it is no video."""
+    try:
+        with av.open(path) as container:
+            return float(video_stream(path, container).average_rate or 0)
+    except (FFmpegError, ValueError) as problem:
+        raise DataError(
+            f"{path}: not a readable video ({' '.join(str(problem).split())[:120]}); write it again"
+        ) from None
+
+
 def video_stream(path: Path, container: av.container.InputContainer) -> VideoStream:
     """The one video stream of a file."""
     if len(container.streams.video) != 1:

@@ -15,8 +15,9 @@ UNQUANTIZED = f"w{FULL_PRECISION_BITS}a{FULL_PRECISION_BITS}"
 BITS = (*range(2, 9), FULL_PRECISION_BITS)
 """Bits that weights and activations can have."""
 
-SIMULATE, INTEGER, IMPORTED = "simulate", "integer", "imported"
-"""Modes of a run; imported samples were made by another program, without a checkpoint of ours."""
+SIMULATE, INTEGER, IMPORTED, TOOL = "simulate", "integer", "imported", "tool"
+"""Modes of a run. Imported samples were made by another program, without a checkpoint of ours. In the mode `tool` our
+sampler asked a tool of other people, such as torchao, for each prediction."""
 
 RECTIFIED_FLOW = "rectified-flow"
 """Sampler of clips, as a profile names it."""
@@ -41,7 +42,7 @@ def split_bits(bits: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """Identity of a table row: setting × form × method label × bits × scope, in simulate or integer mode.
+    """Identity of a table row: setting × form × method label × bits × scope, in one of the modes.
 
     An integer run has no checkpoint. It uses the checkpoint of the simulated run.
     """

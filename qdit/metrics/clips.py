@@ -14,6 +14,7 @@ import numpy as np
 from qdit.core.errors import DataError
 from qdit.core.files import load_arrays, sha256_file, sha256_json
 from qdit.core.pixels import UINT8_RULE
+from qdit.core.run import IMPORTED
 from qdit.metrics.job import EvaluateJob, SampledRun
 from qdit.metrics.paired import PixelComparison, compare_clips, stream_comparison, stream_errors
 from qdit.metrics.samples import ListedChunk, check_origin, listed_shards
@@ -111,8 +112,12 @@ def _of_pairs(samples: Path, fp_samples: Path, clips: int, compare: Callable[[Fr
 
 def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:
     """Protocol of a run's clips as metrics.json holds it, with the operations of one clip."""
+    if sampled.origin.is_imported:
+        stated = {"stated": dict(sampled.origin.protocol)} if sampled.origin.protocol else {}
+        source = {"sampler": IMPORTED, "source": sampled.origin.model["source"], **stated}
+        return {"model": job.name.model, **source, "images": sampled.count, "chunk": sampled.shards[0].chunk}
     if job.checkpoint is None:
-        raise DataError(f"{job.samples}: are imported; clips are scored with their checkpoint: sample them with qdit")
+        raise DataError(f"{job.samples}: were sampled from a checkpoint; give it with --checkpoint FOLDER")
     config = STDiT3Config(**read_config(job.checkpoint)["model"]["config"])
     return {
         "model": job.name.model,

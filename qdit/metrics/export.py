@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.core.files import atomic_path, save_arrays
+from qdit.core.files import atomic_path, save_arrays, write_json
 from qdit.metrics.samples import listed_shards, read_shard, shard_path, stream_samples
+from qdit.metrics.statement import FILE, MEMBER, as_member, statement_of
 
 BATCH_SUFFIX = ".npz"
 
@@ -15,19 +16,25 @@ def export_images(samples: Path, out: Path) -> int:
     """Write all images of a run to `out`, an npz or a folder; returns their number.
 
     The npz is what guided-diffusion's evaluator reads: arr_0 uint8 (N, H, W, C), arr_1 labels (N,) int64 where they
-    are known. The folder holds 00000.png and so on. Raises DataError for an incomplete run.
+    are known. The folder holds 00000.png and so on. Both state their protocol (`qdit.metrics.statement`), so that
+    `qdit import-samples` can pair them again. Raises DataError for an incomplete run.
     """
     if not shard_path(samples, 0).is_file():
         raise DataError(f"{samples}: has no shard-000.json; give the folder that `qdit sample` wrote")
-    count = read_shard(shard_path(samples, 0)).images
+    first = read_shard(shard_path(samples, 0))
+    count, origin = first.images, first.origin
     listed_shards(samples, images=count)
+    statement = statement_of(origin.get("protocol", {})) if isinstance(origin, dict) else None
     if out.suffix == BATCH_SUFFIX:
         chunks = list(stream_samples(samples, images=count))
         labels = np.concatenate([chunk.labels for chunk in chunks])
         images = np.concatenate([chunk.images.transpose(0, 2, 3, 1) for chunk in chunks])
-        save_arrays(out, {"arr_0": images} | ({"arr_1": labels} if (labels >= 0).all() else {}))
+        beside = {} if statement is None else {MEMBER: as_member(statement)}
+        save_arrays(out, {"arr_0": images} | ({"arr_1": labels} if (labels >= 0).all() else {}) | beside)
     else:
         write_pngs(samples, out, count)
+        if statement is not None:
+            write_json(out / FILE, statement)
     return count
 
 

@@ -71,6 +71,7 @@ def folder_source(folder: Path) -> ImageSource:
     files = png_files(folder)
     if not files:
         raise DataError(f"{folder}: holds no *.png; give a folder of PNGs or an npz with images")
+    require_distinct(folder, files)
     first = read_png(files[0], None)
     return ImageSource(folder, len(files), (first.shape[0], first.shape[1], first.shape[2]), None)
 
@@ -124,13 +125,41 @@ def png_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.suffix.lower() == ".png"), key=order)
 
 
+def require_distinct(folder: Path, files: list[Path]) -> None:
+    """DataError for links, and for two names with the same number, such as 1.png and 01.png."""
+    seen: dict[str, str] = {}
+    for file in files:
+        if file.is_symlink():
+            raise DataError(f"{file}: is a link; copy the image itself into the folder")
+        name = re.sub(r"[0-9]+", lambda match: str(int(match[0])), file.name.lower())
+        if name in seen:
+            raise DataError(f"{folder}: holds {seen[name]} and {file.name}, which have one number; remove one of them")
+        seen[name] = file.name
+
+
+def require_indices(folder: Path) -> None:
+    """DataError unless the PNGs of a folder are named by the indices 0, 1, 2 …: their order is then certain."""
+    for number, file in enumerate(png_files(folder)):
+        if not file.stem.isdigit() or int(file.stem) != number:
+            raise DataError(
+                f"{folder}: image {number} is missing, the file in its place is {file.name}; name the images 00000.png,"
+                " 00001.png … without a gap"
+            )
+
+
+def bit_depth(file: Path) -> int:
+    """Bits of a channel, from the header of a PNG. Pillow reduces 16 bits to 8 without saying so."""
+    with file.open("rb") as data:
+        return data.read(25)[24]
+
+
 def read_png(file: Path, shape: tuple[int, int, int] | None) -> np.ndarray:
     """Read a PNG as uint8 (C, H, W); DataError for a file that is no grey or RGB PNG, and for another shape."""
     from PIL import Image
 
     try:
         with Image.open(file, formats=["PNG"]) as image:
-            mode = image.mode
+            mode = image.mode if bit_depth(file) == 8 else f"{image.mode} with {bit_depth(file)} bits"
             pixels = np.asarray(image) if mode in MODES else None
     except Exception as problem:  # Pillow raises many types for damaged files
         raise DataError(f"{file}: not a readable PNG ({' '.join(str(problem).split())}); make it again") from None

@@ -40,8 +40,9 @@ class RunName:
 class EvaluateJob:
     """Samples of a checkpoint that are scored into `out`, beside full-precision samples of the same noise.
 
-    Imported samples have no checkpoint. `count` and `stated` (facts of the protocol) must agree with the samples, if
-    they are given. `resamples` is the number of resampled values for each interval.
+    Imported samples have no checkpoint; `claimed` is what their importer says of them (bits, scope). `count` and
+    `stated` (facts of the protocol) must agree with the samples, if they are given. `resamples` is the number of
+    resampled values for each interval.
     """
 
     samples: Path
@@ -52,6 +53,7 @@ class EvaluateJob:
     resamples: int = RESAMPLES
     count: int | None = None
     stated: Mapping[str, Any] = field(default_factory=dict)
+    claimed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
     run = features_of(job.samples)
     fp: FullPrecision | None = None
     comparison: dict[str, Any] | None = None
-    if job.fp_samples is not None:
+    if job.fp_samples is not None and sampled.origin.may_be_paired:
         lpips = read_lpips(job, evaluator, images)
         pixels = compared_pixels(job.samples, job.fp_samples, images)
         fp = FullPrecision(features_of(job.fp_samples), pixels, None if lpips is None else lpips[0])
@@ -106,7 +106,8 @@ def image_protocol(sampled: SampledRun) -> dict[str, Any]:
     """Facts of the protocol of images; for imported images the source file."""
     size = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
     if sampled.origin.is_imported:
-        return {"sampler": IMPORTED, "source": sampled.origin.model["source"], **size}
+        stated = {"stated": dict(sampled.origin.protocol)} if sampled.origin.protocol else {}
+        return {"sampler": IMPORTED, "source": sampled.origin.model["source"], **stated, **size}
     protocol = sampled.protocol
     return {**protocol.to_dict(), **size, "decoder": protocol.decoder, "uint8": UINT8_RULE}
 
@@ -115,7 +116,7 @@ def made_by(
     job: EvaluateJob, described: dict[str, Any], sampled: SampledRun, *, code: dict[str, str]
 ) -> dict[str, Any]:
     """Origin part of metrics.json. `described` is the protocol, `code` the digest of each step's code."""
-    facts = imported_facts(sampled) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
+    facts = imported_facts(sampled, job.claimed) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
     name, shard = job.name, sampled.shards[0]
     return {
         "run": {"setting": name.setting, "form": name.form, "label": name.label, **facts["run"]},
@@ -145,10 +146,10 @@ def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def imported_facts(sampled: SampledRun) -> dict[str, dict[str, Any]]:
-    """Facts about imported samples for metrics.json: bits, checkpoint and size are unknown."""
+def imported_facts(sampled: SampledRun, claimed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Facts about imported samples for metrics.json: checkpoint and size are unknown, bits are the importer's claim."""
     return {
-        "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}},
+        "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}} | dict(claimed),
         "inputs": {
             "checkpoint_sha256": None,
             "weights_sha256": None,

@@ -129,6 +129,11 @@ def load_video_checkpoint(folder: Path) -> VideoCheckpoint:
 def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict[str, Any]]:
     """Read a checkpoint folder of any family: the model in eval mode, its correction and its configuration."""
     config = read_config(folder)
+    if "tool" in config:
+        raise CheckpointError(
+            f"{folder}: was quantized by {config['tool'].get('name')}, which computes in a process of its own; sample"
+            " it with `qdit tools sample`"
+        )
     try:
         tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
         correction = NoiseCorrection.take(config["correction"], tensors)

@@ -20,6 +20,8 @@ PROTOCOLS: dict[str, type[Protocol] | type[FlowProtocol]] = {kind.family: kind f
 MODEL_FACTS = ("method", "weight_bits", "activation_bits", "weights_sha256")
 """What the record of a checkpoint says that its samples repeat."""
 AGAIN = "sample again"
+PAIRED = "paired"
+"""In `model` of imported samples: whether their source states the protocol of full precision's samples."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Origin:
     def is_imported(self) -> bool:
         """Whether another program made the samples."""
         return self.family == IMPORTED
+
+    @property
+    def may_be_paired(self) -> bool:
+        """Whether the samples can be compared one by one: False for imported ones that state no protocol."""
+        return not (self.is_imported and self.model.get(PAIRED) is False)
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.repository import shipped_path
-from qdit.core.run import SIMULATE, Run
+from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
 from qdit.metrics.perceptual_file import FILE as LPIPS
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
@@ -55,8 +55,11 @@ class Commands:
         return self.folder(run) / "samples"
 
     def checkpoint(self, run: Run) -> Path:
-        """Folder of a run's checkpoint. An integer run uses the checkpoint of the simulated run."""
-        return self.folder(replace(run, mode=SIMULATE)) / "checkpoint"
+        """Folder of a run's checkpoint, or of what a tool made.
+
+        An integer run uses the checkpoint of the simulated run.
+        """
+        return self.folder(replace(run, mode=SIMULATE) if run.mode == INTEGER else run) / "checkpoint"
 
     def weights(self, setting: str, form: str) -> Path:
         """Full-precision weights: the shipped file, or the file that official weights were converted to."""
@@ -219,6 +222,8 @@ class Commands:
     def quantize(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
         """Weights → checkpoint. The command gets these files of calibration data by kind."""
         entry = self.profile["methods"][run.label]
+        if run.mode == TOOL:
+            return self.quantize_by_tool(run, calibration)
         values = {
             "--method": entry["method"],
             "--bits": run.bits,
@@ -238,17 +243,57 @@ class Commands:
             "quantize", self.weights(run.setting, run.form), self.checkpoint(run), *options, "--record-failure"
         )
 
+    def tools_python(self) -> Path:
+        """Python of the environment of the tools."""
+        return self.results / "envs" / "tools" / "bin" / "python"
+
+    def quantize_by_tool(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
+        """Weights → what a tool makes of them."""
+        values = {"--tool": self.profile["methods"][run.label]["tool"], "--bits": run.bits}
+        options = flags(values | {"--python": self.tools_python()})
+        for path in calibration.values():
+            options += ["--calibration", str(path), *self.protocol(run.setting, decoded=False)]
+        return command(
+            *("tools", "quantize", self.weights(run.setting, run.form), self.checkpoint(run)),
+            *options,
+            "--record-failure",
+        )
+
+    def import_samples(self, run: Run) -> str:
+        """Images of another program → samples, and their features."""
+        counts = profiles.sampled(self.profile, run.setting, run.form)
+        source = self.file(self.profile["methods"][run.label]["images"][run.bits])
+        values: dict[str, Any] = {"--chunk": counts["chunk"]}
+        if self.family(run.setting) is CLIPS:
+            video = self.profile["video"]
+            values |= {"--suite": self.file(video["suite"]), "--samples": video["clips"]}
+        else:
+            values |= {"--images": counts["images"]} | self.extractor(run.setting)
+        values |= {"--like": self.samples(profiles.full_precision_run(self.profile, run))}
+        return command("import-samples", source, self.samples(run), *flags(values))
+
+    def speed(self, run: Run) -> str:
+        """Checkpoint → speed.json."""
+        counts = profiles.sampled(self.profile, run.setting, run.form)
+        options = flags({"--chunk": counts["chunk"], "--python": self.tools_python()})
+        path = self.folder(run) / "speed.json"
+        return command("tools", "speed", self.checkpoint(run), path, *options, *self.protocol(run.setting))
+
     def sample(self, run: Run, shard: int) -> str:
         """Checkpoint → samples of a shard, and for images also their features."""
+        if run.mode == IMPORTED:
+            return self.import_samples(run)
         counts = profiles.sampled(self.profile, run.setting, run.form)
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
             values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]} | values
         else:
-            values = {"--images": counts["images"]} | values | {"--mode": run.mode} | self.extractor(run.setting)
+            place = {"--python": self.tools_python()} if run.mode == TOOL else {"--mode": run.mode}
+            values = {"--images": counts["images"]} | values | place | self.extractor(run.setting)
         options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
-        return command("sample", self.checkpoint(run), self.samples(run), *options, "--record-failure")
+        words = ("tools", "sample") if run.mode == TOOL else ("sample",)
+        return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")
 
     def perceptual(self, run: Run) -> str:
         """Samples of a run and of full precision → LPIPS of each image."""
@@ -265,10 +310,12 @@ class Commands:
         """
         score = self.scored_clips if self.family(run.setting) is CLIPS else self.scored_images
         words, values = score(run)
-        values = {"--checkpoint": self.checkpoint(run)} | values
+        claimed = {"--bits": run.bits, "--scope": run.scope}
+        values = (claimed if run.mode == IMPORTED else {"--checkpoint": self.checkpoint(run)}) | values
         values |= {"--fp-samples": self.samples(profiles.full_precision_run(self.profile, run))}
         values |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
-        options = [*flags(values), *self.protocol(run.setting), *self.labels(run.setting), *self.names(run)]
+        stated = [*self.protocol(run.setting), *self.labels(run.setting)] if run.mode != IMPORTED else []
+        options = [*flags(values), *stated, *self.names(run)]
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -15,10 +15,11 @@ from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, Status, mismatch, read_record
-from qdit.core.run import INTEGER, Run
+from qdit.core.run import IMPORTED, INTEGER, TOOL, Run
 from qdit.methods.sources import STEP
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
+from qdit.metrics.image_files import open_images
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.quant.site_text import sites_text
@@ -101,7 +102,9 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
     roles = {full: " of full precision"} | {run: ""}
     for sampled in dict.fromkeys((run, full)):
         yield samples_link(commands, sampled, f"images{roles[sampled]}")
-    for quantized in dict.fromkeys((run, full)):
+    if run.mode == IMPORTED:
+        yield source_link(commands, run, record)
+    for quantized in dict.fromkeys((run, full) if run.mode != IMPORTED else (full,)):
         yield from checkpoint_links(commands, quantized, f"checkpoint{roles[quantized]}")
 
 
@@ -170,6 +173,7 @@ def code_facts(record: MetricsRecord) -> Iterator[str]:
     }
     scored = "qdit.metrics.vbench.run" if record.vbench else "qdit.mini.vbench.run"
     modules |= {"sample": ("qdit.sampling.run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
+    modules |= {"sample": ()} if record.mode in (TOOL, IMPORTED) else {}
     for step, digest in record.code.items():
         if not modules.get(step):
             yield f"code of {step}: {digest[:SHOWN]}"
@@ -197,7 +201,7 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
     """The samples of a run. Every chunk is checked against the lists that its jobs wrote."""
     folder, images = commands.samples(run), profiles.sampled(commands.profile, run.setting, run.form)["images"]
-    shards = profiles.shards(commands.profile, run.setting, run.form)
+    shards = profiles.run_shards(commands.profile, run)
     command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
     more = [f"and so on to --shard {shards[-1]}"] if len(shards) > 1 else []
     try:
@@ -219,6 +223,20 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
     facts = [f"{images} images in {len(chunks)} chunk files, key {listed[0].key[:SHOWN]}", *more]
     facts.append(f"features of {len(features.features)} images by {extractor} {weights[:SHOWN]}")
     return Link(what, folder, f"{OK}: every chunk has the sha256 of its list", tuple(facts), command)
+
+
+def source_link(commands: Commands, run: Run, record: MetricsRecord | None) -> Link:
+    """The images of another program, checked against the digest in metrics.json. Nothing behind them is known."""
+    path = commands.file(commands.profile["methods"][run.label]["images"][run.bits])
+    if not path.exists():
+        return Link("images of another program", path, MISSING)
+    if commands.family(run.setting) is CLIPS:
+        digest = sha256_json({file.name: sha256_file(file) for file in path.glob("*.mp4")})
+    else:
+        digest = open_images(path).sha256()
+    facts = ("imported: bits, and noise if protocol.json states it, are the importer's claims",)
+    expected = record.inputs.get("samples_sha256") if record else None
+    return Link("images of another program", path, matches(digest, expected), facts)
 
 
 def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:

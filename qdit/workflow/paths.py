@@ -70,6 +70,8 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     for label, entry in profile["methods"].items():
         if "allocation" in entry:
             yield f"methods.{label}.allocation", entry["allocation"], True
+        for bits, path in entry.get("images", {}).items():
+            yield f"methods.{label}.images.{bits}", path, False
     for section, key, prompts in (("video", "suite", True), ("vbench", "weights", False), ("fvd", "i3d", False)):
         if section in profile:
             yield f"{section}.{key}", profile[section][key], prompts

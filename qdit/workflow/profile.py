@@ -5,25 +5,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qdit.core.run import INTEGER, SIMULATE, UNQUANTIZED, Run
+from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, UNQUANTIZED, Run
 from qdit.workflow.families import family_at, family_of
 from qdit.workflow.method_index import method_index
 from qdit.workflow.paths import check_paths
 from qdit.workflow.profile_facts import (
     DIGITS_REFERENCES,
+    block_runs,
     clips_of,
     full_precision_label,
     is_full,
 )
 from qdit.workflow.profile_fields import check
 from qdit.workflow.profile_files import profile_file, read_layers
-from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel
+from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel, with_method
 from qdit.workflow.profile_references import check_references
 from qdit.workflow.searches import SearchRun, search_run_of
 
 __all__ = [
     "DIGITS_REFERENCES",
+    "IMPORTED",
+    "INTEGER",
     "PRINTED_KINDS",
+    "SIMULATE",
+    "TOOL",
     "Profile",
     "all_runs",
     "broken_lines",
@@ -40,6 +45,7 @@ __all__ = [
     "load_profile",
     "profile_file",
     "protocol_flags",
+    "run_shards",
     "runs_of",
     "sampled",
     "search_of",
@@ -66,6 +72,7 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
     profile = read_layers(*names, values=values)
     validate(profile)
     say_miniature(profile)
+    profile["methods"] = {label: with_method(entry) for label, entry in profile["methods"].items()}
     return profile
 
 
@@ -100,14 +107,9 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
         others = [name for name in default_tables(profile) if profile["tables"][name]["kind"] != "qc"]
         runs |= {run: None for name in others for run in runs_of(profile, name) if run.mode == SIMULATE}
     for block in profile["tables"][table]["blocks"]:
-        full = [label for label in block["methods"] if is_full(profile, label)]
-        others = [label for label in block["methods"] if label not in full]
-        rows = [(label, UNQUANTIZED) for label in full]
-        rows += [(label, bits) for bits in block["bits"] for label in others]
-        for label, bits in rows:
-            run = Run(block["setting"], block["form"], label, bits, block["scope"])
+        for run in block_runs(profile, block):
             runs[run] = None
-            if profile["tables"][table]["kind"] == INTEGER and label not in full:
+            if profile["tables"][table]["kind"] == INTEGER and not is_full(profile, run.label):
                 runs[replace(run, mode=INTEGER)] = None
     return list(runs)
 
@@ -209,6 +211,11 @@ def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
     """
     share = profile["settings"][setting].get("share", {}).get(form, 1)
     return family_at(profile, setting).sampled(profile, share)
+
+
+def run_shards(profile: Profile, run: Run) -> range:
+    """Shard numbers of a run. Images of another program are one shard."""
+    return range(1) if run.mode == IMPORTED else shards(profile, run.setting, run.form)
 
 
 def shards(profile: Profile, setting: str, form: str) -> range:

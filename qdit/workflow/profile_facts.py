@@ -6,7 +6,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError
 from qdit.core.repository import shipped_path
-from qdit.core.run import FULL_PRECISION_METHOD
+from qdit.core.run import FULL_PRECISION_METHOD, IMPORTED, SIMULATE, TOOL, UNQUANTIZED, Run
 from qdit.workflow.profile_fields import Keyed
 
 DIGITS_REFERENCES = ("digits", "digits-16")
@@ -17,6 +17,29 @@ def is_full(profile: Keyed, label: str) -> bool:
     """Whether a label is full precision."""
     entry = profile["methods"].get(label)
     return entry is not None and bool(entry["method"] == FULL_PRECISION_METHOD)
+
+
+def mode_of(entry: Keyed) -> str:
+    """Mode of the rows of an entry of `methods`: `tool`, `imported`, or `simulate`."""
+    if "tool" in entry:
+        return TOOL
+    return IMPORTED if "images" in entry else SIMULATE
+
+
+def block_runs(profile: Keyed, block: Keyed) -> list[Run]:
+    """Runs of a block in the order of its rows: full precision once, then every method at each of the bits.
+
+    Images of another program have rows at their own bits only.
+    """
+    full = [label for label in block["methods"] if is_full(profile, label)]
+    others = [label for label in block["methods"] if label not in full]
+    rows = [(label, UNQUANTIZED) for label in full] + [(label, bits) for bits in block["bits"] for label in others]
+    runs = []
+    for label, bits in rows:
+        entry = profile["methods"].get(label, {})
+        if "images" not in entry or bits in entry["images"]:
+            runs.append(Run(block["setting"], block["form"], label, bits, block["scope"], mode_of(entry)))
+    return runs
 
 
 def full_precision_label(profile: Keyed) -> str:

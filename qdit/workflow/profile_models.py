@@ -1,10 +1,12 @@
 """The pydantic models of a profile's parts. `profile_references` checks the references between them."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from qdit.core.run import IMPORTED
 from qdit.search.options import Kind
 from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Several, Text, Unique, matching
 
@@ -25,8 +27,9 @@ TableKind = Literal[
     "integer",
     "methods",
     "qc",
+    "tools",
 ]
-"""What a table is: one of a paper, variants, transfer of allocations, both modes, several methods, the controls."""
+"""What a table is: one of a paper, variants, transfer of allocations, both modes, several methods, controls, tools."""
 Extractor = Literal["digit-classifier", "digit-classifier-16", "inception-adm"]
 
 
@@ -199,10 +202,27 @@ class OtherCalibration(Part):
     """Images at each step, unconditional copies included, instead of the profile's number for all steps."""
 
 
+def with_method(entry: Any) -> Any:
+    """An entry of `methods` with the key `method`: a tool has its own name there, images have `imported`."""
+    if not isinstance(entry, Mapping):
+        return entry
+    named = entry.get("tool", IMPORTED if "images" in entry else None)
+    return dict(entry) if named is None else {"method": named, **entry}
+
+
 class MethodEntry(Part):
-    """A row: a method and its options."""
+    """A row: a method and its options; or a tool of other people; or images that another program made."""
 
     method: str
+    """Of a tool its name, of images `imported`; both may be left out."""
+    tool: str | None = None
+    """Name of a tool (`qdit tools list`)."""
+    images: Annotated[dict[Bits, Text], Field(min_length=1)] | None = None
+    """Bits, as their importer states them → a folder of PNGs or an npz, or for clips a folder of MP4 files."""
+    setting: str | None = None
+    """Of images: the setting whose block has the row."""
+    form: str | None = None
+    """Of images: the form of the weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     allocation: Text | None = None
     """A file in the repository: layer → group size."""
@@ -214,6 +234,12 @@ class MethodEntry(Part):
     calibration: OtherCalibration | None = None
     about: Text | None = None
     """What tables print for a label that is no method of a paper."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def names_its_method(cls, content: Any) -> Any:
+        """Add the key `method` to the entry of a tool or of images."""
+        return with_method(content)
 
 
 class AllocationBudget(Part):

@@ -15,6 +15,7 @@ from qdit.workflow.profile_facts import (
     is_full,
 )
 from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
+from qdit.workflow.profile_rows import check_row, check_rows_of, is_ours
 from qdit.workflow.searches import check_method_search, check_searches, require, search_run_of
 
 RECTIFIED_FLOW = "rectified-flow"
@@ -37,7 +38,10 @@ def check_references(profile: ProfileModel) -> None:
     check_files(profile)
     check_searches(profile)
     for label, entry in profile.methods.items():
-        check_method(entry, f"methods.{label}")
+        if is_ours(entry):
+            check_method(entry, f"methods.{label}")
+        else:
+            check_row(profile, entry, f"methods.{label}")
         check_method_search(profile, label)
         if entry.base is not None:
             require(entry.base, profile.methods, f"methods.{label}.base")
@@ -58,6 +62,7 @@ def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
         for label in [*block.methods, *block.fitted]:
             require(label, profile.methods, f"{where}.methods")
         check_family(profile, table, block, where)
+        check_rows_of(profile, table, block, where)
 
 
 def check_model(profile: ProfileModel, model: Model, where: str) -> None:
@@ -198,5 +203,7 @@ def check_method(entry: MethodEntry, where: str) -> None:
     Only the model can tell whether a group size divides its widths. The quantize step checks that.
     """
     require(entry.method, method_index().names, f"{where}.method")
+    if excess := [key for key in ("setting", "form") if key in entry]:
+        raise ConfigError(f"{where}: found {', '.join(excess)}; only entries of images have them, remove them")
     allocated: dict[str, Any] = {"allocation": {}} if "allocation" in entry or "search" in entry else {}
     check_method_options(entry.method, entry.options | allocated, where=f"{where}.options")

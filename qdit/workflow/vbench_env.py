@@ -64,17 +64,15 @@ def install(folder: Path) -> bool:
     return True
 
 
-def installer(folder: Path) -> list[list[str]]:
-    """The commands that make the environment and fill it."""
+def installer(folder: Path, lock: Path = LOCK, *options: str) -> list[list[str]]:
+    """The commands that make an environment and fill it from a lock file; `options` are of `pip install`."""
     uv = Path(sys.executable).with_name("uv")
     if uv.is_file():
         creation = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
-        return [
-            creation,
-            [str(uv), "pip", "install", "--no-config", "--python", str(python_of(folder)), "-r", str(LOCK)],
-        ]
+        place = ["--no-config", "--python", str(python_of(folder))]
+        return [creation, [str(uv), "pip", "install", *place, *options, "-r", str(lock)]]
     creation = [sys.executable, "-m", "venv", "--clear", str(folder)]
-    return [creation, [str(python_of(folder)), "-m", "pip", "install", "-r", str(LOCK)]]
+    return [creation, [str(python_of(folder)), "-m", "pip", "install", *options, "-r", str(lock)]]
 
 
 def call(command: Sequence[str]) -> None:

@@ -91,8 +91,8 @@ def test_what_imported_images_cannot_have_is_refused(folder: Path, tmp_path: Pat
     out = tmp_path / "metrics.json"
     with pytest.raises(ConfigError, match="imported samples, which have no checkpoint; leave --checkpoint out"):
         evaluated(folder, "labelled", out, checkpoint="fp")
-    with pytest.raises(ConfigError, match="steps none, --steps says 2; leave the flag out"):
-        evaluated(folder, "labelled", out, stated={"steps": 2})
+    with pytest.raises(ConfigError, match="steps 2, --steps says 3; leave the flag out"):
+        evaluated(folder, "labelled", out, stated={"steps": 3})
     with pytest.raises(ConfigError, match="were sampled from a checkpoint; give it with --checkpoint"):
         evaluated(folder, "fp-samples", out)
     with pytest.raises(DataError, match="fp w4a16, full precision is"):

@@ -265,7 +265,7 @@ def test_runs_are_the_rows_of_the_tables(profile: Profile) -> None:
         if definition["kind"] in ("qc", "integer"):
             continue
         keys = [key for block in definition["blocks"] for key in run_keys(profile, block)]
-        rows = [Run(key.setting, key.form, key.label, key.bits, key.scope) for key in keys]
+        rows = [Run(key.setting, key.form, key.label, key.bits, key.scope, key.mode) for key in keys]
         assert runs_of(profile, table) == list(dict.fromkeys(rows))
         for run, key in zip(rows, keys, strict=True):
             assert key.folder(Path()) == Path("runs", run.path)

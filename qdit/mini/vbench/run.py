@@ -76,7 +76,7 @@ class MiniVBench:
         metrics |= {"mfvd": frechet_distance(moments(features.features), features.real)}
         metrics |= {"fd_fp": None, "mind_fp": None} | NO_VALUES
         pixels = None
-        if job.fp_samples is not None:
+        if job.fp_samples is not None and sampled.origin.may_be_paired:
             full = read_clips(job.fp_samples, clips=sampled.count)
             pixels = compared(clips, full)
             features = replace(features, full=clip_features(observer, full.frames))

@@ -35,6 +35,10 @@ def printed_name(label: str) -> str:
 
 def readable_name(label: str, entry: Mapping[str, Any]) -> str:
     """Name of a row for readers: the printed name, the profile's words, or the method and its options in words."""
+    if "images" in entry:
+        return f"{entry.get('about', label)} (imported)"
+    if "tool" in entry:
+        return str(entry.get("about", label))
     if label in method_names():
         return method_names()[label]
     if entry.get("about"):

@@ -10,11 +10,12 @@ import pandas as pd
 from qdit.core import metrics
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.metrics_record import Status
-from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, UNQUANTIZED, Run
+from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, Run
 from qdit.report.data.checkpoint_log import read_log
 from qdit.report.data.learning_curves import reconstruction_of
 from qdit.report.data.metrics_json import Row, read_run
 from qdit.report.data.published import PublishedRow, readable_name
+from qdit.workflow.profile_facts import block_runs
 from qdit.workflow.protocol_version import protocol_version
 
 IDENTITY = ("setting", "form", "method", "weight_bits", "activation_bits", "scope")
@@ -158,24 +159,14 @@ def only_measured(table: Table) -> Table:
 
 def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
     """Runs of a block in the order of its rows: full precision once, then every method at each of the bits."""
-    methods = {label: _method(profile, label) for label in block["methods"]}
-    full = [label for label, method in methods.items() if method == FULL_PRECISION_METHOD]
-    keys = [Run(block["setting"], block["form"], label, UNQUANTIZED, block["scope"]) for label in full]
-    for bits in block["bits"]:
-        for label in methods:
-            if label not in full:
-                keys.append(Run(block["setting"], block["form"], label, bits, block["scope"]))
-    return keys
-
-
-def _method(profile: Mapping[str, Any], label: str) -> str:
     known = profile["methods"]
-    if label not in known:
-        raise ConfigError(
-            f"method {label!r} of a table is not among the profile's methods ({', '.join(known)})"
-            f"{did_you_mean(label, known)}"
-        )
-    return str(known[label]["method"])
+    for label in block["methods"]:
+        if label not in known:
+            raise ConfigError(
+                f"method {label!r} of a table is not among the profile's methods ({', '.join(known)})"
+                f"{did_you_mean(label, known)}"
+            )
+    return block_runs(profile, block)
 
 
 def make_row(

@@ -7,6 +7,7 @@ from pathlib import Path
 from qdit import __version__
 from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
+from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Table, describe_protocol, is_measured, is_missing
 from qdit.report.render.display import TIED_MARK
@@ -168,7 +169,8 @@ def _warnings(table: Table) -> Iterable[str]:
         if row.get("log_problem"):
             yield f"{row['name']} {row['key'].bits.upper()}: no learning curves and no log; {row['log_problem']}"
     for block in table.blocks:
-        protocols = _distinct([row for row in block.rows if is_measured(row)], "protocol_sha256")
+        sampled = [row for row in block.rows if is_measured(row) and row["mode"] != IMPORTED]
+        protocols = _distinct(sampled, "protocol_sha256")
         if len(protocols) > 1:
             yield f"{block.title}: its rows were measured under {len(protocols)} protocols; measure them again"
 
@@ -194,7 +196,9 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 
 
 def _protocol(row: Row) -> str:
-    """The protocol of a row: everything that determines its images."""
+    """The protocol of a row: everything that determines its images. Of imported ones only their source is known."""
+    if row["mode"] == IMPORTED:
+        return f"{row['name']}: {row['images']} {'clips' if row.get('prompts') else 'images'} that another program made"
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])
     unit = "clips" if row["sampler"] == FLOW else "images"
     return (
@@ -204,7 +208,7 @@ def _protocol(row: Row) -> str:
 
 
 def _evaluation(row: Row) -> str:
-    if row["sampler"] == FLOW:
+    if row["sampler"] == FLOW or (row["mode"] == IMPORTED and row.get("prompts")):
         return f"{row['evaluator']} (sha256 {_short(row['evaluator_sha256'])})"
     return (
         f"features of {row['evaluator']} (sha256 {_short(row['evaluator_sha256'])}),"

@@ -15,6 +15,7 @@ from qdit.report.tables.table1 import table1
 from qdit.report.tables.table3 import table3
 from qdit.report.tables.table4 import table4
 from qdit.report.tables.table6 import table6
+from qdit.report.tables.tools import tools
 from qdit.report.tables.transfer import transfer
 from qdit.report.tables.variants import variants
 
@@ -29,6 +30,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
     "integer": integer,
     "methods": methods,
     "qc": qc,
+    "tools": tools,
 }
 """Kind of a table (`kind` in a profile's `tables:` entry) → function that builds it."""
 

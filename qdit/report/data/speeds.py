@@ -1,0 +1,49 @@
+"""The speed.json of a run: images per CPU second and bytes in memory, by mode. It is no part of a run's results."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.errors import QditError
+from qdit.core.files import read_json
+from qdit.core.run import INTEGER, SIMULATE, TOOL, Run
+from qdit.report.data.metrics_json import Row
+
+FILE = "speed.json"
+COLUMNS = ("disk_mb", "memory_mb", "memory_real_mb", "speed_simulated", "speed_real")
+"""Columns of a table of tools: size on disk, and what speed.json gives."""
+
+
+def read_speed(results: Path, run: Run) -> Mapping[str, Any] | None:
+    """The content of a run's speed.json; None if there is none or it cannot be read."""
+    path = run.folder(results) / FILE
+    try:
+        content = read_json(path) if path.is_file() else None
+    except QditError:
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("modes"), dict) else None
+
+
+def speed_cells(content: Mapping[str, Any] | None) -> Row:
+    """The columns of a row. Our rows have two memories and two speeds, a tool's row has its own."""
+    modes = {} if content is None else content["modes"]
+    simulated = modes.get(SIMULATE, {})
+    real = modes.get(TOOL) or modes.get(INTEGER, {})
+    return {
+        "memory_mb": simulated.get("memory_mb"),
+        "memory_real_mb": real.get("memory_mb"),
+        "speed_simulated": simulated.get("images_per_second"),
+        "speed_real": real.get("images_per_second"),
+        "why_not_integer": modes.get(INTEGER, {}).get("why"),
+        "float_mb": real.get("float_mb"),
+    }
+
+
+def measured_on(content: Mapping[str, Any]) -> str:
+    """Machine, threads and batch of a measurement, in words."""
+    machine, threads = content["machine"], content["threads"]
+    count = "1 thread" if threads == 1 else f"{threads} threads"
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {count}; batches of {content['batch']} images,"
+        f" {content['steps']} steps"
+    )

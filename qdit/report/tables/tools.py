@@ -1,0 +1,121 @@
+"""Other people's tools, and images that they made, beside our methods: damage, sizes and speeds at equal bits."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.metrics import ranking_metric, shown_on, significant
+from qdit.core.run import IMPORTED, TOOL
+from qdit.report.data.metrics_json import Row
+from qdit.report.data.rows import (
+    Block,
+    Table,
+    describe_setting,
+    fitted_labels,
+    is_full_precision,
+    is_measured,
+    is_miniature,
+    make_row,
+    run_keys,
+    with_differences,
+)
+from qdit.report.data.speeds import COLUMNS, measured_on, read_speed, speed_cells
+from qdit.report.data.standings import Contest, contests, short_name
+
+
+def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
+    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    definition = profile["tables"][name]
+    blocks = tuple(_block(profile, definition, block, results) for block in definition["blocks"])
+    rows = [row for block in blocks for row in block.rows]
+    return Table(
+        name=name,
+        title=definition.get("title", "Other people’s tools beside the papers’ methods"),
+        profile=profile["profile"],
+        face=profile["face"],
+        miniature=is_miniature(profile),
+        paper_protocol="",
+        shows_bits=True,
+        blocks=blocks,
+        metrics=shown_on("tools"),
+        extra=COLUMNS,
+        summary=tuple(_finding(blocks)),
+        remarks=tuple(_remarks(rows)),
+    )
+
+
+def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Mapping[str, Any], results: Path) -> Block:
+    fitted = fitted_labels(definition, block)
+    rows = []
+    for key in run_keys(profile, block):
+        row = make_row(profile, results, key, fitted=key.label in fitted, published=None)
+        content = read_speed(results, key)
+        row |= speed_cells(content) | {"disk_mb": row.get("size_actual_mb"), "speed": content}
+        if key.mode == TOOL:
+            row["detail"] = "tool" + (f", {row['backend']}" if is_measured(row) else "")
+        rows.append(row if is_full_precision(row) else row | {"short": f"{key.bits.upper()} {row['short']}"})
+    return Block(
+        title=f"{describe_setting(profile, block)} · {block['form']} form",
+        about=f"{block['setting']}, scope {block['scope']}",
+        rows=with_differences(rows),
+    )
+
+
+def _finding(blocks: Iterable[Block]) -> Iterable[str]:
+    """One sentence: the best tool against the best method of ours at each of the bits; then how it was decided."""
+    said = [text for block in blocks for contest in contests(block) if (text := _compared(contest))]
+    if not said:
+        return
+    metric = ranking_metric().title
+    yield f"The best of our methods against the best of others by {metric}: {'; '.join(said)}."
+    yield (
+        f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
+        " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
+    )
+
+
+def _compared(contest: Contest) -> str:
+    """Our best row against the best row of others; empty unless the contest has both."""
+    theirs = [row for row in contest.rows if row["key"].mode in (TOOL, IMPORTED)]
+    ours = [row for row in contest.rows if row["key"].mode not in (TOOL, IMPORTED)]
+    if not (theirs and ours):
+        return ""
+    first, second = sorted((ours[0], theirs[0]), key=lambda row: float(row[ranking_metric().name]))
+    if not contest.separation.apart(first, second):
+        return f"at {contest.bits} {_pair(first)} cannot be told from {_pair(second)}"
+    return f"at {contest.bits} {_pair(first)} is before {_pair(second)} by more than chance"
+
+
+def _pair(row: Row) -> str:
+    """Name and FD-FP of a row."""
+    return f"{short_name(row)} ({significant(float(row[ranking_metric().name]))})"
+
+
+def _remarks(rows: list[Row]) -> Iterable[str]:
+    yield (
+        "On disk: the tensors of the checkpoint, or all tensors that the tool keeps, as safetensors. In memory: all"
+        " tensors that the network holds. Simulated rows of ours hold float32 weights; with their copies"
+        " packed for the processor; integer rows hold packed codes."
+    )
+    if duplicated := sorted({row["float_mb"] for row in rows if row.get("float_mb")}):
+        full = next((row["disk_mb"] for row in rows if is_full_precision(row) and row.get("disk_mb")), None)
+        ours = f", where ours holds {full:.2f}" if full else ""
+        yield (
+            f"Tools hold diffusers’ form of the model, which has a copy of the embedders in every block:"
+            f" {', '.join(f'{size:.2f}' for size in duplicated)} MB in float32{ours}."
+        )
+    places = {measured_on(row["speed"]) for row in rows if row.get("speed")}
+    for place in sorted(places):
+        yield (
+            f"Speed: images per CPU second of the network’s forward passes along whole trajectories; {place}. It"
+            " differs from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do"
+            " on a CPU; their kernels for GPUs are not measured here."
+        )
+    reasons = {row["why_not_integer"]: row for row in rows if row.get("why_not_integer") and not is_full_precision(row)}
+    for reason, row in reasons.items():
+        yield f"No integer arithmetic, for example {row['short']}: {reason}."
+    if any(row["key"].mode == IMPORTED for row in rows):
+        yield (
+            "Imported: another program made the images. Bits, and noise where its files state the protocol, are its"
+            " importer’s claims; sizes and speeds are unknown."
+        )

@@ -1,0 +1,1 @@
+"""Tools of other people (torchao, optimum-quanto, SDNQ) as rows: each quantizes diffusers' form in its own process."""

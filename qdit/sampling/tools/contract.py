@@ -1,0 +1,69 @@
+"""The contract of a tool: a program of other people that quantizes a diffusers transformer in memory.
+
+A tool is one file with one class. The suite reads the class attributes in its own environment, where the package of the
+tool is not installed. `quantize` runs in the environment of the tools, in a process of its own. So the file imports its
+package inside functions only, and this module imports nothing but the standard library.
+"""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a tool is asked for: bits, the names of the linears to quantize, and a function that runs calibration data.
+
+    The layers are those of scope `common`, by their names in the transformer. `calibrate` calls the transformer with
+    the noisy samples of the calibration set; a tool without `calibrated` bits does not need it.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    layers: Sequence[str]
+    calibrate: Callable[[], None]
+
+    @property
+    def bits(self) -> str:
+        """Bits as a profile writes them, such as w4a8."""
+        return f"w{self.weight_bits}a{self.activation_bits}"
+
+
+class Tool(abc.ABC):
+    """One tool. `name` is what a profile writes after `tool:`; all attributes are literals."""
+
+    name: ClassVar[str]
+    printed: ClassVar[str]
+    """Name for readers."""
+    package: ClassVar[str]
+    """Distribution on PyPI, whose version is recorded."""
+    licence: ClassVar[str]
+    address: ClassVar[str]
+    """Web address of its sources."""
+    bits: ClassVar[Mapping[str, str]]
+    """Bits that it can do → what it does then, in a few words: granularity, kind of ranges."""
+    cannot: ClassVar[Mapping[str, str]] = {}
+    """Bits that it cannot do → the reason."""
+    calibrated: ClassVar[tuple[str, ...]] = ()
+    """Bits at which it measures the ranges of activations on calibration data."""
+
+    @abc.abstractmethod
+    def quantize(self, transformer: Any, request: Request) -> Any:
+        """Quantize a diffusers transformer, in place or as a new object; returns it. Called for `bits` only."""
+
+    def prepare(self) -> None:  # noqa: B027 - most tools have nothing to prepare
+        """Do what the tool does once after its installation, such as building kernels. Called at installation."""
+
+    def refusal(self, bits: str) -> str | None:
+        """Why the tool cannot do these bits; None if it can."""
+        if bits in self.bits:
+            return None
+        known = ", ".join(name.upper() for name in self.bits)
+        return f"{self.printed}: {self.cannot.get(bits, 'has no such bits')} (it does {known})"
+
+
+def chosen(wanted: Sequence[str]) -> Callable[[Any, str], bool]:
+    """Filter (module, name) → whether the name is one of the wanted layers. Tools ask in this order."""
+    names = frozenset(wanted)
+    return lambda module, name: name in names

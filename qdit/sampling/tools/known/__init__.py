@@ -1,0 +1,1 @@
+"""One file for each tool that the suite knows. A file imports its package inside functions only."""

@@ -1,0 +1,47 @@
+"""torchao: PyTorch's own library of quantized tensors. Its configurations decide granularity and arithmetic."""
+
+from typing import Any, ClassVar
+
+from qdit.sampling.tools.contract import Request, Tool, chosen
+
+
+class TorchAO(Tool):
+    """Weights per channel (8 bits) or in groups of 16 (4 bits), activations per token, all symmetric or as it chooses.
+
+    The groups are those of our own rows in the miniature. torchao's default of 128 does not divide its widths, and then
+    torchao leaves a layer as it is without a word.
+    """
+
+    name = "torchao"
+    printed = "torchao"
+    package = "torchao"
+    licence = "BSD-3-Clause"
+    address = "https://github.com/pytorch/ao"
+    bits: ClassVar = {
+        "w8a8": "weights per channel, activations per token, integer products",
+        "w4a8": "weights in groups of 16, activations per token, dequantized before the product",
+        "w4a16": "weights in groups of 16, dequantized before the product",
+        "w8a16": "weights per channel, dequantized before the product",
+    }
+
+    def quantize(self, transformer: Any, request: Request) -> Any:
+        """Swap the weights of the layers for torchao's tensors."""
+        from torchao.quantization import quantize_
+
+        quantize_(transformer, configuration(request), filter_fn=chosen(request.layers))
+        return transformer
+
+
+def configuration(request: Request) -> Any:
+    """torchao's configuration for these bits."""
+    import torch
+    from torchao import quantization as ao
+
+    if request.bits == "w8a8":
+        return ao.Int8DynamicActivationInt8WeightConfig()
+    if request.bits == "w8a16":
+        return ao.Int8WeightOnlyConfig()
+    groups, four_bits = ao.PerGroup(16), torch.int4  # type: ignore[attr-defined]
+    if request.bits == "w4a16":
+        return ao.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=groups)
+    return ao.Int8DynamicActivationIntxWeightConfig(weight_dtype=four_bits, weight_granularity=groups)

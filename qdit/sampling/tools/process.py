@@ -1,0 +1,161 @@
+"""A tool's process, as our sampler sees it: a network that sends each batch through a pipe and waits for the answer."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qdit.core.errors import ConfigError, DataError, QditError, Unsupported
+from qdit.core.failure import method_code
+from qdit.core.repository import PACKAGE
+from qdit.models.config import DiTConfig
+from qdit.models.roles import StepContext
+from qdit.sampling.tools.registry import KnownTool
+
+DRIVER = "qdit.sampling.tools.driver"
+INSTALL = "`qdit tools install FOLDER` makes the environment, --python FOLDER/bin/python names it"
+
+
+class ToolFailed(QditError):
+    """The tool's own code failed."""
+
+
+class Pipe:
+    """The two ends of the pipe to a tool's process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", name: str) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.process, self.name = process, name
+        self.requests, self.answers = process.stdin, process.stdout
+
+    def ask(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        """Send arrays; return the answer and the CPU seconds that it took. ToolFailed if the process has ended."""
+        try:
+            self.requests.write(json.dumps({"shapes": [array.shape for array in arrays]}).encode() + b"\n")
+            for array in arrays:
+                self.requests.write(np.ascontiguousarray(array).tobytes())
+            self.requests.flush()
+        except BrokenPipeError:
+            self.ended()
+        facts, payload = self.receive()
+        return np.frombuffer(payload, np.float32).reshape(facts["shape"]).copy(), float(facts["seconds"])
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Read one message. ToolFailed or ConfigError if it is a failure, or if the process has ended."""
+        line = self.answers.readline()
+        if not line:
+            self.ended()
+        facts = json.loads(line)
+        if "error" in facts:
+            if facts["installation"]:
+                raise ConfigError(f"{self.name}: {facts['error']}; {INSTALL}")
+            fail(f"{self.name}: {facts['error']}")
+        return facts, self.answers.read(facts["bytes"])
+
+    def ended(self) -> NoReturn:
+        """Raise the error for a process that has ended. DataError if the system ended it (memory, a signal)."""
+        code = self.process.wait()
+        if code < 0:
+            raise DataError(f"{self.name}: its process was ended by signal {-code}, perhaps for memory; run it again")
+        fail(f"{self.name}: its process ended with code {code}; its last lines are in the log")
+
+
+def fail(reason: str) -> NoReturn:
+    """Raise ToolFailed as a result of the tool, which belongs to its row."""
+    with method_code():
+        raise ToolFailed(reason)
+    raise AssertionError("method_code lets every exception out")
+
+
+class RemoteDiT(nn.Module):
+    """A transformer in a tool's process, with the forward pass of our DiT. `seconds` are CPU seconds of its passes."""
+
+    anchor: Tensor
+
+    def __init__(self, config: DiTConfig, pipe: Pipe) -> None:
+        super().__init__()
+        self.config, self.pipe, self.seconds = config, pipe, 0.0
+        self.step_context = StepContext()
+        self.register_buffer("anchor", torch.zeros(()))
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
+        """Noise and variance (N, 2C, L, L) of images (N, C, L, L) at timesteps (N,) with labels (N,)."""
+        batch = (x.float().numpy(), timestep.long().numpy(), label.long().numpy())
+        answer, seconds = self.pipe.ask(batch)
+        self.seconds += seconds
+        return torch.from_numpy(answer)
+
+
+def environment(threads: int, sources: str) -> dict[str, str]:
+    """Variables of a tool's process: `qdit` in the folder `sources` is importable there, nothing is downloaded."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return outside | offline | limits | {"PYTHONPATH": sources, "PYTHONNOUSERSITE": "1"}
+
+
+@contextmanager
+def started(known: KnownTool, python: Path, job: Mapping[str, Any], *, threads: int = 1) -> Iterator[Pipe]:
+    """Context manager: a tool's process that has read its job. At the end the process ends too."""
+    if not python.is_file():
+        raise DataError(f"{python}: no Python of an environment with {known.tool.printed} is there; {INSTALL}")
+    content = {"tool": str(known.path), "class": type(known.tool).__name__, "threads": threads, **job}
+    with tempfile.TemporaryDirectory(prefix="qdit-tool-") as sources:
+        Path(sources, "qdit").symlink_to(PACKAGE)  # only our package: beside it may lie those of our environment
+        process = subprocess.Popen(
+            [str(python), "-m", DRIVER, json.dumps(content)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr if has_descriptor(sys.stderr) else None,
+            env=environment(threads, sources),
+        )
+        try:
+            yield Pipe(process, known.tool.printed)
+        finally:
+            end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Close the pipe, at which the process ends, and wait for it; end it by force after half a minute."""
+    assert process.stdin is not None and process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def has_descriptor(stream: Any) -> bool:
+    """Whether a stream is a file of the operating system, which a child process can write to."""
+    try:
+        return bool(stream.fileno() >= 0)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def quantized_facts(pipe: Pipe, known: KnownTool, bits: str) -> dict[str, Any]:
+    """Facts of the quantized transformer. Unsupported if the tool left layers as they were, or changed others."""
+    facts, _ = pipe.receive()
+    if untouched := facts["untouched"]:
+        raise Unsupported(
+            f"{known.tool.printed} left {len(untouched)} of {facts['layers']} layers unquantized at {bits.upper()},"
+            f" first {untouched[0]}"
+        )
+    if others := facts["others"]:
+        raise Unsupported(
+            f"{known.tool.printed} quantized {len(others)} layers beyond scope common at {bits.upper()}, first"
+            f" {others[0]}"
+        )
+    return facts

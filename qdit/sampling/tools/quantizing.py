@@ -1,0 +1,171 @@
+"""The step weights → folder of a tool's quantized transformer, in the place of a checkpoint.
+
+The folder has the config.json of a checkpoint, with the part `tool` instead of sites; `diffusers/`, the transformer
+before the tool; and model.safetensors, all tensors that the tool keeps. Samples are made by quantizing `diffusers/`
+anew, since each tool has its own way to load what it saved.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import CheckpointError, ConfigError, Unsupported
+from qdit.core.files import atomic_path, read_json, save_tensors, sha256_file, write_json
+from qdit.core.run import split_bits
+from qdit.models.diffusers_format import IN_BLOCK, to_diffusers
+from qdit.models.dit import DiT
+from qdit.models.loading import load_model
+from qdit.models.network import require_dit
+from qdit.models.weights_files import weights_sha256
+from qdit.quant.folder import CONFIG_FILE, FORMAT, TENSORS_FILE, read_config, with_digest
+from qdit.sampling.calibration_set import load_calibration_of
+from qdit.sampling.tools.process import quantized_facts, started
+from qdit.sampling.tools.registry import KnownTool, find_tool
+
+KEY = "tool"
+"""Part of config.json that a tool's folder has, and a checkpoint of ours has not."""
+FORM = "diffusers"
+"""Folder of the transformer before the tool."""
+STEP = "qdit.sampling.tools.quantizing"
+DRIVER = "qdit.sampling.tools.driver"
+CALIBRATION_FILE = "calibration.safetensors"
+CALIBRATION_BATCH, CALIBRATION_SAMPLES = 32, 256
+
+
+@dataclass(frozen=True)
+class ToolJob:
+    """A tool, the Python of its environment, bits and calibration data of kind `trajectory` if it takes some."""
+
+    tool: str
+    python: Path
+    bits: str
+    calibration: Path | None = None
+    threads: int = 1
+
+    @property
+    def known(self) -> KnownTool:
+        """The tool; ConfigError for an unknown one."""
+        return find_tool(self.tool)
+
+    def require_possible(self) -> None:
+        """Raise Unsupported for bits that the tool cannot do, and ConfigError for missing calibration data."""
+        split_bits(self.bits)
+        if reason := self.known.tool.refusal(self.bits):
+            raise Unsupported(reason)
+        if self.bits in self.known.tool.calibrated and self.calibration is None:
+            raise ConfigError(
+                f"{self.tool}: measures ranges of activations at {self.bits}; give --calibration, a file of `qdit"
+                " calibrate --kind trajectory`"
+            )
+
+
+def code_of(known: KnownTool) -> str:
+    """Digest of the step's code and of the tool's file."""
+    return code_digest(STEP, DRIVER, known.module)
+
+
+def layers_of(depth: int) -> list[str]:
+    """Names, in diffusers, of the linears of all blocks that scope common quantizes: q, k, v, output, and the MLP's."""
+    linears = [f"attn1.to_{name}" for name in "qkv"]
+    linears += [IN_BLOCK[name] for name in ("attn.proj", "mlp.fc1", "mlp.fc2")]
+    return [f"transformer_blocks.{block}.{linear}" for block in range(depth) for linear in linears]
+
+
+def quantize_by_tool(weights: Path, out: Path, job: ToolJob) -> dict[str, Any]:
+    """Quantize weights of a DiT with a tool, and write the folder `out`. Return the facts in its config.json.
+
+    Raises Unsupported for bits that the tool cannot do and if it leaves layers as they are, ConfigError if its package
+    is not installed, and ToolFailed if its own code fails.
+    """
+    job.require_possible()
+    model = require_dit(load_model(weights), where=str(weights))
+    out.mkdir(parents=True, exist_ok=True)
+    to_diffusers(model, out / FORM)
+    write_calibration(out, weights, model, job)
+    with atomic_path(out / TENSORS_FILE) as temporary, tempfile.TemporaryDirectory(dir=out) as folder:
+        saved = Path(folder, TENSORS_FILE)
+        content = process_job(out, job, depth=model.config.depth) | {"out": str(saved.resolve())}
+        with started(job.known, job.python, content, threads=job.threads) as pipe:
+            facts = quantized_facts(pipe, job.known, job.bits)
+        shutil.copyfile(saved, temporary)
+    config = {
+        "format": FORMAT,
+        "model": {"family": "dit", "config": model.config.to_dict()},
+        "sites": {},
+        "correction": None,
+        KEY: described(job.known, facts, job.bits),
+        "record": record_of(job, weights),
+        "log": {},
+        "files": {TENSORS_FILE: sha256_file(out / TENSORS_FILE)},
+    }
+    write_json(out / CONFIG_FILE, with_digest(config))
+    return config
+
+
+def write_calibration(out: Path, weights: Path, model: DiT, job: ToolJob) -> None:
+    """Write the calibration data that the tool's process reads, or remove data of an earlier job."""
+    path = out / CALIBRATION_FILE
+    if job.calibration is None or job.bits not in job.known.tool.calibrated:
+        path.unlink(missing_ok=True)
+        return
+    data = load_calibration_of(job.calibration, model.config, weights)
+    data = data.scattered(CALIBRATION_SAMPLES) if len(data) > CALIBRATION_SAMPLES else data
+    save_tensors(path, {"x": data.x.float(), "timestep": data.timestep.long(), "label": data.label.long()})
+
+
+def record_of(job: ToolJob, weights: Path) -> dict[str, Any]:
+    """The record of config.json, with the fields of a checkpoint's."""
+    weight_bits, activation_bits = split_bits(job.bits)
+    used = job.calibration is not None and job.bits in job.known.tool.calibrated
+    return {
+        "method": job.tool,
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "scope": "common",
+        "options": {},
+        "allocation_sha256": None,
+        "code": code_of(job.known),
+        "weights_sha256": weights_sha256(weights),
+        "calibration_sha256": {"trajectory": sha256_file(job.calibration)} if used and job.calibration else {},
+    }
+
+
+def described(known: KnownTool, facts: Mapping[str, Any], bits: str) -> dict[str, Any]:
+    """Facts of a tool for config.json."""
+    kept = ("layers", "float_bytes", "memory_bytes", "versions")
+    tool = known.tool
+    texts = {name: getattr(tool, name) for name in ("name", "printed", "package", "licence", "address")}
+    return texts | {name: facts[name] for name in kept} | {"does": tool.bits[bits]}
+
+
+def process_job(folder: Path, job: ToolJob, *, depth: int) -> dict[str, Any]:
+    """What a tool's process is told about the transformer of a folder."""
+    calibration = folder / CALIBRATION_FILE
+    return {
+        "model": str((folder / FORM).resolve()),
+        "bits": list(split_bits(job.bits)),
+        "layers": layers_of(depth),
+        "calibration": str(calibration.resolve()) if calibration.is_file() else None,
+        "batch": CALIBRATION_BATCH,
+        "out": None,
+    }
+
+
+def is_tools(folder: Path) -> bool:
+    """Whether a folder in the place of a checkpoint is a tool's. False where it cannot be read."""
+    try:
+        return KEY in read_json(folder / CONFIG_FILE, error=CheckpointError)
+    except (CheckpointError, TypeError):
+        return False
+
+
+def read_tool_folder(folder: Path) -> dict[str, Any]:
+    """The configuration of a tool's folder. CheckpointError for a checkpoint of ours, or a damaged folder."""
+    config = read_config(folder)
+    if KEY not in config:
+        raise CheckpointError(f"{folder}: holds a checkpoint of `qdit quantize`; sample it with `qdit sample`")
+    return config
