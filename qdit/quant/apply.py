@@ -27,7 +27,7 @@ from qdit.quant.ranges import (
     zero_minmax,
 )
 from qdit.quant.sites import activation_of, quantize_site
-from qdit.quant.walk import BlockWalk
+from qdit.quant.walk import BlockWalk, ReplayWalk, walk_over
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
@@ -91,7 +91,7 @@ def gptq_weights(
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []
-    walk = None if sequential else BlockWalk(model, data)
+    walk = None if sequential else walk_over(model, data)
     for stage in stages:
         hessians = {site.name: new_hessian(model, site) for site in stage}
 
@@ -102,7 +102,7 @@ def gptq_weights(
         if (block := stage[0].block) is None:
             observe_inputs(model, stage, data, add)
         else:
-            walk = walk or BlockWalk(model, data)
+            walk = walk or walk_over(model, data)
             walk.observe(stage, add)
             if not sequential and stage is not stages[-1]:
                 walk.go(block + 1)
@@ -158,7 +158,7 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
     The caller must not change the model before the last site.
     """
     data = list(batches)
-    walk: BlockWalk | None = None
+    walk: BlockWalk | ReplayWalk | None = None
     for stage in blocks_of(sites):
         seen: dict[str, list[Tensor]] = {site.name: [] for site in stage}
 
@@ -168,7 +168,7 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
         if stage[0].block is None:
             observe_inputs(model, stage, data, keep)
         else:
-            walk = walk or BlockWalk(model, data)
+            walk = walk or walk_over(model, data)
             walk.observe(stage, keep)
         for site in stage:
             yield site, torch.cat(seen.pop(site.name))

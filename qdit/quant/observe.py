@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from qdit.models.roles import Site, replace
+from qdit.quant.batches import Batch as Batch
+from qdit.quant.batches import run
 from qdit.quant.ranges import ema
-
-Batch = tuple[Tensor, ...]
-"""Positional arguments of the model's forward."""
 
 
 class Tap(nn.Module):
@@ -61,7 +60,7 @@ def observe_inputs(
     """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
     with observing(model, sites, look):
         for batch in batches:
-            model(*batch)
+            run(model, batch)
 
 
 class Captured(Exception):
@@ -86,7 +85,7 @@ def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tupl
         with torch.no_grad():
             for batch in batches:
                 with suppress(Captured):
-                    model(*batch)
+                    run(model, batch)
     finally:
         handle.remove()
     return tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs)
