@@ -34,6 +34,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
@@ -113,7 +114,13 @@ class Ptq4dit(Method):
         data, initial = chosen_samples(calibration["per-step"], options, large=large)
         weighted, factors = layers(model, scope), dict[str, Tensor]()
         if options.csb:
-            factors = balance(model, with_roles(weighted, *BALANCED), initial, options)
+            balanced = with_roles(weighted, *BALANCED)
+            if not any(site.fold_source for site in balanced):
+                raise Unsupported(
+                    f"ptq4dit: no layer of this {model.config.family} network can absorb the factors of CSB (no"
+                    " modulation rows); give csb=false"
+                )
+            factors = balance(model, balanced, initial, options)
         reference = deepcopy(model)
         sites = weighted if scope == "common" else [*weighted, *operands(model)]
         if weight_bits < FULL_PRECISION_BITS:

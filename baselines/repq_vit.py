@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
@@ -83,6 +84,11 @@ class RepqVit(Method):
         sites = select(model.sites(), roles=roles)
         batches = list(calibration["uniform"].batches(BATCH))
         modulated = [site for site in sites if isinstance(site.fold_source, ModulationRows | SharedModulation)]
+        if options.reparametrize and not modulated:
+            raise Unsupported(
+                f"repq-vit: no layer of this {model.config.family} network can absorb the channel factors of its inputs"
+                " (no modulation rows); give reparametrize=false"
+            )
         normed = modulated if options.reparametrize else []
         folded = {}
         if activation_bits < FULL_PRECISION_BITS:

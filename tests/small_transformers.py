@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qdit.models.generic.network import DiffusersNetwork
+from qdit.quant.batches import Keywords
+from qdit.sampling.keyword_set import KeywordSet
+from qdit.sampling.pipeline_protocol import PipelineProtocol
 from tests.lazy import LazyModule
 
 diffusers = LazyModule("diffusers")
@@ -165,18 +169,31 @@ ZOO = {
         "SD3Transformer2DModel",
         {
             **HEADS,
-            **{"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_layers": 2, "joint_attention_dim": 24},
-            **{"caption_projection_dim": 32, "pooled_projection_dim": 8, "pos_embed_max_size": 8},
-            **{"dual_attention_layers": (0,), "qk_norm": "rms_norm"},
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "joint_attention_dim": 24,
+            "caption_projection_dim": 32,
+            "pooled_projection_dim": 8,
+            "pos_embed_max_size": 8,
+            "dual_attention_layers": (0,),
+            "qk_norm": "rms_norm",
         },
         image_text(4, 24, pooled_projections=lambda n, draw: noise(draw, n, 8)),
     ),
     "pixart": Tiny(
         "PixArtTransformer2DModel",
         {
-            **{"attention_head_dim": 16, "num_attention_heads": 3},
-            **{"in_channels": 4, "out_channels": 8, "num_layers": 2, "cross_attention_dim": 48, "sample_size": 8},
-            **{"caption_channels": 24, "use_additional_conditions": True},
+            "attention_head_dim": 16,
+            "num_attention_heads": 3,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 2,
+            "cross_attention_dim": 48,
+            "sample_size": 8,
+            "caption_channels": 24,
+            "use_additional_conditions": True,
         },
         image_text(
             4,
@@ -192,17 +209,31 @@ ZOO = {
         "SanaTransformer2DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "out_channels": 4, "num_layers": 2, "num_cross_attention_heads": 2},
-            **{"cross_attention_head_dim": 16, "cross_attention_dim": 32, "caption_channels": 24, "sample_size": 8},
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 2,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 16,
+            "cross_attention_dim": 32,
+            "caption_channels": 24,
+            "sample_size": 8,
         },
         image_text(4, 24, encoder_attention_mask=lambda n, draw: prompt_mask(n)),
     ),
     "lumina2": Tiny(
         "Lumina2Transformer2DModel",
         {
-            **{"sample_size": 8, "in_channels": 4, "hidden_size": 32, "num_layers": 2, "num_refiner_layers": 1},
-            **{"num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "axes_dim_rope": (8, 4, 4)},
-            **{"axes_lens": (32, 16, 16), "cap_feat_dim": 24},
+            "sample_size": 8,
+            "in_channels": 4,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_refiner_layers": 1,
+            "num_attention_heads": 2,
+            "num_kv_heads": 1,
+            "multiple_of": 16,
+            "axes_dim_rope": (8, 4, 4),
+            "axes_lens": (32, 16, 16),
+            "cap_feat_dim": 24,
         },
         image_text(
             4,
@@ -216,8 +247,11 @@ ZOO = {
         "QwenImageTransformer2DModel",
         {
             **HEADS,
-            **{"in_channels": 16, "out_channels": 4, "num_layers": 2, "joint_attention_dim": 24},
-            **{"axes_dims_rope": (4, 4, 8)},
+            "in_channels": 16,
+            "out_channels": 4,
+            "num_layers": 2,
+            "joint_attention_dim": 24,
+            "axes_dims_rope": (4, 4, 8),
         },
         lambda n, draw: {
             "hidden_states": noise(draw, n, 16, 16),
@@ -232,9 +266,17 @@ ZOO = {
         "HunyuanDiT2DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "patch_size": 2, "sample_size": 8, "hidden_size": 32, "num_layers": 4},
-            **{"cross_attention_dim": 24, "cross_attention_dim_t5": 16, "pooled_projection_dim": 8},
-            **{"text_len": PROMPT, "text_len_t5": PROMPT, "use_style_cond_and_image_meta_size": False},
+            "in_channels": 4,
+            "patch_size": 2,
+            "sample_size": 8,
+            "hidden_size": 32,
+            "num_layers": 4,
+            "cross_attention_dim": 24,
+            "cross_attention_dim_t5": 16,
+            "pooled_projection_dim": 8,
+            "text_len": PROMPT,
+            "text_len_t5": PROMPT,
+            "use_style_cond_and_image_meta_size": False,
         },
         hunyuan_dit_samples,
         lambda: {"image_rotary_emb": rotary(16, 16)},
@@ -243,8 +285,13 @@ ZOO = {
         "WanTransformer3DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "out_channels": 4, "text_dim": 24, "freq_dim": 16, "ffn_dim": 48, "num_layers": 2},
-            **{"rope_max_seq_len": 16},
+            "in_channels": 4,
+            "out_channels": 4,
+            "text_dim": 24,
+            "freq_dim": 16,
+            "ffn_dim": 48,
+            "num_layers": 2,
+            "rope_max_seq_len": 16,
         },
         video_text(4, 2, 4, 4, width=24),
     ),
@@ -252,8 +299,15 @@ ZOO = {
         "CogVideoXTransformer3DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "out_channels": 4, "time_embed_dim": 16, "text_embed_dim": 24, "num_layers": 2},
-            **{"sample_width": 4, "sample_height": 4, "sample_frames": 5, "max_text_seq_length": PROMPT},
+            "in_channels": 4,
+            "out_channels": 4,
+            "time_embed_dim": 16,
+            "text_embed_dim": 24,
+            "num_layers": 2,
+            "sample_width": 4,
+            "sample_height": 4,
+            "sample_frames": 5,
+            "max_text_seq_length": PROMPT,
         },
         video_text(2, 4, 4, 4, width=24),
     ),
@@ -261,8 +315,14 @@ ZOO = {
         "HunyuanVideoTransformer3DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "out_channels": 4, "num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1},
-            **{"text_embed_dim": 24, "pooled_projection_dim": 8, "rope_axes_dim": (4, 4, 8)},
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "num_refiner_layers": 1,
+            "text_embed_dim": 24,
+            "pooled_projection_dim": 8,
+            "rope_axes_dim": (4, 4, 8),
         },
         video_text(
             *(4, 2, 4, 4),
@@ -276,10 +336,19 @@ ZOO = {
         "LatteTransformer3DModel",
         {
             **HEADS,
-            **{"in_channels": 4, "out_channels": 8, "num_layers": 2, "cross_attention_dim": 32, "sample_size": 8},
-            **{"attention_bias": True, "patch_size": 2, "activation_fn": "gelu-approximate"},
-            **{"num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single", "norm_elementwise_affine": False},
-            **{"caption_channels": 24, "video_length": 3},
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 2,
+            "cross_attention_dim": 32,
+            "sample_size": 8,
+            "attention_bias": True,
+            "patch_size": 2,
+            "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": 1000,
+            "norm_type": "ada_norm_single",
+            "norm_elementwise_affine": False,
+            "caption_channels": 24,
+            "video_length": 3,
         },
         video_text(4, 3, 8, 8, width=24),
     ),
@@ -287,8 +356,11 @@ ZOO = {
         "LTXVideoTransformer3DModel",
         {
             **HEADS,
-            **{"in_channels": 8, "out_channels": 8, "cross_attention_dim": 32, "num_layers": 2},
-            **{"caption_channels": 24},
+            "in_channels": 8,
+            "out_channels": 8,
+            "cross_attention_dim": 32,
+            "num_layers": 2,
+            "caption_channels": 24,
         },
         ltx_samples,
         lambda: {"num_frames": 2, "height": 2, "width": 4},
@@ -297,8 +369,14 @@ ZOO = {
         "AuraFlowTransformer2DModel",
         {
             **HEADS,
-            **{"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_mmdit_layers": 1, "num_single_dit_layers": 1},
-            **{"joint_attention_dim": 24, "caption_projection_dim": 32, "pos_embed_max_size": 16},
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_mmdit_layers": 1,
+            "num_single_dit_layers": 1,
+            "joint_attention_dim": 24,
+            "caption_projection_dim": 32,
+            "pos_embed_max_size": 16,
         },
         image_text(4, 24, timestep=lambda n, draw: times(draw, n, 1.0)),
         timestep=1.0,
@@ -325,3 +403,21 @@ def tiny_transformer(name: str, *, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         model = getattr(diffusers, tiny.class_name)(**tiny.config)
     return randomized(model, seed=seed)
+
+
+def tiny_network(name: str, *, seed: int = 0) -> DiffusersNetwork:
+    """A network around a tiny model of a family, anew at each call."""
+    return DiffusersNetwork(tiny_transformer(name, seed=seed))
+
+
+def keywords(name: str, *, count: int = 3, seed: int = 1) -> Keywords:
+    """A keyword batch for a family."""
+    tiny, draw = ZOO[name], torch.Generator().manual_seed(seed)
+    return Keywords(tiny.samples(count, draw), tiny.shared())
+
+
+def keyword_set(name: str, kind: str, *, count: int = 4, seed: int = 2) -> KeywordSet:
+    """A calibration set for a family. Its protocol has the timesteps that were drawn."""
+    calls = keywords(name, count=count, seed=seed)
+    steps = sorted(set(calls.timestep.float().tolist()))
+    return KeywordSet.of(kind, calls, PipelineProtocol(timesteps=steps))

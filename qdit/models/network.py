@@ -1,4 +1,4 @@
-"""Families of networks (DiT, STDiT3, diffusers' transformers): one type and one registry for code that works with all."""
+"""Families of networks (DiT, STDiT3, diffusers' transformers): one type and one registry for code for all of them."""
 
 from collections.abc import Callable
 from typing import Any

@@ -4,15 +4,18 @@ Each function changes linear sites in place. So a method calls it on its own cop
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
 from qdit.core.errors import naming
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, FactoredActivation, Sharing, StaticActivation
+from qdit.quant.allocation import fitted_group_size, layer_group_sizes
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
 from qdit.quant.ranges import (
@@ -35,6 +38,9 @@ GroupSizes = Mapping[str, int | None]
 
 SILENT = "rounded_to_nearest"
 """Key of a method's log: the layers that GPTQ could not look at, since every calibration input of them is zero."""
+
+FITTED = "fitted_group_sizes"
+"""Key of a method's log: layers whose group size is not the one that was given, with their own; null is none."""
 
 Bits = int | Mapping[str, int]
 """Bits of every site, or site name → bits."""
@@ -133,6 +139,29 @@ def input_width(model: nn.Module, site: Site) -> int:
 def input_widths(model: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
     """Site name → input width."""
     return {site.name: input_width(model, site) for site in sites}
+
+
+def site_group_sizes(
+    model: Network, sites: Iterable[Site], group_size: int | None, allocation: Mapping[str, int] | None = None
+) -> dict[str, int | None]:
+    """Group size of every site, from one size or an allocation.
+
+    The layers of a diffusers transformer have many widths. There a layer whose width the size does not divide gets the
+    largest divisor of its width below it (`fitted_group_size`). Elsewhere, and in an allocation, such a size raises
+    ConfigError.
+    """
+    widths = input_widths(model, sites)
+    if allocation is None and group_size is not None and isinstance(model, DiffusersNetwork):
+        return {name: fitted_group_size(width, group_size) for name, width in widths.items()}
+    return layer_group_sizes(widths, group_size, allocation)
+
+
+def fitted_log(
+    group_sizes: GroupSizes, group_size: int | None, allocation: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The part of a method's log that names the layers with another group size than the given one."""
+    fitted = {} if allocation is not None else {name: s for name, s in group_sizes.items() if s != group_size}
+    return {FITTED: fitted} if fitted else {}
 
 
 def insert_dynamic(

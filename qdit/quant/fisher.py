@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
+from qdit.quant.batches import Keywords
 from qdit.quant.observe import Batch, tapped
 
 Fisher = Literal["gauss-newton", "kl"]
@@ -84,6 +86,8 @@ def _forward_backward(
 
         return hook
 
+    if isinstance(batch, Keywords):
+        raise Unsupported("gradients with respect to the inputs are not defined for keyword arguments")
     x, *conditions = batch
     with torch.enable_grad(), tapped(model, sites):
         handles = [

@@ -110,9 +110,9 @@ class ReplayWalk:
         def hook_of(number: int) -> Callable[..., None]:
             return lambda _module, _args, output: shapes[number].append(mapped(output, outline))
 
-        with hooked([block.register_forward_hook(hook_of(number)) for number, block in enumerate(self.blocks)]):
-            with torch.inference_mode():
-                run(self.model, self.batches[0])
+        handles = [block.register_forward_hook(hook_of(number)) for number, block in enumerate(self.blocks)]
+        with hooked(handles), torch.inference_mode():
+            run(self.model, self.batches[0])
         last = [max((index, *self._users(index, shapes))) for index in range(len(shapes))]
         return [len(outputs) for outputs in shapes], last
 
@@ -129,9 +129,9 @@ class ReplayWalk:
 
         marked = [mapped(calls, unusable) if number == index else calls for number, calls in enumerate(shapes)]
         later = list(enumerate(self.blocks))[index + 1 :]
-        with hooked([block.register_forward_pre_hook(hook_of(n), with_kwargs=True) for n, block in later]):
-            with replaying(self.blocks, marked), torch.inference_mode():
-                run(self.model, self.batches[0])
+        handles = [block.register_forward_pre_hook(hook_of(n), with_kwargs=True) for n, block in later]
+        with hooked(handles), replaying(self.blocks, marked), torch.inference_mode():
+            run(self.model, self.batches[0])
         return users
 
 

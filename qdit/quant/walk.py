@@ -20,7 +20,9 @@ from qdit.quant.replay import ReplayWalk, number_of
 
 def walk_over(model: Network, batches: Iterable[Batch]) -> "BlockWalk | ReplayWalk":
     """A walk over the blocks of any network: `BlockWalk` for our own, `ReplayWalk` for a transformer of diffusers."""
-    return ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
+    return (
+        ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
+    )
 
 
 def keywords_only(batches: Iterable[Batch]) -> list[Keywords]:

@@ -25,8 +25,21 @@ def transformer_class(name: object) -> Any:
     found = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin) and issubclass(found, nn.Module)):
         hint = did_you_mean(str(name), models)
-        raise CheckpointError(f"transformer class {name!r:.60}: diffusers {diffusers.__version__} has no such model{hint}")
+        raise CheckpointError(
+            f"transformer class {name!r:.60}: diffusers {diffusers.__version__} has no such model{hint}"
+        )
     return found
+
+
+def require_storable(config: DiffusersConfig) -> None:
+    """Raise Unsupported for a class that diffusers does not export: no checkpoint could be loaded again."""
+    try:
+        transformer_class(config.class_name)
+    except CheckpointError:
+        raise Unsupported(
+            f"{config.class_name}: only classes of diffusers can be stored as a checkpoint, since a file must not name"
+            " code of its own; store `model.state_dict()` and quantize again in the program that defines the class"
+        ) from None
 
 
 def build_network(config: DiffusersConfig) -> DiffusersNetwork:
@@ -53,7 +66,9 @@ def load_network(folder: Path | str) -> DiffusersNetwork:
     if "quantization_config" in values:
         raise Unsupported(f"{folder}: is quantized already; give the folder of the transformer in full precision")
     try:
-        transformer = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32)
+        transformer = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise CheckpointError(f"{folder}: diffusers cannot load it ({' '.join(str(problem).split())[:300]})") from None
     return DiffusersNetwork(transformer.eval())

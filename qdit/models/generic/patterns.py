@@ -13,7 +13,9 @@ Pattern = tuple[str, str]
 _TEXT = r"(context|txt|text|encoder)"
 _ADDED = r"add_[qkv]_proj|to_(add_|added_)[qkv]|(add|encoder|context|txt)_(q|k|v|kv|qkv)(_proj)?"
 _MLP = r"(ff|ffn|feed_forward|mlp|img_mlp|ff_i|moe|feedforward)"
-_FIRST = r"(net\.0\.proj|net\.0|linear_in|linear_1|linear_3|fc1|w1|w3|gate_proj|up_proj|gate_up_proj|gate|up|in_layer|0)"
+_FIRST = (
+    r"(net\.0\.proj|net\.0|linear_in|linear_1|linear_3|fc1|w1|w3|gate_proj|up_proj|gate_up_proj|gate|up|in_layer|0)"
+)
 _LAST = r"(net\.2|linear_out|linear_2|fc2|w2|down_proj|down|out_layer|2)"
 
 PATTERNS: tuple[Pattern, ...] = (
@@ -22,7 +24,10 @@ PATTERNS: tuple[Pattern, ...] = (
     (r"guidance_embedder|guidance_in|guidance_cond", "guidance_embed"),
     (r"time(step)?_text_embed\.text_embedder|pooled|pooler|(style|extra)_embedder|vector_in", "pooled_embed"),
     (r"resolution_embedder|aspect_ratio_embedder|fps_embed", "size_embed"),
-    (r"(timestep|time)_?(step)?_?embedder|time_embedding|time_step_proj|(^|\.)t_embedder|distilled_guidance", "time_embed"),
+    (
+        r"(timestep|time)_?(step)?_?embedder|time_embedding|time_step_proj|(^|\.)t_embedder|distilled_guidance",
+        "time_embed",
+    ),
     # Modulation: shift, scale and gate of a block, of the text stream, of all blocks, of the last layer.
     (rf"\.norm\d?_{_TEXT}(_[a-z]+)?\.linear|{_TEXT}_mod(ulation)?\.|norm_added_cond\.linear", "txt_adaln"),
     (r"\.norm\d?\.linear|img_mod\.|\.(adaLN_)?modulation\.|\.norm\d?\.(1|linear_1)$|\.adaln", "adaln"),
@@ -38,7 +43,10 @@ PATTERNS: tuple[Pattern, ...] = (
     (r"(attn2|cross_attn|cross_attention|crossattn)\.(to_q|q_proj|q|wq|q_linear)$", "cross_q"),
     (r"(attn2|cross_attn|cross_attention|crossattn)\.(to_(k|v|kv)|[kv]_proj|[kv]|w[kv]|kv_linear)$", "cross_kv"),
     (r"(attn2|cross_attn|cross_attention|crossattn)\.(to_out(\.0)?|o_proj|o|wo|proj|out_layer)$", "cross_out"),
-    (r"(attn\d?|self_attn|self_attention|attention)\.(to_(q|k|v|qkv)|[qkv]_proj|[qkv]|qkv|w[qkv]|to_(query|key|value))$", "qkv"),
+    (
+        r"(attn\d?|self_attn|self_attention|attention)\.(to_(q|k|v|qkv)|[qkv]_proj|[qkv]|qkv|w[qkv]|to_(query|key|value))$",
+        "qkv",
+    ),
     (r"(attn\d?|self_attn|self_attention|attention)\.(to_out(\.0)?|o_proj|o|wo|proj|out_layer|out_proj)$", "attn_out"),
     # Feed-forward.
     (rf"(ff_context|txt_mlp|ff_t|mlp_context|{_TEXT}_(ff|mlp))\.(.*\.)?(out_projection|{_LAST})$", "txt_fc2"),

@@ -1,6 +1,6 @@
 """Families of diffusers' transformers, one file each, and the choice of one by the name of a class."""
 
-from qdit.models.generic.families import auraflow, chroma, dit, flux, latte, lumina, sd3, plain
+from qdit.models.generic.families import auraflow, chroma, dit, flux, latte, lumina, plain, sd3
 from qdit.models.generic.family import GenericFamily
 
 FAMILIES: tuple[GenericFamily, ...] = tuple(
