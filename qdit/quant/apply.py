@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
-from qdit.core.errors import naming
+from qdit.core.errors import DataError, naming
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
@@ -200,7 +200,17 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
             walk = walk or walk_over(model, data)
             walk.observe(stage, keep)
         for site in stage:
+            require_seen(site, seen)
             yield site, torch.cat(seen.pop(site.name))
+
+
+def require_seen(site: Site, seen: Mapping[str, object]) -> None:
+    """Raise DataError for a site that no forward pass of the calibration data called."""
+    if not seen.get(site.name):
+        raise DataError(
+            f"{site.name}: no forward pass over the calibration data calls this layer, so its inputs have no range; give"
+            " calibration data that use it, or scope common"
+        )
 
 
 def calibrate_static(
@@ -250,6 +260,7 @@ def calibrate_static_minmax(
 
     observe_inputs(model, sites, batches, look)
     for site in sites:
+        require_seen(site, ranges.ranges)
         scale, zero_point = minmax_asymmetric(*ranges.ranges[site.name], bits)
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
@@ -259,6 +270,7 @@ def calibrate_static_running(model: nn.Module, sites: Sequence[Site], batches: I
     ranges = RunningRanges(momentum=0.95)
     observe_inputs(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
+        require_seen(site, ranges.ranges)
         site_bits = bits_of(bits, site)
         scale, zero_point = running_parameters(*ranges.ranges[site.name], site_bits)
         quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))
@@ -282,6 +294,7 @@ def calibrate_static_threshold(
 
     observe_inputs(model, sites, batches, look)
     for site in sites:
+        require_seen(site, ranges.ranges)
         site_bits = bits_of(bits, site)
         scale, zero_point = threshold_parameters(*ranges.ranges[site.name], site_bits)
         quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))

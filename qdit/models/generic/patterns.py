@@ -7,8 +7,8 @@ module. A family can put patterns of its own before these (`qdit.models.generic.
 import re
 from collections.abc import Sequence
 
-Pattern = tuple[str, str]
-"""(regular expression, role)."""
+Pattern = tuple[str, str | None]
+"""(regular expression, role). None: a module that has weights, but is never called itself."""
 
 _TEXT = r"(context|txt|text|encoder)"
 _ADDED = r"add_[qkv]_proj|to_(add_|added_)[qkv]|(add|encoder|context|txt)_(q|k|v|kv|qkv)(_proj)?"
@@ -19,10 +19,11 @@ _FIRST = (
 _LAST = r"(net\.2|linear_out|linear_2|fc2|w2|down_proj|down|out_layer|2)"
 
 PATTERNS: tuple[Pattern, ...] = (
+    (r"\.pooler\.[kqvc]_proj$", None),
     # Embeddings of the timestep, of guidance, of a pooled text and of classes.
     (r"class_embedder|label_emb|y_embedder\.embedding_table", "label_embed"),
     (r"guidance_embedder|guidance_in|guidance_cond", "guidance_embed"),
-    (r"time(step)?_text_embed\.text_embedder|pooled|pooler|(style|extra)_embedder|vector_in", "pooled_embed"),
+    (r"time(step)?_text_embed\.text_embedder|pooled|(style|extra)_embedder|vector_in", "pooled_embed"),
     (r"resolution_embedder|aspect_ratio_embedder|fps_embed", "size_embed"),
     (
         r"(timestep|time)_?(step)?_?embedder|time_embedding|time_step_proj|(^|\.)t_embedder|distilled_guidance",
