@@ -140,7 +140,7 @@ def reconstruct_temporal(
     projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
 
     def outputs(network: Network, rows: Tensor) -> Tensor:
-        condition = network.t_embedder(timestep[rows]) + network.get_submodule(embedder)(second[rows])
+        condition = network.get_submodule("t_embedder")(timestep[rows]) + network.get_submodule(embedder)(second[rows])
         return torch.cat([network.get_submodule(name)(condition) for name in projections], dim=1)
 
     return reconstruct_outputs(model, reference, "temporal", sites, outputs, len(timestep), config)

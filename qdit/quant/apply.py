@@ -29,8 +29,9 @@ from qdit.quant.ranges import (
     threshold_range_2d,
     zero_minmax,
 )
+from qdit.quant.replay import ReplayWalk
 from qdit.quant.sites import activation_of, quantize_site
-from qdit.quant.walk import BlockWalk, ReplayWalk, walk_over
+from qdit.quant.walk import BlockWalk, walk_over
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
@@ -208,8 +209,8 @@ def require_seen(site: Site, seen: Mapping[str, object]) -> None:
     """Raise DataError for a site that no forward pass of the calibration data called."""
     if not seen.get(site.name):
         raise DataError(
-            f"{site.name}: no forward pass over the calibration data calls this layer, so its inputs have no range; give"
-            " calibration data that use it, or scope common"
+            f"{site.name}: no forward pass over the calibration data calls this layer, so its inputs have no range;"
+            " give calibration data that use it, or scope common"
         )
 
 

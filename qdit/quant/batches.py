@@ -69,6 +69,11 @@ def timestep_of(batch: Batch) -> Tensor:
     return batch.timestep if isinstance(batch, Keywords) else batch[1]
 
 
+def rows_in(batch: Batch) -> int:
+    """Number of samples in a batch."""
+    return len(batch) if isinstance(batch, Keywords) else len(batch[0])
+
+
 def row_counts(value: Any) -> list[int]:
     """Numbers of rows of all tensors and lists in an argument."""
     if isinstance(value, Mapping):

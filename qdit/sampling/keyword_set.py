@@ -37,7 +37,7 @@ class KeywordSet(CalibrationSet):
         marks = torch.zeros(len(calls), dtype=torch.bool) if unconditional is None else unconditional
         main = next(iter(calls.samples.values()))
         x = calls.samples.get("hidden_states", main)
-        return cls(kind, x, calls.timestep.float(), (), marks, protocol, weights_sha256, calls)  # type: ignore[arg-type]
+        return cls(kind, x, calls.timestep.float(), (), marks, protocol, weights_sha256, calls)
 
     @property
     def keywords(self) -> Keywords:
