@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Kind = Literal["linear", "conv", "embedding", "operand", "modulate"]
+Kind = Literal["linear", "conv", "pointwise", "embedding", "operand", "modulate"]
+"""`pointwise` is a convolution over single cells (Sana's MLP): a linear whose channels come second, not last."""
 
 CORE_ROLES = (
     *("qkv", "attn_out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2"),

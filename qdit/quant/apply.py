@@ -114,7 +114,7 @@ def gptq_weights(
             if not sequential and stage is not stages[-1]:
                 walk.go(block + 1)
         for site in stage:
-            weight, hessian = linear_of(model, site).weight.detach(), hessians.pop(site.name).hessian
+            weight, hessian = linear_of(model, site).weight.detach().flatten(1), hessians.pop(site.name).hessian
             size = group_sizes[site.name]
             quantized: QuantizedWeight
             with naming(site.name):

@@ -22,7 +22,7 @@ def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
     """Linear sites of a scope. `common`: the linears of each block. `own`: every linear and convolution."""
     if scope == "common":
         return select(model.sites(), roles=CORE_ROLES)
-    kinds: tuple[Kind, ...] = ("linear", "conv")
+    kinds: tuple[Kind, ...] = ("linear", "conv", "pointwise")
     return select(model.sites(), kinds=kinds)
 
 

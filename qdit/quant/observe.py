@@ -38,9 +38,14 @@ def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
 
 @contextmanager
 def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> Iterator[None]:
-    """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients."""
+    """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients.
+
+    The last dimension of an input is its width, also that of a pointwise convolution.
+    """
 
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        if site.kind == "pointwise":
+            return lambda _module, inputs: look(site, inputs[0].movedim(1, -1))
         return lambda _module, inputs: look(site, inputs[0])
 
     handles = []

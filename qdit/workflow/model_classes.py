@@ -12,9 +12,11 @@ INTRODUCTION = """# Transformers of diffusers, and their roles
 
 > Words such as *role* and *scope*: [glossary](glossary.md)
 
-`qdit models --markdown` wrote this page. [Quantize any transformer](any-model.md) says what to do with it. Each class is
-built with its defaults and two blocks of each list. *With a role* is the share of the weights of all linears and
-convolutions that has a role. *In blocks* is the share that scope `common` quantizes; a model of full depth has more.
+`qdit models --markdown` wrote this page. [Quantize any transformer](any-model.md) says what to do with it.
+
+Each class has its default settings and two blocks of each list. *With a role* is the share of the weights of all
+linears and convolutions that has a role. *In blocks* is the share that scope `common` quantizes; a model of full depth
+has more.
 """
 
 

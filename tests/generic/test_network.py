@@ -13,8 +13,11 @@ from qdit.models.generic.loading import load_network, require_storable, transfor
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import empty_network
 from qdit.models.roles import CORE_ROLES, replace, select
-from qdit.quant.apply import gptq_weights, round_weights
+from qdit.quant.activation import DynamicActivation
+from qdit.quant.apply import gptq_weights, insert_dynamic, round_weights
 from qdit.quant.batches import Keywords, run
+from qdit.quant.gptq import HessianAccumulator, gptq
+from qdit.quant.observe import observe_inputs
 from tests.small_models import inputs, random_dit
 from tests.small_transformers import ZOO, diffusers, keywords, tiny_network, tiny_transformer
 
@@ -157,3 +160,26 @@ def test_folders_are_loaded_from_safetensors_only(tmp_path) -> None:
     transformer.save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(CheckpointError, match="diffusers cannot load it"):
         load_network(tmp_path / "pickled")
+
+
+def test_a_pointwise_convolution_is_quantized_as_a_linear() -> None:
+    """Sana's MLP: codes by GPTQ and a range for each cell and group, as those of a linear with the same weight."""
+    network, data = tiny_network("sana"), keywords("sana")
+    site = next(s for s in network.sites() if s.name.endswith("0.ff.conv_inverted"))
+    assert (site.role, site.kind) == ("fc1", "pointwise")
+    seen: list[torch.Tensor] = []
+    observe_inputs(network, [site], [data], lambda _site, x: seen.append(x))
+    convolution = network.get_submodule(site.name)
+    weight, bias = convolution.weight.detach().flatten(1), convolution.bias
+    hessian = HessianAccumulator(32)
+    activation = DynamicActivation(bits=6, group_size=8, sharing="token")
+    hessian.add(activation(seen[0]))
+    expected = gptq(weight, hessian.hessian, bits=4, group_size=8)
+    insert_dynamic(network, [site], bits=6, group_sizes={site.name: 8})
+    gptq_weights(network, [site], [data], bits=4, group_sizes={site.name: 8})
+    quantized = network.get_submodule(site.name)
+    assert torch.equal(quantized.weight, expected.dequantize())
+    with torch.no_grad():
+        result = quantized(seen[0].movedim(-1, 1))
+        linear = torch.nn.functional.linear(activation(seen[0]), expected.dequantize(), bias)
+    assert torch.equal(result, linear.movedim(-1, 1))

@@ -27,7 +27,7 @@ def batches(name):
 @pytest.mark.parametrize("name", ZOO)
 def test_collected_inputs_are_those_of_whole_passes(name):
     model, data = tiny_network(name), batches(name)
-    sites = select(model.sites(), kinds=("linear", "conv"))
+    sites = select(model.sites(), kinds=("linear", "conv", "pointwise"))
     expected = {}
     observe_inputs(model, sites, data, lambda site, x: expected.setdefault(site.name, []).append(x))
     result = dict(collect_inputs(model, sites, data))

@@ -135,5 +135,6 @@ def kind_of(module: nn.Module | None) -> Kind | None:
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         plain = not any(module.padding) if isinstance(module.padding, tuple) else False
         apart = module.stride == module.kernel_size and set(module.dilation) == {1} and module.groups == 1
-        return "conv" if plain and apart else None
+        kind: Kind = "pointwise" if set(module.kernel_size) == {1} else "conv"
+        return kind if plain and apart else None
     return "embedding" if isinstance(module, nn.Embedding) else None

@@ -17,7 +17,10 @@ _CROSS = r"(attn2|cross_attn|cross_attention|crossattn)"
 _OUT = r"(to_out(\.0)?|o_proj|o|wo|proj|out_layer|out_proj)"
 _MLP = r"(ff|ffn|feed_forward|mlp|img_mlp|ff_i|moe|feedforward|audio_ff)"
 _TEXT_MLP = rf"(ff_context|txt_mlp|ff_t|mlp_context|{_TEXT}_(ff|mlp))"
-_FIRST = r"(net\.0\.proj|net\.0|linear_in|linear_[13]|(linear_)?fc1|w[13]|gate_up_proj|gate|up|in_layer|0|proj|proj_in)"
+_FIRST = (
+    r"(net\.0\.proj|net\.0|linear_in|linear_[13]|(linear_)?fc1|w[13]|gate_up_proj|gate(_layer)?|up|in_layer|0|proj"
+    r"|proj_in)"
+)
 _LAST = r"(net\.2|linear_out|linear_2|(linear_)?fc2|w2|down|out_layer|out|proj_out|2|3|out_projection)"
 _TIME = (
     r"(timestep|time)_?(step)?_?embedder|time_embedding|time_step_proj|(^|\.)t_embedd(er|ing)|delta_embedder|time_mlp"
@@ -54,8 +57,8 @@ PATTERNS: tuple[Pattern, ...] = (
     # Feed-forward.
     (rf"{_TEXT_MLP}\.(.*\.)?{_LAST}$", "txt_fc2"),
     (rf"{_TEXT_MLP}\.(.*\.)?{_FIRST}$", "txt_fc1"),
-    (rf"\.{_MLP}\.(conv_inverted|inverted_conv\.conv)$", "conv_fc1"),
-    (rf"\.{_MLP}\.(conv_point|point_conv\.conv)$", "conv_fc2"),
+    (rf"\.{_MLP}\.(conv_inverted|inverted_conv\.conv)$", "fc1"),
+    (rf"\.{_MLP}\.(conv_point|point_conv\.conv)$", "fc2"),
     (rf"\.\d+\.(.*\.)?down_proj$|\.ff_out$|\.{_MLP}\.(.*\.)?{_LAST}$", "fc2"),
     (rf"\.\d+\.(.*\.)?(gate_proj|up_proj)$|\.ff_in$|\.{_MLP}\.(.*\.)?{_FIRST}$", "fc1"),
     (r"blocks\.\d+\.(proj_mlp|linear_mlp)$", "fc1"),
