@@ -22,6 +22,9 @@ from qdit.models.roles import FoldSource, Kind, Site, StepContext
 SHARED_TABLES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 """Tables of a module that the network has in common with its transformer."""
 
+EMBEDDINGS = ("time_embed", "guidance_embed", "size_embed", "label_embed", "pooled_embed")
+"""Roles outside the blocks. diffusers' DiT has such layers in each block, and also calls those of the first one last."""
+
 
 class PublishStep:
     """Hook before a forward pass: it writes the timestep of each row into a StepContext."""
@@ -119,7 +122,8 @@ def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[
         role = role_of(name, family.all_patterns) if kind is not None else None
         if kind is None or role is None:
             continue
-        inside = next((path for path in paths if not path or name.startswith(f"{path}.")), None)
+        around = () if role in EMBEDDINGS else paths
+        inside = next((path for path in around if not path or name.startswith(f"{path}.")), None)
         block = None if inside is None else number[inside]
         sites.append(Site(name, role, kind, block, sources.get(name), inside))
     return sites
