@@ -30,7 +30,7 @@ from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
-from qdit.quant.folding import fold
+from qdit.quant.folding import fold, leaders, sharing
 from qdit.quant.layers import EDGE_ROLES, operands, with_roles
 from qdit.quant.nonlinear import LogSqrt2Activation, log_sqrt2_search
 from qdit.quant.ranges import percentile_search
@@ -119,7 +119,7 @@ def reparametrize(
     Returns the quantizer of each site.
     """
     factors = {}
-    for site, x in list(collect_inputs(model, sites, batches)):
+    for site, x in list(collect_inputs(model, leaders(model, sites), batches)):
         own_scale, own_zero = (
             ends[:, 0] for ends in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
         )
@@ -128,5 +128,6 @@ def reparametrize(
         common_scale, common_zero = scale.mean(), zero_point.mean().round()
         factor = scale / common_scale
         fold(model, site, factor, common_zero * common_scale - zero_point * common_scale)
-        factors[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+        for other in sharing(model, site):
+            factors[other] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
     return factors

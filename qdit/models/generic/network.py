@@ -23,7 +23,7 @@ SHARED_TABLES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers
 """Tables of a module that the network has in common with its transformer."""
 
 EMBEDDINGS = ("time_embed", "guidance_embed", "size_embed", "label_embed", "pooled_embed")
-"""Roles outside the blocks. diffusers' DiT has such layers in each block, and also calls those of the first one last."""
+"""Roles outside the blocks. diffusers' DiT has such layers in each block, and calls those of the first again."""
 
 
 class PublishStep:

@@ -5,11 +5,9 @@ from qdit.models.generic.family import GenericFamily
 PIPELINES = {
     "PixArtTransformer2DModel": "PixArtSigmaPipeline",
     "SanaTransformer2DModel": "SanaPipeline",
-    "QwenImageTransformer2DModel": "QwenImagePipeline",
     "HunyuanDiT2DModel": "HunyuanDiTPipeline",
     "WanTransformer3DModel": "WanPipeline",
     "CogVideoXTransformer3DModel": "CogVideoXPipeline",
-    "HunyuanVideoTransformer3DModel": "HunyuanVideoPipeline",
     "LTXVideoTransformer3DModel": "LTXPipeline",
 }
 
