@@ -14,13 +14,13 @@ Numbered details (spec/methods.md §4.5, §4.4):
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.allocation import layer_group_sizes
-from qdit.quant.apply import calibrate_static_threshold, gptq_weights, input_widths
+from qdit.quant.apply import calibrate_static_threshold, fitted_log, gptq_weights, site_group_sizes
 from qdit.quant.layers import MODULATION_ROLES
 from qdit.sampling.calibration import CalibrationSet
 
@@ -78,11 +78,12 @@ class G4wP4a(Method):
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         weighted = core if scope == "common" else select(model.sites(), roles=(*CORE_ROLES, *MODULATION_ROLES))
-        log: dict[str, list[str]] = {}
+        log: dict[str, Any] = {}
         if weight_bits < FULL_PRECISION_BITS:
-            sizes = layer_group_sizes(input_widths(model, weighted), options.group_size, None)
+            sizes = site_group_sizes(model, weighted, options.group_size)
             batches = calibration["trajectory"].batches(HESSIAN_BATCH)
-            log = gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
+            log = fitted_log(sizes, options.group_size)
+            log |= gptq_weights(model, weighted, batches, bits=weight_bits, group_sizes=sizes, sequential=False)
         if activation_bits < FULL_PRECISION_BITS:
             batches = calibration["ndtc"].batches(ACTIVATION_BATCH)
             calibrate_static_threshold(model, core, batches, bits=activation_bits)

@@ -36,13 +36,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Outside, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.models.roles import Site, ValueRows, linear_of
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
-from qdit.quant.folding import fold
+from qdit.quant.folding import fold, leaders, sharing
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
 from qdit.quant.reconstruction import Reconstruction, reconstruct
@@ -56,7 +57,7 @@ LARGE_STEPS, LARGE_PER_STEP, LARGE_BATCH = 10, 128, 16
 LARGE_INPUT = 64
 """Side of the latents of 512 pixels."""
 BATCH = 64
-BALANCED = ("qkv", "attn_out", "cross_out", "fc1")
+BALANCED = ("qkv", "attn_out", "cross_out", "fc1", "txt_qkv", "txt_fc1")
 """Linears whose input a factor can be folded into."""
 
 
@@ -120,7 +121,13 @@ class Ptq4dit(Method):
         data, initial = chosen_samples(calibration["per-step"], options, large=large)
         weighted, factors = layers(model, scope), dict[str, Tensor]()
         if options.csb:
-            factors = balance(model, with_roles(weighted, *BALANCED), initial, options)
+            balanced = [site for site in with_roles(weighted, *BALANCED) if site.fold_source]
+            if not balanced:
+                raise Unsupported(
+                    f"ptq4dit: no layer of this {model.config.family} network can absorb the factors of CSB (no"
+                    " modulation rows); give csb=false"
+                )
+            factors = balance(model, balanced, initial, options)
         reference = deepcopy(model)
         sites = weighted if scope == "common" else [*weighted, *operands(model)]
         if weight_bits < FULL_PRECISION_BITS:
@@ -160,11 +167,12 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
     Return the factor (in,) of each site.
     """
     factors = {}
-    for site, x in collect_inputs(model, sites, data.batches(BATCH)):
+    for site, x in collect_inputs(model, leaders(model, sites), data.batches(BATCH)):
         salience = activation_salience(x)
         if options.salience == "timestep":
             salience = torch.stack([salience[data.timestep == t].amax(dim=0) for t in data.timestep.unique()])
-        of_weight = weight_salience(linear_of(model, site).weight.detach())
+        weights = [linear_of(model, other).weight.detach() for other in sharing(model, site)]
+        of_weight = weight_salience(torch.cat(weights))
         of_activation: Tensor = temporal_salience(salience, of_weight) if options.ssc else salience.amax(dim=0)
         factor = balance_factors(of_activation, of_weight)
         factors[site] = factor.masked_fill(factor == 0, 1)

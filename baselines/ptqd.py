@@ -22,7 +22,9 @@ from typing import Literal
 import torch
 
 from baselines.q_diffusion import QDiffusionOptions, learned
+from qdit.core.errors import Unsupported
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.quant.correction import NoiseCorrection, fit_correction
 from qdit.quant.passes import rows_per_pass
@@ -70,6 +72,10 @@ class Ptqd(Method):
         options: PtqdOptions,
     ) -> Quantized:
         """Quantize with Q-Diffusion. Then fit the regression at every step."""
+        if isinstance(model, DiffusersNetwork):
+            raise Unsupported(
+                "ptqd: its correction belongs into a sampler of this suite, pipelines have no place for it"
+            )
         quantized = learned(
             model,
             weight_bits=weight_bits,

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
-from qdit.quant.folding import fold
+from qdit.quant.folding import fold, leaders, sharing
 from qdit.quant.layers import EDGE_ROLES, operands, with_roles
 from qdit.quant.nonlinear import LogSqrt2Activation, log_sqrt2_search
 from qdit.quant.ranges import percentile_search
@@ -83,6 +84,11 @@ class RepqVit(Method):
         sites = select(model.sites(), roles=roles)
         batches = list(calibration["uniform"].batches(BATCH))
         modulated = [site for site in sites if isinstance(site.fold_source, ModulationRows | SharedModulation)]
+        if options.reparametrize and not modulated:
+            raise Unsupported(
+                f"repq-vit: no layer of this {model.config.family} network can absorb the channel factors of its inputs"
+                " (no modulation rows); give reparametrize=false"
+            )
         normed = modulated if options.reparametrize else []
         folded = {}
         if activation_bits < FULL_PRECISION_BITS:
@@ -113,7 +119,7 @@ def reparametrize(
     Returns the quantizer of each site.
     """
     quantizers, folded = {}, {}
-    for site, x in collect_inputs(model, sites, batches):
+    for site, x in collect_inputs(model, leaders(model, sites), batches):
         own_scale, own_zero = (
             ends[:, 0] for ends in percentile_search(x.reshape(-1, x.shape[-1]).t().contiguous(), bits)
         )
@@ -122,7 +128,8 @@ def reparametrize(
         common_scale, common_zero = scale.mean(), zero_point.mean().round()
         factor = scale / common_scale
         folded[site] = factor, common_zero * common_scale - zero_point * common_scale
-        quantizers[site] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
+        for other in sharing(model, site):
+            quantizers[other] = StaticActivation(bits=bits, scale=common_scale, zero_point=common_zero)
         del x  # before the next block is computed
     for site, (factor, offset) in folded.items():
         fold(model, site, factor, offset)

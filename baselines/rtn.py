@@ -20,7 +20,7 @@ from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.apply import calibrate_static_minmax, insert_dynamic, round_weights
+from qdit.quant.apply import calibrate_static_minmax, fitted_log, insert_dynamic, round_weights, site_group_sizes
 from qdit.quant.ranges import minmax
 from qdit.sampling.calibration import CalibrationSet
 
@@ -72,7 +72,7 @@ class Rtn(Method):
         """Round the weights, then put activation quantizers before the same linears."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
-        sizes = {site.name: options.group_size for site in sites}
+        sizes = site_group_sizes(model, sites, options.group_size)
         if activation_bits < FULL_PRECISION_BITS and options.activation == "static":
             batches = calibration["trajectory"].batches(CALIBRATION_BATCH)
             calibrate_static_minmax(model, sites, batches, bits=activation_bits, group_sizes=sizes)
@@ -81,4 +81,4 @@ class Rtn(Method):
         if weight_bits < FULL_PRECISION_BITS:
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, sites, bits=weight_bits, rule=rule, group_sizes=sizes)
-        return Quantized(model)
+        return Quantized(model, log=fitted_log(sizes, options.group_size))

@@ -26,9 +26,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Positive
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, select
 from qdit.quant.apply import Bits, calibrate_static_running, round_weights
@@ -93,6 +95,11 @@ class TfmqDm(Method):
         options: TfmqDmOptions,
     ) -> Quantized:
         """Quantize the weights of the TIB, then the weights of the blocks. Then compute all activation ranges."""
+        if isinstance(model, DiffusersNetwork) and options.tiar and options.iterations and weight_bits < 16:
+            raise Unsupported(
+                "tfmq-dm: TIAR runs the timestep embedding alone, and a diffusers transformer does not say how; give"
+                " tiar=false"
+            )
         model, reference = deepcopy(model), deepcopy(model)
         temporal = select(model.sites(), roles=TEMPORAL_ROLES)
         embedding = with_roles(temporal, "time_embed") if options.time_embed == "as_released" else []
@@ -134,7 +141,7 @@ def reconstruct_temporal(
     projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
 
     def outputs(network: Network, rows: Tensor) -> Tensor:
-        condition = network.t_embedder(timestep[rows]) + network.get_submodule(embedder)(second[rows])
+        condition = network.get_submodule("t_embedder")(timestep[rows]) + network.get_submodule(embedder)(second[rows])
         return torch.cat([network.get_submodule(name)(condition) for name in projections], dim=1)
 
     return reconstruct_outputs(model, reference, "temporal", sites, outputs, len(timestep), config)

@@ -25,10 +25,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from qdit.core.errors import naming
+from qdit.core.errors import Unsupported, naming
 from qdit.core.options import CheckedOptions, Count, CountOrNone
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import Attention
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
 from qdit.models.stdit3_attention import SelfAttention
@@ -99,6 +100,8 @@ class TqDit(Method):
         options: TqDitOptions,
     ) -> Quantized:
         """Quantize block by block. Each layer is calibrated alone, with full-precision inputs and gradients."""
+        if isinstance(model, DiffusersNetwork):
+            raise Unsupported("tq-dit: attention of a diffusers transformer has no site for the softmax output")
         reference, model = deepcopy(model), deepcopy(model)
         linears = select(model.sites(), roles=CORE_ROLES if scope == "common" else (*CORE_ROLES, "final"))
         factors = select(model.sites(), roles=("p",) if scope == "common" else ("q", "k", "p", "v"))

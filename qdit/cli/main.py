@@ -21,6 +21,7 @@ from qdit.cli import (
     figures,
     kernels,
     methods,
+    models,
     paper,
     power,
     profile,
@@ -99,7 +100,7 @@ COMMANDS = (
         figures.figures,
     ),
     *(paper.explain, profile.check_rows, profile.times, profile.validate, profile.ls, profile.doctor),
-    *(methods.methods, search.search, search.search_study, votes.ab, votes.votes),
+    *(methods.methods, models.models, search.search, search.search_study, votes.ab, votes.votes),
     *(paper.fetch, paper.import_weights, paper.import_reference, paper.check_file, paper.export, train.ship),
 )
 GROUPS = {

@@ -21,15 +21,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import Sharing
-from qdit.quant.allocation import layer_group_sizes
-from qdit.quant.apply import gptq_weights, input_widths, insert_dynamic, round_weights
+from qdit.quant.apply import fitted_log, gptq_weights, insert_dynamic, round_weights, site_group_sizes
 from qdit.quant.layers import MODULATION_ROLES
 from qdit.quant.ranges import minmax
 from qdit.sampling.calibration import CalibrationSet
@@ -85,9 +84,9 @@ class QDit(Method):
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)
-        sizes = layer_group_sizes(input_widths(model, core), options.group_size, options.allocation)
-        sizes |= layer_group_sizes(input_widths(model, extra), options.group_size, None)
-        log: dict[str, list[str]] = {}
+        sizes = site_group_sizes(model, core, options.group_size, options.allocation)
+        log: dict[str, Any] = fitted_log(sizes, options.group_size, options.allocation)
+        sizes |= site_group_sizes(model, extra, options.group_size)
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(
                 model,
@@ -101,7 +100,7 @@ class QDit(Method):
             rule = partial(minmax, include_zero=options.include_zero)
             round_weights(model, [*core, *extra], bits=weight_bits, rule=rule, group_sizes=sizes)
         elif weight_bits < FULL_PRECISION_BITS:
-            log = gptq_weights(
+            log |= gptq_weights(
                 model,
                 [*core, *extra],
                 calibration["trajectory"].batches(HESSIAN_BATCH),

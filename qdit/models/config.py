@@ -1,5 +1,6 @@
 """Shapes of a DiT and of an STDiT3 as plain numbers, for steps that load no torch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -108,3 +109,36 @@ class STDiT3Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class DiffusersConfig:
+    """A transformer of diffusers: the name of its class, and the configuration that its class takes, as plain JSON."""
+
+    family: ClassVar[str] = "diffusers"
+    """Name of the family of models, as files say it."""
+
+    class_name: str
+    values: Mapping[str, Any]
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels."""
+        return self._number("in_channels")
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a token."""
+        if "hidden_size" in self.values:
+            return self._number("hidden_size")
+        return self._number("num_attention_heads") * self._number("attention_head_dim")
+
+    def _number(self, name: str) -> int:
+        value = self.values.get(name)
+        if not isinstance(value, int):
+            raise ConfigError(f"{self.class_name}: its configuration has no whole number {name!r} (found {value!r})")
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return {"class_name": self.class_name, "values": dict(self.values)}

@@ -119,6 +119,7 @@ def read_model(
     """
     stated = dict(settings or {})
     assumed: Mapping[str, Any] = {}
+    config: NetworkConfig
     if path.is_dir():
         if sha256 is not None:
             raise ConfigError(f"{path}: sha256 is for single files; a folder is checked by its manifest.json")

@@ -1,4 +1,4 @@
-"""Families of diffusion transformers (DiT, STDiT3): one type and one registry for code that works with both."""
+"""Families of networks (DiT, STDiT3, diffusers' transformers): one type and one registry for code for all of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,19 +6,30 @@ from typing import Any
 import torch
 
 from qdit.core.errors import ConfigError, did_you_mean
-from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.config import DiffusersConfig, DiTConfig, STDiT3Config
 from qdit.models.dit import DiT
+from qdit.models.generic.loading import build_network
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.stdit3 import STDiT3
 
-Network = DiT | STDiT3
-"""A model whose sites a method may quantize: `config`, `step_context`, `sites()`, a forward over (x, timestep, …)."""
+Network = DiT | STDiT3 | DiffusersNetwork
+"""A model whose sites a method may quantize: `config`, `step_context`, `sites()`, and a forward.
 
-NetworkConfig = DiTConfig | STDiT3Config
+The forward of a DiT and an STDiT3 is over (x, timestep, …), that of a DiffusersNetwork over keyword arguments.
+"""
 
-CONFIGS: dict[str, type[NetworkConfig]] = {config.family: config for config in (DiTConfig, STDiT3Config)}
+NetworkConfig = DiTConfig | STDiT3Config | DiffusersConfig
+
+CONFIGS: dict[str, type[NetworkConfig]] = {
+    config.family: config for config in (DiTConfig, STDiT3Config, DiffusersConfig)
+}
 """Name of a family, as files say it, → its configuration."""
 
-MODELS: dict[str, Callable[[Any], Network]] = {DiTConfig.family: DiT, STDiT3Config.family: STDiT3}
+MODELS: dict[str, Callable[[Any], Network]] = {
+    DiTConfig.family: DiT,
+    STDiT3Config.family: STDiT3,
+    DiffusersConfig.family: build_network,
+}
 """Name of a family → the model of a configuration."""
 
 
@@ -36,7 +47,12 @@ def config_class(family: object, *, error: type[Exception] = ConfigError) -> typ
 
 
 def empty_network(config: NetworkConfig) -> Network:
-    """A model on the meta device: it takes no memory and has no values. A state dict is assigned to it later."""
+    """A model on the meta device: it takes no memory and has no values. A state dict is assigned to it later.
+
+    A transformer of diffusers has values in its buffers, since no file holds those.
+    """
+    if isinstance(config, DiffusersConfig):
+        return build_network(config)
     with torch.device("meta"):
         return MODELS[config.family](config)
 

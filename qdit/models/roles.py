@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Kind = Literal["linear", "conv", "embedding", "operand", "modulate"]
+Kind = Literal["linear", "conv", "pointwise", "embedding", "operand", "modulate"]
+"""`pointwise` is a convolution over single cells (Sana's MLP): a linear whose channels come second, not last."""
 
-CORE_ROLES = ("qkv", "attn_out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2")
-"""The linears of a block (four of a DiT, seven of an STDiT3): scope `common`, the same for every method."""
+CORE_ROLES = (
+    *("qkv", "attn_out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2"),
+    *("txt_qkv", "txt_attn_out", "txt_fc1", "txt_fc2", "qkv_fc1", "out_fc2"),
+)
+"""The linears of a block (four of a DiT, seven of an STDiT3): scope `common`, the same for every method.
+
+The second line is for transformers of diffusers (docs/any-model.md): `txt_` is the text stream of a block with two
+streams, and `qkv_fc1` and `out_fc2` are one linear in the place of two, in blocks whose attention and MLP run side by
+side.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,23 @@ FoldSource = ModulationRows | ValueRows | SharedModulation
 
 @dataclass(frozen=True)
 class Site:
-    """One replaceable submodule: its path, its role, the block it is in (None outside the blocks)."""
+    """One replaceable submodule: its path, its role, the block it is in (None outside the blocks).
+
+    `inside` is the path of the block. Only transformers of diffusers state it: in a DiT and an STDiT3 it is the first
+    two parts of the name.
+    """
 
     name: str
     role: str
     kind: Kind
     block: int | None = None
     fold_source: FoldSource | None = None
+    inside: str | None = None
+
+    @property
+    def block_path(self) -> str:
+        """Path of the block that the site is in."""
+        return self.inside or ".".join(self.name.split(".")[:2])
 
 
 class HasSites(Protocol):

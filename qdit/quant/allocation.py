@@ -38,6 +38,19 @@ def layer_group_sizes(
     return size_of_layer
 
 
+SMALLEST_FITTED = 4
+"""Smallest group size that a width gets in the place of one that does not divide it."""
+
+
+def fitted_group_size(width: int, group_size: int) -> int | None:
+    """Largest divisor of an input width that is at most `group_size`.
+
+    None, one range for the whole channel or token, if this divisor is less than 4 and not the group size itself.
+    """
+    divisor = max(size for size in range(1, min(width, group_size) + 1) if width % size == 0)
+    return divisor if divisor >= min(SMALLEST_FITTED, group_size) else None
+
+
 def check_names(names: Iterable[str], wanted: Iterable[str]) -> None:
     """Raise unless an allocation names exactly the layers that are quantized."""
     names, wanted = set(names), set(wanted)

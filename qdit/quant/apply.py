@@ -4,17 +4,21 @@ Each function changes linear sites in place. So a method calls it on its own cop
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
-from qdit.core.errors import naming
+from qdit.core.errors import DataError, naming
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.activation import DynamicActivation, FactoredActivation, Sharing, StaticActivation
+from qdit.quant.allocation import fitted_group_size, layer_group_sizes
+from qdit.quant.batches import rows_in
 from qdit.quant.gptq import HessianAccumulator, gptq
 from qdit.quant.observe import Batch, RunningRanges, observe_inputs
-from qdit.quant.passes import rows_per_pass
+from qdit.quant.passes import rows_of_pass
 from qdit.quant.ranges import (
     Ranges,
     Side,
@@ -26,9 +30,10 @@ from qdit.quant.ranges import (
     threshold_range_2d,
     zero_minmax,
 )
+from qdit.quant.replay import ReplayWalk
 from qdit.quant.sites import activation_of, quantize_site
 from qdit.quant.store import RowStore, pieces
-from qdit.quant.walk import BlockWalk
+from qdit.quant.walk import BlockWalk, walk_over
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 GroupSizes = Mapping[str, int | None]
@@ -36,6 +41,9 @@ GroupSizes = Mapping[str, int | None]
 
 SILENT = "rounded_to_nearest"
 """Key of a method's log: the layers that GPTQ could not look at, since every calibration input of them is zero."""
+
+FITTED = "fitted_group_sizes"
+"""Key of a method's log: layers whose group size is not the one that was given, with their own; null is none."""
 
 Bits = int | Mapping[str, int]
 """Bits of every site, or site name → bits."""
@@ -92,7 +100,7 @@ def gptq_weights(
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []
-    walk = None if sequential else BlockWalk(model, data)
+    walk = None if sequential else walk_over(model, data)
     for stage in stages:
         hessians = {site.name: new_hessian(model, site) for site in stage}
 
@@ -103,12 +111,12 @@ def gptq_weights(
         if (block := stage[0].block) is None:
             observe_inputs(model, stage, data, add)
         else:
-            walk = walk or BlockWalk(model, data)
+            walk = walk or walk_over(model, data)
             walk.observe(stage, add)
             if not sequential and stage is not stages[-1]:
                 walk.go(block + 1)
         for site in stage:
-            weight, hessian = linear_of(model, site).weight.detach(), hessians.pop(site.name).hessian
+            weight, hessian = linear_of(model, site).weight.detach().flatten(1), hessians.pop(site.name).hessian
             size = group_sizes[site.name]
             quantized: QuantizedWeight
             with naming(site.name):
@@ -136,6 +144,29 @@ def input_widths(model: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
     return {site.name: input_width(model, site) for site in sites}
 
 
+def site_group_sizes(
+    model: Network, sites: Iterable[Site], group_size: int | None, allocation: Mapping[str, int] | None = None
+) -> dict[str, int | None]:
+    """Group size of every site, from one size or an allocation.
+
+    The layers of a diffusers transformer have many widths. There a layer whose width the size does not divide gets the
+    largest divisor of its width below it (`fitted_group_size`). Elsewhere, and in an allocation, such a size raises
+    ConfigError.
+    """
+    widths = input_widths(model, sites)
+    if allocation is None and group_size is not None and isinstance(model, DiffusersNetwork):
+        return {name: fitted_group_size(width, group_size) for name, width in widths.items()}
+    return layer_group_sizes(widths, group_size, allocation)
+
+
+def fitted_log(
+    group_sizes: GroupSizes, group_size: int | None, allocation: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The part of a method's log that names the layers with another group size than the given one."""
+    fitted = {} if allocation is not None else {name: s for name, s in group_sizes.items() if s != group_size}
+    return {FITTED: fitted} if fitted else {}
+
+
 def insert_dynamic(
     model: nn.Module,
     sites: Sequence[Site],
@@ -160,25 +191,26 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
     The caller must not change the model before the last site.
     """
     data = list(batches)
-    count = sum(len(batch[0]) for batch in data)
-    data = list(pieces(data, rows_per_pass(model.config, data[0][0]))) if data else []
-    walk: BlockWalk | None = None
+    count = sum(rows_in(batch) for batch in data)
+    data = list(pieces(data, rows_of_pass(model, data[0]))) if data else []
+    walk: BlockWalk | ReplayWalk | None = None
     for stage in blocks_of(sites):
         seen: dict[str, RowStore] = {}
         filled = dict.fromkeys((site.name for site in stage), 0)
 
         def keep(site: Site, x: Tensor, seen: dict[str, RowStore] = seen, filled: dict[str, int] = filled) -> None:
             if site.name not in seen:  # a layer may see several rows of each sample, such as the frames of a clip
-                seen[site.name] = RowStore(len(x) * count // len(data[0][0]), x)
+                seen[site.name] = RowStore(len(x) * count // rows_in(data[0]), x)
             seen[site.name].write(filled[site.name], x)
             filled[site.name] += len(x)
 
         if stage[0].block is None:
             observe_inputs(model, stage, data, keep)
         else:
-            walk = walk or BlockWalk(model, data)
+            walk = walk or walk_over(model, data)
             walk.observe(stage, keep)
         for site in stage:
+            require_seen(site, seen)
             yield site, seen.pop(site.name).whole()
 
 
@@ -190,12 +222,21 @@ def observe_batches(
     A batch that is too large for one pass is computed in pieces, block by block.
     """
     for batch in batches:
-        if len(batch[0]) <= rows_per_pass(model.config, batch[0]):
+        if rows_in(batch) <= rows_of_pass(model, batch):
             observe_inputs(model, sites, [batch], look)
         else:
             for site, x in collect_inputs(model, sites, [batch]):
                 look(site, x)
                 del x  # before the next block is computed
+
+
+def require_seen(site: Site, seen: Mapping[str, object]) -> None:
+    """Raise DataError for a site that no forward pass of the calibration data called."""
+    if not seen.get(site.name):
+        raise DataError(
+            f"{site.name}: no forward pass over the calibration data calls this layer, so its inputs have no range;"
+            " give calibration data that use it, or scope common"
+        )
 
 
 def calibrate_static(
@@ -246,6 +287,7 @@ def calibrate_static_minmax(
 
     observe_batches(model, sites, batches, look)
     for site in sites:
+        require_seen(site, ranges.ranges)
         scale, zero_point = minmax_asymmetric(*ranges.ranges[site.name], bits)
         quantize_site(model, site, activation=StaticActivation(bits=bits, scale=scale, zero_point=zero_point))
 
@@ -255,6 +297,7 @@ def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Ite
     ranges = RunningRanges(momentum=0.95)
     observe_batches(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
+        require_seen(site, ranges.ranges)
         site_bits = bits_of(bits, site)
         scale, zero_point = running_parameters(*ranges.ranges[site.name], site_bits)
         quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))
@@ -278,6 +321,7 @@ def calibrate_static_threshold(
 
     observe_batches(model, sites, batches, look)
     for site in sites:
+        require_seen(site, ranges.ranges)
         site_bits = bits_of(bits, site)
         scale, zero_point = threshold_parameters(*ranges.ranges[site.name], site_bits)
         quantize_site(model, site, activation=StaticActivation(bits=site_bits, scale=scale, zero_point=zero_point))

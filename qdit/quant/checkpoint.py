@@ -16,6 +16,8 @@ from qdit.core.errors import CheckpointError, QditError
 from qdit.core.files import load_tensors, require_finite, save_tensors, sha256_file, write_json
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT, sincos_positions
+from qdit.models.generic.loading import require_storable
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import (
     Network,
     NetworkConfig,
@@ -75,6 +77,8 @@ def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
 def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
     """Write a model (quantized or not) and its origin; `record` is any JSON mapping."""
     model, correction = quantized.model, quantized.correction
+    if isinstance(model, DiffusersNetwork):
+        require_storable(model.config)
     tensors = stored_tensors(model.state_dict(), model.config)
     tensors |= {} if correction is None else correction.tensors()
     save_tensors(folder / TENSORS_FILE, tensors)

@@ -15,6 +15,7 @@ from torch import Tensor
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
+from qdit.quant.batches import positional
 from qdit.quant.observe import Batch, tapped
 from qdit.quant.passes import rows_with_gradients
 from qdit.quant.store import RowStore, pieces
@@ -49,7 +50,7 @@ def sensitivities(
     Gauss–Newton matrix. `kl`, the released form: g is the gradient of KL(softmax(prediction) ‖ softmax(prediction))
     over the last dimension. It is zero except for rounding errors.
     """
-    data = list(batches)
+    data = positional(batches)
     count, kept = sum(len(batch[0]) for batch in data), dict[str, Kept]()
     for number, batch in enumerate(data):
         probe = Probe(fisher, len(batch[0]), torch_generator(seed, Purpose.PROBE, number))
@@ -107,7 +108,11 @@ class Probe:
 
 
 def _forward_backward(
-    model: Network, sites: Sequence[Site], batch: Batch, kept: dict[str, tuple[Tensor, Tensor]], probe: Probe
+    model: Network,
+    sites: Sequence[Site],
+    batch: tuple[Tensor, ...],
+    kept: dict[str, tuple[Tensor, Tensor]],
+    probe: Probe,
 ) -> None:
     """One batch: `kept` receives each site's input and the tensor whose gradient is wanted."""
 

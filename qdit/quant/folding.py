@@ -5,7 +5,7 @@ function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset
 of all blocks, the LayerNorm of the block itself absorbs factor and offset (spec/methods.md §2.3).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -14,15 +14,38 @@ from torch import Tensor, nn
 from qdit.core.errors import ConfigError, Unsupported
 from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.dit import ModulatedLayerNorm
+from qdit.models.network import Network
 from qdit.models.roles import ModulationRows, SharedModulation, Site, ValueRows, linear_of, replace
 from qdit.quant.sites import FoldedLayerNorm, QuantizedLinear, transform_site
 from qdit.quant.transforms import Divide, Shift
 
 
-def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
+def sharing(model: Network, site: Site) -> list[Site]:
+    """The sites that have the same input as a site: those with the same modulation rows, this one among them.
+
+    Our own networks have one linear for each input. Queries, keys and values of diffusers are linears of their own.
+    """
+    if not isinstance(site.fold_source, ModulationRows):
+        return [site]
+    return [other for other in model.sites() if other.fold_source == site.fold_source]
+
+
+def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
+    """The first site of each input, out of some sites."""
+    known: set[Site] = set()
+    result: list[Site] = []
+    for site in sites:
+        if site not in known:
+            result.append(site)
+            known.update(sharing(model, site))
+    return result
+
+
+def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
     """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
-    Raises Unsupported if no layer before the site can scale its input (`fold_source` None).
+    All linears with the same input are changed with it (`sharing`). Raises Unsupported if no layer before the site can
+    scale its input (`fold_source` None).
     """
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
@@ -36,12 +59,16 @@ def fold(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = N
             fold_into_modulation(linear_of(model, source.linear), source, factor, offset)
         else:
             fold_into_values(linear_of(model, source.linear), source, factor, offset)
-        linear = linear_of(model, site)
-        linear.weight.mul_(factor)
-        linear.bias.add_(linear.weight @ offset)
+        for other in sharing(model, site):
+            linear = linear_of(model, other)
+            linear.weight.mul_(factor)
+            if linear.bias is not None:
+                linear.bias.add_(linear.weight @ offset)
+            elif offset.any():
+                linear.bias = nn.Parameter(linear.weight @ offset, requires_grad=linear.weight.requires_grad)
 
 
-def divide_input(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
+def divide_input(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
     """Change what a linear site quantizes to x / factor − offset, in place; the model computes the same function.
 
     It is folded if a layer before the site can absorb it, and computed online by an input transform otherwise (fc2).
@@ -52,7 +79,7 @@ def divide_input(model: nn.Module, site: Site, factor: Tensor, offset: Tensor | 
     transform_site(model, site, [Divide(factor)] if offset is None else [Divide(factor), Shift(offset)])
 
 
-def divide_inputs(model: nn.Module, factors: Mapping[Site, Tensor]) -> None:
+def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
     """`divide_input` of several sites with their factors (in,), in place.
 
     Foldable sites come first: a layer whose rows absorb a factor may not have a transform yet (cross-attention).

@@ -8,10 +8,10 @@ from qdit.models.roles import CORE_ROLES, HasSites, Kind, Site, select
 EDGE_ROLES = ("patch_embed", "final")
 """First and last layer."""
 
-TEMPORAL_ROLES = ("time_embed", "fps_embed", "t_block", "adaln", "final_adaln")
+TEMPORAL_ROLES = ("time_embed", "fps_embed", "guidance_embed", "t_block", "adaln", "txt_adaln", "final_adaln")
 """TFMQ-DM's temporal information block: layers that see the timestep, and the label or frames per second, only."""
 
-MODULATION_ROLES = ("adaln", "t_block")
+MODULATION_ROLES = ("adaln", "txt_adaln", "t_block")
 """Linears that make the modulation of the blocks: one for each of a DiT, one for all of an STDiT3."""
 
 SOFTMAX_BITS = 8
@@ -22,7 +22,7 @@ def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
     """Linear sites of a scope. `common`: the linears of each block. `own`: every linear and convolution."""
     if scope == "common":
         return select(model.sites(), roles=CORE_ROLES)
-    kinds: tuple[Kind, ...] = ("linear", "conv")
+    kinds: tuple[Kind, ...] = ("linear", "conv", "pointwise")
     return select(model.sites(), kinds=kinds)
 
 

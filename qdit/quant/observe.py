@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from qdit.models.roles import Site, replace
+from qdit.quant.batches import Batch as Batch
+from qdit.quant.batches import run
 from qdit.quant.ranges import ema
 from qdit.quant.sites import QuantizedLinear
-
-Batch = tuple[Tensor, ...]
-"""Positional arguments of the model's forward."""
 
 
 class Tap(nn.Module):
@@ -42,12 +41,14 @@ def tapped(model: nn.Module, sites: Iterable[Site]) -> Iterator[None]:
 def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Tensor], None]) -> Iterator[None]:
     """Context manager: each call of one of the sites also calls `look(site, input)`, without gradients.
 
-    A site with an input transform shows the transformed input, which is what its quantizer sees.
+    A site with an input transform shows the transformed input, which is what its quantizer sees. The last dimension of
+    an input is its width, also that of a pointwise convolution.
     """
 
     def hook_of(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            look(site, module.entered(inputs[0]) if isinstance(module, QuantizedLinear) else inputs[0])
+            x = inputs[0].movedim(1, -1) if site.kind == "pointwise" else inputs[0]
+            look(site, module.entered(x) if isinstance(module, QuantizedLinear) else x)
 
         return hook
 
@@ -68,7 +69,7 @@ def observe_inputs(
     """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
     with observing(model, sites, look):
         for batch in batches:
-            model(*batch)
+            run(model, batch)
 
 
 class Captured(Exception):
@@ -93,7 +94,7 @@ def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tupl
         with torch.no_grad():
             for batch in batches:
                 with suppress(Captured):
-                    model(*batch)
+                    run(model, batch)
     finally:
         handle.remove()
     return tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs)

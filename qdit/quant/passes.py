@@ -2,7 +2,11 @@
 
 from torch import Tensor
 
-from qdit.models.network import NetworkConfig
+from qdit.core.errors import Unsupported
+from qdit.models.config import DiffusersConfig, DiTConfig, STDiT3Config
+from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.network import Network, NetworkConfig
+from qdit.quant.batches import Batch, Keywords
 
 ELEMENTS = 2**28
 """Probabilities of attention and hidden units of a block's MLP that exist at once: 1 GiB of each kind in float32."""
@@ -20,13 +24,29 @@ def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) ->
 
     Attention is counted as written out: heads · tokens² for each sample. `most` is the number for small networks.
     """
+    config = require_patches(config)
     tokens = max(1, x[0, 0].numel() // config.patch_size**2)
     each = config.num_heads * tokens**2 + config.mlp_ratio * config.hidden_size * tokens
     return max(1, min(most, ELEMENTS // each))
 
 
+def rows_of_pass(model: Network, batch: Batch) -> int:
+    """Number of samples at once for a batch; `MOST_ROWS` for keyword arguments, whose tokens no field names."""
+    if isinstance(batch, Keywords) or isinstance(model, DiffusersNetwork):
+        return MOST_ROWS
+    return rows_per_pass(model.config, batch[0])
+
+
 def rows_with_gradients(config: NetworkConfig, x: Tensor) -> int:
     """Number of samples at once in a forward and backward pass of the whole network, as in `rows_per_pass`."""
+    config = require_patches(config)
     tokens = max(1, x[0, 0].numel() // config.patch_size**2)
     each = config.depth * (BLOCK_WIDTHS * config.hidden_size + 4 * config.num_heads * tokens) * tokens
     return max(1, GRAPH_ELEMENTS // each)
+
+
+def require_patches(config: NetworkConfig) -> DiTConfig | STDiT3Config:
+    """The configuration of a network of our own; Unsupported for one of diffusers, which names no patch size."""
+    if isinstance(config, DiffusersConfig):
+        raise Unsupported("passes: the tokens of a transformer of diffusers are not known from its configuration")
+    return config

@@ -20,14 +20,18 @@ from qdit.core.devices import tensor_float_32
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.options import Matmul
 from qdit.core.seeds import Purpose, torch_generator
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.adam import Adam
+from qdit.quant.batches import Keywords, timestep_of
 from qdit.quant.learnable import Learner, written_out
 from qdit.quant.observe import Batch
-from qdit.quant.passes import MOST_ROWS, rows_per_pass
+from qdit.quant.passes import MOST_ROWS, rows_of_pass
 from qdit.quant.rounding import RoundingSteps
 from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
+from qdit.quant.unit_calls import KeywordUnits
+from qdit.quant.walk import keywords_only
 
 CURVE_POINTS = 20
 """Points of a learning curve that are kept."""
@@ -224,8 +228,10 @@ def reconstruct(
     unit. After that the outputs of a block are the inputs of the next.
     """
     model.requires_grad_(False)
-    timestep = torch.cat([batch[1] for batch in batches()])
-    size, rows = rows_per_pass(model.config, next(iter(batches()))[0]), len(timestep)
+    if isinstance(model, DiffusersNetwork) and isinstance(reference, DiffusersNetwork):
+        return reconstruct_keywords(model, reference, units, keywords_only(batches()), config, learn=learn, seed=seed)
+    timestep = torch.cat([timestep_of(batch) for batch in batches()])
+    size, rows = rows_of_pass(model, next(iter(batches()))), len(timestep)
     curves: list[Curve] = []
     before: Unit | None = None
     inputs: tuple[RowStore, ...] = ()
@@ -252,6 +258,33 @@ def _outputs(model: Network, unit: Unit, inputs: tuple[RowStore, ...], timestep:
     """What a unit makes of some rows of its inputs."""
     model.step_context.timestep = timestep[rows.on_device]
     return unit.arranged(model.get_submodule(unit.name)(*(argument[rows] for argument in inputs)))
+
+
+def reconstruct_keywords(
+    model: DiffusersNetwork,
+    reference: DiffusersNetwork,
+    units: Sequence[Unit],
+    batches: Sequence[Keywords],
+    config: Reconstruction,
+    *,
+    learn: Literal["rounding", "scales", "both"],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`reconstruct` for a transformer of diffusers, whose blocks take keyword arguments and several streams."""
+    data, curves = KeywordUnits(model, reference, batches), []
+    for number, unit in enumerate(tqdm(units, desc="reconstruction", unit="unit", mininterval=5)):
+        if unit.block is None:
+            raise ConfigError(f"{unit.name}: a unit of a transformer of diffusers must be a whole block")
+        outputs, targets = data.enter(unit.block, unit.name)
+        draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
+        stored, of_rows = RowStore.of(targets), partial(_at, outputs)
+        curves.append(_learn(model, reference, unit, of_rows, stored, config, learn, draw, size=MOST_ROWS))
+    return _log(config, curves)
+
+
+def _at(outputs: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
+    """A function of indices, called with those of the device."""
+    return outputs(rows.on_device)
 
 
 @torch.no_grad()
@@ -344,7 +377,4 @@ def block_units(sites: Iterable[Site]) -> list[Unit]:
     for site in sites:
         if site.block is not None:
             sites_of_block.setdefault(site.block, []).append(site)
-    return [
-        Unit(".".join(members[0].name.split(".")[:2]), members, block)
-        for block, members in sorted(sites_of_block.items())
-    ]
+    return [Unit(members[0].block_path, members, block) for block, members in sorted(sites_of_block.items())]

@@ -135,7 +135,8 @@ class QuantizedLinear(nn.Module):
 class QuantizedConv(QuantizedLinear):
     """Convolution in two or three dimensions whose patches do not overlap (stride = kernel).
 
-    Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension.
+    Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension. A pointwise one computes as a
+    linear over the channels, so its input quantizer may have a range for each cell or group of channels.
     """
 
     def __init__(
@@ -154,6 +155,8 @@ class QuantizedConv(QuantizedLinear):
         return {**super().spec(), "kind": "conv", "kernel": list(self.kernel)}
 
     def forward(self, x: Tensor) -> Tensor:
+        if set(self.kernel) == {1}:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
         x = x if self.activation is None else in_float32(self.activation, x)
         weight = self.weight.unflatten(1, (-1, *self.kernel))
         convolution = F.conv2d if len(self.kernel) == 2 else F.conv3d
@@ -228,7 +231,7 @@ def quantize_site(
         if activation is not None:
             replace(model, site, QuantizedOperand(activation))
         return
-    if site.kind not in ("linear", "conv"):
+    if site.kind not in ("linear", "conv", "pointwise"):
         raise Unsupported(f"{site.name}: a site of kind {site.kind} has no weight or input that can be quantized")
     old = model.get_submodule(site.name)
     module = old if isinstance(old, QuantizedLinear) else None
@@ -243,7 +246,7 @@ def quantize_site(
             kept = residual(kept, branch, low_rank, site)
         branch = low_rank
     new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
-    if site.kind == "conv":
+    if site.kind in ("conv", "pointwise"):
         kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
         replace(model, site, QuantizedConv(weight=new_weight, bias=bias, activation=activation, kernel=kernel))
     else:

@@ -6,12 +6,15 @@ store lies in pinned memory of the host, and only the rows of a batch are copied
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from qdit.quant.observe import Batch, Captured
+from qdit.quant.batches import Batch, Keywords, rows_in, run
+from qdit.quant.observe import Captured
+
+B = TypeVar("B", bound=Batch)
 
 DEVICE_BYTES = 7 * 10**9
 """A larger store lies in memory of the host."""
@@ -106,13 +109,19 @@ def passes(rows: int, size: int, device: torch.device) -> Iterator[tuple[int, Ro
     return ((number * size, Rows(*part)) for number, part in enumerate(parts))
 
 
-def pieces(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+def pieces(batches: Iterable[B], size: int) -> Iterator[B]:
     """The batches, each cut into pieces of at most `size` samples. All have the numbers that samples share."""
     for batch in batches:
-        count = len(batch[0])
+        count = rows_in(batch)
         for start in range(0, count, size):
             rows = slice(start, start + size)
-            yield batch if size >= count else tuple(part[rows] if part.dim() else part for part in batch)
+            if size >= count:
+                yield batch
+            elif isinstance(batch, Keywords):
+                yield cast(B, batch.take(torch.arange(count)[rows]))
+            else:
+                parts = cast("tuple[Tensor, ...]", batch)
+                yield cast(B, tuple(part[rows] if part.dim() else part for part in parts))
 
 
 def capture_rows(
@@ -147,7 +156,7 @@ def capture_rows(
         with torch.no_grad():
             for batch in batches:
                 with suppress(Captured):
-                    model(*batch)
+                    run(model, batch)
     finally:
         handle.remove()
     return tuple(stores)

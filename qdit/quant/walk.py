@@ -10,9 +10,30 @@ import torch
 from torch import Tensor
 
 from qdit.core.errors import ConfigError
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
-from qdit.quant.observe import Batch, Captured, observing
+from qdit.quant.batches import Batch, Keywords, run, timestep_of
+from qdit.quant.observe import Captured, observing
+from qdit.quant.replay import ReplayWalk, number_of
+
+
+def walk_over(model: Network, batches: Iterable[Batch]) -> "BlockWalk | ReplayWalk":
+    """A walk over the blocks of any network: `BlockWalk` for our own, `ReplayWalk` for a transformer of diffusers."""
+    return (
+        ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
+    )
+
+
+def keywords_only(batches: Iterable[Batch]) -> list[Keywords]:
+    """The batches of a network of diffusers; ConfigError for positional arguments."""
+    data = list(batches)
+    for batch in data:
+        if not isinstance(batch, Keywords):
+            raise ConfigError(
+                "batch: a transformer of diffusers takes keyword arguments, found a tuple; give `Keywords` batches"
+            )
+    return [batch for batch in data if isinstance(batch, Keywords)]
 
 
 class BlockWalk:
@@ -28,18 +49,18 @@ class BlockWalk:
         self.paths = block_paths(model)
         self.block = 0
         self.timesteps: list[Tensor] = []
-        self.arguments: list[Batch] = []
+        self.arguments: list[tuple[Tensor, ...]] = []
         handle = model.get_submodule(self.paths[0]).register_forward_pre_hook(self._keep)
         try:
             with torch.inference_mode():
                 for batch in batches:
-                    self.timesteps.append(batch[1])
+                    self.timesteps.append(timestep_of(batch))
                     with suppress(Captured):
-                        model(*batch)
+                        run(model, batch)
         finally:
             handle.remove()
 
-    def _keep(self, _module: object, arguments: Batch) -> None:
+    def _keep(self, _module: object, arguments: tuple[Tensor, ...]) -> None:
         self.arguments.append(arguments)
         raise Captured
 
@@ -48,7 +69,7 @@ class BlockWalk:
 
         The walk first goes forward to this block and stays there.
         """
-        self.go(_block_of(sites))
+        self.go(number_of(sites))
         with observing(self.model, sites, look):
             for _ in self._outputs():
                 pass
@@ -73,13 +94,6 @@ class BlockWalk:
 
 
 def block_paths(model: Network) -> list[str]:
-    """Paths of the blocks in the order of the data: the first two parts of the paths of their sites."""
-    path_of_block = {site.block: ".".join(site.name.split(".")[:2]) for site in model.sites() if site.block is not None}
+    """Paths of the blocks in the order of the data."""
+    path_of_block = {site.block: site.block_path for site in model.sites() if site.block is not None}
     return [path_of_block[block] for block in sorted(path_of_block)]
-
-
-def _block_of(sites: Sequence[Site]) -> int:
-    blocks = {site.block for site in sites}
-    if len(blocks) != 1 or (block := blocks.pop()) is None:
-        raise ConfigError(f"walk: {len(sites)} sites are not of one block; give those of one")
-    return block

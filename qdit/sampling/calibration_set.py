@@ -18,11 +18,12 @@ from qdit.sampling.families import family_named, family_of
 from qdit.sampling.family import AnyFamily
 from qdit.sampling.flow_protocol import FlowProtocol
 from qdit.sampling.origin import PROTOCOLS, facts_of, require_repeated
+from qdit.sampling.pipeline_protocol import PipelineProtocol
 from qdit.sampling.protocol import Protocol, Sampled
 
 KINDS = ("trajectory", "ndtc", "ndtc-wide", "ndtc-released", "uniform", "per-step", "regression")
 
-AnyProtocol = Protocol | FlowProtocol
+AnyProtocol = Protocol | FlowProtocol | PipelineProtocol
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 DTYPES = {"label": (torch.int64,), "mask": (torch.bool,), "unconditional": (torch.bool,), "text": FLOATS}
 """Name of a tensor of a calibration file → its types; of x float32, of timestep that of the schedule."""

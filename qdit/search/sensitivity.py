@@ -17,6 +17,7 @@ from qdit.core.seeds import Purpose, derive_seed
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
 from qdit.quant.apply import blocks_of
+from qdit.quant.batches import rows_in
 from qdit.quant.fisher import sensitivities
 from qdit.quant.observe import Batch, observe_inputs
 from qdit.search.layers import LayerQuantizer
@@ -126,7 +127,7 @@ def row_of(space: SearchSpace) -> dict[str, int]:
 
 def samples_in(data: Sequence[Batch]) -> int:
     """Number of samples in all batches; ConfigError if there are none."""
-    count = sum(len(batch[0]) for batch in data)
+    count = sum(map(rows_in, data))
     if not count:
         raise ConfigError("found 0 calibration samples, at least 1 is needed; calibrate first")
     return count

@@ -117,7 +117,7 @@ def test_pieces_give_the_values_of_whole_batches(monkeypatch):
     sites = select(model.sites(), roles=(*CORE_ROLES, "p"))
     whole = dict(collect_inputs(model, sites, [batch]))
     gradients = {kind: sensitivities(model, sites, [batch], fisher=kind) for kind in ("gauss-newton", "kl")}
-    monkeypatch.setattr("qdit.quant.apply.rows_per_pass", lambda *_: 3)
+    monkeypatch.setattr("qdit.quant.apply.rows_of_pass", lambda *_: 3)
     monkeypatch.setattr("qdit.quant.fisher.rows_with_gradients", lambda *_: 3)
     for site, x in collect_inputs(model, sites, [batch]):
         torch.testing.assert_close(x, whole[site], rtol=1e-4, atol=1e-5)
@@ -133,7 +133,7 @@ def test_a_range_of_a_batch_is_the_same_if_the_batch_comes_in_pieces(monkeypatch
     """PTQ4DM averages ranges over batches of 256 samples, which one pass at 512×512 cannot hold."""
     scales = []
     for size in (256, 3):
-        monkeypatch.setattr("qdit.quant.apply.rows_per_pass", lambda *_, size=size: size)
+        monkeypatch.setattr("qdit.quant.apply.rows_of_pass", lambda *_, size=size: size)
         model = random_dit()
         sites = [*select(model.sites(), roles=CORE_ROLES), *select(model.sites(), roles=("p", "v"))]
         calibrate_static_threshold(model, sites, [inputs(count=8), inputs(count=8, seed=2)], bits=8)

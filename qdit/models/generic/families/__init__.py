@@ -1,0 +1,13 @@
+"""Families of diffusers' transformers, one file each, and the choice of one by the name of a class."""
+
+from qdit.models.generic.families import auraflow, chroma, dit, flux, hunyuan_video, latte, lumina, plain, qwen, sd3
+from qdit.models.generic.family import GenericFamily
+
+MODULES = (dit, flux, chroma, sd3, qwen, auraflow, latte, lumina, hunyuan_video, plain)
+FAMILIES: tuple[GenericFamily, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
+BY_CLASS: dict[str, GenericFamily] = {name: family for family in FAMILIES for name in family.classes}
+
+
+def family_of_class(class_name: str) -> GenericFamily:
+    """The family of a class of diffusers; one with the defaults for a class that has none."""
+    return BY_CLASS.get(class_name, GenericFamily())

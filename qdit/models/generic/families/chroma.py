@@ -1,0 +1,6 @@
+"""Chroma: FLUX without modulation linears; one small network makes the modulation of all blocks."""
+
+from qdit.models.generic.families.flux import BLOCKS
+from qdit.models.generic.family import GenericFamily
+
+FAMILIES = (GenericFamily(classes=("ChromaTransformer2DModel",), blocks=BLOCKS, pipeline="ChromaPipeline"),)

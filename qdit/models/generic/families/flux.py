@@ -1,0 +1,18 @@
+"""FLUX and FLUX.2 (Black Forest Labs): blocks with two streams, then blocks with one."""
+
+from qdit.models.generic.family import GenericFamily
+from qdit.models.generic.sources import TWO_STREAMS
+
+BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+
+FAMILIES = (
+    GenericFamily(
+        classes=("FluxTransformer2DModel",), blocks=BLOCKS, fold_sources=TWO_STREAMS, pipeline="FluxPipeline"
+    ),
+    GenericFamily(
+        classes=("Flux2Transformer2DModel",),
+        blocks=BLOCKS,
+        patterns=((r"single_transformer_blocks\.\d+\.attn\.to_out$", "out_fc2"),),
+        pipeline="Flux2Pipeline",
+    ),
+)

@@ -1,0 +1,37 @@
+"""A family of diffusers' transformers: what the table of role patterns cannot say about its classes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from qdit.models.generic.patterns import PATTERNS, Pattern
+from qdit.models.roles import FoldSource
+
+FoldSources = Callable[[str, nn.Module], Mapping[str, FoldSource]]
+"""(path of a block, the block) → path of a linear, what absorbs a per-channel factor of its input."""
+
+
+@dataclass(frozen=True)
+class GenericFamily:
+    """Facts about some classes of diffusers. A class without a family has the defaults.
+
+    classes        names of the classes.
+    patterns       role patterns that come before the common table.
+    blocks         paths of the lists of blocks, in the order in which they run; without them they are found.
+    interleaved    the lists take turns: first block of each, second block of each, …
+    fold_sources   which layers absorb a per-channel factor; None: no layer does.
+    pipeline       class of diffusers whose pipeline runs the transformer.
+    """
+
+    classes: tuple[str, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
+    blocks: tuple[str, ...] = ()
+    interleaved: bool = False
+    fold_sources: FoldSources | None = None
+    pipeline: str | None = None
+
+    @property
+    def all_patterns(self) -> tuple[Pattern, ...]:
+        """The family's patterns, then the common table."""
+        return (*self.patterns, *PATTERNS)

@@ -1,0 +1,74 @@
+"""Transformers of diffusers from local folders, and empty ones from a configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qdit.core.errors import CheckpointError, Unsupported, did_you_mean
+from qdit.core.files import read_json
+from qdit.models.config import DiffusersConfig
+from qdit.models.generic.network import DiffusersNetwork
+
+CONFIG_FILE = "config.json"
+
+
+def transformer_class(name: object) -> Any:
+    """Class of diffusers with this name. CheckpointError unless `diffusers` itself exports a model of this name.
+
+    No other module is imported: a file cannot name code of its own.
+    """
+    import diffusers
+
+    models = [n for n in dir(diffusers) if "Transformer" in n or "DiT" in n]
+    found = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin) and issubclass(found, nn.Module)):
+        hint = did_you_mean(str(name), models)
+        raise CheckpointError(
+            f"transformer class {name!r:.60}: diffusers {diffusers.__version__} has no such model{hint}"
+        )
+    return found
+
+
+def require_storable(config: DiffusersConfig) -> None:
+    """Raise Unsupported for a class that diffusers does not export: no checkpoint could be loaded again."""
+    try:
+        transformer_class(config.class_name)
+    except CheckpointError:
+        raise Unsupported(
+            f"{config.class_name}: only classes of diffusers can be stored as a checkpoint, since a file must not name"
+            " code of its own; store `model.state_dict()` and quantize again in the program that defines the class"
+        ) from None
+
+
+def build_network(config: DiffusersConfig) -> DiffusersNetwork:
+    """A network of a configuration. Its parameters are on the meta device; its buffers have the values of its class."""
+    from accelerate import init_empty_weights
+
+    model_class = transformer_class(config.class_name)
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        transformer = model_class.from_config(dict(config.values))
+    return DiffusersNetwork(transformer.eval())
+
+
+def load_network(folder: Path | str) -> DiffusersNetwork:
+    """The network of a local folder that `save_pretrained` wrote, in float32 and eval mode.
+
+    Only safetensors files are read, and nothing is downloaded. CheckpointError for a folder without them, or of a
+    class that diffusers does not have; Unsupported for one that is quantized already.
+    """
+    folder = Path(folder)
+    values = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: must be a JSON object; give a folder of `save_pretrained`")
+    model_class = transformer_class(values.get("_class_name"))
+    if "quantization_config" in values:
+        raise Unsupported(f"{folder}: is quantized already; give the folder of the transformer in full precision")
+    try:
+        transformer = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        raise CheckpointError(f"{folder}: diffusers cannot load it ({' '.join(str(problem).split())[:300]})") from None
+    return DiffusersNetwork(transformer.eval())

@@ -1,0 +1,144 @@
+"""A transformer of diffusers as a network with sites and roles.
+
+The network is a view: it has the modules, parameters and buffers of the transformer, under the same names. A change of
+one is a change of the other. So a quantized network is a quantized transformer, and its pipeline runs it.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.core.errors import ConfigError
+from qdit.models.config import DiffusersConfig
+from qdit.models.generic.blocks import block_paths_of
+from qdit.models.generic.families import family_of_class
+from qdit.models.generic.family import GenericFamily
+from qdit.models.generic.patterns import role_of
+from qdit.models.roles import FoldSource, Kind, Site, StepContext
+
+SHARED_TABLES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
+"""Tables of a module that the network has in common with its transformer."""
+
+EMBEDDINGS = ("time_embed", "guidance_embed", "size_embed", "label_embed", "pooled_embed")
+"""Roles outside the blocks. diffusers' DiT has such layers in each block, and calls those of the first again."""
+
+
+class PublishStep:
+    """Hook before a forward pass: it writes the timestep of each row into a StepContext."""
+
+    def __init__(self, context: StepContext, names: tuple[str, ...]) -> None:
+        self.context, self.names = context, names
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        arguments = dict(zip(self.names, args, strict=False)) | dict(kwargs)
+        self.context.timestep = step_of(arguments)
+
+
+def step_of(arguments: Mapping[str, Any]) -> Tensor | None:
+    """Timestep (N,) of the arguments of a forward pass, in the scale of the transformer.
+
+    One timestep for the whole batch counts for each row. None if there is no argument `timestep`, or if the tokens of
+    a row have timesteps of their own.
+    """
+    timestep = arguments.get("timestep")
+    if timestep is None:
+        return None
+    timestep = torch.as_tensor(timestep)
+    if timestep.dim() == 0 or timestep.numel() == 1:
+        return timestep.reshape(1).expand(rows_of(arguments))
+    return timestep if timestep.dim() == 1 else None
+
+
+def rows_of(arguments: Mapping[str, Any]) -> int:
+    """Number of samples in the arguments of a forward pass."""
+    main = arguments.get("hidden_states", next(iter(arguments.values()), None))
+    return len(main) if isinstance(main, Tensor | list | tuple) else 1
+
+
+class DiffusersNetwork(nn.Module):
+    """A network around a transformer of diffusers, or any module with lists of blocks and named linears.
+
+    `forward` takes the keyword arguments of the transformer and gives its first output. `transformer` is the object
+    itself.
+    """
+
+    transformer: nn.Module
+
+    def __init__(self, transformer: nn.Module, family: GenericFamily | None = None) -> None:
+        super().__init__()
+        if not isinstance(transformer, nn.Module):
+            raise ConfigError(f"transformer: found {type(transformer).__name__}, must be a torch module")
+        self.__dict__["transformer"] = transformer
+        for table in SHARED_TABLES:
+            self.__dict__[table] = transformer.__dict__[table]
+        self.training = transformer.training
+        self.config = config_of(transformer)
+        self.step_context = StepContext()
+        names = tuple(inspect.signature(transformer.forward).parameters)
+        self._extra = {"return_dict": False} if "return_dict" in names else {}
+        transformer.register_forward_pre_hook(PublishStep(self.step_context, names), with_kwargs=True)
+        chosen = family_of_class(self.config.class_name) if family is None else family
+        self.block_paths = block_paths_of(transformer, chosen)
+        self._sites = sites_of(transformer, self.block_paths, chosen)
+
+    def train(self, mode: bool = True) -> "DiffusersNetwork":
+        """Set the mode of the network and of the transformer, which are one."""
+        self.transformer.training = mode
+        super().train(mode)
+        return self
+
+    def forward(self, **arguments: Any) -> Any:
+        """First output of the transformer: usually the predicted noise or velocity, (N, …)."""
+        output = self.transformer(**arguments, **self._extra)
+        return output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
+
+    def sites(self) -> list[Site]:
+        """Every linear, and every convolution over separate patches, that has a role, in the order of the class."""
+        return list(self._sites)
+
+
+def config_of(transformer: nn.Module) -> DiffusersConfig:
+    """Name of the class, and its configuration without diffusers' own entries."""
+    values = getattr(transformer, "config", None)
+    plain = dict(values) if isinstance(values, Mapping) else {}
+    public = {name: value for name, value in plain.items() if not name.startswith("_")}
+    return DiffusersConfig(type(transformer).__name__, public)
+
+
+def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[Site]:
+    """Sites of a model: block by block, those outside the blocks before and after in the order of the class."""
+    number = {path: index for index, path in enumerate(paths)}
+    sources: dict[str, FoldSource] = {}
+    for path in paths if family.fold_sources else ():
+        sources |= family.fold_sources(path, model.get_submodule(path)) if family.fold_sources else {}
+    sites: list[Site] = []
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    modules = dict(model.named_modules())
+    for name in names:
+        kind = kind_of(modules.get(name))
+        role = role_of(name, family.all_patterns) if kind is not None else None
+        if kind is None or role is None:
+            continue
+        around = () if role in EMBEDDINGS else paths
+        inside = next((path for path in around if not path or name.startswith(f"{path}.")), None)
+        block = None if inside is None else number[inside]
+        sites.append(Site(name, role, kind, block, sources.get(name), inside))
+    return sites
+
+
+def kind_of(module: nn.Module | None) -> Kind | None:
+    """Kind of site that a module can be. None for a module that no method replaces.
+
+    A convolution must go over separate patches: stride = kernel, no padding, one group.
+    """
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        plain = not any(module.padding) if isinstance(module.padding, tuple) else False
+        apart = module.stride == module.kernel_size and set(module.dilation) == {1} and module.groups == 1
+        kind: Kind = "pointwise" if set(module.kernel_size) == {1} else "conv"
+        return kind if plain and apart else None
+    return "embedding" if isinstance(module, nn.Embedding) else None

@@ -1,0 +1,120 @@
+"""Batches of calibration data: positional arguments of a DiT or STDiT3, or keyword arguments of a diffusers network."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdit.core.errors import ConfigError, Unsupported
+from qdit.models.generic.network import step_of
+
+
+class Keywords:
+    """Keyword arguments of a forward pass over some samples.
+
+    `samples` are arguments with one row for each sample: tensors (N, …), lists of N values, or mappings of these.
+    `shared` are arguments that all samples have in common, of any kind (positions, sizes, numbers).
+    """
+
+    def __init__(self, samples: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
+        self.samples, self.shared = dict(samples), dict(shared or {})
+        counts = {count for value in self.samples.values() for count in row_counts(value)}
+        if len(counts) != 1:
+            raise ConfigError(
+                f"batch: its arguments {', '.join(self.samples)} have {sorted(counts)} rows, all must have the same"
+                " number; put arguments that are the same for all samples into `shared`"
+            )
+        self.rows = counts.pop()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the forward pass."""
+        return {**self.samples, **self.shared}
+
+    @property
+    def timestep(self) -> Tensor:
+        """Timestep (N,) of each sample; Unsupported if the network has no single timestep per sample."""
+        timestep = step_of(self.arguments())
+        if timestep is None:
+            raise Unsupported("the forward arguments have no single timestep per sample")
+        return timestep
+
+    def take(self, rows: Tensor) -> "Keywords":
+        """The samples with these indices."""
+        return Keywords({name: rows_of(value, rows) for name, value in self.samples.items()}, self.shared)
+
+    def to(self, device: torch.device) -> "Keywords":
+        """The batch with all its tensors on a device."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return Keywords(mapped(self.samples, moved), mapped(self.shared, moved))
+
+
+Batch = tuple[Tensor, ...] | Keywords
+"""Arguments of the model's forward: positional, (x, timestep, …), or keywords."""
+
+
+def run(model: nn.Module, batch: Batch) -> Any:
+    """Output of a forward pass over a batch."""
+    return model(**batch.arguments()) if isinstance(batch, Keywords) else model(*batch)
+
+
+def timestep_of(batch: Batch) -> Tensor:
+    """Timestep (N,) of the samples of a batch."""
+    return batch.timestep if isinstance(batch, Keywords) else batch[1]
+
+
+def positional(batches: Iterable[Batch]) -> list[tuple[Tensor, ...]]:
+    """The batches of a network of our own; Unsupported for keyword arguments, whose inputs are no single tensor."""
+    data = list(batches)
+    tuples = [batch for batch in data if not isinstance(batch, Keywords)]
+    if len(tuples) < len(data):
+        raise Unsupported("gradients with respect to the inputs are not defined for keyword arguments")
+    return tuples
+
+
+def rows_in(batch: Batch) -> int:
+    """Number of samples in a batch."""
+    return len(batch) if isinstance(batch, Keywords) else len(batch[0])
+
+
+def row_counts(value: Any) -> list[int]:
+    """Numbers of rows of all tensors and lists in an argument."""
+    if isinstance(value, Mapping):
+        return [count for inner in value.values() for count in row_counts(inner)]
+    return [len(value)]
+
+
+def rows_of(value: Any, rows: Tensor) -> Any:
+    """Some rows of an argument that has one row for each sample."""
+    if isinstance(value, Mapping):
+        return {name: rows_of(inner, rows) for name, inner in value.items()}
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)]
+    return [value[int(row)] for row in rows]
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Values in nested tuples, lists and mappings, from left to right."""
+    if isinstance(tree, Mapping):
+        return [leaf for value in tree.values() for leaf in leaves(value)]
+    if isinstance(tree, tuple | list):
+        return [leaf for value in tree for leaf in leaves(value)]
+    return [tree]
+
+
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The same nesting, each value changed."""
+    if isinstance(tree, Mapping):
+        return {name: mapped(value, change) for name, value in tree.items()}
+    if isinstance(tree, tuple):
+        values = [mapped(value, change) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
+    if isinstance(tree, list):
+        return [mapped(value, change) for value in tree]
+    return change(tree)

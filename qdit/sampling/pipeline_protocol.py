@@ -1,0 +1,55 @@
+"""The protocol of a diffusers pipeline: which pipeline sampled, its timesteps, guidance and seed. No torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from qdit.core.errors import ConfigError
+from qdit.sampling.protocol import NO_DECODER, Sampled
+
+
+@dataclass(frozen=True)
+class PipelineProtocol(Sampled):
+    """Protocol of samples that a pipeline of diffusers makes.
+
+    `timesteps` are those that the transformer gets, in its own scale, as float32; index 0 is the least noisy.
+    `cfg_scale` above 1 means that the transformer also computes an unconditional branch. A pipeline with a distilled
+    guidance argument (FLUX) has 1.
+    """
+
+    family: ClassVar[str] = "diffusers"
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
+    timesteps: Sequence[float]
+    pipeline: str = ""
+    cfg_scale: float = 1.0
+    seed: int = 0
+    dtype: str = "float32"
+    decoder: str = NO_DECODER
+
+    def __post_init__(self) -> None:
+        values = tuple(float(value) for value in self.timesteps)
+        if not all(map(math.isfinite, values)) or any(a >= b for a, b in pairwise(values)):
+            raise ConfigError(
+                f"timesteps {values!r:.80}: must be finite and increase from the least noisy to the noisiest"
+            )
+        object.__setattr__(self, "timesteps", values)
+        self.check()
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        """Number of steps."""
+        return len(self.timesteps)
+
+    @property
+    def schedule(self) -> np.ndarray:
+        """(steps,) float32 timesteps as the transformer gets them; index 0 is the least noisy."""
+        return np.asarray(self.timesteps, dtype=np.float32)
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Forward arguments that all samples share. A keyword set holds them itself."""
+        return ()

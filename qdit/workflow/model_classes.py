@@ -1,0 +1,83 @@
+"""Text of `qdit models`: a line for each transformer of diffusers, or one with the share of each role."""
+
+from collections.abc import Sequence
+
+from qdit.models.generic.census import Coverage
+
+HEADINGS = ("class", "with a role", "in blocks", "blocks", "without a role")
+SHOWN = 3
+"""Layers without a role that a line names."""
+
+INTRODUCTION = """# Transformers of diffusers, and their roles
+
+> Words such as *role* and *scope*: [glossary](glossary.md)
+
+`qdit models --markdown` wrote this page. [Quantize any transformer](any-model.md) says what to do with it.
+
+Each class has its default settings and two blocks of each list. *With a role* is the share of the weights of all
+linears and convolutions that has a role. *In blocks* is the share that scope `common` quantizes; a model of full depth
+has more.
+"""
+
+
+def cells(coverage: Coverage) -> tuple[str, ...]:
+    """Cells of the line of a class."""
+    if coverage.problem:
+        return coverage.class_name, "-", "-", "-", f"not built: {coverage.problem}"
+    more = len(coverage.missing) - SHOWN
+    missing = ", ".join(coverage.missing[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return (
+        coverage.class_name,
+        percent(coverage.share),
+        percent(coverage.core_share),
+        str(coverage.blocks),
+        missing or "-",
+    )
+
+
+def percent(share: float) -> str:
+    """A share with one digit, rounded down, so that 100.0 % is all."""
+    return f"{int(share * 1000) / 10:.1f} %"
+
+
+def classes_text(found: Sequence[Coverage]) -> str:
+    """A line for each class."""
+    rows = [HEADINGS, *map(cells, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, summary(found), "`qdit models CLASS` shows the roles of a class"])
+
+
+def summary(found: Sequence[Coverage]) -> str:
+    """How many classes have how many roles."""
+    built = [coverage for coverage in found if not coverage.problem]
+    full, most = (sum(coverage.share >= share for coverage in built) for share in (0.99, 0.9))
+    return f"{len(found)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
+
+
+def classes_markdown(found: Sequence[Coverage]) -> str:
+    """The page of the documentation."""
+    rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, found)]
+    head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
+    return "\n".join([INTRODUCTION, f"{summary(found)}.\n", *head, *rows])
+
+
+def quoted(row: tuple[str, ...]) -> tuple[str, ...]:
+    """Cells with the class as code."""
+    return (f"`{row[0]}`", *row[1:])
+
+
+def class_text(coverage: Coverage) -> str:
+    """Text about one class."""
+    if coverage.problem:
+        return f"{coverage.class_name}: cannot be built with default settings ({coverage.problem})"
+    lines = [
+        f"{coverage.class_name}: {percent(coverage.share)} of the weights have a role,"
+        f" {percent(coverage.core_share)} are in linears of blocks (scope common)",
+        f"pipeline: {coverage.pipeline or 'not stated'}",
+        "roles, with their share of the weights:",
+        *(f"  {role:<14} {percent(number / coverage.weights)}" for role, number in coverage.roles.items()),
+        "without a role:",
+        *(f"  {path}" for path in coverage.missing or ("none",)),
+    ]
+    return "\n".join(lines)

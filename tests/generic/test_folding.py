@@ -1,0 +1,70 @@
+"""Folding into the modulation of diffusers' blocks is exact, and changes all linears that have the same input."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from qdit.core.errors import Unsupported
+from qdit.methods.quantize import quantize_model
+from qdit.models.roles import ModulationRows, ValueRows
+from qdit.quant.batches import run
+from qdit.quant.folding import fold, leaders, sharing
+from qdit.quant.observe import observe_inputs
+from tests.small_transformers import keyword_set, keywords, tiny_network
+
+FOLDED = {"dit": 6, "flux": 5, "sd3": 9, "qwen-image": 8, "hunyuan-video": 5}
+"""Family → number of inputs into which a factor can be folded."""
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_folding_changes_the_inputs_and_not_the_function(name: str) -> None:
+    network, batch = tiny_network(name), keywords(name)
+    sites = leaders(network, [site for site in network.sites() if site.fold_source])
+    assert len(sites) == FOLDED[name]
+    seen: dict[str, list[torch.Tensor]] = {}
+    observe_inputs(network, sites, [batch], lambda site, x: seen.setdefault(site.name, []).append(x))
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        expected = run(network, batch)
+        for site in sites:
+            folded = deepcopy(network)
+            width = folded.get_submodule(site.name).in_features
+            factor, offset = torch.rand(width, generator=draw) + 0.5, torch.randn(width, generator=draw)
+            offset = offset if isinstance(site.fold_source, ModulationRows) else torch.zeros(width)
+            fold(folded, site, factor, offset)
+            inputs: list[torch.Tensor] = []
+            observe_inputs(folded, [site], [batch], lambda _site, x, inputs=inputs: inputs.append(x))
+            torch.testing.assert_close(inputs[0], seen[site.name][0] / factor - offset, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(run(folded, batch), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_linears_with_the_same_input_are_known() -> None:
+    network = tiny_network("flux")
+    by_name = {site.name: site for site in network.sites()}
+    one = by_name["single_transformer_blocks.0.attn.to_q"]
+    names = [site.name.removeprefix("single_transformer_blocks.0.") for site in sharing(network, one)]
+    assert sorted(names) == ["attn.to_k", "attn.to_q", "attn.to_v", "proj_mlp"]
+    assert isinstance(
+        next(s for s in tiny_network("dit").sites() if s.name.endswith("0.attn1.to_out.0")).fold_source, ValueRows
+    )
+    with pytest.raises(Unsupported, match="nothing before a cross_q"):
+        wan = tiny_network("wan")
+        fold(wan, next(s for s in wan.sites() if s.role == "cross_q"), torch.ones(32))
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize(("method", "options"), [("repq-vit", {}), ("ptq4dit", {"iterations": 0})])
+def test_methods_fold_where_they_can(name: str, method: str, options: dict[str, int]) -> None:
+    network, kind = tiny_network(name), {"repq-vit": "uniform", "ptq4dit": "per-step"}[method]
+    result = quantize_model(
+        network,
+        method,
+        weight_bits=8,
+        activation_bits=8,
+        calibration={kind: keyword_set(name, kind)},
+        options=options,
+    )
+    with torch.no_grad():
+        full, output = (run(model, keywords(name, seed=7)) for model in (network, result.model))
+    assert 0 < (output - full).norm() / full.norm() < 0.25
