@@ -16,7 +16,7 @@ Numbered details (QuaRot: Ashkboos et al., NeurIPS 2024; ConvRot: Huang et al., 
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions, Count, CountOrNone, GroupSize
@@ -24,7 +24,14 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.apply import gptq_weights, input_width, insert_dynamic, round_weights
+from qdit.quant.apply import (
+    fitted_log,
+    gptq_weights,
+    input_width,
+    insert_dynamic,
+    round_weights,
+    site_group_sizes,
+)
 from qdit.quant.ranges import minmax
 from qdit.quant.sites import transform_site
 from qdit.quant.transforms import Hadamard, random_signs
@@ -78,7 +85,7 @@ class Rotation(Method):
         """Rotate, insert dynamic quantizers, then quantize the rotated weights."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
-        sizes = {site.name: options.group_size for site in sites}
+        sizes = site_group_sizes(model, sites, options.group_size)
         if min(weight_bits, activation_bits) < FULL_PRECISION_BITS:
             generator = torch_generator(options.seed, Purpose.VARIANT)
             for site in sites:
@@ -87,12 +94,12 @@ class Rotation(Method):
                 transform_site(model, site, Hadamard(width, size=block(width, options.block_size), signs=signs))
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes)
-        log: dict[str, list[str]] = {}
+        log: dict[str, Any] = fitted_log(sizes, options.group_size)
         if weight_bits < FULL_PRECISION_BITS and options.rounding == "nearest":
             round_weights(model, sites, bits=weight_bits, rule=minmax, group_sizes=sizes)
         elif weight_bits < FULL_PRECISION_BITS:
             batches = calibration["trajectory"].batches(BATCH)
-            log = gptq_weights(model, sites, batches, bits=weight_bits, group_sizes=sizes)
+            log |= gptq_weights(model, sites, batches, bits=weight_bits, group_sizes=sizes)
         return Quantized(model, log=log)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,7 +27,15 @@ from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.activation import DynamicActivation
-from qdit.quant.apply import collect_inputs, gptq_weights, granularity, insert_dynamic, round_weights
+from qdit.quant.apply import (
+    collect_inputs,
+    fitted_log,
+    gptq_weights,
+    granularity,
+    insert_dynamic,
+    round_weights,
+    site_group_sizes,
+)
 from qdit.quant.folding import divide_inputs
 from qdit.quant.low_rank import low_rank
 from qdit.quant.ranges import zero_minmax
@@ -84,38 +92,39 @@ class SvdQuant(Method):
         """Smooth on full-precision inputs, split off the branch, then quantize inputs and residual."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
-        sizes = {site.name: options.group_size for site in sites}
+        sizes = site_group_sizes(model, sites, options.group_size)
         data = list(calibration["trajectory"].batches(BATCH))
         if options.smooth and min(weight_bits, activation_bits) < FULL_PRECISION_BITS:
-            output = partial(layer_output, weight_bits=weight_bits, activation_bits=activation_bits, options=options)
-            factors = {
-                site: best_factor(rows_of(inputs, SEARCH_ROWS), linear_of(model, site).weight.detach(), output)[0]
-                for site, inputs in collect_inputs(model, sites, data)
-            }
+            output = partial(layer_output, weight_bits=weight_bits, activation_bits=activation_bits, rank=options.rank)
+            factors = {}
+            for site, inputs in collect_inputs(model, sites, data):
+                of_layer = partial(output, group_size=sizes[site.name])
+                weight = linear_of(model, site).weight.detach()
+                factors[site] = best_factor(rows_of(inputs, SEARCH_ROWS), weight, of_layer)[0]
             divide_inputs(model, factors)
         if weight_bits < FULL_PRECISION_BITS:
             for site in sites:
                 split_low_rank(model, site, options.rank)
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes)
-        log: dict[str, list[str]] = {}
+        log: dict[str, Any] = fitted_log(sizes, options.group_size)
         if weight_bits < FULL_PRECISION_BITS and options.rounding == "nearest":
             round_weights(model, sites, bits=weight_bits, rule=zero_minmax, group_sizes=sizes)
         elif weight_bits < FULL_PRECISION_BITS:
-            log = gptq_weights(model, sites, data, bits=weight_bits, group_sizes=sizes)
+            log |= gptq_weights(model, sites, data, bits=weight_bits, group_sizes=sizes)
         return Quantized(model, log=log)
 
 
 def layer_output(
-    inputs: Tensor, weight: Tensor, *, weight_bits: int, activation_bits: int, options: SvdQuantOptions
+    inputs: Tensor, weight: Tensor, *, weight_bits: int, activation_bits: int, rank: int, group_size: int | None
 ) -> Tensor:
     """Output (rows, out) of a quantized linear with its branch; the residual is rounded to nearest."""
     quantized_inputs, output = inputs, 0.0
     if activation_bits < FULL_PRECISION_BITS:
-        quantized_inputs = DynamicActivation(bits=activation_bits, group_size=options.group_size)(inputs)
+        quantized_inputs = DynamicActivation(bits=activation_bits, group_size=group_size)(inputs)
     if weight_bits < FULL_PRECISION_BITS:
-        branch = low_rank(weight, options.rank)
-        output, shared = branch(inputs), granularity(options.group_size)
+        branch = low_rank(weight, rank)
+        output, shared = branch(inputs), granularity(group_size)
         residual = weight - branch.product()
         weight = quantize_weight(residual, bits=weight_bits, granularity=shared, ranges=zero_minmax).dequantize()
     return quantized_inputs @ weight.t() + output

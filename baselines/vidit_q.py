@@ -22,7 +22,7 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
-from qdit.quant.apply import input_width, insert_dynamic, round_weights
+from qdit.quant.apply import fitted_log, input_width, insert_dynamic, round_weights, site_group_sizes
 from qdit.quant.folding import divide_inputs
 from qdit.quant.observe import Batch, observe_inputs
 from qdit.quant.ranges import minmax
@@ -82,7 +82,7 @@ class ViditQ(Method):
         """Balance the channels, rotate, then round weights and inputs."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
-        sizes = {site.name: options.group_size for site in sites}
+        sizes = site_group_sizes(model, sites, options.group_size)
         if min(weight_bits, activation_bits) < FULL_PRECISION_BITS:
             if options.balance:
                 largest = running_maxima(model, sites, calibration["uniform"].batches(BATCH))
@@ -100,7 +100,7 @@ class ViditQ(Method):
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes)
         if weight_bits < FULL_PRECISION_BITS:
             round_weights(model, sites, bits=weight_bits, rule=minmax, group_sizes=sizes)
-        return Quantized(model)
+        return Quantized(model, log=fitted_log(sizes, options.group_size))
 
 
 def running_maxima(model: Network, sites: list[Site], batches: Iterable[Batch]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.rotation import block
-from baselines.svdquant import SvdQuantOptions, layer_output
+from baselines.svdquant import layer_output
 from baselines.vidit_q import MOMENTUM, running_maxima
 from qdit.core.errors import Unsupported
 from qdit.models.roles import CORE_ROLES, select
@@ -16,7 +16,7 @@ from qdit.quant.observe import observe_inputs
 from qdit.quant.smoothing import best_factor, rows_of, smoothing_factor
 from tests.small_models import calibration_set, random_dit
 
-OPTIONS = SvdQuantOptions(rank=2, group_size=8)
+PARTS = {"rank": 2, "group_size": 8}
 
 
 @given(alpha=st.floats(0, 1), seed=st.integers(0, 99))
@@ -45,7 +45,7 @@ def layer(outlier):
 
 
 def test_the_chosen_factor_is_never_worse_than_none_and_helps_where_inputs_have_outliers():
-    output = partial(layer_output, weight_bits=4, activation_bits=4, options=OPTIONS)
+    output = partial(layer_output, weight_bits=4, activation_bits=4, **PARTS)
 
     def error(inputs, weight, factor):
         return float((output(inputs / factor, weight * factor) - inputs @ weight.t()).square().sum())
@@ -63,9 +63,9 @@ def test_the_branch_takes_what_a_low_rank_weight_has():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(32, 16, generator=generator)
     weight = torch.randn(24, 2, generator=generator) @ torch.randn(2, 16, generator=generator)
-    near = layer_output(inputs, weight, weight_bits=4, activation_bits=16, options=OPTIONS)
+    near = layer_output(inputs, weight, weight_bits=4, activation_bits=16, **PARTS)
     assert torch.allclose(near, inputs @ weight.t(), atol=2e-2)
-    far = layer_output(inputs, weight, weight_bits=4, activation_bits=16, options=SvdQuantOptions(rank=1, group_size=8))
+    far = layer_output(inputs, weight, weight_bits=4, activation_bits=16, rank=1, group_size=8)
     assert (far - inputs @ weight.t()).norm() > 5 * (near - inputs @ weight.t()).norm()
 
 
