@@ -18,6 +18,10 @@ from qdit.report.data.rows import (
 )
 
 
+COLUMNS = (*(name for name in shown_on("variants") if name != "ratio_fd_fp"), "size_actual_mb")
+"""Columns of the page. The size on disk is that of the checkpoint, with everything that its sites hold."""
+
+
 def methods(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
     """The table `name` of a profile; `results` is the profile's folder. Its first block decides the headline."""
     definition = profile["tables"][name]
@@ -31,7 +35,7 @@ def methods(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         paper_protocol="",
         shows_bits=True,
         blocks=tuple(_block(profile, definition, block, results) for block in blocks),
-        metrics=shown_on("variants"),
+        metrics=COLUMNS,
         remarks=(
             "g N: groups of N inputs share a range; the detail says it where a row has groups. Without it a weight has"
             " one range for each output channel, and an input one for each token.",
