@@ -200,3 +200,44 @@ def training_texts() -> Any:
     from qdit.mini.data.moving_digits_prompts import encode
 
     return encode(tuple(draw_scenario(CALIBRATION_SEED, index) for index in range(CALIBRATION_PROMPTS)))
+
+
+def is_pipeline(weights: Path, prompts: Path | None) -> bool:
+    """Whether `qdit calibrate` calls a pipeline. ConfigError for one without prompts, and for prompts without one."""
+    from qdit.sampling.pipeline_folder import is_pipeline_folder
+
+    is_folder = is_pipeline_folder(weights)
+    if is_folder and prompts is None:
+        raise ConfigError(f"{weights}: is the folder of a pipeline; give --prompts, a text file with one prompt a line")
+    if prompts is not None and not is_folder:
+        raise ConfigError(
+            f"--prompts: {weights} is no pipeline folder of diffusers with a transformer such as FLUX; leave it out"
+        )
+    return is_folder
+
+
+def calibrate_pipeline(
+    folder: Path,
+    out: Path,
+    kind: str,
+    prompts: Path | None,
+    others: Mapping[str, Any],
+    how: tuple[int | None, int, str, dict[str, Any], str],
+) -> str:
+    """Record the calls of a pipeline; return the line that says what was made. `how` is (steps, seed, dtype, arguments
+    of the call, device). ConfigError for a flag of `others` that is set.
+    """
+    from qdit.sampling.pipeline_folder import PipelineJob, calibrate_pipeline_folder, read_prompts
+
+    assert prompts is not None
+    if stated := [name for name, value in others.items() if value is not None]:
+        raise ConfigError(
+            f"--{stated[0].replace('_', '-')}: a pipeline is called with --prompts and --steps; put all else into"
+            ' --arguments, for example \'{"height": 512, "guidance_scale": 3.5}\''
+        )
+    steps, seed, dtype, arguments, device = how
+    texts = read_prompts(prompts)
+    calibrate_pipeline_folder(
+        PipelineJob(folder, out, kind, texts, 20 if steps is None else steps, seed, dtype, arguments, device)
+    )
+    return f"{out}: calls of the transformer for {len(texts)} prompts, kind {kind}, {out.stat().st_size / 1e6:.3g} MB"
