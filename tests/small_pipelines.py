@@ -20,6 +20,8 @@ class TextEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Linear(8, 24, bias=False)
+        with torch.no_grad():
+            self.table.weight.copy_(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)))
         self.calls = 0
 
     def forward(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -35,28 +37,55 @@ def flow_scheduler() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler()
 
 
+def flux_inputs(latents: Tensor, time: Tensor, texts: tuple[Tensor, Tensor], guidance: float) -> dict[str, Any]:
+    """Arguments of a tiny FLUX for latents (N, 16, 4) and times (N,) on 0 to 1000."""
+    words, pooled = texts
+    return {
+        "hidden_states": latents,
+        "timestep": time / 1000,
+        "guidance": torch.full((len(latents),), guidance),
+        "pooled_projections": pooled.to(latents.dtype),
+        "encoder_hidden_states": words.to(latents.dtype),
+        "txt_ids": torch.zeros(PROMPT, 3),
+        "img_ids": positions(4, 4),
+        "joint_attention_kwargs": None,
+    }
+
+
+def wan_inputs(latents: Tensor, time: Tensor, texts: tuple[Tensor, Tensor], _guidance: float) -> dict[str, Any]:
+    """Arguments of a tiny Wan for latents (N, 4, 2, 4, 4) and times (N,) on 0 to 1000."""
+    return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": texts[0].to(latents.dtype)}
+
+
+INPUTS = {"FluxPipeline": (flux_inputs, (16, 4)), "WanPipeline": (wan_inputs, (4, 2, 4, 4))}
+"""Class of diffusers → the arguments of its transformer, and the shape of the latents of a tiny one."""
+
+
 @cache
-def tiny_pipeline_class() -> Any:
-    """A pipeline class with the arguments of FluxPipeline, for transformers with 4 input channels."""
+def tiny_pipeline_class(name: str = "FluxPipeline") -> Any:
+    """A pipeline class with the name, and the main arguments, of one of diffusers."""
+    inputs, shape = INPUTS[name]
 
-    class FluxPipeline(diffusers.DiffusionPipeline):  # type: ignore[misc]
-        """Images (latents) for texts. With true_cfg_scale above 1 a second call makes the unconditional branch."""
+    class Tiny(diffusers.DiffusionPipeline):  # type: ignore[misc]
+        """Latents for texts. With true_cfg_scale above 1 a second call makes the unconditional branch."""
 
-        _optional_components = ("text_encoder",)
+        _optional_components = ["text_encoder"]  # noqa: RUF012 - diffusers adds it to a list
 
         def __init__(self, transformer: Any, scheduler: Any, text_encoder: Any) -> None:
             super().__init__()
             self.register_modules(transformer=transformer, scheduler=scheduler, text_encoder=text_encoder)
 
-        def encode_prompt(self, prompt: Any, device: Any = None) -> tuple[Tensor, Tensor]:
-            prompts = [prompt] if isinstance(prompt, str) else prompt
+        def encode_prompt(self, prompt: Any) -> tuple[Tensor, Tensor]:
             encoder = self.text_encoder or TextEncoder().requires_grad_(False)
-            return encoder(prompts)
+            return encoder([prompt] if isinstance(prompt, str) else prompt)
 
         @torch.no_grad()
         def __call__(
             self,
             prompt: Any = None,
+            height: int | None = None,
+            width: int | None = None,
+            num_frames: int | None = None,
             num_inference_steps: int = 4,
             guidance_scale: float = 3.5,
             true_cfg_scale: float = 1.0,
@@ -64,32 +93,20 @@ def tiny_pipeline_class() -> Any:
             output_type: str = "latent",
         ) -> Any:
             count = 1 if isinstance(prompt, str) else len(prompt)
-            dtype = self.transformer.dtype
             texts = [self.encode_prompt(prompt)]
             texts += [self.encode_prompt([""] * count)] if true_cfg_scale > 1 else []
-            latents = torch.randn(count, 16, 4, generator=generator).to(dtype)
+            latents = torch.randn(count, *shape, generator=generator).to(self.transformer.dtype)
             self.scheduler.set_timesteps(num_inference_steps)
             for t in self.scheduler.timesteps:
-                velocities = [
-                    self.transformer(
-                        hidden_states=latents,
-                        timestep=t.expand(count).to(dtype) / 1000,
-                        guidance=torch.full((count,), guidance_scale)
-                        if self.transformer.config.guidance_embeds
-                        else None,
-                        pooled_projections=pooled.to(dtype),
-                        encoder_hidden_states=words.to(dtype),
-                        txt_ids=torch.zeros(PROMPT, 3),
-                        img_ids=positions(4, 4),
-                        joint_attention_kwargs=None,
-                        return_dict=False,
-                    )[0]
-                    for words, pooled in texts
-                ]
-                velocity = velocities[0]
-                if len(velocities) > 1:
-                    velocity = velocities[1] + true_cfg_scale * (velocity - velocities[1])
+                time = t.expand(count).to(latents.dtype)
+                velocity, *other = (
+                    self.transformer(**inputs(latents, time, text, guidance_scale), return_dict=False)[0]
+                    for text in texts
+                )
+                if other:
+                    velocity = other[0] + true_cfg_scale * (velocity - other[0])
                 latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
-            return SimpleNamespace(images=latents)
+            return SimpleNamespace(images=latents, frames=latents)
 
-    return FluxPipeline
+    Tiny.__name__ = Tiny.__qualname__ = name
+    return Tiny

@@ -217,27 +217,32 @@ def is_pipeline(weights: Path, prompts: Path | None) -> bool:
 
 
 def calibrate_pipeline(
-    folder: Path,
+    flags: Flags,
     out: Path,
     kind: str,
     prompts: Path | None,
-    others: Mapping[str, Any],
-    how: tuple[int | None, int, str, dict[str, Any], str],
+    samples: int | None,
+    arguments: str,
+    device: str,
 ) -> str:
-    """Record the calls of a pipeline; return the line that says what was made. `how` is (steps, seed, dtype, arguments
-    of the call, device). ConfigError for a flag of `others` that is set.
+    """Record the calls of the pipeline that the flags are for; return the line that says what was made.
+
+    ConfigError for a flag that no pipeline has.
     """
+    from qdit.cli.options import parse_json_object
     from qdit.sampling.pipeline_folder import PipelineJob, calibrate_pipeline_folder, read_prompts
 
     assert prompts is not None
+    common = {**flags.common, "samples": samples}
+    steps, seed, dtype = (common.pop(name) for name in ("steps", "seed", "dtype"))
+    others = {**common, **flags.images, **flags.clips, **flags.for_images, **flags.for_clips}
     if stated := [name for name, value in others.items() if value is not None]:
         raise ConfigError(
             f"--{stated[0].replace('_', '-')}: a pipeline is called with --prompts and --steps; put all else into"
             ' --arguments, for example \'{"height": 512, "guidance_scale": 3.5}\''
         )
-    steps, seed, dtype, arguments, device = how
-    texts = read_prompts(prompts)
+    texts, call = read_prompts(prompts), parse_json_object(arguments, "--arguments")
     calibrate_pipeline_folder(
-        PipelineJob(folder, out, kind, texts, 20 if steps is None else steps, seed, dtype, arguments, device)
+        PipelineJob(flags.owner, out, kind, texts, 20 if steps is None else steps, seed, dtype, call, device)
     )
     return f"{out}: calls of the transformer for {len(texts)} prompts, kind {kind}, {out.stat().st_size / 1e6:.3g} MB"

@@ -83,8 +83,8 @@ def calibrate(
     """Record calibration data.
 
     The full-precision model samples images or clips. The command records noisy samples on the way, with their timesteps
-    and their labels or texts. The weights decide whether the model makes images or clips. A pipeline folder of diffusers
-    (FLUX, Wan, …) is called with each prompt of a file, and the inputs of its transformer are recorded.
+    and their labels or texts. The weights decide whether the model makes images or clips. A pipeline folder of
+    diffusers (FLUX, Wan, …) is called with each prompt of a file, and the inputs of its transformer are recorded.
 
     \b
     Examples:
@@ -95,23 +95,6 @@ def calibrate(
     from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
     use_threads(threads)
-    if is_pipeline(weights, prompts):
-        not_for_pipelines = {
-            "samples": samples,
-            "sampler": sampler,
-            "cfg_scale": cfg_scale,
-            "shift": shift,
-            "text_embeddings": text_embeddings,
-            "frames": frames,
-            "height": height,
-            "width": width,
-            "fps": fps,
-        }
-        call = parse_json_object(arguments, "--arguments")
-        with on_device(device) as name:
-            line = calibrate_pipeline(weights, out, kind, prompts, not_for_pipelines, (steps, seed, dtype, call, name))
-        typer.echo(line)
-        return
     flags = Flags(
         weights,
         {"steps": steps, "cfg_scale": cfg_scale, "seed": seed, "dtype": dtype},
@@ -119,6 +102,10 @@ def calibrate(
         {"shift": shift, "frames": frames, "height": height, "width": width, "fps": fps},
         for_clips={"text_embeddings": text_embeddings},
     )
+    if is_pipeline(weights, prompts):
+        with on_device(device) as name:
+            typer.echo(calibrate_pipeline(flags, out, kind, prompts, samples, arguments, name))
+        return
     family = flags.family(family_of_weights(weights))
     sampling_protocol = flags.protocol(family, latents=text_embeddings is not None)
     texts = training_texts() if family == "stdit3" else None

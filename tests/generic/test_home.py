@@ -32,11 +32,24 @@ from tests.small_transformers import ZOO, keywords, tiny_transformer
 
 diffusers = LazyModule("diffusers")
 
-GPTQ = ("flux", "wan", "pixart")
-"""Families that GPTQ with groups is tried on."""
+OPTIONS = {
+    "rtn": {"activation": "dynamic", "group_size": 8},
+    "rtn static": {"activation": "static"},
+    "rtn own": {"activation": "dynamic", "group_size": 8},
+    "q-dit": {"group_size": 8},
+    "ptq4dit": {"csb": False, "iterations": 2, "batch": 2},
+    "tfmq-dm": {"tiar": False, "iterations": 2, "batch": 2},
+}
+"""Method, with a word that says what is special → its options. `own` is the scope."""
+OTHERS = {
+    "flux": ("q-dit", "ptq4dit", "rtn static"),
+    "wan": ("q-dit",),
+    "pixart": ("q-dit", "rtn own"),
+    "sd3": ("tfmq-dm", "rtn own"),
+}
+"""What else than `rtn` is tried on some families."""
 ROOT = Path(__file__).parents[2]
-CASES = [(family, "rtn") for family in ZOO] + [(family, "q-dit") for family in GPTQ]
-OPTIONS = {"rtn": {"activation": "dynamic", "group_size": 8}, "q-dit": {"group_size": 8}}
+CASES = [(family, method) for family in ZOO for method in ("rtn", *OTHERS.get(family, ()))]
 SEED = 5
 """Seed of the inputs that outputs are compared for."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -74,7 +87,12 @@ def quantized(family, method="rtn"):
     """A tiny transformer, quantized in memory with W4A8."""
     batch = keywords(family, count=4, seed=2)
     return quantize_transformer(
-        tiny_transformer(family), method, samples=batch.samples, shared=batch.shared, options=OPTIONS[method]
+        tiny_transformer(family),
+        method.split()[0],
+        scope="own" if method.endswith("own") else "common",
+        samples=batch.samples,
+        shared=batch.shared,
+        options=OPTIONS[method],
     )
 
 
