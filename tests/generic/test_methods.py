@@ -18,7 +18,7 @@ from tests.small_transformers import ZOO, keyword_set, keywords, tiny_network
 SMALL = {"iterations": 2, "batch": 2}
 QUICK = {"rtn": {"group_size": 12}, "q-dit": {"group_size": 8}}
 LEARNED = {"ptq4dit": {**SMALL, "csb": False}}
-THOROUGH = ("flux", "latte", "hunyuan-video")
+THOROUGH = ("flux", "latte")
 """Families on which learned rounding is tried in every test run."""
 
 
@@ -94,7 +94,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("method", [name for name in sorted(registry()) if name != "fp"])
-@pytest.mark.parametrize("scope", ["common", "own"])
+@pytest.mark.parametrize("scope", ["common", pytest.param("own", marks=pytest.mark.slow)])
 def test_every_method_works_or_says_why_not(method, scope, tmp_path):
     if method in REASONS:
         with pytest.raises(Unsupported, match=REASONS[method]):

@@ -55,7 +55,9 @@ def by_whole_passes(model, stages, data, sizes):
             )
 
 
-@pytest.mark.parametrize("name", ["flux", "hunyuan-dit", "latte", "lumina2"])
+@pytest.mark.parametrize(
+    "name", ["flux", "latte", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hunyuan-dit", "lumina2"))]
+)
 @pytest.mark.parametrize("sequential", [True, False])
 def test_gptq_is_that_of_whole_passes(name, sequential):
     model, data = tiny_network(name), batches(name)
