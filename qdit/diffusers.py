@@ -24,7 +24,7 @@ import copy
 import enum
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -112,7 +112,8 @@ class QditQuantizer(DiffusersQuantizer):
         self.checkpoint = quantization_config.checkpoint
         self.tensors: dict[str, Tensor] = {}
         self.device: Any = "cpu"
-        self.dtype, self.in_full = torch.float32, []
+        self.dtype = torch.float32
+        self.in_full: list[str] = []
         self.is_generic = is_generic(self.checkpoint)
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
@@ -186,7 +187,8 @@ class QditQuantizer(DiffusersQuantizer):
         in_full = self.in_full if self.dtype != torch.float32 else []
         fill_at_home(model, self.checkpoint, tensors, dtype=self.dtype, in_full=in_full)
         kept = {key: self.checkpoint[key] for key in DESCRIBED}
-        self.checkpoint = self.quantization_config.checkpoint = with_digest(kept)
+        self.checkpoint = with_digest(kept)
+        cast(QditConfig, self.quantization_config).checkpoint = self.checkpoint
         model.add_adapter = model.load_lora_adapter = refuse_adapter
         model.to(self.device)
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def record_pipeline(
         names = sample_names(pipeline, call, prompts[0])
         if release:
             for prompt in prompts if can_release else ():
-                first_arguments(pipeline, lambda prompt=prompt: call([prompt], 0))
+                first_arguments(pipeline, partial(call, [prompt], 0))
             release_encoders(pipeline, texts=can_release)
         recording = Recording(kind, len(prompts), seed, names)
         for index, prompt in enumerate(prompts):
@@ -189,7 +190,7 @@ def first_arguments(pipeline: Any, call: Callable[[], Any]) -> dict[str, Any]:
 
 def sample_names(pipeline: Any, call: Callable[[list[str], int], Any], prompt: str) -> set[str]:
     """Names of the arguments that have rows for each prompt: they are twice as long for two prompts."""
-    single, double = (first_arguments(pipeline, lambda n=n: call([prompt] * n, 0)) for n in (1, 2))
+    single, double = (first_arguments(pipeline, partial(call, [prompt] * n, 0)) for n in (1, 2))
     return {
         name
         for name, value in single.items()

@@ -27,6 +27,7 @@ from qdit.quant.home import HomeConv, HomeLinear
 from qdit.quant.packed import resident_bytes
 from qdit.quant.sites import QuantizedConv, in_float32
 from tests.lazy import LazyModule
+from tests.pretended_gpu import pretended_gpu
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
 from tests.small_transformers import ZOO, keywords, tiny_transformer
 
@@ -35,7 +36,7 @@ diffusers = LazyModule("diffusers")
 OPTIONS = {
     "rtn": {"activation": "dynamic", "group_size": 8},
     "rtn static": {"activation": "static"},
-    "rtn own": {"activation": "dynamic", "group_size": 8},
+    "repq-vit own": {"reparametrize": False},
     "q-dit": {"group_size": 8},
     "ptq4dit": {"csb": False, "iterations": 2, "batch": 2},
     "tfmq-dm": {"tiar": False, "iterations": 2, "batch": 2},
@@ -44,8 +45,8 @@ OPTIONS = {
 OTHERS = {
     "flux": ("q-dit", "ptq4dit", "rtn static"),
     "wan": ("q-dit",),
-    "pixart": ("q-dit", "rtn own"),
-    "sd3": ("tfmq-dm", "rtn own"),
+    "pixart": ("q-dit", "repq-vit own"),
+    "sd3": ("tfmq-dm", "repq-vit own"),
 }
 """What else than `rtn` is tried on some families."""
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,7 @@ import torch
 torch.set_num_threads(1)
 tests = sys.modules["tests"] = types.ModuleType("tests")
 tests.__path__ = ["tests"]
+from tests.pretended_gpu import pretended_gpu
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
 from tests.small_transformers import ZOO, keywords
 import diffusers
@@ -213,6 +215,19 @@ def test_it_can_be_saved_copied_and_put_on_a_device(family, tmp_path: Path) -> N
         assert torch.equal(output_of(model, family), in_memory(family))
     with pytest.raises(Unsupported, match="device_map over 2 devices"):
         model_class.from_pretrained(folder, device_map={"": "cpu", "transformer_blocks": "meta"})
+
+
+def test_it_moves_as_a_whole(tmp_path: Path) -> None:
+    folder, model_class = saved(tmp_path / "saved", "wan")
+    loaded = model_class.from_pretrained(folder, torch_dtype=torch.float16)
+    types = {name: tensor.dtype for name, tensor in loaded.state_dict().items()}
+    with pretended_gpu() as gpu:
+        loaded = loaded.to(gpu)
+        assert {tensor.device for tensor in [*loaded.parameters(), *loaded.buffers()]} == {gpu}
+        loaded = nn.Module.to(loaded, torch.bfloat16)  # what diffusers itself refuses for a quantized model
+        layers = quantized_sites(loaded)
+        for name, tensor in loaded.state_dict().items():
+            assert tensor.dtype == (types[name] if name.startswith(tuple(layers)) else torch.bfloat16), name
 
 
 @pytest.mark.parametrize("family", [pytest.param("flux", marks=pytest.mark.slow), "wan"])
