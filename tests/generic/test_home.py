@@ -16,12 +16,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from qdit.cli.main import app
-from qdit.core.errors import CheckpointError, Unsupported
+from qdit.core.errors import CheckpointError, ConfigError, Unsupported
 from qdit.core.files import load_tensors, save_tensors, write_json
 from qdit.methods.any_model import quantize_transformer
 from qdit.models.roles import replace
 from qdit.quant.batches import run
-from qdit.quant.checkpoint import quantized_sites, read_checkpoint, save_checkpoint
+from qdit.quant.checkpoint import load_checkpoint, quantized_sites, read_checkpoint, save_checkpoint
 from qdit.quant.folder import with_digest
 from qdit.quant.home import HomeConv, HomeLinear
 from qdit.quant.packed import resident_bytes
@@ -141,6 +141,8 @@ def test_the_command_writes_such_a_folder_and_reads_it(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(run(model, keywords("flux", seed=SEED)), expected)
     assert config["record"]["weight_bits"] == 4
+    with pytest.raises(ConfigError, match="holds a FluxTransformer2DModel.*its own pipeline"):
+        load_checkpoint(tmp_path / "out")
 
 
 def test_it_is_small_on_disk_and_in_memory(tmp_path: Path) -> None:
