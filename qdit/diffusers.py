@@ -8,6 +8,10 @@ After `import qdit.diffusers`, `from_pretrained` loads folders of `qdit export`.
     transformer = DiTTransformer2DModel.from_pretrained("exported")
     pipeline = DiTPipeline.from_pretrained("facebook/DiT-XL-2-256", transformer=transformer)
 
+It also loads folders of `qdit quantize` that hold another transformer of diffusers (FLUX, Wan, …), by the class of that
+transformer. The object keeps its class. Its quantized layers keep their weights packed and compute in float32, float16
+or bfloat16 (qdit/quant/home.py). All else on this page is about DiTTransformer2DModel.
+
 Diffusers has no entry points for quantizers, so the import itself registers ours in two tables of diffusers. An
 exported folder holds the packed tensors of the checkpoint. The loaded object is a DiTTransformer2DModel with the layers
 of our own DiT. So every method, scope and kind of site works, and the output bits are those of `load_checkpoint`. The
@@ -20,7 +24,7 @@ import copy
 import enum
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -39,7 +43,9 @@ from qdit.models.manifest import check_file, write_manifest
 from qdit.models.network import require_dit
 from qdit.models.weights_files import CONFIG_FILE
 from qdit.quant.checkpoint import Checkpoint, build_model, load_checkpoint, stored_tensors
-from qdit.quant.folder import FORMAT, require_unedited, with_digest
+from qdit.quant.compact import compact
+from qdit.quant.folder import QUANTIZER, with_digest
+from qdit.quant.home import DTYPES, disagreement, fill_at_home, is_generic, refuse_adapter, require_format
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
@@ -49,7 +55,7 @@ DESCRIBED = ("format", "model", "sites", "record")
 class Method(str, enum.Enum):  # noqa: UP042 - diffusers wants a str whose `value` it can read; format() must give it too
     """Name of our quantizer in diffusers."""
 
-    QDIT = "qdit"
+    QDIT = QUANTIZER
 
 
 class QditConfig(QuantizationConfigMixin):
@@ -92,27 +98,41 @@ QuantizedTransformer.__module__ = DiTTransformer2DModel.__module__
 
 
 class QditQuantizer(DiffusersQuantizer):
-    """Puts a quantized network in place of a DiTTransformer2DModel's layers while `from_pretrained` loads it."""
+    """Puts a quantized network in place of a DiTTransformer2DModel's layers while `from_pretrained` loads it.
+
+    In another transformer it puts quantized layers in the place of linears and convolutions.
+    """
 
     requires_calibration = True
     """Only checkpoints that are quantized already can be loaded."""
+    use_keep_in_fp32_modules = True
+    """The modules that a class wants in float32 stay so."""
 
     def __init__(self, quantization_config: QditConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.checkpoint = quantization_config.checkpoint
         self.tensors: dict[str, Tensor] = {}
-        self.device = "cpu"
+        self.device: Any = "cpu"
+        self.dtype = torch.float32
+        self.in_full: list[str] = []
+        self.is_generic = is_generic(self.checkpoint)
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Raise Unsupported for a dtype or a device map that quantized layers do not have."""
-        if (dtype := kwargs.get("torch_dtype")) not in (None, torch.float32):
+        dtype = kwargs.get("torch_dtype") or self.dtype
+        if self.is_generic and dtype not in DTYPES:
+            raise Unsupported(f"torch_dtype {dtype}: allowed are float32, float16 and bfloat16")
+        self.dtype = dtype
+        if not self.is_generic and dtype != torch.float32:
             raise Unsupported(
                 f"torch_dtype {dtype}: quantized layers compute in float32; load the transformer without torch_dtype"
                 " and give it to the pipeline"
             )
         places = set((kwargs.get("device_map") or {}).values()) if isinstance(kwargs.get("device_map"), dict) else set()
         if len(places) > 1:
-            raise Unsupported(f"device_map over {len(places)} devices: a quantized DiT is kept whole; give one device")
+            raise Unsupported(
+                f"device_map over {len(places)} devices: a quantized model is kept whole; give one device"
+            )
 
     def update_device_map(self, device_map: Any) -> None:
         """Store the one device of the caller. Diffusers has no other module to place."""
@@ -125,6 +145,8 @@ class QditQuantizer(DiffusersQuantizer):
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
         """Check the files against the manifest. The tensors are named later, when the network is built."""
         for file in checkpoint_files or []:
+            if Path(file).suffix != ".safetensors":
+                raise CheckpointError(f"{file}: pickled weights are never used; save the model as safetensors")
             check_file(Path(file))
         return []
 
@@ -143,21 +165,40 @@ class QditQuantizer(DiffusersQuantizer):
         return False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-        """Drop the layers that diffusers made on the meta device."""
+        """Drop the layers of a DiT that diffusers made on the meta device. Another transformer keeps its layers."""
+        self.in_full = kwargs.get("keep_in_fp32_modules") or []
+        if self.is_generic:
+            return
         for name in list(model._modules):
             delattr(model, name)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         """Build the quantized network from the collected tensors."""
+        if self.is_generic:
+            self.put_layers(model)
+            return
         network = restore(self.checkpoint, self.tensors)
         self.tensors = {}
         require_same_shape(model.config, network.config)
         take(model, network.to(self.device))
 
+    def put_layers(self, model: Any) -> None:
+        """Put the quantized layers and all tensors into a transformer that is no DiT of this suite."""
+        tensors, self.tensors = self.tensors, {}
+        in_full = self.in_full if self.dtype != torch.float32 else []
+        fill_at_home(model, self.checkpoint, tensors, dtype=self.dtype, in_full=in_full)
+        kept = {key: self.checkpoint[key] for key in DESCRIBED}
+        self.checkpoint = with_digest(kept)
+        cast(QditConfig, self.quantization_config).checkpoint = self.checkpoint
+        model.add_adapter = model.load_lora_adapter = refuse_adapter
+        model.to(self.device)
+
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The packed tensors, as `qdit export` writes them."""
+        """The packed tensors, as `qdit quantize` and `qdit export` write them."""
+        if self.is_generic:
+            return {name: compact(tensor) for name, tensor in state_dict.items()}, {}
         state = {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
         return stored_tensors(state, DiTConfig(**self.checkpoint["model"]["config"])), {}
 
@@ -171,6 +212,11 @@ class QditQuantizer(DiffusersQuantizer):
         """False: codes have no gradients."""
         return False
 
+    @property
+    def is_compileable(self) -> bool:
+        """Whether torch.compile finds no graph break in a block."""
+        return self.is_generic
+
 
 AUTO_QUANTIZER_MAPPING[Method.QDIT.value] = QditQuantizer
 AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
@@ -178,18 +224,11 @@ AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
 
 def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
     """Build the network of an exported configuration and its tensors; CheckpointError if they do not fit."""
-    if checkpoint.get("format") != FORMAT:
-        raise CheckpointError(
-            f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"
-        )
-    require_unedited(checkpoint, where="exported checkpoint", remedy="export it again")
+    require_format(checkpoint)
     try:
         network = require_dit(build_model(checkpoint, tensors), where="exported checkpoint")
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
-        raise CheckpointError(
-            f"exported checkpoint: configuration and tensors disagree ({' '.join(str(problem).split())});"
-            " export it again"
-        ) from None
+        raise disagreement(problem) from None
     return network.eval()
 
 

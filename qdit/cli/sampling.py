@@ -200,3 +200,49 @@ def training_texts() -> Any:
     from qdit.mini.data.moving_digits_prompts import encode
 
     return encode(tuple(draw_scenario(CALIBRATION_SEED, index) for index in range(CALIBRATION_PROMPTS)))
+
+
+def is_pipeline(weights: Path, prompts: Path | None) -> bool:
+    """Whether `qdit calibrate` calls a pipeline. ConfigError for one without prompts, and for prompts without one."""
+    from qdit.sampling.pipeline_folder import is_pipeline_folder
+
+    is_folder = is_pipeline_folder(weights)
+    if is_folder and prompts is None:
+        raise ConfigError(f"{weights}: is the folder of a pipeline; give --prompts, a text file with one prompt a line")
+    if prompts is not None and not is_folder:
+        raise ConfigError(
+            f"--prompts: {weights} is no pipeline folder of diffusers with a transformer such as FLUX; leave it out"
+        )
+    return is_folder
+
+
+def calibrate_pipeline(
+    flags: Flags,
+    out: Path,
+    kind: str,
+    prompts: Path | None,
+    samples: int | None,
+    arguments: str,
+    device: str,
+) -> str:
+    """Record the calls of the pipeline that the flags are for; return the line that says what was made.
+
+    ConfigError for a flag that no pipeline has.
+    """
+    from qdit.cli.options import parse_json_object
+    from qdit.sampling.pipeline_folder import PipelineJob, calibrate_pipeline_folder, read_prompts
+
+    assert prompts is not None
+    common = {**flags.common, "samples": samples}
+    steps, seed, dtype = (common.pop(name) for name in ("steps", "seed", "dtype"))
+    others = {**common, **flags.images, **flags.clips, **flags.for_images, **flags.for_clips}
+    if stated := [name for name, value in others.items() if value is not None]:
+        raise ConfigError(
+            f"--{stated[0].replace('_', '-')}: a pipeline is called with --prompts and --steps; put all else into"
+            ' --arguments, for example \'{"height": 512, "guidance_scale": 3.5}\''
+        )
+    texts, call = read_prompts(prompts), parse_json_object(arguments, "--arguments")
+    calibrate_pipeline_folder(
+        PipelineJob(flags.owner, out, kind, texts, 20 if steps is None else steps, seed, dtype, call, device)
+    )
+    return f"{out}: calls of the transformer for {len(texts)} prompts, kind {kind}, {out.stat().st_size / 1e6:.3g} MB"

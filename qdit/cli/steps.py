@@ -38,9 +38,11 @@ from qdit.cli.sampling import (
     Suite,
     TextEmbeddings,
     Width,
+    calibrate_pipeline,
     clips_of_suite,
     family_of_checkpoint,
     family_of_weights,
+    is_pipeline,
     training_texts,
 )
 from qdit.core.errors import ConfigError
@@ -69,6 +71,10 @@ def calibrate(
     height: Height = None,
     width: Width = None,
     fps: Fps = None,
+    prompts: Annotated[Path | None, typer.Option(help="Pipeline folder: text file with one prompt a line.")] = None,
+    arguments: Annotated[
+        str, typer.Option(help="Pipeline folder: further arguments of the pipeline's call, as a JSON object.")
+    ] = "{}",
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -77,12 +83,14 @@ def calibrate(
     """Record calibration data.
 
     The full-precision model samples images or clips. The command records noisy samples on the way, with their timesteps
-    and their labels or texts. The weights decide whether the model makes images or clips.
+    and their labels or texts. The weights decide whether the model makes images or clips. A pipeline folder of
+    diffusers (FLUX, Wan, …) is called with each prompt of a file, and the inputs of its transformer are recorded.
 
     \b
     Examples:
       qdit calibrate weights/dit-digits-natural.safetensors trajectory.safetensors --steps 20
       qdit calibrate stdit3.safetensors trajectory.safetensors --text-embeddings text.safetensors --device cuda
+      qdit calibrate FLUX.1-dev trajectory.safetensors --prompts prompts.txt --steps 28 --dtype bfloat16 --device cuda
     """
     from qdit.sampling.calibration import CalibrateJob, calibrate_weights_file
 
@@ -94,6 +102,10 @@ def calibrate(
         {"shift": shift, "frames": frames, "height": height, "width": width, "fps": fps},
         for_clips={"text_embeddings": text_embeddings},
     )
+    if is_pipeline(weights, prompts):
+        with on_device(device) as name:
+            typer.echo(calibrate_pipeline(flags, out, kind, prompts, samples, arguments, name))
+        return
     family = flags.family(family_of_weights(weights))
     sampling_protocol = flags.protocol(family, latents=text_embeddings is not None)
     texts = training_texts() if family == "stdit3" else None

@@ -16,12 +16,14 @@ from qdit.core.run import BITS
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
 from qdit.methods.sources import STEP
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.loading import load_model
 from qdit.models.network import Network
 from qdit.models.weights_files import weights_sha256
 from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import NORMAL, CalibrationSet
 from qdit.sampling.calibration_set import load_calibration_of
+from qdit.sampling.keyword_file import load_keywords_of
 
 
 def options_of(method: Method, values: Mapping[str, Any]) -> Any:
@@ -98,7 +100,7 @@ def quantize_weights_file(
     require_room(out, sum(tensor.nbytes for tensor in model.state_dict().values()), "the tensors of a checkpoint")
     model = model.to(target)
     paths = calibration or {}
-    loaded = {kind: load_calibration_of(path, model.config, weights).to(target) for kind, path in paths.items()}
+    loaded = {kind: calibration_of(path, model, weights).to(target) for kind, path in paths.items()}
     for kind, data in loaded.items():
         if data.kind != kind and not {data.kind, kind} <= NORMAL.keys():
             raise ConfigError(f"{paths[kind]}: holds calibration data of kind {data.kind!r}, given as {kind!r}")
@@ -130,6 +132,13 @@ def quantize_weights_file(
         with method_code():
             quantized = method_object.correct(model, uncorrected, loaded, parsed)
     save_checkpoint(out, quantized, record)
+
+
+def calibration_of(path: Path, model: Network, weights: Path) -> CalibrationSet:
+    """The calibration set of a file, for a model of these weights. Raises the errors of `load_calibration_of`."""
+    if isinstance(model, DiffusersNetwork):
+        return load_keywords_of(path, weights)
+    return load_calibration_of(path, model.config, weights)
 
 
 def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.files import load_tensors, save_tensors, sha256_file
-from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.config import DiffusersConfig, DiTConfig, STDiT3Config
 from qdit.models.diffusers_format import from_diffusers, read_folder, to_diffusers, use_original_frequencies
 from qdit.models.dit import DiT
+from qdit.models.generic.loading import is_transformer_folder, load_network
 from qdit.models.manifest import check_file, verify_manifest, write_manifest
 from qdit.models.network import Network, NetworkConfig, config_class, family_of, require_dit
 from qdit.models.state import build, check_values, infer_config, listed, read_config, require_plain
@@ -105,7 +106,8 @@ def read_model(
 
     path        our `.safetensors` (its metadata holds family and configuration); a state dict as `.pt` or
                 `.safetensors`, also under the key `ema`, `model` or `state_dict` and with the prefixes of wrappers; a
-                folder of diffusers' DiTTransformer2DModel or of its pipeline; or a published STDiT3 folder.
+                folder of diffusers' DiTTransformer2DModel or of its pipeline; a published STDiT3 folder; or a folder
+                of another transformer of diffusers, or of its pipeline.
     sha256      hex digest of the file. Without it, a `manifest.json` in the same folder is used if it lists the file.
     settings    fields of the configuration that the caller knows. They must agree with the file.
     family      `dit` or `stdit3` if the caller needs one of them.
@@ -124,6 +126,8 @@ def read_model(
         if sha256 is not None:
             raise ConfigError(f"{path}: sha256 is for single files; a folder is checked by its manifest.json")
         folder = model_folder(path)
+        if is_transformer_folder(folder) and family in (None, DiffusersConfig.family):
+            return Loaded(load_network(folder))
         state, config = read_official_folder(folder) if is_official_folder(folder) else read_folder(folder)
     else:
         check_file(path, sha256)

@@ -57,15 +57,26 @@ def empty_network(config: NetworkConfig) -> Network:
         return MODELS[config.family](config)
 
 
+def require_ours(model: Network, *, where: str) -> None:
+    """Raise ConfigError for a transformer of diffusers, which only its own pipeline runs."""
+    if isinstance(model, DiffusersNetwork):
+        raise ConfigError(
+            f"{where}: holds a {model.config.class_name}, which this step cannot run; load it in its own pipeline"
+            " (docs/diffusers.md)"
+        )
+
+
 def require_dit(model: Network, *, where: str) -> DiT:
-    """The model as an image model; ConfigError for a video model."""
+    """The model as an image model; ConfigError for a video model and for another transformer of diffusers."""
+    require_ours(model, where=where)
     if not isinstance(model, DiT):
         raise ConfigError(f"{where}: holds a video model (STDiT3), this step is for images; give the weights of a DiT")
     return model
 
 
 def require_stdit3(model: Network, *, where: str) -> STDiT3:
-    """The model as a video model; ConfigError for an image model."""
+    """The model as a video model; ConfigError for an image model and for another transformer of diffusers."""
+    require_ours(model, where=where)
     if not isinstance(model, STDiT3):
         raise ConfigError(f"{where}: holds an image model (DiT), this step is for videos; give weights of an STDiT3")
     return model

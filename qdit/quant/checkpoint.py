@@ -2,9 +2,13 @@
 
 The safetensors file holds packed integer codes, scales and zero points. It holds the rest of the model in floating
 point, in half precision if this changes no value. The JSON describes the modules, their origin, and the file's sha256.
+
+The checkpoint of a transformer of diffusers has the layout of diffusers. Its class loads the folder after
+`import qdit.diffusers`. The file of tensors is `diffusion_pytorch_model.safetensors`, and `quantization_config` in
+`config.json` holds the same JSON.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT, sincos_positions
 from qdit.models.generic.loading import require_storable
 from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.manifest import write_manifest
 from qdit.models.network import (
     Network,
     NetworkConfig,
@@ -31,7 +36,16 @@ from qdit.models.roles import replace
 from qdit.models.stdit3 import STDiT3
 from qdit.quant.compact import compact
 from qdit.quant.correction import NoiseCorrection
-from qdit.quant.folder import CONFIG_FILE, FORMAT, TENSORS_FILE, read_config, with_digest
+from qdit.quant.folder import (
+    CONFIG_FILE,
+    FORMAT,
+    HOME_FILE,
+    QUANTIZER,
+    TENSORS_FILE,
+    read_config,
+    tensors_file,
+    with_digest,
+)
 from qdit.quant.kinds import require_kinds
 from qdit.quant.site_building import REGISTRIES, build_site
 from qdit.quant.sites import QuantizedSite
@@ -75,13 +89,18 @@ def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
 
 
 def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
-    """Write a model (quantized or not) and its origin; `record` is any JSON mapping."""
+    """Write a model (quantized or not) and its origin; `record` is any JSON mapping.
+
+    The folder of a transformer of diffusers can be loaded by its class (see the module's text).
+    """
     model, correction = quantized.model, quantized.correction
+    at_home = isinstance(model, DiffusersNetwork)
     if isinstance(model, DiffusersNetwork):
         require_storable(model.config)
     tensors = stored_tensors(model.state_dict(), model.config)
     tensors |= {} if correction is None else correction.tensors()
-    save_tensors(folder / TENSORS_FILE, tensors)
+    file = HOME_FILE if at_home else TENSORS_FILE
+    save_tensors(folder / file, tensors)
     config = {
         "format": FORMAT,
         "model": {"family": family_of(model.config), "config": model.config.to_dict()},
@@ -89,9 +108,19 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
         "correction": None if correction is None else correction.spec(),
         "record": dict(record),
         "log": dict(quantized.log),
-        "files": {TENSORS_FILE: sha256_file(folder / TENSORS_FILE)},
+        "files": {file: sha256_file(folder / file)},
     }
-    write_json(folder / CONFIG_FILE, with_digest(config))
+    described = with_digest(config)
+    write_json(folder / CONFIG_FILE, home_config(described) if at_home else described)
+    if at_home:
+        write_manifest(folder)
+
+
+def home_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that diffusers reads, of a checkpoint of one of its transformers."""
+    model = checkpoint["model"]["config"]
+    quantization = {"quant_method": QUANTIZER, "checkpoint": dict(checkpoint)}
+    return {"_class_name": model["class_name"], **model["values"], "quantization_config": quantization}
 
 
 def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
@@ -139,7 +168,8 @@ def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict
             " it with `qdit tools sample`"
         )
     try:
-        tensors, _ = load_tensors(folder / TENSORS_FILE, sha256=config["files"][TENSORS_FILE])
+        file = tensors_file(config)
+        tensors, _ = load_tensors(folder / file, sha256=config["files"][file])
         correction = NoiseCorrection.take(config["correction"], tensors)
         model = build_model(config, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
@@ -153,29 +183,53 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
     """Build the model of a configuration, with quantized modules at its sites. Every tensor must be used."""
     shape = config_class(config["model"]["family"], error=CheckpointError)(**config["model"]["config"])
     model = empty_network(shape)
+    fill(model, config["sites"], tensors, method=config["record"].get("method"))
+    return model
+
+
+def unchanged(_name: str, value: Any) -> Any:
+    """The value itself."""
+    return value
+
+
+def fill(
+    model: Network,
+    sites: Mapping[str, Mapping[str, Any]],
+    tensors: Mapping[str, Tensor],
+    *,
+    method: str | None,
+    module_of: Callable[[str, QuantizedSite], nn.Module] = unchanged,
+    stored_as: Callable[[str, Tensor], Tensor] = unchanged,
+) -> None:
+    """Put quantized modules at the sites of an empty model, and the tensors into it. Every tensor must be used.
+
+    `method` is the registered method that may define kinds of its own. `module_of` makes another module of each
+    quantized module, before the next is built. `stored_as` converts each tensor, after those in half precision became
+    float32.
+    """
     rest = dict(tensors)
     for name, tensor in rest.items():
         require_finite(name, tensor, error=CheckpointError)
-    require_kinds(REGISTRIES, config["sites"], config["record"].get("method"))
+    require_kinds(REGISTRIES, sites, method)
     halves: set[str] = set()
-    for name, spec in config["sites"].items():
+    for name, spec in sites.items():
         prefix = f"{name}."
         site_tensors = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         try:
             site = build_site(spec, site_tensors, model.step_context)
         except QditError as problem:
             raise CheckpointError(f"{name}: {problem}") from None
-        replace(model, name, site)
         halves |= {prefix + key for key, tensor in site.state_dict().items() if tensor.dtype == torch.float16}
+        replace(model, name, module_of(name, site))
         for key, tensor in site_tensors.items():
             rest[prefix + key] = tensor
     rest = {name: t.float() if t.dtype == torch.float16 and name not in halves else t for name, t in rest.items()}
-    table = position_table(shape)
+    table = position_table(model.config)
     if table is not None and POSITIONS not in rest:
         rest[POSITIONS] = table
+    rest = {name: stored_as(name, tensor) for name, tensor in rest.items()}
     wrong = model.load_state_dict(rest, strict=False, assign=True)
     if wrong.missing_keys or wrong.unexpected_keys:
         raise CheckpointError(
             f"missing tensors {wrong.missing_keys[:3]}, unexpected tensors {wrong.unexpected_keys[:3]}; quantize again"
         )
-    return model

@@ -14,6 +14,10 @@ DIGEST_KEY = "sha256"
 """Where a configuration says the digest of its own content."""
 TENSORS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+HOME_FILE = "diffusion_pytorch_model.safetensors"
+"""Tensors of a folder that the class of a transformer loads by its `from_pretrained`."""
+QUANTIZER = "qdit"
+"""Name of our quantizer in diffusers."""
 
 
 def checkpoint_sha256(folder: Path) -> str:
@@ -52,7 +56,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
-    if isinstance(config, dict) and "_class_name" in config:
+    if isinstance(config, dict) and (inner := checkpoint_at_home(config)) is not None:
+        config = inner
+    elif isinstance(config, dict) and "_class_name" in config:
         raise CheckpointError(
             f"{folder}: is a folder for diffusers ({config['_class_name']}), no checkpoint; give the folder that `qdit"
             " quantize` wrote"
@@ -62,6 +68,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: checkpoint format {stored!r}, this version reads {FORMAT}; quantize again")
     require_unedited(config, where=str(folder / CONFIG_FILE), remedy="quantize again")
     return config
+
+
+def checkpoint_at_home(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of a checkpoint inside the config.json of a diffusers folder.
+
+    None if there is none, or if the folder does not say the digest of its tensors (`qdit export`, `save_pretrained`).
+    """
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != QUANTIZER:
+        return None
+    inner = quantization.get("checkpoint")
+    return inner if isinstance(inner, dict) and "files" in inner else None
+
+
+def tensors_file(config: Mapping[str, Any]) -> str:
+    """Name of the file of tensors of a checkpoint."""
+    return HOME_FILE if HOME_FILE in config["files"] else TENSORS_FILE
 
 
 def write_failure(folder: Path, failure: Failure) -> None:

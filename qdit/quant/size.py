@@ -15,6 +15,7 @@ from qdit.core.grouping import check_group_size, packed_width
 from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
+from qdit.quant.folder import HOME_FILE, TENSORS_FILE
 
 PAIR_BYTES = 4
 """A float16 scale and a 16-bit zero point."""
@@ -197,8 +198,9 @@ def size_predicted_mb(
 
 
 def size_actual_mb(folder: Path) -> float:
-    """Size of the model.safetensors in a checkpoint folder."""
-    file = folder / "model.safetensors"
+    """Size of the file of tensors in a checkpoint folder."""
+    file = folder / TENSORS_FILE
+    file = folder / HOME_FILE if not file.is_file() and (folder / HOME_FILE).is_file() else file
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; check the path or run `qdit quantize`")
     return file.stat().st_size / 1e6

@@ -180,13 +180,19 @@ def load_calibration(path: Path, config: NetworkConfig) -> CalibrationSet:
 
 def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> CalibrationSet:
     """Load a calibration set; DataError unless it was made with these weights."""
-    loaded, digest = load_calibration(path, config), weights_sha256(weights)
+    loaded = load_calibration(path, config)
+    require_made_with(loaded, path, weights)
+    return loaded
+
+
+def require_made_with(loaded: CalibrationSet, path: Path, weights: Path) -> None:
+    """DataError unless a calibration set was made with these weights."""
+    digest = weights_sha256(weights)
     if loaded.weights_sha256 != digest:
         made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"
         raise DataError(
             f"{path}: holds calibration data of {made_with}, {weights} is {digest[:12]}…; calibrate with these weights"
         )
-    return loaded
 
 
 def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:

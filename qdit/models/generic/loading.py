@@ -10,8 +10,13 @@ from qdit.core.errors import CheckpointError, Unsupported, did_you_mean
 from qdit.core.files import read_json
 from qdit.models.config import DiffusersConfig
 from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.manifest import check_file
+from qdit.models.weights_files import weight_files
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+EXACT = ("DiTTransformer2DModel", "Transformer2DModel")
+"""Classes whose folders are read as our own DiT."""
 
 
 def transformer_class(name: object) -> Any:
@@ -52,6 +57,13 @@ def build_network(config: DiffusersConfig) -> DiffusersNetwork:
     return DiffusersNetwork(transformer.eval())
 
 
+def is_transformer_folder(folder: Path) -> bool:
+    """Whether a folder says that it holds a transformer of diffusers that is no DiT."""
+    values = read_json(folder / CONFIG_FILE, error=CheckpointError)
+    name = values.get("_class_name") if isinstance(values, dict) else None
+    return isinstance(name, str) and "Transformer" in name and name not in EXACT
+
+
 def load_network(folder: Path | str) -> DiffusersNetwork:
     """The network of a local folder that `save_pretrained` wrote, in float32 and eval mode.
 
@@ -63,6 +75,7 @@ def load_network(folder: Path | str) -> DiffusersNetwork:
     if not isinstance(values, dict):
         raise CheckpointError(f"{folder / CONFIG_FILE}: must be a JSON object; give a folder of `save_pretrained`")
     model_class = transformer_class(values.get("_class_name"))
+    require_safe_files(folder)
     if "quantization_config" in values:
         raise Unsupported(f"{folder}: is quantized already; give the folder of the transformer in full precision")
     try:
@@ -72,3 +85,9 @@ def load_network(folder: Path | str) -> DiffusersNetwork:
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise CheckpointError(f"{folder}: diffusers cannot load it ({' '.join(str(problem).split())[:300]})") from None
     return DiffusersNetwork(transformer.eval())
+
+
+def require_safe_files(folder: Path) -> None:
+    """Raise CheckpointError unless the weights of a folder are safetensors, with the digests of its manifest."""
+    for file in weight_files(folder, WEIGHTS_FILE):
+        check_file(file)

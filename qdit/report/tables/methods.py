@@ -17,7 +17,6 @@ from qdit.report.data.rows import (
     with_differences,
 )
 
-
 COLUMNS = (*(name for name in shown_on("variants") if name != "ratio_fd_fp"), "size_actual_mb")
 """Columns of the page. The size on disk is that of the checkpoint, with everything that its sites hold."""
 
