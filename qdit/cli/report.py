@@ -133,13 +133,13 @@ def docs_mini(
       qdit docs-mini
     """
     from qdit.report.pages.docs_mini import fill, kept_tables, require_clean, require_finished
-    from qdit.workflow.profile import load_profile
+    from qdit.workflow.profile import default_tables, load_profile
     from qdit.workflow.run import executable, snakemake_command
 
     loaded = load_profile(*profile)
     commit = require_clean(Path.cwd(), (f"{docs}/", str(readme)))
     folder = results or Path("results", loaded["profile"])
-    targets = ["all", *kept_tables(loaded, folder)]
+    targets = ["all", *(name for name in kept_tables(loaded, folder) if name not in default_tables(loaded))]
     require_finished(executable(snakemake_command(targets, profile, cores="1", folder=Path.cwd())), Path.cwd())
     for path in fill(loaded, folder, docs, readme, commit=commit):
         typer.echo(path)
