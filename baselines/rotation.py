@@ -68,7 +68,7 @@ class Rotation(Method):
     Options = RotationOptions
     stores_more_than_codes = True
     color = "#8c564b"
-    marker = "D"
+    marker = "d"
     memory_mb = 48_000
     minutes = 120
 

@@ -65,7 +65,8 @@ class ViditQ(Method):
     Options = ViditQOptions
     stores_more_than_codes = True
     color = "#b5651d"
-    marker = "h"
+    marker = "X"
+    line = "--"
     memory_mb = 24_000
     minutes = 60
 

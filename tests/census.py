@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
-from qdit.quant import search, sites
+from qdit.quant import search, weight
 
 GPU = torch.device("meta")
 READING = torch.ops.aten._local_scalar_dense.default
@@ -101,7 +101,7 @@ def census() -> Iterator[Census]:
     counted = Census()
     with pytest.MonkeyPatch.context() as patch, counted:
         patch.setattr(F, "scaled_dot_product_attention", fused_attention)
-        patch.setattr(sites, "pack_codes", packed)
-        patch.setattr(sites, "unpack_codes", unpacked)
+        patch.setattr(weight, "pack_codes", packed)
+        patch.setattr(weight, "unpack_codes", unpacked)
         patch.setattr(search, "CPU_BLOCK", search.GPU_BLOCK)
         yield counted

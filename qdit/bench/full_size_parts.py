@@ -291,7 +291,7 @@ def quantize_shallow(folder: Path, scale: Scale, stage: Stages, *, method: str) 
         del packed
     names = {field.name for field in dataclasses.fields(method_in_use.Options)}
     options = {key: value for key, value in scale.effort.items() if key in names}
-    options |= {"group_size": scale.group_size} if "group_size" in names else {}
+    options |= {name: scale.group_size for name in ("group_size", "block_size") if name in names}
     bits = (16, 16) if method == "fp" else (WEIGHT_BITS, ACTIVATION_BITS)
     with stage("quantize"):
         quantized = quantize_model(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from qdit.core.devices import tensor_float_32
@@ -23,9 +23,9 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
-from qdit.quant.adam import Adam
 from qdit.quant.batches import Keywords, timestep_of
 from qdit.quant.learnable import Learner, written_out
+from qdit.quant.learned_scales import Scales
 from qdit.quant.observe import Batch
 from qdit.quant.passes import MOST_ROWS, rows_of_pass
 from qdit.quant.rounding import RoundingSteps
@@ -174,41 +174,6 @@ def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[
     slope = size.pow(power - 1)
     error = torch.dot(slope.flatten(), size.flatten()) / count
     return error, slope.mul_(power / count).copysign_(difference)
-
-
-class Scales:
-    """Adam for the activation scales of a unit. They lie in one tensor and stay positive."""
-
-    def __init__(self, scales: Sequence[nn.Parameter]) -> None:
-        self.parameters = list(scales)
-        if not self.parameters:
-            return
-        self.values = nn.Parameter(torch.cat([scale.detach().flatten() for scale in self.parameters]))
-        shares = self.values.detach().split([scale.numel() for scale in self.parameters])
-        for scale, share in zip(self.parameters, shares, strict=True):
-            scale.data = share.view_as(scale)
-        self.adam = Adam([self.values])
-
-    def step(self, rate: float) -> None:
-        """Take one step with the stored gradients, then drop them.
-
-        If a step would make a scale zero or negative, the scale is halved instead. This happens for inputs close to
-        zero.
-        """
-        if not self.parameters:
-            return
-        gradients = [torch.zeros_like(scale) if scale.grad is None else scale.grad for scale in self.parameters]
-        self.values.grad = torch.cat([gradient.flatten() for gradient in gradients])
-        before = self.values.detach().clone()
-        self.adam.step(rate)
-        with torch.no_grad():
-            self.values.copy_(torch.where(self.values <= 0, before / 2, self.values))  # a NaN stays, and is refused
-        for scale in self.parameters:
-            scale.grad = None
-
-    def are_positive(self) -> bool:
-        """Whether all scales are positive and finite."""
-        return not self.parameters or bool((self.values.isfinite() & (self.values > 0)).all())
 
 
 def reconstruct(

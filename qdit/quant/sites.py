@@ -339,7 +339,7 @@ def prepare_inference(model: M) -> M:
 
 
 def takes_gelu(linear: nn.Module) -> bool:
-    """Whether the GELU after a linear can become a part of it, or is one already (integer and dense linears)."""
+    """Whether the GELU after a linear can become a part of it, or is one already."""
     return type(linear) in (QuantizedLinear, nn.Linear) or bool(getattr(linear, "gelu", False))
 
 

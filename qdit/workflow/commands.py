@@ -5,7 +5,6 @@ them.
 """
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
 from qdit.metrics.perceptual_file import FILE as LPIPS
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
+from qdit.workflow.command_words import command, flags
 from qdit.workflow.families import CLIPS, ProfileFamily, family_at
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchRun, needs_calibration
@@ -342,18 +342,3 @@ class Commands:
     def table(self, name: str) -> str:
         """Metrics → a table."""
         return command("table", name, "--profile", self.results / "profile.json", "--results", self.results)
-
-
-def flags(values: Mapping[str, Any]) -> list[str]:
-    """Command-line words from a mapping of flags to values."""
-    return [str(word) for pair in values.items() for word in pair]
-
-
-def command(*words: object) -> str:
-    """Join words to a shell command."""
-    return shlex.join(map(str, words))
-
-
-def shown(command: str) -> str:
-    """Text of a command as a user types it."""
-    return f"qdit {command}"

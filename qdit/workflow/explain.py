@@ -26,7 +26,8 @@ from qdit.quant.site_text import sites_text
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources

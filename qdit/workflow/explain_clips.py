@@ -9,7 +9,8 @@ from qdit.core.metrics_record import MetricsRecord
 from qdit.core.run import Run
 from qdit.metrics.samples import listed_shards
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 
 Evidence = tuple[str, Path, str | None, str | None, str | None]
 """What it is, its file, the digest it has, the recorded digest, the command that makes it."""

@@ -158,7 +158,7 @@ def test_folders_are_loaded_from_safetensors_only(tmp_path) -> None:
             run(load_network(tmp_path / "safe"), keywords("pixart")), run(tiny_network("pixart"), keywords("pixart"))
         )
     transformer.save_pretrained(tmp_path / "pickled", safe_serialization=False)
-    with pytest.raises(CheckpointError, match="diffusers cannot load it"):
+    with pytest.raises(CheckpointError, match="has neither .*safetensors"):
         load_network(tmp_path / "pickled")
 
 

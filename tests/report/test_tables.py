@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import significant
@@ -15,6 +14,7 @@ from qdit.report.data.rows import Block
 from qdit.report.render.display import best_cells, columns
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
+from qdit.workflow.profile import load_profile
 from tests.report.conftest import of_another_protocol
 
 LEADING = ["setting", "form", "method", "weight_bits", "activation_bits", "scope", "fid", "sfid", "is", "precision"]
@@ -184,7 +184,7 @@ def test_warnings_about_the_miniature_are_only_for_it(results: Path, profile: di
 
 
 def test_the_shipped_profile_has_tables_that_build(tmp_path: Path) -> None:
-    profile = yaml.safe_load((Path(__file__).parents[2] / "config" / "mini.yaml").read_text(encoding="utf-8"))
+    profile = load_profile()
     for name in profile["tables"]:
         frame = load_table(profile, name, tmp_path / "mini").frame
         assert len(frame) and not (frame.status == "ok").any()

@@ -11,13 +11,14 @@ import pytest
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.explain import DIFFERS, MISSING, calibrated, chain, explain_text, find_run, listing
 from qdit.workflow.profile import Profile, load_profile
 from tests.workflow.checkout import Checkout
 
 ROW = "q-dit w4a8"
-OTHERS = ("ablations", "table3")
+OTHERS = ("ablations", "table3", "tools", "w4a4")
 """Tables that are not planned here; clips are in test_video.py."""
 
 

@@ -12,7 +12,8 @@ import pytest
 from qdit.core.files import load_arrays, read_json
 from qdit.core.run import Run
 from qdit.sampling.run import SampleJob, sample_checkpoint
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.profile import load_profile, shards
 from tests.small_latent_video import FLOW, PROMPTS, write_embeddings, write_latent_video
 from tests.workflow.checkout import Checkout, copied

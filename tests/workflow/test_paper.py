@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.cost import Speed, jobs_of
 from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout

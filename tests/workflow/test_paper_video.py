@@ -14,7 +14,8 @@ from qdit.core.run import Run
 from qdit.models import text_encoder
 from qdit.sampling.flow_protocol import FlowProtocol, timestep_shift
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.doctor import text_packages, vbench_environment
 from qdit.workflow.explain_clips import scored_with
 from qdit.workflow.fetch import needed_files

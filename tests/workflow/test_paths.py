@@ -166,6 +166,10 @@ def test_every_needed_file_is_looked_at(paper: Profile) -> None:
 
 def test_digests_of_the_paper_profile(paper: Profile) -> None:
     verified = [path for path, entry in paper["files"].items() if is_verified(entry)]
-    assert len(verified) == 3 and "weights/paper/VBench_full_info.json" in verified
+    assert (
+        len(verified) == 4
+        and "weights/paper/lpips-v0.1/alex.pth" in verified
+        and "weights/paper/VBench_full_info.json" in verified
+    )
     assert not is_verified({"sha256": "6726825d"}) and not is_verified({})
     assert loaded_part("weights/paper/x.pth") is None

@@ -30,7 +30,7 @@ def test_every_rule_that_computes_gets_a_gpu(cluster, repository: Path) -> None:
     known, resources_of = rules(repository), cluster["set-resources"]
     assert set(resources_of) <= known
     # Of the mini profile only:
-    mini = {"sample_integer", "evaluate_integer", "search_study"}
+    mini = {"sample_integer", "evaluate_integer", "search_study", "sample_tool", "quantize_tool"}
     computing = {rule for rule in known - mini if rule.partition("_")[0] in COMPUTING}
     others = {"reference_adm", "embed_prompts", "vbench_dimension"}
     assert {rule for rule, resources in resources_of.items() if resources.get("gpu") == 1} == computing | others

@@ -11,7 +11,8 @@ from qdit.core.files import read_json
 from qdit.core.metrics import DIMENSIONS
 from qdit.core.mp4 import read_mp4
 from qdit.workflow import profile as profiles
-from qdit.workflow.commands import Commands, shown
+from qdit.workflow.command_words import shown
+from qdit.workflow.commands import Commands
 from qdit.workflow.explain import calibrated, explain_text
 from qdit.workflow.profile import load_profile
 from tests.workflow.checkout import Checkout, copied
