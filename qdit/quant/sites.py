@@ -262,9 +262,8 @@ def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, s
         raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
     whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()
     if new.product().shape != whole.shape:
-        raise ConfigError(
-            f"{site.name}: a branch of shape {tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
-        )
+        shapes = f"{tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
+        raise ConfigError(f"{site.name}: a branch of shape {shapes}")
     return (whole - new.product().double()).to(weight.dtype)
 
 

@@ -145,7 +145,7 @@ def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypat
     planned = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--dry-run"])
     assert planned.exit_code == 0
     text = planned.output
-    assert "files: 7, about 5.4 GB" in text and "jobs: 23 (" in text and "A100" in text and "H100" in text
+    assert "files: 7, about 5.4 GB" in text and "jobs: 25 (" in text and "A100" in text and "H100" in text
     assert f"results/paper/runs/{RUN.path}/metrics.json" in text and "paper-smoke" not in text
     assert "--resources gpu=1 --configfile" in text, "one job for each GPU"
     smoke = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--smoke", "--dry-run"])
