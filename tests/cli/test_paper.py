@@ -111,12 +111,12 @@ def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: py
     assert code == 1 and len(head) <= 27 and max(map(len, head)) < 260
     assert head[0].startswith("paper: NOT READY: 39 of 39 files missing (about ") and "; no GPU" in head[0]
     assert "GPU: none, and this profile needs one" in head and "none is needed" not in out
-    assert any("34 of 37 have no whole sha256" in line and "--allow-unverified" in line for line in head)
+    assert any("35 of 39 have no whole sha256" in line and "--allow-unverified" in line for line in head)
     code, out, err = qdit(
         "doctor", "--all", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg"
     )
     assert (code, err) == (1, "")
-    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 25
+    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 27
     for words in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
         assert words in out, words
     for rule in ("import_weights", "reference_adm", "(sample)", "evaluate", "(sample_video)", "(embed_prompts)"):
