@@ -121,7 +121,7 @@ def test_imported_sources_run_only_while_they_are_unchanged(server_of_sources, t
     (sources / "qdit" / "__main__.py").write_text("from qdit.cli.main import main\nmain()\n")
     assert outcome(command(address, sources=sources), sources, cwd=tmp_path)[1] == "as imported\n"
     written = main.stat()
-    main.write_text(main.read_text().replace("as imported", "as I have edited"))  # of the same length
+    main.write_text(main.read_text().replace("as imported", "as I have edited"))  # another length
     os.utime(main, ns=(written.st_atime_ns, written.st_mtime_ns))
     assert outcome(command(address, sources=sources), sources, cwd=tmp_path)[1] == "as I have edited\n"
 
