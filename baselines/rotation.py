@@ -6,9 +6,10 @@ Numbered details (QuaRot: Ashkboos et al., NeurIPS 2024; ConvRot: Huang et al., 
    rotates the whole width; ConvRot takes small blocks. Sizes of a mini layer: 144 has blocks of 16, 576 of 64.
 3. H is computed online before each of the four linears. QuaRot folds one rotation into the residual stream. A DiT's
    adaLN scales channels between the residual stream and the linears, so nothing can be folded there.
-4. `signs`: random signs before H, as in QuaRot, drawn from `seed`. ConvRot has none; its regular Hadamard matrix (no
-   constant row) is not built here.
-5. Weights: GPTQ on rotated, quantized inputs (QuaRot), or `rounding="nearest"` (ConvRot). Ranges are asymmetric.
+4. `signs`: random signs before H, as in QuaRot, drawn from `seed`. ConvRot has a regular Hadamard matrix (no constant
+   row) in their place; it is not built here.
+5. Weights: GPTQ on rotated, quantized inputs (QuaRot), or `rounding="nearest"` (ConvRot needs no calibration). Ranges
+   are asymmetric.
 6. Inputs: dynamic, per token (QuaRot), or per token and group.
 7. Both scopes are the four linears of each block. Keys and values keep 16 bits, since a DiT has no cache.
 """

@@ -1,6 +1,7 @@
 """ViDiT-Q: static channel balance and a rotation remove outliers; inputs get one dynamic range per token.
 
-Numbered details (Zhao et al., ICLR 2025; settings from thu-nics/ViDiT-Q, t2i/configs/quant/sigma/w4a8.yaml):
+Numbered details (Zhao et al., ICLR 2025; balance, weights and inputs as in thu-nics/ViDiT-Q,
+t2i/configs/quant/sigma/w4a8.yaml, which has no rotation):
 1. Channel balance: λ_j = s(X)_j^α / s(W)_j^(1 − α), with α 0.3 as in that file. s(X) is a running mean (factor 0.95)
    of the largest |x| of each channel in each calibration batch; s(W) is the largest |w| of a column.
 2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2.

@@ -23,7 +23,7 @@ from qdit.core.errors import DataError
 from qdit.core.intervals import centred, interval
 from qdit.core.metrics import METRICS, metric_names, of_images, resolve
 from qdit.core.metrics_record import FILE, MetricsRecord, Status, read_record
-from qdit.core.provenance import packages
+from qdit.core.provenance import commit, machine, packages
 from qdit.core.run import FULL_PRECISION_METHOD, SIMULATE
 from qdit.metrics.bootstrap import RESAMPLES, multiplicities
 from qdit.metrics.features import RunFeatures, read_features
@@ -112,6 +112,8 @@ def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[
         "metrics": {name: entries(of) for name, of in counts.items() if of},
         "chosen": chosen({name: entries(of) for name, of in counts.items() if of}),
         "code": code_digest("qdit.bench.power_study"),
+        "commit": commit(),
+        "machine": machine(),
         "packages": packages(),
     }
 

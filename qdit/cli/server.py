@@ -108,8 +108,8 @@ class Loaded:
         if any(environment.get(name, "1") != "1" for name in THREADS):
             return False
         folder = environment.get("PYTHONPATH", "").partition(os.pathsep)[0]
-        own = self.sources is None or Path(folder) == self.sources
-        return own and all(state_of(path) == state for path, state in self.states.items())
+        same_sources = self.sources is None or Path(folder) == self.sources
+        return same_sources and all(state_of(path) == state for path, state in self.states.items())
 
 
 def serve(address: Path, sources: Path | None = None) -> None:

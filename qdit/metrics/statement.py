@@ -57,8 +57,8 @@ def statement_of(protocol: Mapping[str, Any]) -> dict[str, Any] | None:
 def require_same(path: Path, stated: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
     """DataError unless a statement agrees with the protocol of full precision's samples."""
     for fact, value in stated.items():
-        own = recorded_sampler(str(value)) if fact == "sampler" else value
-        if own != protocol.get(fact):
+        recorded = recorded_sampler(str(value)) if fact == "sampler" else value
+        if recorded != protocol.get(fact):
             raise DataError(
                 f"{path}: states {fact} {value}, full precision has {protocol.get(fact)}; give samples of that"
                 f" protocol, or remove the statement ({FILE}), which leaves the paired metrics out"

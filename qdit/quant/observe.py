@@ -1,7 +1,7 @@
 """Observation of the inputs of sites while a model runs on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,30 +74,6 @@ def observe_inputs(
 
 class Captured(Exception):
     """Signal that ends a forward pass whose remaining layers are not needed. It is no error."""
-
-
-def capture(model: nn.Module, name: str, batches: Iterable[Batch]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """All inputs and the output of one submodule over all batches, each concatenated along the first dimension.
-
-    Layers after the submodule are not computed.
-    """
-    inputs: list[tuple[Any, ...]] = []
-    outputs: list[Tensor] = []
-
-    def keep(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        inputs.append(arguments)
-        outputs.append(output)
-        raise Captured
-
-    handle = model.get_submodule(name).register_forward_hook(keep)
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                with suppress(Captured):
-                    run(model, batch)
-    finally:
-        handle.remove()
-    return tuple(torch.cat(column) for column in zip(*inputs, strict=True)), torch.cat(outputs)
 
 
 class RunningRanges:

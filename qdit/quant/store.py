@@ -51,10 +51,10 @@ class RowStore:
         row_bytes = max(1, like[:1].nbytes)
         self.on_host = like.device.type != "cpu" and rows * row_bytes > DEVICE_BYTES
         self.chunk_rows = max(1, CHUNK_BYTES // row_bytes if self.on_host else rows)
-        place = torch.device("cpu") if self.on_host else like.device
+        device = torch.device("cpu") if self.on_host else like.device
         with torch.inference_mode(mode=False):
             self.chunks = [
-                torch.empty(count, *self.shape, dtype=like.dtype, device=place, pin_memory=self.on_host)
+                torch.empty(count, *self.shape, dtype=like.dtype, device=device, pin_memory=self.on_host)
                 for count in [min(self.chunk_rows, rows - start) for start in range(0, rows, self.chunk_rows)]
             ]
 

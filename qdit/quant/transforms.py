@@ -230,8 +230,8 @@ def build_chain(specs: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor
     steps = []
     for number, spec in enumerate(specs):
         prefix = f"{number}."
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        steps.append(TRANSFORMS.find(spec.get("kind")).build(spec, own, width))
+        step_tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        steps.append(TRANSFORMS.find(spec.get("kind")).build(spec, step_tensors, width))
     return Chain(steps)
 
 

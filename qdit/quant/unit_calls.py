@@ -19,14 +19,14 @@ from qdit.quant.replay import Call, ReplayWalk, hooked
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleAxis:
     """Dimension of a tensor along which its samples lie, and the number of its rows for each sample."""
 
     dim: int
     each: int
 
 
-Layout = list[Rows | None]
+Layout = list[SampleAxis | None]
 """For each value in nested arguments: where its samples lie; None if all samples share the value."""
 
 
@@ -80,19 +80,19 @@ class StoredCalls:
     def take(self, rows: Tensor) -> Call:
         """The arguments for some samples."""
         values = iter(self.values)
-        places = iter(self.layout)
+        axes = iter(self.layout)
 
-        def chosen(_leaf: Any) -> Any:
-            value, place = next(values), next(places)
-            if place is None:
+        def of_rows(_leaf: Any) -> Any:
+            value, axis = next(values), next(axes)
+            if axis is None:
                 return value
-            index = rows if place.each == 1 else (rows[:, None] * place.each + torch.arange(place.each)).flatten()
-            return value.index_select(place.dim, index.to(value.device))
+            index = rows if axis.each == 1 else (rows[:, None] * axis.each + torch.arange(axis.each)).flatten()
+            return value.index_select(axis.dim, index.to(value.device))
 
-        return cast("Call", mapped(self.template, chosen))
+        return cast("Call", mapped(self.template, of_rows))
 
 
-def stored(column: Sequence[Any], rows: Rows | None, path: str) -> Any:
+def stored(column: Sequence[Any], rows: SampleAxis | None, path: str) -> Any:
     """One argument for all samples, from its values in all batches."""
     first = column[0]
     if rows is not None:
@@ -117,9 +117,9 @@ def joined(output: Any, layout: Layout, path: str) -> Tensor:
     if len(values) != len(layout):
         raise Unsupported(f"{path}: the outputs of this block change with the number of samples")
     streams = [
-        value.movedim(place.dim, 0).reshape(value.shape[place.dim] // place.each, -1, value.shape[-1])
-        for value, place in zip(values, layout, strict=True)
-        if place is not None and value.is_floating_point()
+        value.movedim(axis.dim, 0).reshape(value.shape[axis.dim] // axis.each, -1, value.shape[-1])
+        for value, axis in zip(values, layout, strict=True)
+        if axis is not None and value.is_floating_point()
     ]
     if not streams:
         raise Unsupported(f"{path}: no output of this block has a row for each sample")
@@ -161,10 +161,10 @@ def layout(once: Sequence[Any], twice: Sequence[Any], path: str) -> Layout:
     """Where the samples lie, from the shapes of the values for one sample and for two."""
     if len(once) != len(twice):
         raise Unsupported(f"{path}: the arguments of this block change with the number of samples")
-    return [place(one, two, path) for one, two in zip(once, twice, strict=True)]
+    return [sample_axis(one, two, path) for one, two in zip(once, twice, strict=True)]
 
 
-def place(one: Any, two: Any, path: str) -> Rows | None:
+def sample_axis(one: Any, two: Any, path: str) -> SampleAxis | None:
     """Where the samples of one value lie; None if it is the same for one sample and for two."""
     if not isinstance(one, torch.Size):
         if one is two or one == two:
@@ -175,4 +175,4 @@ def place(one: Any, two: Any, path: str) -> Rows | None:
         return None
     if len(different) > 1 or two[different[0]] != 2 * one[different[0]]:
         raise Unsupported(f"{path}: no dimension of {tuple(one)} doubles for two samples, {tuple(two)}")
-    return Rows(different[0], one[different[0]])
+    return SampleAxis(different[0], one[different[0]])

@@ -150,10 +150,10 @@ def recorded_calls(transformer: nn.Module, *, first: bool = False) -> Iterator[l
     last: list[float] = []
 
     def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
         inputs = {
             name: mapped(value, copied) if name in ("hidden_states", "timestep") else value
-            for name, value in given.items()
+            for name, value in arguments.items()
             if name not in LEFT_OUT and value is not None and value != {}
         }
         timestep = step_of(inputs)

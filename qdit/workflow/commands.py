@@ -289,8 +289,8 @@ class Commands:
             video = self.profile["video"]
             values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]} | values
         else:
-            place = {"--python": self.tools_python()} if run.mode == TOOL else {"--mode": run.mode}
-            values = {"--images": counts["images"]} | values | place | self.extractor(run.setting)
+            computed_by = {"--python": self.tools_python()} if run.mode == TOOL else {"--mode": run.mode}
+            values = {"--images": counts["images"]} | values | computed_by | self.extractor(run.setting)
         options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
         words = ("tools", "sample") if run.mode == TOOL else ("sample",)
         return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")

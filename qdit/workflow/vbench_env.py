@@ -69,8 +69,8 @@ def installer(folder: Path, lock: Path = LOCK, *options: str) -> list[list[str]]
     uv = Path(sys.executable).with_name("uv")
     if uv.is_file():
         creation = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
-        place = ["--no-config", "--python", str(python_of(folder))]
-        return [creation, [str(uv), "pip", "install", *place, *options, "-r", str(lock)]]
+        environment = ["--no-config", "--python", str(python_of(folder))]
+        return [creation, [str(uv), "pip", "install", *environment, *options, "-r", str(lock)]]
     creation = [sys.executable, "-m", "venv", "--clear", str(folder)]
     return [creation, [str(python_of(folder)), "-m", "pip", "install", *options, "-r", str(lock)]]
 

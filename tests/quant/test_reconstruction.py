@@ -17,7 +17,6 @@ from qdit.quant.activation import Activation, StaticActivation
 from qdit.quant.adam import Adam
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import LearnedScale, LearningGelu
-from qdit.quant.observe import capture
 from qdit.quant.ranges import minmax, shrink_search
 from qdit.quant.reconstruction import (
     Reconstruction,
@@ -28,6 +27,7 @@ from qdit.quant.reconstruction import (
 )
 from qdit.quant.sites import QuantizedLinear, quantize_site
 from qdit.sampling.protocol import Protocol
+from tests.captured import capture
 from tests.pretended_gpu import WAITS, pretended_gpu
 from tests.small_models import TINY, calibration_set, inputs, random_dit
 

@@ -136,12 +136,19 @@ CALLING = "import sys; from qdit.workflow.run import call; sys.exit(call([sys.ex
 """What `qdit run` does with the command of Snakemake, with another program."""
 
 
+HEEDING = (
+    "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    " signal.signal(signal.SIGINT, signal.default_int_handler); "
+)
+"""Signals count, also where the tests themselves run under nohup or in the background of a shell."""
 OWN_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
 
 
 def call_of_counting(started: Path, before: str = "", **options: Any) -> subprocess.Popen[bytes]:
     """A process that runs the program as `qdit run` runs Snakemake; the program has started."""
-    process = subprocess.Popen([sys.executable, "-c", before + CALLING, COUNTING, str(started)], cwd=ROOT, **options)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEEDING + before + CALLING, COUNTING, str(started)], cwd=ROOT, **options
+    )
     until = time.monotonic() + 60
     while not started.exists() and time.monotonic() < until:
         time.sleep(0.02)
@@ -153,6 +160,16 @@ def call_of_counting(started: Path, before: str = "", **options: Any) -> subproc
 def test_a_signal_to_qdit_run_alone_interrupts_the_command_once(tmp_path: Path, number: signal.Signals) -> None:
     process = call_of_counting(tmp_path / "started")
     process.send_signal(number)
+    assert process.wait(timeout=60) == 11
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    ignoring = "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    process = call_of_counting(tmp_path / "started", ignoring)
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 11
 
 
@@ -172,9 +189,10 @@ def test_ctrl_c_in_a_terminal_interrupts_the_command_once(tmp_path: Path) -> Non
 
 
 def test_a_command_that_a_signal_ends_has_the_exit_code_of_a_shell() -> None:
+    before = signal.getsignal(signal.SIGINT)
     assert call([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 143
     assert call([sys.executable, "-c", "raise SystemExit(3)"]) == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_template_that_snakemake_would_execute_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:

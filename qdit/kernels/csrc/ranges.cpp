@@ -69,8 +69,8 @@ QDIT_EXPORT void qdit_lowest_error(int variant, int64_t rows, int64_t width, int
         std::stable_sort(order, order + candidates, [&](int64_t a, int64_t b) { return heads[a] < heads[b]; });
         double best = HUGE_VAL;
         index[row] = otherwise;
-        for (int64_t place = 0; place < candidates; ++place) {
-            const int64_t c = order[place];
+        for (int64_t rank = 0; rank < candidates; ++rank) {
+            const int64_t c = order[rank];
             double total = heads[c];
             for (int64_t at = head; at < width && total <= best && total < HUGE_VAL; at += piece) {
                 const int64_t count = width - at < piece ? width - at : piece;

@@ -82,8 +82,8 @@ def class_names() -> list[str]:
     from diffusers.models import transformers
 
     exported = set(dir(diffusers))
-    found = {name: getattr(transformers, name) for name in dir(transformers) if name in exported}
-    return sorted(name for name, value in found.items() if isinstance(value, type) and issubclass(value, nn.Module))
+    values = {name: getattr(transformers, name) for name in dir(transformers) if name in exported}
+    return sorted(name for name, value in values.items() if isinstance(value, type) and issubclass(value, nn.Module))
 
 
 def census() -> Iterator[Coverage]:

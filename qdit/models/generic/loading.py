@@ -27,13 +27,14 @@ def transformer_class(name: object) -> Any:
     import diffusers
 
     models = [n for n in dir(diffusers) if "Transformer" in n or "DiT" in n]
-    found = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin) and issubclass(found, nn.Module)):
+    model_class = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    bases = (diffusers.ModelMixin, nn.Module)
+    if not (isinstance(model_class, type) and all(issubclass(model_class, base) for base in bases)):
         hint = did_you_mean(str(name), models)
         raise CheckpointError(
             f"transformer class {name!r:.60}: diffusers {diffusers.__version__} has no such model{hint}"
         )
-    return found
+    return model_class
 
 
 def require_storable(config: DiffusersConfig) -> None:

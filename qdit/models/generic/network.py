@@ -37,6 +37,19 @@ class PublishStep:
         self.context.timestep = step_of(arguments)
 
 
+def published_context(transformer: nn.Module, names: tuple[str, ...]) -> StepContext:
+    """The context to which a transformer publishes its timestep. All networks around one transformer share it.
+
+    `names` are the arguments of its forward pass. The first call adds the hook.
+    """
+    for hook in transformer._forward_pre_hooks.values():
+        if isinstance(hook, PublishStep):
+            return hook.context
+    context = StepContext()
+    transformer.register_forward_pre_hook(PublishStep(context, names), with_kwargs=True)
+    return context
+
+
 def step_of(arguments: Mapping[str, Any]) -> Tensor | None:
     """Timestep (N,) of the arguments of a forward pass, in the scale of the transformer.
 
@@ -76,13 +89,12 @@ class DiffusersNetwork(nn.Module):
             self.__dict__[table] = transformer.__dict__[table]
         self.training = transformer.training
         self.config = config_of(transformer)
-        self.step_context = StepContext()
         names = tuple(inspect.signature(transformer.forward).parameters)
         self._extra = {"return_dict": False} if "return_dict" in names else {}
-        transformer.register_forward_pre_hook(PublishStep(self.step_context, names), with_kwargs=True)
-        chosen = family_of_class(self.config.class_name) if family is None else family
-        self.block_paths = block_paths_of(transformer, chosen)
-        self._sites = sites_of(transformer, self.block_paths, chosen)
+        self.step_context = published_context(transformer, names)
+        family = family_of_class(self.config.class_name) if family is None else family
+        self.block_paths = block_paths_of(transformer, family)
+        self._sites = sites_of(transformer, self.block_paths, family)
 
     def train(self, mode: bool = True) -> "DiffusersNetwork":
         """Set the mode of the network and of the transformer, which are one."""
@@ -112,8 +124,9 @@ def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[
     """Sites of a model: block by block, those outside the blocks before and after in the order of the class."""
     number = {path: index for index, path in enumerate(paths)}
     sources: dict[str, FoldSource] = {}
-    for path in paths if family.fold_sources else ():
-        sources |= family.fold_sources(path, model.get_submodule(path)) if family.fold_sources else {}
+    if family.fold_sources is not None:
+        for path in paths:
+            sources |= family.fold_sources(path, model.get_submodule(path))
     sites: list[Site] = []
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     modules = dict(model.named_modules())

@@ -109,9 +109,9 @@ def distinct(transformer: Any) -> Iterator[tuple[str, Any]]:
     seen = set()
     for name, tensor in [*transformer.named_parameters(), *transformer.named_buffers()]:
         for path, part in inner_tensors(name, tensor):
-            place = (part.untyped_storage().data_ptr(), part.storage_offset())
-            if part.numel() and place not in seen:
-                seen.add(place)
+            memory_key = (part.untyped_storage().data_ptr(), part.storage_offset())
+            if part.numel() and memory_key not in seen:
+                seen.add(memory_key)
                 yield path, part
 
 

@@ -33,13 +33,13 @@ class KnownTool:
 @cache
 def tools() -> Mapping[str, KnownTool]:
     """Every tool by name. ConfigError for a file that cannot be imported or a class that lacks a fact."""
-    found: dict[str, KnownTool] = {}
+    known: dict[str, KnownTool] = {}
     for module, class_name in modules():
         for entry in tools_of(module, class_name):
-            if entry.tool.name in found:
+            if entry.tool.name in known:
                 raise ConfigError(f"{entry.path}: a tool named {entry.tool.name!r} exists already; choose another name")
-            found[entry.tool.name] = entry
-    return found
+            known[entry.tool.name] = entry
+    return known
 
 
 def modules() -> Iterator[tuple[str, str | None]]:
