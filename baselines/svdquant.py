@@ -41,13 +41,13 @@ from qdit.quant.folding import divide_inputs
 from qdit.quant.low_rank import low_rank
 from qdit.quant.ranges import zero_minmax
 from qdit.quant.sites import split_low_rank
-from qdit.quant.smoothing import best_factor, rows_of
+from qdit.quant.smoothing import best_factor
 from qdit.quant.weight import quantize_weight
 from qdit.sampling.calibration import CalibrationSet
 
 BATCH = 32
 SEARCH_ROWS = 1024
-"""Input rows on which α is chosen."""
+"""Input rows, drawn at random, on which α is chosen."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SvdQuant(Method):
             for site, inputs in collect_inputs(model, sites, data):
                 of_layer = partial(output, group_size=sizes[site.name])
                 weight = linear_of(model, site).weight.detach()
-                factors[site] = best_factor(rows_of(inputs, SEARCH_ROWS), weight, of_layer)[0]
+                factors[site] = best_factor(inputs, weight, of_layer, rows=SEARCH_ROWS)[0]
             divide_inputs(model, factors)
         if weight_bits < FULL_PRECISION_BITS:
             for site in sites:

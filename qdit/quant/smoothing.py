@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from qdit.core.seeds import Purpose, torch_generator
+
 GRID = tuple(step / 10 for step in range(1, 10))
 """Values of α that are tried, beside no smoothing."""
 
@@ -31,14 +33,18 @@ def best_factor(
     output: Callable[[Tensor, Tensor], Tensor],
     *,
     grid: Sequence[float] = GRID,
+    rows: int | None = None,
 ) -> tuple[Tensor, float | None]:
     """The factor whose quantized output is nearest to X Wᵀ in squared error, and its α (None: no smoothing).
 
-    `inputs` is (rows, in), `weight` (out, in). `output(x, w)` quantizes both its own way and returns the output
-    (rows, out) for smoothed inputs and weight. Of equal errors the first candidate stays; no smoothing is the first.
+    `inputs` is (…, in), `weight` (out, in). `output(x, w)` quantizes both its own way and returns the output (rows,
+    out) for smoothed inputs and weight. Saliences are those of all inputs. Errors are those of at most `rows` of them.
+    Of equal errors the first candidate stays; no smoothing is the first.
     """
+    every = inputs.reshape(-1, inputs.shape[-1])
+    of_inputs, of_weight = every.abs().amax(dim=0), weight.abs().amax(dim=0)
+    inputs = every if rows is None else some_rows(every, rows)
     target = inputs @ weight.t()
-    of_inputs, of_weight = inputs.abs().amax(dim=0), weight.abs().amax(dim=0)
     best, best_alpha = torch.ones_like(of_weight), None
     least = float((output(inputs, weight) - target).square().sum())
     for alpha in grid:
@@ -49,7 +55,9 @@ def best_factor(
     return best, best_alpha
 
 
-def rows_of(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows (rows, in) of inputs (samples, …, in), evenly spaced."""
-    rows = inputs.reshape(-1, inputs.shape[-1])
-    return rows[:: max(1, -(-len(rows) // limit))]
+def some_rows(inputs: Tensor, limit: int) -> Tensor:
+    """At most `limit` rows of inputs (rows, in), drawn at random: even spacing would see some tokens only."""
+    if len(inputs) <= limit:
+        return inputs
+    order = torch.randperm(len(inputs), generator=torch_generator(0, Purpose.VARIANT, limit))
+    return inputs[order[:limit].sort().values.to(inputs.device)]

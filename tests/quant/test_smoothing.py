@@ -13,7 +13,7 @@ from baselines.vidit_q import MOMENTUM, running_maxima
 from qdit.core.errors import Unsupported
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.observe import observe_inputs
-from qdit.quant.smoothing import best_factor, rows_of, smoothing_factor
+from qdit.quant.smoothing import best_factor, smoothing_factor, some_rows
 from tests.small_models import calibration_set, random_dit
 
 PARTS = {"rank": 2, "group_size": 8}
@@ -69,9 +69,24 @@ def test_the_branch_takes_what_a_low_rank_weight_has():
     assert (far - inputs @ weight.t()).norm() > 5 * (near - inputs @ weight.t()).norm()
 
 
-def test_rows_are_spread_over_the_samples():
-    rows = rows_of(torch.arange(1000.0).reshape(10, 50, 2), 100)
-    assert rows.shape == (100, 2) and rows[1, 0] - rows[0, 0] == 10
+def test_rows_see_every_token():
+    tokens = torch.arange(4096) % 16
+    rows = some_rows(tokens[:, None].float().expand(-1, 3), 1024)
+    assert rows.shape == (1024, 3) and rows[:, 0].unique().numel() == 16
+    assert rows.equal(some_rows(tokens[:, None].float().expand(-1, 3), 1024))
+    assert some_rows(rows, 2000) is rows
+
+
+def test_saliences_are_those_of_all_inputs():
+    """An outlier in one token of one sample counts, whichever rows the errors are of."""
+    inputs, weight = layer(1)
+    inputs = inputs.repeat(64, 1)
+    inputs[7, 5] = 300.0
+    expected = smoothing_factor(inputs.abs().amax(dim=0), weight.abs().amax(dim=0), 0.9)
+    forced, alpha = best_factor(
+        inputs, weight, lambda x, w: x @ w.t() + (w.sum() == weight.sum()), rows=64, grid=(0.9,)
+    )
+    assert alpha == 0.9 and torch.equal(forced, expected)
 
 
 def test_running_maxima_are_the_recurrence_over_batches():
