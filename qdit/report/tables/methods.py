@@ -36,8 +36,8 @@ def methods(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         blocks=tuple(_block(profile, definition, block, results) for block in blocks),
         metrics=COLUMNS,
         remarks=(
-            "Per token: a weight has one range for each output channel, and an input one for each token. Groups of N, or"
-            " g N: N inputs share a range.",
+            "Per token: a weight has one range for each output channel, and an input one for each token. Groups of N,"
+            " or g N: N inputs share a range.",
             "Rotations, factors that cannot be folded, and low-rank branches cost time and memory beside the weights."
             " The size on disk counts what is stored of them.",
         ),
