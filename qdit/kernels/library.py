@@ -25,13 +25,14 @@ LOG = logging.getLogger(__name__)
 
 NEEDS = {
     "avx2": ("x86_64", "AVX2 and FMA"),
+    "avx-vnni": ("x86_64", "AVX-VNNI"),
     "avx512-vnni": ("x86_64", "AVX-512 with VNNI"),
     "neon-dotprod": ("aarch64", "the dot product (FEAT_DotProd)"),
     "neon-i8mm": ("aarch64", "8-bit matrix products (FEAT_I8MM)"),
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,10 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.qdit_grouped_linear.argtypes = [
         *(integer, pointer, size, size, size, size, integer),
         *(pointer, pointer, pointer, pointer, pointer, pointer),
-        *(size, pointer, pointer, integer, integer, integer, pointer),
+        *(size, pointer, pointer, integer, integer),
+        *(size, pointer, size, pointer, pointer, integer, pointer),
     ]
+    library.qdit_transform.argtypes = [integer, pointer, size, size, size, pointer, pointer]
     library.qdit_quantize_groups.argtypes = [
         *(integer, pointer, size, size, size, integer, integer),
         *(pointer, pointer, pointer),

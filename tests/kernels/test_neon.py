@@ -15,7 +15,7 @@ from qdit.kernels import building, compiled
 from qdit.kernels.packing import pack_weight
 from tests.kernels.cases import inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm")
 RUNNER = Path(__file__).with_name("neon_runner.cpp")
 FLAGS = tuple(flag for flag in building.FLAGS if flag not in ("-shared", "-fPIC", "-fvisibility=hidden"))
 
