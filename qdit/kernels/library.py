@@ -148,6 +148,22 @@ def open_library(path: Path) -> ctypes.CDLL:
         raise BuildError(f"{path} cannot be opened ({problem}); call `qdit kernels build --again`") from problem
     if version != VERSION:
         raise BuildError(f"{path} has version {version}, needed is {VERSION}; delete it")
+    declare_linear(library)
+    _declare_learning(library)
+    integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    library.qdit_norm_modulate.argtypes = [
+        *(integer, pointer, size, size, size),
+        *(pointer, size, pointer, size, ctypes.c_float, pointer),
+    ]
+    library.qdit_norm_modulate.restype = None
+    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
+    library.qdit_attention.restype = None
+    library.qdit_attention_limit.restype = size
+    return library
+
+
+def declare_linear(library: ctypes.CDLL) -> None:
+    """Types of the functions that `qdit.kernels.compiled` calls."""
     integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
     library.qdit_grouped_linear.argtypes = [
         *(integer, pointer, size, size, size, size, integer),
@@ -166,16 +182,6 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.qdit_fake_quantize_static.argtypes = [
         *(integer, pointer, size, size, size, pointer, pointer, integer, integer, pointer)
     ]
-    _declare_learning(library)
-    library.qdit_norm_modulate.argtypes = [
-        *(integer, pointer, size, size, size),
-        *(pointer, size, pointer, size, ctypes.c_float, pointer),
-    ]
-    library.qdit_norm_modulate.restype = None
-    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
-    library.qdit_attention.restype = None
-    library.qdit_attention_limit.restype = size
-    return library
 
 
 def _declare_learning(library: ctypes.CDLL) -> None:
