@@ -51,16 +51,15 @@ def transformed(backend: Backend, x: Tensor, steps: tuple[Step, ...]) -> Tensor:
     """The steps applied to x (…, width): what `grouped_linear` quantizes."""
     y = torch.empty_like(x)
     arguments = _of_parts(Parts(steps))[:2]
-    status = _of(backend).qdit_transform(
-        backend.variant, x.data_ptr(), _rows(x), x.shape[-1], *arguments, y.data_ptr()
-    )
+    status = _of(backend).qdit_transform(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], *arguments, y.data_ptr())
     _checked(status, y)
     return y
 
 
 def _of_parts(parts: Parts) -> tuple[object, ...]:
     """Number of steps, the steps, rank, down and up, as the library takes them."""
-    steps = [CStep(STEP_KINDS.index(s.kind), s.size, None if s.values is None else s.values.data_ptr()) for s in parts.steps]
+    numbers = [0 if step.values is None else step.values.data_ptr() for step in parts.steps]
+    steps = [CStep(STEP_KINDS.index(s.kind), s.size, at) for s, at in zip(parts.steps, numbers, strict=True)]
     branch = parts.branch
     thin = (0, None, None) if branch is None else (branch.down.shape[1], branch.down.data_ptr(), branch.up.data_ptr())
     return len(steps), (CStep * len(steps))(*steps), *thin

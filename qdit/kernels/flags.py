@@ -1,7 +1,7 @@
 """Flags of kernels on GPUs: one tensor for each device notes that a result was not finite.
 
 A look at a flag makes the program wait for the GPU. Outside of `watched()` every call looks, so it can raise the error
-itself. Inside, nobody looks until the outermost context ends; then one look raises the error for the whole forward pass.
+itself. Inside, nobody looks until the outermost context ends; then one look raises the error for the whole forward.
 `watch(model)` puts this context around a model's forward. A flag stays raised until somebody has looked. So it also
 notes what a replayed CUDA graph computes: call `check()` after the replay.
 """
@@ -44,7 +44,7 @@ def raised(device: torch.device) -> bool:
 
 def check() -> None:
     """Raise Unsupported if a flag of this thread is raised; all are lowered."""
-    if any([_lowered(flag) for flag in _THREAD.flags.values()]):
+    if sum(map(_lowered, _THREAD.flags.values())):  # all of them, not only up to the first
         raise not_finite()
 
 

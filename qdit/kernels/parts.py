@@ -29,7 +29,7 @@ class Step:
     """One step of an input transform: x / values, x − values, x · values (each (width,)), or blocks times a matrix.
 
     The matrix is Sylvester's Hadamard matrix of `size` (a power of two) divided by √size. It is computed by sums and
-    differences of neighbours, then of elements 2 apart, 4 apart, and so on; the last of them are multiplied by 1 / √size.
+    differences of neighbours, then of elements 2 apart, 4 apart, and so on; the last ones are multiplied by 1 / √size.
     """
 
     kind: Literal["divide", "subtract", "multiply", "hadamard"]

@@ -110,9 +110,7 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
     return _parts(operations, device, x, there, generator)
 
 
-def _parts(
-    operations: Operations, device: str, x: Tensor, there: Tensor, generator: torch.Generator
-) -> str | None:
+def _parts(operations: Operations, device: str, x: Tensor, there: Tensor, generator: torch.Generator) -> str | None:
     """What is wrong about a transform before the quantizer or a branch beside the product, or None."""
     width = x.shape[1]
     factor = torch.rand(width, generator=generator) + 0.5

@@ -55,7 +55,7 @@ def linear_kernel(
     PART: tl.constexpr,
     ZEROS: tl.constexpr,
     BIAS: tl.constexpr,
-    RANK: tl.constexpr,
+    BRANCH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -63,7 +63,7 @@ def linear_kernel(
 
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums, weight_zeros are
-    (groups, outputs). With RANK, narrow (rows, rank) times up (panels of 48 outputs, rank, 48) is added: a branch.
+    (groups, outputs). With BRANCH, the sum starts with narrow (rank, rows) times up (panels of 48 outputs, rank, 48).
     """
     # Programs that run at the same time share columns of 8 blocks of rows: their operands stay in the cache.
     blocks = tl.cdiv(rows, BLOCK_ROWS)
@@ -81,6 +81,11 @@ def linear_kernel(
     far_rows, far_columns = tl.zeros((), tl.int64) + rows, tl.zeros((), tl.int64) + outputs
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     subtotal = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    if BRANCH:
+        wide = up + column // 48 * 48 * rank + column % 48
+        for place in range(rank):
+            thin = tl.load(narrow + place * far_rows + row)
+            total = tl.fma(thin[:, None], tl.load(wide + place * 48)[None, :], total)
     for index in range(groups):
         sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
         for at in tl.static_range(0, PADDED, STEP):
@@ -102,12 +107,6 @@ def linear_kernel(
                 total += subtotal
                 subtotal = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     total += subtotal
-    if RANK > 0:
-        place = tl.arange(0, RANK)
-        thin = tl.load(narrow + row.to(tl.int64)[:, None] * rank + place[None, :], mask=(place < rank)[None, :], other=0.0)
-        panels = (column // 48 * 48 * rank + column % 48)[None, :] + place[:, None] * 48
-        thin_columns = tl.load(up + panels, mask=(place < rank)[:, None], other=0.0)
-        total += tl.dot(thin, thin_columns, input_precision="ieee")
     if BIAS:
         total += tl.load(bias + column)[None, :]
     result = total.to(y.dtype.element_ty)
@@ -198,7 +197,7 @@ def _multiply(
     padded, groups = padded_size(wide.size), len(wide.scale)
     grid = triton.cdiv(rows, blocks.rows) * triton.cdiv(outputs, blocks.columns)
     narrow, factors = branch
-    rank = 0 if narrow is None else narrow.shape[1]
+    rank = 0 if narrow is None else len(narrow)
     linear_kernel[(grid,)](
         *(
             quantized.codes,
@@ -216,7 +215,7 @@ def _multiply(
         PART=PART if groups > PART else 0,
         ZEROS=wide.zeros is not None,
         BIAS=bias is not None,
-        RANK=triton.next_power_of_2(rank) if rank else 0,
+        BRANCH=rank > 0,
         BLOCK_ROWS=blocks.rows,
         BLOCK_COLUMNS=blocks.columns,
         num_warps=blocks.warps,

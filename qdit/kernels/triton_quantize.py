@@ -151,9 +151,7 @@ def codes_kernel(
     inside = column < SPAN
     mask = (row < rows)[:, None] & inside[None, :]
     value = tl.load(x + row[:, None] * width + span * SPAN + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    value = steps_of(
-        value, first_values, second_values, third_values, span * SPAN + column, inside, STEPS, BLOCK, WIDE
-    )
+    value = steps_of(value, first_values, second_values, third_values, span * SPAN + column, inside, STEPS, BLOCK, WIDE)
     at = (span * (SPAN // SIZE) + column // SIZE) * PADDED + column % SIZE
     for number in tl.static_range(SPAN // SHARED):
         index = span * (SPAN // SHARED) + number

@@ -87,7 +87,7 @@ def narrow_kernel(
     RANK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """narrow (rows, rank) = transformed x times down (width, rank), float32; each SPAN of inputs is added up first."""
+    """narrow (rank, rows) = transformed x times down (width, rank), float32; each SPAN of inputs is added up first."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column, place = tl.arange(0, WIDE), tl.arange(0, RANK)
     inside = column < SPAN
@@ -95,18 +95,15 @@ def narrow_kernel(
     total = tl.zeros((BLOCK, RANK), tl.float32)
     for begin in range(0, width, SPAN):
         value = tl.load(x + row[:, None] * width + begin + column[None, :], mask=mask, other=0.0).to(tl.float32)
-        value = steps_of(
-            value, first_values, second_values, third_values, begin + column, inside, STEPS, BLOCK, WIDE
-        )
+        value = steps_of(value, first_values, second_values, third_values, begin + column, inside, STEPS, BLOCK, WIDE)
         factors = tl.load(
             down + (begin + column)[:, None] * rank + place[None, :],
             mask=inside[:, None] & (place < rank)[None, :],
             other=0.0,
         )
         total += tl.dot(value, factors, input_precision="ieee")
-    tl.store(
-        narrow + row[:, None] * rank + place[None, :], total, mask=(row < rows)[:, None] & (place < rank)[None, :]
-    )
+    target = place.to(tl.int64)[None, :] * rows + row[:, None]
+    tl.store(narrow + target, total, mask=(row < rows)[:, None] & (place < rank)[None, :])
 
 
 def encoded(steps: Sequence[Step], x: Tensor) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
@@ -131,12 +128,12 @@ def fit(steps: Sequence[Step], width: int) -> bool:
 
 
 def narrow_rows(x: Tensor, branch: Branch, steps: Sequence[Step]) -> Tensor:
-    """Transformed contiguous x (rows, width) times the branch's `down`: (rows, padded rank), float32."""
+    """Transformed contiguous x (rows, width) times the branch's `down`: (padded rank, rows), float32."""
     rows, width = x.shape
     number, values = encoded(steps, x)
     span = narrow_span(width, steps)
     rank = branch.down.shape[1]
-    narrow = torch.empty((rows, rank), dtype=torch.float32, device=x.device)
+    narrow = torch.empty((rank, rows), dtype=torch.float32, device=x.device)
     wide = max(16, triton.next_power_of_2(span))
     block = max(16, min(64, 8192 // wide))
     narrow_kernel[(triton.cdiv(rows, block),)](

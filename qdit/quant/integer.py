@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qdit.core.devices import device_after
 from qdit.core.errors import Unsupported
-from qdit.kernels import dense, library
+from qdit.kernels import dense, flags, library, ops
 from qdit.kernels.building import SOURCES
 from qdit.kernels.dispatch import grouped_linear
 from qdit.kernels.packing import CHUNK, pack_weight
@@ -81,7 +81,8 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.transform is None or self.parts.steps else self.transform(x)
-        y = grouped_linear(
+        product = ops.grouped_linear if torch.compiler.is_compiling() else grouped_linear
+        y = product(
             x.contiguous(),
             self.packed,
             self.bias,
@@ -194,6 +195,7 @@ def prepare_integer(model: M) -> M:
         any_integer = True
     if not any_integer:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
+    flags.watch(model)
     return prepare_inference(model)
 
 
