@@ -107,7 +107,7 @@ def test_compilers_are_looked_for_in_order(fresh):
     ("file", "right", "wrong"),
     [
         ("generic.h", "y[n] = y[n] + bias[n]", "y[n] = y[n] - bias[n]"),
-        ("driver.cpp", "zero | zero << 23", "zero"),
+        ("linear.cpp", "zero | zero << 23", "zero"),
     ],
 )
 def test_a_library_that_computes_something_else_is_refused(fresh, tmp_path, caplog, file, right, wrong):
@@ -244,7 +244,7 @@ def test_a_backend_can_be_forced(monkeypatch, name):
 
 
 def test_forcing_what_does_not_exist_is_an_error(fresh, tmp_path):
-    with pytest.raises(ConfigError, match="QDIT_KERNELS=fast: allowed are avx512-vnni, avx2, .* and torch"):
+    with pytest.raises(ConfigError, match="QDIT_KERNELS=fast: allowed are avx512-vnni, avx-vnni, avx2, .* and torch"):
         library.select("fast")
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh.setattr(building, "find_compiler", lambda: None)
