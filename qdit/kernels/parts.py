@@ -14,7 +14,9 @@ from torch import Tensor
 from qdit.core.errors import ConfigError
 from qdit.kernels.packing import COLUMNS
 
-STEP_KINDS = ("divide", "subtract", "multiply", "hadamard")
+StepKind = Literal["divide", "subtract", "multiply", "hadamard"]
+
+STEP_KINDS: tuple[StepKind, ...] = ("divide", "subtract", "multiply", "hadamard")
 """In the order of `StepKind` in csrc/kernel.h."""
 
 RANKS = 16
@@ -32,7 +34,7 @@ class Step:
     differences of neighbours, then of elements 2 apart, 4 apart, and so on; the last ones are multiplied by 1 / √size.
     """
 
-    kind: Literal["divide", "subtract", "multiply", "hadamard"]
+    kind: StepKind
     values: Tensor | None = None
     size: int = 0
 
@@ -117,15 +119,15 @@ def transformed(x: Tensor, steps: Sequence[Step]) -> Tensor:
     """The steps applied to x (…, width), float32; this defines the bits of every backend."""
     x = x.float()
     for step in steps:
-        match step.kind:
-            case "divide":
-                x = x / step.values
-            case "subtract":
-                x = x - step.values
-            case "multiply":
-                x = x * step.values
-            case "hadamard":
-                x = butterflies(x, step.size)
+        match step:
+            case Step(kind="divide", values=Tensor() as values):
+                x = x / values
+            case Step(kind="subtract", values=Tensor() as values):
+                x = x - values
+            case Step(kind="multiply", values=Tensor() as values):
+                x = x * values
+            case Step(size=size):
+                x = butterflies(x, size)
     return x
 
 

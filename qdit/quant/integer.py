@@ -157,7 +157,7 @@ def step_of(transform: Transform) -> tuple[Step, ...] | None:
             return (channel_step("subtract", offset),)
         case Hadamard(size=size, signs=None):
             return (hadamard_step(size),)
-        case Hadamard(size=size, signs=signs):
+        case Hadamard(size=size, signs=Tensor() as signs):
             return channel_step("multiply", signs), hadamard_step(size)
     return None
 
