@@ -4,6 +4,8 @@ With pytest-xdist (`make test`) the tests of a file run in one process, since th
 that need the checkout in which the workflow has run (`tests/workflow/conftest.py`), which is made once.
 """
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,14 @@ TOGETHER = {"checkout": ("explain", "figures", "plan", "run"), "paper_plan": ("p
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def variables_of_one_test() -> Iterator[None]:
+    """QDIT_KERNELS is read once; what a test has set must not stay for the next one."""
+    yield
+    if (backend := sys.modules.get("qdit.kernels.backend")) is not None:
+        backend.forced.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from qdit.bench import forced, gpu
+from qdit.bench import forced, gpu, parts
 from qdit.bench.goals import Goal, Judged
 from qdit.bench.layers import DIT_XL_LINEARS, GROUP_SIZES, Operands, operands, random_packed
 from qdit.bench.peers import Missing, dynamic_int8, onnxruntime_grouped, openvino_grouped, torch_peers
@@ -44,10 +44,13 @@ class Size:
     groups: tuple[int, ...] = GROUP_SIZES
     rows: tuple[int, ...] = (256, 2048)
     repeats: int = 15
+    part_groups: tuple[int, ...] = (64, 128)
     forces_avx2: bool = True
 
 
-QUICK = Size(linears=((192, 96), (96, 192)), groups=(32, 96), rows=(16, 32), repeats=2, forces_avx2=False)
+QUICK = Size(
+    linears=((192, 96), (96, 192)), groups=(32, 96), rows=(16, 32), repeats=2, part_groups=(32,), forces_avx2=False
+)
 
 Key = tuple[int, tuple[int, int], str]
 """Rows, (inputs, outputs), candidate."""
@@ -70,6 +73,7 @@ def measure(size: Size, command: str) -> dict[str, Any]:
                 candidates = _candidates(size, operands(rows, *linear), main=rows == size.rows[0], missing=missing)
                 repeats = size.repeats if rows == size.rows[0] else max(2, size.repeats // 3)
                 timings |= {(rows, linear, name): t for name, t in interleaved(candidates, repeats).items()}
+        with_parts = parts.measure(size.linears, size.part_groups, size.rows[0], max(2, size.repeats // 3))
     slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not wanted"}
     goals = [*_judge(size, timings, missing), *_judge_avx2(slower), *_judge_gpu()]
     return record(
@@ -78,6 +82,7 @@ def measure(size: Size, command: str) -> dict[str, Any]:
         load_before=before,
         measured=[_entry(key, timing) for key, timing in timings.items()],
         missing=missing,
+        parts=with_parts,
         avx2=slower,
         goals=[judged.to_dict() for judged in goals],
     )
@@ -253,6 +258,9 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
             _speeds(measured, rows, style),
         ]
         lines.append("")
+    if content.get("parts"):
+        about = f"Time ÷ time of the plain product at {content['parts'][0]['rows']} rows, smallest (and medians):"
+        lines += [about, "", parts.text(content["parts"], style=style), ""]
     judged = judged_of(content)
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
 

@@ -1,8 +1,6 @@
 """`qdit bench rounding`: CPU time of one iteration of learned rounding on a block, and of its matrix products alone."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from qdit.bench.record import heading, load, record, single_thread
 from qdit.bench.timing import interleaved
-from qdit.kernels.backend import FORCE
+from qdit.kernels.backend import forcing
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
@@ -86,22 +84,8 @@ def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: 
 
 
 def _with_torch(call: Callable[[], None]) -> None:
-    with _forced("torch"):
+    with forcing("torch"):
         call()
-
-
-@contextmanager
-def _forced(backend: str) -> Iterator[None]:
-    """Inside this context QDIT_KERNELS names a backend."""
-    old = os.environ.get(FORCE)
-    os.environ[FORCE] = backend
-    try:
-        yield
-    finally:
-        if old is None:
-            del os.environ[FORCE]
-        else:
-            os.environ[FORCE] = old
 
 
 def _products(model: DiT, batch: int, iterations: int) -> None:

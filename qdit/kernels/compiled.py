@@ -10,8 +10,15 @@ from torch import Tensor
 
 from qdit.kernels.backend import Backend
 from qdit.kernels.packing import PackedWeight
+from qdit.kernels.parts import NO_PARTS, STEP_KINDS, Parts, Step
 
 NOT_FINITE = 1
+
+
+class CStep(ctypes.Structure):
+    """`TransformStep` of csrc/kernel.h."""
+
+    _fields_ = (("kind", ctypes.c_int32), ("size", ctypes.c_int64), ("values", ctypes.c_void_p))
 
 
 def grouped_linear(
@@ -25,6 +32,7 @@ def grouped_linear(
     threads: int,
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
+    parts: Parts = NO_PARTS,
 ) -> Tensor | None:
     """(…, width) → (…, outputs); `static` is float32 scale and zero_point, one per `input_group` inputs."""
     y = torch.empty(*x.shape[:-1], weight.outputs)
@@ -34,9 +42,27 @@ def grouped_linear(
         *(weight.codes.data_ptr(), weight.scale.data_ptr(), weight.sums.data_ptr(), weight.zeros.data_ptr(), pairs),
         *(0 if bias is None else bias.data_ptr(), weight.group_size if input_group is None else input_group),
         *((0, 0) if static is None else (static[0].data_ptr(), static[1].data_ptr())),
-        *(activation_bits, symmetric, threads, y.data_ptr()),
+        *(activation_bits, symmetric, *_of_parts(parts), threads, y.data_ptr()),
     )
     return _checked(status, y)
+
+
+def transformed(backend: Backend, x: Tensor, steps: tuple[Step, ...]) -> Tensor:
+    """The steps applied to x (…, width): what `grouped_linear` quantizes."""
+    y = torch.empty_like(x)
+    arguments = _of_parts(Parts(steps))[:2]
+    status = _of(backend).qdit_transform(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], *arguments, y.data_ptr())
+    _checked(status, y)
+    return y
+
+
+def _of_parts(parts: Parts) -> tuple[object, ...]:
+    """Number of steps, the steps, rank, down and up, as the library takes them."""
+    numbers = [0 if step.values is None else step.values.data_ptr() for step in parts.steps]
+    steps = [CStep(STEP_KINDS.index(s.kind), s.size, at) for s, at in zip(parts.steps, numbers, strict=True)]
+    branch = parts.branch
+    thin = (0, None, None) if branch is None else (branch.down.shape[1], branch.down.data_ptr(), branch.up.data_ptr())
+    return len(steps), (CStep * len(steps))(*steps), *thin
 
 
 def quantize_groups(

@@ -1,5 +1,7 @@
 """The public operations: compiled code for contiguous float32 on CPUs, Triton on GPUs, torch for all else."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,11 @@ from qdit.kernels import compiled, reference
 from qdit.kernels.backend import Backend
 from qdit.kernels.library import backend
 from qdit.kernels.packing import LARGEST_GROUP, PackedWeight
+from qdit.kernels.parts import NO_PARTS, Parts, check_parts
 from qdit.kernels.reference import check_bits, check_linear, check_static, not_finite
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, *HALVES)
 """What Triton reads; float64 goes to the reference."""
 
 
@@ -22,51 +26,40 @@ def grouped_linear(
     symmetric: bool = False,
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
+    parts: Parts = NO_PARTS,
     threads: int = 1,
 ) -> Tensor:
-    """Quantize x (…, width) for each token and group and multiply it by the packed weight: (…, outputs), float32.
+    """Quantize x (…, width) for each token and group and multiply it by the packed weight: (…, outputs), as x.
 
     `input_group` inputs share a range. It is a multiple of the weight's group size, by default equal to it. `static`
-    gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255. The
-    number of threads changes no bit. There are no gradients. Raises ConfigError (shapes, bits), and Unsupported if the
-    input or the result is not finite or a zero point is outside 0 … 255.
+    gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
+    `parts` are the transform of x before it is quantized, and the low-rank branch beside the product. The number of
+    threads changes no bit. Sums are computed in float32, then the output gets the type of x. There are no gradients.
+    Raises ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is
+    outside 0 … 255.
     """
     size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
+    check_parts(parts, weight.width, weight.outputs)
     x, bias = x.detach(), None if bias is None else bias.detach()
-    tensors = [t for t in (weight.codes, bias, *(static or ())) if t is not None]
+    tensors = [t for t in (weight.codes, bias, *(static or ()), *parts.tensors()) if t is not None]
+    options: dict[str, Any] = {"activation_bits": activation_bits, "symmetric": symmetric, "parts": parts}
     if _on_triton(x, *tensors):
         from qdit.kernels import triton_linear
 
         with torch.cuda.device_of(x):
-            y = triton_linear.grouped_linear(
-                x, weight, bias, activation_bits=activation_bits, symmetric=symmetric, input_group=size, static=static
-            )
-        return _finite(y)
-    compiled_backend = _compiled_for(x, *tensors)
+            return _finite(triton_linear.grouped_linear(x, weight, bias, input_group=size, static=static, **options))
+    full = x.float() if x.dtype in HALVES else x
+    compiled_backend = _compiled_for(full, *tensors)
     if compiled_backend is None:
-        return reference.grouped_linear(
-            x,
-            weight,
-            bias,
-            activation_bits=activation_bits,
-            symmetric=symmetric,
-            input_group=input_group,
-            static=static,
-        )
+        return reference.grouped_linear(x, weight, bias, input_group=input_group, static=static, **options)
     offset = None if bias is None else bias.float().contiguous()
     ranges = None if static is None else (static[0].float().contiguous(), static[1].float().contiguous())
-    y = compiled.grouped_linear(
-        compiled_backend,
-        x,
-        weight,
-        offset,
-        activation_bits=activation_bits,
-        symmetric=symmetric,
-        threads=threads,
-        input_group=size,
-        static=ranges,
+    y = _finite(
+        compiled.grouped_linear(
+            compiled_backend, full, weight, offset, threads=threads, input_group=size, static=ranges, **options
+        )
     )
-    return _finite(y)
+    return y if full is x else _finite_half(y.to(x.dtype))
 
 
 def fake_quantize_groups(
@@ -122,6 +115,11 @@ def _finite(y: Tensor | None) -> Tensor:
     if y is None:
         raise not_finite()
     return y
+
+
+def _finite_half(y: Tensor) -> Tensor:
+    """A result that was rounded to half precision, where finite numbers can become infinite."""
+    return _finite(y if y.isfinite().all() else None)
 
 
 def _on_triton(x: Tensor, *others: Tensor) -> bool:

@@ -25,13 +25,14 @@ LOG = logging.getLogger(__name__)
 
 NEEDS = {
     "avx2": ("x86_64", "AVX2 and FMA"),
+    "avx-vnni": ("x86_64", "AVX-VNNI"),
     "avx512-vnni": ("x86_64", "AVX-512 with VNNI"),
     "neon-dotprod": ("aarch64", "the dot product (FEAT_DotProd)"),
     "neon-i8mm": ("aarch64", "8-bit matrix products (FEAT_I8MM)"),
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,30 @@ def open_library(path: Path) -> ctypes.CDLL:
         raise BuildError(f"{path} cannot be opened ({problem}); call `qdit kernels build --again`") from problem
     if version != VERSION:
         raise BuildError(f"{path} has version {version}, needed is {VERSION}; delete it")
+    declare_linear(library)
+    _declare_learning(library)
+    integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    library.qdit_norm_modulate.argtypes = [
+        *(integer, pointer, size, size, size),
+        *(pointer, size, pointer, size, ctypes.c_float, pointer),
+    ]
+    library.qdit_norm_modulate.restype = None
+    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
+    library.qdit_attention.restype = None
+    library.qdit_attention_limit.restype = size
+    return library
+
+
+def declare_linear(library: ctypes.CDLL) -> None:
+    """Types of the functions that `qdit.kernels.compiled` calls."""
     integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
     library.qdit_grouped_linear.argtypes = [
         *(integer, pointer, size, size, size, size, integer),
         *(pointer, pointer, pointer, pointer, pointer, pointer),
-        *(size, pointer, pointer, integer, integer, integer, pointer),
+        *(size, pointer, pointer, integer, integer),
+        *(size, pointer, size, pointer, pointer, integer, pointer),
     ]
+    library.qdit_transform.argtypes = [integer, pointer, size, size, size, pointer, pointer]
     library.qdit_quantize_groups.argtypes = [
         *(integer, pointer, size, size, size, integer, integer),
         *(pointer, pointer, pointer),
@@ -163,16 +182,6 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.qdit_fake_quantize_static.argtypes = [
         *(integer, pointer, size, size, size, pointer, pointer, integer, integer, pointer)
     ]
-    _declare_learning(library)
-    library.qdit_norm_modulate.argtypes = [
-        *(integer, pointer, size, size, size),
-        *(pointer, size, pointer, size, ctypes.c_float, pointer),
-    ]
-    library.qdit_norm_modulate.restype = None
-    library.qdit_attention.argtypes = [integer, pointer, size, size, size, size, ctypes.c_float, pointer]
-    library.qdit_attention.restype = None
-    library.qdit_attention_limit.restype = size
-    return library
 
 
 def _declare_learning(library: ctypes.CDLL) -> None:

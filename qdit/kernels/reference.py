@@ -20,6 +20,7 @@ from qdit.core.affine import (
 )
 from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels.packing import PackedWeight, unpack_weight
+from qdit.kernels.parts import NO_PARTS, Parts, check_parts, factors, transformed
 
 LARGEST_ZERO = 255
 """Of activations: zero points are multiplied as 16-bit pairs."""
@@ -77,14 +78,16 @@ def grouped_linear(
     symmetric: bool = False,
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
+    parts: Parts = NO_PARTS,
 ) -> Tensor:
-    """Grouped linear (…, width) → (…, outputs), float32. Sums over groups are in float64 and rounded once.
+    """Grouped linear (…, width) → (…, outputs) in the type of x. Sums over groups are in float64 and rounded once.
 
-    `input_group` inputs share a range; `static` gives this range. Raises ConfigError (shapes, bits), and Unsupported if
-    a number is not finite.
+    `input_group` inputs share a range; `static` gives this range. `parts` are a transform before the quantizer and a
+    branch beside the product. Raises ConfigError (shapes, bits), and Unsupported if a number is not finite.
     """
     size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
-    rows = x.reshape(-1, weight.width).float()
+    check_parts(parts, weight.width, weight.outputs)
+    rows = transformed(x.reshape(-1, weight.width), parts.steps)
     if static is None:
         codes, scale, zero_point = quantize_groups(rows, size, activation_bits, symmetric=symmetric)
     else:
@@ -102,7 +105,10 @@ def grouped_linear(
     for index in range(weight.groups):
         scales = scale[:, index, None].double() * weight_scale[None, :, index].double()
         y += (left[index] @ right[index]) * scales
-    y = (y if bias is None else y + bias.double()).float()
+    if parts.branch is not None:
+        up, down = factors(parts.branch)
+        y += rows.double() @ down.double().T @ up.double().T
+    y = (y if bias is None else y + bias.double()).float().to(x.dtype)
     if not y.isfinite().all():
         raise not_finite()
     return y.reshape(*x.shape[:-1], weight.outputs)
@@ -145,4 +151,4 @@ def check_bits(bits: int) -> None:
 
 def not_finite() -> Unsupported:
     """The error that is raised if a result has infinities or NaN."""
-    return Unsupported("grouped linear: the input or the result is not finite in float32; use the simulated mode")
+    return Unsupported("grouped linear: the input or the result is not finite; use the simulated mode")

@@ -10,6 +10,7 @@ from torch import Tensor
 from qdit.kernels import compiled, learning, reference
 from qdit.kernels.backend import Backend
 from qdit.kernels.packing import PackedWeight, pack_weight, unpack_weight
+from qdit.kernels.parts import Parts, branch_bound, channel_step, hadamard_step, make_branch, transformed
 
 TOLERANCE = 1e-6
 """Of |x̂|·|ŵ|ᵀ + |b|: what rounding may change (issue 5)."""
@@ -106,7 +107,25 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
     expected = reference.grouped_linear(x, weight, bias, input_group=96, static=static)
     if y is None or not torch.allclose(y.cpu(), expected, rtol=1e-5, atol=1e-3):
         return "given ranges"
-    return None
+    return _parts(operations, device, x, there, generator)
+
+
+def _parts(operations: Operations, device: str, x: Tensor, there: Tensor, generator: torch.Generator) -> str | None:
+    """What is wrong about a transform before the quantizer or a branch beside the product, or None."""
+    width = x.shape[1]
+    factor = torch.rand(width, generator=generator) + 0.5
+    signs = torch.randint(2, (width,), generator=generator) * 2 - 1
+    steps = (channel_step("divide", factor), channel_step("multiply", signs), hadamard_step(32))
+    up, down = (torch.randn(shape, generator=generator) for shape in ((64, 5), (5, width)))
+    parts = Parts(steps, make_branch(up, down))
+    weight = _weight(4, 24, generator)
+    options = {"activation_bits": 8, "symmetric": False, "input_group": 24}
+    y = operations.grouped_linear(there, _moved(weight, device), None, parts=parts.to(device), **options)
+    expected = reference.grouped_linear(x, weight, parts=parts)
+    entered = transformed(x, steps)
+    assert parts.branch is not None
+    most = bound(entered, weight, None) + branch_bound(entered, parts.branch)
+    return None if y is not None and ((y.cpu() - expected).abs() <= most).all() else "a transform or a branch"
 
 
 def bound(

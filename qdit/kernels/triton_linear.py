@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qdit.core.affine import group
+from qdit.kernels import flags
 from qdit.kernels.packing import PackedWeight, unpack_weight
+from qdit.kernels.parts import NO_PARTS, Branch, Parts, transformed
 from qdit.kernels.triton_quantize import Codes, padded_size, quantize_rows
+from qdit.kernels.triton_transform import fit, narrow_rows
 
 LARGEST_GROUP = 288
 """Larger groups are computed in parts: their whole numbers stay below 2^24, and a part fits the pipeline."""
@@ -37,18 +40,22 @@ def linear_kernel(
     weight_sums,
     weight_zeros,
     bias,
+    narrow,
+    up,
     y,
     flag,
     rows,
     outputs,
     groups,
     line,
+    rank,
     PADDED: tl.constexpr,
     STEP: tl.constexpr,
     SHARED: tl.constexpr,
     PART: tl.constexpr,
     ZEROS: tl.constexpr,
     BIAS: tl.constexpr,
+    BRANCH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -56,7 +63,7 @@ def linear_kernel(
 
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums, weight_zeros are
-    (groups, outputs).
+    (groups, outputs). With BRANCH, the sum starts with narrow (rank, rows) times up (panels of 48 outputs, rank, 48).
     """
     # Programs that run at the same time share columns of 8 blocks of rows: their operands stay in the cache.
     blocks = tl.cdiv(rows, BLOCK_ROWS)
@@ -74,6 +81,11 @@ def linear_kernel(
     far_rows, far_columns = tl.zeros((), tl.int64) + rows, tl.zeros((), tl.int64) + outputs
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     subtotal = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    if BRANCH:
+        wide = up + column // 48 * 48 * rank + column % 48
+        for place in range(rank):
+            thin = tl.load(narrow + place * far_rows + row)
+            total = tl.fma(thin[:, None], tl.load(wide + place * 48)[None, :], total)
     for index in range(groups):
         sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
         for at in tl.static_range(0, PADDED, STEP):
@@ -97,10 +109,11 @@ def linear_kernel(
     total += subtotal
     if BIAS:
         total += tl.load(bias + column)[None, :]
-    endless = mask & ((tl.abs(total) <= 3.4028234663852886e38) == 0)
+    result = total.to(y.dtype.element_ty)
+    endless = mask & ((tl.abs(result.to(tl.float32)) <= 3.4028234663852886e38) == 0)
     bad = tl.max(tl.max(endless.to(tl.int32), axis=1), axis=0)
     tl.atomic_max(flag, bad, mask=bad > 0)
-    tl.store(y + row.to(tl.int64)[:, None] * outputs + column[None, :], total, mask=mask)
+    tl.store(y + row.to(tl.int64)[:, None] * outputs + column[None, :], result, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -141,11 +154,17 @@ def grouped_linear(
     symmetric: bool,
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
+    parts: Parts = NO_PARTS,
     blocks: Blocks | None = None,
 ) -> Tensor | None:
-    """(…, width) → (…, outputs), float32; None where a number is not finite. `blocks` overrides the choice."""
+    """(…, width) → (…, outputs) in the type of x; None where a number is not finite. `blocks` overrides the choice.
+
+    Inside `flags.watched()` no call waits for the GPU: the result comes without a look at its flag.
+    """
     wide, shared = wide_weight(weight), weight.group_size if input_group is None else input_group
-    rows = x.reshape(-1, weight.width).contiguous()
+    rows, steps = x.reshape(-1, weight.width).contiguous(), parts.steps
+    if not fit(steps, weight.width):
+        rows, steps = transformed(rows, steps), ()
     quantized = quantize_rows(
         rows,
         activation_bits,
@@ -154,20 +173,31 @@ def grouped_linear(
         symmetric=symmetric,
         static=static,
         totals=wide.zeros is not None,
+        steps=steps,
     )
-    y = torch.empty((len(rows), weight.outputs), dtype=torch.float32, device=x.device)
-    flag = torch.zeros(1, dtype=torch.int32, device=x.device)
+    narrow = None if parts.branch is None else narrow_rows(rows, parts.branch, steps)
+    y = torch.empty((len(rows), weight.outputs), dtype=x.dtype, device=x.device)
+    flag = flags.flag_of(x.device)
     block_sizes = blocks or choose_blocks(len(y), weight.outputs, wide.size)
-    _multiply(quantized, wide, bias, y, flag, shared // wide.size, block_sizes)
-    return None if flag.item() else y.reshape(*x.shape[:-1], weight.outputs)
+    _multiply(quantized, wide, bias, (narrow, parts.branch), y, flag, shared // wide.size, block_sizes)
+    return None if flags.raised(x.device) else y.reshape(*x.shape[:-1], weight.outputs)
 
 
 def _multiply(
-    quantized: Codes, wide: WideWeight, bias: Tensor | None, y: Tensor, flag: Tensor, shared: int, blocks: Blocks
+    quantized: Codes,
+    wide: WideWeight,
+    bias: Tensor | None,
+    branch: tuple[Tensor | None, Branch | None],
+    y: Tensor,
+    flag: Tensor,
+    shared: int,
+    blocks: Blocks,
 ) -> None:
     rows, outputs = y.shape
     padded, groups = padded_size(wide.size), len(wide.scale)
     grid = triton.cdiv(rows, blocks.rows) * triton.cdiv(outputs, blocks.columns)
+    narrow, factors = branch
+    rank = 0 if narrow is None else len(narrow)
     linear_kernel[(grid,)](
         *(
             quantized.codes,
@@ -176,14 +206,16 @@ def _multiply(
             quantized.scale if quantized.totals is None else quantized.totals,
         ),
         *(wide.codes, wide.scale, wide.sums, wide.scale if wide.zeros is None else wide.zeros),
-        *(wide.scale if bias is None else bias.float().contiguous(), y, flag),
-        *(rows, outputs, groups, wide.codes.shape[1]),
+        *(wide.scale if bias is None else bias.float().contiguous(),),
+        *((wide.scale, wide.scale) if narrow is None or factors is None else (narrow, factors.up)),
+        *(y, flag, rows, outputs, groups, wide.codes.shape[1], rank),
         PADDED=padded,
         STEP=step_of(padded),
         SHARED=shared,
         PART=PART if groups > PART else 0,
         ZEROS=wide.zeros is not None,
         BIAS=bias is not None,
+        BRANCH=rank > 0,
         BLOCK_ROWS=blocks.rows,
         BLOCK_COLUMNS=blocks.columns,
         num_warps=blocks.warps,

@@ -5,12 +5,17 @@ GPUs) and rounding is half to even. Values of float16 and bfloat16 are rounded a
 infinity give the same result as in the reference. For codes they make the scale NaN, and so every output of the row.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from qdit.kernels.parts import Step
+from qdit.kernels.triton_transform import encoded, steps_of
 
 ELEMENTS = 4096
 """Of one program, about: 32 for each thread of 4 warps."""
@@ -110,6 +115,9 @@ def fake_static_kernel(x, y, scale, zero, count, width, size, levels, BLOCK: tl.
 @triton.jit
 def codes_kernel(
     x,
+    first_values,
+    second_values,
+    third_values,
     given_scale,
     given_zero,
     codes,
@@ -120,6 +128,8 @@ def codes_kernel(
     width,
     line,
     levels,
+    STEPS: tl.constexpr,
+    SPAN: tl.constexpr,
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
@@ -129,38 +139,45 @@ def codes_kernel(
     TOTALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Codes − 128 of BLOCK rows. A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes.
+    """Codes − 128 of BLOCK rows and SPAN inputs, after the STEPS of a transform (`qdit.kernels.triton_transform`).
 
-    codes (rows, line) is int8; its padding is not written. scale and zero − 128 are (ranges, rows) float32. With
-    TOTALS, Σ(code − zero) of each group is written too, (groups, rows) float32.
+    A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding is
+    not written. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is written
+    too, (groups, rows) float32.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    index = tl.program_id(1)
+    span = tl.program_id(1)
     column = tl.arange(0, WIDE)
-    inside = (column < SHARED)[None, :]
-    mask = (row < rows)[:, None] & inside
-    value = tl.load(x + row[:, None] * width + index * SHARED + column[None, :], mask=mask, other=0.0).to(tl.float32)
-    if GIVEN:
-        none = tl.zeros((BLOCK,), tl.float32)
-        step, offset = none + tl.load(given_scale + index), none + tl.load(given_zero + index)
-    else:
-        step, offset = ranges(value, mask, levels, SYMMETRIC, tl.float32)
-    endless = (tl.abs(value) <= 3.4028234663852886e38) == 0
-    bad = (tl.max((mask & endless).to(tl.int32), axis=1) > 0) | ((step <= 3.4028234663852886e38) == 0)
-    code = codes_of(value, tl.broadcast_to(step[:, None], (BLOCK, WIDE)), offset[:, None], levels, tl.float32)
-    code = tl.where(mask & (bad == 0)[:, None], code, 0.0)
-    at = (index * (SHARED // SIZE) + column // SIZE) * PADDED + column % SIZE
-    tl.store(codes + row[:, None] * line + at[None, :], (code - 128).to(tl.int8), mask=mask)
-    target = index.to(tl.int64) * rows + row
-    tl.store(scale + target, tl.where(bad, float("nan"), step), mask=row < rows)
-    tl.store(zero + target, offset - 128, mask=row < rows)
-    if TOTALS:
-        beyond = tl.where(mask, code - offset[:, None], 0.0)
-        for number in tl.static_range(SHARED // SIZE):
-            in_group = (column // SIZE == number)[None, :]
-            total = tl.sum(tl.where(in_group, beyond, 0.0), axis=1)
-            group = (index * (SHARED // SIZE) + number).to(tl.int64)
-            tl.store(totals + group * rows + row, total, mask=row < rows)
+    inside = column < SPAN
+    mask = (row < rows)[:, None] & inside[None, :]
+    value = tl.load(x + row[:, None] * width + span * SPAN + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    value = steps_of(value, first_values, second_values, third_values, span * SPAN + column, inside, STEPS, BLOCK, WIDE)
+    at = (span * (SPAN // SIZE) + column // SIZE) * PADDED + column % SIZE
+    for number in tl.static_range(SPAN // SHARED):
+        index = span * (SPAN // SHARED) + number
+        here = mask
+        if SPAN > SHARED:
+            here = mask & (column // SHARED == number)[None, :]
+        if GIVEN:
+            none = tl.zeros((BLOCK,), tl.float32)
+            step, offset = none + tl.load(given_scale + index), none + tl.load(given_zero + index)
+        else:
+            step, offset = ranges(value, here, levels, SYMMETRIC, tl.float32)
+        endless = (tl.abs(value) <= 3.4028234663852886e38) == 0
+        bad = (tl.max((here & endless).to(tl.int32), axis=1) > 0) | ((step <= 3.4028234663852886e38) == 0)
+        code = codes_of(value, tl.broadcast_to(step[:, None], (BLOCK, WIDE)), offset[:, None], levels, tl.float32)
+        code = tl.where(here & (bad == 0)[:, None], code, 0.0)
+        tl.store(codes + row[:, None] * line + at[None, :], (code - 128).to(tl.int8), mask=here)
+        target = index.to(tl.int64) * rows + row
+        tl.store(scale + target, tl.where(bad, float("nan"), step), mask=row < rows)
+        tl.store(zero + target, offset - 128, mask=row < rows)
+        if TOTALS:
+            beyond = tl.where(here, code - offset[:, None], 0.0)
+            for part in tl.static_range(SHARED // SIZE):
+                group = number * (SHARED // SIZE) + part
+                total = tl.sum(tl.where((column // SIZE == group)[None, :], beyond, 0.0), axis=1)
+                group_at = (span * (SPAN // SIZE) + group).to(tl.int64)
+                tl.store(totals + group_at * rows + row, total, mask=row < rows)
 
 
 class Codes(NamedTuple):
@@ -181,19 +198,24 @@ def quantize_rows(
     symmetric: bool,
     static: tuple[Tensor, Tensor] | None,
     totals: bool,
+    steps: Sequence[Step] = (),
 ) -> Codes:
     """Quantize contiguous x (rows, width). A range covers `shared` inputs: one or more groups of `size`."""
     rows, width = x.shape
-    wide, padded, count = triton.next_power_of_2(shared), padded_size(size), width // shared
+    number, values = encoded(steps, x)
+    span = math.lcm(shared, *(step.size for step in steps if step.kind == "hadamard"))
+    wide, padded, count = triton.next_power_of_2(span), padded_size(size), width // shared
     new = torch.empty if padded == size else torch.zeros
     codes = new((rows, width // size * padded), dtype=torch.int8, device=x.device)
     scale, zero = (torch.empty((count, rows), dtype=torch.float32, device=x.device) for _ in range(2))
     sums = torch.empty((width // size, rows), dtype=torch.float32, device=x.device) if totals else None
     ranges_in = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
     block = _block(wide, rows)
-    codes_kernel[(triton.cdiv(rows, block), count)](
-        *(x, *ranges_in, codes, scale, zero, scale if sums is None else sums),
+    codes_kernel[(triton.cdiv(rows, block), width // span)](
+        *(x, *values, *ranges_in, codes, scale, zero, scale if sums is None else sums),
         *(rows, width, codes.shape[1], float(2**bits - 1)),
+        STEPS=number,
+        SPAN=span,
         SHARED=shared,
         SIZE=size,
         PADDED=padded,

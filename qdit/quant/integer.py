@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 from qdit.core.devices import device_after
 from qdit.core.errors import Unsupported
-from qdit.kernels import dense, library
+from qdit.kernels import dense, flags, library, ops
 from qdit.kernels.building import SOURCES
 from qdit.kernels.dispatch import grouped_linear
 from qdit.kernels.packing import CHUNK, pack_weight
+from qdit.kernels.parts import Parts, Step, channel_step, hadamard_step, make_branch
 from qdit.kernels.reference import check_static
 from qdit.models.dit import Mlp
 from qdit.models.roles import replace
 from qdit.quant.activation import DynamicActivation, StaticActivation
+from qdit.quant.low_rank import LowRank
 from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedOperand, prepare_inference, stored_weight
+from qdit.quant.transforms import Chain, Divide, Hadamard, Shift, Transform
 from qdit.quant.weight import QuantizedWeight
 from qdit.quant.weight_kinds import StoredWeight
 
@@ -36,7 +39,8 @@ USE_SIMULATED = "use the simulated mode"
 class IntegerLinear(nn.Module):
     """Linear of packed weights, for inference only: (…, in) → (…, out), float32. With `gelu` the tanh-GELU follows.
 
-    An input transform is computed in floating point before the product, and a low-rank branch after it.
+    The kernel computes the input transform before it quantizes, and the low-rank branch before the product is added. A
+    transform for which it has no step (an orthogonal matrix, a kind of a method) is computed in torch before the call.
 
     Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
@@ -64,19 +68,21 @@ class IntegerLinear(nn.Module):
         self.activation_bits = module.activation.bits
         self.register_buffer("bias", module.bias, persistent=False)
         self.transform, self.low_rank, self.gelu = module.transform, module.low_rank, gelu
+        self.parts = parts_of(module.transform, module.low_rank)
         self.threads = torch.get_num_threads()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IntegerLinear":
         """Move the packed weight and given ranges with the rest; their types stay, whatever type is asked for."""
         device = device_after(fn, self.packed.scale)
-        self.packed = self.packed.to(device)
+        self.packed, self.parts = self.packed.to(device), self.parts.to(device)
         self.static = None if self.static is None else (self.static[0].to(device), self.static[1].to(device))
         super()._apply(fn, recurse)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.transform is None else self.transform(x)
-        y = grouped_linear(
+        x = x if self.transform is None or self.parts.steps else self.transform(x)
+        product = ops.grouped_linear if torch.compiler.is_compiling() else grouped_linear
+        y = product(
             x.contiguous(),
             self.packed,
             self.bias,
@@ -84,9 +90,9 @@ class IntegerLinear(nn.Module):
             symmetric=self.symmetric,
             input_group=self.input_group,
             static=self.static,
+            parts=self.parts,
             threads=self.threads,
         )
-        y = y if self.low_rank is None else y + self.low_rank(x)
         return F.gelu(y, approximate="tanh") if self.gelu else y
 
 
@@ -133,6 +139,29 @@ def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[
             raise Unsupported(f"input quantizer of kind {kind} does not fit the integer kernels; {USE_SIMULATED}")
 
 
+def parts_of(transform: Chain | None, low_rank: LowRank | None) -> Parts:
+    """What the kernel computes of a site's transform and branch. It takes all steps of the transform or none."""
+    steps = None if transform is None else [step_of(step) for step in transform.steps()]
+    branch = None if low_rank is None else make_branch(low_rank.up, low_rank.down)
+    if steps is None or None in steps:
+        return Parts((), branch)
+    return Parts(tuple(step for several in steps for step in several or ()), branch)
+
+
+def step_of(transform: Transform) -> tuple[Step, ...] | None:
+    """The kernel's steps for a transform; None if it has none."""
+    match transform:
+        case Divide(factor=factor):
+            return (channel_step("divide", factor),)
+        case Shift(offset=offset):
+            return (channel_step("subtract", offset),)
+        case Hadamard(size=size, signs=None):
+            return (hadamard_step(size),)
+        case Hadamard(size=size, signs=Tensor() as signs):
+            return channel_step("multiply", signs), hadamard_step(size)
+    return None
+
+
 def packed_group_size(weight_group: int, input_group: int) -> int:
     """Group size for packing. It divides both group sizes and, if possible, is a multiple of 4 and at most 512.
 
@@ -166,6 +195,7 @@ def prepare_integer(model: M) -> M:
         any_integer = True
     if not any_integer:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
+    flags.watch(model)
     return prepare_inference(model)
 
 

@@ -7,6 +7,9 @@ from typing import Any
 from qdit.core.files import one_line
 from qdit.core.run import FULL_PRECISION_BITS
 
+IN_KERNEL = {"divide", "shift", "hadamard"}
+"""Kinds of input transforms that the integer kernels compute (`qdit.quant.integer.step_of`)."""
+
 
 def sites_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for each different content of a site, with the number of sites that have it, most frequent first."""
@@ -29,6 +32,48 @@ def site_parts(spec: Mapping[str, Any]) -> Iterator[str]:
         yield f"low-rank branch {settings(spec['low_rank'])}, 16-bit factors"
     if spec.get("extra_bytes"):
         yield "bytes beside the codes: " + ", ".join(f"{part} {count}" for part, count in spec["extra_bytes"].items())
+
+
+def integer_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What integer mode does with the sites, one line for each different answer, most frequent first."""
+    counts = Counter(integer_kernel(spec) for spec in sites.values())
+    return [
+        f"integer mode, {count} site{'s' if count > 1 else ''}: {one_line(text, 400)}"
+        for text, count in counts.most_common()
+    ]
+
+
+def integer_kernel(spec: Mapping[str, Any]) -> str:
+    """Which program computes a site in integer mode, or why none does."""
+    if spec["kind"] == "modulate":
+        return "floating point"
+    if spec["kind"] == "operand":
+        return "Unsupported (an operand of attention)"
+    activation = spec.get("activation")
+    if activation is None:
+        return "floating point (the input is in full precision)"
+    if (reason := _no_kernel(spec, activation)) is not None:
+        return f"Unsupported ({reason})"
+    steps = [step["kind"] for step in spec.get("transform") or ()]
+    inside = ["transform"] if steps and set(steps) <= IN_KERNEL else []
+    inside += ["low-rank branch"] if spec.get("low_rank") else []
+    text = "grouped_linear" + (f" with {' and '.join(inside)} inside" if inside else "")
+    before = [step for step in steps if step not in IN_KERNEL]
+    return f"{text}; the transform before it in torch (no kernel for {', '.join(before)})" if before else text
+
+
+def _no_kernel(spec: Mapping[str, Any], activation: Mapping[str, Any]) -> str | None:
+    """Why a weight or an input quantizer does not fit the integer kernels; None if it does."""
+    if spec.get("weight"):
+        return f"weight kind {spec['weight'].get('kind')}"
+    if spec["weight_bits"] == FULL_PRECISION_BITS:
+        return "the weight is in full precision"
+    match activation:
+        case {"kind": "dynamic", "sharing": "token", "include_zero": zero, "symmetric": symmetric} if zero or symmetric:
+            return None
+        case {"kind": "static", "per": "group"}:
+            return None
+    return f"input quantizer {kind_text(activation)}"
 
 
 def weight_text(spec: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from qdit.metrics.features import read_features
 from qdit.metrics.image_files import open_images
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
-from qdit.quant.site_text import sites_text
+from qdit.quant.site_text import integer_text, sites_text
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
@@ -257,6 +257,7 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     facts = (
         f"{record['method']} {bits}, scope {record['scope']}, options {record['options']}",
         *sites_text(config["sites"]),
+        *integer_text(config["sites"]),
     )
     yield Link(what, path, compared(path, expected), facts, shown(commands.quantize(run, data)))
     tensors = path.with_name(TENSORS_FILE)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdit.kernels.backend import FORCE
+from qdit.kernels.backend import FORCE, forced
 from qdit.kernels.fused import EPSILON, attention, modulated_norm
 from qdit.kernels.library import available
 
@@ -34,6 +34,7 @@ def test_norm(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> N
     results = []
     for name in VARIANTS:
         monkeypatch.setenv(FORCE, name)
+        forced.cache_clear()
         result = modulated_norm(x, shift, scale)
         assert result is not None
         results.append(result)
@@ -50,6 +51,7 @@ def test_attention(n: int, tokens: int, heads: int, channels: int, monkeypatch: 
     results = []
     for name in VARIANTS:
         monkeypatch.setenv(FORCE, name)
+        forced.cache_clear()
         result = attention(qkv, heads)
         assert result is not None
         results.append(result)
@@ -86,4 +88,5 @@ def test_what_does_not_fit_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> 
     assert attention(torch.randn(1, 4, 3 * 129), 1) is None
     assert attention(torch.randn(1, 4, 25), 1) is None
     monkeypatch.setenv(FORCE, "torch")
+    forced.cache_clear()
     assert attention(torch.randn(1, 4, 24), 1) is None and modulated_norm(x.detach(), row, row) is None

@@ -18,7 +18,7 @@ from qdit.quant.ranges import minmax
 from qdit.quant.weight import quantize_weight
 from tests.kernels.cases import KINDS, exact, inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx512-vnni")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni")
 
 
 def run(name, x, packed, bias, *, bits=8, symmetric=False, threads=1):
@@ -223,7 +223,7 @@ def test_odd_inputs_go_through_the_reference():
     x = torch.randn(24, 3)
     plain = dispatch.grouped_linear(x.T.contiguous(), packed)
     assert torch.allclose(dispatch.grouped_linear(x.T, packed), plain, rtol=1e-5, atol=1e-5)
-    assert dispatch.grouped_linear(x.T.double(), packed).dtype == torch.float32
+    assert dispatch.grouped_linear(x.T.double(), packed).dtype == torch.float64
     assert dispatch.grouped_linear(torch.empty(0, 24), packed).shape == (0, 5)
 
 

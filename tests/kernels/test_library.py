@@ -11,6 +11,7 @@ import torch
 
 from qdit.core.errors import ConfigError
 from qdit.kernels import backend, building, dispatch, library, reference
+from qdit.kernels.backend import forced
 from qdit.kernels.building import BuildError
 from qdit.kernels.packing import pack_weight
 from tests.kernels.cases import weight_of
@@ -24,6 +25,7 @@ TINY = EXPORT + "qdit_version() { return 99; }\n"
 def fresh(monkeypatch):
     """Nothing is loaded yet, and nothing that the test loads stays."""
     monkeypatch.delenv(backend.FORCE, raising=False)
+    forced.cache_clear()
     for memory in (library._library, library.select):
         memory.cache_clear()
     yield monkeypatch
@@ -105,7 +107,7 @@ def test_compilers_are_looked_for_in_order(fresh):
     ("file", "right", "wrong"),
     [
         ("generic.h", "y[n] = y[n] + bias[n]", "y[n] = y[n] - bias[n]"),
-        ("driver.cpp", "zero | zero << 23", "zero"),
+        ("linear.cpp", "zero | zero << 23", "zero"),
     ],
 )
 def test_a_library_that_computes_something_else_is_refused(fresh, tmp_path, caplog, file, right, wrong):
@@ -233,6 +235,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tiny, tmp_path)
 @pytest.mark.parametrize("name", ["avx512-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "torch"])
 def test_a_backend_can_be_forced(monkeypatch, name):
     monkeypatch.setenv(backend.FORCE, name)
+    forced.cache_clear()
     if name in library.available():
         assert library.backend_name() == name
     else:
@@ -241,7 +244,7 @@ def test_a_backend_can_be_forced(monkeypatch, name):
 
 
 def test_forcing_what_does_not_exist_is_an_error(fresh, tmp_path):
-    with pytest.raises(ConfigError, match="QDIT_KERNELS=fast: allowed are avx512-vnni, avx2, .* and torch"):
+    with pytest.raises(ConfigError, match="QDIT_KERNELS=fast: allowed are avx512-vnni, avx-vnni, avx2, .* and torch"):
         library.select("fast")
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh.setattr(building, "find_compiler", lambda: None)
@@ -261,9 +264,11 @@ def test_triton_is_for_gpus_and_leaves_the_cpu_its_fastest(fresh):
     assert library.select("triton").name == library.select("").name
     if not torch.cuda.is_available():
         fresh.setenv(backend.FORCE, "triton")
+        forced.cache_clear()
         with pytest.raises(ConfigError, match="QDIT_KERNELS=triton is not available: there is no CUDA device"):
             library.backend_name("cuda")
         fresh.delenv(backend.FORCE)
+        forced.cache_clear()
         assert library.backend_name("cuda:0") == "torch"
 
 

@@ -13,14 +13,17 @@ import torch
 
 from qdit.kernels import building, compiled
 from qdit.kernels.packing import pack_weight
+from qdit.kernels.parts import Parts, channel_step, hadamard_step, make_branch
 from tests.kernels.cases import inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm")
 RUNNER = Path(__file__).with_name("neon_runner.cpp")
 FLAGS = tuple(flag for flag in building.FLAGS if flag not in ("-shared", "-fPIC", "-fvisibility=hidden"))
 
+WITH_PARTS = (2, 8)
 PROBLEMS = (
     # weight bits, group size, input group, width, outputs, rows, bits, symmetric, kind, static
+    # The third and the last have a transform and a branch.
     (4, 32, 32, 96, 50, 7, 8, False, "random", False),
     (4, 12, 36, 144, 48, 5, 8, False, "outliers", False),
     (6, 36, 36, 144, 97, 6, 8, True, "rows", False),
@@ -67,8 +70,21 @@ def problem(weight_bits, size, shared, width, outputs, rows, bits, symmetric, ki
     return packed, x, bias, ranges
 
 
-def as_bytes(case):
+def parts_of(number, case):
+    """(Hadamard block, parts) of a problem; 0 and no parts for most."""
+    width, outputs = case[3:5]
+    if number not in WITH_PARTS:
+        return 0, Parts()
+    generator = torch.Generator().manual_seed(number)
+    factor, up, down = (torch.rand(shape, generator=generator) + 0.5 for shape in ((width,), (outputs, 5), (5, width)))
+    block = width & -width
+    return block, Parts((channel_step("divide", factor), hadamard_step(block)), make_branch(up, down))
+
+
+def as_bytes(number, case):
     packed, x, bias, ranges = problem(*case)
+    block, parts = parts_of(number, case)
+    rank = 0 if parts.branch is None else parts.branch.down.shape[1]
     _, size, shared, width, outputs, rows, bits, symmetric, *_ = case
     tensors = (
         x,
@@ -79,13 +95,14 @@ def as_bytes(case):
         packed.zero_pairs,
         bias,
         *(ranges or (None,) * 2),
+        *(parts.tensors() or (None,) * 3),
     )
     arrays = [b"" if tensor is None else tensor.contiguous().numpy().tobytes() for tensor in tensors]
-    head = struct.pack("<8q", rows, width, outputs, size, packed.storage, shared, bits, symmetric)
+    head = struct.pack("<10q", rows, width, outputs, size, packed.storage, shared, bits, symmetric, block, rank)
     return head + b"".join(struct.pack("<q", len(array)) + array for array in arrays)
 
 
-def expected(case):
+def expected(number, case):
     """(linear, dynamic, static) of the portable variant on this machine."""
     packed, x, bias, ranges = problem(*case)
     _, size, shared, *_, bits, symmetric, _, _ = case
@@ -100,6 +117,7 @@ def expected(case):
         threads=1,
         input_group=shared,
         static=ranges,
+        parts=parts_of(number, case)[1],
     )
     yield compiled.fake_quantize_groups(backend, x, size, bits, symmetric=symmetric, threads=1)
     given = torch.tensor([0.02]), torch.tensor([3.0])
@@ -115,15 +133,15 @@ def expected(case):
     ],
 )
 def test_every_variant_of_an_arm_processor_gives_the_bits_of_the_portable_one(program, cpu, names):
-    given = struct.pack("<q", len(PROBLEMS)) + b"".join(map(as_bytes, PROBLEMS))
+    given = struct.pack("<q", len(PROBLEMS)) + b"".join(as_bytes(*problem) for problem in enumerate(PROBLEMS))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU")}
     done = subprocess.run(program(cpu), input=given, capture_output=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     (variants,) = struct.unpack_from("<q", done.stdout)
     assert [name for bit, name in enumerate(VARIANTS) if variants >> bit & 1] == names
     at = 8
-    for case in PROBLEMS:
-        results = [y for y in expected(case) if y is not None]
+    for number, case in enumerate(PROBLEMS):
+        results = [y for y in expected(number, case) if y is not None]
         assert len(results) == 3
         for name in names:
             for y in results:

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from qdit.cli.kernels import kernels_app
 from qdit.core.errors import ConfigError
 from qdit.kernels import backend, building, library
+from qdit.kernels.backend import forced
 from qdit.kernels.report import report
 from qdit.workflow import doctor
 
@@ -14,6 +15,7 @@ from qdit.workflow import doctor
 def bare(monkeypatch, tmp_path):
     """A computer without a compiler and without a library."""
     monkeypatch.delenv(backend.FORCE, raising=False)
+    forced.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "find_compiler", lambda: None)
     for memory in (library._library, library.select):
@@ -26,6 +28,7 @@ def bare(monkeypatch, tmp_path):
 
 def test_every_backend_is_in_use_or_has_a_reason(monkeypatch):
     monkeypatch.delenv(backend.FORCE, raising=False)
+    forced.cache_clear()
     said = report()
     assert said["kernels"].startswith(library.backend_name())
     for name in backend.FORCEABLE:
@@ -49,6 +52,7 @@ def test_without_a_compiler_the_report_says_so(bare):
 
 def test_what_cannot_be_forced_is_a_line_of_the_report(bare):
     bare.setenv(backend.FORCE, "avx2")
+    forced.cache_clear()
     assert "QDIT_KERNELS=avx2 is not available" in report()["kernels"]
 
 

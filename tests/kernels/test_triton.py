@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="the package triton is for Linux only")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from qdit.kernels import triton_linear, triton_quantize  # noqa: E402
+from qdit.kernels import triton_linear, triton_quantize, triton_transform  # noqa: E402
+from qdit.kernels.parts import channel_step, hadamard_step  # noqa: E402
 
 FLOATS, BYTES = "*fp32", "*i8"
-LINEAR = {"codes": BYTES, "weight": BYTES, "flag": "*i32"} | dict.fromkeys(("rows", "outputs", "groups", "line"), "i32")
-MULTIPLES_OF_16 = ("outputs", "line", "width")
+LINEAR = {"codes": BYTES, "weight": BYTES, "flag": "*i32"}
+LINEAR |= dict.fromkeys(("rows", "outputs", "groups", "line", "rank"), "i32")
+MULTIPLES_OF_16 = ("outputs", "line", "width", "rank")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +45,7 @@ def compiled_for(capability, kernel, constants, types, *, warps=4, stages=3):
     )
 
 
-def compiled_linear(capability, size, groups, zeros):
+def compiled_linear(capability, size, groups, zeros, branch=False):
     """(the linear kernel compiled for such groups of weights, its padded group size)."""
     padded, blocks = triton_quantize.padded_size(size), triton_linear.choose_blocks(8192, 1152, size)
     constants = {
@@ -52,6 +55,7 @@ def compiled_linear(capability, size, groups, zeros):
         "PART": triton_linear.PART if groups > triton_linear.PART else 0,
         "ZEROS": zeros,
         "BIAS": True,
+        "BRANCH": branch,
         "BLOCK_ROWS": blocks.rows,
         "BLOCK_COLUMNS": blocks.columns,
     }
@@ -79,7 +83,7 @@ def test_the_linear_compiles_to_8_bit_tensor_cores(tmp_path, size, groups, zeros
     assert stack_bytes(kernel, tmp_path) <= 16 and kernel.metadata.shared <= 227 * 1024
 
 
-CODES = {"SHARED": 192, "SIZE": 96, "PADDED": 96, "WIDE": 256, "BLOCK": 16}
+CODES = {"STEPS": 0, "SPAN": 192, "SHARED": 192, "SIZE": 96, "PADDED": 96, "WIDE": 256, "BLOCK": 16}
 CODES |= {"GIVEN": False, "SYMMETRIC": False, "TOTALS": True}
 OF_CODES = {"codes": BYTES, "levels": "fp32"} | dict.fromkeys(("rows", "width", "line"), "i32")
 
@@ -101,6 +105,29 @@ def test_other_generations_compile_to_their_8_bit_tensor_cores_and_true_division
     code = quantize.asm["ptx"]
     assert quantize.asm["cubin"] and "div.rn.f32" in code
     assert not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
+
+
+STEPS, _ = triton_transform.encoded(
+    [channel_step("divide", torch.ones(4)), channel_step("multiply", torch.ones(4)), hadamard_step(128)], torch.ones(4)
+)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+def test_transforms_and_branches_compile_for_every_generation(tmp_path, capability):
+    linear, _ = compiled_linear(capability, 64, 18, False, branch=True)
+    assert linear.asm["cubin"] and ".ftz" not in linear.asm["ptx"]
+    # Without a branch it is 176, 0, 136 and 80 bytes: only Hopper's accumulators fit beside two sums.
+    assert stack_bytes(linear, tmp_path) <= (16 if capability == 90 else 256)
+    dynamic = CODES | {"STEPS": STEPS, "SPAN": 128, "SHARED": 64, "SIZE": 64, "PADDED": 64, "WIDE": 128, "BLOCK": 32}
+    quantize = compiled_for(capability, triton_quantize.codes_kernel, dynamic | {"TOTALS": False}, OF_CODES)
+    code = quantize.asm["ptx"]
+    assert quantize.asm["cubin"] and "div.rn.f32" in code and re.search(r"sub(\.rn)?\.f32", code)
+    assert not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)  # sums and products round apart
+    constants = {"STEPS": STEPS, "SPAN": 128, "WIDE": 128, "RANK": 32, "BLOCK": 64}
+    types = dict.fromkeys(("rows", "width", "rank"), "i32")
+    narrow = compiled_for(capability, triton_transform.narrow_kernel, constants, types)
+    code = narrow.asm["ptx"]
+    assert narrow.asm["cubin"] and "tf32" not in code and ".ftz" not in code and "div.rn.f32" in code
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -7,8 +7,19 @@ import pytest
 import torch
 
 from qdit.core.errors import Unsupported
-from qdit.kernels import compiled, dispatch, library, reference, triton_backend, triton_linear, triton_quantize
+from qdit.kernels import (
+    compiled,
+    dispatch,
+    flags,
+    library,
+    reference,
+    triton_backend,
+    triton_linear,
+    triton_quantize,
+    triton_transform,
+)
 from qdit.kernels.packing import pack_weight
+from qdit.kernels.parts import Parts, branch_bound, channel_step, hadamard_step, make_branch, transformed
 from qdit.kernels.selftest import disagreement_of
 from tests.kernels.cases import KINDS, exact, inputs, same_bits, weight_of
 
@@ -163,3 +174,94 @@ def test_the_self_test_passes_and_sees_a_wrong_kernel(monkeypatch):
     triton_linear._WIDE.clear()
     assert wide is triton_linear.wide_weight
     assert disagreement_of(triton_backend.operations(), "cpu") is not None
+
+
+TRANSFORMED = [
+    # weight bits, group size, width, outputs, rows, Hadamard block (0: none), rank (0: no branch), shared inputs
+    (4, 32, 128, 50, 7, 64, 5, 32),  # several ranges in a block
+    (4, 36, 144, 20, 3, 16, 0, 36),  # blocks and groups that cross each other
+    (6, 96, 192, 60, 5, 4, 20, 192),  # several blocks in a range
+    (8, 12, 48, 5, 2, 0, 33, 12),
+]
+
+
+def parts_of(width, outputs, block, rank):
+    draw = torch.randn(3, width, generator=torch.Generator().manual_seed(width))
+    steps = [channel_step("divide", draw[0].exp()), channel_step("subtract", draw[1])]
+    steps += [channel_step("multiply", draw[2].sign()), hadamard_step(block)] if block else []
+    factors = (torch.randn(outputs, rank).half(), torch.randn(rank, width).half()) if rank else None
+    return Parts(tuple(steps), None if factors is None else make_branch(*factors))
+
+
+@pytest.mark.parametrize("problem", TRANSFORMED, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_transform_and_branch(on_triton, problem, dtype):
+    bits, size, width, outputs, rows, block, rank, shared = problem
+    parts, x = parts_of(width, outputs, block, rank), inputs("random", (rows, width), 1).to(dtype)
+    packed = pack_weight(*weight_of(bits, outputs, width, size, 0), bits=bits)
+    bias = torch.randn(outputs)
+    y = dispatch.grouped_linear(x, packed, bias, parts=parts, input_group=shared)
+    expected = reference.grouped_linear(x.float(), packed, bias, parts=parts, input_group=shared)
+    entered = transformed(x, parts.steps)
+    most = 1e-5 * expected.abs().double() + 1e-5
+    if parts.branch is not None:
+        most += 4 * branch_bound(entered, parts.branch)  # sums of 128 and more inputs
+    most += 1e-3 * expected.abs() if dtype == torch.float16 else 0
+    assert y.dtype == dtype and ((y - expected).abs() <= most).all()
+    plain = triton_quantize.quantize_groups(x, size, 8, symmetric=False)[0]
+    codes = (
+        triton_quantize.quantize_rows(
+            x, 8, shared=size, size=size, symmetric=False, static=None, totals=False, steps=parts.steps
+        )
+        .codes.view(rows, -1, triton_quantize.padded_size(size))[..., :size]
+        .int()
+        + 128
+    )
+    wanted = reference.quantize_groups(entered, size, 8)[0]
+    assert torch.equal(codes.float(), wanted) and not torch.equal(codes.flatten(1).to(torch.uint8), plain)
+
+
+@pytest.mark.parametrize("size", [2, 32, 128])
+def test_a_narrow_row_is_the_product_of_the_transformed_row(size):
+    parts, x = parts_of(128, 50, size, 7), inputs("rows", (5, 128), 2)
+    narrow = triton_transform.narrow_rows(x, parts.branch, parts.steps)
+    entered = transformed(x, parts.steps).double()
+    expected, sizes = entered @ parts.branch.down.double(), entered.abs() @ parts.branch.down.double().abs()
+    assert ((narrow.T - expected).abs() <= 140 * 2.0**-24 * sizes).all()
+
+
+def test_too_many_steps_are_computed_before_the_kernel(on_triton):
+    steps = parts_of(48, 5, 0, 0).steps * 3
+    assert not triton_transform.fit(steps, 48)
+    packed, x = pack_weight(*weight_of(4, 5, 48, 12, 0), bits=4), inputs("random", (3, 48), 1)
+    y, expected = (f.grouped_linear(x, packed, parts=Parts(steps)) for f in (dispatch, reference))
+    assert torch.allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_flag_is_read_once_for_a_forward_and_after_every_other_call(on_triton, monkeypatch):
+    packed, x = pack_weight(*weight_of(4, 5, 48, 12, 0), bits=4), inputs("random", (3, 48), 1)
+    endless, looks = x.clone().fill_(float("inf")), []
+    look = flags._lowered
+    monkeypatch.setattr(flags, "_lowered", lambda flag: looks.append(1) or look(flag))
+
+    class Twice(torch.nn.Module):
+        def forward(self, first, second):
+            return [dispatch.grouped_linear(value, packed) for value in (first, second)]
+
+    model = Twice()
+    model(x, x)
+    assert len(looks) == 2
+    flags.watch(model)
+    looks.clear()
+    model(x, x)
+    assert len(looks) == 1
+    with pytest.raises(Unsupported, match="not finite"):
+        model(endless, x)
+    model(x, x)  # the flag is down again
+    with pytest.raises(Unsupported, match="not finite"), flags.watched():
+        model(endless, x)
+        dispatch.grouped_linear(x, packed)
+    with pytest.raises(ZeroDivisionError), flags.watched():
+        model(endless, x)
+        raise ZeroDivisionError
+    model(x, x)

@@ -14,9 +14,11 @@ from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.integer import IntegerConv, IntegerLinear, packed_group_size, prepare_integer
 from qdit.quant.layers import operands
+from qdit.quant.low_rank import LowRank
 from qdit.quant.nonlinear import TwinGeluActivation
 from qdit.quant.ranges import minmax
 from qdit.quant.sites import QuantizedConv, QuantizedLinear, prepare_inference, quantize_site
+from qdit.quant.transforms import Chain, Divide, Hadamard
 from qdit.quant.weight import quantize_weight
 from tests.pretended_gpu import pretended_gpu
 
@@ -185,3 +187,20 @@ def test_a_linear_prepared_for_the_cpu_can_be_moved(gelu):
             layer.to(gpu)
             result = layer(x.to(gpu)).cpu()
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["token and group", "static groups"])
+def test_a_compiled_layer_is_one_graph_with_the_same_bits(kind):
+    """The backend `aot_eager` traces with fake tensors as the compiler does, and compiles no C++."""
+    module = QuantizedLinear(
+        weight=weight((50, 96), granularity="group(24)"),
+        bias=torch.randn(50),
+        activation=ACTIVATIONS[kind](),
+        transform=Chain([Divide(torch.rand(96) + 0.5), Hadamard(96, size=8, signs=torch.ones(96))]),
+        low_rank=LowRank(torch.randn(50, 3), torch.randn(3, 96)),
+    )
+    block = torch.nn.Sequential(torch.nn.LayerNorm(96), IntegerLinear(module, gelu=True)).eval()
+    x = torch.randn(2, 7, 96)
+    with torch.no_grad():
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x), block(x))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qdit.core.errors import ConfigError
+from qdit.kernels.backend import forced
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import registry
 from qdit.models.roles import CORE_ROLES, select
@@ -373,6 +374,7 @@ def test_compiled_scales_and_gelu_have_the_gradients_of_torch(monkeypatch):
     results = []
     for backend in ("torch", ""):
         monkeypatch.setenv("QDIT_KERNELS", backend)
+        forced.cache_clear()
         module, inputs = LearnedScale(quantizer, learn=True), x.clone().requires_grad_()
         value = module(inputs)
         (value * direction).sum().backward()

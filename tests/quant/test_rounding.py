@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.core.affine import Granularity
+from qdit.kernels.backend import forced
 from qdit.kernels.library import available
 from qdit.quant.ranges import minmax, shrink_search
 from qdit.quant.rounding import (
@@ -86,6 +87,7 @@ def both_steps(monkeypatch, penalties, rate=0.3):
     results = []
     for backend in ("torch", ""):
         monkeypatch.setenv("QDIT_KERNELS", backend)
+        forced.cache_clear()
         roundings = [SoftRounding(*example(seed=seed)) for seed in (0, 1)]
         steps = RoundingSteps(roundings)
         if not backend and steps.backend is None:
@@ -121,6 +123,7 @@ def test_all_variants_of_the_library_give_the_same_bits(monkeypatch):
     results = []
     for name in [name for name in available() if name != "torch"]:
         monkeypatch.setenv("QDIT_KERNELS", name)
+        forced.cache_clear()
         rounding = SoftRounding(*example())
         steps = RoundingSteps([rounding])
         for number in range(8):

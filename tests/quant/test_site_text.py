@@ -13,7 +13,7 @@ from qdit.quant.folding import divide_input
 from qdit.quant.grid_activations import MxActivation
 from qdit.quant.grid_weights import mx_weight
 from qdit.quant.ranges import minmax
-from qdit.quant.site_text import sites_text
+from qdit.quant.site_text import integer_kernel, integer_text, sites_text
 from qdit.quant.sites import quantize_site, split_low_rank, transform_site
 from qdit.quant.transforms import Hadamard
 from qdit.quant.weight import quantize_weight
@@ -50,6 +50,28 @@ def test_every_part_is_named_in_the_order_of_the_computation() -> None:
     assert texts[p.name] == "1 site: input static (bits 8, per group, count 1)"
     twice = sites_text({"a": specs[p.name], "b": specs[p.name], "c": specs[qkv.name]})
     assert [line.split(":")[0] for line in twice] == ["2 sites", "1 site"]
+
+
+def test_integer_mode_names_the_kernel_or_the_reason() -> None:
+    linear = {"kind": "linear", "shape": [8, 24], "weight_bits": 4, "groups": [8, 1]}
+    dynamic = DynamicActivation(bits=8, group_size=12).spec()
+    kernel = linear | {"activation": dynamic}
+    assert integer_kernel(kernel) == "grouped_linear"
+    rotated = kernel | {"transform": [{"kind": "divide"}, {"kind": "hadamard", "size": 8}], "low_rank": {"rank": 3}}
+    assert integer_kernel(rotated) == "grouped_linear with transform and low-rank branch inside"
+    other = kernel | {"transform": [{"kind": "orthogonal"}], "low_rank": {"rank": 3}}
+    assert integer_kernel(other) == (
+        "grouped_linear with low-rank branch inside; the transform before it in torch (no kernel for orthogonal)"
+    )
+    assert integer_kernel(kernel | {"weight": {"kind": "mx"}}) == "Unsupported (weight kind mx)"
+    assert "full precision" in integer_kernel(kernel | {"weight_bits": 16})
+    for wrong in (dynamic | {"sharing": "sample"}, dynamic | {"include_zero": False}, {"kind": "own", "bits": 3}):
+        assert integer_kernel(linear | {"activation": wrong}).startswith("Unsupported (input quantizer ")
+    assert integer_kernel({"kind": "operand", "activation": dynamic}).startswith("Unsupported")
+    assert integer_text({"a": kernel, "b": kernel, "c": {"kind": "modulate"}}) == [
+        "integer mode, 2 sites: grouped_linear",
+        "integer mode, 1 site: floating point",
+    ]
 
 
 def test_a_text_of_a_stranger_stays_one_line() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.core.errors import CheckpointError, ConfigError, Unsupported
+from qdit.kernels.parts import transformed as transformed_row
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.activation import DynamicActivation
 from qdit.quant.apply import collect_inputs, gptq_weights, round_weights
@@ -17,6 +18,7 @@ from qdit.quant.integer import IntegerLinear, prepare_integer
 from qdit.quant.low_rank import LowRank, low_rank
 from qdit.quant.packed import keep_packed
 from qdit.quant.site_building import build_site
+from qdit.quant.site_text import integer_kernel
 from qdit.quant.sites import QuantizedLinear, prepare_inference, quantize_site, split_low_rank, transform_site
 from qdit.quant.transforms import Chain, Divide, Hadamard, Orthogonal, Shift, hadamard, random_signs
 from qdit.sampling.precision import in_dtype, round_linears
@@ -195,17 +197,34 @@ def test_gptq_and_observers_see_the_transformed_input():
     assert torch.equal(linear_of(model, site).codes, wanted.tensors()["codes"])
 
 
-def test_integer_layers_compute_transform_and_branch_in_floating_point():
-    model = quantized()
-    expected = output(model)
+@pytest.mark.parametrize("kind", TRANSFORMS)
+def test_integer_layers_compute_transform_and_branch_in_the_kernel(kind):
+    model = quantized(kind)
+    for site in core(model):
+        layer = linear_of(model, site)
+        integer, x = IntegerLinear(layer), draw(3, 5, layer.shape[1])
+        inside = kind not in ("orthogonal", "shared block", "own blocks")
+        assert bool(integer.parts.steps) == inside == (integer_kernel(layer.spec()).count("torch") == 0)
+        entered = transformed_row(x, integer.parts.steps) if inside else layer.transform(x)
+        torch.testing.assert_close(entered, layer.transform(x), rtol=1e-5, atol=1e-5)
+        values = layer.activation(entered).double() @ layer.weight.double().T + layer.bias.double()
+        up, down = layer.low_rank.up.double(), layer.low_rank.down.double()
+        expected = values + entered.double() @ down.T @ up.T
+        assert float((integer(x) - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_integer_mode_is_near_to_simulated_mode_and_survives_saving():
+    expected = output(quantized())
     with pytest.raises(AssertionError):
         torch.testing.assert_close(expected, output(random_dit()), rtol=1e-3, atol=1e-3)
-    for site in core(model):
-        layer, x = linear_of(model, site), draw(3, 5, linear_of(model, site).shape[1])
-        result, simulated = IntegerLinear(layer)(x), layer(x)
-        assert float((result - simulated).norm() / simulated.norm()) < 1e-6
     prepared = output(prepare_integer(quantized()))
     assert float((prepared - expected).norm() / expected.norm()) < 5e-3  # a code may flip
+    model = quantized()
+    for site in core(model):
+        layer, x = linear_of(model, site), draw(3, 5, linear_of(model, site).shape[1])
+        tensors = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        loaded = build_site(layer.spec(), tensors, model.step_context)
+        assert torch.equal(IntegerLinear(loaded)(x), IntegerLinear(layer)(x))
 
 
 def test_the_gelu_comes_after_the_branch():

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernel.h"
 #include "processor.h"
 
 #define QDIT_EXPORT extern "C" __attribute__((visibility("default")))
@@ -187,16 +188,16 @@ __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"))) void attention_avx
 
 void norm_any(int variant, const Norm& n) {
 #if defined(__x86_64__)
-    if (variant == 1) return norm_avx2(n);
-    if (variant == 2) return norm_avx512(n);
+    if (qdit::is_avx2(variant)) return norm_avx2(n);
+    if (variant == qdit::kAvx512Vnni) return norm_avx512(n);
 #endif
     norm_rows(n);
 }
 
 void attention_any(int variant, const Attention& a, Scratch& s) {
 #if defined(__x86_64__)
-    if (variant == 1) return attention_avx2(a, s);
-    if (variant == 2) return attention_avx512(a, s);
+    if (qdit::is_avx2(variant)) return attention_avx2(a, s);
+    if (variant == qdit::kAvx512Vnni) return attention_avx512(a, s);
 #endif
     attention_heads(a, s);
 }

@@ -1,4 +1,4 @@
-// What every variant (scalar, AVX2, AVX512-VNNI, NEON) provides, and the shapes they share. docs/kernels.md explains both.
+// What every variant (scalar, AVX2, AVX-VNNI, AVX512-VNNI, NEON) provides, and the shapes they share. docs/kernels.md explains both.
 #pragma once
 #include <cstdint>
 
@@ -11,6 +11,10 @@ constexpr int64_t kRowBlock = 256;        // rows quantized before they are mult
 constexpr int64_t kMostGroups = 32;       // groups of a chunk of the inner dimension
 constexpr int64_t kChunk = 512;           // inputs of a chunk, about
 constexpr int64_t kPadding = 16;          // readable elements after the arrays of a row
+
+// Numbers of the variants, in the order of VARIANTS (qdit/kernels/backend.py).
+enum Variant : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kNeonDot, kNeonI8mm, kVariants };
+inline bool is_avx2(int variant) { return variant == kAvx2 || variant == kAvxVnni; }
 
 enum Status : int { kOk = 0, kNotFinite = 1, kBadArgument = 2, kFailed = 3 };
 
@@ -65,6 +69,33 @@ struct Output {
     bool first, last;
 };
 
+// One step of an input transform. `values` holds one number per channel; a Hadamard matrix has blocks of `size` instead.
+enum StepKind : int32_t { kDivide, kSubtract, kMultiply, kHadamard, kStepKinds };
+struct TransformStep {
+    int32_t kind;
+    int64_t size;
+    const float* values;
+};
+
+// out = a b, or out + a b: at most kTileRows rows, `columns` (a multiple of 16), `count` products in each sum. A sum
+// starts with 0 and is a chain of fused multiply-adds in the order of its products.
+struct Product {
+    const float* a;
+    int64_t a_stride, count;
+    const float* b;
+    int64_t b_stride, columns;
+    float* out;
+    int64_t out_stride;
+    bool first;
+};
+
+struct FloatKernel {
+    void (*transform)(float* x, int64_t width, const TransformStep& step);  // in place, one row
+    void (*product)(int rows, const Product& p);
+};
+
+const FloatKernel& float_kernel(int variant);
+
 struct Kernel {
     int lanes;
     void (*extremes)(const float* x, const Quantizer& q, const Groups& g);
@@ -81,8 +112,10 @@ struct Kernel {
 
 const Kernel& scalar_kernel();
 const Kernel* avx2_kernel();    // null where the processor or the compiler's target has it not
+const Kernel* avxvnni_kernel();
 const Kernel* avx512_kernel();
 const Kernel* neon_dot_kernel();
 const Kernel* neon_i8mm_kernel();
+const Kernel* kernel_of(int variant);
 
 }  // namespace qdit

@@ -1,0 +1,82 @@
+"""The variant for AVX-VNNI. No emulator of Debian or PyPI has it, so its code runs here in the encoding of AVX-512.
+
+The instruction is the same (`vpdpbusd` on 256 bits); `QDIT_VNNI_AS_EVEX` chooses the encoding.
+"""
+
+import ctypes
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from qdit.kernels import building, compiled
+from qdit.kernels.backend import Backend
+from qdit.kernels.library import declare_linear
+from qdit.kernels.packing import pack_weight
+from qdit.kernels.parts import Parts, hadamard_step, make_branch
+from tests.kernels.cases import inputs, same_bits, variant, weight_of
+
+SOURCES = ("avx2", "avx512", "avxvnni", "driver", "floats", "linear", "neon", "scalar")
+
+
+def compiler():
+    found = shutil.which("g++") or shutil.which("c++")
+    if found is None:
+        pytest.skip("no C++ compiler")
+    version = subprocess.run([found, "-dumpmachine"], capture_output=True, text=True, check=True, timeout=60).stdout
+    if not version.startswith("x86_64"):
+        pytest.skip("AVX-VNNI is for x86-64")
+    return found
+
+
+def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_encoding(tmp_path):
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    made = tmp_path / "avxvnni.o"
+    source = building.SOURCES / "avxvnni.cpp"
+    subprocess.run([compiler(), *building.FLAGS, *building.EXACT, "-c", "-o", made, source], check=True, timeout=300)
+    dump = subprocess.run(["objdump", "-d", made], capture_output=True, text=True, check=True, timeout=60)
+    lines = [line for line in dump.stdout.splitlines() if "vpdpbusd" in line]
+    assert len(lines) >= 3 * (1 + 2 + 3 + 4) and all("%ymm" in line and "%zmm" not in line for line in lines)
+    # VEX begins with c4; the encoding of AVX-512 begins with 62.
+    assert all(line.partition(":")[2].split()[0] == "c4" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def as_evex(tmp_path_factory):
+    variant("avx512-vnni")
+    made = tmp_path_factory.mktemp("avxvnni") / "kernels.so"
+    sources = [building.SOURCES / f"{name}.cpp" for name in SOURCES]
+    flags = [*building.FLAGS, *building.EXACT, "-O1", "-DQDIT_VNNI_AS_EVEX"]
+    subprocess.run([compiler(), *flags, "-o", made, *sources], check=True, timeout=300)
+    library = ctypes.CDLL(str(made))
+    declare_linear(library)
+    backend = Backend("avx-vnni", library)
+    assert library.qdit_variants() >> backend.variant & 1
+    return backend
+
+
+@pytest.mark.parametrize("weight_bits", [2, 4, 6, 8])
+@pytest.mark.parametrize(("width", "size"), [(48, 4), (108, 36), (576, 32), (1152, 128), (576, 288)])
+def test_its_bits_are_those_of_the_other_variants(as_evex, weight_bits, width, size):
+    for rows, outputs, kind, symmetric in ((1, 7, "random", False), (5, 49, "outliers", True), (11, 96, "rows", False)):
+        packed = pack_weight(*weight_of(weight_bits, outputs, width, size, rows), bits=weight_bits)
+        x, bias = inputs(kind, (rows, width), size), torch.randn(outputs)
+        branch = make_branch(torch.randn(outputs, 5), torch.randn(5, width))
+        for parts in (Parts(), Parts((hadamard_step(4),), branch)):
+            options = {"activation_bits": 8, "symmetric": symmetric, "threads": 1, "parts": parts}
+            y = compiled.grouped_linear(as_evex, x, packed, bias, **options)
+            expected = compiled.grouped_linear(variant("avx2"), x, packed, bias, **options)
+            assert y is not None and expected is not None and same_bits(y, expected)
+
+
+def test_extreme_codes_do_not_saturate(as_evex):
+    codes, scale, zero_point = weight_of(8, 48, 128, 128, 0, "constant")
+    packed = pack_weight(codes, torch.ones_like(scale), zero_point + 255, bits=8)
+    x = torch.full((4, 128), -1.0)
+    x[:, 0] = 0
+    options = {"activation_bits": 8, "symmetric": False, "threads": 1}
+    y = compiled.grouped_linear(as_evex, x, packed, None, **options)
+    expected = compiled.grouped_linear(variant("scalar"), x, packed, None, **options)
+    assert y is not None and expected is not None and same_bits(y, expected)
