@@ -3,8 +3,8 @@
 tests/golden/sites has one file for each program. Its functions were called on random inputs, outside this repository:
 
 - deepcompressor.npz: mit-han-lab/deepcompressor 69f3473. `SmoothCalibConfig.get_alpha_beta_pairs` with the numbers of
-  configs/svdquant, `get_smooth_scale`, `LowRankBranch`, and the loop of `QuantLowRankCalibrator` (100 turns, early stop)
-  with the quantizer `Levels` of this file and the squared error of the output.
+  configs/svdquant, `get_smooth_scale`, `LowRankBranch`, and the loop of `QuantLowRankCalibrator` (rank 4, 100 turns,
+  early stop) with the quantizer `levels` of this file and the squared error of the output.
 - ditas.npz: DZY122/DiTAS 665c7eb. `weight_quant_fn` ("asymmetric", 4 bits), `low_rank_decomposition`, and
   `replace_module` with rank 5 on one linear.
 - viditq.npz: thu-nics/ViDiT-Q 44126bd. `QuantLayer.forward` of quant_layer_pixart.py on three batches, α 0.3.
