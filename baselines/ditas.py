@@ -27,6 +27,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, GroupSize, Probability
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
@@ -102,7 +103,8 @@ class Ditas(Method):
             divide_inputs(model, smoothing_factors(model, trials, data, options))
         for site in sites if weight_bits < FULL_PRECISION_BITS else []:
             weight, rounding = linear_of(model, site).weight.detach(), trials[site].rounded
-            stored, branch = compensated(weight, options.rank, rounding, turns=options.turns)
+            with naming(site.name):
+                stored, branch = compensated(weight, options.rank, rounding, turns=options.turns)
             quantize_site(model, site, weight=stored, low_rank=branch)
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes, sharing=options.sharing)
@@ -118,7 +120,8 @@ def smoothing_factors(
     for site, inputs in collect_inputs(model, leaders(model, trials), data):
         output, weight = partial(compensated_output, layer=trials[site], rank=options.rank), joint_weight(model, site)
         samples, salience = some_rows(inputs, SEARCH_SAMPLES), largest(inputs)
-        factors[site] = best_factor(samples, weight, output, grid=grid, of_inputs=salience)[0]
+        with naming(site.name):
+            factors[site] = best_factor(samples, weight, output, grid=grid, of_inputs=salience)[0]
         del inputs  # before the next block is computed
     return factors
 

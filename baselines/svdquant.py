@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
@@ -107,7 +108,8 @@ class SvdQuant(Method):
             for site, inputs in collect_inputs(model, leaders(model, sites), data):
                 output, salience = partial(with_branch, layer=trials[site], rank=options.rank), largest(inputs)
                 rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), joint_weight(model, site)
-                factors[site] = best_factor(rows, weight, output, grid=grid, of_inputs=salience)[0]
+                with naming(site.name):
+                    factors[site] = best_factor(rows, weight, output, grid=grid, of_inputs=salience)[0]
                 del inputs  # before the next block is computed
             divide_inputs(model, factors)
         if weight_bits < FULL_PRECISION_BITS:
@@ -115,7 +117,8 @@ class SvdQuant(Method):
             for site, inputs in collect_inputs(model, sites, data):
                 rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), linear_of(model, site).weight.detach()
                 error = partial(trials[site].error, rows, weight)
-                branches[site] = refined(weight, options.rank, trials[site].rounded, error, turns=options.turns)
+                with naming(site.name):
+                    branches[site] = refined(weight, options.rank, trials[site].rounded, error, turns=options.turns)
                 del inputs  # before the next block is computed
             for site, branch in branches.items():
                 quantize_site(model, site, low_rank=branch)

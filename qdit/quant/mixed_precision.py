@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from qdit.core.errors import ConfigError
+from qdit.core.errors import ConfigError, naming
 from qdit.models.network import Network
 from qdit.models.roles import Site, linear_of
 from qdit.quant.apply import GroupSizes, granularity
@@ -32,7 +32,8 @@ def mixed_bits(
 
     def rounded(site: Site, weight: Tensor) -> Tensor:
         shared = granularity(group_sizes[site.name])
-        return quantize_weight(weight, bits=low, granularity=shared, ranges=rule).dequantize()
+        with naming(site.name):
+            return quantize_weight(weight, bits=low, granularity=shared, ranges=rule).dequantize()
 
     counts = {site.name: linear_of(model, site).weight.numel() for site in sites}
     return raised_bits(output_sensitivity(model, sites, batches, rounded), counts, low=low, high=high, mean=mean)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.seeds import Purpose, torch_generator
 
 Exponents = tuple[float, float]
@@ -55,17 +56,21 @@ def best_factor(
     if of_inputs is None:
         of_inputs = largest(inputs)
     of_weight, target = weight.abs().amax(dim=0), inputs @ weight.t()
-    best: tuple[Tensor, Exponents | None] = torch.ones_like(of_weight), None
-    least = float("inf")
+    best: tuple[Tensor, Exponents | None] | None = None
+    least, problem = float("inf"), None
     for exponents in grid:
-        factor = (
-            best[0].new_ones(len(of_weight))
-            if exponents is None
-            else smoothing_factor(of_inputs, of_weight, *exponents)
-        )
-        error = float((output(inputs / factor, weight * factor) - target).square().sum())
-        if error < least:
+        factor = torch.ones_like(of_weight)
+        if exponents is not None:
+            factor = smoothing_factor(of_inputs, of_weight, *exponents)
+        try:
+            error = float((output(inputs / factor, weight * factor) - target).square().sum())
+        except CheckpointError as refusal:
+            problem = refusal
+            continue
+        if best is None or error < least:
             best, least = (factor, exponents), error
+    if best is None:
+        raise problem or ConfigError("smoothing: the grid has no candidates; give at least one")
     return best
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from baselines.rotation import block
 from baselines.svdquant import with_branch
 from baselines.vidit_q import MOMENTUM, running_maxima
-from qdit.core.errors import Unsupported
+from qdit.core.errors import CheckpointError, Unsupported
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.observe import observe_inputs
 from qdit.quant.smoothing import best_factor, complementary, inputs_only, smoothing_factor, some_rows
@@ -89,6 +89,20 @@ def test_saliences_are_those_of_all_inputs():
         some_rows(inputs, 64), weight, lambda x, w: x @ w.t(), grid=[(0.9, 0.0)], of_inputs=salience
     )
     assert exponents == (0.9, 0.0) and torch.equal(forced, expected)
+
+
+def test_a_candidate_that_cannot_be_stored_is_passed_over():
+    inputs, weight = layer(50)
+
+    def output(x, w):
+        if float(w.abs().max()) > float(weight.abs().max()):
+            raise CheckpointError("too large")
+        return x @ w.t()
+
+    factor, exponents = best_factor(inputs, weight, output, grid=[(1.0, 0.0), None])
+    assert exponents is None and torch.equal(factor, torch.ones(16))
+    with pytest.raises(CheckpointError, match="too large"):
+        best_factor(inputs, weight, output, grid=[(1.0, 0.0)])
 
 
 def test_grids_are_those_of_the_programs():
