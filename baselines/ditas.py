@@ -19,7 +19,7 @@ Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 6
 9. Both scopes are the four linears of each block, as in the program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +112,7 @@ class Ditas(Method):
 
 
 def smoothing_factors(
-    model: Network, trials: Mapping[Site, Trial], data: list[Batch], options: DitasOptions
+    model: Network, trials: Mapping[Site, Trial], data: Iterable[Batch], options: DitasOptions
 ) -> dict[Site, Tensor]:
     """The factor of each input, by its first site."""
     grid = complementary(STEPS, ends=True) if options.alpha is None else [(options.alpha, 1 - options.alpha)]
