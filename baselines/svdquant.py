@@ -1,13 +1,14 @@
 """SVDQuant: smoothing moves outliers into the weight; a low-rank branch in 16 bits takes them; 4 bits hold the rest.
 
 Numbered details (Li et al., ICLR 2025; settings of the program DeepCompressor, configs/svdquant):
-1. Smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α). α is chosen for each layer: the least squared error of the layer's
-   output after the branch and round-to-nearest, on calibration data. The grid is 0.1, 0.2 … 0.9 and no smoothing. The
-   program has 20 steps, and its search leaves the branch out.
-2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2.
-3. The branch has the `rank` largest singular values of the smoothed weight (rank 32), its factors are float16. The
-   residual is computed from the rounded factors. The program then refines the branch against the rounded residual, in
-   up to 100 iterations; this is not built here.
+1. Smoothing: λ_j = max|X_j|^α / max|W_j|^β, chosen for each layer: the least squared error of the layer's output
+   after the branch and round-to-nearest, on calibration data. The grid is the program's: no smoothing, and α = 0.05,
+   0.1 … 0.95 with β = 0 and with β = 1 − α (`grid` 20). Linears with the same input are searched together.
+2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2. The program's configuration
+   divides every input online; the function is the same.
+3. The branch begins with the `rank` largest singular values of the smoothed weight (rank 32). Then it is refined, as in
+   the program: L ← best branch of W − Ŵ, Ŵ ← Q(W − L), until the error of the layer's output grows, in at most `turns`
+   turns (100). `turns` 1 is the paper's equations alone. Factors are float16, and Ŵ belongs to the rounded factors.
 4. The residual is rounded by GPTQ, whose Hessians come from quantized inputs. `rounding="nearest"` is the plain form.
 5. Weights and inputs are quantized in groups of 64. Inputs are dynamic, per token and group. Ranges are asymmetric, as
    for all methods here. The program's are signed; inputs that are shifted to be positive are unsigned.
@@ -23,26 +24,26 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, linear_of, select
-from qdit.quant.activation import DynamicActivation
+from qdit.quant.alternating import refined
 from qdit.quant.apply import (
     collect_inputs,
     fitted_log,
     gptq_weights,
-    granularity,
     insert_dynamic,
     round_weights,
     site_group_sizes,
 )
-from qdit.quant.folding import divide_inputs
+from qdit.quant.folding import divide_inputs, joint_weight, leaders
 from qdit.quant.low_rank import low_rank
 from qdit.quant.ranges import zero_minmax
-from qdit.quant.sites import split_low_rank
-from qdit.quant.smoothing import best_factor
-from qdit.quant.weight import quantize_weight
+from qdit.quant.sites import quantize_site
+from qdit.quant.smoothing import best_factor, complementary, inputs_only, largest, some_rows
+from qdit.quant.trial import Trial
 from qdit.sampling.calibration import CalibrationSet
 
 BATCH = 32
@@ -52,11 +53,16 @@ SEARCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class SvdQuantOptions(CheckedOptions):
-    """`group_size` None means one range per output channel (weights) and per token (inputs)."""
+    """`group_size` None means one range per output channel (weights) and per token (inputs).
+
+    `grid` is the number of steps of α from 0 to 1, `turns` the largest number of branches that are tried.
+    """
 
     rank: Count = 32
+    turns: Count = 100
     group_size: GroupSize | None = 64
     smooth: bool = True
+    grid: Count = 20
     rounding: Literal["gptq", "nearest"] = "gptq"
 
 
@@ -95,17 +101,27 @@ class SvdQuant(Method):
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
         data = list(calibration["trajectory"].batches(BATCH))
+        trials = {site: Trial(weight_bits, activation_bits, sizes[site.name]) for site in sites}
         if options.smooth and min(weight_bits, activation_bits) < FULL_PRECISION_BITS:
-            output = partial(layer_output, weight_bits=weight_bits, activation_bits=activation_bits, rank=options.rank)
+            grid = [None, *inputs_only(options.grid), *complementary(options.grid)]
             factors = {}
-            for site, inputs in collect_inputs(model, sites, data):
-                of_layer = partial(output, group_size=sizes[site.name])
-                weight = linear_of(model, site).weight.detach()
-                factors[site] = best_factor(inputs, weight, of_layer, rows=SEARCH_ROWS)[0]
+            for site, inputs in collect_inputs(model, leaders(model, sites), data):
+                output, salience = partial(with_branch, layer=trials[site], rank=options.rank), largest(inputs)
+                rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), joint_weight(model, site)
+                with naming(site.name):
+                    factors[site] = best_factor(rows, weight, output, grid=grid, of_inputs=salience)[0]
+                del inputs  # before the next block is computed
             divide_inputs(model, factors)
         if weight_bits < FULL_PRECISION_BITS:
-            for site in sites:
-                split_low_rank(model, site, options.rank)
+            branches = {}
+            for site, inputs in collect_inputs(model, sites, data):
+                rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), linear_of(model, site).weight.detach()
+                error = partial(trials[site].error, rows, weight)
+                with naming(site.name):
+                    branches[site] = refined(weight, options.rank, trials[site].rounded, error, turns=options.turns)
+                del inputs  # before the next block is computed
+            for site, branch in branches.items():
+                quantize_site(model, site, low_rank=branch)
         if activation_bits < FULL_PRECISION_BITS:
             insert_dynamic(model, sites, bits=activation_bits, group_sizes=sizes)
         log: dict[str, Any] = fitted_log(sizes, options.group_size)
@@ -116,16 +132,9 @@ class SvdQuant(Method):
         return Quantized(model, log=log)
 
 
-def layer_output(
-    inputs: Tensor, weight: Tensor, *, weight_bits: int, activation_bits: int, rank: int, group_size: int | None
-) -> Tensor:
-    """Output (rows, out) of a quantized linear with its branch; the residual is rounded to nearest."""
-    quantized_inputs, output = inputs, 0.0
-    if activation_bits < FULL_PRECISION_BITS:
-        quantized_inputs = DynamicActivation(bits=activation_bits, group_size=group_size)(inputs)
-    if weight_bits < FULL_PRECISION_BITS:
-        branch = low_rank(weight, rank)
-        output, shared = branch(inputs), granularity(group_size)
-        residual = weight - branch.product()
-        weight = quantize_weight(residual, bits=weight_bits, granularity=shared, ranges=zero_minmax).dequantize()
-    return quantized_inputs @ weight.t() + output
+def with_branch(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
+    """Output (rows, out) of a linear on trial with the branch of its weight."""
+    if layer.weight_bits == FULL_PRECISION_BITS:
+        return layer.output(inputs, weight)
+    branch = low_rank(weight, rank)
+    return layer.output(inputs, layer.rounded(weight - branch.product()).dequantize(), branch)

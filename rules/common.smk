@@ -52,7 +52,7 @@ INDEX = f"{RESULTS}/index.html"
 REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderboard.html", "leaderboard.csv")] + [
     INDEX
 ]
-ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "claims.yaml"]
+ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "methods.csv", "claims.yaml"]
 # What was measured once and is shown beside the runs: benchmarks, and the study of the searches.
 STUDIES = sorted(
     file for name in ("bench-*", "search") for file in Path(workflow.basedir, "results/studies").glob(f"{name}.json")

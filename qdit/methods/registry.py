@@ -3,19 +3,17 @@
 If a file cannot be imported, only its own methods are missing. A request for one of them gives the reason.
 """
 
-import importlib
 import inspect
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from qdit.core.errors import ConfigError
+from qdit.core.method_modules import MethodModule, claimed_names, import_module, import_problem
 from qdit.core.modules import shown
-from qdit.core.repository import make_baselines_importable
 from qdit.methods.method import Method
-from qdit.methods.sources import BrokenFile, MethodModule, claimed_names, method_modules, syntax_of, unknown_method
+from qdit.methods.sources import BrokenFile, method_modules, unknown_method
 from qdit.sampling.calibration import KINDS
 
 
@@ -32,7 +30,6 @@ def load_registry() -> Registry:
     """Import every module of methods."""
     methods: dict[str, Method] = {}
     broken: list[BrokenFile] = []
-    make_baselines_importable()
     for origin in method_modules():
         try:
             for method in methods_of(origin):
@@ -44,11 +41,7 @@ def load_registry() -> Registry:
 
 def methods_of(origin: MethodModule) -> list[Method]:
     """Import a module and make its methods; ConfigError in one line if this fails."""
-    syntax_of(origin)
-    try:
-        module = importlib.import_module(origin.module)
-    except (Exception, SystemExit) as problem:
-        raise ConfigError(import_problem(origin, problem)) from None
+    module = import_module(origin)
     if origin.class_name is not None:
         classes = [getattr(module, origin.class_name, None)]
         if not (inspect.isclass(classes[0]) and issubclass(classes[0], Method)):
@@ -60,15 +53,6 @@ def methods_of(origin: MethodModule) -> list[Method]:
         return [value() for value in classes if value is not None and not inspect.isabstract(value)]
     except Exception as problem:
         raise ConfigError(import_problem(origin, problem)) from None
-
-
-def import_problem(origin: MethodModule, problem: BaseException) -> str:
-    """One line about a failed import: the error, and the line of the module's own file that caused it."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    lines = [frame.lineno for frame in frames if origin.path is not None and Path(frame.filename) == origin.path]
-    at = f" line {lines[-1]}" if lines else ""
-    text = " ".join(str(problem).split()) or "no message"
-    return f"{origin.where}{at}: {type(problem).__name__}: {text}; correct the file"
 
 
 def add(methods: dict[str, Method], method: Method) -> None:

@@ -41,6 +41,11 @@ def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
     return result
 
 
+def joint_weight(model: Network, site: Site) -> Tensor:
+    """The weights of all linears with the same input as a site, one below the other: (outputs of all, in)."""
+    return torch.cat([linear_of(model, other).weight.detach() for other in sharing(model, site)])
+
+
 def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
     """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
@@ -83,7 +88,11 @@ def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
     """`divide_input` of several sites with their factors (in,), in place.
 
     Foldable sites come first: a layer whose rows absorb a factor may not have a transform yet (cross-attention).
+    ConfigError for two sites with the same input, which would be divided twice: give the `leaders`.
     """
+    if twice := set(factors) - set(leaders(model, factors)):
+        name = min(site.name for site in twice)
+        raise ConfigError(f"{name}: another layer with the same input has a factor too; give one for each input")
     for site in sorted(factors, key=lambda site: site.fold_source is None):
         divide_input(model, site, factors[site])
 

@@ -1,20 +1,17 @@
 """Registries of kinds: what a site can hold, by the name that a checkpoint has for it.
 
 The file of a method may register kinds of its own. A checkpoint names its kinds and its method. If a kind is unknown
-when the checkpoint is loaded, the registry of methods is asked for the method. It imports registered methods only, so
-a checkpoint cannot make the program import anything else.
+when the checkpoint is loaded, the module of this method is imported: a file in `baselines/`, or a module that an
+installed package registers. So a checkpoint cannot make the program import anything else.
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from qdit.core.errors import CheckpointError, ConfigError, QditError, did_you_mean
+from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.core.method_modules import contributed_modules, import_module, modules_of
 
 T = TypeVar("T", bound=type)
-
-METHODS = "qdit.methods.registry"
-"""The registry of methods is in a room above this one. So it is imported by name, and only if a kind is unknown."""
 
 
 class Kinds:
@@ -62,17 +59,23 @@ def kinds_named(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, o
 
 
 def require_kinds(registries: Mapping[str, Kinds], sites: Mapping[str, Mapping[str, Any]], method: object) -> None:
-    """Import the method of a checkpoint if it names a kind that is unknown; CheckpointError if it stays unknown."""
+    """Import the module of a checkpoint's method if a kind is unknown; CheckpointError if it stays unknown."""
     unknown = {(part, str(kind)) for part, kind in kinds_named(sites) if kind not in registries[part].classes}
     if not unknown:
         return
-    try:
-        importlib.import_module(METHODS).find_method(str(method))
-    except QditError as problem:
-        part, kind = min(unknown)
+    part, kind = min(unknown)
+    name = f"{registries[part].what} kind {kind!r} is not known"
+    shipped, plugins = contributed_modules()
+    origins = list(modules_of(str(method), [*shipped, *plugins]))
+    if not origins:
         raise CheckpointError(
-            f"{registries[part].what} kind {kind!r} is not known, and neither is the method that could define it:"
-            f" {problem}"
-        ) from None
+            f"{name}, and no file in baselines/ or installed package has the method {str(method)!r} that could define"
+            " it; install the method's file"
+        )
+    for origin in origins:
+        try:
+            import_module(origin)
+        except ConfigError as problem:
+            raise CheckpointError(f"{name}, and the file of the method {str(method)!r} is broken: {problem}") from None
     for part, kind in sorted(unknown):
         registries[part].find(kind)

@@ -1,7 +1,7 @@
 """Smoothing: channel factors that move large values from the inputs of a linear into its weight.
 
 The factor of channel j is λ_j = max|X_j|^α / max|W_j|^β. The linear sees x / λ and has W · diag(λ). SmoothQuant
-(Xiao et al., ICML 2023) has β = 1 − α. SVDQuant and DiTAS choose α for each layer on a grid.
+(Xiao et al., ICML 2023) has β = 1 − α. SVDQuant and DiTAS choose the exponents for each layer on a grid.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,18 +9,30 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.seeds import Purpose, torch_generator
 
-GRID = tuple(step / 10 for step in range(1, 10))
-"""Values of α that are tried, beside no smoothing."""
+Exponents = tuple[float, float]
+"""α and β."""
 
 
-def smoothing_factor(of_inputs: Tensor, of_weight: Tensor, alpha: float) -> Tensor:
-    """λ = s(X)^α / s(W)^(1 − α) for saliences (in,), with geometric mean 1; a channel that is always zero gets 1.
+def complementary(steps: int, *, ends: bool = False) -> list[Exponents]:
+    """α = 1 / steps, 2 / steps, … below 1, and β = 1 − α. With `ends`, also α = 0 and α = 1."""
+    first, last = (0, steps) if ends else (1, steps - 1)
+    return [(step / steps, 1 - step / steps) for step in range(first, last + 1)]
 
-    The mean does not change the products. It keeps the numbers near 1.
+
+def inputs_only(steps: int) -> list[Exponents]:
+    """The same α with β = 0: the factor does not look at the weight."""
+    return [(alpha, 0.0) for alpha, _ in complementary(steps)]
+
+
+def smoothing_factor(of_inputs: Tensor, of_weight: Tensor, alpha: float, beta: float | None = None) -> Tensor:
+    """λ = s(X)^α / s(W)^β for saliences (in,), with geometric mean 1; a channel that is always zero gets 1.
+
+    β is 1 − α by default. The mean does not change the products. It keeps the numbers near 1.
     """
-    factor = of_inputs.double() ** alpha / of_weight.double() ** (1 - alpha)
+    factor = of_inputs.double() ** alpha / of_weight.double() ** (1 - alpha if beta is None else beta)
     usable = (of_inputs > 0) & (of_weight > 0) & factor.isfinite()
     logarithm = torch.where(usable, factor, 1).log()
     mean = logarithm.sum() / usable.sum().clamp(min=1)
@@ -32,31 +44,43 @@ def best_factor(
     weight: Tensor,
     output: Callable[[Tensor, Tensor], Tensor],
     *,
-    grid: Sequence[float] = GRID,
-    rows: int | None = None,
-) -> tuple[Tensor, float | None]:
-    """The factor whose quantized output is nearest to X Wᵀ in squared error, and its α (None: no smoothing).
+    grid: Sequence[Exponents | None],
+    of_inputs: Tensor | None = None,
+) -> tuple[Tensor, Exponents | None]:
+    """The factor whose quantized output is nearest to X Wᵀ in squared error, and its exponents.
 
-    `inputs` is (…, in), `weight` (out, in). `output(x, w)` quantizes both its own way and returns the output (rows,
-    out) for smoothed inputs and weight. Saliences are those of all inputs. Errors are those of at most `rows` of them.
-    Of equal errors the first candidate stays; no smoothing is the first.
+    None in the grid is no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` quantizes both its own way
+    and returns the output (…, out) for smoothed inputs and weight. `of_inputs` (in,) is the salience, for inputs that
+    are a part of all. Of equal errors the first candidate stays.
     """
-    every = inputs.reshape(-1, inputs.shape[-1])
-    of_inputs, of_weight = every.abs().amax(dim=0), weight.abs().amax(dim=0)
-    inputs = every if rows is None else some_rows(every, rows)
-    target = inputs @ weight.t()
-    best, best_alpha = torch.ones_like(of_weight), None
-    least = float((output(inputs, weight) - target).square().sum())
-    for alpha in grid:
-        factor = smoothing_factor(of_inputs, of_weight, alpha)
-        error = float((output(inputs / factor, weight * factor) - target).square().sum())
-        if error < least:
-            best, best_alpha, least = factor, alpha, error
-    return best, best_alpha
+    if of_inputs is None:
+        of_inputs = largest(inputs)
+    of_weight, target = weight.abs().amax(dim=0), inputs @ weight.t()
+    best: tuple[Tensor, Exponents | None] | None = None
+    least, problem = float("inf"), None
+    for exponents in grid:
+        factor = torch.ones_like(of_weight)
+        if exponents is not None:
+            factor = smoothing_factor(of_inputs, of_weight, *exponents)
+        try:
+            error = float((output(inputs / factor, weight * factor) - target).square().sum())
+        except CheckpointError as refusal:
+            problem = refusal
+            continue
+        if best is None or error < least:
+            best, least = (factor, exponents), error
+    if best is None:
+        raise problem or ConfigError("smoothing: the grid has no candidates; give at least one")
+    return best
+
+
+def largest(inputs: Tensor) -> Tensor:
+    """Largest |x| of each channel over all rows: (…, in) → (in,)."""
+    return inputs.reshape(-1, inputs.shape[-1]).abs().amax(dim=0)
 
 
 def some_rows(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows of inputs (rows, in), drawn at random: even spacing would see some tokens only."""
+    """At most `limit` rows of inputs (rows, …), drawn at random: even spacing would see some tokens only."""
     if len(inputs) <= limit:
         return inputs
     order = torch.randperm(len(inputs), generator=torch_generator(0, Purpose.VARIANT, limit))

@@ -15,16 +15,8 @@ from typing import Any
 from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file
-from qdit.methods.sources import (
-    STEP,
-    BrokenFile,
-    MethodModule,
-    claimed_names,
-    method_modules,
-    needed_kinds,
-    syntax_of,
-    unknown_method,
-)
+from qdit.core.method_modules import MethodModule, claimed_names, syntax_of
+from qdit.methods.sources import STEP, BrokenFile, method_modules, needed_kinds, unknown_method
 from qdit.workflow.method_syntax import ClassSource, Option, SourceFile
 
 CONTRACT = "qdit.methods.method", "Method"

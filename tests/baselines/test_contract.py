@@ -28,7 +28,17 @@ from tests.small_video_models import FLOW, TINY_VIDEO, random_stdit3, video_cali
 METHODS = sorted(registry())
 QUANTIZING = [name for name in METHODS if name != "fp"]
 SCOPES = ["common", "own"]
-SMALL = {"group_size": 8, "block_size": 8, "rank": 2, "iterations": 4, "batch": 8, "per_group": 4, "rounds": 1}
+SMALL = {
+    "group_size": 8,
+    "block_size": 8,
+    "rank": 2,
+    "turns": 3,
+    "grid": 4,
+    "iterations": 4,
+    "batch": 8,
+    "per_group": 4,
+    "rounds": 1,
+}
 SHORT, SHORT_VIDEO = (dataclasses.replace(config, depth=1) for config in (TINY, TINY_VIDEO))
 """One block of images, one spatial and one temporal block of clips: every role of a site is there."""
 

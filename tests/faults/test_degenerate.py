@@ -18,9 +18,19 @@ from tests.small_models import calibration_set, inputs, random_dit
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_calibration_set, video_inputs
 
 METHODS = [name for name in sorted(registry()) if name != "fp"]
-HOLD_ANY_WEIGHT = ("mxfp4", "nvfp4", "svdquant", "vidit-q")
+HOLD_ANY_WEIGHT = ("ditas", "mxfp4", "nvfp4", "smoothquant", "svdquant", "vidit-q")
 """Methods whose block scales, branch or channel factors hold a weight that no float16 scale of a group holds."""
-SMALL = {"group_size": 8, "block_size": 8, "rank": 2, "iterations": 3, "batch": 8, "per_group": 4, "rounds": 1}
+SMALL = {
+    "group_size": 8,
+    "block_size": 8,
+    "rank": 2,
+    "turns": 3,
+    "grid": 4,
+    "iterations": 3,
+    "batch": 8,
+    "per_group": 4,
+    "rounds": 1,
+}
 SHORT = dataclasses.replace(TINY_VIDEO, depth=1)
 DATA = {
     "image": {kind: calibration_set(kind, samples=8) for kind in KINDS},

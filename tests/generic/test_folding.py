@@ -5,11 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 
-from qdit.core.errors import Unsupported
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.methods.quantize import quantize_model
 from qdit.models.roles import ModulationRows, ValueRows
 from qdit.quant.batches import run
-from qdit.quant.folding import fold, leaders, sharing
+from qdit.quant.folding import divide_inputs, fold, joint_weight, leaders, sharing
 from qdit.quant.observe import observe_inputs
 from tests.small_transformers import keyword_set, keywords, tiny_network
 
@@ -68,3 +68,30 @@ def test_methods_fold_where_they_can(name: str, method: str, options: dict[str, 
     with torch.no_grad():
         full, output = (run(model, keywords(name, seed=7)) for model in (network, result.model))
     assert 0 < (output - full).norm() / full.norm() < 0.25
+
+
+def test_an_input_is_divided_once() -> None:
+    """Queries, keys and values have one input: a factor for each of them would divide it three times."""
+    network = tiny_network("flux")
+    shared = sharing(network, next(site for site in network.sites() if site.name.endswith("0.attn.to_q")))
+    factors = {site: torch.ones(network.get_submodule(site.name).in_features) for site in shared}
+    with pytest.raises(ConfigError, match="another layer with the same input has a factor too"):
+        divide_inputs(network, factors)
+    joint = joint_weight(network, shared[0])
+    assert joint.shape == (sum(network.get_submodule(site.name).out_features for site in shared), joint.shape[1])
+
+
+@pytest.mark.parametrize("method", ["smoothquant", "vidit-q", "svdquant", "ditas"])
+def test_methods_that_smooth_do_so_once_for_each_input(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a branch of full rank, or 8 bits, little is lost; and each input has one factor."""
+    network, seen = tiny_network("flux"), []
+    monkeypatch.setattr(
+        f"baselines.{method.replace('-', '_')}.divide_inputs",
+        lambda model, factors: (seen.extend(factors), divide_inputs(model, factors)),
+    )
+    calibration = {kind: keyword_set("flux", kind) for kind in ("uniform", "trajectory", "per-step")}
+    result = quantize_model(network, method, weight_bits=8, activation_bits=8, calibration=calibration)
+    assert seen and len(seen) == len(leaders(network, seen))
+    with torch.no_grad():
+        full, output = (run(model, keywords("flux", seed=7)) for model in (network, result.model))
+    assert 0 < (output - full).norm() / full.norm() < 0.05

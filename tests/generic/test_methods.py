@@ -86,6 +86,8 @@ OPTIONS = {
     "q-diffusion": SMALL,
     "ptq4dit": LEARNED["ptq4dit"],
     "tfmq-dm": {**SMALL, "tiar": False},
+    "svdquant": {"grid": 4, "turns": 3},
+    "ditas": {"turns": 2},
 }
 REASONS = {
     "tq-dit": "no site for the softmax output",

@@ -123,6 +123,8 @@ assert not any(name.startswith("{package}") for name in sys.modules)
 model = load_checkpoint(Path({folder!r})).model
 with torch.inference_mode():
     print(repr(float(model(*[load_file({data!r})[name] for name in "abc"]).double().sum())))
+loaded = {{name for name in sys.modules if name.startswith("baselines.") or name == "qdit.methods.registry"}}
+assert not loaded, f"only the module of the checkpoint's method is needed, not {{loaded}}"
 """
 
 
@@ -182,6 +184,19 @@ def test_without_the_method_the_reason_is_one_line(checkpoint) -> None:
     with pytest.raises(
         CheckpointError, match=r"activation quantizer kind 'powers-of-a-test' .*method 'signs'"
     ) as problem:
+        load_checkpoint(folder)
+    assert "\n" not in str(problem.value)
+
+
+def test_a_broken_file_of_the_method_is_named(checkpoint, monkeypatch) -> None:
+    package, folder, _ = checkpoint
+    (package / f"{PACKAGE}.py").write_text(METHOD + "\nraise ValueError('half written')\n", encoding="utf-8")
+    with (
+        installed(package, monkeypatch),
+        pytest.raises(
+            CheckpointError, match=rf"method 'signs' is broken: .*{PACKAGE}.py line \d+: ValueError: half written"
+        ) as problem,
+    ):
         load_checkpoint(folder)
     assert "\n" not in str(problem.value)
 

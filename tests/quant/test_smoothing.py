@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.rotation import block
-from baselines.svdquant import layer_output
+from baselines.svdquant import with_branch
 from baselines.vidit_q import MOMENTUM, running_maxima
-from qdit.core.errors import Unsupported
+from qdit.core.errors import CheckpointError, Unsupported
 from qdit.models.roles import CORE_ROLES, select
 from qdit.quant.observe import observe_inputs
-from qdit.quant.smoothing import best_factor, smoothing_factor, some_rows
+from qdit.quant.smoothing import best_factor, complementary, inputs_only, smoothing_factor, some_rows
+from qdit.quant.trial import Trial
 from tests.small_models import calibration_set, random_dit
 
-PARTS = {"rank": 2, "group_size": 8}
+GRID = [None, *inputs_only(10), *complementary(10)]
 
 
 @given(alpha=st.floats(0, 1), seed=st.integers(0, 99))
@@ -45,17 +46,17 @@ def layer(outlier):
 
 
 def test_the_chosen_factor_is_never_worse_than_none_and_helps_where_inputs_have_outliers():
-    output = partial(layer_output, weight_bits=4, activation_bits=4, **PARTS)
+    output = partial(with_branch, layer=Trial(4, 4, 8), rank=2)
 
     def error(inputs, weight, factor):
         return float((output(inputs / factor, weight * factor) - inputs @ weight.t()).square().sum())
 
     for outlier in (1, 50):
         inputs, weight = layer(outlier)
-        factor, _ = best_factor(inputs, weight, output)
+        factor, _ = best_factor(inputs, weight, output, grid=GRID)
         assert error(inputs, weight, factor) <= error(inputs, weight, torch.ones(16))
-    factor, alpha = best_factor(*layer(50), output)
-    assert alpha is not None and factor[5] == factor.max()
+    factor, exponents = best_factor(*layer(50), output, grid=GRID)
+    assert exponents is not None and factor[5] == factor.max()
     assert error(*layer(50), factor) < 0.5 * error(*layer(50), torch.ones(16))
 
 
@@ -63,9 +64,9 @@ def test_the_branch_takes_what_a_low_rank_weight_has():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(32, 16, generator=generator)
     weight = torch.randn(24, 2, generator=generator) @ torch.randn(2, 16, generator=generator)
-    near = layer_output(inputs, weight, weight_bits=4, activation_bits=16, **PARTS)
+    near = with_branch(inputs, weight, layer=Trial(4, 16, 8), rank=2)
     assert torch.allclose(near, inputs @ weight.t(), atol=2e-2)
-    far = layer_output(inputs, weight, weight_bits=4, activation_bits=16, rank=1, group_size=8)
+    far = with_branch(inputs, weight, layer=Trial(4, 16, 8), rank=1)
     assert (far - inputs @ weight.t()).norm() > 5 * (near - inputs @ weight.t()).norm()
 
 
@@ -82,18 +83,43 @@ def test_saliences_are_those_of_all_inputs():
     inputs, weight = layer(1)
     inputs = inputs.repeat(64, 1)
     inputs[7, 5] = 300.0
-    expected = smoothing_factor(inputs.abs().amax(dim=0), weight.abs().amax(dim=0), 0.9)
-    forced, alpha = best_factor(
-        inputs, weight, lambda x, w: x @ w.t() + (w.sum() == weight.sum()), rows=64, grid=(0.9,)
+    salience = inputs.abs().amax(dim=0)
+    expected = smoothing_factor(salience, weight.abs().amax(dim=0), 0.9, 0.0)
+    forced, exponents = best_factor(
+        some_rows(inputs, 64), weight, lambda x, w: x @ w.t(), grid=[(0.9, 0.0)], of_inputs=salience
     )
-    assert alpha == 0.9 and torch.equal(forced, expected)
+    assert exponents == (0.9, 0.0) and torch.equal(forced, expected)
+
+
+def test_a_candidate_that_cannot_be_stored_is_passed_over():
+    inputs, weight = layer(50)
+
+    def output(x, w):
+        if float(w.abs().max()) > float(weight.abs().max()):
+            raise CheckpointError("too large")
+        return x @ w.t()
+
+    factor, exponents = best_factor(inputs, weight, output, grid=[(1.0, 0.0), None])
+    assert exponents is None and torch.equal(factor, torch.ones(16))
+    with pytest.raises(CheckpointError, match="too large"):
+        best_factor(inputs, weight, output, grid=[(1.0, 0.0)])
+
+
+def test_grids_are_those_of_the_programs():
+    """DeepCompressor: 20 steps, β 0 and 1 − α. DiTAS: 21 values of α from 0 to 1."""
+    assert [alpha for alpha, _ in complementary(20)] == pytest.approx([0.05 * step for step in range(1, 20)])
+    assert complementary(4) == [(0.25, 0.75), (0.5, 0.5), (0.75, 0.25)]
+    assert inputs_only(4) == [(0.25, 0), (0.5, 0), (0.75, 0)]
+    assert complementary(20, ends=True)[0] == (0, 1) and complementary(20, ends=True)[-1] == (1, 0)
+    assert len(complementary(20, ends=True)) == 21
 
 
 def test_running_maxima_are_the_recurrence_over_batches():
+    """ViDiT-Q's program: the largest value over the tokens, then the mean over the samples of a batch."""
     model, data = random_dit(), calibration_set("uniform", samples=12)
     sites = select(model.sites(), roles=CORE_ROLES)[:1]
     seen = []
-    observe_inputs(model, sites, data.batches(4), lambda site, x: seen.append(x.flatten(0, -2).abs().amax(dim=0)))
+    observe_inputs(model, sites, data.batches(4), lambda site, x: seen.append(x.abs().amax(dim=-2).mean(dim=0)))
     expected = seen[0]
     for largest in seen[1:]:
         expected = MOMENTUM * expected + (1 - MOMENTUM) * largest

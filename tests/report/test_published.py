@@ -8,7 +8,7 @@ from qdit.core.errors import ConfigError, DataError
 from qdit.report.data.published import REPOSITORY_COPY, find, published_folder, read_published
 
 ROWS = {"table1": 10, "table2": 39, "table3": 3, "table4": 5, "table5": 3, "table6": 4}
-ROWS |= {"ptq4dit_table1": 33, "tq_dit": 9}
+ROWS |= {"ptq4dit_table1": 33, "tq_dit": 9, "methods": 37}
 
 
 @pytest.mark.parametrize(("name", "count"), ROWS.items())
@@ -52,6 +52,16 @@ def test_only_one_cell_of_the_tables_that_are_not_available_is_known() -> None:
                 (row["method"], row["steps"], row["weight_bits"], n, row[n]) for n in metrics if row[n] is not None
             ]
     assert known == [("PTQ4DiT", 50, 4, "fid", 9.17)]
+
+
+def test_rows_of_the_methods_of_today_name_their_source() -> None:
+    rows = read_published(REPOSITORY_COPY / "methods.csv")
+    assert all("DeepCompressor at 69f3473" in str(row["source"]) for row in rows)
+    found = find(rows, model="pixart-sigma", weight_bits=4, activation_bits=4, method="SVDQuant")
+    assert found is not None and (found["fid"], found["lpips_fp"], found["psnr_fp"]) == (19.2, 0.323, 17.6)
+    for model in {row["model"] for row in rows}:
+        full = find(rows, model=model, weight_bits=16, activation_bits=16, method="FP")
+        assert full is not None and full["fid"] is not None and full["psnr_fp"] is None
 
 
 def test_rtn_has_no_row_in_table2() -> None:

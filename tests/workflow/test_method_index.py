@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from qdit.core.errors import ConfigError
+from qdit.core.method_modules import MethodModule
 from qdit.methods.quantize import options_of
 from qdit.methods.registry import load_registry, registry
-from qdit.methods.sources import MethodModule
 from qdit.sampling.calibration import KINDS
 from qdit.workflow.method_index import TYPES, facts_in, method_facts, method_index, method_sources, planned_kinds
 from qdit.workflow.method_pages import method_text, methods_text

@@ -14,8 +14,8 @@ import pytest
 pytestmark = pytest.mark.ci
 
 DOCUMENT = "docs/add-a-method.md"
-METHOD, LINE, TABLE = "baselines/smoothquant.py", "smoothquant.yaml", "smoothquant-table.yaml"
-RULE = "rules/baselines/smoothquant.smk"
+METHOD, LINE, TABLE = "baselines/my_smoothquant.py", "my-smoothquant.yaml", "my-smoothquant-table.yaml"
+RULE = "rules/baselines/my_smoothquant.smk"
 """What only a method with other inputs or resources needs."""
 SAVED = "test_quantize_save_load_gives_the_same_bits"
 
@@ -94,28 +94,28 @@ def test_a_method_is_one_python_file_and_one_line_of_configuration(followed: Fol
 
 def test_a_rule_file_takes_the_place_of_the_generic_rule(followed: Followed) -> None:
     (output,) = (text for command, text in followed.printed.items() if "--forceall" in command)
-    (job,) = re.findall(r"^rule quantize_smoothquant:\n((?: {4}.*\n)*)", output, flags=re.MULTILINE)
-    assert "uniform.safetensors" in job and "label=smoothquant" in job
+    (job,) = re.findall(r"^rule quantize_my_smoothquant:\n((?: {4}.*\n)*)", output, flags=re.MULTILINE)
+    assert "uniform.safetensors" in job and "label=my-smoothquant" in job
 
 
 def test_the_contract_tests_find_the_method_and_it_passes(followed: Followed) -> None:
     (output,) = (text for command, text in followed.printed.items() if command.startswith("pytest"))
-    outcomes = re.findall(r"::(test_\w+)\[[^\]]*smoothquant[^\]]*\] ([A-Z]+)", output)
+    outcomes = re.findall(r"::(test_\w+)\[[^\]]*my-smoothquant[^\]]*\] ([A-Z]+)", output)
     assert len(outcomes) >= 10 and {outcome for _, outcome in outcomes} == {"PASSED"}
     assert [name for name, _ in outcomes].count(SAVED) == 4  # two families of models, two scopes
 
 
 def test_the_table_has_a_row_with_numbers(followed: Followed) -> None:
-    path = followed.root / "results" / "tutorial" / "tables" / "smoothquant.csv"
+    path = followed.root / "results" / "tutorial" / "tables" / "my_smoothquant.csv"
     with path.open(encoding="utf-8", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     assert [(label, row["status"]) for label, row in rows.items()] == [
         ("fp", "ok"),
         ("rtn", "ok"),
-        ("smoothquant", "ok"),
+        ("my-smoothquant", "ok"),
     ]
-    row = rows["smoothquant"]
-    assert (row["method"], row["weight_bits"], row["activation_bits"]) == ("smoothquant", "4", "8")
+    row = rows["my-smoothquant"]
+    assert (row["method"], row["weight_bits"], row["activation_bits"]) == ("my-smoothquant", "4", "8")
     assert all(float(row[name]) > 0 for name in ("fid", "fd_fp", "mse_fp", "ratio_fd_fp"))
     assert row["mse_fp"] != rows["rtn"]["mse_fp"]
 

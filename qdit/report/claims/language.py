@@ -32,6 +32,7 @@ KEYS = {
     "table6": ("search",),
     "ptq4dit_table1": ("method", "bits", "steps"),
     "tq_dit": ("method", "bits"),
+    "methods": ("method", "bits", "setting"),
 }
 """Table → the keys that identify a row (in Table 3: a cell)."""
 

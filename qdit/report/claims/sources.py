@@ -86,6 +86,8 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
         known["search"] = SEARCH_KEYS[str(row["search"])]
     if table == "ptq4dit_table1":
         known["steps"] = row["steps"]  # type: ignore[assignment]
+    if table == "methods":
+        known["setting"] = str(row["model"])
     return tuple(known[name] for name in KEYS[table] if name != "dimension")
 
 

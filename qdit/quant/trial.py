@@ -1,0 +1,48 @@
+"""A linear on trial: its output if the weight is rounded to nearest and the inputs have dynamic ranges.
+
+Searches compare candidates by the error of this output (SVDQuant, DiTAS).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qdit.core.run import FULL_PRECISION_BITS
+from qdit.quant.activation import DynamicActivation, Sharing
+from qdit.quant.apply import granularity
+from qdit.quant.low_rank import LowRank
+from qdit.quant.ranges import zero_minmax
+from qdit.quant.weight import QuantizedWeight, quantize_weight
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a linear is quantized; 16 bits leave a part as it is. `group_size` None is per output channel and token.
+
+    `sharing` says which tokens of an input share a range; then the first dimension of inputs is that of the samples.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    group_size: int | None
+    sharing: Sharing = "token"
+
+    def rounded(self, weight: Tensor) -> QuantizedWeight:
+        """A weight (out, in) rounded to nearest. ConfigError if it has 16 bits."""
+        shared = granularity(self.group_size)
+        return quantize_weight(weight, bits=self.weight_bits, granularity=shared, ranges=zero_minmax)
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """Inputs (…, in) as the quantized weight sees them."""
+        if self.activation_bits == FULL_PRECISION_BITS:
+            return inputs
+        return DynamicActivation(bits=self.activation_bits, group_size=self.group_size, sharing=self.sharing)(inputs)
+
+    def output(self, inputs: Tensor, rest: Tensor, branch: LowRank | None = None) -> Tensor:
+        """Output (…, out). The branch gets the inputs themselves, and the rest of the weight their rounded values."""
+        output = self.seen(inputs) @ rest.t()
+        return output if branch is None else output + branch(inputs)
+
+    def error(self, inputs: Tensor, weight: Tensor, rest: Tensor, branch: LowRank) -> float:
+        """Squared distance of the output to that of the whole weight on the inputs themselves."""
+        return float((self.output(inputs, rest, branch) - inputs @ weight.t()).square().sum())
