@@ -23,6 +23,7 @@ from qdit.bench.modes import random_model
 from qdit.bench.record import load, record
 from qdit.bench.timing import interleaved
 from qdit.core.errors import QditError, Unsupported
+from qdit.core.provenance import commit
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import find_method
 from qdit.models.config import DiTConfig
@@ -34,7 +35,7 @@ from qdit.sampling.calibration import CalibrationSet, collect
 from qdit.sampling.precision import round_linears
 from qdit.sampling.protocol import Protocol
 
-FLOAT32, BFLOAT16, SIMULATED, INTEGER = "float32", "bfloat16", "simulated", "integer"
+FLOAT32, BFLOAT16, INTEGER = "float32", "bfloat16", "integer"
 EFFORT = {"iterations": 4, "batch": 4}
 """Options of learned rounding, which changes values only: the time of a block does not depend on them."""
 
@@ -80,45 +81,69 @@ QUICK = Scale(large=DiTConfig(input_size=4, depth=1, hidden_size=288, num_heads=
 """Tiny: shows that the benchmark works, measures nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Form:
-    """What the sites of a block hold (`key`), the enlarged block, and why it has no integer or no larger form."""
+    """What the sites of a block hold (`key`, JSON), why integers cannot compute it, and its times by threads."""
 
     key: str
-    block: nn.Module | None
     why: str | None
-    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def measure(
-    command: str, rows: Sequence[Row], *, table: str, scale: Scale, say: Callable[[str], None]
+    command: str,
+    rows: Sequence[Row],
+    *,
+    table: str,
+    scale: Scale,
+    say: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Measure the block of every row and return the record. `say` gets a line for each form."""
-    before, forms, listed = load(), {}, []
+    """Measure the block of every row and return the record. `say` gets a line for each form.
+
+    `keep` gets the record after each form, so that a measurement that is stopped leaves what it has measured.
+    """
+    forms: dict[str, Form] = {}
+    listed: list[dict[str, Any]] = []
     blocks = _Blocks(scale)
+    describe = partial(_record, command, table, scale, {"load_before": load(), "commit": commit()})
     for row in rows:
-        entry: dict[str, Any] = {"label": row.label, "bits": row.name, "method": row.method}
+        entry = {"label": row.label, "bits": row.name, "method": row.method, "form": None, "why": None}
         entry["options"] = json.loads(json.dumps(dict(row.options)))
         try:
             key, small = blocks.small(row)
         except QditError as problem:
-            listed.append(entry | {"form": None, "why": " ".join(str(problem).split())})
+            listed.append(entry | {"why": " ".join(str(problem).split())})
             continue
-        if key not in forms:
-            forms[key] = blocks.form(key, small)
-            _time(forms[key], blocks.full, scale)
+        new = key not in forms
+        if new:
+            forms[key] = blocks.timed(key, small)
+        listed.append(entry | {"form": list(forms).index(key)})
+        if new:
             say(f"{row.name} {row.label}: {forms[key].why or 'integers'}")
-        listed.append(entry | {"form": list(forms).index(key), "why": None})
+            keep(describe(forms, listed))
+    return describe(forms, listed)
+
+
+def _record(
+    command: str,
+    table: str,
+    scale: Scale,
+    at_start: Mapping[str, Any],
+    forms: Mapping[str, Form],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The record of what was measured so far."""
     return record(
         "block",
         command,
-        load_before=before,
+        **at_start,
         table=table,
         device=scale.device if scale.device == "cpu" else torch.cuda.get_device_name(scale.device),
         model={"width": scale.large.hidden_size, "tokens": scale.large.tokens, "batch": scale.batch},
         threads=list(scale.threads) if scale.device == "cpu" else [1],
         measured=[{"sites": json.loads(f.key), "why": f.why, "seconds": f.measured} for f in forms.values()],
-        rows=listed,
+        rows=list(rows),
         goals=[],
     )
 
@@ -154,28 +179,31 @@ class _Blocks:
         specs = {name: site.spec() for name, site in sorted(quantized_sites(block).items())}
         return json.dumps(specs, sort_keys=True), block
 
-    def form(self, key: str, small: nn.Module) -> Form:
-        """The enlarged block, after the integer layers were asked whether they take the small one."""
-        why = None
+    def timed(self, key: str, small: nn.Module) -> Form:
+        """The form of a small block, with its times if the integer layers take it and it can be enlarged."""
         try:
             prepare_integer(deepcopy(small))
         except Unsupported as problem:
             why = str(problem).partition(": ")[2].removesuffix(f"; {USE_SIMULATED}")  # without the first layer's name
+            return Form(key, why)
         try:
-            return Form(key, enlarged_block(self.full, small, self.scale.times), why)
+            block = enlarged_block(self.full, small, self.scale.times)
         except Unsupported as problem:
-            return Form(key, None, why or str(problem))
+            return Form(key, str(problem))
+        return Form(key, None, _times(block, self.full, self.scale))
 
 
-def _time(form: Form, full: nn.Module, scale: Scale) -> None:
-    """Time a form and full precision in turns, for each number of threads. The enlarged block is freed."""
+def _times(block: nn.Module, full: nn.Module, scale: Scale) -> dict[str, dict[str, Any]]:
+    """Number of threads → candidate → its timing, of a quantized block and of full precision in turns."""
+    measured = {}
     for threads in scale.threads if scale.device == "cpu" else (1,):
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            calls = dict(_candidates(form, full, scale))
+            calls = dict(_candidates(block, full, scale))
             timings = interleaved(calls, scale.repeats, clock=_clock(threads, scale))
-        form.measured[str(threads)] = {name: timing.to_dict() for name, timing in timings.items()}
-    form.block = None
+        measured[str(threads)] = {name: timing.to_dict() for name, timing in timings.items()}
+    torch.set_num_threads(1)
+    return measured
 
 
 def _clock(threads: int, scale: Scale) -> Callable[[], float]:
@@ -190,21 +218,19 @@ def _wait_and_look(device: str) -> float:
     return time.perf_counter()
 
 
-def _candidates(form: Form, full: nn.Module, scale: Scale) -> Iterable[tuple[str, Callable[[], object]]]:
-    """(name, call) of full precision, of the simulated form, and of integers if they can compute it."""
+def _candidates(block: nn.Module, full: nn.Module, scale: Scale) -> Iterable[tuple[str, Callable[[], object]]]:
+    """(name, call) of full precision in float32 and in bfloat16, and of a quantized block in integers."""
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randn(scale.batch, scale.large.tokens, scale.large.hidden_size, generator=draw).to(scale.device)
     inputs = tokens, torch.randn(scale.batch, scale.large.hidden_size, generator=draw).to(scale.device)
     halves = tuple(tensor.bfloat16() for tensor in inputs)
     yield FLOAT32, partial(prepare_inference(deepcopy(full).to(scale.device)), *inputs)
     yield BFLOAT16, partial(deepcopy(full).to(scale.device, torch.bfloat16), *halves)
-    if form.block is None:
-        return
-    dtype = "float32" if scale.device == "cpu" else "bfloat16"  # of what is not quantized
-    prepared = {SIMULATED: prepare_inference} | ({INTEGER: prepare_integer} if form.why is None else {})
-    for name, prepare in prepared.items():
-        block = prepare(round_linears(deepcopy(form.block).to(scale.device), dtype))
-        yield name, partial(_in_half, block, *inputs) if dtype == "bfloat16" else partial(block, *inputs)
+    if scale.device == "cpu":
+        yield INTEGER, partial(prepare_integer(deepcopy(block)), *inputs)
+    else:  # what is not quantized computes in half precision there
+        integer = prepare_integer(round_linears(deepcopy(block).to(scale.device), BFLOAT16))
+        yield INTEGER, partial(_in_half, integer, *inputs)
 
 
 def _in_half(block: nn.Module, *inputs: torch.Tensor) -> object:

@@ -1,12 +1,16 @@
 """The rows of a table as `qdit bench block` times them: label, bits, method and options."""
 
+from collections.abc import Sequence
+
 from qdit.bench.block import Row
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.workflow.profile import Profile, is_full, runs_of
 
 
-def block_rows(profile: Profile, table: str) -> list[Row]:
+def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[Row]:
     """Each label of a table at each of its bits, once. Full precision is measured beside every row, so it is no row.
+
+    `bits` limits the rows to some of the bits; empty: all of them.
 
     Raises ConfigError for a table that does not exist, and for a profile that is no miniature: `qdit bench block`
     enlarges the sites of a small model.
@@ -22,8 +26,12 @@ def block_rows(profile: Profile, table: str) -> list[Row]:
             " `qdit bench block` enlarges; name a miniature, e.g. --profile mini"
         )
     rows: dict[tuple[str, str], Row] = {}
-    for run in runs_of(profile, table):
-        if is_full(profile, run.label) or (run.label, run.bits) in rows:
+    runs = [run for run in runs_of(profile, table) if not is_full(profile, run.label)]
+    if unknown := sorted(set(bits) - {run.bits for run in runs}):
+        known = ", ".join(dict.fromkeys(run.bits for run in runs))
+        raise ConfigError(f"--bits {unknown[0]}: table {table!r} has rows at {known or 'no bits'}; name one of them")
+    for run in runs:
+        if (run.label, run.bits) in rows or (bits and run.bits not in bits):
             continue
         entry = profile["methods"][run.label]
         rows[run.label, run.bits] = Row(

@@ -33,8 +33,9 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
 
 
 def _verdict(contest: Contest) -> str:
-    """Who wins: a tie has no winner."""
-    if not contest.has_intervals:
+    """Who wins. A tie has no winner, and neither have numbers without an interval."""
+    gap = difference(contest.rows[1], contest.first, ranking_metric().name)
+    if gap is None or gap.interval is None:
         return "the lowest number is that of"
     return "no method wins; the lowest number is that of" if contest.tied else "the winner is"
 
@@ -79,7 +80,7 @@ def _chance(contest: Contest) -> str:
 
 def tied_text(contest: Contest) -> str:
     """All methods that cannot be told from the first. Empty without one."""
-    names = [short_name(row) for row in contest.tied] if contest.has_intervals else []
+    names = [short_name(row) for row in contest.tied]
     return f"Cannot be told from {short_name(contest.first)}: {', '.join(names)}." if names else ""
 
 
