@@ -294,7 +294,9 @@ def test_a_gpu_has_a_panel_and_columns_of_its_own(methods_profile: dict[str, Any
     assert next(row for row in table.rows if row["label"] == "rtn")["block_gpu_float32"] == 2.5
     assert "block_gpu_ms" in table.metrics and "On a GPU: A card." in headline(table).because
     assert table.cover is not None
-    assert all(text in table.cover.svg for text in ("W4A4, one block, A card", "W4A4, one block, a CPU, one thread"))
+    assert all(
+        text in table.cover.svg for text in ("W4A4, one block on A card", "W4A4, one block on a CPU, one thread")
+    )
 
 
 def test_the_shipped_record_can_be_read() -> None:

@@ -103,7 +103,7 @@ def panel_height(panel: Panel, layout: Layout) -> float:
     return max(layout.height, names) + EDGES
 
 
-TOP, BOTTOM, LEFT = 0.42, 0.5, 0.62
+TOP, BOTTOM, LEFT = 0.42, 0.5, 0.75
 EDGES = TOP + BOTTOM
 """Inches above the axes (the title), below them, and to their left."""
 
