@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from qdit.bench import full_size, gpu, kernels, latency, memory, ranges, rounding, sampling
+from qdit.bench import block, full_size, gpu, kernels, latency, memory, ranges, rounding, sampling
 from qdit.core.errors import DataError
 from qdit.core.files import atomic_path, write_text
 
@@ -16,6 +16,7 @@ TEXTS: dict[str, Callable[..., str]] = {
     "ranges": ranges.text,
     "rounding": rounding.text,
     "latency": latency.text,
+    "block": block.text,
     "gpu": gpu.text,
     "full-size": full_size.text,
 }

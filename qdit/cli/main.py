@@ -17,6 +17,7 @@ import typer
 from qdit import __version__
 from qdit.cli import (
     bench,
+    block,
     evaluate,
     figures,
     kernels,
@@ -115,6 +116,7 @@ GROUPS = {
 }
 for command in COMMANDS:
     app.command()(command)
+bench.bench_app.command()(block.block)
 bench.bench_app.command()(power.power)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)

@@ -79,6 +79,8 @@ class Figure:
     png: bytes
     inches: tuple[float, float]
     draw: Callable[..., None] = field(compare=False, repr=False)
+    narrow_svg: str = ""
+    """The drawing for a narrow screen, if the page shows another one there."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class Table:
     `paper_protocol` is empty if no printed number stands beside ours. `metrics` are the columns of a rendered page.
     `extra` are columns that the CSV has besides `csv_columns`. `summary` stands at the top, `remarks` are part of the
     notes. If the columns are too many for one width, `parts` divides them: pairs (title, metrics) of tables that stand
-    one below the other.
+    one below the other. `cover` stands above the headline. `front` are columns that are shown at once beside those that
+    are on every page. `problems` stand among what is missing or doubtful.
     """
 
     name: str
@@ -116,8 +119,13 @@ class Table:
     metrics: tuple[str, ...] = field(default_factory=lambda: metrics.shown_on("paper"))
     extra: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
+    answer: tuple[tuple[str, bool], ...] = ()
+    """The first sentence of the summary in pieces (text, whether it is stressed); empty: all of it is stressed."""
     remarks: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
+    cover: Figure | None = None
+    front: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
     marks_best: bool = True
     shows_samples: bool = True
     samples_are: str = "image"

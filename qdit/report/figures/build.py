@@ -27,6 +27,7 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
     "errors-layers": errors.layers,
     "samples": samples.samples,
     "search": search.search,
+    "speed": search.speed,
 }
 """Kind of a figure → function that draws it."""
 

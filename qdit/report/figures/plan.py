@@ -36,6 +36,8 @@ OF_ERRORS = {
 SIZES = "Quality against size"
 GROUP_SIZES = "Quality against group size"
 SAMPLES = "Samples of the same noise"
+SPEED_KIND, SPEED = "methods", "Accuracy against measured speed"
+"""Kind of a table that has a figure of its own, and the title of the figure."""
 OF_SEARCH = {"table6": ("Allocations found", "Fitness on fresh noise"), "transfer": ("Transfer of allocations",)}
 """Kind of a table → titles of its figures, in the order of the table."""
 
@@ -180,6 +182,10 @@ def _of_methods(profile: Profile, analysed: list[Subject]) -> Iterator[Planned]:
         if comparisons(profile, subject):
             for kind, title in OF_ERRORS.items():
                 yield Planned(f"{kind}-{subject.name}", kind, "methods", title, subject)
+    for table, definition in sorted(profile["tables"].items()):
+        if definition["kind"] == SPEED_KIND:
+            opt_in = bool(definition.get("opt_in", False))
+            yield Planned(f"speed-{table}", "speed", "methods", SPEED, None, table, opt_in=opt_in)
 
 
 def _of_search(profile: Profile) -> Iterator[Planned]:

@@ -1,4 +1,4 @@
-"""Figures of the tables of allocations, in the same frame as all other figures."""
+"""Figures that a table holds (of allocations, of speed), in the same frame as all other figures."""
 
 from qdit.report.data.rows import Figure
 from qdit.report.figures.plan import Planned
@@ -16,9 +16,25 @@ def search(source: Source, figure: Planned) -> Sketch:
     drawing = find(source.table(figure.table).figures, figure.title)
     if drawing is None:
         raise Missing(f"the allocations or runs of {figure.table} are missing; `snakemake --cores all {figure.table}`")
+    return framed(drawing, figure.table)
+
+
+def speed(source: Source, figure: Planned) -> Sketch:
+    """Draw the figure above a table of methods. Raises `Missing` if its runs or the times of a block are missing."""
+    assert figure.table is not None
+    drawing = source.table(figure.table).cover
+    if drawing is None:
+        raise Missing(
+            f"the runs of {figure.table} or the times of a block are missing; `snakemake --cores all {figure.table}`"
+        )
+    return framed(drawing, figure.table)
+
+
+def framed(drawing: Figure, table: str) -> Sketch:
+    """The sketch of a table's figure."""
     return Sketch(
         drawing.title,
-        f"table {figure.table}",
+        f"table {table}",
         drawing.about,
         f"{drawing.title}: {drawing.about}",
         drawing.inches,

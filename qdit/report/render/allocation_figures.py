@@ -39,8 +39,15 @@ HEAT, FRESH = "Allocations found", "Fitness on the search’s noise and on fresh
 """Titles."""
 
 
-def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], title: str, about: str) -> Figure:
-    """A figure as SVG and as PNG."""
+def drawn(
+    draw: "Callable[[Drawing], None]",
+    *,
+    inches: tuple[float, float],
+    title: str,
+    about: str,
+    transparent: bool = True,
+) -> Figure:
+    """A figure as SVG and as PNG; a transparent SVG has the ground of the page."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -50,7 +57,7 @@ def drawn(draw: "Callable[[Drawing], None]", *, inches: tuple[float, float], tit
         drawing = pyplot.figure(figsize=inches, layout="constrained")
         draw(drawing)
         svg, png = io.StringIO(), io.BytesIO()
-        drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=transparent)
         drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
         pyplot.close(drawing)
     return Figure(title, about, inline(svg.getvalue(), title), png.getvalue(), inches, draw)

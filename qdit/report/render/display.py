@@ -28,7 +28,7 @@ FITTED_MARK = "†"
 DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
-OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless"}
+OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless", "granularity": "Ranges, input × weight"}
 """Headings of columns of words."""
 
 
@@ -115,9 +115,9 @@ def columns(table: Table) -> list[Column]:
     return shown
 
 
-def extra(shown: list[Column]) -> list[bool]:
+def extra(table: Table, shown: list[Column]) -> list[bool]:
     """For each column, whether the switch "More columns" hides it. Without a deciding column nothing is hidden."""
-    decide = [column.metric in DECIDING for column in shown]
+    decide = [column.metric in DECIDING or column.metric in table.front for column in shown]
     return [any(decide) and not shown_at_once for shown_at_once in decide]
 
 

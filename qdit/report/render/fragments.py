@@ -64,7 +64,18 @@ def hero_html(table: Table, found: Headline | None = None, beside: Markup | None
         for name, layout in (("wide", WIDE), ("narrow", NARROW))
     }
     caption = "FD-FP of each method with its 95 % interval, logarithmic; left is better"
-    return template_markup("hero.html.j2", headline=found, caption=caption, beside=beside or "", **plots)
+    cover = table.cover
+    drawings = {} if cover is None else {"cover": Markup(cover.svg), "narrow_cover": Markup(cover.narrow_svg)}
+    return template_markup(
+        "hero.html.j2",
+        headline=found,
+        caption=caption,
+        beside=beside or "",
+        drawing=cover,
+        uri=data_uri,
+        **drawings,
+        **plots,
+    )
 
 
 def rows_html(table: Table, *, part: int = 0) -> Markup:
@@ -73,7 +84,7 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
         rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
     shown = columns(table)
-    hidden = extra(shown)
+    hidden = extra(table, shown)
     return template_markup(
         "rows.html.j2",
         table=table,

@@ -43,7 +43,7 @@ def headline(table: Table) -> Headline:
     if not any(is_measured(row) for row in table.rows):
         return Headline((("No row of this table is measured yet.", True),))
     if table.summary:
-        return Headline(((table.summary[0], True),), tuple(table.summary[1:]), contest)
+        return Headline(table.answer or ((table.summary[0], True),), tuple(table.summary[1:]), contest)
     if any("base" in row for row in table.rows):
         return Headline(_variants(table), tuple(_variants_about()), contest)
     if contest is None:

@@ -161,6 +161,7 @@ def _silent_layer_notes(table: Table) -> Iterable[str]:
 
 
 def _warnings(table: Table) -> Iterable[str]:
+    yield from table.problems
     for row in table.rows:
         if is_missing(row):
             folder = row["key"].folder(Path()).as_posix()

@@ -1,10 +1,12 @@
-"""A made-up finished run of every kind of table, with a figure, for the tests that open its report."""
+"""A made-up finished run of every kind of table, with a figure, and a browser for the tests that open its report."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.report.browser.browser import Browser, program
 from tests.report.conftest import all_keys, damage, make_wide_profile, record, save_samples, write_record
 
 FIGURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1200" height="300"><rect width="1200" height="300"/></svg>'
@@ -26,3 +28,13 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = [named | {"file_svg": "a.svg", "file_png": "a.png"}]
     (folder / "figures.json").write_text(json.dumps(listed), encoding="utf-8")
     return results
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    executable = program()
+    if executable is None:
+        pytest.skip("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
+    opened = Browser(executable, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

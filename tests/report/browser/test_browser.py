@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.leaderboard import build_leaderboard
 from qdit.report.pages.run_report import build_index
-from tests.report.browser.browser import Browser, program
+from tests.report.browser.browser import Browser
 
 pytestmark = pytest.mark.slow
 
@@ -80,16 +79,6 @@ FIRST_BODY = """
   (row) => [...row.cells[Number(%s.dataset.sort)].childNodes].filter((node) => node.nodeName !== 'SMALL')
     .map((node) => node.textContent).join('').replace('≈', '').trim())
 """
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    executable = program()
-    if executable is None:
-        pytest.skip("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
-    opened = Browser(executable, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,28 @@
+"""What the checkpoint of a run really stores: bits for each weight, and which elements share a range."""
+
+from pathlib import Path
+
+from qdit.core.errors import QditError
+from qdit.quant.folder import CONFIG_FILE, read_config
+from qdit.quant.stored_bits import bits_per_weight, granularity_text
+from qdit.report.data.metrics_json import Row
+
+COLUMNS = ("granularity", "bits_per_weight")
+
+
+def stored_cells(folder: Path) -> Row:
+    """Cells of a run from its checkpoint. Empty without one; then a page says that they are unknown.
+
+    A checkpoint of another tool has no sites of ours, so its cells are empty too.
+    """
+    checkpoint = folder / "checkpoint"
+    if not (checkpoint / CONFIG_FILE).is_file():
+        return {}
+    try:
+        config = read_config(checkpoint)
+        if "sites" not in config:
+            return {}
+        bits = bits_per_weight(checkpoint, config)
+        return {"granularity": granularity_text(config["sites"]) or None, "bits_per_weight": bits}
+    except (QditError, KeyError, TypeError, ValueError, ZeroDivisionError) as problem:
+        return {"stored_problem": " ".join(str(problem).split())}

@@ -1,0 +1,55 @@
+"""The rows of a table as `qdit bench block` times them: label, bits, method and options."""
+
+from collections.abc import Sequence
+
+from qdit.bench.block import Row
+from qdit.core.errors import ConfigError, did_you_mean
+from qdit.workflow.profile import Profile, is_full, runs_of
+
+
+def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[Row]:
+    """Each label of a table at each of its bits, once. Full precision is measured beside every row, so it is no row.
+
+    `bits` limits the rows to some of the bits; empty: all of them.
+
+    Raises ConfigError for a table that does not exist, and for a profile that is no miniature: `qdit bench block`
+    enlarges the sites of a small model.
+    """
+    if table not in profile["tables"]:
+        raise ConfigError(
+            f"table {table!r} is not in profile {profile['profile']!r} (it has:"
+            f" {', '.join(profile['tables']) or 'none'}){did_you_mean(table, profile['tables'])}"
+        )
+    if not profile.get("miniature"):
+        raise ConfigError(
+            f"profile {profile['profile']!r} is no miniature: its options are not those of the small model, whose sites"
+            " `qdit bench block` enlarges; name a miniature, e.g. --profile mini"
+        )
+    rows: dict[tuple[str, str], Row] = {}
+    runs = [run for run in runs_of(profile, table) if not is_full(profile, run.label)]
+    if unknown := sorted(set(bits) - {run.bits for run in runs}):
+        known = ", ".join(dict.fromkeys(run.bits for run in runs))
+        raise ConfigError(f"--bits {unknown[0]}: table {table!r} has rows at {known or 'no bits'}; name one of them")
+    for run in runs:
+        if (run.label, run.bits) in rows or (bits and run.bits not in bits):
+            continue
+        entry = profile["methods"][run.label]
+        rows[run.label, run.bits] = Row(
+            label=run.label,
+            bits=(run.weight_bits, run.activation_bits),
+            method=str(entry["method"]),
+            options=dict(entry.get("options") or {}),
+            why=_why_not(entry),
+        )
+    return list(rows.values())
+
+
+def _why_not(entry: dict[str, object]) -> str | None:
+    """Why a row has no block of its own."""
+    if "search" in entry:
+        return "a search found its group sizes for the small model only"
+    if "base" in entry:
+        return "corrects the output of another row, whose block it has"
+    if "tool" in entry or "images" in entry:
+        return "another program computes it"
+    return None
