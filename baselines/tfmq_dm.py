@@ -79,6 +79,7 @@ class TfmqDm(Method):
     Options = TfmqDmOptions
     learns_rounding = True
     learns_modulation = True
+    learns_scales = False
     color = "#009E73"  # green
     marker = "D"
     line = "-."

@@ -32,7 +32,11 @@ CHEAP: Mapping[str, Mapping[str, Any]] = {
     "tq-dit": {"rounds": 1, "per_group": 2},
     "q-dit": {"group_size": 16},
     "g4w+p4a": {"group_size": 16},
+    "mxfp4": {"block_size": 16},
+    "svdquant": {"group_size": 16, "rank": 4},
 }
+BITS: Mapping[str, tuple[int, int]] = {"fp": (16, 16), "nvfp4": (4, 8), "mxfp4": (4, 8)}
+"""Weights and activations of methods that have no 8 bits; of all others (8, 8)."""
 
 
 def test_the_pretended_device_computes_and_refuses_tensors_of_the_cpu() -> None:
@@ -99,8 +103,13 @@ def cases() -> Iterator[Any]:
 def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, tmp_path: Path) -> None:
     """Quantized there, saved, loaded and sampled there: the images are those of a model quantized here."""
     data = {kind: calibration_set(kind, samples=4, protocol=PROTOCOL) for kind in registry()[method].calibration}
-    bits = 16 if method == "fp" else 8
-    options = {"scope": scope, "options": CHEAP.get(method, {}), "weight_bits": bits, "activation_bits": bits}
+    weight_bits, activation_bits = BITS.get(method, (8, 8))
+    options = {
+        "scope": scope,
+        "options": CHEAP.get(method, {}),
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+    }
     here = quantize_model(random_dit(), method, calibration=data, **options)
     with pretended_gpu() as gpu:
         moved = {kind: part.to(gpu) for kind, part in data.items()}

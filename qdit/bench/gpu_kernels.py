@@ -100,7 +100,9 @@ def _quantizers(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tupl
         there = x.to(scale.device)
         dynamic = dispatch.fake_quantize_groups(there, size, 8).cpu()
         static = dispatch.fake_quantize_static(there, scales.to(scale.device), zero_points.to(scale.device), 8).cpu()
+        narrow = dispatch.narrow_groups(there, size, 8, torch.float16, symmetric=False).cpu()
         for name, result, expected in (
+            ("narrow", narrow, reference.fake_quantize_groups(x.float(), size, 8).half()),
             ("dynamic", dynamic, reference.fake_quantize_groups(x, size, 8)),
             ("static", static, reference.fake_quantize_static(x, scales, zero_points, 8)),
         ):

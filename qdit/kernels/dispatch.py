@@ -67,7 +67,7 @@ def fake_quantize_groups(
 ) -> Tensor:
     """Quantize and dequantize x (…, d). Each (token, group) has its own range, as in `DynamicActivation`."""
     size = x.shape[-1] if group_size is None else group_size
-    fits = size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
+    fits = _groups_fit(x, size, bits)
     if fits and size <= LARGEST_GROUP and _on_triton(x):
         from qdit.kernels import triton_quantize
 
@@ -98,6 +98,37 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
         if y is not None:
             return y
     return reference.fake_quantize_static(x, scale, zero_point, bits)
+
+
+def narrow_groups(x: Tensor, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool) -> Tensor:
+    """`fake_quantize_groups` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
+
+    It reads and writes half precision, where conversions of their own would move 20 bytes for each value instead of 4.
+    """
+    size = x.shape[-1] if group_size is None else group_size
+    if _groups_fit(x, size, bits) and size <= LARGEST_GROUP and _on_triton(x):
+        from qdit.kernels import triton_quantize
+
+        with torch.cuda.device_of(x):
+            return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric, narrow=dtype)
+    return fake_quantize_groups(x.float(), group_size, bits, symmetric=symmetric).to(dtype)
+
+
+def narrow_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """`fake_quantize_static` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass."""
+    check_bits(bits)
+    check_static(x, scale, zero_point)
+    if scale.ndim == 1 and scale.dtype == torch.float32 and _on_triton(x, scale, zero_point):
+        from qdit.kernels import triton_quantize
+
+        with torch.cuda.device_of(x):
+            return triton_quantize.fake_quantize_static(x.contiguous(), scale, zero_point, bits, narrow=dtype)
+    return fake_quantize_static(x.float(), scale, zero_point, bits).to(dtype)
+
+
+def _groups_fit(x: Tensor, size: int, bits: int) -> bool:
+    """Whether the kernels have such groups of x (…, d)."""
+    return size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
 
 
 def learning_backend(*tensors: Tensor) -> Backend | None:

@@ -80,36 +80,42 @@ def fake_groups_kernel(
     SIZE: tl.constexpr,
     WIDE: tl.constexpr,
     SYMMETRIC: tl.constexpr,
+    EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantize and dequantize `groups` consecutive groups of SIZE values. Each program computes BLOCK of them."""
+    """Quantize and dequantize `groups` consecutive groups of SIZE values. Each program computes BLOCK of them.
+
+    With EXACT all steps are in float32, whatever the types of x and y. Otherwise they are in the type of y.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDE)
     at = row[:, None] * SIZE + column[None, :]
     mask = (row < groups)[:, None] & (column < SIZE)[None, :]
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    TYPE: tl.constexpr = y.dtype.element_ty
+    OUT: tl.constexpr = y.dtype.element_ty
+    TYPE: tl.constexpr = tl.float32 if EXACT else OUT
     scale, zero = ranges(value, mask, levels, SYMMETRIC, TYPE)
     code = codes_of(value, tl.broadcast_to(scale[:, None], (BLOCK, WIDE)), zero[:, None], levels, TYPE)
-    tl.store(y + at, ((code - zero[:, None]) * scale[:, None]).to(TYPE), mask=mask)
+    tl.store(y + at, ((code - zero[:, None]) * scale[:, None]).to(OUT), mask=mask)
 
 
 @triton.jit
-def fake_static_kernel(x, y, scale, zero, count, width, size, levels, BLOCK: tl.constexpr):
+def fake_static_kernel(x, y, scale, zero, count, width, size, levels, EXACT: tl.constexpr, BLOCK: tl.constexpr):
     """Quantize and dequantize with given scale and zero.
 
-    Rows have `width` columns; each `size` columns share one pair.
+    Rows have `width` columns; each `size` columns share one pair. With EXACT all steps are in float32.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK
     at = first + tl.arange(0, BLOCK)
     mask = at < count
     group = ((first % width).to(tl.int32) + tl.arange(0, BLOCK)) % width // size
-    TYPE: tl.constexpr = y.dtype.element_ty
+    OUT: tl.constexpr = y.dtype.element_ty
+    TYPE: tl.constexpr = tl.float32 if EXACT else OUT
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     step = tl.load(scale + group, mask=mask, other=1.0).to(tl.float32)
     offset = tl.load(zero + group, mask=mask, other=0.0).to(tl.float32)
     code = codes_of(value, step, offset, levels, TYPE)
-    tl.store(y + at, (stored(code - offset, TYPE) * step).to(TYPE), mask=mask)
+    tl.store(y + at, (stored(code - offset, TYPE) * step).to(OUT), mask=mask)
 
 
 @triton.jit
@@ -244,9 +250,11 @@ def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -
     )
 
 
-def fake_quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type of x."""
-    y = torch.empty_like(x)
+def fake_quantize_groups(
+    x: Tensor, group_size: int, bits: int, *, symmetric: bool, narrow: torch.dtype | None = None
+) -> Tensor:
+    """Contiguous (…, d) → (…, d), in the type of x; with `narrow` computed in float32 and rounded to that type."""
+    y = torch.empty_like(x, dtype=narrow)
     groups, wide = x.numel() // group_size, triton.next_power_of_2(group_size)
     block = _block(wide, groups)
     fake_groups_kernel[(triton.cdiv(groups, block),)](
@@ -254,19 +262,26 @@ def fake_quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bo
         SIZE=group_size,
         WIDE=wide,
         SYMMETRIC=symmetric,
+        EXACT=narrow is not None,
         BLOCK=block,
         enable_fp_fusion=False,
     )
     return y
 
 
-def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type that torch gives x / scale; scale and zero_point are (groups,)."""
-    y = torch.empty(x.shape, dtype=torch.result_type(x, scale), device=x.device)
+def fake_quantize_static(
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, narrow: torch.dtype | None = None
+) -> Tensor:
+    """Contiguous (…, d) → (…, d), in the type that torch gives x / scale; scale and zero_point are (groups,).
+
+    With `narrow` it is computed in float32 and rounded to that type.
+    """
+    y = torch.empty(x.shape, dtype=narrow or torch.result_type(x, scale), device=x.device)
     width = x.shape[-1]
     fake_static_kernel[(triton.cdiv(x.numel(), ELEMENTS // 4),)](
-        *(x, y, scale.contiguous(), zero_point.to(x.dtype).contiguous()),
+        *(x, y, scale.contiguous(), zero_point.to(torch.float32 if narrow else x.dtype).contiguous()),
         *(x.numel(), width, width // scale.numel(), float(2**bits - 1)),
+        EXACT=narrow is not None,
         BLOCK=ELEMENTS // 4,
         enable_fp_fusion=False,
     )

@@ -67,6 +67,8 @@ class Method(ABC):
     """Samples for which the method keeps inputs and gradients of all sites of a block."""
     learns_modulation: ClassVar[bool] = False
     """Whether rounding of the modulation layers of all blocks is learned together."""
+    learns_scales: ClassVar[bool] = True
+    """Whether a method that learns rounding also learns scales of activations, and so learns at 16-bit weights too."""
     memory_mb: ClassVar[int] = 64_000
     """Memory that a cluster gives one quantization of DiT-XL/2, and again as much at each further attempt."""
     minutes: ClassVar[int] = 240

@@ -10,35 +10,36 @@ The first term is linear in how often each image occurs (the influence function 
 numbers. The second one makes the spread of FD-FP near zero, where the first one vanishes.
 
 **Leading directions.** In the quarter of the directions with the largest roots, the distance of A and B is computed
-exactly instead: one Cholesky factor and the eigenvalues of a matrix of a quarter of the size. Pairs of further
-directions (up to three eighths, or seven sixteenths of all) count to second order, all others to first order. So that
-the spread is not too small, the deviations of the second-order values from their mean are multiplied: by the root of
-the variance of all pairs that are not exact, over that of the computed ones. Both variances follow from fourth moments,
-as if D_ij were independent and normal.
+exactly instead: one Cholesky factor and the eigenvalues of a matrix of a quarter of the size. Beside fixed moments, all
+other pairs of directions count to second order (`qdit.metrics.resampled_pairs`). Between two resampled sets, pairs of
+the first seven sixteenths count to second order and all others to first order. So that the spread of these is not too
+small, the deviations of the second-order values from their mean are multiplied: by the root of the variance of all
+pairs that are not exact, over that of the computed ones. Both variances follow from fourth moments, as if D_ij were
+independent and normal.
 
 **Accuracy** on features of the mini profile: docs/protocol.md; tests/metrics/test_resampled_frechet.py repeats it.
-Errors grow with fewer images per feature, and if the roots do not fall: with equal variances in 40 directions and
-damage in all of them, the deviation of FD-FP is 16 % too small.
+Errors grow with fewer images per feature. If the roots do not fall, the deviation of FD-FP is too small: by 16 % with
+equal variances in 40 directions and damage in all of them.
 
 D is a sum over products of differences and sums of the two sides' coordinates, so nothing cancels if they are nearly
 equal, and float32 is enough for products over images. Roots and the sums of first order are in float64.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from qdit.metrics.frechet import factor
 from qdit.metrics.resampled_moments import distance_without_overlap, root_sum, traces
+from qdit.metrics.resampled_pairs import pair_weights, second_order
 from qdit.metrics.statistics import Moments
 
 LEADING = 1 / 4
 """Share of the directions in which a resample's distance is exact."""
-SECOND_ORDER = 3 / 8
-"""Share of the directions whose pairs count to second order or better, beside fixed moments."""
 SECOND_ORDER_PAIRED = 7 / 16
-"""The same between two resampled sets: close to zero their distance is of second order."""
+"""Share of the directions whose pairs count to second order or better, between two resampled sets."""
 ROUNDING = 1e-13
 """Eigenvalues below this share of the largest one are zero: float64 cannot tell them from it."""
 
@@ -109,22 +110,46 @@ def _expanded(balanced: Balanced, counts: np.ndarray, without_overlap: np.ndarra
 
 
 def balanced_distances(balanced: Balanced, counts: np.ndarray) -> np.ndarray:
-    """tr A + tr B − 2 tr (A B)^½ (B,), exact in the leading directions, to second order in the further ones."""
+    """tr A + tr B − 2 tr (A B)^½ (B,), exact in the leading directions, to second order in the others."""
+    if balanced.other is None:
+        return _to_fixed(balanced, counts)
     products, roots = _Products.of(balanced), balanced.roots
-    second_order = SECOND_ORDER if balanced.other is None else SECOND_ORDER_PAIRED
-    leading, further = (math.ceil(share * len(roots)) for share in (LEADING, second_order))
+    leading, further = (math.ceil(share * len(roots)) for share in (LEADING, SECOND_ORDER_PAIRED))
     weights = roots[:, None] * roots / (2 * (roots[:, None] + roots))
     weights[:leading, :leading] = 0
     factor = _missing_spread(weights * products.variances(), further)
-    products, weights = products.first(leading, further), weights[:further, :further].astype(np.float32)
+    weights = weights[:further, :further].astype(np.float32)
     outer = np.sqrt(roots[:leading, None] * roots[:leading])
     exact, beyond = np.empty(len(counts)), np.empty(len(counts))
-    for number, row in enumerate(counts):
-        difference, other = products.resampled(row)
+    for number, (difference, other) in enumerate(products.resampled(counts, leading, further)):
         beyond[number] = (difference * difference * weights).sum(dtype=np.float64)
         gap = difference[:leading, :leading].astype(np.float64) * outer
-        exact[number] = _distance(gap, roots[:leading]) if other is None else _distance(gap, other * outer)
+        exact[number] = _distance(gap, other * outer)
     return np.asarray(exact + beyond.mean() + factor * (beyond - beyond.mean()))
+
+
+def _to_fixed(balanced: Balanced, counts: np.ndarray) -> np.ndarray:
+    """`balanced_distances` beside fixed moments: all pairs to second order, the leading ones exact in its place."""
+    roots = balanced.roots
+    scaled = (balanced.run / np.sqrt(roots)).astype(np.float32)
+    leading = math.ceil(LEADING * len(roots))
+    weights = pair_weights(roots, leading)
+    distances = second_order(scaled, counts, weights)
+    of_leading = weights.of_leading(leading)
+    outer = np.sqrt(roots[:leading, None] * roots[:leading])
+    for number, difference in enumerate(_differences(scaled[:, :leading], counts)):
+        distances[number] += _distance(difference.astype(np.float64) * outer, roots[:leading])
+        distances[number] -= (difference * difference * of_leading).sum(dtype=np.float64)
+    return distances
+
+
+def _differences(scaled: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+    """A − 1 of every resample of directions with variance 1 (n, r), in float32."""
+    rows = _Rows(scaled)
+    for row in counts:
+        covariance = rows.covariance(row)
+        covariance[np.diag_indices(len(covariance))] -= 1
+        yield covariance
 
 
 def _distance(gap: np.ndarray, second: np.ndarray) -> float:
@@ -144,68 +169,60 @@ def _missing_spread(deviations: np.ndarray, further: int) -> float:
     return math.sqrt(float((deviations**2).sum()) / computed) if computed else 1.0
 
 
-@dataclass(frozen=True)
-class _Products:
-    """Coordinates over the roots of their variances, in float32: differences and sums of both sides (n, r), and the
-    other side's own. If that one is fixed, `differences` and `other` are None and `sums` the run's own.
-    """
+class _Rows:
+    """Rows (n, r) in float32, in memory of their own, and a buffer for those of one resample."""
 
-    differences: np.ndarray | None
-    sums: np.ndarray
-    other: np.ndarray | None
-    _buffers: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = np.array(rows, np.float32)
+        self._buffer = np.empty_like(self.rows)
 
-    @classmethod
-    def of(cls, balanced: Balanced) -> "_Products":
-        """Products of all directions."""
-        scale = np.sqrt(balanced.roots)
-        run = balanced.run / scale
-        if balanced.other is None:
-            return cls(None, run.astype(np.float32), None)
-        other = balanced.other / scale
-        return cls((run - other).astype(np.float32), (run + other).astype(np.float32), other.astype(np.float32))
+    def drawn(self, there: np.ndarray) -> np.ndarray:
+        """Some rows, in the memory that every resample uses again."""
+        return np.take(self.rows, there, axis=0, out=self._buffer[: len(there)], mode="clip")
 
-    def first(self, leading: int, further: int) -> "_Products":
-        """The first `further` directions, of the other side the `leading` ones, in memory of their own."""
-        if self.differences is None or self.other is None:
-            return _Products(None, self.sums[:, :further].copy(), None)
-        differences, sums = self.differences[:, :further].copy(), self.sums[:, :further].copy()
-        return _Products(differences, sums, self.other[:, :leading].copy())
-
-    def variances(self) -> np.ndarray:
-        """n² times the variance (r, r) of D over the roots, from fourth moments."""
-        squares = self.sums**2
-        if self.differences is None:
-            return np.asarray(squares.T @ squares)
-        crossed = (self.differences**2).T @ squares
-        both = self.differences * self.sums
-        return np.asarray((crossed + crossed.T + 2 * both.T @ both) / 4)
-
-    def resampled(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """A − B and B's leading part of one resample, over the roots of the variances."""
+    def covariance(self, counts: np.ndarray) -> np.ndarray:
+        """Covariance (r, r) of a resample; its denominator is images − 1."""
         there = np.flatnonzero(counts)
-        shares = (counts[there] / (len(counts) - 1)).astype(np.float32)
-        roots = np.sqrt(shares)
-        if self.differences is None or self.other is None:
-            covariance = self._covariance("sums", there, roots)
-            covariance[np.diag_indices(len(covariance))] -= 1
-            return covariance, None
-        differences, sums = self._drawn("differences", there), self._drawn("sums", there)
-        sums *= shares[:, None]  # one side carries the weight of both
-        half = differences.T @ sums
-        half -= np.outer(shares @ differences, sums.sum(axis=0)) / shares.sum()
-        return (half + half.T) / 2, self._covariance("other", there, roots)
-
-    def _covariance(self, name: str, there: np.ndarray, roots: np.ndarray) -> np.ndarray:
-        """Covariance of one set in a resample; `roots` are those of counts / (images − 1)."""
-        rows = self._drawn(name, there)
+        roots = np.sqrt((counts[there] / (len(counts) - 1)).astype(np.float32))
+        rows = self.drawn(there)
         rows *= roots[:, None]
         products, mean = rows.T @ rows, roots @ rows
         products -= np.outer(mean, mean) / np.float32(roots @ roots)
         return np.asarray(products)
 
-    def _drawn(self, name: str, there: np.ndarray) -> np.ndarray:
-        """Rows of one set, in memory that every resample uses again."""
-        rows = getattr(self, name)
-        buffer = self._buffers.setdefault(name, np.empty_like(rows))[: len(there)]
-        return np.take(rows, there, axis=0, out=buffer, mode="clip")
+
+@dataclass(frozen=True)
+class _Products:
+    """Coordinates of two sets over the roots of their variances: differences and sums (n, r), and the other set's."""
+
+    differences: np.ndarray
+    sums: np.ndarray
+    other: np.ndarray
+
+    @classmethod
+    def of(cls, balanced: Balanced) -> "_Products":
+        """Products of all directions, in float32."""
+        assert balanced.other is not None
+        scale = np.sqrt(balanced.roots)
+        run, other = balanced.run / scale, balanced.other / scale
+        return cls((run - other).astype(np.float32), (run + other).astype(np.float32), other.astype(np.float32))
+
+    def variances(self) -> np.ndarray:
+        """n² times the variance (r, r) of D over the roots, from fourth moments."""
+        squares = self.sums**2
+        crossed = (self.differences**2).T @ squares
+        both = self.differences * self.sums
+        return np.asarray((crossed + crossed.T + 2 * both.T @ both) / 4)
+
+    def resampled(self, counts: np.ndarray, leading: int, further: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A − B of the first `further` directions and B of the `leading` ones, for every resample."""
+        differences, sums = _Rows(self.differences[:, :further]), _Rows(self.sums[:, :further])
+        other = _Rows(self.other[:, :leading])
+        for row in counts:
+            there = np.flatnonzero(row)
+            shares = (row[there] / (len(row) - 1)).astype(np.float32)
+            gap, weighed = differences.drawn(there), sums.drawn(there)
+            weighed *= shares[:, None]  # one side carries the weight of both
+            half = gap.T @ weighed
+            half -= np.outer(shares @ gap, weighed.sum(axis=0)) / shares.sum()
+            yield (half + half.T) / 2, other.covariance(row)

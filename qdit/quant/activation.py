@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qdit.core.affine import fake_quantize, group, group_extremes, minmax_asymmetric, minmax_symmetric, ungroup
 from qdit.core.errors import ConfigError
 from qdit.core.grouping import check_group_size
-from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static
+from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static, narrow_groups, narrow_static
 from qdit.quant.kinds import Kinds
 
 ACTIVATIONS = Kinds("activation quantizer")
@@ -42,6 +42,32 @@ class Activation(nn.Module):
     def spec(self) -> dict[str, Any]:
         """Plain JSON from which this quantizer can be built again: its `kind` and all values that are not tensors."""
         raise NotImplementedError
+
+    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Quantized in float32 and rounded to half precision: the input of a product that computes in `dtype`.
+
+        Some kinds do it in one pass over memory, with the same bits.
+        """
+        quantized: Tensor = self(x.float())
+        return quantized.to(dtype)
+
+
+def in_float32(activation: Activation, x: Tensor) -> Tensor:
+    """Output of the quantizer for an input in any precision.
+
+    An input in half precision is converted to float32 first, so that a code means the same value.
+    """
+    return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
+
+
+def input_of_product(activation: Activation, x: Tensor) -> Tensor:
+    """Output of the quantizer as a linear or convolution takes it.
+
+    Under autocast on a GPU the product rounds its inputs to half precision. Then the quantizer writes half precision.
+    """
+    if x.is_cuda and torch.is_autocast_enabled("cuda"):
+        return activation.narrowed(x, torch.get_autocast_dtype("cuda"))
+    return in_float32(activation, x)
 
 
 @register_activation_kind("dynamic")
@@ -100,6 +126,12 @@ class DynamicActivation(Activation):
         )
         return ungroup(quantized)
 
+    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        own = type(self).forward is DynamicActivation.forward
+        if own and self.sharing == "token" and self.include_zero:
+            return narrow_groups(x, self.group_size, self.bits, dtype, symmetric=self.symmetric)
+        return super().narrowed(x, dtype)
+
 
 @register_activation_kind("static")
 class StaticActivation(Activation):
@@ -132,6 +164,11 @@ class StaticActivation(Activation):
             return fake_quantize_static(x, self.scale, self.zero_point, self.bits)
         scale, zero_point = self.scale, self.zero_point.to(x.dtype)
         return fake_quantize(x, self.broadcast(scale, x), self.broadcast(zero_point, x), self.bits)
+
+    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if type(self).forward is StaticActivation.forward and self.per == "group":
+            return narrow_static(x, self.scale, self.zero_point, self.bits, dtype)
+        return super().narrowed(x, dtype)
 
     def broadcast(self, values: Tensor, x: Tensor) -> Tensor:
         """One value per group or head, in a shape that broadcasts against x."""

@@ -18,11 +18,11 @@ from qdit.core.errors import CheckpointError, Unsupported
 from qdit.kernels import ops  # noqa: F401 - registers the operations that `compilable` names
 from qdit.models.config import DiffusersConfig
 from qdit.models.generic.network import DiffusersNetwork
-from qdit.quant.activation import DynamicActivation, StaticActivation
+from qdit.quant.activation import DynamicActivation, StaticActivation, in_float32
 from qdit.quant.checkpoint import fill
 from qdit.quant.folder import FORMAT, require_unedited
 from qdit.quant.packed import PackedConv, PackedLinear
-from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedSite, in_float32
+from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedSite
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What such a transformer computes in."""

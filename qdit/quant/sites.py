@@ -18,7 +18,7 @@ from qdit.kernels.dense import DenseLinear
 from qdit.kernels.fused import attention, modulated_norm
 from qdit.models.dit import Attention, Mlp, ModulatedLayerNorm
 from qdit.models.roles import Site, replace
-from qdit.quant.activation import Activation
+from qdit.quant.activation import Activation, in_float32, input_of_product
 from qdit.quant.compact import stored_bytes
 from qdit.quant.low_rank import LowRank, low_rank
 from qdit.quant.transforms import Chain, Transform
@@ -28,14 +28,6 @@ M = TypeVar("M", bound=nn.Module)
 
 RESERVED = {"weight", "bias", "activation", "transform", "low_rank"}
 """Names in a site's state that a weight kind must not use."""
-
-
-def in_float32(activation: Activation, x: Tensor) -> Tensor:
-    """Output of the quantizer for an input in any precision.
-
-    An input in half precision is converted to float32 first, so that a code means the same value.
-    """
-    return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
 class QuantizedLinear(nn.Module):
@@ -126,7 +118,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.entered(x)
-        rounded = x if self.activation is None else in_float32(self.activation, x)
+        rounded = x if self.activation is None else input_of_product(self.activation, x)
         y = F.linear(rounded, self.weight, self.bias) if self.dense is None else self.dense(rounded)
         y = y if self.low_rank is None else y + self.low_rank(x)
         return F.gelu(y, approximate="tanh") if self.gelu else y
@@ -157,7 +149,7 @@ class QuantizedConv(QuantizedLinear):
     def forward(self, x: Tensor) -> Tensor:
         if set(self.kernel) == {1}:
             return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-        x = x if self.activation is None else in_float32(self.activation, x)
+        x = x if self.activation is None else input_of_product(self.activation, x)
         weight = self.weight.unflatten(1, (-1, *self.kernel))
         convolution = F.conv2d if len(self.kernel) == 2 else F.conv3d
         return convolution(x, weight, self.bias, stride=self.kernel)

@@ -31,7 +31,7 @@ from qdit.workflow.calibration_counts import rows_of, samples_of, split_kind
 from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
 from qdit.workflow.cost_memory import largest_memory, memory_lines
 from qdit.workflow.cost_models import network_of
-from qdit.workflow.cost_runs import calibration_kinds, learns
+from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, run_learns
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
@@ -87,10 +87,12 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
     """Network evaluations of a quantization. Passes of single blocks are added up to whole passes."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(rows_of(profile, run.setting, kind) for kind in kinds)
-    if not learns(profile, run.label):
+    if not run_learns(profile, run):
         return passes
-    options = method_sources()[entry["method"]].all_options(entry.get("options", {}))
-    return int(passes + 3 * options["iterations"] * options["batch"])
+    facts = method_sources()[entry["method"]]
+    options = facts.all_options(entry.get("options", {}))
+    batch = learned_batch(facts, options, large=is_large(network_of(profile, run.setting)))
+    return int(passes + 3 * options["iterations"] * batch)
 
 
 def matmul_of(profile: Profile, label: str) -> str:
@@ -189,7 +191,7 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
             flops += evaluations(profile, run.setting, images) * network.flops
             seconds += read_json(path)["seconds"]
             count += 1
-        if learns(profile, run.label) and (log := logs / "quantize.json").is_file():
+        if run_learns(profile, run) and (log := logs / "quantize.json").is_file():
             kinds = calibration_kinds(profile, run)
             matmul = matmul_of(profile, run.label)
             learned[matmul] += quantize_evaluations(profile, run, kinds) * network.flops

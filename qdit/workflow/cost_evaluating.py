@@ -5,7 +5,7 @@ operations at `SPEED`: eigenvectors 9, eigenvalues 4, singular values 15. Produc
 Inception scores and reading are not counted. `qdit.metrics.resampled_frechet` says which method a size has.
 """
 
-from qdit.metrics.resampled_expansion import LEADING, SECOND_ORDER, SECOND_ORDER_PAIRED
+from qdit.metrics.resampled_expansion import LEADING, SECOND_ORDER_PAIRED
 from qdit.metrics.resampled_frechet import resampling_method
 
 PEAK_BYTES = 2.5e9
@@ -18,6 +18,8 @@ DISTINCT = 0.632
 """Share of the images that occur in a resample: 1 − 1/e."""
 OVERHEAD = 600
 """Operations for each drawn number: rows are copied and weighed."""
+PAIR_TERMS = 4
+"""Eigenvectors of the weights of pairs (`qdit.metrics.resampled_pairs`); roots that fall like 1 / i need four."""
 EIGENVECTORS, EIGENVALUES, SINGULAR_VALUES, CHOLESKY = 9, 4, 15, 1 / 3
 """Operations over the cube of a matrix's size."""
 
@@ -40,14 +42,17 @@ def distance_operations(images: int, features: int, resamples: int, *, paired: b
     if method == "gram":
         small = (SINGULAR_VALUES if paired else EIGENVALUES) * kept**3
         return once + 2 * features * (images**2 + covariance / images) + resamples * small
-    # Coordinates: eigenvectors, products of (d, d) matrices, and of all images with them; then fourth moments.
-    balance = (2 * EIGENVECTORS + 8) * cube + 7.5 * covariance
+    # Coordinates: eigenvectors, products of (d, d) matrices and of all images with them; fourth moments of two sets.
+    leading = LEADING * features
     if not paired:
-        balance = (CHOLESKY + EIGENVECTORS + 6) * cube + 3.5 * covariance
-    second, leading = (SECOND_ORDER_PAIRED if paired else SECOND_ORDER) * features, LEADING * features
-    copies = 5 / 3 if paired else 1  # one of two sets is not weighed
-    products = kept * (sides * second**2 + copies * OVERHEAD * second) + (kept * leading**2 if paired else 0)
-    return once + balance + resamples * (products / 2 + (EIGENVALUES + (5 if paired else 0)) * leading**3)
+        balance = (CHOLESKY + EIGENVECTORS + 6) * cube + 3 * covariance
+        pairs = PAIR_TERMS * images * covariance / features / 2
+        products = kept * (leading**2 + OVERHEAD * leading)
+        return once + balance + pairs + resamples * (products / 2 + EIGENVALUES * leading**3)
+    balance, second = (2 * EIGENVECTORS + 8) * cube + 7.5 * covariance, SECOND_ORDER_PAIRED * features
+    # one of the two sets is not weighed
+    products = kept * (2 * second**2 + 5 / 3 * OVERHEAD * second + leading**2)
+    return once + balance + resamples * (products / 2 + (EIGENVALUES + 5) * leading**3)
 
 
 def evaluating_line(jobs: int, seconds: float) -> list[str]:

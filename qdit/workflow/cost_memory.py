@@ -14,7 +14,7 @@ from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import rows_of
 from qdit.workflow.cost_models import Network, network_of
-from qdit.workflow.cost_runs import calibration_kinds, learns
+from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, run_learns
 from qdit.workflow.method_index import MethodFacts, method_sources
 from qdit.workflow.profile import Profile
 
@@ -89,7 +89,7 @@ def sizes_of(network: Network) -> Sizes:
         block=4.0 * (4 + 2 * config.mlp_ratio) * width**2,
         modulation=4.0 * 6 * width**2,
         rows_per_pass=max(1, min(MOST_ROWS, PASS_ELEMENTS // elements)),
-        large=network.cells >= 4 * 64**2,
+        large=is_large(network),
     )
 
 
@@ -103,7 +103,7 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
     sets = sum(rows.values()) * (4 * network.cells + 16)
     if not kinds or facts is None:
         return Memory(sizes.weights * (2 + weight_bits / 32) + sets)
-    is_learned = learns(profile, run.label)
+    is_learned = run_learns(profile, run)
     copies = 3 if is_learned or facts.sensitive_rows else 2
     if "base" in profile["methods"][run.label]:
         peak = Memory(sizes.rows_per_pass * sizes.a_pass(run.scope))
@@ -144,8 +144,7 @@ def learning(
     kept = min(rows, facts.learned_rows[int(sizes.large)])
     store = kept * sizes.tokens
     on_host = store > DEVICE_BYTES
-    most = facts.large_batch if sizes.large and facts.large_batch else kept
-    batch = sizes.take(LEARNED[scope, quantized]) * min(options["batch"], kept, most)
+    batch = sizes.take(LEARNED[scope, quantized]) * min(learned_batch(facts, options, large=sizes.large), kept)
     state = STATE * (sizes.block + (sizes.modulation if scope == "own" else 0.0))
     work = state + max(batch, min(kept, sizes.rows_per_pass) * sizes.a_pass(scope))
     peak = Memory(work + (0 if on_host else 2 * store), 2 * store if on_host else 0.0)

@@ -7,7 +7,7 @@ and write memory between the products. So an evaluation takes
 
 seconds. Quantization (ranges, Hessians, learned rounding) computes in float32. It takes operations / (REACHED · peak of
 float32) seconds. With the option `matmul: tf32` learned rounding computes its products in TensorFloat-32. Then the time
-of moving numbers counts, with twice as many bytes as in half precision; the result is never slower than float32.
+of moving numbers counts, LEARNING_BYTES for each operation; the result is never slower than float32.
 REACHED and MOVED are the assumed fractions of the peak and of the bandwidth. The peaks are those of dense matrices,
 with sums in float32. **Nothing here was measured.** `qdit.workflow.cost.measured_speed` measures a card from finished
 jobs.
@@ -17,9 +17,12 @@ from dataclasses import dataclass
 
 REACHED, MOVED = 0.6, 0.8
 """Parts of the peaks of operations and of bandwidth that are assumed to be reached."""
-BYTES_PER_OPERATION = 248e3 / 33.0e6
-"""Of DiT-XL/2 at 256: 248 KB for each token and block outside the products, counted from the code; 24 D² + 4 T D
-operations."""
+BYTES_PER_OPERATION = 140e3 / 33.0e6
+"""Of DiT-XL/2 at 256: 140 KB for each token and block outside the products, counted from the code; 24 D² + 4 T D
+operations. Full precision moves 117 KB. A quantizer reads and writes half precision, which are 4 bytes for each of the
+5 D inputs of the attention output and of fc2; the others are rounded to half precision in full precision too."""
+LEARNING_BYTES = 2 * 248e3 / 33.0e6
+"""Of learned rounding, which is in float32: twice the bytes that separate conversions take in sampling."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Card:
     @property
     def tf32(self) -> float:
         """Operations per second of learned rounding with products in TensorFloat-32."""
-        moving = 2 * BYTES_PER_OPERATION / (MOVED * self.bandwidth)
+        moving = LEARNING_BYTES / (MOVED * self.bandwidth)
         return max(self.float32, 1 / (1 / (REACHED * self.tf32_peak) + moving))
 
 

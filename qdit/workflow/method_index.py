@@ -25,7 +25,14 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     **{name: (str, type(None)) for name in OPTIONAL_TEXTS},
     **dict.fromkeys(("name", "citation", "line"), (str,)),
     **dict.fromkeys(
-        ("learns_rounding", "common_weights_are_core", "stores_more_than_codes", "emphasized", "learns_modulation"),
+        (
+            "learns_rounding",
+            "common_weights_are_core",
+            "stores_more_than_codes",
+            "emphasized",
+            "learns_modulation",
+            "learns_scales",
+        ),
         (bool,),
     ),
     **dict.fromkeys(("memory_mb", "minutes", "sensitive_rows"), (int,)),
@@ -59,6 +66,7 @@ class MethodFacts:
     large_batch: int | None
     sensitive_rows: int
     learns_modulation: bool
+    learns_scales: bool
     memory_mb: int
     minutes: int
     module: str

@@ -295,6 +295,7 @@ def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
     counts["import weights"] = sum(path in part.get("files", {}) for path in _weights(part))
     counts["reference"] = len(part["references"])
     counts.update(jobs.values())
+    counts["perceptual"] = len(rows_of_row(profile, row)) if "perceptual" in part else 0
     counts["evaluate"] = len(rows_of_row(profile, row))
     return {name: count for name, count in counts.items() if count}
 

@@ -132,12 +132,12 @@ def test_transforms_and_branches_compile_for_every_generation(tmp_path, capabili
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_quantizing_compiles_with_true_divisions(dtype):
-    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": False, "BLOCK": 32}
+    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": False, "EXACT": False, "BLOCK": 32}
     types = {"x": f"*{dtype}", "y": f"*{dtype}", "groups": "i32", "levels": "fp32"}
     static = types | dict.fromkeys(("count", "width", "size"), "i32")
     for kernel, constants, signature in (
         (triton_quantize.fake_groups_kernel, dynamic, types),
-        (triton_quantize.fake_static_kernel, {"BLOCK": 1024}, static),
+        (triton_quantize.fake_static_kernel, {"EXACT": False, "BLOCK": 1024}, static),
         (triton_quantize.codes_kernel, CODES, OF_CODES | {"x": f"*{dtype}"}),
     ):
         binary = compiled_for(90, kernel, constants, signature)
@@ -146,6 +146,22 @@ def test_quantizing_compiles_with_true_divisions(dtype):
         assert not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
         # bfloat16 values are rounded after each step, to nearest and even
         assert (dtype == "bf16" and "codes" not in kernel.__name__) == bool(re.search(r"cvt\.rn\.bf16", code))
+
+
+@pytest.mark.parametrize(("source", "narrow"), [("fp32", "fp16"), ("fp16", "fp16"), ("fp32", "bf16")])
+def test_half_precision_is_written_after_steps_in_float32(source, narrow):
+    """One rounding to half precision, at the end, to nearest; nothing between the steps."""
+    types = {"x": f"*{source}", "y": f"*{narrow}", "groups": "i32", "levels": "fp32"}
+    static = types | dict.fromkeys(("count", "width", "size"), "i32")
+    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": False, "EXACT": True, "BLOCK": 32}
+    for kernel, constants, signature in (
+        (triton_quantize.fake_groups_kernel, dynamic, types),
+        (triton_quantize.fake_static_kernel, {"EXACT": True, "BLOCK": 1024}, static),
+    ):
+        code = compiled_for(90, kernel, constants, signature).asm["ptx"]
+        assert "div.rn.f32" in code and not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
+        assert f"cvt.rn.{narrow.replace('fp', 'f')}" in code
+        assert bool(re.search(r"cvt\.f32\.(bf|f)16", code)) == (source == "fp16"), "only the input is widened"
 
 
 def test_kernels_are_right_in_the_interpreter(repository, tmp_path):

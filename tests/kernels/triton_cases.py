@@ -131,6 +131,25 @@ def test_static_simulation_is_that_of_the_reference(on_triton, groups, dtype, sc
         assert result.dtype == expected.dtype and torch.equal(result, expected), kind
 
 
+@pytest.mark.parametrize("source", [torch.float32, torch.float16])
+def test_narrow_results_have_the_bits_of_three_passes(on_triton, source, narrow=torch.float16):
+    """To float32, quantizer, to half precision: what a linear's input goes through under autocast.
+
+    Triton's interpreter cuts bfloat16 off instead of rounding, so `test_triton.py` looks at the instruction.
+    """
+    scale, zero = torch.rand(3) + 0.1, torch.arange(3) * 40 - 20
+    for kind in KINDS:
+        for bits, symmetric in ((8, False), (4, True)):
+            x = inputs(kind, (1, 3, 72), 36).to(source)
+            result = dispatch.narrow_groups(x, 36, bits, narrow, symmetric=symmetric)
+            expected = reference.fake_quantize_groups(x.float(), 36, bits, symmetric=symmetric).to(narrow)
+            assert result.dtype == narrow and torch.equal(result.nan_to_num(7), expected.nan_to_num(7)), kind
+        x = inputs(kind, (7, 36), 3).to(source)
+        result = dispatch.narrow_static(x, scale, zero, 8, narrow)
+        expected = reference.fake_quantize_static(x.float(), scale, zero, 8).to(narrow)
+        assert result.dtype == narrow and torch.equal(result.nan_to_num(7), expected.nan_to_num(7)), kind
+
+
 def test_ties_round_as_the_division_does():
     step = torch.rand(64, 1) * 3 + 1e-3
     x = (torch.randint(255, (64, 32)) + 0.5) * step

@@ -1,5 +1,7 @@
 """Activation quantizers against written-out loops and known limits."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 from qdit.core.affine import group_extremes
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.models.roles import StepContext
-from qdit.quant.activation import DynamicActivation, StaticActivation
+from qdit.quant.activation import DynamicActivation, FactoredActivation, StaticActivation, in_float32, input_of_product
 from qdit.quant.activation_kinds import build_activation
 from qdit.quant.nonlinear import LogSqrt2Activation, TwinGeluActivation
+from tests.pretended_gpu import pretended_gpu
 
 
 def loop_minmax(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -115,3 +118,43 @@ def test_unknown_kinds_and_sharing_are_refused():
 def test_group_size_that_does_not_divide_names_the_legal_ones():
     with pytest.raises(ConfigError, match=r"group_size 5 does not divide 24; legal: \[1, 2, 3, 4, 6, 8, 12, 24\]"):
         DynamicActivation(bits=8, group_size=5)(torch.randn(2, 24))
+
+
+class Doubled(StaticActivation):
+    """A kind of a method's own file: its forward is not that of its base."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+RANGE = {"bits": 8, "scale": torch.tensor([0.1, 0.03]), "zero_point": torch.tensor([3, 90])}
+NARROWED = {
+    "dynamic": DynamicActivation(bits=8, group_size=8),
+    "dynamic 4 bits": DynamicActivation(bits=4, group_size=None, symmetric=True),
+    "a sample": DynamicActivation(bits=8, group_size=8, sharing="sample"),
+    "static": StaticActivation(**RANGE),
+    "heads": StaticActivation(**RANGE, per="head"),
+    "factored": FactoredActivation(
+        bits=8, scale=torch.tensor([0.1]), zero_point=torch.tensor([9]), factor=torch.rand(2, 1, 16) + 0.5
+    ),
+    "own forward": Doubled(**RANGE),
+    "gelu": TwinGeluActivation(bits=8, positive_scale=torch.tensor(0.05)),
+}
+
+
+@pytest.mark.parametrize("name", list(NARROWED))
+@pytest.mark.parametrize("source", [torch.float32, torch.float16])
+@pytest.mark.parametrize("place", ["cpu", "gpu"])
+def test_a_product_under_autocast_gets_the_bits_of_the_conversions(name, source, place, monkeypatch):
+    """To float32, quantizer, to half precision; without autocast the result stays float32."""
+    x = (torch.randn(3, 2, 5, 16, generator=torch.Generator().manual_seed(0)) * 3).to(source)
+    expected = in_float32(NARROWED[name], x)
+    assert input_of_product(NARROWED[name], x).dtype == torch.float32
+    if place == "cpu":
+        assert torch.equal(NARROWED[name].narrowed(x, torch.float16), expected.half())
+        return
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
+    with pretended_gpu() as gpu:
+        found = input_of_product(copy.deepcopy(NARROWED[name]).to(gpu), x.to(gpu)).cpu()
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected.bfloat16())

@@ -73,7 +73,7 @@ def test_names_that_are_no_row_or_several_are_one_line(paper: Profile, text: str
     assert "\n" not in str(raised.value)
 
 
-def test_a_row_needs_seven_files_and_25_jobs(paper: Profile) -> None:
+def test_a_row_needs_seven_files_and_27_jobs(paper: Profile) -> None:
     """As `snakemake -n` counts them; 51 jobs with 500 images a job and without the search."""
     row = find_row(paper, ROW)
     part = part_of(paper, row)
@@ -82,7 +82,7 @@ def test_a_row_needs_seven_files_and_25_jobs(paper: Profile) -> None:
     assert sum(part["files"][path]["megabytes"] for path in files) == pytest.approx(5376.006)
     assert not any("512" in path or "vbench" in path or "OpenSora" in path for path in files)
     steps = {"check files": 7, "import weights": 1, "reference": 1, "calibrate": 1, "search": 1, "quantize": 2}
-    assert steps_of(paper, row) == steps | {"sample": 10, "evaluate": 2}
+    assert steps_of(paper, row) == steps | {"sample": 10, "perceptual": 2, "evaluate": 2}
     assert set(runs_of(part, "table2")) == set(rows_of_row(paper, row))
     speed = Speed(1e12, "a test")
     assert {job.name for job in jobs_of(part, speed)} == {
@@ -95,6 +95,35 @@ def test_a_row_needs_seven_files_and_25_jobs(paper: Profile) -> None:
         )
     }
     assert "1 GPUs:" in cost_text(part, speed)
+
+
+def test_the_page_has_the_numbers_of_the_plan(paper: Profile) -> None:
+    page, row = (ROOT / "docs" / "one-row.md").read_text(encoding="utf-8"), find_row(paper, ROW)
+    files = needed_files(part_of(paper, row))
+    size = sum(paper["files"][path]["megabytes"] for path in files) / 1000
+    assert f"| files | {len(files)}, about {size:.1f} GB" in page
+    assert (
+        f"| jobs | {sum(steps_of(paper, row).values())}: {steps_of(paper, row)['check files']} checks of files" in page
+    )
+    for card in ("H100", "A100"):
+        hours = row_hours(paper, row, card_speed(card))
+        assert f"| {card} | {sum(hours.values()):.1f} hours, of which the search takes {hours['search']:.1f} |" in page
+    fixed = find_row(paper, "searched q-dit-fixed w4a8")
+    alone = [sum(row_hours(paper, fixed, card_speed(card)).values()) for card in ("H100", "A100")]
+    assert "{:.1f} hours on an H100, {:.1f} on an".format(*alone) in page
+    assert f"needs one GPU, {size:.1f} GB" in (ROOT / "docs" / "paper-profile.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.ci
+def test_snakemake_plans_as_many_jobs_as_the_command_says(paper: Profile) -> None:
+    row = find_row(paper, ROW)
+    targets = [f"results/paper/runs/{run.path}/metrics.json" for run in rows_of_row(paper, row)]
+    words = [sys.executable, "-m", "snakemake", "-n", "--configfile", "config/paper.yaml", "--quiet", "rules", "--"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*words, *targets], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    totals = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("total ")]
+    assert set(totals) == {sum(steps_of(paper, row).values())}
 
 
 def test_a_row_of_clips_needs_no_files_of_images(paper: Profile) -> None:
@@ -145,7 +174,7 @@ def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypat
     planned = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--dry-run"])
     assert planned.exit_code == 0
     text = planned.output
-    assert "files: 7, about 5.4 GB" in text and "jobs: 25 (" in text and "A100" in text and "H100" in text
+    assert "files: 7, about 5.4 GB" in text and "jobs: 27 (" in text and "A100" in text and "H100" in text
     assert f"results/paper/runs/{RUN.path}/metrics.json" in text and "paper-smoke" not in text
     assert "--resources gpu=1 --configfile" in text, "one job for each GPU"
     smoke = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--smoke", "--dry-run"])
@@ -203,8 +232,9 @@ def test_tensor_float_32_shortens_the_quantizations_that_ask_for_it(paper: Profi
     assert 3 < CARDS["A100"].tf32 / CARDS["A100"].float32 < 5
     assert CARDS["RTX 4090"].tf32 == CARDS["RTX 4090"].float32  # its peaks are the same
     speed, rounded = card_speed("H100"), deepcopy(paper)
-    rounded["methods"]["ptq4dit"]["options"] = {"matmul": "tf32"}
-    slow, fast = ({job.name: job for job in jobs_of(profile, speed)} for profile in (paper, rounded))
+    assert paper["methods"]["ptq4dit"]["options"] == {"matmul": "tf32"}, "as its program"
+    rounded["methods"]["ptq4dit"]["options"] = {}
+    fast, slow = ({job.name: job for job in jobs_of(profile, speed)} for profile in (paper, rounded))
     assert slow.keys() == fast.keys()
     changed = {name for name, job in slow.items() if job.seconds != fast[name].seconds}
     assert changed and all(name.startswith("quantize") and "/ptq4dit/" in name for name in changed)
@@ -219,11 +249,11 @@ def test_hours_of_each_table_on_cards_and_measured(paper: Profile, tmp_path: Pat
     write_json(tmp_path / "runs" / RUN.path / "logs" / "sample-000.json", {"seconds": 1000.0})
     measured = speeds_of_cards(paper, tmp_path)["measured"]
     assert measured.flops == pytest.approx(2000 * 100 * 118.64e9 * 2 / 1000, rel=1e-3) and measured.float32 is None
-    learned = Run(RUN.setting, "natural", "ptq4dit", "w4a8", "common")
+    learned = Run(RUN.setting, "natural", "tfmq-dm", "w4a8", "common")
     write_json(tmp_path / "runs" / learned.path / "logs" / "quantize.json", {"seconds": 10_000.0})
     again = speed_of(paper, tmp_path, None)
     assert again.float32 is not None and again.flops == measured.flops
-    assert again.float32 == pytest.approx((3 * 12_800 + 3 * 20_000 * 32) * 118.64e9 * 2 / 10_000, rel=1e-3)
+    assert again.float32 == pytest.approx((3 * 25_600 + 3 * 20_000 * 32) * 118.64e9 * 2 / 10_000, rel=1e-3)
     text = tables_text(paper, tmp_path)
     assert "measured" in text.splitlines()[0] and "table2_first (only when named)" in text
     assert len(plan_lines(paper, [find_row(paper, ROW)], tmp_path)) == 2 + 8 + 1 + 3
