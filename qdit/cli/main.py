@@ -17,6 +17,7 @@ import typer
 from qdit import __version__
 from qdit.cli import (
     bench,
+    coverage,
     evaluate,
     figures,
     kernels,
@@ -116,6 +117,7 @@ GROUPS = {
 for command in COMMANDS:
     app.command()(command)
 bench.bench_app.command()(power.power)
+bench.bench_app.command()(coverage.coverage)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

@@ -28,6 +28,8 @@ class Purpose(StrEnum):
     PROBE = "probe"
     SEARCH = "search"
     HELD_OUT = "held-out"
+    REPLICATE = "replicate"
+    COVERAGE = "coverage"
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:

@@ -31,22 +31,22 @@ def test_without_images_it_is_the_t_interval_of_the_replicates() -> None:
 
 
 def test_both_sources_add_as_variances_and_the_degrees_lie_between() -> None:
-    """By hand: images 1 ± 0.5 · 1.96, three replicates with s² = 0.75, so v = 0.25 = b², w = 1/2 and 4 degrees."""
+    """By hand: images 1 ± 0.5 · 1.96, three replicates with s² = 0.75, so v = 0.25 = b² and w = 1/2."""
     runs = runs_without_images([1 - math.sqrt(0.75), 1.0, 1 + math.sqrt(0.75)])
     assert runs.variance == pytest.approx(0.25)
     limits = combined(1.0, (1 - 0.5 * NORMAL, 1 + 0.5 * NORMAL), runs)
-    reach = stats.t.ppf(0.975, 4) * math.sqrt(0.5)
-    assert limits.degrees == pytest.approx(4) and limits.ends == pytest.approx((1 - reach, 1 + reach))
+    reach = stats.t.ppf(0.975, 2 * 2**0.8) * math.sqrt(0.5)
+    assert limits.degrees == pytest.approx(2 * 2**0.8) and limits.ends == pytest.approx((1 - reach, 1 + reach))
     assert limits.includes_zero and limits.by_images_alone and not combined(1.0, (0.1, 1.9), None).by_images_alone
 
 
 def test_what_images_do_to_each_replicate_is_no_chance_between_runs() -> None:
-    """Three replicates with own effects of the images only: three quarters of their spread are taken off."""
+    """Three replicates with own effects of the images only: two thirds of their spread are taken off."""
     draw = np.random.default_rng(0)
     samples = draw.normal(size=(3, 20000))
     values = np.array([-1.0, 0.0, 1.0])
-    assert RunToRun(values, samples).variance == pytest.approx((1 - 0.75) / 3, rel=0.05)
-    assert RunToRun(values / 2, samples).variance == 0
+    assert RunToRun(values, samples).variance == pytest.approx((1 - 2 / 3) / 3, rel=0.05)
+    assert RunToRun(0.8 * values, samples).variance == 0
     shared = RunToRun(values, np.tile(samples[0], (3, 1)))
     assert shared.variance == pytest.approx(1 / 3), "effects that all replicates share leave no spread"
 
