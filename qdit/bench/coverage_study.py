@@ -30,7 +30,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.intervals import LEVEL, centred, interval
 from qdit.core.provenance import commit, machine, packages
 from qdit.core.run_to_run import LEAST_REPLICATES, RunToRun, combined
-from qdit.core.seeds import Purpose, generator
+from qdit.core.streams import Purpose, generator
 from qdit.metrics.bootstrap import RESAMPLES, multiplicities
 
 RATIOS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)

@@ -13,6 +13,7 @@ from qdit.cli.options import (
     Extractor,
     ExtractorWeights,
     RecordFailure,
+    Replicate,
     Seed,
     Stated,
     StatedCount,
@@ -138,6 +139,7 @@ def quantize(
     base: Annotated[
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,
+    replicate: Replicate = 0,
     record_failure: RecordFailure = False,
     sampler: Stated = None,
     steps: StatedCount = None,
@@ -197,6 +199,7 @@ def quantize(
             options=option_values,
             base=base,
             device=name,
+            replicate=replicate,
         )
     from qdit.metrics.spoken import checkpoint_line
 
@@ -221,6 +224,10 @@ def sample(
         str | None, typer.Option(help="Images: also extract features with this network; default: no features.")
     ] = None,
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    same_as: Annotated[
+        Path | None,
+        typer.Option(help="Samples of replicate 0, which are copied if their checkpoint is equal to this one."),
+    ] = None,
     record_failure: RecordFailure = False,
     mode: Annotated[
         str | None,
@@ -297,6 +304,7 @@ def sample(
                 vae=vae,
                 device=name,
                 record_failure=record_failure,
+                same_as=same_as,
             )
         )
         if extractor is not None:

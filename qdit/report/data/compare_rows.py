@@ -55,5 +55,5 @@ def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:
     """A row's values in each replicate. Full precision draws nothing, so its one value stands for all."""
     if row.get("method") == FULL_PRECISION_METHOD:
         return RunToRun(np.array([float(row[metric])]), samples[None])
-    runs: RunToRun | None = (row.get("run_to_run") or {}).get(metric)
-    return runs
+    known: RunToRun | None = (row.get("run_to_run") or {}).get(metric)
+    return known
