@@ -22,7 +22,7 @@ def coverage(
 
     The study simulates tables whose rows have replicates: other calibration data and other random draws on the same
     images. It varies how much the runs spread, from nothing to a hundred times what the images give. It needs no
-    results and no model, and takes about four minutes of one core.
+    results and no model, and takes less than ten minutes of one core.
 
     \b
     Examples:

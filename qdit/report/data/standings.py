@@ -15,12 +15,15 @@ from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, is_full_precision
+from qdit.report.data.values import IMAGES_ALONE
 
 PRINTED = "published_fid"
 """The printed number that gives the paper's order; lower is better."""
 
 BEST, FIRST, TIED, WORSE = "best", "lowest, not certainly", "cannot be told from the best", "worse than the best"
-"""Verdicts: apart from all others, first but not apart from all, not apart from the first, apart from it."""
+TIED_BY_RUNS = f"{TIED}: {IMAGES_ALONE}"
+"""Verdicts: apart from all others, first but not apart from all, not apart from the first (or only without
+run-to-run spread), apart from it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Contest:
     def standing(self, row: Row) -> Standing:
         """Rank of one of the rows."""
         verdict = WORSE if self.separation.apart(row, self.first) else TIED
+        if verdict == TIED and self.separation.by_images_alone(row, self.first):
+            verdict = TIED_BY_RUNS
         if row is self.first:
             verdict = FIRST if self.tied else BEST
         if len(self.printed) < 2:
