@@ -70,13 +70,15 @@ class Limits:
     """A 95 % interval [low, high] of a number, the interval that images alone give, and Student's degrees of freedom.
 
     `degrees` belongs to the end towards zero, which decides whether the number can be told from zero. It is infinite if
-    images alone decide.
+    images alone decide. `variance` is that of the mean between runs, of `replicates` replicates.
     """
 
     low: float
     high: float
     images: tuple[float, float]
     degrees: float = math.inf
+    variance: float = 0.0
+    replicates: int = 1
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -114,12 +116,13 @@ def combined(value: float, images: tuple[float, float], runs: RunToRun | None) -
     variance = 0.0 if runs is None else runs.variance
     if runs is None or variance == 0:
         return Limits(*images, images)
-    below, above = (_reach(length, variance, runs.replicates) for length in (value - images[0], images[1] - value))
-    return Limits(value - below[0], value + above[0], images, (below if value > 0 else above)[1])
+    below, above = (reach(length, variance, runs.replicates) for length in (value - images[0], images[1] - value))
+    degrees = (below if value > 0 else above)[1]
+    return Limits(value - below[0], value + above[0], images, degrees, variance, runs.replicates)
 
 
-def _reach(length: float, variance: float, replicates: int) -> tuple[float, float]:
-    """Length of one side of the interval, and its degrees of freedom."""
+def reach(length: float, variance: float, replicates: int) -> tuple[float, float]:
+    """Length of one side of the interval, from that of the images, and its degrees of freedom."""
     of_images = (max(0.0, length) / NORMAL) ** 2
     degrees = (replicates - 1) * ((of_images + variance) / variance) ** EXPONENT
     return student_quantile(degrees) * math.sqrt(of_images + variance), degrees

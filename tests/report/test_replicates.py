@@ -60,7 +60,7 @@ def test_what_images_alone_decide_is_said_in_claims_and_ranks() -> None:
     truth = compare("<", quantity(a, "fd_fp"), quantity(b, "fd_fp"), "a < b")
     (evidence,) = truth.evidence
     assert truth.value is None and evidence.reason == IMAGES_ALONE
-    assert evidence.by_images is not None and evidence.by_images[1] < 0 < evidence.interval[1]  # type: ignore[index]
+    assert evidence.limits is not None and evidence.limits.images[1] < 0 < evidence.limits.high
     separation = Separation([a, b], "fd_fp")
     assert not separation.apart(a, b) and separation.by_images_alone(a, b)
     block = Block("t", "", (a, b))

@@ -48,7 +48,8 @@ def quantity(row: Row, metric: str) -> Quantity:
     if replicates is None or metric not in replicates.values:
         return Quantity(value, measured=True)
     samples = centred(metric, value, replicates.values[metric])
-    return Quantity(value, samples, replicates.pairing, measured=True, runs=runs_of(row, metric, samples))
+    runs, images = runs_of(row, metric, samples), row.get("images")
+    return Quantity(value, samples, replicates.pairing, measured=True, runs=runs, images=images)
 
 
 def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:

@@ -7,6 +7,7 @@ told".
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Quantity:
     """A number. `samples` (B,) are its centred bootstrap values. Values with equal `pairing` are paired.
 
     `measured` means that the number comes from a run; then it contains chance, with or without samples. `runs` has its
-    values in each replicate; None if the chance between runs is not known.
+    values in each replicate; None if the chance between runs is not known. `images` is the number of images behind it.
     """
 
     value: float
@@ -39,6 +40,7 @@ class Quantity:
     pairing: str = ""
     measured: bool = False
     runs: RunToRun | None = None
+    images: int | None = None
 
     @property
     def limits(self) -> Limits | None:
@@ -70,7 +72,7 @@ Value = Quantity | Unknown | Count
 class Evidence:
     """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one.
 
-    `gap` is the difference, and `by_images` its interval from images alone if replicates widen it.
+    `gap` is the difference, `limits` its interval with both sources, and `images` the smaller number of images of its rows.
     """
 
     text: str
@@ -80,7 +82,8 @@ class Evidence:
     reason: str = ""
     no_interval: bool = False
     gap: float | None = None
-    by_images: tuple[float, float] | None = None
+    limits: Limits | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def combine(operation: Callable[..., float], *values: Value) -> Value:
         samples, runs = _each(operation, columns), _combined_runs(operation, quantities, length)
     except ZeroDivisionError:
         return Quantity(result, measured=measured)
-    return Quantity(result, samples, sampled[0].pairing, measured, runs)
+    images = min((value.images for value in quantities if value.images is not None), default=None)
+    return Quantity(result, samples, sampled[0].pairing, measured, runs, images)
 
 
 def _each(operation: Callable[..., float], columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -171,14 +175,14 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
     margin = _margin(left, right, gap.value)
     if (known := gap.limits) is not None:
         limits = known.ends
-        known_facts = {"gap": gap.value, "by_images": None if known.images == limits else known.images}
+        facts: dict[str, Any] = {"gap": gap.value, "limits": known, "images": gap.images}
         if symbol in ("==", "!="):
             outcome = known.includes_zero == (symbol == "==")
         elif known.includes_zero and limits != (0.0, 0.0):
             why = IMAGES_ALONE if known.by_images_alone else ZERO
-            return Truth(None, (Evidence(text, None, margin, limits, why, **known_facts),), 1.0)
+            return Truth(None, (Evidence(text, None, margin, limits, why, **facts),), 1.0)
         p = None if known.includes_zero else p_value(gap.value, limits, known.degrees)
-        return Truth(outcome, (Evidence(text, outcome, margin, limits, **known_facts),), p)
+        return Truth(outcome, (Evidence(text, outcome, margin, limits, **facts),), p)
     return Truth(outcome, (Evidence(text, outcome, margin, no_interval=gap.measured),), p)
 
 
