@@ -14,7 +14,9 @@ def search_inputs(wildcards):
     if vae := vae_of(wildcards):
         inputs["vae"] = vae
     if searches.needs_calibration(config["searches"][wildcards.search]):
-        inputs["trajectory"] = str(COMMANDS.calibration_file(wildcards.setting, wildcards.form, "trajectory", replicate_of(wildcards)))
+        inputs["trajectory"] = str(
+            COMMANDS.calibration_file(wildcards.setting, wildcards.form, "trajectory", replicate_of(wildcards))
+        )
     if config["allocation"]["metric"] == "fid":
         inputs["reference"] = reference_of(wildcards)
     return inputs

@@ -32,6 +32,9 @@ CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1
 Replicate = Annotated[
     int, typer.Option(min=0, help="Number of the replicate: above 0, random draws of the method are others.")
 ]
+SameAs = Annotated[
+    Path | None, typer.Option(help="Samples of replicate 0; they are copied if their checkpoint equals this one.")
+]
 Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
 Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")

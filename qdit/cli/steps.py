@@ -14,6 +14,7 @@ from qdit.cli.options import (
     ExtractorWeights,
     RecordFailure,
     Replicate,
+    SameAs,
     Seed,
     Stated,
     StatedCount,
@@ -167,6 +168,7 @@ def quantize(
     """
     from qdit.core.failure import recording
     from qdit.core.run import split_bits
+    from qdit.core.streams import replicate_draws
     from qdit.methods.quantize import quantize_weights_file
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
@@ -186,6 +188,7 @@ def quantize(
         return
     with (
         on_device(device) as name,
+        replicate_draws(replicate),
         recording("quantize", lambda failure: write_failure(out, failure), enabled=record_failure),
     ):
         quantize_weights_file(
@@ -199,7 +202,6 @@ def quantize(
             options=option_values,
             base=base,
             device=name,
-            replicate=replicate,
         )
     from qdit.metrics.spoken import checkpoint_line
 
@@ -224,17 +226,11 @@ def sample(
         str | None, typer.Option(help="Images: also extract features with this network; default: no features.")
     ] = None,
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
-    same_as: Annotated[
-        Path | None,
-        typer.Option(help="Samples of replicate 0, which are copied if their checkpoint is equal to this one."),
-    ] = None,
+    same_as: SameAs = None,
     record_failure: RecordFailure = False,
     mode: Annotated[
         str | None,
-        typer.Option(
-            help="Images: simulate (quantize and dequantize in floating point, the default) or integer (packed"
-            " integers)."
-        ),
+        typer.Option(help="Images: simulate (floating point, the default) or integer (packed integers)."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Images: classes random (the default) or balanced (each equally often).")

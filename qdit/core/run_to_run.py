@@ -4,10 +4,10 @@ A row with replicates was quantized R times, each time with other calibration da
 and search draws. The noise and labels of its images stay. Let y_r be the value of replicate r, or the difference of two
 rows in replicate r, and let y*_rb be its value in resample b of the images. The number of the row is the mean of y_r.
 
-**Two sources.** The bootstrap of the mean has the chance in the choice of images. Its interval is [m − l, m + h].
-The spread of the y_r has two parts: the chance between runs, and the images, which act on each replicate in another way.
-The bootstrap knows the second part: c² is the variance over r of y*_rb, each about its own mean, averaged over b. So the
-variance of the mean between runs is
+**Two sources.** The bootstrap of the mean has the chance in the choice of images. Its interval is [m − l, m + h]. The
+spread of the y_r has two parts: the chance between runs, and the images, which act on each replicate in another way.
+The bootstrap knows the second part: c² is the variance over r of y*_rb, each about its own mean, averaged over b. So
+the variance of the mean between runs is
 
     v = max(0, s² − ⅔ c²) / R,    s² = variance of the y_r (divided by R − 1)
 

@@ -5,7 +5,8 @@ layout and number of devices.
 
 **Replicates.** A replicate of a row draws again what belongs to its method, and nothing that belongs to its images. Its
 root seed is `replicate_seed`. Commands that draw calibration data or search take it as their seed; within
-`replicate_draws` it is the root of the streams `DRAWN_BY_METHODS`. Replicate 0 has the seeds of a row without replicates.
+`replicate_draws` it is the root of the streams `DRAWN_BY_METHODS`. Replicate 0 has the seeds of a row without
+replicates.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +70,13 @@ def replicate_draws(replicate: int) -> Iterator[ReplicateDraws]:
         yield draws
     finally:
         _entered.remove(draws)
+
+
+def drawn_by_replicate() -> dict[str, Any]:
+    """Number of the entered replicate and the streams that it drew from; empty for replicate 0, and without draws."""
+    if not _entered or not _entered[-1].replicate or not _entered[-1].streams:
+        return {}
+    return {"replicate": _entered[-1].replicate, "streams": sorted(_entered[-1].streams)}
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:

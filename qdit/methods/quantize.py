@@ -13,7 +13,7 @@ from qdit.core.failure import method_code
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.options import parse_options
 from qdit.core.run import BITS
-from qdit.core.streams import replicate_draws
+from qdit.core.streams import drawn_by_replicate
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
 from qdit.methods.sources import STEP
@@ -88,14 +88,14 @@ def quantize_weights_file(
     options: Mapping[str, Any] | None = None,
     base: Path | None = None,
     device: str = "cpu",
-    replicate: int = 0,
 ) -> None:
     """Step: weights and calibration files → quantized checkpoint in the folder `out`.
 
     Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
-    have the same weights, data, bits and scope. Options that both methods have must be equal. A `replicate` above 0
-    has other random draws. The checkpoint names it only if the method drew: without draws and with the same data, the
-    checkpoints of all replicates are equal byte by byte.
+    have the same weights, data, bits and scope. Options that both methods have must be equal.
+
+    Within `replicate_draws` the checkpoint is that of a replicate. It names the replicate only if the method drew:
+    without draws and with the same data, the checkpoints of all replicates are equal byte by byte.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
@@ -120,25 +120,22 @@ def quantize_weights_file(
         "weights_sha256": weights_sha256(weights),
         "calibration_sha256": {kind: sha256_file(path) for kind, path in paths.items()},
     }
-    with replicate_draws(replicate) as draws:
-        if base is None:
-            quantized = quantize_model(
-                model,
-                method,
-                weight_bits=weight_bits,
-                activation_bits=activation_bits,
-                scope=scope,
-                calibration=loaded,
-                options=options,
-            )
-        else:
-            uncorrected = load_base(base, method_object, record)
-            uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
-            with method_code():
-                quantized = method_object.correct(model, uncorrected, loaded, parsed)
-    if replicate and draws.streams:
-        record |= {"replicate": replicate, "streams": sorted(draws.streams)}
-    save_checkpoint(out, quantized, record)
+    if base is None:
+        quantized = quantize_model(
+            model,
+            method,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            scope=scope,
+            calibration=loaded,
+            options=options,
+        )
+    else:
+        uncorrected = load_base(base, method_object, record)
+        uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
+        with method_code():
+            quantized = method_object.correct(model, uncorrected, loaded, parsed)
+    save_checkpoint(out, quantized, record | drawn_by_replicate())
 
 
 def calibration_of(path: Path, model: Network, weights: Path) -> CalibrationSet:

@@ -34,8 +34,8 @@ class SampleJob:
 
     Clips need `prompts`: (prompt, number) of each clip; then `samples` may be left out. A model of latents needs the
     `vae` that decodes them (it decides the protocol's `decoder`). For clips of latents it also needs the `embeddings`
-    of the prompts. `device` is `cpu` or `cuda:N`. `same_as` is a folder of samples that are copied instead, if they have
-    the same origin.
+    of the prompts. `device` is `cpu` or `cuda:N`. `same_as` is a folder of samples that are copied instead, if they
+    have the same origin.
     """
 
     checkpoint: Path

@@ -5,8 +5,9 @@
       rows:
         - {table: table2, setting: digits-cfg1.0-s20, form: natural, bits: [w4a8]}
 
-An entry of `rows` selects rows of a table. Each further key leaves rows out; without a key all are selected. A replicate
-has its own calibration data, search, random signs and batches. Its images have the noise and labels of replicate 0.
+An entry of `rows` selects rows of a table. Each further key leaves rows out; without a key all are selected. A
+replicate has its own calibration data, search, random signs and batches. Its images have the noise and labels of
+replicate 0.
 Full precision has no replicates, because it draws nothing. Rows of tools, of other programs and in integer arithmetic
 have none either: nothing of theirs is drawn by our streams, or it is drawn by the simulated row.
 """

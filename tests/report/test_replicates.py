@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from qdit.core.intervals import Replicates, centred, interval, write_replicates
+from qdit.core.metrics import METRICS
 from qdit.core.run import Run
 from qdit.core.run_to_run import RunToRun, combined
 from qdit.report.data.compare_rows import difference, quantity
@@ -19,6 +20,7 @@ from qdit.report.data.replicates import COUNT, read_row
 from qdit.report.data.rows import Block
 from qdit.report.data.standings import TIED_BY_RUNS, contests, standings
 from qdit.report.data.values import IMAGES_ALONE, compare
+from qdit.report.pages.leaderboard import ranks
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
 
@@ -115,3 +117,16 @@ def test_a_table_says_its_replicates_and_a_missing_one(repeated: tuple[Path, dic
     table = load_table(profile, profile["replicates"]["rows"][0]["table"], results)
     assert not any("replicates:" in line for line in notes(table).reading)
     assert any("shows replicate 0 alone" in line and "1 of 2" in line for line in notes(table).warnings)
+
+
+def test_a_metric_whose_larger_values_are_better_orders_from_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PSNR-FP as the ranking metric: the largest is the first, in ranks and on the leaderboard."""
+    for name, is_ranking in (("fd_fp", False), ("psnr_fp", True)):
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], ranks=is_ranking))
+    facts = {"weight_bits": 4, "activation_bits": 8, "method": "rtn", "key": KEY, "short": "W4A8 a"}
+    samples = {value: Replicates({"psnr_fp": value + 0.01 * DRAW * value}, "p") for value in (30.0, 41.0, 35.0)}
+    rows = [{"psnr_fp": value, "fd_fp": value, "replicates": drawn, **facts} for value, drawn in samples.items()]
+    (contest,) = contests(Block("t", "", tuple(rows)))
+    assert [row["psnr_fp"] for row in contest.rows] == [41.0, 35.0, 30.0]
+    assert [standing.rank for standing in standings(contest.block) if standing] == [3, 1, 2]
+    assert [ranks(row, rows)["rank"] for row in rows] == ["3", "1", "2"]

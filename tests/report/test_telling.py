@@ -44,7 +44,11 @@ def test_where_images_tell_and_runs_do_not_replicates_are_needed() -> None:
     images, replicates, now, runs = needed(open_one) or (0, 0, 0, 0)
     assert (images, now, runs) == (512, 512, 3) and replicates is not None and replicates > 3
     variance = open_one.limits.variance
-    assert reach(0.5, variance * 3 / replicates, replicates)[0] < 1 <= reach(0.5, variance * 3 / (replicates - 1), replicates - 1)[0]
+    assert (
+        reach(0.5, variance * 3 / replicates, replicates)[0]
+        < 1
+        <= reach(0.5, variance * 3 / (replicates - 1), replicates - 1)[0]
+    )
     assert f"about {replicates} replicates (now 3) would tell it" in what_would_tell([open_one])
 
 

@@ -82,8 +82,14 @@ def rows(**keys: Any) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "two": ({"replicates": {"count": 2, "rows": [{"table": "table2"}]}}, r"replicates.count: found 2, expected at least 3"),
-    "many": ({"replicates": {"count": 99, "rows": [{"table": "table2"}]}}, r"replicates.count: found 99, expected at most"),
+    "two": (
+        {"replicates": {"count": 2, "rows": [{"table": "table2"}]}},
+        r"replicates.count: found 2, expected at least 3",
+    ),
+    "many": (
+        {"replicates": {"count": 99, "rows": [{"table": "table2"}]}},
+        r"replicates.count: found 99, expected at most",
+    ),
     "no rows": ({"replicates": {"count": 3}}, "replicates: missing rows; add it"),
     "empty": ({"replicates": {"count": 3, "rows": []}}, r"replicates.rows: found \(\), expected a list of length"),
     "table": ({"replicates": {"count": 3, "rows": [{"table": "tabel2"}]}}, "'tabel2' is not defined.*did you mean"),
@@ -166,8 +172,8 @@ def quantized(tmp_path: Path) -> Callable[[str, dict[str, Any], int], Path]:
 
     def quantize(method: str, options: dict[str, Any], replicate: int) -> Path:
         folder, weights = tmp_path / f"{method}-{replicate}", Path("weights/dit-digits-natural.safetensors")
-        numbers = {"weight_bits": 4, "activation_bits": 8, "replicate": replicate}
-        quantize_weights_file(weights, folder, method, options=options, **numbers)  # type: ignore[arg-type]
+        with replicate_draws(replicate):
+            quantize_weights_file(weights, folder, method, weight_bits=4, activation_bits=8, options=options)
         return folder
 
     return quantize

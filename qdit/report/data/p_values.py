@@ -1,8 +1,9 @@
 """p-values of differences from their 95 % intervals, and which of many are more than chance.
 
 The part of the interval between the difference and the end towards 0 is read as 1.96 standard deviations of a normal
-distribution, or as the quantile of Student's distribution if replicates have few degrees of freedom. So p < 0.05 exactly if the interval excludes 0, and smaller levels need no more resamples than the
-interval has. `qdit.report.data.multiplicity` says what the two corrections are used for.
+distribution, or as the quantile of Student's distribution if replicates have few degrees of freedom. So p < 0.05
+exactly if the interval excludes 0, and smaller levels need no more resamples than the interval has.
+`qdit.report.data.multiplicity` says what the two corrections are used for.
 """
 
 import math

@@ -44,8 +44,8 @@ def averaged(rows: Sequence[Row]) -> Row:
     cells: Row = {"replicates": mean_samples(rows), "run_to_run": {}}
     names = [name for name, metric in METRICS.items() if metric.of in ("images", "clips", "both")]
     for name in names:
-        values = [row.get(name) for row in rows]
-        if any(value is None for value in values):
+        values = [float(row[name]) for row in rows if row.get(name) is not None]
+        if len(values) < len(rows):
             cells[name] = None
             continue
         cells[name] = float(np.mean(values))
@@ -59,8 +59,8 @@ def averaged(rows: Sequence[Row]) -> Row:
 
 def runs_of(metric: str, rows: Sequence[Row]) -> RunToRun | None:
     """Values of a metric in each replicate, and their resampled values; None if these are not of the same images."""
-    resampled = [row.get("replicates") for row in rows]
-    if any(of is None or metric not in of.values for of in resampled) or len({of.pairing for of in resampled}) > 1:
+    resampled = of_equal_images(rows)
+    if not resampled or any(metric not in of.values for of in resampled):
         return None
     values = [float(row[metric]) for row in rows]
     samples = [centred(metric, value, of.values[metric]) for value, of in zip(values, resampled, strict=True)]
@@ -69,9 +69,15 @@ def runs_of(metric: str, rows: Sequence[Row]) -> RunToRun | None:
 
 def mean_samples(rows: Sequence[Row]) -> Replicates | None:
     """Resampled values of the means over the replicates."""
-    resampled = [row.get("replicates") for row in rows]
-    if any(of is None for of in resampled) or len({of.pairing for of in resampled}) > 1:
+    resampled = of_equal_images(rows)
+    if not resampled:
         return None
     shared = set.intersection(*(set(of.values) for of in resampled))
     means = {name: np.mean([of.values[name] for of in resampled], axis=0) for name in METRICS if name in shared}
     return Replicates(means, resampled[0].pairing)
+
+
+def of_equal_images(rows: Sequence[Row]) -> list[Replicates]:
+    """Resampled values of each replicate; empty if one has none, or if they are not of the same images."""
+    resampled = [row["replicates"] for row in rows if row.get("replicates") is not None]
+    return resampled if len(resampled) == len(rows) and len({of.pairing for of in resampled}) == 1 else []

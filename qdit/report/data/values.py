@@ -72,7 +72,8 @@ Value = Quantity | Unknown | Count
 class Evidence:
     """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one.
 
-    `gap` is the difference, `limits` its interval with both sources, and `images` the smaller number of images of its rows.
+    `gap` is the difference, `limits` its interval with both sources, and `images` the smaller number of images of its
+    rows.
     """
 
     text: str

@@ -97,9 +97,9 @@ def _replicate_notes(table: Table) -> Iterable[str]:
         counts = " or ".join(str(count) for count in sorted({row[COUNT] for row in repeated}))
         yield (
             f"{len(repeated)} of {len(table.rows)} rows have {counts} replicates: other calibration data, searches and"
-            f" random draws of the method, on the same noise. Their numbers are means over the replicates. Their intervals"
-            " count runs beside images, and so do differences of two such rows; other differences count images alone."
-            " Pictures, size and digests are of replicate 0."
+            " random draws of the method, on the same noise. Their numbers are means over the replicates. Their"
+            " intervals count runs beside images, and so do differences of two such rows; other differences count"
+            " images alone. Pictures, size and digests are of replicate 0."
         )
 
 
