@@ -9,8 +9,8 @@ rule calibrate:
     output:
         CALIBRATION,
     log:
-        "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}.log",
-    priority: lambda w: PRIORITIES.of_file(COMMANDS.calibration_file(w.setting, w.form, w.kind))
+        "<results>/logs/calibrate/{model}-{form}-{setting}-{kind}{replicate}.log",
+    priority: lambda w: PRIORITIES.of_file(COMMANDS.calibration_file(w.setting, w.form, w.kind, replicate_of(w)))
     conda:
         ENVIRONMENT
     threads: 1
@@ -18,6 +18,6 @@ rule calibrate:
         gpu=GPUS,
     params:
         code=lambda w: code_digest("qdit.sampling.calibration", *CALIBRATION_CODE[COMMANDS.family(w.setting).name]),
-        command=lambda w: COMMANDS.calibrate(w.setting, w.form, w.kind),
+        command=lambda w: COMMANDS.calibrate(w.setting, w.form, w.kind, replicate_of(w)),
     shell:
         "qdit --benchmark {log}.json {params.command} > {log} 2>&1"

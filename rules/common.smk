@@ -47,7 +47,7 @@ for line in profiles.broken_lines(config):
     print(f"qdit: {line}", file=sys.stderr)
 
 RESULTS = f"results/{config['profile']}"
-RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}"
+RUN = "<results>/runs/{setting}/{form}/{label}/{bits}-{scope}{replicate}"
 INDEX = f"{RESULTS}/index.html"
 REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderboard.html", "leaderboard.csv")] + [
     INDEX
@@ -57,7 +57,7 @@ ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "methods.c
 STUDIES = sorted(
     file for name in ("bench-*", "search") for file in Path(workflow.basedir, "results/studies").glob(f"{name}.json")
 )
-CALIBRATION = "<results>/calibration/{model}/{form}/{setting}/{kind}.safetensors"
+CALIBRATION = "<results>/calibration/{model}/{form}/{setting}/{kind}{replicate}.safetensors"
 ENVIRONMENT = str(Path(workflow.basedir, "environment.yml"))
 
 
@@ -130,6 +130,7 @@ wildcard_constraints:
     extractor=one_of(config["extractors"]),
     bits=r"w\d+a\d+",
     scope="common|own",
+    replicate=r"|-r[1-9]\d*",
     kind=one_of(config["calibration"]) + f"|{COUNTED}",
     search=one_of(config.get("searches", {})),
     shard=r"\d{3}",
@@ -243,7 +244,8 @@ def run_folder(run):
 
 
 def run_of(wildcards):
-    return profiles.Run(**{name: wildcards[name] for name in ("setting", "form", "label", "bits", "scope")})
+    names = {name: wildcards[name] for name in ("setting", "form", "label", "bits", "scope")}
+    return profiles.Run(**names, replicate=replicate_of(wildcards))
 
 
 def integer_run(wildcards):
@@ -298,11 +300,11 @@ def allocations_of(wildcards):
 
 def default_metrics(wildcards):
     """Metrics of the runs of all default tables."""
-    return [f"{run_folder(run)}/metrics.json" for run in profiles.all_runs(config)]
+    return metrics_files(profiles.all_runs(config))
 
 
 def metrics_of(wildcards):
-    return [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, wildcards.table)]
+    return metrics_files(profiles.runs_of(config, wildcards.table))
 
 
 def speeds_of(wildcards):

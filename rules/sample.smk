@@ -7,6 +7,7 @@ rule sample:
         tensors=f"{RUN}/checkpoint/model.safetensors",
         extractor=extractor_file,
         vae=vae_of,
+        same_as=same_samples,
     output:
         chunks=f"{RUN}/samples/shard-{{shard}}.json",
         features=f"{RUN}/samples/features-{{shard}}.npz",

@@ -5,10 +5,10 @@ rule search:
     input:
         unpack(search_inputs),
     output:
-        "<results>/search/{setting}/{form}/{search}/{bits}.json",
+        "<results>/search/{setting}/{form}/{search}/{bits}{replicate}.json",
     log:
-        "<results>/search/{setting}/{form}/{search}/{bits}.log",
-    priority: lambda w: PRIORITIES.of_file(COMMANDS.search_file(searches.SearchRun(w.setting, w.form, w.search, w.bits)))
+        "<results>/search/{setting}/{form}/{search}/{bits}{replicate}.log",
+    priority: lambda w: PRIORITIES.of_file(COMMANDS.search_file(search_of(w)))
     conda:
         ENVIRONMENT
     threads: 1
@@ -18,7 +18,7 @@ rule search:
         code=lambda w: code_digest("qdit.search.run", *extraction_code(w)),
         command=search_command,
     shell:
-        "qdit --benchmark $(dirname {log})/{wildcards.bits}.benchmark.json {params.command} --workers {threads}"
+        "qdit --benchmark $(dirname {log})/{wildcards.bits}{wildcards.replicate}.benchmark.json {params.command} --workers {threads}"
         " > {log} 2>&1"
 
 

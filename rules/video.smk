@@ -43,6 +43,7 @@ rule sample_video:
         suite=lambda w: input_file(VIDEO["suite"]),
         text=text_of,
         vae=vae_of,
+        same_as=same_samples,
     output:
         f"{RUN}/samples/shard-{{shard}}.json",
     log:

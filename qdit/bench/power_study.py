@@ -68,14 +68,14 @@ def metrics_studied() -> tuple[str, ...]:
 
 
 def rows_of(results: Path) -> list[MeasuredRow]:
-    """Measured rows of images below a results folder, in the order of their paths."""
+    """Measured rows of images below a results folder, in the order of their paths. Of replicates only number 0."""
     rows = []
     for path in sorted((results / "runs").glob(f"*/*/*/*/{FILE}")):
         try:
             record = read_record(path)
         except DataError:
             continue
-        if record.status == Status.OK and record.mode == SIMULATE and not record.is_of_clips:
+        if record.status == Status.OK and record.mode == SIMULATE and not record.is_of_clips and not record.replicate:
             rows.append(MeasuredRow(path.parent, record))
     return rows
 

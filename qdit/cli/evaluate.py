@@ -10,6 +10,7 @@ from qdit.cli.options import (
     Device,
     Extractor,
     ExtractorWeights,
+    Replicate,
     Stated,
     StatedCount,
     StatedNumber,
@@ -85,6 +86,7 @@ def evaluate(
     model: Model = "by-hand",
     form: Form = "natural",
     label: Label = "by-hand",
+    replicate: Replicate = 0,
     bits: Annotated[
         str | None, typer.Option(help="Of imported samples: bits as their importer states them, e.g. w4a8.")
     ] = None,
@@ -127,7 +129,7 @@ def evaluate(
     stated = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed}
     stated |= {"labels": labels, "frames": frames, "height": height, "width": width, "fps": fps}
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
-    name = RunName(setting=setting, model=model, form=form, label=label)
+    name = RunName(setting, model, form, label, replicate)
     claimed = claims(bits, scope, samples, family)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
     if not has_clips(samples):
@@ -195,6 +197,7 @@ def score_by_vbench(
     model: Model = "by-hand",
     form: Form = "natural",
     label: Label = "by-hand",
+    replicate: Replicate = 0,
     resamples: Resamples = 200,
     count: StatedCount = None,
     steps: StatedCount = None,
@@ -224,7 +227,7 @@ def score_by_vbench(
 
     stated: dict[str, Any] = {"steps": steps, "cfg_scale": cfg_scale, "shift": shift, "seed": seed, "dtype": dtype}
     stated |= {"frames": frames, "height": height, "width": width, "fps": fps, "decoder": decoder_of(vae, "stdit3")}
-    name = RunName(setting=setting, model=model, form=form, label=label)
+    name = RunName(setting, model, form, label, replicate)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, count, stated)
     evaluate_clips(job, VBenchScores(suite, clips_per_prompt, results, listing))
     say_metrics(out)

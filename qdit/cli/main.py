@@ -18,6 +18,7 @@ from qdit import __version__
 from qdit.cli import (
     bench,
     block,
+    coverage,
     evaluate,
     figures,
     kernels,
@@ -118,6 +119,7 @@ for command in COMMANDS:
     app.command()(command)
 bench.bench_app.command()(block.block)
 bench.bench_app.command()(power.power)
+bench.bench_app.command()(coverage.coverage)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

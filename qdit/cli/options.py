@@ -29,6 +29,12 @@ Weights = Annotated[
 Sampler = Annotated[str, typer.Option(help="ddim (no added noise) or ddpm (ancestral, learned variance).")]
 Steps = Annotated[int, typer.Option(help="Number of sampling steps, 1 to 1000.")]
 CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
+Replicate = Annotated[
+    int, typer.Option(min=0, help="Number of the replicate: above 0, random draws of the method are others.")
+]
+SameAs = Annotated[
+    Path | None, typer.Option(help="Samples of replicate 0; they are copied if their checkpoint equals this one.")
+]
 Seed = Annotated[int, typer.Option(help="Root seed of all noise and labels.")]
 Threads = Annotated[
     int, typer.Option(min=1, envvar=["QDIT_THREADS", "OMP_NUM_THREADS"], help="CPU threads of one process.")

@@ -13,6 +13,8 @@ from qdit.cli.options import (
     Extractor,
     ExtractorWeights,
     RecordFailure,
+    Replicate,
+    SameAs,
     Seed,
     Stated,
     StatedCount,
@@ -138,6 +140,7 @@ def quantize(
     base: Annotated[
         Path | None, typer.Option(help="Checkpoint that the method corrects (ptqd: one of q-diffusion).")
     ] = None,
+    replicate: Replicate = 0,
     record_failure: RecordFailure = False,
     sampler: Stated = None,
     steps: StatedCount = None,
@@ -165,6 +168,7 @@ def quantize(
     """
     from qdit.core.failure import recording
     from qdit.core.run import split_bits
+    from qdit.core.streams import replicate_draws
     from qdit.methods.quantize import quantize_weights_file
     from qdit.quant.allocation import read_allocation
     from qdit.quant.folder import read_failure, write_failure
@@ -184,6 +188,7 @@ def quantize(
         return
     with (
         on_device(device) as name,
+        replicate_draws(replicate),
         recording("quantize", lambda failure: write_failure(out, failure), enabled=record_failure),
     ):
         quantize_weights_file(
@@ -221,13 +226,11 @@ def sample(
         str | None, typer.Option(help="Images: also extract features with this network; default: no features.")
     ] = None,
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    same_as: SameAs = None,
     record_failure: RecordFailure = False,
     mode: Annotated[
         str | None,
-        typer.Option(
-            help="Images: simulate (quantize and dequantize in floating point, the default) or integer (packed"
-            " integers)."
-        ),
+        typer.Option(help="Images: simulate (floating point, the default) or integer (packed integers)."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Images: classes random (the default) or balanced (each equally often).")
@@ -297,6 +300,7 @@ def sample(
                 vae=vae,
                 device=name,
                 record_failure=record_failure,
+                same_as=same_as,
             )
         )
         if extractor is not None:

@@ -120,6 +120,10 @@ class Metric:
         """Whether smaller values are better."""
         return self.better == "lower"
 
+    def damage(self, value: float) -> float:
+        """A number that is smaller for less damage: the value, or its negative where larger values are better."""
+        return float(value) if self.better != "higher" else -float(value)
+
     @property
     def json_path(self) -> tuple[str, str]:
         """Section and key of the value in metrics.json."""

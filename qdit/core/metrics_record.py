@@ -94,7 +94,13 @@ class MetricsRecord:
         if self.is_imported and self.run.get("weight_bits") is None:
             return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
-        return Run(self.run["setting"], self.run["form"], self.run["label"], bits, self.run["scope"], str(self.mode))
+        names = (self.run["setting"], self.run["form"], self.run["label"])
+        return Run(*names, bits, self.run["scope"], str(self.mode), self.replicate)
+
+    @property
+    def replicate(self) -> int:
+        """Number of the replicate; records of replicate 0 do not say it."""
+        return int(self.run.get("replicate", 0))
 
     def to_json(self) -> dict[str, Any]:
         """JSON of the record, without the parts that this run does not have."""
@@ -275,6 +281,9 @@ def _identity(record: MetricsRecord) -> None:
             raise DataError(f"metrics.json does not say which run it is of ({name} {record.run.get(name)!r})")
     if not isinstance(record.mode, str):
         raise DataError(f"metrics.json does not say which run it is of (mode {record.mode!r})")
+    replicate = record.run.get("replicate", 0)
+    if not isinstance(replicate, int) or isinstance(replicate, bool) or replicate < 0:
+        raise DataError(f"metrics.json does not say which run it is of (replicate {replicate!r})")
     _part(record.run, "options")
     _part(record.inputs, "calibration_sha256")
 

@@ -40,11 +40,17 @@ def split_bits(bits: str) -> tuple[int, int]:
     return pair
 
 
+def ending(replicate: int) -> str:
+    """What the names of files of a replicate end in: `-r1`. Empty for replicate 0."""
+    return f"-r{replicate}" if replicate else ""
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """Identity of a table row: setting × form × method label × bits × scope, in one of the modes.
 
-    An integer run has no checkpoint. It uses the checkpoint of the simulated run.
+    An integer run has no checkpoint. It uses the checkpoint of the simulated run. A replicate above 0 is the same row
+    with other random draws of the method (`qdit.workflow.replicates`).
     """
 
     setting: str
@@ -53,12 +59,13 @@ class Run:
     bits: str
     scope: str
     mode: str = SIMULATE
+    replicate: int = 0
 
     @property
     def path(self) -> str:
-        """Path of the run below `runs/`."""
+        """Path of the run below `runs/`. Replicate 0 has the path of a row without replicates."""
         mode = "" if self.mode == SIMULATE else f"-{self.mode}"
-        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{mode}"
+        return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{ending(self.replicate)}{mode}"
 
     @property
     def weight_bits(self) -> int:

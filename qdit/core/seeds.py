@@ -1,44 +1,11 @@
-"""Random seeds: every random stream is a hash of (root seed, purpose, indices).
-
-No code of this package uses a global generator. So the noise of image i is the same for every method, batch size, shard
-layout and number of devices.
-"""
-
-import hashlib
-from enum import StrEnum
+"""Random tensors and torch generators of the streams of `qdit.core.streams`."""
 
 import numpy as np
 import torch
 
+from qdit.core.streams import Purpose, derive_seed, generator
 
-class Purpose(StrEnum):
-    """Purposes of random streams. Streams of different purposes are independent."""
-
-    INITIAL_NOISE = "initial-noise"
-    STEP_NOISE = "step-noise"
-    LABEL = "label"
-    CALIBRATION_NOISE = "calibration-noise"
-    CALIBRATION_LABEL = "calibration-label"
-    CALIBRATION_STEP = "calibration-step"
-    TRAINING = "training"
-    SALIENT_FORM = "salient-form"
-    SPLIT = "split"
-    VARIANT = "variant"
-    RECONSTRUCTION = "reconstruction"
-    PROBE = "probe"
-    SEARCH = "search"
-    HELD_OUT = "held-out"
-
-
-def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:
-    """128-bit seed of one stream. Equal arguments give the same seed on every machine."""
-    text = "/".join([str(root_seed), purpose.value, *map(str, indices)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-
-
-def generator(root_seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:
-    """NumPy generator (Philox) of one stream."""
-    return np.random.Generator(np.random.Philox(derive_seed(root_seed, purpose, *indices)))
+__all__ = ["Purpose", "derive_seed", "generator", "normal", "torch_generator"]
 
 
 def normal(shape: tuple[int, ...], root_seed: int, purpose: Purpose, *indices: int) -> torch.Tensor:

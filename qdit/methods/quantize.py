@@ -13,6 +13,7 @@ from qdit.core.failure import method_code
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.options import parse_options
 from qdit.core.run import BITS
+from qdit.core.streams import drawn_by_replicate
 from qdit.methods.method import SCOPES, Method, Scope
 from qdit.methods.registry import find_method
 from qdit.methods.sources import STEP
@@ -92,6 +93,9 @@ def quantize_weights_file(
 
     Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
     have the same weights, data, bits and scope. Options that both methods have must be equal.
+
+    Within `replicate_draws` the checkpoint is that of a replicate. It names the replicate only if the method drew:
+    without draws and with the same data, the checkpoints of all replicates are equal byte by byte.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
@@ -131,7 +135,7 @@ def quantize_weights_file(
         uncorrected = replace(uncorrected, model=uncorrected.model.to(target))
         with method_code():
             quantized = method_object.correct(model, uncorrected, loaded, parsed)
-    save_checkpoint(out, quantized, record)
+    save_checkpoint(out, quantized, record | drawn_by_replicate())
 
 
 def calibration_of(path: Path, model: Network, weights: Path) -> CalibrationSet:

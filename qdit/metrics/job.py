@@ -28,12 +28,18 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class RunName:
-    """Name of a run in a profile: setting, form of the weights, label of the method."""
+    """Name of a run in a profile: setting, form of the weights, label of the method, number of the replicate."""
 
     setting: str
     model: str
     form: str
     label: str
+    replicate: int = 0
+
+    @property
+    def replicates(self) -> dict[str, int]:
+        """What the record says of the replicate; nothing of replicate 0."""
+        return {"replicate": self.replicate} if self.replicate else {}
 
 
 @dataclass(frozen=True)

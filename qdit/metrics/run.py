@@ -119,7 +119,7 @@ def made_by(
     facts = imported_facts(sampled, job.claimed) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
     name, shard = job.name, sampled.shards[0]
     return {
-        "run": {"setting": name.setting, "form": name.form, "label": name.label, **facts["run"]},
+        "run": {"setting": name.setting, "form": name.form, "label": name.label, **facts["run"], **name.replicates},
         "protocol": described,
         "protocol_sha256": sha256_json(described),
         "mode": shard.mode,

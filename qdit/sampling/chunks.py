@@ -6,6 +6,7 @@ continues. The key does not depend on the GPU. Each file holds its origin (`qdit
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from qdit.core.errors import ConfigError
 from qdit.core.failure import Failure, say
-from qdit.core.files import load_arrays, save_arrays, sha256_file, write_json
+from qdit.core.files import atomic_path, load_arrays, read_json, save_arrays, sha256_file, write_json
 from qdit.core.provenance import packages
 from qdit.kernels.simulated import backend
 from qdit.quant.folder import read_failure
@@ -136,6 +137,22 @@ def make_chunks(
             save_arrays(path, {**samples, "first": np.int64(first), "key": np.array(key), "origin": stored})
     paths = [chunk_path(folder, number) for number in shard.chunks]
     return [{"file": path.name, "sha256": sha256_file(path)} for path in paths]
+
+
+def copy_equal_samples(source: Path, folder: Path, shard: Shard, origin: Mapping[str, Any]) -> bool:
+    """Copy the chunks of a shard, and their features, from `source` if they have this origin. Return whether they have.
+
+    Replicates of a method that draws nothing have equal checkpoints, and so equal samples.
+    """
+    listing = shard.path(source)
+    if not listing.is_file() or read_json(listing).get("key") != origin_key(origin):
+        return False
+    features = source / f"features-{shard.number:03d}.npz"
+    for path in (*(chunk_path(source, number) for number in shard.chunks), features):
+        if path.is_file():
+            with atomic_path(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    return True
 
 
 def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:

@@ -19,7 +19,7 @@ from qdit.models.network import config_class
 from qdit.quant.checkpoint import read_checkpoint
 from qdit.quant.folder import checkpoint_sha256, read_config
 from qdit.sampling.batch import Batches
-from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, make_chunks
+from qdit.sampling.chunks import SIMULATE, Mode, Shard, copy_equal_samples, handed_on, make_chunks
 from qdit.sampling.families import family_named
 from qdit.sampling.family import AnyFamily, Prompts, Source
 from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of
@@ -34,7 +34,8 @@ class SampleJob:
 
     Clips need `prompts`: (prompt, number) of each clip; then `samples` may be left out. A model of latents needs the
     `vae` that decodes them (it decides the protocol's `decoder`). For clips of latents it also needs the `embeddings`
-    of the prompts. `device` is `cpu` or `cuda:N`.
+    of the prompts. `device` is `cpu` or `cuda:N`. `same_as` is a folder of samples that are copied instead, if they
+    have the same origin.
     """
 
     checkpoint: Path
@@ -50,6 +51,7 @@ class SampleJob:
     mode: Mode = SIMULATE
     device: str = "cpu"
     record_failure: bool = False
+    same_as: Path | None = None
 
     @property
     def source(self) -> Source:
@@ -111,6 +113,8 @@ def sample_checkpoint(job: SampleJob) -> Path:
     origin = origin_of(job)
     family = family_named(origin.family)
     shard, protocol = job.shard_of(family), origin.sampled_by(job.checkpoint)
+    if job.same_as is not None:
+        copy_equal_samples(job.same_as, job.out, shard, origin.to_dict())
     model, correction, _ = read_checkpoint(job.checkpoint)
     conditions = family.conditions(model.config, protocol, job.source)
     if correction is not None:

@@ -5,136 +5,34 @@ them.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qdit.core.repository import shipped_path
-from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
-from qdit.metrics.perceptual_file import FILE as LPIPS
+from qdit.core.run import IMPORTED, TOOL, Run
+from qdit.core.streams import replicate_seed
 from qdit.workflow import profile as profiles
-from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
+from qdit.workflow.calibration_counts import samples_of, split_kind
+from qdit.workflow.command_files import Files
 from qdit.workflow.command_words import command, flags
-from qdit.workflow.families import CLIPS, ProfileFamily, family_at
-from qdit.workflow.profile import Profile
+from qdit.workflow.families import CLIPS
 from qdit.workflow.searches import SearchRun, needs_calibration
 
 
 @dataclass(frozen=True)
-class Commands:
-    """Files and commands of a profile. Its results are in the folder `results`."""
-
-    profile: Profile
-    results: Path
-
-    def file(self, path: str) -> Path:
-        """An input file of the profile: the file in the current folder, or else the shipped file."""
-        return shipped_path(Path(path))
-
-    def model(self, setting: str) -> dict[str, Any]:
-        """Entry of a setting's model."""
-        return dict(self.profile["models"][self.model_name(setting)])
-
-    def model_name(self, setting: str) -> str:
-        """Name of a setting's model."""
-        return str(self.profile["settings"][setting]["model"])
-
-    def family(self, setting: str) -> ProfileFamily:
-        """Family of a setting's model."""
-        return family_at(self.profile, setting)
-
-    # Files
-
-    def folder(self, run: Run) -> Path:
-        """Folder of a run."""
-        return self.results / "runs" / run.path
-
-    def samples(self, run: Run) -> Path:
-        """Folder of a run's samples."""
-        return self.folder(run) / "samples"
-
-    def checkpoint(self, run: Run) -> Path:
-        """Folder of a run's checkpoint, or of what a tool made.
-
-        An integer run uses the checkpoint of the simulated run.
-        """
-        return self.folder(replace(run, mode=SIMULATE) if run.mode == INTEGER else run) / "checkpoint"
-
-    def weights(self, setting: str, form: str) -> Path:
-        """Full-precision weights: the shipped file, or the file that official weights were converted to."""
-        return self.model_weights(self.model_name(setting), form)
-
-    def model_weights(self, model: str, form: str) -> Path:
-        """Full-precision weights of a model and form."""
-        path = self.profile["models"][model]["forms"][form]
-        if path in self.profile.get("files", {}):
-            return self.results / "weights" / f"{model}-{form}.safetensors"
-        return self.file(path)
-
-    def vae_files(self, setting: str) -> list[Path]:
-        """Files of the VAE that decodes a model's latents: its weights, and for images also its configuration."""
-        path = self.model(setting).get("vae")
-        if path is None:
-            return []
-        beside = [] if self.family(setting) is CLIPS else [str(Path(path).with_name("config.json"))]
-        return [self.file(file) for file in (path, *beside)]
-
-    def lpips_file(self, run: Run) -> Path:
-        """LPIPS of a run's images to full precision's, if the profile asks for it."""
-        return self.samples(run) / LPIPS
-
-    def lpips_weights(self) -> list[Path]:
-        """The two files of weights of LPIPS; none if the profile does not ask for it."""
-        entry = self.profile.get("perceptual", {})
-        return [self.file(entry[name]) for name in ("backbone", "linear") if name in entry]
-
-    def extractor_weights(self, extractor: str) -> Path:
-        """Weights of a network whose features score images."""
-        return self.file(self.profile["extractors"][extractor])
-
-    def reference_file(self, setting: str) -> Path:
-        """Statistics of the real images that a setting's images are compared with."""
-        model = self.model(setting)
-        return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
-
-    def calibration_file(self, setting: str, form: str, kind: str) -> Path:
-        """Calibration data of a setting, form and kind."""
-        return self.results / "calibration" / self.model_name(setting) / form / setting / f"{kind}.safetensors"
-
-    def calibration_files(self, run: Run, kinds: Iterable[str]) -> dict[str, Path]:
-        """Kind → the file of calibration data that a run uses for this kind."""
-        return {
-            kind: self.calibration_file(run.setting, run.form, chosen_kind(self.profile, run.setting, run.label, kind))
-            for kind in kinds
-        }
-
-    def search_file(self, search: SearchRun) -> Path:
-        """Allocation file that a search writes."""
-        return self.results / "search" / f"{search.path}.json"
-
-    def allocation_file(self, run: Run) -> Path | None:
-        """Allocation file that a run uses: from a search, or a file of the profile."""
-        if search := profiles.search_of(self.profile, run):
-            return self.search_file(search)
-        path = self.profile["methods"][run.label].get("allocation")
-        return None if path is None else self.file(path)
-
-    def text_file(self, setting: str) -> Path | None:
-        """File of text embeddings that a setting reads. None for images, and for prompts that are words."""
-        path = profiles.embeddings_file(self.profile, setting)
-        return None if path is None else self.results / path
-
-    def base(self, run: Run) -> Run | None:
-        """The run whose checkpoint this run corrects; None if its method's entry has no base."""
-        label = self.profile["methods"][run.label].get("base")
-        return None if label is None else replace(run, label=label, mode=SIMULATE)
+class Commands(Files):
+    """Files and commands of a profile."""
 
     # Flags
 
-    def protocol(self, setting: str, *, decoded: bool = True) -> list[str]:
-        """Flags of the protocol of a setting. Without `decoded` only the flags that decide its latents."""
-        words = profiles.protocol_flags(self.profile, setting, decoded=decoded)
+    def protocol(self, setting: str, *, decoded: bool = True, replicate: int = 0) -> list[str]:
+        """Flags of the protocol of a setting. Without `decoded` only the flags that decide its latents.
+
+        The seed is that of a replicate's calibration data; images have the seed of replicate 0.
+        """
+        seeded = {**self.profile, "seed": replicate_seed(self.profile["seed"], replicate)}
+        words = profiles.protocol_flags(seeded, setting, decoded=decoded)
         pairs = zip(words[::2], words[1::2], strict=True)
         return flags({flag: self.file(value) if flag == "--vae" else value for flag, value in pairs})
 
@@ -161,7 +59,7 @@ class Commands:
     def names(self, run: Run) -> list[str]:
         """Flags with the names of a run for its metrics.json."""
         named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
-        return flags(named | {"--form": run.form, "--label": run.label})
+        return flags(named | {"--form": run.form, "--label": run.label} | numbered(run))
 
     # Commands
 
@@ -190,11 +88,12 @@ class Commands:
         path = self.results / profiles.embeddings_path(model)
         return command("video", "embed", self.file(self.profile["video"]["suite"]), path, "--encoder", encoder)
 
-    def calibrate(self, setting: str, form: str, kind: str) -> str:
-        """Weights → calibration data."""
-        path, (name, _) = self.calibration_file(setting, form, kind), split_kind(kind)
+    def calibrate(self, setting: str, form: str, kind: str, replicate: int = 0) -> str:
+        """Weights → calibration data of a replicate."""
+        path, (name, _) = self.calibration_file(setting, form, kind, replicate), split_kind(kind)
         options = [*flags({"--kind": name, "--samples": samples_of(self.profile, setting, kind)}), *self.text(setting)]
-        return command("calibrate", self.weights(setting, form), path, *options, *self.protocol(setting, decoded=False))
+        options += self.protocol(setting, decoded=False, replicate=replicate)
+        return command("calibrate", self.weights(setting, form), path, *options)
 
     def search(self, search: SearchRun) -> str:
         """Weights → allocation."""
@@ -203,7 +102,7 @@ class Commands:
             "--bits": search.bits,
             "--kind": entry["kind"],
             "--options": json.dumps(entry.get("options", {}), sort_keys=True),
-            "--search-seed": entry.get("seed", 0),
+            "--search-seed": replicate_seed(entry.get("seed", 0), search.replicate),
             "--sizes": ",".join(map(str, shared["sizes"])),
             "--reference-size": shared["reference"],
             "--images": shared["images"],
@@ -212,7 +111,8 @@ class Commands:
             "--fresh": shared.get("fresh", 0),
         }
         if needs_calibration(entry):
-            values["--calibration"] = f"trajectory={self.calibration_file(search.setting, search.form, 'trajectory')}"
+            drawn = self.calibration_file(search.setting, search.form, "trajectory", search.replicate)
+            values["--calibration"] = f"trajectory={drawn}"
         if shared["metric"] == "fid":
             values["--reference-file"] = self.reference_file(search.setting)
         released = ["--as-released"] if entry.get("as_released") else []
@@ -238,7 +138,8 @@ class Commands:
         if (base := self.base(run)) is not None:
             options += ["--base", str(self.checkpoint(base))]
         if calibration:
-            options += self.protocol(run.setting, decoded=False)
+            options += self.protocol(run.setting, decoded=False, replicate=run.replicate)
+        options += flags(numbered(run))
         return command(
             "quantize", self.weights(run.setting, run.form), self.checkpoint(run), *options, "--record-failure"
         )
@@ -291,6 +192,8 @@ class Commands:
         else:
             computed_by = {"--python": self.tools_python()} if run.mode == TOOL else {"--mode": run.mode}
             values = {"--images": counts["images"]} | values | computed_by | self.extractor(run.setting)
+        if run.replicate:
+            values |= {"--same-as": self.samples(replace(run, replicate=0))}
         options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
         words = ("tools", "sample") if run.mode == TOOL else ("sample",)
         return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")
@@ -342,3 +245,8 @@ class Commands:
     def table(self, name: str) -> str:
         """Metrics → a table."""
         return command("table", name, "--profile", self.results / "profile.json", "--results", self.results)
+
+
+def numbered(run: Run) -> dict[str, Any]:
+    """Flag with the number of a replicate; none for replicate 0."""
+    return {"--replicate": run.replicate} if run.replicate else {}

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qdit.core.files import read_json
-from qdit.core.run import SIMULATE, Run, split_bits
+from qdit.core.run import SIMULATE, Run, ending, split_bits
 from qdit.metrics.bootstrap import RESAMPLES
 from qdit.metrics.vbench.needed_weights import WEIGHTS
 from qdit.quant.size import size_predicted_mb
@@ -37,6 +37,7 @@ from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
+from qdit.workflow.replicates import with_replicates
 from qdit.workflow.searches import SearchRun, needs_calibration
 
 FEATURE_BYTES = 4 * (2048 + 2023 + 1008)
@@ -122,7 +123,7 @@ def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
     """Jobs of the default tables that run a network. Each job occurs once."""
     jobs: dict[str, Job] = {}
-    for run in profiles.all_runs(profile):
+    for run in with_replicates(profile, profiles.all_runs(profile)):
         for job in run_jobs(profile, run, speed):
             jobs.setdefault(job.name, job)
     return list(jobs.values())
@@ -135,7 +136,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
     cost = network_of(profile, run.setting).flops / speed.flops
     needs = []
     for kind in kinds:
-        needs.append(f"calibrate {run.setting} {run.form} {kind}")
+        needs.append(f"calibrate {run.setting} {run.form} {kind}{ending(run.replicate)}")
         yield calibration_job(profile, run.setting, kind, needs[-1], cost)
     if search_run := profiles.search_of(profile, run):
         needs.append(f"search {search_run.path}")
@@ -160,7 +161,7 @@ def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed
     cost = network_of(profile, search_run.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
     if needs_calibration(profile["searches"][search_run.search]):
-        needs = (f"calibrate {search_run.setting} {search_run.form} trajectory",)
+        needs = (f"calibrate {search_run.setting} {search_run.form} trajectory{ending(search_run.replicate)}",)
         yield calibration_job(profile, search_run.setting, "trajectory", needs[0], cost)
     yield Job(name, "search", search_evaluations(profile, search_run) * cost, needs)
 
@@ -224,7 +225,7 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
     counted like uncompressed clips, but most are smaller.
     """
     sizes, sets = defaultdict[str, float](float), set()
-    for run in profiles.all_runs(profile) if runs is None else runs:
+    for run in with_replicates(profile, profiles.all_runs(profile)) if runs is None else runs:
         model, network = profile["models"][profile["settings"][run.setting]["model"]], network_of(profile, run.setting)
         family, samples = (
             profiles.family_at(profile, run.setting),
@@ -238,8 +239,8 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
         size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
         sizes["checkpoints"] += 1e6 * size
         for kind in calibration_kinds(profile, run):
-            sets.add((run.setting, run.form, kind, network.cells))
-    for setting, _, kind, cells in sets:
+            sets.add((run.setting, run.form, kind, network.cells, run.replicate))
+    for setting, _, kind, cells, _ in sets:
         sizes["calibration data"] += rows_of(profile, setting, kind) * (4 * cells + 16)
     return {name: size for name, size in sizes.items() if size}
 
@@ -280,7 +281,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
 def evaluating_lines(profile: Profile) -> list[str]:
     """The line about evaluating images by Inception's features, which needs CPUs; none without such runs."""
     seconds = []
-    for run in profiles.all_runs(profile):
+    for run in with_replicates(profile, profiles.all_runs(profile)):
         model = profile["models"][profile["settings"][run.setting]["model"]]
         if profiles.family_of(model) is not CLIPS and "vae" in model:
             sampling = profiles.sampled(profile, run.setting, run.form)

@@ -116,7 +116,8 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
 
 def search_of(profile: Profile, run: Run) -> SearchRun | None:
     """The search whose allocation a run uses, or None."""
-    return search_run_of(profile, setting=run.setting, form=run.form, label=run.label, bits=run.bits)
+    at = {"setting": run.setting, "form": run.form, "label": run.label, "bits": run.bits}
+    return search_run_of(profile, **at, replicate=run.replicate)
 
 
 def searches_of(profile: Profile, table: str) -> list[SearchRun]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from qdit.core.run import IMPORTED
 from qdit.search.options import Kind
 from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Several, Text, Unique, matching
+from qdit.workflow.profile_replicates import Replicates
 
 PRINTED_KINDS = ("table1", "table2", "table3", "table4", "table5", "table6", "ptq4dit_table1", "tq_dit")
 """Kinds of tables with printed numbers in results/published/<kind>.csv."""
@@ -327,6 +328,8 @@ class ProfileModel(Part):
     methods: Annotated[dict[Name, MethodEntry], Field(min_length=1)]
     allocation: AllocationBudget | None = None
     searches: dict[Name, Search] = Field(default_factory=dict)
+    replicates: Replicates | None = None
+    """Run-to-run spread; without this part every row is quantized once."""
     tables: Annotated[dict[Name, Table], Field(min_length=1)]
 
 

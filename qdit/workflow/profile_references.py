@@ -16,6 +16,7 @@ from qdit.workflow.profile_facts import (
 )
 from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
 from qdit.workflow.profile_rows import check_row, check_rows_of, is_ours
+from qdit.workflow.replicates import check_replicates
 from qdit.workflow.searches import check_method_search, check_searches, require, search_run_of
 
 RECTIFIED_FLOW = "rectified-flow"
@@ -48,6 +49,7 @@ def check_references(profile: ProfileModel) -> None:
     full_precision_label(profile)
     for name, table in profile.tables.items():
         check_table(profile, table, f"tables.{name}")
+    check_replicates(profile)
 
 
 def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:

@@ -34,7 +34,7 @@ DECIDING = (
         "video",
         "settings",
     ),
-    *("methods", "allocation", "searches", "tables"),
+    *("methods", "allocation", "searches", "replicates", "tables"),
 )
 """Parts of a profile that can move a number."""
 WORDS_ONLY = frozenset({"about", "title", "chunks_per_shard", "opt_in"})

@@ -1,7 +1,7 @@
 """Rows of a profile whose method failed or does not support them. A run lists them at its end."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qdit.core.errors import DataError
@@ -9,6 +9,7 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run
 from qdit.workflow.profile import Profile, runs_of
+from qdit.workflow.replicates import with_replicates
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class FailedRow:
 
 def failed_rows(profile: Profile, results: Path, tables: Iterable[str]) -> list[FailedRow]:
     """Rows of these tables whose metrics.json holds an error. Rows without the file are left out."""
-    runs = dict.fromkeys(run for table in tables for run in runs_of(profile, table))
+    runs = dict.fromkeys(with_replicates(profile, (run for table in tables for run in runs_of(profile, table))))
     return [row for run in runs if (row := failed_row(run, results)) is not None]
 
 
 def unmeasured(profile: Profile, results: Path, tables: Iterable[str]) -> list[str]:
     """Line with the number of rows without metrics.json. Empty if every row has it."""
-    runs = {run for table in tables for run in runs_of(profile, table)}
+    runs = set(with_replicates(profile, (run for table in tables for run in runs_of(profile, table))))
     missing = sum(not (results / "runs" / run.path / "metrics.json").is_file() for run in runs)
     return [f"Rows that are not measured yet: {missing} of {len(runs)}"] if missing else []
 
@@ -61,7 +62,7 @@ def failed_row(run: Run, results: Path) -> FailedRow | None:
 def log_of(run: Run, results: Path, failure: Failure) -> Path:
     """Log of the job that recorded the failure. An integer run uses the quantization of the simulated run."""
     folder = results / "runs" / run.path / "logs"
-    quantized = results / "runs" / Run(run.setting, run.form, run.label, run.bits, run.scope, SIMULATE).path / "logs"
+    quantized = results / "runs" / replace(run, mode=SIMULATE).path / "logs"
     sampled = sorted(folder.glob("sample-*.log"))
     recorded = [log for log in (quantized / "quantize.log", *sampled) if log.is_file() and says_recorded(log)]
     if failure.step == "sample":

@@ -16,6 +16,7 @@ from qdit.core.repository import ROOT
 from qdit.core.run import Run
 from qdit.workflow.cost import disk_bytes
 from qdit.workflow.profile import Profile, full_precision_run, profile_file, runs_of
+from qdit.workflow.replicates import with_replicates
 from qdit.workflow.run_time import seconds_of
 
 DEFAULT = "mini"
@@ -125,9 +126,11 @@ def handlers(functions: Mapping[signal.Signals, Callable[[int, FrameType | None]
 def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:
     """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`. Without patterns all rows.
 
+    Replicates of a row stand after it.
+
     The full-precision run with the same noise is added. ConfigError for a pattern that fits no row.
     """
-    rows = {table: runs_of(profile, table) for table in tables}
+    rows = {table: with_replicates(profile, runs_of(profile, table)) for table in tables}
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
     for pattern in patterns:
         if not any(matches(run, pattern) for run in every):

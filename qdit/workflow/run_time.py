@@ -31,7 +31,7 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
         total += measured.get(("sample", run.setting), SECONDS["sample"]) + OTHER_SECONDS
     searches = {place for run in runs if (place := search_of(profile, run))}
     total += sum(SECONDS["search"] for place in searches if not (results / place.path).exists())
-    sets = {(run.setting, run.form) for run in runs}
+    sets = {(run.setting, run.form, run.replicate) for run in runs}
     return total + SECONDS["calibrate"] * len(sets)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.run import ending
 from qdit.search.options import SearchOptions, parse_search_options
 from qdit.workflow.families import family_at
 from qdit.workflow.profile_fields import Keyed
@@ -14,20 +15,23 @@ from qdit.workflow.profile_models import AllocationBudget, ProfileModel, Searche
 
 @dataclass(frozen=True, order=True)
 class SearchRun:
-    """A search at a setting, form and bits: one allocation."""
+    """A search at a setting, form and bits: one allocation. A replicate above 0 has other draws."""
 
     setting: str
     form: str
     search: str
     bits: str
+    replicate: int = 0
 
     @property
     def path(self) -> str:
         """Path of its file below `search/`, without suffix."""
-        return f"{self.setting}/{self.form}/{self.search}/{self.bits}"
+        return f"{self.setting}/{self.form}/{self.search}/{self.bits}{ending(self.replicate)}"
 
 
-def search_run_of(profile: Keyed, *, setting: str, form: str, label: str, bits: str) -> SearchRun | None:
+def search_run_of(
+    profile: Keyed, *, setting: str, form: str, label: str, bits: str, replicate: int = 0
+) -> SearchRun | None:
     """The search whose allocation a run uses, or None. `searched_at` may name another setting, form or bits.
 
     Clips have no search. Their runs have the group size from the options of the entry.
@@ -41,6 +45,7 @@ def search_run_of(profile: Keyed, *, setting: str, form: str, label: str, bits: 
         form=at.get("form", form),
         search=entry["search"],
         bits=at.get("bits") or at.get("bits_of", {}).get(bits, bits),
+        replicate=replicate,
     )
 
 

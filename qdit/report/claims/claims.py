@@ -14,6 +14,7 @@ import yaml
 from qdit.core.errors import ConfigError, did_you_mean
 from qdit.report.claims.language import KEYS, Evaluation, Key, parse
 from qdit.report.claims.sources import Measured, Printed
+from qdit.report.claims.telling import what_would_tell
 from qdit.report.data.p_values import LEVEL, benjamini_hochberg
 from qdit.report.data.values import Evidence
 
@@ -80,7 +81,7 @@ class Verdict:
     """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons.
 
     `p` is the p-value of the verdict if intervals decide it. `alone` is the verdict of this claim by itself, if it does
-    not stand among the many claims.
+    not stand among the many claims. `tells` says what would tell an open claim.
     """
 
     word: str
@@ -89,6 +90,7 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     p: float | None = None
     alone: str = ""
+    tells: str = ""
 
 
 def load_claims(path: Path) -> Claims:
@@ -178,7 +180,8 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
     p = truth.p if isinstance(source, Measured) else None
     if isinstance(source, Measured) and source.fitted and truth.value is not None:
         word, why, p = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells", None
-    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p)
+    tells = what_would_tell(truth.evidence) if word == OPEN else ""
+    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p, tells=tells)
 
 
 def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:

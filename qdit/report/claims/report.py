@@ -38,6 +38,7 @@ ORDER = (HOLDS, FAILS, OPEN, CONSTRUCTED, NOT_CHECKED)
 COLUMNS = (
     *("id", "kind", "source", "place", "words", "reading", "table", "form"),
     *("evaluated_on", "verdict", "why", "metrics", "comparisons", "closest", "low", "high", "p_value", "alone"),
+    "would_tell",
     *("profile", "face"),
 )
 
@@ -181,6 +182,7 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
         high,
         "" if verdict.p is None else f"{verdict.p:.3g}",
         verdict.alone,
+        verdict.tells,
         report.profile,
         report.face,
     )

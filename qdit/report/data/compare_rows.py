@@ -3,22 +3,34 @@
 import operator
 from dataclasses import dataclass
 
-from qdit.core.intervals import centred, interval
+import numpy as np
+
+from qdit.core.intervals import centred
+from qdit.core.run import FULL_PRECISION_METHOD
+from qdit.core.run_to_run import Limits, RunToRun
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.values import Quantity, combine
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a − b of one metric and its 95 % interval. The interval is None if a run has no resampled values."""
+    """Difference a − b of one metric and its 95 % interval. `limits` is None if a run has no resampled values.
+
+    The interval has the spread between runs if both rows have replicates.
+    """
 
     value: float
-    interval: tuple[float, float] | None = None
+    limits: Limits | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Low and high."""
+        return None if self.limits is None else self.limits.ends
 
     @property
     def is_chance(self) -> bool | None:
         """Whether the interval includes zero. None without an interval."""
-        return None if self.interval is None else self.interval[0] <= 0 <= self.interval[1]
+        return None if self.limits is None else self.limits.includes_zero
 
 
 def difference(a: Row, b: Row, metric: str) -> Difference | None:
@@ -27,12 +39,22 @@ def difference(a: Row, b: Row, metric: str) -> Difference | None:
         return None
     gap = combine(operator.sub, quantity(a, metric), quantity(b, metric))
     assert isinstance(gap, Quantity)
-    return Difference(gap.value, None if gap.samples is None else interval(gap.samples))
+    return Difference(gap.value, gap.limits)
 
 
 def quantity(row: Row, metric: str) -> Quantity:
-    """A row's number, with its resampled values if they exist."""
+    """A row's number, with its resampled values and its values in each replicate if they exist."""
     value, replicates = float(row[metric]), row.get("replicates")
     if replicates is None or metric not in replicates.values:
         return Quantity(value, measured=True)
-    return Quantity(value, centred(metric, value, replicates.values[metric]), replicates.pairing, measured=True)
+    samples = centred(metric, value, replicates.values[metric])
+    runs, images = runs_of(row, metric, samples), row.get("images")
+    return Quantity(value, samples, replicates.pairing, measured=True, runs=runs, images=images)
+
+
+def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:
+    """A row's values in each replicate. Full precision draws nothing, so its one value stands for all."""
+    if row.get("method") == FULL_PRECISION_METHOD:
+        return RunToRun(np.array([float(row[metric])]), samples[None])
+    known: RunToRun | None = (row.get("run_to_run") or {}).get(metric)
+    return known

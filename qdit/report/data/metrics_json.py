@@ -90,6 +90,8 @@ def _require(record: MetricsRecord, key: Run, profile: Mapping[str, Any] | None)
     for name in IDENTITY:
         if record.run.get(name) != getattr(key, name):
             raise DataError(f"metrics.json is of another run ({name} {record.run.get(name)!r})")
+    if record.replicate != key.replicate:
+        raise DataError(f"metrics.json is of another run (replicate {record.replicate})")
     if record.mode != key.mode:
         raise DataError(f"metrics.json is of another run (mode {record.mode!r})")
     if profile is not None and (other := mismatch(record, profile["settings"][key.setting], profile["seed"])):

@@ -28,7 +28,11 @@ class Separation:
         for a, b in combinations(rows, 2):
             if (gap := difference(a, b, metric)) is not None:
                 gaps[frozenset((id(a), id(b)))] = gap
-        bounded = {pair: p_value(gap.value, gap.interval) for pair, gap in gaps.items() if gap.interval is not None}
+        bounded = {
+            pair: p_value(gap.value, gap.limits.ends, gap.limits.degrees)
+            for pair, gap in gaps.items()
+            if gap.limits is not None
+        }
         decided = dict(zip(bounded, holm(list(bounded.values())), strict=True))
         self._apart = {pair: decided.get(pair, True) and gap.value != 0 for pair, gap in gaps.items()}
         self.comparisons = len(bounded)
@@ -37,7 +41,12 @@ class Separation:
         """Number of pairs that one comparison by itself would call apart."""
         self.controlled = sum(decided.values())
         """Number of pairs that are apart."""
+        self._by_images = {pair for pair, gap in gaps.items() if gap.limits is not None and gap.limits.by_images_alone}
 
     def apart(self, a: Row, b: Row) -> bool:
         """Whether two of the rows differ by more than chance; False if one of them has no number."""
         return self._apart.get(frozenset((id(a), id(b))), False)
+
+    def by_images_alone(self, a: Row, b: Row) -> bool:
+        """Whether images alone tell two of the rows apart, one comparison by itself, and not with run-to-run spread."""
+        return frozenset((id(a), id(b))) in self._by_images

@@ -1,27 +1,31 @@
 """p-values of differences from their 95 % intervals, and which of many are more than chance.
 
 The part of the interval between the difference and the end towards 0 is read as 1.96 standard deviations of a normal
-distribution. So p < 0.05 exactly if the interval excludes 0, and smaller levels need no more resamples than the
-interval has. `qdit.report.data.multiplicity` says what the two corrections are used for.
+distribution, or as the quantile of Student's distribution if replicates have few degrees of freedom. So p < 0.05
+exactly if the interval excludes 0, and smaller levels need no more resamples than the interval has.
+`qdit.report.data.multiplicity` says what the two corrections are used for.
 """
 
 import math
 from collections.abc import Sequence
 
+from qdit.core.run_to_run import student_p, student_quantile
+
 LEVEL = 0.05
-DEVIATIONS = 1.959963984540054
-"""Standard deviations of a normal distribution between its middle and the end of its central 95 %."""
 
 
-def p_value(gap: float, limits: tuple[float, float]) -> float:
-    """Two-sided p-value of a difference with its 95 % interval; without any spread it is 0, or 1 for no difference."""
+def p_value(gap: float, limits: tuple[float, float], degrees: float = math.inf) -> float:
+    """Two-sided p-value of a difference with its 95 % interval; without any spread it is 0, or 1 for no difference.
+
+    `degrees` are those of Student's distribution of the interval (`qdit.core.run_to_run`).
+    """
     low, high = limits
     if low == high:
         return 0.0 if low else 1.0
     reach = gap - low if gap > 0 else high - gap
     if reach <= 0:  # the value lies at the border of its interval
         return 1.0 if low <= 0 <= high else 0.0
-    return math.erfc(DEVIATIONS * abs(gap) / reach / math.sqrt(2))
+    return student_p(student_quantile(degrees) * abs(gap) / reach, degrees)
 
 
 def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:

@@ -13,8 +13,9 @@ from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, Run
 from qdit.report.data.checkpoint_log import read_log
 from qdit.report.data.learning_curves import reconstruction_of
-from qdit.report.data.metrics_json import Row, read_run
+from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, readable_name
+from qdit.report.data.replicates import COUNT, read_row
 from qdit.workflow.profile_facts import block_runs
 from qdit.workflow.protocol_version import protocol_version
 
@@ -24,6 +25,7 @@ PROVENANCE = (
     *(
         "fitted",
         "status",
+        COUNT,
         "protocol_version",
         "protocol_sha256",
         "model",
@@ -185,7 +187,7 @@ def make_row(
     Method and options come from the run, or from the profile if the run is missing.
     """
     entry = profile["methods"][key.label]
-    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_run(results, key, profile)
+    row: Row = {"method": entry["method"], "options": entry.get("options") or {}} | read_row(results, key, profile)
     option = row["options"].get("group_size")
     group_size = option if isinstance(option, int) else None
     log = read_log(key.folder(results))

@@ -5,7 +5,7 @@ the same noise. `qdit.report.data.multiplicity` says which rows differ by more t
 all paired differences of a contest. Without intervals the numbers alone decide.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -15,12 +15,15 @@ from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, is_full_precision
+from qdit.report.data.values import IMAGES_ALONE
 
 PRINTED = "published_fid"
 """The printed number that gives the paper's order; lower is better."""
 
-BEST, FIRST, TIED, WORSE = "best", "lowest, not certainly", "cannot be told from the best", "worse than the best"
-"""Verdicts: apart from all others, first but not apart from all, not apart from the first, apart from it."""
+BEST, FIRST, TIED, WORSE = "best", "first, not certainly", "cannot be told from the best", "worse than the best"
+TIED_BY_RUNS = f"{TIED}: {IMAGES_ALONE}"
+"""Verdicts: apart from all others, first but not apart from all, not apart from the first (or only without
+run-to-run spread), apart from it."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,15 @@ class Contest:
     def standing(self, row: Row) -> Standing:
         """Rank of one of the rows."""
         verdict = WORSE if self.separation.apart(row, self.first) else TIED
+        if verdict == TIED and self.separation.by_images_alone(row, self.first):
+            verdict = TIED_BY_RUNS
         if row is self.first:
             verdict = FIRST if self.tied else BEST
         if len(self.printed) < 2:
-            return Standing(verdict if len(self.rows) > 1 else "", _place(self.rows, row, ranking_metric().name), None)
+            return Standing(verdict if len(self.rows) > 1 else "", _place(self.rows, row, damage_of), None)
         if row.get(PRINTED) is None:
             return Standing(verdict, None, None)
-        return Standing(verdict, _place(self.printed, row, ranking_metric().name), _place(self.printed, row, PRINTED))
+        return Standing(verdict, _place(self.printed, row, damage_of), _place(self.printed, row, printed_damage))
 
     def agreement(self) -> Agreement | None:
         """Agreement of the paper's order with ours. None if the paper orders fewer than two of the rows."""
@@ -126,7 +131,7 @@ class Contest:
 
     def _spearman(self) -> float:
         """Correlation of our ranks and the paper's; equal numbers share the mean of their ranks."""
-        ours, paper = (_mean_ranks(self.printed, name) for name in (ranking_metric().name, PRINTED))
+        ours, paper = (_mean_ranks(self.printed, damage) for damage in (damage_of, printed_damage))
         middle = (len(ours) + 1) / 2
         shared = sum((a - middle) * (b - middle) for a, b in zip(ours, paper, strict=True))
         spread = [sum((a - middle) ** 2 for a in ranks) for ranks in (ours, paper)]
@@ -146,7 +151,7 @@ def _contests(block: Block) -> Iterator[Contest]:
     ]
     for bits in dict.fromkeys(bits_of(row) for row in rows):
         rivals = [row for row in rows if bits_of(row) == bits]
-        yield Contest(block, bits, tuple(sorted(rivals, key=lambda row: float(row[ranking_metric().name]))))
+        yield Contest(block, bits, tuple(sorted(rivals, key=damage_of)))
 
 
 def standings(block: Block) -> list[Standing | None]:
@@ -167,11 +172,21 @@ def short_name(row: Row) -> str:
     return str(row["short"]).removeprefix(f"{bits_of(row)} ")
 
 
-def _place(rows: tuple[Row, ...], row: Row, column: str) -> int:
-    """1 + the number of rows with a lower number."""
-    return 1 + sum(other[column] < row[column] for other in rows)
+def damage_of(row: Row) -> float:
+    """Number of a row in the ranking metric, smaller for less damage."""
+    return ranking_metric().damage(row[ranking_metric().name])
 
 
-def _mean_ranks(rows: tuple[Row, ...], column: str) -> list[float]:
-    values = [row[column] for row in rows]
+def printed_damage(row: Row) -> float:
+    """The printed number that gives the paper's order."""
+    return float(row[PRINTED])
+
+
+def _place(rows: tuple[Row, ...], row: Row, damage: Callable[[Row], float]) -> int:
+    """1 + the number of rows with less damage."""
+    return 1 + sum(damage(other) < damage(row) for other in rows)
+
+
+def _mean_ranks(rows: tuple[Row, ...], damage: Callable[[Row], float]) -> list[float]:
+    values = [damage(row) for row in rows]
     return [(sum(v < value for v in values) + sum(v <= value for v in values) + 1) / 2 for value in values]

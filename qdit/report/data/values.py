@@ -7,13 +7,16 @@ told".
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qdit.core.intervals import interval
+from qdit.core.run_to_run import Limits, RunToRun, combined
 from qdit.report.data.p_values import p_value, partial_conjunction
 
 ZERO = "the interval of the difference includes 0"
+IMAGES_ALONE = "decided by images alone; not with run-to-run spread"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -28,13 +31,21 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 class Quantity:
     """A number. `samples` (B,) are its centred bootstrap values. Values with equal `pairing` are paired.
 
-    `measured` means that the number comes from a run; then it contains chance, with or without samples.
+    `measured` means that the number comes from a run; then it contains chance, with or without samples. `runs` has its
+    values in each replicate; None if the chance between runs is not known. `images` is the number of images behind it.
     """
 
     value: float
     samples: np.ndarray | None = None
     pairing: str = ""
     measured: bool = False
+    runs: RunToRun | None = None
+    images: int | None = None
+
+    @property
+    def limits(self) -> Limits | None:
+        """95 % interval from images, and from replicates if they are known; None without resampled values."""
+        return None if self.samples is None else combined(self.value, interval(self.samples), self.runs)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,11 @@ Value = Quantity | Unknown | Count
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one."""
+    """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one.
+
+    `gap` is the difference, `limits` its interval with both sources, and `images` the smaller number of images of its
+    rows.
+    """
 
     text: str
     outcome: bool | None
@@ -67,6 +82,9 @@ class Evidence:
     interval: tuple[float, float] | None = None
     reason: str = ""
     no_interval: bool = False
+    gap: float | None = None
+    limits: Limits | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +123,36 @@ def combine(operation: Callable[..., float], *values: Value) -> Value:
     length = len(sampled[0].samples) if sampled[0].samples is not None else 0
     columns = [np.full(length, value.value) if value.samples is None else value.samples for value in quantities]
     try:
-        rows = [operation(*map(float, row)) for row in zip(*columns, strict=True)]
+        samples, runs = _each(operation, columns), _combined_runs(operation, quantities, length)
     except ZeroDivisionError:
         return Quantity(result, measured=measured)
-    return Quantity(result, np.array(rows), sampled[0].pairing, measured)
+    images = min((value.images for value in quantities if value.images is not None), default=None)
+    return Quantity(result, samples, sampled[0].pairing, measured, runs, images)
+
+
+def _each(operation: Callable[..., float], columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Apply an operation to each row of some columns (n,)."""
+    return np.array([operation(*map(float, row)) for row in zip(*columns, strict=True)])
+
+
+def _combined_runs(operation: Callable[..., float], quantities: Sequence[Quantity], length: int) -> RunToRun | None:
+    """Apply an operation to numbers replicate by replicate: replicates of equal number share their calibration draw.
+
+    None if a measured number has no replicates, or if two have different numbers of them. A number without chance
+    between runs has one replicate, which stands beside each of the others.
+    """
+    if any(value.measured and value.runs is None for value in quantities):
+        return None
+    counts = {value.runs.replicates for value in quantities if value.runs is not None} - {1}
+    if len(counts) > 1:
+        return None
+    replicates = counts.pop() if counts else 1
+    values, samples = [], []
+    for value in quantities:
+        runs = value.runs or RunToRun(np.array([value.value]), np.full((1, length), value.value))
+        values.append(np.broadcast_to(runs.values, (replicates,)))
+        samples.append(np.broadcast_to(runs.samples, (replicates, length)).ravel())
+    return RunToRun(_each(operation, values), _each(operation, samples).reshape(replicates, length))
 
 
 def _number(value: Value) -> Quantity | Unknown:
@@ -129,16 +173,18 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
     if not isinstance(gap, Quantity):
         return Truth(None, (Evidence(text, None, reason=gap.reason if isinstance(gap, Unknown) else ""),))
     outcome, limits, p = COMPARISONS[symbol](round(gap.value, 10), 0), None, None
-    if gap.samples is not None:
-        limits = interval(gap.samples)
-        includes_zero = limits[0] <= 0 <= limits[1]
+    margin = _margin(left, right, gap.value)
+    if (known := gap.limits) is not None:
+        limits = known.ends
+        facts: dict[str, Any] = {"gap": gap.value, "limits": known, "images": gap.images}
         if symbol in ("==", "!="):
-            outcome = includes_zero == (symbol == "==")
-        elif includes_zero and limits != (0.0, 0.0):
-            return Truth(None, (Evidence(text, None, _margin(left, right, gap.value), limits, ZERO),), 1.0)
-        p = None if includes_zero else p_value(gap.value, limits)
-    bare = gap.measured and limits is None
-    return Truth(outcome, (Evidence(text, outcome, _margin(left, right, gap.value), limits, no_interval=bare),), p)
+            outcome = known.includes_zero == (symbol == "==")
+        elif known.includes_zero and limits != (0.0, 0.0):
+            why = IMAGES_ALONE if known.by_images_alone else ZERO
+            return Truth(None, (Evidence(text, None, margin, limits, why, **facts),), 1.0)
+        p = None if known.includes_zero else p_value(gap.value, limits, known.degrees)
+        return Truth(outcome, (Evidence(text, outcome, margin, limits, **facts),), p)
+    return Truth(outcome, (Evidence(text, outcome, margin, no_interval=gap.measured),), p)
 
 
 def _margin(left: Value, right: Value, gap: float) -> float:

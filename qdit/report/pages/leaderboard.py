@@ -23,7 +23,7 @@ from qdit.report.data.rows import (
     make_row,
     with_differences,
 )
-from qdit.report.data.standings import contests, short_name
+from qdit.report.data.standings import contests, damage_of, short_name
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.headline import Headline, headline
 from qdit.report.render.text import csv_text, markdown_text
@@ -138,12 +138,12 @@ def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:
 
 
 def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:
-    """Sort key of a row: setting in the profile's order, form, scope, bits from many to few, FD-FP, label."""
+    """Sort key of a row: setting in the profile's order, form, scope, bits from many to few, damage, label."""
     settings = list(profile["settings"])
     full = not is_full_precision(row)
     bits = (-row["weight_bits"], -row["activation_bits"])
     score = row.get(ranking_metric().name)
-    known = (score is None, score if score is not None else 0.0)
+    known = (score is None, ranking_metric().damage(score) if score is not None else 0.0)
     return (settings.index(row["setting"]), row["form"], row["scope"], full, *bits, *known, row["label"])
 
 
@@ -203,7 +203,7 @@ def ranks(row: Row, rows: list[Row], separation: Separation | None = None) -> Ro
     of_bits = [other for other in of_bits if other.get(ranking_metric().name) is not None]
     separation = separation or Separation([row, *of_bits], ranking_metric().name)
     certain = [other for other in of_bits if separation.apart(row, other)]
-    better = sum(other[ranking_metric().name] < row[ranking_metric().name] for other in certain)
+    better = sum(damage_of(other) < damage_of(row) for other in certain)
     low, high = 1 + better, 1 + len(of_bits) - (len(certain) - better)
     return {"rank": f"{low}" if low == high else f"{low}–{high}", "rank_low": low, "rank_high": high}
 

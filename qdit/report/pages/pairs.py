@@ -11,6 +11,7 @@ from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
 from qdit.report.data.rows import Block, Table, is_full_precision
+from qdit.report.data.standings import damage_of
 from qdit.report.pages.leaderboard import interval_text, ranks
 from qdit.report.render.display import bits_text
 from qdit.report.render.fragments import number
@@ -86,9 +87,7 @@ def _of_block(block: Block) -> Iterable[Ranking]:
         if not is_full_precision(row) and row.get(ranking_metric().name) is not None and "key" in row
     ]
     for bits in dict.fromkeys(map(bits_text, rows)):
-        rivals = sorted(
-            (row for row in rows if bits_text(row) == bits), key=lambda row: float(row[ranking_metric().name])
-        )
+        rivals = sorted((row for row in rows if bits_text(row) == bits), key=damage_of)
         if len(rivals) > 1:
             separation = Separation(rivals, ranking_metric().name)
             yield Ranking(block, bits, tuple(_ranked(row, rivals, separation) for row in rivals))
@@ -118,6 +117,6 @@ def _mark(row: Row, other: Row, separation: Separation) -> Mark:
     names = f"{_name(row)} − {_name(other)}"
     if gap.interval is None:
         return Mark(UNSURE, f"{names}: {number(significant(gap.value))}, no interval")
-    sign = CHANCE if not separation.apart(row, other) else BETTER if gap.value < 0 else WORSE
+    sign = CHANCE if not separation.apart(row, other) else BETTER if ranking_metric().damage(gap.value) < 0 else WORSE
     value, low, high = (number(significant(value)) for value in (gap.value, *gap.interval))
     return Mark(sign, f"{names}: {value} ({low} … {high})")

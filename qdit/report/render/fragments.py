@@ -13,7 +13,7 @@ from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
 from qdit.report.data import learning_curves as reconstruction
 from qdit.report.data.rows import Block, Figure, Table
-from qdit.report.data.standings import BEST, FIRST, TIED
+from qdit.report.data.standings import BEST, FIRST, TIED, TIED_BY_RUNS
 from qdit.report.render.clips import clip_sheet, shows_clips
 from qdit.report.render.display import (
     FITTED_MARK,
@@ -42,7 +42,7 @@ CLASSES = {"✓": "good", "✗": "bad"}
 CLASSES |= {status[0]: "bad" for status in Status if status not in (Status.OK, Status.NOT_RUN)}
 """First character of a check or of a status → CSS class."""
 
-VERDICTS = {BEST: "good", FIRST: "open", TIED: "open"}
+VERDICTS = {BEST: "good", FIRST: "open", TIED: "open", TIED_BY_RUNS: "open"}
 """Verdict of a row → CSS class."""
 
 SHEETS_ABOUT = (

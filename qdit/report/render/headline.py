@@ -168,7 +168,7 @@ def _variants(table: Table) -> tuple[tuple[str, bool], ...]:
         gap = difference(row, base, ranking_metric().name)
         if gap is None or gap.is_chance or gap.value == 0:
             unclear += 1
-        elif gap.value > 0:
+        elif ranking_metric().damage(gap.value) > 0:
             more += 1
         else:
             less += 1

@@ -9,6 +9,7 @@ from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
 from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
+from qdit.report.data.replicates import COUNT
 from qdit.report.data.rows import Table, describe_protocol, is_measured, is_missing
 from qdit.report.render.display import TIED_MARK
 
@@ -68,12 +69,14 @@ def _reading(table: Table) -> Iterable[str]:
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
-            f" {TIED_MARK}: the difference to the best row may be chance (paired bootstrap over {table.samples_are}s;"
+            f" {TIED_MARK}: the difference to the best row may be chance (paired bootstrap over {table.samples_are}s"
+            f"{' and replicates' if any(map(is_repeated, table.rows)) else ''};"
             " 5 % for all pairs of rows at equal bits together, by Holm). The CSV has the interval of each number,"
             " *_low and *_high."
             if any(row.get("replicates") is not None for row in table.rows)
             else ""
         )
+    yield from _replicate_notes(table)
     if "size_mb" in table.metrics:
         yield (
             "Size (ours): by the paper’s formula, every parameter at the weight bits, 4 bytes per group or channel."
@@ -86,6 +89,23 @@ def _reading(table: Table) -> Iterable[str]:
     yield from _method_notes(table)
     yield from _reconstruction_notes(table)
     yield from _silent_layer_notes(table)
+
+
+def _replicate_notes(table: Table) -> Iterable[str]:
+    """What the numbers of rows with replicates are, and which differences know of them."""
+    if repeated := [row for row in table.rows if is_repeated(row)]:
+        counts = " or ".join(str(count) for count in sorted({row[COUNT] for row in repeated}))
+        yield (
+            f"{len(repeated)} of {len(table.rows)} rows have {counts} replicates: other calibration data, searches and"
+            " random draws of the method, on the same noise. Their numbers are means over the replicates. Their"
+            " intervals count runs beside images, and so do differences of two such rows; other differences count"
+            " images alone. Pictures, size and digests are of replicate 0."
+        )
+
+
+def is_repeated(row: Row) -> bool:
+    """Whether a row's numbers are means over replicates."""
+    return int(row.get(COUNT) or 1) > 1
 
 
 def _samples_behind(table: Table) -> Iterable[str]:
@@ -167,6 +187,11 @@ def _warnings(table: Table) -> Iterable[str]:
             folder = row["key"].folder(Path()).as_posix()
             yield f"{row['name']} {row['key'].bits.upper()}, {row['form']} form: {row['status']} ({folder})"
     for row in table.rows:
+        if row.get("replicates_missing"):
+            yield (
+                f"{row['name']} {row['key'].bits.upper()}: shows replicate 0 alone, without run-to-run spread; missing"
+                f" replicates {row['replicates_missing']}"
+            )
         if row.get("log_problem"):
             yield f"{row['name']} {row['key'].bits.upper()}: no learning curves and no log; {row['log_problem']}"
     for block in table.blocks:

@@ -20,7 +20,7 @@ from qdit.report.data.rows import (
     with_differences,
 )
 from qdit.report.data.speeds import COLUMNS, measured_on, read_speed, speed_cells
-from qdit.report.data.standings import Contest, contests, short_name
+from qdit.report.data.standings import Contest, contests, damage_of, short_name
 
 
 def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -80,7 +80,7 @@ def _compared(contest: Contest) -> str:
     ours = [row for row in contest.rows if row["key"].mode not in (TOOL, IMPORTED)]
     if not (theirs and ours):
         return ""
-    first, second = sorted((ours[0], theirs[0]), key=lambda row: float(row[ranking_metric().name]))
+    first, second = sorted((ours[0], theirs[0]), key=damage_of)
     if not contest.separation.apart(first, second):
         return f"at {contest.bits} {_pair(first)} cannot be told from {_pair(second)}"
     return f"at {contest.bits} {_pair(first)} is before {_pair(second)} by more than chance"

@@ -1,0 +1,68 @@
+"""Page of the coverage study, made from the study's JSON."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qdit.core.files import write_text
+
+
+def write_page(study: Mapping[str, Any], page: Path) -> None:
+    """Write the Markdown page; equal studies give equal bytes."""
+    write_text(page, page_text(study))
+
+
+def page_text(study: Mapping[str, Any]) -> str:
+    """The whole page as Markdown."""
+    plan = study["plan"]
+    lines = [
+        "# Do the intervals hold what they say?",
+        "",
+        "> Words such as *replicate* and *bootstrap*: [glossary](glossary.md)",
+        "",
+        f"The coverage study simulates {plan['tables']:,} tables under each of {len(study['conditions'])} conditions."
+        f" A table has {plan['methods']} methods with {plan['replicates']} replicates on the same {plan['images']}"
+        " images. It knows the true difference of two methods and counts how many 95 % intervals hold it. A *mean* is a"
+        " metric such as PSNR-FP, a *distance* one such as FD-FP (`qdit/bench/coverage_study.py` says how they are"
+        " simulated). The intervals are those of tables, ranks and claims with replicates"
+        " (`qdit/core/run_to_run.py`).",
+        "",
+        "The columns say how much of the spread between replicates is chance between runs: its variance, divided by the"
+        " variance that the choice of images gives to the difference. *Mixed* is the same ratio for what a replicate"
+        " changes in each image in its own way. Large numbers: intervals from images and replicates. Small numbers:"
+        " intervals from images alone, on the same tables.",
+        "",
+        *table(study),
+        "",
+        verdict(study),
+        "",
+        "Run it again: `qdit bench coverage`. It took"
+        f" {study['seconds'] / 60:.0f} minutes of one core. The numbers are in `results/studies/coverage.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(study: Mapping[str, Any]) -> list[str]:
+    """Lines of the table: a row for each metric and `mixed`, a column for each ratio."""
+    ratios = sorted({entry["ratio"] for entry in study["conditions"]})
+    lines = [f"| metric | mixed | {' | '.join(f'runs {ratio:g}' for ratio in ratios)} |"]
+    lines.append(f"|---|---:|{'---:|' * len(ratios)}")
+    cells: dict[tuple[str, float], dict[float, str]] = {}
+    for entry in study["conditions"]:
+        text = f"{entry['coverage']:.1%} <small>{entry['by_images_alone']:.0%}</small>"
+        cells.setdefault((entry["metric"], entry["mixed"]), {})[entry["ratio"]] = text
+    for (metric, mixed), by_ratio in cells.items():
+        lines.append(f"| {metric} | {mixed:g} | {' | '.join(by_ratio.get(ratio, '') for ratio in ratios)} |")
+    return lines
+
+
+def verdict(study: Mapping[str, Any]) -> str:
+    """Sentence about the range of the coverage, and about images alone."""
+    low, high = study["plan"]["wanted"]
+    alone = min(entry["by_images_alone"] for entry in study["conditions"])
+    where = "lies" if study["as_wanted"] else "does **not** lie"
+    return (
+        f"The coverage is between {study['least']:.1%} and {study['most']:.1%}. It {where} between {low:.0%} and"
+        f" {high:.0%}, as it should. Intervals from images alone cover down to {alone:.0%}."
+    )

@@ -1,0 +1,124 @@
+"""The files of a profile: inputs, and what the workflow's jobs write below the folder of results."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qdit.core.repository import shipped_path
+from qdit.core.run import INTEGER, SIMULATE, Run, ending
+from qdit.metrics.perceptual_file import FILE as LPIPS
+from qdit.workflow import profile as profiles
+from qdit.workflow.calibration_counts import chosen_kind
+from qdit.workflow.families import CLIPS, ProfileFamily, family_at
+from qdit.workflow.profile import Profile
+from qdit.workflow.searches import SearchRun
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a profile. Its results are in the folder `results`."""
+
+    profile: Profile
+    results: Path
+
+    def file(self, path: str) -> Path:
+        """An input file of the profile: the file in the current folder, or else the shipped file."""
+        return shipped_path(Path(path))
+
+    def model(self, setting: str) -> dict[str, Any]:
+        """Entry of a setting's model."""
+        return dict(self.profile["models"][self.model_name(setting)])
+
+    def model_name(self, setting: str) -> str:
+        """Name of a setting's model."""
+        return str(self.profile["settings"][setting]["model"])
+
+    def family(self, setting: str) -> ProfileFamily:
+        """Family of a setting's model."""
+        return family_at(self.profile, setting)
+
+    def folder(self, run: Run) -> Path:
+        """Folder of a run."""
+        return self.results / "runs" / run.path
+
+    def samples(self, run: Run) -> Path:
+        """Folder of a run's samples."""
+        return self.folder(run) / "samples"
+
+    def checkpoint(self, run: Run) -> Path:
+        """Folder of a run's checkpoint, or of what a tool made.
+
+        An integer run uses the checkpoint of the simulated run.
+        """
+        return self.folder(replace(run, mode=SIMULATE) if run.mode == INTEGER else run) / "checkpoint"
+
+    def weights(self, setting: str, form: str) -> Path:
+        """Full-precision weights: the shipped file, or the file that official weights were converted to."""
+        return self.model_weights(self.model_name(setting), form)
+
+    def model_weights(self, model: str, form: str) -> Path:
+        """Full-precision weights of a model and form."""
+        path = self.profile["models"][model]["forms"][form]
+        if path in self.profile.get("files", {}):
+            return self.results / "weights" / f"{model}-{form}.safetensors"
+        return self.file(path)
+
+    def vae_files(self, setting: str) -> list[Path]:
+        """Files of the VAE that decodes a model's latents: its weights, and for images also its configuration."""
+        path = self.model(setting).get("vae")
+        if path is None:
+            return []
+        beside = [] if self.family(setting) is CLIPS else [str(Path(path).with_name("config.json"))]
+        return [self.file(file) for file in (path, *beside)]
+
+    def lpips_file(self, run: Run) -> Path:
+        """LPIPS of a run's images to full precision's, if the profile asks for it."""
+        return self.samples(run) / LPIPS
+
+    def lpips_weights(self) -> list[Path]:
+        """The two files of weights of LPIPS; none if the profile does not ask for it."""
+        entry = self.profile.get("perceptual", {})
+        return [self.file(entry[name]) for name in ("backbone", "linear") if name in entry]
+
+    def extractor_weights(self, extractor: str) -> Path:
+        """Weights of a network whose features score images."""
+        return self.file(self.profile["extractors"][extractor])
+
+    def reference_file(self, setting: str) -> Path:
+        """Statistics of the real images that a setting's images are compared with."""
+        model = self.model(setting)
+        return self.results / "reference" / model["extractor"] / f"{model['reference']}.npz"
+
+    def calibration_file(self, setting: str, form: str, kind: str, replicate: int = 0) -> Path:
+        """Calibration data of a setting, form and kind, drawn for a replicate."""
+        folder = self.results / "calibration" / self.model_name(setting) / form / setting
+        return folder / f"{kind}{ending(replicate)}.safetensors"
+
+    def calibration_files(self, run: Run, kinds: Iterable[str]) -> dict[str, Path]:
+        """Kind → the file of calibration data that a run uses for this kind."""
+        chosen = {kind: chosen_kind(self.profile, run.setting, run.label, kind) for kind in kinds}
+        return {
+            kind: self.calibration_file(run.setting, run.form, name, run.replicate) for kind, name in chosen.items()
+        }
+
+    def search_file(self, search: SearchRun) -> Path:
+        """Allocation file that a search writes."""
+        return self.results / "search" / f"{search.path}.json"
+
+    def allocation_file(self, run: Run) -> Path | None:
+        """Allocation file that a run uses: from a search, or a file of the profile."""
+        if search := profiles.search_of(self.profile, run):
+            return self.search_file(search)
+        path = self.profile["methods"][run.label].get("allocation")
+        return None if path is None else self.file(path)
+
+    def text_file(self, setting: str) -> Path | None:
+        """File of text embeddings that a setting reads. None for images, and for prompts that are words."""
+        path = profiles.embeddings_file(self.profile, setting)
+        return None if path is None else self.results / path
+
+    def base(self, run: Run) -> Run | None:
+        """The run whose checkpoint this run corrects; None if its method's entry has no base."""
+        label = self.profile["methods"][run.label].get("base")
+        return None if label is None else replace(run, label=label, mode=SIMULATE)
