@@ -121,8 +121,8 @@ def evaluate(
     The command reads from the samples what they are and how they were made. A flag about this can only repeat it.
     Images get FID, sFID, IS, precision and recall. These use features that `qdit sample --extractor` or `qdit features`
     wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get the paired
-    metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP. With --judged images get
-    CLIP score, ImageReward and FD-DINOv2.
+    metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP. With --judged images
+    get CLIP score, ImageReward and FD-DINOv2.
 
     \b
     Examples:

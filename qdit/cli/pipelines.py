@@ -24,9 +24,7 @@ app = typer.Typer(
 
 @app.command()
 def sample(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Folder that `qdit quantize` wrote of the pipeline's transformer.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of `qdit quantize`, of the pipeline's transformer.")],
     out: Annotated[Path, typer.Argument(help="Folder for the chunks of images.")],
     pipeline: Annotated[Path, typer.Option(help="Folder of the pipeline in diffusers' layout.")],
     prompts: Annotated[Path, typer.Option(help="Text file with one prompt a line; image i has prompt i.")],

@@ -98,7 +98,8 @@ def bootstrap(
 ) -> Replicates:
     """Resampled values of all metrics that have a function for it; the paired metrics only with `fp`.
 
-    The arguments are those of `evaluate`, which checks them. `frames` images are of one clip (`multiplicities`). 512 images with 64 + 112 features take 0.5 s of one core.
+    The arguments are those of `evaluate`, which checks them. `frames` images are of one clip (`multiplicities`).
+    512 images with 64 + 112 features take 0.5 s of one core.
     `qdit.metrics.resampled_frechet` says how the distances of many features are computed.
     """
     counts = multiplicities(len(run.features), resamples, frames=frames)

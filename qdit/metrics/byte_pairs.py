@@ -5,6 +5,7 @@ import html
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -64,7 +65,7 @@ class BytePairs:
         parts = [letters[byte] for byte in word.encode()]
         parts[-1] += LAST
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:], strict=False), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            pair = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
             if pair not in self.ranks:
                 break
             parts = merged(parts, pair)

@@ -7,6 +7,7 @@ network is written out here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ class Reward(nn.Module):
         context = image.positions.shape[2]
         self.layers = nn.ModuleList(TextLayer(width, hidden, context) for _ in range(layers))
         sizes = (width, 1024, 128, 64, 16, 1)
-        self.linears = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.linears = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
 
     def forward(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         seen = self.image(images)

@@ -21,7 +21,7 @@ JUDGES = {
     "dino": "qdit.metrics.judge_dino",
     "image-reward": "qdit.metrics.judge_reward",
 }
-"""Judge → the module whose `load(files, device)` gives a function (images, prompts) → values (N,) or features (N, d)."""
+"""Judge → module whose `load(files, device)` gives a function (images, prompts) → scores (N,) or features (N, d)."""
 FILES: Mapping[str, tuple[str, ...]] = {
     "clip": ("weights", "vocabulary"),
     "dino": ("weights",),

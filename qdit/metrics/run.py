@@ -121,7 +121,11 @@ def read_judges(
 
     DataError for values of other images, and for full precision's features of another judge.
     """
-    scores, features, fp_features, references, record = {}, {}, {}, {}, {}
+    scores: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
+    fp_features: dict[str, np.ndarray] = {}
+    references: dict[str, Moments] = {}
+    record: dict[str, Any] = {}
     for judge, path in evaluator.judged.items():
         judged = read_judged(path, samples=job.samples, images=images, judge=require_judge(judge))
         if judged is None:
@@ -156,7 +160,7 @@ def reference_moments(path: Path, made_of: JudgeOrigin) -> Moments:
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
     """Facts of the protocol of images; for imported images the source file."""
-    size = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
+    size: dict[str, Any] = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
     if sampled.origin.family == PIPELINES:
         size |= {"prompts": dict(sampled.origin.prompts or {})}
     if sampled.origin.is_imported:

@@ -1,7 +1,7 @@
 """Blocks of the networks that judge images: pre-norm transformers over patches or words, as plain torch modules.
 
-CLIP (Radford et al., ICML 2021), DINOv2 (Oquab et al., 2023) and the vision half of BLIP (Li et al., ICML 2022) have the
-same block and differ in the activation, in layer scale and in a causal mask.
+CLIP (Radford et al., ICML 2021), DINOv2 (Oquab et al., 2023) and the vision half of BLIP (Li et al., ICML 2022) have
+the same block and differ in the activation, in layer scale and in a causal mask.
 """
 
 from collections.abc import Callable, Mapping

@@ -129,7 +129,7 @@ def write_failed(job: PipelineSampleJob, failure: Failure) -> None:
 
 
 def transformer_of(job: PipelineSampleJob) -> Any:
-    """The transformer of a checkpoint as its pipeline runs it: layers stay packed and compute in the job's precision."""
+    """The transformer of a checkpoint as its pipeline runs it: packed layers that compute in the job's precision."""
     stored = read_config(job.checkpoint)
     file = tensors_file(stored)
     tensors, _ = load_tensors(job.checkpoint / file, sha256=stored["files"][file])

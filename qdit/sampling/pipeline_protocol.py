@@ -81,9 +81,8 @@ class PipelineImages(Sampled):
 
     def __post_init__(self) -> None:
         if type(self.frames) is not int or self.frames not in (0, *FRAMES):
-            raise ConfigError(
-                f"frames {self.frames!r}: allowed are 0 (images), or frames kept of each clip: {', '.join(map(str, FRAMES))}"
-            )
+            allowed = ", ".join(map(str, FRAMES))
+            raise ConfigError(f"frames {self.frames!r}: allowed are 0 (images), or frames kept of a clip: {allowed}")
         self.check()
 
     @property

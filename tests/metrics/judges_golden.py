@@ -28,7 +28,8 @@ REWARD_SIDE, REWARD_PATCH, REWARD_TEXT, REWARD_HIDDEN = 32, 8, 64, 96
 MERGES = [("t", "h"), ("th", "e</w>"), ("a", "n"), ("an", "d</w>"), ("r", "e"), ("re", "d</w>"), ("i", "n"),
           ("in", "g</w>"), ("b", "o"), ("bo", "a"), ("boa", "t</w>"), ("'", "s</w>")]  # fmt: skip
 PIECES = ["[PAD]", *(f"[unused{n}]" for n in range(5)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "red", "boat",
-          "##s", "##ing", "snow", "the", "cafe", ",", ".", "!", "'", "s", "-", "2", "##2", "水", "fall", "and"]  # fmt: skip
+          "##s", "##ing", "snow", "the", "cafe", ",", ".", "!", "'", "s", "-", "2",
+          "##2", "水", "fall", "and"]  # fmt: skip
 TEXTS = (
     "The red boat's sinking, and 22 boats!",
     "a  CAFÉ in snow-fall &amp; the the the the the the the the the the the the the the the",
