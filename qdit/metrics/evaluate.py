@@ -16,7 +16,8 @@ def evaluate(
     """All registered image metrics of N ≥ 4 images, from their features.
 
     Paired metrics are None without `fp`, and exactly 0 for the full-precision run itself. Metrics of networks that
-    judge single images are None without their values in `judged`. Raises DataError if there are no images, if counts or extractors differ, or if features are not finite.
+    judge single images are None without their values in `judged`. Raises DataError if there are no images, if counts or
+    extractors differ, or if features are not finite.
     """
     _check(run, reference, fp)
     images = Images(run, reference, fp, judged or Judged())

@@ -12,17 +12,19 @@ from typing import Any
 
 from qdit.core.repository import shipped_path
 from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
-from qdit.metrics.perceptual_file import FILE as LPIPS
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, samples_of, split_kind
 from qdit.workflow.command_words import command, flags
-from qdit.workflow.families import CLIPS, ProfileFamily, family_at
+from qdit.workflow.families import CLIPS, PIPELINES, ProfileFamily, family_at
+from qdit.workflow.judge_commands import JudgeCommands
+from qdit.workflow.pipeline_commands import PipelineCommands
 from qdit.workflow.profile import Profile
+from qdit.workflow.profile_pipelines import is_own_folder
 from qdit.workflow.searches import SearchRun, needs_calibration
 
 
 @dataclass(frozen=True)
-class Commands:
+class Commands(JudgeCommands, PipelineCommands):
     """Files and commands of a profile. Its results are in the folder `results`."""
 
     profile: Profile
@@ -66,9 +68,10 @@ class Commands:
         return self.model_weights(self.model_name(setting), form)
 
     def model_weights(self, model: str, form: str) -> Path:
-        """Full-precision weights of a model and form."""
-        path = self.profile["models"][model]["forms"][form]
-        if path in self.profile.get("files", {}):
+        """Full-precision weights of a model and form; of a pipeline its folder."""
+        entry = self.profile["models"][model]
+        path = entry["forms"][form]
+        if profiles.family_of(entry) is not PIPELINES and path in self.profile.get("files", {}):
             return self.results / "weights" / f"{model}-{form}.safetensors"
         return self.file(path)
 
@@ -79,15 +82,6 @@ class Commands:
             return []
         beside = [] if self.family(setting) is CLIPS else [str(Path(path).with_name("config.json"))]
         return [self.file(file) for file in (path, *beside)]
-
-    def lpips_file(self, run: Run) -> Path:
-        """LPIPS of a run's images to full precision's, if the profile asks for it."""
-        return self.samples(run) / LPIPS
-
-    def lpips_weights(self) -> list[Path]:
-        """The two files of weights of LPIPS; none if the profile does not ask for it."""
-        entry = self.profile.get("perceptual", {})
-        return [self.file(entry[name]) for name in ("backbone", "linear") if name in entry]
 
     def extractor_weights(self, extractor: str) -> Path:
         """Weights of a network whose features score images."""
@@ -177,8 +171,9 @@ class Commands:
         path = self.results / "reference" / extractor / f"{reference}.npz"
         batch = self.profile.get("references", {}).get(reference)
         extractor_flags = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
-        if batch is None:
-            return command("reference", path, *flags({"--data": reference} | extractor_flags))
+        if batch is None or is_own_folder(batch):
+            data = reference if batch is None else self.file(batch)
+            return command("reference", path, *flags({"--data": data} | extractor_flags))
         resolution = profiles.resolution_flag(self.profile, reference)
         return command(
             "import-reference", self.file(batch), path, *flags(extractor_flags), *resolution, *self.sha256(batch)
@@ -193,6 +188,8 @@ class Commands:
     def calibrate(self, setting: str, form: str, kind: str) -> str:
         """Weights → calibration data."""
         path, (name, _) = self.calibration_file(setting, form, kind), split_kind(kind)
+        if self.family(setting) is PIPELINES:
+            return self.calibrate_pipeline(self.weights(setting, form), path, setting, kind)
         options = [*flags({"--kind": name, "--samples": samples_of(self.profile, setting, kind)}), *self.text(setting)]
         return command("calibrate", self.weights(setting, form), path, *options, *self.protocol(setting, decoded=False))
 
@@ -237,7 +234,9 @@ class Commands:
             options += ["--allocation", str(allocation)]
         if (base := self.base(run)) is not None:
             options += ["--base", str(self.checkpoint(base))]
-        if calibration:
+        if calibration and self.family(run.setting) is PIPELINES:
+            options += flags(self.pipeline_precision())
+        elif calibration:
             options += self.protocol(run.setting, decoded=False)
         return command(
             "quantize", self.weights(run.setting, run.form), self.checkpoint(run), *options, "--record-failure"
@@ -284,6 +283,10 @@ class Commands:
         if run.mode == IMPORTED:
             return self.import_samples(run)
         counts = profiles.sampled(self.profile, run.setting, run.form)
+        if self.family(run.setting) is PIPELINES:
+            folder, checkpoint = self.weights(run.setting, run.form), self.checkpoint(run)
+            words = self.sample_pipeline(run, folder, checkpoint, counts, shard)
+            return command(*words, *flags(self.extractor(run.setting)), "--record-failure")
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
@@ -294,14 +297,6 @@ class Commands:
         options = [*flags(values), *self.text(run.setting), *self.protocol(run.setting), *self.labels(run.setting)]
         words = ("tools", "sample") if run.mode == TOOL else ("sample",)
         return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")
-
-    def perceptual(self, run: Run) -> str:
-        """Samples of a run and of full precision → LPIPS of each image."""
-        fp_samples = self.samples(profiles.full_precision_run(self.profile, run))
-        backbone, linear = self.lpips_weights()
-        values = {"--network": self.profile["perceptual"]["network"], "--backbone": backbone, "--linear": linear}
-        values |= {"--device": self.profile.get("compute", {}).get("device", "cpu"), "--out": self.lpips_file(run)}
-        return command("perceptual", self.samples(run), fp_samples, *flags(values))
 
     def evaluate(self, run: Run) -> str:
         """Samples → metrics.json.
@@ -315,7 +310,10 @@ class Commands:
         values |= {"--fp-samples": self.samples(profiles.full_precision_run(self.profile, run))}
         values |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
         stated = [*self.protocol(run.setting), *self.labels(run.setting)] if run.mode != IMPORTED else []
-        options = [*flags(values), *stated, *self.names(run)]
+        judged = []
+        if score == self.scored_images and run.mode in (SIMULATE, INTEGER):
+            judged = self.judged_flags(run, self.model(run.setting)["reference"])
+        options = [*flags(values), *judged, *stated, *self.names(run)]
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
