@@ -122,7 +122,7 @@ def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
         part[key] = {entry: path for entry, path in profile.get(key, {}).items() if entry in taken}
     is_clip = family_at(profile, run.setting) is CLIPS
     unused = {"video": not is_clip, "vbench": not (is_clip and scored_by_vbench(profile, run)), "fvd": True}
-    unused["perceptual"] = is_clip
+    unused["perceptual"] = unused["judges"] = is_clip
     part = {key: value for key, value in part.items() if not unused.get(key, False)}
     if "files" in part:
         needed = needed_files(part)

@@ -1,7 +1,9 @@
 """The profiles flux and wan: what they plan, and a tiny pipeline with random weights from its files to the table."""
 
+import json
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from qdit.cli import main as cli
+from qdit.core.errors import ConfigError
 from qdit.core.files import load_arrays, read_json, save_tensors, write_json
 from qdit.metrics import extraction
 from qdit.metrics.extractors import load_extractor
@@ -19,9 +22,12 @@ from qdit.metrics.judge_clip import load as load_clip
 from qdit.metrics.judged import judged_file
 from qdit.metrics.samples import stream_samples
 from qdit.metrics.statistics import moments
-from qdit.workflow import importing
+from qdit.workflow import cost, importing
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
+from qdit.workflow.cost_pipelines import transformer_shape
+from qdit.workflow.fetch import NeededFile, fetch, files_of, is_there
+from qdit.workflow.fetch_folders import fetch_folder
 from qdit.workflow.method_index import planned_kinds
 from qdit.workflow.profile import load_profile
 from qdit.workflow.profile_pipelines import judge_files, judges_of
@@ -207,3 +213,121 @@ def test_all_rows_of_a_tiny_flux(tmp_path: Path, monkeypatch, qdit) -> None:
 @pytest.mark.slow
 def test_a_tiny_wan_goes_from_files_to_the_table_by_frames(tmp_path: Path, monkeypatch, qdit) -> None:
     road("wan", tmp_path, monkeypatch, qdit, block=FEW)
+
+
+# Plans
+
+SOURCE = {"hub": "a/b", "megabytes": 1, "licence": "x"}
+
+
+@pytest.fixture(scope="module")
+def flux() -> dict[str, Any]:
+    return load_profile("flux")
+
+
+def test_the_plan_knows_the_transformers_by_their_shapes(flux) -> None:
+    shape = transformer_shape(flux, "flux-1024-g3.5-s50")
+    # FLUX.1-dev: 19 double and 38 single blocks of width 3072. In scope common the attention and MLP linears.
+    width, hidden = 3072, 4 * 3072
+    double, single = 2 * (4 * width**2 + 2 * width * hidden), width * (3 * width + hidden) + (width + hidden) * width
+    assert shape.quantized == 19 * double + 38 * single
+    assert shape.parameters == 11_901_408_320 and shape.width == width
+    tokens, image, text = 4608, 4096, 512
+    products = 19 * (image + text) * double + 38 * tokens * 2 * single
+    attention = (19 + 38) * 4 * tokens**2 * width
+    assert shape.flops == pytest.approx(products + attention, rel=0.01)
+    assert shape.checkpoint_bytes(4) < shape.checkpoint_bytes(16) / 2
+
+
+def test_a_pipeline_costs_its_evaluations_and_frames_share_a_clip() -> None:
+    wan = load_profile("wan")
+    setting, form = "wan-81x480x832-cfg5.0-s50", "natural"
+    assert profiles.sampled(wan, setting, form) == wan["sampling"] | {"images": 4000, "chunk": 4}
+    network = cost.network_of(wan, setting)
+    whole = transformer_shape(wan, setting).flops
+    run = profiles.runs_of(wan, "wan")[0]
+    jobs = list(cost.run_jobs(wan, run, cost.Speed(1.0, "a test")))
+    sampled = sum(job.seconds for job in jobs if job.rule == "sample")
+    assert sampled == pytest.approx(1000 * 50 * 2 * whole) and network.pixels == 3 * 480 * 832
+    quantized = profiles.runs_of(wan, "wan")[3]
+    assert quantized.label == "svdquant"
+    calibrated = [job for job in cost.run_jobs(wan, quantized, cost.Speed(1.0, "a test")) if job.rule == "calibrate"]
+    assert sum(job.seconds for job in calibrated) == pytest.approx(16 * 50 * 2 * whole)
+
+
+def test_commands_of_a_pipeline(flux, tmp_path: Path) -> None:
+    commands, run = Commands(flux, tmp_path), profiles.runs_of(flux, "flux")[3]
+    words = shlex.split(commands.sample(run, 2))
+    assert words[:2] == ["pipeline", "sample"] and words[words.index("--pipeline") + 1] == "weights/flux/FLUX.1-dev"
+    values = dict(pairwise(words))
+    assert (values["--images"], values["--chunk"], values["--shard"], values["--dtype"]) == (
+        "5000",
+        "4",
+        "2",
+        "bfloat16",
+    )
+    assert json.loads(values["--arguments"]) == {"height": 1024, "width": 1024, "max_sequence_length": 512}
+    words = shlex.split(commands.calibrate(run.setting, run.form, "trajectory"))
+    values = dict(pairwise(words))
+    assert values["--samples"] == "32" and json.loads(values["--arguments"])["guidance_scale"] == 3.5
+    assert "--cfg-scale" not in words and values["--prompts"] == "data/flux/calibration-prompts.txt"
+    assert "--cfg-scale" not in commands.quantize(run, {"trajectory": "x"})
+    evaluated = shlex.split(commands.evaluate(run))
+    assert f"clip={commands.judged_file(run, 'clip')}" in evaluated and "--judge-reference" in evaluated
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, s: s.update(sampler="ddim"), "is a pipeline, and exactly these have the sampler 'pipeline'"),
+        (lambda p, s: s.pop("call"), "missing call"),
+        (lambda p, s: s["call"]["arguments"].pop("width"), "missing width in pixels"),
+        (lambda p, s: s["call"]["arguments"].update(guidance_scale=1), "guidance_scale is decided by other keys"),
+        (lambda p, s: s["call"].update(frames=3), "found 3, allowed are 0 and 1, 2, 4"),
+        (lambda p, s: s["call"].update(prompts="/etc/passwd"), "expected a path below"),
+        (lambda p, s: p["judges"]["clip"].update(weights="../x"), "expected a path below"),
+        (lambda p, s: p["judges"].update(clap={}), "unknown key 'clap'"),
+        (lambda p, s: p["models"]["flux-1-dev"].update(vae="weights/vae.safetensors"), "a pipeline brings its own"),
+        (lambda p, s: p["files"].update({"weights/x.pth": SOURCE}), "expected either url, or hub and file"),
+    ],
+)  # fmt: skip
+def test_a_wrong_profile_is_refused_in_a_line(flux, change, message: str) -> None:
+    profile = json.loads(json.dumps(flux))
+    change(profile, profile["settings"]["flux-1024-g3.5-s50"])
+    with pytest.raises(ConfigError, match=message) as raised:
+        profiles.validate(profile)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_that_does_not_fit_is_refused(flux) -> None:
+    profile = json.loads(json.dumps(flux))
+    profile["settings"]["flux-1024-g3.5-s50"]["call"]["inputs"]["hidden_states"] = [4096, 16]
+    with pytest.raises(ConfigError, match=r"call\.inputs: FluxTransformer2DModel cannot take them"):
+        transformer_shape(profile, "flux-1024-g3.5-s50")
+    profile["models"]["flux-1-dev"]["pipeline"]["transformer"] = "FluxTransformer3DModel"
+    with pytest.raises(ConfigError, match="has no class 'FluxTransformer3DModel'"):
+        transformer_shape(profile, "flux-1024-g3.5-s50")
+
+
+def test_own_files_and_folders_are_needed_and_a_pipeline_is_fetched_whole(flux, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    needed = {str(file.path): file for file in files_of(flux)}
+    assert {"data/flux/prompts.txt", "data/flux/real-images", "weights/flux/FLUX.1-dev"} <= needed.keys()
+    assert "weights/judges/ImageReward.pt" in needed and "not whole" not in needed["data/flux/prompts.txt"].about
+    folder: NeededFile = needed["weights/flux/FLUX.1-dev"]
+    with pytest.raises(ConfigError, match="pass --allow-unverified weights/flux/FLUX.1-dev"):
+        fetch(folder)
+
+    def snapshot(repo_id: str, local_dir: Path, allow_patterns: list[str]) -> str:
+        assert repo_id == "black-forest-labs/FLUX.1-dev" and "*.bin" not in allow_patterns
+        assert "*/*.safetensors" in allow_patterns
+        Path(local_dir).mkdir(parents=True)
+        (Path(local_dir) / "model_index.json").write_text("{}")
+        return str(local_dir)
+
+    assert fetch_folder(folder.path, folder.entry, allow_unverified=True, snapshot=snapshot)
+    assert is_there(folder.path) and not fetch(folder, allow_unverified=True)
+    Path("data/flux/real-images").mkdir(parents=True)
+    assert not is_there(Path("data/flux/real-images"))
+    Path("data/flux/real-images/0.png").write_bytes(b"x")
+    assert is_there(Path("data/flux/real-images"))
