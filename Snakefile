@@ -23,6 +23,7 @@ for method_rules in sorted(Path(workflow.basedir, "rules", "baselines").glob("*.
 
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
+include: "rules/judge.smk"
 include: "rules/video.smk"
 include: "rules/vbench_inputs.smk"
 include: "rules/vbench.smk"

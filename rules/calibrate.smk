@@ -1,11 +1,16 @@
 # Calibration data from the full-precision model's own trajectories, of images and of clips.
-CALIBRATION_CODE = {"dit": (), "stdit3": ("qdit.mini.data.moving_digits",)}  # what reads the prompts of clips
+CALIBRATION_CODE = {
+    "dit": (),
+    "stdit3": ("qdit.mini.data.moving_digits",),  # what reads the prompts of clips
+    "diffusers": ("qdit.sampling.pipeline_folder",),
+}
 
 
 rule calibrate:
     input:
         weights=weights_of,
         text=text_of,
+        prompts=calibration_prompts_of,
     output:
         CALIBRATION,
     log:

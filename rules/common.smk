@@ -16,7 +16,8 @@ sys.path.insert(0, str(workflow.basedir))
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import COUNTED
 from qdit.workflow.commands import Commands
-from qdit.workflow.families import CLIPS
+from qdit.workflow.families import CLIPS, PIPELINES
+from qdit.workflow.profile_pipelines import FIRST_FILE, is_own_folder, judges_of, own_files
 from qdit.core.digest import Sources
 from qdit.core.errors import ConfigError
 from qdit.core.repository import PACKAGE
@@ -142,13 +143,34 @@ def model_of(wildcards):
 
 
 def weights_of(wildcards):
-    """Weights as they are shipped, or as they were converted once (rules/paper.smk)."""
+    """Weights as they are shipped, or as they were converted once (rules/paper.smk); a file of a pipeline's folder."""
+    model = wildcards.get("model", None) or model_of(wildcards)
+    if profiles.family_of(config["models"][model]) is PIPELINES:
+        return str(COMMANDS.pipeline_mark(model, wildcards.form))
     return str(COMMANDS.model_weights(wildcards.get("model", None) or model_of(wildcards), wildcards.form))
 
 
 def vae_of(wildcards):
     """Files of the VAE that decodes a model's latents; nothing where it makes pixels."""
     return list(map(str, COMMANDS.vae_files(wildcards.setting)))
+
+
+def pipeline_of(wildcards):
+    """A pipeline's folder and list of prompts, from which images are made; nothing for other models."""
+    files = COMMANDS.prompt_files(wildcards.setting)
+    mark = [weights_of(wildcards)] if files else []
+    return [*mark, *(str(path) for name, path in files.items() if name == "prompts")]
+
+
+def calibration_prompts_of(wildcards):
+    """Prompts of calibration data; nothing for models without a pipeline."""
+    return [str(path) for name, path in COMMANDS.prompt_files(wildcards.setting).items() if name != "prompts"]
+
+
+def sampling_code(wildcards):
+    """Module that samples a setting's images."""
+    is_pipeline = COMMANDS.family(wildcards.setting) is PIPELINES
+    return "qdit.sampling.pipeline_images" if is_pipeline else "qdit.sampling.run"
 
 
 def text_of(wildcards):
@@ -277,6 +299,19 @@ def feature_files(run):
 def lpips_files(run):
     """LPIPS of the images of a run; nothing where the profile does not ask for it."""
     return [str(COMMANDS.lpips_file(run))] if "perceptual" in config else []
+
+
+def judge_files(run):
+    """What judges say of the images of a run and of full precision; nothing where the profile has no judges."""
+    runs = dict.fromkeys((run, profiles.full_precision_run(config, run)))
+    return [str(COMMANDS.judged_file(of, judge)) for of in runs for judge in judges_of(config)]
+
+
+def judge_references(wildcards):
+    """Features of real images by the judge of features."""
+    name = config["models"][model_of(wildcards)]["reference"]
+    has = "dino" in judges_of(config) and name in config.get("references", {})
+    return [str(COMMANDS.judge_reference_file("dino", name))] if has else []
 
 
 def table_files(table):

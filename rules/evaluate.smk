@@ -12,6 +12,8 @@ rule evaluate:
         extractor=extractor_file,
         vae=vae_of,
         lpips=lambda w: lpips_files(run_of(w)),
+        judged=lambda w: judge_files(run_of(w)),
+        judge_references=judge_references,
     output:
         metrics=f"{RUN}/metrics.json",
         resampled=f"{RUN}/bootstrap.npz",
@@ -39,6 +41,8 @@ use rule evaluate as evaluate_integer with:
         extractor=extractor_file,
         vae=vae_of,
         lpips=lambda w: lpips_files(integer_run(w)),
+        judged=lambda w: judge_files(integer_run(w)),
+        judge_references=judge_references,
     output:
         metrics=f"{RUN}-integer/metrics.json",
         resampled=f"{RUN}-integer/bootstrap.npz",

@@ -7,6 +7,7 @@ rule sample:
         tensors=f"{RUN}/checkpoint/model.safetensors",
         extractor=extractor_file,
         vae=vae_of,
+        pipeline=pipeline_of,
         same_as=same_samples,
     output:
         chunks=f"{RUN}/samples/shard-{{shard}}.json",
@@ -22,7 +23,7 @@ rule sample:
     resources:
         gpu=GPUS,
     params:
-        code=lambda w: code_digest("qdit.sampling.run", *extraction_code(w)),
+        code=lambda w: code_digest(sampling_code(w), *extraction_code(w)),
         command=lambda w: COMMANDS.sample(run_of(w), int(w.shard)),
     shell:
         "qdit --benchmark $(dirname {log})/sample-{wildcards.shard}.json {params.command} > {log} 2>&1"

@@ -57,6 +57,15 @@ def wan_inputs(latents: Tensor, time: Tensor, texts: tuple[Tensor, Tensor], _gui
     return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": texts[0].to(latents.dtype)}
 
 
+def decoded(latents: Tensor, height: int, width: int) -> Any:
+    """What stands for a VAE: images (N, H, W, 3) of latents (N, 16, 4), or clips (N, T, H, W, 3) of (N, 4, T, h, w)."""
+    images = latents.float().unflatten(1, (4, 4)).permute(0, 3, 1, 2) if latents.dim() == 3 else latents.float()
+    frames = images.transpose(1, 2).flatten(0, 1) if images.dim() == 5 else images
+    large = nn.functional.interpolate(frames[:, :3], (height, width), mode="bilinear").sigmoid()
+    pixels = large.permute(0, 2, 3, 1).numpy()
+    return pixels.reshape(len(latents), -1, *pixels.shape[1:]) if images.dim() == 5 else pixels
+
+
 INPUTS = {"FluxPipeline": (flux_inputs, (16, 4)), "WanPipeline": (wan_inputs, (4, 2, 4, 4))}
 """Class of diffusers → the arguments of its transformer, and the shape of the latents of a tiny one."""
 
@@ -87,6 +96,7 @@ def tiny_pipeline_class(name: str = "FluxPipeline") -> Any:
             width: int | None = None,
             num_frames: int | None = None,
             num_inference_steps: int = 4,
+            max_sequence_length: int = 512,
             guidance_scale: float = 3.5,
             true_cfg_scale: float = 1.0,
             generator: Any = None,
@@ -95,7 +105,10 @@ def tiny_pipeline_class(name: str = "FluxPipeline") -> Any:
             count = 1 if isinstance(prompt, str) else len(prompt)
             texts = [self.encode_prompt(prompt)]
             texts += [self.encode_prompt([""] * count)] if true_cfg_scale > 1 else []
-            latents = torch.randn(count, *shape, generator=generator).to(self.transformer.dtype)
+            # A generator for each sample, as the pipelines of diffusers take them.
+            draws = generator if isinstance(generator, list) else [generator]
+            parts = [torch.randn(count // len(draws), *shape, generator=draw) for draw in draws]
+            latents = torch.cat(parts).to(self.transformer.dtype)
             self.scheduler.set_timesteps(num_inference_steps)
             for t in self.scheduler.timesteps:
                 time = t.expand(count).to(latents.dtype)
@@ -106,7 +119,8 @@ def tiny_pipeline_class(name: str = "FluxPipeline") -> Any:
                 if other:
                     velocity = other[0] + true_cfg_scale * (velocity - other[0])
                 latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
-            return SimpleNamespace(images=latents, frames=latents)
+            made = latents if output_type == "latent" else decoded(latents, height or 32, width or 32)
+            return SimpleNamespace(images=made, frames=made)
 
     Tiny.__name__ = Tiny.__qualname__ = name
     return Tiny

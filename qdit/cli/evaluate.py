@@ -1,5 +1,6 @@
 """Commands that score samples and write metrics.json. The samples say how they were made; flags can only repeat it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from qdit.cli.options import (
     StatedVae,
     Threads,
     on_device,
+    parse_pairs,
     shipped,
     use_blas_threads,
     use_threads,
@@ -50,7 +52,9 @@ def has_clips(samples: Path) -> bool:
     from qdit.metrics.samples import listed_shards
 
     origin = listed_shards(samples)[0].origin
-    return isinstance(origin, dict) and (origin.get("family") == "stdit3" or origin.get("prompts") is not None)
+    if not isinstance(origin, dict) or origin.get("family") == "diffusers":
+        return False
+    return origin.get("family") == "stdit3" or origin.get("prompts") is not None
 
 
 def decoder_of(vae: Path | None, family: str) -> str | None:
@@ -77,6 +81,13 @@ def evaluate(
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
     reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
     lpips: Annotated[Path | None, typer.Option(help="Of images: the file that `qdit perceptual` wrote.")] = None,
+    judged: Annotated[
+        list[str] | None, typer.Option(help="Of images: judge=file that `qdit judge` wrote; repeat for each judge.")
+    ] = None,
+    judge_reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Of images: dino=file of real images that `qdit reference --extractor dinov2` made."),
+    ] = None,
     suite: Suite = None,
     clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
     instruments: Annotated[
@@ -112,7 +123,8 @@ def evaluate(
     The command reads from the samples what they are and how they were made. A flag about this can only repeat it.
     Images get FID, sFID, IS, precision and recall. These use features that `qdit sample --extractor` or `qdit features`
     wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get the paired
-    metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP.
+    metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP. With --judged images
+    get CLIP score, ImageReward and FD-DINOv2.
 
     \b
     Examples:
@@ -133,7 +145,8 @@ def evaluate(
     claimed = claims(bits, scope, samples, family)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
     if not has_clips(samples):
-        score_images(job, extractor, extractor_weights, reference_name, reference_file, lpips)
+        judges = parse_pairs(judged or [], "--judged"), parse_pairs(judge_reference or [], "--judge-reference")
+        score_images(job, extractor, extractor_weights, reference_name, reference_file, lpips, judges)
     else:
         score_clips(job, suite, clips_per_prompt, instruments, threads)
     say_metrics(out)
@@ -166,13 +179,14 @@ def score_images(
     reference_name: str,
     reference_file: Path | None,
     lpips: Path | None = None,
+    judges: "tuple[Mapping[str, Path], Mapping[str, Path]]" = ({}, {}),
 ) -> None:
-    """Score images by their features and a reference. This function loads no torch."""
+    """Score images by their features, a reference and the judges' files. This function loads no torch."""
     from qdit.metrics.run import Evaluator, evaluate_run
 
     if reference_file is None:
         raise ConfigError("--reference-file: images need the statistics of real ones; make them with qdit reference")
-    evaluate_run(job, Evaluator(extractor, weights, reference_name, reference_file, lpips))
+    evaluate_run(job, Evaluator(extractor, weights, reference_name, reference_file, lpips, *judges))
 
 
 def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:

@@ -24,6 +24,9 @@ def reference(
     ] = "digits",
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
+    images_only: Annotated[
+        bool, typer.Option("--images-only", help="Compute from the images of an npz that has statistics too.")
+    ] = False,
     device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -48,7 +51,9 @@ def reference(
     from qdit.workflow.importing import make_reference_file
 
     with on_device(device) as name:
-        statistics = make_reference_file(Path(data), out, extractor=extractor, weights=extractor_weights, device=name)
+        statistics = make_reference_file(
+            Path(data), out, extractor=extractor, weights=extractor_weights, device=name, images_only=images_only
+        )
     images = 0 if statistics.pool_features is None else len(statistics.pool_features)
     lacks = ["sFID"] if statistics.spatial is None else []
     lacks += ["precision and recall"] if statistics.pool_features is None else []

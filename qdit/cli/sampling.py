@@ -233,7 +233,7 @@ def calibrate_pipeline(
     from qdit.sampling.pipeline_folder import PipelineJob, calibrate_pipeline_folder, read_prompts
 
     assert prompts is not None
-    common = {**flags.common, "samples": samples}
+    common = dict(flags.common)
     steps, seed, dtype = (common.pop(name) for name in ("steps", "seed", "dtype"))
     others = {**common, **flags.images, **flags.clips, **flags.for_images, **flags.for_clips}
     if stated := [name for name, value in others.items() if value is not None]:
@@ -242,6 +242,9 @@ def calibrate_pipeline(
             ' --arguments, for example \'{"height": 512, "guidance_scale": 3.5}\''
         )
     texts, call = read_prompts(prompts), parse_json_object(arguments, "--arguments")
+    if samples is not None and samples > len(texts):
+        raise ConfigError(f"--samples {samples}: {prompts} has {len(texts)}; each prompt gives a trajectory, add some")
+    texts = texts if samples is None else texts[:samples]
     calibrate_pipeline_folder(
         PipelineJob(flags.owner, out, kind, texts, 20 if steps is None else steps, seed, dtype, call, device)
     )

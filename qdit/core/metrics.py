@@ -137,7 +137,7 @@ class Metric:
 
 
 IMAGE_PAPERS = ("Q-DiT", "PTQ4DiT", "TQ-DiT")
-HERE = "qdit.metrics.image_metrics"
+HERE, JUDGED = "qdit.metrics.image_metrics", "qdit.metrics.judged_metrics"
 
 
 def _dimension(name: str, total: Literal["quality", "semantic"], turn: int = 0, weight: float = 1.0) -> Metric:
@@ -212,6 +212,19 @@ ENTRIES = (
            pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
     Metric("lpips_fp", "LPIPS-FP", "images", "lower", function=f"{HERE}:perceptual",
            resampled=f"{HERE}:resampled_perceptual", optional=True, paired=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("clip_score", "CLIP score", "images", "higher", fixed(2), function=f"{JUDGED}:clip_score",
+           resampled=f"{JUDGED}:resampled_clip_score", optional=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("image_reward", "ImageReward", "images", "higher", function=f"{JUDGED}:image_reward",
+           resampled=f"{JUDGED}:resampled_image_reward", optional=True, bounded=True, mean=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("fd_dino", "FD-DINOv2", "images", "lower", significant, function=f"{JUDGED}:dino_distance",
+           resampled=f"{JUDGED}:resampled_dino_distance", optional=True, bounded=True,
+           pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
+    Metric("fd_dino_fp", "FD-DINOv2-FP", "images", "lower", significant,
+           function=f"{JUDGED}:dino_distance_to_full_precision",
+           resampled=f"{JUDGED}:resampled_dino_distance_to_full_precision", optional=True, paired=True, bounded=True,
            pages=("paper", "table1", "table6", "variants", "leaderboard", "runs", "folders")),
     Metric("mind", "MIND", "images", "lower", significant, function=f"{HERE}:sliced_to_reference",
            resampled=f"{HERE}:resampled_sliced_to_reference", optional=True, bounded=True,

@@ -21,6 +21,8 @@ sampler asked a tool of other people, such as torchao, for each prediction."""
 
 RECTIFIED_FLOW = "rectified-flow"
 """Sampler of clips, as a profile names it."""
+PIPELINE = "pipeline"
+"""Sampler of images that a whole pipeline of diffusers makes, as a profile and a protocol name it."""
 
 
 def recorded_sampler(sampler: str) -> str:

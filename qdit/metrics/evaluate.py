@@ -6,17 +6,21 @@ from qdit.core.errors import DataError
 from qdit.core.metrics import METRICS, of_images, resolve
 from qdit.metrics.features import RunFeatures
 from qdit.metrics.images import FullPrecision, Images
+from qdit.metrics.judged import Judged
 from qdit.metrics.reference import Reference
 
 
-def evaluate(run: RunFeatures, *, reference: Reference, fp: FullPrecision | None) -> dict[str, float | None]:
+def evaluate(
+    run: RunFeatures, *, reference: Reference, fp: FullPrecision | None, judged: Judged | None = None
+) -> dict[str, float | None]:
     """All registered image metrics of N ≥ 4 images, from their features.
 
-    Paired metrics are None without `fp`, and exactly 0 for the full-precision run itself. Raises DataError if there are
-    no images, if counts or extractors differ, or if features are not finite.
+    Paired metrics are None without `fp`, and exactly 0 for the full-precision run itself. Metrics of networks that
+    judge single images are None without their values in `judged`. Raises DataError if there are no images, if counts or
+    extractors differ, or if features are not finite.
     """
     _check(run, reference, fp)
-    images = Images(run, reference, fp)
+    images = Images(run, reference, fp, judged or Judged())
     return {
         name: resolve(metric.function)(images)
         for name, metric in METRICS.items()

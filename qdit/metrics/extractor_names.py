@@ -6,6 +6,7 @@ EXTRACTORS = {
     "digit-classifier": "qdit.mini.digit_classifier",
     "digit-classifier-16": "qdit.mini.digit_classifier",
     "inception-adm": "qdit.metrics.inception",
+    "dinov2": "qdit.metrics.judge_dino",
 }
 """Extractor → module with `load_named(name, weights, *, sha256, device)`."""
 

@@ -1,12 +1,13 @@
 """Inputs of the image metrics: features of a run, the reference, and full precision with the same noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.metrics.features import RunFeatures
+from qdit.metrics.judged import Judged
 from qdit.metrics.paired import PixelComparison
 from qdit.metrics.reference import Reference
 from qdit.metrics.scores import log_probabilities, precision_recall
@@ -33,11 +34,12 @@ class FullPrecision:
 
 @dataclass(frozen=True)
 class Images:
-    """N images by their features. Values that several metrics need are computed once."""
+    """N images by their features, and what networks say of each. Values that several metrics need are computed once."""
 
     run: RunFeatures
     reference: Reference
     fp: FullPrecision | None
+    judged: Judged = field(default_factory=Judged)
 
     @cached_property
     def pool(self) -> Moments:

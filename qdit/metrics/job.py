@@ -18,9 +18,7 @@ from qdit.core.run import IMPORTED
 from qdit.metrics.bootstrap import RESAMPLES
 from qdit.metrics.samples import Shard, listed_shards, read_shard, shard_path
 from qdit.quant.folder import checkpoint_sha256, read_config, read_failure
-from qdit.sampling.flow_protocol import FlowProtocol
-from qdit.sampling.origin import Origin, difference, require_repeated
-from qdit.sampling.protocol import Protocol
+from qdit.sampling.origin import AnyProtocol, Origin, difference, require_repeated
 
 SHOWN = 12
 """Digits of a digest in a message."""
@@ -70,7 +68,7 @@ class SampledRun:
     origin: Origin
 
     @property
-    def protocol(self) -> Protocol | FlowProtocol:
+    def protocol(self) -> AnyProtocol:
         """The protocol of the samples; DataError for imported ones, which have none."""
         return self.origin.sampled_by(self.shards[0].path)
 

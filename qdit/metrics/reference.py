@@ -192,9 +192,9 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
     return Reference(pool, spatial, features, extractor.digest, origin)
 
 
-def make_reference(path: Path, extractor: Extractor) -> Reference:
-    """Reference of a folder of PNGs, of an npz of images, or of ready statistics."""
-    if not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
+def make_reference(path: Path, extractor: Extractor, *, images_only: bool = False) -> Reference:
+    """Reference of a folder of PNGs, of an npz of images, or of ready statistics, which `images_only` leaves alone."""
+    if not images_only and not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
         return reference_of_statistics(path, extractor)
     return reference_of_images(open_images(path, least=LEAST), extractor)
 

@@ -4,43 +4,50 @@ Nothing here loads torch, so that a process of this step is ready in a second.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qdit.core.digest import code_digest
+from qdit.core.errors import DataError
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.intervals import LEVEL, write_replicates
 from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
 from qdit.core.provenance import packages
-from qdit.core.run import IMPORTED
+from qdit.core.run import IMPORTED, PIPELINE
 from qdit.metrics.bootstrap import bootstrap, intervals
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import RunFeatures, read_features
 from qdit.metrics.images import FullPrecision
 from qdit.metrics.job import EvaluateJob, SampledRun, open_run
+from qdit.metrics.judged import FEATURES, Judged, JudgeOrigin, judged_file, read_judged, require_judge
 from qdit.metrics.paired import PixelComparison, stream_comparison, stream_errors
 from qdit.metrics.perceptual_file import LpipsOrigin, read_values
 from qdit.metrics.reference import load_reference
 from qdit.metrics.resampled_frechet import resampling_method
 from qdit.metrics.samples import Shard, stream_samples
-from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.metrics.statistics import Moments
+from qdit.models.config import DiffusersConfig, DiTConfig, STDiT3Config
 from qdit.quant.folder import checkpoint_sha256, read_config
 from qdit.quant.size import size_actual_mb, size_counted_mb
+from qdit.quant.size_generic import size_of_generic_mb
 
 RUN_FACTS = ("method", "weight_bits", "activation_bits", "scope", "options", "allocation_sha256")
 """What metrics.json repeats of a checkpoint's record."""
+PIPELINES = DiffusersConfig.family
+"""Family of images that a whole pipeline of diffusers made."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
     """Extractor weights and reference statistics, with the names they have in the profile.
 
-    `lpips` is a file of `qdit perceptual`, if there is one.
+    `lpips` is a file of `qdit perceptual`, if there is one. `judged` are files of `qdit judge` by judge;
+    `judge_references` are files of `qdit reference` with the features of a judge.
     """
 
     extractor: str
@@ -48,6 +55,8 @@ class Evaluator:
     reference: str
     reference_file: Path
     lpips: Path | None = None
+    judged: Mapping[str, Path] = field(default_factory=dict)
+    judge_references: Mapping[str, Path] = field(default_factory=dict)
 
 
 def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
@@ -72,15 +81,18 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
         pixels = compared_pixels(job.samples, job.fp_samples, images)
         fp = FullPrecision(features_of(job.fp_samples), pixels, None if lpips is None else lpips[0])
         comparison = pixels.record | ({} if lpips is None else {"lpips": lpips[1].weights})
+    judged, judges = read_judges(job, evaluator, images, is_paired=fp is not None)
     reference = load_reference(evaluator.reference_file)
-    metrics = evaluate(run, reference=reference, fp=fp)
+    metrics = evaluate(run, reference=reference, fp=fp, judged=judged)
     described = {
         "model": job.name.model,
         **image_protocol(sampled),
         "reference": {"name": evaluator.reference, "sha256": sha256_file(evaluator.reference_file)},
         "evaluator": {"name": evaluator.extractor, "sha256": weights_sha256},
+        **({"judges": judges} if judges else {}),
     }
-    replicates = bootstrap(run, reference=reference, fp=fp, resamples=job.resamples)
+    frames = max(1, int(sampled.origin.protocol.get("frames", 0))) if sampled.origin.family == PIPELINES else 1
+    replicates = bootstrap(run, reference=reference, fp=fp, judged=judged, resamples=job.resamples, frames=frames)
     methods = {layer: resampling_method(*getattr(run.features, layer).shape) for layer in ("pool", "spatial")}
     drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing, "distances": methods}
     code = {
@@ -102,14 +114,61 @@ def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.
     return read_values(evaluator.lpips, samples=job.samples, fp_samples=job.fp_samples, images=images)
 
 
+def read_judges(
+    job: EvaluateJob, evaluator: Evaluator, images: int, *, is_paired: bool
+) -> tuple[Judged, dict[str, Any]]:
+    """What the judges say of the images, and their files for metrics.json. Judges without values are left out.
+
+    DataError for values of other images, and for full precision's features of another judge.
+    """
+    scores: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
+    fp_features: dict[str, np.ndarray] = {}
+    references: dict[str, Moments] = {}
+    record: dict[str, Any] = {}
+    for judge, path in evaluator.judged.items():
+        judged = read_judged(path, samples=job.samples, images=images, judge=require_judge(judge))
+        if judged is None:
+            continue
+        values, made_of = judged
+        record[judge] = {"files": dict(made_of.files), "code": made_of.code}
+        (features if judge in FEATURES else scores)[judge] = values
+        if judge not in FEATURES:
+            continue
+        if is_paired and job.fp_samples is not None:
+            fp_path = judged_file(job.fp_samples, judge)
+            full = read_judged(fp_path, samples=job.fp_samples, images=images, judge=judge)
+            if full is None or full[1].files != made_of.files:
+                raise DataError(f"{fp_path}: is of other weights than {path}; run `qdit judge` again on both")
+            fp_features[judge] = full[0]
+        if judge in evaluator.judge_references:
+            references[judge] = reference_moments(evaluator.judge_references[judge], made_of)
+            record[judge]["reference_sha256"] = sha256_file(evaluator.judge_references[judge])
+    return Judged(scores, features, fp_features, references), record
+
+
+def reference_moments(path: Path, made_of: JudgeOrigin) -> Moments:
+    """Moments of real images by a judge's weights; DataError for a reference of other weights."""
+    reference = load_reference(path)
+    if reference.extractor_digest != made_of.files.get("weights"):
+        raise DataError(
+            f"{path}: was made with weights {reference.extractor_digest[:12]}…, {made_of.judge} judged with"
+            f" {made_of.files.get('weights', '')[:12]}…; make the reference again"
+        )
+    return reference.pool
+
+
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
     """Facts of the protocol of images; for imported images the source file."""
-    size = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
+    size: dict[str, Any] = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
+    if sampled.origin.family == PIPELINES:
+        size |= {"prompts": dict(sampled.origin.prompts or {})}
     if sampled.origin.is_imported:
         stated = {"stated": dict(sampled.origin.protocol)} if sampled.origin.protocol else {}
         return {"sampler": IMPORTED, "source": sampled.origin.model["source"], **stated, **size}
     protocol = sampled.protocol
-    return {**protocol.to_dict(), **size, "decoder": protocol.decoder, "uint8": UINT8_RULE}
+    facts = {"sampler": PIPELINE} if sampled.origin.family == PIPELINES else {}
+    return {**facts, **protocol.to_dict(), **size, "decoder": protocol.decoder, "uint8": UINT8_RULE}
 
 
 def made_by(
@@ -188,6 +247,8 @@ def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:
     """Size in MB by the papers' accounting and as stored."""
+    if config["model"]["family"] == PIPELINES:
+        return {"paper_mb": size_of_generic_mb(checkpoint, config["sites"]), "actual_mb": size_actual_mb(checkpoint)}
     model = {"dit": DiTConfig, "stdit3": STDiT3Config}[config["model"]["family"]](**config["model"]["config"])
     paper = size_counted_mb(model, weight_bits=config["record"]["weight_bits"], sites=config["sites"])
     return {"paper_mb": paper, "actual_mb": size_actual_mb(checkpoint)}

@@ -51,11 +51,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), and their labels, int64 (n,)."""
+    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), their labels, int64 (n,), and their prompts, if any."""
 
     first: int
     images: np.ndarray
     labels: np.ndarray
+    prompts: tuple[str, ...] | None = None
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -179,7 +180,8 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
     if str(arrays["key"]) != key or len(arrays["images"]) != len(arrays["labels"]):
         raise DataError(f"{path}: its key or number of labels does not fit the list; {_AGAIN}")
     check_origin(path, arrays, key)
-    return Chunk(int(arrays["first"]), arrays["images"], arrays["labels"])
+    prompts = tuple(map(str, arrays["prompts"])) if "prompts" in arrays else None
+    return Chunk(int(arrays["first"]), arrays["images"], arrays["labels"], prompts)
 
 
 def check_origin(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> None:

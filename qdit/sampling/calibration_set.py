@@ -200,10 +200,17 @@ def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
     try:
         with safe_open(path, framework="np") as data:
             metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))
-        protocol = PROTOCOLS["stdit3" if "fps" in metadata["protocol"] else "dit"](**metadata["protocol"])
+        protocol = recorded_protocol(metadata)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return  # whoever loads it says what is wrong with it
     require_repeated(path, facts_of(protocol), stated, again="calibrate with these")
+
+
+def recorded_protocol(metadata: Mapping[str, Any]) -> Sampled:
+    """The protocol in the metadata of a calibration file of any family."""
+    if metadata.get("family") == PipelineProtocol.family:
+        return PipelineProtocol(**metadata["protocol"])
+    return PROTOCOLS["stdit3" if "fps" in metadata["protocol"] else "dit"](**metadata["protocol"])
 
 
 def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) -> AnyProtocol:

@@ -14,9 +14,12 @@ from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import sha256_json
 from qdit.core.run import IMPORTED
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.pipeline_protocol import PipelineImages
 from qdit.sampling.protocol import NO_DECODER, USUAL, Protocol, Sampled
 
-PROTOCOLS: dict[str, type[Protocol] | type[FlowProtocol]] = {kind.family: kind for kind in (Protocol, FlowProtocol)}
+AnyProtocol = Protocol | FlowProtocol | PipelineImages
+KINDS: tuple[type[AnyProtocol], ...] = (Protocol, FlowProtocol, PipelineImages)
+PROTOCOLS: dict[str, type[AnyProtocol]] = {kind.family: kind for kind in KINDS}
 MODEL_FACTS = ("method", "weight_bits", "activation_bits", "weights_sha256")
 """What the record of a checkpoint says that its samples repeat."""
 AGAIN = "sample again"
@@ -36,7 +39,7 @@ class Origin:
     model               of its record: method, bits, digest of the weights; None where it does not say.
     mode                name, kernel backend and what else the mode depends on.
     code                digest of the code that samples.
-    prompts             count and digest of the prompts of clips; None for images.
+    prompts             count and digest of the prompts; None for images of classes.
     text_sha256         digest of the text embeddings, if there are any.
     """
 
@@ -82,7 +85,7 @@ class Origin:
         except (KeyError, TypeError):
             raise DataError(f"{where}: does not say all that its samples were made of; {AGAIN}") from None
 
-    def sampled_by(self, where: Path) -> Protocol | FlowProtocol:
+    def sampled_by(self, where: Path) -> AnyProtocol:
         """The protocol as an object. DataError if this version does not know it."""
         try:
             return PROTOCOLS[self.family](**self.protocol)

@@ -8,10 +8,10 @@ from typing import Any
 from qdit.core.devices import torch_device
 from qdit.core.digest import code_digest
 from qdit.core.errors import CheckpointError, ConfigError
-from qdit.core.files import read_json
+from qdit.core.files import read_json, sha256_file, sha256_json
 from qdit.core.provenance import packages
 from qdit.models.generic.loading import is_transformer_folder
-from qdit.models.weights_files import PIPELINE_FILE, model_folder, weights_sha256
+from qdit.models.weights_files import PIPELINE_FILE, TRANSFORMER, model_folder, weights_sha256
 from qdit.sampling.keyword_file import save_keywords
 from qdit.sampling.pipelines import record_pipeline
 from qdit.sampling.precision import DTYPES
@@ -59,8 +59,8 @@ def calibrate_pipeline_folder(job: PipelineJob) -> None:
     save_keywords(job.out, data, facts)
 
 
-def load_pipeline(folder: Path, dtype: str) -> Any:
-    """The pipeline of a local folder, in `dtype`.
+def load_pipeline(folder: Path, dtype: str, **components: Any) -> Any:
+    """The pipeline of a local folder, in `dtype`. `components` (a transformer) take the place of those in the folder.
 
     Raises CheckpointError for a folder that names code of its own, or that diffusers cannot load. Only safetensors are
     read, and nothing is downloaded.
@@ -70,7 +70,7 @@ def load_pipeline(folder: Path, dtype: str) -> Any:
     require_known_classes(folder)
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=DTYPES[dtype]
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=DTYPES[dtype], **components
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as problem:
         raise CheckpointError(f"{folder}: diffusers cannot load it ({' '.join(str(problem).split())[:300]})") from None
@@ -91,6 +91,18 @@ def require_known_classes(folder: Path) -> None:
             raise CheckpointError(
                 f"{folder}: {key} names {value!r:.80}; allowed are classes of {' and '.join(LIBRARIES)}"
             )
+
+
+def rest_sha256(folder: Path) -> str:
+    """Digest of all files of a pipeline but those of its transformer: text encoders, VAE, scheduler."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(folder))]
+    kept = [path for path in files if path.relative_to(folder).parts[0] != TRANSFORMER]
+    return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in kept})
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a part of a path begins with a dot, as the notes of a download do."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def is_pipeline_folder(path: Path) -> bool:

@@ -1,10 +1,10 @@
-"""The protocol of a diffusers pipeline: which pipeline sampled, its timesteps, guidance and seed. No torch."""
+"""The protocols of a diffusers pipeline: of its recorded calls, and of its images. This module loads no torch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -52,4 +52,40 @@ class PipelineProtocol(Sampled):
     @property
     def constants(self) -> tuple[float, ...]:
         """Forward arguments that all samples share. A keyword set holds them itself."""
+        return ()
+
+
+FRAMES = (1, 2, 4, 5, 8, 10, 20, 25)
+"""Numbers of frames that are kept of a clip. They divide 5,000, the images of a split of the inception score."""
+
+
+@dataclass(frozen=True)
+class PipelineImages(Sampled):
+    """Protocol of images (or of frames of clips) that a whole pipeline makes from prompts.
+
+    `cfg_scale` is the argument `guidance_scale` of the pipeline's call; `arguments` are its other arguments. `decoder`
+    is the digest of all files of the pipeline but its transformer. `frames` above 0 says how many evenly spaced frames
+    of each clip are kept as images.
+    """
+
+    family: ClassVar[str] = "diffusers"
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
+    pipeline: str = ""
+    steps: int = 20
+    cfg_scale: float = 1.0
+    seed: int = 0
+    dtype: str = "float32"
+    decoder: str = NO_DECODER
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    frames: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.frames) is not int or self.frames not in (0, *FRAMES):
+            allowed = ", ".join(map(str, FRAMES))
+            raise ConfigError(f"frames {self.frames!r}: allowed are 0 (images), or frames kept of a clip: {allowed}")
+        self.check()
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """Forward arguments that all samples share. The pipeline knows them itself."""
         return ()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qdit.workflow.families import IMAGES, family_at
+from qdit.workflow.profile_pipelines import branches_of
 
 Profile = Mapping[str, Any]
 COUNTED = r"per-step-\d+"
@@ -51,7 +52,7 @@ def samples_of(profile: Profile, setting: str, kind: str) -> int:
 
 def copies(profile: Profile, setting: str, kind: str) -> int:
     """Rows of a set for each noisy sample: 2 if an unconditional copy follows it, else 1."""
-    guided = profile["settings"][setting]["cfg_scale"] > 1
+    guided = branches_of(profile["settings"][setting]) == 2
     return 2 if guided and kind not in ("trajectory", "regression") else 1
 
 

@@ -10,7 +10,7 @@ from qdit.core.run import INTEGER, SIMULATE, Run, ending
 from qdit.metrics.perceptual_file import FILE as LPIPS
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
-from qdit.workflow.families import CLIPS, ProfileFamily, family_at
+from qdit.workflow.families import CLIPS, PIPELINES, ProfileFamily, family_at
 from qdit.workflow.profile import Profile
 from qdit.workflow.searches import SearchRun
 
@@ -58,9 +58,10 @@ class Files:
         return self.model_weights(self.model_name(setting), form)
 
     def model_weights(self, model: str, form: str) -> Path:
-        """Full-precision weights of a model and form."""
-        path = self.profile["models"][model]["forms"][form]
-        if path in self.profile.get("files", {}):
+        """Full-precision weights of a model and form; of a pipeline its folder."""
+        entry = self.profile["models"][model]
+        path = entry["forms"][form]
+        if profiles.family_of(entry) is not PIPELINES and path in self.profile.get("files", {}):
             return self.results / "weights" / f"{model}-{form}.safetensors"
         return self.file(path)
 

@@ -10,18 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qdit.core.run import IMPORTED, TOOL, Run
+from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
 from qdit.core.streams import replicate_seed
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import samples_of, split_kind
 from qdit.workflow.command_files import Files
 from qdit.workflow.command_words import command, flags
-from qdit.workflow.families import CLIPS
+from qdit.workflow.families import CLIPS, PIPELINES
+from qdit.workflow.judge_commands import JudgeCommands
+from qdit.workflow.pipeline_commands import PipelineCommands
+from qdit.workflow.profile_pipelines import is_own_folder
 from qdit.workflow.searches import SearchRun, needs_calibration
 
 
 @dataclass(frozen=True)
-class Commands(Files):
+class Commands(JudgeCommands, PipelineCommands):
     """Files and commands of a profile."""
 
     # Flags
@@ -75,8 +78,9 @@ class Commands(Files):
         path = self.results / "reference" / extractor / f"{reference}.npz"
         batch = self.profile.get("references", {}).get(reference)
         extractor_flags = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
-        if batch is None:
-            return command("reference", path, *flags({"--data": reference} | extractor_flags))
+        if batch is None or is_own_folder(batch):
+            data = reference if batch is None else self.file(batch)
+            return command("reference", path, *flags({"--data": data} | extractor_flags))
         resolution = profiles.resolution_flag(self.profile, reference)
         return command(
             "import-reference", self.file(batch), path, *flags(extractor_flags), *resolution, *self.sha256(batch)
@@ -91,6 +95,8 @@ class Commands(Files):
     def calibrate(self, setting: str, form: str, kind: str, replicate: int = 0) -> str:
         """Weights → calibration data of a replicate."""
         path, (name, _) = self.calibration_file(setting, form, kind, replicate), split_kind(kind)
+        if self.family(setting) is PIPELINES:
+            return self.calibrate_pipeline(self.weights(setting, form), path, setting, kind, replicate)
         options = [*flags({"--kind": name, "--samples": samples_of(self.profile, setting, kind)}), *self.text(setting)]
         options += self.protocol(setting, decoded=False, replicate=replicate)
         return command("calibrate", self.weights(setting, form), path, *options)
@@ -137,7 +143,9 @@ class Commands(Files):
             options += ["--allocation", str(allocation)]
         if (base := self.base(run)) is not None:
             options += ["--base", str(self.checkpoint(base))]
-        if calibration:
+        if calibration and self.family(run.setting) is PIPELINES:
+            options += flags(self.pipeline_precision(run.replicate))
+        elif calibration:
             options += self.protocol(run.setting, decoded=False, replicate=run.replicate)
         options += flags(numbered(run))
         return command(
@@ -185,6 +193,10 @@ class Commands(Files):
         if run.mode == IMPORTED:
             return self.import_samples(run)
         counts = profiles.sampled(self.profile, run.setting, run.form)
+        if self.family(run.setting) is PIPELINES:
+            folder, checkpoint = self.weights(run.setting, run.form), self.checkpoint(run)
+            words = self.sample_pipeline(run, folder, checkpoint, counts, shard)
+            return command(*words, *flags(self.extractor(run.setting)), "--record-failure")
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
@@ -198,14 +210,6 @@ class Commands(Files):
         words = ("tools", "sample") if run.mode == TOOL else ("sample",)
         return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")
 
-    def perceptual(self, run: Run) -> str:
-        """Samples of a run and of full precision → LPIPS of each image."""
-        fp_samples = self.samples(profiles.full_precision_run(self.profile, run))
-        backbone, linear = self.lpips_weights()
-        values = {"--network": self.profile["perceptual"]["network"], "--backbone": backbone, "--linear": linear}
-        values |= {"--device": self.profile.get("compute", {}).get("device", "cpu"), "--out": self.lpips_file(run)}
-        return command("perceptual", self.samples(run), fp_samples, *flags(values))
-
     def evaluate(self, run: Run) -> str:
         """Samples → metrics.json.
 
@@ -218,7 +222,10 @@ class Commands(Files):
         values |= {"--fp-samples": self.samples(profiles.full_precision_run(self.profile, run))}
         values |= {"--resamples": self.profile["sampling"].get("resamples", 200)}
         stated = [*self.protocol(run.setting), *self.labels(run.setting)] if run.mode != IMPORTED else []
-        options = [*flags(values), *stated, *self.names(run)]
+        judged = []
+        if score == self.scored_images and run.mode in (SIMULATE, INTEGER):
+            judged = self.judged_flags(run, self.model(run.setting)["reference"])
+        options = [*flags(values), *judged, *stated, *self.names(run)]
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -17,9 +17,10 @@ networks.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, ending, split_bits
@@ -29,14 +30,15 @@ from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import rows_of, samples_of, split_kind
 from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
-from qdit.workflow.cost_memory import largest_memory, memory_lines
-from qdit.workflow.cost_models import network_of
+from qdit.workflow.cost_memory import Memory, largest_memory, memory_lines
+from qdit.workflow.cost_models import Network, network_of
 from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, run_learns
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
+from qdit.workflow.profile_pipelines import branches_of, frames_of
 from qdit.workflow.replicates import with_replicates
 from qdit.workflow.searches import SearchRun, needs_calibration
 
@@ -81,7 +83,7 @@ def card_speed(name: str) -> Speed:
 def evaluations(profile: Profile, setting: str, images: int) -> int:
     """Number of network evaluations that sample `images` images or clips."""
     entry = profile["settings"][setting]
-    return int(images * entry["steps"] * (2 if entry["cfg_scale"] > 1 else 1))
+    return int(images * entry["steps"] * branches_of(entry))
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
@@ -169,9 +171,9 @@ def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
     """One set of calibration data."""
     samples, (counted, _) = samples_of(profile, setting, kind), split_kind(kind)
-    guided = 2 if profile["settings"][setting]["cfg_scale"] > 1 else 1
+    guided, frames = branches_of(profile["settings"][setting]), frames_of(profile["settings"][setting])
     count = samples * guided if counted == "per-step" else evaluations(profile, setting, samples)
-    return Job(name, "calibrate", count * cost)
+    return Job(name, "calibrate", count * frames * cost)
 
 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
@@ -234,15 +236,21 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
         sizes[family.samples] += samples * network.pixels
         if scored_by_vbench(profile, run):
             sizes["clips as MP4"] += samples * network.pixels
-        sizes["features"] += samples * FEATURE_BYTES if family.has_features and "vae" in model else 0
-        bits, _ = split_bits(run.bits)
-        size = size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
-        sizes["checkpoints"] += 1e6 * size
+        sizes["features"] += samples * FEATURE_BYTES if family.has_features and is_decoded(model) else 0
+        sizes["checkpoints"] += checkpoint_bytes(network, run)
         for kind in calibration_kinds(profile, run):
             sets.add((run.setting, run.form, kind, network.cells, run.replicate))
     for setting, _, kind, cells, _ in sets:
         sizes["calibration data"] += rows_of(profile, setting, kind) * (4 * cells + 16)
     return {name: size for name, size in sizes.items() if size}
+
+
+def checkpoint_bytes(network: Network, run: Run) -> float:
+    """Bytes of a run's checkpoint."""
+    bits, _ = split_bits(run.bits)
+    if network.shape is not None:
+        return network.shape.checkpoint_bytes(bits)
+    return 1e6 * size_predicted_mb(network.config, weight_bits=bits, float_bits=32, positions=False)
 
 
 def scored_by_vbench(profile: Profile, run: Run) -> bool:
@@ -260,7 +268,7 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     lines = [f"estimate at {speed.text} ({speed.source}); qdit/workflow/cost.py has the formulas"]
     memory = largest_memory(profile)
     for rule in ("calibrate", "search", "quantize", "sample"):
-        hours, peak = seconds[rule] / 3600, memory[rule].gpu / 1e9
+        hours, peak = seconds[rule] / 3600, memory.get(rule, Memory()).gpu / 1e9
         lines.append(f"  {rule:<10} {counts[rule]:>6} jobs {hours:>10.1f} GPU-hours, peak {peak:.1f} GB")
     lines.append(f"  {'all':<10} {len(jobs):>6} jobs {sum(seconds.values()) / 3600:>10.1f} GPU-hours")
     searches = [job for job in jobs if job.rule == "search"]
@@ -278,12 +286,17 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])
 
 
+def is_decoded(model: Mapping[str, Any]) -> bool:
+    """Whether a model's images come out of a VAE and are scored by Inception's features."""
+    return "vae" in model or "pipeline" in model
+
+
 def evaluating_lines(profile: Profile) -> list[str]:
     """The line about evaluating images by Inception's features, which needs CPUs; none without such runs."""
     seconds = []
     for run in with_replicates(profile, profiles.all_runs(profile)):
         model = profile["models"][profile["settings"][run.setting]["model"]]
-        if profiles.family_of(model) is not CLIPS and "vae" in model:
+        if profiles.family_of(model) is not CLIPS and is_decoded(model):
             sampling = profiles.sampled(profile, run.setting, run.form)
             seconds.append(evaluating_seconds(sampling["images"], profile["sampling"].get("resamples", RESAMPLES)))
     return evaluating_line(len(seconds), sum(seconds))

@@ -17,6 +17,7 @@ from qdit.workflow.cost_models import Network, network_of
 from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, run_learns
 from qdit.workflow.method_index import MethodFacts, method_sources
 from qdit.workflow.profile import Profile
+from qdit.workflow.profile_pipelines import branches_of, frames_of
 
 GPU_BYTES = 40e9
 """Memory of the smallest GPU that the paper profile is meant for."""
@@ -38,6 +39,8 @@ WIDE = 4.0
 """X of a sample in the inputs of fc2."""
 SEEN = {"common": 8.0, "own": 11.0}
 """Scope → X of a sample in the inputs of one block and of its sites, without the probabilities."""
+BLOCK_TOKENS = 16.0
+"""X of a sample while a block of a pipeline's transformer runs: queries, keys, values, the MLP's hidden layer."""
 SENSITIVE, SEARCHED = 29.0, 24.0
 """X of a sample in inputs and gradients of a block's sites, and in the search for the scales of its fc1 (TQ-DiT)."""
 OBSERVED, OBSERVED_NDTC, HESSIAN_BATCH = 100, 256, 32
@@ -161,8 +164,33 @@ def sample_memory(profile: Profile, run: Run) -> Memory:
     return Memory(sizes.weights + tokens + written)
 
 
+def pipeline_memory(profile: Profile, run: Run) -> dict[str, Memory]:
+    """Rule → peak memory of the jobs of a pipeline's run: weights of all its networks, and tokens of a block.
+
+    Quantization is in float32 and has a copy of the transformer; its text encoders and VAE are not loaded. Nobody has
+    taken a census of this estimate.
+    """
+    network, chunk = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)["chunk"]
+    shape, entry = network.shape, profile["settings"][run.setting]
+    assert shape is not None
+    model = profile["models"][entry["model"]]["pipeline"]
+    width = 4 if profile.get("compute", {}).get("dtype", "float32") == "float32" else 2
+    loaded = width * shape.parameters + 1e6 * model.get("text_megabytes", 0)
+    tokens = width * BLOCK_TOKENS * network.tokens * shape.width
+    kinds = calibration_kinds(profile, run)
+    rows = max((rows_of(profile, run.setting, kind) for kind in kinds), default=0)
+    passed = 4.0 * network.tokens * shape.width * (min(rows, HESSIAN_BATCH) * BLOCK_TOKENS + rows)
+    return {
+        "calibrate": Memory(loaded + tokens),
+        "quantize": Memory(2 * 4.0 * shape.parameters + 4.0 * rows * network.cells + passed),
+        "sample": Memory(loaded + branches_of(entry) * chunk / frames_of(entry) * tokens),
+    }
+
+
 def memory_of_run(profile: Profile, run: Run) -> dict[str, Memory]:
     """Rule → peak memory of the jobs of a run."""
+    if network_of(profile, run.setting).shape is not None:
+        return pipeline_memory(profile, run)
     sizes, sample = sizes_of(network_of(profile, run.setting)), sample_memory(profile, run)
     plain = sample_memory(profile, Run(run.setting, run.form, run.label, run.bits, "common"))
     searched = Memory(sizes.weights + plain.gpu) if profiles.family_at(profile, run.setting).is_searched else Memory()

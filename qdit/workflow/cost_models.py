@@ -11,6 +11,7 @@ possible text, so the result is an upper bound.
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.repository import shipped_path
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
+from qdit.workflow.cost_pipelines import TransformerShape, transformer_shape
 from qdit.workflow.families import family_at, family_of
 from qdit.workflow.profile import Profile
 
@@ -34,16 +36,18 @@ class Network:
     `cells` is the number of values in one noisy sample. `pixels` is the number of bytes in one decoded uint8 sample.
     """
 
-    config: DiTConfig | STDiT3Config
+    config: Any
     flops: float
     tokens: int
     cells: int
     pixels: int
+    shape: TransformerShape | None = None
+    """Of a pipeline, which has no `config`."""
 
 
 def network_of(profile: Profile, setting: str) -> Network:
     """Operations and sizes of the network of a setting's model."""
-    networks = {"dit": image_network, "stdit3": clip_network}
+    networks = {"dit": image_network, "stdit3": clip_network, "diffusers": pipeline_network}
     return networks[family_at(profile, setting).name](profile, setting)
 
 
@@ -55,6 +59,20 @@ def image_network(profile: Profile, setting: str) -> Network:
     cells = config.in_channels * config.input_size**2
     pixels = 3 * (PIXELS_PER_CELL * config.input_size) ** 2 if "vae" in profile["models"][name] else cells
     return Network(config, evaluation_flops(config), config.tokens, cells, pixels)
+
+
+def pipeline_network(profile: Profile, setting: str) -> Network:
+    """Operations and sizes of the transformer of a pipeline, for one kept image.
+
+    Of a clip, `frames` images are kept, so an image has that part of the operations. `cells` are all inputs of one
+    sample; `tokens` are those of its longest input.
+    """
+    call = profile["settings"][setting]["call"]
+    shape, arguments, frames = transformer_shape(profile, setting), call["arguments"], max(1, call.get("frames", 0))
+    tokens = max((prod(sizes[:-1]) for sizes in call["inputs"].values() if len(sizes) > 1), default=1)
+    cells = sum(prod(sizes) for sizes in call["inputs"].values())
+    pixels = 3 * arguments["height"] * arguments["width"]
+    return Network(None, shape.flops / frames, tokens, cells, pixels, shape)
 
 
 def clip_network(profile: Profile, setting: str) -> Network:
@@ -101,7 +119,8 @@ def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
     path = next(iter(entry["forms"].values()))
     try:
         with safe_open(shipped_path(Path(path)), framework="np") as data:
-            return family_of(entry).config(**json.loads(data.metadata()["qdit"])["model"])
+            kind: Any = family_of(entry).config
+            return kind(**json.loads(data.metadata()["qdit"])["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise ConfigError(
             f"models.{name}: its shape is not known from {path}; add a key shape, {{}} for DiT-XL/2"

@@ -45,6 +45,10 @@ class Finding:
 GROUPS = {
     "weights of the extractor": "extractors",
     "weights of LPIPS": "LPIPS",
+    "weights of the judge": "judges",
+    "vocabulary of the judge": "judges",
+    "folder of the pipeline": "pipelines",
+    "calibration prompts": "prompts",
     "weights": "weights of models",
     "VAE": "VAEs",
     "text encoder": "text encoder",

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.config import DiffusersConfig, DiTConfig, STDiT3Config
 from qdit.workflow.profile_facts import clips_of
 from qdit.workflow.profile_fields import Keyed
 
@@ -22,12 +22,12 @@ class ProfileFamily(ABC):
     """Differences between images and clips in the plan of a profile."""
 
     name: ClassVar[str]
-    """Name of the family in files: dit or stdit3."""
+    """Name of the family in files: dit, stdit3 or diffusers."""
     samples: ClassVar[str]
     """What its models make, in the plural."""
     model_is: ClassVar[str]
     """What its models are called, with an article."""
-    config: ClassVar[type[DiTConfig] | type[STDiT3Config]]
+    config: ClassVar[type[DiTConfig] | type[STDiT3Config] | type[DiffusersConfig]]
     """Class of its models' shapes."""
     has_features: ClassVar[bool]
     """Whether sampling extracts features, by which the samples are scored."""
@@ -125,7 +125,20 @@ class ClipFamily(ProfileFamily):
         return dtype
 
 
-IMAGES, CLIPS = ImageFamily(), ClipFamily()
+class PipelineFamily(ImageFamily):
+    """A whole pipeline of diffusers, which makes images, or clips whose frames are kept as images."""
+
+    name = "diffusers"
+    model_is = "a pipeline"
+    config = DiffusersConfig
+    is_searched = False
+
+    def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
+        """Steps, guidance and seed. The arguments of the call are flags of the sampling command only."""
+        return common_protocol(profile, setting)
+
+
+IMAGES, CLIPS, PIPELINES = ImageFamily(), ClipFamily(), PipelineFamily()
 
 
 def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +153,9 @@ def common_dtype(profile: Profile) -> str | None:
 
 
 def family_of(model: Keyed) -> ProfileFamily:
-    """Family of an entry of `models`: clips if it has instruments or a text encoder."""
+    """Family of an entry of `models`: a pipeline, or clips if it has instruments or a text encoder."""
+    if model.get("pipeline") is not None:
+        return PIPELINES
     return CLIPS if any(key in model for key in CLIP_KEYS) else IMAGES
 
 

@@ -20,8 +20,10 @@ from qdit.core.errors import CheckpointError, ConfigError, DataError, did_you_me
 from qdit.core.files import sha256_file, write_text
 from qdit.core.repository import shipped_path
 from qdit.metrics.vbench.needed_weights import WEIGHTS
+from qdit.workflow.fetch_folders import fetch_folder, is_whole_folder
 from qdit.workflow.paths import is_https, is_verified, require_fetchable
 from qdit.workflow.profile import Profile, encoder_files
+from qdit.workflow.profile_pipelines import judge_files, judges_of, own_files
 
 BLOCK = 1 << 20
 TIMEOUT = 60
@@ -75,7 +77,7 @@ class NeededFile:
         """The source of the file, in words."""
         if "hub" in self.entry:
             revision = f"@{self.entry['revision']}" if "revision" in self.entry else ""
-            return f"Hugging Face {self.entry['hub']}{revision}, {self.entry['file']}"
+            return f"Hugging Face {self.entry['hub']}{revision}, {self.entry.get('file', 'all of a pipeline')}"
         return str(self.entry.get("url", "this repository"))
 
     @property
@@ -106,6 +108,9 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
     known = profile.get("files", {})
     for name, model in profile["models"].items():
         for form, path in model["forms"].items():
+            if "pipeline" in model:
+                uses.setdefault(path, []).append(f"folder of the pipeline {name}, {form} form (calibrate, sample)")
+                continue
             rules = "import_weights" if path in known else "calibrate, quantize, search"
             uses.setdefault(path, []).append(f"weights of {name}, {form} form ({rules})")
         if "text_encoder" in model:  # a video model of latents
@@ -123,6 +128,11 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
         uses.setdefault(path, []).append(f"weights of the extractor {name} (reference, sample, evaluate)")
     for name, path in profile.get("references", {}).items():
         uses.setdefault(path, []).append(f"real images of {name} (reference_adm)")
+    for path, what in own_files(profile).items():
+        uses.setdefault(path, []).append(f"{what} (calibrate, sample)")
+    for judge in judges_of(profile):
+        for name, path in judge_files(profile, judge).items():
+            uses.setdefault(path, []).append(f"{name} of the judge {judge} (judge)")
     for name in ("backbone", "linear") if "perceptual" in profile else ():
         uses.setdefault(profile["perceptual"][name], []).append("weights of LPIPS (perceptual)")
     if "vbench" in profile:
@@ -135,7 +145,12 @@ def needed_files(profile: Profile) -> dict[str, list[str]]:
 
 
 def check_whole(path: Path, sha256: str | None) -> None:
-    """Raise CheckpointError unless a file exists, is not empty, and has the digest (or its first characters)."""
+    """Raise CheckpointError unless a file exists, is not empty, and has the digest (or its first characters).
+
+    A folder must be that of a whole pipeline, or hold PNGs.
+    """
+    if path.is_dir() and is_whole_folder(path):
+        return
     if not path.is_file() or path.stat().st_size == 0:
         raise CheckpointError(f"{path}: missing; `qdit fetch` with the profile that needs it downloads it")
     if sha256 is not None and not (digest := sha256_file(path)).startswith(sha256):
@@ -174,6 +189,8 @@ def is_named(file: NeededFile, names: list[str]) -> bool:
 def is_there(path: Path) -> bool:
     """Whether a file exists and is not empty, in the current folder or in the suite."""
     path = shipped_path(path)
+    if path.is_dir():
+        return is_whole_folder(path)
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -186,6 +203,8 @@ def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = 
     next call continues it.
     """
     require_fetchable(str(file.path), file.entry)
+    if "hub" in file.entry and "file" not in file.entry:
+        return fetch_folder(file.path, file.entry, allow_unverified=allow_unverified)
     if is_there(file.path):
         check_whole(shipped_path(file.path), file.sha256)
         return False

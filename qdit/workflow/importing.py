@@ -84,12 +84,17 @@ def import_reference_file(
     save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights, device=device)))
 
 
-def make_reference_file(data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu") -> Reference:
-    """A user's own images (a folder of PNGs, an npz) or ready statistics → our reference file."""
+def make_reference_file(
+    data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu", images_only: bool = False
+) -> Reference:
+    """A user's own images (a folder of PNGs, an npz) or ready statistics → our reference file.
+
+    With `images_only` the statistics are computed from the images of an npz, also if it has ready ones.
+    """
     if not data.exists():
         raise DataError(
             f"{data}: no such file or folder; give a folder of PNGs, an npz of images, or one of statistics"
         )
-    reference = make_reference(data, load_extractor(extractor, weights, device=device))
+    reference = make_reference(data, load_extractor(extractor, weights, device=device), images_only=images_only)
     save_reference(out, reference)
     return reference

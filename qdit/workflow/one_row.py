@@ -22,6 +22,7 @@ from qdit.workflow.profile import (
     runs_of,
     search_of,
 )
+from qdit.workflow.profile_pipelines import judges_of
 from qdit.workflow.rows import failed_row
 
 SMOKE_IMAGES, SMOKE_CHUNK, SMOKE_SAMPLES = 64, 32, 32
@@ -122,7 +123,7 @@ def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
         part[key] = {entry: path for entry, path in profile.get(key, {}).items() if entry in taken}
     is_clip = family_at(profile, run.setting) is CLIPS
     unused = {"video": not is_clip, "vbench": not (is_clip and scored_by_vbench(profile, run)), "fvd": True}
-    unused["perceptual"] = is_clip
+    unused["perceptual"] = unused["judges"] = is_clip
     part = {key: value for key, value in part.items() if not unused.get(key, False)}
     if "files" in part:
         needed = needed_files(part)
@@ -293,10 +294,12 @@ def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
     jobs = {job.name: job.rule for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
     counts = Counter({"check files": sum(path in part.get("files", {}) for path in needed_files(part))})
     counts["import weights"] = sum(path in part.get("files", {}) for path in _weights(part))
-    counts["reference"] = len(part["references"])
+    rows, judges = len(rows_of_row(profile, row)), judges_of(part)
+    counts["reference"] = len(part["references"]) * (1 + ("dino" in judges))
     counts.update(jobs.values())
-    counts["perceptual"] = len(rows_of_row(profile, row)) if "perceptual" in part else 0
-    counts["evaluate"] = len(rows_of_row(profile, row))
+    counts["LPIPS"] = rows if "perceptual" in part else 0
+    counts["judge"] = rows * len(judges)
+    counts["evaluate"] = rows
     return {name: count for name, count in counts.items() if count}
 
 

@@ -62,6 +62,12 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
         for key in ("vae", "text_encoder", "instruments"):
             if key in model:
                 yield f"models.{name}.{key}", model[key], False
+    for name, setting in profile["settings"].items():
+        for key in ("prompts", "calibration_prompts") if "call" in setting else ():
+            yield f"settings.{name}.call.{key}", setting["call"][key], False
+    for judge, entry in profile.get("judges", {}).items():
+        for key, path in entry.items():
+            yield f"judges.{judge}.{key}", path, False
     for section in ("extractors", "references"):
         for name, path in profile.get(section, {}).items():
             yield f"{section}.{name}", path, False

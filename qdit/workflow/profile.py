@@ -19,6 +19,7 @@ from qdit.workflow.profile_facts import (
 from qdit.workflow.profile_fields import check
 from qdit.workflow.profile_files import profile_file, read_layers
 from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel, with_method
+from qdit.workflow.profile_pipelines import frames_of
 from qdit.workflow.profile_references import check_references
 from qdit.workflow.searches import SearchRun, search_run_of
 
@@ -208,10 +209,14 @@ def full_precision_run(profile: Profile, run: Run) -> Run:
 def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
     """Numbers of a run at a setting and form: images or clips, samples in a chunk, chunks in a shard.
 
-    All runs of a setting and form have the same numbers. So each can be paired with full precision.
+    Kept frames of clips count as images. All runs of a setting and form have the same numbers. So each can be paired
+    with full precision.
     """
-    share = profile["settings"][setting].get("share", {}).get(form, 1)
-    return family_at(profile, setting).sampled(profile, share)
+    entry = profile["settings"][setting]
+    counts = family_at(profile, setting).sampled(profile, entry.get("share", {}).get(form, 1))
+    if (frames := frames_of(entry)) == 1:
+        return counts
+    return counts | {"images": frames * counts["images"], "chunk": frames * counts["chunk"]}
 
 
 def run_shards(profile: Profile, run: Run) -> range:

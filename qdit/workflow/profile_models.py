@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from qdit.core.run import IMPORTED
 from qdit.search.options import Kind
 from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Several, Text, Unique, matching
+from qdit.workflow.profile_pipelines import Call, Judges, Pipeline
 from qdit.workflow.profile_replicates import Replicates
 
 PRINTED_KINDS = ("table1", "table2", "table3", "table4", "table5", "table6", "ptq4dit_table1", "tq_dit")
@@ -38,7 +39,7 @@ class Compute(Part):
     """Device of the computation, and precision of sampling."""
 
     device: Literal["cpu", "cuda"] | None = None
-    dtype: Literal["float32", "float16"] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
 
 
 class Shape(Part):
@@ -68,6 +69,8 @@ class Model(Part):
     """Networks that score clips, of a model of the mini video world."""
     text_encoder: Text | None = None
     """Folder of T5, of a video model of latents, whose clips VBench scores."""
+    pipeline: Pipeline | None = None
+    """Of a model whose forms are folders of whole pipelines of diffusers (docs/pipelines.md)."""
     shape: Shape | None = None
     vae: Text | None = None
     """Weights that decode latents, config.json beside them; none: the model makes pixels."""
@@ -81,7 +84,7 @@ class FetchedFile(Part):
         Annotated[str, matching(r"[\w.-]+/[\w.-]+", "a repository on the Hugging Face hub such as owner/name")] | None
     ) = None
     file: Text | None = None
-    """Of the hub's repository."""
+    """Of the hub's repository; left out for the folder of a whole pipeline."""
     revision: Text | None = None
     sha256: (
         Annotated[str, matching("[0-9a-f]{8,64}", "a hex digest, or its first 8 or more characters, as text in quotes")]
@@ -171,12 +174,14 @@ class Setting(Part):
     """A protocol: model, sampler, steps and guidance."""
 
     model: str
-    sampler: Literal["ddim", "ddpm", "rectified-flow"]
+    sampler: Literal["ddim", "ddpm", "rectified-flow", "pipeline"]
     steps: Annotated[int, Field(ge=1, le=1000)]
     cfg_scale: Annotated[Number, Field(ge=0)]
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Of the timesteps of rectified flow towards noise."""
     clip: Clip | None = None
+    call: Call | None = None
+    """Of a pipeline."""
     labels: Literal["random", "balanced"] = "random"
     """Classes of the images: drawn at random, or each class equally often."""
     share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
@@ -321,6 +326,8 @@ class ProfileModel(Part):
     calibration: Calibration
     perceptual: Perceptual | None = None
     """Images of at least 32 pixels get LPIPS-FP; without this part no run has it."""
+    judges: Judges | None = None
+    """Images get the metrics of these networks."""
     vbench: VBench | None = None
     fvd: Fvd | None = None
     video: Video | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from qdit.core.errors import ConfigError
-from qdit.workflow.families import CLIP_KEYS, CLIPS, family_at, family_of
+from qdit.workflow.families import CLIP_KEYS, CLIPS, PIPELINES, family_at, family_of
 from qdit.workflow.method_index import method_index
 from qdit.workflow.method_options import check_method_options
 from qdit.workflow.profile_facts import (
@@ -15,6 +15,7 @@ from qdit.workflow.profile_facts import (
     is_full,
 )
 from qdit.workflow.profile_models import PRINTED_KINDS, Block, MethodEntry, Model, ProfileModel, Setting, Table
+from qdit.workflow.profile_pipelines import check_pipeline, check_pipeline_model
 from qdit.workflow.profile_rows import check_row, check_rows_of, is_ours
 from qdit.workflow.replicates import check_replicates
 from qdit.workflow.searches import check_method_search, check_searches, require, search_run_of
@@ -76,6 +77,10 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
     if family_of(model) is CLIPS:
         check_video_model(profile, model, where)
         return
+    if model.pipeline is not None:
+        check_pipeline_model(model, where)
+    elif profile.get("compute", {}).get("dtype") == "bfloat16":
+        raise ConfigError(f"compute.dtype: found 'bfloat16', {where} is a DiT; allowed for it are float32, float16")
     if missing := [name for name in ("extractor", "reference") if name not in model]:
         raise ConfigError(
             f"{where}: missing {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}, or instruments if it"
@@ -102,7 +107,8 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
     """Raise unless video models, and only these, are sampled by rectified flow."""
     family = family_at(profile, name)
-    if (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
+    check_pipeline(profile.models, name, setting)
+    if family is not PIPELINES and (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
         allowed = RECTIFIED_FLOW if family is CLIPS else "ddim, ddpm"
         raise ConfigError(
             f"settings.{name}.sampler: found {setting.sampler!r}; {setting.model} is {family.model_is} model, allowed"
@@ -149,8 +155,15 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
 def check_files(profile: ProfileModel) -> None:
     """Raise for an entry of `files` without a source. An entry that nothing uses is allowed."""
     for path, entry in profile.files.items():
+        if is_pipeline_folder(profile, path) and "hub" in entry and "file" not in entry:
+            continue
         if ("url" in entry) == ("hub" in entry) or ("hub" in entry) != ("file" in entry):
             raise ConfigError(f"files.{path}: found {', '.join(entry.keys())}; expected either url, or hub and file")
+
+
+def is_pipeline_folder(profile: ProfileModel, path: str) -> bool:
+    """Whether a path is the folder of a pipeline of the profile."""
+    return any(path in model.forms.values() for model in profile.models.values() if model.pipeline is not None)
 
 
 def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:

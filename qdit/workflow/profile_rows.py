@@ -3,7 +3,7 @@
 from qdit.core.errors import ConfigError
 from qdit.core.run import IMPORTED
 from qdit.sampling.tools.registry import tools
-from qdit.workflow.families import CLIPS, family_at
+from qdit.workflow.families import CLIPS, IMAGES, family_at
 from qdit.workflow.profile_fields import Part
 from qdit.workflow.profile_models import Block, MethodEntry, ProfileModel, Table
 from qdit.workflow.searches import require
@@ -86,8 +86,8 @@ def scored_by_vbench(profile: ProfileModel, block: Block) -> bool:
 
 def check_tool_block(profile: ProfileModel, block: Part, label: str, where: str) -> None:
     """Raise ConfigError for a tool in a block that it cannot have rows in."""
-    if family_at(profile, block["setting"]) is CLIPS:
-        raise ConfigError(f"{where}.methods: {label} is a tool, and tools quantize image models only; remove it")
+    if family_at(profile, block["setting"]) is not IMAGES:
+        raise ConfigError(f"{where}.methods: {label} is a tool, and tools quantize DiTs only; remove it")
     if block["scope"] != "common":
         raise ConfigError(f"{where}.methods: {label} is a tool, and tools quantize scope common only; remove it")
     if "vae" in profile.models[profile.settings[block["setting"]].model] or profile.get("compute", {}).get("dtype"):

@@ -29,6 +29,7 @@ DECIDING = (
         "extractors",
         "references",
         "perceptual",
+        "judges",
         "sampling",
         "calibration",
         "video",

@@ -73,16 +73,16 @@ def test_names_that_are_no_row_or_several_are_one_line(paper: Profile, text: str
     assert "\n" not in str(raised.value)
 
 
-def test_a_row_needs_seven_files_and_27_jobs(paper: Profile) -> None:
-    """As `snakemake -n` counts them; 51 jobs with 500 images a job and without the search."""
+def test_a_row_needs_eight_files_and_31_jobs(paper: Profile) -> None:
+    """As `snakemake -n` counts them; 57 jobs with 500 images a job and without the search."""
     row = find_row(paper, ROW)
     part = part_of(paper, row)
     files = needed_files(part)
-    assert len(files) == 7 and files.keys() == part["files"].keys()
-    assert sum(part["files"][path]["megabytes"] for path in files) == pytest.approx(5376.006)
+    assert len(files) == 8 and files.keys() == part["files"].keys()
+    assert sum(part["files"][path]["megabytes"] for path in files) == pytest.approx(6594.006)
     assert not any("512" in path or "vbench" in path or "OpenSora" in path for path in files)
-    steps = {"check files": 7, "import weights": 1, "reference": 1, "calibrate": 1, "search": 1, "quantize": 2}
-    assert steps_of(paper, row) == steps | {"sample": 10, "perceptual": 2, "evaluate": 2}
+    steps = {"check files": 8, "import weights": 1, "reference": 2, "calibrate": 1, "search": 1, "quantize": 2}
+    assert steps_of(paper, row) == steps | {"sample": 10, "LPIPS": 2, "judge": 2, "evaluate": 2}
     assert set(runs_of(part, "table2")) == set(rows_of_row(paper, row))
     speed = Speed(1e12, "a test")
     assert {job.name for job in jobs_of(part, speed)} == {
@@ -139,7 +139,7 @@ def test_missing_files_are_one_line_with_the_command_that_fetches_them(
     monkeypatch.chdir(tmp_path)
     row = find_row(paper, ROW)
     with pytest.raises(
-        DataError, match=r"7 of 7 files are missing, about 5\.4 GB; fetch .* --row 'table2 q-dit w4a8 dit-256-"
+        DataError, match=r"8 of 8 files are missing, about 6\.6 GB; fetch .* --row 'table2 q-dit w4a8 dit-256-"
     ) as problem:
         require_files(paper, [row])
     assert str(problem.value).endswith("--allow-unverified weights/paper")
@@ -174,14 +174,14 @@ def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypat
     planned = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--dry-run"])
     assert planned.exit_code == 0
     text = planned.output
-    assert "files: 7, about 5.4 GB" in text and "jobs: 27 (" in text and "A100" in text and "H100" in text
+    assert "files: 8, about 6.6 GB" in text and "jobs: 31 (" in text and "A100" in text and "H100" in text
     assert f"results/paper/runs/{RUN.path}/metrics.json" in text and "paper-smoke" not in text
     assert "--resources gpu=1 --configfile" in text, "one job for each GPU"
     smoke = CliRunner().invoke(app, ["run", "--row", ROW, "--profile", "paper", "--smoke", "--dry-run"])
     assert smoke.exit_code == 0 and f"results/paper-smoke/runs/{RUN.path}/metrics.json" in smoke.output
     assert smoke.output.rstrip().endswith("results/paper-smoke/smoke.json")
     checked = CliRunner().invoke(app, ["doctor", "--row", ROW, "--profile", "paper"])
-    assert checked.exit_code == 1 and "7 of 7 files missing (about 5.4 GB)" in checked.output
+    assert checked.exit_code == 1 and "8 of 8 files missing (about 6.6 GB)" in checked.output
     assert "next: qdit fetch --profile paper --row 'table2 q-dit w4a8 dit-256-cfg1.0-s100" in checked.output
     alone = CliRunner().invoke(app, ["run", "--smoke"])
     assert isinstance(alone.exception, ConfigError) and "--smoke: found no --row" in str(alone.exception)
@@ -256,7 +256,7 @@ def test_hours_of_each_table_on_cards_and_measured(paper: Profile, tmp_path: Pat
     assert again.float32 == pytest.approx((3 * 25_600 + 3 * 20_000 * 32) * 118.64e9 * 2 / 10_000, rel=1e-3)
     text = tables_text(paper, tmp_path)
     assert "measured" in text.splitlines()[0] and "table2_first (only when named)" in text
-    assert len(plan_lines(paper, [find_row(paper, ROW)], tmp_path)) == 2 + 8 + 1 + 3
+    assert len(plan_lines(paper, [find_row(paper, ROW)], tmp_path)) == 2 + 9 + 1 + 3
 
 
 def test_gpus_have_the_speed_of_a_card_until_one_is_measured(paper: Profile, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Commands of the jobs in which networks look at images: LPIPS and judges; `qdit.workflow.commands` has the others."""
+
+from pathlib import Path
+
+from qdit.core.run import Run
+from qdit.metrics.judged import FEATURES, judged_file
+from qdit.workflow.command_files import Files
+from qdit.workflow.command_words import command, flags
+from qdit.workflow.profile import full_precision_run
+from qdit.workflow.profile_pipelines import judge_files, judges_of
+
+DINO = "dinov2"
+"""Extractor of a judge that gives features, as `qdit reference` names it."""
+
+
+class JudgeCommands(Files):
+    """Commands of LPIPS and judges."""
+
+    @property
+    def device(self) -> str:
+        """Device of the profile."""
+        return str(self.profile.get("compute", {}).get("device", "cpu"))
+
+    def perceptual(self, run: Run) -> str:
+        """Samples of a run and of full precision → LPIPS of each image."""
+        fp_samples = self.samples(full_precision_run(self.profile, run))
+        backbone, linear = self.lpips_weights()
+        values = {"--network": self.profile["perceptual"]["network"], "--backbone": backbone, "--linear": linear}
+        values |= {"--device": self.device, "--out": self.lpips_file(run)}
+        return command("perceptual", self.samples(run), fp_samples, *flags(values))
+
+    def judged_file(self, run: Run, judge: str) -> Path:
+        """What a judge says of a run's images."""
+        return judged_file(self.samples(run), judge)
+
+    def judge_weights(self, judge: str) -> dict[str, Path]:
+        """Name → file of a judge."""
+        return {name: self.file(path) for name, path in judge_files(self.profile, judge).items()}
+
+    def judge(self, run: Run, judge: str) -> str:
+        """Images → what a judge says of each."""
+        values = flags({"--judge": judge, "--out": self.judged_file(run, judge), "--device": self.device})
+        for name, path in self.judge_weights(judge).items():
+            values += ["--file", f"{name}={path}"]
+        return command("judge", self.samples(run), *values)
+
+    def judge_reference_file(self, judge: str, reference: str) -> Path:
+        """Features of real images by a judge."""
+        return self.results / "reference" / judge / f"{reference}.npz"
+
+    def judge_reference(self, judge: str, reference: str) -> str:
+        """Real images → their moments by a judge's features."""
+        values = {
+            "--data": self.file(self.profile["references"][reference]),
+            "--extractor": DINO,
+            "--extractor-weights": self.judge_weights(judge)["weights"],
+            "--device": self.device,
+        }
+        path = self.judge_reference_file(judge, reference)
+        return command("reference", path, *flags(values), "--images-only")
+
+    def judged_flags(self, run: Run, reference: str) -> list[str]:
+        """Flags of `qdit evaluate` for the files of all judges."""
+        words = []
+        for judge in judges_of(self.profile):
+            words += ["--judged", f"{judge}={self.judged_file(run, judge)}"]
+            if judge in FEATURES and reference in self.profile.get("references", {}):
+                words += ["--judge-reference", f"{judge}={self.judge_reference_file(judge, reference)}"]
+        return words

@@ -1,0 +1,153 @@
+"""Parts of a profile for whole pipelines of diffusers and for networks that judge images, and their checks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from qdit.core.errors import ConfigError
+from qdit.core.run import PIPELINE
+from qdit.metrics.judged import FILES
+from qdit.sampling.pipeline_protocol import FRAMES
+from qdit.workflow.profile_fields import Keyed, Part, Text
+
+FIRST_FILE = "model_index.json"
+"""File of a pipeline's folder that jobs depend on; the digests of all others are part of what they make."""
+DECIDED = ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type")
+"""Arguments of a pipeline that the other keys of a setting decide."""
+Shapes = dict[str, list[Annotated[int, Field(ge=1)]]]
+
+
+class Pipeline(Part):
+    """Of a model whose forms are folders of whole pipelines: the transformer, for the plan before it is there."""
+
+    transformer: Text
+    """Class of diffusers."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Differences to the usual configuration of the class."""
+    text_megabytes: Annotated[float, Field(ge=0)] | None = None
+    """About; of text encoders and VAE in the precision of sampling."""
+
+
+class Call(Part):
+    """How a setting calls its pipeline. Image i has prompt i of the list."""
+
+    prompts: Text
+    """Text file with one prompt a line."""
+    calibration_prompts: Text
+    arguments: dict[str, Any]
+    """Of the pipeline's call, `height` and `width` among them."""
+    frames: Annotated[int, Field(ge=0)] = 0
+    """Of clips: frames that are kept of each as images; 0 for a pipeline of images."""
+    branches: Literal[1, 2] = 1
+    """Evaluations of the transformer in a step: 2 under classifier-free guidance."""
+    inputs: Shapes
+    """Argument of the transformer → its shape for one sample, for the plan."""
+    shared: Shapes = Field(default_factory=dict)
+    """Arguments without a row for each sample."""
+
+
+class ClipJudge(Part):
+    """CLIP score."""
+
+    weights: Text
+    vocabulary: Text
+
+
+class RewardJudge(Part):
+    """ImageReward."""
+
+    weights: Text
+    vocabulary: Text
+
+
+class DinoJudge(Part):
+    """FD-DINOv2."""
+
+    weights: Text
+
+
+class Judges(Part):
+    """Networks that judge every image of the profile, with their files."""
+
+    clip: ClipJudge | None = None
+    dino: DinoJudge | None = None
+    image_reward: RewardJudge | None = Field(default=None, alias="image-reward")
+
+
+def judges_of(profile: Keyed) -> list[str]:
+    """Judges of a profile."""
+    judges: Keyed = profile.get("judges", {})
+    return list(judges.keys())
+
+
+def judge_files(profile: Keyed, judge: str) -> dict[str, str]:
+    """Name → path of the files of a judge."""
+    entry = profile["judges"][judge]
+    return {name: entry[name] for name in FILES[judge]}
+
+
+def calls_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Setting and call of every setting of a pipeline."""
+    for name, setting in profile["settings"].items():
+        if "call" in setting:
+            yield name, setting["call"]
+
+
+def own_files(profile: Mapping[str, Any]) -> dict[str, str]:
+    """Files of the user's own that a profile of pipelines needs → what they are."""
+    return {
+        path: f"{words} of {name}: a text file with one prompt a line"
+        for name, call in calls_of(profile)
+        for path, words in ((call["prompts"], "prompts"), (call["calibration_prompts"], "calibration prompts"))
+    }
+
+
+def is_own_folder(path: str) -> bool:
+    """Whether a reference is a folder of the user's own PNGs, no npz."""
+    return not path.endswith(".npz")
+
+
+def frames_of(setting: Keyed) -> int:
+    """Images that a sample of a setting gives: 1, or the frames that are kept of a clip."""
+    call = setting.get("call")
+    return 1 if call is None else max(1, int(call.get("frames", 0)))
+
+
+def branches_of(setting: Keyed) -> int:
+    """Evaluations of the network in a step: 2 under guidance. A pipeline's `guidance_scale` may be no such guidance."""
+    call = setting.get("call")
+    if call is not None:
+        return int(call.get("branches", 1))
+    return 2 if setting["cfg_scale"] > 1 else 1
+
+
+def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
+    """Raise ConfigError unless a setting has a call and the sampler `pipeline` exactly if its model is a pipeline."""
+    where, model = f"settings.{name}", models[setting.model]
+    if (model.pipeline is not None) != (setting.sampler == PIPELINE):
+        what = "a pipeline" if model.pipeline is not None else "no pipeline"
+        raise ConfigError(
+            f"{where}.sampler: found {setting.sampler!r}; {setting.model} is {what}, and exactly these have the sampler"
+            f" {PIPELINE!r}"
+        )
+    if (model.pipeline is not None) != (setting.call is not None):
+        found = "missing call, how the pipeline is called; add it" if setting.call is None else ".call: only pipelines"
+        raise ConfigError(f"{where}{'' if found[0] == '.' else ': '}{found}{'' if found[0] != '.' else ' have one'}")
+    if setting.call is None:
+        return
+    arguments = setting.call.arguments
+    if missing := [side for side in ("height", "width") if type(arguments.get(side)) is not int]:
+        raise ConfigError(f"{where}.call.arguments: missing {' and '.join(missing)} in pixels, a whole number; add it")
+    if decided := [name for name in DECIDED if name in arguments]:
+        raise ConfigError(f"{where}.call.arguments: {decided[0]} is decided by other keys of the setting; remove it")
+    if setting.call.frames not in (0, *FRAMES):
+        raise ConfigError(
+            f"{where}.call.frames: found {setting.call.frames}, allowed are 0 and {', '.join(map(str, FRAMES))}"
+        )
+
+
+def check_pipeline_model(model: Any, where: str) -> None:
+    """Raise ConfigError for keys that a model of a pipeline does not have."""
+    if excess := [key for key in ("vae", "shape", "instruments", "text_encoder") if model.get(key) is not None]:
+        raise ConfigError(f"{where}: found pipeline and {excess[0]}; a pipeline brings its own, remove it")
