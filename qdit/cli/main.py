@@ -17,6 +17,7 @@ import typer
 from qdit import __version__
 from qdit.cli import (
     bench,
+    data,
     evaluate,
     figures,
     kernels,
@@ -105,6 +106,7 @@ COMMANDS = (
 )
 GROUPS = {
     "new": methods.new_app,
+    "data": data.app,
     "train": train.app,
     "video": video.app,
     "vbench": vbench.app,

@@ -22,7 +22,8 @@ from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.core.files import load_tensors, save_tensors
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.mini.data import fashion_mnist
-from qdit.mini.data.digits import Digits, load, load_upsampled
+from qdit.mini.data.digits import load, load_upsampled
+from qdit.mini.data.labelled import LabelledImages
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import linear_of, select
@@ -152,7 +153,7 @@ class Trainer:
         if self.path.exists():
             self.resume()
 
-    def batch(self, data: Digits, iteration: int) -> tuple[Tensor, ...]:
+    def batch(self, data: LabelledImages, iteration: int) -> tuple[Tensor, ...]:
         """x0, timestep, label (with dropout) and noise of one iteration."""
         draw = torch_generator(self.config.seed, Purpose.TRAINING, iteration + 1)
         size, null = self.config.batch_size, self.model.config.null_class
@@ -163,7 +164,7 @@ class Trainer:
         label = data.labels[rows].masked_fill(dropped, null)
         return tuple(tensor.to(self.device) for tensor in (data.images[rows], timestep, label, noise))
 
-    def run(self, data: Digits, until: int | None = None) -> None:
+    def run(self, data: LabelledImages, until: int | None = None) -> None:
         """Train until iteration `until` (default: the end). Checkpoints are saved during the training."""
         goal = self.config.stop_at if until is None else until
         progress = tqdm(total=goal, initial=self.iteration, unit="it", desc="training", mininterval=5)
@@ -187,7 +188,7 @@ class Trainer:
         state["pos_embed"] = self.model.pos_embed.to(dtype)
         return functional_call(self.model, state, (x.to(dtype), timestep, label)).float()
 
-    def step(self, data: Digits) -> float:
+    def step(self, data: LabelledImages) -> float:
         """One optimizer step; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(self.config, self.iteration)
@@ -266,7 +267,7 @@ class MiniModel:
     """
 
     config: DiTConfig
-    data: Callable[[], Digits]
+    data: Callable[[], LabelledImages]
     until: int | None = None
     training: TrainingConfig = TrainingConfig()
 

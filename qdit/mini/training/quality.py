@@ -23,7 +23,8 @@ from qdit.metrics.extractors import load_extractor
 from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
-from qdit.mini.data.digits import Digits, data_set
+from qdit.mini.data.data_sets import data_set
+from qdit.mini.data.labelled import LabelledImages
 from qdit.mini.training.dit import MINI_MODELS
 from qdit.models.dit import DiT
 from qdit.models.loading import load_dit
@@ -70,11 +71,11 @@ def subject_of(name: str) -> Subject:
     return SUBJECTS[name]
 
 
-def draw(model: DiT, protocol: Protocol, count: int = HALF) -> Digits:
+def draw(model: DiT, protocol: Protocol, count: int = HALF) -> LabelledImages:
     """The first `count` images of a protocol, sampled in batches of 64."""
     starts = tqdm(range(0, count, BATCH), desc=f"{protocol.sampler} {protocol.steps} steps", unit="batch")
     parts = [sample_images(model, protocol, range(start, min(start + BATCH, count))) for start in starts]
-    return Digits(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+    return LabelledImages(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
 
 
 def mean_split_fid(pool: np.ndarray, digits: np.ndarray) -> tuple[float, float]:
@@ -118,12 +119,12 @@ def memorising(name: str, generated: Tensor) -> dict[str, Any]:
     }
 
 
-def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any], Digits]:
+def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any], LabelledImages]:
     """All quality values of a mini DiT (several minutes on one core), and its samples with 20 DDIM steps."""
     subject = subject_of(name)
     digits = extractor(to_uint8(data_set(subject.data, "all").images)).pool
 
-    def score(protocol: Protocol) -> tuple[Digits, dict[str, float]]:
+    def score(protocol: Protocol) -> tuple[LabelledImages, dict[str, float]]:
         pictures = draw(model, protocol)
         features = extractor(to_uint8(pictures.images))
         fid, halves = mean_split_fid(features.pool, digits)
@@ -168,7 +169,7 @@ def measure_files(name: str, weights: Path, extractor: Path, out: Path, *, pictu
     draw_gallery(data_set(subject.data, "held_out"), samples, pictures / f"{subject.data}.png")
 
 
-def of_each_class(digits: Digits) -> np.ndarray:
+def of_each_class(digits: LabelledImages) -> np.ndarray:
     """The first `SHOWN` images of each class as one picture: a column per class, a grey line between images."""
     columns = []
     for label in range(10):
@@ -178,7 +179,7 @@ def of_each_class(digits: Digits) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def draw_gallery(held_out: Digits, samples: Digits, path: Path) -> None:
+def draw_gallery(held_out: LabelledImages, samples: LabelledImages, path: Path) -> None:
     """Held-out digits above, samples of a mini DiT below, as an enlarged PNG."""
     upper, lower = of_each_class(held_out), of_each_class(samples)
     gap = np.full((GAP, upper.shape[-1]), 255, np.uint8)

@@ -8,12 +8,12 @@ import torch
 from qdit.core.files import load_tensors
 from qdit.core.pixels import to_uint8
 from qdit.core.seeds import Purpose, torch_generator
+from qdit.mini.classifier import Classifier, ClassifierConfig, load_classifier
 from qdit.mini.data.digits import load
-from qdit.mini.digit_classifier import DigitClassifier, DigitClassifierConfig, load_digit_classifier
 from qdit.mini.training.classifier import ClassifierTraining, augment, initialize, normalize_scales, train_classifier
 
 SHORT = ClassifierTraining(epochs=8)
-SMALL = DigitClassifierConfig(channels=16, features=32)
+SMALL = ClassifierConfig(channels=16, features=32)
 
 
 def test_short_training_learns_and_repeats_itself_to_the_byte(tmp_path: Path) -> None:
@@ -30,19 +30,19 @@ def test_short_training_learns_and_repeats_itself_to_the_byte(tmp_path: Path) ->
     assert metadata["classifier"] == {"channels": 16, "features": 32, "classes": 10}
     assert metadata["training"]["seed"] == 3
     held_out = load("held_out")
-    logits = load_digit_classifier(first)(to_uint8(held_out.images)).logits
+    logits = load_classifier(first)(to_uint8(held_out.images)).logits
     found = (logits.argmax(axis=1) == held_out.labels.numpy()).mean()
     assert found == pytest.approx(metadata["held_out_accuracy"])
 
 
 @pytest.mark.slow
 def test_the_larger_classifier_learns_upsampled_digits(tmp_path: Path) -> None:
-    path = train_classifier(tmp_path, seed=3, config=DigitClassifierConfig(16, 32, size=16), training=SHORT)
+    path = train_classifier(tmp_path, seed=3, config=ClassifierConfig(16, 32, size=16), training=SHORT)
     assert path.name == "digit-classifier-16.safetensors"
     metadata = load_tensors(path)[1]
     assert metadata["held_out_accuracy"] > 0.8
     assert metadata["classifier"] == {"channels": 16, "features": 32, "classes": 10, "size": 16}
-    assert load_digit_classifier(path).name == "digit-classifier-16"
+    assert load_classifier(path).name == "digit-classifier-16"
 
 
 def test_augmentation_of_strength_zero_changes_nothing() -> None:
@@ -63,7 +63,7 @@ def test_augmentation_shifts_at_most_as_far_as_it_says() -> None:
 
 
 def test_normalizing_scales_keeps_the_logits() -> None:
-    network = DigitClassifier(SMALL)
+    network = Classifier(SMALL)
     initialize(network, torch_generator(0, Purpose.TRAINING))
     images = to_uint8(load("train").images[:200])
     with torch.no_grad():

@@ -10,7 +10,9 @@ from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file
 from qdit.core.pixels import to_uint8
 from qdit.metrics.extractors import load_extractor
-from qdit.mini.data.digits import Digits, data_set, load
+from qdit.mini.data.data_sets import data_set
+from qdit.mini.data.digits import load
+from qdit.mini.data.labelled import LabelledImages
 from qdit.mini.training.quality import SUBJECTS, draw, draw_gallery, mean_split_fid, measure, nearest, subject_of
 from qdit.models.loading import load_model
 from qdit.quant.sites import prepare_inference
@@ -77,7 +79,7 @@ def test_nearest_is_the_smallest_distance():
 def test_the_gallery_is_a_picture_of_all_classes(tmp_path):
     held_out = data_set("digits-16", "held_out")
     path = tmp_path / "gallery.png"
-    draw_gallery(held_out, Digits(held_out.images[:128], held_out.labels[:128]), path)
+    draw_gallery(held_out, LabelledImages(held_out.images[:128], held_out.labels[:128]), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size < 40_000
 
