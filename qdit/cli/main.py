@@ -23,6 +23,7 @@ from qdit.cli import (
     kernels,
     methods,
     models,
+    outliers,
     paper,
     power,
     profile,
@@ -118,6 +119,7 @@ GROUPS = {
 for command in COMMANDS:
     app.command()(command)
 bench.bench_app.command()(power.power)
+bench.bench_app.command()(outliers.outliers)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

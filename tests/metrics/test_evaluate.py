@@ -16,18 +16,18 @@ from qdit.mini.classifier import ClassifierExtractor
 from tests.metrics.scored import beside, scored
 from tests.preloaded import python
 
-LabelledImages = tuple[np.ndarray, np.ndarray]
+Digits = tuple[np.ndarray, np.ndarray]
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
 KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind"]
 
 
 @pytest.fixture(scope="module")
-def reference(extractor: ClassifierExtractor, digits: LabelledImages) -> Reference:
+def reference(extractor: ClassifierExtractor, digits: Digits) -> Reference:
     return build_reference(digits[0][898:], extractor)
 
 
 @pytest.fixture(scope="module")
-def noisy(digits: LabelledImages) -> np.ndarray:
+def noisy(digits: Digits) -> np.ndarray:
     images = digits[0][:898]
     return np.clip(images + 60 * np.random.default_rng(0).normal(size=images.shape), 0, 255).astype(np.uint8)
 
@@ -46,7 +46,7 @@ class Nameless:
 
 
 def test_real_digits_score_well_and_noise_does_not(
-    extractor: ClassifierExtractor, reference: Reference, digits: LabelledImages, noisy: np.ndarray
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits, noisy: np.ndarray
 ) -> None:
     images, labels = digits[0][:898], digits[1][:898]
     good = evaluate(
@@ -70,7 +70,7 @@ def test_real_digits_score_well_and_noise_does_not(
 
 
 def test_without_full_precision_the_paired_metrics_are_missing(
-    extractor: ClassifierExtractor, reference: Reference, digits: LabelledImages
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     metrics = evaluate(scored(digits[0][:50], digits[1][:50], extractor), reference=reference, fp=None)
     assert metrics["fd_fp"] is None
@@ -78,7 +78,7 @@ def test_without_full_precision_the_paired_metrics_are_missing(
 
 
 def test_class_accuracy_is_for_the_asked_labels(
-    extractor: ClassifierExtractor, reference: Reference, digits: LabelledImages
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     images = digits[0][:100]
     labels = extractor(images).logits.argmax(axis=1)
@@ -90,7 +90,7 @@ def test_class_accuracy_is_for_the_asked_labels(
 
 
 def test_what_does_not_fit_together_is_refused(
-    extractor: ClassifierExtractor, reference: Reference, digits: LabelledImages
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     images, labels = digits[0][:20], digits[1][:20]
     run = scored(images, labels, extractor)

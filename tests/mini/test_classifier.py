@@ -21,10 +21,13 @@ from qdit.mini.classifier import (
 )
 from qdit.mini.data.data_sets import data_set
 from qdit.models.manifest import write_manifest
+from tests.mini.clothes import WITH_DATA
 
-LabelledImages = tuple[np.ndarray, np.ndarray]
+Digits = tuple[np.ndarray, np.ndarray]
+
 
 LARGER = Path(__file__).parents[2] / "weights" / "digit-classifier-16.safetensors"
+CLOTHES = LARGER.with_name("fashion-classifier.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def larger() -> ClassifierExtractor:
 
 
 def test_the_shipped_weights_are_accurate_on_held_out_digits(
-    weights: Path, extractor: ClassifierExtractor, held_out: LabelledImages
+    weights: Path, extractor: ClassifierExtractor, held_out: Digits
 ) -> None:
     images, labels = held_out
     found = (extractor(images).logits.argmax(axis=1) == labels).mean()
@@ -43,7 +46,7 @@ def test_the_shipped_weights_are_accurate_on_held_out_digits(
     assert weights.stat().st_size < 2**20
 
 
-def test_features_have_the_documented_shapes_and_scale(extractor: ClassifierExtractor, digits: LabelledImages) -> None:
+def test_features_have_the_documented_shapes_and_scale(extractor: ClassifierExtractor, digits: Digits) -> None:
     features = extractor(digits[0])
     assert features.pool.shape == (1797, 64)
     assert features.spatial.shape == (1797, 4 * 4 * 7)
@@ -53,7 +56,7 @@ def test_features_have_the_documented_shapes_and_scale(extractor: ClassifierExtr
     assert features.spatial.var(axis=0).mean() == pytest.approx(1, abs=0.05)
 
 
-def test_features_of_the_shipped_weights_are_pinned(extractor: ClassifierExtractor, digits: LabelledImages) -> None:
+def test_features_of_the_shipped_weights_are_pinned(extractor: ClassifierExtractor, digits: Digits) -> None:
     """Another forward pass would make other numbers under the same name."""
     features = extractor(digits[0][:1])
     np.testing.assert_allclose(features.pool[0, :3], [1.88913, 0.87725, 0.92993], atol=1e-4)
@@ -61,16 +64,14 @@ def test_features_of_the_shipped_weights_are_pinned(extractor: ClassifierExtract
     np.testing.assert_allclose(features.logits[0, :3], [-2.6199, -1.64632, 14.01895], atol=1e-3)
 
 
-def test_logits_are_the_pool_times_the_weight_without_bias(
-    extractor: ClassifierExtractor, digits: LabelledImages
-) -> None:
+def test_logits_are_the_pool_times_the_weight_without_bias(extractor: ClassifierExtractor, digits: Digits) -> None:
     features = extractor(digits[0][:20])
     expected = features.pool @ extractor.network.fc.weight.numpy().T
     np.testing.assert_allclose(features.logits, expected, atol=1e-4)
 
 
 def test_spatial_is_the_third_convolution_cut_to_seven_channels_channels_last(
-    extractor: ClassifierExtractor, digits: LabelledImages
+    extractor: ClassifierExtractor, digits: Digits
 ) -> None:
     seen: list[torch.Tensor] = []
     hook = extractor.network.conv3.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -84,7 +85,7 @@ def test_spatial_is_the_third_convolution_cut_to_seven_channels_channels_last(
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1])
 def test_features_do_not_depend_on_how_many_images_there_are(
-    extractor: ClassifierExtractor, digits: LabelledImages, count: int
+    extractor: ClassifierExtractor, digits: Digits, count: int
 ) -> None:
     many, few = extractor(digits[0][: 2 * BATCH]), extractor(digits[0][:count])
     np.testing.assert_array_equal(few.pool, many.pool[:count])
@@ -92,7 +93,7 @@ def test_features_do_not_depend_on_how_many_images_there_are(
     np.testing.assert_array_equal(few.logits, many.logits[:count])
 
 
-def test_the_distance_grows_with_noise(extractor: ClassifierExtractor, digits: LabelledImages) -> None:
+def test_the_distance_grows_with_noise(extractor: ClassifierExtractor, digits: Digits) -> None:
     images = digits[0]
     real = moments(extractor(images).pool)
     noise = np.random.default_rng(0).normal(size=images.shape)
@@ -122,7 +123,7 @@ def test_other_images_are_refused(
         extractor(images)
 
 
-def test_tensors_and_arrays_give_the_same_features(extractor: ClassifierExtractor, digits: LabelledImages) -> None:
+def test_tensors_and_arrays_give_the_same_features(extractor: ClassifierExtractor, digits: Digits) -> None:
     images = digits[0][:5]
     np.testing.assert_array_equal(extractor(torch.from_numpy(images)).pool, extractor(images).pool)
 
@@ -206,10 +207,29 @@ def test_each_classifier_refuses_the_images_and_the_weights_of_the_other(
 
 
 def test_other_sizes_are_refused(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(ConfigError, match="size 12: allowed are 8, 16"):
+    with pytest.raises(ConfigError, match="size 12: allowed are 8, 16, 28"):
         ClassifierConfig(size=12)
     tensors, metadata = load_tensors(weights)
     path = tmp_path / "other.safetensors"
     save_tensors(path, tensors, {"classifier": {**metadata["classifier"], "size": 12}})
-    with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16"):
+    with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16, 28"):
         load_classifier(path)
+
+
+def test_the_classifier_of_clothes_is_accurate_enough() -> None:
+    metadata = load_tensors(CLOTHES)[1]
+    assert metadata["held_out_accuracy"] >= 0.92
+    assert CLOTHES.stat().st_size < 2**20
+
+
+@WITH_DATA
+def test_its_accuracy_is_that_of_the_test_images() -> None:
+    data = data_set("fashion-mnist", "held_out")
+    logits = load_classifier(CLOTHES, name="fashion-classifier")(to_uint8(data.images)).logits
+    found = (logits.argmax(axis=1) == data.labels.numpy()).mean()
+    assert found == pytest.approx(load_tensors(CLOTHES)[1]["held_out_accuracy"], abs=5e-4)
+
+
+def test_features_of_clothes_have_the_same_shapes() -> None:
+    features = load_classifier(CLOTHES)(np.zeros((3, 1, 28, 28), np.uint8))
+    assert [features.pool.shape, features.spatial.shape, features.logits.shape] == [(3, 64), (3, 112), (3, 10)]

@@ -31,6 +31,7 @@ class ClassifierTraining:
     pixels, noise of standard deviation up to `noise` on the [−1, 1] scale.
 
     `bfloat16` computes convolutions in bfloat16, with float32 weights: half the time on CPUs with such instructions.
+    `normalized` trains with batch normalization after each convolution, and folds it into the convolutions at the end.
     """
 
     epochs: int = 60
@@ -42,10 +43,14 @@ class ClassifierTraining:
     shift: float = 0.75
     noise: float = 0.05
     bfloat16: bool = False
+    normalized: bool = False
 
 
-FASHION_TRAINING = ClassifierTraining(epochs=10, batch_size=128, rotation=6.0, shift=1.5, bfloat16=True)
-"""For the 60,000 photographs of Fashion-MNIST: fewer epochs; clothes are turned less than digits."""
+FASHION_TRAINING = ClassifierTraining(
+    epochs=7, batch_size=128, rotation=3.0, scaling=0.05, shift=1.0, noise=0.02, bfloat16=True, normalized=True
+)
+"""For the 60,000 photographs of Fashion-MNIST: fewer epochs and less augmentation, because there are more images."""
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4")
 DEFAULTS = {
     8: (ClassifierConfig(), ClassifierTraining()),
     16: (ClassifierConfig(size=16), ClassifierTraining()),
@@ -114,6 +119,8 @@ def fit(network: Classifier, data: LabelledImages, *, seed: int, training: Class
     images = to_uint8(data.images).float() / 127.5 - 1
     if training.bfloat16:  # with channels last, oneDNN's bfloat16 convolutions are a third faster
         network.to(memory_format=torch.channels_last)
+    if training.normalized:
+        normalize(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     progress = tqdm(range(training.epochs), unit="epoch", desc="classifier", mininterval=5)
     for epoch in progress:
@@ -133,6 +140,32 @@ def fit(network: Classifier, data: LabelledImages, *, seed: int, training: Class
             optimizer.step()
             total += loss.item() * len(rows)
         progress.set_postfix(loss=f"{total / len(data):.4f}", refresh=False)
+    if training.normalized:
+        fold(network)
+
+
+def normalize(network: Classifier) -> None:
+    """Put batch normalization after each convolution, in place."""
+    for name in CONVOLUTIONS:
+        convolution = network.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        setattr(network, name, nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels)))
+
+
+def fold(network: Classifier) -> None:
+    """Take batch normalization away again, in place: its running mean and variance become part of the convolutions.
+
+    y = γ (W x + b − μ) / √(σ² + ε) + β is a convolution too.
+    """
+    with torch.no_grad():
+        for name in CONVOLUTIONS:
+            convolution, norm = network.get_submodule(name).children()
+            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None and norm.running_var is not None and convolution.bias is not None
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            convolution.weight *= factor[:, None, None, None]
+            convolution.bias.copy_(factor * (convolution.bias - norm.running_mean) + norm.bias)
+            setattr(network, name, convolution)
 
 
 def normalize_scales(network: Classifier, images: Tensor) -> None:

@@ -39,7 +39,7 @@ def meets_the_bar(name, figures):
     """The quality that the mini profile promises of a model."""
     memorising = figures["memorising"]
     middle = memorising["quantiles"].index(50)
-    samples, held_out = (memorising[f"{who}_to_nearest_training_digit"][middle] for who in ("samples", "held_out"))
+    samples, held_out = (memorising[f"{who}_to_nearest_training_image"][middle] for who in ("samples", "held_out"))
     return {
         "FID at most 2.5 times that of two halves": figures["ddim_20"]["ratio"] <= 2.5,
         "class asked for often enough": figures["ddim_20"]["class_accuracy"] >= OBEDIENCE[name],
