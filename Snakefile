@@ -1,6 +1,6 @@
 # Weights → calibration data → quantized checkpoint → sample chunks → metrics → tables → claims.
 # Targets: all (the default), every table of the profile by its name, also those that all leaves out (opt_in), training,
-# search_study and power_study.
+# training_fashion, search_study, power_study and outliers.
 # Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 

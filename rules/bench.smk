@@ -67,3 +67,26 @@ rule power_study:
     shell:
         "qdit bench power --results {params.results:q} --out {params.study:q} --page {params.page:q}"
         " --figure {params.figure:q} > {log} 2>&1"
+
+
+# Opt-in: how a DiT becomes hard to quantize (docs/outliers.md), over the snapshots of the training of dit-fashion. Needs
+# data/fashion-mnist, as that training does.
+rule outliers:
+    input:
+        "<results>/training/dit-fashion/done",
+    output:
+        touch("<results>/outliers/done"),
+    log:
+        "<results>/logs/outliers.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=code_digest("qdit.mini.outliers", "qdit.mini.outliers_page"),
+        snapshots=lambda w, input: str(Path(input[0]).parent / "snapshots"),
+        study=repository("results/studies/outliers-dit-fashion.json"),
+        page=repository("docs/outliers.md"),
+        figure=repository("docs/images/outliers.svg"),
+    shell:
+        "qdit bench outliers {params.snapshots:q} --out {params.study:q} --page {params.page:q}"
+        " --figure {params.figure:q} > {log} 2>&1"

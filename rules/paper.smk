@@ -67,7 +67,7 @@ rule reference_adm:
     resources:
         gpu=GPUS,
     params:
-        code=code_digest("qdit.workflow.importing", "qdit.metrics.inception"),
+        code=lambda w: code_digest("qdit.workflow.importing", extractor_module(w.extractor)),
         command=lambda w: COMMANDS.reference(w.extractor, w.reference),
     shell:
         "qdit {params.command} > {log} 2>&1"

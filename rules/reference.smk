@@ -11,7 +11,7 @@ rule reference:
         ENVIRONMENT
     threads: 1
     params:
-        code=lambda w: code_digest("qdit.mini.digits_reference", extractor_module(w.extractor)),
+        code=lambda w: code_digest("qdit.mini.reference", extractor_module(w.extractor)),
         command=lambda w: COMMANDS.reference(w.extractor, w.reference),
     shell:
         "qdit {params.command} > {log} 2>&1"

@@ -1,7 +1,14 @@
 # Opt-in training of the shipped models (`snakemake training`). Never part of a default plan: shipped weights are inputs
 # of a run, and `qdit ship` copies a result to them. The declared output is a mark, since Snakemake deletes declared
 # outputs before a job starts, and an interrupted training goes on from its checkpoint.
-CLASSIFIER_SIZES = {"digit-classifier": 8, "digit-classifier-16": 16}  # side of their images in pixels
+# The models of clothes need data/fashion-mnist (`qdit data fashion-mnist`), so `training` leaves them out: name
+# `training_fashion`.
+CLASSIFIER_DATA = {
+    "digit-classifier": "digits",
+    "digit-classifier-16": "digits-16",
+    "fashion-classifier": "fashion-mnist",
+}
+OF_CLOTHES = "fashion-classifier"
 
 
 rule train_dit:
@@ -12,7 +19,7 @@ rule train_dit:
     benchmark:
         "<results>/benchmarks/train-dit-{data}.tsv"
     wildcard_constraints:
-        data="digits|digits-16",
+        data="digits|digits-16|fashion",
     conda:
         ENVIRONMENT
     threads: 1
@@ -28,15 +35,15 @@ rule train_classifier:
     log:
         "<results>/logs/train-{classifier}.log",
     wildcard_constraints:
-        classifier="|".join(CLASSIFIER_SIZES),
+        classifier="|".join(CLASSIFIER_DATA),
     conda:
         ENVIRONMENT
     threads: 1
     params:
         code=code_digest("qdit.mini.training.classifier"),
-        size=lambda w: CLASSIFIER_SIZES[w.classifier],
+        data=lambda w: CLASSIFIER_DATA[w.classifier],
     shell:
-        "qdit train classifier $(dirname {output}) --size {params.size} > {log} 2>&1 && touch {output}"
+        "qdit train classifier $(dirname {output}) --data {params.data} > {log} 2>&1 && touch {output}"
 
 
 rule train_video:
@@ -76,4 +83,10 @@ rule training:
         "<results>/training/stdit3-moving-digits/done",
         rules.train_instruments.output,
         expand(rules.train_dit.output, data=["digits", "digits-16"]),
-        expand(rules.train_classifier.output, classifier=CLASSIFIER_SIZES),
+        expand(rules.train_classifier.output, classifier=[name for name in CLASSIFIER_DATA if name != OF_CLOTHES]),
+
+
+rule training_fashion:
+    input:
+        expand(rules.train_dit.output, data="fashion"),
+        expand(rules.train_classifier.output, classifier=OF_CLOTHES),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qdit.core.pixels import to_uint8
+from qdit.mini.classifier import ClassifierExtractor, load_classifier
 from qdit.mini.data.digits import load
-from qdit.mini.digit_classifier import DigitClassifierExtractor, load_digit_classifier
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "digit-classifier.safetensors"
 
@@ -18,8 +18,8 @@ def weights() -> Path:
 
 
 @pytest.fixture(scope="session")
-def extractor() -> DigitClassifierExtractor:
-    return load_digit_classifier(WEIGHTS)
+def extractor() -> ClassifierExtractor:
+    return load_classifier(WEIGHTS)
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,14 @@ from qdit.cli import (
     bench,
     block,
     coverage,
+    data,
     evaluate,
     figures,
     judge,
     kernels,
     methods,
     models,
+    outliers,
     paper,
     pipelines,
     power,
@@ -110,6 +112,7 @@ COMMANDS = (
 )
 GROUPS = {
     "new": methods.new_app,
+    "data": data.app,
     "train": train.app,
     "video": video.app,
     "vbench": vbench.app,
@@ -124,6 +127,7 @@ for command in COMMANDS:
 bench.bench_app.command()(block.block)
 bench.bench_app.command()(power.power)
 bench.bench_app.command()(coverage.coverage)
+bench.bench_app.command()(outliers.outliers)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

@@ -184,7 +184,8 @@ def import_reference(
     """Take ADM's statistics of real images.
 
     The command copies mean and covariance unchanged. For precision and recall it also computes the features of the
-    images in the batch. It reads these images one after the other.
+    images in the batch. It reads these images one after the other. A file that `qdit reference` wrote with the same
+    extractor is copied whole.
 
     \b
     Example:

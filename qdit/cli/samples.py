@@ -9,7 +9,8 @@ from qdit.cli.options import EXTRACTOR_WEIGHTS, Device, Extractor, ExtractorWeig
 from qdit.cli.sampling import Suite, clips_of_suite
 from qdit.core.errors import ConfigError
 
-DIGITS = ("digits", "digits-16")
+BUILT_IN = ("digits", "digits-16", "fashion-mnist")
+"""Data sets of the mini profile (`qdit.mini.data.data_sets`)."""
 
 Images = Annotated[Path, typer.Argument(help="Folder of PNGs, or npz of uint8 images (ADM's arr_0; labels in arr_1).")]
 
@@ -19,7 +20,8 @@ def reference(
     data: Annotated[
         str,
         typer.Option(
-            help="Folder of PNGs, npz of images or of statistics (mu, sigma); or digits, digits-16, which are built in."
+            help="Folder of PNGs, npz of images or of statistics (mu, sigma); or digits, digits-16, which are built in;"
+            " or fashion-mnist, whose files `qdit data fashion-mnist` gets."
         ),
     ] = "digits",
     extractor: Extractor = "digit-classifier",
@@ -40,12 +42,14 @@ def reference(
     Examples:
       qdit reference reference.npz
       qdit reference mine.npz --data my-images --extractor inception-adm --extractor-weights inception.pth
+      qdit reference clothes.npz --data fashion-mnist --extractor fashion-classifier --extractor-weights
+        weights/fashion-classifier.safetensors
     """
     use_threads(threads)
-    if data in DIGITS:
-        from qdit.mini.digits_reference import make_digits_reference
+    if data in BUILT_IN:
+        from qdit.mini.reference import make_mini_reference
 
-        make_digits_reference(data, extractor, extractor_weights, out)
+        make_mini_reference(data, extractor, extractor_weights, out)
         typer.echo(f"{out}: statistics of the images of {data} by {extractor}")
         return
     from qdit.workflow.importing import make_reference_file

@@ -3,8 +3,9 @@
 from qdit.core.errors import ConfigError, did_you_mean
 
 EXTRACTORS = {
-    "digit-classifier": "qdit.mini.digit_classifier",
-    "digit-classifier-16": "qdit.mini.digit_classifier",
+    "digit-classifier": "qdit.mini.classifier",
+    "digit-classifier-16": "qdit.mini.classifier",
+    "fashion-classifier": "qdit.mini.classifier",
     "inception-adm": "qdit.metrics.inception",
     "dinov2": "qdit.metrics.judge_dino",
 }

@@ -10,7 +10,7 @@ from qdit.metrics.features import Extractor
 def load_extractor(name: str, weights: Path, *, sha256: str | None = None, device: str = "cpu") -> Extractor:
     """The extractor of that name with its weights; with `sha256` the file's bytes are checked first.
 
-    `device` is where Inception runs; the digit classifiers always run on the CPU.
+    `device` is where Inception runs; the small classifiers always run on the CPU.
     Raises ConfigError on an unknown name and CheckpointError on weights that cannot be used.
     """
     # Imported by name: Inception's module imports torch-fidelity and torchvision, which takes seconds.

@@ -20,7 +20,7 @@ STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """ADM's key names: mean and covariance of the pool and of the spatial features."""
 STREAM_ROWS = 64
 DIGEST, ORIGIN = "extractor_digest", "origin"
-PROBES = ((3, 64, 64), (1, 8, 8), (1, 16, 16))
+PROBES = ((3, 64, 64), (1, 8, 8), (1, 16, 16), (1, 28, 28))
 """Shapes of images that some extractor takes."""
 LEAST = 4
 """Images below which there is no precision and recall: each has three nearest neighbours."""

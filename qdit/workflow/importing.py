@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import CheckpointError, ConfigError, DataError
+from qdit.core.files import write_bytes
+from qdit.core.npz import member_names
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import (
+    DIGEST,
     Reference,
     check_adm_images,
     import_adm_reference,
+    load_reference,
     make_reference,
     save_reference,
 )
@@ -71,10 +75,16 @@ def import_reference_file(
 ) -> None:
     """An ADM batch → our reference file. `resolution` is the required side of its images, if it is known.
 
-    Raises CheckpointError if the batch is missing or has another digest, and DataError for images of another size. Both
-    happen before any feature is computed.
+    A file that `qdit reference` wrote is already one; it is checked and copied.
+
+    Raises CheckpointError if the batch is missing or has another digest, and DataError for images of another size, or
+    for a reference of another extractor. All happen before any feature is computed.
     """
     check_whole(batch, sha256)
+    if DIGEST in member_names(batch):
+        require_extractor(batch, extractor, load_extractor(extractor, weights).digest)
+        write_bytes(out, batch.read_bytes())
+        return
     height, width = check_adm_images(batch)
     if resolution not in (None, height) or width != height:
         raise DataError(
@@ -82,6 +92,17 @@ def import_reference_file(
             f" {resolution or height}×{resolution or height}; give the batch of that resolution"
         )
     save_reference(out, import_adm_reference(batch, load_extractor(extractor, weights, device=device)))
+
+
+def require_extractor(path: Path, extractor: str, digest: str) -> None:
+    """Raise DataError unless one of our references was made with the extractor of that name and these weights."""
+    origin = load_reference(path).origin
+    if origin is None or (origin.extractor, origin.extractor_digest) != (extractor, digest):
+        made_with = "an unknown one" if origin is None else f"{origin.extractor} {origin.extractor_digest[:12]}…"
+        raise DataError(
+            f"{path}: the statistics are of another extractor: found {made_with}, the profile says {extractor}"
+            f" {digest[:12]}…; make the file again with qdit reference"
+        )
 
 
 def make_reference_file(

@@ -10,7 +10,9 @@ from qdit.workflow.families import family_at, family_of
 from qdit.workflow.method_index import method_index
 from qdit.workflow.paths import check_paths
 from qdit.workflow.profile_facts import (
-    DIGITS_REFERENCES,
+    BUILT_IN_REFERENCES,
+    MINIATURE,
+    MINIATURES,
     block_runs,
     clips_of,
     full_precision_label,
@@ -24,7 +26,7 @@ from qdit.workflow.profile_references import check_references
 from qdit.workflow.searches import SearchRun, search_run_of
 
 __all__ = [
-    "DIGITS_REFERENCES",
+    "BUILT_IN_REFERENCES",
     "IMPORTED",
     "INTEGER",
     "PRINTED_KINDS",
@@ -58,9 +60,6 @@ __all__ = [
 
 Profile = Mapping[str, Any]
 
-MINIATURE = "handwritten digits, not ImageNet"
-"""What config/mini.yaml says of itself."""
-
 
 def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a profile and its overlays, by name or path, and check it.
@@ -78,10 +77,11 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
 
 
 def say_miniature(profile: dict[str, Any]) -> None:
-    """Set the key `miniature`, in place, if a profile about digits does not have it."""
-    models = profile["models"].values()
-    if any(model.get("reference") in DIGITS_REFERENCES or "instruments" in model for model in models):
-        profile.setdefault("miniature", MINIATURE)
+    """Set the key `miniature`, in place, if a profile with a small model does not have it."""
+    for model in profile["models"].values():
+        about = MINIATURE if "instruments" in model else MINIATURES.get(model.get("reference"))
+        if about is not None:
+            profile.setdefault("miniature", about)
 
 
 def validate(profile: Any) -> ProfileModel:

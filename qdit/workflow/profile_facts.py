@@ -9,8 +9,12 @@ from qdit.core.repository import shipped_path
 from qdit.core.run import FULL_PRECISION_METHOD, IMPORTED, SIMULATE, TOOL, UNQUANTIZED, Run
 from qdit.workflow.profile_fields import Keyed
 
-DIGITS_REFERENCES = ("digits", "digits-16")
+BUILT_IN_REFERENCES = ("digits", "digits-16")
 """References that are made of scikit-learn's digits; others are files under `references`."""
+MINIATURE = "handwritten digits, not ImageNet"
+"""What config/mini.yaml says of itself."""
+MINIATURES = dict.fromkeys(BUILT_IN_REFERENCES, MINIATURE) | {"fashion-mnist": "photographs of clothes, not ImageNet"}
+"""Reference of a small model → what a profile says of itself that has such a model."""
 
 
 def is_full(profile: Keyed, label: str) -> bool:

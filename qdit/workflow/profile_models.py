@@ -32,7 +32,7 @@ TableKind = Literal[
     "tools",
 ]
 """What a table is: one of a paper, variants, transfer of allocations, both modes, several methods, controls, tools."""
-Extractor = Literal["digit-classifier", "digit-classifier-16", "inception-adm"]
+Extractor = Literal["digit-classifier", "digit-classifier-16", "fashion-classifier", "inception-adm"]
 
 
 class Compute(Part):

@@ -9,7 +9,7 @@ from qdit.workflow.families import CLIP_KEYS, CLIPS, PIPELINES, family_at, famil
 from qdit.workflow.method_index import method_index
 from qdit.workflow.method_options import check_method_options
 from qdit.workflow.profile_facts import (
-    DIGITS_REFERENCES,
+    BUILT_IN_REFERENCES,
     clips_of,
     full_precision_label,
     is_full,
@@ -87,7 +87,7 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
             " is a video model"
         )
     require(model["extractor"], list(profile.extractors), f"{where}.extractor")
-    require(model["reference"], [*DIGITS_REFERENCES, *profile.references], f"{where}.reference")
+    require(model["reference"], [*BUILT_IN_REFERENCES, *profile.references], f"{where}.reference")
 
 
 def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:

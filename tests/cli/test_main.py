@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written_is_one_line(qdit: Qdit, weights: Path,
 def test_threads_come_from_the_flag_or_the_environment(qdit: Qdit, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     monkeypatch.setattr("qdit.cli.samples.use_threads", used.append)
-    monkeypatch.setattr("qdit.mini.digits_reference.make_digits_reference", lambda *arguments: None)
+    monkeypatch.setattr("qdit.mini.reference.make_mini_reference", lambda *arguments: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     qdit("reference", "out.npz")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

@@ -102,7 +102,7 @@ def test_unknown_module_is_refused(tree: Path) -> None:
         "qdit.methods.quantize",
         "qdit.sampling.run",
         "qdit.metrics.extraction",
-        "qdit.mini.digits_reference",
+        "qdit.mini.reference",
         "qdit.metrics.run",
         "qdit.report.pages.build",
     ],

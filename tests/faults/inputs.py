@@ -22,7 +22,7 @@ from qdit.core.mp4 import write_mp4
 from qdit.core.pixels import to_uint8
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.statistics import moments
-from qdit.mini.data.digits import data_set
+from qdit.mini.data.data_sets import data_set
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.loading import save_model, to_diffusers

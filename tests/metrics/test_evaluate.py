@@ -12,7 +12,7 @@ from qdit.core.errors import DataError
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.features import Features, Images
 from qdit.metrics.reference import Reference, build_reference
-from qdit.mini.digit_classifier import DigitClassifierExtractor
+from qdit.mini.classifier import ClassifierExtractor
 from tests.metrics.scored import beside, scored
 from tests.preloaded import python
 
@@ -22,7 +22,7 @@ KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind"]
 
 
 @pytest.fixture(scope="module")
-def reference(extractor: DigitClassifierExtractor, digits: Digits) -> Reference:
+def reference(extractor: ClassifierExtractor, digits: Digits) -> Reference:
     return build_reference(digits[0][898:], extractor)
 
 
@@ -37,7 +37,7 @@ class Nameless:
 
     name, classes_are_labels = "nameless", False
 
-    def __init__(self, inner: DigitClassifierExtractor, *, broken: bool = False) -> None:
+    def __init__(self, inner: ClassifierExtractor, *, broken: bool = False) -> None:
         self.inner, self.broken, self.digest = inner, broken, inner.digest
 
     def __call__(self, images: Images) -> Features:
@@ -46,7 +46,7 @@ class Nameless:
 
 
 def test_real_digits_score_well_and_noise_does_not(
-    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits, noisy: np.ndarray
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits, noisy: np.ndarray
 ) -> None:
     images, labels = digits[0][:898], digits[1][:898]
     good = evaluate(
@@ -70,7 +70,7 @@ def test_real_digits_score_well_and_noise_does_not(
 
 
 def test_without_full_precision_the_paired_metrics_are_missing(
-    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     metrics = evaluate(scored(digits[0][:50], digits[1][:50], extractor), reference=reference, fp=None)
     assert metrics["fd_fp"] is None
@@ -78,7 +78,7 @@ def test_without_full_precision_the_paired_metrics_are_missing(
 
 
 def test_class_accuracy_is_for_the_asked_labels(
-    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     images = digits[0][:100]
     labels = extractor(images).logits.argmax(axis=1)
@@ -90,7 +90,7 @@ def test_class_accuracy_is_for_the_asked_labels(
 
 
 def test_what_does_not_fit_together_is_refused(
-    extractor: DigitClassifierExtractor, reference: Reference, digits: Digits
+    extractor: ClassifierExtractor, reference: Reference, digits: Digits
 ) -> None:
     images, labels = digits[0][:20], digits[1][:20]
     run = scored(images, labels, extractor)
@@ -128,7 +128,7 @@ def test_evaluating_loads_no_torch() -> None:
 
 def test_torch_fidelity_is_not_imported_on_the_way() -> None:
     code = (
-        "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.mini.digit_classifier;"
+        "import sys, qdit.metrics.evaluate, qdit.metrics.samples, qdit.metrics.fidelity, qdit.mini.classifier;"
         "sys.exit('torch_fidelity' in sys.modules or 'torchvision' in sys.modules)"
     )
     assert python(["-c", code]).returncode == 0

@@ -6,11 +6,11 @@ import pytest
 from qdit.metrics.evaluate import evaluate
 from qdit.metrics.fidelity import fidelity_metrics, register
 from qdit.metrics.reference import build_reference
-from qdit.mini.digit_classifier import DigitClassifierExtractor
+from qdit.mini.classifier import ClassifierExtractor
 from tests.metrics.scored import scored
 
 
-def test_every_shared_metric_agrees(extractor: DigitClassifierExtractor, digits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_every_shared_metric_agrees(extractor: ClassifierExtractor, digits: tuple[np.ndarray, np.ndarray]) -> None:
     images, labels = digits
     generated = np.clip(images[:500] + np.random.default_rng(0).normal(0, 40, (500, 1, 8, 8)), 0, 255).astype(np.uint8)
     real = images[500:1200]
@@ -26,7 +26,7 @@ def test_every_shared_metric_agrees(extractor: DigitClassifierExtractor, digits:
     assert ours["recall"] == pytest.approx(theirs["recall"], abs=0.004)
 
 
-def test_registering_twice_is_harmless_and_the_name_holds_the_digest(extractor: DigitClassifierExtractor) -> None:
+def test_registering_twice_is_harmless_and_the_name_holds_the_digest(extractor: ClassifierExtractor) -> None:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     name = register(extractor)

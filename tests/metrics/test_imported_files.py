@@ -20,7 +20,7 @@ from qdit.metrics.job import EvaluateJob, RunName
 from qdit.metrics.run import Evaluator, evaluate_run
 from qdit.metrics.samples import listed_shards
 from qdit.metrics.statement import FILE, MEMBER
-from qdit.mini.digits_reference import make_digits_reference
+from qdit.mini.reference import make_mini_reference
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.sampling.protocol import Protocol
 from qdit.sampling.run import SampleJob, sample_checkpoint
@@ -42,7 +42,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SampleJob(root / "fp", root / "samples", Protocol(steps=2, cfg_scale=1.0), samples=COUNT, chunk=4)
     )
     extract_file(root / "samples", None, EXTRACTOR, WEIGHTS)
-    make_digits_reference("digits", EXTRACTOR, WEIGHTS, root / "reference.npz")
+    make_mini_reference("digits", EXTRACTOR, WEIGHTS, root / "reference.npz")
     return root
 
 

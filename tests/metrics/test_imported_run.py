@@ -14,7 +14,7 @@ from qdit.metrics.extraction import extract_file
 from qdit.metrics.imported import import_images
 from qdit.metrics.job import EvaluateJob, RunName
 from qdit.metrics.run import Evaluator, evaluate_run
-from qdit.mini.digits_reference import make_digits_reference
+from qdit.mini.reference import make_mini_reference
 from qdit.quant.checkpoint import Quantized, save_checkpoint
 from qdit.report.data.metrics_json import read_folder
 from qdit.sampling.protocol import Protocol
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_images(root / "pngs", root / "unlabelled", chunk=5)
     for name in ("fp-samples", "w4-samples", "labelled", "unlabelled"):
         extract_file(root / name, None, EXTRACTOR, WEIGHTS)
-    make_digits_reference("digits", EXTRACTOR, WEIGHTS, root / "reference.npz")
+    make_mini_reference("digits", EXTRACTOR, WEIGHTS, root / "reference.npz")
     return root
 
 

@@ -26,7 +26,7 @@ from qdit.metrics.scores import log_probabilities, score_of, scores_of_resamples
 from qdit.metrics.statistics import Moments, moments
 
 if TYPE_CHECKING:
-    from qdit.mini.digit_classifier import DigitClassifierExtractor
+    from qdit.mini.classifier import ClassifierExtractor
 
 IMAGES = 512
 
@@ -38,7 +38,7 @@ def width(values: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def mini(
-    digits: tuple[np.ndarray, np.ndarray], extractor: "DigitClassifierExtractor"
+    digits: tuple[np.ndarray, np.ndarray], extractor: "ClassifierExtractor"
 ) -> Callable[[str, float], tuple[np.ndarray, np.ndarray, Moments]]:
     """Features of damaged digits, of the same digits, and moments of the others, by layer and damage."""
     images = digits[0].astype(np.float32) / 255 * 2 - 1

@@ -9,7 +9,7 @@ import torch
 from qdit.core.errors import CheckpointError, ConfigError, DataError, QditError
 from qdit.core.files import load_tensors, save_tensors, sha256_file
 from qdit.metrics.features import Features
-from qdit.metrics.reference import load_reference
+from qdit.metrics.reference import build_reference, load_reference, save_reference
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.loading import load_dit, load_model, to_diffusers
 from qdit.workflow import importing
@@ -133,3 +133,21 @@ def test_an_adm_batch_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.M
         import_reference_file(tmp_path / "batch.npz", out, extractor="four", weights=tmp_path, sha256="0" * 8)
     with pytest.raises(CheckpointError, match="qdit fetch"):
         import_reference_file(tmp_path / "no.npz", out, extractor="four", weights=tmp_path, sha256=None)
+
+
+def test_a_reference_of_ours_is_copied_if_the_extractor_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "load_extractor", lambda name, weights, **_: Four())
+    images = np.random.default_rng(0).integers(0, 256, size=(20, 3, 8, 8), dtype=np.uint8)
+    batch, out = tmp_path / "shipped.npz", tmp_path / "reference.npz"
+    save_reference(batch, build_reference(images, Four()))
+    import_reference_file(batch, out, extractor="four", weights=tmp_path, sha256=sha256_file(batch), resolution=8)
+    assert out.read_bytes() == batch.read_bytes()
+    out.unlink()
+    with pytest.raises(DataError, match="of another extractor: found four dddddddddddd…, the profile says five"):
+        import_reference_file(batch, out, extractor="five", weights=tmp_path, sha256=None)
+    monkeypatch.setattr(Four, "digest", "e" * 64)
+    with pytest.raises(DataError, match="the profile says four eeeeeeeeeeee…; make the file again with qdit reference"):
+        import_reference_file(batch, out, extractor="four", weights=tmp_path, sha256=None)
+    assert not out.exists()

@@ -5,19 +5,14 @@ too.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.seeds import Purpose, generator
-
-Part = Literal["train", "held_out", "all"]
+from qdit.mini.data.labelled import LabelledImages, Part
 
 SPLIT_SEED = 0
 HELD_OUT = 360
@@ -31,18 +26,7 @@ SHIFT = 1.0
 """Largest shift of a variant in pixels of the 16×16 image, along each axis, either way."""
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Images (N, 1, L, L) float32 in [−1, 1], L 8 or 16, and labels (N,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def load(split: Part) -> Digits:
+def load(split: Part) -> LabelledImages:
     """One part of the 8×8 digits, in a fixed order."""
     from sklearn.datasets import load_digits  # takes seconds to import, and most steps need only `to_uint8`
 
@@ -50,17 +34,17 @@ def load(split: Part) -> Digits:
     order = generator(SPLIT_SEED, Purpose.SPLIT).permutation(len(data.target))
     indices = {"all": order, "held_out": order[:HELD_OUT], "train": order[HELD_OUT:]}[split]
     images = data.images[indices].astype(np.float32)[:, None] / 8 - 1
-    return Digits(torch.from_numpy(images), torch.from_numpy(data.target[indices].astype(np.int64)))
+    return LabelledImages(torch.from_numpy(images), torch.from_numpy(data.target[indices].astype(np.int64)))
 
 
-def load_upsampled(split: Part, *, copies: int = 1) -> Digits:
+def load_upsampled(split: Part, *, copies: int = 1) -> LabelledImages:
     """Variants (copies · N, 1, 16, 16) of one part of the digits: magnified, and turned and shifted a little.
 
     The order is: all digits once, then all digits again, `copies` times. Variant c of a digit is always the same image.
     """
     digits = load(split)
     images = [upsample(digits.images, *motion(split, copy)) for copy in range(copies)]
-    return Digits(torch.cat(images), digits.labels.repeat(copies))
+    return LabelledImages(torch.cat(images), digits.labels.repeat(copies))
 
 
 def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
@@ -83,22 +67,3 @@ def upsample(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
     grid = F.affine_grid(transform, [len(images), 1, UPSAMPLED_SIZE, UPSAMPLED_SIZE], align_corners=False)
     ink = F.grid_sample(images + 1, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
     return (ink - 1).clamp(-1, 1)
-
-
-DATA_SETS: Mapping[str, Callable[[Part], Digits]] = {
-    "digits": load,
-    "digits-16": load_upsampled,
-}
-"""The data sets by name, as profiles call them: 1,797 digits of 8×8, and one 16×16 variant of each.
-
-Not more variants: the neighbours of an image, by which precision and recall go, would be variants of the same digit.
-"""
-
-
-def data_set(name: str, split: Part) -> Digits:
-    """One part of a data set; ConfigError on an unknown name."""
-    if name not in DATA_SETS:
-        raise ConfigError(
-            f"unknown data set {name!r}; allowed are {', '.join(DATA_SETS)}{did_you_mean(name, DATA_SETS)}"
-        )
-    return DATA_SETS[name](split)

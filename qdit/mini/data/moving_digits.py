@@ -15,7 +15,8 @@ from torch import Tensor
 
 from qdit.core.errors import ConfigError
 from qdit.core.seeds import Purpose, generator
-from qdit.mini.data.digits import Part, load
+from qdit.mini.data.digits import load
+from qdit.mini.data.labelled import Part
 from qdit.mini.data.moving_digits_prompts import (
     COLOURS,
     DIGITS,

@@ -10,7 +10,9 @@ from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file
 from qdit.core.pixels import to_uint8
 from qdit.metrics.extractors import load_extractor
-from qdit.mini.data.digits import Digits, data_set, load
+from qdit.mini.data.data_sets import data_set
+from qdit.mini.data.digits import load
+from qdit.mini.data.labelled import LabelledImages
 from qdit.mini.training.quality import SUBJECTS, draw, draw_gallery, mean_split_fid, measure, nearest, subject_of
 from qdit.models.loading import load_model
 from qdit.quant.sites import prepare_inference
@@ -37,7 +39,7 @@ def meets_the_bar(name, figures):
     """The quality that the mini profile promises of a model."""
     memorising = figures["memorising"]
     middle = memorising["quantiles"].index(50)
-    samples, held_out = (memorising[f"{who}_to_nearest_training_digit"][middle] for who in ("samples", "held_out"))
+    samples, held_out = (memorising[f"{who}_to_nearest_training_image"][middle] for who in ("samples", "held_out"))
     return {
         "FID at most 2.5 times that of two halves": figures["ddim_20"]["ratio"] <= 2.5,
         "class asked for often enough": figures["ddim_20"]["class_accuracy"] >= OBEDIENCE[name],
@@ -77,7 +79,7 @@ def test_nearest_is_the_smallest_distance():
 def test_the_gallery_is_a_picture_of_all_classes(tmp_path):
     held_out = data_set("digits-16", "held_out")
     path = tmp_path / "gallery.png"
-    draw_gallery(held_out, Digits(held_out.images[:128], held_out.labels[:128]), path)
+    draw_gallery(held_out, LabelledImages(held_out.images[:128], held_out.labels[:128]), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size < 40_000
 

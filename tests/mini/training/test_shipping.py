@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from qdit.core.errors import CheckpointError
+from qdit.core.files import load_tensors
 from qdit.mini.data.digits import load
 from qdit.mini.training.dit import Trainer, TrainingConfig
 from qdit.mini.training.salient import SalientConfig
@@ -41,3 +42,18 @@ def test_the_salient_form_comes_with_it_if_asked_for(trained, tmp_path):
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError):
         ship_dit(tmp_path / "absent.safetensors", tmp_path, name="tiny", salient=None)
+
+
+def test_a_snapshot_can_be_shipped_too(tmp_path):
+    config = TrainingConfig(
+        iterations=8, stop_at=3, batch_size=4, warmup=2, bfloat16=False, decay="constant", snapshot_every=3
+    )
+    trainer = Trainer(TINY, config, tmp_path / "training")
+    trainer.run(load("train"))
+    snapshots = tmp_path / "training" / "snapshots"
+    assert sorted(path.name for path in snapshots.iterdir()) == [f"{n:06d}.safetensors" for n in (1, 2, 3)]
+    ship_dit(snapshots / "000003.safetensors", tmp_path / "weights", name="tiny", salient=None)
+    ship_dit(trainer.path, tmp_path / "weights", name="same", salient=None)
+    found, same = (tmp_path / "weights" / f"{name}-natural.safetensors" for name in ("tiny", "same"))
+    assert found.read_bytes() == same.read_bytes()
+    assert load_tensors(found)[1]["iteration"] == 3

@@ -12,28 +12,31 @@ from qdit.core.pixels import to_uint8
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.frechet import frechet_distance
 from qdit.metrics.statistics import moments
-from qdit.mini.data.digits import data_set
-from qdit.mini.digit_classifier import (
+from qdit.mini.classifier import (
     BATCH,
     NAMES,
-    DigitClassifierConfig,
-    DigitClassifierExtractor,
-    load_digit_classifier,
+    ClassifierConfig,
+    ClassifierExtractor,
+    load_classifier,
 )
+from qdit.mini.data.data_sets import data_set
 from qdit.models.manifest import write_manifest
+from tests.mini.clothes import WITH_DATA
 
 Digits = tuple[np.ndarray, np.ndarray]
 
+
 LARGER = Path(__file__).parents[2] / "weights" / "digit-classifier-16.safetensors"
+CLOTHES = LARGER.with_name("fashion-classifier.safetensors")
 
 
 @pytest.fixture(scope="module")
-def larger() -> DigitClassifierExtractor:
-    return load_digit_classifier(LARGER)
+def larger() -> ClassifierExtractor:
+    return load_classifier(LARGER)
 
 
 def test_the_shipped_weights_are_accurate_on_held_out_digits(
-    weights: Path, extractor: DigitClassifierExtractor, held_out: Digits
+    weights: Path, extractor: ClassifierExtractor, held_out: Digits
 ) -> None:
     images, labels = held_out
     found = (extractor(images).logits.argmax(axis=1) == labels).mean()
@@ -43,7 +46,7 @@ def test_the_shipped_weights_are_accurate_on_held_out_digits(
     assert weights.stat().st_size < 2**20
 
 
-def test_features_have_the_documented_shapes_and_scale(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+def test_features_have_the_documented_shapes_and_scale(extractor: ClassifierExtractor, digits: Digits) -> None:
     features = extractor(digits[0])
     assert features.pool.shape == (1797, 64)
     assert features.spatial.shape == (1797, 4 * 4 * 7)
@@ -53,7 +56,7 @@ def test_features_have_the_documented_shapes_and_scale(extractor: DigitClassifie
     assert features.spatial.var(axis=0).mean() == pytest.approx(1, abs=0.05)
 
 
-def test_features_of_the_shipped_weights_are_pinned(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+def test_features_of_the_shipped_weights_are_pinned(extractor: ClassifierExtractor, digits: Digits) -> None:
     """Another forward pass would make other numbers under the same name."""
     features = extractor(digits[0][:1])
     np.testing.assert_allclose(features.pool[0, :3], [1.88913, 0.87725, 0.92993], atol=1e-4)
@@ -61,14 +64,14 @@ def test_features_of_the_shipped_weights_are_pinned(extractor: DigitClassifierEx
     np.testing.assert_allclose(features.logits[0, :3], [-2.6199, -1.64632, 14.01895], atol=1e-3)
 
 
-def test_logits_are_the_pool_times_the_weight_without_bias(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+def test_logits_are_the_pool_times_the_weight_without_bias(extractor: ClassifierExtractor, digits: Digits) -> None:
     features = extractor(digits[0][:20])
     expected = features.pool @ extractor.network.fc.weight.numpy().T
     np.testing.assert_allclose(features.logits, expected, atol=1e-4)
 
 
 def test_spatial_is_the_third_convolution_cut_to_seven_channels_channels_last(
-    extractor: DigitClassifierExtractor, digits: Digits
+    extractor: ClassifierExtractor, digits: Digits
 ) -> None:
     seen: list[torch.Tensor] = []
     hook = extractor.network.conv3.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -82,7 +85,7 @@ def test_spatial_is_the_third_convolution_cut_to_seven_channels_channels_last(
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1])
 def test_features_do_not_depend_on_how_many_images_there_are(
-    extractor: DigitClassifierExtractor, digits: Digits, count: int
+    extractor: ClassifierExtractor, digits: Digits, count: int
 ) -> None:
     many, few = extractor(digits[0][: 2 * BATCH]), extractor(digits[0][:count])
     np.testing.assert_array_equal(few.pool, many.pool[:count])
@@ -90,7 +93,7 @@ def test_features_do_not_depend_on_how_many_images_there_are(
     np.testing.assert_array_equal(few.logits, many.logits[:count])
 
 
-def test_the_distance_grows_with_noise(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+def test_the_distance_grows_with_noise(extractor: ClassifierExtractor, digits: Digits) -> None:
     images = digits[0]
     real = moments(extractor(images).pool)
     noise = np.random.default_rng(0).normal(size=images.shape)
@@ -114,13 +117,13 @@ def test_the_distance_grows_with_noise(extractor: DigitClassifierExtractor, digi
     ],
 )
 def test_other_images_are_refused(
-    extractor: DigitClassifierExtractor, images: np.ndarray | torch.Tensor, message: str
+    extractor: ClassifierExtractor, images: np.ndarray | torch.Tensor, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         extractor(images)
 
 
-def test_tensors_and_arrays_give_the_same_features(extractor: DigitClassifierExtractor, digits: Digits) -> None:
+def test_tensors_and_arrays_give_the_same_features(extractor: ClassifierExtractor, digits: Digits) -> None:
     images = digits[0][:5]
     np.testing.assert_array_equal(extractor(torch.from_numpy(images)).pool, extractor(images).pool)
 
@@ -139,20 +142,20 @@ def test_damaged_weights_are_refused(tmp_path: Path, weights: Path) -> None:
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_digit_classifier(truncated)
+        load_classifier(truncated)
     truncated.unlink()
     flipped = tmp_path / "flipped.safetensors"
     flipped.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="sha256"):
-        load_digit_classifier(flipped, sha256=sha256_file(weights))
+        load_classifier(flipped, sha256=sha256_file(weights))
     flipped.write_bytes(data)
     write_manifest(tmp_path)
-    assert load_digit_classifier(flipped).digest == sha256_file(weights)
+    assert load_classifier(flipped).digest == sha256_file(weights)
     flipped.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="manifest.json says"):
-        load_digit_classifier(flipped)
+        load_classifier(flipped)
     with pytest.raises(CheckpointError, match="no such file"):
-        load_digit_classifier(tmp_path / "absent.safetensors")
+        load_classifier(tmp_path / "absent.safetensors")
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path, weights: Path) -> None:
@@ -161,20 +164,20 @@ def test_weights_of_something_else_are_refused(tmp_path: Path, weights: Path) ->
     wider = {"classifier": {**metadata["classifier"], "channels": 48}}
     with_nan = {**tensors, "fc.weight": torch.full_like(tensors["fc.weight"], torch.nan)}
     cases = [
-        (tensors, None, "not the weights of a digit classifier"),
-        (tensors, {"model": {}}, "not the weights of a digit classifier"),
-        (tensors, wider, "not the weights of a digit classifier"),
-        ({"x": torch.zeros(1)}, metadata, "not the weights of a digit classifier"),
+        (tensors, None, "not the weights of a small classifier"),
+        (tensors, {"model": {}}, "not the weights of a small classifier"),
+        (tensors, wider, "not the weights of a small classifier"),
+        ({"x": torch.zeros(1)}, metadata, "not the weights of a small classifier"),
         (with_nan, metadata, "fc.weight: 640 of 640 values are NaN"),
     ]
     for state, header, message in cases:
         save_tensors(path, state, header)
         with pytest.raises(CheckpointError, match=message) as caught:
-            load_digit_classifier(path)
+            load_classifier(path)
         assert "\n" not in str(caught.value)
 
 
-def test_the_classifier_of_upsampled_digits_is_accurate_on_held_out_ones(larger: DigitClassifierExtractor) -> None:
+def test_the_classifier_of_upsampled_digits_is_accurate_on_held_out_ones(larger: ClassifierExtractor) -> None:
     data = data_set("digits-16", "held_out")
     features = larger(to_uint8(data.images))
     found = (features.logits.argmax(axis=1) == data.labels.numpy()).mean()
@@ -183,7 +186,7 @@ def test_the_classifier_of_upsampled_digits_is_accurate_on_held_out_ones(larger:
     assert LARGER.stat().st_size < 2**20
 
 
-def test_features_of_upsampled_digits_have_the_same_shapes_and_scale(larger: DigitClassifierExtractor) -> None:
+def test_features_of_upsampled_digits_have_the_same_shapes_and_scale(larger: ClassifierExtractor) -> None:
     features = larger(to_uint8(data_set("digits-16", "train").images))
     assert features.pool.shape == (1437, 64)
     assert features.spatial.shape == (1437, 4 * 4 * 7)
@@ -193,7 +196,7 @@ def test_features_of_upsampled_digits_have_the_same_shapes_and_scale(larger: Dig
 
 
 def test_each_classifier_refuses_the_images_and_the_weights_of_the_other(
-    extractor: DigitClassifierExtractor, larger: DigitClassifierExtractor, weights: Path
+    extractor: ClassifierExtractor, larger: ClassifierExtractor, weights: Path
 ) -> None:
     with pytest.raises(DataError, match="digit-classifier: .*allowed is \\(N, 1, 8, 8\\)"):
         extractor(np.zeros((2, 1, 16, 16), np.uint8))
@@ -204,10 +207,29 @@ def test_each_classifier_refuses_the_images_and_the_weights_of_the_other(
 
 
 def test_other_sizes_are_refused(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(ConfigError, match="size 12: allowed are 8, 16"):
-        DigitClassifierConfig(size=12)
+    with pytest.raises(ConfigError, match="size 12: allowed are 8, 16, 28"):
+        ClassifierConfig(size=12)
     tensors, metadata = load_tensors(weights)
     path = tmp_path / "other.safetensors"
     save_tensors(path, tensors, {"classifier": {**metadata["classifier"], "size": 12}})
-    with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16"):
-        load_digit_classifier(path)
+    with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16, 28"):
+        load_classifier(path)
+
+
+def test_the_classifier_of_clothes_is_accurate_enough() -> None:
+    metadata = load_tensors(CLOTHES)[1]
+    assert metadata["held_out_accuracy"] >= 0.92
+    assert CLOTHES.stat().st_size < 2**20
+
+
+@WITH_DATA
+def test_its_accuracy_is_that_of_the_test_images() -> None:
+    data = data_set("fashion-mnist", "held_out")
+    logits = load_classifier(CLOTHES, name="fashion-classifier")(to_uint8(data.images)).logits
+    found = (logits.argmax(axis=1) == data.labels.numpy()).mean()
+    assert found == pytest.approx(load_tensors(CLOTHES)[1]["held_out_accuracy"], abs=5e-4)
+
+
+def test_features_of_clothes_have_the_same_shapes() -> None:
+    features = load_classifier(CLOTHES)(np.zeros((3, 1, 28, 28), np.uint8))
+    assert [features.pool.shape, features.spatial.shape, features.logits.shape] == [(3, 64), (3, 112), (3, 10)]

@@ -1,4 +1,4 @@
-"""The small digit classifiers (8×8 and 16×16 images) whose features replace Inception's in the mini profile."""
+"""The small classifiers whose features replace Inception's in the mini profile: of digits, and of clothes."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +14,19 @@ from qdit.metrics.batches import extract_in_batches, require_images
 from qdit.metrics.features import SPATIAL_CHANNELS, Features, Images
 from qdit.models.manifest import check_file
 
-NAMES = {8: "digit-classifier", 16: "digit-classifier-16"}
+NAMES = {8: "digit-classifier", 16: "digit-classifier-16", 28: "fashion-classifier"}
 """Side of the images in pixels → name of the extractor, which is that of its weights file."""
+POOLING = {8: (1, 2, 1), 16: (2, 2, 1), 28: (2, 2, 2)}
+"""Side of the images → side of the squares that are averaged after each of the first three convolutions.
+
+A square at the edge may be cut: 28 → 14 → 7 → 4 pixels.
+"""
 BATCH = 128
 
 
 @dataclass(frozen=True)
-class DigitClassifierConfig:
-    """Shape of the network: grey images of `size`×`size`, `channels` at 8×8, `features` at 4×4 and after pooling."""
+class ClassifierConfig:
+    """Shape: grey images of `size`×`size`, `channels` before the third convolution and `features` after it."""
 
     channels: int = 32
     features: int = 64
@@ -38,19 +43,19 @@ class DigitClassifierConfig:
         return NAMES[self.size]
 
 
-class DigitClassifier(nn.Module):
+class Classifier(nn.Module):
     """Four 3×3 convolutions with GELU, average pooling, and a linear layer without bias.
 
-    A network for larger images pools them to 8×8 after its first convolution. All operations are smooth, so small
-    changes of an image make small changes of its features. Without a bias, the logits of the classification are also
-    those of the inception score. `pool_scale` and `spatial_scale` make the average variance of a feature over the
-    training digits 1. This gives Fréchet distances of readable size; the logits do not depend on them.
+    `POOLING` makes 4×4 pixels of every size before the last convolution. All operations are smooth, so small changes of
+    an image make small changes of its features. Without a bias, the logits of the classification are also those of the
+    inception score. `pool_scale` and `spatial_scale` make the average variance of a feature over the training images 1.
+    This gives Fréchet distances of readable size; the logits do not depend on them.
     """
 
     pool_scale: Tensor
     spatial_scale: Tensor
 
-    def __init__(self, config: DigitClassifierConfig) -> None:
+    def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
         self.conv1 = nn.Conv2d(1, config.channels, 3, padding=1)
@@ -63,9 +68,9 @@ class DigitClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 1, L, L) in [−1, 1] → pool (N, features), spatial (N, 4·4·7) in NHWC order, logits (N, classes)."""
-        x = F.avg_pool2d(F.gelu(self.conv1(x)), self.config.size // 8)
-        x = F.avg_pool2d(F.gelu(self.conv2(x)), 2)
-        x = F.gelu(self.conv3(x))
+        for convolution, side in zip((self.conv1, self.conv2, self.conv3), POOLING[self.config.size], strict=True):
+            x = F.gelu(convolution(x))
+            x = x if side == 1 else F.avg_pool2d(x, side, ceil_mode=True)
         spatial = self.spatial_scale * x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         pool = self.pool_scale * F.gelu(self.conv4(x)).mean(dim=(2, 3))
         return pool, spatial, self.fc(pool)
@@ -75,12 +80,12 @@ class DigitClassifier(nn.Module):
         return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
 
 
-class DigitClassifierExtractor:
-    """Extractor of grey uint8 images of one size on the CPU; made by `load_digit_classifier`."""
+class ClassifierExtractor:
+    """Extractor of grey uint8 images of one size on the CPU; made by `load_classifier`."""
 
     classes_are_labels = True
 
-    def __init__(self, network: DigitClassifier, digest: str) -> None:
+    def __init__(self, network: Classifier, digest: str) -> None:
         self.network = network.eval().requires_grad_(False)
         self.name = network.config.name
         self.digest = digest
@@ -92,22 +97,20 @@ class DigitClassifierExtractor:
         return extract_in_batches(checked, self.network.of_uint8, batch=BATCH)
 
 
-def to_metadata(config: DigitClassifierConfig) -> dict[str, Any]:
-    """Metadata from which `load_digit_classifier` builds the network again.
+def to_metadata(config: ClassifierConfig) -> dict[str, Any]:
+    """Metadata from which `load_classifier` builds the network again.
 
     They contain the size only if it is not 8.
 
     The 8×8 weights were shipped before other sizes existed, and their bytes must not change.
     """
     described = asdict(config)
-    if config.size == DigitClassifierConfig.size:
+    if config.size == ClassifierConfig.size:
         del described["size"]
     return {"classifier": described}
 
 
-def load_digit_classifier(
-    path: Path, *, sha256: str | None = None, name: str | None = None
-) -> DigitClassifierExtractor:
+def load_classifier(path: Path, *, sha256: str | None = None, name: str | None = None) -> ClassifierExtractor:
     """Load weights written by qdit.mini.training.classifier, checked against `sha256` or the manifest.json beside them.
 
     Raises CheckpointError if the file is missing, damaged, not the weights of such a network, or of one for another
@@ -116,12 +119,12 @@ def load_digit_classifier(
     check_file(path, sha256)
     tensors, metadata = load_tensors(path)
     try:
-        network = DigitClassifier(DigitClassifierConfig(**metadata["classifier"]))
+        network = Classifier(ClassifierConfig(**metadata["classifier"]))
         network.load_state_dict(tensors)
     except (TypeError, KeyError, ValueError, RuntimeError, ConfigError) as problem:
         raise CheckpointError(
-            f"{path}: not the weights of a digit classifier ({type(problem).__name__}: {one_line(problem)});"
-            " use weights/digit-classifier.safetensors or train one with qdit.mini.training.classifier"
+            f"{path}: not the weights of a small classifier ({type(problem).__name__}: {one_line(problem)});"
+            " use weights/digit-classifier.safetensors or train one with `qdit train classifier`"
         ) from None
     if name not in (None, network.config.name):
         raise CheckpointError(
@@ -129,9 +132,9 @@ def load_digit_classifier(
         )
     for key, tensor in tensors.items():
         require_finite(f"{path}: {key}", tensor, error=CheckpointError)
-    return DigitClassifierExtractor(network, sha256_file(path))
+    return ClassifierExtractor(network, sha256_file(path))
 
 
-def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> DigitClassifierExtractor:
-    """Load the digit classifier of that name; it always runs on the CPU, whatever `device` is."""
-    return load_digit_classifier(weights, sha256=sha256, name=name)
+def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> ClassifierExtractor:
+    """Load the classifier of that name; it always runs on the CPU, whatever `device` is."""
+    return load_classifier(weights, sha256=sha256, name=name)

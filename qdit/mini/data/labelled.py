@@ -1,0 +1,20 @@
+"""Grey images with their classes: what every data set of the miniatures gives."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Part = Literal["train", "held_out", "all"]
+"""Parts of a data set. No model sees a held-out image in training."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images (N, 1, L, L) float32 in [−1, 1], and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)

@@ -1,0 +1,214 @@
+"""Outlier study: how the weights and activations of a small DiT, and the damage of quantization, change in a training.
+
+The study reads the snapshots that `qdit train dit` keeps (the moving average of the weights). Of each linear of a block
+it records two values of the weight and of the input:
+
+- **kurtosis**: the fourth central moment divided by the squared variance; 3 for a Gaussian, more with outliers;
+- **spread**: the largest absolute value of each input channel, the maximum of the channels divided by their median.
+
+Inputs are those of noisy images along the model's own trajectories, at all steps of the schedule. The damage is that of
+images with the same noise, quantized and in full precision: MSE-FP, PSNR-FP and FD-FP, as in the tables.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdit.core.digest import code_digest
+from qdit.core.errors import DataError, did_you_mean
+from qdit.core.files import read_json, sha256_file, write_json
+from qdit.core.pixels import to_uint8
+from qdit.core.provenance import commit, machine, packages
+from qdit.methods.quantize import quantize_model
+from qdit.metrics.analysis.activations import spread
+from qdit.metrics.features import Extractor
+from qdit.metrics.frechet import frechet_distance
+from qdit.metrics.paired import compare_images
+from qdit.metrics.statistics import moments
+from qdit.mini.training.quality import draw
+from qdit.mini.training.shipping import averaged_model
+from qdit.models.dit import DiT
+from qdit.models.roles import Site, linear_of
+from qdit.quant.layers import layers
+from qdit.quant.observe import observe_inputs
+from qdit.quant.salience import weight_salience
+from qdit.quant.sites import prepare_inference
+from qdit.sampling.calibration import CalibrationSet, collect
+from qdit.sampling.protocol import Protocol
+
+LEARNED = {"iterations": 500, "batch": 16, "rate": 0.01}
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "rtn": ("trajectory", {}),
+    "q-dit": ("trajectory", {"group_size": 16}),
+    "ptq4dit": ("per-step", LEARNED),
+}
+"""Method → kind of its calibration data, and its options: those of the mini profile."""
+OBSERVED_BATCH = 16
+"""Noisy images of a forward pass whose inputs are recorded."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured of each snapshot: methods and bits, images of a row, DDIM steps, calibration samples."""
+
+    methods: tuple[str, ...] = ("rtn", "q-dit")
+    bits: tuple[str, ...] = ("w4a8", "w4a4")
+    images: int = 128
+    steps: int = 20
+    calibration: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in METHODS:
+                raise DataError(f"method {name!r}: allowed are {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+
+    @property
+    def protocol(self) -> Protocol:
+        """Protocol of all images: DDIM without guidance."""
+        return Protocol("ddim", self.steps, 1.0, seed=self.seed)
+
+
+def kurtosis(values: Tensor) -> float:
+    """Fourth central moment divided by the squared variance, over all values in float64; NaN if all are equal."""
+    deviations = values.double().flatten()
+    deviations = deviations - deviations.mean()
+    variance = deviations.square().mean()
+    return float(deviations.pow(4).mean() / variance.square())
+
+
+class Inputs:
+    """Running kurtosis and channel maxima of the inputs of one site, over batches."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        """Take one batch of inputs (…, C)."""
+        self.parts.append(x.float().flatten(0, -2))
+
+    def values(self) -> dict[str, float]:
+        """Kurtosis and spread of all inputs so far."""
+        rows = torch.cat(self.parts)
+        return {"kurtosis": kurtosis(rows), "spread": spread(weight_salience(rows))}
+
+
+def of_weights(model: DiT) -> dict[str, dict[str, list[float]]]:
+    """Role → kurtosis and spread of its weights, one value for each block."""
+
+    def measured(site: Site) -> dict[str, float]:
+        weight = linear_of(model, site).weight.detach()
+        return {"kurtosis": kurtosis(weight), "spread": spread(weight_salience(weight))}
+
+    return by_role(layers(model, "common"), measured)
+
+
+def of_activations(model: DiT, data: CalibrationSet) -> dict[str, dict[str, list[float]]]:
+    """Role → kurtosis and spread of its inputs on calibration data, one value for each block."""
+    sites = layers(model, "common")
+    inputs = {site.name: Inputs() for site in sites}
+    observe_inputs(model, sites, data.batches(OBSERVED_BATCH), lambda site, x: inputs[site.name].update(x))
+    return by_role(sites, lambda site: inputs[site.name].values())
+
+
+def by_role(sites: Sequence[Site], measured: Callable[[Site], dict[str, float]]) -> dict[str, dict[str, list[float]]]:
+    """Role → name of a value → the values of its sites in the order of the blocks."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for site in sites:
+        for name, value in measured(site).items():
+            found.setdefault(site.role, {}).setdefault(name, []).append(value)
+    return found
+
+
+def sampled(model: DiT, plan: Plan) -> np.ndarray:
+    """Images (N, 1, L, L) uint8 of a model. The model cannot be changed after that."""
+    return to_uint8(draw(prepare_inference(model), plan.protocol, plan.images).images).numpy()
+
+
+def damage(model: DiT, plan: Plan, data: Mapping[str, CalibrationSet], extractor: Extractor) -> list[dict[str, Any]]:
+    """MSE-FP, PSNR-FP and FD-FP of every method of the plan at all its bits."""
+    full = sampled(deepcopy(model), plan)
+    moments_of_full = moments(extractor(full).pool)
+    rows = []
+    for bits in plan.bits:
+        for method in plan.methods:
+            kind, options = METHODS[method]
+            weight_bits, activation_bits = (int(digits) for digits in bits[1:].split("a"))
+            quantized = quantize_model(
+                model,
+                method,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                calibration={kind: data[kind]},
+                options=options,
+            )
+            assert isinstance(quantized.model, DiT)
+            images = sampled(quantized.model, plan)
+            compared = compare_images(images, full)
+            distance = frechet_distance(moments(extractor(images).pool), moments_of_full)
+            paired = {"mse_fp": float(np.mean(compared.errors)), "psnr_fp": float(np.mean(compared.psnr))}
+            rows.append({"method": method, "bits": bits, "fd_fp": distance, **paired})
+    return rows
+
+
+def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, Any]:
+    """All values of one snapshot; CheckpointError if it is none."""
+    model, metadata = averaged_model(path)
+    kinds = {"trajectory", *(METHODS[method][0] for method in plan.methods)}
+    data = {kind: collect(model, kind, plan.protocol, samples=plan.calibration) for kind in sorted(kinds)}
+    return {
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "iteration": metadata["iteration"],
+        "weights": of_weights(model),
+        "activations": of_activations(model, data["trajectory"]),
+        "damage": damage(model, plan, data, extractor),
+    }
+
+
+def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
+    """The snapshots of a folder in the order of the training, or one file; of these iterations only, if any are given.
+
+    DataError if there are none.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    chosen = [file for file in files if not iterations or (file.stem.isdecimal() and int(file.stem) in iterations)]
+    if not chosen:
+        raise DataError(
+            f"{path}: found no snapshots{' of these iterations' if files else ''}; give the folder `snapshots` of a"
+            " training of dit-fashion (qdit train dit)"
+        )
+    return chosen
+
+
+def study_snapshots(paths: Sequence[Path], plan: Plan, extractor: Extractor, out: Path, *, name: str) -> dict[str, Any]:
+    """Study snapshots of the model `name` and write the JSON after each of them.
+
+    Snapshots that the file `out` already has, of the same plan and extractor, are not measured again. So a stopped
+    study continues, and later snapshots can be added.
+    """
+    fixed = {"model": name, "plan": {**asdict(plan), "methods": list(plan.methods), "bits": list(plan.bits)}}
+    fixed["extractor"] = {"name": extractor.name, "sha256": extractor.digest}
+    before = read_json(out) if out.exists() else {}
+    is_same = all(before.get(key) == value for key, value in fixed.items())
+    known = {entry["sha256"]: entry for entry in before.get("snapshots", [])} if is_same else {}
+    study: dict[str, Any] = {}
+    for path in paths:
+        if (digest := sha256_file(path)) not in known:
+            known[digest] = study_snapshot(path, plan, extractor)
+        study = {
+            **fixed,
+            "snapshots": sorted(known.values(), key=lambda entry: entry["iteration"]),
+            "code": code_digest("qdit.mini.outliers"),
+            "commit": commit(),
+            "machine": machine(),
+            "packages": packages(),
+        }
+        write_json(out, study)
+    return study

@@ -1,0 +1,128 @@
+"""Page of the outlier study: what was measured, a figure and two tables, made from the study's JSON."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from qdit.core.files import atomic_path, write_text
+
+ROLES = ("qkv", "attn_out", "fc1", "fc2")
+COLOURS = ("#6e7781", "#d1690e", "#1f6feb", "#1a7f37", "#8250df", "#bf3989")
+PRINTED = {"rtn": "RTN", "q-dit": "Q-DiT", "ptq4dit": "PTQ4DiT"}
+
+
+def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
+    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    draw(study, figure)
+    write_text(page, page_text(study, Path("images") / figure.name))
+
+
+def page_text(study: Mapping[str, Any], figure: Path) -> str:
+    """The whole page as Markdown."""
+    plan, snapshots = study["plan"], study["snapshots"]
+    methods = " and ".join(PRINTED[name] for name in plan["methods"])
+    lines = [
+        "# How a DiT becomes hard to quantize",
+        "",
+        "> Words such as *salience*, *FD-FP* and *paired metric*: [glossary](glossary.md)",
+        "",
+        f"The study follows the training of `{study['model']}` ([the miniature](miniature.md)) over {len(snapshots)}"
+        " snapshots of the moving average of its weights. It asks when weights and activations get outliers, and how"
+        f" much damage {methods} do to the images then.",
+        "",
+        "Two values describe the weight and the input of each linear of a block:",
+        "",
+        "- *Kurtosis* is the fourth central moment divided by the squared variance. A Gaussian has 3; outliers give"
+        " more.",
+        "- *Spread* is the largest absolute value of each input channel, the maximum of the channels divided by their"
+        " median. 1 means that all channels have the same range.",
+        "",
+        f"The inputs are those of {plan['calibration']} noisy images along the model's own trajectories. The damage is"
+        f" that of {plan['images']} images, DDIM with {plan['steps']} steps without guidance, against the"
+        " full-precision images of the same snapshot with the same noise. The options of the methods are those of the"
+        " mini profile.",
+        "",
+        f"![Spread of channels and damage along the training]({figure.as_posix()})",
+        "",
+        "## Outliers",
+        "",
+        "Each cell has the median of the blocks and, after the slash, the largest of the blocks.",
+        "",
+        *outlier_tables(snapshots),
+        "## Damage",
+        "",
+        *damage_table(study),
+        "",
+        "PSNR-FP in dB, more is better; in brackets FD-FP, less is better. FD-FP depends on the features of the"
+        " classifier, which was trained on real photographs. For the first snapshots, whose images are noise, only"
+        " PSNR-FP has a meaning.",
+        "",
+        f"Command: `{study['command']}`; commit {study['commit']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def outlier_tables(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of the tables: a row for each snapshot, a column for each role, for each of the four values."""
+    lines = []
+    for what, title in (("activations", "inputs"), ("weights", "weights")):
+        for value in ("spread", "kurtosis"):
+            lines += [f"**{value.capitalize()} of the {title}**", ""]
+            lines += [f"| iteration | {' | '.join(ROLES)} |", f"|---:|{'---:|' * len(ROLES)}"]
+            for entry in snapshots:
+                cells = [f"{median(of):.3g} / {max(of):.3g}" for of in (entry[what][role][value] for role in ROLES)]
+                lines.append(f"| {entry['iteration']:,} | {' | '.join(cells)} |")
+            lines.append("")
+    return lines
+
+
+def damage_table(study: Mapping[str, Any]) -> list[str]:
+    """Lines of the table of damage: a row for each snapshot, a column for each method and bits."""
+    columns = [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
+    names = [f"{PRINTED[method]} {bits.upper()}" for method, bits in columns]
+    lines = [f"| iteration | {' | '.join(names)} |", f"|---:|{'---:|' * len(names)}"]
+    for entry in study["snapshots"]:
+        cells = [f"{row['psnr_fp']:.1f} ({row['fd_fp']:.3g})" for row in rows_of(entry, columns)]
+        lines.append(f"| {entry['iteration']:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def rows_of(entry: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[Mapping[str, Any]]:
+    """Damage of a snapshot in the order of (method, bits)."""
+    rows = {(row["method"], row["bits"]): row for row in entry["damage"]}
+    return [rows[column] for column in columns]
+
+
+def draw(study: Mapping[str, Any], path: Path) -> None:
+    """Spread of the inputs by role (left) and PSNR-FP of each row (right) against the iteration, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib.figure import Figure
+
+    snapshots = study["snapshots"]
+    iterations = [entry["iteration"] for entry in snapshots]
+    with matplotlib.rc_context({"svg.hashsalt": "qdit", "font.family": "DejaVu Sans"}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for role, colour in zip(ROLES, COLOURS, strict=False):
+            for what, style in (("activations", "-"), ("weights", "--")):
+                values = [max(entry[what][role]["spread"]) for entry in snapshots]
+                label = f"{role}, {'input' if what == 'activations' else 'weight'}"
+                left.plot(iterations, values, style, marker="o", markersize=3, color=colour, label=label)
+        columns = [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
+        for (method, bits), colour in zip(columns, COLOURS, strict=False):
+            values = [rows_of(entry, [(method, bits)])[0]["psnr_fp"] for entry in snapshots]
+            label = f"{PRINTED[method]} {bits.upper()}"
+            right.plot(iterations, values, marker="o", markersize=3, color=colour, label=label)
+        left.set(ylabel="spread of channels (largest of the blocks)", yscale="log")
+        right.set(ylabel="PSNR-FP (dB)")
+        for axes in (left, right):
+            axes.set_xscale("log", base=2)
+            axes.set_xlabel("training iteration")
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
