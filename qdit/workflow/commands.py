@@ -14,7 +14,6 @@ from qdit.core.run import IMPORTED, INTEGER, SIMULATE, TOOL, Run
 from qdit.core.streams import replicate_seed
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import samples_of, split_kind
-from qdit.workflow.command_files import Files
 from qdit.workflow.command_words import command, flags
 from qdit.workflow.families import CLIPS, PIPELINES
 from qdit.workflow.judge_commands import JudgeCommands
@@ -195,8 +194,8 @@ class Commands(JudgeCommands, PipelineCommands):
         counts = profiles.sampled(self.profile, run.setting, run.form)
         if self.family(run.setting) is PIPELINES:
             folder, checkpoint = self.weights(run.setting, run.form), self.checkpoint(run)
-            words = self.sample_pipeline(run, folder, checkpoint, counts, shard)
-            return command(*words, *flags(self.extractor(run.setting)), "--record-failure")
+            pipeline_words = self.sample_pipeline(run, folder, checkpoint, counts, shard)
+            return command(*pipeline_words, *flags(self.extractor(run.setting)), "--record-failure")
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]

@@ -39,7 +39,9 @@ class PipelineCommands(Files):
     def pipeline_precision(self, replicate: int = 0) -> dict[str, Any]:
         """Flags of the seed of a replicate, and of the precision."""
         dtype = self.profile.get("compute", {}).get("dtype")
-        return {"--seed": replicate_seed(self.profile["seed"], replicate)} | ({} if dtype is None else {"--dtype": dtype})
+        return {"--seed": replicate_seed(self.profile["seed"], replicate)} | (
+            {} if dtype is None else {"--dtype": dtype}
+        )
 
     def calibrate_pipeline(self, weights: Path, path: Path, setting: str, kind: str, replicate: int = 0) -> str:
         """Pipeline and prompts → calibration data."""
