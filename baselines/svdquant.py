@@ -1,17 +1,18 @@
-"""SVDQuant: smoothing moves outliers into the weight; a low-rank branch in 16 bits takes them; 4 bits hold the rest.
+"""SVDQuant: smoothing moves outliers into the weight. A low-rank branch in 16 bits holds them; the rest has 4 bits.
 
 Numbered details (Li et al., ICLR 2025; settings of the program DeepCompressor, configs/svdquant):
-1. Smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α). α is chosen for each layer: the least squared error of the layer's
-   output after the branch and round-to-nearest, on calibration data. The grid is 0.1, 0.2 … 0.9 and no smoothing. The
-   program has 20 steps, and its search leaves the branch out.
+1. Smoothing: input channel j is divided by λ_j = max|X_j|^α / max|W_j|^(1 − α). For each layer 0.1, 0.2 … 0.9 and no
+   smoothing are tried. The α with the smallest squared error of the layer's output is taken. The output is computed
+   with the branch and with round to nearest, on calibration data. The program tries 20 values, without the branch.
 2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2.
-3. The branch has the `rank` largest singular values of the smoothed weight (rank 32), its factors are float16. The
-   residual is computed from the rounded factors. The program then refines the branch against the rounded residual, in
-   up to 100 iterations; this is not built here.
-4. The residual is rounded by GPTQ, whose Hessians come from quantized inputs. `rounding="nearest"` is the plain form.
-5. Weights and inputs are quantized in groups of 64. Inputs are dynamic, per token and group. Ranges are asymmetric, as
-   for all methods here. The program's are signed; inputs that are shifted to be positive are unsigned.
-6. The branch needs weights that are quantized: with 16 weight bits there is none.
+3. The branch holds the `rank` largest singular values of the smoothed weight (32 by default). Its factors are float16.
+   The residual is computed from the rounded factors. The program then fits the branch again to the rounding error of
+   the residual, up to 100 times. This suite does not.
+4. GPTQ rounds the residual; its Hessians come from quantized inputs. `rounding="nearest"` rounds to nearest instead.
+5. Weights and inputs are quantized in groups of 64. Each token and group of an input has a dynamic range. Ranges are
+   asymmetric, as for all methods here. The program uses signed codes; it shifts some inputs to be positive and gives
+   them unsigned codes.
+6. With 16 weight bits there is no residual, so there is no branch.
 7. Both scopes are the four linears of each block.
 """
 

@@ -1,4 +1,4 @@
-"""ViDiT-Q: static channel balance and a rotation remove outliers; inputs get one dynamic range per token.
+"""ViDiT-Q: channel factors and a rotation reduce outliers. Each token of an input has one dynamic range.
 
 Numbered details (Zhao et al., ICLR 2025; balance, weights and inputs as in thu-nics/ViDiT-Q,
 t2i/configs/quant/sigma/w4a8.yaml, which has no rotation):
@@ -7,7 +7,8 @@ t2i/configs/quant/sigma/w4a8.yaml, which has no rotation):
 2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2.
 3. Rotation: random signs and a block Hadamard transform, online before each linear, as in `rotation`.
 4. Weights: min-max per output channel, rounded to nearest. Inputs: min-max per token, dynamic.
-5. Mixed precision by metric (the other half of the paper) is not built here: all layers have equal bits.
+5. The other part of the paper gives layers different bits, chosen by a metric. This suite does not: all layers have
+   equal bits.
 6. Both scopes are the four linears of each block (an STDiT3: seven).
 """
 
@@ -39,7 +40,10 @@ MOMENTUM = 0.95
 
 @dataclass(frozen=True)
 class ViditQOptions(CheckedOptions):
-    """`balance` and `rotate` switch the two parts off (ablations); `group_size` None is per channel and per token."""
+    """`balance=False` and `rotate=False` switch a part off (ablations).
+
+    With `group_size` None there is one range for each output channel of a weight and for each token of an input.
+    """
 
     alpha: Probability = 0.3
     balance: bool = True

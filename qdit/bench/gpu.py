@@ -1,4 +1,4 @@
-"""`qdit bench gpu`: in one call all that a GPU must show, section by section; no section stops another."""
+"""`qdit bench gpu`: measures a GPU in ten sections. If a section fails, the others still run."""
 
 import re
 import time
@@ -82,7 +82,7 @@ def run_section(name: str, scale: Scale) -> dict[str, Any]:
 
 
 def record_path(content: dict[str, Any]) -> Path:
-    """`results/gpu/NVIDIA-H100-80GB-HBM3.json`: a record's place, by the name of the card."""
+    """Path of a record, from the name of the card, for example `results/gpu/NVIDIA-H100-80GB-HBM3.json`."""
     return FOLDER / f"{re.sub('[^A-Za-z0-9.]+', '-', content['device']).strip('-')}.json"
 
 
@@ -145,7 +145,7 @@ def _number(section: dict[str, Any], name: str, key: str) -> float | None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: what each section found, then goals with verdicts, then missed goals."""
+    """Text of a record: the values of each section, then each goal with its verdict, then the missed goals."""
     rows = [[section, name, shown] for section, found in content["measured"].items() for name, shown in lines_of(found)]
     body = tabulate(rows, ["section", "what", "value"], tablefmt=style, disable_numparse=True)
     judged = judged_of(content)

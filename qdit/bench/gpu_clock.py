@@ -75,7 +75,7 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """Result of a call, or what it failed with as text: one part of a section does not stop the others."""
+    """Result of a call, or the text of its error. So a part of a section that fails does not stop the others."""
     try:
         return call()
     except Exception as problem:

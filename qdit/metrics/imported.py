@@ -1,4 +1,4 @@
-"""Step: images of another program → sample chunks. Only their source file is known, and what it states of itself."""
+"""Step: images of another program → sample chunks. The chunks name the source file and the protocol that it states."""
 
 from collections.abc import Mapping
 from itertools import islice

@@ -1,8 +1,8 @@
-"""Registries of kinds: what a site can hold, by the name that a checkpoint has for it.
+"""Registries of kinds. A checkpoint names the kind of each weight, quantizer and transform; a registry has its class.
 
-The file of a method may register kinds of its own. A checkpoint names its kinds and its method. If a kind is unknown
-when the checkpoint is loaded, the registry of methods is asked for the method. It imports registered methods only, so
-a checkpoint cannot make the program import anything else.
+The file of a method may register more kinds. A checkpoint names its kinds and its method. If a kind is unknown when the
+checkpoint is loaded, the registry of methods imports the method. It imports only registered methods. So a checkpoint
+cannot make the program import anything else.
 """
 
 import importlib

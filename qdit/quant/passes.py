@@ -1,4 +1,4 @@
-"""Number of samples that go through a network at once, so that its scratch memory is bounded."""
+"""How many samples one forward pass takes, so that its temporary memory has a limit."""
 
 from torch import Tensor
 

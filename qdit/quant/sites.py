@@ -110,7 +110,7 @@ class QuantizedLinear(nn.Module):
         return spec | ({"extra_bytes": extra} if extra else {})
 
     def extra_bytes(self) -> dict[str, int]:
-        """Bytes in the file by part, besides the codes and the pairs of a uniform weight, which the papers count."""
+        """Bytes of each part in the file. The codes, scales and zero points of a uniform weight are not among them."""
         extra = {}
         if self.stored_form is not None and self.stored_form.kind != UNIFORM:
             beside = [getattr(self, name) for name in self.stored_names if name != "codes"]
@@ -121,7 +121,7 @@ class QuantizedLinear(nn.Module):
         return {part: count for part, count in extra.items() if count}
 
     def entered(self, x: Tensor) -> Tensor:
-        """T x: what the activation quantizer and the branch see. Without a transform it is x itself."""
+        """T x, the input of the activation quantizer and of the branch. Without a transform it is x itself."""
         return x if self.transform is None else self.transform(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ def quantize_site(
 
 
 def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
-    """A floating-point weight without the product of a new branch, and again with that of an old one."""
+    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
     if not isinstance(weight, Tensor):
         raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
     whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()

@@ -37,9 +37,9 @@ def best_factor(
 ) -> tuple[Tensor, float | None]:
     """The factor whose quantized output is nearest to X Wᵀ in squared error, and its α (None: no smoothing).
 
-    `inputs` is (…, in), `weight` (out, in). `output(x, w)` quantizes both its own way and returns the output (rows,
-    out) for smoothed inputs and weight. Saliences are those of all inputs. Errors are those of at most `rows` of them.
-    Of equal errors the first candidate stays; no smoothing is the first.
+    `inputs` is (…, in), `weight` (out, in). `output(x, w)` gets the smoothed inputs and weight, quantizes both, and
+    returns the output (rows, out). Saliences come from all inputs, errors from at most `rows` of them. If errors are
+    equal, the first candidate is taken. "No smoothing" is the first candidate.
     """
     every = inputs.reshape(-1, inputs.shape[-1])
     of_inputs, of_weight = every.abs().amax(dim=0), weight.abs().amax(dim=0)
@@ -56,7 +56,7 @@ def best_factor(
 
 
 def some_rows(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows of inputs (rows, in), drawn at random: even spacing would see some tokens only."""
+    """At most `limit` rows of inputs (rows, in), drawn at random. With even spacing all rows could be of few tokens."""
     if len(inputs) <= limit:
         return inputs
     order = torch.randperm(len(inputs), generator=torch_generator(0, Purpose.VARIANT, limit))

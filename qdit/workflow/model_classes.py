@@ -12,16 +12,21 @@ INTRODUCTION = """# Transformers of diffusers, and their roles
 
 > Words such as *role* and *scope*: [glossary](glossary.md)
 
-`qdit models --markdown` wrote this page. [Quantize any transformer](any-model.md) says what to do with it.
+`qdit models --markdown` wrote this page. It says for each transformer class of diffusers how many of its weights the
+methods of this suite can find. [Quantize any transformer](any-model.md) explains roles, and how to give a layer a role.
 
-Each class has its default settings and two blocks of each list. *With a role* is the share of the weights of all
-linears and convolutions that has a role. *In blocks* is the share that scope `common` quantizes; a model of full depth
-has more.
+Each class was built with its default settings, but with only two blocks in each of its lists of blocks.
+
+- *With a role*: of the weights of all linears and convolutions, the share that has a role.
+- *In blocks*: the share that scope `common` quantizes. A model of full depth has a larger share.
+- *Blocks*: the number of blocks that were built.
+- *Without a role*: the layers that have no role. "Not built" means that the class has no usable default settings; the
+  error message follows.
 """
 
 
 def cells(coverage: Coverage) -> tuple[str, ...]:
-    """Cells of the line of a class."""
+    """Cells of a class's row in the table."""
     if coverage.problem:
         return coverage.class_name, "-", "-", "-", f"not built: {coverage.problem}"
     more = len(coverage.missing) - SHOWN
