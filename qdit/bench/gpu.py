@@ -71,7 +71,7 @@ def measure(
 
 
 def run_section(name: str, scale: Scale) -> dict[str, Any]:
-    """What a section measured, with its seconds; or `failed`, the end of its traceback."""
+    """Result of a section with its seconds, or the key `failed` with the end of its traceback."""
     start = time.perf_counter()
     try:
         measured = SECTIONS[name](scale)

@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Scale:
-    """Where `qdit bench gpu` runs, and whether at tiny sizes, which only check that it works."""
+    """The device of `qdit bench gpu`, and whether it runs at tiny sizes, which only check that it works."""
 
     device: str = "cuda"
     quick: bool = False

@@ -24,7 +24,7 @@ from qdit.sampling.protocol import Protocol
 MODES = (PLAIN, SIMULATED, INTEGER)
 TINY = DiTConfig(input_size=8, hidden_size=48, depth=2, num_heads=2)
 IMAGES, STEPS = 10_000, 100
-"""Of a row of Table 2."""
+"""Images and steps of a row of Table 2."""
 ROUNDED = {"ptq4dit": "per-step", "tfmq-dm": "per-step"}
 """Methods whose learned rounding is timed, and their calibration data."""
 

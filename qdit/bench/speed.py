@@ -39,7 +39,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class SpeedJob:
-    """What is measured: a checkpoint or a tool's folder, a protocol, and a batch. `python` is needed for a tool."""
+    """A measurement: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`."""
 
     sample: SampleJob
     out: Path

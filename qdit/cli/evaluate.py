@@ -138,7 +138,7 @@ def evaluate(
 
 
 def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
-    """What the importer of samples says of them; ConfigError for samples of ours, which say it themselves."""
+    """Bits and scope that the importer of samples claims. ConfigError for samples of this suite, which hold them."""
     from qdit.core.run import IMPORTED, split_bits
 
     if bits is None:

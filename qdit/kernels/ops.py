@@ -19,7 +19,7 @@ GROUPED_LINEAR = (
     " -> Tensor"
 )
 DEFAULTS = (8, False, 1)
-"""Of the last three arguments of `GROUPED_LINEAR`."""
+"""Default values of the last three arguments of `GROUPED_LINEAR`."""
 
 FAKE_QUANTIZE_GROUPS = (
     "fake_quantize_groups(Tensor x, int group_size, int bits, bool symmetric=False, int threads=1) -> Tensor"

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 ELEMENTS = 4096
-"""Of one program, about: 32 for each thread of 4 warps."""
+"""Approximate number of elements of one program: 32 for each thread of 4 warps."""
 
 STEP = 32
 """Tensor cores multiply steps of 32 bytes: groups of codes are padded to a multiple of it."""

@@ -37,7 +37,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """What features are compared with again and again: moments of d features, and the features behind them, if known.
+    """One side of many Fréchet distances: moments of d features, and the features themselves if they are known.
 
     `features` (n, d) must be those of the moments.
     """

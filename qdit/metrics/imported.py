@@ -18,7 +18,7 @@ from qdit.sampling.family import Arrays
 from qdit.sampling.origin import PAIRED, Origin
 
 UNKNOWN_LABEL = -1
-"""Of an image whose class is not known."""
+"""Label of an image whose class is not known."""
 
 
 def as_it_is(model: Any) -> Any:

@@ -181,7 +181,7 @@ class QuantizedOperand(nn.Module):
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):
-    """Modulated LayerNorm whose output is divided by a factor and shifted, per channel (spec/methods.md §2.3).
+    """Modulated LayerNorm that absorbs a channel factor and an offset (RepQ-ViT): its output is divided and shifted.
 
     `inverse` and `offset` are (D,): LN(x)(1 + scale) · inverse + shift · inverse − offset. It costs a few operations on
     (N, D), and none on the tokens.
@@ -198,7 +198,7 @@ class FoldedLayerNorm(ModulatedLayerNorm):
         self.register_buffer("offset", offset)
 
     def spec(self) -> dict[str, Any]:
-        """Its width."""
+        """The number of channels."""
         return {
             "kind": "modulate",
             "weight_bits": 16,

@@ -1,4 +1,4 @@
-"""What the cost estimates ask about a run: its calibration data, and whether its rounding is learned."""
+"""Facts about a run for the cost estimates: its calibration data, and whether its rounding is learned."""
 
 from qdit.core.run import Run
 from qdit.workflow.calibration_counts import chosen_kind

@@ -155,7 +155,7 @@ def _smaller(counts: Mapping[str, int], kind: str) -> int:
 
 
 def _smoke_method(profile: Profile, label: str) -> dict[str, Any]:
-    """What an entry's method has less of: samples at each step, iterations of learned rounding."""
+    """Parts of an entry that a smoke run makes smaller: samples at each step, iterations of learned rounding."""
     entry = profile["methods"][label]
     method = method_sources().get(entry["method"])
     smaller: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from qdit.report.data.rows import is_full_precision, is_measured
 COLUMN = "lossless"
 PASSED, FAILED = "yes", "no"
 PERCENT = 1.0
-"""Of a profile that does not say it."""
+"""Value for a profile without `lossless_percent`."""
 
 
 def lossless(row: Row, full: Row, percent: float) -> str | None:
