@@ -85,8 +85,9 @@ def fetch(
 
     The command downloads from the addresses in the profile, over https only. A stopped download continues. If the
     profile lacks the whole sha256 of a file, you must name the file with --allow-unverified. The command then prints
-    the digest, and you can add it to the profile. No other command downloads, except `qdit vbench install`. `qdit
-    doctor` shows which files exist. SECURITY.md says what a profile can and cannot do.
+    the digest, and you can add it to the profile. Only this command, `qdit vbench
+    install` and `qdit tools install` download. `qdit doctor` shows which files exist. SECURITY.md says what a profile
+    can and cannot do.
 
     \b
     Examples:

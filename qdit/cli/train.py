@@ -14,7 +14,7 @@ app = typer.Typer(rich_markup_mode=None, help="Train the small models. Opt-in: t
 
 @app.command("dit")
 def train_dit(
-    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[str, typer.Option(help="dit-digits (8×8) or dit-digits-16 (upsampled to 16×16).")] = "dit-digits",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Threads = 1,
