@@ -146,7 +146,9 @@ def _number(section: dict[str, Any], name: str, key: str) -> float | None:
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
     """Text of a record: the values of each section, then each goal with its verdict, then the missed goals."""
-    rows = [[section, name, shown] for section, found in content["measured"].items() for name, shown in lines_of(found)]
+    rows = [
+        [section, name, shown] for section, values in content["measured"].items() for name, shown in lines_of(values)
+    ]
     body = tabulate(rows, ["section", "what", "value"], tablefmt=style, disable_numparse=True)
     judged = judged_of(content)
     size = "tiny sizes, which only check that everything works" if content["quick"] else "full size"
@@ -154,9 +156,9 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
 
 
-def lines_of(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def lines_of(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """(name, value) of each entry of a section, as text in one line."""
-    for name, value in found.items():
+    for name, value in values.items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         yield name, "; ".join(f"{key} {_short(number)}".strip() for key, number in entries).replace("|", "/")
 

@@ -98,11 +98,11 @@ def fetch(
     from qdit.core.files import sha256_file
     from qdit.workflow.fetch import choose, files_of, is_named, unverified
     from qdit.workflow.fetch import fetch as fetch_file
-    from qdit.workflow.one_row import find_row, part_of
+    from qdit.workflow.one_row import find_row, profile_of_row
     from qdit.workflow.profile import load_profile
 
     allowed, loaded = allow_unverified or [], load_profile(*profile)
-    needed = part_of(loaded, find_row(loaded, row)) if row is not None else loaded
+    needed = profile_of_row(loaded, find_row(loaded, row)) if row is not None else loaded
     files = choose(files_of(needed), names or [])
     refused = [file for file in unverified(files) if not is_named(file, allowed)]
     for file in files:

@@ -161,18 +161,18 @@ def layout(once: Sequence[Any], twice: Sequence[Any], path: str) -> Layout:
     """For each value, the dimension that counts the samples, from its shapes for one sample and for two."""
     if len(once) != len(twice):
         raise Unsupported(f"{path}: the arguments of this block change with the number of samples")
-    return [sample_axis(one, two, path) for one, two in zip(once, twice, strict=True)]
+    return [sample_axis(single, double, path) for single, double in zip(once, twice, strict=True)]
 
 
-def sample_axis(one: Any, two: Any, path: str) -> SampleAxis | None:
-    """The dimension of one value that counts the samples; None if the value is the same for one sample and for two."""
-    if not isinstance(one, torch.Size):
-        if one is two or one == two:
+def sample_axis(single: Any, double: Any, path: str) -> SampleAxis | None:
+    """The dimension of a value that counts the samples; None if it is the same for one sample and for two."""
+    if not isinstance(single, torch.Size):
+        if single is double or single == double:
             return None
-        raise Unsupported(f"{path}: a value ({one!r:.40}, then {two!r:.40}) changes with the number of samples")
-    different = [dim for dim, (few, many) in enumerate(zip(one, two, strict=True)) if few != many]
+        raise Unsupported(f"{path}: a value ({single!r:.40}, then {double!r:.40}) changes with the number of samples")
+    different = [dim for dim, (few, many) in enumerate(zip(single, double, strict=True)) if few != many]
     if not different:
         return None
-    if len(different) > 1 or two[different[0]] != 2 * one[different[0]]:
-        raise Unsupported(f"{path}: no dimension of {tuple(one)} doubles for two samples, {tuple(two)}")
-    return SampleAxis(different[0], one[different[0]])
+    if len(different) > 1 or double[different[0]] != 2 * single[different[0]]:
+        raise Unsupported(f"{path}: no dimension of {tuple(single)} doubles for two samples, {tuple(double)}")
+    return SampleAxis(different[0], single[different[0]])

@@ -45,26 +45,26 @@ def percent(share: float) -> str:
     return f"{int(share * 1000) / 10:.1f} %"
 
 
-def classes_text(found: Sequence[Coverage]) -> str:
+def classes_text(coverages: Sequence[Coverage]) -> str:
     """A line for each class."""
-    rows = [HEADINGS, *map(cells, found)]
+    rows = [HEADINGS, *map(cells, coverages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, summary(found), "`qdit models CLASS` shows the roles of a class"])
+    return "\n".join([*lines, summary(coverages), "`qdit models CLASS` shows the roles of a class"])
 
 
-def summary(found: Sequence[Coverage]) -> str:
+def summary(coverages: Sequence[Coverage]) -> str:
     """How many classes have how many roles."""
-    built = [coverage for coverage in found if not coverage.problem]
+    built = [coverage for coverage in coverages if not coverage.problem]
     full, most = (sum(coverage.share >= share for coverage in built) for share in (0.99, 0.9))
-    return f"{len(found)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
+    return f"{len(coverages)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
 
 
-def classes_markdown(found: Sequence[Coverage]) -> str:
+def classes_markdown(coverages: Sequence[Coverage]) -> str:
     """The page of the documentation."""
-    rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, found)]
+    rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, coverages)]
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
-    return "\n".join([INTRODUCTION, f"{summary(found)}.\n", *head, *rows])
+    return "\n".join([INTRODUCTION, f"{summary(coverages)}.\n", *head, *rows])
 
 
 def quoted(row: tuple[str, ...]) -> tuple[str, ...]:

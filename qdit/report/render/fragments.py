@@ -51,20 +51,20 @@ SHEETS_ABOUT = (
 )
 
 
-def hero_html(table: Table, found: Headline | None = None, beside: Markup | None = None) -> Markup:
+def hero_html(table: Table, finding: Headline | None = None, beside: Markup | None = None) -> Markup:
     """The sentence that answers the table's question, and its picture, once for a desktop and once for a phone.
 
     `beside` stands before the facts next to the picture.
     """
-    found = found or headline(table)
-    contest = found.contest
+    finding = finding or headline(table)
+    contest = finding.contest
     shared = axis(contest.block.rows) if contest is not None else None
     plots = {
         name: Markup(dot_plot(contest.block, shared, layout)) if contest is not None and shared is not None else ""
         for name, layout in (("wide", WIDE), ("narrow", NARROW))
     }
     caption = "FD-FP of each method with its 95 % interval, logarithmic; left is better"
-    return template_markup("hero.html.j2", headline=found, caption=caption, beside=beside or "", **plots)
+    return template_markup("hero.html.j2", headline=finding, caption=caption, beside=beside or "", **plots)
 
 
 def rows_html(table: Table, *, part: int = 0) -> Markup:
