@@ -101,7 +101,7 @@ def rows_of_row(profile: Profile, row: TableRow) -> list[Run]:
 def profile_of_row(profile: Profile, row: TableRow) -> dict[str, Any]:
     """The part of a profile that a row and its partner need: files, models, settings, and one table with these runs.
 
-    Plans, checks and estimates use this row_profile instead of the profile. The workflow itself uses the whole profile. So the
+    Plans, checks and estimates use this part instead of the profile. The workflow itself uses the whole profile. So the
     whole table can use the files of the row later.
     """
     run, full = row.run, full_precision_label(profile)
@@ -258,8 +258,9 @@ def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
         if missing := missing_files(row_profile):
             size = megabytes_of(row_profile.get("files", {}).get(path, {}) for path in missing)
             folders = sorted({str(Path(path).parent) for path in missing})
+            needed = len(needed_files(row_profile))
             raise DataError(
-                f"{row.words}: {len(missing)} of {len(needed_files(row_profile))} files are missing, about {size / 1000:.1f}"
+                f"{row.words}: {len(missing)} of {needed} files are missing, about {size / 1000:.1f}"
                 f" GB; fetch them first: {fetch_command(profile, row, folders)}"
             )
 
