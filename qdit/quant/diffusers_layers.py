@@ -138,8 +138,8 @@ def fill_network(
 
     def is_exact(name: str) -> bool:
         """Whether a tensor keeps its type: all tensors of a site do, except its floating-point weight and its bias."""
-        site, _, tensor_name = name.rpartition(".")
-        return not (site in sites and tensor_name in ("weight", "bias")) and any(
+        site, _, kind = name.rpartition(".")
+        return not (site in sites and kind in ("weight", "bias")) and any(
             name.startswith(f"{s}.") for s in sites
         )
 
