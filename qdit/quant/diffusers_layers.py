@@ -139,9 +139,7 @@ def fill_network(
     def is_exact(name: str) -> bool:
         """Whether a tensor keeps its type: all tensors of a site do, except its floating-point weight and its bias."""
         site, _, kind = name.rpartition(".")
-        return not (site in sites and kind in ("weight", "bias")) and any(
-            name.startswith(f"{s}.") for s in sites
-        )
+        return not (site in sites and kind in ("weight", "bias")) and any(name.startswith(f"{s}.") for s in sites)
 
     def stored_as(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or is_exact(name) or not set(name.split(".")).isdisjoint(in_full):
