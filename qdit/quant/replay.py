@@ -49,7 +49,7 @@ class ReplayWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks in their present form, up to the input of `block`."""
+        """Run the blocks up to the input of `block`. Blocks that are quantized already run quantized."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:

@@ -46,7 +46,7 @@ def percent(share: float) -> str:
 
 
 def classes_text(coverages: Sequence[Coverage]) -> str:
-    """A line for each class."""
+    """Text with a line for each class of diffusers."""
     rows = [HEADINGS, *map(cells, coverages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
