@@ -1,6 +1,6 @@
 """G4W+P4A: weights by GPTQ in groups, activations with PTQ4DM's static ranges. Q-DiT's authors built this baseline.
 
-Numbered details (spec/methods.md §4.5, §4.4):
+Numbered details:
 1. Weights: GPTQ, asymmetric, in groups of 128 inputs. The printed sizes 520 and 351 MB are exactly those with groups
    of 128. The Hessians come from full-precision inputs.
 2. Activations: one static range for each linear's input. PTQ4DM's threshold search finds it on batches of 256; the

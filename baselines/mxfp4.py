@@ -1,4 +1,4 @@
-"""MX formats: weights and inputs are blocks of small floats with a power-of-two scale. A control, not a paper's method.
+"""MX formats: blocks of small floating-point numbers with a power of two as scale. A control, not a paper's method.
 
 Numbered details (OCP Microscaling Formats (MX) Specification v1.0):
 1. Elements: 4 bits E2M1 (MXFP4), 6 bits E2M3 (MXFP6), 8 bits E4M3 (MXFP8). Other bits are not defined.

@@ -1,9 +1,9 @@
-"""NVFP4: weights and inputs as blocks of E2M1 floats with an E4M3 scale. A control, not a method of a paper.
+"""NVFP4: weights and inputs in blocks of E2M1 numbers with an E4M3 scale. A control, not a method of a paper.
 
 Numbered details (NVIDIA's description of NVFP4 for Blackwell tensor cores):
 1. A block has 16 channels, elements E2M1, and a scale in E4M3. A float32 number scales all blocks of a weight.
-2. Inputs are dynamic. Their float32 scale is that of each token and not of the tensor, so that the output of a sample
-   does not depend on its batch.
+2. Inputs have dynamic scales. Each token has its own float32 scale. In NVIDIA's format the whole tensor has one; then
+   the output of a sample would depend on its batch.
 3. Weights are rounded to nearest.
 4. NVFP4 has 4 bits only. At W4A8 inputs are E4M3 with one float32 scale for each block of a token.
 5. Both scopes are the four linears of each block.

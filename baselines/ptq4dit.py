@@ -1,6 +1,6 @@
 """PTQ4DiT: CSB and SSC balance the salience of activations and weights. Then AdaRound learns rounding and scales.
 
-Numbered details (spec/methods.md §4.8; Wu et al., NeurIPS 2024):
+Numbered details (Wu et al., NeurIPS 2024):
 1. CSB replaces x by x / k and W by W · diag(k), with k = √(s(X) / s(W)) per channel. s is the salience: the largest
    absolute value of a channel. CSB applies to qkv, the attention output and fc1, not to fc2. In an STDiT3 it also
    applies to the output of cross-attention, through its V.

@@ -1,6 +1,6 @@
 """PTQ4DM: a threshold search finds the ranges; calibration timesteps are normally distributed (NDTC).
 
-Numbered details (spec/methods.md §4.4; Shang et al., CVPR 2023):
+Numbered details (Shang et al., CVPR 2023):
 1. Weights: one range per output channel, from the threshold search of QDrop (100 symmetric ranges, |error|^2.4).
 2. Activations: one static range per tensor. The same search runs on batches of 256; the ranges of the batches are
    averaged with factor 0.9. The release puts quantizers on layer outputs. Here they are on inputs, as DiT's layers need

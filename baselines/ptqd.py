@@ -1,6 +1,6 @@
 """PTQD corrects the noise that Q-Diffusion's quantized model predicts.
 
-Numbered details (spec/methods.md §4.10; He et al., NeurIPS 2023):
+Numbered details (He et al., NeurIPS 2023):
 1. Q-Diffusion quantizes the model, as in the paper. Its options are passed on. The program of the release has one range
    per weight tensor, does not quantize the operands of attention, and does not reconstruct the first and last layer
    (`base_form="as_released"`). It learns for 10,000 iterations (`iterations`).

@@ -2,7 +2,7 @@
 
 AdaRound learns the weights block by block, then activation scales are learned.
 
-Numbered details (spec/methods.md §4.10; Li et al., ICCV 2023):
+Numbered details (Li et al., ICCV 2023):
 1. Weights: for each output channel the search tries 80 ranges, each 1 % smaller, and takes the one with the smallest
    |error|^2.4. Then AdaRound learns the rounding block by block, with activations in full precision: 20,000 iterations,
    batch 32, λ 0.01, β from 20 to 2, warm-up 0.2.

@@ -2,7 +2,7 @@
 
 Inputs after a LayerNorm are quantized per channel; adaLN absorbs the channel factors.
 
-Numbered details (spec/methods.md §4.6; Li et al., ICCV 2023):
+Numbered details (Li et al., ICCV 2023):
 1. Weights: asymmetric, one range for each output channel. Of the quantiles 99.9, 99.99 and 99.999 % the range with
    the smallest squared error is taken.
 2. Inputs after a LayerNorm (qkv, fc1): each channel is calibrated alone and gets a scale s. Then all channels get one

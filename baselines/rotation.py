@@ -1,4 +1,4 @@
-"""Rotation: a block Hadamard transform before each linear spreads outliers over the channels; then both are rounded.
+"""Rotation: a Hadamard matrix before each linear spreads outliers over the channels. Then both operands are rounded.
 
 Numbered details (QuaRot: Ashkboos et al., NeurIPS 2024; ConvRot: Huang et al., arXiv 2512.03673):
 1. Inputs of a linear are multiplied by an orthogonal block matrix H, the weight by its inverse: (W Hᵀ)(H x) = W x.

@@ -1,6 +1,6 @@
 """RTN: weights are rounded to nearest, activations have min-max ranges. These are the first rows of Q-DiT's Table 4.
 
-Numbered details (spec/methods.md §4.2):
+Numbered details:
 1. Weights: asymmetric min-max per output channel, or per group of `group_size` input channels.
 2. Static activations: min-max per tensor, or per group of the tensor. The ranges of calibration batches of 16 are
    averaged (moving average, factor 0.9).

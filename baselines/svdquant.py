@@ -1,4 +1,4 @@
-"""SVDQuant: smoothing moves outliers into the weight; a low-rank branch in 16 bits takes them; 4 bits hold the rest.
+"""SVDQuant: smoothing moves outliers into the weight. A low-rank branch in 16 bits holds them; the rest has 4 bits.
 
 Numbered details (Li et al., ICLR 2025; settings of the program DeepCompressor, configs/svdquant):
 1. Smoothing: λ_j = max|X_j|^α / max|W_j|^β, chosen for each layer: the least squared error of the layer's output

@@ -1,6 +1,6 @@
 """TFMQ-DM: the layers that embed the timestep are reconstructed alone; activation ranges depend on the timestep.
 
-Numbered details (spec/methods.md §4.7; Huang et al., CVPR 2024):
+Numbered details (Huang et al., CVPR 2024):
 1. Weights: 80 shrunk ranges per output channel, |error|^2.4. Then AdaRound (20,000 iterations, λ 0.01, β from 20 to 2).
 2. The temporal information block (TIB) is the timestep embedding, every block's adaLN and the final adaLN. TIAR
    reconstructs it alone and as a whole: the targets are all its projections. Its inputs are the timesteps of the

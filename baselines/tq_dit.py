@@ -1,6 +1,6 @@
 """TQ-DiT: multi-region quantizers (MRQ), time groups (TGQ), and a search for scales that is guided by a Hessian.
 
-Numbered details (spec/methods.md §4.9; Hwang et al., 2025; its released code does not run):
+Numbered details (Hwang et al., 2025; its released code does not run):
 1. Quantizers are symmetric and uniform. A weight has one scale per tensor; the three parts of qkv have their own
    scales, and so have the two parts of an STDiT3's cross_kv. Convolutions have one scale per output channel. Inputs
    have one scale per tensor, q, k and v one per head. The search starts at max |x| / (2^(b−1) − 0.5) and tries 100

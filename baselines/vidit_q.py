@@ -1,4 +1,4 @@
-"""ViDiT-Q: static channel balance and a rotation remove outliers; inputs get one dynamic range per token.
+"""ViDiT-Q: channel factors and a rotation reduce outliers. Each token of an input has one dynamic range.
 
 Numbered details (Zhao et al., ICLR 2025; balance, weights and inputs as in thu-nics/ViDiT-Q,
 t2i/configs/quant/sigma/w4a8.yaml, which has no rotation):
@@ -54,9 +54,10 @@ MORE_BITS, SEARCH_BATCHES = 8, 16
 
 @dataclass(frozen=True)
 class ViditQOptions(CheckedOptions):
-    """`balance` and `rotate` switch the two parts off (ablations); `group_size` None is per channel and per token.
+    """`balance=False` and `rotate=False` switch a part off (ablations).
 
-    `mean_bits` is the mean over all weights with mixed precision; None: all layers have the same bits.
+    With `group_size` None there is one range for each output channel of a weight and for each token of an input.
+    `mean_bits` is the mean over all weights with mixed precision. If it is None, all layers have the same bits.
     """
 
     alpha: Probability = 0.3

@@ -8,9 +8,9 @@ After `import qdit.diffusers`, `from_pretrained` loads folders of `qdit export`.
     transformer = DiTTransformer2DModel.from_pretrained("exported")
     pipeline = DiTPipeline.from_pretrained("facebook/DiT-XL-2-256", transformer=transformer)
 
-It also loads folders of `qdit quantize` that hold another transformer of diffusers (FLUX, Wan, …), by the class of that
-transformer. The object keeps its class. Its quantized layers keep their weights packed and compute in float32, float16
-or bfloat16 (qdit/quant/home.py). All else on this page is about DiTTransformer2DModel.
+`qdit quantize` also writes folders of other transformers of diffusers (FLUX, Wan, …). `from_pretrained` of the
+transformer's own class loads them. The quantized layers keep their weights packed and compute in float32, float16 or
+bfloat16 (qdit/quant/diffusers_layers.py). The rest of this text is about DiTTransformer2DModel.
 
 Diffusers has no entry points for quantizers, so the import itself registers ours in two tables of diffusers. An
 exported folder holds the packed tensors of the checkpoint. The loaded object is a DiTTransformer2DModel with the layers
@@ -44,8 +44,15 @@ from qdit.models.network import require_dit
 from qdit.models.weights_files import CONFIG_FILE
 from qdit.quant.checkpoint import Checkpoint, build_model, load_checkpoint, stored_tensors
 from qdit.quant.compact import compact
+from qdit.quant.diffusers_layers import (
+    DTYPES,
+    disagreement,
+    fill_transformer,
+    is_generic,
+    refuse_adapter,
+    require_format,
+)
 from qdit.quant.folder import QUANTIZER, with_digest
-from qdit.quant.home import DTYPES, disagreement, fill_at_home, is_generic, refuse_adapter, require_format
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
@@ -165,7 +172,7 @@ class QditQuantizer(DiffusersQuantizer):
         return False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-        """Drop the layers of a DiT that diffusers made on the meta device. Another transformer keeps its layers."""
+        """Drop the layers that diffusers made, if the transformer is a DiT. Another transformer keeps its layers."""
         self.in_full = kwargs.get("keep_in_fp32_modules") or []
         if self.is_generic:
             return
@@ -186,7 +193,7 @@ class QditQuantizer(DiffusersQuantizer):
         """Put the quantized layers and all tensors into a transformer that is no DiT of this suite."""
         tensors, self.tensors = self.tensors, {}
         in_full = self.in_full if self.dtype != torch.float32 else []
-        fill_at_home(model, self.checkpoint, tensors, dtype=self.dtype, in_full=in_full)
+        fill_transformer(model, self.checkpoint, tensors, dtype=self.dtype, in_full=in_full)
         kept = {key: self.checkpoint[key] for key in DESCRIBED}
         self.checkpoint = with_digest(kept)
         cast(QditConfig, self.quantization_config).checkpoint = self.checkpoint

@@ -1,4 +1,4 @@
-"""Goals of the project, and the check whether a measured value meets them (issue 5, spec of the kernels §6)."""
+"""Goals of the project for speed and memory, and the check whether a measured value meets them (docs/benchmarks.md)."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""`qdit bench gpu`: in one call all that a GPU must show, section by section; no section stops another."""
+"""`qdit bench gpu`: measures a GPU in ten sections. If a section fails, the others still run."""
 
 import re
 import time
@@ -71,7 +71,7 @@ def measure(
 
 
 def run_section(name: str, scale: Scale) -> dict[str, Any]:
-    """What a section measured, with its seconds; or `failed`, the end of its traceback."""
+    """Result of a section with its seconds, or the key `failed` with the end of its traceback."""
     start = time.perf_counter()
     try:
         measured = SECTIONS[name](scale)
@@ -82,7 +82,7 @@ def run_section(name: str, scale: Scale) -> dict[str, Any]:
 
 
 def record_path(content: dict[str, Any]) -> Path:
-    """`results/gpu/NVIDIA-H100-80GB-HBM3.json`: a record's place, by the name of the card."""
+    """Path of a record, from the name of the card, for example `results/gpu/NVIDIA-H100-80GB-HBM3.json`."""
     return FOLDER / f"{re.sub('[^A-Za-z0-9.]+', '-', content['device']).strip('-')}.json"
 
 
@@ -145,8 +145,10 @@ def _number(section: dict[str, Any], name: str, key: str) -> float | None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: what each section found, then goals with verdicts, then missed goals."""
-    rows = [[section, name, shown] for section, found in content["measured"].items() for name, shown in lines_of(found)]
+    """Text of a record: the values of each section, then each goal with its verdict, then the missed goals."""
+    rows = [
+        [section, name, shown] for section, values in content["measured"].items() for name, shown in lines_of(values)
+    ]
     body = tabulate(rows, ["section", "what", "value"], tablefmt=style, disable_numparse=True)
     judged = judged_of(content)
     size = "tiny sizes, which only check that everything works" if content["quick"] else "full size"
@@ -154,9 +156,9 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
 
 
-def lines_of(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def lines_of(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """(name, value) of each entry of a section, as text in one line."""
-    for name, value in found.items():
+    for name, value in values.items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         yield name, "; ".join(f"{key} {_short(number)}".strip() for key, number in entries).replace("|", "/")
 

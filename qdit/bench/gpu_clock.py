@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Scale:
-    """Where `qdit bench gpu` runs, and whether at tiny sizes, which only check that it works."""
+    """The device of `qdit bench gpu`, and whether it runs at tiny sizes, which only check that it works."""
 
     device: str = "cuda"
     quick: bool = False
@@ -75,7 +75,7 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """Result of a call, or what it failed with as text: one part of a section does not stop the others."""
+    """Result of a call, or the text of its error. So a part of a section that fails does not stop the others."""
     try:
         return call()
     except Exception as problem:

@@ -24,7 +24,7 @@ from qdit.sampling.protocol import Protocol
 MODES = (PLAIN, SIMULATED, INTEGER)
 TINY = DiTConfig(input_size=8, hidden_size=48, depth=2, num_heads=2)
 IMAGES, STEPS = 10_000, 100
-"""Of a row of Table 2."""
+"""Images and steps of a row of Table 2."""
 ROUNDED = {"ptq4dit": "per-step", "tfmq-dm": "per-step"}
 """Methods whose learned rounding is timed, and their calibration data."""
 
@@ -40,7 +40,7 @@ def random_on(scale: Scale, config: DiTConfig) -> DiT:
 
 
 def in_half(scale: Scale, source: DiT, mode: str, group_size: int) -> DiT:
-    """A copy of the model in a mode, with linears in half precision (and what is quantized at W4A8)."""
+    """A copy of the model for a mode. Linears are in half precision, or quantized at W4A8."""
     if mode == PLAIN:
         return prepare_inference(round_linears(deepcopy(source), "float16"))
     rounded = round_linears(quantized(source, group_size=group_size).to(scale.device), "float16")

@@ -89,7 +89,7 @@ def measure(size: Size, command: str) -> dict[str, Any]:
 
 
 def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str]) -> dict[str, Callable[[], object]]:
-    """What takes turns at one layer: peaks, peers and ours; at the other numbers of rows only the main ones."""
+    """Candidates measured at one layer: peaks, other libraries, ours; only the main ones at other numbers of rows."""
     calls: dict[str, Callable[[], object]] = {}
     peak = peak_loop()
     if peak is not None:

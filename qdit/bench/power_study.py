@@ -1,13 +1,13 @@
-"""Power study: which share of method pairs a metric tells apart, against the number of images.
+"""Power study: the share of method pairs that a metric separates, against the number of images.
 
-The study reads the rows that a run has written: features and images. It takes the first n images of each row and
-resamples them as `qdit evaluate` does. It counts the pairs of methods of one setting, form, scope and bits whose 95 %
-interval of the paired difference excludes 0, each pair by itself.
+The study reads the features and images of the rows of a run. It takes the first n images of each row and resamples them
+as `qdit evaluate` does. It compares rows of equal setting, form, scope and bits. A metric separates a pair of rows if
+the 95 % interval of their paired difference excludes 0. There is no correction for the number of pairs.
 
-**Rule of the ranking column.** For each metric the shares are averaged over all numbers of images up to 128, the number
-that most rows of the mini profile have. A metric of pixels or features ranks by default if its mean share is the
-largest, and if at least 95 % of the pairs that it tells apart have the order that all images give by the same metric.
-Among metrics within two points of the largest, the first one in the order of columns is chosen.
+**Rule.** The rule says by which metric tables should rank. For each metric the shares are averaged over all numbers of
+images up to 128; most rows of the mini profile have 128. The rule considers the paired metrics for which at least 95 %
+of the separated pairs have the same order as with all images. It takes the one with the largest mean share. If several
+are within two percentage points of the largest, it takes the one whose column comes first.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ class MeasuredRow:
 
     @property
     def is_full_precision(self) -> bool:
-        """Whether it is the row that the others are compared with."""
+        """Whether the row is full precision."""
         return self.record.run["method"] == FULL_PRECISION_METHOD
 
 
@@ -119,7 +119,7 @@ def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[
 
 
 def entries(counts: dict[int, list[int]]) -> list[dict[str, Any]]:
-    """Share of separated pairs, and of those the share in the order that all images give, by number of images."""
+    """For each number of images: share of separated pairs, and the share of these with the order of all images."""
     return [
         {"images": size, "pairs": pairs, "share": apart / pairs, "consistent": same / apart if apart else None}
         for size, (pairs, apart, same) in sorted(counts.items())

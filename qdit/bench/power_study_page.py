@@ -25,23 +25,28 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         "> Words such as *paired metric* and *bootstrap*: [glossary](glossary.md)",
         "",
-        "The power study asks which metric tells most pairs of methods apart, and with how many images. It takes the"
-        f" first n images of {sum(group['rows'] for group in groups)} rows in {len(groups)} groups of equal setting,"
-        " form, scope and bits. A pair is apart if the 95 % interval of its paired difference excludes 0, each pair by"
-        " itself.",
+        "The power study compares metrics. For each metric and each number of images n it asks: for how many pairs of"
+        " methods is the difference more than chance?",
         "",
-        f"![Share of pairs told apart against images]({figure.as_posix()})",
+        f"The study has {sum(group['rows'] for group in groups)} rows of the tables. It compares rows with equal"
+        f" setting, form, scope and bits; there are {len(groups)} such groups. The metrics of each row are computed"
+        " from its first n images. A metric *separates* a pair of rows if the 95 % interval of their paired difference"
+        " excludes 0. There is no correction for the number of pairs.",
+        "",
+        f"![Share of separated pairs against the number of images]({figure.as_posix()})",
+        "",
+        "The table has the share of separated pairs for each number of images.",
         "",
         *table(study),
         "",
-        f"*Mean* is the mean share up to {study['plan']['counted_up_to']} images. *Same order* is the share of the"
-        " pairs told apart that have the order of all images.",
+        f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order*: of the"
+        " separated pairs, the share whose order with n images is also the order with all images.",
         "",
-        "## Which column ranks",
+        "## Which metric should rank the rows",
         "",
-        "The paired metric with the largest mean ranks, if at least 95 % of the pairs that it tells apart have the"
-        " order of all images. Among metrics within two points of the largest, the first in the order of columns ranks"
-        " (`qdit/bench/power_study.py`).",
+        "The program has a rule (`qdit/bench/power_study.py`). The rule considers the paired metrics whose *same"
+        " order* is at least 95 %. It takes the one with the largest *mean*. If several are within two percentage"
+        " points of the largest, it takes the one whose column comes first in the tables.",
         "",
         choice(study),
         "",
@@ -55,8 +60,8 @@ def choice(study: Mapping[str, Any]) -> str:
     if chosen is None:
         return f"No metric qualifies by this rule. Tables are ranked by {present.title}."
     if chosen == present.name:
-        return f"By this rule {present.title} ranks, as in all tables."
-    return f"By this rule {METRICS[chosen].title} would rank. Tables are ranked by {present.title} at present."
+        return f"The rule takes {present.title}. All tables rank by it."
+    return f"The rule takes {METRICS[chosen].title}. The tables rank by {present.title} at present."
 
 
 def table(study: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
-"""The step checkpoint → speed.json: how fast a row's network samples, and how many bytes it holds in memory.
+"""The step checkpoint → speed.json: how fast the network of a row samples, and how many bytes it holds in memory.
 
-Times differ from run to run, so they have a file of their own and never enter metrics.json. Measured are the forward
-passes of the network along whole trajectories of one chunk, in CPU seconds of the process that computes. The sampler,
-and the pipe to a tool's process, are not counted. Our networks are measured simulated and in integers, a tool's in its
-own process.
+Times differ from run to run. So they have their own file and are never written to metrics.json. The step measures the
+CPU seconds of the network's forward passes, for all sampling steps of one chunk. It does not count the sampler, nor the
+pipe to the process of a tool. Networks of this suite are measured in simulated and in integer mode. The network of a
+tool is measured in the tool's process.
 """
 
 import statistics
@@ -39,7 +39,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class SpeedJob:
-    """What is measured: a checkpoint or a tool's folder, a protocol, and a batch. `python` is needed for a tool."""
+    """A measurement: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`."""
 
     sample: SampleJob
     out: Path

@@ -121,7 +121,8 @@ def rounding(
 ) -> None:
     """Time an iteration of learned rounding.
 
-    A block of the mini model, beside torch's own operations and beside its matrix products alone.
+    The command measures a block of the mini model. It compares the time with that of torch's own operations, and
+    with the time of the matrix products alone.
 
     \b
     Example:
@@ -181,11 +182,11 @@ def on_gpu(
     device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
     quick: Quick = False,
 ) -> None:
-    """Show in one call what holds on a GPU.
+    """Test and time everything on a GPU, in one call.
 
-    The sections are reached, selftest, correct, models, sampling, methods, pipeline, rounding, decoding and speed. No
-    section stops another. All sections take about six minutes on an H100. `make gpu-check` packs what a machine without
-    a package index needs.
+    The sections are reached, selftest, correct, models, sampling, methods, pipeline, rounding, decoding and speed. If a
+    section fails, the others still run. All sections take about six minutes on an H100. `make gpu-check`
+    packs what a machine without a package index needs.
 
     \b
     Examples:
@@ -300,9 +301,10 @@ def evaluating(
     features: Annotated[int, typer.Option(min=2, help="Columns of the synthetic features.")] = 256,
     resamples: Annotated[int, typer.Option(min=2, help="Resamples by each method.")] = 5,
 ) -> None:
-    """Time resampled distances by matrix roots and by expansion.
+    """Time two ways to compute the Fréchet distances of resamples.
 
-    Prints CPU seconds of one thread and the ratio of the deviations. It writes no record.
+    The two ways are exact matrix roots and an approximation (docs/protocol.md). The command prints the CPU seconds of
+    one thread, and the ratio of the standard deviations of both. It writes no record.
 
     \b
     Example:

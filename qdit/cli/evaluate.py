@@ -74,34 +74,28 @@ def evaluate(
         Path | None, typer.Option(help="Checkpoint the samples came from; imported samples have none.")
     ] = None,
     fp_samples: FpSamples = None,
-    reference_file: Annotated[
-        Path | None, typer.Option(help="Of images: statistics that `qdit reference` made.")
-    ] = None,
+    reference_file: Annotated[Path | None, typer.Option(help="Images: statistics that `qdit reference` made.")] = None,
     extractor: Extractor = "digit-classifier",
     extractor_weights: ExtractorWeights = EXTRACTOR_WEIGHTS,
     reference_name: Annotated[str, typer.Option(help="Name of the reference, for the record.")] = "digits",
-    lpips: Annotated[Path | None, typer.Option(help="Of images: the file that `qdit perceptual` wrote.")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="Images: the file that `qdit perceptual` wrote.")] = None,
     judged: Annotated[
-        list[str] | None, typer.Option(help="Of images: judge=file that `qdit judge` wrote; repeat for each judge.")
+        list[str] | None, typer.Option(help="Images: judge=file that `qdit judge` wrote; repeat for each judge.")
     ] = None,
     judge_reference: Annotated[
         list[str] | None,
-        typer.Option(help="Of images: dino=file of real images that `qdit reference --extractor dinov2` made."),
+        typer.Option(help="Images: dino=file of real images that `qdit reference --extractor dinov2` wrote."),
     ] = None,
     suite: Suite = None,
-    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Of clips: clips of each prompt.")] = 3,
-    instruments: Annotated[
-        Path, typer.Option(callback=shipped, help="Of clips: networks of mini-VBench.")
-    ] = INSTRUMENTS,
+    clips_per_prompt: Annotated[int, typer.Option("--samples", min=1, help="Clips: number for each prompt.")] = 3,
+    instruments: Annotated[Path, typer.Option(callback=shipped, help="Clips: networks of mini-VBench.")] = INSTRUMENTS,
     setting: Setting = "by-hand",
     model: Model = "by-hand",
     form: Form = "natural",
     label: Label = "by-hand",
     replicate: Replicate = 0,
-    bits: Annotated[
-        str | None, typer.Option(help="Of imported samples: bits as their importer states them, e.g. w4a8.")
-    ] = None,
-    scope: Annotated[str | None, typer.Option(help="Of imported samples: scope of the table they stand in.")] = None,
+    bits: Annotated[str | None, typer.Option(help="Imported samples: bits that you claim for them, e.g. w4a8.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Imported samples: scope of the table that shows them.")] = None,
     resamples: Resamples = 200,
     images: StatedCount = None,
     sampler: Stated = None,
@@ -120,7 +114,7 @@ def evaluate(
 ) -> None:
     """Score samples, of images or clips.
 
-    The command reads from the samples what they are and how they were made. A flag about this can only repeat it.
+    The command reads from the samples how they were made. A flag about this must agree with them.
     Images get FID, sFID, IS, precision and recall. These use features that `qdit sample --extractor` or `qdit features`
     wrote. Clips get mini-VBench's sixteen dimensions and mFVD. With --fp-samples both also get the paired
     metrics: FD-FP, MSE-FP, MIND-FP, PSNR-FP and SSIM-FP, and images with --lpips also LPIPS-FP. With --judged images
@@ -153,7 +147,7 @@ def evaluate(
 
 
 def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
-    """What the importer of samples says of them; ConfigError for samples of ours, which say it themselves."""
+    """Bits and scope that the importer of samples claims. ConfigError for samples of this suite, which hold them."""
     from qdit.core.run import IMPORTED, split_bits
 
     if bits is None:

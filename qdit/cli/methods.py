@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-new_app = typer.Typer(rich_markup_mode=None, help="Begin something of your own.")
+new_app = typer.Typer(rich_markup_mode=None, help="Write the first version of a method of your own.")
 
 
 def methods(

@@ -9,12 +9,12 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Class of diffusers; default: all in a line each.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/model-classes.md.")] = False,
 ) -> None:
-    """List the transformers of diffusers, and the share of their weights that has a role.
+    """List the transformers of diffusers that the methods can quantize.
 
-    A method finds layers by their role (qkv, fc1, …), which one table of patterns gives them. The columns: the share of
-    the weights of all linears and convolutions that has a role; the share in the linears of the blocks, which scope
-    common quantizes; the number of blocks that were built (two of each list); layers without a role. For one class the
-    command shows the share of each role. docs/any-model.md shows how to quantize one, or a class of your own.
+    A method finds layers by their role (qkv, fc1, …). The columns are: the share of the weights that has a role; the
+    share that scope common quantizes; the number of blocks (each list has only two); layers without a role. For one
+    class the command shows the share of each role. docs/any-model.md shows how to quantize a transformer of diffusers
+    or of your own.
 
     \b
     Examples:

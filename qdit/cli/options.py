@@ -41,7 +41,7 @@ Threads = Annotated[
 ]
 Extractor = Annotated[str, typer.Option(help="Name of the network whose features score the images.")]
 ExtractorWeights = Annotated[Path, typer.Option(callback=shipped, help="Weights of the extractor.")]
-REPEATED = "Checked against the value that the files record; it cannot change it."
+REPEATED = "Must be equal to the value that the files record."
 Stated = Annotated[str | None, typer.Option(help=REPEATED)]
 StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
 StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]

@@ -85,8 +85,9 @@ def fetch(
 
     The command downloads from the addresses in the profile, over https only. A stopped download continues. If the
     profile lacks the whole sha256 of a file, you must name the file with --allow-unverified. The command then prints
-    the digest, and you can add it to the profile. No other command downloads, except `qdit vbench install`. `qdit
-    doctor` shows which files exist. SECURITY.md says what a profile can and cannot do.
+    the digest, and you can add it to the profile. Only this command, `qdit vbench
+    install` and `qdit tools install` download. `qdit doctor` shows which files exist. SECURITY.md says what a profile
+    can and cannot do.
 
     \b
     Examples:
@@ -97,11 +98,11 @@ def fetch(
     from qdit.core.files import sha256_file
     from qdit.workflow.fetch import choose, files_of, is_named, unverified
     from qdit.workflow.fetch import fetch as fetch_file
-    from qdit.workflow.one_row import find_row, part_of
+    from qdit.workflow.one_row import find_row, profile_of_row
     from qdit.workflow.profile import load_profile
 
     allowed, loaded = allow_unverified or [], load_profile(*profile)
-    needed = part_of(loaded, find_row(loaded, row)) if row is not None else loaded
+    needed = profile_of_row(loaded, find_row(loaded, row)) if row is not None else loaded
     files = choose(files_of(needed), names or [])
     refused = [file for file in unverified(files) if not is_named(file, allowed)]
     for file in files:

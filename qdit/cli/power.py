@@ -21,7 +21,8 @@ def power(
     """Study how many images each metric needs to tell methods apart.
 
     The study reads the samples and features that a run has written, and takes the first 8, 16, 32, … images of each
-    row. It writes the share of method pairs that each metric tells apart, and which column should rank.
+    row. For each metric it writes the share of method pairs whose difference is more than
+    chance, and which metric should rank the rows.
 
     \b
     Example:

@@ -180,13 +180,13 @@ def doctor(
     from qdit.workflow.cost_tables import tables_text
     from qdit.workflow.doctor import examine, needs_gpu, surroundings
     from qdit.workflow.doctor_text import doctor_text
-    from qdit.workflow.one_row import find_row, part_of, plan_lines
+    from qdit.workflow.one_row import find_row, plan_lines, profile_of_row
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
     folder = results or Path("results", loaded["profile"])
     table_row = find_row(loaded, row) if row is not None else None
-    checked = part_of(loaded, table_row) if table_row else loaded
+    checked = profile_of_row(loaded, table_row) if table_row else loaded
     for line in plan_lines(loaded, [table_row] if table_row else [], folder):
         typer.echo(line)
     findings = examine(checked, folder)

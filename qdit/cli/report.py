@@ -121,12 +121,12 @@ def docs_mini(
     docs: Annotated[Path, typer.Option(help="Folder to fill.")] = Path("docs/mini"),
     readme: Annotated[Path, typer.Option(help="README whose table of numbers is written.")] = Path("README.md"),
 ) -> None:
-    """Keep a finished run in the repository.
+    """Copy the pages of a finished run to docs/mini.
 
-    The pages of the default tables, the claims and the leaderboard go to docs/mini, with times, machine and commit; the
-    README's table of numbers is written from them. An opt-in table is kept too if its page is made (`snakemake --cores
-    all all differences`). All other files of docs/mini are removed. The checkout must be clean and the workflow
-    finished.
+    The command copies the pages of the default tables, the claims and the leaderboard. It adds times, machine and
+    commit, and writes the README's table of numbers. It also copies an opt-in table if the run has its page
+    (`snakemake --cores all all differences`). It removes all other files of docs/mini. The checkout must have no
+    changes, and the workflow must be finished.
 
     \b
     Example:

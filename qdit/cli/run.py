@@ -30,20 +30,23 @@ def run(
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="With --row: only 64 images, in results/PROFILE-smoke; tells whether all works."),
+        typer.Option(
+            "--smoke",
+            help="With --row: test every step with only 64 images, in results/PROFILE-smoke.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print rows, time, disk and the command; run nothing.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show all that Snakemake says.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the whole output of Snakemake.")] = False,
 ) -> None:
     """Make tables, with all missing steps before them.
 
     The command prints the snakemake call and runs it. Results go to results/PROFILE/ below the current folder. The last
-    lines name the pages. A second call makes only what is missing, also after Ctrl-C or a crash.
+    lines name the pages. A second call makes only what is missing. This is also true after Ctrl-C or a crash.
 
-    A row brings its full-precision partner along, and at the end the printed numbers stand beside ours. Its files are a
-    part of the whole table, which a later call completes.
+    With --row the command also makes the full-precision row of the same setting. At the end it prints our numbers
+    beside those of the paper. A later call for the whole table uses the files of the row.
 
     \b
     Examples:

@@ -82,12 +82,12 @@ def import_samples(
         int | None, typer.Option("--samples", min=1, help="Clips: number of MP4 files of each prompt; needs --like.")
     ] = None,
 ) -> None:
-    """Take the images or clips of another program as samples.
+    """Import images or clips that another program made.
 
-    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported". A folder
-    may state the protocol whose noise its images have in protocol.json, an npz in its member protocol; with --like only
-    such images are paired with full precision's. Images without labels have no class accuracy. With --samples the
-    folder holds clips: <prompt>-<number>.mp4 for every prompt of the suite.
+    `qdit features` and later steps read them like the images of `qdit sample`. Their protocol is "imported". The files
+    may state the protocol by which they were made: a folder in protocol.json, an npz in its member protocol. Only then,
+    and with --like, they are compared with full precision image by image. Images without labels have no class accuracy.
+    With --samples the folder holds clips: <prompt>-<number>.mp4 for every prompt of the suite.
 
     \b
     Examples:

@@ -23,35 +23,33 @@ CALIBRATION_PROMPTS, CALIBRATION_SEED = 256, 31
 
 Suite = Annotated[
     Path | None,
-    typer.Option(callback=shipped, help="full_info JSON of the prompts of clips; default: mini-VBench's own."),
+    typer.Option(callback=shipped, help="Clips: prompts, a full_info JSON; default: those of mini-VBench."),
 ]
 ClipsPerPrompt = Annotated[int, typer.Option("--samples", min=1, help="Number of clips of each prompt.")]
 Shift = Annotated[float, typer.Option(help="Shift of the timesteps towards noise; 1 spaces them evenly.")]
 
 TextEmbeddings = Annotated[
-    Path | None, typer.Option(help="Clips of latents: tokens of the prompts, a file of `qdit video embed`.")
+    Path | None, typer.Option(help="Latent clips: text embeddings of the prompts, a file of `qdit video embed`.")
 ]
 AnySampler = Annotated[
     str | None, typer.Option("--sampler", help="Images: ddim (no added noise) or ddpm (ancestral); default ddim.")
 ]
 AnySteps = Annotated[
     int | None,
-    typer.Option(
-        "--steps", help="Number of sampling steps, 1 to 1000; default 20, of clips 15, of clips of latents 30."
-    ),
+    typer.Option("--steps", help="Number of sampling steps, 1 to 1000. Default: images 20, clips 15, latent clips 30."),
 ]
 AnyCfgScale = Annotated[
     float | None,
-    typer.Option("--cfg-scale", help="Guidance scale, 1 (no guidance) to 100; default 1, of clips 2.5, of latents 7."),
+    typer.Option("--cfg-scale", help="Guidance scale, 1 (none) to 100. Default: images 1, clips 2.5, latent clips 7."),
 ]
 AnyShift = Annotated[
     float | None,
-    typer.Option("--shift", help="Clips: shift of the timesteps towards noise; default 2.5, of latents by their size."),
+    typer.Option("--shift", help="Clips: shift of timesteps towards noise. Default 2.5; latent clips: by size."),
 ]
-Frames = Annotated[int | None, typer.Option(help="Clips: number of frames; default 8, of latents 51.")]
-Height = Annotated[int | None, typer.Option(help="Clips: height in pixels; default 16, of latents 240.")]
-Width = Annotated[int | None, typer.Option(help="Clips: width in pixels; default 16, of latents 426.")]
-Fps = Annotated[int | None, typer.Option(help="Clips: frames per second; default 8, of latents 24.")]
+Frames = Annotated[int | None, typer.Option(help="Clips: number of frames. Default 8; latent clips: 51.")]
+Height = Annotated[int | None, typer.Option(help="Clips: height in pixels. Default 16; latent clips: 240.")]
+Width = Annotated[int | None, typer.Option(help="Clips: width in pixels. Default 16; latent clips: 426.")]
+Fps = Annotated[int | None, typer.Option(help="Clips: frames per second. Default 8; latent clips: 24.")]
 
 
 @dataclass(frozen=True)

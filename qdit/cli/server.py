@@ -76,7 +76,7 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
 
 
 def state_of(path: str) -> tuple[int, ...]:
-    """What changes if a file is edited or replaced; () if there is none."""
+    """Identity of a file's content: it changes if the file is edited or replaced. () if there is no file."""
     try:
         facts = Path(path).stat()
     except OSError:
@@ -85,7 +85,7 @@ def state_of(path: str) -> tuple[int, ...]:
 
 
 class Loaded:
-    """What the server imported: packages, and the suite's modules if it has the folder of their sources."""
+    """The modules that the server has imported: packages, and the suite's modules if it has their sources."""
 
     def __init__(self, sources: Path | None) -> None:
         self.sources, self.states = sources, dict[str, tuple[int, ...]]()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     rich_markup_mode=None,
-    help="Tools such as torchao beside our methods, in an environment of their own (docs/compare.md).",
+    help="Compare other quantization libraries, such as torchao, with our methods (docs/compare.md).",
 )
 PYTHON = Path("results/mini/envs/tools/bin/python")
 
@@ -84,8 +84,9 @@ def quantize(
 ) -> None:
     """Quantize weights of a DiT with a tool.
 
-    The tool gets diffusers' form of the weights, and quantizes the four linears of every block. The folder holds this
-    form, and the tensors that the tool keeps. A tool that leaves layers as they are is an error.
+    The tool gets the weights as a diffusers transformer, and quantizes the four linears of every block. The folder
+    holds this transformer, and the tensors of the quantized one. It is an error if the tool does not quantize one of
+    these layers.
 
     \b
     Example:
@@ -128,8 +129,8 @@ def sample(
 ) -> None:
     """Sample images with a tool's quantized transformer.
 
-    Noise, labels and chunks are those of `qdit sample`, so the images are paired with full precision's. The transformer
-    computes in the tool's own process.
+    Noise, labels and chunks are those of `qdit sample`. So the images can be compared with full precision image by
+    image. The transformer runs in the tool's own process.
 
     \b
     Example:
@@ -164,8 +165,8 @@ def speed(
 ) -> None:
     """Measure how fast a quantized network samples, and its bytes in memory.
 
-    Our checkpoints are measured simulated and in integers, tools in their own process. The numbers are CPU seconds of
-    the network alone.
+    Checkpoints of this suite are measured in simulated and in integer mode, tools in their own process. The time is
+    the CPU time of the network alone.
 
     \b
     Example:

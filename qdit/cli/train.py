@@ -14,7 +14,7 @@ app = typer.Typer(rich_markup_mode=None, help="Train the small models. Opt-in: t
 
 @app.command("dit")
 def train_dit(
-    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[
         str, typer.Option(help="dit-digits (8×8), dit-digits-16 (upsampled to 16×16) or dit-fashion (28×28).")
     ] = "dit-digits",

@@ -159,7 +159,7 @@ def gather(
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
     results: Annotated[list[Path], typer.Argument(help="JSON of each dimension.")],
 ) -> None:
-    """Gather the dimensions of a run into one JSON.
+    """Join the scores of a run's dimensions in one JSON file.
 
     The file has the scores and VBench's normalised scores. If all sixteen dimensions exist, it also has the three
     totals.

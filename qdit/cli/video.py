@@ -215,7 +215,7 @@ def ship(
 
 
 def train_video(
-    out: Annotated[Path, typer.Argument(help="Folder of the training run; goes on from its checkpoint, if any.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
     until: Annotated[int | None, typer.Option(help="Stop at this iteration; default: the end.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

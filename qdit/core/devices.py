@@ -11,9 +11,9 @@ from torch import Tensor
 def torch_device(device: str) -> torch.device:
     """Device of a name (`cpu`, `cuda:N`), on a GPU with arithmetic that is the same in every run.
 
-    TensorFloat-32 is off: it would round the inputs of float32 products to ten bits. New memory is not filled with
-    NaN, which torch does for deterministic algorithms unless told otherwise: it costs time and changes no bit of what
-    is written before it is read.
+    TensorFloat-32 is off: it would round the inputs of float32 products to ten bits. With deterministic algorithms,
+    torch fills new memory with NaN. This is switched off: it takes time, and it changes no result that is written
+    before it is read.
     """
     device_of_name = torch.device(device)
     if device_of_name.type == "cuda":
@@ -40,5 +40,5 @@ def tensor_float_32(*, enabled: bool) -> Iterator[None]:
 
 
 def device_after(move: Callable[[Tensor], Tensor], tensor: Tensor) -> torch.device:
-    """Where a module's `_apply` function takes a tensor, for tensors of a layout or type that must not change."""
+    """Device to which the function `move` of a module's `_apply` moves tensors. Nothing is said about their types."""
     return move(torch.empty(0, device=tensor.device)).device

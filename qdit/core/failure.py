@@ -93,9 +93,10 @@ MACHINE_WORDS = re.compile(
     r"|same device|same dtype, device|device type|desired device|on the device",
     re.IGNORECASE,
 )
-"""What torch says in an exception of no special type when memory, a device or one of its libraries fails.
+"""Words in torch's exceptions that mean: memory, a device or one of its libraries failed, not the method.
 
-Each name of a library of GPUs is enough: a job that fails is repeated, a wrong result would stay in its table.
+The name of a GPU library is enough. A job that fails is repeated; a failure that is wrongly blamed on the method would
+stay in its table.
 """
 
 BY_METHOD = "_qdit_by_method"

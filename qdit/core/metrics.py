@@ -76,7 +76,7 @@ class Metric:
     better: Better = ""
     write: Callable[[float], str] = four_decimals
     heading: str = ""
-    """Of a column; the title with its arrow unless given."""
+    """Heading of the column; by default the title with an arrow."""
     function: str = ""
     resampled: str = ""
     stored: str = ""
@@ -106,7 +106,7 @@ class Metric:
     total: Literal["quality", "semantic", ""] = ""
     """VBench's total that a dimension belongs to."""
     weight: float = 1.0
-    """Of a dimension in its total."""
+    """Weight of a dimension in its total."""
     turn: int = 0
     """When a dimension is added to its total (the last bits of a sum depend on it); equal ones in order of columns."""
 

@@ -22,7 +22,7 @@ FLOW = recorded_sampler(RECTIFIED_FLOW)
 IDENTITY = ("setting", "form", "label", "weight_bits", "activation_bits", "scope")
 """What of `run` says which run it is."""
 RANDOM_LABELS = "random"
-"""What a setting and a record mean that say nothing of their labels."""
+"""Value of a setting or a record without the field `labels`."""
 UNKNOWN_OF_IMPORTED = ("weight_bits", "activation_bits", "scope")
 """What a run of imported samples does not say of itself."""
 
@@ -179,7 +179,7 @@ def write_record(path: Path, record: MetricsRecord) -> None:
 
 
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
-    """One line that says in what a run differs from its profile's setting; empty if nothing differs.
+    """One line about the differences between a run and the setting of its profile; empty if there are none.
 
     Imported samples do not say how they were made, so only their model counts.
     """

@@ -13,9 +13,9 @@ from qdit.core.errors import DataError
 from qdit.core.files import atomic_path
 
 QUALITY = {"crf": "12", "preset": "medium"}
-"""Of what people look at: hardly visible loss, colours at half the resolution, plays in every browser."""
+"""Options for clips that people watch: small loss, colours at half the resolution. Every browser plays them."""
 LOSSLESS = {"qp": "0", "preset": "medium"}
-"""Of what is measured: RGB, every pixel as it was; not every player can show it."""
+"""Options for clips that are measured: RGB without loss. Not every player can show them."""
 BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
 """No times or names of programs in the file; its index comes first."""
 

@@ -45,7 +45,7 @@ class DenseLinear(nn.Module):
         self.bias = bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DenseLinear":
-        """Move weight and bias, also where they are no parameters; a weight packed for oneDNN is unpacked elsewhere."""
+        """Move weight and bias, also if they are no parameters. On another device than the CPU it is unpacked."""
         super()._apply(fn, recurse)
         device = device_after(fn, torch.empty(0, device=self.weight.device))
         if self.packs and device.type != "cpu":

@@ -12,7 +12,7 @@ from qdit.kernels.backend import Backend
 from qdit.kernels.library import backend
 
 EPSILON = 1e-6
-"""Of the LayerNorms of DiT and STDiT3."""
+"""Epsilon of the LayerNorms of DiT and STDiT3."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from qdit.kernels.backend import Backend
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Of Adam; rounding.cpp has them too."""
+"""Parameters of Adam; rounding.cpp has the same values."""
 
 DENSE = 0.9
 """Share of the elements of a site from which on none are dropped: dropping costs a pass."""

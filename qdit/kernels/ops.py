@@ -1,7 +1,7 @@
 """The same operations as `torch.ops.qdit.*`, for torch.compile and export; importing this module registers them.
 
 They have fake kernels and no gradients. Eager code calls `qdit.kernels.dispatch`, which is faster; compiled integer
-layers and compiled quantizers (`qdit.quant.home`) call these.
+layers and compiled quantizers (`qdit.quant.diffusers_layers`) call these.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ GROUPED_LINEAR = (
     " int[] step_sizes=[], Tensor? step_values=None, Tensor? down=None, Tensor? up=None, int rank=0) -> Tensor"
 )
 DEFAULTS = (8, False, 1, None, None, None, (), (), None, None, None, 0)
-"""Of the last arguments of `GROUPED_LINEAR`."""
+"""Default values of the last arguments of `GROUPED_LINEAR`."""
 
 FAKE_QUANTIZE_GROUPS = (
     "fake_quantize_groups(Tensor x, int group_size, int bits, bool symmetric=False, int threads=1) -> Tensor"

@@ -1,6 +1,6 @@
 """Reference of the grouped kernels in plain torch. It defines their results; tests compare every backend with it.
 
-y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b, with integer inner sums (spec/kernels.md §3a). The codes qx, scale sx and zero
+y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b, with integer inner sums. The codes qx, scale sx and zero
 point zx come from the input, for each token and group, by Q-DiT Eq. 7–8. The range contains zero, and the zero point is
 clamped.
 """
@@ -23,7 +23,7 @@ from qdit.kernels.packing import PackedWeight, unpack_weight
 from qdit.kernels.parts import NO_PARTS, Parts, check_parts, factors, transformed
 
 LARGEST_ZERO = 255
-"""Of activations: zero points are multiplied as 16-bit pairs."""
+"""Largest zero point of an activation: zero points are multiplied as 16-bit pairs."""
 
 
 def quantize_groups(

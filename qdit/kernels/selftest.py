@@ -13,7 +13,7 @@ from qdit.kernels.packing import PackedWeight, pack_weight, unpack_weight
 from qdit.kernels.parts import Parts, branch_bound, channel_step, hadamard_step, make_branch, transformed
 
 TOLERANCE = 1e-6
-"""Of |x̂|·|ŵ|ᵀ + |b|: what rounding may change (issue 5)."""
+"""Largest rounding error of a result, as a share of |x̂|·|ŵ|ᵀ + |b|."""
 
 CASES = ((4, 32, 32, False), (4, 12, 96, False), (6, 24, 24, True), (8, 96, 96, False))
 """Weight bits, group size of the weight and of the activations, symmetric activations."""

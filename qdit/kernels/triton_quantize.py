@@ -18,7 +18,7 @@ from qdit.kernels.parts import Step
 from qdit.kernels.triton_transform import encoded, steps_of
 
 ELEMENTS = 4096
-"""Of one program, about: 32 for each thread of 4 warps."""
+"""Approximate number of elements of one program: 32 for each thread of 4 warps."""
 
 STEP = 32
 """Tensor cores multiply steps of 32 bytes: groups of codes are padded to a multiple of it."""

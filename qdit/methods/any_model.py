@@ -1,4 +1,4 @@
-"""Any transformer, quantized by any method, from the arguments of some of its forward passes."""
+"""Quantizes any transformer with a method of the suite. Arguments of forward passes are the calibration data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,11 @@ from qdit.sampling.pipeline_protocol import PipelineProtocol
 def network_of(
     transformer: nn.Module, *, patterns: Sequence[Pattern] = (), blocks: Sequence[str] = ()
 ) -> DiffusersNetwork:
-    """The network of a transformer: an object of diffusers, or any module.
+    """A view of a transformer that shows its layers with their roles. It may be any torch module that has blocks.
 
-    `patterns` are pairs of a regular expression and a role. They come before the common table. `blocks` are the paths
-    of the lists of blocks, in the order in which they run; without them they are found.
+    `patterns` are pairs of a regular expression and a role. They are tried before the common patterns. `blocks` are the
+    paths of the module lists that hold the blocks, in the order in which they run. Without `blocks` the lists are
+    searched in the module.
     """
     family = family_of_class(type(transformer).__name__)
     if patterns or blocks:
@@ -46,12 +47,12 @@ def quantize_transformer(
     patterns: Sequence[Pattern] = (),
     blocks: Sequence[str] = (),
 ) -> Quantized:
-    """A quantized copy of a transformer, which stays as it is.
+    """Make a quantized copy of a transformer. The transformer itself does not change.
 
     `samples` are keyword arguments of its forward pass, with one row for each calibration sample; `timestep` is among
-    them. `shared` are arguments that all samples have in common. A method that looks at no data needs neither. The
-    result's `model.transformer` is the quantized transformer, for its pipeline. Raises ConfigError and Unsupported as
-    `quantize_model`.
+    them. `shared` are arguments that all samples have in common. A method without calibration data needs neither. The
+    quantized transformer is `model.transformer` of the result; it can replace the transformer of a pipeline. Raises
+    ConfigError and Unsupported as `quantize_model` does.
     """
     network = network_of(transformer, patterns=patterns, blocks=blocks)
     if not network.sites():

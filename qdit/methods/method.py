@@ -50,7 +50,8 @@ class Method(ABC):
     common_weights_are_core: ClassVar[bool] = False
     """Whether scope `common` quantizes weights of a block's four linears only, so that sizes follow from shapes."""
     stores_more_than_codes: ClassVar[bool] = False
-    """Whether its sites hold transforms, branches or weights that are not uniform: shapes then say nothing of sizes."""
+    """Whether its sites hold more than uniform weights: transforms, branches, other kinds. Then its size cannot be
+    computed from shapes."""
     color: ClassVar[str | None] = None
     """Colour in plots, `#rrggbb`; None: one of those that are free."""
     marker: ClassVar[str | None] = None

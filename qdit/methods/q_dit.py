@@ -1,6 +1,6 @@
 """Q-DiT: weights and activations are quantized in groups. Activation ranges are dynamic; GPTQ rounds the weights.
 
-Numbered details (spec/methods.md §4.1; the paper is Chen et al., CVPR 2025):
+Numbered details (Chen et al., CVPR 2025):
 1. The four linears of each block are quantized. Weights and inputs of a layer share one group size (paper §5.1). It
    comes from `group_size`, or layer by layer from an allocation that a search found.
 2. Activations: min-max for each token and group, computed in every forward pass (Eq. 7–8). The paper says

@@ -93,7 +93,7 @@ def compared_clips(samples: Path, fp_samples: Path, *, clips: int) -> PixelCompa
 
 
 def _of_pairs(samples: Path, fp_samples: Path, clips: int, compare: Callable[[Frames, Frames], Compared]) -> Compared:
-    """What `compare` says of the frames (1, 3, T, H, W) of each clip of two runs; DataError for other prompts."""
+    """Results of `compare` for the frames (1, 3, T, H, W) of each clip of two runs; DataError if prompts differ."""
     names: tuple[list[tuple[str, int]], ...] = ([], [])
 
     def frames_of(folder: Path, seen: list[tuple[str, int]]) -> Iterator[np.ndarray]:

@@ -37,7 +37,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """What features are compared with again and again: moments of d features, and the features behind them, if known.
+    """One side of many Fréchet distances: moments of d features, and the features themselves if they are known.
 
     `features` (n, d) must be those of the moments.
     """
@@ -69,9 +69,9 @@ def distance_to(target: Target, features: np.ndarray) -> float:
     rows = require_matrix("features", features, rows=2)
     require_moments("target", target.moments)
     _require_same_size(rows.shape[1], target.moments.mean.size)
-    own, gap = _factor(rows), rows.mean(axis=0) - target.moments.mean
-    overlap = np.linalg.svd(own @ target.factor.T, compute_uv=False).sum()
-    distance = gap @ gap + (own**2).sum() + np.trace(target.moments.covariance) - 2 * overlap
+    factors, gap = _factor(rows), rows.mean(axis=0) - target.moments.mean
+    overlap = np.linalg.svd(factors @ target.factor.T, compute_uv=False).sum()
+    distance = gap @ gap + (factors**2).sum() + np.trace(target.moments.covariance) - 2 * overlap
     return max(float(distance), 0.0)
 
 

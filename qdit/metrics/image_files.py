@@ -148,7 +148,7 @@ def require_indices(folder: Path) -> None:
 
 
 def bit_depth(file: Path) -> int:
-    """Bits of a channel, from the header of a PNG. Pillow reduces 16 bits to 8 without saying so."""
+    """Bits of a channel, from the header of a PNG. Pillow reads 16 bits as 8 bits without a warning."""
     with file.open("rb") as data:
         return data.read(25)[24]
 

@@ -1,4 +1,4 @@
-"""Step: images of another program → sample chunks. Only their source file is known, and what it states of itself."""
+"""Step: images of another program → sample chunks. The chunks name the source file and the protocol that it states."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -18,7 +18,7 @@ from qdit.sampling.family import Arrays
 from qdit.sampling.origin import PAIRED, Origin
 
 UNKNOWN_LABEL = -1
-"""Of an image whose class is not known."""
+"""Label of an image whose class is not known."""
 
 
 def as_it_is(model: Any) -> Any:

@@ -35,12 +35,12 @@ class PixelComparison:
 
     @property
     def record(self) -> dict[str, int]:
-        """How was compared, for metrics.json."""
+        """Facts about the comparison for metrics.json: the window of SSIM."""
         return {"ssim_window": self.window}
 
     @property
     def means(self) -> dict[str, float | None]:
-        """Name of the metric → its mean over all samples; None for a value that there is not."""
+        """Name of the metric → its mean over all samples; None if the metric has no value."""
         means: dict[str, float | None] = {name: float(values.mean()) for name, values in self.columns.items()}
         return NO_VALUES | means
 
@@ -58,7 +58,7 @@ def mse_per_image(images: np.ndarray, fp_images: np.ndarray) -> np.ndarray:
 def psnr_of(errors: np.ndarray, values: int) -> np.ndarray:
     """Peak signal-to-noise ratio in dB, −10 log₁₀ MSE, of images of `values` uint8 values with these MSE.
 
-    The ratio of equal images is infinite. They count as the best ratio below: one value differs by one level.
+    The PSNR of equal images is infinite. They count as images in which one value (0 … 255) differs by 1.
     """
     return np.asarray(-10 * np.log10(np.maximum(errors, 1 / (255**2 * values))))
 

@@ -23,7 +23,7 @@ CUTS = {"alex": (2, 5, 8, 10, 12), "vgg": (4, 9, 16, 23, 30)}
 CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 BUILDERS = {"alex": alexnet, "vgg": vgg16}
 MEAN, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Of pixels in [−1, 1], by colour."""
+"""Mean and scale of each colour, for pixels in [−1, 1]."""
 SMALLEST = 32
 """Pixels of a side below which the last layer of AlexNet has no position."""
 BATCH = 16

@@ -40,7 +40,7 @@ def digest_of_images(shards: Sequence[Shard]) -> str:
 
 
 def digest_of_folder(folder: Path, images: int | None) -> str:
-    """The same of a folder of samples."""
+    """Digest of the images in a folder of samples."""
     return digest_of_images(listed_shards(folder, images=images))
 
 

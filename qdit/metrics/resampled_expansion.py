@@ -1,4 +1,4 @@
-"""Fréchet distances of resamples for many features and more images: exact in the leading directions, else expanded.
+"""Fréchet distances of resamples, approximately, for many features and more images than features.
 
 **Balanced coordinates.** tr (Σ_a Σ_b)^½ does not change if features x become T x on one side and T⁻ᵀ x on the other.
 One T makes both covariances the same diagonal matrix; its entries are the roots r of the eigenvalues of Σ_a Σ_b. Let

@@ -1,4 +1,4 @@
-"""Fréchet distances of resamples from the products of all pairs of images: exact, for images up to the features.
+"""Fréchet distances of resamples from the products of all pairs of images, for at most as many images as features.
 
 With features X (n, d) and a reference root R (d, d), tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of
 X R² Xᵀ, which is (n, n). A resample selects rows and columns of it, removes the mean and weighs the rest; about 63 % of

@@ -206,7 +206,7 @@ def checkpoint_facts(checkpoint: Path) -> dict[str, dict[str, Any]]:
 
 
 def imported_facts(sampled: SampledRun, claimed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Facts about imported samples for metrics.json: checkpoint and size are unknown, bits are the importer's claim."""
+    """Facts about imported samples for metrics.json. Checkpoint and size are unknown; the importer claims the bits."""
     return {
         "run": dict.fromkeys(RUN_FACTS) | {"method": IMPORTED, "options": {}} | dict(claimed),
         "inputs": {

@@ -7,13 +7,14 @@ quantiles, so W₂² of two sorted samples is exact; the two may differ in size.
 by δ count 3 ‖δ‖².
 
 The definition and the factor are the paper's. Two choices are ours. The directions are fixed: all runs have the same.
-And they come in random orthonormal bases instead of one by one. Each is still uniform, and an average over a whole
-basis has no chance in the part that comes from the mean.
+And they are drawn as random orthonormal bases instead of one by one. Each direction is still uniform. The part of MIND
+that comes from the means is exact if it is averaged over a whole basis.
 
 **Influence of an image.** Kantorovich's potentials of the optimal plan say how much MIND changes with the weight of
-each image. A resample has other weights, and its value is the first-order one. These values scatter as the distances of
-new sets of images do; those of plain resamples scatter 1.5 to 4 times as much for paired images, because sorting a
-resample joins other pairs (tests/metrics/test_sliced.py). First order also costs one matrix product for all resamples.
+each image. A resample gives the images other weights. Its value is computed from the potentials, to first order. The
+spread of these values is that of new sets of images. If MIND is computed anew for each resample, the spread is 1.5 to 4
+times as large for paired images, because sorting a resample joins other pairs (tests/metrics/test_sliced.py). The first
+order also needs only one matrix product for all resamples.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ FACTOR = 3
 FEW_DIRECTIONS, MANY_DIRECTIONS = 128, 1024
 """Directions for at most `MANY_FEATURES` features, and for more. The paper takes 100 to 1,000."""
 SEED = 0
-"""Of the directions; no part of a profile, because runs are compared along the same ones."""
+"""Seed of the directions. It is no part of a profile: all runs are compared along the same directions."""
 
 
 @dataclass(frozen=True)

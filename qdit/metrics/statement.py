@@ -1,9 +1,9 @@
-"""What the files of imported samples state of themselves: the protocol whose noise and indices they have.
+"""The statement of imported samples: the protocol by which they were made, as their files give it.
 
-A folder of PNGs or MP4s states it in `protocol.json`, an npz in its member `protocol` (the same JSON as text). It holds
-sampler, steps, cfg_scale and seed. Whoever writes it claims that image i was made from the noise and the label that the
-suite derives from this seed and the index i. The suite cannot check this claim; it checks the protocol only. Samples
-without a statement have no paired metrics.
+A folder of PNGs or MP4s has the statement in `protocol.json`, an npz in its member `protocol` (the same JSON as text).
+It holds sampler, steps, cfg_scale and seed. The author of the statement claims that image i was made from the noise and
+the label that the suite derives from this seed and the index i. The suite cannot check this claim. It checks only that
+the protocol is that of full precision. Samples without a statement have no paired metrics.
 """
 
 import json
@@ -20,7 +20,7 @@ from qdit.core.run import recorded_sampler
 
 FILE, MEMBER = "protocol.json", "protocol"
 FACTS = ("sampler", "steps", "cfg_scale", "seed")
-"""What a statement holds; more is allowed."""
+"""Keys that a statement must have. Other keys are allowed."""
 EXAMPLE = '{"sampler": "ddim", "steps": 20, "cfg_scale": 1.0, "seed": 0}'
 
 

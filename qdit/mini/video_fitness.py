@@ -34,7 +34,7 @@ from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
 
 PROMPTS_SEED, REAL_SEED = 37, 38
-"""Of the prompts that clips show, number i of every noise the same, and of the real clips; no suite has these seeds."""
+"""Seeds of the prompts and of the real clips. No suite has them. Prompt i is the same for every noise."""
 REAL_CLIPS = 256
 I3D = "i3d"
 """Name of the extractor of FVD."""

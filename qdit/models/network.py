@@ -1,4 +1,4 @@
-"""Families of networks (DiT, STDiT3, diffusers' transformers): one type and one registry for code for all of them."""
+"""Families of networks (DiT, STDiT3, diffusers' transformers): their common type, and a registry of the families."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
 """STDiT3: the video diffusion transformer of Open-Sora 1.2, with the names of the official checkpoints.
 
 Spatial and temporal blocks alternate. One linear (`t_block`) gives the modulation of all blocks, and each block adds
-its own table. The code follows the architecture (spec/models_metrics.md §3.1), without xformers or colossalai. A method
+its own table. The code follows the architecture, without xformers or colossalai. A method
 may replace modules that are sites by quantized ones; `STDiT3.sites()` lists them with their roles.
 """
 

@@ -1,6 +1,6 @@
 """Attention of STDiT3: over the positions of a frame, over the frames of a position, and from tokens to text.
 
-The code follows the architecture (spec/models_metrics.md §3.1) and uses torch's own attention and plain masks. Linear
+The code follows the architecture and uses torch's own attention and plain masks. Linear
 sites always get (N, tokens, D), all tokens of a clip in one row. So everything that holds for sites of a DiT holds
 here.
 """

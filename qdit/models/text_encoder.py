@@ -1,4 +1,4 @@
-"""T5 embeddings of prompts, computed as in Open-Sora 1.2 (spec/models_metrics.md §3.3).
+"""T5 embeddings of prompts, computed as in Open-Sora 1.2.
 
 " aesthetic score: 6.5." is appended to each prompt. PixArt's caption cleaner (from diffusers) then cleans it twice. The
 encoder reads at most 300 tokens. Only valid tokens are kept. The package transformers and the packages of the cleaner

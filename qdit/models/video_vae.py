@@ -1,7 +1,7 @@
 """The VAE of Open-Sora 1.2: the 2-D VAE of SDXL on every frame, then a causal 3-D VAE on chunks of 17 frames.
 
 Key names are those of hpcai-tech/OpenSora-VAE-v1.2 (`spatial_vae.module.…`, `temporal_vae.…`). The factor of the 2-D
-latents is 0.18215, not SDXL's own 0.13025 (spec/models_metrics.md §3.2). Quantization leaves the VAE alone.
+latents is 0.18215, not SDXL's own 0.13025. Quantization leaves the VAE alone.
 """
 
 from collections.abc import Iterator, Mapping

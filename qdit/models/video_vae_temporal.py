@@ -1,7 +1,7 @@
 """The 3-D part of Open-Sora's VAE: an autoencoder over time for the 2-D VAE's latents, with the official names.
 
 Convolutions are causal: they pad with zeros only before the first frame. The group norms are not causal: they average
-over all frames of a chunk. Chunks are independent of each other. The code follows spec/models_metrics.md §3.2.
+over all frames of a chunk. Chunks are independent of each other. The code follows Open-Sora's program.
 """
 
 from dataclasses import dataclass

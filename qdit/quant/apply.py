@@ -288,7 +288,7 @@ def calibrate_static_minmax(
 ) -> None:
     """Static min-max per tensor, or per group of the tensor.
 
-    A moving average (factor 0.9, P9) runs over the batches, then P2 gives the parameters.
+    A moving average (factor 0.9) runs over the batches. Its result gives scale and zero point as in `minmax`.
     """
     ranges = RunningRanges(momentum=0.9)
 
@@ -304,7 +304,7 @@ def calibrate_static_minmax(
 
 
 def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
-    """Static range per tensor: running min-max (0.95) over the batches with zero included (P9, TFMQ-DM)."""
+    """Static range per tensor: moving average (0.95) of min and max over the batches, extended to zero (TFMQ-DM)."""
     ranges = RunningRanges(momentum=0.95)
     observe_batches(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:

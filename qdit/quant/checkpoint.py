@@ -38,8 +38,8 @@ from qdit.quant.compact import compact
 from qdit.quant.correction import NoiseCorrection
 from qdit.quant.folder import (
     CONFIG_FILE,
+    DIFFUSERS_TENSORS_FILE,
     FORMAT,
-    HOME_FILE,
     QUANTIZER,
     TENSORS_FILE,
     read_config,
@@ -94,12 +94,12 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
     The folder of a transformer of diffusers can be loaded by its class (see the module's text).
     """
     model, correction = quantized.model, quantized.correction
-    at_home = isinstance(model, DiffusersNetwork)
+    in_diffusers = isinstance(model, DiffusersNetwork)
     if isinstance(model, DiffusersNetwork):
         require_storable(model.config)
     tensors = stored_tensors(model.state_dict(), model.config)
     tensors |= {} if correction is None else correction.tensors()
-    file = HOME_FILE if at_home else TENSORS_FILE
+    file = DIFFUSERS_TENSORS_FILE if in_diffusers else TENSORS_FILE
     save_tensors(folder / file, tensors)
     config = {
         "format": FORMAT,
@@ -111,13 +111,13 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
         "files": {file: sha256_file(folder / file)},
     }
     described = with_digest(config)
-    write_json(folder / CONFIG_FILE, home_config(described) if at_home else described)
-    if at_home:
+    write_json(folder / CONFIG_FILE, diffusers_config(described) if in_diffusers else described)
+    if in_diffusers:
         write_manifest(folder)
 
 
-def home_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json that diffusers reads, of a checkpoint of one of its transformers."""
+def diffusers_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that diffusers reads, for a checkpoint of one of its transformers."""
     model = checkpoint["model"]["config"]
     quantization = {"quant_method": QUANTIZER, "checkpoint": dict(checkpoint)}
     return {"_class_name": model["class_name"], **model["values"], "quantization_config": quantization}

@@ -1,4 +1,4 @@
-"""Tensors in the precision that a checkpoint file has for them."""
+"""Rounds tensors to half precision where this changes no value, as a checkpoint file stores them."""
 
 import torch
 from torch import Tensor

@@ -14,7 +14,7 @@ DIGEST_KEY = "sha256"
 """Where a configuration says the digest of its own content."""
 TENSORS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-HOME_FILE = "diffusion_pytorch_model.safetensors"
+DIFFUSERS_TENSORS_FILE = "diffusion_pytorch_model.safetensors"
 """Tensors of a folder that the class of a transformer loads by its `from_pretrained`."""
 QUANTIZER = "qdit"
 """Name of our quantizer in diffusers."""
@@ -56,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
-    if isinstance(config, dict) and (inner := checkpoint_at_home(config)) is not None:
+    if isinstance(config, dict) and (inner := checkpoint_in_diffusers(config)) is not None:
         config = inner
     elif isinstance(config, dict) and "_class_name" in config:
         raise CheckpointError(
@@ -70,8 +70,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def checkpoint_at_home(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration of a checkpoint inside the config.json of a diffusers folder.
+def checkpoint_in_diffusers(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The part of a diffusers folder's config.json that describes the quantized checkpoint.
 
     None if there is none, or if the folder does not say the digest of its tensors (`qdit export`, `save_pretrained`).
     """
@@ -84,7 +84,7 @@ def checkpoint_at_home(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def tensors_file(config: Mapping[str, Any]) -> str:
     """Name of the file of tensors of a checkpoint."""
-    return HOME_FILE if HOME_FILE in config["files"] else TENSORS_FILE
+    return DIFFUSERS_TENSORS_FILE if DIFFUSERS_TENSORS_FILE in config["files"] else TENSORS_FILE
 
 
 def write_failure(folder: Path, failure: Failure) -> None:

@@ -2,7 +2,7 @@
 
 After `fold(model, site, factor, offset)` the input of the site is x / factor − offset, and the model computes the same
 function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset 0. If one linear gives the modulation
-of all blocks, the LayerNorm of the block itself absorbs factor and offset (spec/methods.md §2.3).
+of all blocks, the LayerNorm of the block itself absorbs factor and offset.
 """
 
 from collections.abc import Iterable, Mapping

@@ -183,7 +183,7 @@ class _Grids:
         self.bits, self.scale_dtype = bits, scale_dtype
 
     def fit(self, index: int, weight: Tensor) -> None:
-        """Min-max grid with zero (P4) of the columns of one group."""
+        """Min-max grid, extended to zero, of the columns of one group."""
         scale, zero_point = zero_minmax(weight.float(), self.bits)
         if self.scale_dtype is not None:
             scale = stored_scale(scale, self.scale_dtype).float()

@@ -1,8 +1,9 @@
-"""Registries of kinds: what a site can hold, by the name that a checkpoint has for it.
+"""Registries of kinds. A checkpoint names the kind of each weight, quantizer and transform; a registry has its class.
 
-The file of a method may register kinds of its own. A checkpoint names its kinds and its method. If a kind is unknown
-when the checkpoint is loaded, the module of this method is imported: a file in `baselines/`, or a module that an
-installed package registers. So a checkpoint cannot make the program import anything else.
+
+The file of a method may register more kinds. A checkpoint names its kinds and its method. If a kind is unknown when the
+checkpoint is loaded, the module of this method is imported: a file in `baselines/`, or a module that an installed
+package registers. So a checkpoint cannot make the program import anything else.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -23,7 +23,7 @@ from qdit.quant.weight import QuantizedWeight
 
 
 class LearnedScale(nn.Module):
-    """A static activation quantizer whose scale is a parameter; rounding passes gradients straight through (P13)."""
+    """A static activation quantizer whose scale is a parameter (LSQ); rounding passes gradients straight through."""
 
     def __init__(self, quantizer: StaticActivation, *, learn: bool) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class LearningGelu(nn.Module):
 
 
 class _Gelu(torch.autograd.Function):
-    """Its backward pass is one product with the slope."""
+    """GELU whose backward pass is one product with the slope."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, compiled_backend: Backend) -> Tensor:

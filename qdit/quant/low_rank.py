@@ -1,7 +1,7 @@
 """Low-rank branch of a site: two thin matrices in 16 bits beside the quantized product (SVDQuant, Eq. 5–6).
 
-A weight is divided into L1 L2 + R. Only R is quantized: y = L1 L2 (T x) + Q(R) Q(T x) + b. So the branch sees the
-transformed input before its rounding.
+A weight is written as L1 L2 + R. Only R is quantized: y = L1 L2 (T x) + Q(R) Q(T x) + b. So the input of the branch is
+the transformed input, without rounding.
 """
 
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ GELU_MINIMUM = 0.16997124254703522
 
 
 def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Logarithmic quantizer with base √2, for x ≥ 0 (P10): x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)).
+    """Logarithmic quantizer with base √2, for x ≥ 0: x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)) (RepQ-ViT).
 
     A value becomes 0 if its code would be 2^bits or more.
     """
@@ -40,7 +40,7 @@ def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PER
 def twin_softmax(
     x: Tensor, split: float | Tensor, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise"
 ) -> Tensor:
-    """Two-region quantizer for values in [0, 1] (P11), with Q = 2^(bits − 1) levels in each region.
+    """Two-region quantizer for values in [0, 1] (TQ-DiT), with Q = 2^(bits − 1) levels in each region.
 
     The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it. `split` broadcasts against x. `sum` is the
     released form: it adds both regions, so `split` is added to every value. It serves only to compare with the release.
@@ -54,7 +54,7 @@ def twin_softmax(
 
 
 def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: float | None = None) -> Tensor:
-    """Two-region quantizer for GELU outputs (P11), with Q levels in each region.
+    """Two-region quantizer for GELU outputs (TQ-DiT), with 2^(bits − 1) levels in each region.
 
     Above 0 the step is searched. Below 0 the levels cover the range of the GELU.
     """
@@ -81,7 +81,7 @@ def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
 
 @register_activation_kind("log-sqrt2")
 class LogSqrt2Activation(Activation):
-    """P10 with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
+    """The quantizer `log_sqrt2` with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
 
     scale: Tensor
 
@@ -104,7 +104,7 @@ class LogSqrt2Activation(Activation):
 
 @register_activation_kind("twin-gelu")
 class TwinGeluActivation(Activation):
-    """P11 for GELU outputs with a searched `positive_scale` () (TQ-DiT's MRQ of fc2's input)."""
+    """The quantizer `twin_gelu` with a calibrated `positive_scale` (): for the input of fc2 (TQ-DiT)."""
 
     positive_scale: Tensor
 

@@ -77,7 +77,7 @@ class Captured(Exception):
 
 
 class RunningRanges:
-    """Exponential moving average of (min, max): run ← momentum · run + (1 − momentum) · new (P9)."""
+    """Exponential moving average of (min, max): run ← momentum · run + (1 − momentum) · new."""
 
     def __init__(self, momentum: float = 0.9) -> None:
         self.momentum = momentum

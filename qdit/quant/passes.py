@@ -1,4 +1,4 @@
-"""Number of samples that go through a network at once, so that its scratch memory is bounded."""
+"""How many samples one forward pass takes, so that its temporary memory has a limit."""
 
 from torch import Tensor
 
@@ -22,7 +22,8 @@ BLOCK_WIDTHS = 40
 def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) -> int:
     """Number of samples at once for noisy samples x (N, C, …): 120 of DiT-XL/2 at 256×256, 12 at 512×512.
 
-    Attention is counted as written out: heads · tokens² for each sample. `most` is the number for small networks.
+    The count assumes that attention stores all its probabilities: heads · tokens² for each sample. `most` limits the
+    number for small networks.
     """
     config = require_patches(config)
     tokens = max(1, x[0, 0].numel() // config.patch_size**2)

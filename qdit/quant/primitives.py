@@ -99,7 +99,7 @@ def _qdit(
 def qdit_weight(
     arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str, range: str
 ) -> dict[str, np.ndarray]:
-    """P2 or P3 (range `max`), or P7 (range `mse`)."""
+    """Min-max (range `max`), or the range with the smallest error (range `mse`)."""
     key = f"w_b{bits}_g{group}_sym{sym}_{range}"
     if range not in ("max", "mse"):
         raise ConfigError(f"{key}: range {range!r}; allowed are max and mse")
@@ -107,13 +107,13 @@ def qdit_weight(
 
 
 def qdit_activation(arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str) -> dict[str, np.ndarray]:
-    """P2 or P3 for each token and group."""
+    """Min-max for each token and group."""
     key = f"a_b{bits}_g{group}_sym{sym}"
     return _qdit(arrays, "X", key, bits=int(bits), group=int(group), sym=int(sym), search=False)
 
 
 def qdit_positive(arrays: Arrays) -> dict[str, np.ndarray]:
-    """P2 on positive values. They collapse to one value, as in the release."""
+    """Min-max on positive values. They all become one value, as in the release."""
     return _qdit(arrays, "pos_only_in", "pos_only_out", bits=POSITIVE_BITS, group=POSITIVE_GROUP, sym=0, search=False)
 
 
@@ -144,7 +144,7 @@ def gptq_weight(
 
 
 def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.ndarray]:
-    """P8. The range of an activation is averaged once, with itself."""
+    """Threshold search. The range of an activation is averaged once, with itself."""
     if operand == "w":
         return _affine(arrays, "W", f"w_b{bits}", bits=int(bits), rule=ranges.threshold_search, sharing="channel")
 
@@ -156,13 +156,13 @@ def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.nda
 
 
 def percentile(arrays: Arrays, *, name: str, prefix: str, sharing: str, bits: int | str) -> dict[str, np.ndarray]:
-    """The percentile search P5."""
+    """Percentile search."""
     key = f"{prefix}_b{bits}"
     return _affine(arrays, name, key, bits=int(bits), rule=ranges.percentile_search, sharing=sharing)
 
 
 def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """The log √2 quantizer P10."""
+    """The log √2 quantizer of RepQ-ViT."""
     x = _input(arrays, "S")
     scale = nonlinear.log_sqrt2_search(x, int(bits))
     values = nonlinear.log_sqrt2(x, scale, int(bits))
@@ -170,7 +170,7 @@ def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
 
 
 def adaround(arrays: Arrays) -> dict[str, np.ndarray]:
-    """AdaRound (P12) before its first iteration, on P5 ranges per output channel."""
+    """AdaRound before its first iteration. Ranges come from a percentile search for each output channel."""
     weight = _input(arrays, "W")
     scale, zero_point = ranges.percentile_search(_rows(weight, "channel"), ADAROUND_BITS)
     shape = (-1, *[1] * (weight.ndim - 1))
@@ -183,12 +183,12 @@ def adaround(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def qdiffusion_weight(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """P6 (`mse`) or min-max (`max`) per output channel."""
+    """Shrink search (`mse`) or min-max (`max`) per output channel."""
     return _affine(arrays, "W", f"w_b{bits}_{range}", bits=int(bits), rule=_qdiffusion_rule(range), sharing="channel")
 
 
 def qdiffusion_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """P6 (`mse`), min-max (`max`) or symmetric min-max (`symmax`) per tensor."""
+    """Shrink search (`mse`), min-max (`max`) or symmetric min-max (`symmax`) per tensor."""
     key = f"a_b{bits}_{range}"
     if range == "symmax":
         x = _input(arrays, "X")
@@ -208,12 +208,12 @@ def _qdiffusion_rule(name: str) -> ranges.Ranges:
 
 
 def tfmq_weight(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """P6 per output channel."""
+    """Shrink search per output channel."""
     return _affine(arrays, "W", f"w_b{bits}", bits=int(bits), rule=ranges.shrink_search, sharing="channel")
 
 
 def tfmq_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """P6 (`mse`) or min-max with zero (`minmax`) per tensor."""
+    """Shrink search (`mse`) or min-max extended to zero (`minmax`) per tensor."""
 
     def minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return ranges.running_parameters(*ranges.extremes(rows), bits)
@@ -225,7 +225,7 @@ def tfmq_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str,
 
 
 def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Running range P9 (factor 0.95) over batches of X, with zero included."""
+    """Moving average (factor 0.95) of the ranges of batches of X, extended to zero."""
     first, *rest = _input(arrays, "X").split(RUNNING_BATCH)
     edges = torch.stack(first.aminmax()).double()
     for batch in rest:
@@ -235,13 +235,13 @@ def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def twin_softmax(arrays: Arrays, *, bits: int | str, k: int | str) -> dict[str, np.ndarray]:
-    """P11 with the split at 2^−k, in the released form (`sum`)."""
+    """Two-region quantizer of TQ-DiT with the split at 2^−k, in the released form (`sum`)."""
     values = nonlinear.twin_softmax(_input(arrays, "S"), 2.0 ** -int(k), int(bits), mode="sum")
     return _named(**{f"sos_b{bits}_k{k}": values})
 
 
 def twin_gelu(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """P11 for GELU outputs. The positive step is the start value of its search."""
+    """Two-region quantizer of TQ-DiT for GELU outputs. The positive step is the start value of its search."""
     x = _input(arrays, "G")
     scale = nonlinear.signed_scale(x, int(bits)).reshape(1, 1)
     negative = nonlinear.twin_gelu_negative_scale(int(bits))

@@ -1,7 +1,7 @@
 """Range rules: functions that compute (scale, zero_point) from values. There is one function per published rule.
 
 A function takes rows (R, n) in float32. All values of a row share one pair. It returns (scale, zero_point), both (R,
-1). Codes are 0 … 2^bits − 1, and x̂ = (code − zero_point) · scale. The names P2 … P9 come from spec/methods.md.
+1). Codes are 0 … 2^bits − 1, and x̂ = (code − zero_point) · scale. docs/methods.md lists the rules (S1 to S5).
 Rounding is half to even. A row may have any number of elements. A zero point is clamped to the codes only where the
 original program clamps it.
 """
@@ -33,7 +33,7 @@ def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bool = True) -> tuple[Tensor, Tensor]:
-    """P2: min-max, the quantizer of Q-DiT. With `symmetric` P3: zero point 0 and signed codes."""
+    """Min-max, the quantizer of Q-DiT. With `symmetric` the zero point is 0 and codes are signed."""
     low, high = extremes(rows)
     if symmetric:
         return minmax_symmetric(low, high, bits)
@@ -41,7 +41,7 @@ def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bo
 
 
 def zero_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """P4, the grid of GPTQ: the range includes zero. A row of zeros gets the range [−1, 1]."""
+    """Min-max of GPTQ: the range is extended to zero. A row of zeros gets the range [−1, 1]."""
     low, high = extremes(rows)
     return _with_zero(low, high, bits)
 
@@ -54,7 +54,7 @@ def raw_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def running_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of a running range (P9).
+    """(scale, zero_point) of a moving average of ranges.
 
     The range is extended to zero; the zero point is not clamped (TFMQ-DM).
     """
@@ -73,7 +73,7 @@ def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] =
 def shrink_search(
     rows: Tensor, bits: int, *, steps: int = 80, step: float = 0.01, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P6 (Q-Diffusion, TFMQ-DM): the range with the smallest error among (1 − step·i)(low, high), i < steps."""
+    """Shrink search (Q-Diffusion, TFMQ-DM): the best of the ranges (1 − step·i)(low, high), i < steps."""
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     return _unclamped_search(rows, low * shrink, high * shrink, bits, power=power)
@@ -89,7 +89,7 @@ def minmax_search(
     step: float = 0.001,
     power: float = 2.4,
 ) -> tuple[Tensor, Tensor]:
-    """P7 (Q-DiT, weights, range `mse`): P2 or P3 on the ranges that P6 tries; the one with the smallest error."""
+    """Shrink search with the quantizer `minmax` (range `mse` of Q-DiT's program for weights)."""
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     low, high = low * shrink, high * shrink
@@ -131,7 +131,7 @@ def threshold_range(
 def threshold_range_2d(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P8 in two dimensions: every width R · i / steps of R = high − low with every zero point; the smallest error wins.
+    """Threshold search over widths and zero points: each width R · i / steps, R = high − low, with each zero point.
 
     If all values have one sign, it is the search in one dimension. There are 100 · 2^b candidates for b bits. At 8 bits
     a long row takes minutes.
@@ -166,13 +166,13 @@ def threshold_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, 
 def threshold_search(
     rows: Tensor, bits: int, *, side: Side | None = None, two_dimensional: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """P8, returned as (scale, zero_point)."""
+    """Threshold search: (scale, zero_point) of the range with the smallest error."""
     find = threshold_range_2d if two_dimensional else threshold_range
     return threshold_parameters(*find(rows, bits, side=side), bits)
 
 
 def ema(running: Tensor, new: Tensor, momentum: float) -> Tensor:
-    """P9: momentum · running + (1 − momentum) · new; 0.95 in TFMQ-DM and PTQ4DiT, 0.9 in Q-DiT and PTQ4DM."""
+    """Moving average momentum · running + (1 − momentum) · new. TFMQ-DM and PTQ4DiT use 0.95, Q-DiT and PTQ4DM 0.9."""
     return running * momentum + new * (1 - momentum)
 
 
@@ -193,7 +193,8 @@ def _with_zero(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def _unclamped_search(rows: Tensor, low: Tensor, high: Tensor, bits: int, *, power: float) -> tuple[Tensor, Tensor]:
     """The best of candidate ranges (R, C) that need not contain zero; zero points are not clamped.
 
-    A row whose ranges are all empty (constant values), for which the originals have no answer, gets P4.
+    The original programs have no result for a row whose ranges are all empty (constant values). Here it gets the range
+    of `zero_minmax`.
     """
     scales = (high - low) / (2**bits - 1)
     zero_points = (-low / scales).round()

@@ -220,7 +220,7 @@ def reconstruct(
 
 
 def _outputs(model: Network, unit: Unit, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
-    """What a unit makes of some rows of its inputs."""
+    """Outputs of a unit for some rows of its inputs."""
     model.step_context.timestep = timestep[rows.on_device]
     return unit.arranged(model.get_submodule(unit.name)(*(argument[rows] for argument in inputs)))
 

@@ -1,9 +1,9 @@
 """Block-wise calibration of a network whose code between the blocks is not known.
 
-Whole forward passes are run, but each block that the walk has left behind gives the output that is stored for it, in
-place of computing it. The code between the blocks (other streams, joins, skip connections) runs as it is. So the bits
-are those of whole forward passes with the same batches, for every class of diffusers, and each block computes a few
-times.
+GPTQ and learned rounding quantize one block after the other and need the inputs of each. For each block a whole forward
+pass runs. In this pass the earlier blocks do not compute: they return their stored outputs. The code between the blocks
+(reshaping, joining of streams, skip connections) runs as the class wrote it. So the bits are those of ordinary forward
+passes with the same batches, for every class of diffusers, and each block computes only a few times.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +26,10 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class ReplayWalk:
-    """Inputs of one block of a network on some batches. The walk goes from the first block to the last.
+    """Inputs of one block of a network on some batches. It goes through the blocks from the first to the last.
 
-    For each batch it stores the outputs of a block until the last block that uses them has been left: mostly those of
-    one block, with skip connections those of several.
+    For each batch it stores the outputs of a block until no later block uses them. Usually these are the outputs of one
+    block; with skip connections they are those of several.
     """
 
     def __init__(self, model: DiffusersNetwork, batches: Iterable[Keywords]) -> None:
@@ -49,7 +49,7 @@ class ReplayWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks in their present form, up to the input of `block`."""
+        """Run the blocks up to the input of `block`. Blocks that are quantized already run quantized."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:
@@ -61,7 +61,7 @@ class ReplayWalk:
                     self.kept[earlier] = [mapped(outputs, outline) for outputs in self.kept[earlier]]
 
     def outputs(self) -> Iterator[list[Any]]:
-        """Outputs of the block at hand, batch by batch: one for each of its calls in a forward pass."""
+        """Outputs of the current block, batch by batch: one for each of its calls in a forward pass."""
         for number in range(len(self.batches)):
             outputs: list[Any] = []
 
@@ -74,7 +74,7 @@ class ReplayWalk:
             yield outputs
 
     def inputs(self) -> Iterator[Call]:
-        """Arguments of the block at hand, batch by batch. A block that is called several times is not supported."""
+        """Arguments of the current block, batch by batch. A block that is called several times is not supported."""
         if self.calls[self.block] != 1:
             raise Unsupported(
                 f"{self.model.block_paths[self.block]}: a forward pass calls this block {self.calls[self.block]} times;"
@@ -91,7 +91,7 @@ class ReplayWalk:
             yield calls[0]
 
     def _pass(self, number: int, hook: RemovableHandle) -> None:
-        """One forward pass with a hook at the block at hand. The blocks before it give their stored outputs."""
+        """One forward pass with a hook at the current block. The blocks before it return their stored outputs."""
         stored = [self.kept[index][number] for index in range(self.block)]
         with hooked([hook]), replaying(self.blocks[: self.block], stored), torch.inference_mode(), suppress(Captured):
             run(self.model, self.batches[number])
@@ -160,17 +160,17 @@ class Outline:
 
 
 def outline(value: Any) -> Any:
-    """Outline of a tensor; another value as it is."""
+    """The outline of a tensor. A value that is no tensor is returned unchanged."""
     return Outline(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
 
 def unusable(value: Any) -> Any:
-    """The outline with NaN in every cell, if its type has one."""
+    """The outline with NaN in every element, if its type has NaN."""
     return replace(value, value=torch.nan) if isinstance(value, Outline) and value.dtype.is_floating_point else value
 
 
 def restored(value: Any) -> Any:
-    """A copy of a stored tensor, or a new tensor of an outline; another value as it is."""
+    """A copy of a stored tensor, or a new tensor of an outline. Other values are returned unchanged."""
     if isinstance(value, Outline):
         return value.tensor()
     return value.clone() if isinstance(value, Tensor) else value
@@ -178,7 +178,7 @@ def restored(value: Any) -> Any:
 
 @contextmanager
 def replaying(blocks: Sequence[nn.Module], outputs: Sequence[Sequence[Any]]) -> Iterator[None]:
-    """Context manager: each call of a block gives the next of its stored outputs, and computes nothing.
+    """Context manager: each call of a block returns the next of its stored outputs and computes nothing.
 
     The tensors are copies, so that code between the blocks may change them in place.
     """
@@ -196,7 +196,7 @@ def replaying(blocks: Sequence[nn.Module], outputs: Sequence[Sequence[Any]]) -> 
 
 
 class Replay:
-    """In the place of a block's forward: gives stored outputs, one for each call."""
+    """Replaces a block's forward: each call returns the next stored output."""
 
     def __init__(self, outputs: Sequence[Any]) -> None:
         self.outputs = iter(outputs)

@@ -1,4 +1,4 @@
-"""AdaRound (P12): learned rounding of weights with fixed (scale, zero_point) (Nagel et al., 2020)."""
+"""AdaRound: learned rounding of weights with fixed (scale, zero_point) (Nagel et al., 2020)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the sites of a checkpoint hold, in words, from its `config.json` alone. No torch and no method is loaded."""
+"""Text about the sites of a checkpoint, read from its `config.json`. Neither torch nor a method is imported."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ IN_KERNEL = {"divide", "shift", "hadamard"}
 
 
 def sites_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for each different content of a site, with the number of sites that have it, most frequent first."""
+    """Lines about the sites. Sites with equal parts share a line, which has their number; the largest number first."""
     counts = Counter(" | ".join(site_parts(spec)) for spec in sites.values())
     return [f"{count} site{'s' if count > 1 else ''}: {one_line(text, 400)}" for text, count in counts.most_common()]
 

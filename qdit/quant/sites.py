@@ -102,7 +102,7 @@ class QuantizedLinear(nn.Module):
         return spec | ({"extra_bytes": extra} if extra else {})
 
     def extra_bytes(self) -> dict[str, int]:
-        """Bytes in the file by part, besides the codes and the pairs of a uniform weight, which the papers count."""
+        """Bytes of each part in the file. The codes, scales and zero points of a uniform weight are not among them."""
         extra = {}
         if self.stored_form is not None and self.stored_form.kind != UNIFORM:
             beside = [getattr(self, name) for name in self.stored_names if name != "codes"]
@@ -113,7 +113,7 @@ class QuantizedLinear(nn.Module):
         return {part: count for part, count in extra.items() if count}
 
     def entered(self, x: Tensor) -> Tensor:
-        """T x: what the activation quantizer and the branch see. Without a transform it is x itself."""
+        """T x, the input of the activation quantizer and of the branch. Without a transform it is x itself."""
         return x if self.transform is None else self.transform(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class QuantizedOperand(nn.Module):
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):
-    """Modulated LayerNorm whose output is divided by a factor and shifted, per channel (spec/methods.md §2.3).
+    """Modulated LayerNorm that absorbs a channel factor and an offset (RepQ-ViT): its output is divided and shifted.
 
     `inverse` and `offset` are (D,): LN(x)(1 + scale) · inverse + shift · inverse − offset. It costs a few operations on
     (N, D), and none on the tokens.
@@ -190,7 +190,7 @@ class FoldedLayerNorm(ModulatedLayerNorm):
         self.register_buffer("offset", offset)
 
     def spec(self) -> dict[str, Any]:
-        """Its width."""
+        """The number of channels."""
         return {
             "kind": "modulate",
             "weight_bits": 16,
@@ -249,7 +249,7 @@ def quantize_site(
 
 
 def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
-    """A floating-point weight without the product of a new branch, and again with that of an old one."""
+    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
     if not isinstance(weight, Tensor):
         raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
     whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()

@@ -15,7 +15,7 @@ from qdit.core.grouping import check_group_size, packed_width
 from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.roles import CORE_ROLES
-from qdit.quant.folder import HOME_FILE, TENSORS_FILE
+from qdit.quant.folder import DIFFUSERS_TENSORS_FILE, TENSORS_FILE
 
 PAIR_BYTES = 4
 """A float16 scale and a 16-bit zero point."""
@@ -146,7 +146,7 @@ def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_s
 def size_counted_mb(
     config: DiTConfig | STDiT3Config, *, weight_bits: int, sites: Mapping[str, Mapping[str, Any]]
 ) -> float:
-    """The paper's formula for the sites of a checkpoint (`config.json`), with what Q-DiT's formula has no place for.
+    """Size of a checkpoint in MB by the paper's formula, plus the bytes of parts that the formula does not contain.
 
     A site may add bytes: block scales and tables of a weight that is not uniform, a transform, and the 16-bit factors
     of a branch. They count as they are stored. Weights that are not uniform count their own bits, and U counts the
@@ -200,7 +200,8 @@ def size_predicted_mb(
 def size_actual_mb(folder: Path) -> float:
     """Size of the file of tensors in a checkpoint folder."""
     file = folder / TENSORS_FILE
-    file = folder / HOME_FILE if not file.is_file() and (folder / HOME_FILE).is_file() else file
+    in_diffusers = folder / DIFFUSERS_TENSORS_FILE
+    file = in_diffusers if not file.is_file() and in_diffusers.is_file() else file
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; check the path or run `qdit quantize`")
     return file.stat().st_size / 1e6

@@ -49,9 +49,10 @@ def best_factor(
 ) -> tuple[Tensor, Exponents | None]:
     """The factor whose quantized output is nearest to X Wᵀ in squared error, and its exponents.
 
-    None in the grid is no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` quantizes both its own way
-    and returns the output (…, out) for smoothed inputs and weight. `of_inputs` (in,) is the salience, for inputs that
-    are a part of all. Of equal errors the first candidate stays.
+
+    None in the grid is no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` gets the smoothed inputs
+    and weight, quantizes both, and returns the output (…, out). `of_inputs` (in,) is the salience, for inputs that are
+    a part of all. If errors are equal, the first candidate is taken.
     """
     if of_inputs is None:
         of_inputs = largest(inputs)
@@ -80,7 +81,7 @@ def largest(inputs: Tensor) -> Tensor:
 
 
 def some_rows(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows of inputs (rows, …), drawn at random: even spacing would see some tokens only."""
+    """At most `limit` rows of inputs (rows, in), drawn at random. With even spacing all rows could be of few tokens."""
     if len(inputs) <= limit:
         return inputs
     order = torch.randperm(len(inputs), generator=torch_generator(0, Purpose.VARIANT, limit))

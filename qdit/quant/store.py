@@ -1,7 +1,8 @@
 """Rows of tensors, one for each calibration sample, in memory that is reserved once.
 
-Learned rounding keeps the input and the output of one block for all samples. At 512×512 they take 24 GB each. Such a
-store lies in pinned memory of the host, and only the rows of a batch are copied to the GPU. Values keep their bits.
+Learned rounding keeps the input and the output of one block for all samples. At 512×512 each of them takes 24 GB. So
+large a tensor stays in pinned memory of the host, and only the rows of a batch are copied to the GPU. The bits of the
+values are the same in both places.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ CHUNK_BYTES = 2**28
 class Rows(NamedTuple):
     """Indices (n,) of samples, on the CPU and on the device of a model.
 
-    Both are known beforehand. So no program waits for indices.
+    Both copies exist before they are used. So the CPU never waits for the GPU to send indices.
     """
 
     on_cpu: Tensor

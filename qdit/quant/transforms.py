@@ -1,4 +1,4 @@
-"""Input transforms of a linear site: what is done to its input before the activation quantizer.
+"""Input transforms of a linear site. They run before its activation quantizer.
 
 A transform T is affine and invertible. The site computes W T⁻¹ on T x, so that without rounding its output is W x + b
 as before. `absorb` gives the weight and the bias for that. All is computed in float32, whatever the input's precision.
@@ -38,7 +38,7 @@ class Transform(nn.Module):
 
     @abstractmethod
     def absorb(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in) and bias of the linear that computes of T x what `weight` and `bias` compute of x."""
+        """Weight (out, in) and bias that give for T x the same output as `weight` and `bias` give for x."""
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON that `build` needs besides the tensors and the width."""

@@ -1,8 +1,8 @@
 """Inputs and targets of blocks that take several streams and keyword arguments, for learned rounding.
 
 Learned rounding draws samples at random from all calibration data. So the arguments of a block are stored for all
-samples, and each argument must say along which dimension its samples lie. Two forward passes, over one sample and over
-two, tell: the size of this dimension doubles.
+samples. It must be known which dimension of an argument counts the samples. A forward pass over one sample is compared
+with one over two samples: the size of this dimension doubles.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +39,7 @@ class KeywordUnits:
         self.timestep = timesteps(batches)
 
     def enter(self, block: int, path: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """What the block makes of some rows of its inputs, as a function of the rows, and the targets of all rows.
+        """A function (sample indices) → outputs of the block for these samples, and the targets of all samples.
 
         Both have the shape (rows, tokens, width): the tokens of all streams, one after the other.
         """
@@ -129,7 +129,7 @@ def joined(output: Any, layout: Layout, path: str) -> Tensor:
 
 
 def block_layouts(model: DiffusersNetwork, batch: Keywords) -> list[tuple[Layout, Layout]]:
-    """For each block, where the samples lie in its arguments and in its outputs."""
+    """For each block, the dimensions of its arguments and of its outputs that count the samples."""
     seen = [block_shapes(model, batch.take(torch.zeros(count, dtype=torch.long))) for count in (1, 2)]
     return [
         (layout(once[0], twice[0], path), layout(once[1], twice[1], path))
@@ -158,21 +158,21 @@ def block_shapes(model: DiffusersNetwork, batch: Keywords) -> list[tuple[list[An
 
 
 def layout(once: Sequence[Any], twice: Sequence[Any], path: str) -> Layout:
-    """Where the samples lie, from the shapes of the values for one sample and for two."""
+    """For each value, the dimension that counts the samples, from its shapes for one sample and for two."""
     if len(once) != len(twice):
         raise Unsupported(f"{path}: the arguments of this block change with the number of samples")
-    return [sample_axis(one, two, path) for one, two in zip(once, twice, strict=True)]
+    return [sample_axis(single, double, path) for single, double in zip(once, twice, strict=True)]
 
 
-def sample_axis(one: Any, two: Any, path: str) -> SampleAxis | None:
-    """Where the samples of one value lie; None if it is the same for one sample and for two."""
-    if not isinstance(one, torch.Size):
-        if one is two or one == two:
+def sample_axis(single: Any, double: Any, path: str) -> SampleAxis | None:
+    """The dimension of a value that counts the samples; None if it is the same for one sample and for two."""
+    if not isinstance(single, torch.Size):
+        if single is double or single == double:
             return None
-        raise Unsupported(f"{path}: a value ({one!r:.40}, then {two!r:.40}) changes with the number of samples")
-    different = [dim for dim, (few, many) in enumerate(zip(one, two, strict=True)) if few != many]
+        raise Unsupported(f"{path}: a value ({single!r:.40}, then {double!r:.40}) changes with the number of samples")
+    different = [dim for dim, (few, many) in enumerate(zip(single, double, strict=True)) if few != many]
     if not different:
         return None
-    if len(different) > 1 or two[different[0]] != 2 * one[different[0]]:
-        raise Unsupported(f"{path}: no dimension of {tuple(one)} doubles for two samples, {tuple(two)}")
-    return SampleAxis(different[0], one[different[0]])
+    if len(different) > 1 or double[different[0]] != 2 * single[different[0]]:
+        raise Unsupported(f"{path}: no dimension of {tuple(single)} doubles for two samples, {tuple(double)}")
+    return SampleAxis(different[0], single[different[0]])

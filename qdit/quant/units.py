@@ -1,8 +1,8 @@
 """Units of reconstruction: the blocks of a network, and the layers outside the blocks.
 
 Outside the blocks of a DiT lie five layers: patch embedding, the two linears of the timestep embedding, the adaLN of
-the final layer, and the last linear. The programs of PTQ4DiT and Q-Diffusion walk through the modules of a network and
-reconstruct each layer or block that they meet. PTQ4DiT's treats the final layer as a block.
+the final layer, and the last linear. The programs of PTQ4DiT and Q-Diffusion go through the modules of a network in
+order, and reconstruct each layer or block. The program of PTQ4DiT treats the final layer as a block.
 """
 
 from collections.abc import Iterable

@@ -113,7 +113,7 @@ class Prompted:
         return self.texts([self.prompts[clip % len(self.prompts)][0] for clip in samples])
 
     def columns(self, samples: range) -> Arrays:
-        """Prompts and numbers (N,) for a chunk file."""
+        """Prompt and sample number of each clip (N,), as columns of a chunk file."""
         texts, numbers = zip(*(self.prompts[clip] for clip in samples), strict=True)
         return {"prompts": np.array(texts), "numbers": np.array(numbers)}
 

@@ -24,8 +24,8 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import config_class, empty_network
 from qdit.models.weights_files import PIPELINE_FILE
+from qdit.quant.diffusers_layers import fill_network
 from qdit.quant.folder import checkpoint_sha256, read_config, tensors_file
-from qdit.quant.home import fill_network
 from qdit.sampling.chunks import SIMULATE, Shard, handed_on, make_chunks
 from qdit.sampling.family import Arrays
 from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of

@@ -1,8 +1,8 @@
-"""Calibration data from a pipeline of diffusers: it is called with prompts, and the calls of its transformer are kept.
+"""Calibration data from a pipeline of diffusers. It is called with prompts; the inputs of its transformer are recorded.
 
-Each prompt gives one trajectory, from noise of its own. `qdit.sampling.calibration` says which steps a kind records. A
-call over both branches of guidance has the unconditional rows first, as all pipelines of diffusers do. Of two calls at
-one timestep the second is the unconditional branch.
+Each prompt gives one trajectory, from its own noise. `qdit.sampling.calibration` says which steps a kind records. If
+one call of the transformer computes both branches of guidance, the unconditional rows come first, as in all pipelines
+of diffusers. If there are two calls at one timestep, the second one is the unconditional branch.
 """
 
 import inspect
@@ -29,7 +29,7 @@ LEFT_OUT = ("return_dict",)
 
 
 class FirstCall(Exception):
-    """Raised at the first call of the transformer, where only its arguments are wanted."""
+    """Raised at the first call of the transformer, to stop the pipeline if only the arguments are needed."""
 
 
 @dataclass(frozen=True)

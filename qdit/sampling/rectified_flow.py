@@ -1,7 +1,7 @@
 """Rectified flow with Open-Sora's timestep transform: Euler steps along a velocity, guided by text.
 
 The model predicts v = data − noise at a timestep on the 0…1000 scale, where 1000 is pure noise. The sampler is equal to
-diffusers' FlowMatchEulerDiscreteScheduler with `shift` and explicit sigmas 1 − i/N (spec/models_metrics.md §3.4).
+diffusers' FlowMatchEulerDiscreteScheduler with `shift` and explicit sigmas 1 − i/N.
 Tables are float64, clips float32. Like the other samplers it is a generator over the trajectory, so that calibration
 can use it.
 """

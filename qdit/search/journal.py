@@ -46,9 +46,9 @@ def search_identity(
 class Journal:
     """Mapping (genome, images) → fitness, stored in a file. Without a path it is in memory only.
 
-    `identity` is everything that decides which genomes are measured, and everything but genome and images that decides
-    a fitness. Raises ConfigError if the file belongs to another search or if another process writes to it. Raises
-    DataError if it is damaged before its last line.
+    `identity` holds all other inputs of the search: those that decide which genomes are measured, and those on which
+    a fitness depends. Raises ConfigError if the file belongs to another search or if another process writes to it.
+    Raises DataError if it is damaged before its last line.
     """
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:

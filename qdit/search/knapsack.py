@@ -1,6 +1,6 @@
 """Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. There are two solvers.
 
-min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit (spec/methods.md §5).
+min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit.
 
 The costs are integers (`SearchSpace.costs`), so dynamic programming is exact. A test compares it with
 `scipy.optimize.milp`.

@@ -162,7 +162,7 @@ class Responding:
 
     @cached_property
     def _target(self) -> Target:
-        """What finalists are compared with: the reference, or full precision's images."""
+        """Target of the distance of finalists: the reference, or the full-precision images."""
         if self.reference is not None:
             return Target(self.reference)
         return Target.of(np.concatenate(self._exact[: self._whole]))

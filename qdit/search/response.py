@@ -1,10 +1,11 @@
-"""The linear response model: the shift of a genome is the sum of its layers' shifts. Measurements fit the model.
+"""The linear response model. It predicts how much a genome changes the features of the images.
 
-Every layer adds a vector that depends on its group size. The prior of these vectors is Gaussian. Each layer has its own
-variance, and all sizes of the layer share half of it. If some shifts are measured, the shift of any other genome is
-Gaussian too, and its mean squared length is known. The variances start from the sensitivities of the layers. Then they
-are fitted to make the measurements most likely (type II maximum likelihood: Rasmussen & Williams 2006, ch. 5). A prior
-keeps them close to the start values.
+The *shift* of a genome is a vector: the change of the features (docs/search.md). The model says that it is the sum of
+one vector for each layer, which depends on the layer's group size. The prior of these vectors is Gaussian. Each layer
+has its own variance, and all sizes of the layer share half of it. If the shifts of some genomes are measured, the shift
+of any other genome is Gaussian too, and its mean squared length is known. The variances start from the sensitivities of
+the layers. Then they are fitted to make the measurements most likely (type II maximum likelihood: Rasmussen & Williams
+2006, ch. 5). A prior keeps them close to the start values.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ FARTHEST = 6.0
 """Largest change of a logarithm: beyond it covariances cannot be inverted."""
 
 LEAST_NOISE = 1e-6
-"""Of the mean square of the measurements: two equal images have none."""
+"""Least variance of the noise, as a share of the mean square of the measurements. Two equal images show no noise."""
 
 
 @dataclass(frozen=True)

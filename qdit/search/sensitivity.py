@@ -1,7 +1,7 @@
 """Scores of layers: the loss of each layer at each group size, for the ILP and Hessian-based searches (Table 6).
 
 Both kinds use inputs of the full-precision model. They quantize weight and input of one layer with the same size
-(spec/methods.md §5, after IGQ-ViT and BRECQ; Q-DiT released no code for them). The knapsack minimizes the sum over
+(as IGQ-ViT and BRECQ do; Q-DiT released no code for them). The knapsack minimizes the sum over
 layers. A race can use this sum as a surrogate.
 """
 

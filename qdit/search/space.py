@@ -176,7 +176,7 @@ class SearchSpace:
         return sum(layer.macs * (products + RESCALE_COST / size) for layer, size in pairs)
 
     def harmonic_mean(self, genome: Genome) -> float:
-        """Σ M / Σ (M / g): the uniform group size that gives the same number of scales (spec/methods.md §6.3)."""
+        """Σ M / Σ (M / g): the uniform group size that gives the same number of scales."""
         total = sum(layer.macs for layer in self.layers)
         return total / sum(layer.macs / size for layer, size in zip(self.layers, genome, strict=True))
 
@@ -186,7 +186,7 @@ class SearchSpace:
 
         λ ≥ 0 is the smallest value whose expected cost is within the budget. Of all distributions with this expected
         cost, this one has the largest entropy. Uniform draws (λ = 0, as in the released program) almost never meet a
-        budget in bit operations: 0 of 18,600 for DiT-XL/2 (spec/methods.md §6.3).
+        budget in bit operations: 0 of 18,600 for DiT-XL/2.
         """
         if len(self.sizes) == 1:
             return (1.0,)
@@ -213,7 +213,7 @@ class SearchSpace:
         return tuple(tilted(high))
 
     def _price(self, size: int) -> float:
-        """What a size costs on average over the layers, in any unit."""
+        """Average cost of a size over the layers, in any unit."""
         if self.constraint == "mean_group":
             return -float(size)
         return 1 / size if self.latency is None else self.seconds(self.uniform(size))

@@ -105,7 +105,7 @@ class Workers:
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Where the system can, workers are forks of a server that has torch imported; otherwise they import it each."""
+    """How worker processes start: as forks of a server that has imported torch, or as new processes that import it."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")

@@ -43,7 +43,7 @@ from qdit.workflow.replicates import with_replicates
 from qdit.workflow.searches import SearchRun, needs_calibration
 
 FEATURE_BYTES = 4 * (2048 + 2023 + 1008)
-"""Of one image: pool, spatial and logits of Inception in float32."""
+"""Bytes of the features of one image: pool, spatial and logits of Inception in float32."""
 
 GPUS = (1, 8, 64, 512)
 ASSUMED = 50e12

@@ -1,4 +1,4 @@
-"""What the cost estimates ask about a run: its calibration data, whether it learns, and with which batches."""
+"""Facts about a run for the cost estimates: its calibration data, whether it learns, and with which batches."""
 
 from collections.abc import Mapping
 from typing import Any

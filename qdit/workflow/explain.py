@@ -34,7 +34,7 @@ from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
 
 OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
-"""What a check found."""
+"""The result of a check."""
 
 SHOWN = 12
 """Characters of a digest that are shown."""
@@ -336,7 +336,7 @@ def listing(profile: Profile, table: str) -> str:
 
 
 def explain_text(profile: Profile, table: str, row: str, results: Path) -> tuple[str, bool]:
-    """What `qdit explain` prints, and whether every link of the chain holds."""
+    """Output of `qdit explain`, and whether every link of the chain holds."""
     run = find_run(profile, table, row)
     links = list({link.what + str(link.path): link for link in chain(profile, table, run, results)}.values())
     head = f"{table} of the profile {profile['profile']}: {run.path} ({profile['face']})"

@@ -12,16 +12,21 @@ INTRODUCTION = """# Transformers of diffusers, and their roles
 
 > Words such as *role* and *scope*: [glossary](glossary.md)
 
-`qdit models --markdown` wrote this page. [Quantize any transformer](any-model.md) says what to do with it.
+`qdit models --markdown` wrote this page. It says for each transformer class of diffusers how many of its weights the
+methods of this suite can find. [Quantize any transformer](any-model.md) explains roles, and how to give a layer a role.
 
-Each class has its default settings and two blocks of each list. *With a role* is the share of the weights of all
-linears and convolutions that has a role. *In blocks* is the share that scope `common` quantizes; a model of full depth
-has more.
+Each class was built with its default settings, but with only two blocks in each of its lists of blocks.
+
+- *With a role*: of the weights of all linears and convolutions, the share that has a role.
+- *In blocks*: the share that scope `common` quantizes. A model of full depth has a larger share.
+- *Blocks*: the number of blocks that were built.
+- *Without a role*: the layers that have no role. "Not built" means that the class has no usable default settings; the
+  error message follows.
 """
 
 
 def cells(coverage: Coverage) -> tuple[str, ...]:
-    """Cells of the line of a class."""
+    """Cells of a class's row in the table."""
     if coverage.problem:
         return coverage.class_name, "-", "-", "-", f"not built: {coverage.problem}"
     more = len(coverage.missing) - SHOWN
@@ -40,26 +45,26 @@ def percent(share: float) -> str:
     return f"{int(share * 1000) / 10:.1f} %"
 
 
-def classes_text(found: Sequence[Coverage]) -> str:
-    """A line for each class."""
-    rows = [HEADINGS, *map(cells, found)]
+def classes_text(coverages: Sequence[Coverage]) -> str:
+    """Text with a line for each class of diffusers."""
+    rows = [HEADINGS, *map(cells, coverages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, summary(found), "`qdit models CLASS` shows the roles of a class"])
+    return "\n".join([*lines, summary(coverages), "`qdit models CLASS` shows the roles of a class"])
 
 
-def summary(found: Sequence[Coverage]) -> str:
+def summary(coverages: Sequence[Coverage]) -> str:
     """How many classes have how many roles."""
-    built = [coverage for coverage in found if not coverage.problem]
+    built = [coverage for coverage in coverages if not coverage.problem]
     full, most = (sum(coverage.share >= share for coverage in built) for share in (0.99, 0.9))
-    return f"{len(found)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
+    return f"{len(coverages)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
 
 
-def classes_markdown(found: Sequence[Coverage]) -> str:
+def classes_markdown(coverages: Sequence[Coverage]) -> str:
     """The page of the documentation."""
-    rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, found)]
+    rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, coverages)]
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
-    return "\n".join([INTRODUCTION, f"{summary(found)}.\n", *head, *rows])
+    return "\n".join([INTRODUCTION, f"{summary(coverages)}.\n", *head, *rows])
 
 
 def quoted(row: tuple[str, ...]) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def rows_of_row(profile: Profile, row: TableRow) -> list[Run]:
     return list(dict.fromkeys((full_precision_run(profile, row.run), row.run)))
 
 
-def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
+def profile_of_row(profile: Profile, row: TableRow) -> dict[str, Any]:
     """The part of a profile that a row and its partner need: files, models, settings, and one table with these runs.
 
     Plans, checks and estimates use this part instead of the profile. The workflow itself uses the whole profile. So the
@@ -116,19 +116,19 @@ def part_of(profile: Profile, row: TableRow) -> dict[str, Any]:
     }
     block = {"setting": run.setting, "form": run.form, "scope": run.scope, "bits": [run.bits]}
     block["methods"] = list(dict.fromkeys((full, run.label)))
-    part = {**profile, "settings": settings, "models": models}
-    part["tables"] = {row.table: {**profile["tables"][row.table], "opt_in": False, "blocks": [block]}}
+    row_profile = {**profile, "settings": settings, "models": models}
+    row_profile["tables"] = {row.table: {**profile["tables"][row.table], "opt_in": False, "blocks": [block]}}
     for key, name in (("extractors", "extractor"), ("references", "reference")):
         taken = {model.get(name) for model in models.values()}
-        part[key] = {entry: path for entry, path in profile.get(key, {}).items() if entry in taken}
+        row_profile[key] = {entry: path for entry, path in profile.get(key, {}).items() if entry in taken}
     is_clip = family_at(profile, run.setting) is CLIPS
     unused = {"video": not is_clip, "vbench": not (is_clip and scored_by_vbench(profile, run)), "fvd": True}
     unused["perceptual"] = unused["judges"] = is_clip
-    part = {key: value for key, value in part.items() if not unused.get(key, False)}
-    if "files" in part:
-        needed = needed_files(part)
-        part["files"] = {path: entry for path, entry in part["files"].items() if path in needed}
-    return part
+    row_profile = {key: value for key, value in row_profile.items() if not unused.get(key, False)}
+    if "files" in row_profile:
+        needed = needed_files(row_profile)
+        row_profile["files"] = {path: entry for path, entry in row_profile["files"].items() if path in needed}
+    return row_profile
 
 
 def smoke_values(profile: Profile) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _smaller(counts: Mapping[str, int], kind: str) -> int:
 
 
 def _smoke_method(profile: Profile, label: str) -> dict[str, Any]:
-    """What an entry's method has less of: samples at each step, iterations of learned rounding."""
+    """Parts of an entry that a smoke run makes smaller: samples at each step, iterations of learned rounding."""
     entry = profile["methods"][label]
     method = method_sources().get(entry["method"])
     smaller: dict[str, Any] = {}
@@ -196,9 +196,9 @@ def megabytes_of(files: Iterable[Mapping[str, Any]]) -> float:
     return sum(entry.get("megabytes") or 0 for entry in files)
 
 
-def files_text(part: Profile) -> list[str]:
+def files_text(row_profile: Profile) -> list[str]:
     """A line for each file of a row with its size, and a line with the sum."""
-    needed, known = needed_files(part), part.get("files", {})
+    needed, known = needed_files(row_profile), row_profile.get("files", {})
     entries = [known.get(path, {}) for path in needed]
     lines = [f"files: {len(needed)}, about {megabytes_of(entries) / 1000:.1f} GB to download"]
     for path, entry in zip(needed, entries, strict=True):
@@ -247,20 +247,21 @@ def smoke_ending(row: TableRow, results: Path) -> str:
     )
 
 
-def missing_files(part: Profile) -> list[str]:
+def missing_files(row_profile: Profile) -> list[str]:
     """Files of a row that do not exist."""
-    return [path for path in needed_files(part) if not is_there(Path(path))]
+    return [path for path in needed_files(row_profile) if not is_there(Path(path))]
 
 
 def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
     """DataError in one line if files of a row are missing. The line names the command that fetches them."""
     for row in rows:
-        part = part_of(profile, row)
-        if missing := missing_files(part):
-            size = megabytes_of(part.get("files", {}).get(path, {}) for path in missing)
+        row_profile = profile_of_row(profile, row)
+        if missing := missing_files(row_profile):
+            size = megabytes_of(row_profile.get("files", {}).get(path, {}) for path in missing)
             folders = sorted({str(Path(path).parent) for path in missing})
+            needed = len(needed_files(row_profile))
             raise DataError(
-                f"{row.words}: {len(missing)} of {len(needed_files(part))} files are missing, about {size / 1000:.1f}"
+                f"{row.words}: {len(missing)} of {needed} files are missing, about {size / 1000:.1f}"
                 f" GB; fetch them first: {fetch_command(profile, row, folders)}"
             )
 
@@ -283,29 +284,29 @@ def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> lis
     for row in rows:
         lines += row_title(row)
         if "files" in profile:
-            lines += [*files_text(part_of(profile, row)), *jobs_text(profile, row, results)]
+            lines += [*files_text(profile_of_row(profile, row)), *jobs_text(profile, row, results)]
     return lines
 
 
 def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
     """Step → number of jobs for a row and its partner. Each check of a downloaded file is a job too."""
-    part = part_of(profile, row)
+    row_profile = profile_of_row(profile, row)
     speed = Speed(1.0, "only counted")
     jobs = {job.name: job.rule for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
-    counts = Counter({"check files": sum(path in part.get("files", {}) for path in needed_files(part))})
-    counts["import weights"] = sum(path in part.get("files", {}) for path in _weights(part))
-    rows, judges = len(rows_of_row(profile, row)), judges_of(part)
-    counts["reference"] = len(part["references"]) * (1 + ("dino" in judges))
+    counts = Counter({"check files": sum(path in row_profile.get("files", {}) for path in needed_files(row_profile))})
+    counts["import weights"] = sum(path in row_profile.get("files", {}) for path in _weights(row_profile))
+    rows, judges = len(rows_of_row(profile, row)), judges_of(row_profile)
+    counts["reference"] = len(row_profile["references"]) * (1 + ("dino" in judges))
     counts.update(jobs.values())
-    counts["LPIPS"] = rows if "perceptual" in part else 0
+    counts["LPIPS"] = rows if "perceptual" in row_profile else 0
     counts["judge"] = rows * len(judges)
     counts["evaluate"] = rows
     return {name: count for name, count in counts.items() if count}
 
 
-def _weights(part: Profile) -> list[str]:
-    """Files of weights of a part's models."""
-    return [path for model in part["models"].values() for path in model["forms"].values()]
+def _weights(row_profile: Profile) -> list[str]:
+    """Files of weights of the models of a row."""
+    return [path for model in row_profile["models"].values() for path in model["forms"].values()]
 
 
 def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]:

@@ -84,14 +84,14 @@ class FetchedFile(Part):
         Annotated[str, matching(r"[\w.-]+/[\w.-]+", "a repository on the Hugging Face hub such as owner/name")] | None
     ) = None
     file: Text | None = None
-    """Of the hub's repository; left out for the folder of a whole pipeline."""
+    """File in the repository of the hub; left out for the folder of a whole pipeline."""
     revision: Text | None = None
     sha256: (
         Annotated[str, matching("[0-9a-f]{8,64}", "a hex digest, or its first 8 or more characters, as text in quotes")]
         | None
     ) = None
     member: Text | None = None
-    """Of the zip at the url: the file itself."""
+    """Name of the file inside the zip archive at the url."""
     megabytes: Annotated[Number, Field(ge=0)] | None
     """About; for the plan. Null: unknown."""
     licence: Text
@@ -104,7 +104,7 @@ class Sampling(Part):
     chunk: Count
     chunks_per_shard: Count
     resamples: Annotated[int, Field(ge=20)] = 200
-    """Of the bootstrap behind the intervals."""
+    """Number of bootstrap resamples for the intervals."""
 
 
 class Calibration(Part):
@@ -127,7 +127,7 @@ class VBench(Part):
     weights: Text
     """Folder."""
     python: Text | None = None
-    """Of VBench's environment; default results/<profile>/envs/vbench/bin/python."""
+    """Python of VBench's environment; default results/<profile>/envs/vbench/bin/python."""
 
 
 class Perceptual(Part):
@@ -152,9 +152,9 @@ class Video(Part):
     prompts: Count | None = None
     """Distinct ones of the suite, for a plan while its file is not there."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Of what samples clips, instead of compute.dtype."""
+    """Precision of sampling clips, instead of compute.dtype."""
     clips: Count
-    """Of each prompt."""
+    """Number of clips for each prompt."""
     chunk: Count
     chunks_per_shard: Count
     calibration: Calibration
@@ -178,10 +178,10 @@ class Setting(Part):
     steps: Annotated[int, Field(ge=1, le=1000)]
     cfg_scale: Annotated[Number, Field(ge=0)]
     shift: Annotated[Number, Field(gt=0)] | None = None
-    """Of the timesteps of rectified flow towards noise."""
+    """Shift of the timesteps of rectified flow: above 1 there are more steps at high noise."""
     clip: Clip | None = None
     call: Call | None = None
-    """Of a pipeline."""
+    """Arguments with which a pipeline is called."""
     labels: Literal["random", "balanced"] = "random"
     """Classes of the images: drawn at random, or each class equally often."""
     share: dict[Name, Annotated[Number, Field(gt=0, le=1)]] = Field(default_factory=dict)
@@ -220,15 +220,15 @@ class MethodEntry(Part):
     """A row: a method and its options; or a tool of other people; or images that another program made."""
 
     method: str
-    """Of a tool its name, of images `imported`; both may be left out."""
+    """Name of the method. For a tool it is the tool's name, for images `imported`; both may be left out."""
     tool: str | None = None
     """Name of a tool (`qdit tools list`)."""
     images: Annotated[dict[Bits, Text], Field(min_length=1)] | None = None
     """Bits, as their importer states them → a folder of PNGs or an npz, or for clips a folder of MP4 files."""
     setting: str | None = None
-    """Of images: the setting whose block has the row."""
+    """Only for images: the setting of the block that has the row."""
     form: str | None = None
-    """Of images: the form of the weights."""
+    """Only for images: the form of the weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     allocation: Text | None = None
     """A file in the repository: layer → group size."""
@@ -264,7 +264,7 @@ class Search(Part):
 
     kind: Kind
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of its own draws and of which noise it sees."""
+    """Seed of the search's random numbers and of its noise."""
     as_released: bool = False
     """Mean-group constraint, symmetric quantizers, replayed draws."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -288,7 +288,7 @@ class Block(Part):
     methods: Annotated[Unique[str], Field(min_length=1)]
     fitted: Unique[str] = ()
     base: str | None = None
-    """Of kind variants: the method that the others of the block are variants of."""
+    """Only for the kind `variants`: the label that the other rows of the block are variants of."""
     published: Published | None = None
 
 

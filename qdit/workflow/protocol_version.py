@@ -1,14 +1,15 @@
 """The short version of a profile's protocol, such as `qdit-mini/3`: printed with every table.
 
-**Rule.** The number goes up when any number of the profile's tables can move. Two things decide this, and their digest
-is written down beside the number in `config/protocol-versions.json`:
+**Rule.** The version increases when a value in the profile's tables can change. Two things decide this. Their digest
+stands beside the version in `config/protocol-versions.json`:
 
-- what the profile says of models, settings, samples, methods, searches and tables, and the digests of shipped weights;
-- the entries of CHANGELOG.md that begin with **performance-impacting**, which every change of the code that moves a
-  number needs.
+- the parts of the profile about models, settings, samples, methods, searches and tables, and the digests of the shipped
+  weights;
+- the entries of CHANGELOG.md that begin with **performance-impacting**. Every change of the code that changes such a
+  value needs an entry.
 
-A test fails if the digest moves and the number does not. A profile that an overlay changed has the number and the first
-characters of its own digest: `qdit-mini/3+1a2b3c4d`.
+A test fails if the digest changes and the version does not. If an overlay changed the profile, the first characters of
+its own digest follow the version: `qdit-mini/3+1a2b3c4d`.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ SHORT = 8
 
 
 def protocol_version(profile: Mapping[str, Any]) -> str:
-    """Name and number of a profile's protocol; with a digest if the profile is not the one that has the number."""
+    """Name and version of a profile's protocol, with a digest if the profile differs from the one of this version."""
     name = str(profile["profile"])
     known, digest = read_json(shipped_path(FILE)).get(name), profile_digest(profile)
     if known is None:
@@ -71,7 +72,7 @@ def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changelog_digest(changelog: str) -> str:
-    """Digest of the entries of a changelog that say that a number moved."""
+    """Digest of the entries of a changelog that say that a value in the tables changed."""
     entries = [" ".join(entry.split()) for entry in changelog.split("\n- ")]
     return sha256_json(sorted(entry.split(" ## ")[0] for entry in entries if entry.startswith(MARK)))
 

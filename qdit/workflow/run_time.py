@@ -29,8 +29,8 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
         guess = LEARNED_SECONDS if run.label in learned else SECONDS["quantize"]
         total += measured.get(("quantize", run.label), guess)
         total += measured.get(("sample", run.setting), SECONDS["sample"]) + OTHER_SECONDS
-    searches = {place for run in runs if (place := search_of(profile, run))}
-    total += sum(SECONDS["search"] for place in searches if not (results / place.path).exists())
+    searches = {search for run in runs if (search := search_of(profile, run))}
+    total += sum(SECONDS["search"] for search in searches if not (results / search.path).exists())
     sets = {(run.setting, run.form, run.replicate) for run in runs}
     return total + SECONDS["calibrate"] * len(sets)
 

@@ -1,4 +1,4 @@
-"""Targets of the workflow: the tables of a profile, and what is made besides tables."""
+"""Targets of the workflow: the tables of a profile, and other pages and files."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """The environment of the tools: a virtual environment with locked, hashed packages. `qdit tools install` makes it.
 
-torchao, optimum-quanto and SDNQ are no packages of the suite's own environment: it stays lean, and SDNQ (GPL-3.0) stays
-apart. The command downloads 3 GB from PyPI (its torch has CUDA), or takes them from uv's cache, where `make install`
-has put most of them.
+torchao, optimum-quanto and SDNQ are not installed in the environment of the suite. So that environment stays small, and
+the suite never imports SDNQ (GPL-3.0). The command downloads 3 GB from PyPI (its torch has CUDA). After `make install`
+most of it is in uv's cache.
 """
 
 import json
@@ -63,7 +63,7 @@ def install(folder: Path) -> bool:
 
 
 def prepare(known: KnownTool, python: Path) -> dict[str, Any]:
-    """Let a tool do what it does once. Return its version, or why it cannot be used."""
+    """Run a tool's `prepare`. Return its version, or the reason why it cannot be used."""
     from qdit.core.errors import QditError
 
     try:

@@ -78,6 +78,7 @@ def test_the_page_says_the_shares_and_the_choice(tmp_path: Path) -> None:
         write_page(study, tmp_path / f"{name}.md", tmp_path / f"{name}.svg")
     text = (tmp_path / "a.md").read_text(encoding="utf-8")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert "10 rows in 2 groups" in text and "| FD-FP | 20% | 40% | 60% | 90% | 40.0% | 100.0% |" in text
-    assert "MSE-FP would rank" in text
-    assert "FD-FP ranks, as in all tables" in page_text(study | {"chosen": "fd_fp"}, Path("a.svg"))
+    assert "10 rows of the tables" in text and "there are 2 such groups" in text
+    assert "| FD-FP | 20% | 40% | 60% | 90% | 40.0% | 100.0% |" in text
+    assert "The rule takes MSE-FP." in text
+    assert "The rule takes FD-FP. All tables rank by it." in page_text(study | {"chosen": "fd_fp"}, Path("a.svg"))

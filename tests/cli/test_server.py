@@ -13,6 +13,18 @@ ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "qdit" / "cli" / "server.py"
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the command server needs Linux")
 
+WITHOUT_PACKAGES = """
+import importlib.util, sys
+from pathlib import Path
+
+specification = importlib.util.spec_from_file_location("server", sys.argv[1])
+server = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(server)
+server.PACKAGES, server.SUITE = (), ("qdit.cli.main",)
+server.serve(*map(Path, sys.argv[2:]))
+"""
+"""The server for tests of its sources and of its end: it does not spend seconds on importing torch."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
@@ -23,6 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
     if running.stdin is not None:
         running.stdin.close()
     running.wait(timeout=30)
+
+
+def started_without_packages(*words: Path) -> subprocess.Popen[bytes]:
+    # -B: Python's own caches would not notice an edit of the same length and time. -P: no module of this folder.
+    program = [sys.executable, "-B", "-P", "-c", WITHOUT_PACKAGES, str(SERVER), *map(str, words)]
+    running = subprocess.Popen(program, stdin=subprocess.PIPE)
+    wait_until(words[0].exists)
+    return running
 
 
 def wait_until(condition) -> None:
@@ -106,10 +126,7 @@ def test_threads_are_those_of_the_job(server, tmp_path):
 def server_of_sources(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A server that imported the command line of a stand-in's sources, and these sources."""
     sources, address = stand_in(tmp_path / "sources", "print('as imported')"), tmp_path / "own" / "socket"
-    # -B: Python's own caches would not notice an edit of the same length and time.
-    words = [sys.executable, "-B", str(SERVER), "serve", str(address), str(sources)]
-    running = subprocess.Popen(words, stdin=subprocess.PIPE)
-    wait_until(address.exists)
+    running = started_without_packages(address, sources)
     yield address, sources
     assert running.stdin is not None
     running.stdin.close()
@@ -179,8 +196,7 @@ def test_a_command_ends_with_its_client(server, tmp_path):
 
 def test_everything_ends_with_the_starter_of_the_server(tmp_path):
     address = tmp_path / "own" / "socket"
-    running = subprocess.Popen([sys.executable, str(SERVER), "serve", str(address)], stdin=subprocess.PIPE)
-    wait_until(address.exists)
+    running = started_without_packages(address)
     client, process = started_child(address, tmp_path)
     assert running.stdin is not None
     running.stdin.close()

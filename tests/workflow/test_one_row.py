@@ -22,8 +22,8 @@ from qdit.workflow.fetch import files_of, needed_files
 from qdit.workflow.one_row import (
     find_row,
     missing_files,
-    part_of,
     plan_lines,
+    profile_of_row,
     require_files,
     row_hours,
     rows_of_row,
@@ -76,7 +76,7 @@ def test_names_that_are_no_row_or_several_are_one_line(paper: Profile, text: str
 def test_a_row_needs_eight_files_and_31_jobs(paper: Profile) -> None:
     """As `snakemake -n` counts them; 57 jobs with 500 images a job and without the search."""
     row = find_row(paper, ROW)
-    part = part_of(paper, row)
+    part = profile_of_row(paper, row)
     files = needed_files(part)
     assert len(files) == 8 and files.keys() == part["files"].keys()
     assert sum(part["files"][path]["megabytes"] for path in files) == pytest.approx(6594.006)
@@ -99,7 +99,7 @@ def test_a_row_needs_eight_files_and_31_jobs(paper: Profile) -> None:
 
 def test_the_page_has_the_numbers_of_the_plan(paper: Profile) -> None:
     page, row = (ROOT / "docs" / "one-row.md").read_text(encoding="utf-8"), find_row(paper, ROW)
-    files = needed_files(part_of(paper, row))
+    files = needed_files(profile_of_row(paper, row))
     size = sum(paper["files"][path]["megabytes"] for path in files) / 1000
     assert f"| files | {len(files)}, about {size:.1f} GB" in page
     assert (
@@ -127,7 +127,7 @@ def test_snakemake_plans_as_many_jobs_as_the_command_says(paper: Profile) -> Non
 
 
 def test_a_row_of_clips_needs_no_files_of_images(paper: Profile) -> None:
-    part = part_of(paper, find_row(paper, "table3 q-dit w4a8"))
+    part = profile_of_row(paper, find_row(paper, "table3 q-dit w4a8"))
     files = needed_files(part)
     assert part["models"].keys() == {"stdit3-opensora"} and not part["references"]
     assert any("vbench" in path for path in files) and not any("DiT-XL" in path or "i3d" in path for path in files)
@@ -143,12 +143,12 @@ def test_missing_files_are_one_line_with_the_command_that_fetches_them(
     ) as problem:
         require_files(paper, [row])
     assert str(problem.value).endswith("--allow-unverified weights/paper")
-    for path in needed_files(part_of(paper, row)):
+    for path in needed_files(profile_of_row(paper, row)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(b"x")
     require_files(paper, [row])
-    assert missing_files(part_of(paper, row)) == []
-    assert missing_files(part_of(paper, find_row(paper, "table2 q-dit w4a8 dit-512-cfg1.5-s50"))) != []
+    assert missing_files(profile_of_row(paper, row)) == []
+    assert missing_files(profile_of_row(paper, find_row(paper, "table2 q-dit w4a8 dit-512-cfg1.5-s50"))) != []
 
 
 @pytest.mark.parametrize("name", ["paper", "mini"])

@@ -1,6 +1,7 @@
 """From weights to tables: the workflow, nothing to do the second time, kill -9, and a method that fails."""
 
 import csv
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -89,6 +90,7 @@ def kill_during(command: list[str], root: Path, chunks: Path) -> None:
 class Disturbed:
     """A command with a method that fails, killed while it samples and called twice more; then one without the fault."""
 
+    copy: Checkout
     before: dict[Path, bytes]
     kept: dict[Path, int]
     shard_at_the_kill: bool
@@ -111,30 +113,34 @@ def times_of(paths: Iterable[Path]) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def disturbed(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
-    """The whole story in one fixture: each call of Snakemake here makes what the one before it left."""
-    overlay, folder = tmp_path_factory.mktemp("seven") / "seven.yaml", checkout.results / Q_DIT
+    """The whole story in one fixture: each call of Snakemake here makes what the one before it left.
+
+    It happens in a copy of the checkout, with the times of its files. So the other tests see an undisturbed run, and
+    nothing but the two tables is made again.
+    """
+    folder = tmp_path_factory.mktemp("disturbed")
+    copy = Checkout(Path(shutil.copytree(checkout.root, folder / "a checkout", symlinks=True)))
+    overlay, run = folder / "seven.yaml", copy.results / Q_DIT
     overlay.write_text("methods: {rtn: {options: {group_size: 7}}}\n", encoding="utf-8")
     overlays = (*OVERLAYS, str(overlay))
-    before = {path: path.read_bytes() for path in checkout.results.rglob("*") if path.is_file()}
-    tables = (checkout.results / "tables").iterdir()
-    for path in [*(folder / "samples").iterdir(), folder / "metrics.json", *tables]:
+    before = {path: path.read_bytes() for path in copy.results.rglob("*") if path.is_file()}
+    tables = (copy.results / "tables").iterdir()
+    for path in [*(run / "samples").iterdir(), run / "metrics.json", *tables]:
         path.unlink()
-    kill_during(checkout.command("--cores", "2", "table2", overlays=overlays), checkout.root, folder / "samples")
-    kept = times_of(chunks_of(folder))
-    shard = (folder / "samples" / "shard-000.json").exists()
-    try:
-        goes_on = checkout.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
-        kept_then, chunks_then = times_of(kept), chunks_of(folder)
-        again = checkout.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
-        table = rows(checkout.results / "tables" / "table2.csv")
-        log = (checkout.results / FAILED / "logs" / "quantize.log").read_text(encoding="utf-8")
-    finally:
-        repaired = checkout.snakemake("--cores", "2")
-    return Disturbed(before, kept, shard, goes_on, kept_then, chunks_then, again, table, log, repaired)
+    kill_during(copy.command("--cores", "2", "table2", overlays=overlays), copy.root, run / "samples")
+    kept = times_of(chunks_of(run))
+    shard = (run / "samples" / "shard-000.json").exists()
+    goes_on = copy.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
+    kept_then, chunks_then = times_of(kept), chunks_of(run)
+    again = copy.snakemake("--cores", "2", "table2", overlays=overlays, code=1)
+    table = rows(copy.results / "tables" / "table2.csv")
+    log = (copy.results / FAILED / "logs" / "quantize.log").read_text(encoding="utf-8")
+    repaired = copy.snakemake("--cores", "2", "table2", "table4")
+    return Disturbed(copy, before, kept, shard, goes_on, kept_then, chunks_then, again, table, log, repaired)
 
 
-def test_killed_while_sampling_the_same_command_goes_on(checkout: Checkout, disturbed: Disturbed) -> None:
-    folder = checkout.results / Q_DIT
+def test_killed_while_sampling_the_same_command_goes_on(disturbed: Disturbed) -> None:
+    folder = disturbed.copy.results / Q_DIT
     chunks = {path: content for path, content in disturbed.before.items() if path.parent == folder / "samples"}
     chunks = {path: content for path, content in chunks.items() if path.match("0*.npz")}
     assert len(chunks) == 8 and 0 < len(disturbed.kept) < 8 and not disturbed.shard_at_the_kill
@@ -156,7 +162,7 @@ def test_a_method_that_fails_leaves_the_others_their_table(disturbed: Disturbed)
     assert "Traceback" in disturbed.log
 
 
-def test_after_a_kill_and_a_repaired_method_every_file_is_as_before(checkout: Checkout, disturbed: Disturbed) -> None:
+def test_after_a_kill_and_a_repaired_method_every_file_is_as_before(disturbed: Disturbed) -> None:
     kinds = {path for path in disturbed.before if path.parent.name in ("tables", "samples")}
     kinds |= {path for path in disturbed.before if path.name == "metrics.json"}
     assert len(kinds) > 30 and [path for path in kinds if path.read_bytes() != disturbed.before[path]] == []

@@ -79,7 +79,7 @@ def check_clips(
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a suite covers: dimension → its clips, dimensions without a prompt, and clips that no prompt needs."""
+    """Coverage of a suite: dimension → its clips, dimensions without a prompt, and clips that no prompt needs."""
 
     clips: Mapping[str, int]
     without_prompts: tuple[str, ...]

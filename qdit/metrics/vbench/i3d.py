@@ -21,10 +21,10 @@ from qdit.metrics.statistics import moments
 from qdit.metrics.vbench import i3d_process
 
 LEAST_FRAMES = 10
-"""Of a clip: I3D halves time three times after its first stride."""
+"""Least number of frames of a clip: I3D halves the time axis three times after its first stride."""
 HEX_DIGITS = 64
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-"""Of this process's surroundings."""
+"""Environment variables that the other process gets."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ HIDDEN = -1
 class InstrumentTraining:
     """Hyperparameters. Each learning rate falls to zero along a cosine.
 
-    There are `variants` glyphs of each digit, and positions beside the middle: many more than for the video model. So
-    the instruments judge shapes and do not memorise glyphs.
+    The networks see `variants` images of each digit, many more than the video model sees. Digits also stand beside the
+    middle of the frame. So the networks judge shapes and do not memorise single images.
     """
 
     clips: int = 6_000

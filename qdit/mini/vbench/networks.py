@@ -19,7 +19,7 @@ FEATURES = 64
 EMBEDDING = 96
 """Length of the embedding that clips and prompts share, and of the clip feature of mFVD."""
 TEMPERATURE = 1 / 12
-"""Of the contrastive matching."""
+"""Temperature of the contrastive loss."""
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -1,6 +1,6 @@
 """The sixteen scores of one clip, computed from the instruments' outputs; `evaluate` computes the means over clips.
 
-Each score follows VBench's formula for its dimension (spec/models_metrics.md §4.2 and §7.3), if moving digits have what
+Each score follows VBench's formula for its dimension, if moving digits have what
 the formula needs. Scores are cosines and fractions; 1 is best.
 """
 

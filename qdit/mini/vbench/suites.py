@@ -114,7 +114,7 @@ def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
 
 
 def auxiliary(scenario: Scenario, dimension: str) -> Any:
-    """What VBench's JSON says about a prompt for one dimension, or None."""
+    """Entry of VBench's JSON about a prompt for one dimension, or None."""
     objects = " and ".join(scenario.digits)
     if dimension == "spatial_relationship" and scenario.relation is not None:
         first, second = scenario.digits

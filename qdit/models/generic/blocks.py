@@ -1,4 +1,4 @@
-"""The blocks of a transformer of diffusers: items of its lists of modules that hold linears of a block."""
+"""Finds the blocks of a transformer of diffusers: the items of its module lists that hold linears of a block."""
 
 from collections.abc import Sequence
 

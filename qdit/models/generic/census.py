@@ -45,7 +45,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the roles cover in one class: numbers of weights, and the paths of layers without a role.
+    """Coverage of one class by roles: numbers of weights, and the paths of layers without a role.
 
     `problem` says why the class could not be built; then all else is empty.
     """

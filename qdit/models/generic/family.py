@@ -1,4 +1,4 @@
-"""A family of diffusers' transformers: what the table of role patterns cannot say about its classes."""
+"""A family of diffusers' transformers: facts about its classes that the common role patterns cannot express."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

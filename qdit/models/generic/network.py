@@ -1,7 +1,7 @@
 """A transformer of diffusers as a network with sites and roles.
 
-The network is a view: it has the modules, parameters and buffers of the transformer, under the same names. A change of
-one is a change of the other. So a quantized network is a quantized transformer, and its pipeline runs it.
+The network has the same modules, parameters and buffers as the transformer, under the same names. A change of the
+network changes the transformer. So quantizing the network quantizes the transformer, and its pipeline can run it.
 """
 
 import inspect

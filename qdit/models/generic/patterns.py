@@ -1,7 +1,7 @@
-"""The table of role patterns: paths of modules in diffusers' transformers → roles.
+"""The common patterns: regular expressions for paths of modules in diffusers' transformers, each with a role.
 
-The first pattern that is found in the path decides. A path without a pattern has no role, and no method touches its
-module. A family can put patterns of its own before these (`qdit.models.generic.family`).
+The first pattern that matches a part of the path decides. If no pattern matches, the module has no role, and no method
+quantizes it. A family can have further patterns, which come before these (`qdit.models.generic.family`).
 """
 
 import re

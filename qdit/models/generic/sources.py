@@ -1,4 +1,4 @@
-"""Fold sources of blocks whose modulation is a linear of their own: FLUX, SD3, Qwen-Image and their relatives."""
+"""Fold sources of blocks that have their own modulation linear: FLUX, SD3, Qwen-Image and similar models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

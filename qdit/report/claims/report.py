@@ -106,7 +106,7 @@ def summary(report: Report) -> list[str]:
 
 
 def control(report: Report, source: str) -> str:
-    """How many verdicts are compared, and how many change because they are many. Empty without intervals."""
+    """Sentence: how many verdicts are tested, and how many the correction changes. Empty without intervals."""
     verdicts = report.verdicts[source].values()
     tested, changed = sum(v.p is not None for v in verdicts), [v for v in verdicts if v.alone]
     if not tested:

@@ -1,4 +1,4 @@
-"""The log of a run's quantization, as checkpoint/config.json keeps it: learned rounding, and layers nothing reached."""
+"""The log of a run's quantization in checkpoint/config.json: learned rounding, and layers without calibration data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from qdit.quant.folder import CONFIG_FILE, require_unedited
 
 @dataclass(frozen=True)
 class CheckpointLog:
-    """Values of the log by name; empty without a checkpoint. `problem` says in one line why a file is not believed."""
+    """Values of the log by name; empty without a checkpoint. `problem` says in one line why a file is not used."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None

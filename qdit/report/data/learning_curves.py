@@ -48,7 +48,7 @@ class Reconstruction:
 
 
 def reconstruction_of(log: Mapping[str, Any]) -> Reconstruction | None:
-    """What a checkpoint's log says of learned rounding; None if it says nothing that can be read."""
+    """The part of a checkpoint's log about learned rounding; None if there is none or it cannot be read."""
     try:
         entry = log["reconstruction"]
         units = tuple(map(_unit, entry["units"]))

@@ -16,7 +16,7 @@ from qdit.report.data.rows import is_full_precision, is_measured
 COLUMN = "lossless"
 PASSED, FAILED = "yes", "no"
 PERCENT = 1.0
-"""Of a profile that does not say it."""
+"""Value for a profile without `lossless_percent`."""
 
 
 def lossless(row: Row, full: Row, percent: float) -> str | None:
@@ -47,7 +47,7 @@ def _checks(row: Row, full: Row, share: float) -> Iterable[tuple[str, bool | Non
 
 
 def gate_note(percent: float) -> str:
-    """What the column says, for the notes of a table."""
+    """Note that explains the column, for the small print of a table."""
     return (
         f"Lossless: within {percent:g} % of full precision, 95 % intervals included. FID rises by at most {percent:g}"
         f" %, FD-FP is at most {percent:g} % of full precision’s FID, and SSIM-FP is at least {100 - percent:g} %; “no”"

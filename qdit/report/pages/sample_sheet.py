@@ -136,10 +136,10 @@ def comparison(run: Samples, full: Samples) -> Image.Image:
         return stacked([labelled_strips([a, b, difference(b, a)], words, caption) for a, b, caption in triples])
     parts = []
     for first in range(0, len(run.strips), COLUMNS):
-        part = slice(first, first + COLUMNS)
-        whole, quantized = np.concatenate(full.strips[part]), np.concatenate(run.strips[part])
+        columns = slice(first, first + COLUMNS)
+        whole, quantized = np.concatenate(full.strips[columns]), np.concatenate(run.strips[columns])
         strips = [whole, quantized, difference(quantized, whole)]
-        parts.append(labelled_columns(strips, words, run.captions[part]))
+        parts.append(labelled_columns(strips, words, run.captions[columns]))
     return stacked(parts)
 
 

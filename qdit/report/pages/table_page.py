@@ -21,20 +21,20 @@ from qdit.report.render.page_files import script, style_sheet, template_text
 from qdit.report.render.showcase import showcase_html
 
 
-def html_text(table: Table, results: Path, found: Headline | None = None) -> str:
+def html_text(table: Table, results: Path, finding: Headline | None = None) -> str:
     """The HTML of a table. `results` is the profile's folder with the samples.
 
-    `found` replaces the headline that follows from the rows.
+    `finding` replaces the headline that follows from the rows.
     """
-    found = found or headline(table)
-    contest = found.contest
+    finding = finding or headline(table)
+    contest = finding.contest
     return template_text(
         "table.html.j2",
         table=table,
         css=style_sheet("board.css"),
         script=script("board.js"),
         progress=progress_text(table),
-        hero=hero_html(table, found),
+        hero=hero_html(table, finding),
         showcase=showcase_html(contest, results) if contest is not None and table.shows_samples else Markup(""),
         warnings=notes(table).warnings,
         changes=any(metric in changed() for metric in table.metrics),

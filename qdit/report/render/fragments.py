@@ -51,13 +51,13 @@ SHEETS_ABOUT = (
 )
 
 
-def hero_html(table: Table, found: Headline | None = None, beside: Markup | None = None) -> Markup:
+def hero_html(table: Table, finding: Headline | None = None, beside: Markup | None = None) -> Markup:
     """The sentence that answers the table's question, and its picture, once for a desktop and once for a phone.
 
     `beside` stands before the facts next to the picture.
     """
-    found = found or headline(table)
-    contest = found.contest
+    finding = finding or headline(table)
+    contest = finding.contest
     shared = axis(contest.block.rows) if contest is not None else None
     plots = {
         name: Markup(dot_plot(contest.block, shared, layout)) if contest is not None and shared is not None else ""
@@ -68,7 +68,7 @@ def hero_html(table: Table, found: Headline | None = None, beside: Markup | None
     drawings = {} if cover is None else {"cover": Markup(cover.svg), "narrow_cover": Markup(cover.narrow_svg)}
     return template_markup(
         "hero.html.j2",
-        headline=found,
+        headline=finding,
         caption=caption,
         beside=beside or "",
         drawing=cover,

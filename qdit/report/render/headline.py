@@ -140,7 +140,7 @@ def _order(agreement: Agreement | None, *, printed: bool) -> Iterable[tuple[str,
 
 
 def _because(table: Table, contest: Contest) -> Iterable[str]:
-    """What the sentence rests on, and what it cannot say."""
+    """Sentences after the headline: which numbers it uses, and its limits."""
     agreement = contest.agreement()
     unit = f"{contest.first.get('images')} {table.samples_are}s" if contest.first.get("images") else "samples"
     yield (

@@ -122,7 +122,7 @@ def _samples_behind(table: Table) -> Iterable[str]:
 
 
 def _pixel_notes(table: Table) -> Iterable[str]:
-    """What MIND, PSNR and SSIM are, with the window that the rows have."""
+    """Notes that define MIND, PSNR and SSIM, with the window of the rows."""
     if "mind_fp" in table.metrics:
         reference = "; MIND: the same to the reference" if "mind" in table.metrics else ""
         yield (

@@ -67,9 +67,9 @@ def row_name(line: Line) -> str:
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
 
-def markdown_text(table: Table, found: Headline | None = None) -> str:
+def markdown_text(table: Table, finding: Headline | None = None) -> str:
     """A table as GitHub-flavoured Markdown: face, finding, one table per block, notes and provenance."""
-    small, finding, ranked = notes(table), found or headline(table), has_ranks(table)
+    small, finding, ranked = notes(table), finding or headline(table), has_ranks(table)
     face = f"**{markdown(table.face)}**"
     text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
     facts = [sentence for sentence in (*finding.because, progress_text(table)) if sentence]

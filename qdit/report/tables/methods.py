@@ -1,4 +1,4 @@
-"""Methods beside each other at the bits of the profile, without printed numbers: for example all that can do W4A4.
+"""A table of methods without numbers of a paper: for example all methods that can quantize to W4A4.
 
 Besides the damage the table has what each row costs: the bits that it stores for a weight, and the measured time of one
 block. Its figure shows damage against speed.

@@ -93,29 +93,29 @@ def _pair(row: Row) -> str:
 
 def _remarks(rows: list[Row]) -> Iterable[str]:
     yield (
-        "On disk: the tensors of the checkpoint, or all tensors that the tool keeps, as safetensors. In memory: all"
-        " tensors that the network holds. Simulated rows of ours hold float32 weights; with their copies"
-        " packed for the processor; integer rows hold packed codes."
+        "On disk: size of one safetensors file with the tensors of the quantized network. In memory: size of all"
+        " tensors that the network holds while it runs. Our simulated rows hold float32 weights and copies of them that"
+        " are packed for the processor. Our integer rows hold packed codes."
     )
     if duplicated := sorted({row["float_mb"] for row in rows if row.get("float_mb")}):
         full = next((row["disk_mb"] for row in rows if is_full_precision(row) and row.get("disk_mb")), None)
-        ours = f", where ours holds {full:.2f}" if full else ""
+        ours = f"; our form of the model has {full:.2f} MB" if full else ""
         yield (
-            f"Tools hold diffusers’ form of the model, which has a copy of the embedders in every block:"
-            f" {', '.join(f'{size:.2f}' for size in duplicated)} MB in float32{ours}."
+            "Tools quantize the model as diffusers stores it, with a copy of the embedders in every block. In float32"
+            f" it has {', '.join(f'{size:.2f}' for size in duplicated)} MB{ours}."
         )
     places = {measured_on(row["speed"]) for row in rows if row.get("speed")}
     for place in sorted(places):
         yield (
-            f"Speed: images per CPU second of the network’s forward passes along whole trajectories; {place}. It"
-            " differs from run to run, so it stands in speed.json and not in metrics.json. Tools compute as they do"
-            " on a CPU; their kernels for GPUs are not measured here."
+            f"Speed: images per CPU second of the network’s forward passes, over all steps of one chunk; {place}. It"
+            " differs from run to run, so speed.json holds it and metrics.json does not. Tools use their CPU code;"
+            " their GPU kernels are not measured here."
         )
     reasons = {row["why_not_integer"]: row for row in rows if row.get("why_not_integer") and not is_full_precision(row)}
     for reason, row in reasons.items():
         yield f"No integer arithmetic, for example {row['short']}: {reason}."
     if any(row["key"].mode == IMPORTED for row in rows):
         yield (
-            "Imported: another program made the images. Bits, and noise where its files state the protocol, are its"
-            " importer’s claims; sizes and speeds are unknown."
+            "Imported: another program made the images. The bits are a claim of the person who imported them. So is the"
+            " noise, if the files state a protocol. Sizes and speeds are unknown."
         )

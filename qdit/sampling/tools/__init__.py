@@ -1,1 +1,1 @@
-"""Tools of other people (torchao, optimum-quanto, SDNQ) as rows: each quantizes diffusers' form in its own process."""
+"""Rows of other quantization libraries (torchao, optimum-quanto, SDNQ). Each quantizes in its own process."""

@@ -1,8 +1,8 @@
-"""The contract of a tool: a program of other people that quantizes a diffusers transformer in memory.
+"""The contract of a tool. A tool is another quantization library that quantizes a diffusers transformer in memory.
 
-A tool is one file with one class. The suite reads the class attributes in its own environment, where the package of the
-tool is not installed. `quantize` runs in the environment of the tools, in a process of its own. So the file imports its
-package inside functions only, and this module imports nothing but the standard library.
+A tool is one file with one class. The suite reads the attributes of the class in its own environment, where the package
+of the tool is not installed. `quantize` runs in a separate process in the environment of the tools. So the file imports
+the tool's package only inside functions, and this module imports only the standard library.
 """
 
 import abc
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Request:
-    """What a tool is asked for: bits, the names of the linears to quantize, and a function that runs calibration data.
+    """Input of a tool: bits, the names of the linears to quantize, and a function that runs calibration data.
 
     The layers are those of scope `common`, by their names in the transformer. `calibrate` calls the transformer with
     the noisy samples of the calibration set; a tool without `calibrated` bits does not need it.

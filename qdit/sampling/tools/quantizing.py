@@ -27,7 +27,7 @@ from qdit.sampling.tools.process import quantized_facts, started
 from qdit.sampling.tools.registry import KnownTool, find_tool
 
 KEY = "tool"
-"""Part of config.json that a tool's folder has, and a checkpoint of ours has not."""
+"""Key of config.json that only the folder of a tool has."""
 FORM = "diffusers"
 """Folder of the transformer before the tool."""
 STEP = "qdit.sampling.tools.quantizing"
@@ -143,7 +143,7 @@ def described(known: KnownTool, facts: Mapping[str, Any], bits: str) -> dict[str
 
 
 def process_job(folder: Path, job: ToolJob, *, depth: int) -> dict[str, Any]:
-    """What a tool's process is told about the transformer of a folder."""
+    """The job that a tool's process reads: a JSON value about the transformer of a folder."""
     calibration = folder / CALIBRATION_FILE
     return {
         "model": str((folder / FORM).resolve()),

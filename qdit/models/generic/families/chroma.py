@@ -1,4 +1,4 @@
-"""Chroma: FLUX without modulation linears; one small network makes the modulation of all blocks."""
+"""Chroma: FLUX without modulation linears in its blocks. One small network computes the modulation of all blocks."""
 
 from qdit.models.generic.families.flux import BLOCKS
 from qdit.models.generic.family import GenericFamily

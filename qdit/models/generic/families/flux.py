@@ -1,4 +1,7 @@
-"""FLUX and FLUX.2 (Black Forest Labs): blocks with two streams, then blocks with one."""
+"""FLUX and FLUX.2 (Black Forest Labs).
+
+The first blocks have separate layers for image and text tokens, the others have common layers.
+"""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import TWO_STREAMS

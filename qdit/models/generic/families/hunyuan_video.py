@@ -1,4 +1,7 @@
-"""HunyuanVideo: blocks with two streams, then blocks with one, as FLUX; the text is refined before."""
+"""HunyuanVideo: blocks with separate layers for video and text, then blocks with common layers, as in FLUX.
+
+Blocks of its own refine the text tokens before.
+"""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import TWO_STREAMS

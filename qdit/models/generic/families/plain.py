@@ -1,4 +1,4 @@
-"""Families for which the common table says everything but the name of the pipeline."""
+"""Families for which the common patterns are enough. Only the name of the pipeline is given here."""
 
 from qdit.models.generic.family import GenericFamily
 

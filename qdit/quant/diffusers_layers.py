@@ -1,8 +1,9 @@
-"""Layers of a quantized transformer inside its own program: packed in memory, in any precision, without graph breaks.
+"""Quantized layers that replace the layers of a diffusers transformer when its own class loads a checkpoint.
 
-A transformer of diffusers computes in float32, float16 or bfloat16. Each layer here takes inputs in any of them and
-gives outputs in the same. The weight stays packed. A call dequantizes it in float32 and rounds it once to the precision
-of the input. The input is quantized in float32 (see `in_float32`) and rounded to its precision again.
+A transformer of diffusers computes in float32, float16 or bfloat16. Each layer here takes inputs in one of these types
+and gives outputs in the same type. The weight stays packed in memory. A call dequantizes it in float32 and rounds it
+once to the type of the input. The input is quantized in float32 (see `in_float32`) and rounded to its type again.
+torch.compile finds no graph break in these layers.
 """
 
 import json
@@ -25,21 +26,21 @@ from qdit.quant.packed import PackedConv, PackedLinear
 from qdit.quant.sites import QuantizedConv, QuantizedLinear, QuantizedSite
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""What such a transformer computes in."""
+"""Types in which a transformer of diffusers may compute."""
 
 
 class InAnyPrecision(QuantizedLinear):
-    """A quantized linear that computes in the precision of its input. A cast of the model changes no code or scale."""
+    """A quantized linear that computes in the type of its input. If the model is cast, its codes and scales stay."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InAnyPrecision":
-        """Move all tensors to the device that `fn` moves them to. Their types stay."""
+        """Move all tensors to the device to which `fn` moves a tensor. Their types do not change."""
         some = next(self.buffers())
         device = device_after(fn, some)
         super()._apply(lambda tensor: tensor.to(device), recurse)
         return self
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after its quantizer, in the precision of the input."""
+        """The quantized input, in the type of the input."""
         if self.activation is None:
             return x
         if torch.compiler.is_compiling():
@@ -47,7 +48,7 @@ class InAnyPrecision(QuantizedLinear):
         return in_float32(self.activation, x).to(x.dtype)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the precision of the input."""
+        """Weight and bias in the type of the input."""
         return self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,11 +69,11 @@ class ConvInAnyPrecision(InAnyPrecision, QuantizedConv):
         return convolution(self.quantized_input(x), cells, bias, stride=self.kernel)
 
 
-class HomeLinear(InAnyPrecision, PackedLinear):
+class DiffusersLinear(InAnyPrecision, PackedLinear):
     """A linear whose weight stays packed."""
 
 
-class HomeConv(ConvInAnyPrecision, PackedConv):
+class DiffusersConv(ConvInAnyPrecision, PackedConv):
     """A convolution whose weight stays packed."""
 
     def __init__(self, module: QuantizedConv) -> None:
@@ -81,19 +82,19 @@ class HomeConv(ConvInAnyPrecision, PackedConv):
     spec = QuantizedConv.spec
 
 
-def at_home(module: QuantizedSite) -> nn.Module:
-    """A quantized module as it is inside the transformer's own program."""
+def diffusers_module(module: QuantizedSite) -> nn.Module:
+    """The form of a quantized module that a diffusers transformer uses."""
     if not isinstance(module, QuantizedLinear):
         return module
     is_conv = isinstance(module, QuantizedConv)
     if module.weight_bits < 16:
-        return HomeConv(cast(QuantizedConv, module)) if is_conv else HomeLinear(module)
+        return DiffusersConv(cast(QuantizedConv, module)) if is_conv else DiffusersLinear(module)
     module.__class__ = ConvInAnyPrecision if is_conv else InAnyPrecision
     return module
 
 
 def compilable(activation: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An input quantizer without graph breaks: an operation that torch.compile knows, where there is one."""
+    """An input quantizer that torch.compile can trace: one registered operation if there is one, else the module."""
     if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
         bits, symmetric, group_size = activation.bits, activation.symmetric, activation.group_size
         return lambda x: torch.ops.qdit.fake_quantize_groups(x, group_size or x.shape[-1], bits, symmetric)
@@ -103,7 +104,7 @@ def compilable(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     return activation
 
 
-def fill_at_home(
+def fill_transformer(
     transformer: nn.Module,
     checkpoint: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
@@ -118,7 +119,7 @@ def fill_at_home(
     """
     require_format(checkpoint)
     try:
-        require_home(checkpoint, type(transformer).__name__, dict(cast(Any, transformer).config))
+        require_same_model(checkpoint, type(transformer).__name__, dict(cast(Any, transformer).config))
         fill_network(DiffusersNetwork(transformer), checkpoint, tensors, dtype=dtype, in_full=in_full)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
         raise disagreement(problem) from None
@@ -132,13 +133,13 @@ def fill_network(
     dtype: torch.dtype,
     in_full: Collection[str],
 ) -> None:
-    """Put the layers of a checkpoint and its tensors into a network, in the types of `fill_at_home`."""
+    """Put the layers and tensors of a checkpoint into a network. Types are those of `fill_transformer`."""
     sites = checkpoint["sites"]
 
     def is_exact(name: str) -> bool:
-        """Whether a tensor belongs to what a site stores beside a float weight and the bias."""
-        site, _, part = name.rpartition(".")
-        return not (site in sites and part in ("weight", "bias")) and any(name.startswith(f"{s}.") for s in sites)
+        """Whether a tensor keeps its type: all tensors of a site do, except its floating-point weight and its bias."""
+        site, _, kind = name.rpartition(".")
+        return not (site in sites and kind in ("weight", "bias")) and any(name.startswith(f"{s}.") for s in sites)
 
     def stored_as(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or is_exact(name) or not set(name.split(".")).isdisjoint(in_full):
@@ -146,12 +147,12 @@ def fill_network(
         return tensor.to(dtype)
 
     method = checkpoint["record"].get("method")
-    fill(network, sites, tensors, method=method, module_of=lambda _, module: at_home(module), stored_as=stored_as)
+    fill(network, sites, tensors, method=method, module_of=lambda _, m: diffusers_module(m), stored_as=stored_as)
     network.requires_grad_(False)
 
 
-def require_home(checkpoint: Mapping[str, Any], class_name: str, values: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless a checkpoint is of this class and these values of its configuration."""
+def require_same_model(checkpoint: Mapping[str, Any], class_name: str, values: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless a checkpoint has this class and this configuration."""
     model = checkpoint["model"]["config"]
     if model["class_name"] != class_name:
         raise CheckpointError(
@@ -168,7 +169,7 @@ def require_home(checkpoint: Mapping[str, Any], class_name: str, values: Mapping
 
 
 def as_json(value: Any) -> str:
-    """A value as a JSON file holds it: tuples are lists there."""
+    """Text of a value as JSON. Equal text means that a JSON file cannot tell the values apart (tuples and lists)."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -182,19 +183,19 @@ def require_format(checkpoint: Mapping[str, Any]) -> None:
 
 
 def disagreement(problem: Exception) -> CheckpointError:
-    """One line about a configuration and tensors that do not fit."""
+    """The error for a configuration that does not fit the tensors."""
     text = " ".join(str(problem).split())[:300]
     return CheckpointError(f"exported checkpoint: configuration and tensors disagree ({text}); export it again")
 
 
 def is_generic(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a transformer that is no DiT of this suite."""
+    """Whether a configuration describes a diffusers transformer that the suite does not convert to its own DiT."""
     model = checkpoint.get("model")
     return isinstance(model, Mapping) and model.get("family") == DiffusersConfig.family
 
 
 def refuse_adapter(*_args: Any, **_options: Any) -> None:
-    """Raise Unsupported. It stands in the place of the methods that put a LoRA on a transformer."""
+    """Raise Unsupported. It replaces the transformer's methods that would add a LoRA."""
     raise Unsupported(
         "LoRA on a quantized transformer: packed weights take no adapter; fuse the LoRA into the full-precision weights"
         " (fuse_lora, then save_pretrained) and quantize those"

@@ -1,4 +1,4 @@
-"""Quantized transformers at home: `from_pretrained` of their own class loads what `qdit quantize` wrote."""
+"""Quantized transformers in diffusers: `from_pretrained` of their own class loads what `qdit quantize` wrote."""
 
 import copy
 import importlib
@@ -22,8 +22,8 @@ from qdit.methods.any_model import quantize_transformer
 from qdit.models.roles import replace
 from qdit.quant.batches import run
 from qdit.quant.checkpoint import load_checkpoint, quantized_sites, read_checkpoint, save_checkpoint
+from qdit.quant.diffusers_layers import DiffusersConv, DiffusersLinear
 from qdit.quant.folder import with_digest
-from qdit.quant.home import HomeConv, HomeLinear
 from qdit.quant.packed import resident_bytes
 from qdit.quant.sites import QuantizedConv, in_float32
 from tests.lazy import LazyModule
@@ -152,9 +152,10 @@ def test_the_command_writes_such_a_folder_and_reads_it(tmp_path: Path) -> None:
 def test_it_is_small_on_disk_and_in_memory(tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", "sana")
     loaded = model_class.from_pretrained(folder)
-    layers = {name: module for name, module in loaded.named_modules() if isinstance(module, HomeLinear | HomeConv)}
+    types = (DiffusersLinear, DiffusersConv)
+    layers = {name: module for name, module in loaded.named_modules() if isinstance(module, types)}
     assert layers.keys() == quantized_sites(quantized("sana").model).keys()
-    assert any(isinstance(module, HomeConv) for module in layers.values())
+    assert any(isinstance(module, DiffusersConv) for module in layers.values())
     for module in layers.values():
         width = module.shape[1]
         assert module.codes.numel() == module.shape[0] * width // 2
