@@ -136,8 +136,9 @@ ON_GPU = {
 }
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=() if m == "q-dit" else pytest.mark.slow) for m in ON_GPU])
-@pytest.mark.parametrize("family", ["flux", pytest.param("latte", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(ON_GPU))
+@pytest.mark.parametrize("family", ["flux", "latte"])
 def test_nothing_leaves_the_device_of_the_network(family, method):
     """On a device that refuses tensors of the CPU: calibration data are there, and so is what is quantized."""
     with pretended_gpu() as gpu:
