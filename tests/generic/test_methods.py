@@ -13,6 +13,7 @@ from qdit.quant.apply import FITTED
 from qdit.quant.batches import run
 from qdit.quant.checkpoint import quantized_sites, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import KINDS
+from tests.pretended_gpu import pretended_gpu
 from tests.small_transformers import ZOO, keyword_set, keywords, tiny_network
 
 SMALL = {"iterations": 2, "batch": 2}
@@ -126,3 +127,34 @@ def test_fitted_group_sizes_are_in_the_log():
     result = quantized(tiny_network("wan"), "wan", "rtn", {"group_size": 12})
     assert result.log[FITTED]["blocks.0.attn1.to_q"] == 8
     assert "blocks.0.ffn.net.2" not in result.log[FITTED]  # 12 divides 48
+
+
+ON_GPU = {
+    "q-dit": {"group_size": 8},
+    "repq-vit": {},
+    "svdquant": {"group_size": 8, "rank": 2},
+    "rotation": {},
+    "ptq4dit": {**SMALL, "csb": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(ON_GPU))
+@pytest.mark.parametrize("family", ["flux", "latte"])
+def test_nothing_leaves_the_device_of_the_network(family, method):
+    """On a device that refuses tensors of the CPU: calibration data are there, and so is what is quantized."""
+    with pretended_gpu() as gpu:
+        data = {kind: part.to(gpu) for kind, part in calibration(family).items()}
+        result = quantize_model(
+            tiny_network(family).to(gpu),
+            method,
+            weight_bits=4,
+            activation_bits=8,
+            scope="common",
+            calibration=data,
+            options=ON_GPU[method],
+        )
+        assert {tensor.device for tensor in result.model.state_dict().values()} == {gpu}
+        with torch.no_grad():
+            output = run(result.model, keywords(family, seed=5).to(gpu)).cpu()
+    assert output.isfinite().all()
