@@ -299,9 +299,10 @@ def test_a_gpu_has_a_panel_and_columns_of_its_own(methods_profile: dict[str, Any
     )
 
 
-@pytest.mark.parametrize(
-    ("load", "said"), [({"before": 0.1, "after": 2.5}, True), ({"before": 1.9, "after": 2}, False)]
-)
+BUSY, FREE = {"before": 0.1, "after": 2.5}, {"before": 1.9, "after": 2}
+
+
+@pytest.mark.parametrize(("load", "said"), [(BUSY, True), (FREE, False)])
 def test_a_busy_machine_is_said_beside_times_of_two_threads(
     methods_profile: dict[str, Any], results: Path, load: dict[str, float], said: bool
 ) -> None:
