@@ -299,6 +299,21 @@ def test_a_gpu_has_a_panel_and_columns_of_its_own(methods_profile: dict[str, Any
     )
 
 
+BUSY, FREE = {"before": 0.1, "after": 2.5}, {"before": 1.9, "after": 2}
+
+
+@pytest.mark.parametrize(("load", "said"), [(BUSY, True), (FREE, False)])
+def test_a_busy_machine_is_said_beside_times_of_two_threads(
+    methods_profile: dict[str, Any], results: Path, load: dict[str, float], said: bool
+) -> None:
+    content = block_record(load=load, threads=[1, 2])
+    for form in content["measured"]:
+        form["seconds"] |= {"2": form["seconds"]["1"]} if form["seconds"] else {}
+    write_block(results, content)
+    text = " ".join(notes(load_table(methods_profile, "w4a4", results)).reading)
+    assert ("times with two threads are those of a busy machine" in text) == said
+
+
 def test_the_shipped_record_can_be_read() -> None:
     path = Path(__file__).parents[2] / "results" / "studies" / "bench-block.json"
     times = read_block_times(path)

@@ -71,6 +71,11 @@ class BlockTimes:
             f" load average {load['before']:.1f} before and {load['after']:.1f} after; {self.content['command']}"
         )
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more programs wanted to run than there are cores, before or after the measurement."""
+        return any(float(value) > self.content["machine"]["cores"] for value in self.content["load"].values())
+
     @cached_property
     def _rows(self) -> dict[tuple[str, str], Mapping[str, Any]]:
         return {(row["label"], row["bits"]): row for row in self.content["rows"]}
@@ -183,6 +188,7 @@ def _check(times: BlockTimes) -> None:
             _ = [form["seconds"][threads][name] for name in ("integer", "float32", "bfloat16")]
     for threads in times.threads:
         times.bfloat16_over_float32(threads)
+    _ = times.is_crowded
 
 
 def block_cells(measured: Measured, row: Row) -> Row:

@@ -114,5 +114,10 @@ def remarks(measured: Measured, rows: Sequence[Row]) -> Iterable[str]:
     cpu = measured.cpu
     if cpu is not None and TWO in cpu.threads:
         yield f"bfloat16 is {cpu.bfloat16_over_float32(TWO):.2f} times as fast as float32 with two threads."
+        if cpu.is_crowded:
+            yield (
+                "Other programs shared the machine while it measured (see the load average). So the times with two"
+                " threads are those of a busy machine; the times with one thread are CPU times."
+            )
     if any(is_measured(row) and not is_full_precision(row) and row.get("bits_per_weight") is None for row in rows):
         yield "Bits per weight are unknown (–) where the checkpoint of a run is not beside its results."
