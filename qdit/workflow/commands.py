@@ -285,8 +285,8 @@ class Commands(JudgeCommands, PipelineCommands):
         counts = profiles.sampled(self.profile, run.setting, run.form)
         if self.family(run.setting) is PIPELINES:
             folder, checkpoint = self.weights(run.setting, run.form), self.checkpoint(run)
-            words = self.sample_pipeline(run, folder, checkpoint, counts, shard)
-            return command(*words, *flags(self.extractor(run.setting)), "--record-failure")
+            called = self.sample_pipeline(run, folder, checkpoint, counts, shard)
+            return command(*called, *flags(self.extractor(run.setting)), "--record-failure")
         values = {"--chunk": counts["chunk"], "--shard": shard, "--chunks-per-shard": counts["chunks_per_shard"]}
         if self.family(run.setting) is CLIPS:
             video = self.profile["video"]
