@@ -70,7 +70,7 @@ def counted(text: str, setting: str) -> TransformerShape:
             f"settings.{setting}.call.inputs: {class_name} cannot take them ({text}); correct them"
         ) from None
     core = [network.get_submodule(site.name) for site in network.sites() if site.role in CORE_ROLES]
-    quantized = sum(layer.weight.numel() for layer in core)
+    quantized = sum(layer.get_parameter("weight").numel() for layer in core)
     lists = [module for module in network.transformer.modules() if isinstance(module, torch.nn.ModuleList)]
     largest = max((size(block) for blocks in lists for block in blocks), default=0)
     width = network.config.hidden_size

@@ -62,7 +62,7 @@ class ImageFamily(ProfileFamily):
     name = "dit"
     samples = "images"
     model_is = "an image"
-    config = DiTConfig
+    config: ClassVar[type[DiTConfig] | type[STDiT3Config] | type[DiffusersConfig]] = DiTConfig
     has_features = True
     is_searched = True
     import_flags = ()

@@ -47,6 +47,7 @@ def content(**protocol: Any) -> dict[str, Any]:
 
 
 WITHOUT = ("mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind")
+WITHOUT += ("clip_score", "image_reward", "fd_dino", "fd_dino_fp")
 """Optional metrics that this run does not have."""
 
 

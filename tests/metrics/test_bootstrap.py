@@ -54,7 +54,7 @@ def pixels(errors: np.ndarray) -> PixelComparison:
 def test_every_image_once_gives_the_metrics_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     run, fp = pair(60, 6)
     reference = reference_of(6)
-    monkeypatch.setattr(module, "multiplicities", lambda images, resamples: np.ones((2, images), int))
+    monkeypatch.setattr(module, "multiplicities", lambda images, resamples, frames: np.ones((2, images), int))
     found, measured = bootstrap(run, reference=reference, fp=fp, resamples=2), evaluate(run, reference=reference, fp=fp)
     assert set(found.values) == NAMES
     for name, values in found.values.items():

@@ -17,8 +17,9 @@ from tests.metrics.scored import beside, scored
 from tests.preloaded import python
 
 Digits = tuple[np.ndarray, np.ndarray]
+JUDGED = ("clip_score", "image_reward", "fd_dino", "fd_dino_fp")
 KEYS = ["fid", "sfid", "is", "precision", "recall", "class_accuracy", "fd_fp", "mse_fp"]
-KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind"]
+KEYS += ["mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", *JUDGED, "mind"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_real_digits_score_well_and_noise_does_not(
     )
     bad = evaluate(scored(noisy, labels, extractor), reference=reference, fp=beside(images, labels, noisy, extractor))
     assert list(good) == list(bad) == KEYS
-    assert all(type(value) is float for name, value in good.items() if name not in ("psnr_fp", "lpips_fp"))
+    assert all(type(value) is float for name, value in good.items() if name not in ("psnr_fp", "lpips_fp", *JUDGED))
     json.dumps(good, allow_nan=False)
     assert good["fid"] < 1
     assert bad["fid"] > 10 * good["fid"]

@@ -124,7 +124,18 @@ def test_variants_are_named_by_what_they_are_and_measured_by_their_base(wide_res
     ]
     assert [column.cell for column in columns(table)] == [
         *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp"),
-        *("mind_fp", "psnr_fp", "ssim_fp", "lpips_fp", "mind", "ratio_fd_fp"),
+        *(
+            "mind_fp",
+            "psnr_fp",
+            "ssim_fp",
+            "lpips_fp",
+            "clip_score",
+            "image_reward",
+            "fd_dino",
+            "fd_dino_fp",
+            "mind",
+            "ratio_fd_fp",
+        ),
     ]
     assert {"base", "about", "ratio_fd_fp"} <= set(table.frame.columns)
     assert table.title == "What the parts of the methods contribute"

@@ -200,7 +200,7 @@ def test_files_of_the_profiles() -> None:
     vbench = {str(file.path.relative_to("weights/paper/vbench")): file for file in paper if "vbench" in file.path.parts}
     video = [file.path for file in paper if any("video" in use or "embed" in use for use in file.uses)]
     assert len(video) == 10 and Path("weights/paper/VBench_full_info.json") in video
-    assert len(paper) == 7 + 1 + 2 + len(video) + len(vbench) + 1 and set(vbench) == set(SOURCES)
+    assert len(paper) == 7 + 1 + 2 + 1 + len(video) + len(vbench) + 1 and set(vbench) == set(SOURCES)
     assert all(file.entry and file.uses for file in paper)
     folders = [file.path.parent.name for file in choose(paper, ["config.json"])]
     assert folders == ["sd-vae-ft-mse", "text_encoder", "bert-base-uncased"]
@@ -319,4 +319,6 @@ def test_nothing_else_opens_a_connection(repository: Path) -> None:
     files = {
         path.name for path in sources if path.suffix in (".py", ".smk") for word in words if word in path.read_text()
     }
-    assert files == {"fetch.py"}
+    assert files == {"fetch.py", "fetch_folders.py"}  # the second is called by the first only
+    callers = [path.name for path in sources if path.suffix == ".py" and "import fetch_folder" in path.read_text()]
+    assert callers == ["fetch.py"]
