@@ -26,16 +26,24 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Shape: grey images of `size`×`size`, `channels` before the third convolution and `features` after it."""
+    """Shape: grey images of `size`×`size`, `channels` before the third convolution, `hidden` and `features` after it.
+
+    Without `hidden` the third convolution has `features` outputs too. With `stride` 2 the first convolution has 5×5
+    taps, and takes the place of the first averaging.
+    """
 
     channels: int = 32
     features: int = 64
     classes: int = 10
     size: int = 8
+    hidden: int | None = None
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if self.size not in NAMES:
             raise ConfigError(f"size {self.size}: allowed are {', '.join(map(str, NAMES))}")
+        if self.stride not in (1, POOLING[self.size][0]):
+            raise ConfigError(f"stride {self.stride}: allowed are 1 and {POOLING[self.size][0]} at size {self.size}")
 
     @property
     def name(self) -> str:
@@ -58,17 +66,20 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv2d(1, config.channels, 3, padding=1)
+        hidden = config.hidden or config.features
+        first = {"kernel_size": 2 * config.stride + 1, "stride": config.stride, "padding": config.stride}
+        self.conv1 = nn.Conv2d(1, config.channels, **first)
         self.conv2 = nn.Conv2d(config.channels, config.channels, 3, padding=1)
-        self.conv3 = nn.Conv2d(config.channels, config.features, 3, padding=1)
-        self.conv4 = nn.Conv2d(config.features, config.features, 3, padding=1)
+        self.conv3 = nn.Conv2d(config.channels, hidden, 3, padding=1)
+        self.conv4 = nn.Conv2d(hidden, config.features, 3, padding=1)
         self.fc = nn.Linear(config.features, config.classes, bias=False)
         self.register_buffer("pool_scale", torch.ones(()))
         self.register_buffer("spatial_scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 1, L, L) in [−1, 1] → pool (N, features), spatial (N, 4·4·7) in NHWC order, logits (N, classes)."""
-        for convolution, side in zip((self.conv1, self.conv2, self.conv3), POOLING[self.config.size], strict=True):
+        sides = (POOLING[self.config.size][0] // self.config.stride, *POOLING[self.config.size][1:])
+        for convolution, side in zip((self.conv1, self.conv2, self.conv3), sides, strict=True):
             x = F.gelu(convolution(x))
             x = x if side == 1 else F.avg_pool2d(x, side, ceil_mode=True)
         spatial = self.spatial_scale * x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
@@ -100,14 +111,13 @@ class ClassifierExtractor:
 def to_metadata(config: ClassifierConfig) -> dict[str, Any]:
     """Metadata from which `load_classifier` builds the network again.
 
-    They contain the size only if it is not 8.
+    They contain size, hidden and stride only if they are not the defaults.
 
-    The 8×8 weights were shipped before other sizes existed, and their bytes must not change.
+    The first weights were shipped before these fields existed, and their bytes must not change.
     """
+    later = ("size", "hidden", "stride")
     described = asdict(config)
-    if config.size == ClassifierConfig.size:
-        del described["size"]
-    return {"classifier": described}
+    return {"classifier": {k: v for k, v in described.items() if k not in later or v != getattr(ClassifierConfig, k)}}
 
 
 def load_classifier(path: Path, *, sha256: str | None = None, name: str | None = None) -> ClassifierExtractor:

@@ -21,13 +21,11 @@ from qdit.mini.classifier import (
 )
 from qdit.mini.data.data_sets import data_set
 from qdit.models.manifest import write_manifest
-from tests.mini.clothes import WITH_DATA
 
 Digits = tuple[np.ndarray, np.ndarray]
 
 
 LARGER = Path(__file__).parents[2] / "weights" / "digit-classifier-16.safetensors"
-CLOTHES = LARGER.with_name("fashion-classifier.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -214,22 +212,3 @@ def test_other_sizes_are_refused(tmp_path: Path, weights: Path) -> None:
     save_tensors(path, tensors, {"classifier": {**metadata["classifier"], "size": 12}})
     with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16, 28"):
         load_classifier(path)
-
-
-def test_the_classifier_of_clothes_is_accurate_enough() -> None:
-    metadata = load_tensors(CLOTHES)[1]
-    assert metadata["held_out_accuracy"] >= 0.92
-    assert CLOTHES.stat().st_size < 2**20
-
-
-@WITH_DATA
-def test_its_accuracy_is_that_of_the_test_images() -> None:
-    data = data_set("fashion-mnist", "held_out")
-    logits = load_classifier(CLOTHES, name="fashion-classifier")(to_uint8(data.images)).logits
-    found = (logits.argmax(axis=1) == data.labels.numpy()).mean()
-    assert found == pytest.approx(load_tensors(CLOTHES)[1]["held_out_accuracy"], abs=5e-4)
-
-
-def test_features_of_clothes_have_the_same_shapes() -> None:
-    features = load_classifier(CLOTHES)(np.zeros((3, 1, 28, 28), np.uint8))
-    assert [features.pool.shape, features.spatial.shape, features.logits.shape] == [(3, 64), (3, 112), (3, 10)]

@@ -111,7 +111,9 @@ def test_a_model_is_trained_by_name(tmp_path):
     metadata = load_tensors(train_mini_dit("dit-digits-16", tmp_path, config=config))[1]
     assert metadata["iteration"] == 1
     assert metadata["model"]["input_size"] == 16
-    with pytest.raises(ConfigError, match="unknown model 'dit-digit'; allowed are dit-digits, dit-digits-16"):
+    with pytest.raises(
+        ConfigError, match="unknown model 'dit-digit'; allowed are dit-digits, dit-digits-16, dit-fashion"
+    ):
         train_mini_dit("dit-digit", tmp_path)
 
 
