@@ -67,8 +67,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         hidden = config.hidden or config.features
-        first = {"kernel_size": 2 * config.stride + 1, "stride": config.stride, "padding": config.stride}
-        self.conv1 = nn.Conv2d(1, config.channels, **first)
+        taps = 2 * config.stride + 1
+        self.conv1 = nn.Conv2d(1, config.channels, taps, stride=config.stride, padding=config.stride)
         self.conv2 = nn.Conv2d(config.channels, config.channels, 3, padding=1)
         self.conv3 = nn.Conv2d(config.channels, hidden, 3, padding=1)
         self.conv4 = nn.Conv2d(hidden, config.features, 3, padding=1)

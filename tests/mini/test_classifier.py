@@ -15,9 +15,11 @@ from qdit.metrics.statistics import moments
 from qdit.mini.classifier import (
     BATCH,
     NAMES,
+    Classifier,
     ClassifierConfig,
     ClassifierExtractor,
     load_classifier,
+    to_metadata,
 )
 from qdit.mini.data.data_sets import data_set
 from qdit.models.manifest import write_manifest
@@ -212,3 +214,14 @@ def test_other_sizes_are_refused(tmp_path: Path, weights: Path) -> None:
     save_tensors(path, tensors, {"classifier": {**metadata["classifier"], "size": 12}})
     with pytest.raises(CheckpointError, match="size 12: allowed are 8, 16, 28"):
         load_classifier(path)
+
+
+def test_the_shape_of_the_classifier_of_clothes_makes_four_by_four_pixels_with_or_without_a_stride() -> None:
+    x = torch.zeros(2, 1, 28, 28)
+    for config in (ClassifierConfig(8, 16, size=28), ClassifierConfig(8, 16, size=28, hidden=24, stride=2)):
+        pool, spatial, logits = Classifier(config)(x)
+        assert [pool.shape, spatial.shape, logits.shape] == [(2, 16), (2, 4 * 4 * 7), (2, 10)]
+        assert ClassifierConfig(**to_metadata(config)["classifier"]) == config
+    assert to_metadata(ClassifierConfig())["classifier"] == {"channels": 32, "features": 64, "classes": 10}
+    with pytest.raises(ConfigError, match="stride 3: allowed are 1 and 2 at size 28"):
+        ClassifierConfig(size=28, stride=3)
