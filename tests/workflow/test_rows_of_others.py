@@ -109,7 +109,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     ),
     "clips by a tool": (
         lambda p: block_of(p, "table3", methods=["fp", "sdnq"]),
-        r"sdnq is a tool, and tools quantize image models only",
+        r"sdnq is a tool, and tools quantize DiTs only",
     ),
     "not opt-in": (
         lambda p: block_of(p, "table2", methods=["fp", "sdnq"]),
