@@ -145,7 +145,10 @@ def test_the_first_block_of_table_2_and_what_it_waits_for_comes_first(tiny_plan:
         (rule, dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line))
         for rule, text in planned
     ]
-    found = {(rule, job.get("wildcards")): float(job.get("priority", 0)) for rule, job in details}
+    found = {
+        (rule, job.get("wildcards", "").replace(", replicate=", "")): float(job.get("priority", 0))
+        for rule, job in details
+    }
     block = "setting=digits-cfg1.0-s20, form=natural, label=rtn, bits=w4a8, scope=common"
     other = "setting=digits-cfg1.0-s20, form=natural, label=rtn-g16-dynamic, bits=w4a8, scope=common"
     for rule, rest in (("quantize", ""), ("sample", ", shard=000"), ("evaluate", "")):

@@ -19,6 +19,7 @@ TITLES = {
     "latency": "Linear layers: milliseconds by group size",
     "ranges": "Quantizing activations: milliseconds by kind of range",
     "gpu": "Kernels on a GPU",
+    "block": "One block of DiT-XL/2 in integers, one thread",
 }
 FLOAT = "torch fp32"
 
@@ -146,6 +147,21 @@ def _ranges(content: Mapping[str, Any]) -> Grid:
     )
 
 
+def _block(content: Mapping[str, Any]) -> Grid:
+    """Times of one block in integers, one thread, by row of the table; both ratios are of the same turns."""
+    body = []
+    for row in content["rows"]:
+        measured = content["measured"][row["form"]] if row.get("form") is not None else {"seconds": {}}
+        times = measured["seconds"].get("1")
+        cells = ("–", "–", "–")
+        if times:
+            ours = times["integer"]
+            ratios = (significant(times[rival]["minimum"] / ours["minimum"]) for rival in ("float32", "bfloat16"))
+            cells = (milliseconds(ours), *ratios)
+        body.append((str(row["label"]), str(row["bits"]).upper(), *cells))
+    return Grid(("Row", "Bits", "Median (ms)", "times as fast as float32", "as bfloat16"), tuple(body), 2)
+
+
 def _pivot(
     measured: Iterable[Mapping[str, Any]],
     heading: str,
@@ -174,4 +190,5 @@ GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "memory": _memory,
     "latency": _latency,
     "ranges": _ranges,
+    "block": _block,
 }
