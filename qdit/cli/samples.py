@@ -42,6 +42,8 @@ def reference(
     Examples:
       qdit reference reference.npz
       qdit reference mine.npz --data my-images --extractor inception-adm --extractor-weights inception.pth
+      qdit reference clothes.npz --data fashion-mnist --extractor fashion-classifier \\
+        --extractor-weights weights/fashion-classifier.safetensors
     """
     use_threads(threads)
     if data in BUILT_IN:

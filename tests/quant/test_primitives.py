@@ -48,7 +48,9 @@ def test_threshold_scales_are_equal_to_the_last_bit(key: str) -> None:
 
 
 def test_no_golden_file_or_array_is_left_out() -> None:
-    assert {path.stem for path in FOLDER.glob("*.npz")} - {"lpips", "judges"} == set(COUNTS)  # test_perceptual.py, test_judges.py
+    assert {path.stem for path in FOLDER.glob("*.npz")} - {"lpips", "judges"} == set(
+        COUNTS
+    )  # test_perceptual.py, test_judges.py
     assert {name: sum(file == name for file, _ in KEYS) for name in COUNTS} == COUNTS
     assert sum(COUNTS.values()) == len(KEYS) == 199
     covered = {
