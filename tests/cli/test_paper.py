@@ -116,7 +116,7 @@ def test_doctor_of_the_paper_profile(qdit: Qdit, tmp_path: Path, monkeypatch: py
         "doctor", "--all", "--profile", "paper", "--tflops", "100", "--gpus", "8", "--figure", "paper.svg"
     )
     assert (code, err) == (1, "")
-    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 27
+    assert out.count("missing; `qdit fetch` with the profile that needs it downloads it; about") == 28
     for words in ("CC-BY-NC-4.0", "sha256 unknown", "sha256 6726825d", "Hugging Face stabilityai/sd-vae-ft-mse"):
         assert words in out, words
     for rule in ("import_weights", "reference_adm", "(sample)", "evaluate", "(sample_video)", "(embed_prompts)"):
