@@ -155,24 +155,6 @@ def vae_of(wildcards):
     return list(map(str, COMMANDS.vae_files(wildcards.setting)))
 
 
-def pipeline_of(wildcards):
-    """A pipeline's folder and list of prompts, from which images are made; nothing for other models."""
-    files = COMMANDS.prompt_files(wildcards.setting)
-    mark = [weights_of(wildcards)] if files else []
-    return [*mark, *(str(path) for name, path in files.items() if name == "prompts")]
-
-
-def calibration_prompts_of(wildcards):
-    """Prompts of calibration data; nothing for models without a pipeline."""
-    return [str(path) for name, path in COMMANDS.prompt_files(wildcards.setting).items() if name != "prompts"]
-
-
-def sampling_code(wildcards):
-    """Module that samples a setting's images."""
-    is_pipeline = COMMANDS.family(wildcards.setting) is PIPELINES
-    return "qdit.sampling.pipeline_images" if is_pipeline else "qdit.sampling.run"
-
-
 def text_of(wildcards):
     """Text embeddings of the prompts that a model of latents reads (rules/video.smk); nothing where these are words."""
     return str(COMMANDS.text_file(wildcards.setting) or "") or []
@@ -299,19 +281,6 @@ def feature_files(run):
 def lpips_files(run):
     """LPIPS of the images of a run; nothing where the profile does not ask for it."""
     return [str(COMMANDS.lpips_file(run))] if "perceptual" in config else []
-
-
-def judge_files(run):
-    """What judges say of the images of a run and of full precision; nothing where the profile has no judges."""
-    runs = dict.fromkeys((run, profiles.full_precision_run(config, run)))
-    return [str(COMMANDS.judged_file(of, judge)) for of in runs for judge in judges_of(config)]
-
-
-def judge_references(wildcards):
-    """Features of real images by the judge of features."""
-    name = config["models"][model_of(wildcards)]["reference"]
-    has = "dino" in judges_of(config) and name in config.get("references", {})
-    return [str(COMMANDS.judge_reference_file("dino", name))] if has else []
 
 
 def table_files(table):

@@ -1,22 +1,6 @@
 # What a profile with files from elsewhere has besides (config/paper.yaml): the files themselves, official weights that
 # are converted once, and ADM's statistics. Nothing here downloads: a file that is not there is a job that says how to
 # get it, so that a dry run plans everything. `update` keeps Snakemake from ever deleting a file that was downloaded.
-def fetched_file(path):
-    """A file of `files`; of a pipeline's folder the file that jobs depend on."""
-    return input_file(f"{path}/{FIRST_FILE}" if is_folder_of_pipeline(path) else path)
-
-
-def is_folder_of_pipeline(path):
-    models = (model for model in config["models"].values() if "pipeline" in model)
-    return any(path in model["forms"].values() for model in models)
-
-
-def real_images(reference):
-    """A batch of real images. A folder of the user's own is no input, so that a plan can be made without it."""
-    batch = config["references"][reference]
-    return [] if is_own_folder(batch) else [input_file(batch)]
-
-
 rule needed_file:
     output:
         update("{file}"),

@@ -30,6 +30,9 @@ PUBLISHED_COLUMNS = {
     "table6": "search fid sfid is precision",
 }
 PUBLISHED_COLUMNS |= dict.fromkeys(("ptq4dit_table1", "tq_dit"), PUBLISHED_COLUMNS["table2"])
+PUBLISHED_COLUMNS["methods"] = (
+    "model steps weight_bits activation_bits format method fid image_reward lpips_fp psnr_fp source"
+)
 
 
 def run(repository: Path, tool: str, *arguments: str) -> None:

@@ -153,11 +153,11 @@ def _block(content: Mapping[str, Any]) -> Grid:
     for row in content["rows"]:
         measured = content["measured"][row["form"]] if row.get("form") is not None else {"seconds": {}}
         times = measured["seconds"].get("1")
-        cells = ("–", "–", "–")
+        cells = ["–", "–", "–"]
         if times:
             ours = times["integer"]
-            ratios = (significant(times[rival]["minimum"] / ours["minimum"]) for rival in ("float32", "bfloat16"))
-            cells = (milliseconds(ours), *ratios)
+            ratios = [significant(times[rival]["minimum"] / ours["minimum"]) for rival in ("float32", "bfloat16")]
+            cells = [milliseconds(ours), *ratios]
         body.append((str(row["label"]), str(row["bits"]).upper(), *cells))
     return Grid(("Row", "Bits", "Median (ms)", "times as fast as float32", "as bfloat16"), tuple(body), 2)
 
