@@ -275,5 +275,5 @@ def _cells(form: Mapping[str, Any] | None, threads: str) -> list[str]:
     seconds = {} if form is None else form["seconds"].get(threads, {})
     if INTEGER not in seconds:
         return ["–"] * 3
-    own = seconds[INTEGER]["minimum"]
-    return [f"{1e3 * own:.1f}", *(f"{seconds[rival]['minimum'] / own:.2f}" for rival in (FLOAT32, BFLOAT16))]
+    integer = seconds[INTEGER]["minimum"]
+    return [f"{1e3 * integer:.1f}", *(f"{seconds[rival]['minimum'] / integer:.2f}" for rival in (FLOAT32, BFLOAT16))]

@@ -4,7 +4,7 @@ A simulated table has methods at one setting. Image i has a displacement from fu
 
     x_mri = μ_m + noise_i + own_mi + run_mr + mixed_mri,
 
-for method m and replicate r: `noise` is shared by all methods, because they sample from the same noise; `own` belongs
+for method m and replicate r: `noise` is shared by all methods, because they sample from the same noise; `method` belongs
 to the method, `run` to one replicate of it, and `mixed` says that a replicate changes each image in its own way. All
 four are normal. A *mean* (as PSNR-FP) is the mean of one coordinate over the images. A *distance* (as FD-FP) is the
 squared length of the mean displacement in four coordinates; it is quadratic and has the bias of a Fréchet distance.
@@ -14,7 +14,7 @@ The numbers of a table go the way of real ones: resamples of `qdit.metrics.boots
 of the expected values. Beside them stand the intervals that images alone give to the same numbers.
 
 A condition names two ratios, both of variances of the difference of two rows in one replicate: that between runs, and
-that of `mixed`, each divided by that of `own` as a mean over images.
+that of `mixed`, each divided by that of `method` as a mean over images.
 """
 
 import time
@@ -42,14 +42,14 @@ METRIC_NAMES = {"mean": "psnr_fp", "distance": "fd_fp"}
 SHARED_DEVIATION = 3.0
 """Of the noise that all methods share, in deviations of what images do to one method alone."""
 FAR = 40.0
-"""Distance of the methods from full precision, in deviations of the mean of `own` over the images."""
+"""Distance of the methods from full precision, in deviations of the mean of `method` over the images."""
 WANTED = (0.93, 0.97)
 """What the coverage of 95 % intervals has to lie between."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A simulated metric, and the variances of runs and of `mixed` in parts of that of `own`."""
+    """A simulated metric, and the variances of runs and of `mixed` in parts of that of `method`."""
 
     metric: str
     ratio: float
@@ -96,10 +96,10 @@ def simulate(plan: Plan, condition: Condition, counts: np.ndarray, draw: np.rand
     centre = np.zeros((plan.methods, width))
     centre[:, 0] = far
     noise = SHARED_DEVIATION * draw.standard_normal((1, 1, plan.images, width))
-    own = draw.standard_normal((plan.methods, 1, plan.images, width))
+    method = draw.standard_normal((plan.methods, 1, plan.images, width))
     runs = np.sqrt(condition.ratio) * mean * draw.standard_normal((*size[:2], 1, width))
     mixed = np.sqrt(condition.mixed) * draw.standard_normal((*size, width))
-    displacements = centre[:, None, None] + noise + own + runs + mixed
+    displacements = centre[:, None, None] + noise + method + runs + mixed
     means = displacements.mean(axis=2)
     columns = np.moveaxis(displacements, 2, 0).reshape(plan.images, -1)
     resampled = np.moveaxis((counts / plan.images @ columns).reshape(-1, *size[:2], width), 0, 2)

@@ -111,8 +111,8 @@ def check_parts(parts: Parts, width: int, outputs: int) -> None:
             raise ConfigError(f"{step.kind}: values of shape {tuple(step.values.shape)} for {width} channels")
     branch = parts.branch
     if branch is not None and (branch.down.shape[0], branch.outputs) != (width, outputs):
-        found = f"{branch.down.shape[0]} inputs and {branch.outputs} outputs"
-        raise ConfigError(f"branch: it has {found}, the weight {width} and {outputs}")
+        widths = f"{branch.down.shape[0]} inputs and {branch.outputs} outputs"
+        raise ConfigError(f"branch: it has {widths}, the weight {width} and {outputs}")
 
 
 def transformed(x: Tensor, steps: Sequence[Step]) -> Tensor:

@@ -13,23 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from qdit.core.devices import torch_device
-from qdit.core.errors import CheckpointError, DataError
+from qdit.core.errors import CheckpointError
 from qdit.metrics.byte_pairs import BytePairs, read_byte_pairs
 from qdit.metrics.vision_transformer import (
-    CLIP_MEAN,
-    CLIP_SPREAD,
     HEAD,
     Block,
     block_count,
     filled,
-    normalized,
     quick_gelu,
     read_weights,
-    resized,
+    scores_of_pairs,
     with_class_token,
 )
 
-BATCH = 16
 EPS = 1e-5
 VISION, TEXT = "vision_model.encoder.layers.", "text_model.encoder.layers."
 LAYERS = {
@@ -159,16 +155,13 @@ class ClipScore:
         self.network, self.vocabulary, self.device = network.to(torch_device(device)), vocabulary, device
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        if len(images) != len(prompts):
-            raise DataError(f"CLIP score: found {len(images)} images and {len(prompts)} prompts; give one for each")
-        side, length, values = self.network.image.side, len(self.network.text.positions), []
-        with torch.inference_mode():
-            for start in range(0, len(images), BATCH):
-                pixels = normalized(resized(images[start : start + BATCH], side, crop=True), CLIP_MEAN, CLIP_SPREAD)
-                tokens = torch.tensor([self.vocabulary.tokens(text, length) for text in prompts[start : start + BATCH]])
-                cosines = self.network(pixels.to(self.device), tokens.to(self.device))
-                values.append(100 * cosines.double().clamp(min=0).cpu().numpy())
-        return np.concatenate(values)
+        image = self.network.image
+        return scores_of_pairs(images, prompts, self._score, side=image.side, device=self.device, judge="CLIP score")
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        length = len(self.network.text.positions)
+        tokens = torch.tensor([self.vocabulary.tokens(text, length) for text in prompts])
+        return 100 * self.network(pixels, tokens.to(self.device)).double().clamp(min=0)
 
 
 def load(files: Mapping[str, Path], device: str) -> Callable[[np.ndarray, Sequence[str]], np.ndarray]:

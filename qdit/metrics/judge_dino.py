@@ -19,6 +19,7 @@ from qdit.core.files import sha256_file
 from qdit.metrics.batches import require_images
 from qdit.metrics.features import Features, Images
 from qdit.metrics.vision_transformer import (
+    BATCH,
     HEAD,
     IMAGENET_MEAN,
     IMAGENET_SPREAD,
@@ -34,7 +35,7 @@ from qdit.metrics.vision_transformer import (
 from qdit.models.manifest import check_file
 
 NAME = "dinov2"
-SIDE, BATCH, EPS = 224, 16, 1e-6
+SIDE, EPS = 224, 1e-6
 OFFSET = 0.1
 """Added to the number of patches when positions are interpolated; the publisher's program does it for these weights."""
 LAYERS = {"norm1": "norm1", "norm2": "norm2", "qkv": "attn.qkv", "out": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}

@@ -16,24 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.devices import torch_device
-from qdit.core.errors import CheckpointError, DataError
+from qdit.core.errors import CheckpointError
 from qdit.metrics.vision_transformer import (
-    CLIP_MEAN,
-    CLIP_SPREAD,
     HEAD,
     Block,
     block_count,
     filled,
-    normalized,
     read_weights,
     renamed,
-    resized,
+    scores_of_pairs,
     with_class_token,
 )
 from qdit.metrics.word_pieces import WordPieces, read_word_pieces
 
-BATCH, TOKENS = 16, 35
-"""Images at a time, and tokens of a prompt; longer prompts are cut."""
+TOKENS = 35
+"""Tokens of a prompt; longer prompts are cut."""
 MEAN, SPREAD = 0.16717362830052426, 1.0333394966054072
 """Of the authors' rewards on their training data."""
 IMAGE_EPS, TEXT_EPS = 1e-6, 1e-12
@@ -185,17 +182,13 @@ class ImageReward:
         self.network, self.vocabulary, self.device = network.to(torch_device(device)), vocabulary, device
 
     def __call__(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        if len(images) != len(prompts):
-            raise DataError(f"ImageReward: found {len(images)} images and {len(prompts)} prompts; give one for each")
-        side, values = self.network.image.side, []
-        with torch.inference_mode():
-            for start in range(0, len(images), BATCH):
-                pixels = normalized(resized(images[start : start + BATCH], side, crop=True), CLIP_MEAN, CLIP_SPREAD)
-                rows = [self.vocabulary.tokens(text, TOKENS) for text in prompts[start : start + BATCH]]
-                tokens = torch.tensor(rows).to(self.device)
-                mask = tokens != self.vocabulary.padding
-                values.append(self.network(pixels.to(self.device), tokens, mask).double().cpu().numpy())
-        return np.concatenate(values)
+        image = self.network.image
+        return scores_of_pairs(images, prompts, self._score, side=image.side, device=self.device, judge="ImageReward")
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        tokens = torch.tensor([self.vocabulary.tokens(text, TOKENS) for text in prompts]).to(self.device)
+        score: Tensor = self.network(pixels, tokens, tokens != self.vocabulary.padding)
+        return score
 
 
 def load(files: Mapping[str, Path], device: str) -> Callable[[np.ndarray, Sequence[str]], np.ndarray]:

@@ -4,7 +4,7 @@ CLIP (Radford et al., ICML 2021), DINOv2 (Oquab et al., 2023) and the vision hal
 the same block and differ in the activation, in layer scale and in a causal mask.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,32 @@ def normalized(images: Tensor, mean: tuple[float, ...], spread: tuple[float, ...
     return (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(spread).view(1, 3, 1, 1)
 
 
+BATCH = 16
+"""Images of a pass."""
 CLIP_MEAN, CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of pixels in [0, 1]: CLIP's, which BLIP and ImageReward have too."""
 IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def scores_of_pairs(
+    images: np.ndarray,
+    prompts: Sequence[str],
+    score: Callable[[Tensor, Sequence[str]], Tensor],
+    *,
+    side: int,
+    device: str,
+    judge: str,
+) -> np.ndarray:
+    """Scores (N,) float64 of uint8 images (N, 3, H, W) and their prompts, in batches.
+
+    `score` gets pixels (n, 3, side, side), scaled as CLIP scales them, and n prompts. DataError if the numbers differ.
+    """
+    if len(images) != len(prompts):
+        raise DataError(f"{judge}: found {len(images)} images and {len(prompts)} prompts; give one for each")
+    values = []
+    with torch.inference_mode():
+        for start in range(0, len(images), BATCH):
+            batch = slice(start, start + BATCH)
+            pixels = normalized(resized(images[batch], side, crop=True), CLIP_MEAN, CLIP_SPREAD)
+            values.append(score(pixels.to(device), prompts[batch]).double().cpu().numpy())
+    return np.concatenate(values)

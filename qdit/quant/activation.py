@@ -127,8 +127,8 @@ class DynamicActivation(Activation):
         return ungroup(quantized)
 
     def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        own = type(self).forward is DynamicActivation.forward
-        if own and self.sharing == "token" and self.include_zero:
+        is_plain = type(self).forward is DynamicActivation.forward
+        if is_plain and self.sharing == "token" and self.include_zero:
             return narrow_groups(x, self.group_size, self.bits, dtype, symmetric=self.symmetric)
         return super().narrowed(x, dtype)
 

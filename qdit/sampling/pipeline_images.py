@@ -166,9 +166,9 @@ class Calls:
     def __call__(self, samples: range, count: int) -> Arrays:
         """Columns of a chunk: uint8 images (count, 3, H, W), their prompts, and labels −1."""
         per_clip = max(1, self.protocol.frames)
-        made = range(samples.start // per_clip, samples.stop // per_clip)
-        prompts = [self.prompts[index % len(self.prompts)] for index in made]
-        images = to_pixels(self.called(prompts, made), self.protocol.frames)[:count]
+        clips = range(samples.start // per_clip, samples.stop // per_clip)
+        prompts = [self.prompts[index % len(self.prompts)] for index in clips]
+        images = to_pixels(self.called(prompts, clips), self.protocol.frames)[:count]
         repeated = np.repeat(np.array(prompts), per_clip)[:count]
         return {"images": images, "labels": np.full(count, -1, np.int64), "prompts": repeated}
 

@@ -132,8 +132,9 @@ def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
             f" {PIPELINE!r}"
         )
     if (model.pipeline is not None) != (setting.call is not None):
-        found = "missing call, how the pipeline is called; add it" if setting.call is None else ".call: only pipelines"
-        raise ConfigError(f"{where}{'' if found[0] == '.' else ': '}{found}{'' if found[0] != '.' else ' have one'}")
+        if setting.call is None:
+            raise ConfigError(f"{where}: missing call, how the pipeline is called; add it")
+        raise ConfigError(f"{where}.call: only pipelines have one")
     if setting.call is None:
         return
     arguments = setting.call.arguments
