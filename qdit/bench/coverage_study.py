@@ -5,9 +5,10 @@ A simulated table has methods at one setting. Image i has a displacement from fu
     x_mri = μ_m + noise_i + method_mi + run_mr + mixed_mri,
 
 for method m and replicate r: `noise` is shared by all methods, because they sample from the same noise; `method`
-belongs to one method, `run` to one replicate of it, and `mixed` says that a replicate changes each image in its own way. All
-four are normal. A *mean* (as PSNR-FP) is the mean of one coordinate over the images. A *distance* (as FD-FP) is the
-squared length of the mean displacement in four coordinates; it is quadratic and has the bias of a Fréchet distance.
+belongs to one method, `run` to one replicate of it, and `mixed` says that a replicate changes each image in its own
+way. All four are normal. A *mean* (as PSNR-FP) is the mean of one coordinate over the images. A *distance* (as FD-FP)
+is the squared length of the mean displacement in four coordinates; it is quadratic and has the bias of a Fréchet
+distance.
 
 The numbers of a table go the way of real ones: resamples of `qdit.metrics.bootstrap`, the shift of
 `qdit.core.intervals`, and the rule of `qdit.core.run_to_run`. The study counts the intervals that hold the difference
