@@ -74,6 +74,8 @@ class Model(Part):
     shape: Shape | None = None
     vae: Text | None = None
     """Weights that decode latents, config.json beside them; none: the model makes pixels."""
+    face: Text | None = None
+    """What its samples show, where this differs from the profile's face: the first line of its tables."""
 
 
 class FetchedFile(Part):

@@ -12,6 +12,7 @@ from qdit.core.errors import ConfigError, did_you_mean
 from qdit.core.metrics_record import Status
 from qdit.core.run import FULL_PRECISION_BITS, FULL_PRECISION_METHOD, Run
 from qdit.report.data.checkpoint_log import read_log
+from qdit.report.data.faces import face_of_setting
 from qdit.report.data.learning_curves import reconstruction_of
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, readable_name
@@ -205,7 +206,7 @@ def make_row(
         "reconstruction_iterations": reconstruction.iterations if reconstruction else None,
         "protocol_version": protocol_version(profile),
         "profile": profile["profile"],
-        "face": profile["face"],
+        "face": face_of_setting(profile, key.setting),
     }
     return row | published_cells(published)
 

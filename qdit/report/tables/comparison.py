@@ -11,6 +11,7 @@ from typing import Any
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import compared, shown_on
 from qdit.core.run import Run
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.lossless import COLUMN, PERCENT, gate_note, with_gate
 from qdit.report.data.published import PublishedRow, find, method_names, read_published
 from qdit.report.data.rows import (
@@ -96,7 +97,7 @@ def comparison(profile: Mapping[str, Any], name: str, results: Path, published: 
         name=name,
         title=definition.get("title", specification.title),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol=specification.paper_protocol,
         shows_bits=True,

@@ -7,6 +7,7 @@ from typing import Any
 
 from qdit.core.metrics import shown_on
 from qdit.core.run import Run
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import (
     Block,
@@ -35,7 +36,7 @@ def integer(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         name=name,
         title=definition.get("title", "Integer arithmetic beside its simulation"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="",
         shows_bits=True,

@@ -12,6 +12,7 @@ from qdit.core.metrics import shown_on
 from qdit.core.run import FULL_PRECISION_METHOD
 from qdit.report.data.block_times import COLUMNS as BLOCK
 from qdit.report.data.block_times import GPU_COLUMNS, Measured, block_cells, measured_blocks
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import method_names, read_published
 from qdit.report.data.rows import (
@@ -58,7 +59,7 @@ def methods(profile: Mapping[str, Any], name: str, results: Path, published: Pat
         name=name,
         title=definition.get("title", "Methods beside each other"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="",
         shows_bits=True,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import compared, shown_on
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -30,7 +31,7 @@ def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path
         name=name,
         title=definition.get("title", "One group size for all layers (Q-DiT, Table 1)"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="DiT-XL/2 on ImageNet; bits, steps and guidance are not stated",
         shows_bits=True,

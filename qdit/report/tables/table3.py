@@ -8,6 +8,7 @@ from typing import Any
 from qdit.core.metrics import DIMENSIONS, METRICS, metric_names, shown_on
 from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.p_values import holm, p_value
 from qdit.report.data.published import PublishedRow, find, method_names, printed_name, read_published
@@ -128,7 +129,7 @@ def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) ->
 
 def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
     """The table's face: that of the profile, and the scorer (VBench or mini-VBench)."""
-    return f"{profile['face']}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
+    return f"{face_of_table(profile, definition)}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
 
 
 def _block(

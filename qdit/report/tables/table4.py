@@ -7,6 +7,7 @@ from typing import Any
 from qdit.core.errors import ConfigError
 from qdit.core.metrics_record import Status
 from qdit.core.run import Run, split_bits
+from qdit.report.data.faces import face_of_setting, face_of_table
 from qdit.report.data.metrics_json import Row, with_status
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -59,7 +60,7 @@ def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path
         name=name,
         title=definition.get("title", "From RTN to Q-DiT, step by step (Q-DiT, Table 4)"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, 10,000 images",
         shows_bits=False,
@@ -132,6 +133,6 @@ def _not_run(profile: Mapping[str, Any], block: Mapping[str, Any], step: str, pr
     weight_bits, activation_bits = split_bits(block["bits"][0])
     row: Row = {"setting": block["setting"], "form": block["form"], "scope": block["scope"]}
     row |= {"weight_bits": weight_bits, "activation_bits": activation_bits, "step": step, "name": step}
-    row |= {"profile": profile["profile"], "face": profile["face"]}
+    row |= {"profile": profile["profile"], "face": face_of_setting(profile, block["setting"])}
     key = Run(row["setting"], row["form"], "", block["bits"][0], row["scope"])
     return row | published_cells(_match(printed, step, key)) | with_status(Status.NOT_RUN)

@@ -6,6 +6,7 @@ from typing import Any
 
 from qdit.core.metrics import METRICS, shown_on
 from qdit.report.data.allocations import COLUMNS, SearchedAllocation, allocation_cells
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import PublishedRow, find, read_published
 from qdit.report.data.rows import (
@@ -40,7 +41,7 @@ def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path
         name=name,
         title=definition.get("title", "Ways to choose group sizes (Q-DiT, Table 6)"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="DiT-XL/2 on ImageNet 256×256, DDIM, 100 steps, guidance (cfg) 1.5, W4A8, 10,000 images",
         shows_bits=True,

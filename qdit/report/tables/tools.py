@@ -6,6 +6,7 @@ from typing import Any
 
 from qdit.core.metrics import ranking_metric, shown_on, significant
 from qdit.core.run import IMPORTED, TOOL
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import (
     Block,
@@ -32,7 +33,7 @@ def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path)
         name=name,
         title=definition.get("title", "Other people’s tools beside the papers’ methods"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="",
         shows_bits=True,

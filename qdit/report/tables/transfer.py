@@ -7,6 +7,7 @@ from typing import Any
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import shown_on
 from qdit.report.data.allocations import COLUMNS, allocation_cells
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import (
     Block,
@@ -32,7 +33,7 @@ def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         name=name,
         title=definition.get("title", "Allocations on other models, forms and bit widths"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="",
         shows_bits=True,

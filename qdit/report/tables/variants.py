@@ -6,6 +6,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import shown_on
+from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import printed_name
 from qdit.report.data.rows import (
@@ -31,7 +32,7 @@ def variants(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         name=name,
         title=definition.get("title", f"Variants of methods ({name})"),
         profile=profile["profile"],
-        face=profile["face"],
+        face=face_of_table(profile, definition),
         miniature=is_miniature(profile),
         paper_protocol="",
         shows_bits=True,
