@@ -29,7 +29,7 @@ _THREAD = _OfThread()
 
 
 def flag_of(device: torch.device) -> Tensor:
-    """The flag (1,) int32 of a device; a kernel sets it to 1."""
+    """The flag (1,) int32 of a device. A kernel sets it to 1 if one of its outputs is not finite."""
     flag = _THREAD.flags.get(device)
     if flag is None:
         with torch.inference_mode(False):
@@ -38,12 +38,12 @@ def flag_of(device: torch.device) -> Tensor:
 
 
 def raised(device: torch.device) -> bool:
-    """Whether the device's flag is raised; it is lowered. Inside `watched()` nobody looks and the answer is no."""
+    """Whether the device's flag is 1; the call sets it to 0. Inside `watched()` the result is False without a look."""
     return _THREAD.depth == 0 and _lowered(flag_of(device))
 
 
 def check() -> None:
-    """Raise Unsupported if a flag of this thread is raised; all are lowered."""
+    """Raise Unsupported if a flag of this thread is 1. All flags are set to 0."""
     if sum(map(_lowered, _THREAD.flags.values())):  # all of them, not only up to the first
         raise not_finite()
 

@@ -111,7 +111,7 @@ class TextLayer(nn.Module):
 
 
 class Reward(nn.Module):
-    """ImageReward: normalized images, tokens (N, L) and the mask of those that count → rewards (N,)."""
+    """ImageReward: normalized images, tokens (N, L) and their mask (0 for padding) → rewards (N,)."""
 
     def __init__(self, image: ImageHalf, words: tuple[int, int, int], layers: int, hidden: int) -> None:
         super().__init__()

@@ -122,10 +122,11 @@ class _Gelu(torch.autograd.Function):
 
 
 @contextmanager
-def written_out(model: Network, unit: str) -> Iterator[None]:
-    """Context manager: attention of a unit is computed as two products, and its GELUs are `LearningGelu`.
+def fast_gradients(model: Network, unit: str) -> Iterator[None]:
+    """Context manager: a unit of reconstruction (a block or a layer) computes gradients faster.
 
-    This is for backward passes: torch's fused attention is slow backwards on CPUs if there are few tokens.
+    Its attention is computed as two matrix products, and each of its GELUs is a `LearningGelu`. torch's fused attention has
+    a slow backward pass on CPUs if there are few tokens.
     """
     inside = f"{unit}."
     gelus = [

@@ -24,7 +24,7 @@ from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.batches import Keywords, timestep_of
-from qdit.quant.learnable import Learner, written_out
+from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.learned_scales import Scales
 from qdit.quant.observe import Batch
 from qdit.quant.passes import MOST_ROWS, rows_of_pass
@@ -295,7 +295,7 @@ def _learn(
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     if config.matmul == "tf32" and targets.device.type == "cpu":
         raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
-    with written_out(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
+    with fast_gradients(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     curve.before, curve.after = before, hard_loss(outputs, targets, config.power, size=size, kept=kept)

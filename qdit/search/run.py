@@ -102,7 +102,7 @@ class Search:
 
     @property
     def probes(self) -> int:
-        """Number of random sign draws for the scores; 0 for scores without draws (`ilp`)."""
+        """Number of random ±1 vectors that estimate the scores of layers; 0 for scores without such vectors (`ilp`)."""
         if self.kind == "response":
             return self.options.response.probes
         hessian = self.kind == "hessian" or (self.surrogate and self.options.race.surrogate == "hessian")

@@ -1,4 +1,4 @@
-"""The prompts of a suite as texts, for models that accept any English text: VBench's full_info JSON."""
+"""The texts of a list of prompts, read from VBench's full_info JSON. They are for models that accept any English text."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -74,7 +74,7 @@ class Clips:
 
 @cache
 def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
-    """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in one part of scikit-learn's digits."""
+    """Digit → its most typical images in one part of scikit-learn's digits: opacities (count, 8, 8) in [0, 1]."""
     if split not in GLYPHS:
         raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
     train, part_digits = load("train"), load(split)
