@@ -59,7 +59,7 @@ def linear_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-"""Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` is set to 1 if a value is not finite.
+    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` is set to 1 if a value is not finite.
 
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums, weight_zeros are
