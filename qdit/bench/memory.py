@@ -29,7 +29,7 @@ MEGABYTE = 1e6
 
 
 def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
-    """Run a model once in every mode, each in its own process; return the record."""
+    """Run a model once in every mode, each in a process of its own; return the record."""
     before = load()
     by_mode = {}
     for mode in SHOWN:

@@ -84,7 +84,7 @@ def in_order(study: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Share of pairs told apart against images, a curve for each metric, as SVG."""
+    """Draw the share of separated pairs against the number of images, a curve for each metric, as SVG."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -66,7 +66,7 @@ class Problem:
 def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, place: str = "") -> T:
     """Make the options dataclass of `owner` (a method or a kind of search) from plain JSON.
 
-    `place` is the position of the options in a profile, for messages. ConfigError for unknown names and for values that
+    `place` is where the options stand in a profile, for messages. ConfigError for unknown names and for values that
     the annotations or the class itself do not allow.
     """
     values = checked(owner, options, raw, place=place)

@@ -1,4 +1,4 @@
-"""Flags of kernels on GPUs: one tensor for each device notes that a result was not finite.
+"""Flags of kernels on GPUs: one tensor for each device records that a result was not finite.
 
 A look at a flag makes the program wait for the GPU. Outside of `watched()` every call looks, so it can raise the error
 itself. Inside, nobody looks until the outermost context ends; then one look raises the error for the whole forward.
@@ -18,7 +18,7 @@ from qdit.kernels.reference import not_finite
 
 
 class _OfThread(threading.local):
-    """Flags of one thread, so that no thread takes another's error."""
+    """Flags of one thread, so that a thread never raises the error of another thread."""
 
     def __init__(self) -> None:
         self.flags: dict[torch.device, Tensor] = {}
@@ -50,7 +50,7 @@ def check() -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Inside, calls do not wait for the GPU; at the end of the outermost context `check()` is called."""
+    """Context manager: inside it, calls do not wait for the GPU. The end of the outermost context calls `check()`."""
     _enter()
     try:
         yield

@@ -227,7 +227,7 @@ def _multiply(
 def choose_blocks(rows: int, outputs: int, size: int) -> Blocks:
     """Size of the blocks: 64 × 128 with 4 warps, or smaller for small problems.
 
-    Two programs of this size fit a multiprocessor, and each hides the other's scaling. Smaller
+    A multiprocessor runs two programs of this size. While one scales its sums, the other one multiplies. Smaller
     blocks give enough programs for all multiprocessors.
     """
     loaded = (64 + 128) * padded_size(size)  # bytes of one group

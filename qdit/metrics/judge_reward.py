@@ -88,7 +88,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=TEXT_EPS)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (N, L) is true at the tokens of the context that count."""
+        """`mask` (N, L) is true at the tokens of the context that are not padding."""
         tokens = (self.query(x), self.key(context), self.value(context))
         q, k, v = (of.unflatten(-1, (-1, HEAD)).transpose(1, 2) for of in tokens)
         seen = None if mask is None else mask[:, None, None, :]

@@ -1,4 +1,4 @@
-"""What networks say of single images: a score of each image, or features of each image. This module loads no torch.
+"""Scores or features of single images, computed by networks (*judges*). This module loads no torch.
 
 A *judge* is a network that looks at one image, with its prompt if it reads text. `qdit judge` writes a file for each
 judge beside the samples. `qdit evaluate` reads it.

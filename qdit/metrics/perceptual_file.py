@@ -1,4 +1,4 @@
-"""The file `lpips.npz` beside samples: LPIPS of each image to full precision's, and what it was made of.
+"""The file `lpips.npz` beside samples: LPIPS of each image to that of full precision, and the origin of these values.
 
 This module loads no torch: evaluating reads the file, `qdit.metrics.perceptual_run` writes it.
 """

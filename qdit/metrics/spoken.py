@@ -45,7 +45,7 @@ def checkpoint_line(folder: Path) -> str:
 
 
 def samples_line(folder: Path) -> str:
-    """Line about a folder of samples: number made, number wanted, and protocol; or the recorded failure."""
+    """Line about a folder of samples: finished and required number, and protocol; or the recorded failure."""
     shards = listed_shards(folder)
     if failure := next((shard.failure for shard in shards if shard.failure), None):
         return f"{folder}: no samples: {failure.text}"

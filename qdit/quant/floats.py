@@ -52,7 +52,7 @@ class FloatFormat:
         return (code + (torch.signbit(clamped).to(torch.int32) << (self.bits - 1))).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The numbers (float32) of codes; NaN for codes that are no finite number."""
+        """The numbers (float32) of codes; NaN for codes that are not a finite number."""
         return self.values(codes.device)[codes.long()]
 
     def round(self, x: Tensor) -> Tensor:

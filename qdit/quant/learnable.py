@@ -54,7 +54,7 @@ class LearnedScale(nn.Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Quantize-dequantize; gradients pass where codes are not clamped, the scale's is that of LSQ (Esser et al.)."""
+    """Quantize-dequantize. Gradients pass where codes are not clamped; the scale has the gradient of LSQ (Esser et al.)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
@@ -167,7 +167,7 @@ class SoftLinear(nn.Module):
         return self.product(self.entered(x))
 
     def entered(self, x: Tensor) -> Tensor:
-        """The input behind its quantizer."""
+        """The quantized input."""
         return x if self.activation is None else self.activation(x)
 
     def product(self, x: Tensor) -> Tensor:

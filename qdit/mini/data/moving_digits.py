@@ -1,4 +1,4 @@
-"""Clips of the mini video model: one or two coloured digits move over a background, as a prompt says.
+"""Clips of the mini video model: one or two coloured digits move over a background. A prompt describes each clip.
 
 A clip has 8 frames of 16×16 pixels. It depends only on (seed, index). Glyphs are scikit-learn's 8×8 digits in their own
 resolution. So two digits fit side by side and can still move across the frame. Held-out clips contain digits that no

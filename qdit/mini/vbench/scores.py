@@ -59,7 +59,7 @@ def aesthetic_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
 
 
 def imaging_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Mean over frames of the judged freedom from damage."""
+    """Mean over frames of the judged image quality: few noise, blur, coarse grey levels and blocks."""
     return float(seen.quality.mean())
 
 

@@ -97,7 +97,7 @@ class DiffusersNetwork(nn.Module):
         self._sites = sites_of(transformer, self.block_paths, family)
 
     def train(self, mode: bool = True) -> "DiffusersNetwork":
-        """Set the mode of the network and of the transformer, which are one."""
+        """Set the mode (training or evaluation) of the network and its transformer."""
         self.transformer.training = mode
         super().train(mode)
         return self

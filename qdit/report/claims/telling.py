@@ -1,4 +1,4 @@
-"""What would tell a comparison that cannot be told: more images, more replicates, or more damage.
+"""What would decide a comparison that cannot be told: more images, more replicates, or fewer bits.
 
 The estimate takes the measured difference as the true one. The variance that images cause falls as 1 / n. That of runs
 falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 at
@@ -54,7 +54,7 @@ def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
 
 
 def more_images(gap: float, side: float, images: int) -> int | None:
-    """Images at which the interval of the images excludes 0, to two digits; at least the present number."""
+    """Number of images at which the interval from images excludes 0, rounded to two digits; at least the current number."""
     if gap <= 0 or images * (side / gap) ** 2 > MOST_IMAGES:
         return None
     exact = images * (side / gap) ** 2
@@ -62,9 +62,10 @@ def more_images(gap: float, side: float, images: int) -> int | None:
 
 
 def more_replicates(gap: float, side: float, limits: Limits) -> int | None:
-    """Replicates at which both sources exclude 0; None for more than `MOST_REPLICATES`.
+    """Number of replicates at which the interval from images and replicates excludes 0; None above `MOST_REPLICATES`.
 
-    Where images leave no room, because they just exclude 0, they are taken to be half as wide.
+    If the interval from images alone just excludes 0, it leaves no room for the variance between runs. Then the function
+    takes half of its width.
     """
     if limits.variance == 0:
         return limits.replicates

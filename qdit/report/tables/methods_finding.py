@@ -79,7 +79,7 @@ def _chance(contest: Contest) -> str:
 
 
 def tied_text(contest: Contest) -> str:
-    """All methods that cannot be told from the first. Empty without one."""
+    """Names of all methods whose difference to the first can be chance. Empty if there are none."""
     names = [short_name(row) for row in contest.tied]
     return f"Cannot be told from {short_name(contest.first)}: {', '.join(names)}." if names else ""
 
