@@ -35,7 +35,7 @@ class LearnedScale(nn.Module):
         return self.quantizer.left(self._on_grid(entered))
 
     def _on_grid(self, x: Tensor) -> Tensor:
-        """Quantize-dequantize with the present scale."""
+        """Quantize-dequantize with the current scale."""
         scale: Tensor = self.scale
         levels = 2**self.quantizer.bits - 1
         compiled_backend = learning_backend(x, scale) if scale.numel() == 1 else None
@@ -171,7 +171,7 @@ class SoftLinear(nn.Module):
         return x if self.activation is None else self.activation(x)
 
     def product(self, x: Tensor) -> Tensor:
-        """Product of a quantized input and the present weight, and the bias."""
+        """Product of a quantized input and the current weight, and the bias."""
         weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 

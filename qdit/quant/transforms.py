@@ -1,7 +1,7 @@
 """Input transforms of a linear site. They run before its activation quantizer.
 
 A transform T is affine and invertible. The site computes W T⁻¹ on T x, so that without rounding its output is W x + b
-as before. `absorb` gives the weight and the bias for that. All is computed in float32, whatever the input's precision.
+as before. `absorb` gives the weight and the bias for that. Everything is computed in float32, for any precision of the input.
 """
 
 from abc import abstractmethod
@@ -194,7 +194,7 @@ class Orthogonal(Transform):
 
 
 class Chain(nn.ModuleList):
-    """Transforms one after the other; the first one sees the input of the site."""
+    """A sequence of transforms; the first one gets the input of the site."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         widths = {transform.width for transform in transforms}

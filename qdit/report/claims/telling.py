@@ -1,12 +1,12 @@
 """What would decide a comparison that cannot be told: more images, more replicates, or fewer bits.
 
 The estimate takes the measured difference as the true one. The variance that images cause falls as 1 / n. That of runs
-falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 at
+falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 with
 
     n' = n (l / d)²                                    for the difference d and the side l of the images' interval,
-    R' = the smallest R whose interval excludes 0      if images alone tell it already.
+    R' = the smallest R whose interval excludes 0      if images alone decide it already.
 
-A difference that needs more than `MOST_IMAGES` is too small to look for: then only more damage tells, at fewer bits.
+A difference that needs more than `MOST_IMAGES` is too small. Then only fewer bits, with more damage, would decide.
 """
 
 import math
@@ -21,9 +21,9 @@ DAMAGE = "more damage (fewer bits)"
 
 
 def what_would_tell(evidence: Sequence[Evidence]) -> str:
-    """One sentence about the comparisons that stay open; empty if none of them has an interval that could shrink.
+    """One sentence about the comparisons that are not decided; empty if none of them has an interval that could shrink.
 
-    The hardest comparison decides.
+    The comparison that needs most images determines the numbers.
     """
     needs = [need for piece in evidence if (need := needed(piece)) is not None]
     if not needs:
@@ -38,9 +38,9 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
 
 
 def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
-    """(images, replicates) that would tell an open comparison, then those that it has; None in place of too many.
+    """(images, replicates) that would decide an open comparison, then its current numbers; None in place of too many.
 
-    None for a comparison that is decided, or that no interval keeps open.
+    None for a comparison that is decided, or that is open for another reason than its interval.
     """
     if piece.outcome is not None or piece.limits is None or piece.gap is None or piece.images is None:
         return None

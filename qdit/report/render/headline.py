@@ -162,7 +162,7 @@ def _pairs(pairs: Sequence[tuple[str, str]], *, shown: int = 4) -> str:
 
 
 def _variants(table: Table) -> tuple[tuple[str, bool], ...]:
-    """How many variants do more or less damage than their method."""
+    """Sentence: how many variants do more damage than their method, and how many do less."""
     more = less = unclear = 0
     for row, base in _beside_base(table):
         gap = difference(row, base, ranking_metric().name)

@@ -92,7 +92,7 @@ def _reading(table: Table) -> Iterable[str]:
 
 
 def _replicate_notes(table: Table) -> Iterable[str]:
-    """What the numbers of rows with replicates are, and which differences know of them."""
+    """Notes on rows with replicates: what their numbers are, and which intervals contain the spread between runs."""
     if repeated := [row for row in table.rows if is_repeated(row)]:
         counts = " or ".join(str(count) for count in sorted({row[COUNT] for row in repeated}))
         yield (
@@ -222,7 +222,7 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 
 
 def _protocol(row: Row) -> str:
-    """The protocol of a row: everything that determines its images. Of imported ones only their source is known."""
+    """The protocol of a row: everything that determines its images. For imported images only their source is known."""
     if row["mode"] == IMPORTED:
         return f"{row['name']}: {row['images']} {'clips' if row.get('prompts') else 'images'} that another program made"
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])

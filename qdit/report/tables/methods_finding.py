@@ -33,7 +33,7 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
 
 
 def _verdict(contest: Contest) -> str:
-    """Who wins. A tie has no winner, and neither have numbers without an interval."""
+    """The winner, in words. There is none if the difference can be chance, or if there is no interval."""
     gap = difference(contest.rows[1], contest.first, ranking_metric().name)
     if gap is None or gap.interval is None:
         return "the lowest number is that of"
@@ -41,7 +41,7 @@ def _verdict(contest: Contest) -> str:
 
 
 def _ratio(first: Row, second: Row) -> str:
-    """How many times as large the second FD-FP is."""
+    """Text: how many times as large the second FD-FP is."""
     low, high = (float(row[ranking_metric().name]) for row in (first, second))
     if low <= 0:
         return "larger" if high > 0 else "equal"
@@ -61,7 +61,7 @@ def _peak(first: Row, second: Row) -> str:
 
 
 def _chance(contest: Contest) -> str:
-    """What the interval of the paired difference says, by itself and with the control over all pairs."""
+    """Sentence about the interval of the paired difference: of this pair alone, and with Holm's correction over all pairs."""
     first, second = contest.rows[:2]
     gap = difference(second, first, ranking_metric().name)
     if gap is None or gap.interval is None:
@@ -85,7 +85,7 @@ def tied_text(contest: Contest) -> str:
 
 
 def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:
-    """What the sentence rests on."""
+    """Facts behind the sentence: the rows, the metric and its limits."""
     if text := tied_text(contest):
         yield text
     metric = ranking_metric().title

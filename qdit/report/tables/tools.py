@@ -1,4 +1,4 @@
-"""Other people's tools, and images that they made, beside our methods: damage, sizes and speeds at equal bits."""
+"""Tools (other quantization libraries) and imported images beside our methods: damage, sizes and speeds at equal bits."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
