@@ -1,4 +1,4 @@
-"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a branch that has what rounding loses.
+"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a low-rank branch that approximates the rounding error.
 
 Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 665c7eb):
 1. Temporal-aggregated smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α), the largest |x| over all timesteps, samples and
@@ -93,7 +93,7 @@ class Ditas(Method):
         calibration: Mapping[str, CalibrationSet],
         options: DitasOptions,
     ) -> Quantized:
-        """Smooth on full-precision inputs, then compute codes and branches in turns, and quantize the inputs."""
+        """Smooth on full-precision inputs, then compute codes and branches alternately, and quantize the inputs."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -127,7 +127,7 @@ def smoothing_factors(
 
 
 def compensated_output(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
-    """Output (…, out) of a linear on trial with a branch that has the largest part of its rounding error."""
+    """Output (…, out) of a linear whose branch approximates its rounding error. The smoothing factors are on trial."""
     if layer.weight_bits == FULL_PRECISION_BITS:
         return layer.output(inputs, weight)
     stored, branch = compensated(weight, rank, layer.rounded, turns=1)

@@ -37,7 +37,7 @@ class Origin:
     chunk               samples computed as one batch.
     checkpoint_sha256   identity of the checkpoint.
     model               of its record: method, bits, digest of the weights; None where it does not say.
-    mode                name, kernel backend and what else the mode depends on.
+    mode                name, kernel backend and further values that the mode depends on.
     code                digest of the code that samples.
     prompts             count and digest of the prompts; None for images of classes.
     text_sha256         digest of the text embeddings, if there are any.

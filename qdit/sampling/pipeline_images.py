@@ -61,7 +61,7 @@ class PipelineSampleJob:
 
     @property
     def part(self) -> Shard:
-        """The shard. ConfigError for a chunk that would cut the frames of a clip apart."""
+        """The shard. ConfigError for a chunk size that would divide the frames of a clip between two chunks."""
         per_clip = max(1, self.protocol.frames)
         if self.chunk % per_clip or self.images % per_clip:
             raise ConfigError(
@@ -147,7 +147,7 @@ def transformer_of(job: PipelineSampleJob) -> Any:
 
 
 def require_one_transformer(pipeline: Any, folder: Path) -> None:
-    """Raise Unsupported for a pipeline that denoises with two transformers: a row would be half quantized."""
+    """Raise Unsupported for a pipeline that denoises with two transformers: only one of them would be quantized."""
     if getattr(pipeline, SECOND, None) is not None:
         raise Unsupported(
             f"{folder}: {type(pipeline).__name__} has a second transformer ({SECOND}), and a checkpoint holds one;"
@@ -215,7 +215,7 @@ def to_pixels(values: np.ndarray, frames: int) -> np.ndarray:
 
 
 def arguments_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a pipeline's call; ConfigError for one that the protocol says already."""
+    """Arguments of a pipeline's call; ConfigError for an argument that is already in the protocol."""
     for name in ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"):
         if name in values:
             raise ConfigError(f"--arguments: {name} is decided by another flag; leave it out")

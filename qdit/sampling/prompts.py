@@ -1,4 +1,4 @@
-"""Text inputs of video models: word vectors for the mini video world, encoder tokens for models of latents."""
+"""Text inputs of video models: word vectors for the models of moving digits, encoder tokens for models of latents."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Tokens of prompts of the mini video world; DataError for unknown words."""
+    """Tokens of prompts about moving digits; DataError for unknown words."""
     module = importlib.import_module(WORDS_MODULE)
     text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()

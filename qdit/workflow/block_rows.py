@@ -8,7 +8,7 @@ from qdit.workflow.profile import Profile, is_full, runs_of
 
 
 def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[Row]:
-    """Each label of a table at each of its bits, once. Full precision is measured beside every row, so it is no row.
+    """Each label of a table at each of its bits, once. Full precision is measured beside every row, so it is not listed.
 
     `bits` limits the rows to some of the bits; empty: all of them.
 
@@ -45,7 +45,7 @@ def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[R
 
 
 def _why_not(entry: dict[str, object]) -> str | None:
-    """Why a row has no block of its own."""
+    """Reason why a row is not timed as a block."""
     if "search" in entry:
         return "a search found its group sizes for the small model only"
     if "base" in entry:

@@ -113,7 +113,7 @@ def is_complete(spent: Spent) -> bool:
 
 
 def took(spent: Spent, rate: float) -> str:
-    """The last two columns of a rule."""
+    """The last two columns of a rule: its measured time, and the ratio to its floor."""
     if not is_complete(spent):
         return f" {f'{spent.finished} of {spent.jobs} done':>20}"
     return f" {spent.seconds:>13.0f} {spent.seconds * rate / spent.flops:>6.2f}"
