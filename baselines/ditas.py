@@ -1,4 +1,4 @@
-"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a low-rank branch that approximates the rounding error.
+"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a low-rank branch for the rounding error.
 
 Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 665c7eb):
 1. Temporal-aggregated smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α), the largest |x| over all timesteps, samples and

@@ -57,7 +57,10 @@ class Ratio:
 
     @classmethod
     def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
-        """Geometric means over pairs (timing of the rival, timing of the candidate). The spread is the largest of all timings."""
+        """Geometric means over pairs (timing of the rival, timing of the candidate).
+
+        The spread is the largest of all timings.
+        """
         return cls(
             geometric_mean(rival.minimum / candidate.minimum for rival, candidate in pairs),
             geometric_mean(rival.median / candidate.median for rival, candidate in pairs),

@@ -63,7 +63,10 @@ def replicate_seed(root_seed: int, replicate: int) -> int:
 
 @contextlib.contextmanager
 def replicate_draws(replicate: int) -> Iterator[ReplicateDraws]:
-    """Context manager: inside it, the streams of methods are those of a replicate. It returns which streams were used."""
+    """Context manager: inside it, the streams of methods are those of a replicate.
+
+    It returns which streams were used.
+    """
     draws = ReplicateDraws(replicate)
     _entered.append(draws)
     try:

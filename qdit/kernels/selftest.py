@@ -111,7 +111,7 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
 
 
 def _parts(operations: Operations, device: str, x: Tensor, there: Tensor, generator: torch.Generator) -> str | None:
-    """Text about a wrong transform before the quantizer, or a wrong branch beside the product; None if both are right."""
+    """Text about a wrong transform before the quantizer or a wrong branch beside the product, or None."""
     width = x.shape[1]
     factor = torch.rand(width, generator=generator) + 0.5
     signs = torch.randint(2, (width,), generator=generator) * 2 - 1

@@ -212,8 +212,8 @@ def width_of(extractor: Extractor) -> int:
 def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
     """Statistics of an ADM batch file, and the pool features of its images.
 
-    The file holds the images as arr_0 (N, H, W, C) uint8. They are read in small batches. ADM uses these images only for
-    precision and recall. The mean and the covariance are those of the whole training set.
+    The file holds the images as arr_0 (N, H, W, C) uint8. They are read in small batches. ADM uses these images only
+    for precision and recall. The mean and the covariance are those of the whole training set.
     """
     reference = load_reference(path)
     check_adm_images(path)

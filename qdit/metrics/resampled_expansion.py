@@ -99,7 +99,7 @@ def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _expanded(balanced: Balanced, counts: np.ndarray, without_overlap: np.ndarray) -> np.ndarray:
-    """Distances (B,): the terms that are linear, minus tr (A + B), plus the distance of A and B in balanced coordinates."""
+    """Distances (B,): the linear terms, minus tr (A + B), plus the distance of A and B in balanced coordinates."""
     if not len(balanced.roots):
         return np.maximum(without_overlap, 0)
     sums = np.full(len(counts), balanced.roots.sum()) if balanced.other is None else 0.0

@@ -117,9 +117,10 @@ def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.
 def read_judges(
     job: EvaluateJob, evaluator: Evaluator, images: int, *, is_paired: bool
 ) -> tuple[Judged, dict[str, Any]]:
-    """The judges' scores or features of the images, and their files for metrics.json. Judges without values are left out.
+    """The judges' scores or features of the images, and their files for metrics.json.
 
-    DataError for values of other images, and for full precision's features of another judge.
+    Judges without values are left out. DataError for values of other images, and for full precision's features of
+    another judge.
     """
     scores: dict[str, np.ndarray] = {}
     features: dict[str, np.ndarray] = {}

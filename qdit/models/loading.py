@@ -164,7 +164,10 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
 def described_config(
     state: Mapping[str, Any], metadata: Any, path: Path, stated: Mapping[str, Any], usual: Mapping[str, Any]
 ) -> tuple[NetworkConfig, Mapping[str, Any]]:
-    """Configuration from a file's metadata, or from its shapes and the stated values. Also returns the assumed values."""
+    """Configuration from a file's metadata, or from its shapes and the stated values.
+
+    Also returns the assumed values.
+    """
     where = str(path)
     if isinstance(metadata, Mapping) and CONFIG_KEY in metadata:
         kind = config_class(metadata.get(FAMILY_KEY, "dit"), error=CheckpointError)

@@ -67,7 +67,10 @@ def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C
 
 
 def read_config(values: Any, kind: type[C], *, where: str) -> C:
-    """Configuration from a dictionary in a file. Every field must be there, and no other key. Values are positive integers or booleans."""
+    """Configuration from a dictionary in a file.
+
+    Every field must be there, and no other key. Values are positive integers or booleans.
+    """
     flags = [field.name for field in fields(kind) if field.type is bool]
     numbers = [field.name for field in fields(kind) if field.type is not bool]
     if not isinstance(values, Mapping):

@@ -2,8 +2,8 @@
 
 A format has one sign bit, E exponent bits and M mantissa bits. Its numbers are ±2^(e − bias) · (1 + m / 2^M), and below
 the smallest exponent ±2^(1 − bias) · m / 2^M. Rounding is to nearest, ties to even, and saturates at the largest number
-(OCP Microscaling Formats v1.0, §5.3; OCP 8-bit Floating Point v1.0, §5). Everything is computed in float32, without rounding errors: each
-division is by a power of two.
+(OCP Microscaling Formats v1.0, §5.3; OCP 8-bit Floating Point v1.0, §5). Everything is computed in float32, without
+rounding errors: each division is by a power of two.
 """
 
 from dataclasses import dataclass

@@ -194,7 +194,10 @@ class _Grids:
 
 
 class _Block:
-    """Consecutive columns. Their own updates are applied immediately, those of later columns when the block is finished."""
+    """Consecutive columns.
+
+    Their own updates are applied immediately, those of later columns when the block is finished.
+    """
 
     def __init__(self, weight: Tensor, factor: Tensor, start: int, end: int) -> None:
         self.weight, self.factor = weight, factor

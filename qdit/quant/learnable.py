@@ -54,7 +54,10 @@ class LearnedScale(nn.Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Quantize-dequantize. Gradients pass where codes are not clamped; the scale has the gradient of LSQ (Esser et al.)."""
+    """Quantize-dequantize.
+
+    Gradients pass where codes are not clamped; the scale has the gradient of LSQ (Esser et al.).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
@@ -125,8 +128,8 @@ class _Gelu(torch.autograd.Function):
 def fast_gradients(model: Network, unit: str) -> Iterator[None]:
     """Context manager: a unit of reconstruction (a block or a layer) computes gradients faster.
 
-    Its attention is computed as two matrix products, and each of its GELUs is a `LearningGelu`. torch's fused attention has
-    a slow backward pass on CPUs if there are few tokens.
+    Its attention is computed as two matrix products, and each of its GELUs is a `LearningGelu`. torch's fused attention
+    has a slow backward pass on CPUs if there are few tokens.
     """
     inside = f"{unit}."
     gelus = [

@@ -1,4 +1,7 @@
-"""Mixed precision: the layers whose rounding changes the output most get more bits. The mean of the bits has a limit."""
+"""Mixed precision: the layers whose rounding changes the output most get more bits.
+
+The mean of the bits has a limit.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -32,7 +32,7 @@ def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) ->
 
 
 def rows_of_pass(model: Network, batch: Batch) -> int:
-    """Number of samples in one pass for a batch; `MOST_ROWS` for keyword arguments, whose number of tokens is unknown."""
+    """Number of samples in one pass for a batch; `MOST_ROWS` for keyword arguments (unknown number of tokens)."""
     if isinstance(batch, Keywords) or isinstance(model, DiffusersNetwork):
         return MOST_ROWS
     return rows_per_pass(model.config, batch[0])

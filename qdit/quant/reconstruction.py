@@ -160,10 +160,10 @@ def optimize(
 
 
 def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Error Σ |computed − target|^power, shape (), and its gradient. It is summed over tokens and averaged over the other dimensions.
+    """Error Σ |computed − target|^power, shape (), and its gradient.
 
-    Outputs without tokens, (rows, features), are summed over the features. Outputs of a convolution, (rows, channels,
-    positions), are summed over the channels.
+    It is summed over tokens and averaged over the other dimensions. Outputs without tokens, (rows, features), are
+    summed over the features. Outputs of a convolution, (rows, channels, positions), are summed over the channels.
     """
     difference = computed - target
     count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)

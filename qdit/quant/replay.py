@@ -99,9 +99,9 @@ class ReplayWalk:
     def _uses(self) -> tuple[list[int], list[int]]:
         """For each block, how often a forward pass calls it, and the last block that uses its output.
 
-        One pass of the first batch stores the shapes of all outputs. Then, one block after another, a block gives NaN, all others
-        zeros, and nothing is computed but the code between the blocks. A block whose arguments hold a NaN uses the
-        output of this block.
+        One pass of the first batch stores the shapes of all outputs. Then, one block after another, a block gives NaN,
+        all others zeros, and nothing is computed but the code between the blocks. A block whose arguments hold a NaN
+        uses the output of this block.
         """
         shapes: list[list[Any]] = [[] for _ in self.blocks]
         if not self.batches:

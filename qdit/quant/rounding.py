@@ -92,10 +92,11 @@ class SoftRounding:
 
 
 class RoundingSteps:
-    """Adam for the roundings of a unit of reconstruction. The compiled library computes it if possible, otherwise torch.
+    """Adam for the roundings of a unit of reconstruction.
 
-    Both compute the same method. The compiled steps leave out elements that have decided. The gradient of such an
-    element stays 0, and its last step moved α outwards. So neither h nor the code can change.
+    The compiled library computes it if possible, otherwise torch. Both compute the same method. The compiled steps
+    leave out elements that have decided. The gradient of such an element stays 0, and its last step moved α outwards.
+    So neither h nor the code can change.
     """
 
     def __init__(self, roundings: Sequence[SoftRounding]) -> None:

@@ -1,7 +1,8 @@
 """Input transforms of a linear site. They run before its activation quantizer.
 
 A transform T is affine and invertible. The site computes W T⁻¹ on T x, so that without rounding its output is W x + b
-as before. `absorb` gives the weight and the bias for that. Everything is computed in float32, for any precision of the input.
+as before. `absorb` gives the weight and the bias for that. Everything is computed in float32, for any precision of the
+input.
 """
 
 from abc import abstractmethod

@@ -17,8 +17,9 @@ from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 @dataclass(frozen=True)
 class Trial:
-    """How a linear is quantized for a trial. With 16 bits, weight or input is not quantized. `group_size` None means one range per output channel and per token.
+    """How a linear is quantized for a trial.
 
+    With 16 bits, weight or input is not quantized. `group_size` None means one range per output channel and per token.
     `sharing` says which tokens of an input share a range; then the first dimension of inputs is that of the samples.
     """
 
@@ -39,7 +40,10 @@ class Trial:
         return DynamicActivation(bits=self.activation_bits, group_size=self.group_size, sharing=self.sharing)(inputs)
 
     def output(self, inputs: Tensor, rest: Tensor, branch: LowRank | None = None) -> Tensor:
-        """Output (…, out). The branch gets the inputs without rounding; `rest`, the weight minus the branch, gets rounded inputs."""
+        """Output (…, out).
+
+        The branch gets the inputs without rounding; `rest`, the weight minus the branch, gets rounded inputs.
+        """
         output = self.seen(inputs) @ rest.t()
         return output if branch is None else output + branch(inputs)
 

@@ -19,7 +19,7 @@ from qdit.quant.replay import ReplayWalk, number_of
 
 
 def walk_over(model: Network, batches: Iterable[Batch]) -> "BlockWalk | ReplayWalk":
-    """A walk over the blocks of any network: `BlockWalk` for a DiT or STDiT3, `ReplayWalk` for a transformer of diffusers."""
+    """A walk over the blocks of any network: `BlockWalk` for a DiT or STDiT3, `ReplayWalk` for diffusers."""
     return (
         ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
     )

@@ -183,7 +183,10 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
     def calibration_conditions(
         self, config: STDiT3Config, protocol: FlowProtocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """Conditions for calibration: the given prompts, one after the other. After the last prompt they begin again."""
+        """Conditions for calibration: the given prompts, one after the other.
+
+        After the last prompt they begin again.
+        """
         if text is None or len(text[0]) == 0:
             raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
         if (width := text[0].shape[2]) != config.text_width:

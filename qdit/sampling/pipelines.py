@@ -81,9 +81,9 @@ def record_pipeline(
     """The calibration set of the trajectories of a pipeline, one for each prompt.
 
     `arguments` are further arguments of the pipeline's call (height, guidance_scale, …). The text encoders run once for
-    each prompt. With `release` their weights and those of the VAE are freed after that; the pipeline cannot be used again.
-    Raises ConfigError without prompts, and Unsupported for a pipeline without prompts, for kinds that no pipeline can
-    follow, and for arguments that differ in shape from prompt to prompt.
+    each prompt. With `release` their weights and those of the VAE are freed after that; the pipeline cannot be used
+    again. Raises ConfigError without prompts, and Unsupported for a pipeline without prompts, for kinds that no
+    pipeline can follow, and for arguments that differ in shape from prompt to prompt.
     """
     if not prompts:
         raise ConfigError("prompts: the list is empty; give one prompt a line")
@@ -130,7 +130,10 @@ def caller(pipeline: Any, steps: int, arguments: Mapping[str, Any]) -> Callable[
 
 @contextmanager
 def remembered_texts(pipeline: Any) -> Iterator[bool]:
-    """Context manager: inside it, each prompt is encoded once. It returns whether the pipeline has a method `encode_prompt`."""
+    """Context manager: inside it, each prompt is encoded once.
+
+    It returns whether the pipeline has a method `encode_prompt`.
+    """
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
         yield False

@@ -87,7 +87,7 @@ class ImageFitness:
         return "fd_fp" if self.reference is None else "fid"
 
     def check_prefix(self, images: int) -> None:
-        """Raise unless this number of images is a multiple of the chunk size, at least two, and not above the number of all."""
+        """Raise unless this number of images is a multiple of the chunk size, at least 2, and at most all images."""
         if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
             legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
             raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal}")

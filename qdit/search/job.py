@@ -23,8 +23,8 @@ from qdit.search.space import Constraint, SearchSpace
 class SearchJob:
     """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID.
 
-    `latency` is the file of measured times for the constraint of that name. `vae` decodes the output of the model; it is
-    the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
+    `latency` is the file of measured times for the constraint of that name. `vae` decodes the output of the model; it
+    is the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
     """
 
     weights: Path

@@ -142,7 +142,7 @@ class Journal:
 
 
 def entry_digest(entry: Mapping[str, Any], header: str) -> str:
-    """Digest of an entry and of its search's identity, so that neither an edit nor another search's line counts."""
+    """Digest of an entry and its search's identity, so that an edited line or a line of another search is refused."""
     return sha256_json({"entry": dict(entry), "identity": header})
 
 

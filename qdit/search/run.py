@@ -139,7 +139,7 @@ class Measuring:
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
-        """Identity of the fitness for the noise of one seed: everything that the fitness depends on, except the genome."""
+        """Identity of the fitness for the noise of one seed: all that it depends on, except the genome."""
         protocol = replace(self.local.protocol, seed=seed)
         return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 

@@ -114,7 +114,10 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
-    """Loop of a worker: answer requests (verb, genome, number) until the other end closes. None deletes stored features."""
+    """Loop of a worker: answer requests (verb, genome, number) until the other end closes.
+
+    None deletes stored features.
+    """
     fitness: Prefixes | None = None
     while True:
         try:

@@ -1,4 +1,6 @@
-"""Limits for the paths of a profile: a profile from an unknown person must not choose which files this program runs or overwrites.
+"""Limits for the paths of a profile: it must not choose which files this program runs or overwrites.
+
+The profile may come from an unknown person.
 
 Every path is relative to the checkout and stays in its data folders. Downloads use https or the hub. They go to folders
 of inputs, under names that neither Python nor Snakemake nor a shell would load. SECURITY.md explains this to readers.

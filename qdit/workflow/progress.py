@@ -177,7 +177,7 @@ class Progress:
         return min(max(busy / elapsed, 1.0), self._cores)
 
     def _expected(self, job: PlannedJob) -> float:
-        """Seconds of a job: the mean of its kind, or else the guess times the mean ratio of measured to guessed time so far."""
+        """Seconds of a job: the mean of its kind, or else the guess times the ratio of measured to guessed time."""
         if count := self._counts.get(job.kind):
             return self._spent[job.kind] / count
         return self._guess(*job.kind) * (self._busy / self._guessed if self._guessed else 1.0)

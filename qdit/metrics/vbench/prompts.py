@@ -1,4 +1,7 @@
-"""The texts of a list of prompts, read from VBench's full_info JSON. They are for models that accept any English text."""
+"""The texts of a list of prompts, read from VBench's full_info JSON.
+
+They are for models that accept any English text.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

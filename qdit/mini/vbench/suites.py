@@ -1,4 +1,4 @@
-"""The prompts of mini-VBench in VBench's JSON schema: eleven prompt suites for sixteen dimensions, shared as in VBench."""
+"""The prompts of mini-VBench in VBench's JSON schema: eleven prompt suites for sixteen dimensions, as in VBench."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -54,7 +54,7 @@ def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
 
 
 def more_images(gap: float, side: float, images: int) -> int | None:
-    """Number of images at which the interval from images excludes 0, rounded to two digits; at least the current number."""
+    """Number of images (two digits) at which the interval from images excludes 0; at least the current number."""
     if gap <= 0 or images * (side / gap) ** 2 > MOST_IMAGES:
         return None
     exact = images * (side / gap) ** 2
@@ -64,8 +64,8 @@ def more_images(gap: float, side: float, images: int) -> int | None:
 def more_replicates(gap: float, side: float, limits: Limits) -> int | None:
     """Number of replicates at which the interval from images and replicates excludes 0; None above `MOST_REPLICATES`.
 
-    If the interval from images alone just excludes 0, it leaves no room for the variance between runs. Then the function
-    takes half of its width.
+    If the interval from images alone just excludes 0, it leaves no room for the variance between runs. Then the
+    function takes half of its width.
     """
     if limits.variance == 0:
         return limits.replicates

@@ -1,7 +1,7 @@
 """Accuracy against measured speed: one point for each method and granularity, with intervals and the Pareto front.
 
-Each point has its name in a column beside the panel, with a line from the point to the name, so names never overlap. The page shows one of
-two drawings, for a wide and for a narrow screen.
+Each point has its name in a column beside the panel, with a line from the point to the name, so names never overlap.
+The page shows one of two drawings, for a wide and for a narrow screen.
 """
 
 import math

@@ -61,7 +61,7 @@ def _peak(first: Row, second: Row) -> str:
 
 
 def _chance(contest: Contest) -> str:
-    """Sentence about the interval of the paired difference: of this pair alone, and with Holm's correction over all pairs."""
+    """Sentence about the interval of the paired difference: for this pair alone, and with Holm's correction."""
     first, second = contest.rows[:2]
     gap = difference(second, first, ranking_metric().name)
     if gap is None or gap.interval is None:

@@ -1,4 +1,4 @@
-"""Tools (other quantization libraries) and imported images beside our methods: damage, sizes and speeds at equal bits."""
+"""Tools (other libraries) and imported images beside our methods: damage, sizes and speeds at equal bits."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A tool's process as a network for our sampler: each batch goes through a pipe, and the sampler waits for the answer."""
+"""A tool's process as a network for our sampler: each batch goes through a pipe, and the answer comes back."""
 
 import json
 import os
