@@ -7,7 +7,7 @@ Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 6
    here at most 64 samples, drawn at random, are looked at. `alpha` takes one value for all layers.
 3. λ is folded into adaLN rows (qkv, fc1) and V rows (attention output), and computed online before fc2, as in the
    program. The program divides V's rows after they are rounded.
-4. Weights: Ŵ ← Q(W − L), L ← best branch of W − Ŵ, in turns (`turns` 10, `rank` 32), rounded to nearest. The program
+4. Weights: Ŵ ← Q(W − L), L ← best branch of W − Ŵ, alternately (`turns` 10, `rank` 32), rounded to nearest. The program
    does so before smoothing: its ranges lie within an input channel, so λ does not change its codes. Here W · diag(λ) is
    taken, since a range covers inputs of different λ. max|W_j| is that of W; the program has that of Ŵ.
 5. Ranges of weights: per output channel, or groups of inputs. In the program 32 outputs share one for each input

@@ -256,7 +256,7 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
             f" load average {around['before']:.1f} before, {around['after']:.1f} after",
             "",
             f"One block of DiT-XL/2 (width {model['width']}), {model['batch']} × {model['tokens']} tokens. The ratios"
-            " are times as fast as full precision in the same turns (smallest times). One thread: CPU time. Several"
+            " are speeds relative to full precision, timed alternately (smallest times). One thread: CPU time. Several"
             " threads: wall time, so other programs on the machine count.",
             "",
             tabulate(

@@ -98,7 +98,7 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
             axes.plot(images, shares, marker="o", color=colour, label=METRICS[name].title)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("images of a row")
-        axes.set_ylabel("pairs of methods told apart (%)")
+        axes.set_ylabel("separated pairs of methods (%)")
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
         axes.legend()

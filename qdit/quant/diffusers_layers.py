@@ -169,7 +169,7 @@ def require_same_model(checkpoint: Mapping[str, Any], class_name: str, values: M
 
 
 def as_json(value: Any) -> str:
-    """Text of a value as JSON. Equal text means that a JSON file cannot tell the values apart (tuples and lists)."""
+    """Text of a value as JSON. Values with equal text are the same in a JSON file (for example a tuple and a list)."""
     return json.dumps(value, sort_keys=True, default=str)
 
 

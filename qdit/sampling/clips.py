@@ -192,7 +192,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         if (width := text[0].shape[2]) != config.text_width:
             raise ConfigError(
                 f"calibration: texts are {width} wide, the model takes {config.text_width}; give the tokens of its"
-                " own text encoder (--text-embeddings), or none for a model of the mini video world"
+                " own text encoder (--text-embeddings), or none for a model of moving digits"
             )
         rows = torch.arange(samples) % len(text[0])
         return text[0][rows], text[1][rows].bool()

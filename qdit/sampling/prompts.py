@@ -38,7 +38,7 @@ def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: 
         )
     if not makes_latents(config) and (superfluous := [name for name, path in files.items() if path is not None]):
         raise ConfigError(
-            f"{' and '.join(superfluous)}: {where} makes pixels and reads the words of the mini video world; leave"
+            f"{' and '.join(superfluous)}: {where} makes pixels and reads words about moving digits; leave"
             f" {'it' if len(superfluous) == 1 else 'them'} out"
         )
 

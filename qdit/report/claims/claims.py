@@ -81,7 +81,7 @@ class Verdict:
     """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons.
 
     `p` is the p-value of the verdict if intervals decide it. `alone` is the verdict of this claim by itself, if it does
-    not stand among the many claims. `tells` says what would tell an open claim.
+    not stand among the many claims. `tells` says what would decide an open claim.
     """
 
     word: str

@@ -31,10 +31,10 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
     images, replicates, now, runs = max(needs, key=lambda need: (need[0] or math.inf, need[1] or math.inf))
     which = "every open comparison" if len(needs) > 1 else "it"
     if images is None or replicates is None:
-        return f"only {DAMAGE} would tell {which}: the difference is too small for any number of images or replicates"
+        return f"only {DAMAGE} would decide {which}: the difference is too small for any number of images or replicates"
     parts = [f"{images:,} images of each row (now {now:,})"] if images > now else []
     parts += [f"{replicates} replicates (now {runs})"] if replicates > runs else []
-    return f"about {' and '.join(parts)} would tell {which}, if the differences stay; or {DAMAGE}" if parts else ""
+    return f"about {' and '.join(parts)} would decide {which}, if the differences stay; or {DAMAGE}" if parts else ""
 
 
 def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:

@@ -81,7 +81,7 @@ def _chance(contest: Contest) -> str:
 def tied_text(contest: Contest) -> str:
     """Names of all methods whose difference to the first can be chance. Empty if there are none."""
     names = [short_name(row) for row in contest.tied]
-    return f"Cannot be told from {short_name(contest.first)}: {', '.join(names)}." if names else ""
+    return f"Chance can explain the distance to {short_name(contest.first)} for: {', '.join(names)}." if names else ""
 
 
 def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:

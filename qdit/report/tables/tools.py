@@ -82,7 +82,7 @@ def _compared(contest: Contest) -> str:
         return ""
     first, second = sorted((ours[0], theirs[0]), key=damage_of)
     if not contest.separation.apart(first, second):
-        return f"at {contest.bits} {_pair(first)} cannot be told from {_pair(second)}"
+        return f"at {contest.bits} chance can explain the difference between {_pair(first)} and {_pair(second)}"
     return f"at {contest.bits} {_pair(first)} is before {_pair(second)} by more than chance"
 
 
