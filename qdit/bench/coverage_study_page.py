@@ -24,13 +24,13 @@ def page_text(study: Mapping[str, Any]) -> str:
         f" A table has {plan['methods']} methods with {plan['replicates']} replicates on the same {plan['images']}"
         " images. The study knows the true difference of two methods, because it simulates them. It counts how many"
         " 95 % intervals contain the true difference. This share is the *coverage*. A *mean* is a metric such as"
-        " PSNR-FP. A *distance* is a metric such as FD-FP (`qdit/bench/coverage_study.py` says how both are simulated). The"
-        " intervals are computed as in tables, ranks and claims with replicates (`qdit/core/run_to_run.py`).",
+        " PSNR-FP. A *distance* is a metric such as FD-FP (`qdit/bench/coverage_study.py` says how both are simulated)."
+        " The intervals are computed as in tables, ranks and claims with replicates (`qdit/core/run_to_run.py`).",
         "",
         "A column `runs v` has a simulated variance between runs. It is v times the variance that the choice of images"
         " gives to the difference. A replicate can also change each image in its own way; *mixed* is the variance of"
-        " this change, in the same unit. The first number of a cell is the coverage of intervals from images and replicates."
-        " The second, smaller number is the coverage of intervals from images alone, on the same tables.",
+        " this change, in the same unit. The first number of a cell is the coverage of intervals from images and"
+        " replicates. The second, smaller number is the coverage of intervals from images alone, on the same tables.",
         "",
         *table(study),
         "",

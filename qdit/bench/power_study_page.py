@@ -70,10 +70,10 @@ def table(study: Mapping[str, Any]) -> list[str]:
     lines = [f"| metric | {' | '.join(map(str, sizes))} | mean | same order |", f"|---|{'---:|' * (len(sizes) + 2)}"]
     for name, measured in in_order(study):
         shares = {entry["images"]: f"{entry['share']:.0%}" for entry in measured}
-        apart = sum(entry["share"] * entry["pairs"] for entry in measured)
+        separated = sum(entry["share"] * entry["pairs"] for entry in measured)
         same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0) for entry in measured)
         cells = [shares.get(size, "") for size in sizes]
-        order = f"{same / apart:.1%}" if apart else "–"
+        order = f"{same / separated:.1%}" if separated else "–"
         lines.append(f"| {METRICS[name].title} | {' | '.join(cells)} | {mean_share(measured):.1%} | {order} |")
     return lines
 

@@ -180,8 +180,8 @@ def described_config(
         )
     if not is_stdit3_state(shapes):
         return infer_config(shapes, where=where, num_heads=stated.get("num_heads"))
-    said = said_by_folder(path.parent) if is_official_folder(path.parent) else {}
-    return infer_stdit3_config(shapes, where=where, stated=said | dict(stated), usual=usual)
+    folder_settings = said_by_folder(path.parent) if is_official_folder(path.parent) else {}
+    return infer_stdit3_config(shapes, where=where, stated=folder_settings | dict(stated), usual=usual)
 
 
 def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None = None) -> None:

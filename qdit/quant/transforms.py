@@ -165,10 +165,10 @@ class Orthogonal(Transform):
                 f"orthogonal: a matrix of shape {tuple(matrix.shape)} does not fit {width} channels; it is (size, size)"
                 " or (blocks, size, size) with a size that divides them"
             )
-        apart = float((matrix.double() @ matrix.double().mT - torch.eye(size).to(matrix.device)).abs().max())
-        if not apart <= ORTHOGONAL_TO:
+        deviation = float((matrix.double() @ matrix.double().mT - torch.eye(size).to(matrix.device)).abs().max())
+        if not deviation <= ORTHOGONAL_TO:
             raise ConfigError(
-                f"orthogonal: Q Qᵀ differs from I by {apart:.2g}, allowed is {ORTHOGONAL_TO:g}; orthogonalize it"
+                f"orthogonal: Q Qᵀ differs from I by {deviation:.2g}, allowed is {ORTHOGONAL_TO:g}; orthogonalize it"
             )
         self.width, self.size = width, size
         self.register_buffer("matrix", matrix)

@@ -33,20 +33,20 @@ class Trial:
         shared = granularity(self.group_size)
         return quantize_weight(weight, bits=self.weight_bits, granularity=shared, ranges=zero_minmax)
 
-    def seen(self, inputs: Tensor) -> Tensor:
+    def quantized_inputs(self, inputs: Tensor) -> Tensor:
         """Quantized inputs (…, in)."""
         if self.activation_bits == FULL_PRECISION_BITS:
             return inputs
         return DynamicActivation(bits=self.activation_bits, group_size=self.group_size, sharing=self.sharing)(inputs)
 
-    def output(self, inputs: Tensor, rest: Tensor, branch: LowRank | None = None) -> Tensor:
+    def output(self, inputs: Tensor, residual: Tensor, branch: LowRank | None = None) -> Tensor:
         """Output (…, out).
 
-        The branch gets the inputs without rounding; `rest`, the weight minus the branch, gets rounded inputs.
+        The branch gets the inputs without rounding; `residual`, the weight minus the branch, gets rounded inputs.
         """
-        output = self.seen(inputs) @ rest.t()
+        output = self.quantized_inputs(inputs) @ residual.t()
         return output if branch is None else output + branch(inputs)
 
-    def error(self, inputs: Tensor, weight: Tensor, rest: Tensor, branch: LowRank) -> float:
+    def error(self, inputs: Tensor, weight: Tensor, residual: Tensor, branch: LowRank) -> float:
         """Squared distance of the output to the exact output: the product of unquantized weight and inputs."""
-        return float((self.output(inputs, rest, branch) - inputs @ weight.t()).square().sum())
+        return float((self.output(inputs, residual, branch) - inputs @ weight.t()).square().sum())

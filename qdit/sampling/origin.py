@@ -110,12 +110,12 @@ def require_repeated(
 
     `again` is the advice in the message: what to do if the file is not the wanted one.
     """
-    said = USUAL | dict(protocol)
+    recorded_facts = USUAL | dict(protocol)
     for fact, value in stated.items():
-        if value is not None and (fact not in said or said[fact] != value):
+        if value is not None and (fact not in recorded_facts or recorded_facts[fact] != value):
             raise ConfigError(
-                f"{where}: was made with {fact} {said.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
-                f" flag out, or {again}"
+                f"{where}: was made with {fact} {recorded_facts.get(fact, 'none')}, {flag_of(fact)} says {value}; leave"
+                f" the flag out, or {again}"
             )
 
 

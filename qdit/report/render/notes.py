@@ -117,8 +117,8 @@ def _samples_behind(table: Table) -> Iterable[str]:
             text = " or ".join(f"{count:,}" for count in sorted(int(str(count)) for count in counts))
             columns_by_count.setdefault(text, []).append(metric.title)
     if columns_by_count:
-        said = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
-        yield f"{table.samples_are.capitalize()}s behind each number of a column: {said}."
+        counts_text = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
+        yield f"{table.samples_are.capitalize()}s behind each number of a column: {counts_text}."
 
 
 def _pixel_notes(table: Table) -> Iterable[str]:

@@ -63,11 +63,11 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
 
 def _finding(blocks: Iterable[Block]) -> Iterable[str]:
     """One sentence: the best tool against the best method of ours at each of the bits; then how it was decided."""
-    said = [text for block in blocks for contest in contests(block) if (text := _compared(contest))]
-    if not said:
+    comparisons = [text for block in blocks for contest in contests(block) if (text := _compared(contest))]
+    if not comparisons:
         return
     metric = ranking_metric().title
-    yield f"The best of our methods against the best of others by {metric}: {'; '.join(said)}."
+    yield f"The best of our methods against the best of others by {metric}: {'; '.join(comparisons)}."
     yield (
         f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
         " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
