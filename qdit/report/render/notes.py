@@ -99,7 +99,8 @@ def _replicate_notes(table: Table) -> Iterable[str]:
             f"{len(repeated)} of {len(table.rows)} rows have {counts} replicates: other calibration data, searches and"
             " random draws of the method, on the same noise. Their numbers are means over the replicates. Their"
             " intervals contain the variation between images and between runs. So do the differences of two such rows;"
-            " other differences contain only the variation between images. Pictures, size and digests are of replicate 0."
+            " other differences contain only the variation between images. Pictures, size and digests are of"
+            " replicate 0."
         )
 
 
