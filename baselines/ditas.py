@@ -1,4 +1,4 @@
-"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a branch that has what rounding loses.
+"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a low-rank branch for the rounding error.
 
 Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 665c7eb):
 1. Temporal-aggregated smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α), the largest |x| over all timesteps, samples and
@@ -7,7 +7,7 @@ Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 6
    here at most 64 samples, drawn at random, are looked at. `alpha` takes one value for all layers.
 3. λ is folded into adaLN rows (qkv, fc1) and V rows (attention output), and computed online before fc2, as in the
    program. The program divides V's rows after they are rounded.
-4. Weights: Ŵ ← Q(W − L), L ← best branch of W − Ŵ, in turns (`turns` 10, `rank` 32), rounded to nearest. The program
+4. Weights: Ŵ ← Q(W − L), L ← best branch of W − Ŵ, alternately (`turns` 10, `rank` 32), rounded to nearest. The program
    does so before smoothing: its ranges lie within an input channel, so λ does not change its codes. Here W · diag(λ) is
    taken, since a range covers inputs of different λ. max|W_j| is that of W; the program has that of Ŵ.
 5. Ranges of weights: per output channel, or groups of inputs. In the program 32 outputs share one for each input
@@ -93,7 +93,7 @@ class Ditas(Method):
         calibration: Mapping[str, CalibrationSet],
         options: DitasOptions,
     ) -> Quantized:
-        """Smooth on full-precision inputs, then compute codes and branches in turns, and quantize the inputs."""
+        """Smooth on full-precision inputs, then compute codes and branches alternately, and quantize the inputs."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -127,7 +127,7 @@ def smoothing_factors(
 
 
 def compensated_output(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
-    """Output (…, out) of a linear on trial with a branch that has the largest part of its rounding error."""
+    """Output (…, out) of a linear whose branch approximates its rounding error. The smoothing factors are on trial."""
     if layer.weight_bits == FULL_PRECISION_BITS:
         return layer.output(inputs, weight)
     stored, branch = compensated(weight, rank, layer.rounded, turns=1)

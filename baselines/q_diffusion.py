@@ -141,5 +141,5 @@ def learned(
 
 
 def unless_edges(sites: Sequence[Site], leave_out: bool) -> list[Site]:
-    """The sites that are reconstructed: all, or all but the first and last layer."""
+    """The sites that are reconstructed: all, or all except the first and last layer."""
     return [site for site in sites if not (leave_out and site.role in EDGE_ROLES)]

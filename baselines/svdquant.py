@@ -133,7 +133,10 @@ class SvdQuant(Method):
 
 
 def with_branch(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
-    """Output (rows, out) of a linear on trial with the branch of its weight."""
+    """Output (rows, out) of a linear whose weight is rounded beside its low-rank branch.
+
+    The smoothing factors are on trial.
+    """
     if layer.weight_bits == FULL_PRECISION_BITS:
         return layer.output(inputs, weight)
     branch = low_rank(weight, rank)

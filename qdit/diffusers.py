@@ -250,7 +250,7 @@ def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
 
 
 def take(model: Any, network: DiT) -> None:
-    """Replace all layers of a DiTTransformer2DModel by `network`."""
+    """Replace all layers of a DiTTransformer2DModel with `network`."""
     model.__class__ = QuantizedTransformer
     model.network = network.requires_grad_(False)
 

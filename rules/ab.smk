@@ -1,5 +1,5 @@
-# The blind A/B page (opt-in: snakemake --cores all ab) of the first table of kind table2, from samples that are there
-# after the default run; qdit ab has options for other choices.
+# The blind A/B page (opt-in: snakemake --cores all ab) of the first table of kind table2. It uses samples of the
+# default run. `qdit ab` has options for other choices.
 from qdit.workflow.targets import ab_runs
 
 AB_RUNS = ab_runs(config)

@@ -1,5 +1,5 @@
-# Benchmarks (opt-in: snakemake --cores all bench_kernels). Each takes all cores, so that nothing of ours runs beside it;
-# it measures with one thread. Times are of the machine at hand: nothing else depends on them.
+# Benchmarks (opt-in: snakemake --cores all bench_kernels). Each reserves all cores, so that no other job runs at the
+# same time. It measures with one thread. The times are those of this machine; no other result depends on them.
 BENCHES = ["kernels", "sampling", "memory", "ranges"]
 
 
@@ -47,7 +47,7 @@ for bench in BENCHES:
             f"<results>/bench/{bench}.md",
 
 
-# Opt-in: how many images each metric needs to tell methods apart (docs/power-study.md), from the rows of a whole run.
+# Opt-in: how many images each metric needs to separate methods (docs/power-study.md), from the rows of a whole run.
 rule power_study:
     input:
         default_metrics,
@@ -69,8 +69,8 @@ rule power_study:
         " --figure {params.figure:q} > {log} 2>&1"
 
 
-# Opt-in: how a DiT becomes hard to quantize (docs/outliers.md), over the snapshots of the training of dit-fashion. Needs
-# data/fashion-mnist, as that training does.
+# Opt-in: how a DiT becomes hard to quantize (docs/outliers.md), over the snapshots of the training of dit-fashion. It
+# needs data/fashion-mnist, like the training.
 rule outliers:
     input:
         "<results>/training/dit-fashion/done",

@@ -1,7 +1,7 @@
 # Calibration data from the full-precision model's own trajectories, of images and of clips.
 CALIBRATION_CODE = {
     "dit": (),
-    "stdit3": ("qdit.mini.data.moving_digits",),  # what reads the prompts of clips
+    "stdit3": ("qdit.mini.data.moving_digits",),  # module that parses the prompts of clips
     "diffusers": ("qdit.sampling.pipeline_folder",),
 }
 

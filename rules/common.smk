@@ -1,4 +1,5 @@
-# What the rules share: the checked profile, wildcard patterns, paths, and digests of the code that a step runs.
+# Definitions that all rules use: the checked profile, wildcard patterns, paths, and digests of the code that a step
+# runs.
 import json
 import os
 import re
@@ -32,7 +33,7 @@ min_version("9.20")
 # Sources are read once for all digests of a plan.
 code_digest = Sources().digest
 
-# The loader of all commands: overlays and --config values over config/mini.yaml, or a whole profile alone, checked.
+# All commands load a profile in this way: overlays and --config values change config/mini.yaml, or a whole profile.
 try:
     require_plain_folders(workflow.basedir, Path.cwd())
     profile = profiles.load_profile(
@@ -54,7 +55,7 @@ REPORT = [f"{RESULTS}/{name}" for name in ("claims.html", "claims.csv", "leaderb
     INDEX
 ]
 ALL_PUBLISHED = [*(f"{kind}.csv" for kind in profiles.PRINTED_KINDS), "methods.csv", "claims.yaml"]
-# What was measured once and is shown beside the runs: benchmarks, and the study of the searches.
+# Results that were measured once and that the report shows: benchmarks, and the study of the searches.
 STUDIES = sorted(
     file for name in ("bench-*", "search") for file in Path(workflow.basedir, "results/studies").glob(f"{name}.json")
 )
@@ -71,17 +72,17 @@ def literally(text):
     return text.replace("{", "{{").replace("}", "}}")
 
 
-# A job's `qdit` is this checkout's, in Snakemake's own environment or in the one that --sdm conda made.
+# A job runs the `qdit` of this checkout, in the environment of Snakemake or in the one that --sdm conda made.
 DEPLOYED = str(getattr(workflow.deployment_settings, "deployment_method", ""))
 PYTHON = "python" if "CONDA" in DEPLOYED else shlex.quote(sys.executable)
 SOURCES = shlex.quote(str(workflow.basedir))
-# glibc keeps freed memory, so that a sampling job does not ask the system for the same pages again and again.
+# glibc keeps freed memory. So a sampling job does not request the same pages again and again.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 # Only `qdit fetch` downloads.
 JOBS = MEMORY | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-# Where a job computes is no part of what it computes.
+# The device of a job does not change the identity of its result.
 JOBS |= {"QDIT_DEVICE": config["compute"]["device"]} if "device" in config.get("compute", {}) else {}
-# GPUs that a job which runs networks takes; the job finds out which one itself (qdit/core/gpu_lease.py).
+# Number of GPUs of a job that runs networks. The job itself chooses a free GPU (qdit/core/gpu_lease.py).
 GPUS = int(config.get("compute", {}).get("device") == "cuda")
 EXPORTS = " ".join(f"{name}={value}" for name, value in JOBS.items())
 # Local jobs are children of one command server that has torch and the steps imported; elsewhere each job imports them.
@@ -105,7 +106,7 @@ def repository(path):
 
 # Files and commands of the jobs, which `qdit explain` shows as well.
 COMMANDS = Commands(config, Path(RESULTS))
-# The first block of the first table is made first, so that there is a page to look at early.
+# The first block of the first table is made first, so that its page appears early.
 PRIORITIES = Priorities(config, COMMANDS)
 
 

@@ -1,5 +1,5 @@
-# Features and images → metrics.json and the resampled values behind its intervals, without torch; every run is
-# compared image by image with full precision's of the same noise.
+# Features and images → metrics.json, and the resampled values for its intervals. This step does not load torch. Each
+# image is compared with the full-precision image of the same noise.
 from qdit.core.metrics import modules_of_images
 
 
@@ -53,7 +53,7 @@ use rule evaluate as evaluate_integer with:
         command=lambda w: COMMANDS.evaluate(integer_run(w)),
 
 
-# LPIPS of each image to full precision's, where the profile has `perceptual` (config/paper.yaml): a job with torch.
+# LPIPS of each image to the full-precision image, if the profile has `perceptual` (config/paper.yaml). It needs torch.
 rule perceptual:
     input:
         samples=lambda w: shard_files(run_of(w)),

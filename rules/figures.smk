@@ -1,5 +1,6 @@
-# Weights, checkpoints → arrays of what the papers' figures show; arrays, metrics and samples → all figures, in one job.
-# Part of `all` unless the weights come from elsewhere: then the analyses are hours of a GPU, made by `figures`.
+# Weights and checkpoints → arrays for the papers' figures. One job draws all figures from arrays, metrics and samples.
+# The figures belong to the target `all`, unless the weights are downloaded. Then the analyses take hours of a GPU, and
+# only the target `figures` makes them.
 rule analyze_activations:
     input:
         weights_of,

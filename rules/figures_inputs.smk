@@ -1,4 +1,4 @@
-# What figures and their analyses look at, for rules/figures.smk.
+# Input files of figures and their analyses, for rules/figures.smk.
 from qdit.report.figures import plan as figure_plan
 
 FIGURE_NAMES = [figure for figure in figure_plan.planned(config) if not figure.opt_in]

@@ -1,4 +1,4 @@
-# Rows of images and clips that another program made: files of the profile (docs/compare.md) instead of samples of ours.
+# Rows of images and clips that another program made: the profile names their files (docs/compare.md).
 
 
 rule import_samples:

@@ -1,4 +1,4 @@
-# Networks that judge single images, where the profile has `judges`: CLIP score, ImageReward, DINOv2's features.
+# Networks that judge single images, if the profile has `judges`: CLIP score, ImageReward, DINOv2's features.
 from qdit.metrics.judged import JUDGES
 
 

@@ -1,6 +1,6 @@
-# What a profile with files from elsewhere has besides (config/paper.yaml): the files themselves, official weights that
-# are converted once, and ADM's statistics. Nothing here downloads: a file that is not there is a job that says how to
-# get it, so that a dry run plans everything. `update` keeps Snakemake from ever deleting a file that was downloaded.
+# Rules for a profile with downloaded files (config/paper.yaml): the files, the conversion of official weights, and
+# ADM's statistics. No rule here downloads. If a file is missing, its job fails and says how to get the file. So a dry
+# run can plan everything. `update` means that Snakemake never deletes a downloaded file.
 rule needed_file:
     output:
         update("{file}"),

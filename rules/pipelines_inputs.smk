@@ -1,4 +1,5 @@
-# Inputs of whole pipelines (prompts, the pipeline's folder) and of the judges of their images; real images of a profile.
+# Inputs of whole pipelines (prompts, the pipeline's folder) and of the judges of their images; real images of a
+# profile.
 def pipeline_of(wildcards):
     """A pipeline's folder and list of prompts, from which images are made; nothing for other models."""
     files = COMMANDS.prompt_files(wildcards.setting)

@@ -1,4 +1,4 @@
-# What a run prints: the progress of its tables, and its last lines. Jobs of this machine share one command server.
+# Text that a run prints: the progress of its tables, and its last lines. Local jobs share one command server.
 import os
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def say_what_there_is(stopped=False):
     print(*lines, sep="\n", flush=True)
 
 
-# One line for each table instead of Snakemake's flood: qdit/workflow/progress_log.py.
+# One line for each table instead of Snakemake's long output: qdit/workflow/progress_log.py.
 PROGRESS = attach(workflow, when_nothing=say_what_there_is)
 
 
@@ -42,7 +42,7 @@ def watch():
 onstart:
     if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
         serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
-        # It stops when this process is gone, since its standard input then closes; Ctrl-C in a terminal is for this one.
+        # The server stops when this process ends, because its standard input closes. Ctrl-C goes to this process only.
         subprocess.Popen(serve, stdin=subprocess.PIPE, env=os.environ | JOBS, start_new_session=True)
     if PROGRESS is not None:
         watch()

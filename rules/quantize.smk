@@ -1,6 +1,6 @@
-# Weights → packed checkpoint. Which calibration data a method needs, and how much memory and time on a cluster, its class
-# says. A file in rules/baselines/ inherits this rule for a method that wants other inputs or resources. A method that
-# fails leaves a folder that says why, so that its rows of the tables say so and the others are made.
+# Weights → packed checkpoint. The class of a method names its calibration data, and its memory and time on a cluster. A
+# method that needs other inputs or resources has a file in rules/baselines/, which inherits this rule. If a method
+# fails, its folder holds the reason. Then its rows show the reason, and all other rows are made.
 rule quantize:
     input:
         unpack(quantize_inputs()),

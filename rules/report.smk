@@ -1,5 +1,5 @@
-# What all tables say together: the papers' claims, every run on one list, and everything on one page. They read what
-# the runs left and compute no result.
+# Pages about all tables: the verdicts on the papers' claims, the leaderboard of all runs, and the report. These jobs
+# read result files and compute no results.
 
 
 rule claims:
@@ -89,8 +89,8 @@ rule index:
         "qdit report --profile {input.profile} --results $(dirname {input.profile}) --out {output} > {log} 2>&1"
 
 
-# The last job of all: it fails if a row's method did, when every page is there. It is done again by the next call, which
-# so says the same until the cause is gone; rows that their method does not support are no error.
+# The last job. All pages exist before it runs. It fails if the method of a row failed. The next call runs it again and
+# reports the same rows, until their cause is removed. A row that its method does not support is not an error.
 rule check_all_rows:
     input:
         profile="<results>/profile.json",

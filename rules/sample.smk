@@ -1,6 +1,7 @@
-# Checkpoint → images. One job computes a shard of chunks. The chunk files are no declared outputs: they stay when a job
-# is killed, and the next one keeps those whose key still holds. The declared outputs are the shard's list of them and
-# the features of its images, which are extracted here because torch is loaded here: evaluating needs none.
+# Checkpoint → images. One job computes a shard of chunks. The chunk files are not declared outputs, so Snakemake does
+# not delete them when a job is killed. The next job keeps the chunks whose key is still valid. The declared outputs are
+# the list of the chunks and the features of the images. The features are extracted here, because this job has loaded
+# torch.
 rule sample:
     input:
         config=f"{RUN}/checkpoint/config.json",

@@ -1,6 +1,6 @@
-# Weights → a group size for every layer, under one budget for all kinds of search. The journal beside the output is no
-# declared output: it stays when a job is killed, and the next one goes on from it. More workers for one search:
-# snakemake --set-threads search=8 (never changes a result).
+# Weights → a group size for every layer, under one budget for all kinds of search. The journal beside the output is not
+# a declared output. So it stays when a job is killed, and the next job continues from it. For more workers of one
+# search: snakemake --set-threads search=8 (never changes a result).
 rule search:
     input:
         unpack(search_inputs),
@@ -22,8 +22,8 @@ rule search:
         " > {log} 2>&1"
 
 
-# Opt-in: the searches over several seeds (docs/search-study.md), 36 minutes once. A study that was
-# stopped goes on from its journals; what it found is kept in the repository beside the other studies.
+# Opt-in: the searches over several seeds (docs/search-study.md), 36 minutes once. A stopped
+# study continues from its journals. The repository keeps the result beside the other studies.
 rule search_study:
     input:
         trajectory=f"{RESULTS}/calibration/dit-digits/natural/digits-cfg1.0-s20/trajectory.safetensors",

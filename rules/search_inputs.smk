@@ -1,4 +1,4 @@
-# What a search looks at, for rules/search.smk.
+# Input files of a search, for rules/search.smk.
 from qdit.workflow import searches
 
 

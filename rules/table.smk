@@ -9,7 +9,7 @@ rule profile:
     conda:
         ENVIRONMENT
     params:
-        profile=lambda w: json.dumps(config, sort_keys=True),  # a function: its braces are no wildcards
+        profile=lambda w: json.dumps(config, sort_keys=True),  # a function: a text with braces has wildcards
     shell:
         "printf '%s\\n' {params.profile:q} > {output} 2> {log}"
 
@@ -39,7 +39,7 @@ rule table:
         tex="<results>/tables/{table}.tex",
     log:
         "<results>/logs/table-{table}.log",
-    priority: 50  # a page as soon as its rows are there
+    priority: 50  # a page is made as soon as its rows exist
     conda:
         ENVIRONMENT
     threads: 1

@@ -1,6 +1,6 @@
-# Rows of other people's tools (torchao, optimum-quanto, SDNQ) and the speeds of a table of tools. Opt-in: snakemake
-# --cores all tools. The tools have an environment of their own; the rule that makes it downloads from PyPI, and no plan
-# holds it unless a table with tools is named.
+# Rows of other quantization libraries (torchao, optimum-quanto, SDNQ), and the speeds of a table of tools. Opt-in:
+# snakemake --cores all tools. The tools have a separate environment. The rule that makes it downloads from PyPI. A plan
+# contains this rule only if a table with tools is named.
 
 
 rule tools_env:
@@ -81,7 +81,7 @@ use rule evaluate as evaluate_tool with:
         command=lambda w: COMMANDS.evaluate(tool_run(w)),
 
 
-# Each takes all cores, so that nothing of ours runs beside it; it measures with one thread.
+# Each job reserves all cores, so that no other job runs at the same time. It measures with one thread.
 rule measure_speed:
     input:
         checkpoint=f"{RUN}/checkpoint/config.json",

@@ -1,4 +1,4 @@
-# What rows of other people's tools and of imported images read (rules/tools.smk, rules/imported.smk).
+# Input files for rows of tools and of imported images (rules/tools.smk, rules/imported.smk).
 from qdit.sampling.tools.registry import find_tool
 from qdit.workflow.tool_calibration import tool_kinds
 

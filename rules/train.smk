@@ -1,6 +1,6 @@
-# Opt-in training of the shipped models (`snakemake training`). Never part of a default plan: shipped weights are inputs
-# of a run, and `qdit ship` copies a result to them. The declared output is a mark, since Snakemake deletes declared
-# outputs before a job starts, and an interrupted training goes on from its checkpoint.
+# Opt-in training of the shipped models (`snakemake training`). A default plan never contains it: shipped weights are
+# inputs of a run. `qdit ship` writes a training's result to them. The declared output is an empty mark file. Snakemake
+# deletes declared outputs before a job starts, but an interrupted training must keep its checkpoint to continue.
 # The models of clothes need data/fashion-mnist (`qdit data fashion-mnist`), so `training` leaves them out: name
 # `training_fashion`.
 CLASSIFIER_DATA = {

@@ -1,7 +1,8 @@
-# VBench itself on the runs of tables of kind table3 (docs/vbench.md). A model without instruments of its own gets its
-# metrics.json from it; for others `snakemake vbench` asks for it. It runs in an environment of its own: with --sdm conda
-# that of envs/vbench.yaml, else the Python that the profile names or that `snakemake vbench_env` made, the one rule that
-# downloads (from PyPI) and that no plan holds unless it is named. Nothing is downloaded while it scores.
+# VBench itself on the runs of tables of kind table3 (docs/vbench.md). If a model has no instruments, its metrics.json
+# comes from VBench. For other models, `snakemake vbench` adds the scores. VBench runs in a separate environment. With
+# --sdm conda it is that of envs/vbench.yaml. Otherwise it is the Python that the profile names, or that
+# `snakemake vbench_env` made. Only this rule downloads (from PyPI). A plan contains it only if it is named. Scoring
+# downloads nothing.
 
 
 rule vbench_env:
@@ -16,7 +17,7 @@ rule vbench_env:
         "qdit vbench install $(dirname {output}) > {log} 2>&1"
 
 
-# Whether its packages are there is said before the first clip is sampled, not after the last one.
+# This job checks VBench's packages before the first clip is sampled.
 rule vbench_ready:
     output:
         "<results>/vbench-ready/{dimension}.json",
@@ -108,7 +109,7 @@ rule vbench_run:
         "qdit vbench gather {output} {input} > {log} 2>&1"
 
 
-# A row of Table 3 where VBench scores the clips.
+# The metrics.json of a row of Table 3 whose clips VBench scores.
 rule evaluate_vbench:
     input:
         samples=lambda w: shard_files(run_of(w)),

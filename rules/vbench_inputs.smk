@@ -1,4 +1,4 @@
-# What VBench's rules take: weights, digests, runs.
+# Inputs of VBench's rules: weights, digests, runs.
 from qdit.metrics.vbench.needed_weights import WEIGHTS as VBENCH_WEIGHTS
 
 VBENCH = config.get("vbench", {})

@@ -1,16 +1,16 @@
-# The steps that only clips have (docs/video.md): text embeddings of a model of latents, clips of prompts, their scores.
-# Calibration data and checkpoints are made by the rules for images. Guarantees are those of images: a shard's chunks stay
-# when a job is killed, and the next one keeps those whose key still holds.
+# The steps that only clips have (docs/video.md): text embeddings for a model of latents, clips of prompts, their
+# scores. The rules for images make the calibration data and the checkpoints. As for images, the chunks of a shard stay
+# when a job is killed. The next job keeps the chunks whose key is still valid.
 LATENT_VIDEO_MODELS = [name for name, model in config["models"].items() if "text_encoder" in model]
 VIDEO = config.get("video", {})
-# Settings whose clips the model's own instruments score; those of others are VBench's (rules/vbench.smk).
+# Settings whose clips are scored by the instruments of the model. VBench scores all others (rules/vbench.smk).
 INSTRUMENT_SETTINGS = [
     name for name in VIDEO_SETTINGS if "instruments" in config["models"][config["settings"][name]["model"]]
 ]
 
 
-# Every prompt goes through the text encoder once, so that no job that samples needs it. The parts of an embedding that
-# was stopped lie beside its output, and the next one goes on from there.
+# The text encoder embeds every prompt once, so no sampling job needs the encoder. A stopped embedding keeps its
+# finished parts beside its output. The next job continues from them.
 rule embed_prompts:
     input:
         suite=lambda w: input_file(VIDEO["suite"]),
@@ -88,7 +88,7 @@ rule evaluate_video:
         "qdit {params.command} > {log} 2>&1"
 
 
-# The clips that a table shows, for players and slides; the page itself has them as animations.
+# The clips that a table shows, as video files. The page itself has them as animations.
 rule table_clips:
     input:
         profile="<results>/profile.json",

@@ -1,8 +1,8 @@
-"""`qdit bench block`: the time of one block of DiT-XL/2 in the form of every row of a table, beside full precision.
+"""`qdit bench block`: the time of one block of DiT-XL/2, quantized as in every row of a table, beside full precision.
 
 Each method quantizes a small model, and `qdit.bench.block_forms` enlarges the sites of its block. Rows with equal sites
 are one form, which is measured once. The integer layers say themselves whether they can compute a form: if they raise
-`Unsupported`, the record keeps the reason. Beside each form the same turns measure float32 and bfloat16.
+`Unsupported`, the record keeps the reason. Each form is timed alternately with float32 and bfloat16.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ class Scale:
 
     @property
     def times(self) -> int:
-        """Ratio of the widths."""
+        """Width of the large model divided by the width of the small model."""
         return self.large.hidden_size // self.small.hidden_size
 
 
@@ -194,7 +194,7 @@ class _Blocks:
 
 
 def _times(block: nn.Module, full: nn.Module, scale: Scale) -> dict[str, dict[str, Any]]:
-    """Number of threads → candidate → its timing, of a quantized block and of full precision in turns."""
+    """Number of threads → candidate → its timing. Quantized block and full precision run alternately."""
     measured = {}
     for threads in scale.threads if scale.device == "cpu" else (1,):
         torch.set_num_threads(threads)
@@ -256,7 +256,7 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
             f" load average {around['before']:.1f} before, {around['after']:.1f} after",
             "",
             f"One block of DiT-XL/2 (width {model['width']}), {model['batch']} × {model['tokens']} tokens. The ratios"
-            " are times as fast as full precision in the same turns (smallest times). One thread: CPU time. Several"
+            " are speeds relative to full precision, timed alternately (smallest times). One thread: CPU time. Several"
             " threads: wall time, so other programs on the machine count.",
             "",
             tabulate(

@@ -127,15 +127,15 @@ def gaps(table: SimulatedTable, metric: str) -> list[tuple[float, RunToRun]]:
 def measure(plan: Plan, number: int, condition: Condition, counts: np.ndarray) -> dict[str, Any]:
     """Coverage of both kinds of intervals under one condition, and their mean lengths relative to that of images."""
     draw = generator(plan.seed, Purpose.COVERAGE, number)
-    held, by_images, lengths = 0, 0, []
+    contained, by_images, lengths = 0, 0, []
     for _ in range(plan.tables):
         for truth, runs in gaps(simulate(plan, condition, counts, draw), condition.metric):
             limits = combined(float(runs.values.mean()), interval(runs.samples.mean(axis=0)), runs)
-            held += limits.low <= truth <= limits.high
+            contained += limits.low <= truth <= limits.high
             by_images += limits.images[0] <= truth <= limits.images[1]
             lengths.append((limits.high - limits.low) / (limits.images[1] - limits.images[0]))
     pairs = len(lengths)
-    coverage = {"coverage": held / pairs, "by_images_alone": by_images / pairs}
+    coverage = {"coverage": contained / pairs, "by_images_alone": by_images / pairs}
     return {**asdict(condition), "pairs": pairs, **coverage, "length": float(np.median(lengths))}
 
 

@@ -16,21 +16,21 @@ def page_text(study: Mapping[str, Any]) -> str:
     """The whole page as Markdown."""
     plan = study["plan"]
     lines = [
-        "# Do the intervals hold what they say?",
+        "# Do the intervals contain the true difference?",
         "",
         "> Words such as *replicate* and *bootstrap*: [glossary](glossary.md)",
         "",
         f"The coverage study simulates {plan['tables']:,} tables under each of {len(study['conditions'])} conditions."
         f" A table has {plan['methods']} methods with {plan['replicates']} replicates on the same {plan['images']}"
-        " images. It knows the true difference of two methods and counts how many 95 % intervals hold it. A *mean* is a"
-        " metric such as PSNR-FP, a *distance* one such as FD-FP (`qdit/bench/coverage_study.py` says how they are"
-        " simulated). The intervals are those of tables, ranks and claims with replicates"
-        " (`qdit/core/run_to_run.py`).",
+        " images. The study knows the true difference of two methods, because it simulates them. It counts how many"
+        " 95 % intervals contain the true difference. This share is the *coverage*. A *mean* is a metric such as"
+        " PSNR-FP. A *distance* is a metric such as FD-FP (`qdit/bench/coverage_study.py` says how both are simulated)."
+        " The intervals are computed as in tables, ranks and claims with replicates (`qdit/core/run_to_run.py`).",
         "",
-        "The columns say how much of the spread between replicates is chance between runs: its variance, divided by the"
-        " variance that the choice of images gives to the difference. *Mixed* is the same ratio for what a replicate"
-        " changes in each image in its own way. Large numbers: intervals from images and replicates. Small numbers:"
-        " intervals from images alone, on the same tables.",
+        "A column `runs v` has a simulated variance between runs. It is v times the variance that the choice of images"
+        " gives to the difference. A replicate can also change each image in its own way; *mixed* is the variance of"
+        " this change, in the same unit. The first number of a cell is the coverage of intervals from images and"
+        " replicates. The second, smaller number is the coverage of intervals from images alone, on the same tables.",
         "",
         *table(study),
         "",
@@ -64,5 +64,5 @@ def verdict(study: Mapping[str, Any]) -> str:
     where = "lies" if study["as_wanted"] else "does **not** lie"
     return (
         f"The coverage is between {study['least']:.1%} and {study['most']:.1%}. It {where} between {low:.0%} and"
-        f" {high:.0%}, as it should. Intervals from images alone cover down to {alone:.0%}."
+        f" {high:.0%}, as it should. The smallest coverage of intervals from images alone is {alone:.0%}."
     )

@@ -38,8 +38,8 @@ def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int =
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise DataError(f"full-size part {name}: failed with status {done.returncode}: {said[-1]}")
+        error_lines = done.stderr.strip().splitlines() or ["no message"]
+        raise DataError(f"full-size part {name}: failed with status {done.returncode}: {error_lines[-1]}")
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured | {
         "peak_bytes": max(stage["peak_bytes"] for stage in measured["stages"]),
@@ -117,7 +117,7 @@ def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
 
     Load and commit, which are those of the whole part, stand in the first row.
     """
-    around = f"{entry['load']['before']:.1f}, {entry['load']['after']:.1f}"
+    load_text = f"{entry['load']['before']:.1f}, {entry['load']['after']:.1f}"
     return [
         [
             "" if number else name,
@@ -125,7 +125,7 @@ def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
             f"{stage['seconds']:.0f}",
             f"{stage['cpu_seconds']:.0f}",
             f"{stage['peak_bytes'] / GIBIBYTE:.2f}",
-            "" if number else around,
+            "" if number else load_text,
             "" if number else entry["commit"],
         ]
         for number, stage in enumerate(entry["stages"])

@@ -26,7 +26,7 @@ class Scale:
         return torch.cuda.get_device_name() if self.is_cuda else self.device
 
     def wait(self) -> None:
-        """Wait until the device has done all that was asked."""
+        """Wait until the device has finished all launched work."""
         if self.is_cuda:
             torch.cuda.synchronize()
 

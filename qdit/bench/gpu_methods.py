@@ -49,8 +49,8 @@ def methods(scale: Scale) -> dict[str, Any]:
     names = [name for name in sorted(registry()) if name != "fp"]
     for kind in sorted({kind for name in names for kind in registry()[name].calibration} | set(KINDS)):
         sets[kind] = collect(models[1], kind, PROTOCOL, samples=8)
-        apart = (sets[kind].x - collect(models[0], kind, PROTOCOL, samples=8).x).abs()
-        measured[f"calibration {kind}"] = float(apart.max())
+        distance = (sets[kind].x - collect(models[0], kind, PROTOCOL, samples=8).x).abs()
+        measured[f"calibration {kind}"] = float(distance.max())
     for name in names[:2] if scale.quick else names:
         for scope in SCOPES:
             start = time.perf_counter()
@@ -91,8 +91,12 @@ def pipeline(scale: Scale) -> dict[str, Any]:
             images.append(np.concatenate(arrays).astype(int))
             listing = json.loads((samples / "shard-000.json").read_text(encoding="utf-8"))
             measured[f"backend, {label}"] = listing["backend"]
-    apart = np.abs(images[0] - images[1])
-    return measured | {"images": len(apart), "largest difference": int(apart.max()), "mean": float(apart.mean())}
+    distance = np.abs(images[0] - images[1])
+    return measured | {
+        "images": len(distance),
+        "largest difference": int(distance.max()),
+        "mean": float(distance.mean()),
+    }
 
 
 def commands(folder: Path, device: str, images: str, steps: str) -> list[list[str]]:

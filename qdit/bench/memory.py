@@ -29,7 +29,7 @@ MEGABYTE = 1e6
 
 
 def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
-    """Run a model once in every mode, each in its own process; return the record."""
+    """Run a model once in every mode, each in a process of its own; return the record."""
     before = load()
     by_mode = {}
     for mode in SHOWN:
@@ -73,10 +73,10 @@ def held_bytes(*models: nn.Module) -> int:
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-    packed = [value for value in held if isinstance(value, PackedWeight)]
+    attributes = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    packed = [value for value in attributes if isinstance(value, PackedWeight)]
     inside = [tensor for weight in packed for tensor in vars(weight).values()]
-    return [tensor for tensor in (*held, *inside) if isinstance(tensor, Tensor)]
+    return [tensor for tensor in (*attributes, *inside) if isinstance(tensor, Tensor)]
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -44,7 +44,7 @@ class EagerLinear(nn.Module):
 
 
 def random_model(config: DiTConfig) -> DiT:
-    """A model with random weights. Its speed is that of a trained model."""
+    """A model with random weights. It is as fast as a trained model."""
     generator = torch.Generator().manual_seed(0)
     model = DiT(config)
     for parameter in model.parameters():

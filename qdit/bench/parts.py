@@ -45,7 +45,7 @@ def measure(linears: Sequence[tuple[int, int]], groups: Sequence[int], rows: int
 
 
 def candidates(o: Operands, packed: PackedWeight) -> dict[str, Callable[[], Tensor]]:
-    """What takes turns at one layer; the plain product is the first."""
+    """Candidates that are timed alternately at one layer; the plain product is the first."""
     width, outputs = o.x.shape[1], len(o.bias)
     block = width & -width
     factor = torch.rand(width) + 0.5

@@ -133,10 +133,10 @@ def mean_share(measured: Sequence[dict[str, Any]]) -> float:
 
 
 def is_consistent(measured: Sequence[dict[str, Any]]) -> bool:
-    """Whether the pairs that are told apart have the order that all images give."""
-    apart = sum(entry["share"] * entry["pairs"] for entry in measured)
+    """Whether enough of the separated pairs have the order that all images give."""
+    separated = sum(entry["share"] * entry["pairs"] for entry in measured)
     same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0.0) for entry in measured)
-    return apart > 0 and same / apart >= CONSISTENT
+    return separated > 0 and same / separated >= CONSISTENT
 
 
 def chosen(measured: dict[str, list[dict[str, Any]]]) -> str | None:

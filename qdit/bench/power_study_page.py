@@ -70,10 +70,10 @@ def table(study: Mapping[str, Any]) -> list[str]:
     lines = [f"| metric | {' | '.join(map(str, sizes))} | mean | same order |", f"|---|{'---:|' * (len(sizes) + 2)}"]
     for name, measured in in_order(study):
         shares = {entry["images"]: f"{entry['share']:.0%}" for entry in measured}
-        apart = sum(entry["share"] * entry["pairs"] for entry in measured)
+        separated = sum(entry["share"] * entry["pairs"] for entry in measured)
         same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0) for entry in measured)
         cells = [shares.get(size, "") for size in sizes]
-        order = f"{same / apart:.1%}" if apart else "–"
+        order = f"{same / separated:.1%}" if separated else "–"
         lines.append(f"| {METRICS[name].title} | {' | '.join(cells)} | {mean_share(measured):.1%} | {order} |")
     return lines
 
@@ -84,7 +84,7 @@ def in_order(study: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Share of pairs told apart against images, a curve for each metric, as SVG."""
+    """Draw the share of separated pairs against the number of images, a curve for each metric, as SVG."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -98,7 +98,7 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
             axes.plot(images, shares, marker="o", color=colour, label=METRICS[name].title)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("images of a row")
-        axes.set_ylabel("pairs of methods told apart (%)")
+        axes.set_ylabel("separated pairs of methods (%)")
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
         axes.legend()

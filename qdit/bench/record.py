@@ -52,11 +52,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def heading(content: dict[str, Any]) -> list[str]:
     """Lines on top of a record's text: command, machine and load."""
-    where, around = content["machine"], content["load"]
+    machine, load = content["machine"], content["load"]
     return [
         f"{content['command']} · commit {content['commit']}",
-        f"{where['processor']}, {where['cores']} cores, backend {content['backend']}; one thread, CPU time;"
-        f" load average {around['before']:.1f} before, {around['after']:.1f} after",
+        f"{machine['processor']}, {machine['cores']} cores, backend {content['backend']}; one thread, CPU time;"
+        f" load average {load['before']:.1f} before, {load['after']:.1f} after",
     ]
 
 

@@ -16,7 +16,7 @@ from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.apply import calibrate_static, round_weights
-from qdit.quant.learnable import Learner, written_out
+from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import Reconstruction, block_units, optimize
 from qdit.quant.store import capture_rows
@@ -72,7 +72,7 @@ def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: 
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     block = model.get_submodule(unit.name)
     schedule = Reconstruction(iterations, BATCH, rounding_rate=5 / iterations, scale_rate=1e-4)
-    with written_out(model, unit.name):
+    with fast_gradients(model, unit.name):
         optimize(
             learner,
             lambda rows: block(*(argument[rows] for argument in inputs)),

@@ -61,7 +61,7 @@ def measure(command: str, *, subjects: tuple[Subject, ...] = SUBJECTS, repeats: 
 
 
 def measured_modes(subject: Subject, repeats: int) -> dict[str, Timing]:
-    """CPU seconds of one call of a subject in each mode."""
+    """CPU seconds of one call of a model in each mode."""
     model = random_model(subject.config)
     with torch.inference_mode():
         return interleaved(

@@ -49,13 +49,13 @@ def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
     return (
         f"{name[0].upper()}{name[1:]} sampled {share:.1%} of the images of Algorithm 1{counted}. The paired mean"
         f" difference of the held-out metric, {name} − Algorithm 1, is {percent(against['mean'])}. Its 95 % bootstrap"
-        f" upper bound is {percent(against['upper_95'])}. This bound is {bound(against['upper_95'])} the +2 % that"
-        " were required before the study."
+        f" upper bound is {percent(against['upper_95'])}. This bound is {position_to_limit(against['upper_95'])} the +2"
+        " % that were required before the study."
     )
 
 
-def bound(value: float) -> str:
-    """`below` or `not below`: the position of a bound relative to 2 %."""
+def position_to_limit(value: float) -> str:
+    """`below` or `not below`: whether an upper bound is below the limit of +2 % that was set before the study."""
     return "below" if value < 0.02 else "not below"
 
 

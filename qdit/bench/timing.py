@@ -1,4 +1,4 @@
-"""Timing of several candidates in one process. They take turns, so that clock rate and cache are alike for all.
+"""Timing of several candidates in one process. They run alternately, so that clock rate and cache are alike for all.
 
 CPU time of the process is measured, because on a shared machine wall time includes the time of other processes.
 Therefore all candidates must compute with one thread.
@@ -33,7 +33,7 @@ class Timing:
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.process_time
 ) -> dict[str, Timing]:
-    """Time every candidate `repeats` times (at least 2), in turns. A first turn is not counted."""
+    """Time every candidate `repeats` times (at least 2), alternately. The first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(max(2, repeats) + 1):
         for name, call in candidates.items():
@@ -57,7 +57,10 @@ class Ratio:
 
     @classmethod
     def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
-        """Geometric means over pairs (timing of the rival, own timing). The spread is the largest of all timings."""
+        """Geometric means over pairs (timing of the rival, timing of the candidate).
+
+        The spread is the largest of all timings.
+        """
         return cls(
             geometric_mean(rival.minimum / candidate.minimum for rival, candidate in pairs),
             geometric_mean(rival.median / candidate.median for rival, candidate in pairs),

@@ -33,8 +33,8 @@ def kernels(
 ) -> None:
     """Time the grouped linear beside other libraries.
 
-    The command measures the four linears of DiT-XL/2 with one thread, in CPU time. All candidates take turns. OpenVINO
-    and ONNX Runtime are measured if they are installed (pip install 'qdit[bench]').
+    The command measures the four linears of DiT-XL/2 with one thread, in CPU time. All candidates run alternately.
+    OpenVINO and ONNX Runtime are measured if they are installed (pip install 'qdit[bench]').
 
     \b
     Example:

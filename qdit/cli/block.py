@@ -26,7 +26,7 @@ def block(
     """Time one block of DiT-XL/2 for every row of a table.
 
     Each method quantizes a small random model. Its sites are enlarged to the width of DiT-XL/2, so that groups, ranks
-    and rotations keep their share. The integer kernels say which forms they can compute. Every form takes turns with
+    and rotations keep their share. The integer kernels say which forms they can compute. Every form alternates with
     float32 and bfloat16, with one thread and with two. The page of the table reads the record. The record is written
     after each form, so a measurement that is stopped leaves what it has measured.
 

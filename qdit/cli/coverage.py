@@ -21,8 +21,8 @@ def coverage(
     """Study how often the 95 % intervals of differences hold the true difference.
 
     The study simulates tables whose rows have replicates: other calibration data and other random draws on the same
-    images. It varies how much the runs spread, from nothing to a hundred times what the images give. It needs no
-    results and no model, and takes less than ten minutes of one core.
+    images. It varies the variance between runs, from 0 to 100 times the variance that the choice of images gives. It
+    needs no results and no model, and takes less than ten minutes of one core.
 
     \b
     Examples:

@@ -143,12 +143,15 @@ def one_line(problem: Exception) -> str:
 
 
 def write_benchmark(path: Path, seconds: float) -> None:
-    """Write wall and processor time in seconds and peak memory in MiB of this process. They are no part of a result."""
+    """Write wall and processor time in seconds and peak memory in MiB of this process.
+
+    They do not belong to any result.
+    """
     from qdit.core.files import write_json
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    spent = {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime}
-    write_json(path, {name: round(value, 2) for name, value in spent.items()} | {"peak_mib": used.ru_maxrss // 1024})
+    times = {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime}
+    write_json(path, {name: round(value, 2) for name, value in times.items()} | {"peak_mib": used.ru_maxrss // 1024})
 
 
 def require_words(words: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ def power(
     figure: Annotated[Path, typer.Option(help="Figure to write, in the folder images beside the page.")] = FIGURE,
     setting: Annotated[list[str] | None, typer.Option(help="Only rows of this setting; repeat it for more.")] = None,
 ) -> None:
-    """Study how many images each metric needs to tell methods apart.
+    """Study how many images each metric needs to separate methods.
 
     The study reads the samples and features that a run has written, and takes the first 8, 16, 32, … images of each
     row. For each metric it writes the share of method pairs whose difference is more than

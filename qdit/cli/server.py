@@ -104,7 +104,7 @@ class Loaded:
         self.states = {path: state for path, state in states.items() if path in files}
 
     def serves(self, environment: dict[str, str]) -> bool:
-        """Whether a command with this environment would import the same modules as they were imported here."""
+        """Whether a command with this environment would import the modules that this process has imported."""
         if any(environment.get(name, "1") != "1" for name in THREADS):
             return False
         folder = environment.get("PYTHONPATH", "").partition(os.pathsep)[0]

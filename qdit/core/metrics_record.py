@@ -299,8 +299,8 @@ def _protocol(record: MetricsRecord) -> None:
     except ValueError:
         raise DataError("the protocol holds a number that is not finite") from None
     if digest != record.protocol_sha256:
-        said = f"{record.protocol_sha256}"[:12]
-        raise Refused(f"protocol_sha256 is {said}…, its protocol has {digest[:12]}…; evaluate it again")
+        recorded_digest = f"{record.protocol_sha256}"[:12]
+        raise Refused(f"protocol_sha256 is {recorded_digest}…, its protocol has {digest[:12]}…; evaluate it again")
 
 
 def _trustworthy(record: MetricsRecord) -> None:

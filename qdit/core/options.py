@@ -63,35 +63,35 @@ class Problem:
     expected: str
 
 
-def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, place: str = "") -> T:
+def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, position: str = "") -> T:
     """Make the options dataclass of `owner` (a method or a kind of search) from plain JSON.
 
-    `place` is the position of the options in a profile, for messages. ConfigError for unknown names and for values that
+    `position` is where the options stand in a profile, for messages. ConfigError for unknown names and for values that
     the annotations or the class itself do not allow.
     """
-    values = checked(owner, options, raw, place=place)
+    values = checked(owner, options, raw, position=position)
     try:
         return options(**values)
     except (TypeError, ValueError, ConfigError) as problem:
-        raise ConfigError(f"{place or owner}: {problem}") from None
+        raise ConfigError(f"{position or owner}: {problem}") from None
 
 
-def checked(owner: str, options: type, raw: Mapping[str, Any], *, place: str = "") -> dict[str, Any]:
+def checked(owner: str, options: type, raw: Mapping[str, Any], *, position: str = "") -> dict[str, Any]:
     """The values, with lists turned into tuples; ConfigError for the first value that is not allowed."""
-    refuse_unknown(owner, raw, [field.name for field in dataclasses.fields(options) if field.init], place=place)
+    refuse_unknown(owner, raw, [field.name for field in dataclasses.fields(options) if field.init], position=position)
     values = {name: as_tuple(value, field_types(options)[name]) for name, value in raw.items()}
     if problem := problem_of(options, values):
-        prefix = f"{place}.{problem.name}: found" if place else f"{owner}: option {problem.name} is"
+        prefix = f"{position}.{problem.name}: found" if position else f"{owner}: option {problem.name} is"
         raise ConfigError(f"{prefix} {problem.value}{problem.expected}")
     return values
 
 
-def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, place: str = "") -> None:
+def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, position: str = "") -> None:
     """Raise ConfigError for the first name that is not an option."""
     for name in raw:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}{did_you_mean(str(name), known)}" if known else "it has none"
-            raise ConfigError(f"{place}{': ' if place else ''}{owner} has no option {name!r}; {allowed}")
+            raise ConfigError(f"{position}{': ' if position else ''}{owner} has no option {name!r}; {allowed}")
 
 
 def problem_of(options: type, values: Mapping[str, Any]) -> Problem | None:

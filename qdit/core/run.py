@@ -43,7 +43,7 @@ def split_bits(bits: str) -> tuple[int, int]:
 
 
 def ending(replicate: int) -> str:
-    """What the names of files of a replicate end in: `-r1`. Empty for replicate 0."""
+    """End of the file names of a replicate, for example `-r1`. Empty for replicate 0."""
     return f"-r{replicate}" if replicate else ""
 
 

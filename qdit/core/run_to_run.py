@@ -69,7 +69,7 @@ class RunToRun:
 class Limits:
     """A 95 % interval [low, high] of a number, the interval that images alone give, and Student's degrees of freedom.
 
-    `degrees` belongs to the end towards zero, which decides whether the number can be told from zero. It is infinite if
+    `degrees` belongs to the end towards zero, which decides whether the interval excludes zero. It is infinite if
     images alone decide. `variance` is that of the mean between runs, of `replicates` replicates.
     """
 
@@ -92,7 +92,7 @@ class Limits:
 
     @property
     def by_images_alone(self) -> bool:
-        """Whether images alone tell the number from zero, and both sources together do not."""
+        """Whether the interval from images alone excludes zero, and the interval from both sources does not."""
         return self.includes_zero and not self.images[0] <= 0 <= self.images[1]
 
 

@@ -4,8 +4,8 @@ A source is parsed once; a cache of the user keeps the facts.
 
 `source_facts` depends on the content of the file alone. The key of an entry is the sha256 of the content. An edited
 file has another key, so no entry can be out of date. A new version of this module or of Python begins a new cache file.
-The cache file has a checksum and is always replaced as a whole. If two processes write at once, entries can be lost;
-they are parsed again.
+The cache file has a checksum and is always replaced as a whole. If two processes write at the same time, entries can be
+lost; they are parsed again.
 """
 
 import ast

@@ -63,7 +63,10 @@ def replicate_seed(root_seed: int, replicate: int) -> int:
 
 @contextlib.contextmanager
 def replicate_draws(replicate: int) -> Iterator[ReplicateDraws]:
-    """Within: the streams of methods are those of a replicate. The value says which were drawn from."""
+    """Context manager: inside it, the streams of methods are those of a replicate.
+
+    It returns which streams were used.
+    """
     draws = ReplicateDraws(replicate)
     _entered.append(draws)
     try:

@@ -47,7 +47,7 @@ def forced() -> str:
 
 @contextmanager
 def forcing(name: str) -> Iterator[None]:
-    """Inside this context QDIT_KERNELS names a backend, also for new processes."""
+    """Context manager: inside it, QDIT_KERNELS names a backend, also for new processes."""
     old = os.environ.get(FORCE)
     os.environ[FORCE] = name
     forced.cache_clear()

@@ -120,13 +120,13 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _version(compiler: Sequence[str]) -> str:
-    """First line of what the compiler says about itself."""
+    """First line of the compiler's version text."""
     said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=600).stdout
     return said.partition("\n")[0].strip() or compiler[0]
 
 
 def _key(sources: Path) -> str:
-    """Digest of what a library must have been made of to be the one wanted here."""
+    """Digest of sources, flags, machine and C library: a library with this digest can be used here."""
     digest = hashlib.sha256()
     about = [*FLAGS, *EXACT, platform.machine(), sys.platform, *platform.libc_ver()]
     digest.update("\0".join(about).encode())

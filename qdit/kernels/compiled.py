@@ -57,7 +57,7 @@ def transformed(backend: Backend, x: Tensor, steps: tuple[Step, ...]) -> Tensor:
 
 
 def _of_parts(parts: Parts) -> tuple[object, ...]:
-    """Number of steps, the steps, rank, down and up, as the library takes them."""
+    """Arguments of the library for `parts`: number of steps, the steps, rank, down and up."""
     numbers = [0 if step.values is None else step.values.data_ptr() for step in parts.steps]
     steps = [CStep(STEP_KINDS.index(s.kind), s.size, at) for s, at in zip(parts.steps, numbers, strict=True)]
     branch = parts.branch

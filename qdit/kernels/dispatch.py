@@ -1,4 +1,4 @@
-"""The public operations: compiled code for contiguous float32 on CPUs, Triton on GPUs, torch for all else."""
+"""The public operations: compiled code for contiguous float32 on CPUs, Triton on GPUs, torch for everything else."""
 
 from typing import Any
 
@@ -103,7 +103,7 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 def narrow_groups(x: Tensor, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool) -> Tensor:
     """`fake_quantize_groups` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
 
-    It reads and writes half precision, where conversions of their own would move 20 bytes for each value instead of 4.
+    It reads and writes half precision, 4 bytes for each value. Separate conversions would read and write 20 bytes.
     """
     size = x.shape[-1] if group_size is None else group_size
     if _groups_fit(x, size, bits) and size <= LARGEST_GROUP and _on_triton(x):
@@ -127,7 +127,7 @@ def narrow_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, dtype
 
 
 def _groups_fit(x: Tensor, size: int, bits: int) -> bool:
-    """Whether the kernels have such groups of x (…, d)."""
+    """Whether the kernels can quantize x (…, d) in groups of this size."""
     return size >= 4 and size % 4 == 0 and x.shape[-1] % size == 0 and 2 <= bits <= 8
 
 
@@ -154,7 +154,7 @@ def _finite_half(y: Tensor) -> Tensor:
 
 
 def _on_triton(x: Tensor, *others: Tensor) -> bool:
-    """Whether Triton can compute with these tensors and nobody asks for gradients."""
+    """Whether Triton can compute with these tensors and no gradients are needed."""
     if not x.is_cuda or x.dtype not in FLOATS or x.numel() == 0 or not _plain(x, *others):
         return False
     from qdit.kernels.triton_backend import usable
@@ -171,7 +171,7 @@ def _plain(x: Tensor, *others: Tensor) -> bool:
 
 
 def _compiled_for(x: Tensor, *others: Tensor) -> Backend | None:
-    """The compiled backend if it can compute with these tensors and nobody asks for gradients."""
+    """The compiled backend if it can compute with these tensors and no gradients are needed."""
     if x.dtype != torch.float32 or not x.is_contiguous() or x.numel() == 0:
         return None
     if x.device.type != "cpu" or not _plain(x, *others):

@@ -1,4 +1,4 @@
-"""Flags of kernels on GPUs: one tensor for each device notes that a result was not finite.
+"""Flags of kernels on GPUs: one tensor for each device records that a result was not finite.
 
 A look at a flag makes the program wait for the GPU. Outside of `watched()` every call looks, so it can raise the error
 itself. Inside, nobody looks until the outermost context ends; then one look raises the error for the whole forward.
@@ -18,7 +18,7 @@ from qdit.kernels.reference import not_finite
 
 
 class _OfThread(threading.local):
-    """Flags of one thread, so that no thread takes another's error."""
+    """Flags of one thread, so that a thread never raises the error of another thread."""
 
     def __init__(self) -> None:
         self.flags: dict[torch.device, Tensor] = {}
@@ -29,7 +29,7 @@ _THREAD = _OfThread()
 
 
 def flag_of(device: torch.device) -> Tensor:
-    """The flag (1,) int32 of a device; a kernel sets it to 1."""
+    """The flag (1,) int32 of a device. A kernel sets it to 1 if one of its outputs is not finite."""
     flag = _THREAD.flags.get(device)
     if flag is None:
         with torch.inference_mode(False):
@@ -38,19 +38,19 @@ def flag_of(device: torch.device) -> Tensor:
 
 
 def raised(device: torch.device) -> bool:
-    """Whether the device's flag is raised; it is lowered. Inside `watched()` nobody looks and the answer is no."""
+    """Whether the device's flag is 1; the call sets it to 0. Inside `watched()` the result is False without a look."""
     return _THREAD.depth == 0 and _lowered(flag_of(device))
 
 
 def check() -> None:
-    """Raise Unsupported if a flag of this thread is raised; all are lowered."""
+    """Raise Unsupported if a flag of this thread is 1. All flags are set to 0."""
     if sum(map(_lowered, _THREAD.flags.values())):  # all of them, not only up to the first
         raise not_finite()
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Inside, calls do not wait for the GPU; at the end of the outermost context `check()` is called."""
+    """Context manager: inside it, calls do not wait for the GPU. The end of the outermost context calls `check()`."""
     _enter()
     try:
         yield

@@ -53,7 +53,7 @@ def attention(qkv: Tensor, heads: int) -> Tensor | None:
 
 
 def _library_for(x: Tensor, *others: Tensor) -> Backend | None:
-    """The compiled backend if x is contiguous float32 on the CPU and nobody asks for gradients."""
+    """The compiled backend if x is contiguous float32 on the CPU and no gradients are needed."""
     tensors = (x, *others)
     if any(t.dtype != torch.float32 or t.device.type != "cpu" or t.numel() == 0 for t in tensors):
         return None

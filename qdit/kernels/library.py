@@ -126,7 +126,7 @@ def load(sources: Path, *folders: Path) -> Loaded:
 
 
 def _test(library: ctypes.CDLL, names: list[str], path: Path) -> None:
-    """Raise BuildError unless each variant computes what the reference does."""
+    """Raise BuildError unless each variant gives the results of the reference."""
     from qdit.kernels.selftest import disagreement
 
     for name in names:
@@ -206,7 +206,7 @@ def _runs(library: ctypes.CDLL, name: str) -> bool:
 
 @cache
 def _circumstances() -> str:
-    """Digest of the processor and of the test: where one of them is another, a library is tested again."""
+    """Digest of the processor and of the test. If one of them changes, a library is tested again."""
     digest = hashlib.sha256(Path(__file__).with_name("selftest.py").read_bytes())
     digest.update(platform.machine().encode())
     with suppress(OSError), Path("/proc/cpuinfo").open("rb") as info:

@@ -133,7 +133,7 @@ def _of_every_group(values: Tensor, outputs: int, times: int) -> Tensor:
 
 
 def _storage(codes: Tensor, zero_point: Tensor, bits: int, size: int) -> Storage:
-    """The narrowest layout that holds the codes and multiplies code − zero_point exactly."""
+    """The layout with the fewest bits that can hold the codes and multiplies code − zero_point exactly."""
     operand = int((group(codes.int(), size) - zero_point[..., None]).abs().max())
     if bits <= 4 and operand <= OPERAND[4]:
         return 4

@@ -44,7 +44,7 @@ def disagreement(backend: Backend) -> str | None:
 
 
 def _learning(backend: Backend) -> str | None:
-    """What a variant computes wrongly of the functions for reconstruction, or None."""
+    """Text about the first function for reconstruction that a variant computes wrongly; None if all are right."""
     generator = torch.Generator().manual_seed(6)
     x, gradient, base, span = torch.randn(4, 5, 67, generator=generator)
     value, slope = learning.gelu(backend, x)
@@ -111,7 +111,7 @@ def disagreement_of(operations: Operations, device: str) -> str | None:
 
 
 def _parts(operations: Operations, device: str, x: Tensor, there: Tensor, generator: torch.Generator) -> str | None:
-    """What is wrong about a transform before the quantizer or a branch beside the product, or None."""
+    """Text about a wrong transform before the quantizer or a wrong branch beside the product, or None."""
     width = x.shape[1]
     factor = torch.rand(width, generator=generator) + 0.5
     signs = torch.randint(2, (width,), generator=generator) * 2 - 1
@@ -147,7 +147,7 @@ def _weight(bits: int, size: int, generator: torch.Generator) -> PackedWeight:
 
 
 def _moved(weight: PackedWeight, device: str) -> PackedWeight:
-    """The weight on a device; on its own it stays the same object."""
+    """The weight on a device. If it is there already, the same object is returned."""
     if device == "cpu":
         return weight
     tensors = {name: value.to(device) for name, value in vars(weight).items() if isinstance(value, Tensor)}

@@ -59,7 +59,7 @@ def linear_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` becomes 1 if one is not finite.
+    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` is set to 1 if a value is not finite.
 
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums, weight_zeros are
@@ -227,7 +227,7 @@ def _multiply(
 def choose_blocks(rows: int, outputs: int, size: int) -> Blocks:
     """Size of the blocks: 64 × 128 with 4 warps, or smaller for small problems.
 
-    Two programs of this size fit a multiprocessor, and each hides the other's scaling. Smaller
+    A multiprocessor runs two programs of this size. While one scales its sums, the other one multiplies. Smaller
     blocks give enough programs for all multiprocessors.
     """
     loaded = (64 + 128) * padded_size(size)  # bytes of one group

@@ -107,7 +107,10 @@ def narrow_kernel(
 
 
 def encoded(steps: Sequence[Step], x: Tensor) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
-    """The number of the steps, and their values; `x` stands where there are none. Only for steps that `fit`."""
+    """The steps as digits of one number, and their values.
+
+    A step without values gets `x`. Only for steps that `fit`.
+    """
     number, values = 0, [step.values for step in steps if step.values is not None]
     slot = 0
     for place, step in enumerate(steps):

@@ -1,4 +1,4 @@
-"""What the registry and the index of methods read without importing a method: its modules, and the errors for a name.
+"""Facts about methods that need no import of a method: their modules, and the errors for a name.
 
 `qdit.core.method_modules` finds the modules in `baselines/` and in installed packages. Q-DiT's module is added here.
 """

@@ -21,7 +21,7 @@ MOST_MERGES = 49152 - 512 - 2
 
 
 def byte_letters() -> dict[int, str]:
-    """A printable letter for each byte: Latin-1's own where it is printable, else the next one from 256 on."""
+    """A printable letter for each byte: that of Latin-1 if it is printable, else the next free one from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
@@ -35,7 +35,7 @@ class BytePairs:
 
     @cached_property
     def ranks(self) -> dict[tuple[str, str], int]:
-        """Pair → when it is merged."""
+        """Pair → its position in the order of merges."""
         return {pair: rank for rank, pair in enumerate(self.merges)}
 
     @cached_property
@@ -58,7 +58,10 @@ class BytePairs:
         return kept + [0] * (length - len(kept))
 
     def pieces(self, word: str) -> list[str]:
-        """Pieces of a word: its letters, of which the pair with the lowest rank is merged until no pair is known."""
+        """Pieces of a word.
+
+        Its letters are merged pair by pair, lowest rank first, until no pair is in the vocabulary.
+        """
         if word in (START, END):
             return [word]
         letters = byte_letters()
@@ -84,7 +87,10 @@ def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def read_byte_pairs(path: Path) -> BytePairs:
-    """The vocabulary of a gzip or text file: a line about the version, then one merge a line. DataError for another."""
+    """The vocabulary of a gzip or text file: a line about the version, then one merge in each line.
+
+    DataError for another file.
+    """
     try:
         data = path.read_bytes()
         lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8").split("\n")

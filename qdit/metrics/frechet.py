@@ -52,7 +52,7 @@ class Target:
 
     @cached_property
     def factor(self) -> np.ndarray:
-        """F (r, d) with Fᵀ F the covariance; of fewer images than features, one row for each image."""
+        """F (r, d) with Fᵀ F = covariance. If there are fewer images than features, F has one row for each image."""
         if self.features is not None and is_thin(self.features):
             return _factor(self.features)
         return square_root(self.moments.covariance)
@@ -76,12 +76,12 @@ def distance_to(target: Target, features: np.ndarray) -> float:
 
 
 def is_thin(features: np.ndarray) -> bool:
-    """Whether features (n, d) are more than `MANY_FEATURES` and more than the images."""
+    """Whether features (n, d) have d above `MANY_FEATURES` and above n."""
     return features.ndim == 2 and len(features) < features.shape[1] > MANY_FEATURES
 
 
 def _factor(features: np.ndarray) -> np.ndarray:
-    """F (n, d) with Fᵀ F the covariance of features (n, d)."""
+    """F (n, d) with Fᵀ F = covariance of features (n, d)."""
     rows = np.asarray(features, np.float64)
     return np.asarray((rows - rows.mean(axis=0)) / np.sqrt(len(rows) - 1))
 
@@ -104,7 +104,7 @@ def _require_same_size(first: int, second: int) -> None:
 
 
 def _product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """F_aᵀ F_b of two covariances; of few features the product of the symmetric roots."""
+    """F_aᵀ F_b of two covariances. For few features, the product of the symmetric roots."""
     if len(first) <= MANY_FEATURES:
         return np.asarray(square_root(first) @ square_root(second))
     return np.asarray(factor(first).T @ factor(second))

@@ -34,7 +34,10 @@ class FullPrecision:
 
 @dataclass(frozen=True)
 class Images:
-    """N images by their features, and what networks say of each. Values that several metrics need are computed once."""
+    """Features of N images, and the scores or features that judges give to each.
+
+    Values that several metrics need are computed once.
+    """
 
     run: RunFeatures
     reference: Reference

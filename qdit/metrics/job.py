@@ -36,7 +36,7 @@ class RunName:
 
     @property
     def replicates(self) -> dict[str, int]:
-        """What the record says of the replicate; nothing of replicate 0."""
+        """Fields of the record about the replicate; empty for replicate 0."""
         return {"replicate": self.replicate} if self.replicate else {}
 
 

@@ -76,7 +76,7 @@ class ImageHalf(nn.Module):
 
 
 class TextHalf(nn.Module):
-    """CLIP's text transformer: tokens (N, L) → vectors (N, d), those at the end-of-text token (the largest number)."""
+    """CLIP's text transformer: tokens (N, L) → vectors (N, d) at the end-of-text token, which is the largest number."""
 
     def __init__(self, words: int, length: int, width: int, blocks: int, vector: int) -> None:
         super().__init__()

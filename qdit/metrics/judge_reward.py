@@ -88,7 +88,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=TEXT_EPS)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (N, L) is true at the tokens of the context that count."""
+        """`mask` (N, L) is true at the tokens of the context that are not padding."""
         tokens = (self.query(x), self.key(context), self.value(context))
         q, k, v = (of.unflatten(-1, (-1, HEAD)).transpose(1, 2) for of in tokens)
         seen = None if mask is None else mask[:, None, None, :]
@@ -111,7 +111,7 @@ class TextLayer(nn.Module):
 
 
 class Reward(nn.Module):
-    """ImageReward: normalized images, tokens (N, L) and the mask of those that count → rewards (N,)."""
+    """ImageReward: normalized images, tokens (N, L) and their mask (0 for padding) → rewards (N,)."""
 
     def __init__(self, image: ImageHalf, words: tuple[int, int, int], layers: int, hidden: int) -> None:
         super().__init__()

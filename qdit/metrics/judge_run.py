@@ -1,4 +1,4 @@
-"""The step samples → judged-<judge>.npz: what a network says of each image, with torch."""
+"""The step samples → judged-<judge>.npz: a network scores or describes each image. This module needs torch."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What networks say of single images: a score of each image, or features of each image. This module loads no torch.
+"""Scores or features of single images, computed by networks (*judges*). This module loads no torch.
 
 A *judge* is a network that looks at one image, with its prompt if it reads text. `qdit judge` writes a file for each
 judge beside the samples. `qdit evaluate` reads it.
@@ -68,9 +68,9 @@ def judged_file(folder: Path, judge: str) -> Path:
     return folder / f"judged-{judge}.npz"
 
 
-def write_judged(path: Path, values: np.ndarray, made_of: JudgeOrigin) -> None:
+def write_judged(path: Path, values: np.ndarray, origin: JudgeOrigin) -> None:
     """Write the scores (N,) or features (N, d) of a run's images."""
-    save_arrays(path, {"values": values, "origin": np.array(json.dumps(asdict(made_of), sort_keys=True))})
+    save_arrays(path, {"values": values, "origin": np.array(json.dumps(asdict(origin), sort_keys=True))})
 
 
 def read_judged(path: Path, *, samples: Path, images: int, judge: str) -> tuple[np.ndarray, JudgeOrigin] | None:
@@ -85,12 +85,12 @@ def read_judged(path: Path, *, samples: Path, images: int, judge: str) -> tuple[
     if not arrays:
         return None
     try:
-        values, made_of = arrays["values"], JudgeOrigin(**parse_json(str(arrays["origin"])))
+        values, origin = arrays["values"], JudgeOrigin(**parse_json(str(arrays["origin"])))
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: not the values of a judge; {again}") from None
-    if made_of.judge != judge or made_of.samples != digest_of_folder(samples, images):
+    if origin.judge != judge or origin.samples != digest_of_folder(samples, images):
         raise DataError(f"{path}: is not of {judge} and the images in {samples}; {again}")
     dimensions = 2 if judge in FEATURES else 1
     if len(values) != images or values.ndim != dimensions or not np.isfinite(values).all():
         raise DataError(f"{path}: holds values {values.shape}, expected are finite ones of {images} images; {again}")
-    return np.asarray(values, np.float64), made_of
+    return np.asarray(values, np.float64), origin

@@ -1,4 +1,4 @@
-"""The file `lpips.npz` beside samples: LPIPS of each image to full precision's, and what it was made of.
+"""The file `lpips.npz` beside samples: LPIPS of each image to that of full precision, and the origin of these values.
 
 This module loads no torch: evaluating reads the file, `qdit.metrics.perceptual_run` writes it.
 """
@@ -44,9 +44,9 @@ def digest_of_folder(folder: Path, images: int | None) -> str:
     return digest_of_images(listed_shards(folder, images=images))
 
 
-def write_values(path: Path, values: np.ndarray, made_of: LpipsOrigin) -> None:
+def write_values(path: Path, values: np.ndarray, origin: LpipsOrigin) -> None:
     """Write the LPIPS (N,) of a run's images."""
-    save_arrays(path, {"lpips": values, "origin": np.array(json.dumps(asdict(made_of), sort_keys=True))})
+    save_arrays(path, {"lpips": values, "origin": np.array(json.dumps(asdict(origin), sort_keys=True))})
 
 
 def read_values(path: Path, *, samples: Path, fp_samples: Path, images: int) -> tuple[np.ndarray, LpipsOrigin]:
@@ -55,12 +55,12 @@ def read_values(path: Path, *, samples: Path, fp_samples: Path, images: int) -> 
         raise DataError(f"{path}: no such file; run `qdit perceptual {samples} {fp_samples}`")
     arrays = load_arrays(path)
     try:
-        values, made_of = arrays["lpips"], LpipsOrigin(**parse_json(str(arrays["origin"])))
+        values, origin = arrays["lpips"], LpipsOrigin(**parse_json(str(arrays["origin"])))
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: not the LPIPS of a run; run `qdit perceptual` again") from None
-    for folder, recorded in ((samples, made_of.samples), (fp_samples, made_of.fp_samples)):
+    for folder, recorded in ((samples, origin.samples), (fp_samples, origin.fp_samples)):
         if recorded != digest_of_folder(folder, images):
             raise DataError(f"{path}: is not of the images in {folder}; run `qdit perceptual` again")
     if values.shape != (images,) or not np.isfinite(values).all():
         raise DataError(f"{path}: holds {values.shape} values, expected are {images}; run `qdit perceptual` again")
-    return np.asarray(values, np.float64), made_of
+    return np.asarray(values, np.float64), origin

@@ -37,7 +37,7 @@ def score_run(samples: Path, fp_samples: Path, out: Path, weights: LpipsWeights,
     model = load_lpips(weights.network, weights.backbone, weights.linear, device=device)
     pairs = aligned(images_of(samples, images), images_of(fp_samples, images))
     values = np.concatenate([lpips_per_image(model, batch, fp_batch) for batch, fp_batch in pairs])
-    made_of = LpipsOrigin(
+    origin = LpipsOrigin(
         network=weights.network,
         backbone_sha256=sha256_file(weights.backbone),
         linear_sha256=sha256_file(weights.linear),
@@ -45,5 +45,5 @@ def score_run(samples: Path, fp_samples: Path, out: Path, weights: LpipsWeights,
         fp_samples=digest_of_folder(fp_samples, images),
         code=code_digest("qdit.metrics.perceptual_run"),
     )
-    write_values(out, values, made_of)
+    write_values(out, values, origin)
     return len(values)

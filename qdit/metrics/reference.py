@@ -73,7 +73,7 @@ def origin_of(source: str, source_sha256: str, extractor: Extractor) -> Referenc
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write an npz with the existing ones of mu, sigma, mu_s, sigma_s and pool, with extractor_digest and origin."""
+    """Write an npz with extractor_digest, origin, and those of mu, sigma, mu_s, sigma_s and pool that exist."""
     if reference.extractor_digest == "" or reference.origin is None:
         raise DataError(f"{path}: a reference of an unknown extractor is not saved; use import_adm_reference first")
     arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
@@ -193,7 +193,7 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
 
 
 def make_reference(path: Path, extractor: Extractor, *, images_only: bool = False) -> Reference:
-    """Reference of a folder of PNGs, of an npz of images, or of ready statistics, which `images_only` leaves alone."""
+    """Reference of a folder of PNGs, an npz of images, or ready statistics. `images_only` ignores ready statistics."""
     if not images_only and not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
         return reference_of_statistics(path, extractor)
     return reference_of_images(open_images(path, least=LEAST), extractor)
@@ -210,9 +210,10 @@ def width_of(extractor: Extractor) -> int:
 
 
 def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
-    """A batch of ADM with the pool features of its images arr_0 (N, H, W, C) uint8, read one after the other.
+    """Statistics of an ADM batch file, and the pool features of its images.
 
-    ADM uses these images only for precision and recall. The moments are those of the whole training set.
+    The file holds the images as arr_0 (N, H, W, C) uint8. They are read in small batches. ADM uses these images only
+    for precision and recall. The mean and the covariance are those of the whole training set.
     """
     reference = load_reference(path)
     check_adm_images(path)

@@ -99,7 +99,7 @@ def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _expanded(balanced: Balanced, counts: np.ndarray, without_overlap: np.ndarray) -> np.ndarray:
-    """Distances (B,): all that is linear, less tr (A + B), plus the distance of A and B in balanced coordinates."""
+    """Distances (B,): the linear terms, minus tr (A + B), plus the distance of A and B in balanced coordinates."""
     if not len(balanced.roots):
         return np.maximum(without_overlap, 0)
     sums = np.full(len(counts), balanced.roots.sum()) if balanced.other is None else 0.0
@@ -170,7 +170,7 @@ def _missing_spread(deviations: np.ndarray, further: int) -> float:
 
 
 class _Rows:
-    """Rows (n, r) in float32, in memory of their own, and a buffer for those of one resample."""
+    """Rows (n, r) in float32, and a buffer for the rows of one resample."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = np.array(rows, np.float32)

@@ -30,7 +30,7 @@ def gram_paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> n
 
 
 def _resampled(products: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Products of pairs in each resample, about its mean, times the roots of how often both occur / (n − 1)."""
+    """Products of pairs of rows minus the mean of the resample, times √(occurrences of both) / (n − 1)."""
     images = len(products)
     for row in counts:
         there = np.flatnonzero(row)

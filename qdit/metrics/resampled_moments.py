@@ -6,7 +6,7 @@ from qdit.metrics.statistics import Moments
 
 
 def centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) of a resample, and its rows without it, each times the root of how often it occurs."""
+    """Mean (d,) of a resample, and its rows minus the mean, each times the root of its number of occurrences."""
     there = counts > 0
     rows, weights = features[there], counts[there].astype(np.float64)
     mean = weights @ rows / weights.sum()
@@ -19,7 +19,10 @@ def covariance(rows: np.ndarray, images: int) -> np.ndarray:
 
 
 def root_sum(matrix: np.ndarray) -> float:
-    """Sum of the roots of the eigenvalues of a positive semi-definite matrix; those of the size of rounding are 0."""
+    """Sum of the square roots of the eigenvalues of a positive semi-definite matrix.
+
+    Eigenvalues that rounding explains are 0.
+    """
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     floor = np.finfo(np.float64).eps * len(values) * max(float(values[-1]), 0.0)
     return float(np.sqrt(values[values > floor]).sum())

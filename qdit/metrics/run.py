@@ -117,9 +117,10 @@ def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.
 def read_judges(
     job: EvaluateJob, evaluator: Evaluator, images: int, *, is_paired: bool
 ) -> tuple[Judged, dict[str, Any]]:
-    """What the judges say of the images, and their files for metrics.json. Judges without values are left out.
+    """The judges' scores or features of the images, and their files for metrics.json.
 
-    DataError for values of other images, and for full precision's features of another judge.
+    Judges without values are left out. DataError for values of other images, and for full precision's features of
+    another judge.
     """
     scores: dict[str, np.ndarray] = {}
     features: dict[str, np.ndarray] = {}
@@ -130,30 +131,30 @@ def read_judges(
         judged = read_judged(path, samples=job.samples, images=images, judge=require_judge(judge))
         if judged is None:
             continue
-        values, made_of = judged
-        record[judge] = {"files": dict(made_of.files), "code": made_of.code}
+        values, origin = judged
+        record[judge] = {"files": dict(origin.files), "code": origin.code}
         (features if judge in FEATURES else scores)[judge] = values
         if judge not in FEATURES:
             continue
         if is_paired and job.fp_samples is not None:
             fp_path = judged_file(job.fp_samples, judge)
             full = read_judged(fp_path, samples=job.fp_samples, images=images, judge=judge)
-            if full is None or full[1].files != made_of.files:
+            if full is None or full[1].files != origin.files:
                 raise DataError(f"{fp_path}: is of other weights than {path}; run `qdit judge` again on both")
             fp_features[judge] = full[0]
         if judge in evaluator.judge_references:
-            references[judge] = reference_moments(evaluator.judge_references[judge], made_of)
+            references[judge] = reference_moments(evaluator.judge_references[judge], origin)
             record[judge]["reference_sha256"] = sha256_file(evaluator.judge_references[judge])
     return Judged(scores, features, fp_features, references), record
 
 
-def reference_moments(path: Path, made_of: JudgeOrigin) -> Moments:
+def reference_moments(path: Path, origin: JudgeOrigin) -> Moments:
     """Moments of real images by a judge's weights; DataError for a reference of other weights."""
     reference = load_reference(path)
-    if reference.extractor_digest != made_of.files.get("weights"):
+    if reference.extractor_digest != origin.files.get("weights"):
         raise DataError(
-            f"{path}: was made with weights {reference.extractor_digest[:12]}…, {made_of.judge} judged with"
-            f" {made_of.files.get('weights', '')[:12]}…; make the reference again"
+            f"{path}: was made with weights {reference.extractor_digest[:12]}…, {origin.judge} judged with"
+            f" {origin.files.get('weights', '')[:12]}…; make the reference again"
         )
     return reference.pool
 

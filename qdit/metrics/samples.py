@@ -105,7 +105,7 @@ def _numbers(value: Any) -> Mapping[str, float] | None:
 
 
 def _file_name(value: Any) -> str:
-    """The name of a file of the same folder: a list names no file elsewhere."""
+    """A file name without a folder. DataError otherwise: a list may name only files of its own folder."""
     name = _text(value)
     if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
         raise ValueError(f"{name!r:.40} is no name of a file beside the list")

@@ -38,9 +38,10 @@ def score_of(log_p: np.ndarray, counts: np.ndarray | None = None) -> float:
 
 
 def scores_of_resamples(log_p: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Scores (B,) of one split (n, c), whose images occur `counts` (B, n) times. Equal to `score_of` but for rounding.
+    """Scores (B,) of one split (n, c), whose images occur `counts` (B, n) times.
 
-    Σ_i w_i Σ_c p_ic log p̄_c is Σ_c p̄_c log p̄_c times Σ_i w_i, so all resamples are two matrix products.
+    Equal to `score_of` except for rounding. Σ_i w_i Σ_c p_ic log p̄_c is Σ_c p̄_c log p̄_c times Σ_i w_i, so all
+    resamples are two matrix products.
     """
     p = np.exp(log_p)
     sizes = counts.sum(axis=1)
@@ -75,7 +76,10 @@ def realistic(
 
 
 def _same_space(reference: np.ndarray, generated: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets in float64 about the mean of the first: distances stay, their expansion loses less to cancellation."""
+    """Both sets in float64, minus the mean of the first.
+
+    Distances stay the same and are computed with smaller errors.
+    """
     real = require_matrix("reference features", reference, rows=neighbours + 1)
     fake = require_matrix("generated features", generated, rows=neighbours + 1)
     if real.shape[1] != fake.shape[1]:

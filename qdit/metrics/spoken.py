@@ -45,17 +45,19 @@ def checkpoint_line(folder: Path) -> str:
 
 
 def samples_line(folder: Path) -> str:
-    """Line about a folder of samples: number made, number wanted, and protocol; or the recorded failure."""
+    """Line about a folder of samples: finished and required number, and protocol; or the recorded failure."""
     shards = listed_shards(folder)
     if failure := next((shard.failure for shard in shards if shard.failure), None):
         return f"{folder}: no samples: {failure.text}"
     first = shards[0]
-    there = min(sum(len(shard.chunks) for shard in shards) * first.chunk, first.images)
+    finished = min(sum(len(shard.chunks) for shard in shards) * first.chunk, first.images)
     origin = first.origin if isinstance(first.origin, dict) else {}
     facts = origin.get("protocol", {})
-    said = [f"{facts[name]} {word}".strip() for name, word in (("sampler", ""), ("steps", "steps")) if name in facts]
+    protocol_parts = [
+        f"{facts[name]} {word}".strip() for name, word in (("sampler", ""), ("steps", "steps")) if name in facts
+    ]
     kind = "clips" if origin.get("family") == "stdit3" else "images"
-    return ", ".join([f"{folder}: {there} of {first.images} {kind}", *said])
+    return ", ".join([f"{folder}: {finished} of {first.images} {kind}", *protocol_parts])
 
 
 def metrics_lines(path: Path) -> list[str]:

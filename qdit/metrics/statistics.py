@@ -1,4 +1,4 @@
-"""Mean and covariance of features, in float64, at once or as a stream."""
+"""Mean and covariance of features in float64, from one array or from a stream of batches."""
 
 from dataclasses import dataclass
 

@@ -68,7 +68,10 @@ class WordPieces:
         return kept + [self.padding] * (length - len(kept))
 
     def cut(self, word: str) -> list[str]:
-        """The longest known pieces of a word from the left; unknown as a whole if one is missing."""
+        """The longest pieces of a word that the vocabulary has, from the left.
+
+        If one is missing, the whole word is unknown.
+        """
         parts: list[str] = []
         start = 0
         while start < len(word) <= LONGEST:

@@ -1,1 +1,1 @@
-"""All that exists for the miniatures only: their data, training, classifiers and mini-VBench."""
+"""Code that only the miniatures use: their data, training, classifiers and mini-VBench."""

@@ -1,4 +1,4 @@
-"""The small classifiers whose features replace Inception's in the mini profile: of digits, and of clothes."""
+"""The small classifiers whose features replace Inception's in the mini profile: one for digits, one for clothes."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

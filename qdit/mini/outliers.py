@@ -1,4 +1,4 @@
-"""Outlier study: how the weights and activations of a small DiT, and the damage of quantization, change in a training.
+"""Outlier study: how weights, activations and the damage of quantization change while a small DiT is trained.
 
 The study reads the snapshots that `qdit train dit` keeps (the moving average of the weights). Of each linear of a block
 it records two values of the weight and of the input:
@@ -55,7 +55,7 @@ OBSERVED_BATCH = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of each snapshot: methods and bits, images of a row, DDIM steps, calibration samples."""
+    """Plan of the measurement of each snapshot: methods and bits, images of a row, DDIM steps, calibration samples."""
 
     methods: tuple[str, ...] = ("rtn", "q-dit")
     bits: tuple[str, ...] = ("w4a8", "w4a4")
@@ -158,7 +158,7 @@ def damage(model: DiT, plan: Plan, data: Mapping[str, CalibrationSet], extractor
 
 
 def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, Any]:
-    """All values of one snapshot; CheckpointError if it is none."""
+    """All values of one snapshot; CheckpointError if the file is not a snapshot."""
     model, metadata = averaged_model(path)
     kinds = {"trajectory", *(METHODS[method][0] for method in plan.methods)}
     data = {kind: collect(model, kind, plan.protocol, samples=plan.calibration) for kind in sorted(kinds)}
@@ -173,7 +173,7 @@ def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, An
 
 
 def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
-    """The snapshots of a folder in the order of the training, or one file; of these iterations only, if any are given.
+    """The snapshots of a folder in the order of the training, or one file. `iterations` selects some of them.
 
     DataError if there are none.
     """

@@ -1,4 +1,4 @@
-"""Page of the outlier study: what was measured, a figure and two tables, made from the study's JSON."""
+"""Page of the outlier study: the measured values, a figure and two tables, made from the study's JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -44,7 +44,7 @@ Prompted = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
 
 def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Prompts of the mini video world, drawn like those of training."""
+    """Prompts about moving digits, drawn as for training."""
     text, mask = encode(tuple(scenarios_of(clips)))
     return text, mask.bool()
 
@@ -173,12 +173,12 @@ class VideoSearchJob:
         return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
 
     def worker(self) -> VideoFitness:
-        """The fitness of a process that computes nothing else: with one thread."""
+        """The fitness for a worker process; it uses one thread."""
         torch.set_num_threads(1)
         return self.fitness()
 
     def noises(self) -> Noises:
-        """A fitness on any noise seed."""
+        """Fitness as a function of the noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> VideoFitness:

@@ -71,7 +71,7 @@ EMBEDDERS = {
 
 
 def key_map(depth: int) -> dict[str, tuple[str, int | None]]:
-    """diffusers' tensor name → (our name, which third of its rows: 0 q, 1 k, 2 v, None the whole)."""
+    """diffusers' tensor name → (our name, which third of its rows: 0 q, 1 k, 2 v, None for all rows)."""
     pairs: dict[str, tuple[str, int | None]] = {}
     for leaf in ("weight", "bias"):
         pairs |= {f"{theirs}.{leaf}": (f"{ours}.{leaf}", None) for ours, theirs in OUTER.items()}
@@ -175,7 +175,7 @@ def use_original_frequencies(module: nn.Module) -> None:
 
 
 def require_convertible(model: DiT) -> None:
-    """Raise Unsupported for a quantized model and for shapes that diffusers hard-codes otherwise."""
+    """Raise Unsupported for a quantized model and for shapes that differ from those fixed in diffusers' code."""
     config = model.config
     require_plain(model)
     if (config.frequency_size, config.mlp_ratio) != (FREQUENCY_SIZE, MLP_RATIO):

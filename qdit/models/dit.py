@@ -34,7 +34,7 @@ def sincos_positions(hidden_size: int, side: int) -> Tensor:
 
 
 def timestep_frequencies(timestep: Tensor, size: int) -> Tensor:
-    """(N, size) = [cos(t f_j) | sin(t f_j)], f_j = 10000^(−j/half): the original divides by half, not half−1."""
+    """(N, size) = [cos(t f_j) | sin(t f_j)], f_j = 10000^(−j/half): DiT's program divides by half, not half−1."""
     half = size // 2
     frequencies = torch.exp(-np.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
     angles = timestep.float()[:, None] * frequencies

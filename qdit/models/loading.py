@@ -164,7 +164,10 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
 def described_config(
     state: Mapping[str, Any], metadata: Any, path: Path, stated: Mapping[str, Any], usual: Mapping[str, Any]
 ) -> tuple[NetworkConfig, Mapping[str, Any]]:
-    """Configuration from a file's metadata, or from its shapes and the stated values; and the assumed values."""
+    """Configuration from a file's metadata, or from its shapes and the stated values.
+
+    Also returns the assumed values.
+    """
     where = str(path)
     if isinstance(metadata, Mapping) and CONFIG_KEY in metadata:
         kind = config_class(metadata.get(FAMILY_KEY, "dit"), error=CheckpointError)
@@ -177,8 +180,8 @@ def described_config(
         )
     if not is_stdit3_state(shapes):
         return infer_config(shapes, where=where, num_heads=stated.get("num_heads"))
-    said = said_by_folder(path.parent) if is_official_folder(path.parent) else {}
-    return infer_stdit3_config(shapes, where=where, stated=said | dict(stated), usual=usual)
+    folder_settings = said_by_folder(path.parent) if is_official_folder(path.parent) else {}
+    return infer_stdit3_config(shapes, where=where, stated=folder_settings | dict(stated), usual=usual)
 
 
 def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None = None) -> None:

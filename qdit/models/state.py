@@ -67,7 +67,10 @@ def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C
 
 
 def read_config(values: Any, kind: type[C], *, where: str) -> C:
-    """Configuration from a dictionary in a file. It has exactly the fields: positive integers, and true or false."""
+    """Configuration from a dictionary in a file.
+
+    Every field must be there, and no other key. Values are positive integers or booleans.
+    """
     flags = [field.name for field in fields(kind) if field.type is bool]
     numbers = [field.name for field in fields(kind) if field.type is not bool]
     if not isinstance(values, Mapping):
@@ -148,7 +151,7 @@ def infer_config(
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes that decide the configuration, all but the heads. They are checked before a module is made."""
+    """Shapes that decide the configuration, except the number of heads. They are checked before a module is made."""
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, patch, patch),

@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from every token of a clip to the valid tokens of its own text; its operands are no sites."""
+    """Attention from every token of a clip to the valid tokens of its own text; its operands are not sites."""
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()

@@ -105,8 +105,8 @@ def infer_stdit3_config(
 def said_by_folder(folder: Path) -> dict[str, Any]:
     """The `HIDDEN` settings of a published folder, from its config.json. Without this file they are Open-Sora's."""
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
-    said = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
-    return said | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})
+    settings = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
+    return settings | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})
 
 
 def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]:

@@ -1,7 +1,7 @@
 """The VAE of Open-Sora 1.2: the 2-D VAE of SDXL on every frame, then a causal 3-D VAE on chunks of 17 frames.
 
 Key names are those of hpcai-tech/OpenSora-VAE-v1.2 (`spatial_vae.module.…`, `temporal_vae.…`). The factor of the 2-D
-latents is 0.18215, not SDXL's own 0.13025. Quantization leaves the VAE alone.
+latents is 0.18215, not SDXL's own 0.13025. The VAE is not quantized.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,8 +35,8 @@ SCALE = (3.85, 2.32, 2.33, 3.06)
 class VideoVAEConfig:
     """Shape of the VAE; the defaults are Open-Sora 1.2's.
 
-    chunk_frames   frames that the 3-D VAE sees at once.
-    micro_batch    frames that the 2-D VAE takes at once; it changes memory, not results.
+    chunk_frames   number of frames that the 3-D VAE takes in one pass.
+    micro_batch    number of frames that the 2-D VAE takes in one pass; it changes memory, not results.
     """
 
     spatial_widths: tuple[int, ...] = (128, 256, 512, 512)

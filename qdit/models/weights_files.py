@@ -145,15 +145,15 @@ def state_within(content: Any, *, where: str) -> dict[str, Any]:
             f"{where}: holds a {type(content).__name__}, expected a state dict (tensor name → tensor) or a dictionary"
             f" with one under {PREFERRED!r}, {', '.join(map(repr, CONTAINERS))}; give an official checkpoint"
         )
-    held = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+    container_keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
     if PREFERRED in content:
         return state_within_key(content, PREFERRED, where=where)
-    if len(held) > 1:
+    if len(container_keys) > 1:
         raise CheckpointError(
-            f"{where}: holds weights under {' and '.join(map(repr, held))}, either could be meant; save the state dict"
-            " that is meant alone"
+            f"{where}: holds weights under {' and '.join(map(repr, container_keys))}, either could be meant; save the"
+            " state dict that is meant alone"
         )
-    return state_within_key(content, held[0], where=where) if held else dict(content)
+    return state_within_key(content, container_keys[0], where=where) if container_keys else dict(content)
 
 
 def state_within_key(content: Mapping[str, Any], key: str, *, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A weight as codes and a low-rank branch that are computed in turns, so that the branch takes what the codes lose.
+"""A weight as codes and a low-rank branch. Both are computed alternately: the branch approximates the rounding error.
 
 DiTAS rounds first and stops with a branch. SVDQuant begins and ends with a branch, whose residual is rounded after it.
 """
@@ -16,7 +16,7 @@ Rounding = Callable[[Tensor], StoredWeight]
 
 
 def compensated(weight: Tensor, rank: int, rounding: Rounding, *, turns: int) -> tuple[StoredWeight, LowRank]:
-    """Codes and branch of a weight (out, in) after some turns, of rank `rank` (DiTAS; its program has ten turns).
+    """Codes and branch (of rank `rank`) of a weight (out, in), computed `turns` times (DiTAS; its program: ten times).
 
     Ŵ_k = Q(W − L_{k−1}) and L_k is the best branch for W − Ŵ_k; L_0 = 0. ConfigError for less than one turn.
     """

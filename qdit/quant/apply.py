@@ -317,7 +317,7 @@ def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Ite
 def calibrate_static_threshold(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
 ) -> None:
-    """Static range per tensor: PTQ4DM's threshold search (P8) on every batch, averaged with factor 0.9 (P9).
+    """Static range per tensor: PTQ4DM's threshold search (S4) on every batch, averaged with factor 0.9 (S5).
 
     The first batch decides whether a tensor has values of one sign only, as in the released code.
     """

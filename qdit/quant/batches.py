@@ -70,7 +70,7 @@ def timestep_of(batch: Batch) -> Tensor:
 
 
 def positional(batches: Iterable[Batch]) -> list[tuple[Tensor, ...]]:
-    """The batches of a network of our own; Unsupported for keyword arguments, whose inputs are no single tensor."""
+    """The batches of a DiT or STDiT3. Unsupported for keyword arguments, because their input is not a single tensor."""
     data = list(batches)
     tuples = [batch for batch in data if not isinstance(batch, Keywords)]
     if len(tuples) < len(data):

@@ -83,7 +83,7 @@ class DiffusersConv(ConvInAnyPrecision, PackedConv):
 
 
 def diffusers_module(module: QuantizedSite) -> nn.Module:
-    """The form of a quantized module that a diffusers transformer uses."""
+    """The module of this file that replaces a quantized module in a diffusers transformer."""
     if not isinstance(module, QuantizedLinear):
         return module
     is_conv = isinstance(module, QuantizedConv)
@@ -169,12 +169,12 @@ def require_same_model(checkpoint: Mapping[str, Any], class_name: str, values: M
 
 
 def as_json(value: Any) -> str:
-    """Text of a value as JSON. Equal text means that a JSON file cannot tell the values apart (tuples and lists)."""
+    """Text of a value as JSON. Values with equal text are the same in a JSON file (for example a tuple and a list)."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def require_format(checkpoint: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless this version wrote the configuration, and nobody edited it."""
+    """Raise CheckpointError unless this version wrote the configuration, and its digest is correct."""
     if checkpoint.get("format") != FORMAT:
         raise CheckpointError(
             f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"

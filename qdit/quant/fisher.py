@@ -68,7 +68,7 @@ def sensitivities(
 
 @dataclass
 class Kept:
-    """Memory for the inputs and gradients of a site, and the number of rows that are filled."""
+    """Buffers for the inputs and gradients of a site, and the number of rows that are filled."""
 
     inputs: RowStore
     gradients: RowStore
@@ -86,7 +86,7 @@ class Kept:
 
 
 class Probe:
-    """Function of the model's output whose gradient is wanted, for a batch that comes in pieces."""
+    """Scalar function of the model's output. It is differentiated for a batch that comes in pieces."""
 
     def __init__(self, fisher: Fisher, samples: int, generator: torch.Generator) -> None:
         self.fisher, self.samples, self.generator = fisher, samples, generator
@@ -114,7 +114,7 @@ def _forward_backward(
     kept: dict[str, tuple[Tensor, Tensor]],
     probe: Probe,
 ) -> None:
-    """One batch: `kept` receives each site's input and the tensor whose gradient is wanted."""
+    """Run one batch. `kept` receives each site's input and the tensor whose gradient is needed."""
 
     def keep_input(name: str) -> Callable[..., None]:
         def hook(_module: object, arguments: tuple[Tensor, ...]) -> None:

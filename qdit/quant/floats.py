@@ -2,8 +2,8 @@
 
 A format has one sign bit, E exponent bits and M mantissa bits. Its numbers are ±2^(e − bias) · (1 + m / 2^M), and below
 the smallest exponent ±2^(1 − bias) · m / 2^M. Rounding is to nearest, ties to even, and saturates at the largest number
-(OCP Microscaling Formats v1.0, §5.3; OCP 8-bit Floating Point v1.0, §5). All is computed in float32, and exactly: each
-division is by a power of two.
+(OCP Microscaling Formats v1.0, §5.3; OCP 8-bit Floating Point v1.0, §5). Everything is computed in float32, without
+rounding errors: each division is by a power of two.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class FloatFormat:
         return (code + (torch.signbit(clamped).to(torch.int32) << (self.bits - 1))).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The numbers (float32) of codes; NaN for codes that are no finite number."""
+        """The numbers (float32) of codes; NaN for codes that are not a finite number."""
         return self.values(codes.device)[codes.long()]
 
     def round(self, x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> N
     except ValueError:
         raise CheckpointError(f"{where}: holds a number that is not finite; {remedy}") from None
     if stated is None:
-        raise CheckpointError(f"{where}: gives no {DIGEST_KEY} of its content, so edits cannot be told; {remedy}")
+        raise CheckpointError(f"{where}: gives no {DIGEST_KEY} of its content, so an edit cannot be detected; {remedy}")
     if stated != digest:
         raise CheckpointError(
             f"{where}: its content has sha256 {digest[:12]}…, it says {str(stated)[:12]}…: it was edited by hand or"

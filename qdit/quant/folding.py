@@ -31,7 +31,7 @@ def sharing(model: Network, site: Site) -> list[Site]:
 
 
 def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
-    """The first site of each input, out of some sites."""
+    """Of some sites, the first site of each input."""
     known: set[Site] = set()
     result: list[Site] = []
     for site in sites:
@@ -98,7 +98,7 @@ def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
 
 
 def require_whole(model: nn.Module, *names: str) -> None:
-    """Raise ConfigError if the weight of a layer is quantized, or is what a transform or a branch leaves of it."""
+    """Raise ConfigError if the weight of a layer is quantized, or if a transform or a branch has changed it."""
     for name in names:
         module = model.get_submodule(name)
         if not isinstance(module, QuantizedLinear):

@@ -194,7 +194,10 @@ class _Grids:
 
 
 class _Block:
-    """Consecutive columns whose updates are applied at once, those of later columns when the block is finished."""
+    """Consecutive columns.
+
+    Their own updates are applied immediately, those of later columns when the block is finished.
+    """
 
     def __init__(self, weight: Tensor, factor: Tensor, start: int, end: int) -> None:
         self.weight, self.factor = weight, factor
@@ -214,7 +217,7 @@ class _Block:
         return codes
 
     def updated(self, column: int, stop: int) -> Tensor:
-        """Columns `column` to `stop` with every update so far, also those beyond the block that are still due."""
+        """Columns `column` to `stop` with every update so far, also those beyond the block."""
         i = column - self.start
         later = slice(self.end, max(stop, self.end))
         due = self.errors[:, :i] @ self.factor[self.start : column, later]

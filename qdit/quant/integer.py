@@ -72,7 +72,7 @@ class IntegerLinear(nn.Module):
         self.threads = torch.get_num_threads()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IntegerLinear":
-        """Move the packed weight and given ranges with the rest; their types stay, whatever type is asked for."""
+        """Move the packed weight and given ranges to another device. Their types never change."""
         device = device_after(fn, self.packed.scale)
         self.packed, self.parts = self.packed.to(device), self.parts.to(device)
         self.static = None if self.static is None else (self.static[0].to(device), self.static[1].to(device))
@@ -140,7 +140,7 @@ def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[
 
 
 def parts_of(transform: Chain | None, low_rank: LowRank | None) -> Parts:
-    """What the kernel computes of a site's transform and branch. It takes all steps of the transform or none."""
+    """The part of a site's transform and branch that the kernel computes: all steps of the transform, or none."""
     steps = None if transform is None else [step_of(step) for step in transform.steps()]
     branch = None if low_rank is None else make_branch(low_rank.up, low_rank.down)
     if steps is None or None in steps:

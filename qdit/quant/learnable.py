@@ -35,7 +35,7 @@ class LearnedScale(nn.Module):
         return self.quantizer.left(self._on_grid(entered))
 
     def _on_grid(self, x: Tensor) -> Tensor:
-        """Quantize-dequantize with the present scale."""
+        """Quantize-dequantize with the current scale."""
         scale: Tensor = self.scale
         levels = 2**self.quantizer.bits - 1
         compiled_backend = learning_backend(x, scale) if scale.numel() == 1 else None
@@ -54,7 +54,10 @@ class LearnedScale(nn.Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Quantize-dequantize; gradients pass where codes are not clamped, the scale's is that of LSQ (Esser et al.)."""
+    """Quantize-dequantize.
+
+    Gradients pass where codes are not clamped; the scale has the gradient of LSQ (Esser et al.).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: int) -> Tensor:
@@ -122,10 +125,11 @@ class _Gelu(torch.autograd.Function):
 
 
 @contextmanager
-def written_out(model: Network, unit: str) -> Iterator[None]:
-    """Context manager: attention of a unit is computed as two products, and its GELUs are `LearningGelu`.
+def fast_gradients(model: Network, unit: str) -> Iterator[None]:
+    """Context manager: a unit of reconstruction (a block or a layer) computes gradients faster.
 
-    This is for backward passes: torch's fused attention is slow backwards on CPUs if there are few tokens.
+    Its attention is computed as two matrix products, and each of its GELUs is a `LearningGelu`. torch's fused attention
+    has a slow backward pass on CPUs if there are few tokens.
     """
     inside = f"{unit}."
     gelus = [
@@ -166,11 +170,11 @@ class SoftLinear(nn.Module):
         return self.product(self.entered(x))
 
     def entered(self, x: Tensor) -> Tensor:
-        """The input behind its quantizer."""
+        """The quantized input."""
         return x if self.activation is None else self.activation(x)
 
     def product(self, x: Tensor) -> Tensor:
-        """Product of a quantized input and the present weight, and the bias."""
+        """Product of a quantized input and the current weight, and the bias."""
         weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 

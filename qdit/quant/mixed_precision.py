@@ -1,4 +1,7 @@
-"""Mixed precision: layers whose rounding changes the output of the network most get more bits, within a mean."""
+"""Mixed precision: the layers whose rounding changes the output most get more bits.
+
+The mean of the bits has a limit.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -73,7 +73,7 @@ def observe_inputs(
 
 
 class Captured(Exception):
-    """Signal that ends a forward pass whose remaining layers are not needed. It is no error."""
+    """Signal that ends a forward pass whose remaining layers are not needed. It is not an error."""
 
 
 class RunningRanges:

@@ -43,7 +43,7 @@ class PackedLinear(QuantizedLinear):
 
 
 class PackedConv(PackedLinear, QuantizedConv):
-    """Convolution whose patches do not overlap, without its float weight. All else is as in `PackedLinear`."""
+    """Convolution whose patches do not overlap, without its float weight. Everything else is as in `PackedLinear`."""
 
     def __init__(self, module: QuantizedConv) -> None:
         PackedLinear.__init__(self, module)

@@ -29,7 +29,7 @@ def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
 def at_ends(rows: Tensor, positions: Sequence[int]) -> Tensor:
     """Values (R, len(positions)) at positions of the sorted rows (R, n).
 
-    Sorting all of a long row takes seven times its memory. If all positions are close to the ends, only these are
+    Sorting a whole long row takes seven times its memory. If all positions are close to the ends, only these are
     sorted.
     """
     width = rows.shape[1]

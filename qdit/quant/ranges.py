@@ -64,7 +64,7 @@ def running_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Te
 
 
 def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> tuple[Tensor, Tensor]:
-    """P5 (RepQ-ViT, PTQ4DiT): of the ranges between quantiles 1 − p and p, the one with the smallest squared error."""
+    """S2 (RepQ-ViT, PTQ4DiT): of the ranges between quantiles 1 − p and p, the one with the smallest squared error."""
     high = quantiles(rows, percentiles)
     low = quantiles(rows, [1 - p for p in percentiles])
     return _unclamped_search(rows, low, high, bits, power=2.0)
@@ -112,7 +112,7 @@ def side_of(x: Tensor) -> Side:
 def threshold_range(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """P8 (PTQ4DM, QDrop): the range ±t with the smallest error, t = T · i / steps and T = max |x|.
+    """S4 (PTQ4DM, QDrop): the range ±t with the smallest error, t = T · i / steps and T = max |x|.
 
     If all values have one sign, the range is [0, t] or [−t, 0]. With `side` None all rows together decide the sign. For
     static activations `ema` averages these ranges over batches.

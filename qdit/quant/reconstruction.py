@@ -24,7 +24,7 @@ from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.batches import Keywords, timestep_of
-from qdit.quant.learnable import Learner, written_out
+from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.learned_scales import Scales
 from qdit.quant.observe import Batch
 from qdit.quant.passes import MOST_ROWS, rows_of_pass
@@ -84,7 +84,7 @@ class Unit:
     block: int | None = None
 
     def follows(self, other: "Unit") -> bool:
-        """Whether the input of this unit is the output of the other unit, and both have the same further arguments."""
+        """Whether this unit takes the output of the other unit as its input, with the same further arguments."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
     @property
@@ -160,10 +160,10 @@ def optimize(
 
 
 def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Error Σ |computed − target|^power, shape (), and its gradient. It is summed over tokens, averaged over all else.
+    """Error Σ |computed − target|^power, shape (), and its gradient.
 
-    Outputs without tokens, (rows, features), are summed over the features. Outputs of a convolution, (rows, channels,
-    positions), are summed over the channels.
+    It is summed over tokens and averaged over the other dimensions. Outputs without tokens, (rows, features), are
+    summed over the features. Outputs of a convolution, (rows, channels, positions), are summed over the channels.
     """
     difference = computed - target
     count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)
@@ -248,7 +248,7 @@ def reconstruct_keywords(
 
 
 def _at(outputs: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
-    """A function of indices, called with those of the device."""
+    """The function `outputs`, called with the indices of its device."""
     return outputs(rows.on_device)
 
 
@@ -288,14 +288,14 @@ def _learn(
 ) -> Curve:
     """Optimize and harden; the loss with hard codes before and after is measured on all data.
 
-    `kept` receives what the unit with hard codes makes of its inputs. It may be the memory of the inputs.
+    `kept` receives the outputs of the unit with hard codes. It may be the memory of the inputs.
     """
     before = hard_loss(outputs, targets, config.power, size=size)
     originals = {site.name: model.get_submodule(site.name) for site in unit.sites}
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     if config.matmul == "tf32" and targets.device.type == "cpu":
         raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
-    with written_out(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
+    with fast_gradients(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
         curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     curve.before, curve.after = before, hard_loss(outputs, targets, config.power, size=size, kept=kept)

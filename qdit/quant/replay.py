@@ -99,9 +99,9 @@ class ReplayWalk:
     def _uses(self) -> tuple[list[int], list[int]]:
         """For each block, how often a forward pass calls it, and the last block that uses its output.
 
-        One pass of the first batch stores the shapes of all outputs. Then each block in turn gives NaN, all others
-        zeros, and nothing is computed but the code between the blocks. A block whose arguments hold a NaN uses the
-        output of this block.
+        One pass of the first batch stores the shapes of all outputs. Then, one block after another, a block gives NaN,
+        all others zeros, and nothing is computed but the code between the blocks. A block whose arguments hold a NaN
+        uses the output of this block.
         """
         shapes: list[list[Any]] = [[] for _ in self.blocks]
         if not self.batches:
@@ -147,7 +147,7 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outline:
-    """A tensor whose values are not needed any more: its shape, type and device, and one value for all cells."""
+    """Shape, type and device of a tensor whose values are not needed any more, and one value for all its elements."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -160,7 +160,7 @@ class Outline:
 
 
 def outline(value: Any) -> Any:
-    """The outline of a tensor. A value that is no tensor is returned unchanged."""
+    """The outline of a tensor. A value that is not a tensor is returned unchanged."""
     return Outline(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
 

@@ -56,7 +56,7 @@ class SoftRounding:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Update the soft weight to the present α, in place."""
+        """Update the soft weight to the current α, in place."""
         self.sigmoid = self.alpha.detach().sigmoid()
         self.stretched = self.sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
         torch.addcmul(self.base, self.stretched.clamp(0, 1), self.span, out=self.weight.detach())
@@ -92,10 +92,11 @@ class SoftRounding:
 
 
 class RoundingSteps:
-    """Adam for the roundings of a unit. The compiled library computes it if it can, otherwise torch does.
+    """Adam for the roundings of a unit of reconstruction.
 
-    Both compute the same method. The compiled steps leave out elements that have decided. The gradient of such an
-    element stays 0, and its last step moved α outwards. So neither h nor the code can change.
+    The compiled library computes it if possible, otherwise torch. Both compute the same method. The compiled steps
+    leave out elements that have decided. The gradient of such an element stays 0, and its last step moved α outwards.
+    So neither h nor the code can change.
     """
 
     def __init__(self, roundings: Sequence[SoftRounding]) -> None:

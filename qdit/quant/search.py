@@ -2,7 +2,7 @@
 
 Rows are computed in blocks that fit into the cache. So a row may have any number of elements (activations), and there
 may be any number of rows (groups of a weight). The compiled library computes float32 on a CPU in one pass; otherwise
-torch does. The two sum in another order.
+torch does. Both add the terms in different orders.
 """
 
 import torch
@@ -66,7 +66,7 @@ def _search_rows(
 
 
 def _mean_error(rows: Tensor, scale: Tensor, zero_point: Tensor, levels: int, power: float, block: int) -> Tensor:
-    """(R, 1): float32 within a block, as the originals do; float64 across the blocks of a long row."""
+    """(R, 1): float32 within a block, as the original programs do; float64 across the blocks of a long row."""
     pieces = rows.split(block, dim=1)
     if len(pieces) == 1:
         return _errors(rows, scale, zero_point, levels, power).mean(dim=1, keepdim=True).double()

@@ -35,7 +35,7 @@ def site_parts(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def integer_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What integer mode does with the sites, one line for each different answer, most frequent first."""
+    """How integer mode computes the sites: one line for each different answer, the most frequent first."""
     counts = Counter(integer_kernel(spec) for spec in sites.values())
     return [
         f"integer mode, {count} site{'s' if count > 1 else ''}: {one_line(text, 400)}"
@@ -44,7 +44,7 @@ def integer_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def integer_kernel(spec: Mapping[str, Any]) -> str:
-    """Which program computes a site in integer mode, or why none does."""
+    """Name of the program that computes a site in integer mode, or the reason why none can."""
     if spec["kind"] == "modulate":
         return "floating point"
     if spec["kind"] == "operand":

@@ -82,7 +82,7 @@ class QuantizedLinear(nn.Module):
     def spec(self) -> dict[str, Any]:
         """Shape, bits and kinds; with the state dict this is enough to build the module again.
 
-        A site that holds nothing but a uniform weight and a quantizer has no further entries.
+        A site that holds only a uniform weight and a quantizer has no further entries.
         """
         is_uniform = self.stored_form is not None and self.stored_form.kind == UNIFORM
         spec = {
@@ -264,7 +264,7 @@ def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence
 
     The weight becomes W T⁻¹, and the bias takes an offset. A site that has a transform gets the new one behind it.
     ConfigError if the weight is quantized, or the site has a branch or an input quantizer already: these belong to the
-    transformed input and come after. Unsupported for sites that are no linears.
+    transformed input and come after. Unsupported for sites other than linears.
     """
     if site.kind != "linear":
         raise Unsupported(f"{site.name}: a site of kind {site.kind} has no input transform; only linears have one")
@@ -330,7 +330,7 @@ def prepare_inference(model: M) -> M:
 
 
 def takes_gelu(linear: nn.Module) -> bool:
-    """Whether the GELU after a linear can become a part of it, or is one already."""
+    """Whether the GELU after a linear can become a part of this linear, or already is."""
     return type(linear) in (QuantizedLinear, nn.Linear) or bool(getattr(linear, "gelu", False))
 
 

@@ -47,12 +47,12 @@ def best_factor(
     grid: Sequence[Exponents | None],
     of_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Exponents | None]:
-    """The factor whose quantized output is nearest to X Wᵀ in squared error, and its exponents.
+    """The factor whose quantized output has the smallest squared distance to X Wᵀ, and its exponents.
 
 
-    None in the grid is no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` gets the smoothed inputs
-    and weight, quantizes both, and returns the output (…, out). `of_inputs` (in,) is the salience, for inputs that are
-    a part of all. If errors are equal, the first candidate is taken.
+    None in the grid means no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` gets the smoothed
+    inputs and weight, quantizes both, and returns the output (…, out). `of_inputs` (in,) is the salience. It is needed
+    if the inputs are only some rows of all inputs. If errors are equal, the first candidate is taken.
     """
     if of_inputs is None:
         of_inputs = largest(inputs)
@@ -81,7 +81,10 @@ def largest(inputs: Tensor) -> Tensor:
 
 
 def some_rows(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows of inputs (rows, in), drawn at random. With even spacing all rows could be of few tokens."""
+    """At most `limit` rows of inputs (rows, in), drawn at random.
+
+    With evenly spaced rows, all could come from a few tokens.
+    """
     if len(inputs) <= limit:
         return inputs
     order = torch.randperm(len(inputs), generator=torch_generator(0, Purpose.VARIANT, limit))

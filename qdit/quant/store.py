@@ -61,7 +61,7 @@ class RowStore:
 
     @classmethod
     def of(cls, values: Tensor) -> "RowStore":
-        """The store that holds a tensor, without a copy."""
+        """A store whose memory is the tensor itself; nothing is copied."""
         store = cls(0, values)
         store.rows, store.chunk_rows, store.chunks = len(values), max(1, len(values)), [values]
         return store

@@ -47,7 +47,7 @@ def weight_bits_stored(sites: Mapping[str, Mapping[str, Any]], stored: Mapping[s
 
 
 def _owner(tensor: str, sites: Mapping[str, Any]) -> tuple[str, str]:
-    """(site, part of it) of a tensor's name; two empty texts for a tensor of no site."""
+    """(site, its part) of a tensor's name; two empty texts for a tensor outside all sites."""
     parts = tensor.split(".")
     for end in range(len(parts) - 1, 0, -1):
         if (site := ".".join(parts[:end])) in sites:
@@ -56,14 +56,14 @@ def _owner(tensor: str, sites: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def bits_per_weight(folder: Path, config: Mapping[str, Any]) -> float | None:
-    """`weight_bits_stored` of a checkpoint folder and its configuration; None if its weights stay as they are."""
+    """`weight_bits_stored` of a checkpoint folder and its configuration; None if its weights are not quantized."""
     return weight_bits_stored(config["sites"], tensor_bytes(folder / tensors_file(config)))
 
 
 def granularity_text(sites: Mapping[str, Mapping[str, Any]]) -> str:
     """Which elements share a range: `token × channel`, `groups of 16`, `tensor × groups of 16`; inputs come first.
 
-    Sites that differ are `several`. An empty text without a quantized site.
+    The text is `several` if sites differ, and empty without a quantized site.
     """
     linears = [site for site in sites.values() if site["weight_bits"] < FULL_PRECISION_BITS and site.get("activation")]
     inputs, weights = ({text(site) for site in linears} for text in (_of_inputs, _of_weight))

@@ -1,7 +1,8 @@
 """Input transforms of a linear site. They run before its activation quantizer.
 
 A transform T is affine and invertible. The site computes W T⁻¹ on T x, so that without rounding its output is W x + b
-as before. `absorb` gives the weight and the bias for that. All is computed in float32, whatever the input's precision.
+as before. `absorb` gives the weight and the bias for that. Everything is computed in float32, for any precision of the
+input.
 """
 
 from abc import abstractmethod
@@ -164,10 +165,10 @@ class Orthogonal(Transform):
                 f"orthogonal: a matrix of shape {tuple(matrix.shape)} does not fit {width} channels; it is (size, size)"
                 " or (blocks, size, size) with a size that divides them"
             )
-        apart = float((matrix.double() @ matrix.double().mT - torch.eye(size).to(matrix.device)).abs().max())
-        if not apart <= ORTHOGONAL_TO:
+        deviation = float((matrix.double() @ matrix.double().mT - torch.eye(size).to(matrix.device)).abs().max())
+        if not deviation <= ORTHOGONAL_TO:
             raise ConfigError(
-                f"orthogonal: Q Qᵀ differs from I by {apart:.2g}, allowed is {ORTHOGONAL_TO:g}; orthogonalize it"
+                f"orthogonal: Q Qᵀ differs from I by {deviation:.2g}, allowed is {ORTHOGONAL_TO:g}; orthogonalize it"
             )
         self.width, self.size = width, size
         self.register_buffer("matrix", matrix)
@@ -194,7 +195,7 @@ class Orthogonal(Transform):
 
 
 class Chain(nn.ModuleList):
-    """Transforms one after the other; the first one sees the input of the site."""
+    """A sequence of transforms; the first one gets the input of the site."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         widths = {transform.width for transform in transforms}

@@ -1,4 +1,4 @@
-"""A linear on trial: its output if the weight is rounded to nearest and the inputs have dynamic ranges.
+"""Trial quantization of a linear: its output if the weight is rounded to nearest and the inputs have dynamic ranges.
 
 Searches compare candidates by the error of this output (SVDQuant, DiTAS).
 """
@@ -17,8 +17,9 @@ from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 @dataclass(frozen=True)
 class Trial:
-    """How a linear is quantized; 16 bits leave a part as it is. `group_size` None is per output channel and token.
+    """How a linear is quantized for a trial.
 
+    With 16 bits, weight or input is not quantized. `group_size` None means one range per output channel and per token.
     `sharing` says which tokens of an input share a range; then the first dimension of inputs is that of the samples.
     """
 
@@ -32,17 +33,20 @@ class Trial:
         shared = granularity(self.group_size)
         return quantize_weight(weight, bits=self.weight_bits, granularity=shared, ranges=zero_minmax)
 
-    def seen(self, inputs: Tensor) -> Tensor:
-        """Inputs (…, in) as the quantized weight sees them."""
+    def quantized_inputs(self, inputs: Tensor) -> Tensor:
+        """Quantized inputs (…, in)."""
         if self.activation_bits == FULL_PRECISION_BITS:
             return inputs
         return DynamicActivation(bits=self.activation_bits, group_size=self.group_size, sharing=self.sharing)(inputs)
 
-    def output(self, inputs: Tensor, rest: Tensor, branch: LowRank | None = None) -> Tensor:
-        """Output (…, out). The branch gets the inputs themselves, and the rest of the weight their rounded values."""
-        output = self.seen(inputs) @ rest.t()
+    def output(self, inputs: Tensor, residual: Tensor, branch: LowRank | None = None) -> Tensor:
+        """Output (…, out).
+
+        The branch gets the inputs without rounding; `residual`, the weight minus the branch, gets rounded inputs.
+        """
+        output = self.quantized_inputs(inputs) @ residual.t()
         return output if branch is None else output + branch(inputs)
 
-    def error(self, inputs: Tensor, weight: Tensor, rest: Tensor, branch: LowRank) -> float:
-        """Squared distance of the output to that of the whole weight on the inputs themselves."""
-        return float((self.output(inputs, rest, branch) - inputs @ weight.t()).square().sum())
+    def error(self, inputs: Tensor, weight: Tensor, residual: Tensor, branch: LowRank) -> float:
+        """Squared distance of the output to the exact output: the product of unquantized weight and inputs."""
+        return float((self.output(inputs, residual, branch) - inputs @ weight.t()).square().sum())

@@ -138,7 +138,7 @@ def block_layouts(model: DiffusersNetwork, batch: Keywords) -> list[tuple[Layout
 
 
 def block_shapes(model: DiffusersNetwork, batch: Keywords) -> list[tuple[list[Any], list[Any]]]:
-    """For each block, its arguments and outputs in one forward pass: the shape of a tensor, another value itself."""
+    """For each block, its arguments and outputs in one forward pass: shapes of tensors; other values unchanged."""
     seen: list[tuple[list[Any], list[Any]]] = [([], []) for _ in model.block_paths]
 
     def shape(value: Any) -> Any:

@@ -19,7 +19,7 @@ from qdit.quant.replay import ReplayWalk, number_of
 
 
 def walk_over(model: Network, batches: Iterable[Batch]) -> "BlockWalk | ReplayWalk":
-    """A walk over the blocks of any network: `BlockWalk` for our own, `ReplayWalk` for a transformer of diffusers."""
+    """A walk over the blocks of any network: `BlockWalk` for a DiT or STDiT3, `ReplayWalk` for diffusers."""
     return (
         ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
     )
@@ -75,7 +75,7 @@ class BlockWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks in their present form, up to the input of `block`."""
+        """Run the blocks, quantized or not, up to the input of `block`."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:
@@ -84,7 +84,7 @@ class BlockWalk:
             self.block += 1
 
     def _outputs(self) -> Iterator[Tensor]:
-        """Output of the block at hand, batch by batch."""
+        """Output of the current block, batch by batch."""
         block = self.model.get_submodule(self.paths[self.block])
         for timestep, arguments in zip(self.timesteps, self.arguments, strict=True):
             self.model.step_context.timestep = timestep

@@ -42,7 +42,7 @@ class StoredWeight(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors of the file by name. `codes` are packed; all others are scales, tables and the like."""
+        """Tensors of the file by name. `codes` are packed; all others are, for example, scales and tables."""
 
     def facts(self) -> dict[str, Any]:
         """Plain JSON that `build` needs besides the tensors and the shape."""

@@ -107,7 +107,8 @@ def collect(
 
     `samples` is their number. In a `per-step` set all steps share them equally (rounded up). In a `regression` set each
     step has this number. Trajectories follow the protocol's sampler. Only those of `trajectory` always use DDIM, as in
-    Q-DiT's script. A video model uses the prompts of `text` in turn; there must be at least one.
+    Q-DiT's script. A video model takes one prompt of `text` after the other, and then begins again; there must be at
+    least one.
     """
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")

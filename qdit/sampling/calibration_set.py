@@ -214,7 +214,7 @@ def recorded_protocol(metadata: Mapping[str, Any]) -> Sampled:
 
 
 def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) -> AnyProtocol:
-    """The protocol that a file says it was sampled with."""
+    """The protocol of the trajectories, as the file states it."""
     try:
         return cast("AnyProtocol", family.protocol(**metadata["protocol"]))
     except (KeyError, TypeError):

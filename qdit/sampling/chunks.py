@@ -156,7 +156,10 @@ def copy_equal_samples(source: Path, folder: Path, shard: Shard, origin: Mapping
 
 
 def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
-    """If quantizing failed and this was recorded, call `write` with the failure. Return whether it failed."""
+    """If quantizing failed and the checkpoint folder has the failure, call `write` with it.
+
+    Return whether it failed.
+    """
     failure = read_failure(checkpoint)
     if failure is None:
         return False

@@ -1,6 +1,6 @@
 """The family of clips: prompts, rectified flow with guidance, and decoding to uint8 by Open-Sora's VAE.
 
-Clip i shows its prompt. Its noise depends only on (root seed, i). Models of the mini video world make pixels and read
+Clip i shows its prompt. Its noise depends only on (root seed, i). Models of moving digits make pixels and read
 words. Full-size models make latents and read the tokens of a text encoder, which are computed once for all runs
 (`qdit.models.text_encoder`). The module holds everything that differs from images (`qdit.sampling.images`), and nothing
 else.
@@ -103,7 +103,7 @@ def load_video_decoder(
 
 @dataclass(frozen=True)
 class Prompted:
-    """Prompts of clips by index, as tokens and masks. After the last prompt they begin again."""
+    """Prompts of clips by index, as tokens and masks. After the last prompt comes the first one again."""
 
     prompts: Prompts
     texts: Texts
@@ -183,13 +183,16 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
     def calibration_conditions(
         self, config: STDiT3Config, protocol: FlowProtocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """Conditions for calibration: the given prompts in turn."""
+        """Conditions for calibration: the given prompts, one after the other.
+
+        After the last prompt they begin again.
+        """
         if text is None or len(text[0]) == 0:
             raise ConfigError("calibration of a video model: found no prompts, needs the text of at least one")
         if (width := text[0].shape[2]) != config.text_width:
             raise ConfigError(
                 f"calibration: texts are {width} wide, the model takes {config.text_width}; give the tokens of its"
-                " own text encoder (--text-embeddings), or none for a model of the mini video world"
+                " own text encoder (--text-embeddings), or none for a model of moving digits"
             )
         rows = torch.arange(samples) % len(text[0])
         return text[0][rows], text[1][rows].bool()

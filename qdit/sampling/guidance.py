@@ -18,7 +18,7 @@ def denoiser(model: DiT, labels: Tensor, cfg_scale: float, *, dtype: str = "floa
     """Denoiser for images of the given labels (N,), guided if cfg_scale > 1. The network is evaluated in `dtype`.
 
     The guided form is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels. Channel 3 of four and the variance come
-    from the conditional branch. The two branches run one after the other. The original stacks them in one batch. The
+    from the conditional branch. The two branches run one after the other. DiT's program stacks them in one batch. The
     results are the same, and half as many rows fit better into a CPU's cache.
     """
     predict = in_dtype(model, dtype)

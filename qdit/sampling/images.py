@@ -33,8 +33,9 @@ BATCH = 4
 class Decoder:
     """x_0 float32 (N, C, L, L) on any device → uint8 images on the CPU. Without a VAE x_0 is pixels already.
 
-    With a VAE the sides of an image are f times as long, and images are RGB. `BATCH` images are decoded at a time and
-    rounded as in the original. Raises DataError if a decoded image is not finite.
+    With a VAE, height and width of an image are a multiple of the latent's (8 times for Stable Diffusion's VAE), and
+    images are RGB. `BATCH` images are decoded at a time. They are rounded as in DiT's sampling script. Raises DataError
+    if a decoded image is not finite.
     """
 
     vae: ImageVAE | None = None

@@ -49,5 +49,5 @@ def difference(job: run.SampleJob, samples: range) -> dict[str, float]:
     def sampled(ready: Network) -> Tensor:
         return sample_batch(ready, job.protocol, conditions, samples, correction=correction)
 
-    apart = (sampled(prepare_integer(model)) - sampled(prepare_inference(other))).abs()
-    return {"images": len(samples), "largest": float(apart.max()), "mean": float(apart.mean())}
+    distances = (sampled(prepare_integer(model)) - sampled(prepare_inference(other))).abs()
+    return {"images": len(samples), "largest": float(distances.max()), "mean": float(distances.mean())}

@@ -22,8 +22,8 @@ def step_noise(shape: tuple[int, ...], seed: int, images: Iterable[int], step: i
 def labels(classes: int, seed: int, images: Iterable[int], rule: LabelRule = "random") -> Tensor:
     """(N,) labels; that of image i depends only on the seed and on i.
 
-    `random` labels are independent and uniform, as in DiT's sampling script. `balanced` labels run through the classes
-    in turn. So every class has the same number of images, as in PTQ4DiT's script, or one more or less.
+    `random` labels are independent and uniform, as in DiT's sampling script. `balanced` labels repeat the list of
+    classes. So every class has the same number of images, as in PTQ4DiT's script, or one more or less.
     """
     if rule == "balanced":
         return torch.tensor([image % classes for image in images])

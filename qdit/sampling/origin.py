@@ -37,7 +37,7 @@ class Origin:
     chunk               samples computed as one batch.
     checkpoint_sha256   identity of the checkpoint.
     model               of its record: method, bits, digest of the weights; None where it does not say.
-    mode                name, kernel backend and what else the mode depends on.
+    mode                name, kernel backend and further values that the mode depends on.
     code                digest of the code that samples.
     prompts             count and digest of the prompts; None for images of classes.
     text_sha256         digest of the text embeddings, if there are any.
@@ -110,12 +110,12 @@ def require_repeated(
 
     `again` is the advice in the message: what to do if the file is not the wanted one.
     """
-    said = USUAL | dict(protocol)
+    recorded_facts = USUAL | dict(protocol)
     for fact, value in stated.items():
-        if value is not None and (fact not in said or said[fact] != value):
+        if value is not None and (fact not in recorded_facts or recorded_facts[fact] != value):
             raise ConfigError(
-                f"{where}: was made with {fact} {said.get(fact, 'none')}, {flag_of(fact)} says {value}; leave the"
-                f" flag out, or {again}"
+                f"{where}: was made with {fact} {recorded_facts.get(fact, 'none')}, {flag_of(fact)} says {value}; leave"
+                f" the flag out, or {again}"
             )
 
 

@@ -94,7 +94,7 @@ def require_known_classes(folder: Path) -> None:
 
 
 def rest_sha256(folder: Path) -> str:
-    """Digest of all files of a pipeline but those of its transformer: text encoders, VAE, scheduler."""
+    """Digest of all files of a pipeline except those of its transformer: text encoders, VAE, scheduler."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(folder))]
     kept = [path for path in files if path.relative_to(folder).parts[0] != TRANSFORMER]
     return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in kept})

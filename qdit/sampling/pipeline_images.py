@@ -61,7 +61,7 @@ class PipelineSampleJob:
 
     @property
     def part(self) -> Shard:
-        """The shard. ConfigError for a chunk that would cut the frames of a clip apart."""
+        """The shard. ConfigError for a chunk size that would divide the frames of a clip between two chunks."""
         per_clip = max(1, self.protocol.frames)
         if self.chunk % per_clip or self.images % per_clip:
             raise ConfigError(
@@ -147,7 +147,7 @@ def transformer_of(job: PipelineSampleJob) -> Any:
 
 
 def require_one_transformer(pipeline: Any, folder: Path) -> None:
-    """Raise Unsupported for a pipeline that denoises with two transformers: a row would be half quantized."""
+    """Raise Unsupported for a pipeline that denoises with two transformers: only one of them would be quantized."""
     if getattr(pipeline, SECOND, None) is not None:
         raise Unsupported(
             f"{folder}: {type(pipeline).__name__} has a second transformer ({SECOND}), and a checkpoint holds one;"
@@ -168,28 +168,28 @@ class Calls:
         per_clip = max(1, self.protocol.frames)
         clips = range(samples.start // per_clip, samples.stop // per_clip)
         prompts = [self.prompts[index % len(self.prompts)] for index in clips]
-        images = to_pixels(self.called(prompts, clips), self.protocol.frames)[:count]
+        images = to_pixels(self.pipeline_output(prompts, clips), self.protocol.frames)[:count]
         repeated = np.repeat(np.array(prompts), per_clip)[:count]
         return {"images": images, "labels": np.full(count, -1, np.int64), "prompts": repeated}
 
-    def called(self, prompts: list[str], made: range) -> np.ndarray:
+    def pipeline_output(self, prompts: list[str], clips: range) -> np.ndarray:
         """Output of the pipeline in [0, 1]: images (N, H, W, 3) or clips (N, T, H, W, 3)."""
-        known = inspect.signature(type(self.pipeline).__call__).parameters
+        parameters = inspect.signature(type(self.pipeline).__call__).parameters
         values: dict[str, Any] = {
             "num_inference_steps": self.protocol.steps,
             "guidance_scale": self.protocol.cfg_scale,
-            "generator": [torch_generator(self.protocol.seed, Purpose.INITIAL_NOISE, index) for index in made],
+            "generator": [torch_generator(self.protocol.seed, Purpose.INITIAL_NOISE, index) for index in clips],
             **self.protocol.arguments,
             "output_type": "np",
         }
-        if unknown := [name for name in values if name not in known]:
+        if unknown := [name for name in values if name not in parameters]:
             raise ConfigError(
-                f"{type(self.pipeline).__name__} has no argument {unknown[0]!r}; allowed are {', '.join(known)}"
+                f"{type(self.pipeline).__name__} has no argument {unknown[0]!r}; allowed are {', '.join(parameters)}"
             )
         with torch.no_grad():
             output = self.pipeline(prompt=prompts, **values)
-        made_of = output.frames if self.protocol.frames else output.images
-        return np.asarray(made_of, np.float32)
+        samples = output.frames if self.protocol.frames else output.images
+        return np.asarray(samples, np.float32)
 
 
 def to_pixels(values: np.ndarray, frames: int) -> np.ndarray:
@@ -215,7 +215,7 @@ def to_pixels(values: np.ndarray, frames: int) -> np.ndarray:
 
 
 def arguments_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a pipeline's call; ConfigError for one that the protocol says already."""
+    """Arguments of a pipeline's call; ConfigError for an argument that is already in the protocol."""
     for name in ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"):
         if name in values:
             raise ConfigError(f"--arguments: {name} is decided by another flag; leave it out")

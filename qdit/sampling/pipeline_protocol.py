@@ -64,8 +64,8 @@ class PipelineImages(Sampled):
     """Protocol of images (or of frames of clips) that a whole pipeline makes from prompts.
 
     `cfg_scale` is the argument `guidance_scale` of the pipeline's call; `arguments` are its other arguments. `decoder`
-    is the digest of all files of the pipeline but its transformer. `frames` above 0 says how many evenly spaced frames
-    of each clip are kept as images.
+    is the digest of all files of the pipeline except its transformer. `frames` above 0 says how many evenly spaced
+    frames of each clip are kept as images.
     """
 
     family: ClassVar[str] = "diffusers"

@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Released:
-    """Stands in the place of a text encoder or VAE whose weights were freed."""
+    """Replaces a text encoder or VAE whose weights were freed."""
 
     config: Any
     dtype: torch.dtype
@@ -81,9 +81,9 @@ def record_pipeline(
     """The calibration set of the trajectories of a pipeline, one for each prompt.
 
     `arguments` are further arguments of the pipeline's call (height, guidance_scale, …). The text encoders run once for
-    each prompt. With `release` their weights and those of the VAE are freed after that; the pipeline is of no use then.
-    Raises ConfigError without prompts, and Unsupported for a pipeline without prompts, for kinds that no pipeline can
-    follow, and for arguments that differ in shape from prompt to prompt.
+    each prompt. With `release` their weights and those of the VAE are freed after that; the pipeline cannot be used
+    again. Raises ConfigError without prompts, and Unsupported for a pipeline without prompts, for kinds that no
+    pipeline can follow, and for arguments that differ in shape from prompt to prompt.
     """
     if not prompts:
         raise ConfigError("prompts: the list is empty; give one prompt a line")
@@ -130,7 +130,10 @@ def caller(pipeline: Any, steps: int, arguments: Mapping[str, Any]) -> Callable[
 
 @contextmanager
 def remembered_texts(pipeline: Any) -> Iterator[bool]:
-    """Inside, each prompt is encoded once. Gives whether the pipeline encodes prompts in a method of its own."""
+    """Context manager: inside it, each prompt is encoded once.
+
+    It returns whether the pipeline has a method `encode_prompt`.
+    """
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
         yield False
@@ -206,7 +209,7 @@ def has_rows(value: Any) -> bool:
 
 
 def release_encoders(pipeline: Any, *, texts: bool) -> None:
-    """Free the weights of all networks of a pipeline but its transformers. Text encoders stay unless `texts`."""
+    """Free the weights of all networks of a pipeline except its transformers. Text encoders stay unless `texts`."""
     for name, component in list(vars(pipeline).items()):
         is_kept = name.startswith("transformer") or (not texts and name.startswith(("text_encoder", "image_encoder")))
         if isinstance(component, nn.Module) and not is_kept:

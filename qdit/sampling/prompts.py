@@ -1,4 +1,4 @@
-"""Text inputs of video models: word vectors for the mini video world, encoder tokens for models of latents."""
+"""Text inputs of video models: word vectors for the models of moving digits, encoder tokens for models of latents."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Tokens of prompts of the mini video world; DataError for unknown words."""
+    """Tokens of prompts about moving digits; DataError for unknown words."""
     module = importlib.import_module(WORDS_MODULE)
     text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()
@@ -38,7 +38,7 @@ def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: 
         )
     if not makes_latents(config) and (superfluous := [name for name, path in files.items() if path is not None]):
         raise ConfigError(
-            f"{' and '.join(superfluous)}: {where} makes pixels and reads the words of the mini video world; leave"
+            f"{' and '.join(superfluous)}: {where} makes pixels and reads words about moving digits; leave"
             f" {'it' if len(superfluous) == 1 else 'them'} out"
         )
 

@@ -106,7 +106,7 @@ class Protocol(Sampled):
     The value 1.0 is the plain conditional model; smaller values are refused. `labels` says how the class of an image is
     chosen (`qdit.sampling.noise.labels`). `dtype` is the precision of the network's
     matrix products and of the VAE (`qdit.sampling.precision`). `decoder` names the VAE by its digest (`decoder_name`).
-    The device is no part of a protocol.
+    The device does not belong to a protocol.
     """
 
     family: ClassVar[str] = "dit"

@@ -1,4 +1,4 @@
-"""The journal of a linear-response search: it stores the features of every chunk at once."""
+"""The journal of a linear-response search: it stores the features of each chunk as soon as they are computed."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ Features = Callable[[Sampled], np.ndarray | None]
 
 
 class FeatureJournal(Journal):
-    """Journal with entries (genome, chunk) → features. All else is as in `Journal`.
+    """Journal with entries (genome, chunk) → features. Everything else is as in `Journal`.
 
     The file holds only features. `entries` has the fitness that a search computes from them; it is infinite before
     `fit`.
@@ -46,7 +46,7 @@ class FeatureJournal(Journal):
     def sample(
         self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map
     ) -> list[np.ndarray | None]:
-        """Features of chunks of `images` images; missing ones are computed and written at once."""
+        """Features of chunks of `images` images; missing ones are computed, and each is written immediately."""
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in self.features]
         for (genome, chunk), computed in zip(missing, spread(features, missing), strict=True):
             values = None if computed is None else np.ascontiguousarray(computed, "<f4")

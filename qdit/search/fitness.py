@@ -87,13 +87,13 @@ class ImageFitness:
         return "fd_fp" if self.reference is None else "fid"
 
     def check_prefix(self, images: int) -> None:
-        """Raise unless that many images are whole chunks, at least two images and no more than all."""
+        """Raise unless this number of images is a multiple of the chunk size, at least 2, and at most all images."""
         if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
             legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
             raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal}")
 
     def __call__(self, genome: Genome) -> float:
-        """Fitness on all images; what was kept of this genome is forgotten."""
+        """Fitness on all images. The stored features of this genome are deleted."""
         value = self.on_prefix(genome, self.images)
         self._features.pop(genome, None)
         return value
@@ -175,7 +175,7 @@ class ImageFitness:
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything but the genome that decides the fitness, for the journal."""
+        """Plain dictionary of everything that the fitness depends on, except the genome. It goes into the journal."""
         target: str | None = None
         if self.reference is not None:
             reference = {"mean": self.reference.mean, "covariance": self.reference.covariance}

@@ -23,8 +23,8 @@ from qdit.search.space import Constraint, SearchSpace
 class SearchJob:
     """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID.
 
-    `latency` is the file of measured times for the constraint of that name. `vae` decodes what the model makes; it is
-    the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
+    `latency` is the file of measured times for the constraint of that name. `vae` decodes the output of the model; it
+    is the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
     """
 
     weights: Path
@@ -53,12 +53,12 @@ class SearchJob:
         return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
 
     def worker(self) -> ImageFitness:
-        """The fitness of a process that computes nothing else: with one thread."""
+        """The fitness for a worker process; it uses one thread."""
         torch.set_num_threads(1)
         return self.fitness()
 
     def noises(self) -> Noises:
-        """A fitness on any noise seed."""
+        """Fitness as a function of the noise seed."""
         return Noises(self.worker())
 
     def measured_latency(self) -> LatencyModel | None:

@@ -1,4 +1,4 @@
-"""The journal of a search: a file with one line of JSON per measured genome, written at once.
+"""The journal of a search: a file with one line of JSON for each genome, written as soon as the genome is measured.
 
 A killed search starts again from the beginning. It finds measured genomes in the journal, so it makes the same choices
 and computes only the missing genomes. An incomplete last line is dropped. A line has the digest of its content.
@@ -74,12 +74,12 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let another process write to the file."""
+        """Close the file, so that another process can write to it."""
         if self._file is not None:
             self._file.close()
 
     def _read(self, identity: dict[str, Any]) -> None:
-        """Take in what is there, cut off a torn last line, write the header if there is none."""
+        """Read the existing lines, cut off an incomplete last line, and write the header if there is none."""
         assert self._file is not None and self.path is not None
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -99,7 +99,7 @@ class Journal:
             self._append({"identity": identity})
 
     def _take(self, genome: Genome, entry: Mapping[str, Any]) -> None:
-        """Take in one line of the file."""
+        """Add the genome of one line to the mapping."""
         self._note(genome, entry["images"], math.inf if entry["fitness"] is None else entry["fitness"])
 
     def _note(self, genome: Genome, images: int, fitness: float) -> None:
@@ -142,7 +142,7 @@ class Journal:
 
 
 def entry_digest(entry: Mapping[str, Any], header: str) -> str:
-    """Digest of an entry and of its search's identity, so that neither an edit nor another search's line counts."""
+    """Digest of an entry and its search's identity, so that an edited line or a line of another search is refused."""
     return sha256_json({"entry": dict(entry), "identity": header})
 
 

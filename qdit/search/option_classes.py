@@ -79,7 +79,7 @@ class RacingOptions:
 class ResponseOptions(CheckedOptions):
     """`genomes`: how many genomes of each round see one chunk of images. `finalists`: how many see all images.
 
-    pool    number of chunks that candidates take in turn; full precision is sampled for all of them once
+    pool    number of chunks, one for each candidate in order; full precision is sampled for all of them once
     apart   smallest number of layers in which two genomes of a round differ
     probes  draws of random signs for the sensitivities from which the model starts
     """

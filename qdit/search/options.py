@@ -112,17 +112,20 @@ def parse_kind(kind: str) -> Kind:
     raise ConfigError(f"search kind {kind!r}: allowed are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
 
 
-def parse_search_options(kind: Kind, values: Mapping[str, Any], *, place: str = "") -> SearchOptions:
-    """Options of a kind from plain JSON. `place` is their position in a profile. ConfigError as in `parse_options`."""
+def parse_search_options(kind: Kind, values: Mapping[str, Any], *, position: str = "") -> SearchOptions:
+    """Options of a kind from plain JSON.
+
+    `position` is their position in a profile. ConfigError as in `parse_options`.
+    """
     classes = {section: type(getattr(SearchOptions(), section)) for section in PARTS[kind]}
     names = {section: [option.name for option in fields(options)] for section, options in classes.items()}
-    refuse_unknown(kind, values, [name for known in names.values() for name in known], place=place)
+    refuse_unknown(kind, values, [name for known in names.values() for name in known], position=position)
     values_of_section = {
         section: {name: values[name] for name in known if name in values} for section, known in names.items()
     }
     return SearchOptions(
         **{
-            section: parse_options(kind, classes[section], values_of_section[section], place=place)
+            section: parse_options(kind, classes[section], values_of_section[section], position=position)
             for section in classes
         }
     )

@@ -30,7 +30,7 @@ class Progress:
         self._bar.close()
 
     def begin(self) -> None:
-        """Start of the measured time. Earlier entries come from an earlier attempt and say nothing about the time."""
+        """Start measuring time. Entries from an earlier attempt do not count for the estimate of the time left."""
         self._bar.initial = self._bar.n
         self._bar.start_t = self._bar.last_print_t = time.time()
 

@@ -61,25 +61,25 @@ class Race:
         return best if len(best) == self.options.parents else []
 
     def _bar(self, champions: Sequence[Genome], rung: int) -> float:
-        """The worst fitness with which a candidate may still win."""
+        """The largest fitness with which a candidate goes on to the next rung."""
         if not champions:
             return math.inf
         return (1 + self.options.margin) * max(self._measured(champions, rung))
 
     def _promising(self, genomes: Sequence[Genome]) -> list[Genome]:
-        """The genomes that are sampled: those the surrogate puts first, in their own order."""
+        """The genomes that are sampled: those with the best surrogate scores, in the order of the generation."""
         if self.surrogate is None:
             return list(genomes)
         best = set(sorted(genomes, key=self.surrogate)[: math.ceil(self.options.surrogate_keep * len(genomes))])
         return [genome for genome in genomes if genome in best or genome in self.protected]
 
     def _survivors(self, losses: dict[Genome, float], bar: float) -> list[Genome]:
-        """Genomes that go on to the next rung, in their own order."""
+        """Genomes that go on to the next rung, in the order of the generation."""
         best = sorted(losses, key=losses.__getitem__)[: math.ceil(self.options.keep * len(losses))]
         survivors = {genome for genome in best if losses[genome] <= bar} | self.protected
         return [genome for genome in losses if genome in survivors]
 
 
 def _swapped(fitness: PrefixFitness, images: int, genome: Genome) -> float:
-    """The fitness with its arguments the other way round, so that it can be sent to another process."""
+    """The fitness with its two arguments exchanged. As a plain function it can be sent to another process."""
     return fitness(genome, images)

@@ -3,8 +3,8 @@
 Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). Their
 difference is a *shift*. The shifts of the layers add up. So a few dozen genomes give the shifts of all others
 (`qdit.search.response`). Algorithm 1 then finds the genome with the smallest expected distance by this model, without
-images. This genome is sampled, the model is fitted again, and so on. Each candidate has one chunk of images; candidates
-take the chunks in turn. Finalists have all images.
+images. This genome is sampled, the model is fitted again, and so on. Each candidate has one chunk of images; successive
+candidates use successive chunks. Finalists have all images.
 """
 
 from collections.abc import Callable, Sequence
@@ -115,7 +115,7 @@ class Responding:
                 self._shifts[genome, chunk] = self._tangent(self._exact[chunk], features)
 
     def _expected(self) -> Callable[[Sequence[Genome]], np.ndarray]:
-        """Genomes → expected distance, by what is known so far."""
+        """Genomes → expected distance, from all measurements so far."""
         if len(self._shifts) < 2:
             raise DataError("hardly a candidate makes finite images: there is nothing to learn from; take more bits")
         shifts, prior = list(self._shifts.values()), np.sqrt(self.scores.mean(axis=1))

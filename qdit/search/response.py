@@ -53,7 +53,7 @@ class Response:
         alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
         square = np.trace(products) / len(shifts) / elements or 1.0  # nothing moved: all genomes are alike
         start = np.append(np.log(prior / prior.sum() * EXPLAINED * square), 0.0)
-        held = np.append(np.full(len(prior), HELD), HELD_NOISE)
+        prior_weights = np.append(np.full(len(prior), HELD), HELD_NOISE)
         noise = np.maximum(noise, LEAST_NOISE * square)
 
         def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
@@ -62,10 +62,10 @@ class Response:
             covariance = alike @ variances + np.diag(factor * noise)
             inverse, (_, logarithm) = np.linalg.inv(covariance), np.linalg.slogdet(covariance)
             away = logarithms - start
-            value = 0.5 * ((inverse * products).sum() + elements * logarithm + (held * away**2).sum())
+            value = 0.5 * ((inverse * products).sum() + elements * logarithm + (prior_weights * away**2).sum())
             slope = 0.5 * (elements * inverse - inverse @ products @ inverse)
             layers = np.einsum("ij,ijl->l", slope, alike) * variances
-            return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + held * away
+            return value, np.append(layers, (np.diag(slope) * noise).sum() * factor) + prior_weights * away
 
         near = list(zip(start - FARTHEST, start + FARTHEST, strict=True))
         solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=near, options={"maxiter": ITERATIONS}).x

@@ -102,7 +102,7 @@ class Search:
 
     @property
     def probes(self) -> int:
-        """Number of random sign draws for the scores; 0 for scores without draws (`ilp`)."""
+        """Number of random ±1 vectors that estimate the scores of layers; 0 for scores without such vectors (`ilp`)."""
         if self.kind == "response":
             return self.options.response.probes
         hessian = self.kind == "hessian" or (self.surrogate and self.options.race.surrogate == "hessian")
@@ -139,7 +139,7 @@ class Measuring:
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
-        """Identity of the fitness for the noise of one seed: everything but the genome that decides it."""
+        """Identity of the fitness for the noise of one seed: all that it depends on, except the genome."""
         protocol = replace(self.local.protocol, seed=seed)
         return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 

@@ -2,7 +2,7 @@
 
 Both kinds use inputs of the full-precision model. They quantize weight and input of one layer with the same size
 (as IGQ-ViT and BRECQ do; Q-DiT released no code for them). The knapsack minimizes the sum over
-layers. A race can use this sum as a surrogate.
+layers. A search of kind `racing` can use this sum as a surrogate.
 """
 
 from collections.abc import Callable, Iterable, Sequence

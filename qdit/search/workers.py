@@ -114,7 +114,10 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 def _work(end: Connection, make: Callable[[], Prefixes]) -> None:
-    """The life of a worker: answer (verb, genome, number), forget at None, until the other end closes."""
+    """Loop of a worker: answer requests (verb, genome, number) until the other end closes.
+
+    None deletes stored features.
+    """
     fitness: Prefixes | None = None
     while True:
         try:

@@ -8,9 +8,10 @@ from qdit.workflow.profile import Profile, is_full, runs_of
 
 
 def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[Row]:
-    """Each label of a table at each of its bits, once. Full precision is measured beside every row, so it is no row.
+    """Each label of a table at each of its bits, once.
 
-    `bits` limits the rows to some of the bits; empty: all of them.
+    Full precision is measured beside every row, so it is not listed. `bits` limits the rows to some of the bits; empty:
+    all of them.
 
     Raises ConfigError for a table that does not exist, and for a profile that is no miniature: `qdit bench block`
     enlarges the sites of a small model.
@@ -45,7 +46,7 @@ def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[R
 
 
 def _why_not(entry: dict[str, object]) -> str | None:
-    """Why a row has no block of its own."""
+    """Reason why a row is not timed as a block."""
     if "search" in entry:
         return "a search found its group sizes for the small model only"
     if "base" in entry:

@@ -47,7 +47,7 @@ class Files:
         return self.folder(run) / "samples"
 
     def checkpoint(self, run: Run) -> Path:
-        """Folder of a run's checkpoint, or of what a tool made.
+        """Folder of a run's checkpoint, or of a tool's quantized transformer.
 
         An integer run uses the checkpoint of the simulated run.
         """

@@ -156,7 +156,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return self.results / "envs" / "tools" / "bin" / "python"
 
     def quantize_by_tool(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
-        """Weights → what a tool makes of them."""
+        """Weights → a tool's quantized transformer."""
         values = {"--tool": self.profile["methods"][run.label]["tool"], "--bits": run.bits}
         options = flags(values | {"--python": self.tools_python()})
         for path in calibration.values():
@@ -181,7 +181,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("import-samples", source, self.samples(run), *flags(values))
 
     def speed(self, run: Run) -> str:
-        """Checkpoint → speed.json."""
+        """Checkpoint → speed.json, the measured speed and memory of its network."""
         counts = profiles.sampled(self.profile, run.setting, run.form)
         options = flags({"--chunk": counts["chunk"], "--python": self.tools_python()})
         path = self.folder(run) / "speed.json"

@@ -49,13 +49,13 @@ OBSERVED, OBSERVED_NDTC, HESSIAN_BATCH = 100, 256, 32
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a GPU, and bytes of the host besides those of a process."""
+    """Bytes on a GPU, and bytes of pinned memory on the host."""
 
     gpu: float = 0.0
     host: float = 0.0
 
     def __or__(self, other: "Memory") -> "Memory":
-        """The larger number of each place."""
+        """The larger number of bytes, for the GPU and for the host."""
         return Memory(max(self.gpu, other.gpu), max(self.host, other.host))
 
 
@@ -76,7 +76,7 @@ class Sizes:
         return max(self.take(MLP_PASS), self.take(ATTENTION_PASS) if scope == "own" else 0.0)
 
     def take(self, counts: tuple[float, float]) -> float:
-        """Bytes of so many X and P."""
+        """Bytes of these numbers of X and P."""
         return counts[0] * self.tokens + counts[1] * self.probabilities
 
 
@@ -124,7 +124,7 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
 
 
 def observing(sizes: Sizes, rows: int, scope: str) -> Memory:
-    """Inputs of the sites of one block for so many samples, and a pass.
+    """Inputs of the sites of one block for `rows` samples, and a pass.
 
     Large stores, those of the widest linear and of probabilities, are filled on the host. When they are read from
     there, the inputs of the sites before them are gone.
@@ -156,7 +156,7 @@ def learning(
 
 
 def sample_memory(profile: Profile, run: Run) -> Memory:
-    """Peak memory of sampling a chunk: both branches of guidance run in turn."""
+    """Peak memory of sampling a chunk. The two branches of guidance run one after the other."""
     network, chunk = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)["chunk"]
     sizes, half = sizes_of(network), profile.get("compute", {}).get("dtype") == "float16"
     tokens = chunk * sizes.tokens * (3 + 2 * network.config.mlp_ratio + 4) / (2 if half else 1)

@@ -72,7 +72,7 @@ def makespan(jobs: Iterable[Job], gpus: int) -> Makespan:
 
 
 def without_searches(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs that are no searches and wait for none."""
+    """Jobs that are not searches and do not wait for a search."""
     known = {job.name: job for job in jobs}
 
     @cache

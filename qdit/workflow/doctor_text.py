@@ -55,7 +55,7 @@ def group_text(members: Sequence[Finding]) -> str:
 
 
 def size_text(findings: Sequence[Finding]) -> str:
-    """Size of files by the profile, and the number of files whose size the profile does not have."""
+    """Total size of files, as the profile gives it, and the number of files without a size in the profile."""
     sizes = [finding.file.entry.get("megabytes") for finding in findings if finding.file]
     known, unknown = [size for size in sizes if size is not None], sum(size is None for size in sizes)
     total = sum(known)

@@ -134,7 +134,7 @@ class PipelineFamily(ImageFamily):
     is_searched = False
 
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps, guidance and seed. The arguments of the call are flags of the sampling command only."""
+        """Steps, guidance and seed. Other arguments of the pipeline call do not belong to the protocol."""
         return common_protocol(profile, setting)
 
 
@@ -160,5 +160,5 @@ def family_of(model: Keyed) -> ProfileFamily:
 
 
 def family_at(profile: Keyed, setting: str) -> ProfileFamily:
-    """Family of the model of a setting."""
+    """Family (images, clips or pipeline) of the model of a setting."""
     return family_of(profile["models"][profile["settings"][setting]["model"]])

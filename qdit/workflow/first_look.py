@@ -70,11 +70,11 @@ class FirstLook:
             self.end()
             shutil.rmtree(self._results / FOLDER, ignore_errors=True)
             return ""
-        said = self._reap()
+        message = self._reap()
         rows = progress.measured_rows(self.table)
         if self._child is None and self._is_due() and rows != self._shown and self._is_worth(progress, rows):
             self._render(rows)
-        return said
+        return message
 
     def end(self) -> None:
         """Make no more pages, and stop the command if it runs."""

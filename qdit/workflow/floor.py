@@ -65,11 +65,11 @@ def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
     for job in jobs_of(profile, Speed(1.0, "operations")):
         counts[job.rule] += 1
         flops[job.rule] += job.seconds
-    spent = {}
+    jobs_by_rule = {}
     for rule, pattern in RULES.items():
         seconds = [processor_seconds(file) for file in sorted(results.rglob(pattern))]
-        spent[rule] = Spent(counts[rule], flops[rule], len(seconds), sum(seconds))
-    return spent
+        jobs_by_rule[rule] = Spent(counts[rule], flops[rule], len(seconds), sum(seconds))
+    return jobs_by_rule
 
 
 def processor_seconds(file: Path) -> float:
@@ -82,38 +82,41 @@ def processor_seconds(file: Path) -> float:
 
 def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
     """The table of `qdit bench floor`. A rule is compared with its floor only if all of its jobs are finished."""
-    spent = spent_by_rule(profile, results)
+    jobs_by_rule = spent_by_rule(profile, results)
     lines = [
         f"{processor()}, {dense.backend()}: {rate / 1e9:.0f} GFLOP/s of float32 a core, measured now",
         "",
         f"{'rule':<10} {'jobs':>5} {'GFLOP':>9} {'floor, core-s':>14} {'took, core-s':>13} {'ratio':>6}",
     ]
-    for rule, of_rule in spent.items():
+    for rule, of_rule in jobs_by_rule.items():
         lines.append(
             f"{rule:<10} {of_rule.jobs:>5} {of_rule.flops / 1e9:>9.0f} {of_rule.flops / rate:>14.0f}"
             + took(of_rule, rate)
         )
-    flops, complete = sum(of_rule.flops for of_rule in spent.values()), all(map(is_complete, spent.values()))
+    flops, complete = (
+        sum(of_rule.flops for of_rule in jobs_by_rule.values()),
+        all(map(is_complete, jobs_by_rule.values())),
+    )
     lines += ["", f"Floor of all on {cores} cores: {flops / rate / cores / 60:.1f} minutes."]
     if complete:
-        seconds = sum(of_rule.seconds for of_rule in spent.values())
+        seconds = sum(of_rule.seconds for of_rule in jobs_by_rule.values())
         lines.append(
             f"These jobs took {seconds / cores / 60:.1f} minutes of {cores} cores: {seconds * rate / flops:.2f} times"
             " the floor."
         )
     else:
-        missing = sum(of_rule.jobs - of_rule.finished for of_rule in spent.values())
+        missing = sum(of_rule.jobs - of_rule.finished for of_rule in jobs_by_rule.values())
         lines.append(f"No ratio for all: {results} lacks {missing} of these jobs; snakemake --cores all makes them.")
     return "\n".join(lines) + "\n"
 
 
-def is_complete(spent: Spent) -> bool:
+def is_complete(of_rule: Spent) -> bool:
     """Whether all jobs of the default tables are finished."""
-    return spent.finished >= spent.jobs
+    return of_rule.finished >= of_rule.jobs
 
 
-def took(spent: Spent, rate: float) -> str:
-    """The last two columns of a rule."""
-    if not is_complete(spent):
-        return f" {f'{spent.finished} of {spent.jobs} done':>20}"
-    return f" {spent.seconds:>13.0f} {spent.seconds * rate / spent.flops:>6.2f}"
+def took(of_rule: Spent, rate: float) -> str:
+    """The last two columns of a rule: its measured time, and the ratio to its floor."""
+    if not is_complete(of_rule):
+        return f" {f'{of_rule.finished} of {of_rule.jobs} done':>20}"
+    return f" {of_rule.seconds:>13.0f} {of_rule.seconds * rate / of_rule.flops:>6.2f}"

@@ -57,8 +57,10 @@ def import_weights_file(
         if value != expected[name] and name not in loaded.assumed
     }
     if wrong:
-        said = ", ".join(f"{name} {actual} instead of {value}" for name, (actual, value) in wrong.items())
-        raise CheckpointError(f"{source}: weights of another model, with {said}; fetch the ones that the profile names")
+        shapes = ", ".join(f"{name} {actual} instead of {value}" for name, (actual, value) in wrong.items())
+        raise CheckpointError(
+            f"{source}: weights of another model, with {shapes}; fetch the ones that the profile names"
+        )
     save_import(source, out, loaded)
     return loaded.assumed
 

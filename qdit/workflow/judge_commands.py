@@ -1,4 +1,4 @@
-"""Commands of the jobs in which networks look at images: LPIPS and judges; `qdit.workflow.commands` has the others."""
+"""Commands of the jobs in which networks score images, LPIPS and judges; `qdit.workflow.commands` has the others."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class JudgeCommands(Files):
         return command("perceptual", self.samples(run), fp_samples, *flags(values))
 
     def judged_file(self, run: Run, judge: str) -> Path:
-        """What a judge says of a run's images."""
+        """File with a judge's scores or features of a run's images."""
         return judged_file(self.samples(run), judge)
 
     def judge_weights(self, judge: str) -> dict[str, Path]:
@@ -38,7 +38,7 @@ class JudgeCommands(Files):
         return {name: self.file(path) for name, path in judge_files(self.profile, judge).items()}
 
     def judge(self, run: Run, judge: str) -> str:
-        """Images → what a judge says of each."""
+        """Images → the scores or features of a judge."""
         values = flags({"--judge": judge, "--out": self.judged_file(run, judge), "--device": self.device})
         for name, path in self.judge_weights(judge).items():
             values += ["--file", f"{name}={path}"]

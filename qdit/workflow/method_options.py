@@ -31,7 +31,7 @@ def check_method_options(method: str, values: Mapping[str, Any], *, where: str) 
     """
     options = options_class(method)
     if options is not None:
-        parse_options(method, options, values, place=where)
+        parse_options(method, options, values, position=where)
 
 
 @cache

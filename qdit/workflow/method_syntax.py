@@ -14,7 +14,7 @@ from qdit.core.modules import module_file, parse_source, shown
 class Option:
     """An option of a method: the text of its type, its default, and its description (the string below the field).
 
-    `known` is False if the default is no literal. Then `default` is its source text.
+    `known` is False if the default is not a literal. Then `default` is its source text.
     """
 
     type: str

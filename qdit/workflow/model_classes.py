@@ -54,7 +54,7 @@ def classes_text(coverages: Sequence[Coverage]) -> str:
 
 
 def summary(coverages: Sequence[Coverage]) -> str:
-    """How many classes have how many roles."""
+    """Sentence: number of classes, and number of classes in which most weights have a role."""
     built = [coverage for coverage in coverages if not coverage.problem]
     full, most = (sum(coverage.share >= share for coverage in built) for share in (0.99, 0.9))
     return f"{len(coverages)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"

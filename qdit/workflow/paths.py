@@ -1,4 +1,6 @@
-"""Limits for the paths of a profile: a stranger's profile must not choose what this program runs or overwrites.
+"""Limits for the paths of a profile: it must not choose which files this program runs or overwrites.
+
+The profile may come from an unknown person.
 
 Every path is relative to the checkout and stays in its data folders. Downloads use https or the hub. They go to folders
 of inputs, under names that neither Python nor Snakemake nor a shell would load. SECURITY.md explains this to readers.
@@ -176,5 +178,5 @@ def require_python(path: str) -> None:
 
 
 def is_verified(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of `files` has the whole sha256. Then a download can be told from any other file."""
+    """Whether an entry of `files` has the whole sha256. Then the digest shows whether a download is the right file."""
     return len(entry.get("sha256") or "") == WHOLE_DIGEST

@@ -66,7 +66,7 @@ class Model(Part):
     reference: str | None = None
     """`digits`, `digits-16` or a name under `references`."""
     instruments: Text | None = None
-    """Networks that score clips, of a model of the mini video world."""
+    """Networks that score the clips of a model of moving digits."""
     text_encoder: Text | None = None
     """Folder of T5, of a video model of latents, whose clips VBench scores."""
     pipeline: Pipeline | None = None

@@ -19,7 +19,7 @@ Shapes = dict[str, list[Annotated[int, Field(ge=1)]]]
 
 
 class Pipeline(Part):
-    """Of a model whose forms are folders of whole pipelines: the transformer, for the plan before it is there."""
+    """Facts about the transformer of a pipeline model. A plan needs them before the pipeline's folder exists."""
 
     transformer: Text
     """Class of diffusers."""
@@ -95,7 +95,7 @@ def calls_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def own_files(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Files of the user's own that a profile of pipelines needs → what they are."""
+    """Files that the user must supply for a profile of pipelines → description of each file."""
     return {
         path: f"{words} of {name}: a text file with one prompt a line"
         for name, call in calls_of(profile)
@@ -104,7 +104,7 @@ def own_files(profile: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_own_folder(path: str) -> bool:
-    """Whether a reference is a folder of the user's own PNGs, no npz."""
+    """Whether a reference is a folder of the user's own PNGs, not an npz."""
     return not path.endswith(".npz")
 
 

@@ -69,7 +69,7 @@ def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
 
 
 def check_model(profile: ProfileModel, model: Model, where: str) -> None:
-    """Raise unless a model has all that its samples need.
+    """Raise unless a model has all keys that its samples need.
 
     It needs an extractor and a reference (images), or instruments (clips of pixels), or a text encoder and a VAE (clips
     of latents, which VBench scores).

@@ -1,4 +1,4 @@
-"""Checks of the entries of `methods` that are no method of this suite: tools, and imported images."""
+"""Checks of the entries of `methods` that are not methods of this suite: tools, and imported images."""
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import IMPORTED

@@ -169,7 +169,7 @@ class Progress:
         return max(sum(left) / self._at_once(), max(left, default=0.0))
 
     def _at_once(self) -> float:
-        """Number of jobs that run at once: the cores, later what was seen (GPUs and clusters allow other numbers)."""
+        """Number of jobs that run at the same time: first the number of cores, later the observed number."""
         if (elapsed := self.seconds) < WARM_UP:
             return self._cores
         now = self._clock()
@@ -177,7 +177,7 @@ class Progress:
         return min(max(busy / elapsed, 1.0), self._cores)
 
     def _expected(self, job: PlannedJob) -> float:
-        """Seconds of a job: the mean of its kind, else the guess scaled by how far guesses were off so far."""
+        """Seconds of a job: the mean of its kind, or else the guess times the ratio of measured to guessed time."""
         if count := self._counts.get(job.kind):
             return self._spent[job.kind] / count
         return self._guess(*job.kind) * (self._busy / self._guessed if self._guessed else 1.0)

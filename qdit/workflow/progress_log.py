@@ -131,7 +131,7 @@ class ProgressHandler(logging.Handler):
         self._draw()
 
     def _look(self, progress: Progress) -> None:
-        """Let the page of the first table follow its rows."""
+        """Update the page of the first table if new rows have arrived."""
         if self._first_look is not None and not self._stop.is_set() and (line := self._first_look.update(progress)):
             self._write(line)
 

@@ -55,8 +55,8 @@ def times(progress: Progress, *, ended: bool = False) -> str:
 def table_done_line(progress: Progress, table: str, finding: str) -> str:
     """Line about a finished table and its page."""
     done, total = len(progress.measured_rows(table)), len(progress.all_rows(table))
-    said = f"; {finding}" if finding else ""
-    return f"qdit: {table} is done, {done} of {total} rows{said}; {progress.pages[table]}"
+    finding_text = f"; {finding}" if finding else ""
+    return f"qdit: {table} is done, {done} of {total} rows{finding_text}; {progress.pages[table]}"
 
 
 def failure_line(rule: str, outputs: list[str], logs: list[str]) -> str:

@@ -55,7 +55,7 @@ def protocol_version(profile: Mapping[str, Any]) -> str:
 
 
 def profile_digest(profile: Mapping[str, Any]) -> str:
-    """Digest of everything in a profile that can move a number, with the digests of the shipped weights."""
+    """Digest of everything in a profile that can change a number, with the digests of the shipped weights."""
     parts = {key: _without_words(profile[key]) for key in DECIDING if profile.get(key) is not None}
     dtype = (profile.get("compute") or {}).get("dtype")
     return sha256_json(parts | {"dtype": dtype, "weights": shipped_weights(profile)})

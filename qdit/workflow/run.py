@@ -38,8 +38,8 @@ def snakemake_command(
 ) -> list[str]:
     """The call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
 
-    `gpus` is the number of jobs with a GPU that run at once. In a checkout the call is the one from the documentation.
-    Elsewhere it names the Snakefile and its default options.
+    `gpus` is the number of jobs with a GPU that run at the same time. In a checkout the call is the one from the
+    documentation. Elsewhere it names the Snakefile and its default options.
     """
     command = ["snakemake", "--cores", cores, *targets]
     if folder.resolve() != ROOT:

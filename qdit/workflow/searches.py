@@ -72,7 +72,7 @@ def check_searches(profile: ProfileModel) -> None:
         if budget is None:
             raise ConfigError("profile: missing allocation, which searches need; add it (config/mini.yaml shows one)")
         where = f"searches.{name}.options"
-        options = parse_search_options(search.kind, search.options, place=where)
+        options = parse_search_options(search.kind, search.options, position=where)
         if search.kind == "racing":
             check_rungs(options, budget, where)
 

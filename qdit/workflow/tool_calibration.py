@@ -1,4 +1,4 @@
-"""Which calibration data the run of a tool takes."""
+"""Kinds of calibration data for the run of a tool."""
 
 from typing import Any
 

@@ -105,11 +105,11 @@ def test_values_stay_as_they_are_and_lists_become_tuples() -> None:
 
 def test_place_of_a_profile_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^methods\.a\.options\.count: found 0, expected a whole number"):
-        parse_options("x", Example, {"count": 0}, place="methods.a.options")
+        parse_options("x", Example, {"count": 0}, position="methods.a.options")
     with pytest.raises(ConfigError, match=r"^methods\.a\.options: x has no option 'b'"):
-        parse_options("x", Example, {"b": 0}, place="methods.a.options")
+        parse_options("x", Example, {"b": 0}, position="methods.a.options")
     with pytest.raises(ConfigError, match=r"^methods\.a\.options: rungs \[9\]: the first"):
-        parse_options("x", Example, {"rungs": [9]}, place="methods.a.options")
+        parse_options("x", Example, {"rungs": [9]}, position="methods.a.options")
 
 
 def test_any_dataclass_is_checked_and_may_ask_for_a_value() -> None:

@@ -26,7 +26,7 @@ def test_four_times_the_images_halve_an_interval() -> None:
     assert needed(piece(1.0, 2.0)) == (rounded_up(2048), 1, 512, 1)
     assert needed(piece(-1.0, 2.0)) == needed(piece(1.0, 2.0)), "the end towards 0 counts"
     assert what_would_tell([piece(1.0, 2.0)]) == (
-        "about 2,100 images of each row (now 512) would tell it, if the differences stay; or more damage (fewer bits)"
+        "about 2,100 images of each row (now 512) would decide it, if the differences stay; or more damage (fewer bits)"
     )
 
 
@@ -49,7 +49,7 @@ def test_where_images_tell_and_runs_do_not_replicates_are_needed() -> None:
         < 1
         <= reach(0.5, variance * 3 / (replicates - 1), replicates - 1)[0]
     )
-    assert f"about {replicates} replicates (now 3) would tell it" in what_would_tell([open_one])
+    assert f"about {replicates} replicates (now 3) would decide it" in what_would_tell([open_one])
 
 
 @settings(deadline=None)

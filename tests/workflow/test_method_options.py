@@ -56,7 +56,7 @@ def test_a_profile_and_the_method_give_the_same_verdict(method: str, data: st.Da
     options = data.draw(st.dictionaries(st.sampled_from([*names, "other"]), VALUES, max_size=3))
     where = "methods.x.options"
     by_profile = verdict(lambda: check_method_options(method, options, where=where))
-    assert by_profile == verdict(lambda: parse_options(method, registry()[method].Options, options, place=where))
+    assert by_profile == verdict(lambda: parse_options(method, registry()[method].Options, options, position=where))
     in_python = verdict(lambda: registry()[method].Options(**options)) if "other" not in options else by_profile
     assert bool(in_python) == bool(by_profile)
 

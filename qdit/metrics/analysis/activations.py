@@ -1,6 +1,6 @@
 """Weights and activations of a full-precision model along its own trajectories, as the papers' figures show them.
 
-What is kept of each linear of a block (roles qkv, attn_out, fc1, fc2; inputs of the conditional branch):
+These arrays describe each linear of a block (roles qkv, attn_out, fc1, fc2; inputs of the conditional branch):
 
     ratio                (R, D)        largest channel salience over the median one, in the middle of the trajectory
     quantiles            (R, D, S, F)  of all input values at each step (Q-DiT Fig. 3), at the fractions in `fractions`
@@ -91,7 +91,7 @@ def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
 
 
 def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
-    """All arrays but `record`, from the first `samples` images of the protocol."""
+    """All arrays except `record`, from the first `samples` images of the protocol."""
     if samples < 2:
         raise ConfigError(f"samples {samples}: an analysis compares images, it needs at least 2")
     begin = start(model, protocol, samples)
@@ -112,7 +112,7 @@ def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
 
 
 def spread(salience: Tensor) -> float:
-    """Largest salience divided by the median salience of the channels (C,).
+    """Largest salience of the channels (C,) divided by their median salience.
 
     A median of 0 becomes the smallest positive value.
     """

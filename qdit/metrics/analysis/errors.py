@@ -134,7 +134,7 @@ def compare(
     *,
     samples: int,
 ) -> dict[str, np.ndarray]:
-    """All arrays but `record`. A method whose checkpoint or model fails has NaN, and its status gives the reason."""
+    """All arrays except `record`. A method whose checkpoint or model fails has NaN, and its status gives the reason."""
     begin = start(full, protocol, samples)
     right = follow(full, protocol, begin)
     steps, depth = len(right.steps), len(full.blocks)

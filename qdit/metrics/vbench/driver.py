@@ -118,7 +118,7 @@ def clip_names(rows: Sequence[Mapping[str, Any]], dimension: str, samples: int) 
 
 
 def require_clips(folder: Path, names: Sequence[str]) -> None:
-    """BadInput unless every clip is there and not empty."""
+    """Raise BadInput unless every clip exists and is not empty."""
     missing = [name for name in names if not (folder / name).is_file() or not (folder / name).stat().st_size]
     if missing:
         raise BadInput(
@@ -152,7 +152,7 @@ def read_listing(path: Path) -> dict[str, Any]:
 
 
 def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, str]) -> dict[str, str]:
-    """sha256 of every file that a dimension needs; BadInput if one is missing or not the one that is meant."""
+    """sha256 of every file that a dimension needs; BadInput if one is missing or has another digest."""
     needed = WEIGHTS[dimension]
     digests_read: dict[str, str] = {}
     for name in needed:

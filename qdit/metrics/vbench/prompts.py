@@ -1,4 +1,7 @@
-"""The prompts of a suite as texts, for models that accept any English text: VBench's full_info JSON."""
+"""The texts of a list of prompts, read from VBench's full_info JSON.
+
+They are for models that accept any English text.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +11,7 @@ from qdit.metrics.vbench.driver import BadInput, read_suite
 
 
 def suite_prompts(path: Path) -> tuple[str, ...]:
-    """The distinct prompts of a suite in its order. DataError in one line if the file is no suite.
+    """The distinct prompts of a prompt suite, in its order. DataError in one line if the file is no suite.
 
     In VBench's suite, two prompts occur in two dimensions each: 946 entries, 944 prompts. Their clips count in both.
     """

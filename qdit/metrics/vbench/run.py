@@ -99,7 +99,7 @@ def rows_of(suite: Path) -> list[dict[str, Any]]:
 def require_same_clips(
     gathered: Mapping[str, Any], results: Path, listed: Any, listing: Path, samples_digest: str
 ) -> None:
-    """DataError unless VBench scored the clips of the list, and the list is of this run's samples."""
+    """Raise DataError unless VBench scored the listed clips, and the list belongs to this run's samples."""
     if not isinstance(listed, dict) or "clips" not in listed or listed.get("samples_sha256") != samples_digest:
         raise DataError(f"{listing}: lists clips of another run, or of samples that were made anew; write them again")
     scored = gathered["clips_sha256"]
@@ -113,7 +113,7 @@ def require_same_clips(
 def require_prompts(
     gathered: Mapping[str, Any], results: Path, suite: Path, rows: Sequence[Mapping[str, Any]], clips_per_prompt: int
 ) -> None:
-    """DataError unless each dimension was scored on exactly the clips that these prompts ask for."""
+    """Raise DataError unless each dimension was scored on exactly the clips of these prompts."""
     if gathered["samples"] != clips_per_prompt or gathered["suite_sha256"] != sha256_file(suite):
         raise DataError(
             f"{results}: is of {gathered['samples']} clips of each prompt of another suite or of an older {suite.name};"
@@ -130,7 +130,7 @@ def require_prompts(
 
 
 def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
-    """Dimension → score of each of its clips, in the suite's order; None if VBench leaves a clip out.
+    """Dimension → score of each of its clips, in the order of the prompts; None if VBench leaves a clip out.
 
     Only dimensions whose score is the mean of the clips' scores are included, because only these can be resampled.
     """

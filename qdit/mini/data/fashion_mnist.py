@@ -76,7 +76,7 @@ def find_folder(folders: tuple[Path, ...] = (FOLDER, PACKAGE_FOLDER)) -> Path:
 
 
 def read_images(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
-    """Images (N, 28, 28) uint8 of an IDX file; DataError if it is not what `digests` says, or no such file."""
+    """Images (N, 28, 28) uint8 of an IDX file; DataError for another digest than in `digests`, or another format."""
     values = read(path, digests)
     magic, count, height, width = np.frombuffer(values[:IMAGES_HEADER], ">u4") if len(values) >= 16 else (0, 0, 0, 0)
     pixels = np.frombuffer(values[IMAGES_HEADER:], np.uint8)
@@ -86,7 +86,7 @@ def read_images(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
 
 
 def read_labels(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
-    """Labels (N,) uint8 of an IDX file; DataError if it is not what `digests` says, or no such file."""
+    """Labels (N,) uint8 of an IDX file; DataError for another digest than in `digests`, or another format."""
     values = read(path, digests)
     magic, count = np.frombuffer(values[:LABELS_HEADER], ">u4") if len(values) >= LABELS_HEADER else (0, 0)
     labels = np.frombuffer(values[LABELS_HEADER:], np.uint8)

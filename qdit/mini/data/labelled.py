@@ -1,4 +1,4 @@
-"""Grey images with their classes: what every data set of the miniatures gives."""
+"""Grey images with their classes. Every data set of the miniatures has this form."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Clips of the mini video model: one or two coloured digits move over a background, as a prompt says.
+"""Clips of the mini video model: one or two coloured digits move over a background. A prompt describes each clip.
 
 A clip has 8 frames of 16×16 pixels. It depends only on (seed, index). Glyphs are scikit-learn's 8×8 digits in their own
 resolution. So two digits fit side by side and can still move across the frame. Held-out clips contain digits that no
@@ -74,7 +74,7 @@ class Clips:
 
 @cache
 def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
-    """Digit → opacities (count, 8, 8) in [0, 1] of its most typical glyphs in one part of scikit-learn's digits."""
+    """Digit → its most typical images in one part of scikit-learn's digits: opacities (count, 8, 8) in [0, 1]."""
     if split not in GLYPHS:
         raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
     train, part_digits = load("train"), load(split)

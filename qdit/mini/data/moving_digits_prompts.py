@@ -20,7 +20,7 @@ from qdit.core.errors import DataError, did_you_mean
 from qdit.core.seeds import Purpose, generator
 
 DIGITS = ("0", "1", "2", "4", "6", "7")
-"""Six digits that can be told apart at 8×8: 3, 5, 8 and 9 are left out, for a small model to learn the others."""
+"""Six digits that look different at 8×8. 3, 5, 8 and 9 are left out, so that a small model can learn the others."""
 COLOURS = ("red", "green", "blue", "yellow")
 MOTIONS = ("left", "right", "up", "down", "still")
 TEMPOS = ("steady", "blinking", "fading")

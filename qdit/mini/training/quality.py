@@ -47,7 +47,7 @@ NEIGHBOUR_BLOCK = 10_000
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured of a mini DiT: a data set, an extractor, number of samples, and the guidance scan.
+    """Plan of the measurement of a mini DiT: a data set, an extractor, number of samples, and the guidance scan.
 
     `figure` is the file name of the picture of the distances to training images. `long_steps` are the steps at which
     DDPM is compared with DDIM; None compares nothing. `noun` is what an image shows. A pixel of the gallery is
@@ -99,7 +99,7 @@ def draw(model: DiT, protocol: Protocol, count: int = HALF) -> LabelledImages:
 def mean_split_fid(pool: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     """(FID of samples against half of the real images, FID between the halves), each the mean over random splits.
 
-    Of the second half only as many images count as there are samples, because FID depends on this number.
+    The second half is cut to the number of samples, because FID depends on this number.
     """
     generated, half = moments(pool), len(real) // 2
     samples, halves = [], []

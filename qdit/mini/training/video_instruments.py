@@ -222,7 +222,7 @@ def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> d
 
     `cell`: fraction of objects with a detection in their cell or a neighbour. `digit`, `colour`: correct at the
     object's cell. `retrieval`: a clip's prompt is found among 256. `quality`: correlation with the severity of the
-    damage. `aesthetic`: real frames are told from broken compositions.
+    damage. `aesthetic`: fraction of frames that are recognised as real or as a broken composition.
     """
     labels, draw = labels_of(clips), torch_generator(seed, Purpose.TRAINING, 5)
     frames = pixels(clips.frames).transpose(1, 2).flatten(0, 1)

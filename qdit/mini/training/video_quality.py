@@ -77,14 +77,14 @@ def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
 
 def mean_scores(observer: Observer, clips: Tensor, scenarios: Sequence[Scenario]) -> dict[str, float]:
     """Means over clips of the four scores that have a required minimum."""
-    seen = observer(clips)
-    return {name: mean_score(name, seen, scenarios) for name in BARS}
+    observations = observer(clips)
+    return {name: mean_score(name, observations, scenarios) for name in BARS}
 
 
-def mean_score(name: str, seen: Sequence[Observation], scenarios: Sequence[Scenario]) -> float:
+def mean_score(name: str, observations: Sequence[Observation], scenarios: Sequence[Scenario]) -> float:
     """Mean of a score that needs no prompt embedding, over the clips that it does not skip."""
     none = np.zeros(0)
-    values = [SCORES[name](clip, scenario, none) for clip, scenario in zip(seen, scenarios, strict=True)]
+    values = [SCORES[name](clip, scenario, none) for clip, scenario in zip(observations, scenarios, strict=True)]
     scored = [value for value in values if value is not None]
     return float(np.mean(scored)) if scored else 0.0
 

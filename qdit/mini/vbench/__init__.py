@@ -1,1 +1,1 @@
-"""mini-VBench (moving digits): VBench's sixteen dimensions on clips of the mini video world, and mFVD."""
+"""mini-VBench (moving digits): VBench's sixteen dimensions on clips of moving digits, and mFVD."""

@@ -1,4 +1,4 @@
-"""Scores of damaged clips: the table of docs/video.md and its test."""
+"""Scores of clips that were damaged on purpose. docs/video.md shows them as a table; a test repeats them."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Degradations of clips: the instruments are trained on them, and the scores must fall under them.
+"""Degradations of clips: the instruments are trained on them, and they must lower the scores.
 
 Pixels in [−1, 1], rows first: (N, 3, H, W) frames or (N, 3, T, H, W) clips. A severity (N,) is in [0, 1].
 """

@@ -124,12 +124,15 @@ def evaluate(
     A dimension without prompts is left out. If all clips of a dimension are skipped (no digit that could have a
     colour), its score is 0.
     """
-    seen = observer(chosen_clips(clips, prompts, samples))
+    observations = observer(chosen_clips(clips, prompts, samples))
     embeddings = observer.of_prompts([prompt.scenario for prompt in prompts])
     results: dict[str, Any] = {}
     for dimension in DIMENSIONS:
         rows = [
-            (f"{prompt.text}-{number}", score_of(dimension, seen[index * samples + number], prompt, embeddings[index]))
+            (
+                f"{prompt.text}-{number}",
+                score_of(dimension, observations[index * samples + number], prompt, embeddings[index]),
+            )
             for index, prompt in enumerate(prompts)
             if dimension in prompt.dimensions
             for number in range(samples)
@@ -141,9 +144,9 @@ def evaluate(
     return results
 
 
-def score_of(dimension: str, seen: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
+def score_of(dimension: str, observation: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
     """Score of one clip in one dimension."""
-    return SCORES[dimension](seen, prompt.scenario, embedding)
+    return SCORES[dimension](observation, prompt.scenario, embedding)
 
 
 def means(results: Mapping[str, Any]) -> dict[str, float]:
@@ -182,4 +185,4 @@ def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
 
 def clip_features(observer: Observer, clips: Tensor) -> np.ndarray:
     """Features (N, 96) of clips uint8 (N, 3, 8, 16, 16)."""
-    return np.stack([seen.feature for seen in observer(clips)])
+    return np.stack([observation.feature for observation in observer(clips)])

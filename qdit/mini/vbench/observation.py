@@ -85,12 +85,12 @@ class Observer:
         x = clips.float() / 127.5 - 1
         count, frames = len(x), x.shape[2]
         flat = x.transpose(1, 2).flatten(0, 1)
-        seen, clip = self.network.frames(flat), self.network.clips(x)
-        objectness = seen.objectness.sigmoid()
-        subject, background = pooled(seen.trunk, objectness), pooled(seen.trunk, 1 - objectness)
-        aesthetic = self.network.aesthetic(seen.feature)[:, 0].sigmoid()
+        reading, clip = self.network.frames(flat), self.network.clips(x)
+        objectness = reading.objectness.sigmoid()
+        subject, background = pooled(reading.trunk, objectness), pooled(reading.trunk, 1 - objectness)
+        aesthetic = self.network.aesthetic(reading.feature)[:, 0].sigmoid()
         quality = self.network.quality(flat).sigmoid()
-        objects = detections(seen)
+        objects = detections(reading)
         unit = (x + 1) / 2
         change = (unit[:, :, 1:] - unit[:, :, :-1]).abs().mean(dim=(1, 3, 4))
         flow, midpoint = flow_magnitude(unit), midpoint_error(unit)
@@ -99,7 +99,9 @@ class Observer:
             shaped = values.unflatten(0, (count, frames)) if of_frames else values
             return shaped.double().numpy()
 
-        per_frame = [rows(v) for v in (subject, background, seen.scenes, seen.styles.softmax(1), aesthetic, quality)]
+        per_frame = [
+            rows(v) for v in (subject, background, reading.scenes, reading.styles.softmax(1), aesthetic, quality)
+        ]
         heads = (clip.motions, clip.tempos.softmax(1), clip.embedding, clip.feature, flow, change, midpoint)
         per_clip = [rows(v, of_frames=False) for v in heads]
         return [
@@ -150,11 +152,11 @@ def pooled(trunk: Tensor, weight: Tensor) -> Tensor:
     return F.normalize(torch.einsum("nchw,nhw->nc", trunk, weight), dim=1)
 
 
-def detections(seen: FrameReading) -> list[tuple[Detection, ...]]:
+def detections(reading: FrameReading) -> list[tuple[Detection, ...]]:
     """Objects of each frame: peaks of the objectness over 3×3 cells that exceed one half."""
-    score = seen.objectness.sigmoid()
+    score = reading.objectness.sigmoid()
     highest = F.max_pool2d(score[:, None], 3, stride=1, padding=1)[:, 0]
-    digits, colours = seen.digits.argmax(dim=1), seen.colours.argmax(dim=1)
+    digits, colours = reading.digits.argmax(dim=1), reading.colours.argmax(dim=1)
     by_frame: list[list[Detection]] = [[] for _ in range(len(score))]
     for row, down, across in ((score == highest) & (score > DETECTED)).nonzero().tolist():
         digit, colour = DIGITS[digits[row, down, across]], COLOURS[colours[row, down, across]]

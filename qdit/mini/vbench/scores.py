@@ -27,66 +27,70 @@ def consistency(features: np.ndarray) -> float:
     return float((np.maximum(previous, 0) + np.maximum(first, 0)).mean() / 2)
 
 
-def subject_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def subject_consistency(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """Similarity of the objects' features in all frames."""
-    return consistency(seen.subject)
+    return consistency(observation.subject)
 
 
-def background_consistency(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def background_consistency(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """Similarity of the background's features in all frames."""
-    return consistency(seen.background)
+    return consistency(observation.background)
 
 
-def temporal_flickering(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def temporal_flickering(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """1 − mean absolute difference of successive frames, on digits that stand still."""
-    return float(1 - seen.change.mean())
+    return float(1 - observation.change.mean())
 
 
-def motion_smoothness(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def motion_smoothness(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """1 − mean absolute error of odd frames interpolated from their neighbours."""
-    return float(1 - seen.midpoint.mean())
+    return float(1 - observation.midpoint.mean())
 
 
-def dynamic_degree(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def dynamic_degree(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """1 if at least a quarter of the pairs of frames, and at least two pairs, show motion; else 0."""
-    frames = len(seen.flow) + 1
-    return float((seen.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
+    frames = len(observation.flow) + 1
+    return float((observation.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
 
 
-def aesthetic_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
+def aesthetic_quality(observation: Observation, _: Scenario, __: np.ndarray) -> float:
     """Mean over frames of the judged composition."""
-    return float(seen.aesthetic.mean())
+    return float(observation.aesthetic.mean())
 
 
-def imaging_quality(seen: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Mean over frames of the judged freedom from damage."""
-    return float(seen.quality.mean())
+def imaging_quality(observation: Observation, _: Scenario, __: np.ndarray) -> float:
+    """Mean over frames of the judged image quality: few noise, blur, coarse grey levels and blocks."""
+    return float(observation.quality.mean())
 
 
-def fraction_of_frames(seen: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
+def fraction_of_frames(observation: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
     """Fraction of the frames whose detections meet a condition."""
-    return float(np.mean([holds(frame) for frame in seen.detections]))
+    return float(np.mean([holds(frame) for frame in observation.detections]))
 
 
-def object_class(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def object_class(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames in which the digit is detected."""
-    return fraction_of_frames(seen, lambda frame: scenario.digits[0] in {detection.digit for detection in frame})
+    return fraction_of_frames(observation, lambda frame: scenario.digits[0] in {detection.digit for detection in frame})
 
 
-def multiple_objects(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def multiple_objects(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames in which all digits of the prompt are detected."""
-    return fraction_of_frames(seen, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame})
+    return fraction_of_frames(
+        observation, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame}
+    )
 
 
-def color(seen: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
+def color(observation: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
     """Of the frames with the prompt's digit, the fraction in which it has the prompt's colour."""
     digit, colour = scenario.digits[0], scenario.colours[0]
-    coloured = [{detection.colour for detection in frame if detection.digit == digit} for frame in seen.detections]
+    coloured = [
+        {detection.colour for detection in frame if detection.digit == digit} for frame in observation.detections
+    ]
     shown = [colours for colours in coloured if colours]
     return float(np.mean([colour in colours for colours in shown])) if shown else None
 
 
-def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def spatial_relationship(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames in which the named digits stand as the prompt says.
 
     This is stricter than VBench, which ignores which object is on which side.
@@ -96,7 +100,7 @@ def spatial_relationship(seen: Observation, scenario: Scenario, _: np.ndarray) -
         first, second = ([detection for detection in frame if detection.digit == digit] for digit in scenario.digits)
         return any(stands(a, b) == scenario.relation for a in first for b in second if a is not b)
 
-    return fraction_of_frames(seen, right)
+    return fraction_of_frames(observation, right)
 
 
 def stands(a: Detection, b: Detection) -> str | None:
@@ -109,31 +113,31 @@ def stands(a: Detection, b: Detection) -> str | None:
     return "above" if down < 0 else "below"
 
 
-def scene(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def scene(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Fraction of frames with the background of the prompt."""
-    return float((seen.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
+    return float((observation.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
 
 
-def human_action(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def human_action(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """1 if the motion is recognised with high probability, else 0."""
     wanted = MOTIONS.index(scenario.motion)
-    sure = 1 / (1 + np.exp(-seen.motions[wanted])) >= SURE
-    return float(seen.motions.argmax() == wanted and sure)
+    sure = 1 / (1 + np.exp(-observation.motions[wanted])) >= SURE
+    return float(observation.motions.argmax() == wanted and sure)
 
 
-def appearance_style(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def appearance_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Mean probability of the prompt's style."""
-    return float(seen.styles[:, STYLES.index(scenario.style)].mean())
+    return float(observation.styles[:, STYLES.index(scenario.style)].mean())
 
 
-def temporal_style(seen: Observation, scenario: Scenario, _: np.ndarray) -> float:
+def temporal_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
     """Probability of the prompt's tempo."""
-    return float(seen.tempos[TEMPOS.index(scenario.tempo)])
+    return float(observation.tempos[TEMPOS.index(scenario.tempo)])
 
 
-def overall_consistency(seen: Observation, _: Scenario, prompt: np.ndarray) -> float:
+def overall_consistency(observation: Observation, _: Scenario, prompt: np.ndarray) -> float:
     """Cosine between the embeddings of clip and prompt."""
-    return float(seen.embedding @ prompt)
+    return float(observation.embedding @ prompt)
 
 
 SCORES: Mapping[str, Score] = {

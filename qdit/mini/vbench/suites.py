@@ -1,4 +1,4 @@
-"""The prompts of mini-VBench: eleven suites for sixteen dimensions, shared as in VBench, in VBench's JSON schema."""
+"""The prompts of mini-VBench in VBench's JSON schema: eleven prompt suites for sixteen dimensions, as in VBench."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +104,7 @@ def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
 
 
 def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
-    """The prompts of all suites, one after the other; a text that two suites have is one prompt for both."""
+    """The prompts of all prompt suites, in order. A text in two suites becomes one prompt that belongs to both."""
     merged: dict[str, Prompt] = {}
     for suite in SUITES:
         for prompt in suite_prompts(suite, prompts):

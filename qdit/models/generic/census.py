@@ -47,7 +47,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 class Coverage:
     """Coverage of one class by roles: numbers of weights, and the paths of layers without a role.
 
-    `problem` says why the class could not be built; then all else is empty.
+    `problem` says why the class could not be built; then all other fields are empty.
     """
 
     class_name: str
@@ -108,7 +108,7 @@ def coverage(class_name: str) -> Coverage:
 
 
 def settings_of(model_class: Any) -> dict[str, Any]:
-    """Arguments of a class: fewer blocks than by default, and what its defaults lack."""
+    """Arguments of a class: fewer blocks than by default, and required arguments without a default."""
     defaults = inspect.signature(model_class.__init__).parameters
     depths = {
         name: DEPTH

@@ -18,8 +18,8 @@ class GenericFamily:
 
     classes        names of the classes.
     patterns       role patterns that come before the common table.
-    blocks         paths of the lists of blocks, in the order in which they run; without them they are found.
-    interleaved    the lists take turns: first block of each, second block of each, …
+    blocks         paths of the lists of blocks, in the order in which they run; if none are given, they are searched.
+    interleaved    the lists alternate: first block of each, second block of each, …
     fold_sources   which layers absorb a per-channel factor; None: no layer does.
     pipeline       class of diffusers whose pipeline runs the transformer.
     """

@@ -59,7 +59,7 @@ def build_network(config: DiffusersConfig) -> DiffusersNetwork:
 
 
 def is_transformer_folder(folder: Path) -> bool:
-    """Whether a folder says that it holds a transformer of diffusers that is no DiT."""
+    """Whether the configuration in a folder is that of a diffusers transformer other than a DiT."""
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     name = values.get("_class_name") if isinstance(values, dict) else None
     return isinstance(name, str) and "Transformer" in name and name not in EXACT

@@ -97,7 +97,7 @@ class DiffusersNetwork(nn.Module):
         self._sites = sites_of(transformer, self.block_paths, family)
 
     def train(self, mode: bool = True) -> "DiffusersNetwork":
-        """Set the mode of the network and of the transformer, which are one."""
+        """Set the mode (training or evaluation) of the network and its transformer."""
         self.transformer.training = mode
         super().train(mode)
         return self
@@ -135,8 +135,8 @@ def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[
         role = role_of(name, family.all_patterns) if kind is not None else None
         if kind is None or role is None:
             continue
-        around = () if role in EMBEDDINGS else paths
-        inside = next((path for path in around if not path or name.startswith(f"{path}.")), None)
+        block_paths = () if role in EMBEDDINGS else paths
+        inside = next((path for path in block_paths if not path or name.startswith(f"{path}.")), None)
         block = None if inside is None else number[inside]
         sites.append(Site(name, role, kind, block, sources.get(name), inside))
     return sites
@@ -150,8 +150,8 @@ def kind_of(module: nn.Module | None) -> Kind | None:
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.Conv2d | nn.Conv3d):
-        plain = not any(module.padding) if isinstance(module.padding, tuple) else False
-        apart = module.stride == module.kernel_size and set(module.dilation) == {1} and module.groups == 1
+        is_unpadded = not any(module.padding) if isinstance(module.padding, tuple) else False
+        is_separate = module.stride == module.kernel_size and set(module.dilation) == {1} and module.groups == 1
         kind: Kind = "pointwise" if set(module.kernel_size) == {1} else "conv"
-        return kind if plain and apart else None
+        return kind if is_unpadded and is_separate else None
     return "embedding" if isinstance(module, nn.Embedding) else None

@@ -35,7 +35,7 @@ def modulated_sources(*entries: Modulated, values: Mapping[str, str] | None = No
     """The fold sources of blocks with these modulated linears.
 
     `values` gives the linear of V for each output projection of an attention to the tokens themselves. An entry whose
-    linears a block does not have, or with another number of parts, says nothing about this block.
+    linears a block does not have, or with another number of parts, is ignored for this block.
     """
 
     def sources(path: str, block: nn.Module) -> dict[str, FoldSource]:

@@ -81,7 +81,7 @@ class Verdict:
     """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons.
 
     `p` is the p-value of the verdict if intervals decide it. `alone` is the verdict of this claim by itself, if it does
-    not stand among the many claims. `tells` says what would tell an open claim.
+    not stand among the many claims. `tells` says what would decide an open claim.
     """
 
     word: str
@@ -187,7 +187,7 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
 def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """Verdicts under the control of Benjamini and Hochberg over all claims with a p-value.
 
-    A verdict that does not stand becomes “cannot be told”.
+    A verdict that this correction changes becomes “cannot be told”.
     """
     tested = {name: verdict.p for name, verdict in verdicts.items() if verdict.p is not None}
     stands = dict(zip(tested, benjamini_hochberg(list(tested.values())), strict=True))

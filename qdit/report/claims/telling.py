@@ -1,12 +1,12 @@
-"""What would tell a comparison that cannot be told: more images, more replicates, or more damage.
+"""What would decide a comparison that cannot be told: more images, more replicates, or fewer bits.
 
 The estimate takes the measured difference as the true one. The variance that images cause falls as 1 / n. That of runs
-falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 at
+falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 with
 
     n' = n (l / d)²                                    for the difference d and the side l of the images' interval,
-    R' = the smallest R whose interval excludes 0      if images alone tell it already.
+    R' = the smallest R whose interval excludes 0      if images alone decide it already.
 
-A difference that needs more than `MOST_IMAGES` is too small to look for: then only more damage tells, at fewer bits.
+A difference that needs more than `MOST_IMAGES` is too small. Then only fewer bits, with more damage, would decide.
 """
 
 import math
@@ -21,9 +21,9 @@ DAMAGE = "more damage (fewer bits)"
 
 
 def what_would_tell(evidence: Sequence[Evidence]) -> str:
-    """One sentence about the comparisons that stay open; empty if none of them has an interval that could shrink.
+    """One sentence about the comparisons that are not decided; empty if none of them has an interval that could shrink.
 
-    The hardest comparison decides.
+    The comparison that needs most images determines the numbers.
     """
     needs = [need for piece in evidence if (need := needed(piece)) is not None]
     if not needs:
@@ -31,16 +31,16 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
     images, replicates, now, runs = max(needs, key=lambda need: (need[0] or math.inf, need[1] or math.inf))
     which = "every open comparison" if len(needs) > 1 else "it"
     if images is None or replicates is None:
-        return f"only {DAMAGE} would tell {which}: the difference is too small for any number of images or replicates"
+        return f"only {DAMAGE} would decide {which}: the difference is too small for any number of images or replicates"
     parts = [f"{images:,} images of each row (now {now:,})"] if images > now else []
     parts += [f"{replicates} replicates (now {runs})"] if replicates > runs else []
-    return f"about {' and '.join(parts)} would tell {which}, if the differences stay; or {DAMAGE}" if parts else ""
+    return f"about {' and '.join(parts)} would decide {which}, if the differences stay; or {DAMAGE}" if parts else ""
 
 
 def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
-    """(images, replicates) that would tell an open comparison, then those that it has; None in place of too many.
+    """(images, replicates) that would decide an open comparison, then its current numbers; None in place of too many.
 
-    None for a comparison that is decided, or that no interval keeps open.
+    None for a comparison that is decided, or that is open for another reason than its interval.
     """
     if piece.outcome is not None or piece.limits is None or piece.gap is None or piece.images is None:
         return None
@@ -54,7 +54,7 @@ def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
 
 
 def more_images(gap: float, side: float, images: int) -> int | None:
-    """Images at which the interval of the images excludes 0, to two digits; at least the present number."""
+    """Number of images (two digits) at which the interval from images excludes 0; at least the current number."""
     if gap <= 0 or images * (side / gap) ** 2 > MOST_IMAGES:
         return None
     exact = images * (side / gap) ** 2
@@ -62,9 +62,10 @@ def more_images(gap: float, side: float, images: int) -> int | None:
 
 
 def more_replicates(gap: float, side: float, limits: Limits) -> int | None:
-    """Replicates at which both sources exclude 0; None for more than `MOST_REPLICATES`.
+    """Number of replicates at which the interval from images and replicates excludes 0; None above `MOST_REPLICATES`.
 
-    Where images leave no room, because they just exclude 0, they are taken to be half as wide.
+    If the interval from images alone just excludes 0, it leaves no room for the variance between runs. Then the
+    function takes half of its width.
     """
     if limits.variance == 0:
         return limits.replicates

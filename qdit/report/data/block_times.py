@@ -26,7 +26,7 @@ SIMULATED_ONLY, NOT_MEASURED = "simulated only", "not measured"
 
 @dataclass(frozen=True)
 class Speed:
-    """Smallest seconds of one call: a form in integers, and both precisions in the same turns."""
+    """Smallest seconds of one call: in integers, and in float32 and bfloat16, which were timed alternately with it."""
 
     seconds: float
     float32: float
@@ -34,12 +34,12 @@ class Speed:
 
     @property
     def over_float32(self) -> float:
-        """Times as fast as float32."""
+        """Speed relative to float32."""
         return self.float32 / self.seconds
 
     @property
     def over_bfloat16(self) -> float:
-        """Times as fast as bfloat16."""
+        """Speed relative to bfloat16."""
         return self.bfloat16 / self.seconds
 
 
@@ -105,7 +105,7 @@ class BlockTimes:
         return Speed(*(float(seconds[name]["minimum"]) for name in ("integer", "float32", "bfloat16")))
 
     def bfloat16_over_float32(self, threads: str = ONE) -> float:
-        """How many times as fast as float32 bfloat16 is: the geometric mean over all forms."""
+        """Speed of bfloat16 relative to float32: the geometric mean over all forms."""
         pairs = [form["seconds"][threads] for form in self.content["measured"] if threads in form["seconds"]]
         return geometric_mean(pair["float32"]["minimum"] / pair["bfloat16"]["minimum"] for pair in pairs)
 
@@ -159,7 +159,7 @@ def _readable(files: Iterator[Path], problems: list[str]) -> Iterator[BlockTimes
 
 
 def read_block_times(path: Path) -> BlockTimes:
-    """A record of `qdit bench block`. DataError for a file of another format, with a place that is wrong in it."""
+    """A record of `qdit bench block`. DataError for a file of another format; the message names a wrong entry."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("bench") != BENCH:
         raise DataError(f"{path}: not a record of `qdit bench block`; measure again")
@@ -173,7 +173,7 @@ def read_block_times(path: Path) -> BlockTimes:
 
 
 def _check(times: BlockTimes) -> None:
-    """Read everything that a page reads."""
+    """Read every value that a page shows, so that a missing one is an error now."""
     content, forms = times.content, times.content["measured"]
     if not times.origin or not content["rows"]:
         raise ValueError("no rows")

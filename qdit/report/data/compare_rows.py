@@ -53,7 +53,10 @@ def quantity(row: Row, metric: str) -> Quantity:
 
 
 def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:
-    """A row's values in each replicate. Full precision draws nothing, so its one value stands for all."""
+    """A row's values in each replicate.
+
+    Full precision has no random draws, so its single value is used for every replicate.
+    """
     if row.get("method") == FULL_PRECISION_METHOD:
         return RunToRun(np.array([float(row[metric])]), samples[None])
     known: RunToRun | None = (row.get("run_to_run") or {}).get(metric)

@@ -40,7 +40,7 @@ def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) 
 
 
 def with_status(status: Status, why: str = "") -> Row:
-    """Add the cells `state` and `status`. An error text that begins with the status word gets no second one."""
+    """Add the cells `state` and `status`. If an error text begins with the status word, the word is not repeated."""
     if not why:
         return {"state": status, "status": status.value if status in (Status.OK, Status.NOT_RUN) else f"{status}: "}
     return {"state": status, "status": why if why.startswith(status) else f"{status}: {why}"}

@@ -20,7 +20,7 @@ from qdit.report.data.p_values import LEVEL, holm, p_value
 class Separation:
     """Which pairs of rows differ in a metric by more than chance, with Holm's control over all pairs of the rows.
 
-    Pairs without an interval are apart if their numbers differ; they do not count for the control.
+    Pairs without an interval count as different if their numbers differ; the correction does not count them.
     """
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
@@ -48,5 +48,8 @@ class Separation:
         return self._apart.get(frozenset((id(a), id(b))), False)
 
     def by_images_alone(self, a: Row, b: Row) -> bool:
-        """Whether images alone tell two of the rows apart, one comparison by itself, and not with run-to-run spread."""
+        """Whether the interval from images alone separates two rows, and the interval with run-to-run spread does not.
+
+        Both are intervals of this single comparison, without correction for other comparisons.
+        """
         return frozenset((id(a), id(b))) in self._by_images

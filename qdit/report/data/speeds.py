@@ -1,4 +1,7 @@
-"""The speed.json of a run: images per CPU second and bytes in memory, by mode. It is no part of a run's results."""
+"""The speed.json of a run: images per CPU second and bytes in memory, by mode.
+
+It does not belong to the results of a run.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -20,10 +20,11 @@ from qdit.report.data.values import IMAGES_ALONE
 PRINTED = "published_fid"
 """The printed number that gives the paper's order; lower is better."""
 
-BEST, FIRST, TIED, WORSE = "best", "first, not certainly", "cannot be told from the best", "worse than the best"
+BEST, FIRST, WORSE = "best", "first, not certainly", "worse than the best"
+TIED = "not certainly worse than the best"
 TIED_BY_RUNS = f"{TIED}: {IMAGES_ALONE}"
-"""Verdicts: apart from all others, first but not apart from all, not apart from the first (or only without
-run-to-run spread), apart from it."""
+"""Verdicts on a row: better than all others by more than chance; first, but the distance to another row can be chance;
+its distance to the first can be chance (or only with run-to-run spread); worse than the first by more than chance."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the checkpoint of a run really stores: bits for each weight, and which elements share a range."""
+"""Facts about the checkpoint of a run: its stored bits for each weight, and which elements share a range."""
 
 from pathlib import Path
 

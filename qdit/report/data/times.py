@@ -19,13 +19,13 @@ def times_text(profile: Profile, results: Path) -> str:
     Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
     equal bytes. Raises DataError if no run has times.
     """
-    spent = {
+    run_times = {
         run: times for table in profile["tables"] for run in runs_of(profile, table) if (times := _run(results, run))
     }
-    if not spent:
+    if not run_times:
         raise DataError(f"{results}: no benchmark files of runs; run the workflow first (snakemake --cores all)")
     searches = ["", *_by_search(results)] if timed_searches(results) else []
-    return "\n".join([*_by_table(profile, spent), "", *_by_method(spent), *searches]) + "\n"
+    return "\n".join([*_by_table(profile, run_times), "", *_by_method(run_times), *searches]) + "\n"
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
@@ -42,22 +42,22 @@ def _seconds(file: Path) -> float:
         raise DataError(f"{file}: not a benchmark file of qdit; delete it and run the job again") from None
 
 
-def _by_table(profile: Profile, spent: dict[Run, dict[str, float]]) -> Iterable[str]:
+def _by_table(profile: Profile, run_times: dict[Run, dict[str, float]]) -> Iterable[str]:
     yield "| table | runs | quantize (s) | sample (s) |"
     yield "|---|---:|---:|---:|"
     for table in profile["tables"]:
-        runs = [run for run in runs_of(profile, table) if run in spent]
-        sums = [sum(spent[run][step] for run in runs) for step in STEPS]
+        runs = [run for run in runs_of(profile, table) if run in run_times]
+        sums = [sum(run_times[run][step] for run in runs) for step in STEPS]
         yield f"| {table} | {len(runs)} | {sums[0]:.0f} | {sums[1]:.0f} |"
-    sums = [sum(times[step] for times in spent.values()) for step in STEPS]
-    yield f"| all, shared runs once | {len(spent)} | {sums[0]:.0f} | {sums[1]:.0f} |"
+    sums = [sum(times[step] for times in run_times.values()) for step in STEPS]
+    yield f"| all, shared runs once | {len(run_times)} | {sums[0]:.0f} | {sums[1]:.0f} |"
 
 
-def _by_method(spent: dict[Run, dict[str, float]]) -> Iterable[str]:
+def _by_method(run_times: dict[Run, dict[str, float]]) -> Iterable[str]:
     yield "| method | runs | quantize (s, median) | sample (s, median) |"
     yield "|---|---:|---:|---:|"
-    for label in dict.fromkeys(run.label for run in spent):
-        times_of_label = [times for run, times in spent.items() if run.label == label]
+    for label in dict.fromkeys(run.label for run in run_times):
+        times_of_label = [times for run, times in run_times.items() if run.label == label]
         medians = [statistics.median(times[step] for times in times_of_label) for step in STEPS]
         yield f"| {label} | {len(times_of_label)} | {medians[0]:.1f} | {medians[1]:.1f} |"
 

@@ -217,7 +217,7 @@ def _compare_counts(symbol: str, left: Value, right: Value, text: str) -> Truth:
 
 
 def _p_of_counts(symbol: str, left: Value, right: Value, outcome: bool) -> float | None:
-    """p-value of a comparison of counts: how many of the surest statements already decide it."""
+    """p-value of a comparison of counts. The statements with the smallest p-values decide it."""
     sides = [side.counted if isinstance(side, Count) else () for side in (left, right)]
     tested = sorted(
         ((truth.p, n, row) for n, side in enumerate(sides) for row, truth in enumerate(side) if truth.p is not None),
@@ -234,7 +234,7 @@ def _p_of_counts(symbol: str, left: Value, right: Value, outcome: bool) -> float
 
 
 def _range_of(value: Value, counted: Sequence[Truth], side: int, known: set[tuple[int, int]]) -> range:
-    """Values that a side of a comparison can have, if of its tested statements only the `known` ones are decided."""
+    """Possible values of one side of a comparison, if only the `known` ones of its tested statements are decided."""
     if not isinstance(value, Count):
         number = int(value.value) if isinstance(value, Quantity) else 0
         return range(number, number + 1)

@@ -118,7 +118,7 @@ def printed_curve(block: Block) -> Curve:
 
 
 def our_curve(block: Block, name: str, metric: str) -> Curve:
-    """Curve of our values of a metric. A run without a value leaves a gap. No step across a gap is marked."""
+    """Curve of our values of a metric. A run without a value leaves a gap. A step over a gap gets no mark."""
     rows = quantized(block)
     values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
     limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)

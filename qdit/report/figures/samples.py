@@ -51,11 +51,11 @@ def samples(source: Source, figure: Planned) -> Sketch:
         left.imshow(tiled(pictures, count), extent=(0, count, len(known), 0), aspect="equal")
         left.set_title(f"{bits.upper()} samples; every column starts from the same noise")
         if full is not None:
-            apart = [
+            differences = [
                 difference(picture, full[:count]) if picture.shape == full[:count].shape else picture * 0
                 for picture in pictures
             ]
-            right.imshow(tiled(apart, count), extent=(0, count, len(known), 0), aspect="equal")
+            right.imshow(tiled(differences, count), extent=(0, count, len(known), 0), aspect="equal")
         right.set_title(f"|difference to full precision| × {AMPLIFICATION}")
         for axes in (left, right):
             axes.set_xticks(np.arange(count) + 0.5, [str(label) for label in labels[:count]])

@@ -81,7 +81,7 @@ def method_looks() -> Mapping[str, Look]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Label → look: that of the method's class, or else one of the free looks in turn."""
+    """Label → look: that of the method's class, or else the next free look."""
     known = method_looks()
     unknown = [label for label in labels if label not in known]
     return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}

@@ -148,7 +148,7 @@ def _ranges(content: Mapping[str, Any]) -> Grid:
 
 
 def _block(content: Mapping[str, Any]) -> Grid:
-    """Times of one block in integers, one thread, by row of the table; both ratios are of the same turns."""
+    """Times of one block in integers, one thread, by row of the table; all precisions were timed alternately."""
     body = []
     for row in content["rows"]:
         measured = content["measured"][row["form"]] if row.get("form") is not None else {"seconds": {}}

@@ -186,7 +186,7 @@ def one_cell(value: Any) -> str:
 def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecord], commit: str) -> dict[str, Any]:
     """Facts about the run: commit, machine, wall time, number of rows."""
     calls = results / "logs" / "calls.json"
-    spent = read_json(calls) if calls.is_file() else []
+    call_records = read_json(calls) if calls.is_file() else []
     failed = sum(record.status != Status.OK for record in records.values())
     facts = {
         "commit": commit,
@@ -195,7 +195,7 @@ def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecor
         "rows": len(records),
         "without_numbers": failed,
     }
-    return facts | {"calls": spent}
+    return facts | {"calls": call_records}
 
 
 def times_page(facts: Mapping[str, Any], tables: str) -> str:

@@ -42,7 +42,7 @@ def _printed(report: Report) -> Finding:
     checked = sum(words[word] for word in CHECKED)
     return Finding(
         f"The papers’ own tables support {words[HOLDS]} of the {checked} claims that can be checked with them;"
-        f" {words[OPEN]} cannot be told from the known cells, and {words[FAILS]} do not hold"
+        f" {words[OPEN]} cannot be told with the known cells, and {words[FAILS]} do not hold"
         + (":" if words[FAILS] else "."),
         _claims(report, PRINTED, FAILS),
     )

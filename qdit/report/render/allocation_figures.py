@@ -47,7 +47,7 @@ def drawn(
     about: str,
     transparent: bool = True,
 ) -> Figure:
-    """A figure as SVG and as PNG; a transparent SVG has the ground of the page."""
+    """A figure as SVG and as PNG; a transparent SVG shows the background of the page."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -180,5 +180,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """The figures without None."""
+    """The figures that exist: all except None."""
     return tuple(figure for figure in figures if figure is not None)

@@ -221,12 +221,12 @@ def _value(cell: Cell, column: Column, line: Line, status_cell: str) -> Markup:
 
 
 def _state(status: str) -> tuple[str, str]:
-    """CSS class and word of a status: a missing row is marked as bad, a row that is not run is not."""
+    """CSS class and word of a status: a missing row is marked as bad; a row that is left out on purpose is not."""
     return ("muted", status) if status == Status.NOT_RUN else ("bad", status.split(":")[0])
 
 
 def _verdict(line: Line) -> Markup:
-    """Whether a row is the best of its bits, may be, or is not."""
+    """Verdict on a row: the best of its bits, possibly the best, or not the best."""
     words = line.standing.verdict if line.standing is not None else ""
     return Markup('<span class="{}">{}</span>').format(
         VERDICTS.get(words, "muted"), words.replace(" the best", " best")

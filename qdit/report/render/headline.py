@@ -109,13 +109,13 @@ def _answer(contest: Contest, *, printed: bool) -> tuple[tuple[str, bool], ...]:
 
 
 def _lead(contest: Contest) -> Iterable[tuple[str, bool]]:
-    """`is best (FD-FP …), ahead of the next by more than chance`, or that this cannot be told."""
+    """`is best (FD-FP …), ahead of the next by more than chance`, or that chance can explain its lead."""
     tied, second = [short_name(row) for row in contest.tied], contest.rows[1]
     value = f"({ranking_metric().title} {value_text(contest.first)}{_range(contest.first)})"
     if tied:
         yield "measures best", True
         yield f" {value}, but ", False
-        yield f"cannot be told from {_listed(tied)}", True
+        yield f"chance can explain its distance to {_listed(tied)}", True
     else:
         yield "is best", True
         sure = "by more than chance" if contest.has_intervals else "by its number alone, without an interval"
@@ -162,7 +162,7 @@ def _pairs(pairs: Sequence[tuple[str, str]], *, shown: int = 4) -> str:
 
 
 def _variants(table: Table) -> tuple[tuple[str, bool], ...]:
-    """How many variants do more or less damage than their method."""
+    """Sentence: how many variants do more damage than their method, and how many do less."""
     more = less = unclear = 0
     for row, base in _beside_base(table):
         gap = difference(row, base, ranking_metric().name)

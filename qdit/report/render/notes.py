@@ -44,7 +44,7 @@ def notes(table: Table) -> Notes:
 
 
 def _reading(table: Table) -> Iterable[str]:
-    other = " In this profile ours and paper are of different data and models." if table.miniature else ""
+    other = " In this profile our and the paper’s numbers have different data and models." if table.miniature else ""
     printed = bool(table.paper_protocol)
     if printed:
         yield f"ours: this profile ({table.profile}). paper: as printed ({table.paper_protocol}). “–”: no number."
@@ -64,8 +64,8 @@ def _reading(table: Table) -> Iterable[str]:
     yield from _pixel_notes(table)
     if table.miniature and "fid" in table.metrics:
         yield (
-            "On a small, easy data set FID is not monotone in damage: a quantized row can beat FP. Compare methods"
-            " by FD-FP and MSE-FP."
+            "On a small, easy data set FID does not always rise with the damage: a quantized row can have a better FID"
+            " than FP. Compare methods by FD-FP and MSE-FP."
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
@@ -92,14 +92,15 @@ def _reading(table: Table) -> Iterable[str]:
 
 
 def _replicate_notes(table: Table) -> Iterable[str]:
-    """What the numbers of rows with replicates are, and which differences know of them."""
+    """Notes on rows with replicates: what their numbers are, and which intervals contain the spread between runs."""
     if repeated := [row for row in table.rows if is_repeated(row)]:
         counts = " or ".join(str(count) for count in sorted({row[COUNT] for row in repeated}))
         yield (
             f"{len(repeated)} of {len(table.rows)} rows have {counts} replicates: other calibration data, searches and"
             " random draws of the method, on the same noise. Their numbers are means over the replicates. Their"
-            " intervals count runs beside images, and so do differences of two such rows; other differences count"
-            " images alone. Pictures, size and digests are of replicate 0."
+            " intervals contain the variation between images and between runs. So do the differences of two such rows;"
+            " other differences contain only the variation between images. Pictures, size and digests are of"
+            " replicate 0."
         )
 
 
@@ -117,8 +118,8 @@ def _samples_behind(table: Table) -> Iterable[str]:
             text = " or ".join(f"{count:,}" for count in sorted(int(str(count)) for count in counts))
             columns_by_count.setdefault(text, []).append(metric.title)
     if columns_by_count:
-        said = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
-        yield f"{table.samples_are.capitalize()}s behind each number of a column: {said}."
+        counts_text = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
+        yield f"{table.samples_are.capitalize()}s behind each number of a column: {counts_text}."
 
 
 def _pixel_notes(table: Table) -> Iterable[str]:
@@ -154,7 +155,7 @@ def _method_notes(table: Table) -> Iterable[str]:
             " method."
         )
     for step in dict.fromkeys(row["name"] for row in table.rows if row["state"] == Status.NOT_RUN):
-        yield f"“{step}” is not run: no method of this profile fills the step yet."
+        yield f"“{step}” is not run: this profile has no method for this step."
     if table.unmatched:
         yield f"The paper also prints {', '.join(table.unmatched)}; they are not rows of this table."
 
@@ -222,7 +223,7 @@ def _measured(table: Table) -> Iterable[tuple[str, str]]:
 
 
 def _protocol(row: Row) -> str:
-    """The protocol of a row: everything that determines its images. Of imported ones only their source is known."""
+    """The protocol of a row: everything that determines its images. For imported images only their source is known."""
     if row["mode"] == IMPORTED:
         return f"{row['name']}: {row['images']} {'clips' if row.get('prompts') else 'images'} that another program made"
     what = describe_protocol(row["steps"], str(row["sampler"]), row["cfg_scale"])

@@ -1,7 +1,7 @@
 """Accuracy against measured speed: one point for each method and granularity, with intervals and the Pareto front.
 
-Each point has its name in a column beside the panel, with a line to it, so names never overlap. The page shows one of
-two drawings, for a wide and for a narrow screen.
+Each point has its name in a column beside the panel, with a line from the point to the name, so names never overlap.
+The page shows one of two drawings, for a wide and for a narrow screen.
 """
 
 import math
@@ -34,7 +34,7 @@ CHARACTER = 0.56
 
 @dataclass(frozen=True)
 class Point:
-    """A row: times as fast as float32, FD-FP with its interval, and whether its ranges are of groups."""
+    """A row: speed relative to float32, FD-FP with its interval, and whether groups share its ranges."""
 
     name: str
     speed: float
@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Points measured on one device; `half` is how many times as fast as float32 bfloat16 is there."""
+    """Points measured on one device; `half` is the speed of bfloat16 there, relative to float32."""
 
     title: str
     points: tuple[Point, ...]

@@ -56,9 +56,9 @@ COMPARISONS = {
         sampler="ddim",
         remarks=(
             "Size, DiT-XL/2: the paper’s formula at its model’s shapes, with this row’s bits and groups; cut, not"
-            " rounded, as printed. DiT-XL/2 on disk: what our checkpoint of float32 weights holds, with the layers that"
-            " scope common leaves alone. Both are computed, without a run. The paper’s sizes of Q-DiT are of searched"
-            " groups.",
+            " rounded, as printed. DiT-XL/2 on disk: the size of our checkpoint of float32 weights, with the layers"
+            " that scope common does not quantize. Both are computed, without a run. The paper’s sizes of Q-DiT are of"
+            " searched groups.",
         ),
         real_sizes=True,
     ),

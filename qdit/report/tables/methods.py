@@ -1,6 +1,6 @@
 """A table of methods without numbers of a paper: for example all methods that can quantize to W4A4.
 
-Besides the damage the table has what each row costs: the bits that it stores for a weight, and the measured time of one
+The table has the damage and the costs of each row: the bits that it stores for a weight, and the measured time of one
 block. Its figure shows damage against speed.
 """
 

@@ -33,7 +33,7 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
 
 
 def _verdict(contest: Contest) -> str:
-    """Who wins. A tie has no winner, and neither have numbers without an interval."""
+    """The winner, in words. There is none if the difference can be chance, or if there is no interval."""
     gap = difference(contest.rows[1], contest.first, ranking_metric().name)
     if gap is None or gap.interval is None:
         return "the lowest number is that of"
@@ -41,7 +41,7 @@ def _verdict(contest: Contest) -> str:
 
 
 def _ratio(first: Row, second: Row) -> str:
-    """How many times as large the second FD-FP is."""
+    """Text: how many times as large the second FD-FP is."""
     low, high = (float(row[ranking_metric().name]) for row in (first, second))
     if low <= 0:
         return "larger" if high > 0 else "equal"
@@ -61,7 +61,7 @@ def _peak(first: Row, second: Row) -> str:
 
 
 def _chance(contest: Contest) -> str:
-    """What the interval of the paired difference says, by itself and with the control over all pairs."""
+    """Sentence about the interval of the paired difference: for this pair alone, and with Holm's correction."""
     first, second = contest.rows[:2]
     gap = difference(second, first, ranking_metric().name)
     if gap is None or gap.interval is None:
@@ -79,13 +79,13 @@ def _chance(contest: Contest) -> str:
 
 
 def tied_text(contest: Contest) -> str:
-    """All methods that cannot be told from the first. Empty without one."""
+    """Names of all methods whose difference to the first can be chance. Empty if there are none."""
     names = [short_name(row) for row in contest.tied]
-    return f"Cannot be told from {short_name(contest.first)}: {', '.join(names)}." if names else ""
+    return f"Chance can explain the distance to {short_name(contest.first)} for: {', '.join(names)}." if names else ""
 
 
 def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:
-    """What the sentence rests on."""
+    """Facts behind the sentence: the rows, the metric and its limits."""
     if text := tied_text(contest):
         yield text
     metric = ranking_metric().title

@@ -104,7 +104,7 @@ def remarks(measured: Measured, rows: Sequence[Row]) -> Iterable[str]:
         return
     yield (
         "Block: one block of DiT-XL/2 with everything that a row’s sites hold, by our integer kernels. × float32 and"
-        " × bfloat16: times as fast as full precision in the same turns (smallest times). One thread: CPU time."
+        " × bfloat16: speed relative to full precision, timed alternately (smallest times). One thread: CPU time."
         f" Two threads: wall time. “{SIMULATED_ONLY}”: the kernels do not compute this form. Rows with equal sites have"
         " one time. Groups of 16 stand for 128, rank 4 for 32."
     )

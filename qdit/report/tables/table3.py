@@ -54,7 +54,7 @@ def extra_columns() -> tuple[str, ...]:
 
 
 def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and columns of the part after the dimensions. If VBench scores the clips, it has no feature distances."""
+    """Title and columns of the part after the dimensions. It has no feature distances if VBench scores the clips."""
     names = [name for name in shown_on("table3") if name not in DIMENSIONS]
     shown = tuple(name for name in names if mini or not METRICS[name].of_features)
     return f"Totals, distance{'s' if mini else ''}, size", shown

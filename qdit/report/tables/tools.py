@@ -1,4 +1,4 @@
-"""Other people's tools, and images that they made, beside our methods: damage, sizes and speeds at equal bits."""
+"""Tools (other libraries) and imported images beside our methods: damage, sizes and speeds at equal bits."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,11 +64,11 @@ def _block(profile: Mapping[str, Any], definition: Mapping[str, Any], block: Map
 
 def _finding(blocks: Iterable[Block]) -> Iterable[str]:
     """One sentence: the best tool against the best method of ours at each of the bits; then how it was decided."""
-    said = [text for block in blocks for contest in contests(block) if (text := _compared(contest))]
-    if not said:
+    comparisons = [text for block in blocks for contest in contests(block) if (text := _compared(contest))]
+    if not comparisons:
         return
     metric = ranking_metric().title
-    yield f"The best of our methods against the best of others by {metric}: {'; '.join(said)}."
+    yield f"The best of our methods against the best of others by {metric}: {'; '.join(comparisons)}."
     yield (
         f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
         " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
@@ -83,7 +83,7 @@ def _compared(contest: Contest) -> str:
         return ""
     first, second = sorted((ours[0], theirs[0]), key=damage_of)
     if not contest.separation.apart(first, second):
-        return f"at {contest.bits} {_pair(first)} cannot be told from {_pair(second)}"
+        return f"at {contest.bits} chance can explain the difference between {_pair(first)} and {_pair(second)}"
     return f"at {contest.bits} {_pair(first)} is before {_pair(second)} by more than chance"
 
 

@@ -1,4 +1,4 @@
-"""Transfer of allocations: each is searched on one model, form and bit width, and measured on all others."""
+"""Transfer of allocations: an allocation is searched on one model, form and bit width, and measured on all others."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -53,7 +53,7 @@ class Tool(abc.ABC):
         """Quantize a diffusers transformer, in place or as a new object; returns it. Called for `bits` only."""
 
     def prepare(self) -> None:  # noqa: B027 - most tools have nothing to prepare
-        """Do what the tool does once after its installation, such as building kernels. Called at installation."""
+        """Steps that a tool needs once after its installation, such as building kernels. The installation calls it."""
 
     def refusal(self, bits: str) -> str | None:
         """Why the tool cannot do these bits; None if it can."""
@@ -64,6 +64,6 @@ class Tool(abc.ABC):
 
 
 def chosen(wanted: Sequence[str]) -> Callable[[Any, str], bool]:
-    """Filter (module, name) → whether the name is one of the wanted layers. Tools ask in this order."""
+    """Filter (module, name) → whether the name is one of the wanted layers. Tools pass the arguments in this order."""
     names = frozenset(wanted)
     return lambda module, name: name in names

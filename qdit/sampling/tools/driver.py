@@ -1,7 +1,7 @@
 """Program of a tool's own process: quantizes a diffusers transformer with the tool, then predicts noise on request.
 
 It runs in the environment of the tools (`python -m qdit.sampling.tools.driver JOB`), where of the suite's packages only
-torch, diffusers and safetensors are installed. It imports nothing of the suite but the contract. JOB is JSON: `tool`
+torch, diffusers and safetensors are installed. Of the suite it imports only the contract. JOB is JSON: `tool`
 (file), `class`, `model` (diffusers folder), `bits` [weights, activations], `layers`, `calibration` (file or null),
 `threads`, `out` (file for the tensors, or null).
 
@@ -169,7 +169,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def kind_of(problem: Exception) -> dict[str, bool]:
-    """Whether a failure is of the installation, such as a missing package, and so no result of the tool."""
+    """Kind of a failure: of the installation (for example a missing package), or of the tool itself."""
     return {"installation": isinstance(problem, ImportError | OSError | MemoryError)}
 
 

@@ -1,4 +1,4 @@
-"""A tool's process, as our sampler sees it: a network that sends each batch through a pipe and waits for the answer."""
+"""A tool's process as a network for our sampler: each batch goes through a pipe, and the answer comes back."""
 
 import json
 import os

@@ -156,7 +156,7 @@ def process_job(folder: Path, job: ToolJob, *, depth: int) -> dict[str, Any]:
 
 
 def is_tools(folder: Path) -> bool:
-    """Whether a folder in the place of a checkpoint is a tool's. False where it cannot be read."""
+    """Whether the folder of a checkpoint is that of a tool. False if it cannot be read."""
     try:
         return KEY in read_json(folder / CONFIG_FILE, error=CheckpointError)
     except (CheckpointError, TypeError):

@@ -66,11 +66,11 @@ def tools_of(name: str, class_name: str | None) -> list[KnownTool]:
     classes = [value for value in classes if class_name in (None, value.__name__)]
     if not classes:
         raise ConfigError(f"tool file {name}: holds no class of a Tool; write one (docs/compare.md)")
-    return [KnownTool(checked(value(), name), name, Path(inspect.getfile(value))) for value in classes]
+    return [KnownTool(validated_tool(value(), name), name, Path(inspect.getfile(value))) for value in classes]
 
 
-def checked(tool: Tool, where: str) -> Tool:
-    """The tool itself. ConfigError unless it says all that the suite needs to know."""
+def validated_tool(tool: Tool, where: str) -> Tool:
+    """Return the tool. ConfigError if a text is missing, if it has no bits, or if a bit width does not exist."""
     for fact in TEXTS:
         if not isinstance(getattr(tool, fact, None), str):
             raise ConfigError(f'tool file {where}: class {type(tool).__name__} has no {fact}; add {fact} = "…"')

@@ -22,7 +22,7 @@ from qdit.sampling.tools.quantizing import KEY, ToolJob, code_of, process_job, r
 
 @dataclass(frozen=True)
 class ToolSampleJob:
-    """A job of sampling, and the Python of the tool's environment. The folder says which tool and bits it is of."""
+    """A job of sampling, and the Python of the tool's environment. The folder names the tool and the bits."""
 
     sample: SampleJob
     python: Path
@@ -35,14 +35,14 @@ class ToolSampleJob:
 
     @property
     def tool(self) -> ToolJob:
-        """The job that quantizes anew."""
+        """The job that quantizes the transformer again."""
         record = self.config["record"]
         bits = f"w{record['weight_bits']}a{record['activation_bits']}"
         return ToolJob(record["method"], self.python, bits, threads=self.threads)
 
 
 def as_it_is(model: Any) -> Any:
-    """Preparation of a network that computes in its tool's process: nothing."""
+    """Preparation of a network that computes in its tool's process. There is nothing to prepare."""
     return model
 
 

@@ -1,4 +1,4 @@
-"""DiT (Peebles & Xie, 2023) as diffusers has it: queries, keys and values apart."""
+"""DiT (Peebles & Xie, 2023) as diffusers has it: separate linears for queries, keys and values."""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import QKV, Modulated, attention, modulated_sources

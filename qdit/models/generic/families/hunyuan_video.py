@@ -1,6 +1,6 @@
 """HunyuanVideo: blocks with separate layers for video and text, then blocks with common layers, as in FLUX.
 
-Blocks of its own refine the text tokens before.
+Before these, separate blocks refine the text tokens.
 """
 
 from qdit.models.generic.family import GenericFamily

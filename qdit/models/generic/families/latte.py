@@ -1,4 +1,4 @@
-"""Latte: spatial and temporal blocks take turns."""
+"""Latte: spatial and temporal blocks alternate."""
 
 from qdit.models.generic.family import GenericFamily
 

@@ -1,4 +1,4 @@
-"""Lumina 2: the text is refined first, then the noisy tokens, then both together."""
+"""Lumina 2: the first blocks compute the text tokens, the next ones the noisy tokens, the others both together."""
 
 from qdit.models.generic.family import GenericFamily
 

@@ -6,7 +6,7 @@ from qdit.sampling.tools.contract import Request, Tool
 
 
 class OptimumQuanto(Tool):
-    """Weights per channel (8 bits) or in groups that it chooses (4 bits); static activation ranges, one per tensor."""
+    """Weights per channel (8 bits) or in groups that quanto chooses (4 bits); a static activation range per tensor."""
 
     name = "optimum-quanto"
     printed = "optimum-quanto"

@@ -11,10 +11,10 @@ from qdit.sampling.tools.contract import Request, Tool
 
 
 class SDNQ(Tool):
-    """Weights per channel (8 bits) or in groups that it chooses (4 bits), activations per token and in integers.
+    """Weights per channel (8 bits) or in groups that SDNQ chooses (4 bits).
 
-    torch.compile is off: it would compile for minutes, and its products are the same. On a CPU without OpenVINO the
-    integer products are torch's own.
+    Activations have a range per token; products are of integers. torch.compile is off: it would compile for minutes,
+    and its products are the same. On a CPU without OpenVINO the integer products are torch's own.
     """
 
     name = "sdnq"

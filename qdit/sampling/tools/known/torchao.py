@@ -6,10 +6,11 @@ from qdit.sampling.tools.contract import Request, Tool, chosen
 
 
 class TorchAO(Tool):
-    """Weights per channel (8 bits) or in groups of 16 (4 bits), activations per token, all symmetric or as it chooses.
+    """Weights per channel (8 bits) or in groups of 16 (4 bits), activations per token.
 
-    The groups are those of this suite's rows in the miniature. torchao's default of 128 does not divide the widths of
-    the miniature. Then torchao does not quantize the layer, and gives no message.
+    Ranges are symmetric, or torchao chooses. The groups are those of this suite's rows in the miniature. torchao's
+    default of 128 does not divide the widths of the miniature. Then torchao does not quantize the layer, and gives no
+    message.
     """
 
     name = "torchao"
