@@ -1,6 +1,7 @@
 """Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
-matplotlib draws each once, when a page shows it, as SVG (in the colours of the page around it) and as PNG. Equal data give equal bytes.
+matplotlib draws each once, when a page shows it: as SVG (in the colours of the page around it) and as PNG. Equal data
+give equal bytes.
 """
 
 import io
