@@ -14,6 +14,8 @@ ROOM_GB := $(if $(CPU),3,7)
 # The lock without what only GPUs need; torch and torchvision then come from PyTorch's own index.
 CPU_LOCK := $(VENV)/requirements-cpu.txt
 WITHOUT_GPU := /^(nvidia-|cuda-|triton==)/d
+# Bytecode of the packages is made once here; otherwise each process of a first run makes it for itself. Not of these folders.
+NO_BYTECODE := /(tests?|testing|benchmarks|pipelines|modular_pipelines)/
 # Markers of the tests that `make test` runs.
 MARKERS ?= not slow and not ci
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 3
@@ -41,6 +43,7 @@ $(INSTALLED): requirements.lock pyproject.toml Makefile
 	$(if $(CPU),sed -E '$(WITHOUT_GPU)' requirements.lock > $(CPU_LOCK))
 	$(BIN)/uv pip install --python $(BIN)/python $(if $(CPU),--torch-backend cpu --no-deps --requirement $(CPU_LOCK),--requirement requirements.lock)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(NO_BYTECODE)' $(VENV)/lib/python3*/site-packages qdit baselines || true
 	$(BIN)/qdit kernels build --optional
 	@touch $@
 

@@ -4,16 +4,19 @@ With pytest-xdist (`make test`) the tests of a file run in one process, since th
 that need the checkout in which the workflow has run (`tests/workflow/conftest.py`), which is made once.
 """
 
+import gc
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import typer.main
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)
+typer.main.get_command = cache(typer.main.get_command)
+"""The tree of commands is the same at each call, and takes longer to make than most commands take."""
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
@@ -26,7 +29,7 @@ LONGEST = (
     "tests/search/test_run.py",
     "tests/workflow/test_one_loader.py",
     "tests/kernels/test_triton.py",
-    "tests/bench/test_search_study.py",
+    "tests/baselines/test_contract.py",
     "tests/bench/test_bench.py",
 )
 """Groups and files whose tests take longest start first, so that no process waits for the other at the end."""
@@ -47,6 +50,31 @@ def variables_of_one_test() -> Iterator[None]:
     yield
     if (backend := sys.modules.get("qdit.kernels.backend")) is not None:
         backend.forced.cache_clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """One thread of torch; what is imported here stays, so no collection of garbage looks at it again.
+
+    The process that only hands out tests (`--numprocesses`) does not import torch.
+    """
+    if getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return (yield)
+    import torch
+
+    torch.set_num_threads(1)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Everything is garbage again: libraries report what is left at the end."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

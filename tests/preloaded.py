@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 SERVER = Path(__file__).parents[1] / "qdit" / "cli" / "server.py"
 EXECUTABLE = Path(sys.executable).with_name("snakemake")
@@ -36,13 +36,15 @@ TORCH = ("torch", "numpy", "safetensors.torch", "pydantic", "typer", "yaml")
 
 
 def snakemake(
-    words: Sequence[str], folder: Path, *, shared_server: bool = False, timeout: float = 600
+    words: Sequence[str], folder: Path, *, server: Literal["own", "shared", "none"] = "own", timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """What the executable does with these words in `folder`; raises subprocess.TimeoutExpired.
 
-    With `shared_server` its jobs are children of a command server that other runs use too.
+    Its jobs are children of a command server: of its own one, or of a shared one that other runs use too. With "none"
+    each job starts by itself; that is shortest where no job is a command of qdit.
     """
-    environment = os.environ | ({"QDIT_SERVER": command_server()} if shared_server else {})
+    sockets = {"own": lambda: "", "shared": command_server, "none": lambda: "/no/server"}
+    environment = os.environ | {"QDIT_SERVER": sockets[server]()}
     return answer([str(EXECUTABLE), *words], folder, environment, SNAKEMAKE, timeout)
 
 

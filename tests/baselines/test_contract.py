@@ -235,16 +235,14 @@ def test_options_round_trip_through_json(name):
     assert parse_options(name, method.Options, json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
-@on_every_family
-@pytest.mark.parametrize("scope", SCOPES)
+@on_every_family_and_scope
 @pytest.mark.parametrize("name", METHODS)
 def test_16_16_bits_is_the_input_model(family, name, scope):
     assert damage(family, name, 16, 16, scope) < 1e-4
     assert quantized(family, name, 16, 16, scope).correction is None
 
 
-@on_every_family
-@pytest.mark.parametrize("scope", SCOPES)
+@on_every_family_and_scope
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_w16a8_quantizes_activations_only(family, name, scope):
     model = quantized(family, name, 16, 8, scope).model

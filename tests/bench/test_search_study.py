@@ -166,6 +166,7 @@ def without_time(content):
     return json.loads(json.dumps({key: value for key, value in found.items() if key != "seconds"}))
 
 
+@pytest.mark.slow  # the searches that it calls are stopped and continued in tests/search/
 def test_a_stopped_study_goes_on_to_the_same_numbers(study, tmp_path, monkeypatch):
     given = {"workers": 1, "command": "qdit search-study x", "show": False}
     whole = run_study(study, tmp_path / "whole", tmp_path / "whole.json", **given)

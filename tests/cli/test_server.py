@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.preloaded import python
+
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "qdit" / "cli" / "server.py"
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the command server needs Linux")
@@ -64,6 +66,13 @@ def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str
     return done.returncode, done.stdout, done.stderr
 
 
+def ordinary(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the ordinary command."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = python(["-m", "qdit", *arguments], folder, environment=environment, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -76,13 +85,13 @@ def outcome(words: list[str], sources: Path = ROOT, **options) -> tuple[int, str
 )
 def test_output_and_exit_code_are_those_of_the_ordinary_command(server, arguments, tmp_path):
     served = outcome(command(server[1], *arguments), cwd=tmp_path)
-    assert served == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
+    assert served == ordinary(tmp_path, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["evaluate", "nothing", "out.json", "--checkpoint", "no"]])
 def test_without_a_server_the_command_runs_by_itself(arguments, tmp_path):
     alone = outcome(command(Path("/no/such/socket"), *arguments), cwd=tmp_path)
-    assert alone == outcome([sys.executable, "-m", "qdit", *arguments], cwd=tmp_path)
+    assert alone == ordinary(tmp_path, *arguments)
 
 
 def stand_in(folder: Path, body: str) -> Path:

@@ -86,9 +86,14 @@ def quantized(family: str, method: str, model: Network, scope: str) -> Any:
         pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("edit", [tiny_row, tiny_layer, pruned, dead_columns], ids=lambda edit: edit.__name__)
+DEGENERATE = [("image", edit) for edit in (tiny_row, tiny_layer, pruned, dead_columns)]
+DEGENERATE += [("video", edit) for edit in (pruned, dead_columns)]
+SMALL_OF_CLIPS = [pytest.param("video", edit, marks=pytest.mark.slow) for edit in (tiny_row, tiny_layer)]
+"""Small scales are found by the same code for images and clips."""
+
+
+@pytest.mark.parametrize(("family", "edit"), [*DEGENERATE, *SMALL_OF_CLIPS])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", DATA)
 def test_a_degenerate_layer_stops_no_method(family: str, method: str, edit: Callable[[Any], None]) -> None:
     found = quantized(family, method, broken(family, edit), "common")
     with torch.inference_mode():

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from qdit.kernels import triton_linear, triton_quantize, triton_transform  # noqa: E402
 from qdit.kernels.parts import channel_step, hadamard_step  # noqa: E402
+from tests.preloaded import python  # noqa: E402
 
 FLOATS, BYTES = "*fp32", "*i8"
 LINEAR = {"codes": BYTES, "weight": BYTES, "flag": "*i32"}
@@ -112,7 +112,8 @@ STEPS, _ = triton_transform.encoded(
 )
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+# Ten seconds each: for the other generations the fast tests compile the same kernels without steps and branch.
+@pytest.mark.parametrize("capability", [90, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 100, 120))])
 def test_transforms_and_branches_compile_for_every_generation(tmp_path, capability):
     linear, _ = compiled_linear(capability, 64, 18, False, branch=True)
     assert linear.asm["cubin"] and ".ftz" not in linear.asm["ptx"]
@@ -168,8 +169,8 @@ def test_kernels_are_right_in_the_interpreter(repository, tmp_path):
     # The kernels' tensors are small: threads of torch would only wait for each other.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
     cases = Path(__file__).with_name("triton_cases.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900)
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
+    done = python(command, repository, environment=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) >= 45

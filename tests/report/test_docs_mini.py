@@ -1,6 +1,7 @@
 """docs/mini comes from one finished run of one commit, and the README's numbers from it."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from qdit.report.pages.docs_mini import (
     require_finished,
 )
 from qdit.report.pages.leaderboard import build_leaderboard
-from tests.report.conftest import PLAIN, all_keys, record, write_record
+from tests.report.conftest import PLAIN, all_keys, make_profile, record, write_record
 
 ROOT = Path(__file__).parents[2]
 CSV = ROOT / "docs" / "mini" / "table2.csv"
@@ -36,9 +37,11 @@ def readme(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def finished(results: Path, profile: dict[str, Any]) -> Path:
-    """A results folder with pages, times and the list of calls."""
+@pytest.fixture(scope="module")
+def whole_run(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with pages, times and the list of calls, made once."""
+    profile = make_profile()
+    results = Path(shutil.copytree(template, tmp_path_factory.mktemp("finished") / "results" / "mini"))
     for name in profile["tables"]:
         build_table(profile, name, results, results / "tables" / name)
     build_leaderboard(profile, results)
@@ -54,6 +57,12 @@ def finished(results: Path, profile: dict[str, Any]) -> Path:
     calls = [{"jobs": 12, "failed": 0, "seconds": 90.0, "stopped": False}]
     (results / "logs" / "calls.json").write_text(json.dumps(calls), encoding="utf-8")
     return results
+
+
+@pytest.fixture
+def finished(whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(whole_run, tmp_path / "results" / "mini"))
 
 
 def test_everything_of_the_run_is_there_and_nothing_of_an_older_one(

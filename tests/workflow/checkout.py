@@ -28,6 +28,8 @@ class Checkout:
     """A copy of the repository whose files tests may change."""
 
     root: Path
+    printed: str = ""
+    """What the run that made its results printed."""
 
     @property
     def results(self) -> Path:
@@ -49,8 +51,8 @@ class Checkout:
         Its jobs are children of a command server that all runs of these tests use, or of its own one.
         """
         command = self.command(*arguments, overlays=overlays)
-        shared = not own_server and "--dry-run" not in arguments
-        done = snakemake(command[1:], self.root, shared_server=shared, timeout=60 * minutes)
+        alone = own_server or "--dry-run" in arguments
+        done = snakemake(command[1:], self.root, server="own" if alone else "shared", timeout=60 * minutes)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -1,8 +1,10 @@
 """A checkout in which the workflow has run on few images, one in which nothing ran, and plans of it: each made once."""
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.workflow.checkout import Checkout, copied
 
@@ -14,8 +16,8 @@ SPECIAL_TABLES = ("transfer", "integer", "differences")
 def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The copy, after an undisturbed run with a command server of its own, as users run it."""
     copy = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
-    copy.snakemake("--cores", "2", own_server=True)
-    return copy
+    done = copy.snakemake("--cores", "2", own_server=True)
+    return Checkout(copy.root, done.stdout)
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +27,16 @@ def plain(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkou
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(plain: Checkout) -> str:
-    """Every job of the tiny profile with its command."""
-    arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
-    return plain.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",))
+def tiny_plan(plain: Checkout, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Every job of the tiny profile with its command, planned once for all processes of a call of pytest."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+    path = folder / "tiny_plan"
+    with FileLock(folder / ".tiny_plan.lock"):
+        if not path.exists():
+            arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
+            path.write_text(plain.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",)), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def snakemake_sees(folder: Path, repository: Path, *arguments: str) -> dict[str,
     """The profile that Snakemake writes down for the jobs of a run in `folder`."""
     common = ["--snakefile", str(repository / "Snakefile"), "--quiet", "all", "--cores", "1"]
     name = next(word for word in arguments if word.startswith("results/"))
-    done = snakemake([*common, *arguments], folder, shared_server=True)
+    done = snakemake([*common, *arguments], folder, server="none")
     assert done.returncode == 0, done.stdout + done.stderr
     content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     return content

@@ -25,6 +25,7 @@ from qdit.workflow.run import (
 )
 from qdit.workflow.run_time import seconds_of
 from qdit.workflow.targets import OTHER_TARGETS, ab_runs, check_tables, check_targets
+from tests.preloaded import python
 from tests.workflow.checkout import Checkout
 
 
@@ -128,10 +129,10 @@ open(sys.argv[1], "w").close()
 until = time.monotonic() + 60
 while not count and time.monotonic() < until:
     time.sleep(0.02)
-time.sleep(0.5)
+time.sleep(0.3)
 sys.exit(10 + count)
 """
-"""A program whose exit code is 10 plus the number of interrupts that it gets until half a second after the first."""
+"""A program whose exit code is 10 plus the number of interrupts that it gets until 0.3 seconds after the first."""
 CALLING = "import sys; from qdit.workflow.run import call; sys.exit(call([sys.executable, '-c', *sys.argv[1:]]))"
 """What `qdit run` does with the command of Snakemake, with another program."""
 
@@ -200,7 +201,7 @@ def test_a_template_that_snakemake_would_execute_is_refused_and_nothing_of_it_ru
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(f"__use_yte__: true\nprofile: ?open({str(mark)!r}, 'w').name\n", encoding="utf-8")
     for command in (["validate", str(overlay)], ["run", "table5", "--profile", "mini", "--profile", str(overlay)]):
-        call = [sys.executable, "-m", "qdit", *command]
-        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = python(["-m", "qdit", *command], tmp_path, environment=environment, timeout=120)
         assert done.returncode == 2 and "__use_yte__" in done.stderr and done.stderr.count("\n") == 1
     assert not mark.exists() and not (tmp_path / "results").exists()

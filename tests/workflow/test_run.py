@@ -61,10 +61,7 @@ def test_the_report_is_one_page_and_its_path_is_the_last_thing_said(checkout: Ch
     page = checkout.results / "index.html"
     text = page.read_text(encoding="utf-8")
     assert "handwritten digits, not ImageNet" in text and "All 3 runs of this profile were measured." in text
-    page.unlink()
-    done = checkout.snakemake("--cores", "2")
-    assert f"The report, one page:\n  {page.resolve()}\n" in done.stdout[-len(str(page)) - 200 :]
-    assert page.read_text(encoding="utf-8") == text
+    assert f"The report, one page:\n  {page.resolve()}\n" in checkout.printed[-len(str(page)) - 200 :]
 
 
 def test_second_run_finds_nothing_to_do(checkout: Checkout) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +74,31 @@ def csv_columns() -> tuple[str, ...]:
 class Figure:
     """A drawing of a page, as SVG and as PNG; `about` says how to read it.
 
-    `draw` draws it into an empty matplotlib figure of size `inches`, so that a caller can add its own frame.
+    `draw` draws it into an empty matplotlib figure of size `inches`, so that a caller can add its own frame. `encode`
+    returns SVG and PNG. It is called once, when a page shows the figure: many readers of a table show none.
     """
 
     title: str
     about: str
-    svg: str
-    png: bytes
     inches: tuple[float, float]
     draw: Callable[..., None] = field(compare=False, repr=False)
+    encode: Callable[[], tuple[str, bytes]] = field(compare=False, repr=False)
     narrow_svg: str = ""
     """The drawing for a narrow screen, if the page shows another one there."""
+
+    @cached_property
+    def _encoded(self) -> tuple[str, bytes]:
+        return self.encode()
+
+    @property
+    def svg(self) -> str:
+        """The drawing as an element of a page."""
+        return self._encoded[0]
+
+    @property
+    def png(self) -> bytes:
+        """The drawing as a PNG file."""
+        return self._encoded[1]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
-matplotlib draws each once, as SVG (in the colours of the page around it) and as PNG. Equal data give equal bytes.
+matplotlib draws each once, when a page shows it: as SVG (in the colours of the page around it) and as PNG. Equal data
+give equal bytes.
 """
 
 import io
@@ -48,19 +49,23 @@ def drawn(
     transparent: bool = True,
 ) -> Figure:
     """A figure as SVG and as PNG; a transparent SVG shows the background of the page."""
-    import matplotlib
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    def encode() -> tuple[str, bytes]:
+        import matplotlib
 
-    with pyplot.rc_context(STYLE):
-        drawing = pyplot.figure(figsize=inches, layout="constrained")
-        draw(drawing)
-        svg, png = io.StringIO(), io.BytesIO()
-        drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=transparent)
-        drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
-        pyplot.close(drawing)
-    return Figure(title, about, inline(svg.getvalue(), title), png.getvalue(), inches, draw)
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        with pyplot.rc_context(STYLE):
+            drawing = pyplot.figure(figsize=inches, layout="constrained")
+            draw(drawing)
+            svg, png = io.StringIO(), io.BytesIO()
+            drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=transparent)
+            drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
+            pyplot.close(drawing)
+        return inline(svg.getvalue(), title), png.getvalue()
+
+    return Figure(title, about, inches, draw, encode)
 
 
 def inline(svg: str, title: str) -> str:

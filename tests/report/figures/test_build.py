@@ -48,7 +48,10 @@ def test_what_is_written_is_what_the_list_says(source: Source) -> None:
     assert [group for group, _ in gallery(source.results, 10_000_000)] == ["methods", "samples"]
 
 
-@pytest.mark.parametrize("kind", ["channels", "sizes", "errors-layers", "samples"])
+@pytest.mark.parametrize(  # one kind of lines and one of pictures; the others draw by the same two
+    "kind",
+    ["errors-layers", "samples", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("channels", "sizes"))],
+)
 def test_two_renders_are_equal_and_hold_no_date(mini: Source, kind: str) -> None:
     figure = next(figure for figure in planned(mini.profile) if figure.kind == kind)
     first, second = (encode(compose(sketch(mini, figure), "a face")) for _ in range(2))

@@ -23,7 +23,7 @@ def one_of_each(source: Source) -> dict[str, Planned]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ELSEWHERE])
-@pytest.mark.parametrize("size", ["mini", "large"])
+@pytest.mark.parametrize("size", [pytest.param("mini", marks=pytest.mark.slow), "large"])  # fewer and shorter texts
 def test_no_text_is_cut_or_lies_on_another(size: str, kind: str, request: pytest.FixtureRequest) -> None:
     source: Source = request.getfixturevalue(size)
     drawn = sketch(source, one_of_each(source)[kind])
