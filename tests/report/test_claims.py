@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from qdit.core.errors import ConfigError
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, judge_all, load_claims
 from qdit.report.claims.report import COLUMNS, csv_of, load_report, summary, text_of, write_report
@@ -143,7 +143,7 @@ def resample(results: Path) -> Resample:
         draw = np.random.default_rng(0)
         shared = draw.normal(size=200) * 0.05
         private = np.random.default_rng(zlib.crc32(key.label.encode())).normal(size=200) * own
-        write_replicates(key.folder(results), Replicates({"fd_fp": 1 + shared + private}, "200x1024"))
+        write_resamples(key.folder(results), Resamples({"fd_fp": 1 + shared + private}, "200x1024"))
 
     return write
 
