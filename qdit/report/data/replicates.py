@@ -7,6 +7,7 @@ what is missing.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,26 @@ from qdit.core.metrics_record import Status
 from qdit.core.run import Run
 from qdit.core.run_to_run import RunToRun, combined
 from qdit.report.data.metrics_json import Row, read_run
-from qdit.workflow.replicates import further_replicates
+from qdit.workflow.replicates import further_replicates, replicate_count
 
 COUNT = "replicates_measured"
 """Column with the number of replicates behind a row; 1 for a row of one run."""
 
 
+ALONE = "replicate_alone"
+"""Key that `alone` adds to a profile in memory; a file of a profile cannot have it."""
+
+
+def alone(profile: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A profile whose rows with replicates show one replicate alone, instead of the mean over all."""
+    return {**profile, ALONE: number}
+
+
 def read_row(results: Path, key: Run, profile: Mapping[str, Any]) -> Row:
     """Row of a run, as from `read_run`, with its replicates if the profile asks for them."""
+    if (number := profile.get(ALONE)) is not None:
+        exists = number < replicate_count(profile, key)
+        return read_run(results, replace(key, replicate=number) if exists else key, profile) | {COUNT: 1}
     row = read_run(results, key, profile)
     if row["state"] != Status.OK:
         return row
