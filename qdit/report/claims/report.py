@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Report:
     miniature: bool
     remarks: tuple[str, ...] = ()
     survival: tuple[Comparison, ...] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Setting → its model, of all runs."""
 
     @property
     def at_papers_bits(self) -> list[str]:
@@ -98,6 +100,12 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         measured.miniature,
         tuple(measured.remarks),
         (*of_replicates(claims, measured, own), *of_folders(claims, own, others)),
+        {
+            name: str(setting["model"])
+            for source in sources.values()
+            if isinstance(source, Measured)
+            for name, setting in source.profile["settings"].items()
+        },
     )
 
 
@@ -118,8 +126,8 @@ def where_of(report: Report, source: str) -> str:
         return "the papers’ own numbers"
     runs = dict.fromkeys(run for verdict in report.verdicts[source].values() for run in verdict.runs)
     quantized = sorted({run.bits.upper() for run in runs if run.bits != UNQUANTIZED}, key=_bits_order)
-    settings = ", ".join(sorted({run.setting for run in runs}))
-    read = f" ({', '.join(quantized)} at {settings})" if quantized else ""
+    models = ", ".join(sorted({report.models[run.setting] for run in runs}))
+    read = f" ({', '.join(quantized)}; {models})" if quantized else ""
     if source == damaged_name(report.profile):
         return f"the runs of profile {source}, which are not the papers’ bits{read}"
     return f"the runs of profile {source} at the papers’ bits{read}"
@@ -142,8 +150,22 @@ def summary(report: Report) -> list[str]:
     own = report.verdicts[report.profile]
     return [
         *(sentence(report, source) for source in report.verdicts),
+        *told_by_damage(report),
         *filter(None, controls),
         *survival_text(report.survival, own),
+    ]
+
+
+def told_by_damage(report: Report) -> list[str]:
+    """Sentence: how many claims that cannot be told at the papers' bits are decided where damage begins."""
+    damaged = report.verdicts.get(damaged_name(report.profile))
+    if damaged is None:
+        return []
+    open_ones = [claim for claim, verdict in report.verdicts[report.profile].items() if verdict.word == OPEN]
+    told = [claim for claim in open_ones if damaged[claim].word in (HOLDS, FAILS)]
+    return [
+        f"Of the {len(open_ones)} claims that cannot be told at the papers’ bits, {len(told)}"
+        f" {'is' if len(told) == 1 else 'are'} decided at {BITS.upper()}; these verdicts do not count as the paper’s."
     ]
 
 

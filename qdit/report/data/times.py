@@ -9,6 +9,7 @@ from qdit.core.errors import DataError
 from qdit.core.run import Run
 from qdit.report.data.allocations import timed_searches
 from qdit.workflow.profile import Profile, runs_of
+from qdit.workflow.replicates import with_replicates
 
 STEPS = ("quantize", "sample")
 
@@ -16,16 +17,21 @@ STEPS = ("quantize", "sample")
 def times_text(profile: Profile, results: Path) -> str:
     """Markdown tables: seconds of single-threaded jobs by table and by method, and of each search.
 
-    Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
+    Replicates are runs of their own. Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
     equal bytes. Raises DataError if no run has times.
     """
     spent = {
-        run: times for table in profile["tables"] for run in runs_of(profile, table) if (times := _run(results, run))
+        run: times for table in profile["tables"] for run in _runs(profile, table) if (times := _run(results, run))
     }
     if not spent:
         raise DataError(f"{results}: no benchmark files of runs; run the workflow first (snakemake --cores all)")
     searches = ["", *_by_search(results)] if timed_searches(results) else []
     return "\n".join([*_by_table(profile, spent), "", *_by_method(spent), *searches]) + "\n"
+
+
+def _runs(profile: Profile, table: str) -> list[Run]:
+    """Runs of a table, replicates included."""
+    return with_replicates(profile, runs_of(profile, table))
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
@@ -46,7 +52,7 @@ def _by_table(profile: Profile, spent: dict[Run, dict[str, float]]) -> Iterable[
     yield "| table | runs | quantize (s) | sample (s) |"
     yield "|---|---:|---:|---:|"
     for table in profile["tables"]:
-        runs = [run for run in runs_of(profile, table) if run in spent]
+        runs = [run for run in _runs(profile, table) if run in spent]
         sums = [sum(spent[run][step] for run in runs) for step in STEPS]
         yield f"| {table} | {len(runs)} | {sums[0]:.0f} | {sums[1]:.0f} |"
     sums = [sum(times[step] for times in spent.values()) for step in STEPS]

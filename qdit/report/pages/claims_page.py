@@ -15,6 +15,7 @@ from qdit.report.claims.report import (
     damaged_name,
     evidence_text,
     summary,
+    told_by_damage,
     verdicts_in_words,
     where_of,
 )
@@ -109,5 +110,6 @@ def contradictions_list(report: Report) -> Markup:
 def reading_items(report: Report) -> Markup:
     """Items of a list that explains the kinds of claims and the verdicts."""
     controls = [line for source in report.verdicts if source != PRINTED and (line := control(report, source))]
+    controls += told_by_damage(report)
     controls += survival_text(report.survival, report.verdicts[report.profile])
     return template_markup("claims_reading.html.j2", report=report, kinds=KINDS, controls=controls)
