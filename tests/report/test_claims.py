@@ -18,6 +18,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, judge_all, load_claims
+from qdit.report.claims.language import cell_functions
 from qdit.report.claims.report import COLUMNS, csv_of, load_report, summary, text_of, write_report
 from qdit.report.claims.sources import Measured, Printed, printed_keys
 from qdit.report.data.published import REPOSITORY_COPY, read_published
@@ -143,9 +144,25 @@ def resample(results: Path) -> Resample:
         draw = np.random.default_rng(0)
         shared = draw.normal(size=200) * 5
         private = np.random.default_rng(zlib.crc32(key.label.encode())).normal(size=200) * own
-        write_resamples(key.folder(results), Resamples({"psnr_fp": 40 + shared + private}, "200x1024"))
+        record = json.loads((key.folder(results) / "metrics.json").read_text(encoding="utf-8"))
+        value = record["metrics"]["psnr_fp"]  # a mean over images: its resampled values are not shifted
+        write_resamples(key.folder(results), Resamples({"psnr_fp": value + shared + private}, "200x1024"))
 
     return write
+
+
+def test_orders_on_a_miniature_use_the_metric_that_the_power_study_chose() -> None:
+    """One rule for all methods: orders by the chosen metric, shares of full precision's FID by FD-FP, scores by VBench."""
+    chosen = json.loads((REPOSITORY_COPY.parent / "studies" / "power.json").read_text(encoding="utf-8"))["chosen"]
+    ranked = 0
+    for claim in CLAIMS.claims:
+        functions = set(re.findall(r"(\w+)\(", claim.miniature)) & set(cell_functions())
+        if re.search(r"0\.\d+ \*|> fid\(|>= 0\.", claim.miniature):  # a share, not only an order
+            assert functions <= {chosen, "fd_fp", "fid", "sfid", "inception_score", "ssim_fp"}, claim.id
+        elif functions != {"score"}:
+            assert functions <= {chosen}, claim.id
+            ranked += bool(functions)
+    assert ranked > 20
 
 
 def test_a_ranking_of_a_run_is_told_by_the_interval_of_the_paired_metric(
@@ -234,7 +251,9 @@ def test_summary_counts_each_source(results: Path, profile: dict[str, Any]) -> N
     )
     papers = "On the runs of profile mini at the papers’ bits (W8A8, W6A8, W4A8; dit-digits), "
     assert own.startswith(papers.replace("W8A8, ", "")) and own.endswith(" were not checked.")
-    assert damaged.startswith("On the runs of profile mini at W4A4, which are not the papers’ bits (W4A4; dit-digits), ")
+    assert damaged.startswith(
+        "On the runs of profile mini at W4A4, which are not the papers’ bits (W4A4; dit-digits), "
+    )
     assert told.startswith("Of the ") and told.endswith("decided at W4A4; these verdicts do not count as the paper’s.")
     assert "no row that they read has replicates" in unsure
 

@@ -198,9 +198,7 @@ def unchecked(claim: Claim, source: Printed | Measured) -> Verdict | None:
     return None
 
 
-def _judged(
-    claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], source: Printed | Measured
-) -> Verdict:
+def _judged(claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
     """The verdict that a parsed expression gives."""
     if isinstance(source, Measured):
         source.fitted, source.read = False, {}

@@ -68,8 +68,8 @@ def at_bits(
 ) -> tuple[ast.expr, dict[str, Sequence[Key]], tuple[Key, ...]]:
     """Expression and sets at `BITS`, and the places to which the loops of the expression had to be restricted.
 
-    `source` reads the rows at `BITS`, `papers` those at the papers' bits. If no place has rows at `BITS`, the loops stay
-    as they are, and the cells say what is missing.
+    `source` reads the rows at `BITS`, `papers` those at the papers' bits. If no place has rows at `BITS`, the loops
+    stay as they are, and the cells say what is missing.
     """
     known, present = places(papers, table), places(source, table, measured=True)
     named = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

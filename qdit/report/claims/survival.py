@@ -76,7 +76,9 @@ def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequenc
     for folder in folders:
         profile = profile_in(folder)
         other = judge_all(claims, Measured(profile, folder))
-        comparisons.append(compared(f"the run of seed {profile['seed']} in {folder.name}", verdicts, other, list(verdicts)))
+        comparisons.append(
+            compared(f"the run of seed {profile['seed']} in {folder.name}", verdicts, other, list(verdicts))
+        )
     return comparisons
 
 
