@@ -17,8 +17,8 @@ STEPS = ("quantize", "sample")
 def times_text(profile: Profile, results: Path) -> str:
     """Markdown tables: seconds of single-threaded jobs by table and by method, and of each search.
 
-    Replicates are runs of their own. Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
-    equal bytes. Raises DataError if no run has times.
+    Replicates are runs of their own. Runs and searches without a measured time are left out. Tables of results hold no
+    times, so that equal results give equal bytes. Raises DataError if no run has times.
     """
     spent = {
         run: times for table in profile["tables"] for run in _runs(profile, table) if (times := _run(results, run))
