@@ -152,7 +152,7 @@ def resample(results: Path) -> Resample:
 
 
 def test_orders_on_a_miniature_use_the_metric_that_the_power_study_chose() -> None:
-    """One rule for all methods: orders by the chosen metric, shares of full precision's FID by FD-FP, scores by VBench."""
+    """One rule for all methods: orders by the chosen metric, shares of full precision's FID by FD-FP."""
     chosen = json.loads((REPOSITORY_COPY.parent / "studies" / "power.json").read_text(encoding="utf-8"))["chosen"]
     ranked = 0
     for claim in CLAIMS.claims:

@@ -80,7 +80,7 @@ def test_what_has_no_verdict_at_w4a4_says_why(results: Path, profile: dict[str, 
 
 @pytest.fixture
 def repeated(results: Path, profile: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Two rows with three replicates. In replicate 0 Q-DiT is the better one, in 1 too, and in 2 it is the worse one."""
+    """Two rows with three replicates. In replicates 0 and 1 Q-DiT is the better one, in 2 it is the worse one."""
     values = {"q-dit": (50.0, 51.0, 38.0), "g4w+p4a": (40.0, 40.0, 40.0)}
     for label, numbers in values.items():
         key = Run(GUIDED, "natural", label, "w6a8", "common")

@@ -1,6 +1,7 @@
 """Random SIGKILLs during the tiny workflow: the same command, called again and again, ends with the same bytes.
 
-Opt-in (slow, about 15 minutes on two cores; the rows with replicates alone a few minutes). QDIT_KILLS, QDIT_KILLS_SEED and QDIT_KILLS_OVERLAYS change what is run.
+Opt-in (slow, about 15 minutes on two cores; the rows with replicates alone a few minutes). QDIT_KILLS,
+QDIT_KILLS_SEED and QDIT_KILLS_OVERLAYS change what is run.
 """
 
 import os
@@ -28,7 +29,7 @@ TIMES = (".times.json", ".benchmark.json")
 """Files of measured times: they differ from run to run."""
 
 
-def killed_after(checkout: Checkout, seconds: float, arguments: Sequence[str], overlays: Sequence[str]) -> bool:
+def killed_after(checkout: Checkout, seconds: float, arguments: Sequence[str], overlays: tuple[str, ...]) -> bool:
     """Run the workflow, and after a while kill it and all that it started; False if it was at its end before."""
     command = checkout.command(*arguments, overlays=overlays)
     with subprocess.Popen(command, cwd=checkout.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -62,16 +63,18 @@ def test_random_kills_change_no_byte(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_random_kills_of_replicates_change_no_byte(repository: Path, tmp_path: Path) -> None:
     """Rows with replicates: one method that draws, one that copies the samples of replicate 0, one with a search."""
-    target = "results/tiny/tables/table2.html"
-    first = disturbed(repository, tmp_path, (*RUN, target), (*OVERLAYS, REPLICATES), kills=max(3, KILLS // 4))
-    for label in ("rtn", "repq-vit", "q-dit"):
-        rows = [name for name in first if f"/{label}/w4a8-common" in name and name.endswith("metrics.json")]
-        assert len(rows) == 3, f"{label}: replicates 0, 1 and 2"
+    labels, endings = ("rtn", "repq-vit", "q-dit"), ("", "-r1", "-r2")
+    rows = [f"runs/digits-cfg1.0-s20/natural/{label}/w4a8-common{end}" for label in labels for end in endings]
+    targets = [f"results/tiny/{row}/metrics.json" for row in rows]
+    first = disturbed(repository, tmp_path, (*RUN, *targets), (*OVERLAYS, REPLICATES), kills=max(3, KILLS // 4))
+    for label in labels:
+        measured = [name for name in first if f"/{label}/w4a8-common" in name and name.endswith("metrics.json")]
+        assert len(measured) == 3, f"{label}: replicates 0, 1 and 2"
     assert any(name.startswith("search/") and name.endswith("-r1.json") for name in first)
 
 
 def disturbed(
-    repository: Path, tmp_path: Path, arguments: Sequence[str], overlays: Sequence[str], *, kills: int
+    repository: Path, tmp_path: Path, arguments: Sequence[str], overlays: tuple[str, ...], *, kills: int
 ) -> dict[str, bytes]:
     """Files of an undisturbed run, which a run with random kills must equal byte by byte."""
     undisturbed, killed = (Checkout(copied(repository, tmp_path / name)) for name in ("undisturbed", "killed"))
