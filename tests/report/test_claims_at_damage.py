@@ -32,6 +32,7 @@ from qdit.report.claims.sources import Measured
 from qdit.report.claims.survival import Comparison, survival_text
 from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.pages.claims_page import claims_page
+from tests.report.conftest import change_protocol
 
 CLAIMS = load_claims(REPOSITORY_COPY / FILE)
 PLAIN, GUIDED = "digits-cfg1.0-s20", "digits-cfg1.5-s20"
@@ -122,7 +123,7 @@ def test_verdicts_are_compared_with_those_of_another_seed(
     (other / "profile.json").write_text(json.dumps(profile | {"seed": 1}), encoding="utf-8")
     for path in other.glob("runs/**/metrics.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["protocol"]["seed"] = 1
+        change_protocol(record, seed=1)
         if record["run"]["label"] == "rtn-g16-static":
             record["metrics"]["psnr_fp"] = 1.0
         path.write_text(json.dumps(record), encoding="utf-8")

@@ -210,7 +210,8 @@ def text_of(report: Report, *, width: int = 110) -> str:
         numbers = f" (docs/differences.md, no. {', '.join(map(str, entry.differences))})" if entry.differences else ""
         words = f"{entry.id}, {entry.between}: {entry.first} — but: {entry.second}{numbers}"
         lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join([*lines, "", *report.remarks, *summary(report)]) + "\n"
+    said = [line for text in summary(report) for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return "\n".join([*lines, "", *report.remarks, *said]) + "\n"
 
 
 def evidence_text(piece: Evidence) -> str:

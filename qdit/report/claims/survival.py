@@ -52,7 +52,8 @@ class Comparison:
     def text(self) -> str:
         """`With replicate 1 in the place of replicate 0, 9 of 10 decided verdicts stay …`"""
         count = len(self.words)
-        stay = f"{self.survived} of {count} decided {'verdict stays' if count == 1 else 'verdicts stay'}"
+        stay = f"{self.survived} of {count} decided {'verdict' if count == 1 else 'verdicts'}"
+        stay += f" {'stays' if self.survived == 1 else 'stay'}"
         listed = "; ".join(f"{claim}: {before}, then {after}" for claim, (before, after) in self.changed.items())
         turned = f"; {self.turned} turned into the opposite" if self.changed else ""
         return f"With {self.name}, {stay}{turned}" + (f" ({listed})." if listed else ".")
@@ -74,6 +75,7 @@ def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequenc
     """A comparison for each results folder of a run with another seed. ConfigError for a profile that is not valid."""
     comparisons = []
     for folder in folders:
+        require_results(folder)
         profile = profile_in(folder)
         other = judge_all(claims, Measured(profile, folder))
         comparisons.append(
@@ -84,7 +86,6 @@ def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequenc
 
 def profile_in(folder: Path) -> dict[str, Any]:
     """The profile of a results folder, checked. ConfigError if it is not valid."""
-    require_results(folder)
     path = folder / "profile.json"
     profile: dict[str, Any] = read_json(path)
     try:
