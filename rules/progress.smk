@@ -10,6 +10,7 @@ from qdit.workflow.priorities import leading_table
 from qdit.workflow.progress import Progress, planned_jobs
 from qdit.workflow.progress_findings import learned_labels, names_of
 from qdit.workflow.progress_log import attach
+from qdit.workflow.replicates import with_replicates
 
 
 def say_what_there_is(stopped=False):
@@ -28,8 +29,9 @@ def watch():
     made = {str(file) for job in workflow.dag.jobs for file in job.output}
     pages = {name: f"{RESULTS}/tables/{name}.html" for name in config["tables"]}
     pages = {name: page for name, page in pages.items() if page in made}
-    runs = {f"{run_folder(run)}/metrics.json": run for name in pages for run in profiles.runs_of(config, name)}
-    rows = {name: [f"{run_folder(run)}/metrics.json" for run in profiles.runs_of(config, name)] for name in pages}
+    shown = {name: with_replicates(config, profiles.runs_of(config, name)) for name in pages}
+    runs = {f"{run_folder(run)}/metrics.json": run for of_table in shown.values() for run in of_table}
+    rows = {name: [f"{run_folder(run)}/metrics.json" for run in of_table] for name, of_table in shown.items()}
     resources = workflow.resource_settings
     cores = max(resources.cores or 0, resources.nodes or 0)
     jobs = planned_jobs(workflow.dag, pages)

@@ -14,6 +14,10 @@ def claims(
     out: Annotated[
         Path | None, typer.Option(help="Page to write, with CSV and Markdown beside it; default: no page.")
     ] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(help="Results of the same profile with another seed; repeat it. Verdicts are compared with them."),
+    ] = None,
 ) -> None:
     """Check what the papers claim.
 
@@ -21,10 +25,14 @@ def claims(
     profile. If the results of the profile paper exist, it checks their runs too. A cell without a verdict shows the
     reason. docs/claims.md shows how to add a claim.
 
+    A miniature is also judged at the bits where damage begins (W4A4); these verdicts are not counted as the papers'.
+    The command says how many verdicts stay when a replicate, or a run with another seed, takes the place of the rows.
+
     \b
     Examples:
       qdit claims
       qdit claims --results results/mini --out results/mini/claims.html
+      qdit claims --results results/mini --other results/seed1 --other results/seed2
     """
     from qdit.report.claims.report import load_report, text_of, write_report
     from qdit.report.data.presence import require_results
@@ -35,7 +43,7 @@ def claims(
     folder = results or Path("results", loaded["profile"])
     if results is not None:  # without the option the printed numbers alone are worth a look
         require_results(folder)
-    report = load_report(loaded, folder)
+    report = load_report(loaded, folder, other or ())
     typer.echo(text_of(report), nl=False)
     if out is not None:
         for path in write_report(report, claims_page(report), claims_markdown(report), out):

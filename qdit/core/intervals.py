@@ -22,7 +22,7 @@ PAIRING = "pairing"
 
 
 @dataclass(frozen=True)
-class Replicates:
+class Resamples:
     """Resampled values (B,) of each metric of a run, and the name of their drawing."""
 
     values: Mapping[str, np.ndarray]
@@ -47,12 +47,12 @@ def interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]
     return float(low), float(high)
 
 
-def write_replicates(folder: Path, replicates: Replicates) -> None:
+def write_resamples(folder: Path, resamples: Resamples) -> None:
     """Write the resampled values of a run. For a failed run the file has no values."""
-    save_arrays(folder / FILE, {**replicates.values, PAIRING: np.array(replicates.pairing)})
+    save_arrays(folder / FILE, {**resamples.values, PAIRING: np.array(resamples.pairing)})
 
 
-def read_replicates(folder: Path) -> Replicates | None:
+def read_resamples(folder: Path) -> Resamples | None:
     """Read the resampled values of a run; None if its folder has no file, or a file without values."""
     path = folder / FILE
     if not path.is_file():
@@ -61,4 +61,4 @@ def read_replicates(folder: Path) -> Replicates | None:
     pairing = str(arrays.pop(PAIRING, ""))
     if any(values.ndim != 1 or not np.isfinite(values).all() for values in arrays.values()) or not pairing:
         raise DataError(f"{path}: not resampled values of a run; run `qdit evaluate` again")
-    return Replicates(arrays, pairing) if arrays else None
+    return Resamples(arrays, pairing) if arrays else None

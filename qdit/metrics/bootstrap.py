@@ -31,7 +31,7 @@ import numpy as np
 
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_json
-from qdit.core.intervals import Replicates, centred, interval
+from qdit.core.intervals import Resamples, centred, interval
 from qdit.core.metrics import DIMENSIONS, METRICS, TOTALS, of_images, resolve
 from qdit.metrics.features import RunFeatures
 from qdit.metrics.images import FullPrecision, Images
@@ -95,7 +95,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     frames: int = 1,
     judged: Judged | None = None,
-) -> Replicates:
+) -> Resamples:
     """Resampled values of all metrics that have a function for it; the paired metrics only with `fp`.
 
     The arguments are those of `evaluate`, which checks them. `frames` images are of one clip (`multiplicities`).
@@ -106,7 +106,7 @@ def bootstrap(
     images = Images(run, reference, fp, judged or Judged())
     named = {name: metric.resampled for name, metric in METRICS.items() if of_images(metric) and metric.resampled}
     values = {name: resolve(function)(images, counts) for name, function in named.items()}
-    return Replicates({name: column for name, column in values.items() if column is not None}, pairing(counts))
+    return Resamples({name: column for name, column in values.items() if column is not None}, pairing(counts))
 
 
 def clip_bootstrap(
@@ -118,7 +118,7 @@ def clip_bootstrap(
     features: ClipFeatures | None = None,
     pixels: PixelComparison | None = None,
     resamples: int = RESAMPLES,
-) -> Replicates:
+) -> Resamples:
     """Resampled values of the dimensions in `scores` and of further metrics, as far as their inputs are given.
 
     `scaled` gives the totals, if all sixteen dimensions are there. `features` gives mFVD. `pixels` compares the N clips
@@ -145,7 +145,7 @@ def clip_bootstrap(
     if pixels is not None:
         values |= {name: counts @ column / clips for name, column in pixels.columns.items()}
     scored = {dimension: len(of_clips) for dimension, of_clips in scores.items()}
-    return Replicates(values, f"{drawing}-{resamples}x{clips}-{sha256_json(scored)[:12]}")
+    return Resamples(values, f"{drawing}-{resamples}x{clips}-{sha256_json(scored)[:12]}")
 
 
 def resampled_means(scores: Sequence[float | None], number: int, resamples: int) -> np.ndarray:
@@ -162,11 +162,11 @@ def pairing(counts: np.ndarray) -> str:
     return f"{counts.shape[0]}x{counts.shape[1]}-{sha256_json(counts[:, :1000].sum(axis=0).tolist())[:12]}"
 
 
-def intervals(metrics: Mapping[str, float | None], replicates: Replicates) -> dict[str, list[float]]:
+def intervals(metrics: Mapping[str, float | None], resamples: Resamples) -> dict[str, list[float]]:
     """Metric → [low, high] around its measured value."""
-    known = {name: metrics[name] for name in replicates.values if metrics.get(name) is not None}
+    known = {name: metrics[name] for name in resamples.values if metrics.get(name) is not None}
     return {
-        name: list(interval(centred(name, value, replicates.values[name])))
+        name: list(interval(centred(name, value, resamples.values[name])))
         for name, value in known.items()
         if value is not None
     }

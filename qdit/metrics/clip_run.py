@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from qdit.core.digest import code_digest
-from qdit.core.intervals import LEVEL, Replicates, write_replicates
+from qdit.core.intervals import LEVEL, Resamples, write_resamples
 from qdit.core.metrics_record import MetricsRecord, write_record
 from qdit.metrics.bootstrap import intervals
 from qdit.metrics.clips import clip_protocol
@@ -18,13 +18,13 @@ class ClipScores:
     """Result of a scorer for the clips of a run.
 
     metrics     every metric of clips by name; None if this scorer does not compute it.
-    replicates  resampled values for the intervals.
+    resamples   resampled values for the intervals.
     judged_by   prompts and evaluator, for the protocol.
     beside      further fields of the record, by name.
     """
 
     metrics: Mapping[str, float | None]
-    replicates: Replicates
+    resamples: Resamples
     judged_by: Mapping[str, Any]
     beside: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ def evaluate_clips(job: EvaluateJob, scorer: ClipScorer) -> None:
     described = {**clip_protocol(job, sampled), **scores.judged_by}
     code = {"sample": sampled.code, "evaluate": code_digest(scorer.module)}
     content = made_by(job, described, sampled, code=code)
-    content |= {"metrics": scores.metrics, "intervals": intervals(scores.metrics, scores.replicates)}
-    content |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": scores.replicates.pairing}}
-    write_replicates(job.out.parent, scores.replicates)
+    content |= {"metrics": scores.metrics, "intervals": intervals(scores.metrics, scores.resamples)}
+    content |= {"bootstrap": {"level": LEVEL, "resampled": "clips", "pairing": scores.resamples.pairing}}
+    write_resamples(job.out.parent, scores.resamples)
     write_record(job.out, MetricsRecord(**content, **scores.beside))

@@ -12,7 +12,7 @@ from typing import Any
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.failure import Failure, say
 from qdit.core.files import sha256_json
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.metrics_record import Status, without_numbers, write_record
 from qdit.core.run import IMPORTED
 from qdit.metrics.bootstrap import RESAMPLES
@@ -183,6 +183,6 @@ def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
     """
     text = f"{of}: {failure.text}" if of else failure.text
     status = Status.MISSING if of else Status(failure.kind)
-    write_replicates(out.parent, Replicates({}, "none"))
+    write_resamples(out.parent, Resamples({}, "none"))
     write_record(out, without_numbers(status, text))
     say(text)

@@ -13,7 +13,7 @@ import numpy as np
 from qdit.core.digest import code_digest
 from qdit.core.errors import DataError
 from qdit.core.files import sha256_file, sha256_json
-from qdit.core.intervals import LEVEL, write_replicates
+from qdit.core.intervals import LEVEL, write_resamples
 from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, write_record
 from qdit.core.pixels import UINT8_RULE
@@ -92,18 +92,18 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
         **({"judges": judges} if judges else {}),
     }
     frames = max(1, int(sampled.origin.protocol.get("frames", 0))) if sampled.origin.family == PIPELINES else 1
-    replicates = bootstrap(run, reference=reference, fp=fp, judged=judged, resamples=job.resamples, frames=frames)
+    resampled = bootstrap(run, reference=reference, fp=fp, judged=judged, resamples=job.resamples, frames=frames)
     methods = {layer: resampling_method(*getattr(run.features, layer).shape) for layer in ("pool", "spatial")}
-    drawing = {"level": LEVEL, "resampled": "images", "pairing": replicates.pairing, "distances": methods}
+    drawing = {"level": LEVEL, "resampled": "images", "pairing": resampled.pairing, "distances": methods}
     code = {
         "sample": sampled.code,
         "features": run.made_by.code,
         "evaluate": code_digest("qdit.metrics.run", *modules_of_images()),
     }
     content = made_by(job, described, sampled, code=code)
-    content |= {"metrics": metrics, "intervals": intervals(metrics, replicates), "bootstrap": drawing}
+    content |= {"metrics": metrics, "intervals": intervals(metrics, resampled), "bootstrap": drawing}
     difference = latent_difference(sampled.shards)
-    write_replicates(job.out.parent, replicates)
+    write_resamples(job.out.parent, resampled)
     write_record(job.out, MetricsRecord(**content, paired=comparison, difference=difference))
 
 

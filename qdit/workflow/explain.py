@@ -5,50 +5,47 @@ Everything is read from the results folder; nothing is computed and no torch is 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from qdit.core.digest import code_digest
 from qdit.core.errors import ConfigError, DataError, QditError, did_you_mean
 from qdit.core.files import read_json, sha256_file, sha256_json
-from qdit.core.metrics import modules_of_images
 from qdit.core.metrics_record import MetricsRecord, Status, mismatch, read_record
-from qdit.core.run import IMPORTED, INTEGER, TOOL, Run
-from qdit.methods.sources import STEP
-from qdit.metrics.extractor_names import extractor_code
+from qdit.core.run import IMPORTED, Run
 from qdit.metrics.features import read_features
 from qdit.metrics.image_files import open_images
 from qdit.metrics.samples import listed_shards, read_chunk
 from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
 from qdit.quant.site_text import integer_text, sites_text
-from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
 from qdit.workflow.command_words import shown
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
+from qdit.workflow.explain_record import SHOWN, measured
 from qdit.workflow.families import CLIPS
-from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
+from qdit.workflow.replicates import further_replicates
 
 OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
 """The result of a check."""
 
-SHOWN = 12
-"""Characters of a digest that are shown."""
-
 
 @dataclass(frozen=True)
 class Link:
-    """A file of the chain: its kind, the result of its check, facts, and the command that makes it again."""
+    """A file of the chain: its kind, the result of its check, facts, and the command that makes it again.
+
+    `replicate` is the number of the replicate that it belongs to.
+    """
 
     what: str
     path: Path
     check: str
     facts: tuple[str, ...] = ()
     command: str | None = None
+    replicate: int = 0
 
     @property
     def broken(self) -> bool:
@@ -57,7 +54,8 @@ class Link:
 
     def text(self) -> str:
         """The link as a paragraph."""
-        lines = [f"{self.what}: {self.path}", f"  {self.check}", *(f"  {fact}" for fact in self.facts)]
+        of = f" of replicate {self.replicate}" if self.replicate else ""
+        lines = [f"{self.what}{of}: {self.path}", f"  {self.check}", *(f"  {fact}" for fact in self.facts)]
         return "\n".join([*lines, *([f"  $ {self.command}"] if self.command else [])])
 
 
@@ -91,12 +89,21 @@ def words_of(run: Run) -> set[str]:
 
 
 def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
-    """Links of all files behind a row, from the table to the weights."""
+    """Links of all files behind a row, from the table to the weights; then those of its replicates."""
+    yield from chain_of_run(profile, table, run, results)
+    for replicate in further_replicates(profile, run):
+        for link in chain_of_run(profile, table, replicate, results):
+            yield replace(link, replicate=replicate.replicate)
+
+
+def chain_of_run(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
+    """Links of all files behind one run. The table names the checkpoint of replicate 0 only."""
     commands = Commands(profile, results)
     full = profiles.full_precision_run(profile, run)
     path = commands.folder(run) / "metrics.json"
     record, check = recorded(commands, run)
-    yield table_link(commands, table, record)
+    if not run.replicate:
+        yield table_link(commands, table, record)
     yield Link("metrics", path, check, measured(record) if record else (), shown(commands.evaluate(run)))
     if record:
         yield from evaluated_with(commands, run, record)
@@ -138,49 +145,6 @@ def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> 
     is_rendered = digest is not None and digest in path.read_text(encoding="utf-8")
     stale = f"{DIFFERS}: it was rendered before this metrics.json"
     return Link("table", path, OK if is_rendered or (record and record.status != Status.OK) else stale, (), command)
-
-
-def measured(record: MetricsRecord) -> tuple[str, ...]:
-    """Facts from a metrics.json: the numbers, and how they were measured."""
-    if record.status != Status.OK:
-        return (f"no numbers: {record.error}",)
-    limits = record.intervals
-    numbers = [
-        f"{name} {value:.6g}" + (" [{:.6g}, {:.6g}]".format(*limits[name]) if name in limits else "")
-        for name, value in record.metrics.items()
-        if value is not None
-    ]
-    protocol = record.protocol
-    names = ("sampler", "steps", "cfg_scale", "images", "chunk", "seed", "decoder", "uint8")
-    return (
-        ", ".join(numbers),
-        "protocol: " + ", ".join(f"{name} {protocol.get(name)}" for name in names),
-        f"mode {record.mode}, backend {record.backend}",
-        *code_facts(record),
-        "packages: " + ", ".join(f"{name} {version}" for name, version in record.packages.items()),
-    )
-
-
-def code_facts(record: MetricsRecord) -> Iterator[str]:
-    """Digest of the code of each step, and whether the code of this checkout has the same digest."""
-    method = method_sources().get(record.run["method"])
-    integer = record.mode == INTEGER
-    clips, evaluator = record.is_of_clips, record.protocol["evaluator"].get("name")
-    modules = {
-        "quantize": (STEP, method.module) if method else (),
-        "sample": ("qdit.sampling.integer" if integer else "qdit.sampling.run",),
-        "features": ("qdit.metrics.extraction", *extractor_code(str(evaluator))),
-        "evaluate": ("qdit.metrics.run", *modules_of_images()),
-    }
-    scored = "qdit.metrics.vbench.run" if record.vbench else "qdit.mini.vbench.run"
-    modules |= {"sample": ("qdit.sampling.run", WORDS_MODULE), "evaluate": (scored,)} if clips else {}
-    modules |= {"sample": ()} if record.mode in (TOOL, IMPORTED) else {}
-    for step, digest in record.code.items():
-        if not modules.get(step):
-            yield f"code of {step}: {digest[:SHOWN]}"
-            continue
-        same = code_digest(*modules[step]) == digest
-        yield f"code of {step}: {digest[:SHOWN]}, {'that of this checkout' if same else 'not that of this checkout'}"
 
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
@@ -277,7 +241,7 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """Command that makes the calibration data of a kind for a run."""
     kind_of_run = chosen_kind(commands.profile, run.setting, run.label, kind)
-    return shown(commands.calibrate(run.setting, run.form, kind_of_run))
+    return shown(commands.calibrate(run.setting, run.form, kind_of_run, run.replicate))
 
 
 def imported(commands: Commands, run: Run) -> str | None:
@@ -338,7 +302,10 @@ def listing(profile: Profile, table: str) -> str:
 def explain_text(profile: Profile, table: str, row: str, results: Path) -> tuple[str, bool]:
     """Output of `qdit explain`, and whether every link of the chain holds."""
     run = find_run(profile, table, row)
-    links = list({link.what + str(link.path): link for link in chain(profile, table, run, results)}.values())
+    links: dict[str, Link] = {}
+    for link in chain(profile, table, run, results):  # files that replicates share are shown once
+        links.setdefault(link.what + str(link.path), link)
     head = f"{table} of the profile {profile['profile']}: {run.path} ({profile['face']})"
-    whole = f"{sum(not link.broken for link in links)} of {len(links)} links hold"
-    return "\n\n".join([head, *(link.text() for link in links), whole]), not any(link.broken for link in links)
+    whole = f"{sum(not link.broken for link in links.values())} of {len(links)} links hold"
+    text = "\n\n".join([head, *(link.text() for link in links.values()), whole])
+    return text, not any(link.broken for link in links.values())

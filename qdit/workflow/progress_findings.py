@@ -1,8 +1,9 @@
 """The best result of a table so far: its measured rows, ranked by their distance to full precision."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from qdit.core.errors import QditError
@@ -41,7 +42,7 @@ def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
     """Text `lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`. Empty if no row is measured.
 
     Only rows with the same setting, form, scope and bits are compared. They are those of the first block with the
-    papers' bits, or else of the first block.
+    papers' bits, or else of the first block. A row with replicates has the mean of those that are measured.
     """
     groups: dict[tuple[str, ...], list[Ranked]] = {}
     for row in rows:
@@ -50,9 +51,17 @@ def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
         return ""
     preferred = [key for key in groups if key[3] == PREFERRED]
     key = (preferred or list(groups))[0]
-    best = sorted(groups[key], key=lambda row: row.value)[:2]
+    best = sorted(means(groups[key]), key=lambda row: row.value)[:2]
     values = ", then ".join(f"{names.get(row.run.label, row.run.label)} {short(row.value)}" for row in best)
     return f"lowest {PAIRED[key[4]]} at {key[3].upper()}: {values}"
+
+
+def means(rows: Iterable[Ranked]) -> list[Ranked]:
+    """Each row once, with the mean over its measured replicates."""
+    values: dict[Run, list[Ranked]] = {}
+    for row in rows:
+        values.setdefault(replace(row.run, replicate=0), []).append(row)
+    return [Ranked(run, of[0].metric, fmean(row.value for row in of)) for run, of in values.items()]
 
 
 def short(value: float) -> str:

@@ -15,14 +15,14 @@ from qdit.cli.options import parse_json_object
 from qdit.cli.search import make_job
 from qdit.core.errors import CheckpointError, ConfigError, DataError, QditError
 from qdit.core.files import load_tensors, parse_json, save_arrays, save_tensors
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.metrics_record import MetricsRecord
 from qdit.core.processes import require_cores
 from qdit.metrics.analysis.errors import compare_folders
 from qdit.metrics.samples import ListedChunk, read_chunk
 from qdit.models.diffusers_format import read_folder
 from qdit.quant.checkpoint import Quantized, load_checkpoint, save_checkpoint
-from qdit.report.data.metrics_json import replicates_of
+from qdit.report.data.metrics_json import resamples_of
 from qdit.sampling.calibration_set import load_calibration, save_calibration
 from qdit.sampling.protocol import Protocol
 from tests.core.test_metrics_record import content
@@ -72,8 +72,8 @@ def test_resampled_values_of_another_run_are_refused(tmp_path: Path) -> None:
     name = next(name for name in record.intervals if record.metrics[name] is not None)
     value = float(record.metrics[name] or 0)
     values = value + 0.1 * draw.standard_normal(200)
-    write_replicates(tmp_path, Replicates({name: values}, "images 1"))
-    refused(DataError, f"is of another run, it gives {name}", replicates_of, record, tmp_path)
+    write_resamples(tmp_path, Resamples({name: values}, "images 1"))
+    refused(DataError, f"is of another run, it gives {name}", resamples_of, record, tmp_path)
 
 
 # 5. Types are checked wherever a file holds them: calibration data of images and clips.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
-from qdit.core.intervals import FILE, Replicates, centred, interval, read_replicates, write_replicates
+from qdit.core.intervals import FILE, Resamples, centred, interval, read_resamples, write_resamples
 from qdit.metrics import bootstrap as module
 from qdit.metrics.bootstrap import bootstrap, intervals, multiplicities, pairing
 from qdit.metrics.evaluate import evaluate
@@ -165,28 +165,28 @@ def test_paired_differences_are_far_narrower_than_unpaired_ones() -> None:
     reference = reference_of(5)
     runs = [pair(150, 5, seed=3, damage=damage)[0] for damage in (0.3, 0.5)]
     fids = [evaluate(run, reference=reference, fp=None)["fid"] for run in runs]
-    replicates = [bootstrap(run, reference=reference, fp=None, resamples=100) for run in runs]
-    a, b = (centred("fid", value, r.values["fid"]) for value, r in zip(fids, replicates, strict=True))  # type: ignore[arg-type]
+    resampled = [bootstrap(run, reference=reference, fp=None, resamples=100) for run in runs]
+    a, b = (centred("fid", value, r.values["fid"]) for value, r in zip(fids, resampled, strict=True))  # type: ignore[arg-type]
     paired, alone = interval(b - a), interval(b - np.roll(a, 1))
-    assert replicates[0].pairing == replicates[1].pairing
+    assert resampled[0].pairing == resampled[1].pairing
     assert paired[0] > 0 and paired[1] - paired[0] < 0.8 * (alone[1] - alone[0])
 
 
 def test_the_file_is_read_back_and_equal_values_give_equal_bytes(tmp_path: Path) -> None:
-    replicates = Replicates({"fid": np.arange(3.0)}, "3x5-abc")
+    resampled = Resamples({"fid": np.arange(3.0)}, "3x5-abc")
     written = []
     for name in ("a", "b"):
-        write_replicates(tmp_path / name, replicates)
+        write_resamples(tmp_path / name, resampled)
         written.append((tmp_path / name / FILE).read_bytes())
-    found = read_replicates(tmp_path / "a")
+    found = read_resamples(tmp_path / "a")
     assert found is not None and found.pairing == "3x5-abc" and np.array_equal(found.values["fid"], np.arange(3.0))
     assert written[0] == written[1]
 
 
 def test_a_failed_run_has_no_values_and_a_wrong_file_is_one_clear_line(tmp_path: Path) -> None:
-    assert read_replicates(tmp_path) is None
-    write_replicates(tmp_path, Replicates({}, "none"))
-    assert read_replicates(tmp_path) is None
-    write_replicates(tmp_path, Replicates({"fid": np.array([1.0, np.nan])}, "x"))
+    assert read_resamples(tmp_path) is None
+    write_resamples(tmp_path, Resamples({}, "none"))
+    assert read_resamples(tmp_path) is None
+    write_resamples(tmp_path, Resamples({"fid": np.array([1.0, np.nan])}, "x"))
     with pytest.raises(DataError, match="run `qdit evaluate` again"):
-        read_replicates(tmp_path)
+        read_resamples(tmp_path)

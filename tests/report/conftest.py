@@ -1,6 +1,7 @@
 """A made-up profile and a results folder that looks as if it had been run."""
 
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Callable
@@ -111,7 +112,8 @@ def damage(key: Run) -> float:
 def record(key: Run, profile: dict[str, Any]) -> dict[str, Any]:
     """A metrics.json as `qdit evaluate` writes it."""
     setting, entry, hurt = profile["settings"][key.setting], profile["methods"][key.label], damage(key)
-    paired = {"fd_fp": None, "mse_fp": None} if key.label == "fp" else {"fd_fp": hurt, "mse_fp": hurt / 300}
+    psnr = {} if key.label == "fp" else {"psnr_fp": 30 - 10 * math.log10(hurt), "ssim_fp": 1 - hurt / 50}
+    paired = {"fd_fp": None, "mse_fp": None} if key.label == "fp" else {"fd_fp": hurt, "mse_fp": hurt / 300, **psnr}
     metrics = {"fid": 2.0 + hurt, "sfid": 3.0 + 2 * hurt, "is": 9.5 - hurt / 10, "precision": 0.9 / (1 + hurt / 10)}
     protocol = {key: setting[key] for key in ("model", "sampler", "steps", "cfg_scale")}
     protocol |= {"images": 1024, "chunk": 64, "seed": 0, "uint8": "truncate(127.5 x + 128)", "decoder": "none"}

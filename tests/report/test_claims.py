@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from qdit.core.errors import ConfigError
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, judge_all, load_claims
+from qdit.report.claims.language import cell_functions
 from qdit.report.claims.report import COLUMNS, csv_of, load_report, summary, text_of, write_report
 from qdit.report.claims.sources import Measured, Printed, printed_keys
 from qdit.report.data.published import REPOSITORY_COPY, read_published
@@ -137,31 +138,47 @@ def test_contradictions_point_at_lines_of_the_differences() -> None:
 
 @pytest.fixture
 def resample(results: Path) -> Resample:
-    """Give a run resampled FD-FP: the spread is that of all runs together plus `own`, which pairing cannot remove."""
+    """Give a run resampled PSNR-FP: the spread is that of all runs together plus `own`, which pairing cannot remove."""
 
     def write(key: Run, own: float) -> None:
         draw = np.random.default_rng(0)
-        shared = draw.normal(size=200) * 0.05
+        shared = draw.normal(size=200) * 5
         private = np.random.default_rng(zlib.crc32(key.label.encode())).normal(size=200) * own
-        write_replicates(key.folder(results), Replicates({"fd_fp": 1 + shared + private}, "200x1024"))
+        record = json.loads((key.folder(results) / "metrics.json").read_text(encoding="utf-8"))
+        value = record["metrics"]["psnr_fp"]  # a mean over images: its resampled values are not shifted
+        write_resamples(key.folder(results), Resamples({"psnr_fp": value + shared + private}, "200x1024"))
 
     return write
+
+
+def test_orders_on_a_miniature_use_the_metric_that_the_power_study_chose() -> None:
+    """One rule for all methods: orders by the chosen metric, shares of full precision's FID by FD-FP."""
+    chosen = json.loads((REPOSITORY_COPY.parent / "studies" / "power.json").read_text(encoding="utf-8"))["chosen"]
+    ranked = 0
+    for claim in CLAIMS.claims:
+        functions = set(re.findall(r"(\w+)\(", claim.miniature)) & set(cell_functions())
+        if re.search(r"0\.\d+ \*|> fid\(|>= 0\.", claim.miniature):  # a share, not only an order
+            assert functions <= {chosen, "fd_fp", "fid", "sfid", "inception_score", "ssim_fp"}, claim.id
+        elif functions != {"score"}:
+            assert functions <= {chosen}, claim.id
+            ranked += bool(functions)
+    assert ranked > 20
 
 
 def test_a_ranking_of_a_run_is_told_by_the_interval_of_the_paired_metric(
     results: Path, profile: dict[str, Any], resample: Resample
 ) -> None:
-    claim = "fid-reduced-by-1.09"  # FD-FP of g4w+p4a at W6A8 is 0.010, of q-dit 0.002
+    claim = "fid-reduced-by-1.09"  # PSNR-FP of g4w+p4a at W6A8 is 50.0, of q-dit 57.0
     keys = [Run(GUIDED, "natural", label, "w6a8", "common") for label in ("g4w+p4a", "q-dit")]
     bare = judge_all(CLAIMS, Measured(profile, results))[claim]
-    assert (bare.word, bare.metrics) == (HOLDS, ("FD-FP",)) and "without an interval" in bare.why
+    assert (bare.word, bare.metrics) == (HOLDS, ("PSNR-FP",)) and "without an interval" in bare.why
     for key in keys:
-        resample(key, 0.001)
+        resample(key, 0.1)
     paired = judge_all(CLAIMS, Measured(profile, results))[claim]
     (piece,) = paired.evidence
-    assert paired.word == HOLDS and piece.interval is not None and piece.interval[1] < 0  # spread alone: ± 0.1
+    assert paired.word == HOLDS and piece.interval is not None and piece.interval[0] > 0  # spread alone: ± 10
     for key in keys:
-        resample(key, 0.02)
+        resample(key, 20)
     noisy = judge_all(CLAIMS, Measured(profile, results))[claim]
     assert noisy.word == OPEN and "includes 0" in noisy.why
 
@@ -213,7 +230,7 @@ def test_page_text_and_csv_hold_every_claim(results: Path, profile: dict[str, An
     paths = write_report(report, page, claims_markdown(report), tmp_path / "claims.html")
     assert [path.name for path in paths] == ["claims.html", "claims.csv", "claims.md"]
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
-    assert len(rows) == 2 * len(CLAIMS.claims) and list(rows[0]) == list(COLUMNS)
+    assert len(rows) == 3 * len(CLAIMS.claims) and list(rows[0]) == list(COLUMNS)
     assert {row["face"] for row in rows} == {profile["face"]} and page.count(profile["face"]) == 2
     text = text_of(report)
     for claim in CLAIMS.claims:
@@ -226,13 +243,19 @@ def test_page_text_and_csv_hold_every_claim(results: Path, profile: dict[str, An
 
 
 def test_summary_counts_each_source(results: Path, profile: dict[str, Any]) -> None:
-    printed, own = summary(load_report(profile, results))
+    printed, own, damaged, told, unsure = summary(load_report(profile, results))
     words = list(EXPECTED.values())
     assert printed == (
         f"On the papers’ own numbers, {words.count('holds')} claims hold, {words.count('does not hold')} do not hold,"
         f" {words.count('cannot be told')} cannot be told, {words.count('not checked')} were not checked."
     )
-    assert own.startswith("On the runs of profile mini, ") and own.endswith(" were not checked.")
+    papers = "On the runs of profile mini at the papers’ bits (W8A8, W6A8, W4A8; dit-digits), "
+    assert own.startswith(papers.replace("W8A8, ", "")) and own.endswith(" were not checked.")
+    assert damaged.startswith(
+        "On the runs of profile mini at W4A4, which are not the papers’ bits (W4A4; dit-digits), "
+    )
+    assert told.startswith("Of the ") and told.endswith("decided at W4A4; these verdicts do not count as the paper’s.")
+    assert "no row that they read has replicates" in unsure
 
 
 def test_group_sizes_that_were_not_searched_are_said(
@@ -259,7 +282,7 @@ def test_a_run_of_the_papers_profile_is_a_third_source(results: Path) -> None:
     with pytest.raises(Exception, match=r"profile\.json: not valid JSON"):
         load_report(profile, results)
     (beside / "profile.json").write_text(json.dumps(profile | {"profile": "paper"}), encoding="utf-8")
-    assert list(load_report(profile, results).verdicts) == ["printed", "mini", "paper"]
+    assert list(load_report(profile, results).verdicts) == ["printed", "mini", "mini at W4A4", "paper"]
 
 
 ENTRY = {"id": "x", "words": "w", "source": "d", "place": "p", "kind": "ordinal", "table": "table5"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import read_folder, read_run
@@ -42,7 +42,7 @@ def spread(results: Path) -> Callable[..., None]:
         for number, label in enumerate(LABELS):
             noise = np.random.default_rng(number + 1).normal(size=200) * own.get(label, 0.001)
             values = dict.fromkeys(("fd_fp", "fid"), 5 + shared + noise)
-            write_replicates(key_of(label).folder(results), Replicates(values, pairing))
+            write_resamples(key_of(label).folder(results), Resamples(values, pairing))
 
     return write
 
@@ -148,14 +148,14 @@ def test_higher_is_better_where_it_is(results: Path) -> None:
         record = json.loads((folder / "metrics.json").read_text())
         record["metrics"]["precision"] = value
         (folder / "metrics.json").write_text(json.dumps(record))
-        write_replicates(folder, Replicates({"precision": np.full(9, value)}, "one"))
+        write_resamples(folder, Resamples({"precision": np.full(9, value)}, "one"))
     frame = compare_text(*(key_of(label).folder(results) for label in ("rtn", "q-dit")))[1]
     assert dict(zip(frame.metric, frame.verdict, strict=True))["precision"] == "better"
 
 
 def test_other_drawings_give_no_interval(results: Path, spread: Any) -> None:
     spread()
-    write_replicates(key_of("q-dit").folder(results), Replicates({"fd_fp": np.ones(200)}, "another"))
+    write_resamples(key_of("q-dit").folder(results), Resamples({"fd_fp": np.ones(200)}, "another"))
     text, frame = compare_text(*(key_of(label).folder(results) for label in ("rtn", "q-dit")))
     assert set(frame.verdict) <= {"no interval", "same"} and "resampled in different ways" in text
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.data.standings import BEST, FIRST, TIED, WORSE, contests, standings
 from qdit.report.pages.build import build_table
@@ -27,7 +27,7 @@ def with_intervals(results: Path, profile: dict[str, Any], spread: float) -> Non
         value = {"rtn": 0.3, "g4w+p4a": 0.15, "q-dit": 0.03}[label]
         drawn = value + spread * np.random.default_rng(number).standard_normal(400)
         folder = Run(PLAIN, "natural", label, "w4a8", "common").folder(results)
-        write_replicates(folder, Replicates({"fd_fp": drawn}, "400x1024"))
+        write_resamples(folder, Resamples({"fd_fp": drawn}, "400x1024"))
 
 
 def test_it_names_the_best_and_says_that_the_order_holds(results: Path, profile: dict[str, Any]) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdit.core.intervals import Replicates
+from qdit.core.intervals import Resamples
 from qdit.report.data.lossless import gate_note, lossless
 
 
 def row_of(fid: float, *, spread: float = 0.001, **cells: float | None) -> dict[str, Any]:
-    replicates = Replicates({"fid": fid + spread * np.linspace(-2, 2, 201)}, "p")
-    return {"fid": fid, "replicates": replicates, "fd_fp_high": 0.04, "ssim_fp_low": 0.995, **cells}
+    resamples = Resamples({"fid": fid + spread * np.linspace(-2, 2, 201)}, "p")
+    return {"fid": fid, "resamples": resamples, "fd_fp_high": 0.04, "ssim_fp_low": 0.995, **cells}
 
 
 FULL = row_of(5.0, spread=0.0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdit.core.intervals import Replicates
+from qdit.core.intervals import Resamples
 from qdit.core.run import Run
 from qdit.report.data.block_times import NOT_MEASURED, SIMULATED_ONLY, measured_blocks, read_block_times
 from qdit.report.data.pareto import pareto_front
@@ -105,7 +105,7 @@ def contest_of(values: dict[str, float], *, deviation: float | None = None, shar
         row |= {"fd_fp": value, "psnr_fp": 40 - 1.5 * number, "short": f"W4A4 {name}", "method": name, "key": name}
         if deviation is not None:
             drawn = value + deviation * np.random.default_rng(number).standard_normal(400) + shared * common
-            row["replicates"] = Replicates({"fd_fp": drawn}, "p")
+            row["resamples"] = Resamples({"fd_fp": drawn}, "p")
         rows.append(row)
     return contests(Block("t", "a", tuple(rows)))[0]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from qdit.core.intervals import Replicates, interval
+from qdit.core.intervals import Resamples, interval
 from qdit.report.claims.claims import HOLDS, OPEN, Verdict, among_many
 from qdit.report.data.multiplicity import Separation
 from qdit.report.data.p_values import benjamini_hochberg, holm, p_value, partial_conjunction
@@ -51,7 +51,7 @@ def test_errors_stay_below_the_level_in_simulated_families() -> None:
 
 def row_of(value: float, *, seed: int = 0, spread: float = 1.0) -> dict[str, object]:
     values = value + spread * np.random.default_rng(seed).normal(size=200)
-    return {"fd_fp": value, "replicates": Replicates({"fd_fp": values}, "p")}
+    return {"fd_fp": value, "resamples": Resamples({"fd_fp": values}, "p")}
 
 
 def test_rows_are_apart_with_control_over_all_pairs() -> None:

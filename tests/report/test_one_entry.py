@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qdit.core import metrics
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.metrics import METRICS, Metric
 from qdit.core.run import Run
 from qdit.metrics.bootstrap import bootstrap, intervals, multiplicities
@@ -58,11 +58,11 @@ def test_it_is_evaluated_and_has_an_interval(kid: Metric) -> None:
     found = evaluate(run, reference=reference, fp=fp)
     x, y = run.features.pool, reference.pool_features
     assert y is not None and found["kid"] == pytest.approx(by_double_loop(x, y))
-    replicates = bootstrap(run, reference=reference, fp=fp, resamples=40)
-    low, high = intervals(found, replicates)["kid"]
+    resampled = bootstrap(run, reference=reference, fp=fp, resamples=40)
+    low, high = intervals(found, resampled)["kid"]
     assert low < found["kid"] < high
     own = x.repeat(multiplicities(60, 40)[3], axis=0)
-    assert replicates.values["kid"][3] == pytest.approx(by_double_loop(own, y))
+    assert resampled.values["kid"][3] == pytest.approx(by_double_loop(own, y))
 
 
 def by_double_loop(x: np.ndarray, y: np.ndarray) -> float:
@@ -87,7 +87,7 @@ def with_kid(kid: Metric, results: Path, change_record: Change) -> Path:
 
         change_record(key, add)
         drawn = value + np.linspace(-1, 1, 50) * 0.1 * value / 0.95  # its interval is ± 10 %
-        write_replicates(key.folder(results), Replicates({"kid": drawn}, "50x1024"))
+        write_resamples(key.folder(results), Resamples({"kid": drawn}, "50x1024"))
     return results
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qdit.core.intervals import Replicates, centred, interval, write_replicates
+from qdit.core.intervals import Resamples, centred, interval, write_resamples
 from qdit.core.metrics import METRICS
 from qdit.core.run import Run
 from qdit.core.run_to_run import RunToRun, combined
@@ -33,9 +33,9 @@ def row(fd_fp: list[float], noise: float = 0.01, **cells: Any) -> dict[str, Any]
     values, mean = np.array(fd_fp), float(np.mean(fd_fp))
     samples = mean + noise * (DRAW - DRAW.mean())
     runs = {} if len(fd_fp) == 1 else {"fd_fp": RunToRun(values, values[:, None] + (samples - mean)[None])}
-    resampled = Replicates({"fd_fp": samples}, "p")
+    resampled = Resamples({"fd_fp": samples}, "p")
     facts = {"weight_bits": 4, "activation_bits": 8, "method": "rtn", "key": KEY, "short": "W4A8 a"}
-    return {"fd_fp": mean, "replicates": resampled, "run_to_run": runs, **facts, **cells}
+    return {"fd_fp": mean, "resamples": resampled, "run_to_run": runs, **facts, **cells}
 
 
 def test_the_difference_of_two_rows_with_replicates_is_that_of_their_replicates() -> None:
@@ -90,7 +90,7 @@ def repeated(results: Path, profile: dict[str, Any]) -> tuple[Path, dict[str, An
         content["intervals"] = {"fd_fp": interval(centred("fd_fp", factor * value, samples["fd_fp"]))}
         content["run"] = record["run"] | ({"replicate": number} if number else {})
         (folder / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
-        write_replicates(folder, Replicates(samples, "p"))
+        write_resamples(folder, Resamples(samples, "p"))
     rows = [{"table": table, "setting": key.setting, "bits": [key.bits], "methods": [label]}]
     return results, profile | {"replicates": {"count": 3, "rows": rows}}, key
 
@@ -124,8 +124,8 @@ def test_a_metric_whose_larger_values_are_better_orders_from_the_largest(monkeyp
     for name, is_ranking in (("fd_fp", False), ("psnr_fp", True)):
         monkeypatch.setitem(METRICS, name, replace(METRICS[name], ranks=is_ranking))
     facts = {"weight_bits": 4, "activation_bits": 8, "method": "rtn", "key": KEY, "short": "W4A8 a"}
-    samples = {value: Replicates({"psnr_fp": value + 0.01 * DRAW * value}, "p") for value in (30.0, 41.0, 35.0)}
-    rows = [{"psnr_fp": value, "fd_fp": value, "replicates": drawn, **facts} for value, drawn in samples.items()]
+    samples = {value: Resamples({"psnr_fp": value + 0.01 * DRAW * value}, "p") for value in (30.0, 41.0, 35.0)}
+    rows = [{"psnr_fp": value, "fd_fp": value, "resamples": drawn, **facts} for value, drawn in samples.items()]
     (contest,) = contests(Block("t", "", tuple(rows)))
     assert [row["psnr_fp"] for row in contest.rows] == [41.0, 35.0, 30.0]
     assert [standing.rank for standing in standings(contest.block) if standing] == [3, 1, 2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qdit.core.errors import DataError
-from qdit.core.intervals import Replicates, write_replicates
+from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.pages.benches import STUDIES, bench_files, read_bench
 from qdit.report.pages.claims_page import MARKS
@@ -190,7 +190,7 @@ def resample(results: Path, label: str, own: float) -> None:
     key = Run(PLAIN, "natural", label, "w4a8", "common")
     shared = np.random.default_rng(0).normal(size=200) * 0.05
     private = np.random.default_rng(len(label)).normal(size=200) * own
-    write_replicates(key.folder(results), Replicates({"fd_fp": 1 + shared + private}, "200x1024"))
+    write_resamples(key.folder(results), Resamples({"fd_fp": 1 + shared + private}, "200x1024"))
 
 
 def w4a8_ranking(results: Path, profile: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import save_arrays, sha256_json
-from qdit.core.intervals import Replicates, centred, interval, read_replicates, write_replicates
+from qdit.core.intervals import Resamples, centred, interval, read_resamples, write_resamples
 from qdit.core.metrics import DIMENSIONS
 from qdit.core.run import Run
 from qdit.report.claims.claims import judge, load_claims
@@ -90,7 +90,7 @@ def write_run(results: Path, label: str, *, spread: float = 0.005) -> None:
     folder = key.folder(results)
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(record))
-    write_replicates(folder, Replicates(values, "clips"))
+    write_resamples(folder, Resamples(values, "clips"))
     clean = np.random.default_rng(0).integers(0, 256, (CLIPS, 3, 8, 16, 16))
     noise = hurt * draw.standard_normal(clean.shape)
     frames = np.clip(clean + noise, 0, 255).astype(np.uint8)
@@ -141,10 +141,10 @@ def scored_by_vbench(video: Profile, clips: Path) -> Path:
         record["protocol"]["evaluator"]["name"] = "VBench 0.1.5"
         record["protocol_sha256"] = sha256_json(record["protocol"])
         (folder / "metrics.json").write_text(json.dumps(record))
-        found = read_replicates(folder)
+        found = read_resamples(folder)
         assert found is not None
         kept = {name: values for name, values in found.values.items() if name not in (*DIMENSIONS[:2], "fd_fp")}
-        write_replicates(folder, Replicates(kept, found.pairing))
+        write_resamples(folder, Resamples(kept, found.pairing))
     return clips
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from qdit.core.run import Run
 from qdit.workflow.profile import load_profile
 from qdit.workflow.progress import PlannedJob, Progress, planned_jobs
-from qdit.workflow.progress_findings import finding, learned_labels, names_of, ranked
+from qdit.workflow.progress_findings import Ranked, finding, learned_labels, names_of, ranked
 from qdit.workflow.progress_log import ProgressHandler
 from qdit.workflow.progress_text import duration, failure_line, plain_line, table_line
 from tests.workflow.graph import GraphJob
@@ -136,6 +137,8 @@ def test_the_finding_compares_rows_of_one_block_at_the_papers_bits(tmp_path: Pat
     rows = [row for label in LABELS if (row := ranked(run_of(label), metrics_file(tmp_path, label)))]
     assert finding(rows, {"q-dit": "Q-DiT"}) == "lowest FD-FP at W4A8: Q-DiT 0.0020, then rtn 0.3000"
     assert finding([], {}) == ""
+    repeated = [Ranked(replace(run_of("rtn"), replicate=number), "fd_fp", 0.001 * number) for number in (0, 1, 5)]
+    assert finding([*rows[:0], *repeated], {}) == "lowest FD-FP at W4A8: rtn 0.0020", "the mean, and the row once"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"error": "failed in quantize: x"}', '{"metrics": null}', "[1]"])

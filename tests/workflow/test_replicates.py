@@ -16,6 +16,7 @@ from qdit.core.streams import derive_seed, generator, replicate_draws, replicate
 from qdit.sampling.chunks import Shard, copy_equal_samples, make_chunks
 from qdit.workflow.commands import Commands
 from qdit.workflow.cost import Speed, jobs_of
+from qdit.workflow.explain import calibrated, chain, explain_text
 from qdit.workflow.profile import all_runs, load_profile, runs_of, search_of, validate
 from qdit.workflow.protocol_version import protocol_version
 from qdit.workflow.replicates import further_replicates, replicate_count, with_replicates
@@ -67,6 +68,23 @@ def test_a_replicate_has_its_own_calibration_search_and_draws_and_the_images_of_
     sample = commands.sample(run, 0)
     assert f"--seed {profile['seed']}" in sample and f"--same-as {commands.samples(ROW)}" in sample
     assert "--replicate 1" in commands.evaluate(run) and f"--seed {profile['seed']}" in commands.evaluate(run)
+
+
+def test_explain_shows_the_chain_of_each_replicate(profile: dict[str, Any], tmp_path: Path) -> None:
+    links = list(chain(profile, "table2", ROW, tmp_path))
+    numbers = [link.replicate for link in links]
+    assert numbers == sorted(numbers) and set(numbers) == {0, 1, 2}
+    metrics = {link.replicate: link for link in links if link.what == "metrics"}
+    assert [metrics[number].path for number in (1, 2)] == [
+        replace(ROW, replicate=number).folder(tmp_path) / "metrics.json" for number in (1, 2)
+    ]
+    assert "--replicate 2" in str(metrics[2].command) and "--replicate" not in str(metrics[0].command)
+    assert [link.replicate for link in links if link.what == "table"] == [0], "it names the checkpoint of replicate 0"
+    text, whole = explain_text(profile, "table2", "q-dit w4a8 digits-cfg1.0-s20 natural", tmp_path)
+    assert not whole and text.count("metrics of replicate 1: ") == 1
+    assert text.count("images of full precision") == 1, "files that replicates share are shown once"
+    assert "--seed" in calibrated(Commands(profile, tmp_path), replace(ROW, replicate=1), "trajectory")
+    assert f"{replicate_seed(0, 1)}" in calibrated(Commands(profile, tmp_path), replace(ROW, replicate=1), "trajectory")
 
 
 def test_jobs_of_replicates_are_counted(profile: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ class VBenchScores:
         no_features: dict[str, float | None] = dict.fromkeys(("mfvd", "fd_fp", "mind_fp"))
         metrics = {**scores, **totals(normalised(scores)), **no_features}
         metrics |= NO_VALUES if pixels is None else pixels.means
-        replicates = clip_bootstrap(
+        resampled = clip_bootstrap(
             clip_scores(gathered, rows, self.clips_per_prompt),
             sampled.count,
             drawing="vbench",
@@ -68,7 +68,7 @@ class VBenchScores:
         judged = {key: gathered[key] for key in ("weights_sha256", "packages", "skipped")}
         files = {"vbench.json": sha256_file(self.results), "vbench/clips.json": sha256_file(self.listing)}
         beside = {"vbench": judged | {"made_of": files}} | ({} if pixels is None else {"paired": pixels.record})
-        return ClipScores(metrics, replicates, judged_by(rows, gathered), beside)
+        return ClipScores(metrics, resampled, judged_by(rows, gathered), beside)
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class MiniVBench:
             pixels = compared(clips, full)
             features = replace(features, full=clip_features(observer, full.frames))
             metrics |= paired_distances(features, pixels) | pixels.means
-        replicates = clip_bootstrap(
+        resampled = clip_bootstrap(
             {name: [clip["video_results"] for clip in of_clips] for name, (_, of_clips) in scored["results"].items()},
             sampled.count,
             scaled=partial(scaled_between, worst=scored["pixel_noise"], best=scored["real_clips"]),
@@ -91,7 +91,7 @@ class MiniVBench:
         )
         beside = {name: scored[name] for name in ("real_clips", "pixel_noise")}
         beside |= {} if pixels is None else {"paired": pixels.record}
-        return ClipScores(metrics, replicates, judged_by(self.prompts, observer), beside)
+        return ClipScores(metrics, resampled, judged_by(self.prompts, observer), beside)
 
 
 def paired_distances(features: ClipFeatures, pixels: PixelComparison) -> dict[str, float | None]:

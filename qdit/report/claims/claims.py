@@ -4,6 +4,7 @@
 table (`qdit.report.claims.language`). It is evaluated on the printed numbers and on the numbers of each existing run.
 """
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import yaml
 
 from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.run import Run
+from qdit.report.claims.damage import at_bits, damaged, not_at_damage
 from qdit.report.claims.language import KEYS, Evaluation, Key, parse
 from qdit.report.claims.sources import Measured, Printed
 from qdit.report.claims.telling import what_would_tell
@@ -91,6 +94,8 @@ class Verdict:
     p: float | None = None
     alone: str = ""
     tells: str = ""
+    runs: tuple[Run, ...] = ()
+    """Runs of the cells that were read."""
 
 
 def load_claims(path: Path) -> Claims:
@@ -160,15 +165,45 @@ def _fields(entry: Any, required: Sequence[str], optional: Sequence[str], where:
 
 def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
     """The verdict of one source on one claim."""
+    if (verdict := unchecked(claim, source)) is not None:
+        return verdict
+    return _judged(claim, parse(expression_of(claim, source), table=claim.table, sets=sets), sets, source)
+
+
+def judge_at_damage(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Measured, papers: Measured) -> Verdict:
+    """The verdict on one claim at the bits where damage begins; `source` reads the rows at these bits."""
+    expression = expression_of(claim, source)
+    if claim.kind != HISTORICAL and (why := not_at_damage(claim.table, claim.form, expression)):
+        return Verdict(NOT_CHECKED, why)
+    if (verdict := unchecked(claim, source)) is not None:
+        return verdict
+    node = parse(expression, table=claim.table, sets=sets)
+    node, sets, restricted = at_bits(node, claim.table, sets, source, papers)
+    verdict = _judged(claim, node, sets, source)
+    where = f"only at {', '.join(map(str, restricted))}" if restricted else ""
+    return replace(verdict, why="; ".join(filter(None, (where, verdict.why))))
+
+
+def expression_of(claim: Claim, source: Printed | Measured) -> str:
+    """The expression of a claim that is evaluated on a source."""
+    return claim.miniature if source.miniature and claim.miniature else claim.expression
+
+
+def unchecked(claim: Claim, source: Printed | Measured) -> Verdict | None:
+    """The verdict on a claim that no expression decides on a source; None if one does."""
     if claim.kind == HISTORICAL:
         return Verdict(NOT_CHECKED, claim.remark)
-    expression = claim.miniature if source.miniature and claim.miniature else claim.expression
     if source.miniature and claim.kind == NUMERIC and not claim.miniature:
         return Verdict(OPEN, "a number about the paper’s model and data, which a miniature cannot measure")
+    return None
+
+
+def _judged(claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
+    """The verdict that a parsed expression gives."""
     if isinstance(source, Measured):
-        source.fitted = False
+        source.fitted, source.read = False, {}
     evaluation = Evaluation(source, claim.table, sets)
-    truth = evaluation.truth(parse(expression, table=claim.table, sets=sets), {})
+    truth = evaluation.truth(node, {})
     reasons = (
         tuple(dict.fromkeys(piece.reason for piece in truth.evidence if piece.reason)) if truth.value is None else ()
     )
@@ -181,7 +216,8 @@ def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Mea
     if isinstance(source, Measured) and source.fitted and truth.value is not None:
         word, why, p = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells", None
     tells = what_would_tell(truth.evidence) if word == OPEN else ""
-    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p, tells=tells)
+    runs = tuple(source.read) if isinstance(source, Measured) else ()
+    return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p, tells=tells, runs=runs)
 
 
 def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
@@ -216,6 +252,12 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
     for claim in claims.claims:
         form_source = source
         if isinstance(source, Measured) and claim.form != source.form:
-            form_source = forms.setdefault(claim.form, Measured(source.profile, source.results, form=claim.form))
+            form_source = forms.setdefault(claim.form, source.in_form(claim.form))
         verdicts[claim.id] = judge(claim, claims.sets, form_source)
     return among_many(verdicts)
+
+
+def judge_all_at_damage(claims: Claims, papers: Measured) -> dict[str, Verdict]:
+    """Claim id → verdict at the bits where damage begins, with a control of its own."""
+    source = damaged(papers)
+    return among_many({claim.id: judge_at_damage(claim, claims.sets, source, papers) for claim in claims.claims})

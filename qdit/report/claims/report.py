@@ -2,15 +2,16 @@
 
 import csv
 import io
+import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qdit.core.errors import ConfigError
-from qdit.core.files import read_json, write_text
+from qdit.core.files import write_text
+from qdit.core.run import UNQUANTIZED
 from qdit.report.claims.claims import (
     CONSTRUCTED,
     FAILS,
@@ -22,12 +23,14 @@ from qdit.report.claims.claims import (
     Claims,
     Verdict,
     judge_all,
+    judge_all_at_damage,
     load_claims,
 )
+from qdit.report.claims.damage import BITS
 from qdit.report.claims.sources import Measured, Printed
+from qdit.report.claims.survival import Comparison, of_folders, of_replicates, profile_in, survival_text
 from qdit.report.data.published import REPOSITORY_COPY, published_folder
 from qdit.report.data.values import Evidence
-from qdit.workflow.profile import validate
 
 PRINTED = "printed"
 PAPER_PROFILE = "paper"
@@ -39,7 +42,7 @@ COLUMNS = (
     *("id", "kind", "source", "place", "words", "reading", "table", "form"),
     *("evaluated_on", "verdict", "why", "metrics", "comparisons", "closest", "low", "high", "p_value", "alone"),
     "would_tell",
-    *("profile", "face"),
+    *("profile", "face", "runs_compared", "runs_agreeing"),
 )
 
 
@@ -53,13 +56,27 @@ class Report:
     face: str
     miniature: bool
     remarks: tuple[str, ...] = ()
+    survival: tuple[Comparison, ...] = ()
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Setting → its model, of all runs."""
+
+    @property
+    def at_papers_bits(self) -> list[str]:
+        """The sources that judge at the papers' bits. Only they count as verdicts on a paper."""
+        return [source for source in self.verdicts if source != damaged_name(self.profile)]
 
 
-def load_report(profile: Mapping[str, Any], results: Path) -> Report:
+def damaged_name(profile: str) -> str:
+    """Name of the source with a profile's rows at the bits where damage begins: `mini at W4A4`."""
+    return f"{profile} at {BITS.upper()}"
+
+
+def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path] = ()) -> Report:
     """Evaluate all claims: on the printed numbers, on a profile's results, and on the results of the profile `paper`.
 
     The results of the profile `paper` are in the folder `paper` beside `results`. They are used if the folder has a
-    profile.json.
+    profile.json. A miniature is also judged at the bits where damage begins. `others` are results of the profile with
+    other seeds; the verdicts are compared with theirs, and with those of replicates.
     """
     published = published_folder(results)
     beside = published / FILE
@@ -68,15 +85,27 @@ def load_report(profile: Mapping[str, Any], results: Path) -> Report:
     sources: dict[str, Printed | Measured] = {PRINTED: Printed(published), str(profile["profile"]): measured}
     paper = results.parent / PAPER_PROFILE
     if profile["profile"] != PAPER_PROFILE and (paper / "profile.json").is_file():
-        other = read_json(paper / "profile.json")
-        try:
-            validate(other)
-        except ConfigError as problem:
-            raise ConfigError(f"{paper / 'profile.json'}: {problem}; run that profile again") from None
-        sources[PAPER_PROFILE] = Measured(other, paper)
-    verdicts = {name: judge_all(claims, source) for name, source in sources.items()}
+        sources[PAPER_PROFILE] = Measured(profile_in(paper), paper)
+    verdicts: dict[str, Mapping[str, Verdict]] = {}
+    for name, source in sources.items():
+        verdicts[name] = judge_all(claims, source)
+        if source is measured and measured.miniature:
+            verdicts[damaged_name(name)] = judge_all_at_damage(claims, measured)
+    own = verdicts[str(profile["profile"])]
     return Report(
-        claims, verdicts, str(profile["profile"]), str(profile["face"]), measured.miniature, tuple(measured.remarks)
+        claims,
+        verdicts,
+        str(profile["profile"]),
+        str(profile["face"]),
+        measured.miniature,
+        tuple(measured.remarks),
+        (*of_replicates(claims, measured, own), *of_folders(claims, own, others)),
+        {
+            name: str(setting["model"])
+            for source in sources.values()
+            if isinstance(source, Measured)
+            for name, setting in source.profile["settings"].items()
+        },
     )
 
 
@@ -88,8 +117,24 @@ def counts(report: Report, source: str) -> dict[str, int]:
 
 def sentence(report: Report, source: str) -> str:
     """`On the papers’ own numbers, 31 claims hold, 6 do not hold, 8 cannot be told.`"""
-    where = "the papers’ own numbers" if source == PRINTED else f"the runs of profile {source}"
-    return f"On {where}, {verdicts_in_words(report, source)}."
+    return f"On {where_of(report, source)}, {verdicts_in_words(report, source)}."
+
+
+def where_of(report: Report, source: str) -> str:
+    """`the papers’ own numbers`, or a run with the bits and models whose rows were read."""
+    if source == PRINTED:
+        return "the papers’ own numbers"
+    runs = dict.fromkeys(run for verdict in report.verdicts[source].values() for run in verdict.runs)
+    quantized = sorted({run.bits.upper() for run in runs if run.bits != UNQUANTIZED}, key=_bits_order)
+    models = ", ".join(sorted({report.models[run.setting] for run in runs}))
+    read = f" ({', '.join(quantized)}; {models})" if quantized else ""
+    if source == damaged_name(report.profile):
+        return f"the runs of profile {source}, which are not the papers’ bits{read}"
+    return f"the runs of profile {source} at the papers’ bits{read}"
+
+
+def _bits_order(bits: str) -> tuple[int, ...]:
+    return tuple(-int(number) for number in re.findall(r"\d+", bits))
 
 
 def verdicts_in_words(report: Report, source: str) -> str:
@@ -102,7 +147,26 @@ def verdicts_in_words(report: Report, source: str) -> str:
 def summary(report: Report) -> list[str]:
     """A sentence for each source of numbers, and one about the control of many comparisons."""
     controls = (control(report, source) for source in report.verdicts if source != PRINTED)
-    return [*(sentence(report, source) for source in report.verdicts), *filter(None, controls)]
+    own = report.verdicts[report.profile]
+    return [
+        *(sentence(report, source) for source in report.verdicts),
+        *told_by_damage(report),
+        *filter(None, controls),
+        *survival_text(report.survival, own),
+    ]
+
+
+def told_by_damage(report: Report) -> list[str]:
+    """Sentence: how many claims that cannot be told at the papers' bits are decided where damage begins."""
+    damaged = report.verdicts.get(damaged_name(report.profile))
+    if damaged is None:
+        return []
+    open_ones = [claim for claim, verdict in report.verdicts[report.profile].items() if verdict.word == OPEN]
+    told = [claim for claim in open_ones if damaged[claim].word in (HOLDS, FAILS)]
+    return [
+        f"Of the {len(open_ones)} claims that cannot be told at the papers’ bits, {len(told)}"
+        f" {'is' if len(told) == 1 else 'are'} decided at {BITS.upper()}; these verdicts do not count as the paper’s."
+    ]
 
 
 def control(report: Report, source: str) -> str:
@@ -146,7 +210,8 @@ def text_of(report: Report, *, width: int = 110) -> str:
         numbers = f" (docs/differences.md, no. {', '.join(map(str, entry.differences))})" if entry.differences else ""
         words = f"{entry.id}, {entry.between}: {entry.first} — but: {entry.second}{numbers}"
         lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join([*lines, "", *report.remarks, *summary(report)]) + "\n"
+    said = [line for text in summary(report) for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return "\n".join([*lines, "", *report.remarks, *said]) + "\n"
 
 
 def evidence_text(piece: Evidence) -> str:
@@ -185,7 +250,14 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
         verdict.tells,
         report.profile,
         report.face,
+        *_survived(claim, name, report),
     )
+
+
+def _survived(claim: Claim, source: str, report: Report) -> tuple[int, int] | tuple[str, str]:
+    """Number of other runs that a verdict was compared with, and of those with the same verdict; blank for none."""
+    pairs = [of.words[claim.id] for of in report.survival if claim.id in of.words and source == report.profile]
+    return (len(pairs), sum(before == after for before, after in pairs)) if pairs else ("", "")
 
 
 def write_report(report: Report, page: str, markdown: str, out: Path) -> list[Path]:

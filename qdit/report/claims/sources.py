@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import claim_functions
+from qdit.core.run import Run
 from qdit.report.claims.language import KEYS, Key, cell_functions
 from qdit.report.data.compare_rows import quantity
 from qdit.report.data.metrics_json import Row
@@ -92,14 +93,31 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
 
 
 class Measured:
-    """The tables of a run in one form of the weights; `fitted` becomes true when a fitted cell is read."""
+    """The tables of a run in one form of the weights.
 
-    def __init__(self, profile: Mapping[str, Any], results: Path, *, form: str = "natural") -> None:
+    `fitted` becomes true when a fitted cell is read; `read` collects the runs of the cells that are read.
+    `video_bits` are the bits of the rows of Table 3, whose claims do not name bits.
+    """
+
+    def __init__(
+        self,
+        profile: Mapping[str, Any],
+        results: Path,
+        *,
+        form: str = "natural",
+        video_bits: tuple[str, ...] = PRINTED_BITS,
+    ) -> None:
         self.profile = profile
         self.results = results
         self.form = form
+        self.video_bits = video_bits
         self.fitted = False
+        self.read: dict[Run, None] = {}
         self.tables: dict[str, dict[Keys, Row]] = {}
+
+    def in_form(self, form: str) -> "Measured":
+        """The same run in another form of the weights."""
+        return Measured(self.profile, self.results, form=form, video_bits=self.video_bits)
 
     @cached_property
     def miniature(self) -> bool:
@@ -108,9 +126,7 @@ class Measured:
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
         """A measured number with its bootstrap samples; Unknown for a row that is absent or not measured."""
-        if table not in self.tables:
-            self.tables[table] = self._rows(table)
-        if not self.tables[table]:
+        if not self.rows(table):
             return Unknown(f"this profile has no {table} in the {self.form} form")
         name, column = describe(table, keys), column_of(metric)
         if table == "table3":
@@ -120,10 +136,17 @@ class Measured:
             return Unknown(f"this profile has no such row ({name})")
         if not is_measured(row):
             return Unknown(f"{name}: {row['status']}")
+        self.read[row["key"]] = None
         if row.get(column) is None:
             return Unknown(f"{name} has no {cell_functions().get(metric, metric)}")
         self.fitted = self.fitted or row.get("fitted") is not None
         return Quantity(float(row[column])) if metric == "size_mb" else quantity(row, column)
+
+    def rows(self, table: str) -> dict[Keys, Row]:
+        """Keys → row of a kind of table, measured or not."""
+        if table not in self.tables:
+            self.tables[table] = self._rows(table)
+        return self.tables[table]
 
     @property
     def remarks(self) -> list[str]:
@@ -150,7 +173,7 @@ class Measured:
             for block, loaded in zip(definition["blocks"], blocks, strict=True):
                 if block["form"] == self.form:
                     for row in loaded.rows:
-                        if kind == "table3" and bits_of(row) not in PRINTED_BITS:
+                        if kind == "table3" and bits_of(row) not in self.video_bits:
                             continue  # its claims do not name bits
                         rows_by_key.setdefault(self._keys(kind, block, row, places), row)
         return rows_by_key

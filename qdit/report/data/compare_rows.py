@@ -44,12 +44,12 @@ def difference(a: Row, b: Row, metric: str) -> Difference | None:
 
 def quantity(row: Row, metric: str) -> Quantity:
     """A row's number, with its resampled values and its values in each replicate if they exist."""
-    value, replicates = float(row[metric]), row.get("replicates")
-    if replicates is None or metric not in replicates.values:
+    value, resamples = float(row[metric]), row.get("resamples")
+    if resamples is None or metric not in resamples.values:
         return Quantity(value, measured=True)
-    samples = centred(metric, value, replicates.values[metric])
+    samples = centred(metric, value, resamples.values[metric])
     runs, images = runs_of(row, metric, samples), row.get("images")
-    return Quantity(value, samples, replicates.pairing, measured=True, runs=runs, images=images)
+    return Quantity(value, samples, resamples.pairing, measured=True, runs=runs, images=images)
 
 
 def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from qdit.core.errors import DataError
-from qdit.core.intervals import FILE as REPLICATES
-from qdit.core.intervals import Replicates, centred, interval, read_replicates
+from qdit.core.intervals import FILE as RESAMPLES
+from qdit.core.intervals import Resamples, centred, interval, read_resamples
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import FILE, IDENTITY, MetricsRecord, Refused, Status, mismatch, read_record
 from qdit.core.run import Run
@@ -36,7 +36,7 @@ def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) 
         return row | with_status(Status.REFUSED, str(problem))
     except DataError as problem:
         return row | with_status(Status.MISSING, str(problem))
-    return row | _flatten(record) | {"replicates": replicates_of(record, path.parent)} | with_status(Status.OK)
+    return row | _flatten(record) | {"resamples": resamples_of(record, path.parent)} | with_status(Status.OK)
 
 
 def with_status(status: Status, why: str = "") -> Row:
@@ -62,27 +62,27 @@ def read_folder(folder: Path) -> Row:
     if record.status != Status.OK:
         raise DataError(f"{path}: holds no metrics of a run ({' '.join(why.split())}); evaluate it again")
     row: Row = {name: record.run[name] for name in IDENTITY} | {"key": record.of}
-    return row | _flatten(record) | {"replicates": replicates_of(record, folder)} | with_status(Status.OK)
+    return row | _flatten(record) | {"resamples": resamples_of(record, folder)} | with_status(Status.OK)
 
 
-def replicates_of(record: MetricsRecord, folder: Path) -> Replicates | None:
+def resamples_of(record: MetricsRecord, folder: Path) -> Resamples | None:
     """The resampled values beside a record. DataError unless the record has the same intervals.
 
     The file has the same name in every folder, so a wrong file can lie there.
     """
-    replicates = read_replicates(folder)
-    if replicates is None:
+    resamples = read_resamples(folder)
+    if resamples is None:
         return None
     for name, limits in record.intervals.items():
-        value, values = record.metrics.get(name), replicates.values.get(name)
+        value, values = record.metrics.get(name), resamples.values.get(name)
         if value is None or values is None:
             continue
         if not np.allclose(interval(centred(name, value, values)), limits, rtol=1e-6, atol=1e-12):
             raise DataError(
-                f"{folder / REPLICATES}: is of another run, it gives {name} another interval than {FILE}; run `qdit"
+                f"{folder / RESAMPLES}: is of another run, it gives {name} another interval than {FILE}; run `qdit"
                 " evaluate` again, each run in a folder of its own"
             )
-    return replicates
+    return resamples
 
 
 def _require(record: MetricsRecord, key: Run, profile: Mapping[str, Any] | None) -> None:

@@ -7,25 +7,38 @@ what is missing.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qdit.core.intervals import Replicates, centred, interval
+from qdit.core.intervals import Resamples, centred, interval
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
 from qdit.core.run import Run
 from qdit.core.run_to_run import RunToRun, combined
 from qdit.report.data.metrics_json import Row, read_run
-from qdit.workflow.replicates import further_replicates
+from qdit.workflow.replicates import further_replicates, replicate_count
 
 COUNT = "replicates_measured"
 """Column with the number of replicates behind a row; 1 for a row of one run."""
 
 
+ALONE = "replicate_alone"
+"""Key that `alone` adds to a profile in memory; a file of a profile cannot have it."""
+
+
+def alone(profile: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A profile whose rows with replicates show one replicate alone, instead of the mean over all."""
+    return {**profile, ALONE: number}
+
+
 def read_row(results: Path, key: Run, profile: Mapping[str, Any]) -> Row:
     """Row of a run, as from `read_run`, with its replicates if the profile asks for them."""
+    if (number := profile.get(ALONE)) is not None:
+        exists = number < replicate_count(profile, key)
+        return read_run(results, replace(key, replicate=number) if exists else key, profile) | {COUNT: 1}
     row = read_run(results, key, profile)
     if row["state"] != Status.OK:
         return row
@@ -41,7 +54,7 @@ def averaged(rows: Sequence[Row]) -> Row:
 
     Metrics without resampled values in every replicate have a mean and no interval.
     """
-    cells: Row = {"replicates": mean_samples(rows), "run_to_run": {}}
+    cells: Row = {"resamples": mean_samples(rows), "run_to_run": {}}
     names = [name for name, metric in METRICS.items() if metric.of in ("images", "clips", "both")]
     for name in names:
         values = [float(row[name]) for row in rows if row.get(name) is not None]
@@ -51,7 +64,7 @@ def averaged(rows: Sequence[Row]) -> Row:
         cells[name] = float(np.mean(values))
         if (runs := runs_of(name, rows)) is not None:
             cells["run_to_run"][name] = runs
-            mean = cells["replicates"].values[name]
+            mean = cells["resamples"].values[name]
             limits = combined(cells[name], interval(centred(name, cells[name], mean)), runs)
             cells |= dict(zip(METRICS[name].low_and_high, limits.ends, strict=True))
     return cells
@@ -67,17 +80,17 @@ def runs_of(metric: str, rows: Sequence[Row]) -> RunToRun | None:
     return RunToRun(np.array(values), np.stack(samples))
 
 
-def mean_samples(rows: Sequence[Row]) -> Replicates | None:
+def mean_samples(rows: Sequence[Row]) -> Resamples | None:
     """Resampled values of the means over the replicates."""
     resampled = of_equal_images(rows)
     if not resampled:
         return None
     shared = set.intersection(*(set(of.values) for of in resampled))
     means = {name: np.mean([of.values[name] for of in resampled], axis=0) for name in METRICS if name in shared}
-    return Replicates(means, resampled[0].pairing)
+    return Resamples(means, resampled[0].pairing)
 
 
-def of_equal_images(rows: Sequence[Row]) -> list[Replicates]:
+def of_equal_images(rows: Sequence[Row]) -> list[Resamples]:
     """Resampled values of each replicate; empty if one has none, or if they are not of the same images."""
-    resampled = [row["replicates"] for row in rows if row.get("replicates") is not None]
+    resampled = [row["resamples"] for row in rows if row.get("resamples") is not None]
     return resampled if len(resampled) == len(rows) and len({of.pairing for of in resampled}) == 1 else []

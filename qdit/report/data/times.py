@@ -9,6 +9,7 @@ from qdit.core.errors import DataError
 from qdit.core.run import Run
 from qdit.report.data.allocations import timed_searches
 from qdit.workflow.profile import Profile, runs_of
+from qdit.workflow.replicates import with_replicates
 
 STEPS = ("quantize", "sample")
 
@@ -16,16 +17,21 @@ STEPS = ("quantize", "sample")
 def times_text(profile: Profile, results: Path) -> str:
     """Markdown tables: seconds of single-threaded jobs by table and by method, and of each search.
 
-    Runs and searches without a measured time are left out. Tables of results hold no times, so that equal results give
-    equal bytes. Raises DataError if no run has times.
+    Replicates are runs of their own. Runs and searches without a measured time are left out. Tables of results hold no
+    times, so that equal results give equal bytes. Raises DataError if no run has times.
     """
     run_times = {
-        run: times for table in profile["tables"] for run in runs_of(profile, table) if (times := _run(results, run))
+        run: times for table in profile["tables"] for run in _runs(profile, table) if (times := _run(results, run))
     }
     if not run_times:
         raise DataError(f"{results}: no benchmark files of runs; run the workflow first (snakemake --cores all)")
     searches = ["", *_by_search(results)] if timed_searches(results) else []
     return "\n".join([*_by_table(profile, run_times), "", *_by_method(run_times), *searches]) + "\n"
+
+
+def _runs(profile: Profile, table: str) -> list[Run]:
+    """Runs of a table, replicates included."""
+    return with_replicates(profile, runs_of(profile, table))
 
 
 def _run(results: Path, run: Run) -> dict[str, float]:
@@ -46,7 +52,7 @@ def _by_table(profile: Profile, run_times: dict[Run, dict[str, float]]) -> Itera
     yield "| table | runs | quantize (s) | sample (s) |"
     yield "|---|---:|---:|---:|"
     for table in profile["tables"]:
-        runs = [run for run in runs_of(profile, table) if run in run_times]
+        runs = [run for run in _runs(profile, table) if run in run_times]
         sums = [sum(run_times[run][step] for run in runs) for step in STEPS]
         yield f"| {table} | {len(runs)} | {sums[0]:.0f} | {sums[1]:.0f} |"
     sums = [sum(times[step] for times in run_times.values()) for step in STEPS]

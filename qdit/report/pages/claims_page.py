@@ -12,10 +12,14 @@ from qdit.report.claims.report import (
     Report,
     control,
     counts,
+    damaged_name,
     evidence_text,
     summary,
+    told_by_damage,
     verdicts_in_words,
+    where_of,
 )
+from qdit.report.claims.survival import survival_text
 from qdit.report.render.page_files import style_sheet, template_markup, template_text
 from qdit.report.render.text import markdown
 
@@ -41,7 +45,7 @@ def claim_cards(report: Report) -> list[ClaimCard]:
     """A card for each source of numbers."""
     return [
         ClaimCard(
-            title="The papers’ own numbers" if source == PRINTED else f"The runs of profile {source}",
+            title=(title := where_of(report, source))[0].upper() + title[1:],
             said=f"{verdicts_in_words(report, source)}.",
             bar=tuple((word, count, LOOKS.get(word, "none")) for word, count in counts(report, source).items()),
         )
@@ -76,6 +80,7 @@ def claims_page(report: Report) -> str:
         report=report,
         css=style_sheet("claims.css", "board.css"),
         cards=claim_cards(report),
+        damaged=damaged_name(report.profile),
         sources=list(report.verdicts),
         table=claims_table(report),
         contradictions=contradictions_list(report),
@@ -105,4 +110,6 @@ def contradictions_list(report: Report) -> Markup:
 def reading_items(report: Report) -> Markup:
     """Items of a list that explains the kinds of claims and the verdicts."""
     controls = [line for source in report.verdicts if source != PRINTED and (line := control(report, source))]
+    controls += told_by_damage(report)
+    controls += survival_text(report.survival, report.verdicts[report.profile])
     return template_markup("claims_reading.html.j2", report=report, kinds=KINDS, controls=controls)

@@ -134,7 +134,7 @@ def _runs_below(folder: Path) -> set[str]:
 
 def _doubt(a: Row, b: Row) -> str:
     """A warning if two runs differ in more than their methods; empty otherwise."""
-    pairings = [row["replicates"].pairing if row.get("replicates") else None for row in (a, b)]
+    pairings = [row["resamples"].pairing if row.get("resamples") else None for row in (a, b)]
     if None not in pairings and pairings[0] != pairings[1]:
         return "resampled in different ways (other numbers of images?), so there are no intervals"
     return "" if a["protocol_sha256"] == b["protocol_sha256"] else "protocols differ"

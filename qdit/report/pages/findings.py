@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, OPEN, Claim
-from qdit.report.claims.report import PRINTED, Report
+from qdit.report.claims.report import PRINTED, Report, where_of
 from qdit.report.data.rows import Table, is_measured, is_missing
 from qdit.report.pages.pairs import Ranking
 
@@ -56,10 +56,11 @@ def _run(report: Report) -> list[Finding]:
             continue
         words = Counter(verdict.word for verdict in verdicts.values())
         measured = "by more than chance where the runs have intervals"
-        text = f"On the runs of profile {source}, {words[HOLDS]} claims hold and {words[FAILS]} do not ({measured});"
+        text = f"On {where_of(report, source)}, {words[HOLDS]} claims hold and {words[FAILS]} do not ({measured});"
         text += f" {words[OPEN]} cannot be told"
         text += f", and {words[CONSTRUCTED]} come out by construction." if words[CONSTRUCTED] else "."
-        printed = {claim.id for claim in _claims(report, PRINTED, HOLDS)}
+        is_papers = source in report.at_papers_bits
+        printed = {claim.id for claim in _claims(report, PRINTED, HOLDS)} if is_papers else set()
         against = tuple(claim for claim in _claims(report, source, FAILS) if claim.id in printed)
         listed.append(Finding(text + (" These hold for the printed numbers but not here:" if against else ""), against))
     return listed

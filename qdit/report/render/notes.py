@@ -73,7 +73,7 @@ def _reading(table: Table) -> Iterable[str]:
             f"{' and replicates' if any(map(is_repeated, table.rows)) else ''};"
             " 5 % for all pairs of rows at equal bits together, by Holm). The CSV has the interval of each number,"
             " *_low and *_high."
-            if any(row.get("replicates") is not None for row in table.rows)
+            if any(row.get("resamples") is not None for row in table.rows)
             else ""
         )
     yield from _replicate_notes(table)

@@ -11,7 +11,7 @@ import pytest
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_arrays, sha256_file, sha256_json, write_json
-from qdit.core.intervals import read_replicates
+from qdit.core.intervals import read_resamples
 from qdit.core.metrics import DIMENSIONS, TOTALS
 from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName, open_run
@@ -140,7 +140,7 @@ def test_an_interval_is_there_where_the_score_is_the_mean_of_its_clips(place: Pa
     found = evaluated(place, checkpoint)
     scored = {*DIMENSIONS, *PIXELS} - {POOLED}
     assert set(found["intervals"]) == scored, "without a dimension there is no total either"
-    kept = read_replicates(place)
+    kept = read_resamples(place)
     assert kept is not None and kept.pairing == found["bootstrap"]["pairing"]
     assert 0 <= kept.values["imaging_quality"].min() and kept.values["imaging_quality"].max() <= 1
     low, high = found["intervals"]["scene"]

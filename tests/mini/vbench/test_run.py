@@ -9,7 +9,7 @@ import torch
 from qdit.core.errors import DataError
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, save_tensors
-from qdit.core.intervals import read_replicates
+from qdit.core.intervals import read_resamples
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.metrics.clip_run import evaluate_clips
 from qdit.metrics.job import EvaluateJob, RunName
@@ -72,7 +72,7 @@ def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_p
     assert set(found["intervals"]) == set(found["metrics"])
     assert all(low <= found["metrics"][name] <= high for name, (low, high) in found["intervals"].items())
     assert found["metrics"]["fd_fp"] > 0 and found["size"]["paper_mb"] > 0 < found["protocol"]["clip_flops"]
-    kept = read_replicates(tmp_path)
+    kept = read_resamples(tmp_path)
     assert (
         kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
     )

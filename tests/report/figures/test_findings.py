@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from qdit.core.intervals import Replicates
+from qdit.core.intervals import Resamples
 from qdit.core.metrics_record import Status
 from qdit.report.data.rows import Block
 from qdit.report.figures.activations import across, even, growth
@@ -32,7 +32,7 @@ def rows(*values: float | None, paired: tuple[float, ...] | None = None) -> Bloc
         row |= {"state": Status.OK if value is not None else Status.MISSING, "short": f"g {size}"}
         if paired and value is not None:
             noise = paired[number] * np.sin(np.arange(200) * (number + 1))
-            row["replicates"] = Replicates({"fid": value + noise}, "same")
+            row["resamples"] = Resamples({"fid": value + noise}, "same")
         made.append(row)
     return Block("title", "setting; beside it the paper's 256×256", tuple(made))
 

@@ -1,0 +1,160 @@
+"""Claims at the bits where damage begins, and whether verdicts survive other replicates and seeds."""
+
+import ast
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdit.core.intervals import Resamples, write_resamples
+from qdit.core.run import Run
+from qdit.report.claims.claims import (
+    FAILS,
+    FILE,
+    HOLDS,
+    NOT_CHECKED,
+    OPEN,
+    Verdict,
+    judge_all_at_damage,
+    load_claims,
+)
+from qdit.report.claims.damage import at_bits, damaged
+from qdit.report.claims.language import parse
+from qdit.report.claims.report import csv_of, damaged_name, load_report, summary
+from qdit.report.claims.sources import Measured
+from qdit.report.claims.survival import Comparison, survival_text
+from qdit.report.data.published import REPOSITORY_COPY
+from qdit.report.pages.claims_page import claims_page
+from tests.report.conftest import change_protocol
+
+CLAIMS = load_claims(REPOSITORY_COPY / FILE)
+PLAIN, GUIDED = "digits-cfg1.0-s20", "digits-cfg1.5-s20"
+Change = Callable[..., None]
+
+
+def test_bits_move_and_loops_keep_the_places_that_have_rows(results: Path, profile: dict[str, Any]) -> None:
+    papers = Measured(profile, results)
+    sets = {"settings": ["256", "256-cfg1.5"], "bits": ["w6a8", "w4a8"], "methods": ["rtn", "g4w+p4a"]}
+    loops = "for m in methods for b in bits for s in settings"
+    text = f"all((fid(m, b, s) > fid('q-dit', 'w4a8', s) >= fid('fp', 'w16a16', s) {loops}))"
+    node = parse(text, table="table2", sets=sets)
+    node, moved, kept = at_bits(node, "table2", sets, damaged(papers), papers)
+    assert ast.unparse(node) == text.replace("'w4a8'", "'w4a4'")
+    assert moved == {"settings": ["256"], "bits": ["w4a4"], "methods": ["rtn", "g4w+p4a"]} and kept == ("256",)
+
+
+def test_a_claim_is_judged_by_its_w4a4_rows_in_a_column_of_its_own(
+    results: Path, profile: dict[str, Any], change_record: Change
+) -> None:
+    """At the papers' bits Q-DiT beats G4W+P4A; its W4A4 row is made worse, and only that column turns."""
+    name, claim = damaged_name("mini"), "fid-reduced-by-1.26"
+    profile["tables"]["table2"]["blocks"][0]["bits"].append("w8a8")
+    for label in ("g4w+p4a", "q-dit"):
+        for bits, value in (("w8a8", 50.0 if label == "q-dit" else 40.0), ("w4a4", 20.0 if label == "q-dit" else 30.0)):
+            key = Run(PLAIN, "natural", label, bits, "common")
+            change_record(key, lambda record, value=value: record["metrics"].update(psnr_fp=value))
+    report = load_report(profile, results)
+    assert report.verdicts["mini"][claim].word == HOLDS and report.verdicts[name][claim].word == FAILS
+    assert "w4a4" in report.verdicts[name][claim].evidence[0].text
+    assert report.at_papers_bits == ["printed", "mini"]
+    page = claims_page(report)
+    assert f'data-source="{name}"' in page and "are not verdicts on the paper" in " ".join(page.split())
+
+
+def test_what_has_no_verdict_at_w4a4_says_why(results: Path, profile: dict[str, Any]) -> None:
+    verdicts = judge_all_at_damage(CLAIMS, Measured(profile, results))
+    assert verdicts["better-than-tfmq-w16a8"].word == NOT_CHECKED
+    assert verdicts["order-of-steps-salient"].why == "only the natural form is judged at W4A4"
+    assert verdicts["svdquant-beats-plain-w4a4"].why == "the claim is about W4A4 already"
+    assert "q-dit w4a4 256-cfg1.5: missing: no metrics.json" in verdicts["fid-reduced-by-1.09"].why
+    assert verdicts["w4a8-numbers"].word == OPEN and "miniature" in verdicts["w4a8-numbers"].why
+    ladder = verdicts["groups-improve"]
+    assert ladder.word == OPEN and "missing: no metrics.json" in ladder.why, "Table 4 has no rows at W4A4 here"
+
+
+@pytest.fixture
+def repeated(results: Path, profile: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Two rows with three replicates. In replicates 0 and 1 Q-DiT is the better one, in 2 it is the worse one."""
+    values = {"q-dit": (50.0, 51.0, 38.0), "g4w+p4a": (40.0, 40.0, 40.0)}
+    for label, numbers in values.items():
+        key = Run(GUIDED, "natural", label, "w6a8", "common")
+        for number, value in enumerate(numbers):
+            folder = replace(key, replicate=number).folder(results)
+            if number:
+                shutil.copytree(key.folder(results), folder)
+            path = folder / "metrics.json"
+            record = json.loads(path.read_text(encoding="utf-8"))
+            record["metrics"]["psnr_fp"] = value
+            record["run"] |= {"replicate": number} if number else {}
+            path.write_text(json.dumps(record), encoding="utf-8")
+    rows = [{"table": "table2", "setting": GUIDED, "bits": ["w6a8"], "methods": list(values)}]
+    return results, profile | {"replicates": {"count": 3, "rows": rows}}
+
+
+def test_verdicts_are_compared_with_those_of_each_replicate(repeated: tuple[Path, dict[str, Any]]) -> None:
+    results, profile = repeated
+    report = load_report(profile, results)
+    claim = "fid-reduced-by-1.09"  # without intervals the means decide: 46.3 against 40
+    assert report.verdicts["mini"][claim].word == HOLDS
+    first, second = report.survival
+    assert first.words[claim] == (HOLDS, HOLDS) and second.words[claim] == (HOLDS, FAILS)
+    assert second.changed[claim] == (HOLDS, FAILS) and second.turned == 1
+    assert "groups-improve" not in first.words, "its rows have no replicates"
+    assert any("1 turned into the opposite" in line and claim in line for line in summary(report))
+    rows = {(row["id"], row["evaluated_on"]): row for row in csv.DictReader(io.StringIO(csv_of(report)))}
+    assert (rows[claim, "mini"]["runs_compared"], rows[claim, "mini"]["runs_agreeing"]) == ("2", "1")
+    assert rows[claim, "printed"]["runs_compared"] == "" == rows["groups-improve", "mini"]["runs_compared"]
+    assert "With replicate 2 in the place of replicate 0" in claims_page(report)
+
+
+def test_verdicts_are_compared_with_those_of_another_seed(
+    results: Path, profile: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qdit.report.claims.survival.validate", lambda profile: None)  # the profile of tests is made up
+    other = tmp_path / "seed1" / "mini"
+    shutil.copytree(results, other)
+    (other / "profile.json").write_text(json.dumps(profile | {"seed": 1}), encoding="utf-8")
+    for path in other.glob("runs/**/metrics.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        change_protocol(record, seed=1)
+        if record["run"]["label"] == "rtn-g16-static":
+            record["metrics"]["psnr_fp"] = 1.0
+        path.write_text(json.dumps(record), encoding="utf-8")
+    (comparison,) = load_report(profile, results, [other]).survival
+    assert comparison.name == "the run of seed 1 in mini"
+    assert comparison.words["groups-improve"] == (HOLDS, FAILS), "only this row is worse there"
+    assert set(comparison.changed) == {"groups-improve", "order-of-steps"} & set(comparison.words)
+
+
+def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
+    one = Comparison("a", {"x": (HOLDS, HOLDS), "y": (FAILS, OPEN)})
+    two = Comparison("b", {"x": (HOLDS, HOLDS), "z": (FAILS, FAILS)})
+    assert (one.survived, one.turned, two.survived) == (1, 0, 2)
+    verdicts = {"x": Verdict(HOLDS), "y": Verdict(FAILS), "z": Verdict(FAILS), "w": Verdict(HOLDS), "v": Verdict(OPEN)}
+    first, *others = survival_text([one, two], verdicts)
+    assert first.startswith("3 of the 4 decided verdicts were compared") and "2 of them stay in each of 2" in first
+    assert others[0] == (
+        "With a, 1 of 2 decided verdicts stays; 0 turned into the opposite (y: does not hold, then cannot be told)."
+    )
+    assert survival_text([], verdicts)[0].startswith("None of the 4 decided verdicts")
+
+
+def test_a_verdict_with_intervals_of_its_own_can_differ_from_the_mean(repeated: tuple[Path, dict[str, Any]]) -> None:
+    """With intervals the mean over replicates that disagree cannot be told, so nothing is compared."""
+    results, profile = repeated
+    draw = np.random.default_rng(0).normal(size=200) * 0.1
+    for path in results.glob(f"runs/{GUIDED}/natural/*/w6a8-common*/metrics.json"):
+        value = json.loads(path.read_text(encoding="utf-8"))["metrics"].get("psnr_fp")
+        if value is not None:
+            write_resamples(path.parent, Resamples({"psnr_fp": value + draw}, "200x1024"))
+    report = load_report(profile, results)
+    verdict = report.verdicts["mini"]["fid-reduced-by-1.09"]
+    assert verdict.word == OPEN and "images alone" in verdict.why
+    assert all("fid-reduced-by-1.09" not in comparison.words for comparison in report.survival)
