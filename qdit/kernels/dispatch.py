@@ -37,8 +37,9 @@ def grouped_linear(
     gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
     `parts` are the transform of x before it is quantized, and the low-rank branch beside the product. The number of
     threads changes no bit. Sums are computed in float32, then rounded once to `dtype`, by default the type of x. There
-    are no gradients. A `LateInput` is a LayerNorm or a GELU that is computed in the pass that quantizes, on a GPU. Raises ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is
-    outside 0 … 255.
+    are no gradients. A `LateInput` is a LayerNorm or a GELU; a GPU computes it in the pass that quantizes. Raises
+    ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is outside
+    0 … 255.
     """
     tensors = [t for t in (weight.codes, bias, *(static or ()), *parts.tensors()) if t is not None]
     late = None if isinstance(x, Tensor) else x
@@ -82,6 +83,19 @@ def _on_cpu(
         )
     )
     return y if full is x else _finite_half(y.to(x.dtype))
+
+
+def quantized_rows(x: Tensor | LateInput, group_size: int, bits: int) -> object:
+    """Codes and ranges of x (…, width) as the kernels of its device write them; benchmarks call this."""
+    values = x if isinstance(x, Tensor) else x.x
+    if _on_triton(values):
+        from qdit.kernels import triton_quantize
+
+        options: dict[str, Any] = {"shared": group_size, "size": group_size, "symmetric": False}
+        with torch.cuda.device_of(values):
+            rows = x.flatten(0, -2) if isinstance(x, Tensor) else x
+            return triton_quantize.quantize_rows(rows, bits, static=None, totals=False, **options)
+    return reference.quantize_groups(x if isinstance(x, Tensor) else computed(x), group_size, bits)
 
 
 def takes_late(late: LateInput, *others: Tensor) -> bool:
@@ -141,17 +155,24 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return reference.fake_quantize_static(x, scale, zero_point, bits)
 
 
-def narrow_groups(x: Tensor, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool) -> Tensor:
+def narrow_groups(
+    x: Tensor | LateInput, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool
+) -> Tensor:
     """`fake_quantize_groups` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
 
     It reads and writes half precision, where conversions of their own would move 20 bytes for each value instead of 4.
+    A `LateInput` is computed in the same pass.
     """
     size = x.shape[-1] if group_size is None else group_size
-    if _groups_fit(x, size, bits) and size <= LARGEST_GROUP and _on_triton(x):
+    x = x if isinstance(x, Tensor) or takes_late(x) else computed(x)
+    values = x if isinstance(x, Tensor) else x.x
+    if _groups_fit(values, size, bits) and size <= LARGEST_GROUP and _on_triton(values):
         from qdit.kernels import triton_quantize
 
-        with torch.cuda.device_of(x):
-            return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric, narrow=dtype)
+        with torch.cuda.device_of(values):
+            rows = x.contiguous() if isinstance(x, Tensor) else x
+            return triton_quantize.fake_quantize_groups(rows, size, bits, symmetric=symmetric, narrow=dtype)
+    x = x if isinstance(x, Tensor) else computed(x)
     return fake_quantize_groups(x.float(), group_size, bits, symmetric=symmetric).to(dtype)
 
 

@@ -12,6 +12,7 @@ from qdit.kernels.backend import Backend
 from qdit.kernels.inputs import EPSILON
 from qdit.kernels.library import backend
 
+
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
     """LN(x)(1 + scale) + shift of contiguous x (N, T, D).
 

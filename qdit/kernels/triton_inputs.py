@@ -1,7 +1,7 @@
 """A modulated LayerNorm and the tanh-GELU in Triton, alone or as the first steps of a kernel that quantizes.
 
-Both forms call `entered`, and a LayerNorm's mean and deviation come from one kernel for both. So a fused quantizer gives
-exactly the codes of the two passes. The order of the float32 operations is, each rounded once:
+Both forms call `entered`, and a LayerNorm's mean and deviation come from one kernel for both. So a fused quantizer
+gives exactly the codes of the two passes. The order of the float32 operations is, each rounded once:
 
     LayerNorm  ((x − mean) · (1 / √(variance + 1e-6))) · (1 + scale) + shift
     GELU       x / (1 + exp(−2 √(2/π) (x + 0.044715 x³)))

@@ -23,6 +23,7 @@ from qdit.kernels.triton_weight import padded_size
 ELEMENTS = 4096
 """Approximate number of elements of one program: 32 for each thread of 4 warps."""
 
+
 @triton.jit
 def rounded(value):
     """Round half to even. Numbers from 2^23 on are integers already."""
@@ -172,9 +173,9 @@ def codes_kernel(
 ):
     """Codes − 128 of BLOCK rows and SPAN inputs, after the STEPS of a transform (`qdit.kernels.triton_transform`).
 
-    A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding holds
-    zero − 128. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is written
-    too, (groups, rows) float32. BEFORE is what is computed before the transform (`qdit.kernels.triton_inputs.entered`).
+    A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding
+    holds zero − 128. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is
+    written too, (groups, rows) float32. BEFORE is what is computed before the transform (`entered`).
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     span = tl.program_id(1)

@@ -86,11 +86,9 @@ class IntegerLinear(nn.Module):
         return self
 
     def forward(self, x: Tensor | LateInput) -> Tensor:
-        if isinstance(x, Tensor) and self.gelu_before:
-            x = GeluInput(x)
         device, is_compiling = (x if isinstance(x, Tensor) else x.x).device.type, torch.compiler.is_compiling()
-        if not isinstance(x, Tensor) and is_compiling:
-            x = x.computed()
+        if isinstance(x, Tensor) and self.gelu_before:
+            x = F.gelu(x, approximate="tanh") if is_compiling else GeluInput(x)
         if self.transform is not None and not self.parts.steps:
             x = self.transform(x if isinstance(x, Tensor) else computed(x))
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -113,16 +111,23 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerConv(IntegerLinear):
-    """The same for a convolution whose patches do not overlap; its input has one range for the whole tensor."""
+    """The same for a convolution whose patches do not overlap.
+
+    Its input has one range for the whole tensor. A pointwise one is a linear over the channels, with the ranges of a
+    linear.
+    """
 
     def __init__(self, module: QuantizedConv) -> None:
-        if not isinstance(module.activation, StaticActivation) or module.activation.scale.numel() != 1:
+        static, is_pointwise = module.activation, set(module.kernel) == {1}
+        if not is_pointwise and (not isinstance(static, StaticActivation) or static.scale.numel() != 1):
             raise Unsupported(f"a convolution runs in integers only with one static input range; {USE_SIMULATED}")
         super().__init__(module)
-        self.kernel = module.kernel
+        self.kernel, self.is_pointwise = module.kernel, is_pointwise
 
     def forward(self, x: Tensor | LateInput) -> Tensor:
         assert isinstance(x, Tensor)
+        if self.is_pointwise:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
         dims = len(self.kernel)
         for at, size in enumerate(self.kernel):
             x = x.unflatten(2 + 2 * at, (-1, size))
@@ -192,6 +197,14 @@ def packed_group_size(weight_group: int, input_group: int) -> int:
 def prepare_integer(model: M) -> M:
     """Replace quantized layers by integer layers, in place. Prepare all other layers as for simulation.
 
+    Raises Unsupported as `integer_layers` does.
+    """
+    return fuse_inputs(prepare_inference(integer_layers(model)))
+
+
+def integer_layers(model: M) -> M:
+    """Replace quantized layers by integer layers, in place; all others stay.
+
     A layer with a quantized weight but a full-precision input still computes in floating point. Raises Unsupported with
     the name of the first layer that cannot run in integers, and for a model without any integer layer.
     """
@@ -213,7 +226,7 @@ def prepare_integer(model: M) -> M:
     if not any_integer:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
     flags.watch(model)
-    return fuse_inputs(prepare_inference(model))
+    return model
 
 
 def fuse_inputs(model: M) -> M:

@@ -15,6 +15,7 @@ from qdit.bench.gpu_code import BYTES, compiled_channels, compiled_for, compiled
 from qdit.kernels import triton_inputs, triton_quantize, triton_transform  # noqa: E402
 from qdit.kernels.parts import channel_step, hadamard_step  # noqa: E402
 
+
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -53,7 +54,9 @@ def test_a_range_for_each_token_and_channel_compiles_without_scales_in_the_loop(
 
 CODES = {"STEPS": 0, "SPAN": 192, "SHARED": 192, "SIZE": 96, "PADDED": 96, "WIDE": 256, "BLOCK": 16}
 CODES |= {"GIVEN": False, "SYMMETRIC": False, "TOTALS": True, "BEFORE": triton_inputs.NONE}
-OF_INPUTS = dict.fromkeys(("rows", "width", "groups", "tokens", "shift_line", "factor_line"), "i32") | {"levels": "fp32"}
+OF_INPUTS = dict.fromkeys(("rows", "width", "groups", "tokens", "shift_line", "factor_line"), "i32") | {
+    "levels": "fp32"
+}
 OF_CODES = {"codes": BYTES, "line": "i32"} | OF_INPUTS
 
 

@@ -15,7 +15,6 @@ from qdit.kernels import (
     library,
     reference,
     triton_backend,
-    triton_inputs,
     triton_linear,
     triton_quantize,
     triton_transform,
