@@ -139,9 +139,7 @@ class QditQuantizer(DiffusersQuantizer):
             )
         places = set((kwargs.get("device_map") or {}).values()) if isinstance(kwargs.get("device_map"), dict) else set()
         if len(places) > 1:
-            raise Unsupported(
-                f"device_map over {len(places)} devices: a quantized model is kept whole; give one device"
-            )
+            raise Unsupported(f"device_map over {len(places)} devices: quantized models are kept whole; give one")
 
     def update_device_map(self, device_map: Any) -> None:
         """Store the one device of the caller. Diffusers has no other module to place."""
@@ -274,16 +272,13 @@ def pack(transformer: Any) -> Any:
 def integer(transformer: Any) -> Any:
     """Let the quantized layers of a loaded transformer multiply integers, in place.
 
-    Layers whose input is not quantized, and layers in full precision, stay as they are. The transformer can be moved
-    and used, but not saved. Raises Unsupported for a transformer that this package did not quantize, and with the name
-    of the first layer whose quantizers have no integer kernel; the transformer is then to be loaded again.
+    Layers whose input is not quantized stay as they are. The transformer can be moved, but not saved. Raises
+    Unsupported for a transformer that this package did not quantize, and with the name of the first layer whose
+    quantizers have no integer kernel; load the transformer again after that.
     """
     quantizer = getattr(transformer, "hf_quantizer", None)
     if not isinstance(quantizer, QditQuantizer):
-        raise Unsupported(
-            f"a {type(transformer).__name__} that is not quantized has no integers; load a folder of `qdit export` or"
-            " `qdit quantize`"
-        )
+        raise Unsupported(f"a {type(transformer).__name__} that is not quantized has no integers; quantize it first")
     if isinstance(transformer, QuantizedTransformer):
         prepare_integer(transformer.network)
     else:

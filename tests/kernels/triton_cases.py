@@ -282,7 +282,8 @@ def test_fused_quantizers_give_the_codes_of_two_passes(on_triton, dtype, size):
         options = {"shared": size, "size": size, "symmetric": False, "static": None, "totals": True, "steps": steps}
         fused = triton_quantize.quantize_rows(late, 8, **options)
         rows = dispatch.computed(late).flatten(0, 1)
-        assert all(torch.equal(*pair) for pair in zip(fused, triton_quantize.quantize_rows(rows, 8, **options)))
+        simple = triton_quantize.quantize_rows(rows, 8, **options)
+        assert all(torch.equal(*pair) for pair in zip(fused, simple, strict=True))
         narrow = {"symmetric": False, "narrow": torch.float16}
         fake, simple = (triton_quantize.fake_quantize_groups(x, size, 8, **narrow) for x in (late, rows))
         assert fake.shape == late.shape and torch.equal(fake.flatten(0, 1), simple)
