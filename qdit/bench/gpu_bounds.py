@@ -4,6 +4,7 @@ No GPU is needed. Triton compiles the kernels for compute capability 9.0; the in
 counted in the machine code (`qdit.bench.gpu_code`).
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tabulate import tabulate
@@ -33,7 +34,7 @@ def measure(command: str, sizes: tuple[int, ...] = (32, 64, 96, 128, 192, 288)) 
             measured.append(entry(size, form, ROWS * COLUMNS * size, loop, tensor))
     loop = gpu_code.loop_of(gpu_code.compiled_channels(90))
     pairs = 128 * 256 * 128  # eight warps: two for each scheduler
-    doubled = gpu_code.Loop(2 * loop.instructions, 2 * loop.scaling, loop.registers, loop.shared_bytes)
+    doubled = replace(loop, instructions=2 * loop.instructions, scaling=2 * loop.scaling)
     measured.append(entry(CHANNEL, "used", pairs, doubled, pairs // gpu_code.PAIRS_PER_CYCLE))
     goals = [judged.to_dict() for judged in judge(measured)]
     return record("gpu-code", command, load_before=before, measured=measured, goals=goals)

@@ -113,10 +113,11 @@ def tool_output(kernel: Any, tool: str, *flags: str) -> str:
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of the loop over groups, in one warp, and what it uses."""
+    """Instructions of the loop over groups, in one warp, and what it uses; `spills` move registers to memory."""
 
     instructions: int
     scaling: int
+    spills: int
     registers: int
     shared_bytes: int
 
@@ -138,4 +139,5 @@ def loop_of(kernel: Any) -> Loop:
     registers = re.search(r"REG:(\d+)", tool_output(kernel, "cuobjdump", "--dump-resource-usage"))
     assert registers is not None
     scaling = sum(bool(re.search(r"\b(FFMA|FMUL|FADD|FSEL|I2FP?)\b", text)) for text in body)
-    return Loop(len(body), scaling, int(registers[1]), kernel.metadata.shared)
+    spills = sum(bool(re.search(r"\b(LDL|STL)\b", text)) for text in body)
+    return Loop(len(body), scaling, spills, int(registers[1]), kernel.metadata.shared)

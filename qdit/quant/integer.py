@@ -91,7 +91,8 @@ class IntegerLinear(nn.Module):
             x = F.gelu(x, approximate="tanh") if is_compiling else GeluInput(x)
         if self.transform is not None and not self.parts.steps:
             x = self.transform(x if isinstance(x, Tensor) else computed(x))
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        is_cast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if is_cast else None
         options: dict[str, Any] = {
             "activation_bits": self.activation_bits,
             "symmetric": self.symmetric,
