@@ -16,12 +16,9 @@ from torch import Tensor
 
 from qdit.kernels.inputs import LateInput
 from qdit.kernels.parts import Step
-from qdit.kernels.triton_inputs import before_of, entered, nothing_before, stored
+from qdit.kernels.triton_inputs import ELEMENTS, before_of, entered, nothing_before, stored
 from qdit.kernels.triton_transform import encoded, steps_of
 from qdit.kernels.triton_weight import padded_size
-
-ELEMENTS = 4096
-"""Approximate number of elements of one program: 32 for each thread of 4 warps."""
 
 
 @triton.jit
@@ -289,13 +286,15 @@ def quantize_rows(
     return Codes(codes, scale, zero, sums)
 
 
-def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_groups(
+    x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(-1, x.shape[-1]) if isinstance(x, Tensor) else x
     quantized = quantize_rows(
         flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False
     )
-    codes = quantized.codes.view(len(flat), -1, padded_size(group_size))[..., :group_size].int() + 128
+    codes = quantized.codes.view(len(quantized.codes), -1, padded_size(group_size))[..., :group_size].int() + 128
     groups = (*x.shape[:-1], x.shape[-1] // group_size)
     return (
         codes.to(torch.uint8).reshape(x.shape),

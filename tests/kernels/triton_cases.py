@@ -15,6 +15,7 @@ from qdit.kernels import (
     library,
     reference,
     triton_backend,
+    triton_inputs,
     triton_linear,
     triton_quantize,
     triton_transform,
@@ -336,6 +337,10 @@ def test_unpacked_weights_follow_the_packed_ones():
 
 def test_the_self_test_passes_and_sees_a_wrong_kernel(monkeypatch):
     assert disagreement_of(triton_backend.operations(), "cpu") is None
+    assert triton_backend.late_disagreement("cpu") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(triton_inputs, "EPSILON", 1e-2)
+        assert triton_backend.late_disagreement("cpu") == "another ModulatedInput"
     digits = triton_weight.digits
     monkeypatch.setattr(triton_weight, "digits", lambda numbers, count: digits(numbers + 1, count))
     triton_weight._WIDE.clear()
