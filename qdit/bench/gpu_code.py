@@ -107,7 +107,7 @@ def tool_output(kernel: Any, tool: str, *flags: str) -> str:
     with tempfile.TemporaryDirectory(prefix="qdit-gpu-code-") as folder:
         binary = Path(folder, "kernel.cubin")
         binary.write_bytes(kernel.asm["cubin"])
-        words = [program, *flags, binary]
+        words = [str(program), *flags, str(binary)]
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout
 
 

@@ -161,18 +161,18 @@ def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]
     codes = [torch.randint(-127, 128, t.shape, device=scale.device, dtype=torch.int8) for t in (x, w)]
     times["_int_mm"] = attempt(lambda: milliseconds(scale, partial(torch._int_mm, codes[0], codes[1].t())))
     sizes = {f"g{size}": size for size in ((32, 96) if scale.quick else GROUPS)} | {CHANNEL: inputs}
-    half = x.to(torch.bfloat16)
+    narrow = x.to(torch.bfloat16)
     for name, size in sizes.items():
         packed = random_packed(inputs, outputs, size, 4).to(scale.device)
-        call = partial(dispatch.grouped_linear, half, packed, bias)
+        call = partial(dispatch.grouped_linear, narrow, packed, bias)
         times[name] = attempt(partial(milliseconds, scale, call))
         times[f"{name} wall"] = attempt(partial(wall, scale, call))
         times[f"{name} float32"] = attempt(partial(milliseconds, scale, partial(dispatch.grouped_linear, x, packed)))
         ranges = torch.full((inputs // size,), 0.03, device=scale.device)
-        static = partial(dispatch.grouped_linear, half, packed, bias, static=(ranges, torch.full_like(ranges, 117)))
+        static = partial(dispatch.grouped_linear, narrow, packed, bias, static=(ranges, torch.full_like(ranges, 117)))
         times[f"{name} static"] = attempt(partial(milliseconds, scale, static))
         if scale.is_cuda:
-            times[f"{name} quantize"] = attempt(partial(_quantizing, scale, half, packed, size))
+            times[f"{name} quantize"] = attempt(partial(_quantizing, scale, narrow, packed, size))
     return times
 
 
@@ -210,8 +210,8 @@ def _after(kind: str, first: Callable[[], Tensor | LateInput], size: int) -> obj
 
 def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:
     """Milliseconds of the quantizer of the input alone."""
-    from qdit.kernels.triton_linear import wide_weight
     from qdit.kernels.triton_quantize import quantize_rows
+    from qdit.kernels.triton_weight import wide_weight
 
     wide = wide_weight(packed, whole=size == x.shape[-1])
     options = {"shared": size, "size": wide.size, "padded": wide.padded, "symmetric": False, "static": None}

@@ -129,11 +129,11 @@ class IntegerConv(IntegerLinear):
         assert isinstance(x, Tensor)
         if self.is_pointwise:
             return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-        dims = len(self.kernel)
+        dims, patches = len(self.kernel), x
         for at, size in enumerate(self.kernel):
-            x = x.unflatten(2 + 2 * at, (-1, size))
+            patches = patches.unflatten(2 + 2 * at, (-1, size))
         cells, inside = (range(first, first + 2 * dims, 2) for first in (2, 3))
-        return super().forward(x.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
+        return super().forward(patches.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
 
 
 def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
