@@ -53,6 +53,7 @@ from qdit.quant.diffusers_layers import (
     require_format,
 )
 from qdit.quant.folder import QUANTIZER, with_digest
+from qdit.quant.integer import integer_layers, prepare_integer
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
@@ -123,6 +124,7 @@ class QditQuantizer(DiffusersQuantizer):
         self.dtype = torch.float32
         self.in_full: list[str] = []
         self.is_generic = is_generic(self.checkpoint)
+        self.in_integers = False
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Raise Unsupported for a dtype or a device map that quantized layers do not have."""
@@ -137,9 +139,7 @@ class QditQuantizer(DiffusersQuantizer):
             )
         places = set((kwargs.get("device_map") or {}).values()) if isinstance(kwargs.get("device_map"), dict) else set()
         if len(places) > 1:
-            raise Unsupported(
-                f"device_map over {len(places)} devices: a quantized model is kept whole; give one device"
-            )
+            raise Unsupported(f"device_map over {len(places)} devices: quantized models are kept whole; give one")
 
     def update_device_map(self, device_map: Any) -> None:
         """Store the one device of the caller. Diffusers has no other module to place."""
@@ -211,8 +211,8 @@ class QditQuantizer(DiffusersQuantizer):
 
     @property
     def is_serializable(self) -> bool:
-        """True: `save_pretrained` works."""
-        return True
+        """Whether `save_pretrained` works: not after `integer`."""
+        return not self.in_integers
 
     @property
     def is_trainable(self) -> bool:
@@ -266,6 +266,24 @@ def pack(transformer: Any) -> Any:
             f"a {type(transformer).__name__} that is not quantized cannot be packed; load a folder of `qdit export`"
         )
     keep_packed(transformer.network)
+    return transformer
+
+
+def integer(transformer: Any) -> Any:
+    """Let the quantized layers of a loaded transformer multiply integers, in place.
+
+    Layers whose input is not quantized stay as they are. The transformer can be moved, but not saved. Raises
+    Unsupported for a transformer that this package did not quantize, and with the name of the first layer whose
+    quantizers have no integer kernel; load the transformer again after that.
+    """
+    quantizer = getattr(transformer, "hf_quantizer", None)
+    if not isinstance(quantizer, QditQuantizer):
+        raise Unsupported(f"a {type(transformer).__name__} that is not quantized has no integers; quantize it first")
+    if isinstance(transformer, QuantizedTransformer):
+        prepare_integer(transformer.network)
+    else:
+        integer_layers(transformer)
+    quantizer.in_integers = True
     return transformer
 
 

@@ -1,6 +1,7 @@
 """Nothing mixes places: calibration, every method and sampling on a device that refuses tensors of the CPU."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import registry
 from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
+from qdit.quant.integer import IntegerLinear, prepare_integer
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.batch import Batches, sample_images
 from qdit.sampling.calibration import collect
@@ -123,6 +125,26 @@ def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, t
         model = prepare_inference(loaded.model.to(gpu))
         found, _ = sample_images(model, PROTOCOL, range(2), correction=loaded.correction)
     # Sums have another order there, so a code at the border of two may differ: few pixels move.
+    assert torch.isfinite(found).all()
+    assert ((found - expected).abs() > 0.05 + 0.05 * expected.abs()).float().mean() < 0.05
+
+
+FITS = ("q-dit", "rtn", "repq-vit", "g4w+p4a", "ptq4dm", "svdquant")
+"""Methods whose sites in scope `common` have integer kernels; the fast test takes dynamic and static ranges."""
+
+
+@pytest.mark.parametrize("method", [*FITS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in FITS[2:])])
+def test_integers_are_sampled_where_the_model_is(method: str) -> None:
+    """In integer mode: made ready there, sampled there, and near to the images of the CPU."""
+    data = {kind: calibration_set(kind, samples=4, protocol=PROTOCOL) for kind in registry()[method].calibration}
+    options = {"options": CHEAP.get(method, {}), "weight_bits": 4 if method == "svdquant" else 8, "activation_bits": 8}
+    quantized = quantize_model(random_dit(), method, calibration=data, scope="common", **options)
+    here, there = deepcopy(quantized.model), quantized.model
+    expected, _ = sample_images(prepare_integer(require_dit(here, where=method)), PROTOCOL, range(2))
+    with pretended_gpu() as gpu:
+        model = prepare_integer(require_dit(there.to(gpu), where=method))
+        assert any(isinstance(layer, IntegerLinear) for layer in model.modules())
+        found, _ = sample_images(model, PROTOCOL, range(2))
     assert torch.isfinite(found).all()
     assert ((found - expected).abs() > 0.05 + 0.05 * expected.abs()).float().mean() < 0.05
 

@@ -71,6 +71,30 @@ def test_every_way_through_diffusers_gives_the_same_bits(method: str, tmp_path: 
     assert not torch.equal(expected, random_dit()(x, t, y))  # something was quantized
 
 
+@pytest.mark.parametrize("method", ["q-dit", "rtn"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_transformer_multiplies_integers(method: str, packed: bool, tmp_path: Path) -> None:
+    checkpoint = saved_checkpoint(tmp_path / "checkpoint", method)
+    x, t, y = inputs()
+    with torch.no_grad():
+        expected = ours.from_checkpoint(checkpoint)(x, t, y).sample
+        model = ours.integer(ours.from_checkpoint(checkpoint, packed=packed))
+        result = model(x, t, y).sample
+        assert 0 < (result - expected).abs().max() < 0.05 * expected.abs().max()
+        with pretended_gpu() as gpu:
+            there = model.to(gpu)(x.to(gpu), t.to(gpu), y.to(gpu)).sample.cpu()
+    assert (there - expected).abs().max() < 0.05 * expected.abs().max()
+    with pytest.raises(ValueError, match="not serializable"):
+        model.save_pretrained(tmp_path / "saved")
+
+
+def test_what_has_no_integer_kernel_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"blocks\.0\.attn\.q: quantized operands of attention"):
+        ours.integer(ours.from_checkpoint(saved_checkpoint(tmp_path / "checkpoint", "tq-dit")))
+    with pytest.raises(Unsupported, match="that is not quantized has no integers"):
+        ours.integer(torch.nn.Linear(2, 2))
+
+
 def test_saved_folders_hold_the_packed_tensors(tmp_path: Path) -> None:
     checkpoint = saved_checkpoint(tmp_path / "checkpoint", "q-dit")
     ours.export_checkpoint(checkpoint, tmp_path / "exported")

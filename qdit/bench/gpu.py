@@ -1,4 +1,4 @@
-"""`qdit bench gpu`: measures a GPU in ten sections. If a section fails, the others still run."""
+"""`qdit bench gpu`: measures a GPU in eleven sections. If a section fails, the others still run."""
 
 import re
 import time
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from qdit.bench import gpu_kernels, gpu_methods, gpu_models
 from qdit.bench.goals import Goal, Judged
 from qdit.bench.gpu_clock import Scale
+from qdit.bench.gpu_kernels import CHANNEL
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
 from qdit.bench.record import ending, heading, judged_of, load, record, verdicts
 from qdit.core.devices import torch_device
@@ -29,12 +30,15 @@ SECTIONS: dict[str, Callable[[Scale], dict[str, Any]]] = {
     "pipeline": gpu_methods.pipeline,
     "rounding": gpu_models.rounding,
     "decoding": gpu_models.decoding,
+    "inputs": gpu_kernels.inputs,
     "speed": gpu_kernels.speed,
 }
 """Name → section, in the order in which they run."""
 
 LINEAR_GOALS = {32: 0.35, 64: 0.70, 128: 1.10, 192: 1.30, 288: 1.30}
 """Group size → required speed relative to cuBLAS in bfloat16, W4A8, ≥ 8192 rows, quantization included."""
+CHANNEL_GOAL = 1.7
+"""The same for one range for each token and one scale for each output."""
 APART = 0.05
 """Largest allowed relative distance of a method's images on device and CPU: codes at a border may differ."""
 JUDGED_CARDS = ("H100", "H200")
@@ -121,11 +125,11 @@ def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]
 def speeds(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
     """Goals of speed."""
     shapes = [times for name, times in measured.get("speed", {}).items() if isinstance(times, dict)]
-    for size, must in LINEAR_GOALS.items():
-        pairs = [(times.get("bfloat16"), times.get(f"g{size}")) for times in shapes]
+    for name, must in {**{f"g{size}": must for size, must in LINEAR_GOALS.items()}, CHANNEL: CHANNEL_GOAL}.items():
+        pairs = [(times.get("bfloat16"), times.get(name)) for times in shapes]
         ratios = [rival / ours for rival, ours in pairs if isinstance(rival, float) and isinstance(ours, float)]
         value = geometric_mean(ratios) if ratios and len(ratios) == len(pairs) else None
-        yield Goal(f"W4A8 linear g{size}, times as fast as cuBLAS bf16", must), value
+        yield Goal(f"W4A8 linear {name}, times as fast as cuBLAS bf16", must), value
     forward = measured.get("models", {})
     yield (
         Goal("simulated DiT-XL/2 forward, times half precision", 1.10, 1.03, at_most=True),

@@ -1,6 +1,6 @@
 """Sections of `qdit bench gpu` about the kernels: what the card reaches, correctness, and speed beside cuBLAS."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -13,11 +13,15 @@ from torch import Tensor
 from qdit.bench.gpu_clock import Scale, attempt, milliseconds, wall
 from qdit.bench.layers import DIT_XL_LINEARS, random_packed
 from qdit.kernels import dispatch, reference
+from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
 from qdit.kernels.packing import PackedWeight
 from qdit.kernels.selftest import bound
 
 GROUPS = (32, 64, 96, 128, 192, 288)
 PROCESSES = 4
+LARGEST_PART = 288
+"""Larger groups that are whole rows have a kernel of their own."""
+CHANNEL = "token × channel"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -65,7 +69,7 @@ def _checked(scale: Scale, sizes: tuple[int, ...]) -> dict[str, Any]:
     wrong, cases, worst = [], 0, 0.0
     draw = torch.Generator().manual_seed(0)
     for size in sizes:
-        for name, share in [*_linears(scale, size, draw), *_quantizers(scale, size, draw)]:
+        for name, share in [*_linears(scale, size, draw), *_quantizers(scale, size, draw), *_late(scale, size, draw)]:
             cases, worst = cases + 1, max(worst, share)
             if not share <= 1:
                 wrong.append(name)
@@ -76,6 +80,8 @@ def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[s
     """Case → largest error of a grouped linear as a share of the bound."""
     width = size * (5 if size < 200 else 2)
     shapes = [(4, 177, 257), (4, 48, 1)] + [(8, 130, 257), (6, 64, 257)] * (size in (32, 96, 128, 288))
+    if size > LARGEST_PART:  # one range for each token and channel
+        width, shapes = size, [*shapes, (8, 64, 257)]
     for bits, outputs, rows in shapes:
         packed = random_packed(width, outputs, size, bits)
         kinds = [(torch.float32, False)]
@@ -90,6 +96,19 @@ def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[s
             allowed = bound(x.float(), packed, bias, symmetric=symmetric) + _rounding(expected, dtype)
             share = (y.float() - expected).abs() / allowed
             yield f"linear g{size} W{bits} {rows}x{outputs} {dtype} symmetric={symmetric}", float(share.max())
+
+
+def _late(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
+    """Case → 0 where a LayerNorm or a GELU in the pass that quantizes gives the bits of two passes, else infinity."""
+    packed = random_packed(2 * size, 70, size, 4).to(scale.device)
+    for dtype in FLOATS:
+        x, modulation = torch.randn(3, 5, 2 * size, generator=draw), torch.randn(2, 3, 2 * size, generator=draw)
+        there, (shift, factor) = x.to(scale.device, dtype), modulation.to(scale.device)
+        for late in (ModulatedInput(there, shift, factor), GeluInput(there)):
+            two = dispatch.grouped_linear(dispatch.computed(late), packed)
+            same = torch.equal(dispatch.grouped_linear(late, packed), two)
+            near = torch.allclose(dispatch.computed(late).float(), late.computed().float(), rtol=0.02, atol=0.02)
+            yield f"{type(late).__name__} g{size} {dtype}", 0.0 if same and near else float("inf")
 
 
 def _rounding(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | float:
@@ -141,22 +160,59 @@ def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]
         times[str(dtype).removeprefix("torch.")] = milliseconds(scale, partial(F.linear, *half))
     codes = [torch.randint(-127, 128, t.shape, device=scale.device, dtype=torch.int8) for t in (x, w)]
     times["_int_mm"] = attempt(lambda: milliseconds(scale, partial(torch._int_mm, codes[0], codes[1].t())))
-    for size in (32, 96) if scale.quick else GROUPS:
+    sizes = {f"g{size}": size for size in ((32, 96) if scale.quick else GROUPS)} | {CHANNEL: inputs}
+    narrow = x.to(torch.bfloat16)
+    for name, size in sizes.items():
         packed = random_packed(inputs, outputs, size, 4).to(scale.device)
-        call = partial(dispatch.grouped_linear, x, packed, bias)
-        times[f"g{size}"] = attempt(partial(milliseconds, scale, call))
-        times[f"g{size} wall"] = attempt(partial(wall, scale, call))
-        times[f"g{size} fake"] = milliseconds(scale, partial(dispatch.fake_quantize_groups, x, size, 8))
+        call = partial(dispatch.grouped_linear, narrow, packed, bias)
+        times[name] = attempt(partial(milliseconds, scale, call))
+        times[f"{name} wall"] = attempt(partial(wall, scale, call))
+        times[f"{name} float32"] = attempt(partial(milliseconds, scale, partial(dispatch.grouped_linear, x, packed)))
+        ranges = torch.full((inputs // size,), 0.03, device=scale.device)
+        static = partial(dispatch.grouped_linear, narrow, packed, bias, static=(ranges, torch.full_like(ranges, 117)))
+        times[f"{name} static"] = attempt(partial(milliseconds, scale, static))
         if scale.is_cuda:
-            times[f"g{size} quantize"] = attempt(partial(_quantizing, scale, x, packed, size))
+            times[f"{name} quantize"] = attempt(partial(_quantizing, scale, narrow, packed, size))
     return times
+
+
+def inputs(scale: Scale) -> dict[str, Any]:
+    """Milliseconds of what comes before a linear: LayerNorm with modulation or GELU, and the quantizer behind it.
+
+    `torch` is torch's operations and the quantizer, `two passes` our kernels, `fused` one kernel. They write codes for
+    the integer linear, or half precision for the simulated one.
+    """
+    samples, tokens, width, size = (2, 4, 48, 16) if scale.quick else (100, 256, 1152, 128)
+    x = torch.randn(samples, tokens, width, device=scale.device)
+    shift, factor = torch.randn(2, samples, width, device=scale.device)
+    hidden = torch.randn(samples, tokens, 4 * width, device=scale.device, dtype=torch.float16)
+    measured: dict[str, Any] = {}
+    for late in (ModulatedInput(x, shift, factor), GeluInput(hidden)):
+        ways: dict[str, Callable[[], Tensor | LateInput]] = {
+            "torch": late.computed,
+            "two passes": partial(dispatch.computed, late),
+            "fused": lambda late=late: late,  # type: ignore[misc]
+        }
+        measured[type(late).__name__] = {
+            f"{way}, {kind}": attempt(partial(milliseconds, scale, partial(_after, kind, first, size)))
+            for kind in ("codes", "half")
+            for way, first in ways.items()
+        }
+    return measured
+
+
+def _after(kind: str, first: Callable[[], Tensor | LateInput], size: int) -> object:
+    """The codes, or the values in half precision, of what `first` gives."""
+    if kind == "half":
+        return dispatch.narrow_groups(first(), size, 8, torch.float16, symmetric=False)
+    return dispatch.quantized_rows(first(), size, 8)
 
 
 def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:
     """Milliseconds of the quantizer of the input alone."""
-    from qdit.kernels.triton_linear import wide_weight
     from qdit.kernels.triton_quantize import quantize_rows
+    from qdit.kernels.triton_weight import wide_weight
 
-    wide = wide_weight(packed)
-    options = {"shared": size, "size": wide.size, "symmetric": False, "static": None, "totals": wide.zeros is not None}
-    return milliseconds(scale, lambda: quantize_rows(x, 8, **options))  # type: ignore[arg-type]
+    wide = wide_weight(packed, whole=size == x.shape[-1])
+    options = {"shared": size, "size": wide.size, "padded": wide.padded, "symmetric": False, "static": None}
+    return milliseconds(scale, lambda: quantize_rows(x, 8, totals=wide.zeros is not None, **options))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from qdit.bench.modes import INTEGER, PLAIN, SIMULATED, quantized
 from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.dit import DiT
-from qdit.quant.integer import prepare_integer
+from qdit.quant.integer import integer_layers, prepare_integer
 from qdit.quant.sites import prepare_inference
 from qdit.sampling.batch import sample_images
 from qdit.sampling.calibration import collect
@@ -22,6 +22,8 @@ from qdit.sampling.precision import in_dtype, round_linears
 from qdit.sampling.protocol import Protocol
 
 MODES = (PLAIN, SIMULATED, INTEGER)
+UNFUSED = "integer, not fused"
+"""Integers whose LayerNorm and GELU are passes of their own."""
 TINY = DiTConfig(input_size=8, hidden_size=48, depth=2, num_heads=2)
 IMAGES, STEPS = 10_000, 100
 """Images and steps of a row of Table 2."""
@@ -44,6 +46,8 @@ def in_half(scale: Scale, source: DiT, mode: str, group_size: int) -> DiT:
     if mode == PLAIN:
         return prepare_inference(round_linears(deepcopy(source), "float16"))
     rounded = round_linears(quantized(source, group_size=group_size).to(scale.device), "float16")
+    if mode == UNFUSED:
+        return prepare_inference(integer_layers(rounded))
     return prepare_integer(rounded) if mode == INTEGER else prepare_inference(rounded)
 
 
@@ -57,10 +61,10 @@ def models(scale: Scale) -> dict[str, Any]:
     inputs = x, torch.full((batch,), 500, device=scale.device), torch.arange(batch, device=scale.device)
     measured: dict[str, Any] = {}
     outputs: dict[str, Tensor] = {}
-    for mode in MODES:
+    for mode in (*MODES, UNFUSED):
         measured[mode] = attempt(partial(_forward, scale, source, mode, size, inputs, outputs))
     plain = measured[PLAIN]
-    for mode in (SIMULATED, INTEGER):
+    for mode in (SIMULATED, INTEGER, UNFUSED):
         if isinstance(plain, dict) and isinstance(measured[mode], dict):
             measured[mode]["times full precision"] = measured[mode]["ms"] / plain["ms"]
     if {SIMULATED, INTEGER} <= outputs.keys():
@@ -70,19 +74,34 @@ def models(scale: Scale) -> dict[str, Any]:
 
 def _forward(
     scale: Scale, source: DiT, mode: str, size: int, inputs: tuple[Tensor, ...], outputs: dict[str, Tensor]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Milliseconds and memory of one pass; its output is kept in `outputs`."""
     with torch.inference_mode():
         call = partial(in_dtype(in_half(scale, source, mode, size), "float16"), *inputs)
         outputs[mode], gibibytes = peak(scale, call)
-        row = {"ms": milliseconds(scale, call, 3, 1), "GiB": gibibytes}
+        row: dict[str, Any] = {"ms": milliseconds(scale, call, 3, 1), "GiB": gibibytes}
         if scale.is_cuda:
             torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
             try:
                 row["ms with fills"] = milliseconds(scale, call, 3, 1)
             finally:
                 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            graphed = attempt(partial(_graphed, scale, call, outputs[mode]))
+            row |= graphed if isinstance(graphed, dict) else {"graph": graphed}
     return row
+
+
+def _graphed(scale: Scale, call: Callable[[], Tensor], expected: Tensor) -> dict[str, Any]:
+    """Milliseconds of the pass as one CUDA graph, and whether it has the bits of the pass itself."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        call()
+        scale.wait()
+        with torch.cuda.graph(graph, stream=stream):
+            result = call()
+    graph.replay()
+    same = torch.equal(result, expected)
+    return {"ms as a graph": milliseconds(scale, graph.replay, 3, 1), "graph has the same bits": same}
 
 
 def sampling(scale: Scale) -> dict[str, Any]:

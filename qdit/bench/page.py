@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from qdit.bench import block, full_size, gpu, kernels, latency, memory, ranges, rounding, sampling
+from qdit.bench import block, full_size, gpu, gpu_bounds, kernels, latency, memory, ranges, rounding, sampling
 from qdit.core.errors import DataError
 from qdit.core.files import atomic_path, write_text
 
@@ -18,6 +18,7 @@ TEXTS: dict[str, Callable[..., str]] = {
     "latency": latency.text,
     "block": block.text,
     "gpu": gpu.text,
+    "gpu-code": gpu_bounds.text,
     "full-size": full_size.text,
 }
 

@@ -184,8 +184,8 @@ def on_gpu(
 ) -> None:
     """Test and time everything on a GPU, in one call.
 
-    The sections are reached, selftest, correct, models, sampling, methods, pipeline, rounding, decoding and speed. If a
-    section fails, the others still run. All sections take about six minutes on an H100. `make gpu-check`
+    The sections are reached, selftest, correct, models, sampling, methods, pipeline, rounding, decoding, inputs and
+    speed. If a section fails, the others still run. All sections take about six minutes on an H100. `make gpu-check`
     packs what a machine without a package index needs.
 
     \b
@@ -200,6 +200,27 @@ def on_gpu(
     command = " ".join(["qdit bench gpu", *words])
     content = measure(command, device=device, quick=quick, sections=sections or (), say=typer.echo)
     finish(content, out or record_path(content))
+
+
+@bench_app.command("gpu-code")
+def gpu_code(
+    out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-gpu-code.json",
+    size: Annotated[list[int] | None, typer.Option(help="Group size; default: 32, 64, 96, 128, 192, 288.")] = None,
+) -> None:
+    """Count the instructions of the kernels for GPUs. No GPU is needed.
+
+    Triton compiles the grouped linear for a Hopper GPU. The command counts the instructions of its loop over groups and
+    the cycles of the tensor cores, and prints the largest speed that they allow beside the goals of `qdit bench gpu`.
+
+    \b
+    Example:
+      qdit bench gpu-code
+    """
+    from qdit.bench.gpu_bounds import measure
+
+    sizes = tuple(size) if size else (32, 64, 96, 128, 192, 288)
+    words = [f"--size {number}" for number in size or ()]
+    finish(measure(" ".join(["qdit bench gpu-code", str(out), *words]), sizes), out)
 
 
 @bench_app.command("full-size")

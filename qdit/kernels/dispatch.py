@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qdit.kernels import compiled, reference
 from qdit.kernels.backend import Backend
+from qdit.kernels.inputs import LateInput
 from qdit.kernels.library import backend
 from qdit.kernels.packing import LARGEST_GROUP, PackedWeight
 from qdit.kernels.parts import NO_PARTS, Parts, check_parts
@@ -18,7 +19,7 @@ FLOATS = (torch.float32, *HALVES)
 
 
 def grouped_linear(
-    x: Tensor,
+    x: Tensor | LateInput,
     weight: PackedWeight,
     bias: Tensor | None = None,
     *,
@@ -28,30 +29,52 @@ def grouped_linear(
     static: tuple[Tensor, Tensor] | None = None,
     parts: Parts = NO_PARTS,
     threads: int = 1,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Quantize x (…, width) for each token and group and multiply it by the packed weight: (…, outputs), as x.
+    """Quantize x (…, width) for each token and group and multiply it by the packed weight: (…, outputs).
 
     `input_group` inputs share a range. It is a multiple of the weight's group size, by default equal to it. `static`
     gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
     `parts` are the transform of x before it is quantized, and the low-rank branch beside the product. The number of
-    threads changes no bit. Sums are computed in float32, then the output gets the type of x. There are no gradients.
-    Raises ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is
-    outside 0 … 255.
+    threads changes no bit. Sums are computed in float32, then rounded once to `dtype`, by default the type of x. There
+    are no gradients. A `LateInput` is a LayerNorm or a GELU; a GPU computes it in the pass that quantizes. Raises
+    ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is outside
+    0 … 255.
     """
-    size = check_linear(x, weight, bias, activation_bits, input_group=input_group, static=static)
-    check_parts(parts, weight.width, weight.outputs)
-    x, bias = x.detach(), None if bias is None else bias.detach()
     tensors = [t for t in (weight.codes, bias, *(static or ()), *parts.tensors()) if t is not None]
+    late = None if isinstance(x, Tensor) else x
+    if late is not None and (parts.branch is not None or not takes_late(late, *tensors)):
+        x, late = computed(late), None
+    rows = x.x if isinstance(x, LateInput) else x
+    size = check_linear(rows, weight, bias, activation_bits, input_group=input_group, static=static)
+    check_parts(parts, weight.width, weight.outputs)
+    x, bias = rows.detach(), None if bias is None else bias.detach()
     options: dict[str, Any] = {"activation_bits": activation_bits, "symmetric": symmetric, "parts": parts}
-    if _on_triton(x, *tensors):
+    if late is not None or _on_triton(x, *tensors):
         from qdit.kernels import triton_linear
 
+        options |= {"input_group": size, "static": static, "dtype": dtype}
         with torch.cuda.device_of(x):
-            return _finite(triton_linear.grouped_linear(x, weight, bias, input_group=size, static=static, **options))
+            return _finite(triton_linear.grouped_linear(x if late is None else late, weight, bias, **options))
+    y = _on_cpu(x, weight, bias, tensors, size, static, options, threads)
+    return y if dtype in (None, y.dtype) else _finite_half(y.to(dtype))
+
+
+def _on_cpu(
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    tensors: list[Tensor],
+    size: int,
+    static: tuple[Tensor, Tensor] | None,
+    options: dict[str, Any],
+    threads: int,
+) -> Tensor:
+    """`grouped_linear` in the compiled library, or in torch for what it does not take."""
     full = x.float() if x.dtype in HALVES else x
     compiled_backend = _compiled_for(full, *tensors)
     if compiled_backend is None:
-        return reference.grouped_linear(x, weight, bias, input_group=input_group, static=static, **options)
+        return reference.grouped_linear(x, weight, bias, input_group=size, static=static, **options)
     offset = None if bias is None else bias.float().contiguous()
     ranges = None if static is None else (static[0].float().contiguous(), static[1].float().contiguous())
     y = _finite(
@@ -60,6 +83,38 @@ def grouped_linear(
         )
     )
     return y if full is x else _finite_half(y.to(x.dtype))
+
+
+def quantized_rows(x: Tensor | LateInput, group_size: int, bits: int) -> object:
+    """Codes and ranges of x (…, width) as the kernels of its device write them; benchmarks call this."""
+    values = x if isinstance(x, Tensor) else x.x
+    if _on_triton(values):
+        from qdit.kernels import triton_quantize
+
+        options: dict[str, Any] = {"shared": group_size, "size": group_size, "symmetric": False}
+        with torch.cuda.device_of(values):
+            rows = x.flatten(0, -2) if isinstance(x, Tensor) else x
+            return triton_quantize.quantize_rows(rows, bits, static=None, totals=False, **options)
+    return reference.quantize_groups(x if isinstance(x, Tensor) else computed(x), group_size, bits)
+
+
+def takes_late(late: LateInput, *others: Tensor) -> bool:
+    """Whether a kernel computes this input in the pass that quantizes it. It does so on GPUs."""
+    if not _on_triton(late.x, *others) or not _plain(*late.tensors()):
+        return False
+    from qdit.kernels import triton_inputs
+
+    return triton_inputs.fits(late)
+
+
+def computed(late: LateInput) -> Tensor:
+    """The values of an input, in the type of its x. On a GPU they give the codes of the fused kernel."""
+    if not takes_late(late):
+        return late.computed()
+    from qdit.kernels import triton_inputs
+
+    with torch.cuda.device_of(late.x):
+        return triton_inputs.computed(late)
 
 
 def fake_quantize_groups(
@@ -100,17 +155,24 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return reference.fake_quantize_static(x, scale, zero_point, bits)
 
 
-def narrow_groups(x: Tensor, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool) -> Tensor:
+def narrow_groups(
+    x: Tensor | LateInput, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool
+) -> Tensor:
     """`fake_quantize_groups` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
 
     It reads and writes half precision, 4 bytes for each value. Separate conversions would read and write 20 bytes.
+    A `LateInput` is computed in the same pass.
     """
     size = x.shape[-1] if group_size is None else group_size
-    if _groups_fit(x, size, bits) and size <= LARGEST_GROUP and _on_triton(x):
+    x = x if isinstance(x, Tensor) or takes_late(x) else computed(x)
+    values = x if isinstance(x, Tensor) else x.x
+    if _groups_fit(values, size, bits) and size <= LARGEST_GROUP and _on_triton(values):
         from qdit.kernels import triton_quantize
 
-        with torch.cuda.device_of(x):
-            return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric, narrow=dtype)
+        with torch.cuda.device_of(values):
+            rows = x.contiguous() if isinstance(x, Tensor) else x
+            return triton_quantize.fake_quantize_groups(rows, size, bits, symmetric=symmetric, narrow=dtype)
+    x = x if isinstance(x, Tensor) else computed(x)
     return fake_quantize_groups(x.float(), group_size, bits, symmetric=symmetric).to(dtype)
 
 

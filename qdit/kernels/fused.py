@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from qdit.kernels.backend import Backend
+from qdit.kernels.inputs import EPSILON
 from qdit.kernels.library import backend
-
-EPSILON = 1e-6
-"""Epsilon of the LayerNorms of DiT and STDiT3."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ clamped.
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qdit.core.affine import (
     dequantize,
@@ -24,6 +25,9 @@ from qdit.kernels.parts import NO_PARTS, Parts, check_parts, factors, transforme
 
 LARGEST_ZERO = 255
 """Largest zero point of an activation: zero points are multiplied as 16-bit pairs."""
+
+_LOOKED_AT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Zero points of activations → the version that was in 0 … 255."""
 
 
 def quantize_groups(
@@ -132,15 +136,27 @@ def check_linear(
     size = weight.group_size if input_group is None else input_group
     if static is not None:
         size = check_static(x, *static)
-        low, high = float(static[1].min()), float(static[1].max())
-        if low < 0 or high > LARGEST_ZERO:
-            raise Unsupported(f"activation zero_point from {low:g} to {high:g}: the integer kernels take 0 to 255")
+        check_zero_points(static[1])
     if size < 1 or size % weight.group_size or weight.width % size or input_group not in (None, size):
         raise ConfigError(
             f"input_group {size if input_group is None else input_group}: must divide the width {weight.width} and be a"
             f" multiple of the weight's group size {weight.group_size}, with one static pair for each"
         )
     return size
+
+
+def check_zero_points(zero_point: Tensor) -> None:
+    """Raise Unsupported unless activation zero points lie in 0 … 255.
+
+    A look at a tensor makes the program wait for a GPU. So each tensor is looked at once, and again after a change.
+    """
+    version = 0 if zero_point.is_inference() else zero_point._version
+    if _LOOKED_AT.get(zero_point) == version:
+        return
+    low, high = float(zero_point.min()), float(zero_point.max())
+    if low < 0 or high > LARGEST_ZERO:
+        raise Unsupported(f"activation zero_point from {low:g} to {high:g}: the integer kernels take 0 to 255")
+    _LOOKED_AT[zero_point] = version
 
 
 def check_bits(bits: int) -> None:

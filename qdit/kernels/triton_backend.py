@@ -58,7 +58,7 @@ def _failure(device: str) -> str | None:
 
     try:
         with torch.cuda.device(device):
-            return disagreement_of(operations(), device)
+            return disagreement_of(operations(), device) or late_disagreement(device)
     except Exception as problem:  # whatever Triton, its compiler or the driver raise
         return f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
 
@@ -74,3 +74,24 @@ def operations() -> "Operations":
         fake_quantize_groups=triton_quantize.fake_quantize_groups,
         fake_quantize_static=triton_quantize.fake_quantize_static,
     )
+
+
+def late_disagreement(device: str) -> str | None:
+    """What is wrong about a LayerNorm or a GELU before a quantizer, or None.
+
+    It must be near torch's on the CPU, and its codes must be those of two passes.
+    """
+    from qdit.kernels import triton_inputs, triton_quantize
+    from qdit.kernels.inputs import GeluInput, ModulatedInput
+
+    x, shift, scale = torch.randn(3, 2, 96, generator=torch.Generator().manual_seed(7)).mul(2).unbind()
+    tokens = torch.stack([x, shift, scale], dim=1)
+    for late in (ModulatedInput(tokens, shift, scale), GeluInput(tokens)):
+        moved = type(late)(*(tensor.to(device) for tensor in late.tensors()))
+        rows = triton_inputs.computed(moved)
+        if not torch.allclose(rows.cpu(), late.computed(), rtol=1e-5, atol=1e-5):
+            return f"another {type(late).__name__}"
+        fused, apart = (triton_quantize.quantize_groups(values, 24, 8, symmetric=False) for values in (moved, rows))
+        if not all(torch.equal(*pair) for pair in zip(fused, apart, strict=True)):
+            return f"other codes of a {type(late).__name__}"
+    return None

@@ -14,14 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qdit.kernels.inputs import LateInput
 from qdit.kernels.parts import Step
+from qdit.kernels.triton_inputs import ELEMENTS, before_of, entered, nothing_before, stored
 from qdit.kernels.triton_transform import encoded, steps_of
-
-ELEMENTS = 4096
-"""Approximate number of elements of one program: 32 for each thread of 4 warps."""
-
-STEP = 32
-"""Tensor cores multiply steps of 32 bytes: groups of codes are padded to a multiple of it."""
+from qdit.kernels.triton_weight import padded_size
 
 
 @triton.jit
@@ -36,12 +33,6 @@ def rounded(value):
 def clamped(value, low, high):
     """Clamp values; NaN stays NaN, as in torch.clamp."""
     return tl.where(value < low, low, tl.where(value > high, high, value))
-
-
-@triton.jit
-def stored(value, TYPE: tl.constexpr):
-    """A float32 value rounded to another data type."""
-    return value.to(TYPE).to(tl.float32)
 
 
 @triton.jit
@@ -75,23 +66,48 @@ def codes_of(x, scale, zero, levels, TYPE: tl.constexpr):
 def fake_groups_kernel(
     x,
     y,
+    statistics,
+    shift,
+    factor,
     groups,
+    width,
+    tokens,
+    shift_line,
+    factor_line,
     levels,
     SIZE: tl.constexpr,
     WIDE: tl.constexpr,
     SYMMETRIC: tl.constexpr,
     EXACT: tl.constexpr,
+    BEFORE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Quantize and dequantize `groups` consecutive groups of SIZE values. Each program computes BLOCK of them.
 
-    With EXACT all steps are in float32, whatever the types of x and y. Otherwise they are in the type of y.
+    With EXACT all steps are in float32, whatever the types of x and y. Otherwise they are in the type of y. With BEFORE
+    the values of rows of `width` are changed first (`qdit.kernels.triton_inputs.entered`).
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDE)
     at = row[:, None] * SIZE + column[None, :]
     mask = (row < groups)[:, None] & (column < SIZE)[None, :]
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    if BEFORE > 0:
+        value = entered(
+            value,
+            (row * SIZE // width)[:, None],
+            (row * SIZE % width).to(tl.int32)[:, None] + column[None, :],
+            mask,
+            statistics,
+            shift,
+            factor,
+            groups * SIZE // width,
+            tokens,
+            shift_line,
+            factor_line,
+            BEFORE,
+            x.dtype.element_ty,
+        )
     OUT: tl.constexpr = y.dtype.element_ty
     TYPE: tl.constexpr = tl.float32 if EXACT else OUT
     scale, zero = ranges(value, mask, levels, SYMMETRIC, TYPE)
@@ -126,6 +142,9 @@ def codes_kernel(
     third_values,
     given_scale,
     given_zero,
+    statistics,
+    shift,
+    factor,
     codes,
     scale,
     zero,
@@ -133,7 +152,11 @@ def codes_kernel(
     rows,
     width,
     line,
+    tokens,
+    shift_line,
+    factor_line,
     levels,
+    BEFORE: tl.constexpr,
     STEPS: tl.constexpr,
     SPAN: tl.constexpr,
     SHARED: tl.constexpr,
@@ -147,9 +170,9 @@ def codes_kernel(
 ):
     """Codes − 128 of BLOCK rows and SPAN inputs, after the STEPS of a transform (`qdit.kernels.triton_transform`).
 
-    A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding is
-    not written. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is written
-    too, (groups, rows) float32.
+    A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding
+    holds zero − 128. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is
+    written too, (groups, rows) float32. BEFORE is what is computed before the transform (`entered`).
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     span = tl.program_id(1)
@@ -157,6 +180,21 @@ def codes_kernel(
     inside = column < SPAN
     mask = (row < rows)[:, None] & inside[None, :]
     value = tl.load(x + row[:, None] * width + span * SPAN + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    value = entered(
+        value,
+        row[:, None],
+        (span * SPAN + column)[None, :],
+        mask,
+        statistics,
+        shift,
+        factor,
+        rows,
+        tokens,
+        shift_line,
+        factor_line,
+        BEFORE,
+        x.dtype.element_ty,
+    )
     value = steps_of(value, first_values, second_values, third_values, span * SPAN + column, inside, STEPS, BLOCK, WIDE)
     at = (span * (SPAN // SIZE) + column // SIZE) * PADDED + column % SIZE
     for number in tl.static_range(SPAN // SHARED):
@@ -177,6 +215,13 @@ def codes_kernel(
         target = index.to(tl.int64) * rows + row
         tl.store(scale + target, tl.where(bad, float("nan"), step), mask=row < rows)
         tl.store(zero + target, offset - 128, mask=row < rows)
+        if PADDED > SIZE:
+            place = tl.arange(0, 128)
+            pad = (offset - 128).to(tl.int8)[:, None] + tl.zeros((BLOCK, 128), tl.int8)
+            for part in tl.static_range(SHARED // SIZE):
+                first = (index * (SHARED // SIZE) + part) * PADDED + SIZE
+                free = (row < rows)[:, None] & (place < PADDED - SIZE)[None, :]
+                tl.store(codes + row[:, None] * line + first + place[None, :], pad, mask=free)
         if TOTALS:
             beyond = tl.where(here, code - offset[:, None], 0.0)
             for part in tl.static_range(SHARED // SIZE):
@@ -196,7 +241,7 @@ class Codes(NamedTuple):
 
 
 def quantize_rows(
-    x: Tensor,
+    x: Tensor | LateInput,
     bits: int,
     *,
     shared: int,
@@ -205,21 +250,27 @@ def quantize_rows(
     static: tuple[Tensor, Tensor] | None,
     totals: bool,
     steps: Sequence[Step] = (),
+    padded: int | None = None,
 ) -> Codes:
-    """Quantize contiguous x (rows, width). A range covers `shared` inputs: one or more groups of `size`."""
+    """Quantize contiguous x (rows, width), or what is computed of x. A range covers `shared` inputs.
+
+    These are one or more groups of `size`, which take `padded` bytes.
+    """
+    x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)
     rows, width = x.shape
+    padded = padded_size(size) if padded is None else padded
     number, values = encoded(steps, x)
     span = math.lcm(shared, *(step.size for step in steps if step.kind == "hadamard"))
-    wide, padded, count = triton.next_power_of_2(span), padded_size(size), width // shared
-    new = torch.empty if padded == size else torch.zeros
-    codes = new((rows, width // size * padded), dtype=torch.int8, device=x.device)
+    wide, count = triton.next_power_of_2(span), width // shared
+    codes = torch.empty((rows, width // size * padded), dtype=torch.int8, device=x.device)
     scale, zero = (torch.empty((count, rows), dtype=torch.float32, device=x.device) for _ in range(2))
     sums = torch.empty((width // size, rows), dtype=torch.float32, device=x.device) if totals else None
     ranges_in = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
     block = _block(wide, rows)
     codes_kernel[(triton.cdiv(rows, block), width // span)](
-        *(x, *values, *ranges_in, codes, scale, zero, scale if sums is None else sums),
-        *(rows, width, codes.shape[1], float(2**bits - 1)),
+        *(x, *values, *ranges_in, *before[1:4], codes, scale, zero, scale if sums is None else sums),
+        *(rows, width, codes.shape[1], *before[4:], float(2**bits - 1)),
+        BEFORE=before.number,
         STEPS=number,
         SPAN=span,
         SHARED=shared,
@@ -235,13 +286,15 @@ def quantize_rows(
     return Codes(codes, scale, zero, sums)
 
 
-def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_groups(
+    x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(-1, x.shape[-1]) if isinstance(x, Tensor) else x
     quantized = quantize_rows(
         flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False
     )
-    codes = quantized.codes.view(len(flat), -1, padded_size(group_size))[..., :group_size].int() + 128
+    codes = quantized.codes.view(len(quantized.codes), -1, padded_size(group_size))[..., :group_size].int() + 128
     groups = (*x.shape[:-1], x.shape[-1] // group_size)
     return (
         codes.to(torch.uint8).reshape(x.shape),
@@ -251,18 +304,21 @@ def quantize_groups(x: Tensor, group_size: int, bits: int, *, symmetric: bool) -
 
 
 def fake_quantize_groups(
-    x: Tensor, group_size: int, bits: int, *, symmetric: bool, narrow: torch.dtype | None = None
+    x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool, narrow: torch.dtype | None = None
 ) -> Tensor:
     """Contiguous (…, d) → (…, d), in the type of x; with `narrow` computed in float32 and rounded to that type."""
-    y = torch.empty_like(x, dtype=narrow)
+    shape = x.shape
+    x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)
+    y = torch.empty(shape, dtype=narrow or x.dtype, device=x.device)
     groups, wide = x.numel() // group_size, triton.next_power_of_2(group_size)
     block = _block(wide, groups)
     fake_groups_kernel[(triton.cdiv(groups, block),)](
-        *(x, y, groups, float(2**bits - 1)),
+        *(x, y, *before[1:4], groups, shape[-1], *before[4:], float(2**bits - 1)),
         SIZE=group_size,
         WIDE=wide,
         SYMMETRIC=symmetric,
         EXACT=narrow is not None,
+        BEFORE=before.number,
         BLOCK=block,
         enable_fp_fusion=False,
     )
@@ -286,11 +342,6 @@ def fake_quantize_static(
         enable_fp_fusion=False,
     )
     return y
-
-
-def padded_size(group_size: int) -> int:
-    """Bytes of a group of codes."""
-    return -(-group_size // STEP) * STEP
 
 
 def _block(wide: int, rows: int) -> int:

@@ -8,7 +8,7 @@ the layer.
 import hashlib
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,13 @@ from qdit.core.devices import device_after
 from qdit.core.errors import Unsupported
 from qdit.kernels import dense, flags, library, ops
 from qdit.kernels.building import SOURCES
-from qdit.kernels.dispatch import grouped_linear
+from qdit.kernels.dispatch import computed, grouped_linear, takes_late
+from qdit.kernels.fused import modulated_norm
+from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
 from qdit.kernels.packing import CHUNK, pack_weight
 from qdit.kernels.parts import Parts, Step, channel_step, hadamard_step, make_branch
 from qdit.kernels.reference import check_static
-from qdit.models.dit import Mlp
+from qdit.models.dit import DiTBlock, Mlp
 from qdit.models.roles import replace
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.low_rank import LowRank
@@ -37,15 +39,19 @@ USE_SIMULATED = "use the simulated mode"
 
 
 class IntegerLinear(nn.Module):
-    """Linear of packed weights, for inference only: (…, in) → (…, out), float32. With `gelu` the tanh-GELU follows.
+    """Linear of packed weights, for inference only: (…, in) → (…, out), in the type of the input.
 
-    The kernel computes the input transform before it quantizes, and the low-rank branch before the product is added. A
-    transform for which it has no step (an orthogonal matrix, a kind of a method) is computed in torch before the call.
+    Under autocast the output has autocast's type. With `gelu` the tanh-GELU follows, with `gelu_before` it comes before
+    the input quantizer. The kernel computes the input transform before it quantizes, and the low-rank branch before the
+    product is added. A transform for which it has no step (an orthogonal matrix, a kind of a method) is computed in
+    torch before the call. An input that is not computed yet (`qdit.kernels.inputs`) is computed in the pass that
+    quantizes it, where a kernel does so.
 
     Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
 
     bias: Tensor | None
+    gelu_before = False
 
     def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
         super().__init__()
@@ -79,38 +85,55 @@ class IntegerLinear(nn.Module):
         super()._apply(fn, recurse)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x if self.transform is None or self.parts.steps else self.transform(x)
-        product = ops.grouped_linear if torch.compiler.is_compiling() else grouped_linear
-        y = product(
-            x.contiguous(),
-            self.packed,
-            self.bias,
-            activation_bits=self.activation_bits,
-            symmetric=self.symmetric,
-            input_group=self.input_group,
-            static=self.static,
-            parts=self.parts,
-            threads=self.threads,
-        )
+    def forward(self, x: Tensor | LateInput) -> Tensor:
+        device, is_compiling = (x if isinstance(x, Tensor) else x.x).device.type, torch.compiler.is_compiling()
+        if isinstance(x, Tensor) and self.gelu_before:
+            x = F.gelu(x, approximate="tanh") if is_compiling else GeluInput(x)
+        if self.transform is not None and not self.parts.steps:
+            x = self.transform(x if isinstance(x, Tensor) else computed(x))
+        is_cast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if is_cast else None
+        options: dict[str, Any] = {
+            "activation_bits": self.activation_bits,
+            "symmetric": self.symmetric,
+            "input_group": self.input_group,
+            "static": self.static,
+            "parts": self.parts,
+            "threads": self.threads,
+        }
+        if is_compiling:
+            assert isinstance(x, Tensor)
+            y = ops.grouped_linear(x.contiguous(), self.packed, self.bias, **options)
+            y = y if dtype is None else y.to(dtype)
+        else:
+            x = x.contiguous() if isinstance(x, Tensor) else x
+            y = grouped_linear(x, self.packed, self.bias, dtype=dtype, **options)
         return F.gelu(y, approximate="tanh") if self.gelu else y
 
 
 class IntegerConv(IntegerLinear):
-    """The same for a convolution whose patches do not overlap; its input has one range for the whole tensor."""
+    """The same for a convolution whose patches do not overlap.
+
+    Its input has one range for the whole tensor. A pointwise one is a linear over the channels, with the ranges of a
+    linear.
+    """
 
     def __init__(self, module: QuantizedConv) -> None:
-        if not isinstance(module.activation, StaticActivation) or module.activation.scale.numel() != 1:
+        static, is_pointwise = module.activation, set(module.kernel) == {1}
+        if not is_pointwise and (not isinstance(static, StaticActivation) or static.scale.numel() != 1):
             raise Unsupported(f"a convolution runs in integers only with one static input range; {USE_SIMULATED}")
         super().__init__(module)
-        self.kernel = module.kernel
+        self.kernel, self.is_pointwise = module.kernel, is_pointwise
 
-    def forward(self, x: Tensor) -> Tensor:
-        dims = len(self.kernel)
+    def forward(self, x: Tensor | LateInput) -> Tensor:
+        assert isinstance(x, Tensor)
+        if self.is_pointwise:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        dims, patches = len(self.kernel), x
         for at, size in enumerate(self.kernel):
-            x = x.unflatten(2 + 2 * at, (-1, size))
+            patches = patches.unflatten(2 + 2 * at, (-1, size))
         cells, inside = (range(first, first + 2 * dims, 2) for first in (2, 3))
-        return super().forward(x.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
+        return super().forward(patches.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
 
 
 def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
@@ -175,6 +198,14 @@ def packed_group_size(weight_group: int, input_group: int) -> int:
 def prepare_integer(model: M) -> M:
     """Replace quantized layers by integer layers, in place. Prepare all other layers as for simulation.
 
+    Raises Unsupported as `integer_layers` does.
+    """
+    return fuse_inputs(prepare_inference(integer_layers(model)))
+
+
+def integer_layers(model: M) -> M:
+    """Replace quantized layers by integer layers, in place; all others stay.
+
     A layer with a quantized weight but a full-precision input still computes in floating point. Raises Unsupported with
     the name of the first layer that cannot run in integers, and for a model without any integer layer.
     """
@@ -196,7 +227,32 @@ def prepare_integer(model: M) -> M:
     if not any_integer:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
     flags.watch(model)
-    return prepare_inference(model)
+    return model
+
+
+def fuse_inputs(model: M) -> M:
+    """Let the integer layers of a DiT's blocks compute the LayerNorm or the GELU before them, in place.
+
+    A kernel on a GPU computes both in the pass that quantizes. On CPUs nothing changes, to the bit.
+    """
+    for module in model.modules():
+        if isinstance(module, DiTBlock):
+            for norm, linear in ((module.norm1, module.attn.qkv), (module.norm2, module.mlp.fc1)):
+                if isinstance(linear, IntegerLinear):
+                    norm.fused = cast(Any, late_norm)
+        if isinstance(module, Mlp) and all(isinstance(layer, IntegerLinear) for layer in (module.fc1, module.fc2)):
+            first, second = cast(IntegerLinear, module.fc1), cast(IntegerLinear, module.fc2)
+            if first.gelu:
+                first.gelu, second.gelu_before = False, True
+    return model
+
+
+def late_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | ModulatedInput | None:
+    """A modulated LayerNorm that the next layer computes, where a kernel does so; else as `modulated_norm`."""
+    late = ModulatedInput(x, shift, scale)
+    if x.is_cuda and not torch.compiler.is_compiling() and takes_late(late):
+        return late
+    return modulated_norm(x, shift, scale)
 
 
 def integer_backend() -> str:

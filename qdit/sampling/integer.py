@@ -1,10 +1,12 @@
 """Sampling in integer mode. It also measures how far integer latents differ from simulated ones of the same noise."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from qdit.core.devices import torch_device
 from qdit.core.digest import code_digest
 from qdit.core.failure import Failure
 from qdit.core.files import read_json, write_json
@@ -16,6 +18,7 @@ from qdit.sampling import run
 from qdit.sampling.batch import sample_batch
 from qdit.sampling.chunks import Mode
 from qdit.sampling.families import family_of
+from qdit.sampling.precision import round_linears
 
 INTEGER = Mode(
     "integer",
@@ -40,14 +43,17 @@ def sample_checkpoint(job: run.SampleJob) -> Path:
 
 
 def difference(job: run.SampleJob, samples: range) -> dict[str, float]:
-    """Largest and mean absolute difference of the final latents (or pixels, without a VAE) of these samples."""
-    model, correction, _ = read_checkpoint(job.checkpoint)
-    other, _, _ = read_checkpoint(job.checkpoint)
-    family = family_of(model.config)
-    conditions = family.conditions(model.config, job.protocol, job.source).tensors(samples)
+    """Largest and mean absolute difference of the final latents (or pixels, without a VAE) of these samples.
 
-    def sampled(ready: Network) -> Tensor:
+    Both modes compute on the device of the job, in the precision of its protocol.
+    """
+    device = torch_device(job.device)
+
+    def sampled(prepare: Callable[[Network], Network]) -> Tensor:
+        model, correction, _ = read_checkpoint(job.checkpoint)
+        conditions = family_of(model.config).conditions(model.config, job.protocol, job.source).tensors(samples)
+        ready = prepare(round_linears(model.to(device), job.protocol.dtype))
         return sample_batch(ready, job.protocol, conditions, samples, correction=correction)
 
-    distances = (sampled(prepare_integer(model)) - sampled(prepare_inference(other))).abs()
+    distances = (sampled(prepare_integer) - sampled(prepare_inference)).abs()
     return {"images": len(samples), "largest": float(distances.max()), "mean": float(distances.mean())}

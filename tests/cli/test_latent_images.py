@@ -187,7 +187,10 @@ def test_what_is_missing_is_one_line_before_anything_is_computed(
     wrong = [
         (("sample", checkpoint, out, "--dtype", "bfloat16"), "dtype 'bfloat16': allowed are float32, float16"),
         (("sample", checkpoint, out, "--vae", out), "out: no such file"),
-        (("sample", checkpoint, out, "--mode", "integer", "--dtype", "float16"), "in float32 on the CPU only"),
+        (
+            ("sample", checkpoint, out, "--mode", "integer", "--dtype", "float16"),
+            "in float32 on the CPU; leave out",
+        ),
         (("search", world.weights, out, "--dtype", "float16"), "a search in half precision needs a GPU"),
     ]
     for arguments, words in wrong:

@@ -24,6 +24,7 @@ from qdit.quant.batches import run
 from qdit.quant.checkpoint import load_checkpoint, quantized_sites, read_checkpoint, save_checkpoint
 from qdit.quant.diffusers_layers import DiffusersConv, DiffusersLinear
 from qdit.quant.folder import with_digest
+from qdit.quant.integer import IntegerLinear
 from qdit.quant.packed import resident_bytes
 from qdit.quant.sites import QuantizedConv, in_float32
 from tests.lazy import LazyModule
@@ -208,6 +209,26 @@ def test_half_precision(family, dtype, tmp_path: Path) -> None:
     again = model_class.from_pretrained(tmp_path / "again", torch_dtype=dtype)
     with torch.no_grad():
         assert torch.equal(again(**arguments, return_dict=False)[0], expected)
+
+
+@pytest.mark.parametrize(("family", "method"), [("flux", "svdquant"), ("sana", "rtn"), ("pixart", "q-dit")])
+def test_its_layers_multiply_integers(family, method, tmp_path: Path) -> None:
+    ours, expected = importlib.import_module("qdit.diffusers"), in_memory(family, method)
+    folder, model_class = saved(tmp_path / "saved", family, method)
+    loaded = ours.integer(model_class.from_pretrained(folder))
+    layers = [module for module in loaded.modules() if isinstance(module, IntegerLinear)]
+    assert len(layers) == len(quantized_sites(quantized(family, method).model))
+    size, result = expected.abs().max(), output_of(loaded, family)
+    assert not torch.equal(result, expected) and (result - expected).abs().max() < 0.05 * size
+    arguments = {
+        name: value.bfloat16() if torch.is_tensor(value) and value.is_floating_point() and name != "timestep" else value
+        for name, value in keywords(family, seed=SEED).arguments().items()
+    }
+    half = model_class.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = half(**arguments, return_dict=False)[0]
+        result = ours.integer(half)(**arguments, return_dict=False)[0]
+    assert result.dtype == torch.bfloat16 and (result - expected).abs().max() < 0.1 * size
 
 
 @pytest.mark.parametrize("family", ["flux", "sana"])

@@ -6,6 +6,7 @@ Triton decides when it is imported whether it compiles or interprets: TRITON_INT
 import pytest
 import torch
 
+from qdit.core.affine import Granularity
 from qdit.core.errors import Unsupported
 from qdit.kernels import (
     compiled,
@@ -14,13 +15,24 @@ from qdit.kernels import (
     library,
     reference,
     triton_backend,
+    triton_inputs,
     triton_linear,
     triton_quantize,
     triton_transform,
+    triton_weight,
 )
+from qdit.kernels.inputs import GeluInput, ModulatedInput
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, branch_bound, channel_step, hadamard_step, make_branch, transformed
 from qdit.kernels.selftest import disagreement_of
+from qdit.models.config import DiTConfig
+from qdit.models.dit import DiTBlock
+from qdit.models.roles import Site
+from qdit.quant.activation import DynamicActivation
+from qdit.quant.integer import prepare_integer
+from qdit.quant.ranges import minmax
+from qdit.quant.sites import quantize_site
+from qdit.quant.weight import quantize_weight
 from tests.kernels.cases import KINDS, exact, inputs, same_bits, weight_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, of NaN and infinity
@@ -178,6 +190,143 @@ def test_a_result_that_is_not_finite_is_an_error(on_triton):
         dispatch.grouped_linear(torch.full((5, 64), 1e38), packed)
 
 
+@pytest.mark.parametrize(("bits", "size"), [(4, 32), (6, 36), (8, 16)])
+def test_zero_points_in_the_padding_give_the_bits_of_those_subtracted_in_float32(monkeypatch, bits, size):
+    packed = pack_weight(*weight_of(bits, 20, 3 * size, size, 0), bits=bits)
+    options = {"activation_bits": 8, "symmetric": False}
+    for kind in ("positive", "negative", "outliers"):
+        x = inputs(kind, (3, 3 * size), 1)
+        triton_weight._WIDE.clear()
+        assert triton_linear.wide_weight(packed).sums is None
+        y = triton_linear.grouped_linear(x, packed, None, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(triton_weight, "digits_of", lambda largest: 10_000)
+            triton_weight._WIDE.clear()
+            assert triton_linear.wide_weight(packed).sums is not None
+            assert same_bits(y, triton_linear.grouped_linear(x, packed, None, **options)), kind
+    triton_weight._WIDE.clear()
+
+
+def test_a_step_for_zero_points_is_added_only_where_it_helps():
+    assert [triton_weight.padded_for(size, 500) for size in (16, 32, 36, 64, 128, 192, 288)] == [
+        *(32, 64, 64, 96, 160, 192, 288),
+    ]
+    assert triton_weight.padded_for(32, 127 * 32) == 64 and triton_weight.padded_for(32, 127 * 32 + 1) == 32
+    assert triton_weight.padded_for(1152, 9) == 1152 and triton_weight.padded_for(1160, 9) == 1280
+    numbers = torch.tensor([0, 1, -1, 127, -128, 500, -889])
+    result = triton_weight.digits(numbers, 7)
+    assert torch.equal(result.sum(dim=-1), numbers) and int(result.abs().max()) <= 127
+
+
+CHANNELS = [
+    # weight bits, width, outputs, rows, shift of the zero points
+    (4, 320, 20, 5, 0),
+    (8, 300, 5, 3, 0),
+    (8, 640, 5, 3, 100),  # two packed groups; zero points far outside
+]
+
+
+@pytest.mark.parametrize("problem", CHANNELS, ids=str)
+def test_one_range_for_each_token_and_channel(problem):
+    bits, width, outputs, rows, shift = problem
+    codes, scale, zero_point = weight_of(bits, outputs, width, width, 0)
+    weight, bias = (codes, scale, zero_point + shift), torch.randn(outputs)
+    packed = pack_weight(*weight, bits=bits, group_size=320 if width == 640 else None)
+    wide = triton_linear.wide_weight(packed, whole=True)
+    assert wide.size == width and len(wide.scale) == 1 and wide.padded % 128 == 0
+    for kind in ("random", "outliers"):
+        x = inputs(kind, (rows, width), 1)
+        y = triton_linear.grouped_linear(x, packed, bias, activation_bits=8, symmetric=False, input_group=width)
+        expected, sizes = exact(x, weight, bias, 8, symmetric=False)
+        assert y is not None and ((y - expected).abs() <= 1e-6 * sizes).all()
+
+
+def test_other_ranges_are_not_taken_for_one_of_each_channel():
+    packed = pack_weight(*weight_of(4, 5, 640, 320, 0), bits=4)
+    assert triton_linear.wide_weight(packed, whole=True).size < 640
+    assert triton_linear.wide_weight(packed).size < 640
+
+
+def test_a_long_chain_is_exact_enough_for_half_precision():
+    weight, groups = weight_of(4, 9, 80, 4, 0), 20
+    x = inputs("random", (3, 80), 1)
+    assert triton_linear.part_for(groups, torch.float32) and not triton_linear.part_for(groups, torch.float16)
+    packed = pack_weight(*weight, bits=4)
+    y = triton_linear.grouped_linear(x, packed, None, activation_bits=8, symmetric=False, dtype=torch.float16)
+    expected, sizes = exact(x, weight, None, 8, symmetric=False)
+    most = (groups + 2) * 2.0**-24 * sizes + 2.0**-11 * (expected.abs() + 1e-3)
+    assert y is not None and y.dtype == torch.float16 and ((y - expected).abs() <= most).all()
+
+
+def late_inputs(dtype, width=48):
+    """A LayerNorm with a modulation whose rows are not contiguous, and a GELU."""
+    x, modulation = inputs("rows", (2, 3, width), 1).to(dtype), inputs("random", (2, 6 * width), 2)
+    shift, scale = modulation[:, width : 2 * width], modulation[:, 3 * width : 4 * width].to(dtype)
+    return ModulatedInput(x, shift, scale), GeluInput((4 * inputs("random", (2, 3, width), 3)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_norm_and_gelu_are_those_of_torch(on_triton, dtype):
+    for late in late_inputs(dtype):
+        result, expected = dispatch.computed(late), type(late)(*(t.float() for t in late.tensors())).computed()
+        unit = 4e-6 if dtype == torch.float32 else 2e-3  # 1 + scale and the result are rounded to half precision
+        assert result.dtype == dtype and torch.allclose(result.float(), expected, rtol=unit, atol=unit)
+    endless = GeluInput(torch.tensor([[-1e30, 1e30, float("inf"), -float("inf"), float("nan"), -0.0, 0.0, -90.0]]))
+    assert torch.equal(dispatch.computed(endless).nan_to_num(7), endless.computed().nan_to_num(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [12, 16])
+def test_fused_quantizers_give_the_codes_of_two_passes(on_triton, dtype, size):
+    steps = parts_of(48, 5, 16, 0).steps
+    for late in late_inputs(dtype):
+        options = {"shared": size, "size": size, "symmetric": False, "static": None, "totals": True, "steps": steps}
+        fused = triton_quantize.quantize_rows(late, 8, **options)
+        rows = dispatch.computed(late).flatten(0, 1)
+        simple = triton_quantize.quantize_rows(rows, 8, **options)
+        assert all(torch.equal(*pair) for pair in zip(fused, simple, strict=True))
+        narrow = {"symmetric": False, "narrow": torch.float16}
+        fake, simple = (triton_quantize.fake_quantize_groups(x, size, 8, **narrow) for x in (late, rows))
+        assert fake.shape == late.shape and torch.equal(fake.flatten(0, 1), simple)
+
+
+def test_a_linear_takes_inputs_that_are_not_computed_yet(on_triton):
+    packed, bias = pack_weight(*weight_of(4, 5, 48, 12, 0), bits=4), torch.randn(5)
+    parts = (parts_of(48, 5, 16, 0), parts_of(48, 5, 0, 3), Parts(parts_of(48, 5, 0, 0).steps * 3))
+    for late in late_inputs(torch.float32):
+        for part in parts:
+            y = dispatch.grouped_linear(late, packed, bias, parts=part, dtype=torch.float16)
+            expected = dispatch.grouped_linear(dispatch.computed(late), packed, bias, parts=part, dtype=torch.float16)
+            assert y.dtype == torch.float16 and torch.equal(y, expected)
+
+
+def test_the_blocks_of_a_dit_compute_norm_and_gelu_with_their_quantizers(on_triton, monkeypatch):
+    model = small_integer_dit()
+    x, condition = inputs("random", (2, 4, 32), 1), inputs("random", (2, 32), 2)
+    expected = model(x, condition)
+    late, multiply = [], triton_linear.grouped_linear
+    seen = lambda x, *rest, **options: late.append(type(x).__name__) or multiply(x, *rest, **options)  # noqa: E731
+    monkeypatch.setattr(triton_linear, "grouped_linear", seen)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    result = model(x, condition)
+    assert late == ["ModulatedInput", "Tensor", "ModulatedInput", "GeluInput"]
+    assert torch.allclose(result, expected, rtol=1e-3, atol=1e-3)  # a code may differ at the border of two
+
+
+def small_integer_dit():
+    """A block of a DiT whose four linears multiply integers."""
+    torch.manual_seed(0)
+    block = DiTBlock(DiTConfig(input_size=4, hidden_size=32, depth=1, num_heads=2)).requires_grad_(False)
+    torch.nn.init.normal_(block.adaLN_modulation[1].weight, std=0.2)
+    for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        groups = Granularity.parse("group(16)")
+        weight = quantize_weight(block.get_submodule(name).weight, bits=4, granularity=groups, ranges=minmax)
+        quantize_site(
+            block, Site(name, name, "linear"), weight=weight, activation=DynamicActivation(bits=8, group_size=16)
+        )
+    return prepare_integer(block)
+
+
 def test_unpacked_weights_follow_the_packed_ones():
     packed = pack_weight(*weight_of(4, 5, 32, 32, 0), bits=4)
     first = triton_linear.wide_weight(packed)
@@ -188,10 +337,13 @@ def test_unpacked_weights_follow_the_packed_ones():
 
 def test_the_self_test_passes_and_sees_a_wrong_kernel(monkeypatch):
     assert disagreement_of(triton_backend.operations(), "cpu") is None
-    wide = triton_linear.wide_weight
-    monkeypatch.setattr(triton_linear, "padded_size", lambda size: -(-size // 32) * 32 + 32 * (size == 24))
-    triton_linear._WIDE.clear()
-    assert wide is triton_linear.wide_weight
+    assert triton_backend.late_disagreement("cpu") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(triton_inputs, "EPSILON", 1e-2)
+        assert triton_backend.late_disagreement("cpu") == "another ModulatedInput"
+    digits = triton_weight.digits
+    monkeypatch.setattr(triton_weight, "digits", lambda numbers, count: digits(numbers + 1, count))
+    triton_weight._WIDE.clear()
     assert disagreement_of(triton_backend.operations(), "cpu") is not None
 
 
