@@ -308,6 +308,7 @@ ZOO = {
             "sample_height": 4,
             "sample_frames": 5,
             "max_text_seq_length": PROMPT,
+            "attention_bias": True,
         },
         video_text(2, 4, 4, 4, width=24),
     ),
