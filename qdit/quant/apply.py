@@ -6,7 +6,6 @@ Each function changes linear sites in place. So a method calls it on its own cop
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric

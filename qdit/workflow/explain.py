@@ -29,6 +29,7 @@ from qdit.workflow.calibration_counts import chosen_kind
 from qdit.workflow.command_words import shown
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
+from qdit.workflow.explain_judged import judged_with
 from qdit.workflow.families import CLIPS
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
@@ -184,19 +185,20 @@ def code_facts(record: MetricsRecord) -> Iterator[str]:
 
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
-    """Reference statistics and weights of the evaluator; for clips their prompts and the program that scored them."""
-    if commands.family(run.setting) is CLIPS:
-        for what, path, digest, recorded, command in scored_with(commands, run, record):
-            check = MISSING if digest is None else matches(digest, recorded)
-            yield Link(what, path, check, origin(path), command)
-        return
-    protocol = record.protocol
-    expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
-    path, model = commands.reference_file(run.setting), commands.model(run.setting)
-    command = shown(commands.reference(model["extractor"], model["reference"]))
-    yield Link("reference", path, compared(path, expected["reference"]), (), command)
-    path = commands.extractor_weights(model["extractor"])
-    yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
+    """Reference statistics, weights of the evaluator, and what other networks say of the images.
+
+    For clips: their prompts and the program that scored them.
+    """
+    is_clips, protocol = commands.family(run.setting) is CLIPS, record.protocol
+    if not is_clips:
+        expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
+        path, model = commands.reference_file(run.setting), commands.model(run.setting)
+        made = shown(commands.reference(model["extractor"], model["reference"]))
+        yield Link("reference", path, compared(path, expected["reference"]), (), made)
+        path = commands.extractor_weights(model["extractor"])
+        yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
+    for what, path, digest, recorded, command in (scored_with if is_clips else judged_with)(commands, run, record):
+        yield Link(what, path, MISSING if digest is None else matches(digest, recorded), origin(path), command)
 
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:

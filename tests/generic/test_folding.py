@@ -15,8 +15,16 @@ from qdit.quant.observe import observe_inputs
 from tests.small_transformers import keyword_set, keywords, randomized, tiny_network
 
 FOLDED = {
-    **{"dit": 6, "flux": 5, "sd3": 9, "qwen-image": 8, "hunyuan-video": 5},
-    **{"pixart": 8, "wan": 10, "cogvideox": 6, "latte": 14, "ltx-video": 8},
+    "dit": 6,
+    "flux": 5,
+    "sd3": 9,
+    "qwen-image": 8,
+    "hunyuan-video": 5,
+    "pixart": 8,
+    "wan": 10,
+    "cogvideox": 6,
+    "latte": 14,
+    "ltx-video": 8,
 }
 """Family → number of inputs into which a factor can be folded."""
 

@@ -52,7 +52,9 @@ def with_tools(profile: dict[str, Any], results: Path) -> dict[str, Any]:
     ours = Run(PLAIN, "natural", "q-dit", "w4a8", "common")
     modes = {
         "simulate": {
-            **{"images_per_second": 20.0, "over_full_precision": 0.987, "memory_mb": 9.0},
+            "images_per_second": 20.0,
+            "over_full_precision": 0.987,
+            "memory_mb": 9.0,
             "seconds": [1.6],
         },
         "integer": {"images_per_second": 55.0, "memory_mb": 4.0, "seconds": [0.6]},
