@@ -16,7 +16,7 @@ from qdit.workflow.profile_pipelines import judges_of
 from qdit.workflow.replicates import with_replicates
 
 CLIP_IMAGE, CLIP_TEXT = (1024, 14, 257, 24, 768), (49_408, 77, 768, 12, 768)
-"""CLIP ViT-L/14: width, patch, tokens, blocks, vector of the image; words, tokens, width, blocks, vector of the text."""
+"""CLIP ViT-L/14: width, patch, tokens, blocks, vector of the image; words, tokens, width, blocks, vector of texts."""
 DINO = (1024, 14, 1370, 24)
 """DINOv2 ViT-L/14: width, patch, stored positions, blocks."""
 BLIP_IMAGE, BLIP_TEXT = (1024, 16, 197, 24), ((30_524, 512, 768), 12, 3072)

@@ -37,6 +37,7 @@ OPTIONS = {
     "rtn": {"activation": "dynamic", "group_size": 8},
     "rtn static": {"activation": "static"},
     "repq-vit own": {"reparametrize": False},
+    "repq-vit folded": {},
     "q-dit": {"group_size": 8},
     "ptq4dit": {"csb": False, "iterations": 2, "batch": 2},
     "svdquant": {"rank": 2, "group_size": 8},
@@ -44,16 +45,26 @@ OPTIONS = {
     "tfmq-dm": {"tiar": False, "iterations": 2, "batch": 2},
 }
 """Method, with a word that says what is special → its options. `own` is the scope."""
+EVERYWHERE = ("rtn", "q-dit", "ptq4dit")
+"""Rounding, GPTQ in groups with dynamic inputs, learned rounding: on all families."""
 OTHERS = {
-    "flux": ("q-dit", "ptq4dit", "rtn static", "svdquant"),
-    "wan": ("q-dit", "mxfp4"),
-    "pixart": ("q-dit", "repq-vit own"),
+    "flux": ("rtn static", "svdquant"),
+    "wan": ("mxfp4", "repq-vit folded"),
+    "pixart": ("repq-vit own", "repq-vit folded"),
+    "cogvideox": ("repq-vit folded",),
     "sd3": ("tfmq-dm", "repq-vit own"),
 }
-"""What else than `rtn` is tried on some families."""
+"""What else is tried on some families."""
 ROOT = Path(__file__).parents[2]
-CASES = [(family, method) for family in ZOO for method in ("rtn", *OTHERS.get(family, ()))]
+CASES = [(family, method) for family in ZOO for method in (*EVERYWHERE, *OTHERS.get(family, ()))]
 FEW = [(family, method) for family, method in CASES if family in ("flux", "wan")]
+
+
+def all_families(*quick):
+    """All families, as parameters of a test. Only the named ones are not slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in ZOO]
+
+
 SEED = 5
 """Seed of the inputs that outputs are compared for."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -186,7 +197,7 @@ class Reference(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("family", ["flux", "wan", "sana"])
+@pytest.mark.parametrize("family", all_families("flux", "wan", "sana"))
 def test_half_precision(family, dtype, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     tiny_transformer(family).save_pretrained(tmp_path / "full")
@@ -210,7 +221,7 @@ def test_half_precision(family, dtype, tmp_path: Path) -> None:
         assert torch.equal(again(**arguments, return_dict=False)[0], expected)
 
 
-@pytest.mark.parametrize("family", ["flux", "sana"])
+@pytest.mark.parametrize("family", all_families("flux", "sana"))
 def test_it_can_be_saved_copied_and_put_on_a_device(family, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     loaded = model_class.from_pretrained(folder, device_map="cpu")
@@ -237,7 +248,7 @@ def test_it_moves_as_a_whole(tmp_path: Path) -> None:
             assert tensor.dtype == (types[name] if name.startswith(tuple(layers)) else torch.bfloat16), name
 
 
-@pytest.mark.parametrize("family", [pytest.param("flux", marks=pytest.mark.slow), "wan"])
+@pytest.mark.parametrize("family", all_families("wan"))
 def test_a_block_compiles_without_a_graph_break(family, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     loaded = model_class.from_pretrained(folder)
