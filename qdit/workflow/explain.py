@@ -21,7 +21,7 @@ from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.features import read_features
 from qdit.metrics.image_files import open_images
 from qdit.metrics.samples import listed_shards, read_chunk
-from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.quant.folder import CONFIG_FILE, checkpoint_in_diffusers, read_failure, tensors_file
 from qdit.quant.site_text import integer_text, sites_text
 from qdit.sampling.words import WORDS_MODULE
 from qdit.workflow import profile as profiles
@@ -249,10 +249,11 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     if not path.is_file():
         yield Link(what, path, MISSING, (), f"snakemake --cores all {path}")
         return
-    config = read_json(path)
     if failure := read_failure(path.parent):
         yield Link(what, path, OK, (failure.text,))
         return
+    stored = read_json(path)
+    config = checkpoint_in_diffusers(stored) or stored
     record = config["record"]
     data = commands.calibration_files(run, record["calibration_sha256"])
     bits = f"w{record['weight_bits']}a{record['activation_bits']}"
@@ -262,8 +263,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
         *integer_text(config["sites"]),
     )
     yield Link(what, path, compared(path, expected), facts, shown(commands.quantize(run, data)))
-    tensors = path.with_name(TENSORS_FILE)
-    yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][TENSORS_FILE]))
+    tensors = path.with_name(tensors_file(config))
+    yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][tensors.name]))
     if (base := commands.base(run)) is not None:
         yield from checkpoint_links(commands, base, "checkpoint that it corrects")
     for kind, digest in record["calibration_sha256"].items():
