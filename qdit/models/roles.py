@@ -83,8 +83,8 @@ FoldSource = ModulationRows | ValueRows | SharedModulation | NormWeights | OwnIn
 class Site:
     """One replaceable submodule: its path, its role, the block it is in (None outside the blocks).
 
-    `inside` is the path of the block. Only transformers of diffusers state it: in a DiT and an STDiT3 it is the first
-    two parts of the name.
+    `inside` is the path of the block, empty for a whole model that is one block. Only transformers of diffusers state
+    it: in a DiT and an STDiT3 it is the first two parts of the name.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Site:
     @property
     def block_path(self) -> str:
         """Path of the block that the site is in."""
-        return self.inside or ".".join(self.name.split(".")[:2])
+        return ".".join(self.name.split(".")[:2]) if self.inside is None else self.inside
 
 
 class HasSites(Protocol):

@@ -11,7 +11,7 @@ from qdit.methods.any_model import quantize_transformer
 from qdit.quant.checkpoint import save_checkpoint
 from qdit.quant.packed import resident_bytes
 from tests.lazy import LazyModule
-from tests.small_transformers import ZOO, keywords, tiny_transformer
+from tests.small_transformers import ZOO, in_type, keywords, tiny_transformer
 
 diffusers = LazyModule("diffusers")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -49,12 +49,8 @@ def saved(tmp_path_factory):
 def output_of(model, family, dtype, device):
     """Output for a fixed batch, in float32 on the CPU."""
     batch = keywords(family, seed=5).to(torch.device(device))
-    arguments = {
-        name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() and name != "timestep" else value
-        for name, value in batch.arguments().items()
-    }
     with torch.no_grad():
-        return model(**arguments, return_dict=False)[0].float().cpu()
+        return model(**in_type(batch.arguments(), dtype, family), return_dict=False)[0].float().cpu()
 
 
 def apart(output, expected):

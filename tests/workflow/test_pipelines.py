@@ -22,6 +22,7 @@ from qdit.metrics.judge_clip import load as load_clip
 from qdit.metrics.judged import judged_file
 from qdit.metrics.samples import stream_samples
 from qdit.metrics.statistics import moments
+from qdit.report.data.checkpoint_log import read_log
 from qdit.workflow import cost, importing
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
@@ -205,14 +206,14 @@ def check_judges(commands: Commands, records: dict[Any, Any], full: profiles.Run
 
 def check_chain(profile: dict[str, Any], table: str, row: int, commands: Commands) -> None:
     """The last row's chain holds, with LPIPS and judges in it; another file of a network breaks its link only."""
-    text, whole = explain_text(profile, table, str(row), commands.results)
-    assert whole, text
+    text, is_whole = explain_text(profile, table, str(row), commands.results)
+    assert is_whole, text
     run = profiles.runs_of(profile, table)[row - 1]
     links = {link.what: link for link in chain(profile, table, run, commands.results)}
-    judges = [f"judge {name}" for name in ("clip", "image-reward", "dino", "dino of full precision")]
-    assert {"LPIPS", "weights of LPIPS (linear)", "reference of the judge dino", *judges} <= links.keys()
-    weights = commands.judge_weights("clip")["vocabulary"]
-    weights.write_text(weights.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    judges = {f"judge {name}" for name in ("clip", "image-reward", "dino", "dino of full precision")}
+    assert read_log(commands.folder(run)).problem is None
+    assert {"LPIPS", "weights of LPIPS (linear)", "reference of the judge dino"} | judges <= links.keys()
+    commands.judge_weights("clip")["vocabulary"].write_text("another", encoding="utf-8")
     commands.lpips_file(run).unlink()
     links = {link.what: link for link in chain(profile, table, run, commands.results)}
     assert {what for what, link in links.items() if link.broken} == {"LPIPS", "vocabulary of the judge clip"}
