@@ -160,7 +160,7 @@ def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) 
 
 def fold_into_norm_weights(norm: nn.LayerNorm, factor: Tensor, offset: Tensor) -> None:
     """Fold into a LayerNorm: weight → weight / factor, and bias → bias / factor − offset."""
-    norm.weight /= factor
+    norm.weight.div_(factor)
     norm.bias.copy_(norm.bias / factor - offset)
 
 
