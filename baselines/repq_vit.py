@@ -27,7 +27,7 @@ from qdit.core.errors import Unsupported
 from qdit.core.options import CheckedOptions
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
-from qdit.models.roles import CORE_ROLES, ModulationRows, SharedModulation, Site, select
+from qdit.models.roles import CORE_ROLES, Site, ValueRows, select
 from qdit.quant.activation import StaticActivation
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold, leaders, sharing
@@ -83,7 +83,7 @@ class RepqVit(Method):
         roles = CORE_ROLES if scope == "common" else (*EDGE_ROLES, *CORE_ROLES)
         sites = select(model.sites(), roles=roles)
         batches = list(calibration["uniform"].batches(BATCH))
-        modulated = [site for site in sites if isinstance(site.fold_source, ModulationRows | SharedModulation)]
+        modulated = [site for site in sites if not isinstance(site.fold_source, ValueRows | None)]
         if options.reparametrize and not modulated:
             raise Unsupported(
                 f"repq-vit: no layer of this {model.config.family} network can absorb the channel factors of its inputs"

@@ -81,11 +81,13 @@ use rule evaluate as evaluate_tool with:
         command=lambda w: COMMANDS.evaluate(tool_run(w)),
 
 
-# Each job reserves all cores, so that no other job runs at the same time. It measures with one thread.
+# Each job reserves all cores, so that no other job runs at the same time. It measures with one thread. Full precision
+# samples alternately with the row.
 rule measure_speed:
     input:
         checkpoint=f"{RUN}/checkpoint/config.json",
         tensors=f"{RUN}/checkpoint/model.safetensors",
+        full_precision=full_precision_checkpoint,
     output:
         f"{RUN}/speed.json",
     log:
@@ -106,6 +108,7 @@ use rule measure_speed as measure_speed_of_tool with:
     input:
         checkpoint=f"{RUN}-tool/checkpoint/config.json",
         tensors=f"{RUN}-tool/checkpoint/model.safetensors",
+        full_precision=full_precision_checkpoint,
         environment=ancient(f"{TOOL_ENV}/qdit-tools.json"),
     output:
         f"{RUN}-tool/speed.json",

@@ -19,6 +19,11 @@ def tool_data(wildcards):
     return {kind: str(path) for kind, path in COMMANDS.calibration_files(run, tool_kinds(config, run)).items()}
 
 
+def full_precision_checkpoint(wildcards):
+    """Checkpoint of full precision, which the speed of a row is relative to."""
+    return f"{run_folder(full_precision_run(wildcards))}/checkpoint/config.json"
+
+
 def imported_files(wildcards):
     """The file of an imported row, or those of its folder."""
     path = COMMANDS.file(config["methods"][wildcards.label]["images"][wildcards.bits])

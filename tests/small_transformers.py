@@ -308,6 +308,7 @@ ZOO = {
             "sample_height": 4,
             "sample_frames": 5,
             "max_text_seq_length": PROMPT,
+            "attention_bias": True,
         },
         video_text(2, 4, 4, 4, width=24),
     ),
@@ -414,6 +415,19 @@ def keywords(name: str, *, count: int = 3, seed: int = 1) -> Keywords:
     """A keyword batch for a family."""
     tiny, draw = ZOO[name], torch.Generator().manual_seed(seed)
     return Keywords(tiny.samples(count, draw), tiny.shared())
+
+
+def in_type(arguments: Mapping[str, Any], dtype: torch.dtype, name: str) -> dict[str, Any]:
+    """The arguments with their numbers in this type, as the pipeline of a family gives them.
+
+    Timesteps stay as they are, except those of HunyuanDiT, whose class computes their embedding in their own type.
+    """
+
+    def changed(key: str, value: Any) -> Any:
+        is_number = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(dtype) if is_number and (key != "timestep" or name == "hunyuan-dit") else value
+
+    return {key: changed(key, value) for key, value in arguments.items()}
 
 
 def keyword_set(name: str, kind: str, *, count: int = 4, seed: int = 2) -> KeywordSet:

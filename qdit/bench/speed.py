@@ -4,6 +4,9 @@ Times differ from run to run. So they have their own file and are never written 
 CPU seconds of the network's forward passes, for all sampling steps of one chunk. It does not count the sampler, nor the
 pipe to the process of a tool. Networks of this suite are measured in simulated and in integer mode. The network of a
 tool is measured in the tool's process.
+
+With the checkpoint of full precision its trajectories and those of the row take turns, so that both are measured in one
+run on one machine. `over_full_precision` is the median of the ratios of neighbours: above 1 the row is faster.
 """
 
 import statistics
@@ -19,7 +22,7 @@ from torch import nn
 
 from qdit.bench.memory import MEGABYTE, held_bytes
 from qdit.core.digest import code_digest
-from qdit.core.errors import Unsupported
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.core.files import write_json
 from qdit.core.provenance import machine, packages
 from qdit.core.run import INTEGER, SIMULATE, TOOL
@@ -32,17 +35,23 @@ from qdit.sampling.run import SampleJob, family_for
 from qdit.sampling.tools.quantizing import KEY, is_tools
 from qdit.sampling.tools.sampling import ToolSampleJob, network
 
-FORMAT = 1
+FORMAT = 2
 REPEATS = 3
 """Trajectories that are timed; one before them is not."""
+OVER = "over_full_precision"
+"""Key of the ratio: images per second of a row over those of full precision."""
 
 
 @dataclass(frozen=True)
 class SpeedJob:
-    """A measurement: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`."""
+    """A measurement: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`.
+
+    `full_precision` is the checkpoint that the speeds are relative to; without it they are relative to nothing.
+    """
 
     sample: SampleJob
     out: Path
+    full_precision: Path | None = None
     python: Path = field(default_factory=Path)
     threads: int = 1
     repeats: int = REPEATS
@@ -64,16 +73,35 @@ class Clock:
         self.seconds += time.process_time() - self.start
 
 
+@dataclass
+class Racer:
+    """A network whose trajectories are timed. `spent` gives the CPU seconds of all its forward passes so far."""
+
+    model: Any
+    spent: Callable[[], float]
+    correction: Any = None
+
+    def seconds(self, job: SpeedJob) -> float:
+        """CPU seconds of the network in one trajectory of the chunk."""
+        batch, protocol = range(job.sample.chunk), job.sample.protocol
+        conditions = family_for(protocol).conditions(self.model.config, protocol, job.sample.source).tensors(batch)
+        before = self.spent()
+        sample_batch(self.model, protocol, conditions, batch, correction=self.correction)
+        return self.spent() - before
+
+
 def measure_speed(job: SpeedJob) -> dict[str, Any]:
     """Measure and write speed.json. A checkpoint whose quantization failed has no speeds, and the file says why."""
     checkpoint = job.sample.checkpoint
     failure = read_failure(checkpoint)
-    if failure is not None:
-        modes: dict[str, Any] = {}
-    elif is_tools(checkpoint):
-        modes = {TOOL: of_tool(job)}
-    else:
-        modes = {mode: of_checkpoint(job, mode) for mode in (SIMULATE, INTEGER)}
+    torch.set_num_threads(job.threads)
+    modes: dict[str, Any] = {}
+    if failure is None:
+        with full_precision(job) as base:
+            if is_tools(checkpoint):
+                modes = {TOOL: of_tool(job, base)}
+            else:
+                modes = {mode: of_checkpoint(job, mode, base) for mode in (SIMULATE, INTEGER)}
     content = {
         "format": FORMAT,
         "machine": machine(),
@@ -88,7 +116,21 @@ def measure_speed(job: SpeedJob) -> dict[str, Any]:
     return content
 
 
-def of_checkpoint(job: SpeedJob, mode: str) -> dict[str, Any]:
+@contextmanager
+def full_precision(job: SpeedJob) -> Iterator[Racer | None]:
+    """Context manager: the network of full precision that speeds are relative to; None if the job names none."""
+    if job.full_precision is None:
+        yield None
+        return
+    model, _, config = read_checkpoint(job.full_precision)
+    if config["sites"]:
+        raise ConfigError(f"--full-precision {job.full_precision}: is quantized; give the checkpoint of method fp")
+    ready = prepare_inference(model)
+    with timed(ready) as clock:
+        yield Racer(ready, lambda: clock.seconds)
+
+
+def of_checkpoint(job: SpeedJob, mode: str, base: Racer | None) -> dict[str, Any]:
     """Speed and bytes of a checkpoint of ours in a mode, or the reason why it does not compute in it."""
     model, correction, config = read_checkpoint(job.sample.checkpoint)
     try:
@@ -96,18 +138,18 @@ def of_checkpoint(job: SpeedJob, mode: str) -> dict[str, Any]:
             raise Unsupported("nothing is quantized")
         ready = prepare_integer(model) if mode == INTEGER else prepare_inference(model)
         with timed(ready) as clock:
-            speed = images_per_second(job, ready, lambda: clock.seconds, correction)
+            speed = speeds(job, Racer(ready, lambda: clock.seconds, correction), base)
     except Unsupported as problem:
         return {"why": str(problem)}
     return speed | {"memory_mb": held_bytes(ready) / MEGABYTE}
 
 
-def of_tool(job: SpeedJob) -> dict[str, Any]:
+def of_tool(job: SpeedJob, base: Racer | None) -> dict[str, Any]:
     """Speed and bytes of a tool's transformer."""
     tool_job = ToolSampleJob(job.sample, job.python, job.threads)
     facts = tool_job.config[KEY]
     with network(tool_job) as remote:
-        speed = images_per_second(job, remote, lambda: remote.seconds, None)
+        speed = speeds(job, Racer(remote, lambda: remote.seconds), base)
     bytes_by_name = {"memory_mb": facts["memory_bytes"], "float_mb": facts["float_bytes"]}
     return speed | {name: value / MEGABYTE for name, value in bytes_by_name.items()} | {"versions": facts["versions"]}
 
@@ -124,16 +166,15 @@ def timed(model: nn.Module) -> Iterator[Clock]:
             hook.remove()
 
 
-def images_per_second(job: SpeedJob, model: Any, spent: Callable[[], float], correction: Any) -> dict[str, Any]:
-    """Images per CPU second: the chunk divided by the median time of its trajectories; and all times."""
-    torch.set_num_threads(job.threads)
-    batch = range(job.sample.chunk)
-    family = family_for(job.sample.protocol)
-    conditions = family.conditions(model.config, job.sample.protocol, job.sample.source).tensors(batch)
-    seconds = []
-    for _ in range(job.repeats + 1):
-        before = spent()
-        sample_batch(model, job.sample.protocol, conditions, batch, correction=correction)
-        seconds.append(spent() - before)
-    seconds = seconds[1:]
-    return {"images_per_second": len(batch) / statistics.median(seconds), "seconds": seconds}
+def speeds(job: SpeedJob, racer: Racer, base: Racer | None) -> dict[str, Any]:
+    """Images per CPU second (the chunk over the median time of its trajectories), all times, and the ratio to `base`.
+
+    The trajectories of `base` and of the network take turns. The first of each is not counted.
+    """
+    pairs = [(racer.seconds(job), base.seconds(job) if base else 0.0) for _ in range(job.repeats + 1)][1:]
+    seconds = [own for own, _ in pairs]
+    facts = {"images_per_second": job.sample.chunk / statistics.median(seconds), "seconds": seconds}
+    if base is None:
+        return facts
+    ratios = [other / own for own, other in pairs]
+    return facts | {OVER: statistics.median(ratios), "full_precision_seconds": [other for _, other in pairs]}

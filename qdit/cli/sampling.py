@@ -42,6 +42,10 @@ AnyCfgScale = Annotated[
     float | None,
     typer.Option("--cfg-scale", help="Guidance scale, 1 (none) to 100. Default: images 1, clips 2.5, latent clips 7."),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", help="Images: classes random (the default) or balanced (each equally often)."),
+]
 AnyShift = Annotated[
     float | None,
     typer.Option("--shift", help="Clips: shift of timesteps towards noise. Default 2.5; latent clips: by size."),

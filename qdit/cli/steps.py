@@ -37,6 +37,7 @@ from qdit.cli.sampling import (
     Fps,
     Frames,
     Height,
+    Labels,
     Suite,
     TextEmbeddings,
     Width,
@@ -232,9 +233,7 @@ def sample(
         str | None,
         typer.Option(help="Images: simulate (floating point, the default) or integer (packed integers)."),
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Images: classes random (the default) or balanced (each equally often).")
-    ] = None,
+    labels: Labels = None,
     text_embeddings: TextEmbeddings = None,
     sampler: AnySampler = None,
     steps: AnySteps = None,

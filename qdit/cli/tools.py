@@ -17,9 +17,10 @@ from qdit.cli.options import (
     Weights,
     use_threads,
 )
-from qdit.cli.sampling import AnyCfgScale, AnySampler, AnySteps, image_protocol
+from qdit.cli.sampling import AnyCfgScale, AnySampler, AnySteps, Labels, image_protocol
 
 if TYPE_CHECKING:
+    from qdit.sampling.protocol import Protocol
     from qdit.sampling.run import SampleJob
 
 app = typer.Typer(
@@ -124,6 +125,7 @@ def sample(
     sampler: AnySampler = None,
     steps: AnySteps = None,
     cfg_scale: AnyCfgScale = None,
+    labels: Labels = None,
     seed: Seed = 0,
     threads: Threads = 1,
 ) -> None:
@@ -139,7 +141,8 @@ def sample(
     use_threads(threads)
     from qdit.sampling.tools.sampling import ToolSampleJob, sample_tool
 
-    job = sample_job(folder, out, sampler, steps, cfg_scale, seed, images=images, chunk=chunk)
+    protocol = image_protocol(sampler=sampler, steps=steps, cfg_scale=cfg_scale, labels=labels, seed=seed)
+    job = sample_job(folder, out, protocol, images=images, chunk=chunk)
     job = replaced(job, shard=shard, chunks_per_shard=chunks_per_shard, record_failure=record_failure)
     sample_tool(ToolSampleJob(job, python, threads))
     if extractor is not None:
@@ -155,47 +158,45 @@ def sample(
 def speed(
     folder: Annotated[Path, typer.Argument(help="Folder of `qdit quantize` or of `qdit tools quantize`.")],
     out: Annotated[Path, typer.Argument(help="speed.json to write.")],
+    full_precision: Annotated[
+        Path | None, typer.Option(help="Checkpoint of full precision; also print how many times faster the network is.")
+    ] = None,
     chunk: Chunk = 64,
     python: Python = PYTHON,
     sampler: AnySampler = None,
     steps: AnySteps = None,
     cfg_scale: AnyCfgScale = None,
+    labels: Labels = None,
     seed: Seed = 0,
     threads: Threads = 1,
 ) -> None:
     """Measure how fast a quantized network samples, and its bytes in memory.
 
     Checkpoints of this suite are measured in simulated and in integer mode, tools in their own process. The time is
-    the CPU time of the network alone.
+    the CPU time of the network alone. With --full-precision both networks sample in turn, so the ratio is of one run
+    on one processor, which speed.json names.
 
     \b
-    Example:
+    Examples:
       qdit tools speed q-dit-w4a8 speed.json --chunk 32
+      qdit tools speed torchao-w4a16 speed.json --full-precision fp --chunk 32
     """
     use_threads(threads)
-    from qdit.bench.speed import SpeedJob, measure_speed
+    from qdit.bench.speed import OVER, SpeedJob, measure_speed
 
-    job = sample_job(folder, out.parent, sampler, steps, cfg_scale, seed, images=chunk, chunk=chunk)
-    for mode, facts in measure_speed(SpeedJob(job, out, python, threads))["modes"].items():
+    protocol = image_protocol(sampler=sampler, steps=steps, cfg_scale=cfg_scale, labels=labels, seed=seed)
+    job = sample_job(folder, out.parent, protocol, images=chunk, chunk=chunk)
+    content = measure_speed(SpeedJob(job, out, full_precision, python, threads))
+    for mode, facts in content["modes"].items():
         said = f"{facts['images_per_second']:.3g} images/s" if "why" not in facts else facts["why"]
-        typer.echo(f"{out}: {mode}: {said}")
+        ratio = f", {facts[OVER]:.2f} × full precision on {content['machine']['processor']}" if OVER in facts else ""
+        typer.echo(f"{out}: {mode}: {said}{ratio}")
 
 
-def sample_job(
-    folder: Path,
-    out: Path,
-    sampler: str | None,
-    steps: int | None,
-    cfg_scale: float | None,
-    seed: int,
-    *,
-    images: int,
-    chunk: int,
-) -> "SampleJob":
+def sample_job(folder: Path, out: Path, protocol: "Protocol", *, images: int, chunk: int) -> "SampleJob":
     """A job of sampling images from flags."""
     from qdit.sampling.run import SampleJob
 
-    protocol = image_protocol(sampler=sampler, steps=steps, cfg_scale=cfg_scale, seed=seed)
     return SampleJob(folder, out, protocol, images, chunk)
 
 

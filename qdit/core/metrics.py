@@ -236,6 +236,8 @@ ENTRIES = (
     Metric("disk_mb", "On disk (MB)", "row", write=size, pages=("tools",)),
     Metric("memory_mb", "In memory (MB)", "row", write=size, pages=("tools",)),
     Metric("memory_real_mb", "In memory, integer or tool (MB)", "row", write=size, pages=("tools",)),
+    Metric("over_fp_simulated", "Speed, × FP, simulated", "row", write=fixed(2), pages=("tools",)),
+    Metric("over_fp_real", "Speed, × FP, integer or tool", "row", write=fixed(2), pages=("tools",)),
     Metric("speed_simulated", "Images/s, simulated", "row", write=significant, pages=("tools",)),
     Metric("speed_real", "Images/s, integer or tool", "row", write=significant, pages=("tools",)),
     Metric("bits_per_weight", "Bits per weight, stored", "row", write=fixed(2)),

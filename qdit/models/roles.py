@@ -29,11 +29,15 @@ side.
 
 @dataclass(frozen=True)
 class ModulationRows:
-    """Rows of an adaLN linear that give the shift and scale before a site's input (per input channel)."""
+    """Rows of an adaLN linear that give the shift and scale before a site's input (per input channel).
+
+    `others` are rows for tokens of other streams that the site also reads: the text tokens of CogVideoX.
+    """
 
     linear: str
     shift: tuple[int, int]
     scale: tuple[int, int]
+    others: tuple["ModulationRows", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,33 @@ class SharedModulation:
     modulate: str
 
 
-FoldSource = ModulationRows | ValueRows | SharedModulation
+@dataclass(frozen=True)
+class NormWeights:
+    """A LayerNorm with weight and bias of its own, whose output is a site's input (cross-attention of Wan)."""
+
+    norm: str
+
+
+@dataclass(frozen=True)
+class OwnInput:
+    """No module gives a site's input: the class itself adds one modulation of all blocks to a table of the block.
+
+    So no layer can absorb a factor for one block. The sites with this input absorb it themselves: each has an input
+    transform (PixArt, Wan). `name` is a name for the input, which these sites have in common.
+    """
+
+    name: str
+
+
+FoldSource = ModulationRows | ValueRows | SharedModulation | NormWeights | OwnInput
 
 
 @dataclass(frozen=True)
 class Site:
     """One replaceable submodule: its path, its role, the block it is in (None outside the blocks).
 
-    `inside` is the path of the block. Only transformers of diffusers state it: in a DiT and an STDiT3 it is the first
-    two parts of the name.
+    `inside` is the path of the block, empty for a whole model that is one block. Only transformers of diffusers state
+    it: in a DiT and an STDiT3 it is the first two parts of the name.
     """
 
     name: str
@@ -75,7 +97,7 @@ class Site:
     @property
     def block_path(self) -> str:
         """Path of the block that the site is in."""
-        return self.inside or ".".join(self.name.split(".")[:2])
+        return ".".join(self.name.split(".")[:2]) if self.inside is None else self.inside
 
 
 class HasSites(Protocol):

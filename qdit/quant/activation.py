@@ -148,8 +148,9 @@ class StaticActivation(Activation):
     ) -> None:
         super().__init__()
         self.bits, self.per = bits, per
-        self.register_buffer("scale", scale.detach().float().reshape(-1))
-        self.register_buffer("zero_point", zero_point.detach().reshape(-1).to(torch.int32))
+        # Copies, since sites may not share tensors in a file: queries, keys and values can have one range.
+        self.register_buffer("scale", scale.detach().float().reshape(-1).clone())
+        self.register_buffer("zero_point", zero_point.detach().reshape(-1).to(torch.int32, copy=True))
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "static", "bits": self.bits, "per": self.per, "count": self.scale.numel()}

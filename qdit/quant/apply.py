@@ -6,7 +6,6 @@ Each function changes linear sites in place. So a method calls it on its own cop
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qdit.core.affine import Granularity, group, group_extremes, minmax_asymmetric
@@ -33,7 +32,7 @@ from qdit.quant.ranges import (
 )
 from qdit.quant.replay import ReplayWalk
 from qdit.quant.sites import activation_of, quantize_site
-from qdit.quant.store import RowStore, pieces
+from qdit.quant.store import GrowingStore, pieces
 from qdit.quant.walk import BlockWalk, walk_over
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 
@@ -196,24 +195,12 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
     data = list(pieces(data, rows_of_pass(model, data[0]))) if data else []
     walk: BlockWalk | ReplayWalk | None = None
     for stage in blocks_of(sites):
-        seen: dict[str, RowStore] = {}
-        calls: dict[str, list[Tensor]] = {}
-        filled = dict.fromkeys((site.name for site in stage), 0)
+        seen: dict[str, GrowingStore] = {}
 
-        def keep(
-            site: Site,
-            x: Tensor,
-            seen: dict[str, RowStore] = seen,
-            filled: dict[str, int] = filled,
-            calls: dict[str, list[Tensor]] = calls,
-        ) -> None:
-            if isinstance(model, DiffusersNetwork):  # its layers may be called several times in a pass
-                calls.setdefault(site.name, []).append(x)
-                return
+        def keep(site: Site, x: Tensor, seen: dict[str, GrowingStore] = seen) -> None:
             if site.name not in seen:  # a layer may see several rows of each sample, such as the frames of a clip
-                seen[site.name] = RowStore(len(x) * count // rows_in(data[0]), x)
-            seen[site.name].write(filled[site.name], x)
-            filled[site.name] += len(x)
+                seen[site.name] = GrowingStore(len(x) * count // rows_in(data[0]))
+            seen[site.name].append(x)
 
         if stage[0].block is None:
             observe_inputs(model, stage, data, keep)
@@ -221,8 +208,8 @@ def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batc
             walk = walk or walk_over(model, data)
             walk.observe(stage, keep)
         for site in stage:
-            require_seen(site, calls or seen)
-            yield site, torch.cat(calls.pop(site.name)) if site.name in calls else seen.pop(site.name).whole()
+            require_seen(site, seen)
+            yield site, seen.pop(site.name).whole()
 
 
 def observe_batches(

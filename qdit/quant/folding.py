@@ -2,7 +2,8 @@
 
 After `fold(model, site, factor, offset)` the input of the site is x / factor − offset, and the model computes the same
 function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset 0. If one linear gives the modulation
-of all blocks, the LayerNorm of the block itself absorbs factor and offset.
+of all blocks, the LayerNorm of the block itself absorbs factor and offset. In transformers of diffusers the modulation
+is no module; there the layers behind it divide their input themselves.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,17 +16,27 @@ from qdit.core.errors import ConfigError, Unsupported
 from qdit.core.run import FULL_PRECISION_BITS
 from qdit.models.dit import ModulatedLayerNorm
 from qdit.models.network import Network
-from qdit.models.roles import ModulationRows, SharedModulation, Site, ValueRows, linear_of, replace
+from qdit.models.roles import (
+    FoldSource,
+    ModulationRows,
+    NormWeights,
+    OwnInput,
+    SharedModulation,
+    Site,
+    ValueRows,
+    linear_of,
+    replace,
+)
 from qdit.quant.sites import FoldedLayerNorm, QuantizedLinear, transform_site
 from qdit.quant.transforms import Divide, Shift
 
 
 def sharing(model: Network, site: Site) -> list[Site]:
-    """The sites that have the same input as a site: those with the same modulation rows, this one among them.
+    """The sites that have the same input as a site: those with the same fold source, this one among them.
 
     Our own networks have one linear for each input. Queries, keys and values of diffusers are linears of their own.
     """
-    if not isinstance(site.fold_source, ModulationRows):
+    if site.fold_source is None:
         return [site]
     return [other for other in model.sites() if other.fold_source == site.fold_source]
 
@@ -49,28 +60,43 @@ def joint_weight(model: Network, site: Site) -> Tensor:
 def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
     """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
-    All linears with the same input are changed with it (`sharing`). Raises Unsupported if no layer before the site can
-    scale its input (`fold_source` None).
+    All linears with the same input are changed with it (`sharing`). Raises Unsupported if nothing can scale the input
+    (`fold_source` None).
     """
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
     offset = torch.zeros_like(factor) if offset is None else offset
-    source = site.fold_source
-    require_whole(model, site.name, *(() if isinstance(source, SharedModulation) else (source.linear,)))
+    source, sites = site.fold_source, sharing(model, site)
+    if isinstance(source, OwnInput):
+        for other in sites:
+            transform_site(model, other, [Divide(factor), Shift(offset)] if offset.any() else [Divide(factor)])
+        return
+    require_whole(model, *(other.name for other in sites))
+    if isinstance(source, ModulationRows | ValueRows):
+        require_whole(model, source.linear, rows=True)
     with torch.no_grad():
-        if isinstance(source, SharedModulation):
-            fold_into_norm(model, source.modulate, factor, offset)
-        elif isinstance(source, ModulationRows):
-            fold_into_modulation(linear_of(model, source.linear), source, factor, offset)
-        else:
-            fold_into_values(linear_of(model, source.linear), source, factor, offset)
-        for other in sharing(model, site):
+        absorb(model, source, factor, offset)
+        for other in sites:
             linear = linear_of(model, other)
             linear.weight.mul_(factor)
             if linear.bias is not None:
                 linear.bias.add_(linear.weight @ offset)
             elif offset.any():
                 linear.bias = nn.Parameter(linear.weight @ offset, requires_grad=linear.weight.requires_grad)
+
+
+def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -> None:
+    """Change a layer in place so that its output, the input of a site, is x / factor − offset."""
+    match source:
+        case SharedModulation(modulate):
+            fold_into_norm(model, modulate, factor, offset)
+        case NormWeights(norm):
+            fold_into_norm_weights(cast(nn.LayerNorm, model.get_submodule(norm)), factor, offset)
+        case ModulationRows(linear):
+            for rows in (source, *source.others):
+                fold_into_modulation(linear_of(model, linear), rows, factor, offset)
+        case ValueRows(linear):
+            fold_into_values(linear_of(model, linear), source, factor, offset)
 
 
 def divide_input(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
@@ -97,13 +123,17 @@ def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
         divide_input(model, site, factors[site])
 
 
-def require_whole(model: nn.Module, *names: str) -> None:
-    """Raise ConfigError if the weight of a layer is quantized, or if a transform or a branch has changed it."""
+def require_whole(model: nn.Module, *names: str, rows: bool = False) -> None:
+    """Raise ConfigError if the weight of a layer is quantized, or if a transform or a branch has changed it.
+
+    With `rows` only rows of the weight will change, which are outputs: a transform of the input does no harm.
+    """
     for name in names:
         module = model.get_submodule(name)
         if not isinstance(module, QuantizedLinear):
             continue
-        if module.weight_bits < FULL_PRECISION_BITS or module.transform is not None or module.low_rank is not None:
+        is_divided = module.transform is not None and not rows
+        if module.weight_bits < FULL_PRECISION_BITS or is_divided or module.low_rank is not None:
             raise ConfigError(f"{name}: its weight is quantized, transformed or divided already; fold before that")
 
 
@@ -126,6 +156,12 @@ def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) 
     if isinstance(old, FoldedLayerNorm):
         inverse, before = old.inverse / factor, old.offset / factor
     replace(model, name, FoldedLayerNorm(inverse=inverse, offset=before + offset))
+
+
+def fold_into_norm_weights(norm: nn.LayerNorm, factor: Tensor, offset: Tensor) -> None:
+    """Fold into a LayerNorm: weight → weight / factor, and bias → bias / factor − offset."""
+    norm.weight.div_(factor)
+    norm.bias.copy_(norm.bias / factor - offset)
 
 
 def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:

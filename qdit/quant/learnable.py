@@ -160,6 +160,7 @@ class SoftLinear(nn.Module):
         if learn_rounding and isinstance(stored, QuantizedWeight):
             self.rounding = SoftRounding(weight, stored)
         self.register_buffer("bias", module.bias)
+        self.transform = module.transform
         activation = module.activation
         if isinstance(activation, StaticActivation):
             self.activation: nn.Module | None = LearnedScale(activation, learn=learn_scale)
@@ -170,7 +171,8 @@ class SoftLinear(nn.Module):
         return self.product(self.entered(x))
 
     def entered(self, x: Tensor) -> Tensor:
-        """The quantized input."""
+        """The quantized input, after its transform."""
+        x = x if self.transform is None else self.transform(x)
         return x if self.activation is None else self.activation(x)
 
     def product(self, x: Tensor) -> Tensor:
@@ -222,9 +224,9 @@ class Learner:
                 learned = QuantizedOperand(LearnedScale(module.activation, learn=scales))  # type: ignore[arg-type]
                 self.soft[site.name] = learned
             elif isinstance(module, QuantizedLinear):
-                if module.transform is not None or module.low_rank is not None:
+                if module.low_rank is not None:
                     raise Unsupported(
-                        f"{site.name}: its rounding cannot be learned beside a transform or branch; round it by GPTQ"
+                        f"{site.name}: its rounding cannot be learned beside a low-rank branch; round it by GPTQ"
                     )
                 weight = linear_of(reference, site).weight.detach()
                 learned_parts = {"learn_rounding": rounding, "learn_scale": scales}

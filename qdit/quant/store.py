@@ -103,6 +103,35 @@ class RowStore:
         return result
 
 
+class GrowingStore:
+    """Rows that come one call after the other. Memory for as many rows as are expected is reserved at the first call.
+
+    If more rows come (a layer that a forward pass calls several times), as much memory again is reserved.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = max(1, expected)
+        self.stores: list[RowStore] = []
+        self.room = 0
+
+    def append(self, values: Tensor) -> None:
+        """Write the next rows."""
+        while len(values):
+            if not self.room:
+                self.stores.append(RowStore(self.expected, values))
+                self.room = self.expected
+            count = min(self.room, len(values))
+            self.stores[-1].write(self.expected - self.room, values[:count])
+            values, self.room = values[count:], self.room - count
+
+    def whole(self) -> Tensor:
+        """All rows on the device. Rows of one store without room left are its memory itself."""
+        if len(self.stores) == 1 and not self.room:
+            return self.stores[0].whole()
+        parts = [store.whole() for store in self.stores]
+        return torch.cat([*parts[:-1], parts[-1][: self.expected - self.room]])
+
+
 def passes(rows: int, size: int, device: torch.device) -> Iterator[tuple[int, Rows]]:
     """(first row, indices) of consecutive passes over `rows` samples, at most `size` samples each."""
     indices = Rows.of(torch.arange(rows), device)

@@ -182,10 +182,11 @@ class Commands(JudgeCommands, PipelineCommands):
 
     def speed(self, run: Run) -> str:
         """Checkpoint → speed.json, the measured speed and memory of its network."""
-        counts = profiles.sampled(self.profile, run.setting, run.form)
-        options = flags({"--chunk": counts["chunk"], "--python": self.tools_python()})
-        path = self.folder(run) / "speed.json"
-        return command("tools", "speed", self.checkpoint(run), path, *options, *self.protocol(run.setting))
+        full = self.checkpoint(profiles.full_precision_run(self.profile, run))
+        chunk = profiles.sampled(self.profile, run.setting, run.form)["chunk"]
+        options = flags({"--full-precision": full, "--chunk": chunk, "--python": self.tools_python()})
+        options += [*self.protocol(run.setting), *self.labels(run.setting)]
+        return command("tools", "speed", self.checkpoint(run), self.folder(run) / "speed.json", *options)
 
     def sample(self, run: Run, shard: int) -> str:
         """Checkpoint → samples of a shard, and for images also their features."""

@@ -11,8 +11,9 @@ An evaluation is one call of the network (`qdit.workflow.cost_models` counts its
 
 Seconds are operations divided by the speed of one GPU. The speed is given by the caller, measured from finished jobs,
 or computed from data sheets (`qdit.workflow.cost_speeds`). Evaluation has its own core-seconds
-(`qdit.workflow.cost_evaluating`). The estimate leaves out the VAE, Inception, the text encoder, rendering, and the
-loading of files. They need no GPU or take a few percent. It also leaves out VBench, because we could not measure its
+(`qdit.workflow.cost_evaluating`). LPIPS and judges have lines of their own (`qdit.workflow.cost_judges`), outside the
+sums. The estimate leaves out the VAE, Inception, the text encoder, rendering, and the loading of files. They need no
+GPU or take a few percent. It also leaves out VBench, because we could not measure its
 networks.
 """
 
@@ -30,6 +31,7 @@ from qdit.quant.size import size_predicted_mb
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import rows_of, samples_of, split_kind
 from qdit.workflow.cost_evaluating import evaluating_line, evaluating_seconds
+from qdit.workflow.cost_judges import looking_lines
 from qdit.workflow.cost_memory import Memory, largest_memory, memory_lines
 from qdit.workflow.cost_models import Network, network_of
 from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, run_learns
@@ -280,7 +282,8 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
             f"  {count:>4} GPUs: {complete.seconds / 3600:.1f} hours, {complete.efficiency:.0%} of them used{beside}"
         )
     lines.append(f"  critical path {longest / 3600:.1f} hours")
-    lines += memory_lines(profile) + evaluating_lines(profile) + vbench_lines(profile)
+    looking = looking_lines(profile, speed.quantizing())
+    lines += memory_lines(profile) + evaluating_lines(profile) + looking + vbench_lines(profile)
     disk = disk_bytes(profile)
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     return "\n".join([*lines, f"  disk {sum(disk.values()) / 1e9:.1f} GB: {parts}"])

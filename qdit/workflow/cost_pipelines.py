@@ -2,7 +2,7 @@
 
 The class of the profile is built on torch's meta device, with its configuration and with inputs of the shapes that the
 setting says. torch's counter adds up matrix products, convolutions and attention of one forward pass. Text encoders,
-VAE and judges are not counted.
+VAE are not counted; judges are (`qdit.workflow.cost_judges`).
 """
 
 import json

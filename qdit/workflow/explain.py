@@ -17,13 +17,14 @@ from qdit.core.run import IMPORTED, Run
 from qdit.metrics.features import read_features
 from qdit.metrics.image_files import open_images
 from qdit.metrics.samples import listed_shards, read_chunk
-from qdit.quant.folder import CONFIG_FILE, TENSORS_FILE, read_failure
+from qdit.quant.folder import CONFIG_FILE, checkpoint_in_diffusers, read_failure, tensors_file
 from qdit.quant.site_text import integer_text, sites_text
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind
 from qdit.workflow.command_words import shown
 from qdit.workflow.commands import Commands
 from qdit.workflow.explain_clips import clip_facts, scored_with
+from qdit.workflow.explain_judged import judged_with
 from qdit.workflow.explain_record import SHOWN, measured
 from qdit.workflow.families import CLIPS
 from qdit.workflow.profile import Profile
@@ -148,19 +149,20 @@ def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> 
 
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
-    """Reference statistics and weights of the evaluator; for clips their prompts and the program that scored them."""
-    if commands.family(run.setting) is CLIPS:
-        for what, path, digest, recorded, command in scored_with(commands, run, record):
-            check = MISSING if digest is None else matches(digest, recorded)
-            yield Link(what, path, check, origin(path), command)
-        return
-    protocol = record.protocol
-    expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
-    path, model = commands.reference_file(run.setting), commands.model(run.setting)
-    command = shown(commands.reference(model["extractor"], model["reference"]))
-    yield Link("reference", path, compared(path, expected["reference"]), (), command)
-    path = commands.extractor_weights(model["extractor"])
-    yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
+    """Reference statistics, weights of the evaluator, and what other networks say of the images.
+
+    For clips: their prompts and the program that scored them.
+    """
+    is_clips, protocol = commands.family(run.setting) is CLIPS, record.protocol
+    if not is_clips:
+        expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
+        path, model = commands.reference_file(run.setting), commands.model(run.setting)
+        made = shown(commands.reference(model["extractor"], model["reference"]))
+        yield Link("reference", path, compared(path, expected["reference"]), (), made)
+        path = commands.extractor_weights(model["extractor"])
+        yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
+    for what, path, digest, recorded, command in (scored_with if is_clips else judged_with)(commands, run, record):
+        yield Link(what, path, MISSING if digest is None else matches(digest, recorded), origin(path), command)
 
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
@@ -211,10 +213,11 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     if not path.is_file():
         yield Link(what, path, MISSING, (), f"snakemake --cores all {path}")
         return
-    config = read_json(path)
     if failure := read_failure(path.parent):
         yield Link(what, path, OK, (failure.text,))
         return
+    stored = read_json(path)
+    config = checkpoint_in_diffusers(stored) or stored
     record = config["record"]
     data = commands.calibration_files(run, record["calibration_sha256"])
     bits = f"w{record['weight_bits']}a{record['activation_bits']}"
@@ -224,8 +227,8 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
         *integer_text(config["sites"]),
     )
     yield Link(what, path, compared(path, expected), facts, shown(commands.quantize(run, data)))
-    tensors = path.with_name(TENSORS_FILE)
-    yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][TENSORS_FILE]))
+    tensors = path.with_name(tensors_file(config))
+    yield Link(f"tensors of the {what}", tensors, compared(tensors, config["files"][tensors.name]))
     if (base := commands.base(run)) is not None:
         yield from checkpoint_links(commands, base, "checkpoint that it corrects")
     for kind, digest in record["calibration_sha256"].items():

@@ -128,3 +128,38 @@ def test_it_cannot_be_stored_by_name(own, tmp_path: Path) -> None:
 def test_a_transformer_without_roles_is_refused(own) -> None:
     with pytest.raises(ConfigError, match="Unheard: no linear has a role; give `patterns`"):
         quantize_transformer(own["transformer"], "rtn", options={"activation": "dynamic"})
+
+
+class Flat(nn.Module):
+    """A transformer without any list of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.last = nn.Linear(6, 48), nn.Linear(48, 24), nn.Linear(24, 6)
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
+        hidden = self.narrow(self.wide(hidden_states).relu() * (1 + timestep[:, None, None] / 1000))
+        return self.last(hidden.relu())
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("q-dit", {"group_size": 4}), ("ptq4dit", {"csb": False, "iterations": 80, "batch": 8, "rate": 0.02})],
+)
+def test_a_transformer_without_blocks_is_one_block(own, method: str, options: dict[str, object]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        flat = Flat().eval()
+    samples = {"hidden_states": own["latents"], "timestep": own["timesteps"]}
+    roles = [(r"wide$", "fc1"), (r"narrow$", "fc2")]
+    given = {"weight_bits": 3, "activation_bits": 8, "samples": samples, "patterns": roles}
+    result = quantize_transformer(flat, method, options=options, **given)
+    plain = quantize_transformer(flat, "rtn", options={"activation": "dynamic"}, **given)
+    assert result.model.block_paths == [""] and quantized_sites(result.model).keys() == {"wide", "narrow"}
+    with torch.no_grad():
+        full = flat(**samples)
+        error, rounded = ((model.transformer(**samples) - full).norm() for model in (result.model, plain.model))
+    assert 0 < error < rounded  # both methods look at the inputs and do better than rounding to nearest
+    if method == "ptq4dit":
+        (curve,) = result.log["reconstruction"]["units"]
+        assert curve["after"] < curve["before"]

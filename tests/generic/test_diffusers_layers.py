@@ -30,7 +30,7 @@ from qdit.quant.sites import QuantizedConv, in_float32
 from tests.lazy import LazyModule
 from tests.pretended_gpu import pretended_gpu
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
-from tests.small_transformers import ZOO, keywords, tiny_transformer
+from tests.small_transformers import ZOO, in_type, keywords, tiny_transformer
 
 diffusers = LazyModule("diffusers")
 
@@ -38,6 +38,7 @@ OPTIONS = {
     "rtn": {"activation": "dynamic", "group_size": 8},
     "rtn static": {"activation": "static"},
     "repq-vit own": {"reparametrize": False},
+    "repq-vit folded": {},
     "q-dit": {"group_size": 8},
     "ptq4dit": {"csb": False, "iterations": 2, "batch": 2},
     "svdquant": {"rank": 2, "group_size": 8},
@@ -45,16 +46,26 @@ OPTIONS = {
     "tfmq-dm": {"tiar": False, "iterations": 2, "batch": 2},
 }
 """Method, with a word that says what is special → its options. `own` is the scope."""
+EVERYWHERE = ("rtn", "q-dit", "ptq4dit")
+"""Rounding, GPTQ in groups with dynamic inputs, learned rounding: on all families."""
 OTHERS = {
-    "flux": ("q-dit", "ptq4dit", "rtn static", "svdquant"),
-    "wan": ("q-dit", "mxfp4"),
-    "pixart": ("q-dit", "repq-vit own"),
+    "flux": ("rtn static", "svdquant"),
+    "wan": ("mxfp4", "repq-vit folded"),
+    "pixart": ("repq-vit own", "repq-vit folded"),
+    "cogvideox": ("repq-vit folded",),
     "sd3": ("tfmq-dm", "repq-vit own"),
 }
-"""What else than `rtn` is tried on some families."""
+"""What else is tried on some families."""
 ROOT = Path(__file__).parents[2]
-CASES = [(family, method) for family in ZOO for method in ("rtn", *OTHERS.get(family, ()))]
+CASES = [(family, method) for family in ZOO for method in (*EVERYWHERE, *OTHERS.get(family, ()))]
 FEW = [(family, method) for family, method in CASES if family in ("flux", "wan")]
+
+
+def all_families(*quick):
+    """All families, as parameters of a test. Only the named ones are not slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in ZOO]
+
+
 SEED = 5
 """Seed of the inputs that outputs are compared for."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -187,7 +198,7 @@ class Reference(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("family", ["flux", "wan", "sana"])
+@pytest.mark.parametrize("family", all_families("flux", "wan", "sana"))
 def test_half_precision(family, dtype, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     tiny_transformer(family).save_pretrained(tmp_path / "full")
@@ -197,11 +208,7 @@ def test_half_precision(family, dtype, tmp_path: Path) -> None:
         replace(reference, name, Reference(module, dtype))
     for name, parameter in reference.named_parameters():
         assert loaded.get_parameter(name).dtype == parameter.dtype, name
-    halves = keywords(family, seed=SEED)
-    arguments = {
-        name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() and name != "timestep" else value
-        for name, value in halves.arguments().items()
-    }
+    arguments = in_type(keywords(family, seed=SEED).arguments(), dtype, family)
     with torch.no_grad():
         result, expected = (model(**arguments, return_dict=False)[0] for model in (loaded, reference))
     assert result.dtype == expected.dtype == dtype and torch.equal(result, expected)
@@ -231,11 +238,11 @@ def test_its_layers_multiply_integers(family, method, tmp_path: Path) -> None:
     assert result.dtype == torch.bfloat16 and (result - expected).abs().max() < 0.1 * size
 
 
-@pytest.mark.parametrize("family", ["flux", "sana"])
+@pytest.mark.parametrize("family", all_families("flux", "sana"))
 def test_it_can_be_saved_copied_and_put_on_a_device(family, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     loaded = model_class.from_pretrained(folder, device_map="cpu")
-    loaded.save_pretrained(tmp_path / "again", max_shard_size="100KB")
+    loaded.save_pretrained(tmp_path / "again", max_shard_size="20KB")
     assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
     again = model_class.from_pretrained(tmp_path / "again")
     for model in (loaded, again, copy.deepcopy(loaded), loaded.to("cpu")):
@@ -258,7 +265,7 @@ def test_it_moves_as_a_whole(tmp_path: Path) -> None:
             assert tensor.dtype == (types[name] if name.startswith(tuple(layers)) else torch.bfloat16), name
 
 
-@pytest.mark.parametrize("family", [pytest.param("flux", marks=pytest.mark.slow), "wan"])
+@pytest.mark.parametrize("family", all_families("wan"))
 def test_a_block_compiles_without_a_graph_break(family, tmp_path: Path) -> None:
     folder, model_class = saved(tmp_path / "saved", family)
     loaded = model_class.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Folding into the modulation of diffusers' blocks is exact, and changes all linears that have the same input."""
+"""Folding into the layers around a linear of diffusers is exact, and changes all linears with the same input."""
 
 from copy import deepcopy
 
@@ -7,13 +7,25 @@ import torch
 
 from qdit.core.errors import ConfigError, Unsupported
 from qdit.methods.quantize import quantize_model
-from qdit.models.roles import ModulationRows, ValueRows
+from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.roles import NormWeights, OwnInput, ValueRows
 from qdit.quant.batches import run
 from qdit.quant.folding import divide_inputs, fold, joint_weight, leaders, sharing
 from qdit.quant.observe import observe_inputs
-from tests.small_transformers import keyword_set, keywords, tiny_network
+from tests.small_transformers import keyword_set, keywords, randomized, tiny_network
 
-FOLDED = {"dit": 6, "flux": 5, "sd3": 9, "qwen-image": 8, "hunyuan-video": 5}
+FOLDED = {
+    "dit": 6,
+    "flux": 5,
+    "sd3": 9,
+    "qwen-image": 8,
+    "hunyuan-video": 5,
+    "pixart": 8,
+    "wan": 10,
+    "cogvideox": 6,
+    "latte": 14,
+    "ltx-video": 8,
+}
 """Family → number of inputs into which a factor can be folded."""
 
 
@@ -31,7 +43,6 @@ def test_folding_changes_the_inputs_and_not_the_function(name: str) -> None:
             folded = deepcopy(network)
             width = folded.get_submodule(site.name).in_features
             factor, offset = torch.rand(width, generator=draw) + 0.5, torch.randn(width, generator=draw)
-            offset = offset if isinstance(site.fold_source, ModulationRows) else torch.zeros(width)
             fold(folded, site, factor, offset)
             inputs: list[torch.Tensor] = []
             observe_inputs(folded, [site], [batch], lambda _site, x, inputs=inputs: inputs.append(x))
@@ -49,8 +60,48 @@ def test_linears_with_the_same_input_are_known() -> None:
         next(s for s in tiny_network("dit").sites() if s.name.endswith("0.attn1.to_out.0")).fold_source, ValueRows
     )
     with pytest.raises(Unsupported, match="nothing before a cross_q"):
-        wan = tiny_network("wan")
-        fold(wan, next(s for s in wan.sites() if s.role == "cross_q"), torch.ones(32))
+        pixart = tiny_network("pixart")
+        fold(pixart, next(s for s in pixart.sites() if s.role == "cross_q"), torch.ones(48))
+
+
+def test_wan_has_a_source_for_each_norm_and_none_for_values_of_two() -> None:
+    wan = tiny_network("wan")
+    sources = {site.name.removeprefix("blocks.0."): site.fold_source for site in wan.sites() if site.block == 0}
+    assert sources["attn2.to_q"] == NormWeights("blocks.0.norm2")
+    assert sources["attn1.to_q"] == sources["attn1.to_v"] == OwnInput("blocks.0.attn1.to_q")
+    assert sources["ffn.net.0.proj"] == OwnInput("blocks.0.ffn.net.0.proj")
+    assert isinstance(sources["attn2.to_out.0"], ValueRows) and sources["attn2.to_k"] is None
+    settings = {**wan.config.values, "image_dim": 8, "added_kv_proj_dim": 32}
+    image = DiffusersNetwork(randomized(type(wan.transformer)(**settings)))
+    of_image = {site.name: site.fold_source for site in image.sites()}
+    assert of_image["blocks.0.attn2.to_out.0"] is None
+    assert isinstance(of_image["blocks.0.attn1.to_out.0"], ValueRows)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_in_full_precision_the_folded_network_is_the_same(name: str) -> None:
+    """At 16/16 bits PTQ4DiT folds all its factors and quantizes nothing."""
+    network, calibration = tiny_network(name), {"per-step": keyword_set(name, "per-step")}
+    result = quantize_model(
+        network, "ptq4dit", weight_bits=16, activation_bits=16, calibration=calibration, options={"iterations": 0}
+    )
+    before, after = network.state_dict(), result.model.state_dict()
+    assert after.keys() != before.keys() or any(not torch.equal(after[key], before[key]) for key in before)
+    with torch.no_grad():
+        full, output = (run(model, keywords(name, seed=7)) for model in (network, result.model))
+    assert (output - full).norm() / full.norm() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["pixart", "cogvideox", pytest.param("wan", marks=pytest.mark.slow)])
+def test_rounding_is_learned_behind_a_division(name: str) -> None:
+    network, calibration = tiny_network(name), {"per-step": keyword_set(name, "per-step", count=8)}
+    options = {"iterations": 60, "batch": 8, "rate": 0.02}
+    result = quantize_model(
+        network, "ptq4dit", weight_bits=3, activation_bits=8, calibration=calibration, options=options
+    )
+    curves = result.log["reconstruction"]["units"]
+    assert [curve["name"] for curve in curves] == network.block_paths
+    assert sum(curve["after"] for curve in curves) < sum(curve["before"] for curve in curves)
 
 
 @pytest.mark.parametrize("name", FOLDED)

@@ -112,7 +112,7 @@ def test_every_method_works_or_says_why_not(method, scope, tmp_path):
 )
 def test_what_a_network_lacks_is_said_with_the_option_that_helps(method, hint):
     with pytest.raises(Unsupported, match=hint):
-        quantized(tiny_network("wan"), "wan", method, {})
+        quantized(tiny_network("chroma"), "chroma", method, {})
 
 
 @pytest.mark.parametrize(

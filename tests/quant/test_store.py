@@ -14,7 +14,7 @@ from qdit.quant.passes import rows_per_pass
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
 from qdit.quant.sites import activation_of
-from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
+from qdit.quant.store import GrowingStore, Rows, RowStore, capture_rows, passes, pieces
 from tests.captured import capture
 from tests.pretended_gpu import WAITS, pretended_gpu
 from tests.small_models import TINY, inputs, random_dit
@@ -140,3 +140,14 @@ def test_a_range_of_a_batch_is_the_same_if_the_batch_comes_in_pieces(monkeypatch
         scales.append([activation_of(model, site).scale for site in sites])
     for one, other in zip(*scales, strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=1e-7)  # a candidate's step is one percent
+
+
+@pytest.mark.parametrize("expected", [7, 3, 100])
+def test_a_store_grows_with_calls_that_nobody_expected(expected):
+    kept = GrowingStore(expected)
+    for part in VALUES.split([2, 4, 1]):
+        kept.append(part)
+    assert torch.equal(kept.whole(), VALUES)
+    assert len(kept.stores) == -(-7 // expected)
+    if expected == 7:
+        assert kept.whole().data_ptr() == kept.stores[0].chunks[0].data_ptr()  # no copy

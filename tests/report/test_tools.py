@@ -24,7 +24,8 @@ def speed(modes: dict[str, Any]) -> dict[str, Any]:
 
 
 def tool_speed(images: float) -> dict[str, Any]:
-    return speed({"tool": {"images_per_second": images, "memory_mb": 7.5, "float_mb": 12.36, "seconds": [1.0]}})
+    facts = {"images_per_second": images, "over_full_precision": 1.5, "memory_mb": 7.5, "float_mb": 12.36}
+    return speed({"tool": {**facts, "seconds": [1.0]}})
 
 
 @pytest.fixture
@@ -50,7 +51,12 @@ def with_tools(profile: dict[str, Any], results: Path) -> dict[str, Any]:
     write_record(results, run, content)
     ours = Run(PLAIN, "natural", "q-dit", "w4a8", "common")
     modes = {
-        "simulate": {"images_per_second": 20.0, "memory_mb": 9.0, "seconds": [1.6]},
+        "simulate": {
+            "images_per_second": 20.0,
+            "over_full_precision": 0.987,
+            "memory_mb": 9.0,
+            "seconds": [1.6],
+        },
         "integer": {"images_per_second": 55.0, "memory_mb": 4.0, "seconds": [0.6]},
     }
     (ours.folder(results) / "speed.json").write_text(json.dumps(speed(modes)))
@@ -71,10 +77,12 @@ def test_rows_have_damage_sizes_and_speeds(with_tools: dict[str, Any], results: 
         *("9.0", "4.0"),
     )
     assert rtn["speed_real"] == "" and rtn["speed_simulated"] == "20.0"
+    assert (sdnq["over_fp_real"], ours["over_fp_simulated"], ours["over_fp_real"]) == ("1.5", "0.987", "")
     assert rows["mine", "4"]["disk_mb"] == "" and ("mine", "6") not in rows
     text = paths[".md"].read_text()
     assert "mine (imported)" in text and "SDNQ, tool, sdnq 0.2.8" in text
-    assert "Test CPU, 2 cores, 1 thread; batches of 32 images, 20 steps" in text
+    assert "Test CPU, 2 cores, 1 thread; batches of 32 images, 20 steps. × FP: over the speed of our" in text
+    assert "Speed, × FP, integer or tool" in text and " 1.50 |" in text
     assert "the input is not quantized" in text and "12.36 MB" in text
 
 

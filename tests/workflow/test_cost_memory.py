@@ -179,3 +179,14 @@ def test_all_tables_of_the_paper_fit_a_gpu_of_40_gb(repository: Path, monkeypatc
     lines = memory_lines(paper)
     assert any("quantize dit-512-cfg1.5-s50 ptq4dit common" in line for line in lines)
     assert "take a larger GPU" in lines[1] and not any("rtn-g128" in line for line in lines)
+
+
+def test_the_page_of_pipelines_has_the_estimates_of_doctor(repository: Path, monkeypatch) -> None:
+    monkeypatch.chdir(repository)
+    page = " ".join((repository / "docs" / "pipelines.md").read_text(encoding="utf-8").split())
+    for name, title in (("flux", "FLUX.1-dev"), ("wan", "Wan 2.1 1.3B")):
+        profile = load_profile(name)
+        peaks = [cost_memory.pipeline_memory(profile, run)["quantize"].gpu for run in runs_of(profile, name)]
+        low, high = (f"{cost_memory.MARGIN * peak / 1e9:.0f}" for peak in (min(peaks), max(peaks)))
+        assert f"{title} takes {low} to {high} GB" in page
+        assert f"at most {high} GB of a GPU" in memory_lines(profile)[0]

@@ -22,10 +22,12 @@ from qdit.metrics.judge_clip import load as load_clip
 from qdit.metrics.judged import judged_file
 from qdit.metrics.samples import stream_samples
 from qdit.metrics.statistics import moments
+from qdit.report.data.checkpoint_log import read_log
 from qdit.workflow import cost, importing
 from qdit.workflow import profile as profiles
 from qdit.workflow.commands import Commands
 from qdit.workflow.cost_pipelines import transformer_shape
+from qdit.workflow.explain import chain, explain_text
 from qdit.workflow.fetch import NeededFile, fetch, files_of, is_there
 from qdit.workflow.fetch_folders import fetch_folder
 from qdit.workflow.method_index import planned_kinds
@@ -182,6 +184,7 @@ def road(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qdit, *, bl
     full, other = runs[0], runs[-1]
     assert records[other]["size"]["paper_mb"] < records[full]["size"]["paper_mb"]
     check_judges(commands, records, full, other)
+    check_chain(profile, name, len(runs), commands)
     html = (commands.results / "tables" / f"{name}.html").read_text(encoding="utf-8")
     for text in ("CLIP score", "ImageReward", "FD-DINOv2", "LPIPS-FP", "PSNR-FP", "RTN", "SVDQuant"):
         assert text in html, text
@@ -199,6 +202,21 @@ def check_judges(commands: Commands, records: dict[Any, Any], full: profiles.Run
     expected = frechet_distance(*map(moments, features))
     assert record["metrics"]["fd_dino_fp"] == pytest.approx(expected, rel=1e-6)
     assert record["protocol"]["judges"].keys() == {"clip", "image-reward", "dino"}
+
+
+def check_chain(profile: dict[str, Any], table: str, row: int, commands: Commands) -> None:
+    """The last row's chain holds, with LPIPS and judges in it; another file of a network breaks its link only."""
+    text, is_whole = explain_text(profile, table, str(row), commands.results)
+    assert is_whole, text
+    run = profiles.runs_of(profile, table)[row - 1]
+    links = {link.what: link for link in chain(profile, table, run, commands.results)}
+    judges = {f"judge {name}" for name in ("clip", "image-reward", "dino", "dino of full precision")}
+    assert read_log(commands.folder(run)).problem is None
+    assert {"LPIPS", "weights of LPIPS (linear)", "reference of the judge dino"} | judges <= links.keys()
+    commands.judge_weights("clip")["vocabulary"].write_text("another", encoding="utf-8")
+    commands.lpips_file(run).unlink()
+    links = {link.what: link for link in chain(profile, table, run, commands.results)}
+    assert {what for what, link in links.items() if link.broken} == {"LPIPS", "vocabulary of the judge clip"}
 
 
 def test_a_tiny_flux_goes_from_files_to_the_table(tmp_path: Path, monkeypatch, qdit) -> None:

@@ -1,11 +1,14 @@
 """Rows of tools and of images in a profile: what an entry may say, which runs it gives, the commands of its jobs."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from qdit.cli.main import app
 from qdit.core.errors import ConfigError
 from qdit.core.run import IMPORTED, TOOL, Run
 from qdit.report.data.rows import run_keys
@@ -148,7 +151,22 @@ def test_commands_of_a_tools_row() -> None:
     assert sample.startswith(f"tools sample {folder}/checkpoint {folder}/samples") and "--steps 20" in sample
     assert "--mode" not in sample and "--chunk 32" in sample
     assert f"--checkpoint {folder}/checkpoint" in commands.evaluate(run)
-    assert commands.speed(run).startswith(f"tools speed {folder}/checkpoint {folder}/speed.json --chunk 32")
+    assert "--labels" not in sample
+    full = f"results/mini/runs/{PLAIN}/natural/fp/w16a16-common/checkpoint"
+    speed = f"tools speed {folder}/checkpoint {folder}/speed.json --full-precision {full} --chunk 32"
+    assert commands.speed(run).startswith(speed)
+
+
+def test_a_tool_samples_the_labels_of_its_setting(profile: Profile) -> None:
+    """The command takes every flag that the workflow gives it."""
+    profile["settings"][PLAIN]["labels"] = "balanced"
+    commands = Commands(profile, Path("results/mini"))
+    run = Run(PLAIN, "natural", "sdnq", "w8a8", "common", TOOL)
+    tools = get_command(app).commands["tools"]  # type: ignore[attr-defined]
+    for text in (commands.sample(run, 0), commands.speed(run)):
+        _, name, *words = shlex.split(text)
+        parsed = tools.commands[name].make_context(name, words).params
+        assert parsed["labels"] == "balanced" and parsed["steps"] == 20
 
 
 def test_commands_of_an_imported_row(profile: Profile) -> None:

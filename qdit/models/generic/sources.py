@@ -1,4 +1,8 @@
-"""Fold sources of blocks that have their own modulation linear: FLUX, SD3, Qwen-Image and similar models."""
+"""Fold sources of blocks: what can absorb a channel factor of the input of a linear.
+
+FLUX, SD3, Qwen-Image and CogVideoX have a modulation linear in each block. PixArt, Wan, Latte and LTX-Video have one
+for all blocks: there the linears themselves divide their input. All paths are inside the block.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +10,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from qdit.models.generic.family import FoldSources
-from qdit.models.roles import FoldSource, ModulationRows, ValueRows
+from qdit.models.roles import FoldSource, ModulationRows, NormWeights, OwnInput, ValueRows
+
+Linears = Mapping[str, nn.Linear]
+"""Path inside a block → linear."""
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -16,7 +23,8 @@ ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 class Modulated:
     """Linears of a block whose input is LN(x)(1 + scale) + shift, and the linear that gives both.
 
-    Its rows are `chunks` equal parts. `shift` and `scale` are numbers of parts. All paths are inside the block.
+    Its rows are `chunks` equal parts. `shift` and `scale` are numbers of parts. `others` are (shift, scale) of other
+    tokens that the same linears read.
     """
 
     linear: str
@@ -24,6 +32,46 @@ class Modulated:
     shift: int
     scale: int
     inputs: tuple[str, ...]
+    others: tuple[tuple[int, int], ...] = ()
+
+    def source(self, path: str, _block: nn.Module, linears: Linears) -> FoldSource | None:
+        """The fold source in a block at a path; None if the linear has another number of parts or no bias."""
+        modulation, inputs = linears.get(self.linear), [name for name in self.inputs if name in linears]
+        width = linears[inputs[0]].in_features if inputs else 0
+        if modulation is None or modulation.out_features != self.chunks * width or modulation.bias is None:
+            return None
+        name = f"{path}.{self.linear}"
+
+        def rows(part: int) -> tuple[int, int]:
+            return part * width, (part + 1) * width
+
+        others = tuple(ModulationRows(name, rows(shift), rows(scale)) for shift, scale in self.others)
+        return ModulationRows(name, rows(self.shift), rows(self.scale), others)
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Linears of a block whose input is the output of a LayerNorm with weight and bias of its own."""
+
+    norm: str
+    inputs: tuple[str, ...]
+
+    def source(self, path: str, block: nn.Module, _linears: Linears) -> FoldSource | None:
+        """The fold source in a block at a path; None if the LayerNorm has no weight or bias."""
+        norm = dict(block.named_modules()).get(self.norm)
+        has_both = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+        return NormWeights(f"{path}.{self.norm}") if has_both else None
+
+
+@dataclass(frozen=True)
+class Modulating:
+    """Linears of a block with one input, which the class modulates by a sum of a table and what all blocks share."""
+
+    inputs: tuple[str, ...]
+
+    def source(self, path: str, _block: nn.Module, _linears: Linears) -> FoldSource | None:
+        """The fold source in a block at a path."""
+        return OwnInput(f"{path}.{self.inputs[0]}")
 
 
 def attention(name: str, linears: Sequence[str]) -> tuple[str, ...]:
@@ -31,11 +79,13 @@ def attention(name: str, linears: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}.{linear}" for linear in linears)
 
 
-def modulated_sources(*entries: Modulated, values: Mapping[str, str] | None = None) -> FoldSources:
-    """The fold sources of blocks with these modulated linears.
+def modulated_sources(
+    *entries: Modulated | Normed | Modulating, values: Mapping[str, str] | None = None
+) -> FoldSources:
+    """The fold sources of blocks with these linears.
 
-    `values` gives the linear of V for each output projection of an attention to the tokens themselves. An entry whose
-    linears a block does not have, or with another number of parts, is ignored for this block.
+    `values` gives the linear of V for each output projection of an attention with one V. An entry whose linears a block
+    does not have, or with another number of parts, is ignored for this block.
     """
 
     def sources(path: str, block: nn.Module) -> dict[str, FoldSource]:
@@ -43,16 +93,12 @@ def modulated_sources(*entries: Modulated, values: Mapping[str, str] | None = No
         result: dict[str, FoldSource] = {}
         for entry in entries:
             inputs = [name for name in entry.inputs if name in linears]
-            if not inputs or entry.linear not in linears:
-                continue
-            width, modulation = linears[inputs[0]].in_features, linears[entry.linear]
-            if modulation.out_features != entry.chunks * width or modulation.bias is None:
-                continue
-            rows = [(part * width, (part + 1) * width) for part in (entry.shift, entry.scale)]
-            source = ModulationRows(f"{path}.{entry.linear}", shift=rows[0], scale=rows[1])
-            result |= {f"{path}.{name}": source for name in inputs}
+            source = entry.source(path, block, linears) if inputs else None
+            if source is not None:
+                result |= {f"{path}.{name}": source for name in inputs}
         for output, value in (values or {}).items():
-            if output in linears and value in linears and linears[value].bias is not None:
+            is_alone = f"{value.rpartition('.')[0]}.add_v_proj" not in linears  # V of an image condition (Wan)
+            if is_alone and output in linears and value in linears and linears[value].bias is not None:
                 result[f"{path}.{output}"] = ValueRows(f"{path}.{value}", (0, linears[value].out_features))
         return result
 
@@ -71,3 +117,11 @@ SINGLE = (Modulated("norm.linear", 3, 0, 1, (*attention("attn", QKV), "proj_mlp"
 
 TWO_STREAMS = modulated_sources(*IMAGE, *TEXT, *SINGLE)
 """Blocks with AdaLayerNormZero for image and text, then blocks with AdaLayerNormZeroSingle: FLUX, HunyuanVideo."""
+
+VALUES = {f"{name}.to_out.0": f"{name}.to_v" for name in ("attn1", "attn2")}
+"""Output projections of self-attention and cross-attention, and their V."""
+
+SHARED_MODULATION = modulated_sources(
+    Modulating(attention("attn1", QKV)), Modulating(("ff.net.0.proj",)), values=VALUES
+)
+"""Blocks that add a table of their own to one modulation of all blocks: PixArt, Latte, LTX-Video."""

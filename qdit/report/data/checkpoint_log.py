@@ -7,7 +7,7 @@ from typing import Any
 
 from qdit.core.errors import QditError
 from qdit.core.files import read_json
-from qdit.quant.folder import CONFIG_FILE, require_unedited
+from qdit.quant.folder import CONFIG_FILE, checkpoint_in_diffusers, require_unedited
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def read_log(folder: Path) -> CheckpointLog:
             return CheckpointLog(problem=f"{path}: not a checkpoint's configuration; quantize again")
         if "failure" in config:
             return CheckpointLog()
+        config = checkpoint_in_diffusers(config) or config
         require_unedited(config, where=str(path), remedy="quantize again")
     except (QditError, OSError) as problem:
         return CheckpointLog(problem=" ".join(str(problem).split()))

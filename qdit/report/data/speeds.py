@@ -1,4 +1,4 @@
-"""The speed.json of a run: images per CPU second and bytes in memory, by mode.
+"""The speed.json of a run: bytes in memory, images per CPU second, and their ratio to full precision, by mode.
 
 It does not belong to the results of a run.
 """
@@ -13,7 +13,11 @@ from qdit.core.run import INTEGER, SIMULATE, TOOL, Run
 from qdit.report.data.metrics_json import Row
 
 FILE = "speed.json"
-COLUMNS = ("disk_mb", "memory_mb", "memory_real_mb", "speed_simulated", "speed_real")
+OVER = "over_full_precision"
+COLUMNS = (
+    *("disk_mb", "memory_mb", "memory_real_mb"),
+    *("over_fp_simulated", "over_fp_real", "speed_simulated", "speed_real"),
+)
 """Columns of a table of tools: size on disk, and what speed.json gives."""
 
 
@@ -35,6 +39,8 @@ def speed_cells(content: Mapping[str, Any] | None) -> Row:
     return {
         "memory_mb": simulated.get("memory_mb"),
         "memory_real_mb": real.get("memory_mb"),
+        "over_fp_simulated": simulated.get(OVER),
+        "over_fp_real": real.get(OVER),
         "speed_simulated": simulated.get("images_per_second"),
         "speed_real": real.get("images_per_second"),
         "why_not_integer": modes.get(INTEGER, {}).get("why"),

@@ -108,9 +108,10 @@ def _remarks(rows: list[Row]) -> Iterable[str]:
     places = {measured_on(row["speed"]) for row in rows if row.get("speed")}
     for place in sorted(places):
         yield (
-            f"Speed: images per CPU second of the network’s forward passes, over all steps of one chunk; {place}. It"
-            " differs from run to run, so speed.json holds it and metrics.json does not. Tools use their CPU code;"
-            " their GPU kernels are not measured here."
+            f"Speed: images per CPU second of the network’s forward passes, over all steps of one chunk; {place}. × FP:"
+            " over the speed of our full-precision network, which sampled in turn with the row in one process; above 1"
+            " is faster. Speed differs from run to run, so speed.json holds it and metrics.json does not. Tools use"
+            " their CPU code; their GPU kernels are not measured here. `qdit tools speed` measures a row again."
         )
     reasons = {row["why_not_integer"]: row for row in rows if row.get("why_not_integer") and not is_full_precision(row)}
     for reason, row in reasons.items():

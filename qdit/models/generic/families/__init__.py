@@ -1,9 +1,26 @@
 """Families of diffusers' transformers, one file each, and the choice of one by the name of a class."""
 
-from qdit.models.generic.families import auraflow, chroma, dit, flux, hunyuan_video, latte, lumina, plain, qwen, sd3
+from qdit.models.generic.families import (
+    auraflow,
+    chroma,
+    cogvideox,
+    dit,
+    flux,
+    hunyuan_video,
+    latte,
+    lumina,
+    pixart,
+    plain,
+    qwen,
+    sd3,
+    wan,
+)
 from qdit.models.generic.family import GenericFamily
 
-MODULES = (dit, flux, chroma, sd3, qwen, auraflow, latte, lumina, hunyuan_video, plain)
+MODULES = (
+    *(dit, flux, chroma, sd3, qwen, auraflow, latte, lumina, hunyuan_video),
+    *(pixart, wan, cogvideox, plain),
+)
 FAMILIES: tuple[GenericFamily, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
 BY_CLASS: dict[str, GenericFamily] = {name: family for family in FAMILIES for name in family.classes}
 
