@@ -1,4 +1,4 @@
-// What every variant (scalar, AVX2, AVX-VNNI, AVX512-VNNI, NEON) provides, and the shapes they share. docs/kernels.md explains both.
+// What every variant (scalar, AVX2, AVX-VNNI, AVX512-VNNI, AMX, NEON) provides, and the shapes they share. docs/kernels.md explains both.
 #pragma once
 #include <cstdint>
 
@@ -13,8 +13,9 @@ constexpr int64_t kChunk = 512;           // inputs of a chunk, about
 constexpr int64_t kPadding = 16;          // readable elements after the arrays of a row
 
 // Numbers of the variants, in the order of VARIANTS (qdit/kernels/backend.py).
-enum Variant : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kNeonDot, kNeonI8mm, kVariants };
+enum Variant : int { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kAmx, kNeonDot, kNeonI8mm, kVariants };
 inline bool is_avx2(int variant) { return variant == kAvx2 || variant == kAvxVnni; }
+inline bool is_avx512(int variant) { return variant == kAvx512Vnni || variant == kAmx; }
 
 enum Status : int { kOk = 0, kNotFinite = 1, kBadArgument = 2, kFailed = 3 };
 
@@ -52,6 +53,15 @@ struct Tile {
     int storage;               // 4, 6 or 8: bounds |weight| by 15, 63, 128
     float* part;               // rows x 48
 };
+
+// The tile without its first `row` rows.
+inline Tile from_row(Tile tile, int64_t row) {
+    tile.codes += row * tile.width;
+    tile.scale += row * tile.groups;
+    tile.zeros += row * tile.groups;
+    tile.totals += row * tile.groups;
+    return tile;
+}
 
 // One chunk of a panel: groups x group_steps steps, packed with 4, 4 + 2 or 8 bits.
 struct PackedChunk {
@@ -108,12 +118,15 @@ struct Kernel {
     bool (*finish)(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y);
     // Tile and finish of all 48 columns at once, or null; the same bits.
     bool (*tile_to)(int rows, const Tile& tile, const Output& out) = nullptr;
+    // Tile and finish of all rows of a block at once, or null; `columns` of the panel's 48 are outputs. The same bits.
+    bool (*block)(int64_t rows, int64_t columns, const Tile& tile, const Output& out) = nullptr;
 };
 
 const Kernel& scalar_kernel();
 const Kernel* avx2_kernel();    // null where the processor or the compiler's target has it not
 const Kernel* avxvnni_kernel();
 const Kernel* avx512_kernel();
+const Kernel* amx_kernel();
 const Kernel* neon_dot_kernel();
 const Kernel* neon_i8mm_kernel();
 const Kernel* kernel_of(int variant);

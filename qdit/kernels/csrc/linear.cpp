@@ -192,26 +192,24 @@ bool multiply(const Linear& l, const Block& block, int64_t first_row, int64_t ro
         weight = scratch;
     }
     alignas(64) float part[kTileRows * kColumns];
-    Tile tile{nullptr, nullptr, nullptr, nullptr, width, l.groups, weight, l.scale + at, l.sums + at,
-              l.zero_pairs ? l.zero_pairs + at : nullptr, groups, steps, l.storage, part};
-    const bool starts = group == 0 && !l.branch.rank, ends = group + groups == l.groups;
+    const Tile whole{block.codes + group * l.group_size, block.scale + group, block.zeros + group, block.totals + group,
+                     width, l.groups, weight, l.scale + at, l.sums + at, l.zero_pairs ? l.zero_pairs + at : nullptr,
+                     groups, steps, l.storage, part};
+    Output out{l.y + first_row * l.outputs + column, l.outputs, l.bias ? l.bias + column : nullptr,
+               group == 0 && !l.branch.rank, group + groups == l.groups};
+    if (l.kernel.block != nullptr) return l.kernel.block(rows, columns, whole, out);
     bool finite = true;
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-        const int64_t count = rows - r < kTileRows ? rows - r : kTileRows, pair = r * l.groups + group;
-        tile.codes = block.codes + r * width + group * l.group_size;
-        tile.scale = block.scale + pair;
-        tile.zeros = block.zeros + pair;
-        tile.totals = block.totals + pair;
+    for (int64_t r = 0; r < rows; r += kTileRows, out.y += kTileRows * out.stride) {
+        const int count = static_cast<int>(rows - r < kTileRows ? rows - r : kTileRows);
+        const Tile tile = from_row(whole, r);
         if (l.kernel.tile_to != nullptr && columns == kColumns) {
-            const Output out{l.y + (first_row + r) * l.outputs + column, l.outputs, l.bias ? l.bias + column : nullptr,
-                             starts, ends};
-            finite &= l.kernel.tile_to(static_cast<int>(count), tile, out);
+            finite &= l.kernel.tile_to(count, tile, out);
             continue;
         }
-        l.kernel.tile(static_cast<int>(count), tile);
-        for (int64_t i = 0; i < count; ++i) {
-            float* y = l.y + (first_row + r + i) * l.outputs + column;
-            finite &= l.kernel.finish(part + i * kColumns, columns, starts, ends, l.bias ? l.bias + column : nullptr, y);
+        l.kernel.tile(count, tile);
+        for (int i = 0; i < count; ++i) {
+            float* y = out.y + i * out.stride;
+            finite &= l.kernel.finish(part + i * kColumns, columns, out.first, out.last, out.bias, y);
         }
     }
     return finite;
