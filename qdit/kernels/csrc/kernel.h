@@ -43,14 +43,14 @@ struct Tile {
     const uint8_t* codes;      // activations, row stride `width`
     const float* scale;        // of the activations, row stride `groups`
     const int32_t* zeros;      // (zero, 128 zero) as two 16-bit integers, row stride `groups`
-    const int32_t* totals;     // (total & 127, total >> 7) of code - zero; only with weight_zeros
+    const int32_t* totals;     // (total & 127, total >> 7) of what weight_zeros multiplies; only with these
     int64_t width, groups;
     const int8_t* weight;      // steps x 48 x 4
     const float* weight_scale;     // chunk groups x 48
     const int32_t* weight_sums;    // -(sum & 127), -(sum >> 7)
-    const int32_t* weight_zeros;   // -zero, -128 zero; or null
+    const int32_t* weight_zeros;   // a zero point that the weights still hold, negative, and 128 of it; or null
     int64_t chunk_groups, group_steps;
-    int storage;               // 4, 6 or 8: bounds |weight| by 15, 63, 128
+    int storage;               // 4, 6 or 8: bounds |weight| by 15, 63, 128; if centered by 8, 32
     float* part;               // rows x 48
 };
 
@@ -70,6 +70,9 @@ struct PackedChunk {
     int64_t groups, group_steps;
     int storage;
 };
+
+// What centered weights of 4 and 6 bits are away from: smaller weights leave room for more products in 16 bits.
+constexpr int center(int storage) { return storage == 4 ? 8 : 32; }
 
 // Where a tile's sums go: y = part or y + part, then + bias if not null and it is the last chunk.
 struct Output {
@@ -120,6 +123,8 @@ struct Kernel {
     bool (*tile_to)(int rows, const Tile& tile, const Output& out) = nullptr;
     // Tile and finish of all rows of a block at once, or null; `columns` of the panel's 48 are outputs. The same bits.
     bool (*block)(int64_t rows, int64_t columns, const Tile& tile, const Output& out) = nullptr;
+    // Unpacks code - center(storage) instead of code - zero, or null; then the driver corrects the start of each sum.
+    void (*unpack_centered)(const PackedChunk& chunk, int8_t* out) = nullptr;
 };
 
 const Kernel& scalar_kernel();
