@@ -12,6 +12,7 @@ from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, hadamard_step, make_branch
 from tests.kernels.cases import disassembled, inputs, linear_library, same_bits, variant, weight_of
 
+
 def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_encoding(tmp_path):
     lines = [line for line in disassembled("avxvnni.cpp", tmp_path) if "vpdpbusd" in line]
     assert len(lines) >= 3 * (1 + 2 + 3 + 4) and all("%ymm" in line and "%zmm" not in line for line in lines)

@@ -244,7 +244,9 @@ def test_a_backend_can_be_forced(monkeypatch, name):
 
 
 def test_forcing_what_does_not_exist_is_an_error(fresh, tmp_path):
-    with pytest.raises(ConfigError, match="QDIT_KERNELS=fast: allowed are amx-int8, avx512-vnni, avx-vnni, avx2, .* and torch"):
+    with pytest.raises(
+        ConfigError, match="QDIT_KERNELS=fast: allowed are amx-int8, avx512-vnni, avx-vnni, avx2, .* and torch"
+    ):
         library.select("fast")
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh.setattr(building, "find_compiler", lambda: None)
