@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from qdit.bench import small
 from qdit.bench.layers import operands, random_packed
 from qdit.bench.peers import torch_peers
 from qdit.bench.record import single_thread
@@ -28,7 +29,7 @@ def ratios(question: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode():
         for inputs, outputs in question["linears"]:
             o = operands(question["rows"], inputs, outputs)
-            calls = {name: call for name, call in torch_peers(o).items() if name.endswith("fp32")}
+            calls = {name: peer.call for name, peer in torch_peers(o).items() if name.endswith("fp32")}
             for bits in BITS:
                 packed = random_packed(inputs, outputs, question["group_size"], bits)
                 calls[str(bits)] = partial(grouped_linear, o.x, packed, o.bias)
@@ -36,7 +37,8 @@ def ratios(question: dict[str, Any]) -> dict[str, Any]:
             rival = min((t for name, t in timings.items() if name.endswith("fp32")), key=lambda t: t.minimum)
             for bits in BITS:
                 pairs[bits].append((rival, timings[str(bits)]))
-    return {"backend": library.backend_name(), "ratios": {b: Ratio.of(pairs[b]).to_dict() for b in BITS}}
+    by_bits = {b: Ratio.of(pairs[b]).to_dict() for b in BITS}
+    return {"backend": library.backend_name(), "ratios": by_bits, "mini": small.ratios(2 * question["repeats"])}
 
 
 if __name__ == "__main__":

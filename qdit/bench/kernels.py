@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from qdit.bench import forced, gpu, parts
+from qdit.bench import forced, gpu, parts, rivals, small
 from qdit.bench.goals import Goal, Judged
 from qdit.bench.layers import DIT_XL_LINEARS, GROUP_SIZES, Operands, operands, random_packed
-from qdit.bench.peers import Missing, dynamic_int8, onnxruntime_grouped, openvino_grouped, torch_peers
 from qdit.bench.record import ending, heading, judged_of, load, record, single_thread, verdicts
+from qdit.bench.rivals import FULL, PEER_GROUPS
 from qdit.bench.timing import Ratio, Timing, interleaved
 from qdit.kernels import library
 from qdit.kernels.backend import FORCE
@@ -27,13 +27,11 @@ from qdit.kernels.dispatch import grouped_linear
 
 FASTEST = "avx512-vnni"
 PEAK, PEAK_FLOAT = "peak of 8-bit dot products", "peak of float32"
-PEER_GROUPS = (32, 64, 128)
-"""Group sizes at which the other runtimes are measured."""
-
 PEAK_ROUNDS = 1_000_000
 FP32 = {32: (2.3, 2.8), 64: (2.9, 3.4), 128: (3.3, 3.8), 192: (3.5, 4.0), 288: (3.5, 4.0)}
-FRACTION = {32: (0.50, 0.60), 64: (0.62, 0.72), 128: (0.70, 0.80), 288: (0.74, 0.86)}
-OPENVINO = {32: (1.10, 1.25), 64: (1.10, 1.25), 128: (1.10, 1.25)}
+FRACTION = {32: (0.65,), 64: (0.78,), 128: (0.86,), 288: (0.88,)}
+OPENVINO = {32: (1.25,), 64: (1.25,), 128: (1.25,)}
+AVX2 = {4: (2.4,), 6: (2.1,)}
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,17 @@ class Size:
     repeats: int = 15
     part_groups: tuple[int, ...] = (64, 128)
     forces_avx2: bool = True
+    mini: bool = True
 
 
 QUICK = Size(
-    linears=((192, 96), (96, 192)), groups=(32, 96), rows=(16, 32), repeats=2, part_groups=(32,), forces_avx2=False
+    linears=((192, 96), (96, 192)),
+    groups=(32, 96),
+    rows=(16, 32),
+    repeats=2,
+    part_groups=(32,),
+    forces_avx2=False,
+    mini=False,
 )
 
 Key = tuple[int, tuple[int, int], str]
@@ -64,6 +69,7 @@ def ours(bits: int, group_size: int) -> str:
 def measure(size: Size, command: str) -> dict[str, Any]:
     """Measure all candidates, compare them with the goals, and return the record."""
     single_thread()
+    rivals.load_first()
     before = load()
     timings: dict[Key, Timing] = {}
     missing: dict[str, str] = {}
@@ -74,8 +80,10 @@ def measure(size: Size, command: str) -> dict[str, Any]:
                 repeats = size.repeats if rows == size.rows[0] else max(2, size.repeats // 3)
                 timings |= {(rows, linear, name): t for name, t in interleaved(candidates, repeats).items()}
         with_parts = parts.measure(size.linears, size.part_groups, size.rows[0], max(2, size.repeats // 3))
+        of_mini = small.ratios(2 * size.repeats) if size.mini else {}
     slower = _forced_avx2(size) if size.forces_avx2 else {"missing": "not wanted"}
-    goals = [*_judge(size, timings, missing), *_judge_avx2(slower), *_judge_gpu()]
+    goals = [*_judge(size, timings, missing), *small.judge(of_mini, library.backend_name())]
+    goals += [*_judge_avx2(slower), *_judge_gpu()]
     return record(
         "kernels",
         command,
@@ -83,6 +91,7 @@ def measure(size: Size, command: str) -> dict[str, Any]:
         measured=[_entry(key, timing) for key, timing in timings.items()],
         missing=missing,
         parts=with_parts,
+        mini=of_mini,
         avx2=slower,
         goals=[judged.to_dict() for judged in goals],
     )
@@ -94,25 +103,16 @@ def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str])
     peak = peak_loop()
     if peak is not None:
         calls |= {PEAK: partial(peak, 0, PEAK_ROUNDS), PEAK_FLOAT: partial(peak, 1, PEAK_ROUNDS)}
-    calls |= torch_peers(o)
-    try:
-        calls["torch dynamic int8"] = dynamic_int8(o)
-    except Missing as reason:
-        missing["torch dynamic int8"] = str(reason)
+    makers = rivals.rivals(size.groups)
     if not main:
-        calls = {name: call for name, call in calls.items() if name in (PEAK, "torch fp32")}
+        calls = {name: call for name, call in calls.items() if name == PEAK}
+        makers = {"torch fp32": makers["torch fp32"]}
+    calls |= rivals.calls(makers, o, missing)
     inputs, outputs = o.weight.shape[1], len(o.weight)
     for bits in (4, 6, 8) if main else (4,):
         for group_size in size.groups:
             packed = random_packed(inputs, outputs, group_size, bits)
             calls[ours(bits, group_size)] = partial(grouped_linear, o.x, packed, o.bias)
-    peers = {"openvino u4": openvino_grouped, "onnxruntime u4": onnxruntime_grouped}
-    for group_size in set(size.groups) & set(PEER_GROUPS) if main else ():
-        for name, make in peers.items():
-            try:
-                calls[f"{name} g{group_size}"] = make(o, group_size)
-            except Missing as reason:
-                missing[name] = str(reason)
     return calls
 
 
@@ -189,13 +189,13 @@ def _judge(size: Size, timings: Mapping[Key, Timing], missing: Mapping[str, str]
             other = ratio(timings, many, "torch fp32", ours(4, g))
             kept = None if base is None or other is None else _quotient(other, base)
             yield judged(Goal(f"W4A8 g{g}, ratio at {many} rows ÷ at {rows}", 0.85, 0.95), kept, "")
-    for g in (g for g in size.groups if g in OPENVINO):
-        measured = ratio(timings, rows, f"openvino u4 g{g}", ours(4, g))
-        yield judged(Goal(f"W4A8 g{g} vs OpenVINO", *OPENVINO[g]), measured, missing.get("openvino u4", ""))
-    for g in (g for g in size.groups if g in PEER_GROUPS):
-        measured = ratio(timings, rows, f"onnxruntime u4 g{g}", ours(4, g))
-        why = missing.get("onnxruntime u4", "")
-        yield judged(Goal(f"W4A8 g{g} vs ONNX Runtime MatMulNBits", 3.0, 3.5), measured, why)
+    against = [(f"openvino u4 g{g}", g, "OpenVINO", OPENVINO[g]) for g in OPENVINO]
+    against += [(f"onnxruntime u4 g{g}", g, "ONNX Runtime MatMulNBits", (3.0, 3.5)) for g in PEER_GROUPS]
+    against += [(f"{FULL} g{g} (codes)", g, "oneDNN with zero points on both sides", (15.0,)) for g in PEER_GROUPS]
+    for rival, g, title, limits in against:
+        if g in size.groups:
+            goal = Goal(f"W4A8 g{g} vs {title}", *limits)
+            yield judged(goal, ratio(timings, rows, rival, ours(4, g)), missing.get(rival, ""))
     for g in (g for g in size.groups if g in FRACTION):
         measured = fraction_of_peak(timings, rows, ours(4, g))
         yield judged(Goal(f"W4A8 g{g}, fraction of VNNI peak", *FRACTION[g]), measured, "the library has no peak loop")
@@ -232,7 +232,8 @@ def _forced_avx2(size: Size) -> dict[str, Any]:
 
 
 def _judge_avx2(forced: Mapping[str, Any]) -> Iterable[Judged]:
-    for bits, limits in ((4, (1.4, 1.7)), (6, (1.2, 1.4))):
+    yield from small.judge(forced.get("mini", {}), "held to AVX2")
+    for bits, limits in AVX2.items():
         goal = Goal(f"W{bits}A8 g128 vs fp32, both held to AVX2", *limits)
         if "missing" in forced:
             yield Judged.without(goal, "not measured", forced["missing"])
@@ -261,6 +262,10 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     if content.get("parts"):
         about = f"Time ÷ time of the plain product at {content['parts'][0]['rows']} rows, smallest (and medians):"
         lines += [about, "", parts.text(content["parts"], style=style), ""]
+    if content.get("mini"):
+        lines += [f"Linears of the mini model at {small.ROWS} rows:", "", small.text(content["mini"], style=style), ""]
+    if content["missing"]:
+        lines += ["Not timed:", "", *(f"- {name}: {reason}" for name, reason in content["missing"].items()), ""]
     judged = judged_of(content)
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
 

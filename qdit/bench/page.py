@@ -6,6 +6,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from qdit.bench import block, full_size, gpu, gpu_bounds, kernels, latency, memory, ranges, rounding, sampling
+from qdit.bench.record import judged_of, verdicts
 from qdit.core.errors import DataError
 from qdit.core.files import atomic_path, write_text
 
@@ -45,13 +46,31 @@ def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
 
 
 def write_into(content: dict[str, Any], page: Path) -> None:
-    """Replace the lines of a page between `<!-- bench NAME -->` and `<!-- end -->` by a record's text."""
-    start, end = f"<!-- bench {content['bench']} -->\n", "<!-- end -->"
-    before, start_mark, rest = page.read_text(encoding="utf-8").partition(start)
-    _, closed, after = rest.partition(end)
-    if not (start_mark and closed):
-        raise DataError(f"{page}: has no lines {start.strip()!r} and {end!r}; put them where the table shall stand")
-    write_text(page, f"{before}{start}\n{text_of(content, style='github')}\n{end}{after}")
+    """Replace the lines of a page between a mark and `<!-- end -->` by a record's text.
+
+    The mark `<!-- bench NAME -->` gets the whole text; `<!-- goals NAME -->` gets the goals with their verdicts.
+    """
+    text = page.read_text(encoding="utf-8")
+    texts = {"bench": lambda: text_of(content, style="github"), "goals": lambda: goals_of(content)}
+    for kind, make in texts.items():
+        start, end = f"<!-- {kind} {content['bench']} -->\n", "<!-- end -->"
+        before, start_mark, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if start_mark and closed:
+            write_text(page, f"{before}{start}\n{make()}\n{end}{after}")
+            return
+    marks = " or ".join(f"'<!-- {kind} {content['bench']} -->'" for kind in texts)
+    raise DataError(f"{page}: has no lines {marks} and '<!-- end -->'; put them where the table shall stand")
+
+
+def goals_of(content: dict[str, Any]) -> str:
+    """Number of goals met, missed and not measured, and the table of them, of any record."""
+    text_of(content)  # a record that is not whole is refused
+    judged = judged_of(content)
+    counts = {kind: sum(j.verdict.startswith(kind) for j in judged) for kind in ("met", "missed", "not")}
+    said = f"{counts['met']} goals met, {counts['missed']} missed, {counts['not']} not measured or not applicable"
+    about = f"{content['machine']['processor']}, {content['backend']}, commit {content['commit']}"
+    return f"{said} ({about}).\n\n{verdicts(judged, style='github')}\n"
 
 
 def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:

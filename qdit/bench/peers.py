@@ -1,43 +1,40 @@
-"""Other libraries at the same shapes: torch's linears and, if they are installed, OpenVINO and ONNX Runtime.
+"""Other libraries at the same shapes: torch's linears, OpenVINO and ONNX Runtime (oneDNN and ik_llama.cpp: next files).
 
-Each function returns a callable that computes one product, or raises `Missing` with the reason. If a library quantizes
-its input, it does so inside the call, as ours does. The names of the others say that they take codes.
+Each function returns a `Peer`, or raises `Missing` with the reason. If a library quantizes its input, it does so inside
+the call, as ours does. The names of the others say that they take codes.
 """
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from qdit.bench.conformance import DYNAMIC, EXACT, Missing, Peer, linear, nibbles, random_codes, tensor
 from qdit.bench.layers import Operands
 from qdit.kernels.dense import DenseLinear
 
-Call = Callable[[], object]
 
-
-class Missing(Exception):
-    """A library that cannot be measured here; the message is the reason."""
-
-
-def torch_peers(o: Operands) -> dict[str, Call]:
+def torch_peers(o: Operands) -> dict[str, Peer]:
     """Torch's linears: float32 (MKL), float32 by oneDNN (packed weights), bfloat16, and int8 codes without scales."""
     packed = DenseLinear(o.weight, o.bias)
     x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
-    peers: dict[str, Call] = {
-        "torch fp32": lambda: F.linear(o.x, o.weight, o.bias),
-        "torch bf16": lambda: F.linear(x16, weight16, bias16),
+    expected = o.x.double() @ o.weight.double().T + o.bias.double()
+    peers = {
+        "torch fp32": Peer(lambda: F.linear(o.x, o.weight, o.bias), tensor, expected, EXACT),
+        "torch bf16": Peer(lambda: F.linear(x16, weight16, bias16), tensor, expected, DYNAMIC),
     }
     if packed.packs:
-        peers["onednn fp32"] = lambda: packed(o.x)
+        peers["onednn fp32"] = Peer(lambda: packed(o.x), tensor, expected, EXACT)
     generator = torch.Generator().manual_seed(0)
     x8, weight8 = (torch.randint(-127, 128, t.shape, generator=generator, dtype=torch.int8) for t in (o.x, o.weight))
-    peers["torch._int_mm (codes, no scales)"] = lambda: torch._int_mm(x8, weight8.t())
+    product = x8.double() @ weight8.double().T
+    peers["torch._int_mm (codes, no scales)"] = Peer(lambda: torch._int_mm(x8, weight8.t()), tensor, product, EXACT)
     return peers
 
 
-def dynamic_int8(o: Operands) -> Call:
+def dynamic_int8(o: Operands) -> Peer:
     """torch's dynamic int8 linear: one range for the input, one for each output channel of the weight."""
     engines = torch.backends.quantized.supported_engines
     if "onednn" not in engines:
@@ -45,14 +42,15 @@ def dynamic_int8(o: Operands) -> Call:
     torch.backends.quantized.engine = "onednn"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        linear = nn.Linear(o.weight.shape[1], len(o.weight))
-        linear.weight, linear.bias = nn.Parameter(o.weight), nn.Parameter(o.bias)
+        module = nn.Linear(o.weight.shape[1], len(o.weight))
+        module.weight, module.bias = nn.Parameter(o.weight), nn.Parameter(o.bias)
         kind = torch.ao.quantization.per_channel_dynamic_qconfig
-        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear: kind}, dtype=torch.qint8)
-    return lambda: quantized(o.x)
+        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(module), {nn.Linear: kind}, dtype=torch.qint8)
+    expected = o.x.double() @ o.weight.double().T + o.bias.double()
+    return Peer(lambda: quantized(o.x), tensor, expected, 2 * DYNAMIC)
 
 
-def openvino_grouped(o: Operands, group_size: int) -> Call:
+def openvino_grouped(o: Operands, group_size: int) -> Peer:
     """OpenVINO: 4-bit weights with zero points in groups. Inputs are quantized symmetrically, per token and group."""
     try:
         import numpy as np
@@ -61,17 +59,15 @@ def openvino_grouped(o: Operands, group_size: int) -> Call:
     except ImportError:
         raise Missing("openvino is not installed (pip install 'qdit[bench]')") from None
     outputs, inputs = o.weight.shape
-    groups = (outputs, inputs // group_size, group_size)
-    random = np.random.default_rng(0)
+    codes, zero_point, scale = random_codes(o, group_size)
 
-    def four_bits(shape: tuple[int, ...]) -> "ov.Node":
-        codes = random.integers(0, 256, int(np.prod(shape)) // 2, dtype=np.uint8)
-        tensor = ov.Tensor(codes, list(shape), ov.Type.u4)
-        return op.convert(op.constant(tensor, shared_memory=False), ov.Type.f16)
+    def four_bits(values: Tensor) -> "ov.Node":
+        packed = ov.Tensor(nibbles(values.flatten()).numpy(), list(values.shape), ov.Type.u4)
+        return op.convert(op.constant(packed, shared_memory=False), ov.Type.f16)
 
     x = op.parameter([-1, inputs], ov.Type.f32)
-    scale = op.constant((random.random((*groups[:2], 1)) * 0.01 + 0.001).astype(np.float16))
-    values = op.multiply(op.subtract(four_bits(groups), four_bits((*groups[:2], 1))), scale)
+    factor = op.constant(scale.numpy().astype(np.float16))
+    values = op.multiply(op.subtract(four_bits(codes), four_bits(zero_point)), factor)
     flat = op.convert(op.reshape(values, [outputs, inputs], special_zero=False), ov.Type.f32)
     product = op.add(op.matmul(x, flat, transpose_a=False, transpose_b=True), op.constant(o.bias.numpy()[None]))
     settings = {
@@ -82,25 +78,28 @@ def openvino_grouped(o: Operands, group_size: int) -> Call:
     }
     compiled = ov.Core().compile_model(ov.Model([product], [x]), "CPU", settings)
     request, inputs_array = compiled.create_infer_request(), o.x.numpy()
-    return lambda: request.infer({0: inputs_array}, share_inputs=True, share_outputs=True)
+    return Peer(
+        lambda: request.infer({0: inputs_array}, share_inputs=True, share_outputs=True),
+        lambda results: torch.from_numpy(results[0].copy()),  # type: ignore[index]
+        linear(o.x, codes, zero_point, scale, o.bias),
+    )
 
 
-def onnxruntime_grouped(o: Operands, group_size: int) -> Call:
+def onnxruntime_grouped(o: Operands, group_size: int) -> Peer:
     """ONNX Runtime's MatMulNBits at accuracy level 4: 4-bit weights with zero points, inputs symmetric per block."""
     try:
-        import numpy as np
         import onnx
         import onnxruntime
     except ImportError:
         raise Missing("onnxruntime or onnx is not installed (pip install 'qdit[bench]')") from None
     if group_size & (group_size - 1):
         raise Missing(f"MatMulNBits takes powers of two, not {group_size}")
-    (outputs, inputs), blocks = o.weight.shape, o.weight.shape[1] // group_size
-    random = np.random.default_rng(0)
+    outputs, inputs = o.weight.shape
+    codes, zero_point, scale = random_codes(o, group_size)
     constants = {
-        "codes": random.integers(0, 256, (outputs, blocks, group_size // 2), dtype=np.uint8),
-        "scale": (random.random(outputs * blocks) * 0.01 + 0.001).astype(np.float32),
-        "zero": random.integers(0, 256, outputs * ((blocks + 1) // 2), dtype=np.uint8),
+        "codes": nibbles(codes).numpy(),
+        "scale": scale.flatten().numpy(),
+        "zero": nibbles(zero_point[..., 0]).flatten().numpy(),
         "bias": o.bias.numpy(),
     }
     node = onnx.helper.make_node(
@@ -128,5 +127,8 @@ def onnxruntime_grouped(o: Operands, group_size: int) -> Call:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    inputs_by_name = {"x": o.x.numpy()}
-    return lambda: session.run(None, inputs_by_name)
+    return Peer(
+        partial(session.run, None, {"x": o.x.numpy()}),
+        lambda results: torch.from_numpy(results[0]),  # type: ignore[index]
+        linear(o.x, codes, zero_point, scale, o.bias),
+    )

@@ -10,14 +10,14 @@ from functools import cache
 from qdit.core.errors import ConfigError
 from qdit.kernels.building import SOURCES as SOURCES
 
-VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-int8", "neon-dotprod", "neon-i8mm")
 """In the order of the library's numbers; of those that run on one processor, slowest first."""
 
 
 FORCE = "QDIT_KERNELS"
 
 
-FORCEABLE = ("avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "triton", "torch")
+FORCEABLE = ("amx-int8", "avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-dotprod", "scalar", "triton", "torch")
 
 
 @dataclass(frozen=True)

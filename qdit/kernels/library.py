@@ -27,12 +27,13 @@ NEEDS = {
     "avx2": ("x86_64", "AVX2 and FMA"),
     "avx-vnni": ("x86_64", "AVX-VNNI"),
     "avx512-vnni": ("x86_64", "AVX-512 with VNNI"),
+    "amx-int8": ("x86_64", "AMX-INT8, or the kernel does not permit it"),
     "neon-dotprod": ("aarch64", "the dot product (FEAT_DotProd)"),
     "neon-i8mm": ("aarch64", "8-bit matrix products (FEAT_I8MM)"),
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)

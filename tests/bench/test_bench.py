@@ -2,19 +2,20 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from qdit.bench import kernels, peers, sampling
+from qdit.bench import kernels, peers, peers_llama, peers_onednn, rivals, sampling, small
+from qdit.bench.conformance import Missing, Peer, conforming, random_codes, tensor
 from qdit.bench.goals import Goal, Judged, shortfall
 from qdit.bench.layers import operands
 from qdit.bench.memory import weight_bytes
 from qdit.bench.modes import EAGER, FULL, INTEGER, SIMULATED, EagerLinear, in_mode, quantized, random_model
-from qdit.bench.page import curves, text_of, write_page
+from qdit.bench.page import curves, goals_of, text_of, write_into, write_page
 from qdit.bench.record import read_record, write_record
 from qdit.bench.timing import Ratio, Timing, interleaved
 from qdit.cli import main as cli
@@ -89,18 +90,54 @@ def test_the_peak_loop_counts_its_operations():
     assert loop(1, 10) == 10 * 24 * 2 * 16
 
 
-def test_peers_of_torch_compute_the_linear():
-    o = operands(8, 32, 16)
+def test_what_is_there_computes_the_right_product_before_it_is_timed():
+    missing: dict[str, str] = {}
+    o = operands(4, 128, 48)
     with torch.inference_mode():
-        expected = F.linear(o.x, o.weight, o.bias)
-        calls = {name: call for name, call in peers.torch_peers(o).items() if "codes" not in name}
-        for name, call in {**calls, "dynamic int8": peers.dynamic_int8(o)}.items():
-            assert (call().float() - expected).norm() / expected.norm() < 0.03, name
+        timed = rivals.calls(rivals.rivals((32, 128)), o, missing)
+    assert {"torch fp32", "torch bf16"} <= set(timed) and not set(timed) & set(missing)
+    assert not any("wrong" in reason for reason in missing.values()), missing
+    assert set(timed) | set(missing) == set(rivals.rivals((32, 128)))
 
 
-def test_a_peer_that_cannot_run_says_why():
-    with pytest.raises(peers.Missing, match="powers of two|not installed"):
+@pytest.mark.parametrize("wrong_rows", [1, 4])
+def test_a_wrong_peer_is_not_timed(wrong_rows):
+    def make(o):
+        product = o.x.double() @ o.weight.double().T
+        wrong = product + (len(o.x) == wrong_rows) * 0.1 * product.abs().mean()
+        return Peer(lambda: wrong.float(), tensor, product)
+
+    where = "one row" if wrong_rows == 1 else "4 rows"
+    with pytest.raises(Missing, match=f"wrong product at {where}"):
+        conforming(make, operands(4, 32, 8))
+    missing: dict[str, str] = {}
+    assert rivals.calls({"bad": make}, operands(4, 32, 8), missing) == {} and "wrong" in missing["bad"]
+
+
+def test_not_a_number_is_wrong():
+    o = operands(1, 32, 8)
+    with pytest.raises(Missing, match="wrong product"):
+        conforming(lambda o: Peer(lambda: torch.full((1, 8), math.nan), tensor, torch.ones(1, 8).double()), o)
+
+
+def test_a_peer_that_cannot_run_says_why(monkeypatch):
+    with pytest.raises(Missing, match="powers of two|not installed"):
         peers.onnxruntime_grouped(operands(2, 96, 4), 96)
+    monkeypatch.setenv(peers_onednn.VARIABLE, "/nowhere/libdnnl.so")
+    peers_onednn.library.cache_clear()
+    with pytest.raises(Missing, match="onednn is not installed .no /nowhere/libdnnl.so"):
+        peers_onednn.grouped(operands(2, 96, 4), 32)
+    peers_onednn.library.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
+def test_blocks_of_ggml_hold_the_weight(name):
+    codes, zero_point, scale = random_codes(operands(1, 64, 3), 32)
+    made = peers_llama.blocks(name, codes, -zero_point * scale, scale)
+    assert made.shape == (3, 2, {"Q4_0": 18, "Q4_1": 20}[name])
+    head = made.shape[-1] - 16
+    assert torch.equal(made[..., :2].clone().view(torch.float16).float(), scale)
+    assert torch.equal(torch.cat([made[..., head:] & 15, made[..., head:] >> 4], -1), codes)
 
 
 def test_eager_simulation_is_the_released_rule():
@@ -154,6 +191,31 @@ def test_records_become_pages(records, tmp_path):
     again = write_page(read_record(records / "kernels.json"), tmp_path / "again")
     assert [path.read_bytes() for path in made] == [path.read_bytes() for path in again]
     assert "| goal" in made[0].read_text() and "What falls short" in made[0].read_text()
+
+
+def test_goals_go_into_a_page(records, tmp_path):
+    content = read_record(records / "kernels.json")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- goals kernels -->\nold\n<!-- end -->\nafter\n")
+    write_into(content, page)
+    lines = page.read_text()
+    assert (
+        goals_of(content) in lines and "old" not in lines and lines.startswith("before") and lines.endswith("after\n")
+    )
+    counted = sum(int(number) for number in re.findall(r"(\d+) (?:goals|missed|not)", goals_of(content)))
+    assert counted == len(content["goals"])
+    with pytest.raises(DataError, match="goals kernels"):
+        write_into(content, records / "kernels.json")
+
+
+def test_small_linears_are_compared_by_group_size():
+    found = small.ratios(2, width=48, rows=8, groups=(4, 12))
+    assert list(found) == ["4", "12"] and all(r["minima"] > 0 for r in found.values())
+    assert [j.goal.name for j in small.judge(found, "here")] == [
+        "mini's linears, W4A8 g4 vs fp32, here",
+        "mini's linears, W4A8 g12 vs fp32, here",
+    ]
+    assert "g12" in small.text(found, style="github")
 
 
 def test_curves_are_means_over_the_layers():

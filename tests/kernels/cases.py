@@ -1,13 +1,22 @@
 """Inputs, weights and the float64 result that the kernels' tests share."""
 
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from qdit.core.affine import minmax_asymmetric, minmax_symmetric
 from qdit.core.errors import ConfigError
-from qdit.kernels import library
+from qdit.kernels import building, library
 from qdit.kernels.backend import Backend
+from qdit.kernels.library import declare_linear
+
+SOURCES = ("amx", "avx2", "avx512", "avxvnni", "driver", "floats", "linear", "neon", "scalar")
+"""What the linear consists of; a library of these alone is built in seconds."""
 
 KINDS = ("random", "constant", "positive", "negative", "huge", "tiny", "outliers", "zero", "rows")
 
@@ -82,3 +91,36 @@ def exact(
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equal to the last bit, signs of zeros included."""
     return torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+def x86_compiler() -> str:
+    """A compiler for this x86-64 machine, or skip."""
+    found = shutil.which("g++") or shutil.which("c++")
+    if found is None:
+        pytest.skip("no C++ compiler")
+    version = subprocess.run([found, "-dumpmachine"], capture_output=True, text=True, check=True, timeout=60).stdout
+    if not version.startswith("x86_64"):
+        pytest.skip("the instructions are those of x86-64")
+    return found
+
+
+def linear_library(folder: Path, *flags: str) -> ctypes.CDLL:
+    """The linear, compiled with more flags than usual."""
+    path = folder / "kernels.so"
+    sources = [building.SOURCES / f"{name}.cpp" for name in SOURCES]
+    command = [x86_compiler(), *building.FLAGS, *building.EXACT, "-O1", *flags, "-o", path, *sources]
+    subprocess.run(command, check=True, timeout=300)
+    compiled_library = ctypes.CDLL(str(path))
+    declare_linear(compiled_library)
+    return compiled_library
+
+
+def disassembled(source: str, folder: Path) -> list[str]:
+    """Lines of the machine code of one source file, or skip."""
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    path = folder / f"{source}.o"
+    command = [x86_compiler(), *building.FLAGS, *building.EXACT, "-c", "-o", path, building.SOURCES / source]
+    subprocess.run(command, check=True, timeout=300)
+    dump = subprocess.run(["objdump", "-d", path], capture_output=True, text=True, check=True, timeout=60)
+    return dump.stdout.splitlines()

@@ -61,7 +61,7 @@ int main() {
         const auto bias = array<float>(), given_scale = array<float>(), given_zero = array<float>();
         const auto factor = array<float>(), down = array<float>(), up = array<float>();
         const Step steps[2] = {{0, 0, factor.data()}, {3, block, nullptr}};
-        for (int variant = 0; variant < 6; ++variant) {
+        for (int variant = 0; variant < 7; ++variant) {
             if (!(variants >> variant & 1)) continue;
             std::vector<float> y(rows * outputs), grouped(rows * width), fixed(rows * width);
             write(qdit_grouped_linear(variant, x.data(), rows, width, outputs, group_size, storage, codes.data(),

@@ -3,41 +3,18 @@
 The instruction is the same (`vpdpbusd` on 256 bits); `QDIT_VNNI_AS_EVEX` chooses the encoding.
 """
 
-import ctypes
-import shutil
-import subprocess
-
 import pytest
 import torch
 
-from qdit.kernels import building, compiled
+from qdit.kernels import compiled
 from qdit.kernels.backend import Backend
-from qdit.kernels.library import declare_linear
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, hadamard_step, make_branch
-from tests.kernels.cases import inputs, same_bits, variant, weight_of
-
-SOURCES = ("avx2", "avx512", "avxvnni", "driver", "floats", "linear", "neon", "scalar")
-
-
-def compiler():
-    found = shutil.which("g++") or shutil.which("c++")
-    if found is None:
-        pytest.skip("no C++ compiler")
-    version = subprocess.run([found, "-dumpmachine"], capture_output=True, text=True, check=True, timeout=60).stdout
-    if not version.startswith("x86_64"):
-        pytest.skip("AVX-VNNI is for x86-64")
-    return found
+from tests.kernels.cases import disassembled, inputs, linear_library, same_bits, variant, weight_of
 
 
 def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_encoding(tmp_path):
-    if shutil.which("objdump") is None:
-        pytest.skip("no objdump")
-    made = tmp_path / "avxvnni.o"
-    source = building.SOURCES / "avxvnni.cpp"
-    subprocess.run([compiler(), *building.FLAGS, *building.EXACT, "-c", "-o", made, source], check=True, timeout=300)
-    dump = subprocess.run(["objdump", "-d", made], capture_output=True, text=True, check=True, timeout=60)
-    lines = [line for line in dump.stdout.splitlines() if "vpdpbusd" in line]
+    lines = [line for line in disassembled("avxvnni.cpp", tmp_path) if "vpdpbusd" in line]
     assert len(lines) >= 3 * (1 + 2 + 3 + 4) and all("%ymm" in line and "%zmm" not in line for line in lines)
     # VEX begins with c4; the encoding of AVX-512 begins with 62.
     assert all(line.partition(":")[2].split()[0] == "c4" for line in lines)
@@ -46,12 +23,7 @@ def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_enco
 @pytest.fixture(scope="module")
 def as_evex(tmp_path_factory):
     variant("avx512-vnni")
-    made = tmp_path_factory.mktemp("avxvnni") / "kernels.so"
-    sources = [building.SOURCES / f"{name}.cpp" for name in SOURCES]
-    flags = [*building.FLAGS, *building.EXACT, "-O1", "-DQDIT_VNNI_AS_EVEX"]
-    subprocess.run([compiler(), *flags, "-o", made, *sources], check=True, timeout=300)
-    library = ctypes.CDLL(str(made))
-    declare_linear(library)
+    library = linear_library(tmp_path_factory.mktemp("avxvnni"), "-DQDIT_VNNI_AS_EVEX")
     backend = Backend("avx-vnni", library)
     assert library.qdit_variants() >> backend.variant & 1
     return backend

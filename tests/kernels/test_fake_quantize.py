@@ -10,7 +10,7 @@ from qdit.core.errors import ConfigError
 from qdit.kernels import compiled, dispatch, library, reference
 from tests.kernels.cases import KINDS, inputs, same_bits, variant
 
-VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-int8")
 SIZES = (4, 8, 12, 16, 24, 36, 32, 64, 96, 128, 192, 288)
 
 

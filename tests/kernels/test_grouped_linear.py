@@ -18,7 +18,7 @@ from qdit.quant.ranges import minmax
 from qdit.quant.weight import quantize_weight
 from tests.kernels.cases import KINDS, exact, inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-int8")
 
 
 def run(name, x, packed, bias, *, bits=8, symmetric=False, threads=1):

@@ -11,7 +11,7 @@ from qdit.kernels.packing import pack_weight
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from tests.kernels.cases import inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-int8")
 
 
 def values(weight):

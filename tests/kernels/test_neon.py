@@ -16,7 +16,7 @@ from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, channel_step, hadamard_step, make_branch
 from tests.kernels.cases import inputs, same_bits, variant, weight_of
 
-VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "neon-dotprod", "neon-i8mm")
+VARIANTS = ("scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-int8", "neon-dotprod", "neon-i8mm")
 RUNNER = Path(__file__).with_name("neon_runner.cpp")
 FLAGS = tuple(flag for flag in building.FLAGS if flag not in ("-shared", "-fPIC", "-fvisibility=hidden"))
 

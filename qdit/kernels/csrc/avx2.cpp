@@ -130,18 +130,35 @@ QDIT_AVX2_INLINE bool emit(const float* x, const Quantizer& q, const Groups& g, 
     return _mm256_movemask_ps(_mm256_cmp_ps(poison, poison, _CMP_UNORD_Q)) == 0;
 }
 
+// Codes where a group is a multiple of 32: what belongs to it stays in registers, and 32 bytes are stored at once.
+QDIT_AVX2_INLINE bool codes_of_whole_vectors(const float* x, const Quantizer& q, const Groups& g, uint8_t* out) {
+    const __m256 levels = _mm256_set1_ps(q.levels), none = _mm256_setzero_ps();
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256 poison = none;
+    for (int64_t group = 0; group < q.groups; ++group) {
+        const __m256 scale = _mm256_set1_ps(g.scale[group]), zero = _mm256_set1_ps(g.zero[group]);
+        const __m256 inverse = _mm256_set1_ps(g.inverse[group]);
+        for (const float* end = x + q.group_size; x < end; x += 32, out += 32) {
+            __m256i whole[4];
+            for (int i = 0; i < 4; ++i) {
+                const __m256 v = _mm256_loadu_ps(x + 8 * i);
+                poison = _mm256_fmadd_ps(v, none, poison);
+                whole[i] = _mm256_cvtps_epi32(code(v, scale, zero, inverse, levels));
+            }
+            const __m256i first = _mm256_packus_epi32(whole[0], whole[1]), last = _mm256_packus_epi32(whole[2], whole[3]);
+            const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, last), order);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+        }
+    }
+    return _mm256_movemask_ps(_mm256_cmp_ps(poison, poison, _CMP_UNORD_Q)) == 0;
+}
+
 QDIT_AVX2 bool codes(const float* x, const Quantizer& q, const Groups& g, uint8_t* out) {
-    return emit<true>(x, q, g, out);
+    return q.group_size % 32 == 0 ? codes_of_whole_vectors(x, q, g, out) : emit<true>(x, q, g, out);
 }
 
 QDIT_AVX2 bool values(const float* x, const Quantizer& q, const Groups& g, float* out) {
     return emit<false>(x, q, g, out);
-}
-
-QDIT_AVX2 void unpack(const PackedChunk& chunk, int8_t* out) { unpack_generic(chunk, out); }
-
-QDIT_AVX2 bool finish(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y) {
-    return finish_generic(part, columns, first, last, bias, y);
 }
 
 QDIT_AVX2_INLINE __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
@@ -152,81 +169,184 @@ QDIT_AVX2_INLINE __m256i broadcast(const uint8_t* from) {
     return _mm256_set1_epi32(four);
 }
 
-// Sum of `steps` (at most 4) products of 4 bytes. vpmaddubsw adds two products in 16 bits and saturates: 4-bit weights
-// (at most 15) leave room for four steps, 2 * 255 * 15 * 4 < 32767, 6-bit ones (at most 63) for one, 8-bit ones for
-// none, so those are widened.
-template <int kStorage, int kSteps>
-QDIT_AVX2_INLINE __m256i products(const __m256i* a, const int8_t* w) {
-    if constexpr (kStorage == 8) {
-        const __m256i v = load(w);
-        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), odd = _mm256_srai_epi16(v, 8);
-        return _mm256_add_epi32(_mm256_madd_epi16(_mm256_and_si256(*a, _mm256_set1_epi16(255)), even),
-                                _mm256_madd_epi16(_mm256_srli_epi16(*a, 8), odd));
-    } else {
-        __m256i sum = _mm256_maddubs_epi16(a[0], load(w));
-        for (int s = 1; s < kSteps; ++s) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a[s], load(w + s * kBytes)));
-        return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+QDIT_AVX2 void unpack(const PackedChunk& chunk, int8_t* out) { unpack_generic(chunk, out); }
+
+// Four steps of 32 bytes at once: two of them share a byte of four bits, all four a byte of two bits.
+template <int kStorage>
+QDIT_AVX2_INLINE void unpack_steps(const uint8_t* nibbles, const uint8_t* twos, int64_t steps, int8_t* out) {
+    const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(0x30);
+    const __m256i middle = _mm256_set1_epi8(center(kStorage));
+    for (int64_t step = 0; step < steps; step += 4, nibbles += 2 * kBytes, twos += kBytes) {
+        for (int at = 0; at < kBytes; at += 32) {
+            __m256i codes[4];
+            for (int pair = 0; pair < 2; ++pair) {
+                const __m256i both = load(nibbles + pair * kBytes + at);
+                codes[2 * pair] = _mm256_and_si256(both, low);
+                codes[2 * pair + 1] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+            }
+            if (kStorage == 6) {
+                const __m256i two = load(twos + at);
+                codes[0] = _mm256_or_si256(codes[0], _mm256_and_si256(_mm256_slli_epi16(two, 4), high));
+                codes[1] = _mm256_or_si256(codes[1], _mm256_and_si256(_mm256_slli_epi16(two, 2), high));
+                codes[2] = _mm256_or_si256(codes[2], _mm256_and_si256(two, high));
+                codes[3] = _mm256_or_si256(codes[3], _mm256_and_si256(_mm256_srli_epi16(two, 2), high));
+            }
+            for (int s = 0; s < 4 && step + s < steps; ++s) {
+                auto* to = reinterpret_cast<__m256i*>(out + (step + s) * kBytes + at);
+                _mm256_storeu_si256(to, _mm256_sub_epi8(codes[s], middle));
+            }
+        }
     }
 }
 
-template <int kRows, int kStorage, int kSteps>
-QDIT_AVX2_INLINE void advance(__m256i (&sums)[kRows][2], const uint8_t* codes, int64_t width, const int8_t* w) {
+QDIT_AVX2 void unpack_centered(const PackedChunk& chunk, int8_t* out) {
+    const int64_t steps = chunk.groups * chunk.group_steps;
+    const uint8_t* twos = chunk.codes + (steps + 3) / 4 * 2 * kBytes;
+    chunk.storage == 4 ? unpack_steps<4>(chunk.codes, twos, steps, out) : unpack_steps<6>(chunk.codes, twos, steps, out);
+}
+
+QDIT_AVX2 bool finish(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y) {
+    return finish_generic(part, columns, first, last, bias, y);
+}
+
+constexpr int kVectors = 2;  // of 8 columns: a micro-tile has 16 of the panel's 48
+
+// What the zero points take off a group's sums.
+template <int kRows>
+QDIT_AVX2_INLINE void correct(const Tile& t, int64_t group, int64_t column, __m256i (&sums)[kRows][kVectors]) {
     for (int r = 0; r < kRows; ++r) {
-        __m256i a[kSteps];
-        for (int s = 0; s < kSteps; ++s) a[s] = broadcast(codes + r * width + 4 * s);
-        for (int v = 0; v < 2; ++v) {
-            sums[r][v] = _mm256_add_epi32(sums[r][v], products<kStorage, kSteps>(a, w + 32 * v));
+        const int64_t at = r * t.groups + group;
+        const __m256i zeros = _mm256_set1_epi32(t.zeros[at]);
+        for (int v = 0; v < kVectors; ++v) {
+            const __m256i held = _mm256_madd_epi16(zeros, load(t.weight_sums + column + 8 * v));
+            sums[r][v] = _mm256_add_epi32(sums[r][v], held);
         }
+        if (t.weight_zeros != nullptr) {
+            const __m256i totals = _mm256_set1_epi32(t.totals[at]);
+            for (int v = 0; v < kVectors; ++v) {
+                const __m256i held = _mm256_madd_epi16(totals, load(t.weight_zeros + column + 8 * v));
+                sums[r][v] = _mm256_add_epi32(sums[r][v], held);
+            }
+        }
+    }
+}
+
+// As intrinsics, gcc computes all products of an unrolled loop first, and keeps them in memory.
+QDIT_AVX2_INLINE void add_products(__m256i& words, __m256i codes, __m256i weights) {
+    __m256i products;
+    __asm__ volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+                     : "+x"(words), "=&x"(products)
+                     : "x"(codes), "x"(weights));
+}
+
+// Sums of `steps` products of 4 bytes in 16 bits. vpmaddubsw adds two of them, and centered weights of 4 bits leave room
+// for eight steps, 2 * 255 * 8 * 8 < 32767, those of 6 bits for two, 2 * 255 * 32 * 2 < 32767.
+template <int kRows, int kSteps, bool kFirst = false>
+QDIT_AVX2_INLINE void advance(__m256i (&sums)[kRows][kVectors], const uint8_t* codes, int64_t width, const int8_t* w) {
+    __m256i words[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+        const __m256i a = broadcast(codes + r * width);
+        for (int v = 0; v < kVectors; ++v) words[r][v] = _mm256_maddubs_epi16(a, load(w + 32 * v));
+    }
+#pragma GCC unroll 7
+    for (int s = 1; s < kSteps; ++s) {
+        const __m256i w0 = load(w + s * kBytes), w1 = load(w + s * kBytes + 32);
+        for (int r = 0; r < kRows; ++r) {
+            const __m256i a = broadcast(codes + r * width + 4 * s);
+            add_products(words[r][0], a, w0);
+            add_products(words[r][1], a, w1);
+        }
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v) {
+            const __m256i wide = _mm256_madd_epi16(words[r][v], ones);
+            sums[r][v] = kFirst ? wide : _mm256_add_epi32(sums[r][v], wide);
+        }
+    }
+}
+
+// One step of weights of 8 bits, which leave no room: they are widened.
+template <int kRows>
+QDIT_AVX2_INLINE void advance_wide(__m256i (&sums)[kRows][kVectors], const uint8_t* codes, int64_t width,
+                                   const int8_t* w) {
+    for (int v = 0; v < kVectors; ++v) {
+        const __m256i both = load(w + 32 * v), odd = _mm256_srai_epi16(both, 8);
+        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(both, 8), 8);
+        for (int r = 0; r < kRows; ++r) {
+            const __m256i a = broadcast(codes + r * width);
+            const __m256i low = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)), even);
+            const __m256i high = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), odd);
+            sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_add_epi32(low, high));
+        }
+    }
+}
+
+// The products of one group, kSteps at once; 0 of them for weights of 8 bits.
+template <int kRows, int kSteps>
+QDIT_AVX2_INLINE void sum_group(const Tile& t, const uint8_t* codes, const int8_t* w, __m256i (&sums)[kRows][kVectors]) {
+    int64_t left = t.group_steps;
+    if (kSteps && left >= kSteps) {
+        advance<kRows, kSteps, true>(sums, codes, t.width, w);
+        left -= kSteps, codes += 4 * kSteps, w += kSteps * kBytes;
+    } else {
+        for (auto& row : sums) for (auto& sum : row) sum = _mm256_setzero_si256();
+    }
+    if constexpr (kSteps == 0) {
+        for (; left; --left, codes += 4, w += kBytes) advance_wide<kRows>(sums, codes, t.width, w);
+    } else {
+        for (; left >= kSteps; left -= kSteps, codes += 4 * kSteps, w += kSteps * kBytes) {
+            advance<kRows, kSteps>(sums, codes, t.width, w);
+        }
+        if (kSteps > 4 && left & 4) {
+            advance<kRows, 4>(sums, codes, t.width, w);
+            codes += 16;
+            w += 4 * kBytes;
+        }
+        if (kSteps > 2 && left & 2) {
+            advance<kRows, 2>(sums, codes, t.width, w);
+            codes += 8;
+            w += 2 * kBytes;
+        }
+        if (left & 1) advance<kRows, 1>(sums, codes, t.width, w);
     }
 }
 
 // 16 of the panel's 48 columns, from column `first`.
-template <int kRows, int kStorage>
+template <int kRows, int kSteps>
 QDIT_AVX2 void tile_columns(const Tile& t, int first) {
-    constexpr int kSteps = kStorage == 4 ? 4 : 1;
-    __m256 parts[kRows][2];
-    for (auto& row : parts) for (auto& part : row) part = _mm256_setzero_ps();
     const int8_t* weight = t.weight + 4 * first;
     const uint8_t* codes = t.codes;
+    __m256 parts[kRows][kVectors];
+    for (auto& row : parts) for (auto& part : row) part = _mm256_setzero_ps();
     for (int64_t group = 0; group < t.chunk_groups; ++group) {
         const int64_t column = group * kColumns + first;
-        __m256i sums[kRows][2];
-        for (int r = 0; r < kRows; ++r) {
-            const int64_t at = r * t.groups + group;
-            for (int v = 0; v < 2; ++v) {
-                sums[r][v] = _mm256_madd_epi16(_mm256_set1_epi32(t.zeros[at]), load(t.weight_sums + column + 8 * v));
-                if (t.weight_zeros == nullptr) continue;
-                sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(_mm256_set1_epi32(t.totals[at]),
-                                                                           load(t.weight_zeros + column + 8 * v)));
-            }
-        }
-        int64_t step = 0;
-        for (; step + kSteps <= t.group_steps; step += kSteps, codes += 4 * kSteps, weight += kSteps * kBytes) {
-            advance<kRows, kStorage, kSteps>(sums, codes, t.width, weight);
-        }
-        for (; step < t.group_steps; ++step, codes += 4, weight += kBytes) {
-            advance<kRows, kStorage, 1>(sums, codes, t.width, weight);
-        }
-        for (int r = 0; r < kRows; ++r) {
-            const __m256 scale = _mm256_set1_ps(t.scale[r * t.groups + group]);
-            for (int v = 0; v < 2; ++v) {
-                const __m256 weight_scale = _mm256_loadu_ps(t.weight_scale + column + 8 * v);
+        __m256i sums[kRows][kVectors];
+        sum_group<kRows, kSteps>(t, codes, weight, sums);
+        correct<kRows>(t, group, column, sums);
+        codes += 4 * t.group_steps;
+        weight += t.group_steps * kBytes;
+        for (int v = 0; v < kVectors; ++v) {
+            const __m256 weight_scale = _mm256_loadu_ps(t.weight_scale + column + 8 * v);
+            for (int r = 0; r < kRows; ++r) {
                 const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][v]), weight_scale);
+                const __m256 scale = _mm256_broadcast_ss(t.scale + r * t.groups + group);
                 parts[r][v] = _mm256_fmadd_ps(scaled, scale, parts[r][v]);
             }
         }
     }
     for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < 2; ++v) _mm256_storeu_ps(t.part + r * kColumns + first + 8 * v, parts[r][v]);
+        for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(t.part + r * kColumns + first + 8 * v, parts[r][v]);
     }
 }
 
 template <int kRows>
 void tile_rows(const Tile& t) {
     for (int first = 0; first < kColumns; first += 16) {
-        if (t.storage == 4) tile_columns<kRows, 4>(t, first);
-        else if (t.storage == 6) tile_columns<kRows, 6>(t, first);
-        else tile_columns<kRows, 8>(t, first);
+        if (t.storage == 8) tile_columns<kRows, 0>(t, first);
+        else if (t.storage == 6 || t.group_steps < 4) tile_columns<kRows, 2>(t, first);
+        else if (t.group_steps % 8 == 0) tile_columns<kRows, 8>(t, first);
+        else tile_columns<kRows, 4>(t, first);
     }
 }
 
@@ -240,10 +360,24 @@ void tile(int rows, const Tile& t) {
     }
 }
 
+// The lines of y are fetched while the sums are computed.
+QDIT_AVX2 bool tile_to(int rows, const Tile& t, const Output& o) {
+    for (int r = 0; r < rows; ++r) {
+        for (int n = 0; n < kColumns; n += 16) __builtin_prefetch(o.y + r * o.stride + n, 1);
+    }
+    tile(rows, t);
+    bool finite = true;
+    for (int r = 0; r < rows; ++r) {
+        finite &= finish_generic(t.part + r * kColumns, kColumns, o.first, o.last, o.bias, o.y + r * o.stride);
+    }
+    return finite;
+}
+
 }  // namespace
 
 const Kernel* avx2_kernel() {
-    static const Kernel kernel{8, extremes, parameters, codes, values, unpack, tile, finish};
+    static const Kernel kernel{8, extremes, parameters, codes, values, unpack, tile, finish, tile_to, nullptr,
+                               unpack_centered};
     static const Processor processor;
     return processor.avx2 ? &kernel : nullptr;
 }

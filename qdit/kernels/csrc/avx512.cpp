@@ -3,12 +3,9 @@
 #include "processor.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include <cfloat>
 
-#define QDIT_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")))
-#define QDIT_AVX512_INLINE QDIT_AVX512 static inline __attribute__((always_inline))
+#include "avx512.h"
 
 namespace qdit {
 namespace {
@@ -169,23 +166,6 @@ QDIT_AVX512 void unpack(const PackedChunk& chunk, int8_t* out) {
 
 QDIT_AVX512 bool finish(const float* part, int64_t columns, bool first, bool last, const float* bias, float* y) {
     return finish_generic(part, columns, first, last, bias, y);
-}
-
-// gcc copies registers around its intrinsics for these two; clang does not (spec of the kernels, section 3b).
-QDIT_AVX512_INLINE void dot_bytes(__m512i& sum, __m512i unsigned8, __m512i signed8) {
-#if defined(__clang__)
-    sum = _mm512_dpbusd_epi32(sum, unsigned8, signed8);
-#else
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned8), "v"(signed8));
-#endif
-}
-
-QDIT_AVX512_INLINE void dot_words(__m512i& sum, __m512i a, __m512i b) {
-#if defined(__clang__)
-    sum = _mm512_dpwssd_epi32(sum, a, b);
-#else
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-#endif
 }
 
 constexpr int kVectors = kColumns / 16;

@@ -100,6 +100,8 @@ void tile(int rows, const Tile& t) {
 
 Kernel with_tile(Kernel kernel) {
     kernel.tile = tile;
+    kernel.tile_to = nullptr;
+    kernel.unpack_centered = nullptr;  // sums have 32 bits here
     return kernel;
 }
 

@@ -9,6 +9,7 @@ const Kernel* kernel_of(int variant) {
         case kAvx2: return avx2_kernel();
         case kAvxVnni: return avxvnni_kernel();
         case kAvx512Vnni: return avx512_kernel();
+        case kAmx: return amx_kernel();
         case kNeonDot: return neon_dot_kernel();
         case kNeonI8mm: return neon_i8mm_kernel();
         default: return nullptr;
@@ -27,7 +28,7 @@ QDIT_EXPORT int qdit_variants() {
 }
 
 // Raised with every change of an argument list.
-QDIT_EXPORT int qdit_version() { return 4; }
+QDIT_EXPORT int qdit_version() { return 5; }
 
 // Codes (rows, width), scale and zero (rows, groups) of x; what qdit_grouped_linear multiplies.
 QDIT_EXPORT int qdit_quantize_groups(int variant, const float* x, int64_t rows, int64_t width, int64_t group_size,

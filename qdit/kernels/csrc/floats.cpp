@@ -189,8 +189,8 @@ const FloatKernel& float_kernel(int variant) {
 #if defined(__x86_64__)
     static const FloatKernel avx2{transform_avx2, product_with<rows_avx2<kTileRows>, rows_avx2<1>>};
     static const FloatKernel avx512{transform_avx512, product_with<rows_avx512<kTileRows>, rows_avx512<1>>};
-    if (variant == kAvx512Vnni) return avx512;
-    if (variant == kAvx2 || variant == kAvxVnni) return avx2;
+    if (is_avx512(variant)) return avx512;
+    if (is_avx2(variant)) return avx2;
 #endif
     return generic;
 }

@@ -189,7 +189,7 @@ __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"))) void attention_avx
 void norm_any(int variant, const Norm& n) {
 #if defined(__x86_64__)
     if (qdit::is_avx2(variant)) return norm_avx2(n);
-    if (variant == qdit::kAvx512Vnni) return norm_avx512(n);
+    if (qdit::is_avx512(variant)) return norm_avx512(n);
 #endif
     norm_rows(n);
 }
@@ -197,7 +197,7 @@ void norm_any(int variant, const Norm& n) {
 void attention_any(int variant, const Attention& a, Scratch& s) {
 #if defined(__x86_64__)
     if (qdit::is_avx2(variant)) return attention_avx2(a, s);
-    if (variant == qdit::kAvx512Vnni) return attention_avx512(a, s);
+    if (qdit::is_avx512(variant)) return attention_avx512(a, s);
 #endif
     attention_heads(a, s);
 }

@@ -8,12 +8,14 @@
 
 namespace qdit {
 
+template <bool kCentered = false>
 QDIT_INLINE void unpack_generic(const PackedChunk& chunk, int8_t* __restrict out) {
     const int64_t steps = chunk.groups * chunk.group_steps, padded = (steps + 3) / 4 * 4;
     const uint8_t* twos = chunk.codes + padded / 2 * kBytes;
     alignas(64) uint8_t zero[kBytes] = {};
+    if (kCentered) std::memset(zero, center(chunk.storage), kBytes);
     for (int64_t step = 0, group = -1, left = 0; step < steps; ++step, --left) {
-        if (left == 0) {
+        if (!kCentered && left == 0) {
             ++group;
             left = chunk.group_steps;
             uint32_t zeros[kColumns];

@@ -7,6 +7,7 @@
 namespace qdit {
 namespace {
 
+constexpr int64_t kJoined = 128;  // a sum of so many codes has 15 bits
 constexpr int64_t kChain = 64;  // products of a branch that are added before they are added to the rest
 
 // A low-rank branch beside the product: y += up (down x). `rank` is padded with zeros to a multiple of 16.
@@ -41,6 +42,8 @@ struct Linear {
         const int64_t fitting = kChunk / group_size;
         return fitting < 1 ? 1 : (fitting > kMostGroups ? kMostGroups : fitting);
     }
+    bool centered() const { return storage != 8 && kernel.unpack_centered != nullptr; }
+    bool joins() const { return centered() && group_size <= kJoined; }
     int64_t packed_bytes(int64_t groups) const {  // of one chunk of a panel
         const int64_t steps = groups * (group_size / 4);
         return storage == 8 ? steps * kBytes : (steps + 3) / 4 * (storage == 4 ? 2 : 3) * kBytes;
@@ -81,23 +84,34 @@ struct Block {
     float* scale;
     int32_t *zeros, *totals;
     int8_t* scratch;
+    int32_t* centers;    // of one chunk of a panel, only for centered weights
     float* transformed;  // kTileRows rows
     float* narrow;       // what a branch makes of each row: its `rank` numbers
     Block(const Linear& l, int64_t rows) {
         const int64_t coded = rows * l.quantizer.width + 64, pairs = rows * l.groups;
         const int64_t chunk = l.storage == 8 ? 0 : l.chunk_groups() * (l.group_size / 4) * kBytes;
+        const int64_t corrections = l.centered() ? l.chunk_groups() * kColumns : 0;
         const int64_t floats = l.step_count ? kTileRows * l.quantizer.width : 0, ranks = rows * l.branch.rank;
         Arena arena(Arena::padded(coded) + 3 * Arena::padded(4 * pairs) + Arena::padded(chunk) +
-                    Arena::padded(4 * floats) + Arena::padded(4 * ranks));
+                    Arena::padded(4 * corrections) + Arena::padded(4 * floats) + Arena::padded(4 * ranks));
         codes = arena.take<uint8_t>(coded);
         scale = arena.take<float>(pairs);
         zeros = arena.take<int32_t>(pairs);
         totals = arena.take<int32_t>(pairs);
         scratch = arena.take<int8_t>(chunk);
+        centers = arena.take<int32_t>(corrections);
         transformed = arena.take<float>(floats);
         narrow = arena.take<float>(ranks);
     }
 };
+
+// Two 16-bit integers in 32 bits.
+inline int32_t pair(int32_t low, int32_t high) {
+    return static_cast<int32_t>(static_cast<uint32_t>(low & 0xffff) | static_cast<uint32_t>(high) << 16);
+}
+
+// A pair whose dot product with (v, 128 v) is total v.
+inline int32_t halves(int32_t total) { return pair(total & 127, total >> 7); }
 
 // Scale, zero point and, for weights with zero points of their own, sum of the codes: for each group of the weight.
 void keep_parameters(const Linear& l, const Groups& ranges, const uint8_t* codes, int64_t row, Block& block) {
@@ -106,12 +120,13 @@ void keep_parameters(const Linear& l, const Groups& ranges, const uint8_t* codes
         const int32_t zero = static_cast<int32_t>(ranges.zero[g / shared]);
         const int64_t at = row * l.groups + g;
         block.scale[at] = ranges.scale[g / shared];
-        block.zeros[at] = zero | zero << 23;
-        if (l.zero_pairs == nullptr) continue;
+        block.zeros[at] = pair(zero, zero << 7);
+        if (l.zero_pairs == nullptr && !l.centered()) continue;
         int32_t total = 0;
         for (int64_t i = 0; i < l.group_size; ++i) total += codes[g * l.group_size + i];
-        total -= static_cast<int32_t>(l.group_size) * zero;
-        block.totals[at] = (total & 127) | static_cast<int32_t>(static_cast<uint32_t>(total >> 7) << 16);
+        if (!l.centered()) total -= static_cast<int32_t>(l.group_size) * zero;
+        if (l.joins()) block.zeros[at] = pair(zero, total);
+        else block.totals[at] = halves(total);
     }
 }
 
@@ -179,6 +194,16 @@ void start_with_branch(const Linear& l, const Block& block, int64_t first_row, i
     }
 }
 
+// Sum of qx (qw - zero) = sum of qx (qw - center) + (center - zero) times the sum of qx: the factors of one chunk. Small
+// groups have them beside their sum of qw - zero, for the pair (zero, sum of qx) of the inputs.
+void keep_centers(const Linear& l, int64_t at, int64_t count, int32_t* centers) {
+    for (int64_t i = 0; i < count; ++i) {
+        const int32_t beyond = center(l.storage) - l.zeros[at + i], sums = l.sums[at + i];
+        const int32_t low = static_cast<int16_t>(sums & 0xffff), high = sums >> 16;
+        centers[i] = l.joins() ? pair(low + 128 * high, beyond) : pair(beyond, 128 * beyond);
+    }
+}
+
 // One chunk of one panel for all rows of a block.
 bool multiply(const Linear& l, const Block& block, int64_t first_row, int64_t rows, int64_t panel, int64_t group,
               const uint8_t* packed, int8_t* scratch) {
@@ -187,31 +212,35 @@ bool multiply(const Linear& l, const Block& block, int64_t first_row, int64_t ro
     const int64_t at = (panel * l.groups + group) * kColumns, column = panel * kColumns;
     const int64_t columns = l.outputs - column < kColumns ? l.outputs - column : kColumns;
     const int8_t* weight = reinterpret_cast<const int8_t*>(packed);
+    const int32_t *weight_sums = l.sums + at, *weight_zeros = l.zero_pairs ? l.zero_pairs + at : nullptr;
     if (l.storage != 8) {
-        l.kernel.unpack(PackedChunk{packed, l.zeros + at, groups, steps, l.storage}, scratch);
+        const auto unpack = l.centered() ? l.kernel.unpack_centered : l.kernel.unpack;
+        unpack(PackedChunk{packed, l.zeros + at, groups, steps, l.storage}, scratch);
         weight = scratch;
     }
+    if (l.centered()) {
+        keep_centers(l, at, groups * kColumns, block.centers);
+        (l.joins() ? weight_sums : weight_zeros) = block.centers;
+    }
     alignas(64) float part[kTileRows * kColumns];
-    Tile tile{nullptr, nullptr, nullptr, nullptr, width, l.groups, weight, l.scale + at, l.sums + at,
-              l.zero_pairs ? l.zero_pairs + at : nullptr, groups, steps, l.storage, part};
-    const bool starts = group == 0 && !l.branch.rank, ends = group + groups == l.groups;
+    const Tile whole{block.codes + group * l.group_size, block.scale + group, block.zeros + group, block.totals + group,
+                     width, l.groups, weight, l.scale + at, weight_sums, weight_zeros,
+                     groups, steps, l.storage, part};
+    Output out{l.y + first_row * l.outputs + column, l.outputs, l.bias ? l.bias + column : nullptr,
+               group == 0 && !l.branch.rank, group + groups == l.groups};
+    if (l.kernel.block != nullptr) return l.kernel.block(rows, columns, whole, out);
     bool finite = true;
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-        const int64_t count = rows - r < kTileRows ? rows - r : kTileRows, pair = r * l.groups + group;
-        tile.codes = block.codes + r * width + group * l.group_size;
-        tile.scale = block.scale + pair;
-        tile.zeros = block.zeros + pair;
-        tile.totals = block.totals + pair;
+    for (int64_t r = 0; r < rows; r += kTileRows, out.y += kTileRows * out.stride) {
+        const int count = static_cast<int>(rows - r < kTileRows ? rows - r : kTileRows);
+        const Tile tile = from_row(whole, r);
         if (l.kernel.tile_to != nullptr && columns == kColumns) {
-            const Output out{l.y + (first_row + r) * l.outputs + column, l.outputs, l.bias ? l.bias + column : nullptr,
-                             starts, ends};
-            finite &= l.kernel.tile_to(static_cast<int>(count), tile, out);
+            finite &= l.kernel.tile_to(count, tile, out);
             continue;
         }
-        l.kernel.tile(static_cast<int>(count), tile);
-        for (int64_t i = 0; i < count; ++i) {
-            float* y = l.y + (first_row + r + i) * l.outputs + column;
-            finite &= l.kernel.finish(part + i * kColumns, columns, starts, ends, l.bias ? l.bias + column : nullptr, y);
+        l.kernel.tile(count, tile);
+        for (int i = 0; i < count; ++i) {
+            float* y = out.y + i * out.stride;
+            finite &= l.kernel.finish(part + i * kColumns, columns, out.first, out.last, out.bias, y);
         }
     }
     return finite;

@@ -12,6 +12,7 @@ struct Processor {
     bool avx2 = false;
     bool avxvnni = false;
     bool avx512vnni = false;
+    bool amx_int8 = false;  // the process needs the kernel's permission too (amx.cpp)
 
     Processor() {
         unsigned a, b, c, d, saved, high;
@@ -22,6 +23,7 @@ struct Processor {
         avx2 = (saved & 0x06) == 0x06 && (b >> 5 & 1);
         const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
         avx512vnni = avx2 && (saved & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c >> 11 & 1);
+        amx_int8 = avx512vnni && (saved & 0x60000) == 0x60000 && (d >> 24 & 1) && (d >> 25 & 1);
         avxvnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
     }
 };

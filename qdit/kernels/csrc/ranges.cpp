@@ -44,7 +44,7 @@ QDIT_AVX512 double error_avx512(const Grid& g, const float* x, int64_t n, float 
 
 double error_by(int variant, const Grid& grid, const float* x, int64_t count, float power) {
 #if defined(__x86_64__)
-    if (variant == kAvx512Vnni) return error_avx512(grid, x, count, power);
+    if (is_avx512(variant)) return error_avx512(grid, x, count, power);
     if (is_avx2(variant)) return error_avx2(grid, x, count, power);
 #endif
     return error_on_grid(grid, x, count, power);

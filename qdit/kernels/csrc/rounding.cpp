@@ -200,7 +200,7 @@ QDIT_EXPORT int64_t qdit_rounding_step(int variant, int64_t count, const int32_t
     const qdit::Site site{count, index, gradient, base, span, alpha, mean, square, weight};
     const qdit::Step step{power, pull, rate, root};
 #if defined(__x86_64__)
-    if (variant == qdit::kAvx512Vnni) return qdit::step_avx512(site, step);
+    if (qdit::is_avx512(variant)) return qdit::step_avx512(site, step);
     if (qdit::is_avx2(variant)) return qdit::step_avx2(site, step);
 #endif
     return qdit::step_of_site(site, step);
@@ -217,7 +217,7 @@ QDIT_EXPORT void qdit_on_grid(int variant, int64_t count, const float* x, float 
                               float* y) {
     const qdit::Grid grid{scale, zero, levels};
 #if defined(__x86_64__)
-    if (variant == qdit::kAvx512Vnni) return qdit::grid_avx512(grid, x, count, y);
+    if (qdit::is_avx512(variant)) return qdit::grid_avx512(grid, x, count, y);
     if (qdit::is_avx2(variant)) return qdit::grid_avx2(grid, x, count, y);
 #endif
     qdit::on_grid(grid, x, count, y);
@@ -228,7 +228,7 @@ QDIT_EXPORT double qdit_through_grid(int variant, int64_t count, const float* x,
                                      float zero, float levels, float* passed) {
     const qdit::Grid grid{scale, zero, levels};
 #if defined(__x86_64__)
-    if (variant == qdit::kAvx512Vnni) return qdit::through_avx512(grid, x, gradient, count, passed);
+    if (qdit::is_avx512(variant)) return qdit::through_avx512(grid, x, gradient, count, passed);
     if (qdit::is_avx2(variant)) return qdit::through_avx2(grid, x, gradient, count, passed);
 #endif
     return qdit::through_grid(grid, x, gradient, count, passed);
@@ -237,7 +237,7 @@ QDIT_EXPORT double qdit_through_grid(int variant, int64_t count, const float* x,
 // y = GELU(x) by the tanh form, and its slope.
 QDIT_EXPORT void qdit_gelu(int variant, int64_t count, const float* x, float* y, float* slope) {
 #if defined(__x86_64__)
-    if (variant == qdit::kAvx512Vnni) return qdit::gelu_avx512(x, count, y, slope);
+    if (qdit::is_avx512(variant)) return qdit::gelu_avx512(x, count, y, slope);
     if (qdit::is_avx2(variant)) return qdit::gelu_avx2(x, count, y, slope);
 #endif
     qdit::gelu_of(x, count, y, slope);

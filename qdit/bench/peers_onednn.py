@@ -1,0 +1,160 @@
+"""oneDNN's product of 8-bit codes and 4-bit weights with scales and zero points in groups, by its C interface.
+
+This is the scheme of this project, but for the quantization of the input, which the caller must do: so the time of the
+peer does not hold it. Its weights stay in plain order: release 3.13 has no code that brings 4-bit weights into another
+one. The package `onednn` of PyPI is built for SYCL. It needs an OpenCL driver for the processor
+(package `intel-opencl-rt`), and the variables LD_LIBRARY_PATH and OCL_ICD_FILENAMES must name its files.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qdit.bench.conformance import EXACT, Missing, Peer, linear, nibbles, random_codes, tensor
+from qdit.bench.layers import Operands
+
+VARIABLE = "QDIT_ONEDNN"
+"""Environment variable that names the library's file."""
+
+F32, U8, U4 = 3, 6, 12
+SOURCE, WEIGHTS, BIAS, RESULT, SCALES, ZERO_POINTS = 1, 33, 41, 17, 4096, 8192
+CPU, IMPLEMENTATION = 1, 8
+STATUS = {1: "out of memory", 2: "invalid arguments", 3: "not implemented"}
+"""Numbers of dnnl_types.h: data types, arguments of a product, queries and states."""
+
+Pointer = ctypes.c_void_p
+
+
+class Argument(ctypes.Structure):
+    """`dnnl_exec_arg_t`."""
+
+    _fields_ = (("number", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+class Dnnl:
+    """The library with an engine and a stream for the processor."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self.library = ctypes.CDLL(path)
+        except OSError as problem:
+            raise Missing(f"oneDNN cannot be opened ({problem})") from None
+        self.engine, self.stream = Pointer(), Pointer()
+        self("engine_create", ctypes.byref(self.engine), CPU, ctypes.c_size_t(0))
+        self("stream_create", ctypes.byref(self.stream), self.engine, 1)
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        """Call `dnnl_<name>`; Missing if it refuses."""
+        status = getattr(self.library, f"dnnl_{name}")(*arguments)
+        if status:
+            raise Missing(f"oneDNN refuses {name} ({STATUS.get(status, f'status {status}')})")
+
+    def made(self, name: str, *arguments: Any) -> Pointer:
+        """What `dnnl_<name>` writes to its first argument."""
+        made = Pointer()
+        self(name, ctypes.byref(made), *arguments)
+        return made
+
+    def layout(self, shape: Sequence[int], kind: int) -> Pointer:
+        """The layout of a matrix (rows, columns): rows one after another."""
+        return self.made("memory_desc_create_with_strides", 2, sizes(shape), kind, sizes((shape[1], 1)))
+
+    def memory(self, layout: Pointer, values: Tensor) -> Pointer:
+        """A tensor's bytes as memory of the library."""
+        return self.made("memory_create", layout, self.engine, Pointer(values.data_ptr()))
+
+    def run(self, primitive: Pointer, arguments: "ctypes.Array[Argument]") -> None:
+        """Execute and wait."""
+        self("primitive_execute", primitive, self.stream, len(arguments), arguments)
+        self("stream_wait", self.stream)
+
+
+def sizes(values: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":
+    """Whole numbers as the library takes them: at most 12."""
+    return (ctypes.c_int64 * 12)(*values)
+
+
+@cache
+def library() -> Dnnl:
+    """oneDNN with grouped scales: the file that QDIT_ONEDNN names, or the one of this Python's environment."""
+    path = os.environ.get(VARIABLE) or str(Path(sys.prefix, "lib", "libdnnl.so.3"))
+    if not Path(path).is_file():
+        raise Missing(f"onednn is not installed (no {path}; {VARIABLE} can name the library)")
+    return Dnnl(path)
+
+
+def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
+    """oneDNN: codes of 8 bits times codes of 4 bits, scales in groups, zero points of weights and, if wanted, inputs."""
+    dnnl = library()
+    (outputs, inputs), rows = o.weight.shape, len(o.x)
+    codes, zero_point, scale = random_codes(o, group_size)
+    generator = torch.Generator().manual_seed(1)
+    shape = (rows, inputs // group_size)
+    x = torch.randint(256, (rows, inputs), generator=generator, dtype=torch.uint8)
+    x_scale = torch.rand(shape, generator=generator) + 0.5
+    x_zero = torch.randint(256 if input_zeros else 1, shape, generator=generator, dtype=torch.uint8)
+    values = (x.unflatten(1, (-1, group_size)).double() - x_zero[..., None].double()) * x_scale[..., None].double()
+    tensors = {
+        SOURCE: x,
+        WEIGHTS: nibbles(codes.flatten(1).T.contiguous()),
+        BIAS: o.bias.contiguous(),
+        RESULT: torch.empty(rows, outputs),
+        SCALES | SOURCE: x_scale,
+        SCALES | WEIGHTS: scale[..., 0].T.contiguous(),
+        ZERO_POINTS | WEIGHTS: nibbles(zero_point[..., 0].T.contiguous()),
+    }
+    kinds = {
+        SOURCE: U8,
+        WEIGHTS: U4,
+        SCALES | SOURCE: F32,
+        SCALES | WEIGHTS: F32,
+        ZERO_POINTS | WEIGHTS: U4,
+        BIAS: F32,
+        RESULT: F32,
+    }
+    shapes = {number: tuple(t.shape) for number, t in tensors.items()}
+    shapes |= {BIAS: (1, outputs), WEIGHTS: (inputs, outputs), ZERO_POINTS | WEIGHTS: (shape[1], outputs)}
+    if input_zeros:
+        tensors[ZERO_POINTS | SOURCE], kinds[ZERO_POINTS | SOURCE], shapes[ZERO_POINTS | SOURCE] = x_zero, U8, shape
+    attributes = dnnl.made("primitive_attr_create")
+    for number, kind in kinds.items():
+        if number > BIAS:
+            sides = (1, group_size) if number & 63 == SOURCE else (group_size, 1)
+            name = "scales" if number & SCALES else "zero_points"
+            dnnl(f"primitive_attr_set_{name}", attributes, number & 63, 3, 2, sizes(sides), kind)
+    layouts = {number: dnnl.layout(shapes[number], kind) for number, kind in kinds.items()}
+    description = dnnl.made(
+        "matmul_primitive_desc_create",
+        dnnl.engine,
+        layouts[SOURCE],
+        layouts[WEIGHTS],
+        layouts[BIAS],
+        layouts[RESULT],
+        attributes,
+    )
+    refuse_reference(dnnl, description)
+    primitive = dnnl.made("primitive_create", description)
+    memories = {number: dnnl.memory(layouts[number], t) for number, t in tensors.items()}
+    arguments = (Argument * len(memories))(*(Argument(number, memory) for number, memory in memories.items()))
+
+    def call() -> Tensor:
+        dnnl.run(primitive, arguments)
+        return tensors[RESULT]  # keeps all tensors, whose addresses the library has
+
+    return Peer(call, tensor, linear(values.flatten(1), codes, zero_point, scale, o.bias), EXACT)
+
+
+def refuse_reference(dnnl: Dnnl, description: Pointer) -> None:
+    """Raise Missing if the library would compute with its reference code, a thousand times slower than the rest."""
+    name = ctypes.c_char_p()
+    dnnl("primitive_desc_query", description, IMPLEMENTATION, 0, ctypes.byref(name))
+    text = (name.value or b"").decode()
+    if text.startswith("ref"):
+        raise Missing(f"this oneDNN has only its reference code for this product ({text})")

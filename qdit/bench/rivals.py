@@ -1,0 +1,57 @@
+"""The list of libraries that `qdit bench kernels` measures beside ours, each after its conformance test."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from qdit.bench import peers, peers_llama, peers_onednn
+from qdit.bench.conformance import Call, Missing, Peer, conforming
+from qdit.bench.layers import Operands
+
+PEER_GROUPS = (32, 64, 128)
+"""Group sizes at which the other runtimes are measured."""
+
+FLOATS = ("torch fp32", "onednn fp32", "torch bf16", "torch._int_mm (codes, no scales)")
+FULL = "onednn u4 and u8 zero points"
+"""oneDNN with zero points on both sides, as in our scheme."""
+
+
+def rivals(group_sizes: Iterable[int]) -> dict[str, Callable[[Operands], Peer]]:
+    """Name → what makes the peer for the operands of a layer."""
+    made: dict[str, Callable[[Operands], Peer]] = {name: partial(_of_torch, name) for name in FLOATS}
+    made["torch dynamic int8"] = peers.dynamic_int8
+    for size in sorted(set(group_sizes) & set(PEER_GROUPS)):
+        made[f"openvino u4 g{size}"] = partial(peers.openvino_grouped, group_size=size)
+        made[f"onnxruntime u4 g{size}"] = partial(peers.onnxruntime_grouped, group_size=size)
+        made[f"{FULL} g{size} (codes)"] = partial(peers_onednn.grouped, group_size=size)
+        made[f"onednn u4 zero points g{size} (codes)"] = partial(
+            peers_onednn.grouped, group_size=size, input_zeros=False
+        )
+    for name in peers_llama.FORMATS:
+        made[f"ik_llama.cpp {name} g{peers_llama.GROUP_SIZE}"] = partial(peers_llama.ik_llama, name=name)
+    return made
+
+
+def calls(makers: Mapping[str, Callable[[Operands], Peer]], o: Operands, missing: dict[str, str]) -> dict[str, Call]:
+    """Name → call of every peer that is there and right; the others go to `missing` with the reason."""
+    timed: dict[str, Call] = {}
+    for name, make in makers.items():
+        try:
+            timed[name] = conforming(make, o)
+        except Missing as reason:
+            missing[name] = str(reason)
+    return timed
+
+
+def load_first() -> None:
+    """Open oneDNN before OpenVINO: with OpenVINO's own libtbb in the process, SYCL finds no processor."""
+    try:
+        peers_onednn.library()
+    except Missing:
+        return
+
+
+def _of_torch(name: str, o: Operands) -> Peer:
+    made = peers.torch_peers(o)
+    if name not in made:
+        raise Missing("torch has no oneDNN")
+    return made[name]
