@@ -112,7 +112,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
     for panel, (heading, limits) in zip(panels, goals, strict=True):
         sizes = sorted(limits)
         panel.plot(sizes, [limits[size][0] for size in sizes], "k_", markersize=12, label="goal: must")
-        panel.plot(sizes, [limits[size][1] for size in sizes], "k^", markersize=5, label="goal: ambitious")
+        better = [size for size in sizes if len(limits[size]) > 1]
+        panel.plot(better, [limits[size][1] for size in better], "k^", markersize=5, label="goal: ambitious")
         panel.set(xlabel="group size", ylabel=heading, ylim=(0, None), xticks=sizes)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)

@@ -91,7 +91,7 @@ def library() -> Dnnl:
 
 
 def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
-    """oneDNN: codes of 8 bits times codes of 4 bits, scales in groups, zero points of weights and, if wanted, inputs."""
+    """oneDNN: codes of 8 bits times codes of 4 bits, scales in groups, zero points of weights and of inputs."""
     dnnl = library()
     (outputs, inputs), rows = o.weight.shape, len(o.x)
     codes, zero_point, scale = random_codes(o, group_size)
@@ -123,12 +123,7 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
     shapes |= {BIAS: (1, outputs), WEIGHTS: (inputs, outputs), ZERO_POINTS | WEIGHTS: (shape[1], outputs)}
     if input_zeros:
         tensors[ZERO_POINTS | SOURCE], kinds[ZERO_POINTS | SOURCE], shapes[ZERO_POINTS | SOURCE] = x_zero, U8, shape
-    attributes = dnnl.made("primitive_attr_create")
-    for number, kind in kinds.items():
-        if number > BIAS:
-            sides = (1, group_size) if number & 63 == SOURCE else (group_size, 1)
-            name = "scales" if number & SCALES else "zero_points"
-            dnnl(f"primitive_attr_set_{name}", attributes, number & 63, 3, 2, sizes(sides), kind)
+    attributes = grouped_attributes(dnnl, kinds, group_size)
     layouts = {number: dnnl.layout(shapes[number], kind) for number, kind in kinds.items()}
     description = dnnl.made(
         "matmul_primitive_desc_create",
@@ -149,6 +144,17 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
         return tensors[RESULT]  # keeps all tensors, whose addresses the library has
 
     return Peer(call, tensor, linear(values.flatten(1), codes, zero_point, scale, o.bias), EXACT)
+
+
+def grouped_attributes(dnnl: Dnnl, kinds: dict[int, int], group_size: int) -> Pointer:
+    """Attributes of a product with the scales and zero points among the arguments: `kinds` is number → data type."""
+    attributes = dnnl.made("primitive_attr_create")
+    for number, kind in kinds.items():
+        if number > BIAS:
+            sides = (1, group_size) if number & 63 == SOURCE else (group_size, 1)
+            name = "scales" if number & SCALES else "zero_points"
+            dnnl(f"primitive_attr_set_{name}", attributes, number & 63, 3, 2, sizes(sides), kind)
+    return attributes
 
 
 def refuse_reference(dnnl: Dnnl, description: Pointer) -> None:
