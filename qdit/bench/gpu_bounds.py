@@ -76,8 +76,8 @@ def entry(size: int | str, form: str, pairs: int, loop: Any, tensor: int) -> dic
 def judge(measured: list[dict[str, Any]]) -> list[Judged]:
     """Whether the bound of the form that is used allows the goals of `qdit bench gpu`."""
     bounds = {row["size"]: row["times bf16"] for row in measured if row["form"].endswith("used")}
-    goals: dict[int | str, float] = {CHANNEL: CHANNEL_GOAL}
-    goals |= LINEAR_GOALS
+    pairs: list[tuple[int | str, float]] = [*LINEAR_GOALS.items(), (CHANNEL, CHANNEL_GOAL)]
+    goals = dict(pairs)
     return [
         Judged.measured(Goal(f"bound of {f'g{size}' if size != CHANNEL else size}, times bf16", goals[size]), value)
         for size, value in bounds.items()

@@ -41,6 +41,7 @@ def grouped_linear(
     ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is outside
     0 … 255.
     """
+    bias = None if bias is None else bias.detach()
     tensors = [t for t in (weight.codes, bias, *(static or ()), *parts.tensors()) if t is not None]
     late = None if isinstance(x, Tensor) else x
     if late is not None and (parts.branch is not None or not takes_late(late, *tensors)):
@@ -48,7 +49,7 @@ def grouped_linear(
     rows = x.x if isinstance(x, LateInput) else x
     size = check_linear(rows, weight, bias, activation_bits, input_group=input_group, static=static)
     check_parts(parts, weight.width, weight.outputs)
-    x, bias = rows.detach(), None if bias is None else bias.detach()
+    x = rows.detach()
     options: dict[str, Any] = {"activation_bits": activation_bits, "symmetric": symmetric, "parts": parts}
     if late is not None or _on_triton(x, *tensors):
         from qdit.kernels import triton_linear
