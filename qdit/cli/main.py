@@ -169,7 +169,7 @@ def require_words(words: Sequence[str]) -> None:
 
 @cache
 def whole_command() -> Callable[..., Any]:
-    """The command line as one object. It takes a tenth of a second, so the command server makes it once for all jobs."""
+    """The command line as one object. It takes a tenth of a second. The command server makes it once for all jobs."""
     return typer.main.get_command(app)
 
 

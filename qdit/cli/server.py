@@ -100,7 +100,7 @@ class Loaded:
         for name in SUITE:
             with contextlib.suppress(Exception):  # a file that is broken now may be whole when a command needs it
                 importlib.import_module(name)
-        with contextlib.suppress(Exception):  # what every command makes: the command line, and facts for a digest of code
+        with contextlib.suppress(Exception):  # the command line, and what each source imports: all commands need both
             importlib.import_module("qdit.cli.main").whole_command()
             importlib.import_module("qdit.core.digest").code_digest(*SUITE)
         files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}

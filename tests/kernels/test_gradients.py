@@ -53,7 +53,7 @@ def written_out(qkv: Tensor, heads: int, scales: list[Tensor], grids: np.ndarray
         scale = scales[operand]
         whole = (x.detach() / scale.detach()).round() + zero_point
         inside = (whole >= 0) & (whole <= levels)
-        # Value (code − zero point) · scale; gradients: of x 1 inside, of the scale code − zero point − x / scale inside.
+        # Value (code − zero point) · scale. Inside, x has the gradient 1, the scale code − zero point − x / scale.
         codes = torch.where(
             inside, x / scale + (whole - zero_point - x / scale).detach(), whole.clamp(0, levels) - zero_point
         )
@@ -108,7 +108,7 @@ def test_values_pass_their_quantizer_as_any_other_input_does() -> None:
     grids[3] = (0.3, 7, 15)
     qkv, gradient = draw(2, 16, 3 * 8), draw(2, 16, 8, seed=1)
     qkv[..., :16] = 0
-    y, weights = LearningAttention(backend, 2).forward(qkv, grids)
+    _, weights = LearningAttention(backend, 2).forward(qkv, grids)
     of_qkv, of_scales = LearningAttention(backend, 2).backward(qkv, grids, weights, gradient)
     mean = gradient.mean(dim=1, keepdim=True).expand_as(gradient).contiguous()
     passed, of_scale = through_grid(backend, qkv[..., 16:].contiguous(), mean, 0.3, 7.0, 15)
