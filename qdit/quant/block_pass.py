@@ -7,6 +7,7 @@ computes it.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class BlockPass:
         if factor is not None:
             factor = factor.expand(heads, 1, width // heads).flatten().contiguous()
         self.attention = LearningAttention(backend, heads, factor)
-        activated, modulation = (block.adaLN_modulation[index] for index in range(2))
+        activated, modulation = block.adaLN_modulation.children()
         with torch.no_grad():
             conditions_after = activated(conditions.whole())
             if isinstance(modulation, SoftLinear):
@@ -210,9 +211,9 @@ def one_scale(activation: nn.Module | None, *kinds: type) -> bool:
 def operand_scale(block: DiTBlock, name: str) -> ScalePass | None:
     """The learned scale of an operand, or None if it has no quantizer."""
     module = getattr(block.attn, name)
-    return ScalePass(module.activation) if isinstance(module, QuantizedOperand) else None
+    return ScalePass(cast(LearnedScale, module.activation)) if isinstance(module, QuantizedOperand) else None
 
 
 def is_factored(module: nn.Module) -> bool:
     """Whether an operand has a factor before its quantizer."""
-    return isinstance(module, QuantizedOperand) and isinstance(module.activation.quantizer, FactoredActivation)  # type: ignore[union-attr]
+    return isinstance(module, QuantizedOperand) and isinstance(module.activation.quantizer, FactoredActivation)
