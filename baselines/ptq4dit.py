@@ -46,8 +46,9 @@ from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
 from qdit.quant.folding import fold, leaders, sharing
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
-from qdit.quant.reconstruction import Reconstruction, reconstruct
+from qdit.quant.reconstruction import reconstruct
 from qdit.quant.salience import activation_salience, balance_factors, temporal_salience, weight_salience
+from qdit.quant.unit_learning import Reconstruction
 from qdit.quant.units import units_of
 from qdit.sampling.calibration import CalibrationSet
 

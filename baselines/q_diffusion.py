@@ -28,7 +28,8 @@ from qdit.models.roles import Site
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import EDGE_ROLES, layers, operands, site_bits
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, reconstruct
+from qdit.quant.reconstruction import reconstruct
+from qdit.quant.unit_learning import Reconstruction
 from qdit.quant.units import units_of
 from qdit.sampling.calibration import CalibrationSet
 

@@ -38,7 +38,8 @@ from qdit.quant.finite_set import calibrate_finite_set
 from qdit.quant.layers import TEMPORAL_ROLES, operands, site_bits, with_roles
 from qdit.quant.observe import Batch
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct, reconstruct_outputs
+from qdit.quant.reconstruction import block_units, reconstruct, reconstruct_outputs
+from qdit.quant.unit_learning import Reconstruction
 from qdit.sampling.calibration import CalibrationSet
 
 STEPS, PER_STEP = 20, 256

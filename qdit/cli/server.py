@@ -100,6 +100,9 @@ class Loaded:
         for name in SUITE:
             with contextlib.suppress(Exception):  # a file that is broken now may be whole when a command needs it
                 importlib.import_module(name)
+        with contextlib.suppress(Exception):  # the command line, and what each source imports: all commands need both
+            importlib.import_module("qdit.cli.main").whole_command()
+            importlib.import_module("qdit.core.digest").code_digest(*SUITE)
         files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
         self.states = {path: state for path, state in states.items() if path in files}
 

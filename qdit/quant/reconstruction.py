@@ -6,9 +6,8 @@ This is the asymmetric form of BRECQ, as in Q-Diffusion, TFMQ-DM and PTQ4DiT. Af
 unit have hard codes: floor or ceiling of W / scale. Its scales are those of ordinary static quantizers.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,59 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from qdit.core.devices import tensor_float_32
-from qdit.core.errors import ConfigError, DataError
-from qdit.core.options import Matmul
+from qdit.core.errors import ConfigError
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.batches import Keywords, timestep_of
+from qdit.quant.block_pass import block_pass
 from qdit.quant.learnable import Learner, fast_gradients
-from qdit.quant.learned_scales import Scales
 from qdit.quant.observe import Batch
 from qdit.quant.passes import MOST_ROWS, rows_of_pass
-from qdit.quant.rounding import RoundingSteps
 from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
 from qdit.quant.unit_calls import KeywordUnits
+from qdit.quant.unit_learning import Autograd, Curve, Reconstruction, Trainable, optimize
 from qdit.quant.walk import keywords_only
-
-CURVE_POINTS = 20
-"""Points of a learning curve that are kept."""
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Hyperparameters. The defaults are those of BRECQ, which all three methods use.
-
-    The regularizer is off for the fraction `warmup` of the iterations. Then its exponent falls linearly from 20 to 2.
-    `scale_rate` falls to zero along a cosine. `power` is the exponent of the loss. `matmul` is the arithmetic of
-    products while learning: float32, or on GPUs TensorFloat-32, whose inputs have ten bits. Targets, and losses with
-    hard codes, are always float32.
-    """
-
-    iterations: int = 20_000
-    batch: int = 32
-    rounding_rate: float = 1e-3
-    scale_rate: float = 4e-5
-    regularization: float = 0.01
-    warmup: float = 0.2
-    betas: tuple[float, float] = (20.0, 2.0)
-    power: float = 2.0
-    matmul: Matmul = "float32"
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch < 1:
-            raise ConfigError(
-                f"reconstruction iterations {self.iterations}, batch {self.batch}: both must be at least 1"
-            )
-
-    def beta(self, iteration: int) -> float | None:
-        """Exponent of the regularizer at an iteration. None during the warm-up."""
-        start = self.warmup * self.iterations
-        if iteration < start:
-            return None
-        first, last = self.betas
-        return last + (first - last) * (1 - (iteration - start) / max(1.0, self.iterations - start))
 
 
 @dataclass(frozen=True)
@@ -98,82 +58,6 @@ class Unit:
         The loss is summed over the second dimension. In all programs these are the channels of a convolution.
         """
         return output.flatten(2) if self.is_convolution else output
-
-
-@dataclass
-class Curve:
-    """Losses of one unit without the regularizer: at the start, at some iterations, and at the end with hard codes."""
-
-    name: str
-    iterations: int
-    points: list[tuple[int, float]] = field(default_factory=list)
-    before: float = 0.0
-    after: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of the curve, with six significant digits."""
-        short = [[at, float(f"{loss:.6g}")] for at, loss in self.points]
-        ends = {"before": float(f"{self.before:.6g}"), "after": float(f"{self.after:.6g}")}
-        return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
-
-
-def optimize(
-    learner: Learner,
-    outputs: Callable[[Rows], Tensor],
-    targets: RowStore,
-    config: Reconstruction,
-    *,
-    name: str,
-    generator: torch.Generator,
-) -> Curve:
-    """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
-
-    The loss is the squared error (or another power), summed over the tokens and averaged over batch and channels, plus
-    λ times the rounding regularizer. If there are no scales to learn, it ends when all roundings have decided, because
-    then there are no gradients any more. The curve counts the iterations that were computed.
-    """
-    roundings, scales = RoundingSteps(learner.roundings()), Scales(learner.scales())
-    if not (roundings.roundings or scales.parameters):
-        raise ConfigError(f"{name}: nothing to learn; give weights or activations fewer than 16 bits")
-    curve = Curve(name, config.iterations)
-    every = max(1, config.iterations // CURVE_POINTS)
-    recent: list[Tensor] = []
-    # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
-    draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator)
-    for iteration, rows in enumerate(Rows.of(draws, targets.device).each()):
-        computed = outputs(rows)
-        error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
-        computed.backward(gradient)
-        roundings.step(config.rounding_rate, config.beta(iteration), config.regularization)
-        scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
-        recent.append(error)
-        if (iteration + 1) % every == 0 or iteration + 1 == config.iterations:
-            curve.points.append((iteration + 1, float(torch.stack(recent).double().mean())))
-            recent.clear()
-            if not scales.parameters and roundings.open() == 0:
-                curve.iterations = iteration + 1
-                break
-    roundings.settle()
-    if not all(r.alpha.isfinite().all() for r in roundings.roundings) or not scales.are_positive():
-        raise DataError(f"{name}: reconstruction diverged (a rounding is NaN or a scale not positive); lower its rates")
-    return curve
-
-
-def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Error Σ |computed − target|^power, shape (), and its gradient.
-
-    It is summed over tokens and averaged over the other dimensions. Outputs without tokens, (rows, features), are
-    summed over the features. Outputs of a convolution, (rows, channels, positions), are summed over the channels.
-    """
-    difference = computed - target
-    count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)
-    if power == 2:
-        flat = difference.flatten()
-        return torch.dot(flat, flat) / count, difference.mul_(2 / count)
-    size = difference.abs()
-    slope = size.pow(power - 1)
-    error = torch.dot(slope.flatten(), size.flatten()) / count
-    return error, slope.mul_(power / count).copysign_(difference)
 
 
 def reconstruct(
@@ -209,8 +93,8 @@ def reconstruct(
             if unit.is_convolution:
                 originals = (RowStore.of(unit.arranged(originals[0].whole())), *originals[1:])
         else:
-            advance(originals[0], partial(_outputs, reference, unit, originals, timestep), size)
-        outputs = partial(_outputs, model, unit, inputs, timestep)
+            advance(originals[0], Outputs(reference, unit, originals, timestep), size)
+        outputs = Outputs(model, unit, inputs, timestep)
         draw = torch_generator(seed, Purpose.RECONSTRUCTION, number)
         goes_on = number + 1 < len(units) and units[number + 1].follows(unit)
         kept = inputs[0] if goes_on else None
@@ -219,10 +103,23 @@ def reconstruct(
     return _log(config, curves)
 
 
-def _outputs(model: Network, unit: Unit, inputs: tuple[RowStore, ...], timestep: Tensor, rows: Rows) -> Tensor:
-    """Outputs of a unit for some rows of its inputs."""
-    model.step_context.timestep = timestep[rows.on_device]
-    return unit.arranged(model.get_submodule(unit.name)(*(argument[rows] for argument in inputs)))
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of a unit for some rows of its inputs, in the arithmetic of the present model."""
+
+    model: Network
+    unit: Unit
+    inputs: tuple[RowStore, ...]
+    timestep: Tensor
+
+    def __call__(self, rows: Rows) -> Tensor:
+        self.model.step_context.timestep = self.timestep[rows.on_device]
+        submodule = self.model.get_submodule(self.unit.name)
+        return self.unit.arranged(submodule(*(argument[rows] for argument in self.inputs)))
+
+    def in_training(self) -> Trainable:
+        """The unit with its gradients: written out if `block_pass` can, else those of torch."""
+        return block_pass(self.model.get_submodule(self.unit.name), self.inputs) or Autograd(self)
 
 
 def reconstruct_keywords(
@@ -296,7 +193,8 @@ def _learn(
     if config.matmul == "tf32" and targets.device.type == "cpu":
         raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
     with fast_gradients(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
-        curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
+        in_training = outputs.in_training() if isinstance(outputs, Outputs) else Autograd(outputs)
+        curve = optimize(learner, in_training, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     curve.before, curve.after = before, hard_loss(outputs, targets, config.power, size=size, kept=kept)
     return curve

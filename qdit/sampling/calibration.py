@@ -66,6 +66,10 @@ ELEMENTS = 1 << 24
 """Elements of the tokens of all trajectories that run side by side: 56 images of DiT-XL/2 at 256×256, 14 at 512×512, 2
 clips of STDiT3 at 51×240×426.
 """
+PIECES = 8
+"""If each trajectory gives one sample, so many batches are computed, each up to the last step that it records."""
+LEAST_TOKENS = 512
+"""A batch has about as many tokens at least, because small batches are slow."""
 NORMAL = {"ndtc": (0.4, 0.4), "ndtc-wide": (0.5, 0.35), "ndtc-released": (0.4, 0.4)}
 """Mean and deviation as fractions of the number of steps: PTQ4DM's script, its code's defaults, its script again."""
 AT_EVERY_STEP = ("per-step", "regression")
@@ -146,20 +150,29 @@ def together(model: Network, protocol: AnyProtocol) -> int:
 def record(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], recorded_steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Yield x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
+    """Return x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
 
-    `recorded_steps` (samples,) is the step at which each sample is recorded. `ALL` is every step, `CLEAN` is x_0.
+    `recorded_steps` (samples,) is the step at which each sample is recorded. `ALL` is every step, `CLEAN` is x_0. A
+    batch stops after the last step that it records. So samples with equal steps run together.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    size = together(model, protocol)
+    if kind not in AT_EVERY_STEP:
+        least = LEAST_TOKENS // family_of(model.config).tokens(model, protocol)
+        size = min(size, max(1, least, -(-len(recorded_steps) // PIECES)))
+    first_to_last = recorded_steps.argsort(descending=True, stable=True)  # a trajectory ends where nothing is left
     with torch.inference_mode():
-        for samples in torch.arange(len(recorded_steps)).split(together(model, protocol)):
+        for samples in first_to_last.split(size):
             of_batch = tuple(condition[samples] for condition in conditions)
+            lowest = int(recorded_steps[samples].min())
+            last = 0 if lowest == ALL else lowest
             for now, x in own_trajectory(model, kind, protocol, of_batch, samples):
                 rows = (recorded_steps[samples] == now) | ((recorded_steps[samples] == ALL) & (now >= 0))
-                if not rows.any():
-                    continue
-                index = samples[rows]
-                parts.append((x[rows.to(x.device)].float().cpu(), torch.full_like(index, now), index))
+                if rows.any():
+                    index = samples[rows]
+                    parts.append((x[rows.to(x.device)].float().cpu(), torch.full_like(index, now), index))
+                if now == last:
+                    break
     found_x, step, index = (torch.cat(column) for column in zip(*parts, strict=True))
     return found_x, step, index
 

@@ -18,7 +18,7 @@ from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, Site, linear_of, select
 from qdit.quant.apply import blocks_of
 from qdit.quant.batches import rows_in
-from qdit.quant.fisher import sensitivities
+from qdit.quant.fisher import mean_squares
 from qdit.quant.observe import Batch, observe_inputs
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Genome, SearchSpace
@@ -79,16 +79,8 @@ def fisher_diagonals(
     model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Site name → input (N, T, in), and site name → mean of (Jᵀv)² over the draws (N, T, out)."""
-    inputs: dict[str, Tensor] = {}
-    fisher: dict[str, Tensor] = {}
-    for probe in range(probes):
-        own_seed = derive_seed(seed, Purpose.PROBE, probe)
-        by_layer = sensitivities(model, sites, [batch], fisher="gauss-newton", seed=own_seed)
-        for name, sensitivity in by_layer.items():
-            inputs[name] = sensitivity.x
-            square = sensitivity.gradient.square() / probes
-            fisher[name] = fisher[name] + square if name in fisher else square
-    return inputs, fisher
+    seeds = [derive_seed(seed, Purpose.PROBE, probe) for probe in range(probes)]
+    return mean_squares(model, sites, batch, seeds=seeds)
 
 
 def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome], float]:

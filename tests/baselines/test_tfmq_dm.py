@@ -11,8 +11,8 @@ from qdit.quant.apply import round_weights
 from qdit.quant.checkpoint import quantized_sites
 from qdit.quant.layers import TEMPORAL_ROLES
 from qdit.quant.ranges import shrink_search
-from qdit.quant.reconstruction import Reconstruction
 from qdit.quant.temporal import TimestepStaticActivation
+from qdit.quant.unit_learning import Reconstruction
 from qdit.sampling.schedule import respaced
 from tests.small_models import calibration_set, random_dit
 

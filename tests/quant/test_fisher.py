@@ -6,7 +6,7 @@ import torch
 
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.roles import select
-from qdit.quant.fisher import FRACTIONS, SPLITS, search_scale, sensitivities
+from qdit.quant.fisher import FRACTIONS, SPLITS, mean_squares, search_scale, sensitivities
 from qdit.quant.observe import Tap
 from tests.small_models import inputs, random_dit
 
@@ -142,3 +142,26 @@ def test_the_grids_are_those_of_ptq4vit():
     assert len(FRACTIONS) == 100 and FRACTIONS[0] == 0.01
     assert np.allclose(np.diff(FRACTIONS), 0.0119) and FRACTIONS[-1] == pytest.approx(1.1881)
     assert len(SPLITS) == 20 and (SPLITS[0], SPLITS[-1]) == (1.0, 2.0**-19)
+
+
+def test_one_forward_pass_serves_all_draws_with_the_same_bits(monkeypatch):
+    model, batch = random_dit(), inputs(count=4)
+    sites = select(model.sites(), kinds=("linear", "operand"))
+    draws = [sensitivities(model, sites, [batch], fisher="gauss-newton", seed=seed) for seed in (3, 8, 5)]
+    for most in (4, 3):  # samples of one backward pass
+        monkeypatch.setattr("qdit.quant.fisher.rows_with_gradients", lambda *_, most=most: most)
+        x, squares = mean_squares(model, sites, batch, seeds=(3, 8, 5))
+        assert set(x) == set(squares) == {site.name for site in sites}
+        for name, square in squares.items():
+            expected = sum(draw[name].gradient.square() / 3 for draw in draws)
+            if most == 4:
+                assert torch.equal(square, expected) and torch.equal(x[name], draws[0][name].x)
+            torch.testing.assert_close(square, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_weights_get_no_gradients_and_can_be_trained_as_before():
+    model = random_dit()
+    frozen = model.final_layer.linear.weight.requires_grad_(False)
+    sensitivities(model, select(model.sites(), kinds=("linear",)), [inputs(count=4)], fisher="gauss-newton")
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [p for p in model.parameters() if not p.requires_grad] == [frozen]

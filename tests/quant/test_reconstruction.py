@@ -19,14 +19,9 @@ from qdit.quant.adam import Adam
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.learnable import LearnedScale, LearningGelu
 from qdit.quant.ranges import minmax, shrink_search
-from qdit.quant.reconstruction import (
-    Reconstruction,
-    block_units,
-    error_and_gradient,
-    reconstruct,
-    reconstruct_outputs,
-)
+from qdit.quant.reconstruction import block_units, reconstruct, reconstruct_outputs
 from qdit.quant.sites import QuantizedLinear, quantize_site
+from qdit.quant.unit_learning import Reconstruction, error_and_gradient
 from qdit.sampling.protocol import Protocol
 from tests.captured import capture
 from tests.pretended_gpu import WAITS, pretended_gpu

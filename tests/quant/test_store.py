@@ -12,9 +12,10 @@ from qdit.quant.apply import calibrate_static_threshold, collect_inputs, round_w
 from qdit.quant.fisher import sensitivities
 from qdit.quant.passes import rows_per_pass
 from qdit.quant.ranges import minmax
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import block_units, reconstruct
 from qdit.quant.sites import activation_of
 from qdit.quant.store import GrowingStore, Rows, RowStore, capture_rows, passes, pieces
+from qdit.quant.unit_learning import Reconstruction
 from tests.captured import capture
 from tests.pretended_gpu import WAITS, pretended_gpu
 from tests.small_models import TINY, inputs, random_dit

@@ -15,8 +15,9 @@ from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.layers import layers, operands
 from qdit.quant.learnable import SoftConv, SoftLinear, unfolded
 from qdit.quant.ranges import minmax, shrink_search
-from qdit.quant.reconstruction import Reconstruction, Unit, error_and_gradient, reconstruct
+from qdit.quant.reconstruction import Unit, reconstruct
 from qdit.quant.sites import QuantizedConv, QuantizedLinear
+from qdit.quant.unit_learning import Reconstruction, error_and_gradient
 from qdit.quant.units import units_of
 from qdit.quant.weight import quantize_weight
 from tests.small_models import inputs, random_dit

@@ -61,6 +61,23 @@ def test_every_sample_is_its_own_trajectory_at_its_own_timestep(kind, sampler, c
     assert checked == len(found)
 
 
+@pytest.mark.parametrize("kind", ["trajectory", "uniform", "ndtc-released"])
+def test_a_trajectory_stops_after_the_step_that_is_recorded(kind, monkeypatch):
+    """Samples of equal steps run together, so that half of the steps need not be computed; the samples are the same."""
+    sets, computed = [], []
+    for pieces in (1, 8):
+        monkeypatch.setattr("qdit.sampling.calibration.PIECES", pieces)
+        monkeypatch.setattr("qdit.sampling.calibration.LEAST_TOKENS", 16)
+        model, rows = random_dit(), []
+        model.register_forward_hook(lambda _module, arguments, _output, rows=rows: rows.append(len(arguments[0])))
+        sets.append(collect(model, kind, Protocol(steps=8), samples=64))
+        computed.append(sum(rows))
+    whole, stopped = sets
+    assert computed[0] >= 7 * 64 and computed[1] < 0.7 * computed[0]
+    torch.testing.assert_close(stopped.x, whole.x, rtol=1e-3, atol=1e-3)
+    assert torch.equal(stopped.timestep, whole.timestep) and torch.equal(stopped.label, whole.label)
+
+
 def test_trajectory_steps_are_distinct_within_a_batch_of_16():
     steps = chosen_steps("trajectory", 64, 20, 0).reshape(4, 16)
     assert all(len(set(batch)) == 16 for batch in steps)

@@ -16,9 +16,10 @@ from qdit.quant.fisher import sensitivities
 from qdit.quant.layers import layers, operands
 from qdit.quant.passes import ELEMENTS, GRAPH_ELEMENTS, MOST_ROWS
 from qdit.quant.ranges import minmax
-from qdit.quant.reconstruction import Reconstruction, block_units, reconstruct
+from qdit.quant.reconstruction import block_units, reconstruct
 from qdit.quant.sites import quantize_site
 from qdit.quant.twin_search import search_linear
+from qdit.quant.unit_learning import Reconstruction
 from qdit.workflow import cost_memory
 from qdit.workflow.calibration_counts import rows_of
 from qdit.workflow.cost_memory import Memory, learning, memory_lines, observing, quantize_memory, sizes_of
