@@ -201,7 +201,7 @@ def _declare_learning(library: ctypes.CDLL) -> None:
         *(pointer, pointer, pointer, pointer, size),
     ]
     library.qdit_norm_gradients.restype = None
-    library.qdit_learning_attention.argtypes = [integer, pointer, *[size] * 4, number, *[pointer] * 5]
+    library.qdit_learning_attention.argtypes = [integer, pointer, *[size] * 4, number, *[pointer] * 4]
     library.qdit_attention_gradients.argtypes = [integer, pointer, *[size] * 4, number, *[pointer] * 6]
     library.qdit_learning_attention.restype = library.qdit_attention_gradients.restype = None
     library.qdit_lowest_error.argtypes = [integer, *[size] * 3, *[pointer] * 3, *[number] * 2, size, *[pointer] * 3]

@@ -7,7 +7,7 @@ computes it.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,8 @@ class BlockPass:
         self.backend, (self.tokens, conditions) = backend, inputs
         self.linears = [LinearPass(linear, backend) for linear in soft_linears(block)]
         self.operands = [operand_scale(block, name) for name in OPERANDS]
-        values = block.attn.v
-        factor = values.activation.quantizer.factor if is_factored(values) else None  # type: ignore[union-attr]
+        values: Any = block.attn.v
+        factor: Tensor | None = values.activation.quantizer.factor if is_factored(values) else None
         heads, width = block.attn.num_heads, self.tokens.shape[-1]
         if factor is not None:
             factor = factor.expand(heads, 1, width // heads).flatten().contiguous()
