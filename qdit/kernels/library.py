@@ -197,14 +197,6 @@ def _declare_learning(library: ctypes.CDLL) -> None:
     library.qdit_through_grid.restype = ctypes.c_double
     library.qdit_gelu.argtypes = [integer, size, pointer, pointer, pointer]
     library.qdit_on_grid.restype = library.qdit_gelu.restype = None
-    library.qdit_norm_gradients.argtypes = [
-        *(integer, pointer, size, size, size, pointer, size, number),
-        *(pointer, pointer, pointer, pointer, size),
-    ]
-    library.qdit_norm_gradients.restype = None
-    library.qdit_learning_attention.argtypes = [integer, pointer, *[size] * 4, number, *[pointer] * 5]
-    library.qdit_attention_gradients.argtypes = [integer, pointer, *[size] * 4, number, *[pointer] * 6]
-    library.qdit_learning_attention.restype = library.qdit_attention_gradients.restype = None
     library.qdit_lowest_error.argtypes = [integer, *[size] * 3, *[pointer] * 3, *[number] * 2, size, *[pointer] * 3]
     library.qdit_lowest_error.restype = None
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,40 +71,16 @@ class Curve:
         return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
 
 
-class Trainable(Protocol):
-    """A unit in training: outputs for some rows, then the gradients of everything that is learned."""
-
-    def forward(self, rows: Rows) -> Tensor: ...
-
-    def backward(self, gradient: Tensor) -> None: ...
-
-
-class Autograd:
-    """A unit whose gradients torch computes."""
-
-    def __init__(self, outputs: Callable[[Rows], Tensor]) -> None:
-        self.outputs = outputs
-
-    def forward(self, rows: Rows) -> Tensor:
-        """Outputs of the unit."""
-        self.computed = self.outputs(rows)
-        return self.computed.detach()
-
-    def backward(self, gradient: Tensor) -> None:
-        """Gradients of the weights and scales, for the gradient of the last outputs."""
-        self.computed.backward(gradient)
-
-
 def optimize(
     learner: Learner,
-    unit: Trainable,
+    outputs: Callable[[Rows], Tensor],
     targets: RowStore,
     config: Reconstruction,
     *,
     name: str,
     generator: torch.Generator,
 ) -> Curve:
-    """Learn roundings and scales so that the outputs of the unit for `rows` come close to `targets[rows]`.
+    """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
 
     The loss is the squared error (or another power), summed over the tokens and averaged over batch and channels, plus
     λ times the rounding regularizer. If there are no scales to learn, it ends when all roundings have decided, because
@@ -119,8 +95,9 @@ def optimize(
     # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
     draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator)
     for iteration, rows in enumerate(Rows.of(draws, targets.device).each()):
-        error, gradient = error_and_gradient(unit.forward(rows), targets[rows], config.power)
-        unit.backward(gradient)
+        computed = outputs(rows)
+        error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
+        computed.backward(gradient)
         roundings.step(config.rounding_rate, config.beta(iteration), config.regularization)
         scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
         recent.append(error)
