@@ -176,7 +176,7 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
-    """Reference from ready statistics (mu, sigma, and mu_s, sigma_s if they exist), computed with `extractor`.
+    """Reference from statistics that were computed before (mu, sigma, and mu_s, sigma_s if they exist), computed with `extractor`.
 
     Images beside them, in any axis order, give the pool features. Without images there is no precision and recall;
     without mu_s there is no sFID. DataError if the number of features is not that of the extractor.
@@ -193,7 +193,7 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
 
 
 def make_reference(path: Path, extractor: Extractor, *, images_only: bool = False) -> Reference:
-    """Reference of a folder of PNGs, an npz of images, or ready statistics. `images_only` ignores ready statistics."""
+    """Reference of a folder of PNGs, an npz of images, or an npz of statistics. `images_only` ignores statistics."""
     if not images_only and not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
         return reference_of_statistics(path, extractor)
     return reference_of_images(open_images(path, least=LEAST), extractor)
@@ -232,7 +232,7 @@ def check_adm_images(path: Path) -> tuple[int, int]:
     if "arr_0" not in (names := member_names(path)):
         raise DataError(
             f"{path}: has no images (arr_0), found {', '.join(names)}; `qdit reference OUT --data {path.name}` takes"
-            " ready statistics without images"
+            " statistics without images"
         )
     shape, dtype = member_shape(path, "arr_0")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in CHANNELS:

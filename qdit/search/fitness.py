@@ -206,12 +206,12 @@ class Noises:
         self._by_seed: dict[int, ImageFitness] = {}
 
     def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
-        """The fitness of a genome on the first images of a noise."""
+        """The fitness of a genome on the first images for the noise of a seed."""
         seed, genome = what
         return self._on(seed).on_prefix(genome, images)
 
     def features(self, what: tuple[int, Genome | None], chunk: int) -> np.ndarray | None:
-        """The features of a genome's images in one chunk of a noise. Without a genome those of full precision."""
+        """Features of a genome's images in one chunk, for the noise of a seed. Without a genome: of full precision."""
         seed, genome = what
         return self._on(seed).features(genome, chunk)
 

@@ -20,7 +20,7 @@ from qdit.core.processes import require_cores
 class Prefixes(Protocol):
     """Interface of a worker's fitness: `ImageFitness` or `Noises`, or another object with these functions.
 
-    `genome` is the measured key: a genome, or the seed of a noise with a genome.
+    `genome` is the measured key: a genome, or a seed of the noise together with a genome.
     """
 
     def on_prefix(self, genome: Any, images: int) -> float: ...

@@ -15,7 +15,7 @@ from qdit.workflow.profile_models import AllocationBudget, ProfileModel, Searche
 
 @dataclass(frozen=True, order=True)
 class SearchRun:
-    """A search at a setting, form and bits: one allocation. A replicate above 0 has other draws."""
+    """A search at a setting, form and bits: one allocation. The replicates 1, 2, … have other random draws."""
 
     setting: str
     form: str
