@@ -116,7 +116,7 @@ def mean_of_resamples(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def sliced_to_reference(images: Images) -> float | None:
-    """MIND of the pool features to those of the reference; None for a reference of statistics without images (`qdit.metrics.sliced`)."""
+    """MIND of the pool features to those of the reference (`qdit.metrics.sliced`); None without reference images."""
     return None if images.sliced_to_reference is None else images.sliced_to_reference.value
 
 

@@ -101,7 +101,9 @@ def load_reference(path: Path) -> Reference:
     spatial = read_moments(path, *STATISTICS[2:]) if STATISTICS[2] in names else None
     features = read_member(path, "pool") if "pool" in names else None
     if features is not None and (features.shape[1:] != pool.mean.shape or not np.isfinite(features).all()):
-        raise DataError(f"{path}: pool is no finite array of {len(pool.mean)} features an image; make the file again")
+        raise DataError(
+            f"{path}: pool is not a finite array of {len(pool.mean)} features an image; make the file again"
+        )
     if DIGEST not in names:
         return Reference(pool, spatial, features, "")
     digest = str(read_member(path, DIGEST))
@@ -144,8 +146,8 @@ def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
     unequal = np.abs(covariance - covariance.T).max(initial=0) > 1e-4 * max(1e-12, np.abs(spread).max(initial=0))
     if unequal or (spread < 0).any():
         raise DataError(
-            f"{path}: {covariance_name} is not symmetric with variances of at least 0, so it is no covariance; make the"
-            " file again or fetch it again"
+            f"{path}: {covariance_name} is not symmetric with variances of at least 0, so it is not a covariance; make"
+            " the file again or fetch it again"
         )
     return Moments(mean, covariance)
 
@@ -176,7 +178,7 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
-    """Reference from statistics that were computed before (mu, sigma, and mu_s, sigma_s if they exist), computed with `extractor`.
+    """Reference from statistics that `extractor` gave before: mu, sigma, and mu_s, sigma_s if they exist.
 
     Images beside them, in any axis order, give the pool features. Without images there is no precision and recall;
     without mu_s there is no sFID. DataError if the number of features is not that of the extractor.

@@ -90,7 +90,7 @@ class ImageFitness:
         """Raise unless this number of images is a multiple of the chunk size, at least 2, and at most all images."""
         if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
             legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
-            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal}")
+            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal} images")
 
     def __call__(self, genome: Genome) -> float:
         """Fitness on all images. The stored features of this genome are deleted."""
@@ -132,7 +132,10 @@ class ImageFitness:
         while len(self._full) < chunks:
             chunk_features = self.features(None, len(self._full))
             if chunk_features is None:
-                raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
+                raise ConfigError(
+                    "full-precision images hold NaN or infinity, so no genome can be compared with them; check the"
+                    " weights"
+                )
             self._full.append(chunk_features)
         if chunks not in self._targets:
             self._targets[chunks] = Target.of(np.concatenate(self._full[:chunks]))

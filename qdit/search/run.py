@@ -42,7 +42,7 @@ from qdit.search.workers import Prefixes, Workers
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
 FREE_FACTS = ("seed", "dtype", "decoder")
-"""Facts of the protocol in which calibration data may differ from a search: their noise has another seed, and they need no decoder."""
+"""Facts of the protocol that may differ between calibration data and a search: the noise has another seed, and no decoder runs."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def check(search: Search, workers: int) -> None:
     """Raise ConfigError for wrong input that can be found before any file is loaded."""
     require_cores("workers", workers)
     if search.fresh < 0:
-        raise ConfigError(f"fresh {search.fresh}: must be at least 0")
+        raise ConfigError(f"fresh {search.fresh}: must be at least 0 (genomes to measure again)")
     if not 0 <= search.seed <= MOST_SEED:  # Python's generator draws the same for -1 as for 1
         raise ConfigError(f"search seed {search.seed}: allowed are whole numbers from 0 to {MOST_SEED}")
     if search.scored and search.calibration is None:

@@ -98,7 +98,10 @@ class Workers:
                 self._ends[worker].send(request)
                 reply = self._ends[worker].recv()
             except (EOFError, OSError):
-                raise QditError("a worker of the search has ended (killed, or out of memory?); start again") from None
+                raise QditError(
+                    "a worker of the search has ended (killed, or out of memory?); run the same command again, perhaps"
+                    " with fewer workers"
+                ) from None
         if isinstance(reply, BaseException):
             raise reply
         return reply

@@ -130,5 +130,5 @@ def layer_place(name: str) -> tuple[int, str]:
     """(block, name within it) of a layer: `blocks.3.mlp.fc1` → (3, `mlp.fc1`)."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if match is None:
-        raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME")
+        raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME; correct the name")
     return int(match[1]), match[2]

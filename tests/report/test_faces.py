@@ -15,4 +15,6 @@ def test_a_model_without_a_face_has_that_of_the_profile() -> None:
 
 
 def test_a_table_names_each_face_once_in_the_order_of_its_blocks() -> None:
-    assert face_of_table(PROFILE, {"blocks": [{"setting": "f"}, {"setting": "d"}, {"setting": "f2"}]}) == "clothes; digits"
+    assert (
+        face_of_table(PROFILE, {"blocks": [{"setting": "f"}, {"setting": "d"}, {"setting": "f2"}]}) == "clothes; digits"
+    )
