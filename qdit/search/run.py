@@ -42,7 +42,7 @@ from qdit.search.workers import Prefixes, Workers
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
 FREE_FACTS = ("seed", "dtype", "decoder")
-"""Facts of the protocol that may differ between calibration data and a search: the noise has another seed, and no decoder runs."""
+"""Facts of the protocol that may differ between calibration data and a search."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,7 @@ class SecureRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The request to the new address; DataError if it is not encrypted."""
         if not is_https(newurl):
-            raise DataError(
-                f"{req.full_url}: the server sends to {newurl}, which is not https; not followed; correct the address in the profile"
-            )
+            raise DataError(f"{req.full_url}: the server sends to {newurl}, which is not https; correct the address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

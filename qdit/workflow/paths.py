@@ -111,8 +111,8 @@ def require_data_path(path: str, where: str, *, prompts: bool = False, folders: 
 def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a profile may download a file to `path` from the source of its entry.
 
-    Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile proves nothing for
-    them: the author of the address is also the author of the digest.
+    Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile proves nothing
+    for them: the author of the address is also the author of the digest.
     """
     where = f"files.{path}"
     require_data_path(path, where, folders=FETCHED_FOLDERS)
