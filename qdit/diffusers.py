@@ -190,7 +190,7 @@ class QditQuantizer(DiffusersQuantizer):
         take(model, network.to(self.device))
 
     def put_layers(self, model: Any) -> None:
-        """Put the quantized layers and all tensors into a transformer that is no DiT of this suite."""
+        """Put the quantized layers and all tensors into a transformer that is not a DiT of this suite."""
         tensors, self.tensors = self.tensors, {}
         in_full = self.in_full if self.dtype != torch.float32 else []
         fill_transformer(model, self.checkpoint, tensors, dtype=self.dtype, in_full=in_full)

@@ -42,6 +42,6 @@ def is_folder_of_pipeline(path):
 
 
 def real_images(reference):
-    """A batch of real images. A folder of the user's own is no input, so that a plan can be made without it."""
+    """A batch of real images. A folder of the user's own is not an input, so that a plan can be made without it."""
     batch = config["references"][reference]
     return [] if is_own_folder(batch) else [input_file(batch)]

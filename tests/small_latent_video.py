@@ -30,7 +30,7 @@ SMALL_VAE = VideoVAEConfig(
 PROMPTS = ("A cat near a door, oil painting.", "a dog", "Two birds & a fish")
 FLOW = FlowProtocol(frames=6, height=17, width=24, fps=8, steps=2, cfg_scale=3.0, shift=1.5)
 CLIP = ("--frames", 6, "--height", 17, "--width", 24, "--fps", 8, "--steps", 2, "--cfg-scale", 3.0, "--shift", 1.5)
-"""A clip whose height is no multiple of the VAE's factor: 16 rows of pixels come out."""
+"""A clip whose height is not a multiple of the VAE's factor: 16 rows of pixels come out."""
 
 
 def random_vae(config: VideoVAEConfig = SMALL_VAE) -> VideoVAE:

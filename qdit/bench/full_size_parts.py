@@ -86,7 +86,7 @@ class Scale:
     def protocol(self) -> Protocol:
         """Protocol with few steps and no guidance.
 
-        Every kind of calibration set then has as many latents as samples.
+        With these values every kind of calibration set has `samples` latents.
         """
         return Protocol(steps=self.steps, cfg_scale=1.0, seed=SEED)
 

@@ -108,7 +108,7 @@ def _judged(goal: Goal, value: float | None, *, applies: bool) -> Judged:
 
 
 def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
-    """Goals that hold on every device: numbers of wrong cases."""
+    """Goals that do not depend on the device, each with its value: wrong cases, and the difference to the CPU."""
     kernels, methods, pipeline = (measured.get(name, {}) for name in ("correct", "methods", "pipeline"))
     wrong = None if "wrong" not in kernels else float(len(kernels["wrong"]))
     yield Goal("kernels that differ from the reference", 0, at_most=True), wrong

@@ -103,7 +103,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         f" {protocol['steps']} {protocol['sampler'].upper()} steps and guidance scale {protocol['cfg_scale']:g}. The"
         f" group sizes are {', '.join(map(str, plan['sizes']))}. A genome is measured on at most {plan['images']}"
         f" images. There are {plan['seeds']} seeds; each has its own noise and its own random draws. All winners are"
-        " measured on one further noise.",
+        " measured on noise of one further seed.",
         "",
         "**Options:**",
         "",

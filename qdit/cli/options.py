@@ -30,7 +30,7 @@ Sampler = Annotated[str, typer.Option(help="ddim (no added noise) or ddpm (ances
 Steps = Annotated[int, typer.Option(help="Number of sampling steps, 1 to 1000.")]
 CfgScale = Annotated[float, typer.Option(help="Classifier-free guidance scale, 1 (no guidance) to 100.")]
 Replicate = Annotated[
-    int, typer.Option(min=0, help="Number of the replicate: above 0, random draws of the method are others.")
+    int, typer.Option(min=0, help="Number of the replicate. Each number gives the method other random draws.")
 ]
 SameAs = Annotated[
     Path | None, typer.Option(help="Samples of replicate 0; they are copied if their checkpoint equals this one.")

@@ -56,7 +56,7 @@ def check_rows(
     """List the rows whose method failed.
 
     The command shows the reason and the log of each row. It counts rows that are not measured yet. The exit code is 1
-    if a row failed. A row that the method does not support is no failure. The workflow runs this command last.
+    if a row failed. A row that the method does not support is not a failure. The workflow runs this command last.
 
     \b
     Example:

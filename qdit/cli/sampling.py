@@ -213,7 +213,7 @@ def is_pipeline(weights: Path, prompts: Path | None) -> bool:
         raise ConfigError(f"{weights}: is the folder of a pipeline; give --prompts, a text file with one prompt a line")
     if prompts is not None and not is_folder:
         raise ConfigError(
-            f"--prompts: {weights} is no pipeline folder of diffusers with a transformer such as FLUX; leave it out"
+            f"--prompts: {weights} is not a pipeline folder of diffusers with a transformer such as FLUX; leave it out"
         )
     return is_folder
 

@@ -66,7 +66,7 @@ class Sources:
     def _files(self, *modules: str) -> dict[PurePosixPath, Path]:
         """The files that the modules reach by imports, and their data, by their path below the folder of their package.
 
-        Raises ConfigError for a module that does not exist, a source that is no Python, or a wrong `PACKAGE_DATA`.
+        Raises ConfigError for a module that does not exist, a source that is not Python, or a wrong `PACKAGE_DATA`.
         """
         for module in modules:
             if self.file_of(module) is None:

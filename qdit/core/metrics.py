@@ -337,7 +337,7 @@ def resolve(path: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as problem:
         raise ConfigError(f"metric function {path!r}: {problem}; name it as module:function") from None
     if not callable(function):
-        raise ConfigError(f"metric function {path!r}: is no function; name one as module:function")
+        raise ConfigError(f"metric function {path!r}: is not a function; name one as module:function")
     return function
 
 

@@ -181,7 +181,7 @@ def write_record(path: Path, record: MetricsRecord) -> None:
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
     """One line about the differences between a run and the setting of its profile; empty if there are none.
 
-    Imported samples do not say how they were made, so only their model counts.
+    Imported samples do not say how they were made, so only their model is compared.
     """
     if record.is_imported:
         setting = {"model": setting["model"]} if "model" in setting else {}

@@ -62,7 +62,7 @@ def parse_source(path: Path) -> ast.Module:
 
 
 def decoded_source(path: Path, content: bytes) -> str:
-    """Text of a source file; ConfigError where it is no UTF-8."""
+    """Text of a source file; ConfigError where it is not UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as problem:

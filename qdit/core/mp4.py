@@ -46,7 +46,7 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: float, lossless: bool = Fa
 def read_mp4(path: Path, *, frames: int | None = None) -> np.ndarray:
     """Read a clip as RGB frames uint8 (T, H, W, 3).
 
-    Raises DataError in one line if it is missing, is no video, is truncated (fewer frames than its index lists), or
+    Raises DataError in one line if it is missing, is not a video, is truncated (fewer frames than its index lists), or
     does not have exactly `frames` frames.
     """
     if not path.is_file():
@@ -69,7 +69,7 @@ def read_mp4(path: Path, *, frames: int | None = None) -> np.ndarray:
 
 
 def frames_per_second(path: Path) -> float:
-    """Frames per second of a clip, as its file says; DataError if it is no video."""
+    """Frames per second of a clip, as its file says; DataError if it is not a video."""
     try:
         with av.open(path) as container:
             return float(video_stream(path, container).average_rate or 0)

@@ -173,7 +173,9 @@ def words(annotation: Any) -> str:
 
 
 def name_of(kind: Any) -> list[str]:
-    """Name of a type in words, without limits. For a list or mapping also the type of its entries."""
+    """Name of a type in words. Limits such as `at least 1` are not part of it.
+
+    For a list or a mapping a second text names the type of its entries."""
     if names := choices(kind):
         return [f"one of {', '.join(names)}"]
     inner = get_args(kind)

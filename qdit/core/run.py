@@ -51,8 +51,8 @@ def ending(replicate: int) -> str:
 class Run:
     """Identity of a table row: setting × form × method label × bits × scope, in one of the modes.
 
-    An integer run has no checkpoint. It uses the checkpoint of the simulated run. A replicate above 0 is the same row
-    with other random draws of the method (`qdit.workflow.replicates`).
+    An integer run has no checkpoint. It uses the checkpoint of the simulated run. The replicates 1, 2, … are the same
+    row with other random draws of the method (`qdit.workflow.replicates`).
     """
 
     setting: str

@@ -59,7 +59,7 @@ class SourceFacts:
 def source_facts(path: Path, content: bytes) -> SourceFacts:
     """Facts of a source with this content. `path` is used in messages only.
 
-    Raises ConfigError if the source is no valid Python or its `PACKAGE_DATA` is wrong. Such a source is not cached.
+    Raises ConfigError if the source is not valid Python or its `PACKAGE_DATA` is wrong. Such a source is not cached.
     """
     key = hashlib.sha256(content).hexdigest()
     if (facts := _session().get(key) or _remembered().get(key)) is None:

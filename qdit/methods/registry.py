@@ -45,7 +45,9 @@ def methods_of(origin: MethodModule) -> list[Method]:
     if origin.class_name is not None:
         classes = [getattr(module, origin.class_name, None)]
         if not (inspect.isclass(classes[0]) and issubclass(classes[0], Method)):
-            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
+            raise ConfigError(
+                f"{origin.where}: {origin.class_name} is not a subclass of Method; correct the entry point"
+            )
     else:
         classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Method)]
         classes = [value for value in classes if value.__module__ == origin.module]

@@ -46,7 +46,7 @@ from qdit.metrics.vbench_totals import totals
 
 RESAMPLES = 200
 SEED = 0
-"""Seed of the drawing. It is no part of a profile: runs are paired only if their drawings are equal."""
+"""Seed of the drawing. It is not a part of a profile: runs are paired only if their drawings are equal."""
 
 Scores = Mapping[str, Sequence[float | None]]
 """Dimension → score of each of its clips; None where VBench skips the clip."""

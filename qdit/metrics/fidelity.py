@@ -74,9 +74,10 @@ def register(extractor: Extractor) -> str:
 
 
 def fidelity_metrics(generated: np.ndarray, real: np.ndarray, *, extractor: Extractor) -> dict[str, float]:
-    """fid, sfid, is, precision and recall of uint8 images (N, C, H, W) by torch-fidelity.
+    """`fid`, `sfid`, `is`, `precision` and `recall` of uint8 images (N, C, H, W), computed by torch-fidelity.
 
-    Its inception score uses equal splits, so it is ADM's only if N is a multiple of 5000 or smaller.
+    Its inception score (`is`) divides the images into equal splits. So it equals ADM's inception score only if N is at
+    most 5000 or a multiple of 5000.
     """
     from torch_fidelity import calculate_metrics
 

@@ -24,7 +24,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     tr (Σ_a Σ_b)^½ is the sum of the singular values of F_aᵀ F_b, where F Fᵀ = Σ (`factor`). So no value is complex, and
     there may be fewer samples than dimensions. Raises DataError for moments that are not finite, differ in size, or
-    have a matrix that is no covariance.
+    have a matrix that is not a covariance.
     """
     require_moments("first", a)
     require_moments("second", b)

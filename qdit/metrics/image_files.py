@@ -154,7 +154,7 @@ def bit_depth(file: Path) -> int:
 
 
 def read_png(file: Path, shape: tuple[int, int, int] | None) -> np.ndarray:
-    """Read a PNG as uint8 (C, H, W); DataError for a file that is no grey or RGB PNG, and for another shape."""
+    """Read a PNG as uint8 (C, H, W); DataError for a file that is not a grey or RGB PNG, and for another shape."""
     from PIL import Image
 
     try:

@@ -54,7 +54,7 @@ def resampled_inception(images: Images, counts: np.ndarray) -> np.ndarray:
 
 
 def precision(images: Images) -> float | None:
-    """Fraction of images within the reference's manifold (Kynkäänniemi et al. 2019); None for ready statistics."""
+    """Fraction of images within the reference's manifold (Kynkäänniemi et al. 2019); None without reference images."""
     return images.precision_recall[0]
 
 
@@ -67,7 +67,7 @@ def resampled_precision(images: Images, counts: np.ndarray) -> np.ndarray | None
 
 
 def recall(images: Images) -> float | None:
-    """Fraction of the reference that lies in the images' manifold; None for ready statistics."""
+    """Fraction of the reference that lies in the images' manifold; None without reference images."""
     return images.precision_recall[1]
 
 
@@ -116,7 +116,7 @@ def mean_of_resamples(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def sliced_to_reference(images: Images) -> float | None:
-    """MIND of the pool features to the reference's; None for ready statistics (`qdit.metrics.sliced`)."""
+    """MIND of the pool features to those of the reference (`qdit.metrics.sliced`); None without reference images."""
     return None if images.sliced_to_reference is None else images.sliced_to_reference.value
 
 

@@ -51,7 +51,7 @@ class Images:
 
     @cached_property
     def sliced_to_reference(self) -> Sliced | None:
-        """MIND of the pool features to the reference's. None if the reference is ready statistics."""
+        """MIND of the pool features to the reference's. None if the reference has statistics only."""
         if self.reference.pool_features is None:
             return None
         return sliced_distance(self.run.features.pool, self.reference.pool_features)
@@ -67,7 +67,7 @@ class Images:
 
     @cached_property
     def precision_recall(self) -> tuple[float | None, float | None]:
-        """Precision and recall of the pool features. None if the reference is ready statistics.
+        """Precision and recall of the pool features. None if the reference has statistics only.
 
         DataError for a file of ADM whose images were not imported.
         """

@@ -101,7 +101,9 @@ def load_reference(path: Path) -> Reference:
     spatial = read_moments(path, *STATISTICS[2:]) if STATISTICS[2] in names else None
     features = read_member(path, "pool") if "pool" in names else None
     if features is not None and (features.shape[1:] != pool.mean.shape or not np.isfinite(features).all()):
-        raise DataError(f"{path}: pool is no finite array of {len(pool.mean)} features an image; make the file again")
+        raise DataError(
+            f"{path}: pool is not a finite array of {len(pool.mean)} features an image; make the file again"
+        )
     if DIGEST not in names:
         return Reference(pool, spatial, features, "")
     digest = str(read_member(path, DIGEST))
@@ -144,8 +146,8 @@ def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
     unequal = np.abs(covariance - covariance.T).max(initial=0) > 1e-4 * max(1e-12, np.abs(spread).max(initial=0))
     if unequal or (spread < 0).any():
         raise DataError(
-            f"{path}: {covariance_name} is not symmetric with variances of at least 0, so it is no covariance; make the"
-            " file again or fetch it again"
+            f"{path}: {covariance_name} is not symmetric with variances of at least 0, so it is not a covariance; make"
+            " the file again or fetch it again"
         )
     return Moments(mean, covariance)
 
@@ -176,7 +178,7 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
-    """Reference from ready statistics (mu, sigma, and mu_s, sigma_s if they exist), computed with `extractor`.
+    """Reference from statistics that `extractor` gave before: mu, sigma, and mu_s, sigma_s if they exist.
 
     Images beside them, in any axis order, give the pool features. Without images there is no precision and recall;
     without mu_s there is no sFID. DataError if the number of features is not that of the extractor.
@@ -193,7 +195,7 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
 
 
 def make_reference(path: Path, extractor: Extractor, *, images_only: bool = False) -> Reference:
-    """Reference of a folder of PNGs, an npz of images, or ready statistics. `images_only` ignores ready statistics."""
+    """Reference of a folder of PNGs, an npz of images, or an npz of statistics. `images_only` ignores statistics."""
     if not images_only and not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
         return reference_of_statistics(path, extractor)
     return reference_of_images(open_images(path, least=LEAST), extractor)
@@ -232,7 +234,7 @@ def check_adm_images(path: Path) -> tuple[int, int]:
     if "arr_0" not in (names := member_names(path)):
         raise DataError(
             f"{path}: has no images (arr_0), found {', '.join(names)}; `qdit reference OUT --data {path.name}` takes"
-            " ready statistics without images"
+            " statistics without images"
         )
     shape, dtype = member_shape(path, "arr_0")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in CHANNELS:

@@ -65,7 +65,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def read_shard(path: Path) -> Shard:
-    """Read the list of a sampling job; DataError if the file is no such list."""
+    """Read the list of a sampling job; DataError if the file is not such a list."""
     listing = read_json(path)
     try:
         return Shard(
@@ -108,7 +108,7 @@ def _file_name(value: Any) -> str:
     """A file name without a folder. DataError otherwise: a list may name only files of its own folder."""
     name = _text(value)
     if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
-        raise ValueError(f"{name!r:.40} is no name of a file beside the list")
+        raise ValueError(f"{name!r:.40} is not a name of a file beside the list")
     return name
 
 

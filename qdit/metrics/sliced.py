@@ -29,7 +29,7 @@ FACTOR = 3
 FEW_DIRECTIONS, MANY_DIRECTIONS = 128, 1024
 """Directions for at most `MANY_FEATURES` features, and for more. The paper takes 100 to 1,000."""
 SEED = 0
-"""Seed of the directions. It is no part of a profile: all runs are compared along the same directions."""
+"""Seed of the directions. It is not a part of a profile: all runs are compared along the same directions."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def stated_protocol(path: Path) -> Mapping[str, Any] | None:
         try:
             content = parse_json(str(member))
         except ValueError as problem:
-            raise DataError(f"{path}: protocol is no JSON ({problem}); write {EXAMPLE}") from None
+            raise DataError(f"{path}: protocol is not JSON ({problem}); write {EXAMPLE}") from None
     if not isinstance(content, dict) or (missing := [fact for fact in FACTS if fact not in content]):
         lacks = ", ".join(missing) if isinstance(content, dict) else "everything"
         raise DataError(f"{where}: states a protocol without {lacks}; write {EXAMPLE}, or leave it out")

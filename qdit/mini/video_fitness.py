@@ -186,7 +186,7 @@ class VideoSearchJob:
         model = load_model(self.weights)
         if not isinstance(model, STDiT3) or model.config.pixels_per_cell != 1 or model.config.in_channels != 3:
             raise ConfigError(
-                f"{self.weights}: is no video model of RGB pixels, for which this search is; for latents make a"
+                f"{self.weights}: is not a video model of RGB pixels, for which this search is; for latents make a"
                 " VideoFitness with a `decode` (docs/vbench.md)"
             )
         space = SearchSpace.of(

@@ -170,7 +170,9 @@ def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
         spatial = {name: frozen(value) for name, value in values.items()}
         return VideoVAEConfig(temporal=TemporalConfig(**temporal), **spatial)
     except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path}: its configuration is none of a video VAE ({problem}); save it again") from None
+        raise CheckpointError(
+            f"{path}: its configuration is not that of a video VAE ({problem}); save it again"
+        ) from None
 
 
 def frozen(value: Any) -> Any:

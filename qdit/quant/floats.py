@@ -77,7 +77,7 @@ class FloatFormat:
         return _values(self).to(device)
 
     def check(self, codes: Tensor) -> None:
-        """Raise CheckpointError if a code is no finite number of the format."""
+        """Raise CheckpointError if a code is not a finite number of the format."""
         if not self.decode(codes).isfinite().all():
             count = int((~self.decode(codes).isfinite()).sum())
             raise CheckpointError(f"{count} codes of {self.name} are NaN or infinite; quantize again")

@@ -20,7 +20,7 @@ def size_of_generic_mb(checkpoint: Path, sites: Mapping[str, Mapping[str, Any]])
     """Size of a checkpoint's tensors, in 10⁶ bytes. Only the header of its file is read."""
     counted = sum(site_bytes(site) for site in sites.values() if site.get("shape"))
     with safe_open(checkpoint / tensors_file(read_config(checkpoint)), framework="np") as data:
-        others = [name for name in data.keys() if not is_of_site(name, sites)]  # noqa: SIM118 - it is no mapping
+        others = [name for name in data.keys() if not is_of_site(name, sites)]  # noqa: SIM118 - it is not a mapping
         elements = sum(prod(data.get_slice(name).get_shape()) for name in others)
     return (counted + 2 * elements) / 1e6
 

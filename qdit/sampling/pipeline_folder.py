@@ -106,7 +106,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether a path is a pipeline's folder whose transformer is no DiT of this suite."""
+    """Whether a path is a pipeline's folder whose transformer is not a DiT of this suite."""
     return (path / PIPELINE_FILE).is_file() and is_transformer_folder(model_folder(path))
 
 

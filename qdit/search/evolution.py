@@ -147,7 +147,7 @@ def evolve(
 def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, seed: int) -> Outcome:
     """The reference genome and random genomes, `evaluations` in all."""
     if evaluations < 1:
-        raise ConfigError(f"evaluations {evaluations}: must be at least 1")
+        raise ConfigError(f"evaluations {evaluations}: must be at least 1 (the reference); take a larger number")
     generation = {"start": [space.start], "random": GenomeSampler(space, seed).random(evaluations - 1)}
     return Outcome(tuple(measured(measure, generation, [], 0)))
 

@@ -90,7 +90,7 @@ class ImageFitness:
         """Raise unless this number of images is a multiple of the chunk size, at least 2, and at most all images."""
         if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
             legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
-            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal}")
+            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal} images")
 
     def __call__(self, genome: Genome) -> float:
         """Fitness on all images. The stored features of this genome are deleted."""
@@ -132,7 +132,10 @@ class ImageFitness:
         while len(self._full) < chunks:
             chunk_features = self.features(None, len(self._full))
             if chunk_features is None:
-                raise ConfigError("full-precision images hold NaN or infinity: nothing can be compared with them")
+                raise ConfigError(
+                    "full-precision images hold NaN or infinity, so no genome can be compared with them; check the"
+                    " weights"
+                )
             self._full.append(chunk_features)
         if chunks not in self._targets:
             self._targets[chunks] = Target.of(np.concatenate(self._full[:chunks]))
@@ -206,12 +209,12 @@ class Noises:
         self._by_seed: dict[int, ImageFitness] = {}
 
     def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
-        """The fitness of a genome on the first images of a noise."""
+        """The fitness of a genome on the first images for the noise of a seed."""
         seed, genome = what
         return self._on(seed).on_prefix(genome, images)
 
     def features(self, what: tuple[int, Genome | None], chunk: int) -> np.ndarray | None:
-        """The features of a genome's images in one chunk of a noise. Without a genome those of full precision."""
+        """Features of a genome's images in one chunk, for the noise of a seed. Without a genome: of full precision."""
         seed, genome = what
         return self._on(seed).features(genome, chunk)
 

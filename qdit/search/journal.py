@@ -90,7 +90,8 @@ class Journal:
             entry = _parsed(self.path, number, line)
             if not is_of(entry, self._header):
                 raise DataError(
-                    f"{self.path}: line {number} is no entry of this search, or was edited; delete that line and go on"
+                    f"{self.path}: line {number} is not an entry of this search, or was edited; delete that line and"
+                    " search again"
                 )
             self._take(tuple(entry["genome"]), entry)
         self._file.seek(len(whole))
@@ -168,7 +169,9 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise ConfigError(f"{path}: another search is writing to this journal; wait for it or give another") from None
+        raise ConfigError(
+            f"{path}: another search is writing to this journal; wait until it ends, or give another file"
+        ) from None
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -177,7 +180,9 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise DataError(f"{path}: line {number} is not valid JSON; delete the journal, or that line, and go on")
+        raise DataError(
+            f"{path}: line {number} is not valid JSON; delete that line or the whole file, and search again"
+        )
     return value
 
 
@@ -187,6 +192,6 @@ def _check_identity(path: Path, stored: Any, wanted: dict[str, Any]) -> None:
     known = stored if isinstance(stored, dict) else {}
     different = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
     raise ConfigError(
-        f"{path}: the journal of another search (different: {', '.join(different)}); allowed is to go on with the same"
-        " one: delete the file or give another"
+        f"{path}: this is the journal of another search (different: {', '.join(different)}); only the same search can"
+        " continue it: delete the file or give another"
     )

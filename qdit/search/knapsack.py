@@ -25,7 +25,9 @@ def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -
     """The genome with the least Σ scores[layer, size] (L, S) within the budget of the space."""
     shape = (len(space.layers), len(space.sizes))
     if scores.shape != shape or not np.isfinite(scores).all():
-        raise ConfigError(f"scores of shape {scores.shape}: allowed are finite numbers, (layers, sizes) = {shape}")
+        raise ConfigError(
+            f"scores of shape {scores.shape}: allowed are finite numbers, (layers, sizes) = {shape}; compute them again"
+        )
     if solver not in ("dp", "milp"):
         raise ConfigError(f"solver {solver!r}: allowed are dp, milp")
     solve = solve_dp if solver == "dp" else solve_milp
@@ -42,7 +44,9 @@ def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
     check_feasible(costs, limit)
     limit = min(limit, int(costs.max(axis=1).sum()))
     if len(scores) * (limit + 1) > LARGEST_TABLE:
-        raise ConfigError(f"budget of {limit} units for {len(scores)} layers: too large a table; use solver milp")
+        raise ConfigError(
+            f"budget of {limit} units for {len(scores)} layers: the table of solver dp is too large; use solver milp"
+        )
     least = np.zeros(limit + 1)
     best_column = np.zeros((len(scores), limit + 1), dtype=np.int16)
     for layer, (row, price) in enumerate(zip(scores, costs, strict=True)):
@@ -87,4 +91,7 @@ def check_feasible(costs: np.ndarray, limit: int) -> None:
     """Raise ConfigError unless the cheapest choice of every layer is within the limit."""
     cheapest = int(costs.min(axis=1).sum())
     if cheapest > limit:
-        raise ConfigError(f"budget of {limit} units cannot be met: the cheapest choice of every layer takes {cheapest}")
+        raise ConfigError(
+            f"budget of {limit} units cannot be met: the cheapest choice of every layer takes {cheapest}; take a larger"
+            " budget (a smaller reference size) or larger group sizes"
+        )

@@ -64,7 +64,9 @@ def read_latency(path: Path) -> LatencyModel:
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{path}: not a latency model; make one with `qdit bench latency {path}`") from None
     if not entries or min(entries.values()) <= 0:
-        raise DataError(f"{path}: {len(entries)} times, at least one is needed and all must be positive; measure again")
+        raise DataError(
+            f"{path}: found {len(entries)} times; at least one is needed, and all must be above 0; measure again"
+        )
     return model
 
 

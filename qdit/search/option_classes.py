@@ -33,7 +33,10 @@ class EvolutionOptions(CheckedOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.crossover + self.mutation > self.population:
-            raise ConfigError(f"crossover {self.crossover} + mutation {self.mutation}: at most {self.population} fit")
+            raise ConfigError(
+                f"crossover {self.crossover} + mutation {self.mutation}: the sum is larger than population"
+                f" {self.population}; take fewer children or a larger population"
+            )
 
     @property
     def evaluations(self) -> int:
@@ -59,11 +62,17 @@ class RacingOptions:
 
     def __post_init__(self) -> None:
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
-            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
+            raise ConfigError(
+                f"rungs {list(self.rungs)}: expected ascending numbers of images, each at least 1; correct them"
+            )
         if not (0 < self.keep <= 1 and 0 < self.surrogate_keep <= 1):
-            raise ConfigError(f"keep {self.keep}, surrogate_keep {self.surrogate_keep}: allowed are above 0 to 1")
+            raise ConfigError(
+                f"keep {self.keep}, surrogate_keep {self.surrogate_keep}: each must be above 0 and at most 1"
+            )
         if not self.margin >= 0 or self.parents < 1:
-            raise ConfigError(f"margin {self.margin}, parents {self.parents}: at least 0 and 1")
+            raise ConfigError(
+                f"margin {self.margin}, parents {self.parents}: margin must be at least 0, parents at least 1"
+            )
 
     def most_images(self, population: int, *, surrogate: bool = False) -> int:
         """Largest number of images for a generation, without protected genomes."""
@@ -93,7 +102,9 @@ class ResponseOptions(CheckedOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.genomes[0] < 3:
-            raise ConfigError(f"genomes {list(self.genomes)}: found {self.genomes[0]} at first, expected at least 3")
+            raise ConfigError(
+                f"genomes {list(self.genomes)}: the first number is {self.genomes[0]}, it must be at least 3"
+            )
 
     def most_images(self, *, images: int, chunk: int) -> int:
         """Largest number of sampled images."""

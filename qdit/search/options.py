@@ -42,12 +42,14 @@ class RaceOptions(CheckedOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if list(self.rungs) != sorted(set(self.rungs)):
-            raise ConfigError(f"rungs {list(self.rungs)}: must be numbers of images, ascending, from 1 on")
+            raise ConfigError(
+                f"rungs {list(self.rungs)}: expected ascending numbers of images, each at least 1; correct them"
+            )
 
     def of(self, *, images: int, chunk: int, parents: int) -> RacingOptions:
         """Options of a race over that many images in such chunks."""
         if chunk < 1:
-            raise ConfigError(f"{images} images in chunks of {chunk}: a chunk is at least 1 image")
+            raise ConfigError(f"{images} images in chunks of {chunk}: a chunk must have at least 1 image")
         rungs = self.rungs or tuple(doubled(chunk, images))
         if rungs[-1] != images:
             raise ConfigError(f"rungs {list(rungs)}: the last one must be all {images} images")

@@ -93,7 +93,9 @@ class Responding:
         sampled = self.journal.sample(chunks, self.features, images=self.chunk, spread=self.spread)
         finite = [chunk_features for chunk_features in sampled if chunk_features is not None]
         if len(finite) < len(sampled):
-            raise DataError("full-precision images hold NaN or infinity: nothing can be compared with them")
+            raise DataError(
+                "full-precision images hold NaN or infinity, so no genome can be compared with them; check the weights"
+            )
         return finite
 
     def _next_chunk(self) -> int:
@@ -117,7 +119,10 @@ class Responding:
     def _expected(self) -> Callable[[Sequence[Genome]], np.ndarray]:
         """Genomes → expected distance, from all measurements so far."""
         if len(self._shifts) < 2:
-            raise DataError("hardly a candidate makes finite images: there is nothing to learn from; take more bits")
+            raise DataError(
+                f"{len(self._shifts)} measurements have finite images, so there is nothing to learn from (at least 2 are"
+                " needed); take more bits"
+            )
         shifts, prior = list(self._shifts.values()), np.sqrt(self.scores.mean(axis=1))
         columns = self._columns([genome for genome, _ in self._shifts])
         means, crosses = (

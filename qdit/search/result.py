@@ -26,7 +26,10 @@ def allocation(
     both are seconds. Raises ConfigError for a genome above the budget.
     """
     if not space.within(genome):
-        raise ConfigError(f"allocation exceeds the budget of uniform {space.reference}; search under that budget")
+        raise ConfigError(
+            f"allocation costs {space.budget(genome):g}, which exceeds the budget of uniform {space.reference}"
+            f" ({space.budget_limit:g}); search again under that budget"
+        )
     return {
         "groups": space.groups(genome),
         "budget": space.budget(genome),

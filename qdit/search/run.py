@@ -42,7 +42,7 @@ from qdit.search.workers import Prefixes, Workers
 SCORING_BATCH = 32
 """Calibration samples per forward pass of the scores."""
 FREE_FACTS = ("seed", "dtype", "decoder")
-"""Facts of the protocol in which calibration data may differ from a search: they see another noise, and no decoder."""
+"""Facts of the protocol that may differ between calibration data and a search."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ class Measuring:
         return lambda genome, images: self.noises.on_prefix((seed, genome), images)
 
     def losses(self, genomes: Sequence[Genome], images: int, *, seed: int, journal: Journal) -> list[float]:
-        """Fitness of genomes on the first images of one noise, outside a search. Features are stored until `forget`."""
+        """Fitness of genomes outside a search, on the first `images` images for the noise of `seed`.
+
+        Features are stored until `forget`."""
         fitness = self.on(seed)
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
@@ -175,7 +177,7 @@ def check(search: Search, workers: int) -> None:
     """Raise ConfigError for wrong input that can be found before any file is loaded."""
     require_cores("workers", workers)
     if search.fresh < 0:
-        raise ConfigError(f"fresh {search.fresh}: must be at least 0")
+        raise ConfigError(f"fresh {search.fresh}: must be at least 0 (genomes to measure again)")
     if not 0 <= search.seed <= MOST_SEED:  # Python's generator draws the same for -1 as for 1
         raise ConfigError(f"search seed {search.seed}: allowed are whole numbers from 0 to {MOST_SEED}")
     if search.scored and search.calibration is None:
@@ -263,7 +265,7 @@ def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Respon
 
 
 def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
-    """Measure the best genomes and the reference again, on equally many images with other noise.
+    """Measure the best genomes and the reference again, on equally many images, with the noise of another seed.
 
     Write to the journal.
     """

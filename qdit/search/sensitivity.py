@@ -121,5 +121,5 @@ def samples_in(data: Sequence[Batch]) -> int:
     """Number of samples in all batches; ConfigError if there are none."""
     count = sum(map(rows_in, data))
     if not count:
-        raise ConfigError("found 0 calibration samples, at least 1 is needed; calibrate first")
+        raise ConfigError("found 0 calibration samples, at least 1 is needed; run `qdit calibrate` first")
     return count

@@ -71,20 +71,27 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if twice := sorted({size for size in self.sizes if self.sizes.count(size) > 1}):
-            raise ConfigError(f"group sizes {list(self.sizes)}: {twice[0]} is there twice; give each size once")
+            raise ConfigError(f"group sizes {list(self.sizes)}: size {twice[0]} is there twice; give each size once")
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
         if not self.layers or not self.sizes:
-            raise ConfigError(f"{len(self.layers)} layers and {len(self.sizes)} group sizes: at least 1 of each")
+            raise ConfigError(
+                f"{len(self.layers)} layers and {len(self.sizes)} group sizes: at least 1 of each is needed"
+            )
         if self.constraint not in get_args(Constraint):
             raise ConfigError(f"constraint {self.constraint!r}: allowed are {', '.join(get_args(Constraint))}")
         legal = divisors(math.gcd(*(layer.inputs for layer in self.layers)))
         if wrong := sorted({*self.sizes, self.reference} - set(legal)):
-            raise ConfigError(f"group sizes {wrong} do not divide the inputs of every layer; legal: {legal}")
+            raise ConfigError(
+                f"group sizes {wrong} do not divide the inputs of every layer; legal: {legal}; take one of these"
+            )
         if (self.constraint == "latency") != (self.latency is not None):
-            raise ConfigError(f"constraint {self.constraint}: only latency has a latency model, and needs one")
+            raise ConfigError(
+                f"constraint {self.constraint}: {'a' if self.latency else 'no'} latency model is given;"
+                " only constraint latency has one, and needs one"
+            )
         if self.constraint == "latency" and self.reference not in self.sizes:
             raise ConfigError(
-                f"reference {self.reference} is none of the sizes {list(self.sizes)}: with measured times a larger"
+                f"reference {self.reference} is not one of the sizes {list(self.sizes)}: with measured times a larger"
                 " group may be slower, so the reference must be a size that a layer may have"
             )
         if self.reference > self.sizes[-1]:
@@ -107,7 +114,7 @@ class SearchSpace:
 
     @property
     def start(self) -> Genome:
-        """The uniform reference genome. If the reference is no allowed size, the next larger size is used."""
+        """The uniform reference genome. If the reference is not an allowed size, the next larger size is used."""
         return self.uniform(next(size for size in self.sizes if size >= self.reference))
 
     @cached_property
@@ -165,7 +172,9 @@ class SearchSpace:
     def seconds(self, genome: Genome) -> float:
         """Measured time of all layers, one after another; ConfigError without a latency model."""
         if self.latency is None:
-            raise ConfigError(f"constraint {self.constraint}: there is no latency model")
+            raise ConfigError(
+                f"constraint {self.constraint}: no latency model is given, so times are unknown; give one"
+            )
         pairs = zip(self.layers, genome, strict=True)
         return self.latency.total((*layer.shape, size) for layer, size in pairs)
 

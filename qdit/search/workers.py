@@ -20,7 +20,7 @@ from qdit.core.processes import require_cores
 class Prefixes(Protocol):
     """Interface of a worker's fitness: `ImageFitness` or `Noises`, or another object with these functions.
 
-    `genome` is the measured key: a genome, or the seed of a noise with a genome.
+    `genome` is the measured key: a genome, or a seed of the noise together with a genome.
     """
 
     def on_prefix(self, genome: Any, images: int) -> float: ...
@@ -98,7 +98,10 @@ class Workers:
                 self._ends[worker].send(request)
                 reply = self._ends[worker].recv()
             except (EOFError, OSError):
-                raise QditError("a worker of the search has ended (killed, or out of memory?); start again") from None
+                raise QditError(
+                    "a worker of the search has ended (killed, or out of memory?); run the same command again, perhaps"
+                    " with fewer workers"
+                ) from None
         if isinstance(reply, BaseException):
             raise reply
         return reply

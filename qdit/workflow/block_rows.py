@@ -13,7 +13,7 @@ def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[R
     Full precision is measured beside every row, so it is not listed. `bits` limits the rows to some of the bits; empty:
     all of them.
 
-    Raises ConfigError for a table that does not exist, and for a profile that is no miniature: `qdit bench block`
+    Raises ConfigError for a table that does not exist, and for a profile that is not a miniature: `qdit bench block`
     enlarges the sites of a small model.
     """
     if table not in profile["tables"]:
@@ -23,8 +23,8 @@ def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[R
         )
     if not profile.get("miniature"):
         raise ConfigError(
-            f"profile {profile['profile']!r} is no miniature: its options are not those of the small model, whose sites"
-            " `qdit bench block` enlarges; name a miniature, e.g. --profile mini"
+            f"profile {profile['profile']!r} is not a miniature: its options are not those of the small model, whose"
+            " sites `qdit bench block` enlarges; name a miniature, e.g. --profile mini"
         )
     rows: dict[tuple[str, str], Row] = {}
     runs = [run for run in runs_of(profile, table) if not is_full(profile, run.label)]

@@ -67,7 +67,7 @@ def counted(text: str, setting: str) -> TransformerShape:
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as problem:
         text = " ".join(str(problem).split())[:200]
         raise ConfigError(
-            f"settings.{setting}.call.inputs: {class_name} cannot take them ({text}); correct them"
+            f"settings.{setting}.call.inputs: {class_name} does not accept these shapes ({text}); correct them"
         ) from None
     core = [network.get_submodule(site.name) for site in network.sites() if site.role in CORE_ROLES]
     quantized = sum(layer.get_parameter("weight").numel() for layer in core)
@@ -89,9 +89,13 @@ def empty(class_name: str, config: Mapping[str, Any], setting: str) -> Any:
 
     kind = getattr(diffusers, class_name, None)
     if not isinstance(kind, type):
-        raise ConfigError(f"pipeline.transformer: diffusers {diffusers.__version__} has no class {class_name!r}")
+        raise ConfigError(
+            f"pipeline.transformer: diffusers {diffusers.__version__} has no class {class_name!r}; correct the name"
+        )
     try:
         with torch.device("meta"):
             return kind(**config).eval()
     except (TypeError, ValueError) as problem:
-        raise ConfigError(f"pipeline.config: {class_name} does not take it ({problem}); correct it") from None
+        raise ConfigError(
+            f"pipeline.config: {class_name} does not accept these values ({problem}); correct them"
+        ) from None

@@ -45,7 +45,7 @@ def problems(findings: Sequence[Finding]) -> Iterable[str]:
 
 
 def group_text(members: Sequence[Finding]) -> str:
-    """The line of a group."""
+    """The findings of a group in one line, such as `3 of 4 files there and whole; missing 1: 20 MB`."""
     if any(not finding.file for finding in members):
         return "; ".join(f"{'' if finding.ok else 'FAIL: '}{finding.text}" for finding in members)
     good = [finding for finding in members if finding.ok]

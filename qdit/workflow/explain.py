@@ -70,7 +70,7 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
         raise ConfigError(f"table {table!r}: allowed are {', '.join(profile['tables'])}{hint}")
     runs = profiles.runs_of(profile, table)
     if row.isdigit() and not 1 <= int(row) <= len(runs):
-        raise ConfigError(f"{table}: row {row} does not exist, it has rows 1 to {len(runs)}")
+        raise ConfigError(f"{table}: row {row} does not exist; the table has rows 1 to {len(runs)}; give one of them")
     if row.isdigit():
         return runs[int(row) - 1]
     words = row.replace("/", " ").split()
@@ -79,7 +79,7 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
         listed = fitting or runs
         names = "; ".join(f"{runs.index(run) + 1} {run.path}" for run in listed)
         raise ConfigError(
-            f"{table}: {len(fitting)} rows fit {row!r}, expected one; give a number or more words: {names}"
+            f"{table}: {len(fitting)} rows fit {row!r}, expected one row; give its number, or more words: {names}"
         )
     return fitting[0]
 

@@ -46,7 +46,7 @@ def suite_sha256(path: Path) -> str | None:
     try:
         return sha256_json([[row["prompt_en"], row["dimension"]] for row in read_json(path)])
     except (KeyError, TypeError):
-        raise DataError(f"{path}: not a list of prompts; write it with qdit video suite") from None
+        raise DataError(f"{path}: not a list of prompts; write one with `qdit video suite`") from None
 
 
 def clip_facts(commands: Commands, run: Run, folder: Path) -> str:
@@ -59,5 +59,5 @@ def clip_facts(commands: Commands, run: Run, folder: Path) -> str:
     for chunk in chunks:
         path = folder / chunk.file
         if not path.is_file() or sha256_file(path) != chunk.sha256:
-            raise DataError(f"{path}: missing, or not the file that its shard lists; sample again")
+            raise DataError(f"{path}: missing, or another file than its shard lists; sample again")
     return f"{clips} clips in {len(chunks)} chunk files, key {listed[0].key[:12]}"

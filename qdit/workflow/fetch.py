@@ -44,7 +44,7 @@ class SecureRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The request to the new address; DataError if it is not encrypted."""
         if not is_https(newurl):
-            raise DataError(f"{req.full_url}: the server sends to {newurl}, which is not https; not followed")
+            raise DataError(f"{req.full_url}: the server sends to {newurl}, which is not https; correct the address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -172,7 +172,9 @@ def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
     for name in names:
         if name not in known:
             listed = ", ".join(str(file.path) for file in needed if file.entry) or "none"
-            raise ConfigError(f"{name}: not a file that can be fetched; these are {listed}{did_you_mean(name, known)}")
+            raise ConfigError(
+                f"{name}: not a file that can be fetched; allowed are {listed}{did_you_mean(name, known)}"
+            )
     return [file for name in names for file in known[name]] if names else [file for file in needed if file.entry]
 
 
@@ -241,7 +243,7 @@ def unpack(arrived: Path, file: NeededFile) -> None:
         arrived.unlink()
         etag_file(arrived).unlink(missing_ok=True)
         raise DataError(
-            f"{file.source}: what arrived is no zip with {file.entry['member']} ({problem}); removed; look at the"
+            f"{file.source}: what arrived is not a zip with {file.entry['member']} ({problem}); removed; look at the"
             " address"
         ) from None
     finally:
@@ -275,7 +277,10 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
             " see that HF_HUB_OFFLINE is not set, or put the file there by hand"
         ) from None
     if not arrived.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{file.source}: the hub's client wrote {arrived}, expected a file below {folder}; not taken")
+        raise DataError(
+            f"{file.source}: the hub's client wrote {arrived}, expected a file below {folder}; the file is not"
+            " used; check the name in the profile"
+        )
     require_digest(arrived, file)
     os.replace(arrived, file.path)
     shutil.rmtree(folder)

@@ -50,10 +50,13 @@ def fetch_folder(
     except Exception as problem:  # of the client's many kinds none is ours
         raise DataError(
             f"Hugging Face {entry['hub']}: cannot be downloaded ({type(problem).__name__}:"
-            f" {' '.join(str(problem).split())[:200]}); some models want their licence accepted and a login first"
+            f" {' '.join(str(problem).split())[:200]}); check the name; for some models you must first"
+            " accept the licence and log in"
         ) from None
     if not (arriving / FIRST_FILE).is_file():
-        raise DataError(f"Hugging Face {entry['hub']}: has no {FIRST_FILE}, it is no pipeline of diffusers; not taken")
+        raise DataError(
+            f"Hugging Face {entry['hub']}: has no {FIRST_FILE}, so it is not a pipeline of diffusers; correct the name"
+        )
     shutil.rmtree(arriving / ".cache", ignore_errors=True)
     os.replace(arriving, path)
     return True

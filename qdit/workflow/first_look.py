@@ -1,7 +1,7 @@
 """A page of the finished rows during a run. It is made again when rows arrive, while other jobs run.
 
-The page is no output of the workflow. It lies in a folder of its own below the results. This folder is removed when the
-table's own page is made. An error here never stops a run.
+The page is not an output of the workflow. It lies in a folder of its own below the results. This folder is removed when
+the table's own page is made. An error here never stops a run.
 """
 
 import contextlib

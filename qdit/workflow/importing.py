@@ -110,7 +110,7 @@ def require_extractor(path: Path, extractor: str, digest: str) -> None:
 def make_reference_file(
     data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu", images_only: bool = False
 ) -> Reference:
-    """A user's own images (a folder of PNGs, an npz) or ready statistics → our reference file.
+    """A user's own images (a folder of PNGs, an npz) or an npz of statistics → our reference file.
 
     With `images_only` the statistics are computed from the images of an npz, also if it has ready ones.
     """

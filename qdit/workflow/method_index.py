@@ -176,7 +176,9 @@ def facts_in(origin: MethodModule) -> list[MethodFacts]:
         named = source.resolve(ast.Name(origin.class_name))
         chains = [] if named is None else [named.ancestors()]
         if not chains or not is_method(chains[0]):
-            raise ConfigError(f"{origin.where}: {origin.class_name} is no subclass of Method; correct the entry point")
+            raise ConfigError(
+                f"{origin.where}: {origin.class_name} is not a subclass of Method; correct the entry point"
+            )
     return [facts_of(chain) for chain in chains]
 
 
@@ -218,7 +220,9 @@ def attribute(chain: list[ClassSource], name: str) -> Any:
         if name in ancestor.values:
             value = ancestor.literal(name)
             if not isinstance(value, TYPES[name]) or (isinstance(value, bool) and bool not in TYPES[name]):
-                raise ConfigError(f"{ancestor.line_of(name)}: {name} is {value!r}, expected {type_words(name)}")
+                raise ConfigError(
+                    f"{ancestor.line_of(name)}: {name} is {value!r}, expected {type_words(name)}; correct it"
+                )
             return value
     return None
 

@@ -154,7 +154,7 @@ class ClassSource:
         return f"{self.source.where} line {self.values[name].lineno}"
 
     def literal(self, name: str) -> Any:
-        """Value of a class attribute. ConfigError if it is no literal."""
+        """Value of a class attribute. ConfigError if it is not a literal."""
         try:
             return ast.literal_eval(self.values[name])
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -171,7 +171,9 @@ def check_name(name: str) -> None:
             f" first, at most {LONGEST} characters, e.g. my-method"
         )
     if keyword.iskeyword(name) or name in ("true", "false", "null", "yes", "no", "on", "off", "all", "training"):
-        raise ConfigError(f"method name {name!r}: means something else in Python, YAML or the workflow; choose another")
+        raise ConfigError(
+            f"method name {name!r}: means something else in Python, YAML or the workflow; choose another name"
+        )
     stem = re.sub(r"\W+", "_", name)
     if taken := [known for known in index.names if re.sub(r"\W+", "_", known) == stem]:
         raise ConfigError(f"method name {name!r}: a method named {taken[0]!r} exists already; choose another name")

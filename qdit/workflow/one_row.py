@@ -89,7 +89,9 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
     first = [run for run in rows if block_of(run) == block_of(rows[0])] if named else rows
     if len(first) > 1:
         listed = "; ".join(f"{runs[run]} {names_of(run)}" for run in first)
-        raise ConfigError(f"--row {text!r}: {len(first)} rows have these names, name more of one: {listed}")
+        raise ConfigError(
+            f"--row {text!r}: {len(first)} rows have these names; add names so that one row is left: {listed}"
+        )
     others = dict.fromkeys(block_of(run) for run in rows if block_of(run) != block_of(first[0]))
     return TableRow(runs[first[0]], first[0], tuple(others))
 

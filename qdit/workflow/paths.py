@@ -44,8 +44,8 @@ def check_paths(profile: Mapping[str, Any]) -> None:
     """Raise ConfigError for the first path of a profile that is not allowed."""
     if profile["profile"] in RESERVED_RESULTS:
         raise ConfigError(
-            f"profile: found {profile['profile']!r}, results/{profile['profile']} belongs to the repository; choose"
-            " another name"
+            f"profile: found {profile['profile']!r}, but results/{profile['profile']} belongs to the repository;"
+            " choose another name"
         )
     for where, path, prompts in paths_of(profile):
         require_data_path(path, where, prompts=prompts)
@@ -94,7 +94,7 @@ def require_data_path(path: str, where: str, *, prompts: bool = False, folders: 
     allowed = ", ".join(f"{folder}/" for folder in folders) + (f" or {PROMPT_FOLDER}/*.json" if prompts else "")
     expected = f"expected a path below {allowed} of the checkout; put the file there"
     if not path.isprintable() or set(path) & set("{}\\"):
-        raise ConfigError(f"{named}, with a line end, a brace or a backslash; rename the file")
+        raise ConfigError(f"{named}, which has a line end, a brace or a backslash; rename the file")
     if path.startswith(("/", "~")) or ".." in parts or len(parts) < 2:
         raise ConfigError(f"{named}, {expected}")
     in_config = prompts and parts[0] == PROMPT_FOLDER and path.endswith(".json")
@@ -111,8 +111,8 @@ def require_data_path(path: str, where: str, *, prompts: bool = False, folders: 
 def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a profile may download a file to `path` from the source of its entry.
 
-    Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile is no proof for
-    them: the author of the address is also the author of the digest.
+    Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile proves nothing
+    for them: the author of the address is also the author of the digest.
     """
     where = f"files.{path}"
     require_data_path(path, where, folders=FETCHED_FOLDERS)

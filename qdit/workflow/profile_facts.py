@@ -52,7 +52,7 @@ def full_precision_label(profile: Keyed) -> str:
         if entry["method"] == FULL_PRECISION_METHOD:
             return str(label)
     raise ConfigError(
-        "methods: no entry with method fp, found none; add `fp: {method: fp}`, all runs are compared to it"
+        "methods: found no entry with method fp; add `fp: {method: fp}`, because all runs are compared with it"
     )
 
 
@@ -74,8 +74,10 @@ def clips_of(profile: Keyed) -> int:
             f"video.suite: {path} cannot be read ({' '.join(str(problem).split())}); qdit video suite writes one"
         ) from None
     if not isinstance(prompts, list) or not prompts:
-        raise ConfigError(f"video.suite: {path} holds no list of prompts; qdit video suite writes one")
+        raise ConfigError(f"video.suite: {path} does not hold a list of prompts; write one with `qdit video suite`")
     distinct = len({json.dumps(row.get("prompt_en") if isinstance(row, dict) else row) for row in prompts})
     if expected not in (None, distinct):
-        raise ConfigError(f"video.prompts: found {expected}, {path} holds {distinct} distinct ones; correct either")
+        raise ConfigError(
+            f"video.prompts: found {expected}, {path} holds {distinct} distinct prompts; correct one of the two"
+        )
     return distinct * int(video["clips"])

@@ -241,7 +241,7 @@ class MethodEntry(Part):
     """Label whose checkpoints this method corrects instead of making its own (ptqd)."""
     calibration: OtherCalibration | None = None
     about: Text | None = None
-    """What tables print for a label that is no method of a paper."""
+    """What tables print for a label that is not a method of a paper."""
 
     @model_validator(mode="before")
     @classmethod

@@ -126,20 +126,20 @@ def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
     """Raise ConfigError unless a setting has a call and the sampler `pipeline` exactly if its model is a pipeline."""
     where, model = f"settings.{name}", models[setting.model]
     if (model.pipeline is not None) != (setting.sampler == PIPELINE):
-        what = "a pipeline" if model.pipeline is not None else "no pipeline"
+        words = ("a pipeline", "must have") if model.pipeline is not None else ("not a pipeline", "cannot have")
         raise ConfigError(
-            f"{where}.sampler: found {setting.sampler!r}; {setting.model} is {what}, and exactly these have the sampler"
-            f" {PIPELINE!r}"
+            f"{where}.sampler: found {setting.sampler!r}; {setting.model} is {words[0]}, so its settings {words[1]} the"
+            f" sampler {PIPELINE!r}; correct the sampler"
         )
     if (model.pipeline is not None) != (setting.call is not None):
         if setting.call is None:
-            raise ConfigError(f"{where}: missing call, how the pipeline is called; add it")
-        raise ConfigError(f"{where}.call: only pipelines have one")
+            raise ConfigError(f"{where}: missing call, the arguments with which the pipeline is called; add it")
+        raise ConfigError(f"{where}.call: found a call, but {setting.model} is not a pipeline; remove it")
     if setting.call is None:
         return
     arguments = setting.call.arguments
     if missing := [side for side in ("height", "width") if type(arguments.get(side)) is not int]:
-        raise ConfigError(f"{where}.call.arguments: missing {' and '.join(missing)} in pixels, a whole number; add it")
+        raise ConfigError(f"{where}.call.arguments: missing {' and '.join(missing)}, a whole number of pixels; add it")
     if decided := [name for name in DECIDED if name in arguments]:
         raise ConfigError(f"{where}.call.arguments: {decided[0]} is decided by other keys of the setting; remove it")
     if setting.call.frames not in (0, *FRAMES):
@@ -151,4 +151,6 @@ def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
 def check_pipeline_model(model: Any, where: str) -> None:
     """Raise ConfigError for keys that a model of a pipeline does not have."""
     if excess := [key for key in ("vae", "shape", "instruments", "text_encoder") if model.get(key) is not None]:
-        raise ConfigError(f"{where}: found pipeline and {excess[0]}; a pipeline brings its own, remove it")
+        raise ConfigError(
+            f"{where}: found pipeline and {excess[0]}; the folder of a pipeline holds what it needs; remove {excess[0]}"
+        )

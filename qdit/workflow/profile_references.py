@@ -96,12 +96,17 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
     needed = [mark, *CLIP_KEYS[mark]]
     if excess := [name for name in sorted(model.model_fields_set) if name not in ("forms", *needed)]:
         raise ConfigError(
-            f"{where}: found {mark} and {', '.join(excess)}; such a video model has {' and '.join(needed)} only"
+            f"{where}: found {mark} and {', '.join(excess)}; a video model with {mark} has {' and '.join(needed)} only;"
+            f" remove {', '.join(excess)}"
         )
     if missing := [name for name in needed if name not in model]:
-        raise ConfigError(f"{where}: has a {mark}, so it makes latents of clips, and no {missing[0]}; add it")
+        raise ConfigError(
+            f"{where}: found {mark} without {missing[0]}; a model of clip latents needs both; add {missing[0]}"
+        )
     if profile.video is None:
-        raise ConfigError(f"{where}: has {mark}, so it is a video model, and there is no `video`; add it")
+        raise ConfigError(
+            f"{where}: found {mark}, which makes it a video model, but the profile has no key video; add it"
+        )
 
 
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
@@ -115,14 +120,21 @@ def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
             f" are {allowed}"
         )
     if setting.shift is not None and family is not CLIPS:
-        raise ConfigError(f"settings.{name}.shift: only rectified flow has one; remove it")
+        raise ConfigError(
+            f"settings.{name}.shift: found {setting.shift}; only settings with rectified flow have a shift; remove it"
+        )
     for form in setting.share:
         require(form, profile.models[setting.model].forms, f"settings.{name}.share")
     if setting.share and family is CLIPS:
-        raise ConfigError(f"settings.{name}.share: only images have one; take fewer video.clips")
+        raise ConfigError(
+            f"settings.{name}.share: found one, but only settings of images have it; remove it, and take fewer"
+            " video.clips"
+        )
     of_latents = profile.models[setting.model].text_encoder is not None
     if of_latents and setting.clip is None:
-        raise ConfigError(f"settings.{name}: missing clip, what a video model of latents makes; add it")
+        raise ConfigError(
+            f"settings.{name}: missing clip, the size of the clips that a video model of latents makes; add it"
+        )
     if setting.clip is not None and not of_latents:
         raise ConfigError(f"settings.{name}.clip: found one; only video models of latents have it, remove it")
 
@@ -179,7 +191,9 @@ def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
         if table.kind == "qc":
             check_controls(profile, block, where)
             if (pair := (block.setting, block.form)) in controlled:
-                raise ConfigError(f"{where}: {' '.join(pair)} has controls already; one pair for each, remove a block")
+                raise ConfigError(
+                    f"{where}: {' '.join(pair)} has controls already; only one pair is allowed; remove a block"
+                )
             controlled.add(pair)
 
 
@@ -199,7 +213,7 @@ def check_base(profile: ProfileModel, table: Table, block: Block, where: str) ->
             raise ConfigError(f"{where}.base: found {block.base!r}; only blocks of kind variants have one, remove it")
         return
     if block.base is None:
-        raise ConfigError(f"{where}: missing base; add it")
+        raise ConfigError(f"{where}: missing base, the method that the others are compared with; add it")
     require(block.base, [label for label in block.methods if not is_full(profile, label)], f"{where}.base")
 
 

@@ -70,7 +70,7 @@ def short(value: float) -> str:
 
 
 def names_of(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Label → printed name of the method. A label that is no method's name stays unchanged."""
+    """Label → printed name of the method. A label that is not a method's name stays unchanged."""
     methods = method_index().methods
     return {label: methods[label].printed for label in profile["methods"] if label in methods}
 

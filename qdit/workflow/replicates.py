@@ -33,12 +33,12 @@ def replicate_count(profile: Keyed, run: Run) -> int:
 
 
 def further_replicates(profile: Keyed, run: Run) -> list[Run]:
-    """Replicates of a row above 0."""
+    """Runs of the replicates 1, 2, … of a row (replicate 0 is the row itself)."""
     return [replace(run, replicate=number) for number in range(1, replicate_count(profile, run))]
 
 
 def with_replicates(profile: Keyed, runs: Iterable[Run]) -> list[Run]:
-    """Runs, and after each its replicates above 0."""
+    """Every run, followed by its replicates 1, 2, …"""
     return list(dict.fromkeys(row for run in runs for row in (run, *further_replicates(profile, run))))
 
 

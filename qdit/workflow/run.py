@@ -136,8 +136,8 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
         if not any(matches(run, pattern) for run in every):
             example = every[len(every) // 2].path
             raise ConfigError(
-                f"--row {pattern!r}: no row of {', '.join(tables)} has it in its path, such as {example}; qdit ls lists"
-                " all"
+                f"--row {pattern!r}: no row of {', '.join(tables)} has these words in its path (one path is {example});"
+                " `qdit ls` lists all rows"
             )
     if not patterns:
         return rows

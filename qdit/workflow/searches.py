@@ -15,7 +15,7 @@ from qdit.workflow.profile_models import AllocationBudget, ProfileModel, Searche
 
 @dataclass(frozen=True, order=True)
 class SearchRun:
-    """A search at a setting, form and bits: one allocation. A replicate above 0 has other draws."""
+    """A search at a setting, form and bits: one allocation. The replicates 1, 2, … have other random draws."""
 
     setting: str
     form: str
@@ -130,5 +130,5 @@ def layer_place(name: str) -> tuple[int, str]:
     """(block, name within it) of a layer: `blocks.3.mlp.fc1` → (3, `mlp.fc1`)."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if match is None:
-        raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME")
+        raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME; correct the name")
     return int(match[1]), match[2]

@@ -22,7 +22,7 @@ OTHER_TARGETS = {
 
 
 def check_tables(profile: Profile, names: Sequence[str]) -> list[str]:
-    """Names of the tables to make: `names`, or all default tables. ConfigError for a name that is no table."""
+    """Names of the tables to make: `names`, or all default tables. ConfigError for a name that is not a table."""
     for name in names:
         if name not in profile["tables"]:
             known = ", ".join(profile["tables"])

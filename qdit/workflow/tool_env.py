@@ -47,7 +47,7 @@ def install(folder: Path) -> bool:
             f" {PYTHON[0]}.{PYTHON[1]}; make an environment with the packages of {LOCK} by hand, and name its python"
         )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise ConfigError(f"{folder}: holds something that is no Python environment; name a new folder")
+        raise ConfigError(f"{folder}: holds something that is not a Python environment; name a new folder")
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     if (free := shutil.disk_usage(existing).free / 1e9) < NEEDED_GB:
         raise ConfigError(f"{existing}: {free:.1f} GB are free, the tools need {NEEDED_GB}; make room first")

@@ -49,7 +49,7 @@ def install(folder: Path) -> bool:
             f" {PYTHON[0]}.{PYTHON[1]} on Linux; use conda with rules/envs/vbench.yaml"
         )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise ConfigError(f"{folder}: holds something that is no Python environment; name a new folder")
+        raise ConfigError(f"{folder}: holds something that is not a Python environment; name a new folder")
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     if (free := shutil.disk_usage(existing).free / 1e9) < NEEDED_GB:
         raise ConfigError(

@@ -212,7 +212,7 @@ def test_a_voters_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
 def test_seeds_and_sizes_of_a_search() -> None:
     for seed in (-1, 2**63):
         refused(ConfigError, "search seed", check, Search("uniform", None, None, seed=seed), 1)  # type: ignore[arg-type]
-    refused(ConfigError, "16 is there twice", SearchSpace, (Layer("a", 48, 8),), (16, 16), 16)
+    refused(ConfigError, "size 16 is there twice", SearchSpace, (Layer("a", 48, 8),), (16, 16), 16)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_an_edited_line_of_features_is_refused(change: dict[str, Any], tmp_path:
         assert again.features[(16, 8), 0] is not None
     header, line = path.read_text().splitlines()
     path.write_text(f"{header}\n{json.dumps(json.loads(line) | change)}\n")
-    refused(DataError, "line 2 is no entry of this search, or was edited", FeatureJournal, path, identity)
+    refused(DataError, "line 2 is not an entry of this search, or was edited", FeatureJournal, path, identity)
 
 
 # Numbers that are not finite in a configuration; empty words on the command line; a row without a name.

@@ -194,7 +194,7 @@ def test_the_command_says_what_it_needs(folder: Path) -> None:
         result = command("calibrate", folder, out, *words)
         assert isinstance(result.exception, ConfigError) and message in str(result.exception)
     result = command("calibrate", folder / "transformer", out, "--prompts", prompts)
-    assert isinstance(result.exception, ConfigError) and "is no pipeline folder" in str(result.exception)
+    assert isinstance(result.exception, ConfigError) and "is not a pipeline folder" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_class_that_a_package_hands_on_is_found_where_it_is_written(tmp_path: 
     [
         (METHOD + "def broken(:\n", POINT, "plain.py line 23: invalid syntax"),
         (METHOD.replace('"plain"', '"rtn"'), POINT, "a method named 'rtn' exists already"),
-        (METHOD, POINT.replace(":Plain", ":Pain"), "Pain is no subclass of Method; correct the entry point"),
+        (METHOD, POINT.replace(":Plain", ":Pain"), "Pain is not a subclass of Method; correct the entry point"),
         (METHOD, POINT.replace("inner.plain", "inner.plane"), f"module {PACKAGE}.inner.plane: no source file found"),
     ],
 )

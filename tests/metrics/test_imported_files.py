@@ -141,7 +141,7 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "labels": ({"arr_0": np.zeros((COUNT, 8, 8, 1), np.uint8), "arr_1": np.zeros(3)}, "arr_1 is float64"),
     "statement": (
         {"arr_0": np.zeros((COUNT, 8, 8, 1), np.uint8), MEMBER: np.array("{")},
-        "protocol is no JSON",
+        "protocol is not JSON",
     ),
     "statement of numbers": (
         {"arr_0": np.zeros((COUNT, 8, 8, 1), np.uint8), MEMBER: np.arange(3)},

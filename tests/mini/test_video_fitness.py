@@ -173,5 +173,5 @@ def test_models_of_latents_and_other_metrics_are_refused(job, tmp_path) -> None:
     with pytest.raises(ConfigError, match="allowed for a video model are fd_fp, mfvd"):
         replace(job, metric="fid")
     save_model(tmp_path / "latent.safetensors", random_stdit3(replace(CONFIG, pixels_per_cell=8)))
-    with pytest.raises(ConfigError, match="is no video model of RGB pixels"):
+    with pytest.raises(ConfigError, match="is not a video model of RGB pixels"):
         replace(job, weights=tmp_path / "latent.safetensors").fitness()

@@ -258,7 +258,7 @@ def test_a_file_of_ours_holds_its_configuration(tmp_path: Path, vae: VideoVAE, o
     assert torch.equal(result.encode(pixels), vae.encode(pixels))
     for values in ({"temporal": {"widths": 3}}, {"temporal": 3}, {}, 7):
         save_tensors(path, vae.state_dict(), {"video_vae": values})
-        one_line_error(CheckpointError, lambda: load_video_vae(path), str(path), "none of a video VAE")
+        one_line_error(CheckpointError, lambda: load_video_vae(path), str(path), "not that of a video VAE")
 
 
 def test_a_digest_is_of_the_weights_wherever_they_lie(tmp_path: Path, vae: VideoVAE, one_line_error: Callable) -> None:

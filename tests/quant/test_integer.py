@@ -177,7 +177,7 @@ def test_an_integer_layer_moves_as_a_whole_and_keeps_its_types(kind):
 
 @pytest.mark.parametrize("gelu", [False, True])
 def test_a_linear_prepared_for_the_cpu_can_be_moved(gelu):
-    """Its weight is packed for oneDNN here; of a quantized layer it is no parameter."""
+    """Its weight is packed for oneDNN here; of a quantized layer it is not a parameter."""
     generator = torch.Generator().manual_seed(0)
     values, bias = torch.randn(24, 32, generator=generator), torch.randn(24, generator=generator)
     for weight_tensor in (values, torch.nn.Parameter(values)):

@@ -115,7 +115,7 @@ def test_an_edited_line_is_refused(tmp_path, change):
     header, first, *rest = (tmp_path / "j").read_text().splitlines(keepends=True)
     edited = json.dumps(json.loads(first) | change) + "\n"
     (tmp_path / "j").write_text(header + edited + "".join(rest))
-    with pytest.raises(DataError, match="line 2 is no entry of this search, or was edited"):
+    with pytest.raises(DataError, match="line 2 is not an entry of this search, or was edited"):
         Journal(tmp_path / "j", IDENTITY)
 
 
@@ -126,7 +126,7 @@ def test_a_line_of_another_search_is_refused(tmp_path):
     foreign = (tmp_path / "k").read_text().splitlines(keepends=True)[1]
     with (tmp_path / "j").open("a") as journal:
         journal.write(foreign)
-    with pytest.raises(DataError, match="is no entry of this search"):
+    with pytest.raises(DataError, match="is not an entry of this search"):
         Journal(tmp_path / "j", IDENTITY)
 
 

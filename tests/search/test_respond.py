@@ -162,5 +162,5 @@ def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
     respond(Features(), path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[1].replace('"features": "', '"features": "!') + "".join(lines[2:]))
-    with pytest.raises(DataError, match="line 2 is no entry"):
+    with pytest.raises(DataError, match="line 2 is not an entry"):
         respond(Features(), path)

@@ -141,10 +141,10 @@ def test_knapsack_under_a_budget_of_time_is_the_best_of_all_genomes():
 
 def test_times_belong_to_the_identity_and_must_be_complete():
     assert timed().identity()["latency_sha256"] == "sha" and "latency_sha256" not in dit_xl().identity()
-    with pytest.raises(ConfigError, match="reference 9 is none of the sizes"):
+    with pytest.raises(ConfigError, match="reference 9 is not one of the sizes"):
         timed(sizes=(4, 12, 36))
     with pytest.raises(ConfigError, match=r"no latency of a layer 36→1 in groups of 18: measured are groups \[4, 6"):
         _ = timed(sizes=(9, 18)).costs
     for options in ({"constraint": "latency"}, {"latency": timed().latency}):
-        with pytest.raises(ConfigError, match="only latency has a latency model, and needs one"):
+        with pytest.raises(ConfigError, match="only constraint latency has one, and needs one"):
             dit_xl(**options)

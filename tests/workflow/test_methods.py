@@ -35,7 +35,7 @@ def python(copy: Checkout, *arguments: str, code: int = 0) -> str:
 
 @pytest.fixture
 def bad_files(copy: Checkout):
-    """No Python in PTQD's file, a package that is not there in TQ-DiT's, and a name that is no literal in a new one."""
+    """No Python in PTQD's file, a package that is not there in TQ-DiT's, and a name that is not a literal."""
     baselines = copy.root / "baselines"
     texts = {name: (baselines / name).read_text(encoding="utf-8") for name in ("ptqd.py", "tq_dit.py")}
     (baselines / "ptqd.py").write_text(texts["ptqd.py"] + "\ndef oops(:\n", encoding="utf-8")

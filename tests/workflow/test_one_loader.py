@@ -37,7 +37,7 @@ FILES = {
     ),
     "program in a profile": ("__use_yte__: true\nseed: 1\n", "unknown key '__use_yte__'"),
     "unknown key": ("smapling: {images: 64}\n", "did you mean 'sampling'?"),
-    "guidance that is no number": (
+    "guidance that is not a number": (
         "settings: {digits-cfg1.0-s20: {cfg_scale: .nan}}\n",
         "found nan, expected",
     ),

@@ -62,7 +62,10 @@ def test_a_row_is_named_by_table_method_and_bits(paper: Profile) -> None:
         ),
         ("table2 q-dit w2a2", "nothing is called w2a2 in table2"),
         ("table2 q-dit w16a16", "no row has these names in table2"),
-        ("table2 q-dit", "2 rows have these names, name more of one: table2 q-dit w6a8 .*; table2 q-dit w4a8 "),
+        (
+            "table2 q-dit",
+            "2 rows have these names; add names so that one row is left: table2 q-dit w6a8 .*; table2 q-dit w4a8 ",
+        ),
         ("q-dit w4a8", r"4 rows have these names.*table2 q-dit w4a8 dit-256-cfg1\.0.*table3 q-dit w4a8"),
         ("table2", "expected a table, a method and bits"),
     ],

@@ -76,7 +76,7 @@ def test_clips_are_counted_by_prompts_before_the_suite_is_there(paper: Profile, 
     suite = tmp_path / "suite.json"
     paper["video"]["suite"] = str(suite)
     suite.write_text(json.dumps([{"prompt_en": text} for text in ("a", "b", "a")]), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"video\.prompts: found 944, .*suite\.json holds 2 distinct ones"):
+    with pytest.raises(ConfigError, match=r"video\.prompts: found 944, .*suite\.json holds 2 distinct prompts"):
         clips_of(paper)
     paper["video"]["prompts"] = 2
     assert clips_of(paper) == 10
@@ -124,16 +124,16 @@ def test_doctor_looks_for_vbenchs_environment(paper: Profile, tmp_path: Path) ->
 
 
 BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
-    "no VAE": (lambda p: p["models"][MODEL].pop("vae"), "has a text_encoder, so it makes latents of clips, and no vae"),
+    "no VAE": (lambda p: p["models"][MODEL].pop("vae"), "found text_encoder without vae; a model of clip latents"),
     "both kinds of scores": (
         lambda p: p["models"][MODEL].update(instruments="weights/x"),
-        "found instruments and text_encoder, vae; such a video model has instruments only",
+        "found instruments and text_encoder, vae; a video model with instruments has instruments only",
     ),
     "an extractor": (
         lambda p: p["models"][MODEL].update(extractor="inception-adm"),
-        "found text_encoder and extractor; such a video model has text_encoder and vae only",
+        "found text_encoder and extractor; a video model with text_encoder has text_encoder and vae only",
     ),
-    "no size of a clip": (lambda p: p["settings"][SETTING].pop("clip"), "missing clip, what a video model of latents"),
+    "no size of a clip": (lambda p: p["settings"][SETTING].pop("clip"), "missing clip, the size of the clips"),
     "half a size": (lambda p: p["settings"][SETTING]["clip"].pop("fps"), "clip: missing fps; add it"),
     "a clip of images": (
         lambda p: p["settings"]["dit-256-cfg1.0-s100"].update(clip={"frames": 1, "height": 8, "width": 8, "fps": 1}),
@@ -141,7 +141,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     ),
     "another sampler": (lambda p: p["settings"][SETTING].update(sampler="ddim"), "allowed are rectified-flow"),
     "another precision": (lambda p: p["video"].update(dtype="int8"), "allowed are float32, float16, bfloat16"),
-    "no video": (lambda p: p.pop("video"), "has text_encoder, so it is a video model, and there is no `video`; add it"),
+    "no video": (
+        lambda p: p.pop("video"),
+        "found text_encoder, which makes it a video model, but the profile has no key video",
+    ),
 }
 
 

@@ -297,7 +297,7 @@ def test_commands_of_a_pipeline(flux, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p, s: s.update(sampler="ddim"), "is a pipeline, and exactly these have the sampler 'pipeline'"),
+        (lambda p, s: s.update(sampler="ddim"), "is a pipeline, so its settings must have the sampler 'pipeline'"),
         (lambda p, s: s.pop("call"), "missing call"),
         (lambda p, s: s["call"]["arguments"].pop("width"), "missing width in pixels"),
         (lambda p, s: s["call"]["arguments"].update(guidance_scale=1), "guidance_scale is decided by other keys"),
@@ -305,7 +305,7 @@ def test_commands_of_a_pipeline(flux, tmp_path: Path) -> None:
         (lambda p, s: s["call"].update(prompts="/etc/passwd"), "expected a path below"),
         (lambda p, s: p["judges"]["clip"].update(weights="../x"), "expected a path below"),
         (lambda p, s: p["judges"].update(clap={}), "unknown key 'clap'"),
-        (lambda p, s: p["models"]["flux-1-dev"].update(vae="weights/vae.safetensors"), "a pipeline brings its own"),
+        (lambda p, s: p["models"]["flux-1-dev"].update(vae="weights/vae.safetensors"), "found pipeline and vae"),
         (lambda p, s: p["files"].update({"weights/x.pth": SOURCE}), "expected either url, or hub and file"),
     ],
 )  # fmt: skip
@@ -320,7 +320,7 @@ def test_a_wrong_profile_is_refused_in_a_line(flux, change, message: str) -> Non
 def test_a_class_that_does_not_fit_is_refused(flux) -> None:
     profile = json.loads(json.dumps(flux))
     profile["settings"]["flux-1024-g3.5-s50"]["call"]["inputs"]["hidden_states"] = [4096, 16]
-    with pytest.raises(ConfigError, match=r"call\.inputs: FluxTransformer2DModel cannot take them"):
+    with pytest.raises(ConfigError, match=r"call\.inputs: FluxTransformer2DModel does not accept these shapes"):
         transformer_shape(profile, "flux-1024-g3.5-s50")
     profile["models"]["flux-1-dev"]["pipeline"]["transformer"] = "FluxTransformer3DModel"
     with pytest.raises(ConfigError, match="has no class 'FluxTransformer3DModel'"):

@@ -179,7 +179,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["settings"][PLAIN].update(sampler="rectified-flow"),
         "is an image model, allowed are ddim, ddpm",
     ),
-    "shift of an image sampler": (lambda p: p["settings"][PLAIN].update(shift=2.5), "only rectified flow has one"),
+    "shift of an image sampler": (
+        lambda p: p["settings"][PLAIN].update(shift=2.5),
+        "found 2.5; only settings with rectified flow",
+    ),
     "no shift at all": (lambda p: p["settings"][CLIPS].update(shift=0), r"shift: found 0, expected more than 0"),
     "model that nothing scores": (
         lambda p: drop(p, "models", "dit-digits", "reference"),
@@ -328,7 +331,7 @@ def test_a_share_of_the_images_is_whole_chunks_of_every_row_that_it_is_for(
         ("digits-cfg1.0-s20", {"smooth": 0.5}, "share: 'smooth' is not defined"),
         ("digits-cfg1.0-s20", {"natural": 0}, "share.natural"),
         ("digits-cfg1.0-s20", {"natural": 1.5}, "share.natural"),
-        ("clips-cfg2.5-s15", {"natural": 0.5}, "share: only images have one"),
+        ("clips-cfg2.5-s15", {"natural": 0.5}, "share: found one, but only settings of images"),
     ],
 )
 def test_a_share_is_between_none_and_all_of_the_images_of_a_form(

@@ -91,7 +91,7 @@ def test_rows_by_name_bring_full_precision_along(tmp_path: Path) -> None:
     assert list(rows) == ["table2"] and {run.label for run in rows["table2"]} == {"fp", "q-dit"}
     assert {run.bits for run in rows["table2"] if run.label == "q-dit"} == {"w6a8"}
     assert row_targets(rows["table2"], tmp_path)[0] == str(rows["table2"][0].folder(tmp_path) / "metrics.json")
-    with pytest.raises(ConfigError, match=r"--row 'dit/w6a8': no row of table2 has it"):
+    with pytest.raises(ConfigError, match=r"--row 'dit/w6a8': no row of table2 has these words"):
         rows_of(profile, ["table2"], ["dit/w6a8"])
 
 

@@ -107,7 +107,7 @@ BAD = {
         1,
         "unknown word 'cow'",
     ),
-    "no prompts": ("[]", 2, "qdit: error: video.suite: data/tiny-video/suite.json holds no list of prompts"),
+    "no prompts": ("[]", 2, "qdit: error: video.suite: data/tiny-video/suite.json does not hold a list of prompts"),
     "no JSON": ("{", 2, "qdit: error: video.suite: data/tiny-video/suite.json cannot be read"),
 }
 

@@ -267,7 +267,7 @@ def by_vbench(
     bench.evaluate(str(videos), dimension, dimension_list=[dimension], local=True, mode="vbench_standard")
     value, seen = json.loads((results / f"{dimension}_eval_results.json").read_text(encoding="utf-8"))[dimension]
     if not isinstance(value, int | float) or value != value:
-        raise BadInput(f"{dimension}: vbench gives {value!r}, which is no score; look at the clips")
+        raise BadInput(f"{dimension}: vbench gives {value!r}, which is not a score; look at the clips")
     return float(value), [(Path(entry["video_path"]).name, entry["video_results"]) for entry in seen]
 
 

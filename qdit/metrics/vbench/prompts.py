@@ -11,7 +11,7 @@ from qdit.metrics.vbench.driver import BadInput, read_suite
 
 
 def suite_prompts(path: Path) -> tuple[str, ...]:
-    """The distinct prompts of a prompt suite, in its order. DataError in one line if the file is no suite.
+    """The distinct prompts of a prompt suite, in its order. DataError in one line if the file is not a suite.
 
     In VBench's suite, two prompts occur in two dimensions each: 946 entries, 944 prompts. Their clips count in both.
     """

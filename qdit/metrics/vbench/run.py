@@ -72,7 +72,7 @@ class VBenchScores:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """All sixteen results; DataError if one is missing or is no number."""
+    """All sixteen results; DataError if one is missing or is not a number."""
     gathered = read_json(path)
     if not isinstance(gathered, dict) or gathered.get("protocol") != PROTOCOL or "results" not in gathered:
         raise DataError(f"{path}: not the gathered results of {PROTOCOL}; make it with qdit vbench gather")
@@ -84,7 +84,7 @@ def read_results(path: Path) -> dict[str, Any]:
     for dimension in DIMENSIONS:
         values = [gathered["scores"][dimension], *gathered["results"][dimension][1].values()]
         if bad := [value for value in values if not isinstance(value, int | float) or not math.isfinite(value)]:
-            raise DataError(f"{path}: {dimension} has the score {bad[0]!r}, which is no number; score it again")
+            raise DataError(f"{path}: {dimension} has the score {bad[0]!r}, which is not a number; score it again")
     return gathered
 
 

@@ -183,7 +183,9 @@ def normalize_scales(network: Classifier, images: Tensor) -> None:
 
 
 def augment(images: Tensor, generator: torch.Generator, training: ClassifierTraining) -> Tensor:
-    """Randomly rotated, scaled, shifted and noised copies of images (N, 1, H, W) in [−1, 1]; outside is −1."""
+    """Randomly rotated, scaled, shifted and noised copies of images (N, 1, H, W) in [−1, 1].
+
+    Pixels that come from outside the image are −1."""
     size = len(images)
 
     def uniform(bound: float) -> Tensor:

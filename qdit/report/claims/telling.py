@@ -23,7 +23,7 @@ DAMAGE = "more damage (fewer bits)"
 def what_would_tell(evidence: Sequence[Evidence]) -> str:
     """One sentence about the comparisons that are not decided; empty if none of them has an interval that could shrink.
 
-    The comparison that needs most images determines the numbers.
+    It names the numbers of images and replicates of the comparison that needs the most.
     """
     needs = [need for piece in evidence if (need := needed(piece)) is not None]
     if not needs:

@@ -63,7 +63,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods of a subject at one bit width and scope: labels of the profile, without full precision."""
+    """Methods that a figure compares, on one model and form (`subject`), at one bit width and scope.
+
+    `labels` are the labels of the methods in the profile, without full precision."""
 
     subject: Subject
     bits: str

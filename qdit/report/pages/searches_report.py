@@ -32,7 +32,7 @@ def study_grid(results: Path) -> tuple[list[str], Markup] | None:
         rows = [_row(kind, comparison, uniform) for kind, comparison in study["comparison"].items()]
         about = [
             f"{plan['seeds']} seeds at {plan['bits'].upper()}, group size {plan['reference']} as the budget; every"
-            f" winner measured on {plan['held_out_images']} images of other noise.",
+            f" winner measured on {plan['held_out_images']} images with noise of another seed.",
             f"{study['command']}, commit {study['commit']}, {study['machine']['processor']}"
             f" ({study['machine']['cores']} cores), {study['seconds'] / 60:.0f} minutes.",
         ]

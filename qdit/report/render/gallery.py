@@ -37,7 +37,7 @@ def list_file(results: Path) -> Path:
 def gallery(results: Path, room: int) -> list[tuple[str, list[Picture]]]:
     """Figures by group, in the order of the list. Together they take at most `room` bytes.
 
-    Empty without a list. Raises DataError for a file that is no such list, or a figure without its file.
+    Empty without a list. Raises DataError for a file that is not such a list, or a figure without its file.
     """
     path = list_file(results)
     if not path.is_file():

@@ -151,7 +151,7 @@ def _method_notes(table: Table) -> Iterable[str]:
         yield "Q-DiT here uses one group size for all layers; the paper’s rows use searched ones per layer."
     if any(row.get("fitted") is not None for row in table.rows):
         yield (
-            "† fitted: the parameters of the salient form were chosen with this cell, so it is no evidence for the"
+            "† fitted: the parameters of the salient form were chosen with this cell, so it is not evidence for the"
             " method."
         )
     for step in dict.fromkeys(row["name"] for row in table.rows if row["state"] == Status.NOT_RUN):

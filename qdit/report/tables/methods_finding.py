@@ -85,7 +85,7 @@ def tied_text(contest: Contest) -> str:
 
 
 def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:
-    """Facts behind the sentence: the rows, the metric and its limits."""
+    """Sentences below the finding: rows that chance cannot separate, number of images, the metric and its limits."""
     if text := tied_text(contest):
         yield text
     metric = ranking_metric().title

@@ -50,7 +50,7 @@ def _point(row: Row, speed: float) -> Point:
 
 
 def figure(contest: Contest | None, measured: Measured) -> Figure | None:
-    """The figure of a contest; None if no row of it was timed in integers."""
+    """The figure of a contest; None if no row of it was timed in integer mode."""
     if contest is None:
         return None
     about = (

@@ -165,7 +165,7 @@ def is_whole(page: Page) -> bool:
 
 
 def read_page(path: Path) -> Page:
-    """Read the questions of a page; DataError if the file is no A/B page or does not match its digest."""
+    """Read the questions of a page; DataError if the file is not an A/B page or does not match its digest."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

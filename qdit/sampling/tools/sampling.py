@@ -47,7 +47,7 @@ def as_it_is(model: Any) -> Any:
 
 
 def tool_mode(config: dict[str, Any], code: str) -> Mode:
-    """Mode of a tool's samples. The backend names the tool and the versions that computed."""
+    """Mode of a tool's samples. Its backend is a text: the tool's package and torch, with their versions."""
     versions = config[KEY]["versions"]
     order = dict.fromkeys((config[KEY]["package"], "torch", *versions))
     name = ", ".join(f"{package} {versions[package]}" for package in order)

@@ -114,7 +114,7 @@ def test_an_installation_is_known_by_its_lock_and_other_folders_are_left_alone(t
 
     assert not is_installed(tmp_path)
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds something that is no Python environment"):
+    with pytest.raises(ConfigError, match="holds something that is not a Python environment"):
         install(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
     write_json(tmp_path / "qdit-vbench.json", {"lock_sha256": "0"})

@@ -261,7 +261,7 @@ def test_a_score_that_is_no_number(place: Path, checkpoint: Path) -> None:
     found = read_json(place / "vbench.json")
     found["results"]["scene"][1]["a red bird-0.mp4"] = None
     write_json(place / "vbench.json", found)
-    with pytest.raises(DataError, match="scene has the score None, which is no number"):
+    with pytest.raises(DataError, match="scene has the score None, which is not a number"):
         evaluated(place, checkpoint)
 
 
