@@ -66,7 +66,7 @@ def test_random_kills_of_replicates_change_no_byte(repository: Path, tmp_path: P
     labels, endings = ("rtn", "repq-vit", "q-dit"), ("", "-r1", "-r2")
     rows = [f"runs/digits-cfg1.0-s20/natural/{label}/w4a8-common{end}" for label in labels for end in endings]
     targets = [f"results/tiny/{row}/metrics.json" for row in rows]
-    first = disturbed(repository, tmp_path, (*RUN, *targets), (*OVERLAYS, REPLICATES), kills=max(3, KILLS // 4))
+    first = disturbed(repository, tmp_path, (*RUN, *targets), (*OVERLAYS, REPLICATES), kills=max(8, KILLS // 2))
     for label in labels:
         measured = [name for name in first if f"/{label}/w4a8-common" in name and name.endswith("metrics.json")]
         assert len(measured) == 3, f"{label}: replicates 0, 1 and 2"
