@@ -172,9 +172,7 @@ def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
     for name in names:
         if name not in known:
             listed = ", ".join(str(file.path) for file in needed if file.entry) or "none"
-            raise ConfigError(
-                f"{name}: not a file that can be fetched; allowed are {listed}{did_you_mean(name, known)}"
-            )
+            raise ConfigError(f"{name}: not a file that can be fetched; allowed: {listed}{did_you_mean(name, known)}")
     return [file for name in names for file in known[name]] if names else [file for file in needed if file.entry]
 
 
@@ -278,8 +276,7 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
         ) from None
     if not arrived.resolve().is_relative_to(folder.resolve()):
         raise DataError(
-            f"{file.source}: the hub's client wrote {arrived}, expected a file below {folder}; the file is not"
-            " used; check the name in the profile"
+            f"{file.source}: the hub wrote {arrived}, not a file below {folder}; check the name in the profile"
         )
     require_digest(arrived, file)
     os.replace(arrived, file.path)
