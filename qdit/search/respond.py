@@ -120,8 +120,8 @@ class Responding:
         """Genomes → expected distance, from all measurements so far."""
         if len(self._shifts) < 2:
             raise DataError(
-                f"{len(self._shifts)} measurements have finite images, so there is nothing to learn from (at least 2 are"
-                " needed); take more bits"
+                f"{len(self._shifts)} measurements have finite images, so there is nothing to learn from (at least 2"
+                " are needed); take more bits"
             )
         shifts, prior = list(self._shifts.values()), np.sqrt(self.scores.mean(axis=1))
         columns = self._columns([genome for genome, _ in self._shifts])
