@@ -275,9 +275,7 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
             " see that HF_HUB_OFFLINE is not set, or put the file there by hand"
         ) from None
     if not arrived.resolve().is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{file.source}: the hub wrote {arrived}, not a file below {folder}; check the name in the profile"
-        )
+        raise DataError(f"{file.source}: the hub wrote {arrived}, not a file in {folder}; correct the profile")
     require_digest(arrived, file)
     os.replace(arrived, file.path)
     shutil.rmtree(folder)

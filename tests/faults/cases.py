@@ -88,7 +88,7 @@ def batches() -> list[Case]:
         "channels-first": "`qdit reference OUT",
         "float": "float32",
         "nan-sigma": "NaN or infinite",
-        "skew-sigma": "no covariance",
+        "skew-sigma": "not a covariance",
         "three": "holds 3 images, at least 4",
         "text-mu": "allowed are numbers",
         "colour": "digit-classifier",

@@ -240,10 +240,10 @@ def test_one_file_of_an_archive(server: Server, tmp_path: Path) -> None:
     assert fetch(file) and not fetch(file)
     assert file.path.read_bytes() == CONTENT[:5000]
     assert [path.name for path in file.path.parent.iterdir()] == ["weights.pt"]
-    with pytest.raises(DataError, match="no zip with models/none"):
+    with pytest.raises(DataError, match="not a zip with models/none"):
         fetch(needed(tmp_path / "other", server.url, member="models/none"))
     server.content = CONTENT
-    with pytest.raises(DataError, match="no zip with models/weights.pt") as raised:
+    with pytest.raises(DataError, match="not a zip with models/weights.pt") as raised:
         fetch(needed(tmp_path / "third", server.url, member="models/weights.pt"))
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "weights" / "third" / "deep").iterdir())

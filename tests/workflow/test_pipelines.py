@@ -299,7 +299,7 @@ def test_commands_of_a_pipeline(flux, tmp_path: Path) -> None:
     [
         (lambda p, s: s.update(sampler="ddim"), "is a pipeline, so its settings must have the sampler 'pipeline'"),
         (lambda p, s: s.pop("call"), "missing call"),
-        (lambda p, s: s["call"]["arguments"].pop("width"), "missing width in pixels"),
+        (lambda p, s: s["call"]["arguments"].pop("width"), "missing width, a whole number of pixels"),
         (lambda p, s: s["call"]["arguments"].update(guidance_scale=1), "guidance_scale is decided by other keys"),
         (lambda p, s: s["call"].update(frames=3), "found 3, allowed are 0 and 1, 2, 4"),
         (lambda p, s: s["call"].update(prompts="/etc/passwd"), "expected a path below"),

@@ -192,7 +192,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["models"]["dit-digits"].update(instruments="weights/x"),
         r"models\.dit-digits: found instruments and extractor, reference",
     ),
-    "video model without video": (lambda p: drop(p, "video"), "there is no `video`; add it"),
+    "video model without video": (lambda p: drop(p, "video"), "the profile has no key video; add it"),
     "suite that is not there": (
         lambda p: p["video"].update(suite="data/nothing.json"),
         r"video\.suite: data/nothing\.json cannot be read \(.*\); qdit video suite writes one",
