@@ -137,9 +137,5 @@ def test_the_rows_of_a_table_are_its_labels_at_its_bits() -> None:
         block_rows(profile, "w4a4", ["w4a6"])
     with pytest.raises(ConfigError, match="table 'w4a5' is not in profile"):
         block_rows(profile, "w4a5")
-<<<<<<< HEAD
-    with pytest.raises(ConfigError, match="is not a miniature"):
-=======
     with pytest.raises(ConfigError, match="not a miniature"):
->>>>>>> s5-stranger2
         block_rows(load_profile("paper"), "table2")
