@@ -40,7 +40,7 @@ def qdit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         ("fetch --profile papr", "did you mean 'paper'?"),
         ("explain table2 --results nowhere", "nowhere/profile.json"),
         ("explain table9 1 --profile mini", "did you mean"),
-        ("explain table2 natural --profile mini", "give a number or more words"),
+        ("explain table2 natural --profile mini", "give its number, or more words"),
         ("explain table2 999 --profile mini", "row 999 does not exist"),
         ("export nothing out", "nothing/config.json: no such file"),
         ("import-weights nothing.pt out.safetensors", "nothing.pt"),

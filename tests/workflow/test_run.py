@@ -47,7 +47,7 @@ def test_claims_and_leaderboard_are_part_of_all(checkout: Checkout) -> None:
     assert claims["lowest-fid-w4a8", "printed"]["verdict"] == "holds"
     assert "this profile has no such row" in claims["lowest-fid-w6a8", "tiny"]["why"]
     groups = claims["groups-improve", "tiny"]  # its table has no such row on few images
-    assert (groups["verdict"], groups["metrics"]) == ("cannot be told", "FD-FP MSE-FP")
+    assert (groups["verdict"], groups["metrics"]) == ("cannot be told", "PSNR-FP")
     for page in ("claims.html", "leaderboard.html"):
         assert "handwritten digits, not ImageNet" in (checkout.results / page).read_text(encoding="utf-8")
 

@@ -143,7 +143,7 @@ def test_what_of_a_run_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a run of 3 images, 4 are expected"):
         write_clips(tmp_path / "b", tmp_path / "mp4", clips=4, fps=8)
     (tmp_path / "b" / "00001.npz").unlink()
-    with pytest.raises(DataError, match=r"00001\.npz: missing, or another file than its shard lists"):
+    with pytest.raises(DataError, match=r"00001\.npz: missing, or not the file that its shard lists"):
         write_clips(tmp_path / "b", tmp_path / "mp4", clips=3, fps=8, lossless=True)
     listing = read_json(tmp_path / "b" / "shard-000.json")
     write_json(tmp_path / "b" / "shard-000.json", listing | {"chunks": listing["chunks"][:1]})

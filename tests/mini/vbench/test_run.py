@@ -113,7 +113,7 @@ def test_nothing_is_scored_on_fewer_or_changed_clips(made, tmp_path):
     with pytest.raises(DataError, match="holds 3 clips, 4 are expected"):
         evaluated(made, tmp_path / "a.json", own="half")
     (folder / "samples" / "00000.npz").write_bytes(b"cut off")
-    with pytest.raises(DataError, match="another file than its shard lists"):
+    with pytest.raises(DataError, match="not the file that its shard lists"):
         evaluated(made, tmp_path / "a.json", own="half")
 
 
