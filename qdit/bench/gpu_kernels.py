@@ -138,7 +138,7 @@ def _quantizers(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tupl
 
 
 def speed(scale: Scale) -> dict[str, Any]:
-    """Milliseconds of the grouped linear beside cuBLAS and an int8 product without scales; the quantizer apart."""
+    """Milliseconds of the grouped linear, of cuBLAS, of an int8 product without scales, and of the quantizer alone."""
     measured: dict[str, Any] = {}
     linears = ((96, 144),) if scale.quick else DIT_XL_LINEARS
     for rows, shapes in ((64, linears),) if scale.quick else ((25600, linears), (8192, linears)):

@@ -18,7 +18,7 @@ class KeywordSet(CalibrationSet):
     """Inputs of a transformer of diffusers.
 
     `calls` holds the arguments of all samples; its `timestep` may have any type. The set's own `timestep` is float32
-    and one of the protocol's. `x` is the main input (`hidden_states`), `conditions` is empty.
+    and holds timesteps of the protocol. `x` is the main input (`hidden_states`), `conditions` is empty.
     """
 
     calls: Keywords | None = None

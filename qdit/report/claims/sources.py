@@ -68,7 +68,7 @@ class Printed:
 
 
 def printed_keys(table: str, row: PublishedRow) -> Keys:
-    """Keys of a printed row."""
+    """What identifies a printed row: its method and bits, and in some tables also its group size, setting or step."""
     names = (
         {printed: ours for ours, printed in COMPARISONS[table].printed_names.items()} if table in COMPARISONS else {}
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def face_of_setting(profile: Mapping[str, Any], setting: str) -> str:
-    """The face of the setting's model. A model without a face has that of the profile."""
+    """The line that says which data the setting's model is about; that of the profile if the model has none."""
     model = profile["models"][profile["settings"][setting]["model"]]
     return str(model.get("face") or profile["face"])
 
