@@ -20,6 +20,7 @@ TITLES = {
     "ranges": "Quantizing activations: milliseconds by kind of range",
     "gpu": "Kernels on a GPU",
     "block": "One block of DiT-XL/2 in integers, one thread",
+    "gpu-code": "Instructions of the GPU kernels for each group, and the bounds that follow",
 }
 FLOAT = "torch fp32"
 
@@ -162,6 +163,16 @@ def _block(content: Mapping[str, Any]) -> Grid:
     return Grid(("Row", "Bits", "Median (ms)", "times as fast as float32", "as bfloat16"), tuple(body), 2)
 
 
+def _gpu_code(content: Mapping[str, Any]) -> Grid:
+    numbers = ("instructions", "share", "times bf16")
+    body = (
+        (str(row["size"]), str(row["form"]), *(significant(float(row[name])) for name in numbers))
+        for row in content["measured"]
+    )
+    heads = ("Group size", "Form", "Instructions", "Bound, share of the int8 peak", "Bound, × bfloat16 peak")
+    return Grid(heads, tuple(body), 2)
+
+
 def _pivot(
     measured: Iterable[Mapping[str, Any]],
     heading: str,
@@ -191,4 +202,5 @@ GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "latency": _latency,
     "ranges": _ranges,
     "block": _block,
+    "gpu-code": _gpu_code,
 }
