@@ -162,7 +162,7 @@ def test_doctor_finds_what_is_missing_or_damaged(
     monkeypatch.chdir(repository)
     healthy = qdit("doctor", "--all")
     assert healthy.code == 0
-    assert healthy.out.count("ok  ") == 9 + 1  # files, and the line of the methods
+    assert healthy.out.count("ok  ") == 12 + 1  # files, and the line of the methods
     assert healthy.out.count("ok    18 methods can be imported") == 1
     assert healthy.out.startswith("mini: ready\n") and qdit("doctor").out.count("ok  ") == 0
     assert "torch" in healthy.out

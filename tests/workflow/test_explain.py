@@ -18,7 +18,7 @@ from qdit.workflow.profile import Profile, load_profile
 from tests.workflow.checkout import Checkout
 
 ROW = "q-dit w4a8"
-OTHERS = ("ablations", "table3", "tools", "w4a4")
+OTHERS = ("fashion", "ablations", "table3", "tools", "w4a4")
 """Tables that are not planned here; clips are in test_video.py."""
 
 

@@ -211,7 +211,7 @@ def test_files_of_the_profiles() -> None:
     mini = files_of(load_profile("mini"))
     assert {file.about for file in mini} == {"part of this repository"}
     assert choose(mini, []) == []
-    with pytest.raises(ConfigError, match="allowed are none"):
+    with pytest.raises(ConfigError, match="allowed: none"):
         choose(mini, ["config.json"])
 
 
