@@ -178,7 +178,7 @@ def test_doctor_finds_what_is_missing_or_damaged(
     path.write_text(json.dumps(overlay))
     ill = qdit("doctor", "--profile", "mini", "--profile", path)
     assert ill.code == 1
-    first = "mini: NOT READY: 1 of 9 files missing (1 of unknown size); 1 of 9 files damaged or others"
+    first = "mini: NOT READY: 1 of 12 files missing (1 of unknown size); 1 of 12 files damaged or others"
     assert ill.out.splitlines()[0] == first
     assert ill.out.count("FAIL") == 2
     assert "sha256" in ill.out
