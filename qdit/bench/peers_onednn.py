@@ -56,19 +56,19 @@ class Dnnl:
         if status:
             raise Missing(f"oneDNN refuses {name} ({STATUS.get(status, f'status {status}')})")
 
-    def made(self, name: str, *arguments: Any) -> Pointer:
+    def create(self, name: str, *arguments: Any) -> Pointer:
         """What `dnnl_<name>` writes to its first argument."""
-        made = Pointer()
-        self(name, ctypes.byref(made), *arguments)
-        return made
+        handle = Pointer()
+        self(name, ctypes.byref(handle), *arguments)
+        return handle
 
     def layout(self, shape: Sequence[int], kind: int) -> Pointer:
         """The layout of a matrix (rows, columns): rows one after another."""
-        return self.made("memory_desc_create_with_strides", 2, sizes(shape), kind, sizes((shape[1], 1)))
+        return self.create("memory_desc_create_with_strides", 2, sizes(shape), kind, sizes((shape[1], 1)))
 
     def memory(self, layout: Pointer, values: Tensor) -> Pointer:
         """A tensor's bytes as memory of the library."""
-        return self.made("memory_create", layout, self.engine, Pointer(values.data_ptr()))
+        return self.create("memory_create", layout, self.engine, Pointer(values.data_ptr()))
 
     def run(self, primitive: Pointer, arguments: "ctypes.Array[Argument]") -> None:
         """Execute and wait."""
@@ -125,7 +125,7 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
         tensors[ZERO_POINTS | SOURCE], kinds[ZERO_POINTS | SOURCE], shapes[ZERO_POINTS | SOURCE] = x_zero, U8, shape
     attributes = grouped_attributes(dnnl, kinds, group_size)
     layouts = {number: dnnl.layout(shapes[number], kind) for number, kind in kinds.items()}
-    description = dnnl.made(
+    description = dnnl.create(
         "matmul_primitive_desc_create",
         dnnl.engine,
         layouts[SOURCE],
@@ -135,7 +135,7 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
         attributes,
     )
     refuse_reference(dnnl, description)
-    primitive = dnnl.made("primitive_create", description)
+    primitive = dnnl.create("primitive_create", description)
     memories = {number: dnnl.memory(layouts[number], t) for number, t in tensors.items()}
     arguments = (Argument * len(memories))(*(Argument(number, memory) for number, memory in memories.items()))
 
@@ -148,7 +148,7 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
 
 def grouped_attributes(dnnl: Dnnl, kinds: dict[int, int], group_size: int) -> Pointer:
     """Attributes of a product with the scales and zero points among the arguments: `kinds` is number → data type."""
-    attributes = dnnl.made("primitive_attr_create")
+    attributes = dnnl.create("primitive_attr_create")
     for number, kind in kinds.items():
         if number > BIAS:
             sides = (1, group_size) if number & 63 == SOURCE else (group_size, 1)

@@ -17,18 +17,18 @@ FULL = "onednn u4 and u8 zero points"
 
 def rivals(group_sizes: Iterable[int]) -> dict[str, Callable[[Operands], Peer]]:
     """Name → what makes the peer for the operands of a layer."""
-    made: dict[str, Callable[[Operands], Peer]] = {name: partial(_of_torch, name) for name in FLOATS}
-    made["torch dynamic int8"] = peers.dynamic_int8
+    makers: dict[str, Callable[[Operands], Peer]] = {name: partial(_of_torch, name) for name in FLOATS}
+    makers["torch dynamic int8"] = peers.dynamic_int8
     for size in sorted(set(group_sizes) & set(PEER_GROUPS)):
-        made[f"openvino u4 g{size}"] = partial(peers.openvino_grouped, group_size=size)
-        made[f"onnxruntime u4 g{size}"] = partial(peers.onnxruntime_grouped, group_size=size)
-        made[f"{FULL} g{size} (codes)"] = partial(peers_onednn.grouped, group_size=size)
-        made[f"onednn u4 zero points g{size} (codes)"] = partial(
+        makers[f"openvino u4 g{size}"] = partial(peers.openvino_grouped, group_size=size)
+        makers[f"onnxruntime u4 g{size}"] = partial(peers.onnxruntime_grouped, group_size=size)
+        makers[f"{FULL} g{size} (codes)"] = partial(peers_onednn.grouped, group_size=size)
+        makers[f"onednn u4 zero points g{size} (codes)"] = partial(
             peers_onednn.grouped, group_size=size, input_zeros=False
         )
     for name in peers_llama.FORMATS:
-        made[f"ik_llama.cpp {name} g{peers_llama.GROUP_SIZE}"] = partial(peers_llama.ik_llama, name=name)
-    return made
+        makers[f"ik_llama.cpp {name} g{peers_llama.GROUP_SIZE}"] = partial(peers_llama.ik_llama, name=name)
+    return makers
 
 
 def calls(makers: Mapping[str, Callable[[Operands], Peer]], o: Operands, missing: dict[str, str]) -> dict[str, Call]:
@@ -51,7 +51,7 @@ def load_first() -> None:
 
 
 def _of_torch(name: str, o: Operands) -> Peer:
-    made = peers.torch_peers(o)
-    if name not in made:
+    torch_calls = peers.torch_peers(o)
+    if name not in torch_calls:
         raise Missing("torch has no oneDNN")
-    return made[name]
+    return torch_calls[name]

@@ -216,12 +216,12 @@ def codes_kernel(
         tl.store(scale + target, tl.where(bad, float("nan"), step), mask=row < rows)
         tl.store(zero + target, offset - 128, mask=row < rows)
         if PADDED > SIZE:
-            place = tl.arange(0, 128)
+            padding_column = tl.arange(0, 128)
             pad = (offset - 128).to(tl.int8)[:, None] + tl.zeros((BLOCK, 128), tl.int8)
             for part in tl.static_range(SHARED // SIZE):
                 first = (index * (SHARED // SIZE) + part) * PADDED + SIZE
-                free = (row < rows)[:, None] & (place < PADDED - SIZE)[None, :]
-                tl.store(codes + row[:, None] * line + first + place[None, :], pad, mask=free)
+                free = (row < rows)[:, None] & (padding_column < PADDED - SIZE)[None, :]
+                tl.store(codes + row[:, None] * line + first + padding_column[None, :], pad, mask=free)
         if TOTALS:
             beyond = tl.where(here, code - offset[:, None], 0.0)
             for part in tl.static_range(SHARED // SIZE):

@@ -157,8 +157,8 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
     if not is_clips:
         expected = {name: protocol.get(name, {}).get("sha256") for name in ("reference", "evaluator")}
         path, model = commands.reference_file(run.setting), commands.model(run.setting)
-        made = shown(commands.reference(model["extractor"], model["reference"]))
-        yield Link("reference", path, compared(path, expected["reference"]), (), made)
+        reference_command = shown(commands.reference(model["extractor"], model["reference"]))
+        yield Link("reference", path, compared(path, expected["reference"]), (), reference_command)
         path = commands.extractor_weights(model["extractor"])
         yield Link("evaluator", path, compared(path, expected["evaluator"]), origin(path))
     for what, path, digest, recorded, command in (scored_with if is_clips else judged_with)(commands, run, record):

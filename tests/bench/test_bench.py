@@ -133,11 +133,11 @@ def test_a_peer_that_cannot_run_says_why(monkeypatch):
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
 def test_blocks_of_ggml_hold_the_weight(name):
     codes, zero_point, scale = random_codes(operands(1, 64, 3), 32)
-    made = peers_llama.blocks(name, codes, -zero_point * scale, scale)
-    assert made.shape == (3, 2, {"Q4_0": 18, "Q4_1": 20}[name])
-    head = made.shape[-1] - 16
-    assert torch.equal(made[..., :2].clone().view(torch.float16).float(), scale)
-    assert torch.equal(torch.cat([made[..., head:] & 15, made[..., head:] >> 4], -1), codes)
+    packed = peers_llama.blocks(name, codes, -zero_point * scale, scale)
+    assert packed.shape == (3, 2, {"Q4_0": 18, "Q4_1": 20}[name])
+    head = packed.shape[-1] - 16
+    assert torch.equal(packed[..., :2].clone().view(torch.float16).float(), scale)
+    assert torch.equal(torch.cat([packed[..., head:] & 15, packed[..., head:] >> 4], -1), codes)
 
 
 def test_eager_simulation_is_the_released_rule():
@@ -209,13 +209,13 @@ def test_goals_go_into_a_page(records, tmp_path):
 
 
 def test_small_linears_are_compared_by_group_size():
-    found = small.ratios(2, width=48, rows=8, groups=(4, 12))
-    assert list(found) == ["4", "12"] and all(r["minima"] > 0 for r in found.values())
-    assert [j.goal.name for j in small.judge(found, "here")] == [
+    ratios = small.ratios(2, width=48, rows=8, groups=(4, 12))
+    assert list(ratios) == ["4", "12"] and all(r["minima"] > 0 for r in ratios.values())
+    assert [j.goal.name for j in small.judge(ratios, "here")] == [
         "mini's linears, W4A8 g4 vs fp32, here",
         "mini's linears, W4A8 g12 vs fp32, here",
     ]
-    assert "g12" in small.text(found, style="github")
+    assert "g12" in small.text(ratios, style="github")
 
 
 def test_curves_are_means_over_the_layers():

@@ -91,7 +91,7 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         verdicts[name] = judge_all(claims, source)
         if source is measured and measured.miniature:
             verdicts[damaged_name(name)] = judge_all_at_damage(claims, measured)
-    own = verdicts[str(profile["profile"])]
+    verdicts_of_run = verdicts[str(profile["profile"])]
     return Report(
         claims,
         verdicts,
@@ -99,7 +99,7 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         str(profile["face"]),
         measured.miniature,
         tuple(measured.remarks),
-        (*of_replicates(claims, measured, own), *of_folders(claims, own, others)),
+        (*of_replicates(claims, measured, verdicts_of_run), *of_folders(claims, verdicts_of_run, others)),
         {
             name: str(setting["model"])
             for source in sources.values()
@@ -147,12 +147,12 @@ def verdicts_in_words(report: Report, source: str) -> str:
 def summary(report: Report) -> list[str]:
     """A sentence for each source of numbers, and one about the control of many comparisons."""
     controls = (control(report, source) for source in report.verdicts if source != PRINTED)
-    own = report.verdicts[report.profile]
+    verdicts_of_run = report.verdicts[report.profile]
     return [
         *(sentence(report, source) for source in report.verdicts),
         *told_by_damage(report),
         *filter(None, controls),
-        *survival_text(report.survival, own),
+        *survival_text(report.survival, verdicts_of_run),
     ]
 
 
