@@ -83,6 +83,7 @@ def test_goals_are_met_missed_or_not_measured() -> None:
     assert elsewhere[:3] == verdicts[:3] and set(elsewhere[3:]) == {"not applicable", "not measured"}
 
 
+@pytest.mark.ci
 def test_the_archive_has_what_the_call_needs_and_is_small(tmp_path: Path) -> None:
     size = gpu_pack.pack(tmp_path / "gpu-check.tar")
     assert size <= 60 * 2**20

@@ -59,6 +59,7 @@ def test_leaderboard_of_a_run_that_has_hardly_begun(printed: Printed, tmp_path: 
     assert len(rows) > 50 and {row["status"] for row in rows} == {"missing: no metrics.json", "unsupported: 3 bits"}
 
 
+@pytest.mark.ci
 def test_report_of_a_run_that_has_hardly_begun(printed: Printed, tmp_path: Path) -> None:
     assert printed("report", "--results", "mine", code=2).startswith("qdit: error: mine: no such folder")
     one_failed_run(tmp_path / "mine")

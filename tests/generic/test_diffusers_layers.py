@@ -128,7 +128,9 @@ def in_memory(family, method="rtn"):
     return output_of(quantized(family, method).model.transformer, family)
 
 
-@pytest.mark.parametrize("cases", [FEW, pytest.param(CASES, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "cases", [pytest.param(FEW, marks=pytest.mark.ci), pytest.param(CASES, marks=pytest.mark.slow)], ids=["few", "all"]
+)
 def test_a_fresh_process_loads_each_transformer_with_the_same_bits(cases, tmp_path: Path) -> None:
     for family, method in cases:
         saved(tmp_path / family / method, family, method)

@@ -103,6 +103,7 @@ def test_compilers_are_looked_for_in_order(fresh):
     assert building.find_compiler() is None
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [

@@ -153,6 +153,7 @@ def test_what_comes_before_a_quantizer_compiles_with_it(capability):
     assert "sqrt.rn.f32" in code and "div.rn.f32" in code and "fma.rn.f32" not in code
 
 
+@pytest.mark.ci
 def test_kernels_are_right_in_the_interpreter(repository, tmp_path):
     # The kernels' tensors are small: threads of torch would only wait for each other.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}

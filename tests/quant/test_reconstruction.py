@@ -404,7 +404,10 @@ def waits(iterations, learn):
         return len(WAITS)
 
 
-@pytest.mark.parametrize("learn", ["rounding", "scales", "both"])
+CI_ONLY = [pytest.param(learn, marks=pytest.mark.ci) for learn in ("rounding", "scales")]
+
+
+@pytest.mark.parametrize("learn", ["both", *CI_ONLY])
 def test_no_iteration_waits_for_the_gpu(learn):
     """Values are read once for each point of a learning curve, of which there are as many for more iterations."""
     assert waits(20, learn) == waits(60, learn) > 0

@@ -126,7 +126,9 @@ def test_no_search_sees_the_noise_of_a_run(job):
     assert other.noise not in seeds
 
 
-@pytest.mark.parametrize("kind", (pytest.param("racing", marks=pytest.mark.slow), "response"))  # test_workers.py races
+@pytest.mark.parametrize(
+    "kind", (pytest.param("racing", marks=pytest.mark.slow), pytest.param("response", marks=pytest.mark.ci))
+)  # test_workers.py races
 def test_two_workers_write_the_same_bytes(made, job, trajectory, tmp_path, kind):
     out = tmp_path / f"{kind}.json"
     calibration = trajectory if kind == "response" else None
@@ -208,6 +210,7 @@ def test_workers_measure_on_several_noises(job):
         pool.forget()
 
 
+@pytest.mark.ci
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(made, job, tmp_path):
     out = tmp_path / "evolution.json"
     command = [sys.executable, "-m", "qdit", "search", str(job.weights), str(out), "--kind", "evolution"]

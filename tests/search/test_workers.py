@@ -37,6 +37,7 @@ def job(repository) -> SearchJob:
     )
 
 
+@pytest.mark.ci
 def test_a_race_by_two_workers_is_that_of_one_process(job, tmp_path):
     def search(path, fitness, space, **spread):
         with Journal(path, {}) as journal:

@@ -48,6 +48,7 @@ def bad_files(copy: Checkout):
     (baselines / "late.py").unlink()
 
 
+@pytest.mark.ci
 def test_a_bad_file_is_one_line_and_stops_no_other_method(copy: Checkout, bad_files: int, tmp_path: Path) -> None:
     ptqd = f"baselines/ptqd.py line {bad_files}: invalid syntax; correct the file"
     late = "baselines/late.py line 5: name = 'late' + 'ly': expected a literal"
@@ -82,6 +83,7 @@ use rule quantize as quantize_rtn with:
 """
 
 
+@pytest.mark.ci
 def test_a_rule_file_gives_a_method_other_inputs_and_resources(copy: Checkout, tiny_plan: str) -> None:
     assert Job("quantize", "rtn") in jobs_of(tiny_plan)
     rule = copy.root / "rules" / "baselines" / "rtn.smk"
@@ -119,6 +121,7 @@ def test_calibration_data_are_planned_as_the_options_say(tiny_plan: str) -> None
     }
 
 
+@pytest.mark.ci
 def test_a_new_method_works_as_it_is_written(copy: Checkout, tmp_path: Path) -> None:
     printed = python(copy, "qdit", "new", "method", "my-method").splitlines()
     files = ["baselines/my_method.py", "tests/baselines/test_my_method.py", "my_method.yaml"]

@@ -11,6 +11,7 @@ from tests.workflow.checkout import Checkout, copied
 TARGET = "results/tiny/runs/digits-cfg1.0-s20/natural/fp/w16a16-common/checkpoint"
 
 
+@pytest.mark.ci
 def test_a_job_runs_under_any_path_without_braces(repository: Path, tmp_path: Path) -> None:
     copy = Checkout(copied(repository, tmp_path / "$HOME 'b' \"c\" `id` ;& *"))
     copy.snakemake("--cores", "1", f"{TARGET}/config.json", own_server=True)

@@ -142,6 +142,7 @@ def snakemake_sees(folder: Path, repository: Path, *arguments: str) -> dict[str,
     return content
 
 
+@pytest.mark.ci
 def test_snakemake_sees_what_python_loads_and_its_record_is_read_as_it_is(tmp_path: Path, repository: Path) -> None:
     overlay, tiny = tmp_path / "alias.yaml", repository / "tests" / "workflow" / "tiny.yaml"
     overlay.write_text(ALIAS + "tables: {table2: {title: 'braces {bits} W$_{8}$'}}\n", encoding="utf-8")
@@ -163,6 +164,7 @@ def test_snakemake_sees_what_python_loads_and_its_record_is_read_as_it_is(tmp_pa
     assert load_profile(record) == seen, "a record has all parts, so nothing of the default profile comes back"
 
 
+@pytest.mark.ci
 def test_a_standalone_profile_takes_nothing_of_the_default_one(tmp_path: Path, repository: Path) -> None:
     overlay = tmp_path / "more.yaml"
     overlay.write_text("profile: mine\nsampling: {images: 500}\n", encoding="utf-8")

@@ -136,6 +136,7 @@ def disturbed(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> D
     return Disturbed(copy, before, kept, shard, goes_on, kept_then, chunks_then, again, table, log, repaired)
 
 
+@pytest.mark.ci
 def test_killed_while_sampling_the_same_command_goes_on(disturbed: Disturbed) -> None:
     folder = disturbed.copy.results / Q_DIT
     chunks = {path: content for path, content in disturbed.before.items() if path.parent == folder / "samples"}
@@ -145,6 +146,7 @@ def test_killed_while_sampling_the_same_command_goes_on(disturbed: Disturbed) ->
     assert disturbed.chunks_then == chunks
 
 
+@pytest.mark.ci
 def test_a_method_that_fails_leaves_the_others_their_table(disturbed: Disturbed) -> None:
     failed = f"{FAILED.removeprefix('runs/')}: failed in quantize: "
     assert failed in disturbed.goes_on.stdout and "(1):" in disturbed.goes_on.stdout
@@ -159,6 +161,7 @@ def test_a_method_that_fails_leaves_the_others_their_table(disturbed: Disturbed)
     assert "Traceback" in disturbed.log
 
 
+@pytest.mark.ci
 def test_after_a_kill_and_a_repaired_method_every_file_is_as_before(disturbed: Disturbed) -> None:
     kinds = {path for path in disturbed.before if path.parent.name in ("tables", "samples")}
     kinds |= {path for path in disturbed.before if path.name == "metrics.json"}
@@ -176,6 +179,7 @@ def test_report_shows_the_tables(checkout: Checkout, tmp_path: Path) -> None:
         assert words in text
 
 
+@pytest.mark.ci
 def test_failed_job_shows_the_one_line_of_its_error(checkout: Checkout, tmp_path: Path) -> None:
     damaged = checkout.root / "data" / "damaged.safetensors"
     damaged.parent.mkdir(exist_ok=True)
