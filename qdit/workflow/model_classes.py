@@ -12,9 +12,9 @@ INTRODUCTION = """# Transformers of diffusers, and their roles
 
 > Words such as *role* and *scope*: [glossary](glossary.md)
 
-A method of this suite quantizes a layer only if it knows the *role* of the layer, such as `qkv` or `fc1`. This page says for
-each transformer class of diffusers how many of its weights lie in layers with a role. `qdit models --markdown` wrote the page.
-[Quantize any transformer](any-model.md) explains how to give a layer a role.
+A method of this suite quantizes a layer only if it knows the *role* of the layer, such as `qkv` or `fc1`. This page
+says for each transformer class of diffusers how many of its weights lie in layers with a role. `qdit models --markdown`
+wrote the page. [Quantize any transformer](any-model.md) explains how to give a layer a role.
 
 Each class was built with its default settings. To save time, each of its lists of blocks has only two blocks.
 A class can have several such lists.
@@ -24,7 +24,7 @@ A class can have several such lists.
 | with a role | the share of the weights of all linears and convolutions that lies in layers with a role |
 | in blocks | the share of these weights that scope `common` quantizes. It is larger for a model of full depth |
 | blocks | the number of blocks that were built |
-| without a role | the layers without a role. "Not built" means that the class has no usable default settings; the error message follows |
+| without a role | the layers without a role. "Not built": the class has no usable default settings; the error follows |
 """
 
 
