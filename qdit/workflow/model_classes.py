@@ -12,16 +12,19 @@ INTRODUCTION = """# Transformers of diffusers, and their roles
 
 > Words such as *role* and *scope*: [glossary](glossary.md)
 
-`qdit models --markdown` wrote this page. It says for each transformer class of diffusers how many of its weights the
-methods of this suite can find. [Quantize any transformer](any-model.md) explains roles, and how to give a layer a role.
+A method of this suite quantizes a layer only if it knows the *role* of the layer, such as `qkv` or `fc1`. This page
+says for each transformer class of diffusers how many of its weights lie in layers with a role. `qdit models --markdown`
+wrote the page. [Quantize any transformer](any-model.md) explains how to give a layer a role.
 
-Each class was built with its default settings, but with only two blocks in each of its lists of blocks.
+Each class was built with its default settings. To save time, each of its lists of blocks has only two blocks.
+A class can have several such lists.
 
-- *With a role*: of the weights of all linears and convolutions, the share that has a role.
-- *In blocks*: the share that scope `common` quantizes. A model of full depth has a larger share.
-- *Blocks*: the number of blocks that were built.
-- *Without a role*: the layers that have no role. "Not built" means that the class has no usable default settings; the
-  error message follows.
+| column | meaning |
+|---|---|
+| with a role | the share of the weights of all linears and convolutions that lies in layers with a role |
+| in blocks | the share of these weights that scope `common` quantizes. It is larger for a model of full depth |
+| blocks | the number of blocks that were built |
+| without a role | the layers without a role. "Not built": the class has no usable default settings; the error follows |
 """
 
 
