@@ -71,8 +71,8 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         "> Words such as *paired* and *FD-FP*: [glossary](glossary.md)",
         "",
-        "A *search* looks for the group size of each layer. Each assignment of sizes that it tries is a *candidate*. The"
-        " study compares these searches ([how they work](search.md)):",
+        "A *search* looks for the group size of each layer. Each assignment of sizes that it tries is a *candidate*."
+        " The study compares these searches ([how they work](search.md)):",
         "",
         "| search | what it does |",
         "|---|---|",
@@ -81,8 +81,9 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         f"Each search ran with {plan['seeds']} seeds. Then every winner was measured on *held-out* images: images with"
         f" noise that no search saw. The held-out metric is {metric}; lower is better.",
         "",
-        f"**Limit.** {cheap_names(study)} should need fewer images than Algorithm 1. Before the study we set a limit: with"
-        f" 95 % confidence, the mean difference of the held-out metric to Algorithm 1 must be below {percent(LIMIT)}.",
+        f"**Limit.** {cheap_names(study)} should need fewer images than Algorithm 1. Before the study we set a limit:"
+        f" with 95 % confidence, the mean difference of the held-out metric to Algorithm 1 must be below"
+        f" {percent(LIMIT)}.",
         "",
         "**Results.**",
         "",
@@ -96,9 +97,9 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         " over the seeds. A band reaches from the best to the worst seed. The dashed line is group size"
         f" {plan['reference']} in all layers, without a search.",
         "",
-        "In the table, the columns *against* give the relative difference of the held-out metric. The upper bound belongs"
-        " to the difference to Algorithm 1. It is one-sided: with 95 % confidence the mean difference is below it. It is"
-        " the 95th percentile of the mean over resampled seeds. With few seeds this bound is too low.",
+        "In the table, the columns *against* give the relative difference of the held-out metric. The upper bound"
+        " belongs to the difference to Algorithm 1. It is one-sided: with 95 % confidence the mean difference is below"
+        " it. It is the 95th percentile of the mean over resampled seeds. With few seeds this bound is too low.",
         "",
         f"| search | images sampled | {metric}, {plan['held_out_images']} held-out images | standard deviation |"
         f" against size {plan['reference']} | against Algorithm 1 | upper bound |",
