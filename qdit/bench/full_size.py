@@ -128,7 +128,16 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     )
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
     return "\n".join(
-        [about, "", body, "", *missing, "Each part also records facts about its result:", "", *fact_tables(measured, style)]
+        [
+            about,
+            "",
+            body,
+            "",
+            *missing,
+            "Each part also records facts about its result:",
+            "",
+            *fact_tables(measured, style),
+        ]
     )
 
 
