@@ -26,8 +26,8 @@ def page_text(study: Mapping[str, Any]) -> str:
         " difference is known. The *coverage* is the share of the intervals that contain it. The goal is a coverage"
         f" between {low:.0%} and {high:.0%}.",
         "",
-        f"The study simulates {plan['tables']:,} tables under each of {len(study['conditions'])} conditions. A table has"
-        f" {plan['methods']} methods. Each method has {plan['replicates']} replicates on the same {plan['images']}"
+        f"The study simulates {plan['tables']:,} tables under each of {len(study['conditions'])} conditions. A table"
+        f" has {plan['methods']} methods. Each method has {plan['replicates']} replicates on the same {plan['images']}"
         " images. A condition has three properties:",
         "",
         "- **Metric.** A *mean* is a metric that is a mean over images, such as PSNR-FP. A *distance* is a Fréchet"
