@@ -87,8 +87,9 @@ def judge(measured: list[dict[str, Any]]) -> list[Judged]:
 
 WAYS = {"zero points by fma": "multiply-add", "zero points in the padding": "in the product"}
 """Part of a form's name → how the kernel subtracts the zero points, in the table."""
-HEADER = ("group", "zero points", "output", "used", "instructions", "for scaling", "tensor cycles", "registers")
-HEADER += ("bound", "bound ÷ bf16")
+KERNEL = ["group", "zero points", "output", "used"]
+COUNTS = ["instructions", "for scaling", "tensor cycles", "registers", "bound", "bound ÷ bf16"]
+"""Column titles: what a kernel is, and what was counted."""
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
@@ -104,7 +105,7 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
         for row in content["measured"]
     ]
     judged = judged_of(content)
-    lines = [*heading(content), "", tabulate(rows, HEADER, tablefmt=style, disable_numparse=True), ""]
+    lines = [*heading(content), "", tabulate(rows, [*KERNEL, *COUNTS], tablefmt=style, disable_numparse=True), ""]
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
 
 
