@@ -26,6 +26,26 @@ LIMIT = 16 * 2**30
 
 GIBIBYTE = 2**30
 
+FACT_TITLES = {
+    "actual_mb": "MB of the checkpoint",
+    "dtype": "type of the numbers",
+    "file_mb": "MB of the file",
+    "finite": "all values are finite",
+    "latents": "calibration latents",
+    "layers": "quantized layers",
+    "levels": "different pixel values",
+    "moved": "mean change of the latent",
+    "official_mb": "MB of the .pt file",
+    "options": "options of the method",
+    "predicted_mb": "MB that the shapes predict",
+    "same_bits": "same output bits after saving and loading",
+    "same_tensors": "same tensors as from the .pt file",
+    "shape": "shape of the result",
+    "sites": "quantized layers",
+    "vae_parameters": "parameters of the VAE",
+}
+"""Fact of a part → its title on a page; other facts have their own name."""
+
 
 def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int = 1) -> dict[str, Any]:
     """Run one part in its own process. Return its stages, facts, peak memory, time and machine.
@@ -102,14 +122,36 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     threads = ", ".join(str(count) for count in sorted({entry["threads"] for entry in measured.values()}))
     about = (
         f"The command was `{content['command']}`. The processor was {processors} ({content['machine']['cores']} cores)."
-        f" Number of threads of a part: {threads}. The column *peak* is the largest memory that the process of the part"
-        " has held so far, mapped files included. The column *load* is the load average before and after the part."
+        f" Threads of a part: {threads}. *s* is wall time. *Peak* is the largest memory that the process of the part"
+        " has held so far, with mapped files. *Load* is the load average before and after the part. A + behind a commit"
+        " means that some files differed from the commit."
     )
-    fact_lines = [f"- {name}: {fact_text(entry['facts'])}" for name, entry in measured.items()]
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
     return "\n".join(
-        [about, "", body, "", *missing, "Each part checks its result. These facts are on record:", "", *fact_lines, ""]
+        [
+            about,
+            "",
+            body,
+            "",
+            *missing,
+            "Each part also records facts about its result:",
+            "",
+            *fact_tables(measured, style),
+        ]
     )
+
+
+def fact_tables(measured: dict[str, dict[str, Any]], style: str) -> list[str]:
+    """Lines of tables of the facts. Parts with the same facts stand in one table."""
+    by_facts: dict[tuple[str, ...], list[str]] = {}
+    for name, entry in measured.items():
+        by_facts.setdefault(tuple(entry["facts"]), []).append(name)
+    lines = []
+    for facts, part_names in by_facts.items():
+        rows = [[name, *(fact_text(measured[name]["facts"][fact]) for fact in facts)] for name in part_names]
+        header = ["part", *(FACT_TITLES.get(fact, fact.replace("_", " ")) for fact in facts)]
+        lines += [tabulate(rows, header, tablefmt=style, disable_numparse=True), ""]
+    return lines
 
 
 def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
@@ -132,21 +174,17 @@ def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def fact_text(facts: dict[str, Any]) -> str:
-    """Facts as text: `name value`, with short numbers."""
-
-    def shown(value: Any) -> str:
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, float):
-            return f"{value:.4g}" if abs(value) < 1 else f"{value:.1f}"
-        if isinstance(value, list):
-            return "×".join(map(str, value))
-        if isinstance(value, dict):
-            return ", ".join(f"{key} {entry}" for key, entry in value.items()) or "none"
-        return str(value)
-
-    return "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in facts.items())
+def fact_text(value: Any) -> str:
+    """A fact as a short text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.1f}"
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items()) or "none"
+    return str(value)
 
 
 def in_this_process(question: dict[str, Any]) -> dict[str, Any]:

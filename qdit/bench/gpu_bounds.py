@@ -85,13 +85,19 @@ def judge(measured: list[dict[str, Any]]) -> list[Judged]:
     ]
 
 
+WAYS = {"zero points by fma": "multiply-add", "zero points in the padding": "in the product"}
+"""Part of a form's name → how the kernel subtracts the zero points, in the table."""
+KERNEL = ["group", "zero points", "output", "used"]
+COUNTS = ["instructions", "for scaling", "tensor cycles", "registers", "bound", "bound ÷ bf16"]
+"""Column titles: what a kernel is, and what was counted."""
+
+
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
     """Text of a record: the counts, and which goals the bounds allow."""
-    header = ["group", "kernel", "instructions", "of these scale", "tensor cycles", "registers", "bound", "× bf16"]
     rows = [
         [
             str(row["size"]),
-            row["form"],
+            *described(row, content["measured"]),
             *(str(row[key]) for key in ("instructions", "scaling", "tensor", "registers")),
             f"{row['share']:.2f}",
             f"{row['times bf16']:.2f}",
@@ -99,5 +105,17 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
         for row in content["measured"]
     ]
     judged = judged_of(content)
-    lines = [*heading(content), "", tabulate(rows, header, tablefmt=style, disable_numparse=True), ""]
+    lines = [*heading(content), "", tabulate(rows, [*KERNEL, *COUNTS], tablefmt=style, disable_numparse=True), ""]
     return "\n".join([*lines, verdicts(judged, style=style), *ending(judged), ""])
+
+
+def described(row: dict[str, Any], measured: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """How a form subtracts zero points, its output, and whether the suite uses it."""
+    form = row["form"]
+    way = next((title for name, title in WAYS.items() if form.startswith(name)), "")
+    if way:
+        return way, "half precision", "yes" if form.endswith("used") else "no"
+    if row["size"] == CHANNEL:
+        return "after the loop", "half precision", "yes"
+    used = {other["size"]: other for other in measured if other["form"].endswith(", used")}
+    return described(used[row["size"]], measured)[0], "float32", "yes"

@@ -53,7 +53,10 @@ def test_images_alone_miss_what_runs_spread_and_both_sources_hold_it(tmp_path: P
         write_page(study, tmp_path / f"{name}.md")
     assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
     text = page_text(study | {"as_wanted": False})
-    assert f"{spread['coverage']:.1%} <small>{spread['by_images_alone']:.0%}</small>" in text and "**not**" in text
+    both, alone = (
+        [f"{entry[key]:.{n}%}" for entry in (still, spread)] for key, n in (("coverage", 1), ("by_images_alone", 0))
+    )
+    assert all(f"| mean | 0 | {' | '.join(cells)} |" in text for cells in (both, alone)) and "**not**" in text
 
 
 def test_two_replicates_are_refused_in_one_line() -> None:

@@ -66,10 +66,13 @@ def test_a_record_keeps_the_parts_that_are_not_measured_again(tmp_path: Path, mo
     assert read_record(out)["measured"] == content["measured"]
     assert said == ["import-pt: 2 s, 1 s of CPU, peak 3.00 GiB"]
     text = text_of(content)
-    assert "of vae" in text and "0.5, 0.2" in text and "shape 1×4" in text and "same bits yes" in text
+    assert "of vae" in text and "0.5, 0.2" in text and "1×4" in text and "different pixel values" in text
+    assert text.count("yes") == 2  # of both parts, in one table
     assert "Not measured: weights, calibrate" in text
     (page,) = write_page(content, tmp_path / "page")
-    assert page.read_text(encoding="utf-8").count("| import") == 3  # one part by name, and the stage of both
+    assert (
+        page.read_text(encoding="utf-8").count("| import") == 4
+    )  # the part in both tables, and the stage of both parts
 
 
 def test_a_record_goes_into_a_page_between_its_marks(tmp_path: Path, monkeypatch) -> None:
