@@ -44,7 +44,7 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
 
 
 def benjamini_hochberg(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Return for each difference whether it is more than chance; of these, at most `level` are expected to be wrong.
+    """Return for each difference whether it is more than chance; the expected share of wrong ones is below `level`.
 
     The k-th smallest of m p-values is compared with k · level / m. All p-values up to the largest k that is below count
     as more than chance.
