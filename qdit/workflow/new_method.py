@@ -1,4 +1,4 @@
-"""`qdit new method NAME`: writes a method that works, its test, and an overlay that runs it.
+"""Write the files of a new method (`qdit new method NAME`): a method that works, its test, and an overlay that runs it.
 
 The author then changes them.
 """
@@ -163,7 +163,7 @@ def new_method(name: str, root: Path = ROOT) -> list[Path]:
 
 
 def check_name(name: str) -> None:
-    """ConfigError for a name that no method may have, or that another method has."""
+    """Raise ConfigError for a name that no method may have, or that another method already has."""
     index = method_index()
     if NAME.fullmatch(name) is None or len(name) > LONGEST:
         raise ConfigError(
