@@ -38,10 +38,11 @@ def split_kind(kind: str) -> tuple[str, int | None]:
 
 
 def samples_of(profile: Profile, setting: str, kind: str) -> int:
-    """Return the value of `qdit calibrate --samples`: the number of noisy samples, without unconditional copies.
+    """Return the value of `qdit calibrate --samples`: the number of noisy samples, without their unconditional copies.
 
-    A kind can contain a number of rows per step, as `per-step-256` does. These 256 rows include the copies. The
-    returned value is then the number of noisy samples at all steps together.
+    An unconditional copy is the same sample without its label. A kind can contain a number of rows per step, as
+    `per-step-256` does. These 256 rows include the copies. The returned value is then the number of noisy samples at
+    all steps together.
     """
     name, at_step = split_kind(kind)
     if at_step is None:
@@ -51,7 +52,7 @@ def samples_of(profile: Profile, setting: str, kind: str) -> int:
 
 
 def copies(profile: Profile, setting: str, kind: str) -> int:
-    """Return the rows of a calibration set for each noisy sample: 2 if an unconditional copy follows it, else 1."""
+    """Return 2 if a copy without label follows each noisy sample in the calibration set (for guidance), else 1."""
     guided = branches_of(profile["settings"][setting]) == 2
     return 2 if guided and kind not in ("trajectory", "regression") else 1
 

@@ -39,7 +39,7 @@ class Files:
         return family_at(self.profile, setting)
 
     def folder(self, run: Run) -> Path:
-        """Return the folder of a run."""
+        """Return the folder of a run, below `runs/` in the results."""
         return self.results / "runs" / run.path
 
     def samples(self, run: Run) -> Path:

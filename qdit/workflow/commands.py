@@ -101,7 +101,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("calibrate", self.weights(setting, form), path, *options)
 
     def search(self, search: SearchRun) -> str:
-        """Return the command that searches an allocation."""
+        """Return the command that searches an allocation: one group size for each layer."""
         entry, shared = self.profile["searches"][search.search], self.profile["allocation"]
         values = {
             "--bits": search.bits,

@@ -70,7 +70,7 @@ class Speed:
 
     @property
     def text(self) -> str:
-        """Text with all speeds."""
+        """Text with all speeds, in TFLOP/s."""
         both = f", {self.float32 / 1e12:.3g} in float32" if self.float32 else ""
         both += f", {self.tf32 / 1e12:.3g} in TensorFloat-32" if self.tf32 else ""
         return f"{self.flops / 1e12:.3g} TFLOP/s per GPU{both}"

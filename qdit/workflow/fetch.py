@@ -82,7 +82,7 @@ class NeededFile:
 
     @property
     def about(self) -> str:
-        """Size, source, licence and digest in one line."""
+        """Size, source, licence and digest of the file in one line."""
         if not self.entry:
             return "part of this repository"
         digest = f"sha256 {self.sha256}" if self.sha256 else "sha256 unknown"

@@ -120,7 +120,7 @@ def imported(module: str, node: ast.stmt) -> Iterator[tuple[str, str, str]]:
 
 
 def classes(module: str) -> list[ast.ClassDef]:
-    """Return the classes at the top level of a module's source."""
+    """Return the classes in a module's source, except classes inside other classes or functions."""
     return [node for node in tree(module).body if isinstance(node, ast.ClassDef)]
 
 

@@ -134,9 +134,9 @@ tables:
 
 
 def new_method(name: str, root: Path = ROOT) -> list[Path]:
-    """Write the three files of a new method below `root`. If the name or one of the files exists, write nothing.
+    """Write the three files of a new method below `root`, and return their paths.
 
-    ConfigError for a name that no method may have, or that exists.
+    ConfigError, and nothing is written, for a name that no method may have, and if the name or a file exists.
     """
     check_name(name)
     stem = re.sub(r"\W+", "_", name)

@@ -97,7 +97,7 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def has_its_keys(cls, content: Any) -> Any:
-        """Refuse unknown and missing keys, with one line in plain words."""
+        """Refuse a mapping with unknown or missing keys, with one line in plain words."""
         if not isinstance(content, Mapping):
             return content
         known = cls.names()

@@ -246,7 +246,7 @@ class MethodEntry(Part):
     @model_validator(mode="before")
     @classmethod
     def names_its_method(cls, content: Any) -> Any:
-        """Add the key `method` to the entry of a tool or of images."""
+        """Add the key `method` to the entry of a tool or of images, which may leave it out."""
         return with_method(content)
 
 
@@ -262,7 +262,7 @@ class AllocationBudget(Part):
 
 
 class Search(Part):
-    """A search for group sizes."""
+    """A search for group sizes: its kind, its seed and the options of this kind."""
 
     kind: Kind
     seed: Annotated[int, Field(ge=0)] = 0
@@ -307,7 +307,7 @@ class Table(Part):
 
 
 class ProfileModel(Part):
-    """A whole profile."""
+    """A whole profile: models, settings, methods and tables, and how samples are made and scored."""
 
     profile: Name
     standalone: bool = False

@@ -20,7 +20,7 @@ def is_ours(entry: MethodEntry) -> bool:
 
 
 def check_row(profile: ProfileModel, entry: MethodEntry, where: str) -> None:
-    """Raise ConfigError unless the entry of a tool or of images has exactly the keys that it needs."""
+    """Raise ConfigError unless the entry of a tool or of images has the keys that it needs, and no others."""
     if entry.tool is not None and entry.images is not None:
         raise ConfigError(f"{where}: found tool and images; a row is one of the two, remove one")
     allowed = OF_IMAGES if entry.tool is None else OF_TOOL
@@ -42,7 +42,10 @@ def check_row(profile: ProfileModel, entry: MethodEntry, where: str) -> None:
 
 
 def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise ConfigError for a tool or images in a table of another kind, or images of another setting or form."""
+    """Raise ConfigError for tools or images in a table whose kind does not allow them.
+
+    Also for images whose setting or form is not that of the block.
+    """
     for label in block.methods:
         entry = profile.methods[label]
         if is_ours(entry):

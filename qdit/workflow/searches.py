@@ -57,7 +57,7 @@ def needs_calibration(search: Mapping[str, Any]) -> bool:
 
 
 def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError unless `word` is one of the allowed names."""
+    """Raise ConfigError unless `word` is one of the allowed names; `where` is its position in the profile."""
     if word not in allowed:
         names = ", ".join(allowed) or "none"
         raise ConfigError(f"{where}: {word!r} is not defined; allowed are {names}{did_you_mean(word, allowed)}")

@@ -70,7 +70,7 @@ def functions() -> tuple[str, ...]:
 
 
 class Source(Protocol):
-    """Anything that returns cells: the printed tables, or the tables of a run."""
+    """Anything that returns the number in a table cell: the printed tables, or the tables of a run."""
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
 

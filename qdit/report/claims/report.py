@@ -1,4 +1,4 @@
-"""The verdicts on all claims, as text for a terminal and as CSV."""
+"""Judge all claims, and write the verdicts as text for a terminal and as CSV."""
 
 import csv
 import io

@@ -25,7 +25,7 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
     """Write one sentence that says what would decide a claim: numbers of images and replicates, or fewer bits.
 
     The numbers are those of the undecided comparison that needs the most. The sentence is empty if no comparison is
-    open because of its interval.
+    undecided because of its interval.
     """
     needs = [need for piece in evidence if (need := needed(piece)) is not None]
     if not needs:
@@ -40,7 +40,7 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
 
 
 def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
-    """Return (images, replicates) that would decide an undecided comparison, then the current images and replicates.
+    """Return four numbers: images and replicates that would decide an undecided comparison, and the present ones.
 
     A needed number is None if it would be too large. The result is None for a comparison that is decided, or that is
     undecided for another reason than its interval.

@@ -188,7 +188,7 @@ def only_measured(table: Table) -> Table:
 
 
 def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
-    """Return the runs of a block in the order of its rows: full precision once, then each method at each bits."""
+    """Return the runs of a block in the order of its rows: full precision once, then each method at each width."""
     known = profile["methods"]
     for label in block["methods"]:
         if label not in known:
@@ -246,7 +246,7 @@ def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int 
 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
-    """Whether the profile is a miniature. Then the published numbers belong to other models and data."""
+    """Return whether the profile is a miniature. Then the published numbers belong to other models and data."""
     return bool(profile.get("miniature"))
 
 
@@ -296,15 +296,15 @@ def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
 
 
 def is_measured(row: Row) -> bool:
-    """Whether the row holds a result."""
+    """Return whether the row has numbers."""
     return bool(row["state"] == Status.OK)
 
 
 def is_missing(row: Row) -> bool:
-    """Whether the row should have a result but has none: its run is missing, failed or unsupported."""
+    """Return whether the row should have numbers but has none: its run is missing, failed or unsupported."""
     return row["state"] not in (Status.OK, Status.NOT_RUN)
 
 
 def is_full_precision(row: Row) -> bool:
-    """Whether the row's method quantizes nothing."""
+    """Return whether the row is full precision: its method quantizes nothing."""
     return bool(row.get("method") == FULL_PRECISION_METHOD)

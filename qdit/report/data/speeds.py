@@ -32,7 +32,10 @@ def read_speed(results: Path, run: Run) -> Mapping[str, Any] | None:
 
 
 def speed_cells(content: Mapping[str, Any] | None) -> Row:
-    """Return the cells of a row about memory and speed: in simulated mode, and in integer mode or as a tool."""
+    """Return the cells of a row about memory and speed, once in simulated mode and once for real.
+
+    For real means: in integer mode, or as the tool computes.
+    """
     modes = {} if content is None else content["modes"]
     simulated = modes.get(SIMULATE, {})
     real = modes.get(TOOL) or modes.get(INTEGER, {})

@@ -48,7 +48,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Standing:
-    """Our rank and the paper's rank of a row. Both count only rows that have both numbers, so the two can be compared.
+    """Our rank and the paper's rank of a row, among the rows that have both a measured and a printed number.
 
     If the paper prints fewer than two numbers, `rank` counts all rows.
     """
@@ -73,7 +73,7 @@ class Contest:
 
     @property
     def first(self) -> Row:
-        """The row with the least damage."""
+        """The row with the least damage, by our numbers."""
         return self.rows[0]
 
     @cached_property

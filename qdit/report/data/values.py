@@ -29,11 +29,11 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number, with its chance if it comes from a run.
+    """A number, with its uncertainty if it comes from a run.
 
     `samples` (B,) are B bootstrap values of the number, moved so that their mean is the number (means over images are
     not moved). Two numbers with equal `pairing` were resampled with the same images. `measured` is true for a number
-    from a run, which contains chance even without samples. `runs` has its value in each replicate; None without
+    from a run, which is uncertain even without samples. `runs` has its value in each replicate; None without
     replicates. `images` is the number of images behind it.
     """
 
@@ -59,7 +59,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Count:
-    """Number of true statements in a list: at least `low`, at most `high`, because some truths are unknown."""
+    """The number of true statements in a list. It is between `low` and `high`, because some of them cannot be told."""
 
     low: int
     high: int

@@ -235,7 +235,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Draw Q-DiT's second observation: the change of activations over time differs between images."""
+    """Draw Q-DiT's second observation: how activations change over time differs between images."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")

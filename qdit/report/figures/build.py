@@ -44,8 +44,8 @@ def sketch(source: Source, figure: Planned) -> Sketch:
 def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
     """Write `figures/<name>.svg` and `.png` below `results`, and figures.json; equal data give equal bytes.
 
-    `only` limits the drawing to some figures and keeps the other entries of an existing list. A figure with `opt_in`
-    is left out while its table has no data. Raises ConfigError for a name that is not a figure of the profile.
+    `only` names the figures to draw; the entries of other figures in an existing figures.json stay. A figure with
+    `opt_in` is left out while its table has no data. Raises ConfigError for a name that is not a figure of the profile.
     """
     source, folder = Source(profile, results), results / FOLDER
     wanted = planned(profile) if only is None else [find(profile, name) for name in only]

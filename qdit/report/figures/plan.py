@@ -101,7 +101,7 @@ class Planned:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the figure in Snakemake's report."""
+        """Labels with which Snakemake's report lists the figure."""
         return {"figure": self.title, "of": self.subject.name if self.subject else (self.table or "profile")}
 
 

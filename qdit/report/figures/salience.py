@@ -66,7 +66,7 @@ def salience(source: Source, figure: Planned) -> Sketch:
 
 
 def bars(axes: "Axes", values: np.ndarray, colour: str) -> None:
-    """Draw a bar for each channel."""
+    """Draw one bar for each channel; `values` (channels,) are the heights."""
     axes.fill_between(np.arange(len(values)), values, step="mid", color=colour, linewidth=0)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylim(0, None)

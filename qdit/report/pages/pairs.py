@@ -56,7 +56,7 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        """Title such as `W4A8, digits-cfg1.0-s20, natural form`."""
+        """Title of the ranking, such as `W4A8, digits-cfg1.0-s20, natural form`."""
         row = self.ranked[0].row
         return f"{self.bits}, {row['setting']}, {row['form']} form"
 

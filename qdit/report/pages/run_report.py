@@ -54,7 +54,10 @@ PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1"
 
 
 def load_index(profile: Mapping[str, Any], results: Path) -> Index:
-    """Read all data of the page. A picture is left out if the page would become too large to mail; the page says so."""
+    """Read everything that the report shows. A picture is left out if the page would be too large to mail.
+
+    The page then says which pictures are left out.
+    """
     report, board = load_report(profile, results), leaderboard(profile, results)
     tables = _tables(profile, results)
     rendered_tables = [_rendered(table, profile["tables"][table.name]["kind"]) for table in tables]

@@ -84,7 +84,7 @@ def show(samples: Path, out: Path, *, beside: Path | None = None, count: int | N
 
 
 def is_of_clips(origin: object) -> bool:
-    """Whether the samples of a shard are clips."""
+    """Return whether the samples of a shard are clips; `origin` is what the shard's file says about its samples."""
     return isinstance(origin, dict) and (origin.get("family") == "stdit3" or origin.get("prompts") is not None)
 
 

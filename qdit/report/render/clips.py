@@ -40,7 +40,7 @@ class Shown:
 
 
 def shows_clips(block: Block) -> bool:
-    """Whether the runs of a block make clips."""
+    """Return whether the runs of a block make clips, not images."""
     return any(row.get("clips") for row in block.rows)
 
 

@@ -94,7 +94,7 @@ class Plot:
 
     @property
     def printed(self) -> bool:
-        """Whether the paper ranks the methods."""
+        """Whether the paper ranks at least two of the methods."""
         return len(self.contests[0].printed) > 1
 
 

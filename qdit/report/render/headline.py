@@ -1,7 +1,7 @@
-"""The headline of a page: one sentence that answers the table's question, computed from its rows.
+"""Write the headline of a page: one sentence that answers the table's question, computed from its rows.
 
 It names the best method at the deciding bits, and its value and interval. It says whether the next method differs by
-more than chance, and how far the paper's order holds. If an interval includes 0, it says "cannot be told".
+more than chance, and how well the paper's order holds. If an interval includes 0, it says "cannot be told".
 """
 
 from collections.abc import Iterable, Sequence
